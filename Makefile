@@ -1,0 +1,34 @@
+# make demo   render demo.mp4 from the shipped sample
+# make serve  start the server on port 5000
+# make test   install what the tests need and run all of them
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo serve test lint install clean
+
+install: $(VENV)/.plain
+$(VENV)/.plain: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/.test: $(VENV)/.plain
+	$(PIP) torch==2.13.0
+	$(PIP) -e '.[models,s3,test]'
+	touch $@
+
+demo: install
+	$(BIN)/lipsync demo
+
+serve: install
+	$(BIN)/lipsync serve
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check server tests
+	$(BIN)/ruff format --check server tests
+	$(BIN)/mypy
+
+test: $(VENV)/.test lint
+	$(BIN)/python -m pytest

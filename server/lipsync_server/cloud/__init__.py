@@ -1,0 +1,1 @@
+"""Rented machines: finding one, starting it, stopping it, what it costs."""

@@ -1,0 +1,137 @@
+"""The engine interface: what an engine is given, what it gives back, and how it reports.
+
+Knows numpy and pydantic. Does not know HTTP, jobs, files' formats (media/ decodes before an engine sees anything) or
+who runs it (workers/ does).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+FPS = 25
+SPEECH_RATE_HZ = 16_000
+
+Frames = NDArray[np.uint8]
+Speech = NDArray[np.float32]
+Box = tuple[float, float, float, float]
+Preset = Literal["quality", "balanced", "fast"]
+# What a checkpoint may hold: arrays and plain values, stored without pickle.
+State = dict[str, NDArray[np.generic] | int | float | str | bool]
+
+
+class EngineOptions(BaseModel):
+    """Options that every engine understands. An engine's own options model extends this one.
+
+    Boxes are (left, top, right, bottom) in pixels of the upright picture, after its EXIF orientation.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: int = Field(default=42, ge=0, le=2**63 - 1, description="Same seed, same inputs: same video.")
+    face_index: int | None = Field(default=None, ge=0, le=63, description="Which face, counted from the left.")
+    face_box: Box | None = Field(default=None, description="The face to animate: left, top, right, bottom in pixels.")
+
+
+@dataclass(frozen=True)
+class RenderRequest:
+    """One render: decoded inputs and validated options.
+
+    picture: uint8 RGB (H, W, 3), upright, alpha already blended. When the caller gave a video, its first frame.
+    speech: float32 mono in [-1, 1] at 16 kHz, for the model only; may be a read-only memory map of half an hour, so
+        read it in windows. The caller's own sound never passes through an engine.
+    duration_s: exact length of the caller's sound in seconds; the video has `n_frames` frames, never fewer.
+    picture_video: path of the video file when the picture was one (dubbing), already checked by media/.
+    second_speech: the second person's speech, same form, when two recordings were given.
+    """
+
+    picture: Frames
+    speech: Speech
+    duration_s: float
+    options: EngineOptions
+    prompt: str = ""
+    fps: int = FPS
+    picture_video: Path | None = None
+    second_speech: Speech | None = None
+
+    @property
+    def n_frames(self) -> int:
+        """Frames of the finished video: the sound's length rounded up, so that the picture never ends first."""
+        return n_frames_for(self.duration_s, self.fps)
+
+
+def n_frames_for(duration_s: float, fps: int = FPS) -> int:
+    """Frames needed to cover `duration_s`; at least one. A millionth of a frame of float noise is forgiven."""
+    return max(1, int(np.ceil(duration_s * fps - 1e-6)))
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where an engine was: `n_frames` frames are final and stored, `state` is what it needs to go on."""
+
+    n_frames: int
+    state: State
+
+
+class RenderContext(Protocol):
+    """What a worker offers an engine while it renders."""
+
+    scratch: Path
+    """A folder of this job alone; it survives a crash of the worker and is removed with the job."""
+    checkpoint: Checkpoint | None
+    """The last saved checkpoint of an earlier, interrupted run of this job. The first `checkpoint.n_frames` frames
+    are already stored: the engine yields from there on."""
+
+    def progress(self, stage: str, done: float, total: float, note: str = "") -> None:
+        """Report `done` of `total` within `stage` ("load", "preprocess", "generate", "encode"). Cheap; call freely.
+        `note` is a short human text, for example "window 3 of 12, step 5 of 8"."""
+
+    def cancelled(self) -> bool:
+        """True once the job is to stop. An engine checks at least once a denoising step and raises errors.Cancelled."""
+
+    def warn(self, message: str) -> None:
+        """Attach a sentence to the result that the caller should read (a strong profile, a shortened option)."""
+
+    def save(self, state: State) -> None:
+        """Make everything yielded so far durable together with `state`. Returns when both are on disk.
+
+        Call it between two yields. After a crash the engine gets the newest pair back in `checkpoint`."""
+
+
+class Engine(Protocol):
+    """A loaded model that renders one request at a time."""
+
+    name: str
+
+    def load(self, report: Callable[[str, float, float], None] = ...) -> None:
+        """Load everything; may take minutes; idempotent. `report(stage, done, total)` shows progress."""
+
+    def generate(self, request: RenderRequest, context: RenderContext) -> Iterator[Frames]:
+        """Yield uint8 RGB batches (n, height, width, 3) at request.fps, in order, as soon as they are final.
+
+        Height and width are even and the same in every batch. Exactly request.n_frames frames in all (less the
+        checkpoint's). Memory does not grow with the number of frames."""
+
+    def close(self) -> None:
+        """Give memory and devices back; the engine may be loaded again."""
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What an engine is, told without loading it or importing torch; served by GET /v1/engines.
+
+    `available` is False with a `reason` that says what to do when weights or hardware are missing."""
+
+    name: str
+    title: str
+    available: bool
+    reason: str
+    device: str = "cpu"
+    presets: tuple[str, ...] = ()
+    resolutions: tuple[str, ...] = ()
+    options_schema: dict[str, object] = field(default_factory=dict)
+    max_people: int = 1

@@ -1,0 +1,146 @@
+"""One exception family: what a person did wrong, or what went wrong for them, in words they can act on.
+
+Every error that may reach a person derives from LipsyncError. `code` is stable and may be matched by programs,
+`status` is the HTTP status it becomes, `detail` is the sentence to read: what was wrong and what to do. Nothing here
+knows HTTP beyond that number; http/problem.py makes the RFC 9457 document, cli.py prints the sentence.
+"""
+
+from typing import ClassVar
+
+
+class LipsyncError(Exception):
+    """Base of every error with a sentence for a person."""
+
+    code: ClassVar[str] = "internal"
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Something went wrong on the server"
+
+    def __init__(self, detail: str, *, field: str | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.field = field
+        self.retry_after_s = retry_after_s
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Errors cross the pipe from the worker process; Exception's own pickling would lose the keyword arguments.
+        return _rebuild, (type(self), self.detail, self.field, self.retry_after_s)
+
+
+def _rebuild(cls: type[LipsyncError], detail: str, field: str | None, retry_after_s: float | None) -> LipsyncError:
+    return cls(detail, field=field, retry_after_s=retry_after_s)
+
+
+class InvalidInput(LipsyncError):
+    """A field is missing, malformed or out of range."""
+
+    code, status, title = "invalid_input", 422, "The request cannot be used"
+
+
+class BadRequest(LipsyncError):
+    """The request itself is malformed (not multipart, broken JSON, a missing part)."""
+
+    code, status, title = "bad_request", 400, "The request is malformed"
+
+
+class UnsupportedMedia(LipsyncError):
+    """A file that is not a picture or a recording this server reads."""
+
+    code, status, title = "unsupported_media", 415, "This kind of file cannot be read"
+
+
+class InvalidImage(LipsyncError):
+    """A picture that is damaged or too large in pixels."""
+
+    code, status, title = "invalid_image", 422, "The picture cannot be used"
+
+
+class NoFace(InvalidImage):
+    """No face was found, or not the one that was asked for."""
+
+    code, title = "no_face", "No face was found in the picture"
+
+
+class InvalidAudio(LipsyncError):
+    """A recording that is damaged, too short, too long or has no sound."""
+
+    code, status, title = "invalid_audio", 422, "The recording cannot be used"
+
+
+class TooLarge(LipsyncError):
+    """The upload is larger than the configured limit."""
+
+    code, status, title = "too_large", 413, "The upload is too large"
+
+
+class Unauthorized(LipsyncError):
+    code, status, title = "unauthorized", 401, "A valid token is needed"
+
+
+class Forbidden(LipsyncError):
+    code, status, title = "forbidden", 403, "This is not allowed"
+
+
+class NotFound(LipsyncError):
+    code, status, title = "not_found", 404, "Not found"
+
+
+class Conflict(LipsyncError):
+    """The job is not in a state in which this can be done, or an Idempotency-Key was used for another request."""
+
+    code, status, title = "conflict", 409, "Not possible now"
+
+
+class Gone(LipsyncError):
+    """The video existed and has expired or was deleted."""
+
+    code, status, title = "gone", 410, "No longer here"
+
+
+class QueueFull(LipsyncError):
+    code, status, title = "queue_full", 429, "The queue is full"
+
+
+class FetchFailed(LipsyncError):
+    """A URL that was given for an input could not be fetched, or points where the server must not go."""
+
+    code, status, title = "fetch_failed", 422, "The file behind the URL could not be fetched"
+
+
+class DiskFull(LipsyncError):
+    code, status, title = "disk_full", 507, "The server's disk is full"
+
+
+class NotReady(LipsyncError):
+    """The engine is still loading or its weights are not there."""
+
+    code, status, title = "not_ready", 503, "The server is not ready yet"
+
+
+class EngineUnavailable(LipsyncError):
+    """The engine that was asked for cannot run here (no weights, no GPU, not installed)."""
+
+    code, status, title = "engine_unavailable", 422, "This engine cannot run here"
+
+
+class OutOfMemory(LipsyncError):
+    code, status, title = "out_of_memory", 500, "The GPU ran out of memory"
+
+
+class WeightsError(LipsyncError):
+    """A weight file is missing, damaged or not what its name says; the sentence names file and key."""
+
+    code, status, title = "weights", 500, "The engine's weights cannot be used"
+
+
+class WorkerCrashed(LipsyncError):
+    code, status, title = "worker_crashed", 500, "The worker died while rendering"
+
+
+class TimeLimit(LipsyncError):
+    code, status, title = "time_limit", 500, "The job ran past its time limit"
+
+
+class Cancelled(LipsyncError):
+    """Raised inside a worker when the job was cancelled; ends the job as cancelled, not as failed."""
+
+    code, status, title = "cancelled", 409, "The job was cancelled"

@@ -1,0 +1,218 @@
+"""The wire format: pydantic models of everything the API takes and gives. openapi.py is generated from these.
+
+Fields are added, never renamed or removed. Times are RFC 3339 in UTC; links are relative references, so they hold
+behind a path prefix or a tunnel.
+"""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, StringConstraints
+
+JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+Stage = Literal["queued", "load", "preprocess", "generate", "encode", "store", "done"]
+EngineName = Literal["auto", "preview", "sadtalker", "infinitetalk"]
+FinalState = Literal["succeeded", "failed", "cancelled"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class JobOptions(_Model):
+    """Options of a job. Multipart requests send them as form fields of the same names.
+
+    `options` carries what only one engine knows; the engine's JSON schema is in GET /v1/engines.
+    """
+
+    prompt: Annotated[str, StringConstraints(max_length=4000)] = ""
+    engine: EngineName = "auto"
+    preset: Literal["quality", "balanced", "fast"] | None = None
+    resolution: Literal["480p", "720p"] | None = None
+    seed: int | None = Field(default=None, ge=0, le=2**63 - 1)
+    face_index: int | None = Field(default=None, ge=0, le=63)
+    face_box: tuple[float, float, float, float] | None = None
+    file_name: Annotated[str, StringConstraints(max_length=200)] | None = Field(
+        default=None, description="Name of the video when downloaded; `<image name>-lipsync.mp4` unless given."
+    )
+    callback_url: HttpUrl | None = Field(default=None, description="Gets a signed POST when the job has ended.")
+    options: dict[str, object] = Field(default={}, description="Options of one engine, see GET /v1/engines.")
+
+
+class JobRequest(JobOptions):
+    """POST /v1/jobs as JSON: the inputs are URLs."""
+
+    image_url: HttpUrl
+    audio_url: HttpUrl
+    second_audio_url: HttpUrl | None = None
+
+
+class Progress(_Model):
+    stage: Stage
+    fraction: float = Field(ge=0, le=1, description="Of the whole job.")
+    note: str = ""
+    expected_finish: datetime | None = None
+
+
+class Result(_Model):
+    width: int
+    height: int
+    fps: float
+    duration_s: float
+    n_frames: int
+    size_bytes: int
+    sha256: str
+    render_s: float = Field(description="Seconds of work from start to finished file.")
+    seconds_per_second: float = Field(description="Seconds of work per second of video.")
+    seed: int
+    warnings: list[str] = []
+
+
+class Timings(_Model):
+    """Seconds spent per stage, as far as the job has come."""
+
+    queued_s: float = 0
+    load_s: float = 0
+    preprocess_s: float = 0
+    generate_s: float = 0
+    encode_s: float = 0
+    store_s: float = 0
+
+
+class Cost(_Model):
+    worker_seconds: float
+    price_per_hour: float
+    amount: float
+    currency: str
+
+
+class JobError(_Model):
+    code: str
+    title: str
+    detail: str
+
+
+class JobLinks(_Model):
+    """Relative references, resolved against the address that the answer came from."""
+
+    self: str
+    events: str
+    video: str | None = None
+    collected: str | None = None
+    stored: str | None = Field(default=None, description="Where the copy in LIPSYNC_STORE lies, if there is one.")
+
+
+class Job(_Model):
+    id: str
+    state: JobState
+    engine: str = Field(description="The engine that renders it; until it starts, the one that was asked for.")
+    prompt: str
+    image_name: str
+    audio_name: str
+    file_name: str
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    collected_at: datetime | None = None
+    expires_at: datetime | None = Field(default=None, description="When the finished video is deleted.")
+    queue_position: int | None = Field(default=None, description="0 is next; null once started.")
+    attempts: int = 0
+    progress: Progress
+    timings: Timings = Timings()
+    result: Result | None = None
+    cost: Cost | None = None
+    error: JobError | None = None
+    links: JobLinks
+
+
+class JobList(_Model):
+    jobs: list[Job]
+    next: str | None = Field(default=None, description="Relative reference of the next page.")
+
+
+class Limits(_Model):
+    max_image_bytes: int
+    max_audio_bytes: int
+    max_image_pixels: int
+    min_audio_s: float
+    max_audio_s: float
+    max_queue: int
+
+
+class EngineStatus(_Model):
+    name: str
+    title: str
+    available: bool
+    reason: str
+    device: str
+    presets: list[str]
+    resolutions: list[str]
+    max_people: int
+    options_schema: dict[str, object] = Field(description="JSON schema of `options` for this engine.")
+
+
+class WorkerStatus(_Model):
+    node: str
+    engine: str
+    state: Literal["starting", "loading", "ready", "busy", "dead"]
+    job_id: str | None = None
+
+
+class Engines(_Model):
+    """What this server can do."""
+
+    default: str
+    default_reason: str
+    engines: list[EngineStatus]
+    workers: list[WorkerStatus]
+    limits: Limits
+    defaults: dict[str, object]
+    queue_length: int
+    public_url: str | None = None
+    idle_stop_in_s: float | None = Field(default=None, description="Seconds until this machine stops itself.")
+    version: str
+
+
+class Readiness(_Model):
+    """GET /readyz: 200 when a job would start now, 503 while something is still loading."""
+
+    ready: bool
+    stage: Literal["starting", "downloading", "loading", "ready", "failed"]
+    fraction: float
+    detail: str
+    bytes_done: int | None = None
+    bytes_total: int | None = None
+    seconds_left: float | None = None
+
+
+class Health(_Model):
+    status: Literal["ok"] = "ok"
+
+
+class Me(_Model):
+    """GET /v1/me: the cheap authorised route."""
+
+    name: str
+    version: str
+    engine: str
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem document."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    code: str
+    field: str | None = None
+    request_id: str | None = None
+
+
+class Callback(_Model):
+    """Body of a callback. Header `Lipsync-Signature: t=<unix seconds>,v1=<hex HMAC-SHA256 of "t.body">`."""
+
+    event: Literal["job.succeeded", "job.failed", "job.cancelled"]
+    job: Job

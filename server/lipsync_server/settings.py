@@ -1,0 +1,156 @@
+"""Every option of the server, once: environment LIPSYNC_*, a .env file, CLI flags.
+
+The old guide's names PORT, API_TOKEN, RESOLUTION and STEPS are read as aliases. Docstrings under the fields are the
+source of the README's settings table. Knows nothing of what the options do.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+MIB = 1024 * 1024
+
+
+def _env(name: str, *aliases: str) -> AliasChoices:
+    # Fields with an alias lose the automatic prefix, so both spellings are listed.
+    return AliasChoices(name, f"lipsync_{name}", *aliases)
+
+
+class Settings(BaseSettings):
+    """Settings of one server or CLI run. Field names are the CLI flags and, with LIPSYNC_ before them, the variables."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LIPSYNC_", env_file=".env", extra="ignore", use_attribute_docstrings=True, validate_default=True
+    )
+
+    # Where to listen and who may call
+    host: str = "127.0.0.1"
+    """Address to listen on. Anything beyond loopback needs a token; one is made and printed when none is set."""
+    port: int = Field(default=5000, ge=0, le=65535, validation_alias=_env("port", "PORT"))
+    """Port to listen on. 0 picks a free one."""
+    port_health: int | None = Field(default=None, ge=0, le=65535, validation_alias=_env("port_health", "PORT_HEALTH"))
+    """A second port that answers /ping, /healthz and /readyz only (RunPod load balancing)."""
+    tokens: Annotated[list[SecretStr], NoDecode] = Field(
+        default=[], validation_alias=_env("tokens", "LIPSYNC_TOKEN", "API_TOKEN")
+    )
+    """Accepted bearer tokens, separated by commas. `name:token` gives the token a name that shows in lists."""
+    public_url: str = ""
+    """The address that people reach this server by, when it stands behind a tunnel or proxy."""
+    tunnel: str = ""
+    """`quick` or a Cloudflare tunnel token: starts cloudflared and shows the public address."""
+
+    # Where things lie
+    data_dir: Path = Path("data")
+    """Jobs, uploads and finished videos."""
+    weights_dir: Path = Path("weights")
+    """Downloaded model weights."""
+
+    # Engines
+    engine: Literal["auto", "preview", "sadtalker", "infinitetalk"] = "auto"
+    """The default engine. `auto` takes the best one whose weights and hardware are present."""
+    profile: str = ""
+    """A weights profile to download at start, for example `infinitetalk-int8`."""
+    preview_while_loading: bool = True
+    """Serve the preview engine to callers who asked for `auto` while weights are downloading."""
+    resolution: str = Field(default="480p", validation_alias=_env("resolution", "RESOLUTION"))
+    """Default resolution of the model engines: 480p or 720p (`infinitetalk-480` and `-720` are understood)."""
+    steps: int | None = Field(default=None, ge=1, le=100, validation_alias=_env("steps", "STEPS"))
+    """Default number of denoising steps; unset, the preset decides."""
+    preset: Literal["quality", "balanced", "fast"] = "balanced"
+    """Default preset of the model engines."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    attention: Literal["auto", "cudnn", "flash", "sage", "xformers", "sdpa"] = "auto"
+    """Attention kernel of the model engines."""
+    offload: Literal["auto", "none", "blocks"] = "auto"
+    """Whether transformer blocks stay on the GPU or wait in host memory."""
+    compile: bool = True
+    """Use torch.compile on CUDA."""
+    lora: Annotated[list[str], NoDecode] = []
+    """LoRA files merged at load, `path` or `path:scale`, separated by commas."""
+
+    # Workers
+    executor: Literal["process", "ray"] = "process"
+    """Who runs the engines: a child process, or actors in a Ray cluster."""
+    ray_address: str = "auto"
+    """Address of the Ray cluster for `--executor ray`."""
+    workers: int = Field(default=1, ge=1, le=64)
+    """Worker processes on this machine; one per GPU is right."""
+
+    # Limits
+    max_image_bytes: int = Field(default=32 * MIB, ge=1024)
+    """Largest picture (or picture video) accepted, in bytes."""
+    max_audio_bytes: int = Field(default=512 * MIB, ge=1024)
+    """Largest recording accepted, in bytes."""
+    max_image_pixels: int = Field(default=64_000_000, ge=10_000)
+    """Largest picture in pixels, checked before it is decoded."""
+    min_audio_s: float = Field(default=0.2, gt=0)
+    """Shortest recording, in seconds."""
+    max_audio_s: float = Field(default=1800.0, gt=0)
+    """Longest recording, in seconds."""
+    max_queue: int = Field(default=100, ge=0)
+    """Jobs that may wait; more are answered 429 with Retry-After."""
+    max_uploads: int = Field(default=16, ge=1)
+    """Uploads taken in at the same time; more are answered 429."""
+    job_timeout_s: float = Field(default=6 * 3600, gt=0)
+    """Longest time one job may run."""
+    sync_timeout_s: float = Field(default=0, ge=0)
+    """POST /lipsync answers 202 with a job link after this many seconds; 0 waits to the end."""
+
+    # Keeping
+    result_ttl_s: float = Field(default=86400, gt=0, validation_alias=_env("result_ttl_s", "LIPSYNC_RESULT_TTL"))
+    """Finished videos are kept at most this long, in seconds."""
+    collected_grace_s: float = Field(default=3600, ge=0)
+    """A collected video is kept this much longer, in seconds."""
+    min_free_disk_bytes: int = Field(default=1024 * MIB, ge=0)
+    """Work is refused with 507 when less is free than this."""
+    store: str = ""
+    """Copy finished videos to a folder or `s3://bucket/prefix` before a job counts as succeeded."""
+    store_endpoint: str = ""
+    """Endpoint URL of an S3-compatible store (R2, B2, MinIO)."""
+
+    # Network
+    allow_private_urls: bool = False
+    """Let image_url, audio_url and callbacks reach private addresses."""
+    webhook_secret: SecretStr | None = None
+    """Key that signs callbacks (HMAC-SHA256); one is made and kept in the data folder when unset."""
+    cors_origins: Annotated[list[str], NoDecode] = []
+    """Web origins that may call the API from a browser, separated by commas."""
+
+    # Money
+    price_per_hour: float | None = Field(default=None, ge=0)
+    """Price of this machine per hour; jobs then carry their cost."""
+    currency: str = "USD"
+    """Currency of the price."""
+    idle_stop: float = Field(default=0, ge=0)
+    """Stop this machine after so many minutes without work; 0 never does."""
+    idle_stop_command: str = ""
+    """Command that stops this machine, where the provider is not recognised."""
+
+    # Video and logs
+    video_encoder: Literal["libx264", "h264_nvenc"] = "libx264"
+    """H.264 encoder; NVENC falls back to libx264 where it is missing."""
+    video_crf: int = Field(default=18, ge=0, le=51)
+    """Constant quality of the picture: lower is better and larger."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """How much is logged."""
+    log_format: Literal["auto", "json", "text"] = "auto"
+    """JSON lines, or text; `auto` writes text to a terminal and JSON elsewhere."""
+
+    @field_validator("tokens", "lora", "cors_origins", mode="before")
+    @classmethod
+    def _split_commas(cls, value: object) -> object:
+        if isinstance(value, str):
+            return [part.strip() for part in value.split(",") if part.strip()]
+        return value
+
+    @field_validator("resolution")
+    @classmethod
+    def _old_resolution_names(cls, value: str) -> str:
+        names = {"infinitetalk-480": "480p", "infinitetalk-720": "720p", "480": "480p", "720": "720p"}
+        resolution = names.get(value, value)
+        if resolution not in ("480p", "720p"):
+            raise ValueError("must be 480p or 720p (infinitetalk-480 and infinitetalk-720 are understood)")
+        return resolution

@@ -1,0 +1,1 @@
+"""Model weights: what there is, fetching it, checking it."""

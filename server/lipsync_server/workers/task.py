@@ -1,0 +1,61 @@
+"""What a worker is handed and what it gives back. Plain frozen data that crosses a pipe or a Ray cluster.
+
+Knows no job and no HTTP: jobs/queue.py makes a RenderTask from a job and stores the RenderOutcome.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lipsync_server.engines.base import FPS
+
+
+@dataclass(frozen=True)
+class RenderTask:
+    """One render of files on disk.
+
+    image, audio: the uploads, already checked by media/. output: where the MP4 appears, by rename, when it is whole.
+    scratch: a folder of this job alone that survives a crash (segments and checkpoint live there).
+    options: the engine's own options as plain values; the worker validates them against the engine's model.
+    """
+
+    task_id: str
+    engine: str
+    image: Path
+    audio: Path
+    output: Path
+    scratch: Path
+    prompt: str = ""
+    second_audio: Path | None = None
+    fps: int = FPS
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ProgressEvent:
+    """Progress of a running task: `done` of `total` within `stage`; `fraction` is of the whole task, 0 to 1."""
+
+    stage: str
+    done: float
+    total: float
+    fraction: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class RenderOutcome:
+    """What a finished render measured. Seconds are wall clock; `stage_s` has load, preprocess, generate, encode."""
+
+    width: int
+    height: int
+    fps: float
+    n_frames: int
+    duration_s: float
+    size_bytes: int
+    sha256: str
+    seed: int
+    render_s: float
+    stage_s: dict[str, float]
+    warnings: tuple[str, ...] = ()
+    peak_rss_bytes: int = 0
+    peak_gpu_bytes: int = 0

@@ -19,7 +19,7 @@ def _env(name: str, *aliases: str) -> AliasChoices:
 
 
 class Settings(BaseSettings):
-    """Settings of one server or CLI run. Field names are the CLI flags and, with LIPSYNC_ before them, the variables."""
+    """Settings of one server or CLI run. A field is a CLI flag and, with LIPSYNC_ before it, a variable."""
 
     model_config = SettingsConfigDict(
         env_prefix="LIPSYNC_", env_file=".env", extra="ignore", use_attribute_docstrings=True, validate_default=True

@@ -1,0 +1,68 @@
+"""The worker interface: an executor has workers, a worker renders one task at a time.
+
+The queue asks the executor for an idle worker, hands it a task and releases it. Workers may join and leave while the
+server runs (a child process that is restarted, a node of a Ray cluster), so nobody keeps a list of them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
+
+WorkerState = Literal["starting", "loading", "ready", "busy", "dead"]
+
+
+@dataclass(frozen=True)
+class WorkerInfo:
+    """One worker as it is now. `node` is the machine, `engine` the engine it holds loaded ("" while none is)."""
+
+    worker_id: str
+    node: str
+    engine: str
+    state: WorkerState
+    task_id: str | None = None
+
+
+@dataclass(frozen=True)
+class LoadState:
+    """How far the default engine is: served by /readyz. `failed` carries the reason in `detail`."""
+
+    ready: bool
+    stage: Literal["starting", "downloading", "loading", "ready", "failed"]
+    fraction: float
+    detail: str
+    bytes_done: int | None = None
+    bytes_total: int | None = None
+    seconds_left: float | None = None
+
+
+class Worker(Protocol):
+    worker_id: str
+    engines: frozenset[str]
+    """Names of the engines that this worker can load and run."""
+
+    async def render(self, task: RenderTask, on_progress: Callable[[ProgressEvent], None]) -> RenderOutcome:
+        """Render `task`. Raises the LipsyncError that ended it: Cancelled after cancel(), WorkerCrashed when the
+        process or node died (the task's scratch folder then holds what a second try resumes from)."""
+
+    def cancel(self, task_id: str) -> None:
+        """Ask a running render to stop; returns at once, render() then raises Cancelled."""
+
+
+class Executor(Protocol):
+    async def start(self) -> None:
+        """Start the workers and begin loading the default engine; returns before it has loaded."""
+
+    async def next_idle(self) -> Worker:
+        """Wait for an idle worker and reserve it for the caller."""
+
+    def release(self, worker: Worker) -> None:
+        """Give a reserved worker back, rendered or not."""
+
+    def workers(self) -> list[WorkerInfo]: ...
+
+    def load_state(self) -> LoadState: ...
+
+    async def close(self) -> None:
+        """Stop every worker; running renders raise WorkerCrashed."""

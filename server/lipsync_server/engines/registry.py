@@ -1,0 +1,117 @@
+"""Which engines there are, which can run here, and which one `auto` takes.
+
+An engine is a package with three modules: `options` (class Options), `info` (describe) and `engine` (create). Only
+create() imports the last, so asking never loads torch or a model. Does not know what the engines do.
+"""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+
+from lipsync_server.engines.base import Engine, EngineInfo, EngineOptions
+from lipsync_server.errors import EngineUnavailable
+from lipsync_server.settings import Settings
+
+
+@dataclass(frozen=True)
+class EngineEntry:
+    """Where an engine's package is. A `light` engine may stay loaded beside another one."""
+
+    package: str
+    light: bool = False
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Engines by name, best first: the order in which `auto` prefers them."""
+
+    entries: Mapping[str, EngineEntry] = field(default_factory=dict)
+
+    def describe(self, settings: Settings) -> list[EngineInfo]:
+        """Every engine, best first, available or not. Looks at files and hardware; loads nothing."""
+        return [self._describe_one(name, settings) for name in self.entries]
+
+    def choose(self, settings: Settings) -> tuple[str, str]:
+        """The engine that `settings.engine` means, and one line that says which and why.
+
+        Raises EngineUnavailable with what to do when the named engine, or for `auto` every engine, cannot run here.
+        """
+        if settings.engine != "auto":
+            info = self.require(settings.engine, settings)
+            return info.name, f"{info.name} on {info.device}: it was asked for"
+        passed_over: list[str] = []
+        for info in self.describe(settings):
+            if info.available:
+                why = "; ".join([f"{info.name} on {info.device}: the best that can run here", *passed_over])
+                return info.name, why
+            passed_over.append(f"{info.name} cannot ({_clause(info.reason)})")
+        raise EngineUnavailable("No engine can run here: " + "; ".join(passed_over) + ".", field="engine")
+
+    def require(self, name: str, settings: Settings) -> EngineInfo:
+        """The description of engine `name`; raises EngineUnavailable with the reason when it cannot run here."""
+        self._entry(name)
+        info = self._describe_one(name, settings)
+        if not info.available:
+            raise EngineUnavailable(f"Engine {name} cannot run here: {_clause(info.reason)}.", field="engine")
+        return info
+
+    def create(self, name: str, settings: Settings) -> Engine:
+        """Make engine `name`, not yet loaded. The only call that imports the engine's own dependencies."""
+        module = self._module(name, "engine")
+        engine: Engine = module.create(settings)
+        return engine
+
+    def options_model(self, name: str) -> type[EngineOptions]:
+        """The pydantic model of the options of engine `name`."""
+        model: type[EngineOptions] = self._module(name, "options").Options
+        return model
+
+    def _describe_one(self, name: str, settings: Settings) -> EngineInfo:
+        try:
+            info: EngineInfo = self._module(name, "info").describe(settings)
+        except EngineUnavailable as error:
+            return EngineInfo(name=name, title=name, available=False, reason=error.detail)
+        return info
+
+    def _entry(self, name: str) -> EngineEntry:
+        try:
+            return self.entries[name]
+        except KeyError:
+            known = ", ".join(self.entries)
+            raise EngineUnavailable(f"There is no engine {name!r}; there are: {known}.", field="engine") from None
+
+    def _module(self, name: str, part: str) -> ModuleType:
+        package = self._entry(name).package
+        try:
+            return importlib.import_module(f"{package}.{part}")
+        except ModuleNotFoundError as error:
+            missing = error.name or ""
+            if package == missing or package.startswith(f"{missing}.") or missing == f"{package}.{part}":
+                reason = f"Engine {name} is not part of this installation; reinstall lipsync-server."
+            else:
+                reason = (
+                    f"Engine {name} needs the Python package {missing}, which is not installed: "
+                    "pip install 'lipsync-server[models]'."
+                )
+            raise EngineUnavailable(reason, field="engine") from error
+
+
+def _clause(sentence: str) -> str:
+    """A sentence as part of another one."""
+    return sentence.strip().removesuffix(".")
+
+
+ENGINES = Registry(
+    {
+        "infinitetalk": EngineEntry("lipsync_server.engines.infinitetalk"),
+        "sadtalker": EngineEntry("lipsync_server.engines.sadtalker"),
+        "preview": EngineEntry("lipsync_server.engines.preview", light=True),
+    }
+)
+"""The engines that this server ships."""
+
+describe = ENGINES.describe
+choose = ENGINES.choose
+create = ENGINES.create
+options_model = ENGINES.options_model

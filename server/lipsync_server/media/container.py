@@ -1,0 +1,202 @@
+"""What kind of file some bytes are, decided by their content alone.
+
+Knows the magic numbers of the closed list of containers that the server reads, and enough of their box structure to
+refuse a file that is cut off or that points at another file. Knows no codec, and never looks at a file's name.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from lipsync_server.errors import InvalidAudio, LipsyncError, UnsupportedMedia
+
+Container = Literal["wav", "flac", "ogg", "aiff", "caf", "au", "mp3", "adts", "mov", "matroska", "amr"]
+
+DEMUXERS: dict[Container, str] = {
+    "wav": "wav", "flac": "flac", "ogg": "ogg", "aiff": "aiff", "caf": "caf", "au": "au", "mp3": "mp3",
+    "adts": "aac", "mov": "mov", "matroska": "matroska", "amr": "amr",
+}  # fmt: skip
+"""FFmpeg's name of the one demuxer that may read each container. Anything not here is never opened by FFmpeg."""
+
+AUDIO_KINDS = "wav, mp3, m4a, aac, ogg, opus, flac, webm, amr, mp4 or mov"
+_HEAD_BYTES = 4096
+_TAIL_BYTES = 128 * 1024
+_MOV_FIRST_BOXES = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"}
+_MOV_PARENTS = {b"moov", b"trak", b"mdia", b"minf", b"dinf"}
+_PLAYLIST_STARTS = (b"#extm3u", b"ffconcat", b"v=0", b"[playlist]", b"<?xml", b"<smil", b"<mpd", b"file ")
+
+
+def sniff(path: Path) -> Container | None:
+    """The container that the first bytes of `path` show, or None when it is none of the closed list."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+        kind = _kind_of(head)
+        if kind is None and head[:3] == b"ID3" and len(head) >= 10:
+            # An ID3 tag may stand before mp3, aac or flac; its size is four groups of seven bits.
+            size = (head[6] & 127) << 21 | (head[7] & 127) << 14 | (head[8] & 127) << 7 | (head[9] & 127)
+            file.seek(size + 10)
+            return _kind_of(file.read(_HEAD_BYTES).lstrip(b"\0")) or "mp3"
+        return kind or _kind_of(head.lstrip(b"\0"))
+
+
+def _kind_of(head: bytes) -> Container | None:
+    if head[:4] in (b"RIFF", b"RF64", b"RIFX") and head[8:12] == b"WAVE":
+        return "wav"
+    if head[4:8] in _MOV_FIRST_BOXES:
+        return "mov"
+    starts: dict[bytes, Container] = {
+        b"fLaC": "flac", b"OggS": "ogg", b"caff": "caf", b".snd": "au", b"\x1a\x45\xdf\xa3": "matroska", b"#!AM": "amr",
+    }  # fmt: skip
+    if kind := starts.get(head[:4]):
+        return kind
+    if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
+        return "aiff"
+    if len(head) >= 4 and head[0] == 0xFF:
+        if head[1] & 0xF6 == 0xF0:
+            return "adts"
+        valid = head[1] & 0x18 != 0x08 and head[1] & 0x06 and head[2] >> 4 != 15 and head[2] & 0x0C != 0x0C
+        if head[1] & 0xE0 == 0xE0 and valid:
+            return "mp3"
+    return None
+
+
+def describe_unknown(path: Path) -> str:
+    """A few words on what an unreadable file seems to be, to complete "The file is ..."."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not head:
+        return "empty"
+    if start.startswith(_PLAYLIST_STARTS):
+        return "a playlist or session description that points at other files, which this server never follows"
+    if start.startswith((b"<!doctype", b"<html")):
+        return "a web page"
+    if head[:4] == b"%PDF":
+        return "a PDF"
+    if b"\0" not in head and all(byte >= 32 or byte in b"\t\r\n\f\x1b" for byte in head):
+        return "plain text"
+    return "of a kind that this server does not read"
+
+
+@dataclass(frozen=True)
+class Box:
+    """One box of an MP4/MOV file; `start` and `end` bound its payload. `end` may lie beyond the end of the file."""
+
+    kind: bytes
+    start: int
+    end: int
+
+
+def boxes(file: BinaryIO, start: int, end: int, *, limit: int = 10_000) -> Iterator[Box]:
+    """The boxes between two offsets; stops at the first thing that is no box."""
+    position = start
+    for _ in range(limit):
+        if position + 8 > end:
+            return
+        file.seek(position)
+        head = file.read(16)
+        if len(head) < 8:
+            return
+        size, kind = struct.unpack(">I4s", head[:8])
+        header = 8
+        if size == 1 and len(head) == 16:
+            size, header = struct.unpack(">Q", head[8:])[0], 16
+        elif size == 0:
+            size = end - position
+        if size < header:
+            return
+        yield Box(kind, position + header, position + size)
+        position += size
+
+
+def check_structure(path: Path, kind: Container, *, error: type[LipsyncError] = InvalidAudio) -> None:
+    """Refuse what no demuxer should see: references to other files, and files whose end is missing.
+
+    Raises UnsupportedMedia for an MP4/MOV whose media lies outside the file, `error` for one that is cut off.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if kind == "mov":
+            _check_mov(file, size, error)
+        elif kind == "matroska":
+            _check_matroska(file, size, error)
+        elif kind == "ogg":
+            _check_ogg(file, size, error)
+
+
+def _cut_off(error: type[LipsyncError], missing: int) -> LipsyncError:
+    return error(f"The file is cut off: {missing:,} bytes are missing at its end. Send the whole file again.")
+
+
+def _check_mov(file: BinaryIO, size: int, error: type[LipsyncError]) -> None:
+    found_moov = False
+    for box in boxes(file, 0, size):
+        if box.end > size:
+            raise _cut_off(error, box.end - size)
+        if box.kind == b"moov":
+            found_moov = True
+            _check_references(file, box, depth=0)
+    if not found_moov:
+        raise error("The file is cut off: its index (the moov box) is missing. Send the whole file again.")
+
+
+def _check_references(file: BinaryIO, parent: Box, depth: int) -> None:
+    for box in boxes(file, parent.start, parent.end):
+        if box.kind in _MOV_PARENTS and depth < 6:
+            _check_references(file, box, depth + 1)
+        elif box.kind == b"cmov":
+            raise UnsupportedMedia("The file has a compressed QuickTime index; export it again as a plain mp4 or wav.")
+        elif box.kind in (b"rmra", b"rmda"):
+            raise UnsupportedMedia("The file is a QuickTime reference movie: its sound lies in another file.")
+        elif box.kind == b"dref":
+            for entry in boxes(file, box.start + 8, box.end):
+                file.seek(entry.start)
+                flags = file.read(4)
+                # Bit 0 says that the media is in this very file; anything else names another file or a URL.
+                if len(flags) < 4 or not flags[3] & 1:
+                    raise UnsupportedMedia(
+                        "The file refers to sound or picture in another file or at a URL, which this server never"
+                        " follows. Export it as one self-contained mp4 or wav."
+                    )
+
+
+def _ebml_number(data: bytes) -> tuple[int, int] | None:
+    """(value, length in bytes) of an EBML variable-length size; value -1 means unknown."""
+    if not data or not data[0]:
+        return None
+    length = 9 - data[0].bit_length()
+    if len(data) < length:
+        return None
+    value = int.from_bytes(data[:length]) & ((1 << 7 * length) - 1)
+    return (-1 if value == (1 << 7 * length) - 1 else value), length
+
+
+def _check_matroska(file: BinaryIO, size: int, error: type[LipsyncError]) -> None:
+    head = file.read(_HEAD_BYTES)
+    header = _ebml_number(head[4:12])
+    if header is None or header[0] < 0:
+        return
+    at = 4 + header[1] + header[0]
+    if head[at : at + 4] != b"\x18\x53\x80\x67":
+        return
+    segment = _ebml_number(head[at + 4 : at + 12])
+    # A recorder that streams (a browser's MediaRecorder) leaves the size unknown; then there is nothing to check.
+    if segment is not None and segment[0] >= 0:
+        end = at + 4 + segment[1] + segment[0]
+        if end > size:
+            raise _cut_off(error, end - size)
+
+
+def _check_ogg(file: BinaryIO, size: int, error: type[LipsyncError]) -> None:
+    file.seek(max(0, size - _TAIL_BYTES))
+    tail = file.read()
+    at = tail.rfind(b"OggS")
+    if at < 0:
+        return
+    page = tail[at:]
+    n_segments = page[26] if len(page) > 26 else 0
+    wanted = 27 + n_segments + sum(page[27 : 27 + n_segments])
+    if len(page) < wanted or len(page) < 27 + n_segments:
+        raise _cut_off(error, max(1, wanted - len(page)))

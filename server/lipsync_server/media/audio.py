@@ -1,0 +1,95 @@
+"""Recordings: how long they are to the sample, and the 16 kHz mono that a model hears.
+
+Knows the limits on a recording and soxr. The caller's own sound goes into the video by mux.py; nothing made here does.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+from lipsync_server.errors import InvalidAudio
+from lipsync_server.media.sound import Block, Sound
+
+Speech = NDArray[np.float32]
+
+SPEECH_RATE_HZ = 16_000
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """A recording that can be used. `duration_s` counts decoded samples: it is what a player plays."""
+
+    duration_s: float
+    rate_hz: int
+    channels: int
+    codec: str
+    container: str
+
+
+def probe_audio(path: Path, *, min_s: float, max_s: float) -> AudioInfo:
+    """Decode `path` once to learn its exact length and that all of it can be used; stops at `max_s`.
+
+    Raises UnsupportedMedia for what is no recording, InvalidAudio for one that is damaged, cut off, without sound,
+    shorter than `min_s` or longer than `max_s`. Silence is fine.
+    """
+    with Sound(path) as sound:
+        rate = sound.format.rate_hz
+        n_samples, n_max = 0, round(max_s * rate)
+        for block in sound.blocks():
+            _check_numbers(block)
+            n_samples += len(block)
+            if n_samples > n_max:
+                raise InvalidAudio(
+                    f"The recording is longer than {_length(max_s)}, the most this server takes. Cut it."
+                )
+        if n_samples < round(min_s * rate):
+            raise InvalidAudio(
+                f"The recording is {n_samples / rate:.2f} s long; at least {min_s:g} s are needed. Send a longer one."
+            )
+        return AudioInfo(n_samples / rate, rate, sound.format.channels, sound.format.codec, sound.format.container)
+
+
+def load_speech(path: Path, scratch: Path) -> tuple[Speech, float]:
+    """What the model hears: float32 mono at 16 kHz in [-1, 1], a read-only memory map of a file in `scratch`.
+
+    Also returns the recording's exact length in seconds. Streams: memory does not grow with the length.
+    """
+    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    target = scratch / f"speech-{name}.f32"
+    partial = target.with_suffix(".part")
+    with Sound(path) as sound, partial.open("wb") as out:
+        rate = sound.format.rate_hz
+        resampler = soxr.ResampleStream(rate, SPEECH_RATE_HZ, 1, dtype="float32")
+        n_samples = n_written = 0
+
+        def write(mono: Speech, *, last: bool = False) -> None:
+            nonlocal n_written
+            heard = resampler.resample_chunk(mono, last=last) if rate != SPEECH_RATE_HZ else mono
+            n_written += len(heard)
+            out.write(np.clip(heard, -1.0, 1.0).astype("<f4").tobytes())
+
+        for block in sound.blocks():
+            _check_numbers(block)
+            n_samples += len(block)
+            write(block.mean(axis=1, dtype=np.float32))
+        write(np.zeros(0, np.float32), last=True)
+        if not n_samples:
+            raise InvalidAudio("The recording holds no sound at all. Send it again.")
+        # The resampler rounds the length its own way; the speech covers the recording exactly.
+        n_wanted = -(-n_samples * SPEECH_RATE_HZ // rate)
+        out.truncate(n_wanted * 4)
+    partial.replace(target)
+    return np.memmap(target, dtype="<f4", mode="r", shape=(n_wanted,)), n_samples / rate
+
+
+def _check_numbers(block: Block) -> None:
+    if not np.isfinite(block).all():
+        raise InvalidAudio("The recording contains values that are not numbers (NaN or infinity). Export it again.")
+
+
+def _length(seconds: float) -> str:
+    return f"{seconds / 60:g} minutes" if seconds >= 120 else f"{seconds:g} seconds"

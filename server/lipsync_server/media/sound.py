@@ -1,0 +1,271 @@
+"""Any recording on the closed list, as a stream of float32 blocks at its own rate and channels.
+
+Knows soundfile, and PyAV for what soundfile cannot read. Knows no limits and no resampling: audio.py judges and
+resamples, mux.py encodes. Holds one block at a time, so memory does not grow with the recording.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, NoReturn, Self
+
+import av
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from lipsync_server.errors import InvalidAudio, UnsupportedMedia
+from lipsync_server.media.container import AUDIO_KINDS, DEMUXERS, Container, check_structure, describe_unknown, sniff
+
+Block = NDArray[np.float32]
+
+MAX_CHANNELS = 64
+RATES_HZ = range(4_000, 384_001)
+_BLOCK_SAMPLES = 16_384
+# libsndfile drops the end of an mp3 without a Xing header, so mp3 is PyAV's although libsndfile claims it.
+_SOUNDFILE_KINDS: frozenset[Container] = frozenset({"wav", "flac", "ogg", "aiff", "caf", "au"})
+_DECODERS = ",".join(
+    ["aac", "mp3", "mp3float", "mp2", "mp2float", "opus", "libopus", "vorbis", "libvorbis", "flac", "alac", "amrnb"]
+    + ["amrwb", "ac3", "eac3", "adpcm_ms", "adpcm_ima_wav", "adpcm_ima_qt", "gsm", "gsm_ms", "speex", "libspeex"]
+    + [f"pcm_{kind}{bits}{end}" for kind in "suf" for bits in (16, 24, 32, 64) for end in ("le", "be")]
+    + ["pcm_u8", "pcm_s8", "pcm_alaw", "pcm_mulaw"]
+)
+VIDEO_DECODERS = "h264,hevc,vp8,libvpx,vp9,libvpx-vp9,av1,libdav1d,mpeg4,mjpeg,prores"
+
+
+@dataclass(frozen=True)
+class SoundFormat:
+    """How a recording is stored. `layout` is FFmpeg's name of the channel layout ("stereo", "5.1")."""
+
+    container: Container
+    codec: str
+    rate_hz: int
+    channels: int
+    layout: str
+
+
+def _refuse(*_: object) -> NoReturn:
+    raise PermissionError("a media file may not open another file")
+
+
+def open_av(file: BinaryIO, container: Container, decoders: str = _DECODERS) -> "av.container.InputContainer":
+    """Open `file` with the one demuxer of `container`; FFmpeg can reach no other file, URL, demuxer or decoder."""
+    options = {
+        "format_whitelist": DEMUXERS[container],
+        "codec_whitelist": decoders,
+        "protocol_whitelist": "none",
+    }
+    if container == "mov":
+        options |= {"enable_drefs": "0", "use_absolute_path": "0"}
+    return av.open(file, "r", format=DEMUXERS[container], options=options, io_open=_refuse)
+
+
+def identify(path: Path) -> Container:
+    """The container of a recording. Raises InvalidAudio for an empty or cut-off file, UnsupportedMedia for others."""
+    if path.stat().st_size == 0:
+        raise InvalidAudio("The recording is an empty file. Send it again.")
+    container = sniff(path)
+    if container is None:
+        raise UnsupportedMedia(
+            f"The recording cannot be read: the file is {describe_unknown(path)}. Send {AUDIO_KINDS}."
+        )
+    check_structure(path, container)
+    return container
+
+
+class Sound:
+    """An open recording: its format, and its samples once, in order. Use it in a `with` statement."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises UnsupportedMedia for what is no recording, InvalidAudio for a damaged one or one without sound."""
+        self._closing = ExitStack()
+        self.n_damaged = 0
+        """Packets that could not be decoded so far; silence stands in for them."""
+        self.n_packets = 0
+        container = identify(path)
+        try:
+            self._blocks: Callable[[], Iterator[Block]]
+            if container not in _SOUNDFILE_KINDS or not self._open_soundfile(path, container):
+                self._open_av(path, container)
+            self._check_format()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._closing.close()
+
+    def blocks(self) -> Iterator[Block]:
+        """The samples as float32 (n, channels), full scale -1 to 1, in blocks of varying length; call it once."""
+        return self._blocks()
+
+    def _check_format(self) -> None:
+        if self.format.rate_hz not in RATES_HZ or not 1 <= self.format.channels <= MAX_CHANNELS:
+            raise InvalidAudio(
+                f"The recording says it has {self.format.channels} channels at {self.format.rate_hz} Hz, which is no"
+                " speech. Export it again as mono or stereo at 16 to 48 kHz."
+            )
+
+    # wav, flac, ogg and other kinds that libsndfile reads
+
+    def _open_soundfile(self, path: Path, container: Container) -> bool:
+        try:
+            file = self._closing.enter_context(soundfile.SoundFile(path))
+        except soundfile.LibsndfileError:
+            return False  # a codec that libsndfile lacks: PyAV has the next say
+        if file.channels > 2 and container == "ogg":
+            return False  # libsndfile leaves Vorbis' own channel order
+        if not 0 < file.frames < 1 << 48:
+            return False  # a stream that was never finished: its length is found by decoding
+        layout = _default_layout(file.channels)
+        self.format = SoundFormat(container, str(file.subtype).lower(), file.samplerate, file.channels, layout)
+        self._blocks = lambda: self._read_soundfile(file, container)
+        return True
+
+    def _read_soundfile(self, file: soundfile.SoundFile, container: Container) -> Iterator[Block]:
+        n_declared, n_read = file.frames, 0
+        while True:
+            try:
+                block: Block = file.read(_BLOCK_SAMPLES, dtype="float32", always_2d=True)
+            except soundfile.LibsndfileError as problem:
+                raise InvalidAudio(
+                    f"The recording is damaged after {n_read / file.samplerate:.2f} s ({problem}). Send it again."
+                ) from None
+            if not len(block):
+                break
+            n_read += len(block)
+            yield block
+        if container == "flac" and n_read < n_declared:
+            raise InvalidAudio(
+                f"The recording is cut off: {n_read / file.samplerate:.2f} of {n_declared / file.samplerate:.2f} s are"
+                " there. Send the whole file again."
+            )
+
+    # everything else
+
+    def _open_av(self, path: Path, container: Container) -> None:
+        file = self._closing.enter_context(path.open("rb"))
+        try:
+            opened = self._closing.enter_context(open_av(file, container))
+        except (av.FFmpegError, OSError, ValueError) as problem:
+            raise InvalidAudio(
+                f"The recording is damaged or cut off ({_words(problem)}). Send the whole file again."
+            ) from None
+        if not opened.streams.audio:
+            raise InvalidAudio("The file has no sound track. Send one with sound.")
+        stream = opened.streams.audio[0]
+        context = stream.codec_context
+        if context is None or not context.sample_rate or not context.layout.nb_channels:
+            raise UnsupportedMedia(
+                f"The sound in this {container} file is of a kind that is not read. Send wav or mp3."
+            )
+        self.format = SoundFormat(
+            container, context.name.removesuffix("float"), context.sample_rate, context.layout.nb_channels,
+            context.layout.name,
+        )  # fmt: skip
+        self._blocks = lambda: _ended_at(self._decode(opened, stream), _declared_samples(stream, container))
+
+    def _decode(self, opened: "av.container.InputContainer", stream: "av.AudioStream") -> Iterator[Block]:
+        rate, channels, layout = self.format.rate_hz, self.format.channels, self.format.layout
+        resampler: av.AudioResampler | None = None
+        source = (rate, channels)
+        n_decoded = 0
+        for packet in _packets(opened, stream):
+            self.n_packets += 1
+            try:
+                frames = stream.codec_context.decode(packet)
+            except av.FFmpegError:
+                self.n_damaged += 1
+                if n_decoded and packet.duration and packet.time_base:
+                    # Players keep time over a packet that they cannot decode; so does the length that we compute.
+                    yield np.zeros((round(packet.duration * packet.time_base * rate), channels), np.float32)
+                continue
+            for frame in frames:
+                n_decoded += 1
+                if (frame.sample_rate, frame.layout.nb_channels) != source:
+                    # Recordings that were glued together from several: the first one's format holds throughout.
+                    if resampler is not None:
+                        yield from map(_samples, resampler.resample(None))
+                    source = (frame.sample_rate, frame.layout.nb_channels)
+                    same = source == (rate, channels)
+                    resampler = None if same else av.AudioResampler("fltp", layout, rate)
+                if resampler is None:
+                    yield _samples(frame)
+                else:
+                    frame.pts = None
+                    yield from map(_samples, resampler.resample(frame))
+        if resampler is not None:
+            yield from map(_samples, resampler.resample(None))
+        if not n_decoded or self.n_damaged > max(3, self.n_packets // 10):
+            raise InvalidAudio(
+                f"The recording is damaged: {self.n_damaged} of its {self.n_packets} packets cannot be decoded."
+                " Send it again, or export it as wav."
+            )
+
+
+def _packets(opened: "av.container.InputContainer", stream: "av.AudioStream") -> Iterator["av.Packet[av.AudioStream]"]:
+    """The stream's packets; a demuxer that trips over damage ends the stream, as it does in a player."""
+    packets = opened.demux(stream)
+    while True:
+        try:
+            yield next(packets)
+        except (StopIteration, av.FFmpegError):
+            return
+
+
+def _declared_samples(stream: "av.AudioStream", container: Container) -> int | None:
+    """Where the edit list of an MP4/MOV ends the sound; the decoder alone would also give the encoder's padding."""
+    if container != "mov" or not stream.frames or not stream.duration or not stream.time_base:
+        return None
+    return round(Fraction(stream.duration) * stream.time_base * stream.codec_context.sample_rate)
+
+
+def _ended_at(blocks: Iterator[Block], n_declared: int | None, padding: int = 4096) -> Iterator[Block]:
+    """`blocks` up to `n_declared` samples; all of them if more than `padding` follow, for then the header is wrong."""
+    if n_declared is None:
+        yield from blocks
+        return
+    n_read, surplus, believed = 0, list[Block](), True
+    for block in blocks:
+        n_before, n_read = n_read, n_read + len(block)
+        if not believed:
+            yield block
+            continue
+        n_kept = min(len(block), max(0, n_declared - n_before))
+        if n_kept:
+            yield block[:n_kept]
+        if n_kept < len(block):
+            surplus.append(block[n_kept:])
+            if n_read - n_declared > padding:
+                believed = False
+                yield from surplus
+                surplus.clear()
+
+
+def _samples(frame: "av.AudioFrame") -> Block:
+    """A frame's samples as float32 (n, channels)."""
+    values: NDArray[Any] = frame.to_ndarray()
+    values = values.T if frame.format.is_planar else values.reshape(-1, frame.layout.nb_channels)
+    if values.dtype.kind == "f":
+        return values.astype(np.float32)
+    half = 2.0 ** (8 * values.dtype.itemsize - 1)
+    centre = half if values.dtype.kind == "u" else 0.0
+    return ((values - centre) / half).astype(np.float32)
+
+
+def _default_layout(channels: int) -> str:
+    names = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
+    return names.get(channels, f"{channels} channels")
+
+
+def _words(problem: Exception) -> str:
+    return (getattr(problem, "strerror", None) or str(problem) or type(problem).__name__).strip().rstrip(".")

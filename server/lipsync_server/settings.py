@@ -96,6 +96,8 @@ class Settings(BaseSettings):
     """Uploads taken in at the same time; more are answered 429."""
     job_timeout_s: float = Field(default=6 * 3600, gt=0)
     """Longest time one job may run."""
+    shutdown_grace_s: float = Field(default=5.0, ge=0)
+    """On a stop, running jobs get so many seconds to finish; then they go back to the queue for the next start."""
     sync_timeout_s: float = Field(default=0, ge=0)
     """POST /lipsync answers 202 with a job link after this many seconds; 0 waits to the end."""
 

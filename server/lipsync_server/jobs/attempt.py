@@ -1,0 +1,102 @@
+"""One attempt of a job on a worker: progress, time limit, cancelling.
+
+Knows the worker interface and a task. Does not know the store: queue.py writes down how an attempt ended.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from lipsync_server.errors import Cancelled, TimeLimit
+from lipsync_server.workers.base import Worker
+from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
+
+log = logging.getLogger(__name__)
+
+CANCEL_GRACE_S = 30.0
+_ASK_AGAIN_S = 1.0
+
+
+@dataclass
+class Live:
+    """A running job as it is in memory. Times are of the monotonic clock."""
+
+    worker: Worker
+    engine: str
+    began: float = field(default_factory=time.monotonic)
+    stage: str = "load"
+    fraction: float = 0.0
+    note: str = ""
+    cancel: asyncio.Event = field(default_factory=asyncio.Event)
+    _stage_began: float = field(default_factory=time.monotonic)
+    _stage_s: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self.began
+
+    def enter(self, stage: str) -> None:
+        """Begin `stage` unless it is the present one; stages may come back."""
+        if stage != self.stage:
+            self._stage_s = self.timings()
+            self.stage, self._stage_began = stage, time.monotonic()
+
+    def advance(self, event: ProgressEvent) -> None:
+        self.enter(event.stage)
+        # A bar that runs backwards (a second try, a stage that starts anew) tells nobody anything.
+        self.fraction = max(self.fraction, min(1.0, event.fraction))
+        self.note = event.note
+
+    def timings(self) -> dict[str, float]:
+        """Seconds per stage so far."""
+        spent = time.monotonic() - self._stage_began
+        return {**self._stage_s, self.stage: self._stage_s.get(self.stage, 0.0) + spent}
+
+
+async def attempt(
+    task: RenderTask, live: Live, *, limit_s: float, on_progress: Callable[[Live], None]
+) -> RenderOutcome:
+    """Render `task` on the worker of `live`.
+
+    Raises what the worker raised, Cancelled when `live.cancel` was set first, TimeLimit after `limit_s` seconds. Never
+    returns or raises while the worker may still write into the task's folder, unless it ignores being cancelled.
+    """
+
+    def progress(event: ProgressEvent) -> None:
+        live.advance(event)
+        on_progress(live)
+
+    render = asyncio.create_task(live.worker.render(task, progress), name=f"render {task.task_id}")
+    cancel = asyncio.create_task(live.cancel.wait())
+    try:
+        await asyncio.wait({render, cancel}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        out_of_time = not render.done() and not live.cancel.is_set()
+        if not render.done():
+            await _stop(render, live.worker, task.task_id)
+        if live.cancel.is_set():
+            raise Cancelled("The job was cancelled.")
+        if out_of_time and (render.cancelled() or render.exception() is not None):
+            raise TimeLimit(
+                f"The job ran longer than {limit_s:.0f} s and was stopped. Use a shorter recording or a faster preset, "
+                "or raise LIPSYNC_JOB_TIMEOUT_S."
+            )
+        return render.result()
+    finally:
+        cancel.cancel()
+        render.cancel()
+        await asyncio.gather(cancel, render, return_exceptions=True)
+
+
+async def _stop(render: asyncio.Task[RenderOutcome], worker: Worker, task_id: str) -> None:
+    """Ask until the render has ended; a worker that does not listen is left."""
+    # Asking once is not enough: the render may not have reached the worker yet.
+    for _ in range(int(CANCEL_GRACE_S / _ASK_AGAIN_S)):
+        worker.cancel(task_id)
+        await asyncio.wait({render}, timeout=_ASK_AGAIN_S)
+        if render.done():
+            return
+    log.error("worker %s ignored being cancelled", worker.worker_id, extra={"job_id": task_id})
+    render.cancel()
+    await asyncio.wait({render}, timeout=CANCEL_GRACE_S)

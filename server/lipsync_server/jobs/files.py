@@ -1,0 +1,136 @@
+"""Where the files of jobs lie, and how they appear and vanish.
+
+    data/incoming/<random>/   an upload that is being taken in; swept at start
+    data/jobs/<id>/           image, audio, second_audio, scratch/, video.mp4
+
+A folder becomes a job's by one rename. Knows no job state and no HTTP. Every function here may block: call it off
+the event loop.
+"""
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lipsync_server.errors import DiskFull
+from lipsync_server.jobs.model import is_job_id
+
+_ON_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+INPUTS = ("image", "audio", "second_audio")
+
+
+class JobFiles:
+    """The folders under one data directory."""
+
+    def __init__(self, data_dir: Path, *, min_free_bytes: int) -> None:
+        self.data_dir = data_dir.resolve()
+        self._incoming = self.data_dir / "incoming"
+        self._jobs = self.data_dir / "jobs"
+        self._min_free_bytes = min_free_bytes
+
+    def prepare(self) -> None:
+        """Make the folders; raises the OSError when that is not possible."""
+        for folder in (self.data_dir, self._incoming, self._jobs):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def check_space(self, wanted_bytes: int = 0) -> None:
+        """Raise DiskFull unless `wanted_bytes` more leave the configured reserve free."""
+        free = shutil.disk_usage(self.data_dir).free
+        if free - wanted_bytes < self._min_free_bytes:
+            raise DiskFull(
+                f"Only {free / 2**20:.0f} MiB are free on the server's disk and {self._min_free_bytes / 2**20:.0f} MiB "
+                "have to stay free. Collect or delete finished videos, or lower LIPSYNC_MIN_FREE_DISK_BYTES.",
+                retry_after_s=300,
+            )
+
+    def new_incoming(self) -> Path:
+        folder = self._incoming / secrets.token_hex(12)
+        folder.mkdir(mode=0o700)
+        return folder
+
+    def adopt(self, incoming: Path, job_id: str) -> None:
+        """Turn a taken-in folder into the job's, durably."""
+        for path in incoming.iterdir():
+            fsync(path)
+        fsync(incoming)
+        incoming.rename(self.folder(job_id))
+        fsync(self._jobs)
+
+    def folder(self, job_id: str) -> Path:
+        assert is_job_id(job_id)
+        return self._jobs / job_id
+
+    def image(self, job_id: str) -> Path:
+        return self.folder(job_id) / "image"
+
+    def audio(self, job_id: str) -> Path:
+        return self.folder(job_id) / "audio"
+
+    def second_audio(self, job_id: str) -> Path:
+        return self.folder(job_id) / "second_audio"
+
+    def video(self, job_id: str) -> Path:
+        return self.folder(job_id) / "video.mp4"
+
+    def scratch(self, job_id: str) -> Path:
+        folder = self.folder(job_id) / "scratch"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder
+
+    def keep_only_video(self, job_id: str) -> None:
+        """Drop the inputs and the scratch folder of a finished job."""
+        folder, video = self.folder(job_id), self.video(job_id)
+        if not folder.is_dir():
+            return
+        for path in folder.iterdir():
+            if path != video:
+                remove(path)
+
+    def remove(self, job_id: str) -> None:
+        remove(self.folder(job_id))
+
+    def sweep_incoming(self) -> None:
+        """Drop what uploads of an earlier run left behind; only before the server listens."""
+        for path in self._incoming.iterdir():
+            remove(path)
+
+    def job_ids(self) -> Iterator[str]:
+        """Names of the job folders on disk."""
+        return (path.name for path in self._jobs.iterdir() if is_job_id(path.name))
+
+    def remove_all(self, job_ids: Iterable[str]) -> None:
+        for job_id in job_ids:
+            self.remove(job_id)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it; one that is gone already is fine."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Turn "no space left on device" into the error that says so."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _ON_DISK_FULL:
+            raise DiskFull(
+                "The server's disk filled up. Collect or delete finished videos and send the request again.",
+                retry_after_s=300,
+            ) from error
+        raise

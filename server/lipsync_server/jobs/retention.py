@@ -1,0 +1,75 @@
+"""How long finished videos and the records of jobs are kept, and that nothing else stays on disk.
+
+A video is kept until it was collected plus a grace period, and at most `result_ttl_s`. Knows store and files. Does
+not know HTTP. What a crash left behind is found at start by comparing the folders with the records.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from lipsync_server.jobs.files import JobFiles
+from lipsync_server.jobs.store import Store
+
+log = logging.getLogger(__name__)
+
+RECORD_TTL_S = 30 * 86400.0
+_LOOK_EVERY_S = 60.0
+
+
+async def sweep_leftovers(store: Store, files: JobFiles) -> None:
+    """At start, before anything is taken in: drop unfinished uploads and folders that no job needs any more."""
+
+    def sweep(needed: set[str]) -> int:
+        files.sweep_incoming()
+        orphans = [job_id for job_id in files.job_ids() if job_id not in needed]
+        files.remove_all(orphans)
+        return len(orphans)
+
+    n_orphans = await asyncio.to_thread(sweep, await store.with_files())
+    if n_orphans:
+        log.info("removed %d job folders that an earlier run left behind", n_orphans)
+
+
+async def expire(store: Store, files: JobFiles, now: float) -> int:
+    """Remove the videos whose time is over; returns how many."""
+    expired = await store.expired(now)
+    for job_id in expired:
+        # The record first: a video that the record promises must be there.
+        await store.purge(job_id, now)
+        await asyncio.to_thread(files.remove, job_id)
+    await store.forget_before(now - RECORD_TTL_S)
+    return len(expired)
+
+
+class Retention:
+    """The task that expires videos on time."""
+
+    def __init__(self, store: Store, files: JobFiles, clock: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._files = files
+        self._clock = clock
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """Something may expire sooner than was known."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        while True:
+            try:
+                if n_expired := await expire(self._store, self._files, self._clock()):
+                    log.info("%d videos expired", n_expired)
+                next_expiry = await self._store.next_expiry()
+            except Exception:
+                log.exception("expiring failed; trying again")
+                next_expiry = None
+            wait_s = _LOOK_EVERY_S
+            if next_expiry is not None:
+                wait_s = min(wait_s, max(0.05, next_expiry - self._clock()))
+            try:
+                await asyncio.wait_for(self._wake.wait(), wait_s)
+            except TimeoutError:
+                continue
+            self._wake.clear()

@@ -1,0 +1,57 @@
+"""The tables, and the steps from every older version of them to the newest.
+
+`PRAGMA user_version` says which steps a database has seen. Steps are appended, never edited.
+"""
+
+STEPS: tuple[str, ...] = (
+    """
+    CREATE TABLE jobs (
+        id TEXT PRIMARY KEY,
+        state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')),
+        wanted_engine TEXT NOT NULL,
+        engine TEXT NOT NULL DEFAULT '',
+        spec TEXT NOT NULL,
+        created_at REAL NOT NULL,
+        started_at REAL,
+        finished_at REAL,
+        collected_at REAL,
+        expires_at REAL,
+        purged_at REAL,
+        deleted INTEGER NOT NULL DEFAULT 0,
+        cancel_requested INTEGER NOT NULL DEFAULT 0,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        n_crashes INTEGER NOT NULL DEFAULT 0,
+        stage TEXT NOT NULL DEFAULT 'queued',
+        fraction REAL NOT NULL DEFAULT 0,
+        worker_s REAL NOT NULL DEFAULT 0,
+        outcome TEXT,
+        failure TEXT,
+        cost TEXT,
+        stored TEXT,
+        stage_s TEXT NOT NULL DEFAULT '{}'
+    ) WITHOUT ROWID;
+    CREATE INDEX jobs_by_state ON jobs (state, id);
+    CREATE INDEX jobs_by_expiry ON jobs (expires_at) WHERE purged_at IS NULL AND expires_at IS NOT NULL;
+
+    CREATE TABLE idempotency (
+        owner TEXT NOT NULL,
+        key TEXT NOT NULL,
+        fingerprint TEXT NOT NULL,
+        job_id TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+        PRIMARY KEY (owner, key)
+    ) WITHOUT ROWID;
+    CREATE INDEX idempotency_by_job ON idempotency (job_id);
+
+    CREATE TABLE outbox (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        job_id TEXT NOT NULL,
+        url TEXT NOT NULL,
+        body BLOB NOT NULL,
+        created_at REAL NOT NULL,
+        next_at REAL NOT NULL,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        last_error TEXT NOT NULL DEFAULT ''
+    );
+    CREATE INDEX outbox_by_time ON outbox (next_at);
+    """,
+)

@@ -1,0 +1,356 @@
+"""The jobs in SQLite: every change of a job's state is one transaction here and nowhere else.
+
+Knows the records of model.py and their tables. Does not know files, workers, engines or HTTP. A job that ends with a
+callback wanted gets its outbox row in the very transaction that ends it.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import aiosqlite
+from pydantic import TypeAdapter
+
+from lipsync_server.errors import Conflict, NotFound, QueueFull
+from lipsync_server.jobs.database import Database
+from lipsync_server.jobs.model import STATES, CostRecord, Failure, Job, JobSpec, State
+from lipsync_server.workers.task import RenderOutcome
+
+_SPEC = TypeAdapter(JobSpec)
+_OUTCOME = TypeAdapter(RenderOutcome)
+_FAILURE = TypeAdapter(Failure)
+_COST = TypeAdapter(CostRecord)
+_SECONDS = TypeAdapter(dict[str, float])
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Idempotency:
+    """An Idempotency-Key of one owner and what the request with it contained."""
+
+    owner: str
+    key: str
+    fingerprint: str
+
+
+class Store:
+    """Reads and changes jobs. `callback_body` makes the body of a callback from the ended job."""
+
+    def __init__(self, database: Database, callback_body: Callable[[Job], bytes]) -> None:
+        self._db = database
+        self._callback_body = callback_body
+
+    # Reading
+
+    async def get(self, job_id: str) -> Job:
+        """The job; raises NotFound."""
+        row = await self._db.row("SELECT * FROM jobs WHERE id = ?", job_id)
+        if row is None:
+            raise NotFound(f"There is no job {job_id[:64]!r} on this server. Check the id, or list them: GET /v1/jobs.")
+        return _job(row)
+
+    async def page(self, *, state: State | None, limit: int, after: str | None) -> list[Job]:
+        """Up to `limit` jobs, newest first, older than the id `after`."""
+        rows = await self._db.rows(
+            "SELECT * FROM jobs WHERE deleted = 0 AND (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR id < ?2)"
+            " ORDER BY id DESC LIMIT ?3",
+            state,
+            after,
+            limit,
+        )
+        return [_job(row) for row in rows]
+
+    async def in_state(self, state: State) -> list[Job]:
+        """All jobs in `state`, oldest first."""
+        return [_job(row) for row in await self._db.rows("SELECT * FROM jobs WHERE state = ? ORDER BY id", state)]
+
+    async def counts(self) -> dict[State, int]:
+        rows = await self._db.rows("SELECT state, count(*) FROM jobs WHERE deleted = 0 GROUP BY state")
+        found = {row[0]: int(row[1]) for row in rows}
+        return {state: found.get(state, 0) for state in STATES}
+
+    async def waiting_by_engine(self) -> dict[str, tuple[int, float]]:
+        """For every engine asked for: queued jobs and the seconds of video in them."""
+        rows = await self._db.rows(
+            "SELECT wanted_engine, count(*), total(json_extract(spec, '$.duration_s')) FROM jobs"
+            " WHERE state = 'queued' GROUP BY wanted_engine"
+        )
+        return {row[0]: (int(row[1]), float(row[2])) for row in rows}
+
+    async def ahead(self, job_id: str) -> tuple[int, float]:
+        """Queued jobs before this one, and the seconds of video in them."""
+        row = await self._db.row(
+            "SELECT count(*), total(json_extract(spec, '$.duration_s')) FROM jobs WHERE state = 'queued' AND id < ?",
+            job_id,
+        )
+        assert row is not None
+        return int(row[0]), float(row[1])
+
+    async def last_id(self) -> str:
+        row = await self._db.row("SELECT max(id) FROM jobs")
+        return (row[0] if row else None) or ""
+
+    async def recent_speeds(self, n: int = 50) -> list[tuple[str, float]]:
+        """Engine and seconds of work per second of video of the last successes, oldest first."""
+        rows = await self._db.rows(
+            "SELECT engine, json_extract(outcome, '$.render_s') / json_extract(outcome, '$.duration_s') AS speed"
+            " FROM jobs WHERE state = 'succeeded' AND speed IS NOT NULL ORDER BY id DESC LIMIT ?",
+            n,
+        )
+        return [(row[0], float(row[1])) for row in reversed(rows)]
+
+    async def find_key(self, owner: str, key: str) -> tuple[str, str] | None:
+        """Fingerprint and job id that an Idempotency-Key stands for."""
+        row = await self._db.row("SELECT fingerprint, job_id FROM idempotency WHERE owner = ? AND key = ?", owner, key)
+        return (row[0], row[1]) if row else None
+
+    async def expired(self, now: float) -> list[str]:
+        """Ids of the finished jobs whose video has had its time."""
+        rows = await self._db.rows("SELECT id FROM jobs WHERE expires_at <= ? AND purged_at IS NULL", now)
+        return [row[0] for row in rows]
+
+    async def next_expiry(self) -> float | None:
+        row = await self._db.row("SELECT min(expires_at) FROM jobs WHERE purged_at IS NULL")
+        return row[0] if row else None
+
+    async def with_files(self) -> set[str]:
+        """Ids of the jobs that may have files: not ended yet, or with a video that is kept."""
+        rows = await self._db.rows(
+            "SELECT id FROM jobs WHERE state IN ('queued', 'running') OR (state = 'succeeded' AND purged_at IS NULL)"
+        )
+        return {row[0] for row in rows}
+
+    # Changing
+
+    async def add(self, job: Job, *, max_open: int, key: Idempotency | None) -> None:
+        """Take in a queued job; raises QueueFull when `max_open` are queued or running already."""
+        async with self._db.transaction() as db:
+            (row,) = await db.execute_fetchall("SELECT count(*) FROM jobs WHERE state IN ('queued', 'running')")
+            if row[0] >= max_open:
+                raise QueueFull(f"{row[0]} jobs are waiting or running already. Try again a little later.")
+            await db.execute(
+                "INSERT INTO jobs (id, state, wanted_engine, spec, created_at) VALUES (?, 'queued', ?, ?, ?)",
+                (job.id, job.spec.engine, _SPEC.dump_json(job.spec).decode(), job.created_at),
+            )
+            if key is not None:
+                try:
+                    await db.execute(
+                        "INSERT INTO idempotency VALUES (?, ?, ?, ?)", (key.owner, key.key, key.fingerprint, job.id)
+                    )
+                except sqlite3.IntegrityError as error:
+                    raise Conflict("Another request with this Idempotency-Key is being taken in.") from error
+
+    async def take(self, engines: dict[str, str], now: float) -> Job | None:
+        """Start the oldest queued job that asks for one of `engines`, a map from what was asked for to what runs."""
+        marks = ", ".join("?" * len(engines))
+        async with self._db.transaction() as db:
+            rows = list(
+                await db.execute_fetchall(
+                    f"SELECT * FROM jobs WHERE state = 'queued' AND wanted_engine IN ({marks}) ORDER BY id LIMIT 1",  # noqa: S608
+                    tuple(engines),
+                )
+            )
+            if not rows:
+                return None
+            job = _job(rows[0])
+            job = replace(
+                job,
+                state="running",
+                engine=engines[job.spec.engine],
+                started_at=now,
+                attempts=job.attempts + 1,
+                stage="load",
+            )
+            await _write(db, job)
+        return job
+
+    async def progress(self, job_id: str, *, stage: str, fraction: float) -> None:
+        """Write down how far a running job is."""
+        async with self._db.transaction() as db:
+            await db.execute(
+                "UPDATE jobs SET stage = ?, fraction = ? WHERE id = ? AND state = 'running'", (stage, fraction, job_id)
+            )
+
+    async def requeue(self, job_id: str, *, worker_s: float, crashed: bool) -> Job:
+        """Give a running job back to the queue; it keeps its place, its files and its checkpoint."""
+
+        def back(job: Job) -> Job:
+            return replace(
+                job,
+                state="queued",
+                stage="queued",
+                worker_s=job.worker_s + worker_s,
+                n_crashes=job.n_crashes + crashed,
+            )
+
+        return await self._change(job_id, ("running",), back)
+
+    async def succeed(
+        self, job_id: str, outcome: RenderOutcome, *, now: float, expires_at: float, ended: "Ended"
+    ) -> Job:
+        def done(job: Job) -> Job:
+            job = _ended(job, "succeeded", now, ended)
+            return replace(job, outcome=outcome, stage="done", fraction=1.0, expires_at=expires_at)
+
+        return await self._change(job_id, ("running",), done)
+
+    async def fail(self, job_id: str, failure: Failure, *, now: float, ended: "Ended") -> Job:
+        return await self._change(
+            job_id, ("queued", "running"), lambda job: replace(_ended(job, "failed", now, ended), failure=failure)
+        )
+
+    async def cancel(self, job_id: str, *, now: float, ended: "Ended") -> Job:
+        return await self._change(job_id, ("queued", "running"), lambda job: _ended(job, "cancelled", now, ended))
+
+    async def request_cancel(self, job_id: str, now: float) -> Job:
+        """Cancel a queued job at once; note the wish on a running one. Raises Conflict when it has ended."""
+
+        def wish(job: Job) -> Job:
+            if job.state == "queued":
+                return _ended(job, "cancelled", now, Ended())
+            return replace(job, cancel_requested=True)
+
+        return await self._change(job_id, ("queued", "running"), wish)
+
+    async def collect(self, job_id: str, *, now: float, expires_at: float) -> Job:
+        """Mark a video as picked up; the first mark counts and only ever brings the expiry nearer."""
+
+        def mark(job: Job) -> Job:
+            if job.collected_at is not None:
+                return job
+            return replace(job, collected_at=now, expires_at=min(job.expires_at or expires_at, expires_at))
+
+        return await self._change(job_id, ("succeeded",), mark)
+
+    async def purge(self, job_id: str, now: float) -> Job:
+        """Note that the files of an ended job are gone or about to be."""
+        return await self._change(
+            job_id, ("succeeded", "failed", "cancelled"), lambda job: replace(job, purged_at=job.purged_at or now)
+        )
+
+    async def delete(self, job_id: str, now: float) -> Job:
+        """Forget what an ended job was about; what stays is that there was one, so that asking answers 410."""
+
+        def forget(job: Job) -> Job:
+            spec = replace(job.spec, prompt="", image_name="", audio_name="", second_audio_name=None, file_name="")
+            return replace(job, spec=spec, deleted=True, purged_at=job.purged_at or now)
+
+        return await self._change(job_id, ("succeeded", "failed", "cancelled"), forget)
+
+    async def forget_before(self, then: float) -> int:
+        """Drop the records of jobs that ended before `then` and have no files; returns how many."""
+        async with self._db.transaction() as db:
+            cursor = await db.execute(
+                "DELETE FROM jobs WHERE finished_at < ? AND (state != 'succeeded' OR purged_at IS NOT NULL)", (then,)
+            )
+            return cursor.rowcount
+
+    async def _change(self, job_id: str, states: Iterable[State], change: Callable[[Job], Job]) -> Job:
+        async with self._db.transaction() as db:
+            rows = list(await db.execute_fetchall("SELECT * FROM jobs WHERE id = ?", (job_id,)))
+            if not rows:
+                raise NotFound(f"There is no job {job_id} on this server.")
+            before = _job(rows[0])
+            if before.state not in states:
+                raise Conflict(f"The job is {before.state}; this is possible only while it is {' or '.join(states)}.")
+            job = change(before)
+            await _write(db, job)
+            if job.final and not before.final and job.spec.callback_url:
+                assert job.finished_at is not None
+                await db.execute(
+                    "INSERT INTO outbox (job_id, url, body, created_at, next_at) VALUES (?, ?, ?, ?, ?)",
+                    (job.id, job.spec.callback_url, self._callback_body(job), job.finished_at, job.finished_at),
+                )
+        return job
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What the last attempt of a job left to write down."""
+
+    worker_s: float = 0.0
+    stage_s: dict[str, float] | None = None
+    price_per_hour: float | None = None
+    currency: str = ""
+    stored: str | None = None
+
+
+def _ended(job: Job, state: State, now: float, ended: Ended) -> Job:
+    worker_s = job.worker_s + ended.worker_s
+    cost = None if ended.price_per_hour is None else CostRecord(worker_s, ended.price_per_hour, ended.currency)
+    return replace(
+        job,
+        state=state,
+        finished_at=now,
+        worker_s=worker_s,
+        stage_s=ended.stage_s or job.stage_s,
+        cost=cost,
+        stored=ended.stored,
+    )
+
+
+async def _write(db: aiosqlite.Connection, job: Job) -> None:
+    await db.execute(
+        "UPDATE jobs SET state = ?, engine = ?, spec = ?, started_at = ?, finished_at = ?, collected_at = ?,"
+        " expires_at = ?, purged_at = ?, deleted = ?, cancel_requested = ?, attempts = ?, n_crashes = ?, stage = ?,"
+        " fraction = ?, worker_s = ?, outcome = ?, failure = ?, cost = ?, stored = ?, stage_s = ? WHERE id = ?",
+        (
+            job.state,
+            job.engine,
+            _SPEC.dump_json(job.spec).decode(),
+            job.started_at,
+            job.finished_at,
+            job.collected_at,
+            job.expires_at,
+            job.purged_at,
+            job.deleted,
+            job.cancel_requested,
+            job.attempts,
+            job.n_crashes,
+            job.stage,
+            job.fraction,
+            job.worker_s,
+            _text(_OUTCOME, job.outcome),
+            _text(_FAILURE, job.failure),
+            _text(_COST, job.cost),
+            job.stored,
+            _SECONDS.dump_json(job.stage_s).decode(),
+            job.id,
+        ),
+    )
+
+
+def _text(adapter: TypeAdapter[_T], value: _T | None) -> str | None:
+    return None if value is None else adapter.dump_json(value).decode()
+
+
+def _value(adapter: TypeAdapter[_T], text: str | None) -> _T | None:
+    return None if text is None else adapter.validate_json(text)
+
+
+def _job(row: aiosqlite.Row) -> Job:
+    return Job(
+        id=row["id"],
+        spec=_SPEC.validate_json(row["spec"]),
+        state=row["state"],
+        created_at=row["created_at"],
+        engine=row["engine"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        collected_at=row["collected_at"],
+        expires_at=row["expires_at"],
+        purged_at=row["purged_at"],
+        deleted=bool(row["deleted"]),
+        cancel_requested=bool(row["cancel_requested"]),
+        attempts=row["attempts"],
+        n_crashes=row["n_crashes"],
+        stage=row["stage"],
+        fraction=row["fraction"],
+        worker_s=row["worker_s"],
+        outcome=_value(_OUTCOME, row["outcome"]),
+        failure=_value(_FAILURE, row["failure"]),
+        cost=_value(_COST, row["cost"]),
+        stored=row["stored"],
+        stage_s=_SECONDS.validate_json(row["stage_s"]),
+    )

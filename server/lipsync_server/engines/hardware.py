@@ -116,7 +116,7 @@ def _parse_nvidia_smi(listing: str) -> list[Gpu]:
 
 
 def _visible(found: list[Gpu], visible: str | None) -> tuple[Gpu, ...]:
-    """`found` cut and ordered as CUDA does for the variable's value: indices or uuid prefixes, ends at the first bad."""
+    """`found` cut and ordered as CUDA does for the variable's value: indices or uuids, up to a bad one."""
     if visible is None:
         return tuple(found)
     chosen: list[Gpu] = []

@@ -1,0 +1,140 @@
+"""One life of a worker process: starts it, passes on what it says, waits for its end.
+
+Each life is a thread, so the event loop never blocks on a child. Knows the pipe and the operating system; what the
+messages mean is process.py's business.
+"""
+
+import atexit
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+from lipsync_server.engines import hardware
+from lipsync_server.settings import Settings
+from lipsync_server.workers import messages
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Died:
+    """The child has ended; `status` as subprocess has it: negative for a signal."""
+
+    status: int
+
+
+class Life(threading.Thread):
+    """One child process from its start to its end, passing on what it says.
+
+    The thread that starts the child must outlive it: the kernel takes that thread's end for the parent's death.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        setup: messages.Setup,
+        environment: dict[str, str],
+        post: "Callable[[Life, messages.FromWorker | Died], None]",
+    ) -> None:
+        super().__init__(name=name, daemon=True)
+        self._setup, self._environment, self._post = setup, environment, post
+        self._pipe: Connection | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._killed = False
+        self._lock = threading.Lock()
+
+    def run(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs, self._lock:
+            pipe = self._pipe = Connection(ours.detach())
+            try:
+                process = self._process = self._start_process(theirs)
+            except OSError as error:
+                log.error("a worker process could not be started: %s", error)
+                pipe.close()
+                self._post(self, Died(os.EX_OSERR))
+                return
+            if self._killed:
+                process.kill()
+        atexit.register(process.kill)
+        try:
+            pipe.send(self._setup)
+            while True:
+                self._post(self, pipe.recv())
+        except (EOFError, OSError, RuntimeError):
+            pass  # the child has ended, or the event loop has
+        finally:
+            process.kill()
+            status = process.wait()
+            atexit.unregister(process.kill)
+            pipe.close()
+        try:
+            self._post(self, Died(status))
+        except RuntimeError:
+            log.debug("the event loop was closed before the worker ended")
+
+    def _start_process(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
+        # -P: the folder that the server was started in is no place to import from.
+        command = [sys.executable, "-P", "-m", "lipsync_server.workers.child", str(theirs.fileno()), str(os.getpid())]
+        return subprocess.Popen(
+            command,
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            env=self._environment,
+            start_new_session=True,  # a terminal's Ctrl-C reaches the server only
+        )
+
+    def send(self, message: messages.ToWorker) -> None:
+        """Messages are far smaller than the pipe's buffer, so this does not wait for the child."""
+        if self._pipe is not None:
+            try:
+                self._pipe.send(message)
+            except OSError:
+                log.debug("the worker ended before it got %s", type(message).__name__)
+
+    def kill(self) -> None:
+        with self._lock:
+            self._killed = True
+            if self._process is not None:
+                self._process.kill()
+
+
+def child_environment(settings: Settings, index: int) -> dict[str, str]:
+    """The child's environment: a fair share of cores for the math libraries and of GPUs; what is set already stays."""
+    n_threads = max(1, hardware.usable_cpus() // settings.workers)
+    environment = {
+        "OMP_NUM_THREADS": str(n_threads),
+        "OPENBLAS_NUM_THREADS": str(min(4, n_threads)),
+        "NUMBA_NUM_THREADS": str(min(4, n_threads)),
+        # glibc keeps an arena of freed memory per thread; two are plenty and keep the resident size down.
+        "MALLOC_ARENA_MAX": "2",
+        **os.environ,
+    }
+    n_gpus = len(hardware.gpus())
+    if settings.workers > 1 and n_gpus > 1 and settings.device in ("auto", "cuda"):
+        names = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
+        names = names or [str(number) for number in range(n_gpus)]
+        if settings.workers <= n_gpus:
+            share = names[index * n_gpus // settings.workers : (index + 1) * n_gpus // settings.workers]
+        else:
+            share = [names[index % n_gpus]]
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(share)
+    return environment
+
+
+def cause_of_death(status: int) -> str:
+    if status == -signal.SIGKILL:
+        return "it was killed (SIGKILL), most often because the machine ran out of memory"
+    if status < 0:
+        try:
+            return f"it crashed with {signal.Signals(-status).name}"
+        except ValueError:
+            return f"it was ended by signal {-status}"
+    return f"it ended with status {status}; the log has the reason"

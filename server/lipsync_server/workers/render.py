@@ -1,0 +1,272 @@
+"""Renders one task from files to file: decode, generate, encode while generating, join with the caller's sound.
+
+Used by the CLI in its own process, by the child process of the server and by Ray. Knows the engine only through its
+interface and media/ only through arrays and files; knows no job, no queue and no HTTP.
+
+A crash at any moment leaves what a second try resumes from in `task.scratch`: the frames of ended segments, and the
+engine's checkpoint that counts exactly those frames. save() writes the checkpoint first and ends the segment second,
+and two checkpoints are kept, so whichever segment was ended last has its checkpoint beside it.
+"""
+
+import errno
+import logging
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from lipsync_server import errors
+from lipsync_server.engines import registry
+from lipsync_server.engines.base import Checkpoint, Engine, EngineOptions, Frames, RenderRequest, State
+from lipsync_server.media.video import FrameEncoder, VideoInfo, mux
+from lipsync_server.settings import Settings
+from lipsync_server.workers.checkpoint import clear_checkpoints, load_checkpoints, save_checkpoint
+from lipsync_server.workers.encoding import BackgroundEncoder
+from lipsync_server.workers.inputs import decode_request, parse_options
+from lipsync_server.workers.measure import PeakMemory, ProgressScale, StageClock
+from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
+
+log = logging.getLogger(__name__)
+
+
+def render(
+    engine: Engine,
+    task: RenderTask,
+    report: Callable[[ProgressEvent], None],
+    cancelled: Callable[[], bool],
+    settings: Settings,
+    *,
+    options_model: type[EngineOptions] | None = None,
+) -> RenderOutcome:
+    """Render `task` with `engine` (loaded here when it is not) into `task.output`, which appears when it is whole.
+
+    report: called often and cheaply. cancelled: asked often. options_model: that of an engine outside the registry.
+    Raises only LipsyncError: what is wrong with the input, Cancelled, or what broke, with the trace in the log.
+    """
+    try:
+        return _Render(engine, task, report, cancelled, settings, options_model).run()
+    except errors.LipsyncError:
+        raise
+    except Exception as error:
+        log.exception("rendering task %s with engine %s failed", task.task_id, engine.name)
+        raise in_words(error, engine.name) from error
+
+
+def in_words(error: Exception, engine: str) -> errors.LipsyncError:
+    """The error of the family that says what `error`, an unforeseen one, means for the person who waits."""
+    if isinstance(error, errors.LipsyncError):
+        return error
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return errors.OutOfMemory(
+            f"The GPU ran out of memory while {engine} was rendering; try resolution 480p, a quantised weights "
+            "profile or --offload blocks."
+        )
+    if isinstance(error, MemoryError):
+        return errors.OutOfMemory(f"The machine ran out of memory while {engine} was rendering.")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return errors.DiskFull("The server's disk is full; free some space and try again.")
+    return errors.LipsyncError(
+        f"Engine {engine} failed with {type(error).__name__}: {error or 'no message'}. This is a fault of the "
+        "server; its log has the details."
+    )
+
+
+@dataclass
+class _Context:
+    """What the engine sees of the render; see engines.base.RenderContext."""
+
+    scratch: Path
+    checkpoint: Checkpoint | None
+    cancelled: Callable[[], bool]
+    progress: Callable[..., None]
+    warn: Callable[[str], None]
+    save: Callable[[State], None]
+
+
+class _Render:
+    """One render from start to end: its inputs, clock, warnings and encoder."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        task: RenderTask,
+        report: Callable[[ProgressEvent], None],
+        cancelled: Callable[[], bool],
+        settings: Settings,
+        options_model: type[EngineOptions] | None,
+    ) -> None:
+        self._engine, self._task, self._settings = engine, task, settings
+        self._report, self._cancelled = report, cancelled
+        model = options_model or registry.options_model(task.engine)
+        self._options = parse_options(model, task.options, task.engine)
+        self._clock, self._scale, self._memory = StageClock(), ProgressScale(), PeakMemory()
+        self._warnings: list[str] = []
+        self._engine_counts_frames = False
+        self._segments = task.scratch / "segments"
+
+    def run(self) -> RenderOutcome:
+        self._task.scratch.mkdir(parents=True, exist_ok=True)
+        self._load_engine()
+        request = self._decode_inputs()
+        video = self._make_video(request)
+        self._progress("encode", 1, 1)
+        return RenderOutcome(
+            width=video.width,
+            height=video.height,
+            fps=video.fps,
+            n_frames=video.n_frames,
+            duration_s=video.duration_s,
+            size_bytes=video.size_bytes,
+            sha256=video.sha256,
+            seed=self._options.seed,
+            render_s=round(self._clock.total_s(), 4),
+            stage_s=self._clock.seconds(),
+            warnings=tuple(self._warnings),
+            peak_rss_bytes=self._memory.rss_bytes(),
+            peak_gpu_bytes=self._memory.gpu_bytes(),
+        )
+
+    def _load_engine(self) -> None:
+        def loading(stage: str, done: float, total: float) -> None:
+            self._stop_if_cancelled()
+            self._progress("load", done, total, stage if stage != "load" else "")
+
+        self._stop_if_cancelled()
+        self._engine.load(loading)
+
+    def _decode_inputs(self) -> RenderRequest:
+        self._stop_if_cancelled()
+        self._clock.switch("preprocess")
+        self._progress("preprocess", 0, 1)
+        return decode_request(self._task, self._options, max_image_pixels=self._settings.max_image_pixels)
+
+    def _make_video(self, request: RenderRequest) -> VideoInfo:
+        identity = "\n".join(
+            (self._engine.name, self._options.model_dump_json(), request.prompt, f"{request.n_frames}@{request.fps}")
+        )
+        encoder, checkpoint = self._open_encoder(identity, request.n_frames)
+        with ExitStack() as cleanup:
+            cleanup.callback(encoder.abort)
+            if encoder.n_frames < request.n_frames:
+                self._generate(request, encoder, checkpoint, identity)
+            self._clock.switch("encode")
+            encoder.close()
+        self._stop_if_cancelled()
+        self._progress("encode", 1, 2, "joining picture and sound")
+        self._task.output.parent.mkdir(parents=True, exist_ok=True)
+        return mux(self._segments, self._task.audio, self._task.output, fps=request.fps, duration_s=request.duration_s)
+
+    def _open_encoder(self, identity: str, n_frames: int) -> tuple[FrameEncoder, Checkpoint | None]:
+        """The encoder with what an interrupted run of the same render left, and the checkpoint to go on from."""
+        scratch, settings = self._task.scratch, self._settings
+        marker = scratch / "render.txt"
+
+        def open_encoder() -> FrameEncoder:
+            return FrameEncoder(
+                self._segments, fps=self._task.fps, encoder=settings.video_encoder, crf=settings.video_crf
+            )
+
+        if marker.is_file() and marker.read_text(encoding="utf-8") == identity:
+            encoder = open_encoder()
+            if encoder.n_frames == n_frames:
+                return encoder, None
+            for checkpoint in load_checkpoints(scratch, identity):
+                if checkpoint.n_frames == encoder.n_frames:
+                    return encoder, checkpoint
+            encoder.abort()
+        clear_checkpoints(scratch)
+        shutil.rmtree(self._segments, ignore_errors=True)
+        marker.write_text(identity, encoding="utf-8")
+        return open_encoder(), None
+
+    def _generate(
+        self, request: RenderRequest, encoder: FrameEncoder, checkpoint: Checkpoint | None, identity: str
+    ) -> None:
+        """Stream the engine's batches into `encoder` until all of the request's frames are in it."""
+        background = BackgroundEncoder(encoder)
+        n_done = encoder.n_frames
+
+        def save(state: State) -> None:
+            stage = self._clock.stage
+            self._clock.switch("encode")
+            background.drain()
+            save_checkpoint(self._task.scratch, Checkpoint(n_done, state), identity)
+            background.end_segment()
+            self._clock.switch(stage)
+
+        context = _Context(
+            scratch=self._task.scratch,
+            checkpoint=checkpoint,
+            cancelled=self._cancelled,
+            progress=self._engine_progress,
+            warn=self._warn,
+            save=save,
+        )
+        with closing(background):
+            for frames in _checked(self._engine, request, context, n_done):
+                n_done += len(frames)
+                self._clock.switch("encode")
+                background.put(frames)
+                del frames
+                self._stop_if_cancelled()
+                self._clock.switch("generate")
+                if not self._engine_counts_frames:
+                    self._progress("generate", n_done, request.n_frames)
+            self._clock.switch("encode")
+            self._progress("encode", 0, 2)
+            while not background.drain(timeout_s=0.2):
+                self._stop_if_cancelled()
+
+    def _engine_progress(self, stage: str, done: float, total: float, note: str = "") -> None:
+        if stage == "generate":
+            self._engine_counts_frames = True
+        if stage != self._clock.stage:
+            self._clock.switch(stage)
+        self._progress(stage, done, total, note)
+
+    def _progress(self, stage: str, done: float, total: float, note: str = "") -> None:
+        self._report(self._scale.event(stage, done, total, note))
+
+    def _warn(self, message: str) -> None:
+        if message not in self._warnings:
+            self._warnings.append(message)
+
+    def _stop_if_cancelled(self) -> None:
+        if self._cancelled():
+            raise errors.Cancelled("The job was cancelled.")
+
+
+def _checked(engine: Engine, request: RenderRequest, context: _Context, n_stored: int) -> Iterator[Frames]:
+    """The engine's batches, each checked: right form, even and constant size, and in all exactly the frames due."""
+    n_done = n_stored
+    size: tuple[int, int] | None = None
+    batches = engine.generate(request, context)
+    try:
+        for frames in batches:
+            if frames.dtype != "uint8" or frames.ndim != 4 or frames.shape[3] != 3:
+                raise _fault(engine, f"made an array of {frames.dtype} {frames.shape} instead of RGB frames")
+            height, width = frames.shape[1:3]
+            if height % 2 or width % 2:
+                raise _fault(engine, f"made frames of {width}x{height} pixels; both must be even")
+            if size not in (None, (height, width)):
+                raise _fault(engine, f"changed the size of its frames to {width}x{height} at frame {n_done}")
+            size = (height, width)
+            n_done += len(frames)
+            if n_done > request.n_frames:
+                raise _fault(engine, f"made {n_done} frames or more where {request.n_frames} were due")
+            if len(frames):
+                yield frames
+            del frames
+    finally:
+        close = getattr(batches, "close", None)
+        if close is not None:
+            close()
+    if n_done != request.n_frames:
+        raise _fault(engine, f"made {n_done} frames where {request.n_frames} were due")
+
+
+def _fault(engine: Engine, what: str) -> errors.LipsyncError:
+    return errors.LipsyncError(f"Engine {engine.name} {what}. This is a fault of the engine; please report it.")

@@ -17,6 +17,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from lipsync_server.errors import InvalidImage, UnsupportedMedia
 from lipsync_server.media.container import describe_unknown, sniff
+from lipsync_server.media.picture_video import PictureVideoInfo, first_frame, probe_picture_video, read_video_frames
 
 try:
     import pillow_heif
@@ -25,6 +26,11 @@ except ImportError:
 else:
     pillow_heif.register_heif_opener()
     HAS_HEIF = True
+
+__all__ = [
+    "FORMATS", "MIN_SIDE", "ImageInfo", "PictureVideoInfo", "first_frame", "load_image", "probe_image",
+    "probe_picture_video", "read_video_frames",
+]  # fmt: skip
 
 Frames = NDArray[np.uint8]
 

@@ -126,7 +126,7 @@ class Sound:
             return False  # libsndfile leaves Vorbis' own channel order
         if not 0 < file.frames < 1 << 48:
             return False  # a stream that was never finished: its length is found by decoding
-        layout = _default_layout(file.channels)
+        layout = default_layout(file.channels)
         self.format = SoundFormat(container, str(file.subtype).lower(), file.samplerate, file.channels, layout)
         self._blocks = lambda: self._read_soundfile(file, container)
         return True
@@ -179,7 +179,7 @@ class Sound:
         resampler: av.AudioResampler | None = None
         source = (rate, channels)
         n_decoded = 0
-        for packet in _packets(opened, stream):
+        for packet in packets_of(opened, stream):
             self.n_packets += 1
             try:
                 frames = stream.codec_context.decode(packet)
@@ -212,7 +212,9 @@ class Sound:
             )
 
 
-def _packets(opened: "av.container.InputContainer", stream: "av.AudioStream") -> Iterator["av.Packet[av.AudioStream]"]:
+def packets_of(
+    opened: "av.container.InputContainer", stream: "av.AudioStream"
+) -> Iterator["av.Packet[av.AudioStream]"]:
     """The stream's packets; a demuxer that trips over damage ends the stream, as it does in a player."""
     packets = opened.demux(stream)
     while True:
@@ -262,7 +264,7 @@ def _samples(frame: "av.AudioFrame") -> Block:
     return ((values - centre) / half).astype(np.float32)
 
 
-def _default_layout(channels: int) -> str:
+def default_layout(channels: int) -> str:
     names = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
     return names.get(channels, f"{channels} channels")
 

@@ -1,0 +1,233 @@
+"""Frames to H.264, in segments that survive a crash.
+
+A segment is a small MP4 whose name says which frames it holds; it appears by rename once it is on disk, so whatever
+bears a segment's name is whole. Knows nothing of sound: mux.py joins the segments with it.
+"""
+
+import logging
+import os
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
+from numpy.typing import NDArray
+
+Frames = NDArray[np.uint8]
+
+log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"^(\d{8})-(\d{8})\.mp4$")
+_PARTIAL = "segment.part"
+_GOP_S = 4
+_MAX_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Frames `start` up to, not including, `end` of the video, stored in `path`."""
+
+    start: int
+    end: int
+    path: Path
+
+
+def segments_in(folder: Path) -> list[Segment]:
+    """The stored segments in order, from frame 0 on without a gap. Anything after a gap is left out."""
+    paths = folder.iterdir() if folder.is_dir() else ()
+    named = ((_NAME.match(path.name), path) for path in paths)
+    stored = [Segment(int(match[1]), int(match[2]), path) for match, path in named if match]
+    joined: list[Segment] = []
+    for segment in sorted(stored, key=lambda segment: segment.start):
+        if segment.start == (joined[-1].end if joined else 0) and segment.end > segment.start:
+            joined.append(segment)
+    return joined
+
+
+class FrameEncoder:
+    """Encodes frames into durable segments in `folder`, and goes on where an interrupted run ended.
+
+    Opening it on a folder keeps every ended segment and drops a torn one; `n_frames` then counts the stored frames.
+    Not safe for several threads at once.
+    """
+
+    def __init__(self, folder: Path, *, fps: int = 25, encoder: str = "libx264", crf: int = 18) -> None:
+        """encoder: "libx264", or "h264_nvenc", which falls back to libx264 where it cannot run. crf: 0 to 51."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._fps, self._crf = folder, fps, crf
+        self._encoder = encoder
+        self._open: _OpenSegment | None = None
+        (folder / _PARTIAL).unlink(missing_ok=True)
+        segments = segments_in(folder)
+        kept = {segment.path for segment in segments}
+        for path in folder.glob("*.mp4"):
+            if path not in kept:
+                path.unlink()
+        self._n_durable = segments[-1].end if segments else 0
+        self._size = _size_of(segments[0].path) if segments else None
+
+    @property
+    def n_frames(self) -> int:
+        """Frames written so far, those of the open segment included."""
+        return self._n_durable + (self._open.n_frames if self._open else 0)
+
+    @property
+    def n_durable(self) -> int:
+        """Frames that a crash cannot take any more."""
+        return self._n_durable
+
+    def write(self, frames: Frames) -> None:
+        """Encode `frames`: uint8 RGB (n, height, width, 3), height and width even and those of all frames before."""
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
+            raise ValueError(f"frames must be uint8 of shape (n, height, width, 3), not {frames.dtype} {frames.shape}")
+        size = (frames.shape[2], frames.shape[1])
+        if size[0] % 2 or size[1] % 2:
+            raise ValueError(f"frames must have even sides, not {size[0]} x {size[1]}")
+        if self._size not in (None, size):
+            raise ValueError(f"frames are {size[0]} x {size[1]}, those before were {self._size}")
+        if not len(frames):
+            return
+        self._size = size
+        if self._open is None:
+            self._open = self._start_segment(size)
+        for frame in frames:
+            self._open.write(frame)
+
+    def end_segment(self) -> int:
+        """Close the open segment and make it durable; returns how many frames are durable now."""
+        if self._open is None:
+            return self._n_durable
+        segment, self._open = self._open, None
+        try:
+            segment.close()
+        except BaseException:
+            segment.path.unlink(missing_ok=True)
+            raise
+        end = self._n_durable + segment.n_frames
+        sync_file(segment.path)
+        segment.path.replace(self._folder / f"{self._n_durable:08d}-{end:08d}.mp4")
+        sync_folder(self._folder)
+        self._n_durable = end
+        return end
+
+    def rewind(self, n_frames: int) -> None:
+        """Forget all frames from `n_frames` on; a segment must have ended there. For a checkpoint that lags behind."""
+        self.abort()
+        segments = segments_in(self._folder)
+        if n_frames not in {0, *(segment.end for segment in segments)}:
+            raise ValueError(f"no segment ended at frame {n_frames}")
+        for segment in reversed(segments):
+            if segment.start >= n_frames:
+                segment.path.unlink()
+        sync_folder(self._folder)
+        self._n_durable = n_frames
+        self._size = self._size if n_frames else None
+
+    def close(self) -> None:
+        """End the last segment. The encoder may not be written to afterwards."""
+        self.end_segment()
+
+    def abort(self) -> None:
+        """Drop the open segment, if there is one; the stored ones stay."""
+        if self._open is not None:
+            segment, self._open = self._open, None
+            segment.drop()
+
+    def _start_segment(self, size: tuple[int, int]) -> "_OpenSegment":
+        path = self._folder / _PARTIAL
+        if self._encoder == "h264_nvenc":
+            try:
+                return _OpenSegment(path, size, self._fps, "h264_nvenc", _nvenc_options(self._crf))
+            except (av.FFmpegError, ValueError) as problem:
+                log.warning("NVENC cannot encode here (%s); using libx264", problem)
+                path.unlink(missing_ok=True)
+                self._encoder = "libx264"
+        return _OpenSegment(path, size, self._fps, "libx264", _x264_options(self._crf))
+
+
+def _x264_options(crf: int) -> dict[str, str]:
+    return {"preset": "veryfast", "crf": str(crf), "profile": "high"}
+
+
+def _nvenc_options(crf: int) -> dict[str, str]:
+    return {"preset": "p4", "rc": "vbr", "cq": str(crf), "profile": "high", "forced-idr": "1"}
+
+
+class _OpenSegment:
+    """The segment that is being written."""
+
+    def __init__(self, path: Path, size: tuple[int, int], fps: int, encoder: str, options: dict[str, str]) -> None:
+        self.path = path
+        self.n_frames = 0
+        self._reformatter = VideoReformatter()
+        self._container = av.open(str(path.absolute()), "w", format="mp4")
+        try:
+            stream = self._container.add_stream(encoder, rate=fps, options=options)
+            assert isinstance(stream, av.VideoStream)
+            self._stream = stream
+            context = stream.codec_context
+            context.width, context.height = size
+            context.pix_fmt = "yuv420p"
+            context.time_base = Fraction(1, fps)
+            context.gop_size = _GOP_S * fps
+            context.thread_count = min(_MAX_THREADS, os.cpu_count() or 1)
+            context.color_range = ColorRange.MPEG
+            context.colorspace = Colorspace.ITU709
+            context.color_primaries = ColorPrimaries.BT709
+            context.color_trc = ColorTrc.BT709
+            context.open()
+        except BaseException:
+            self._container.close()
+            raise
+
+    def write(self, frame: Frames) -> None:
+        rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        picture = self._reformatter.reformat(
+            rgb,
+            format="yuv420p",
+            src_color_range=ColorRange.JPEG,
+            dst_color_range=ColorRange.MPEG,
+            dst_colorspace=Colorspace.ITU709,
+            dst_color_trc=ColorTrc.BT709,
+            dst_color_primaries=ColorPrimaries.BT709,
+            interpolation=Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP,
+        )
+        picture.pts = self.n_frames
+        picture.time_base = self._stream.codec_context.time_base
+        self._container.mux(self._stream.encode(picture))
+        self.n_frames += 1
+
+    def close(self) -> None:
+        try:
+            self._container.mux(self._stream.encode(None))
+        finally:
+            self._container.close()
+
+    def drop(self) -> None:
+        try:
+            self._container.close()
+        finally:
+            self.path.unlink(missing_ok=True)
+
+
+def _size_of(path: Path) -> tuple[int, int]:
+    with av.open(str(path.absolute()), "r", format="mov") as segment:
+        context = segment.streams.video[0].codec_context
+        return context.width, context.height
+
+
+def sync_file(path: Path) -> None:
+    """Return when the file's bytes are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Return when the folder's names, after a rename, are on disk."""
+    sync_file(folder)

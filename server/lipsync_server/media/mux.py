@@ -1,0 +1,132 @@
+"""Joins encoded segments and the caller's sound to one MP4, and reads back what an MP4 holds.
+
+Pictures are copied, never encoded again. Knows times and boxes; nothing of how pictures or sound were made.
+"""
+
+import hashlib
+import heapq
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import av
+
+from lipsync_server.errors import LipsyncError
+from lipsync_server.media.encoder import Segment, segments_in, sync_file, sync_folder
+from lipsync_server.media.soundtrack import add_soundtrack
+
+_Packet: TypeAlias = "av.Packet[av.VideoStream] | av.Packet[av.AudioStream]"
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """A finished video. `duration_s` is the picture's: n_frames / fps."""
+
+    width: int
+    height: int
+    fps: float
+    n_frames: int
+    duration_s: float
+    size_bytes: int
+    sha256: str
+
+
+def mux(folder: Path, audio: Path, output: Path, *, fps: int = 25, duration_s: float) -> VideoInfo:
+    """Join the segments in `folder` with the sound of `audio`, exactly `duration_s` long, into the MP4 `output`.
+
+    The moov box comes first, the frame rate is constant, and `output` appears by rename once it is whole and on disk.
+    Raises what media/audio.py raises for a recording that cannot be used, ValueError where frames and sound differ in
+    length by more than a frame.
+    """
+    segments = segments_in(folder)
+    n_frames = segments[-1].end if segments else 0
+    if abs(n_frames - duration_s * fps) > 1 + 1e-6:
+        raise ValueError(f"{n_frames} frames at {fps}/s do not fit {duration_s:.3f} s of sound")
+    partial = output.with_name(f".{output.name}.{os.getpid()}.part")
+    try:
+        with ExitStack() as closing:
+            options = {"movflags": "+faststart"}
+            target = closing.enter_context(av.open(str(partial.absolute()), "w", format="mp4", options=options))
+            pictures = _pictures(target, segments, fps, closing)
+            sound = add_soundtrack(target, audio, duration_s, closing)
+            for packet in _merged(pictures, sound):
+                target.mux_one(packet)
+        sync_file(partial)
+        partial.replace(output)
+        sync_folder(output.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+    return probe_video(output)
+
+
+def _merged(*streams: Iterator[Any]) -> Iterator[_Packet]:
+    """The packets of all streams by decode time, so that a player finds sound and picture side by side."""
+    return heapq.merge(*streams, key=_decode_time)
+
+
+def _decode_time(packet: _Packet) -> Fraction:
+    assert packet.dts is not None
+    return packet.dts * packet.time_base
+
+
+def _pictures(
+    target: "av.container.OutputContainer", segments: list[Segment], fps: int, closing: ExitStack
+) -> Iterator["av.Packet[av.VideoStream]"]:
+    """Add the picture track; returns the packets of all segments, timed anew as one constant frame rate."""
+    first = closing.enter_context(_open_segment(segments[0]))
+    stream = target.add_stream_from_template(first.streams.video[0])
+    return _joined(segments, stream, fps, max(_reorder_depth(segment, fps) for segment in segments))
+
+
+def _joined(
+    segments: list[Segment], stream: "av.VideoStream", fps: int, depth: int
+) -> Iterator["av.Packet[av.VideoStream]"]:
+    # Each segment is decoded in its own order; numbering the packets through, less the deepest reordering of any
+    # segment, gives decode times that rise by one frame and never pass the time a frame is shown.
+    n_packets = 0
+    for segment in segments:
+        with _open_segment(segment) as opened:
+            for packet, shown in _shown_frames(opened, fps):
+                packet.stream = stream
+                packet.time_base = Fraction(1, fps)
+                packet.pts = segment.start + shown
+                packet.dts = n_packets - depth
+                packet.duration = 1
+                n_packets += 1
+                yield packet
+        if n_packets != segment.end:
+            raise LipsyncError(f"Segment {segment.path.name} is damaged: frames are missing. Start the job again.")
+
+
+def _reorder_depth(segment: Segment, fps: int) -> int:
+    with _open_segment(segment) as opened:
+        return max(index - shown for index, (_, shown) in enumerate(_shown_frames(opened, fps)))
+
+
+def _shown_frames(opened: "av.container.InputContainer", fps: int) -> Iterator[tuple["av.Packet[av.VideoStream]", int]]:
+    """A segment's packets in decode order, each with the frame number within the segment at which it is shown."""
+    for packet in opened.demux(opened.streams.video[0]):
+        if packet.size:
+            assert packet.pts is not None
+            yield packet, round(packet.pts * packet.time_base * fps)
+
+
+def _open_segment(segment: Segment) -> "av.container.InputContainer":
+    return av.open(str(segment.path.absolute()), "r", format="mov")
+
+
+def probe_video(path: Path) -> VideoInfo:
+    """Size, frames, length and SHA-256 of an MP4 that this server made."""
+    with av.open(str(path.absolute()), "r", format="mov") as opened:
+        stream = opened.streams.video[0]
+        context = stream.codec_context
+        fps = float(stream.average_rate or 0)
+        n_frames = stream.frames
+        width, height = context.width, context.height
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return VideoInfo(width, height, fps, n_frames, n_frames / fps if fps else 0.0, path.stat().st_size, digest)

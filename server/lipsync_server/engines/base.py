@@ -97,9 +97,10 @@ class RenderContext(Protocol):
         """Attach a sentence to the result that the caller should read (a strong profile, a shortened option)."""
 
     def save(self, state: State) -> None:
-        """Make everything yielded so far durable together with `state`. Returns when both are on disk.
+        """Make everything yielded so far durable together with `state`, which is copied; returns at once.
 
-        Call it between two yields. After a crash the engine gets the newest pair back in `checkpoint`."""
+        Call it between two yields. After a crash the engine gets the newest pair that reached the disk back in
+        `checkpoint`; frames and state always belong together."""
 
 
 class Engine(Protocol):
@@ -113,6 +114,7 @@ class Engine(Protocol):
     def generate(self, request: RenderRequest, context: RenderContext) -> Iterator[Frames]:
         """Yield uint8 RGB batches (n, height, width, 3) at request.fps, in order, as soon as they are final.
 
+        A batch belongs to the caller once it is yielded: it must not be written to again, for it is encoded meanwhile.
         Height and width are even and the same in every batch. Exactly request.n_frames frames in all (less the
         checkpoint's). Memory does not grow with the number of frames."""
 

@@ -6,19 +6,18 @@ GPU, which is slower than any encoder, never waits. Knows nothing of engines or 
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from lipsync_server.engines.base import Frames
 
 _MAX_WAITING_BYTES = 48 * 1024 * 1024
-_MIN_WAITING_BATCHES = 1
 
 
 class FrameSink(Protocol):
     """What media.video.FrameEncoder offers, as far as this module uses it."""
 
     def write(self, frames: Frames) -> None: ...
-    def end_segment(self) -> int: ...
 
 
 class BackgroundEncoder:
@@ -26,11 +25,11 @@ class BackgroundEncoder:
 
     def __init__(self, sink: FrameSink) -> None:
         self._sink = sink
-        self._waiting: deque[Frames] = deque()
+        self._waiting: deque[Frames | Callable[[], None]] = deque()
         self._waiting_bytes = 0
-        self._encoding = False
+        self._busy = False
         self._stopped = False
-        self._error: BaseException | None = None
+        self._error: Exception | None = None
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="encoder", daemon=True)
         self._thread.start()
@@ -44,24 +43,21 @@ class BackgroundEncoder:
             self._waiting_bytes += frames.nbytes
             self._changed.notify_all()
 
-    def end_segment(self) -> int:
-        """Wait until all batches are encoded, make them durable, and return how many frames are."""
-        self.drain()
-        return self._sink.end_segment()
+    def after_all(self, action: Callable[[], None]) -> None:
+        """Queue `action`: the encoder's thread runs it once everything queued before is encoded. Returns at once."""
+        with self._changed:
+            self._raise_error()
+            self._waiting.append(action)
+            self._changed.notify_all()
 
     def drain(self, timeout_s: float | None = None) -> bool:
-        """Wait until all batches are encoded; False when that took longer than `timeout_s`."""
+        """Wait until all that was queued is done; False when that took longer than `timeout_s`."""
         with self._changed:
             done = self._changed.wait_for(
-                lambda: self._error or (not self._waiting and not self._encoding), timeout=timeout_s
+                lambda: self._error or (not self._waiting and not self._busy), timeout=timeout_s
             )
             self._raise_error()
             return bool(done)
-
-    @property
-    def n_waiting_frames(self) -> int:
-        with self._changed:
-            return sum(len(frames) for frames in self._waiting)
 
     def close(self) -> None:
         """Drop what waits and end the thread; returns when the sink is no longer in use."""
@@ -73,7 +69,7 @@ class BackgroundEncoder:
         self._thread.join()
 
     def _has_room(self, n_bytes: int) -> bool:
-        return len(self._waiting) < _MIN_WAITING_BATCHES or self._waiting_bytes + n_bytes <= _MAX_WAITING_BYTES
+        return self._waiting_bytes == 0 or self._waiting_bytes + n_bytes <= _MAX_WAITING_BYTES
 
     def _raise_error(self) -> None:
         if self._error is not None:
@@ -85,18 +81,22 @@ class BackgroundEncoder:
                 self._changed.wait_for(lambda: self._stopped or self._waiting)
                 if self._stopped:
                     return
-                frames = self._waiting.popleft()
-                self._waiting_bytes -= frames.nbytes
-                self._encoding = True
+                work = self._waiting.popleft()
+                self._busy = True
+                if not callable(work):
+                    self._waiting_bytes -= work.nbytes
                 self._changed.notify_all()
-            error: BaseException | None = None
+            error: Exception | None = None
             try:
-                self._sink.write(frames)
+                if callable(work):
+                    work()
+                else:
+                    self._sink.write(work)
             except Exception as caught:  # raised again in the thread of whoever calls next
                 error = caught
-            del frames
+            del work
             with self._changed:
-                self._encoding = False
+                self._busy = False
                 self._error = error
                 self._changed.notify_all()
             if error is not None:

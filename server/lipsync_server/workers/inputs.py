@@ -1,33 +1,16 @@
-"""A task's files and plain values as the request that an engine understands.
+"""A task's files as the request that an engine understands.
 
-Knows media/ and the engine's options model. The size and length limits of uploads were checked before the task was
+Knows media/. The size and length limits of uploads were checked before the task was
 made; only the picture's pixels are bounded here again.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from lipsync_server.engines.base import EngineOptions, Frames, RenderRequest
-from lipsync_server.errors import InvalidInput, UnsupportedMedia
+from lipsync_server.errors import UnsupportedMedia
 from lipsync_server.media.audio import load_speech
 from lipsync_server.media.image import first_frame, load_image
 from lipsync_server.workers.task import RenderTask
-
-
-def parse_options(model: type[EngineOptions], values: Mapping[str, object], engine: str) -> EngineOptions:
-    """`values` as the engine's options; raises InvalidInput that names the field and what is wrong with it."""
-    try:
-        return model.model_validate(dict(values))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = ".".join(str(part) for part in first["loc"]) or "options"
-        if first["type"] == "extra_forbidden":
-            detail = f"Engine {engine} has no option {name!r}; it has: {', '.join(model.model_fields)}."
-        else:
-            detail = f"Option {name} of engine {engine}: {first['msg']}."
-        raise InvalidInput(detail, field=name) from error
 
 
 def decode_request(task: RenderTask, options: EngineOptions, *, max_image_pixels: int) -> RenderRequest:
@@ -58,6 +41,6 @@ def _load_picture(path: Path, max_pixels: int) -> tuple[Frames, Path | None]:
         return load_image(path, max_pixels=max_pixels), None
     except UnsupportedMedia as not_a_picture:
         try:
-            return first_frame(path), path
+            return first_frame(path, max_pixels=max_pixels), path
         except UnsupportedMedia:
             raise not_a_picture from None

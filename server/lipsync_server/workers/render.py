@@ -3,28 +3,31 @@
 Used by the CLI in its own process, by the child process of the server and by Ray. Knows the engine only through its
 interface and media/ only through arrays and files; knows no job, no queue and no HTTP.
 
-A crash at any moment leaves what a second try resumes from in `task.scratch`: the frames of ended segments, and the
-engine's checkpoint that counts exactly those frames. save() writes the checkpoint first and ends the segment second,
-and two checkpoints are kept, so whichever segment was ended last has its checkpoint beside it.
+A crash at any moment leaves what a second try resumes from in `task.scratch`: the frames of ended segments, and
+checkpoints of the engine that count frames stored before them. What was stored after the newest readable checkpoint
+is forgotten, so picture and engine always go on from the same frame.
 """
 
 import errno
 import logging
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from lipsync_server import errors
 from lipsync_server.engines import registry
 from lipsync_server.engines.base import Checkpoint, Engine, EngineOptions, Frames, RenderRequest, State
+from lipsync_server.engines.options import parse_options
 from lipsync_server.media.video import FrameEncoder, VideoInfo, mux
 from lipsync_server.settings import Settings
 from lipsync_server.workers.checkpoint import clear_checkpoints, load_checkpoints, save_checkpoint
 from lipsync_server.workers.encoding import BackgroundEncoder
-from lipsync_server.workers.inputs import decode_request, parse_options
+from lipsync_server.workers.inputs import decode_request
 from lipsync_server.workers.measure import PeakMemory, ProgressScale, StageClock
 from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
 
@@ -174,8 +177,11 @@ class _Render:
             if encoder.n_frames == n_frames:
                 return encoder, None
             for checkpoint in load_checkpoints(scratch, identity):
-                if checkpoint.n_frames == encoder.n_frames:
-                    return encoder, checkpoint
+                try:
+                    encoder.rewind(checkpoint.n_frames)
+                except ValueError:
+                    continue
+                return encoder, checkpoint
             encoder.abort()
         clear_checkpoints(scratch)
         shutil.rmtree(self._segments, ignore_errors=True)
@@ -190,12 +196,16 @@ class _Render:
         n_done = encoder.n_frames
 
         def save(state: State) -> None:
-            stage = self._clock.stage
-            self._clock.switch("encode")
-            background.drain()
-            save_checkpoint(self._task.scratch, Checkpoint(n_done, state), identity)
-            background.end_segment()
-            self._clock.switch(stage)
+            # In the encoder's thread, so that a GPU does not wait for encoding; hence a copy of the state as it is now.
+            saved = Checkpoint(
+                n_done, {key: np.copy(v) if isinstance(v, np.ndarray) else v for key, v in state.items()}
+            )
+
+            def store() -> None:
+                encoder.end_segment()
+                save_checkpoint(self._task.scratch, saved, identity)
+
+            background.after_all(store)
 
         context = _Context(
             scratch=self._task.scratch,
@@ -205,16 +215,22 @@ class _Render:
             warn=self._warn,
             save=save,
         )
-        with closing(background):
-            for frames in _checked(self._engine, request, context, n_done):
-                n_done += len(frames)
-                self._clock.switch("encode")
-                background.put(frames)
-                del frames
-                self._stop_if_cancelled()
-                self._clock.switch("generate")
-                if not self._engine_counts_frames:
-                    self._progress("generate", n_done, request.n_frames)
+        with closing(background), closing(_checked(self._engine, request, context, n_done)) as batches:
+            try:
+                for frames in batches:
+                    n_done += len(frames)
+                    self._clock.switch("encode")
+                    background.put(frames)
+                    del frames
+                    self._stop_if_cancelled()
+                    self._clock.switch("generate")
+                    if not self._engine_counts_frames:
+                        self._progress("generate", n_done, request.n_frames)
+            except errors.Cancelled:
+                raise
+            except Exception:
+                background.drain()  # what the engine saved before it failed is worth keeping for a second try
+                raise
             self._clock.switch("encode")
             self._progress("encode", 0, 2)
             while not background.drain(timeout_s=0.2):
@@ -239,7 +255,7 @@ class _Render:
             raise errors.Cancelled("The job was cancelled.")
 
 
-def _checked(engine: Engine, request: RenderRequest, context: _Context, n_stored: int) -> Iterator[Frames]:
+def _checked(engine: Engine, request: RenderRequest, context: _Context, n_stored: int) -> Generator[Frames, None, None]:
     """The engine's batches, each checked: right form, even and constant size, and in all exactly the frames due."""
     n_done = n_stored
     size: tuple[int, int] | None = None

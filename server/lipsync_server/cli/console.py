@@ -1,0 +1,122 @@
+"""How the command line speaks: errors as sentences with an exit status, settings from flags, a progress bar.
+
+Knows rich and the error family; knows no verb.
+"""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
+
+from lipsync_server.errors import Cancelled, InvalidInput, LipsyncError
+from lipsync_server.settings import Settings
+
+if TYPE_CHECKING:  # brings numpy, which would slow down every --help
+    from lipsync_server.workers.task import ProgressEvent, RenderOutcome
+
+EXIT_FAILED = 1
+EXIT_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+_STAGE_NAMES = {"load": "loading", "preprocess": "looking and listening", "generate": "rendering", "encode": "writing"}
+
+
+def fail(sentence: str, status: int) -> NoReturn:
+    """Print `sentence` to the error stream and end the program."""
+    from rich.console import Console
+
+    Console(stderr=True, soft_wrap=True, highlight=False).print("[bold red]Error:[/]", _plain(sentence))
+    raise SystemExit(status)
+
+
+@contextmanager
+def errors_as_sentences() -> Iterator[None]:
+    """Errors of the family end the program with their sentence: status 2 for bad input, 1 for ours, 130 for Ctrl-C."""
+    try:
+        yield
+    except (Cancelled, KeyboardInterrupt):
+        fail("Stopped.", EXIT_INTERRUPTED)
+    except LipsyncError as error:
+        fail(error.detail, EXIT_INPUT if error.status < 500 else EXIT_FAILED)
+
+
+def settings_from(flags: dict[str, object]) -> Settings:
+    """Settings of the environment and .env, overridden by the flags that were given (not None)."""
+    from pydantic import ValidationError
+
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else "settings"
+        field = name.lower().removeprefix("lipsync_")
+        flag = "--" + field.replace("_", "-")
+        value = first.get("input")
+        raise InvalidInput(f"Setting {flag} (LIPSYNC_{field.upper()}) cannot be {value!r}: {first['msg']}.") from error
+
+
+@contextmanager
+def stoppable() -> Iterator[Callable[[], bool]]:
+    """Yields a function that is True once Ctrl-C was pressed or the program was told to end; again ends it at once."""
+    stopped = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal stopped
+        if stopped:
+            raise KeyboardInterrupt
+        stopped = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[["ProgressEvent"], None]]:
+    """Yields the function that shows a render's progress: a bar on a terminal, nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}", markup=False, style="dim"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        bar = progress.add_task("starting", total=1.0, note="")
+
+        def show(event: "ProgressEvent") -> None:
+            name = _STAGE_NAMES.get(event.stage, event.stage)
+            progress.update(bar, completed=event.fraction, description=name, note=event.note)
+
+        yield show
+
+
+def show_result(engine: str, output: Path, outcome: "RenderOutcome") -> None:
+    """What came out: where it lies, how long it is, how fast it went, and the warnings of the render."""
+    from rich.console import Console
+
+    ratio = outcome.render_s / outcome.duration_s
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(
+        f"[bold]{_plain(str(output))}[/]: {outcome.duration_s:.2f} s, {outcome.width}x{outcome.height}, "
+        f"{outcome.n_frames} frames, {outcome.size_bytes / 1e6:.1f} MB"
+    )
+    console.print(f"engine {engine}: {outcome.render_s:.1f} s of work, {ratio:.2f} seconds of work per second of video")
+    for warning in outcome.warnings:
+        console.print("[yellow]Note:[/]", _plain(warning))
+
+
+def _plain(sentence: str) -> str:
+    from rich.markup import escape
+
+    return escape(sentence)

@@ -1,0 +1,78 @@
+"""One render from the command line: chooses the engine, renders in this process, shows the progress.
+
+Shared by the verbs `render` and `demo`. Knows the worker's render(); leaves no scratch files and no half video behind.
+"""
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lipsync_server.cli.console import progress_bar, stoppable
+from lipsync_server.engines import registry
+from lipsync_server.engines.options import merge_options, parse_options
+from lipsync_server.errors import InvalidInput
+from lipsync_server.media.audio import probe_audio
+from lipsync_server.settings import Settings
+from lipsync_server.workers.render import render
+from lipsync_server.workers.task import RenderOutcome, RenderTask
+
+
+@dataclass(frozen=True)
+class CliJob:
+    """What was asked for. shared: options that every engine may know; own: those of the chosen engine."""
+
+    image: Path
+    audio: Path
+    output: Path
+    prompt: str = ""
+    second_audio: Path | None = None
+    shared: dict[str, Any] = field(default_factory=dict)
+    own: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CliResult:
+    engine: str
+    why: str
+    outcome: RenderOutcome
+
+
+def run_job(job: CliJob, settings: Settings) -> CliResult:
+    """Render `job` with the engine that `settings.engine` means. Ctrl-C raises Cancelled. Raises LipsyncError."""
+    for path in (job.image, job.audio, job.second_audio):
+        if path is not None and not path.is_file():
+            raise InvalidInput(f"There is no file {path}.")
+    if job.output.suffix.lower() != ".mp4":
+        raise InvalidInput(f"The output is an MP4 video: name it {job.output.with_suffix('.mp4')}.")
+    if job.output.is_dir():
+        raise InvalidInput(f"{job.output} is a folder; name a file in it.")
+    engine, why = registry.choose(settings)
+    model = registry.options_model(engine)
+    options = merge_options(model, settings, job.shared, job.own)
+    parse_options(model, options, engine)
+    for audio in (job.audio, job.second_audio):
+        if audio is not None:
+            probe_audio(audio, min_s=settings.min_audio_s, max_s=settings.max_audio_s)
+    with (
+        tempfile.TemporaryDirectory(prefix="lipsync-") as scratch,
+        stoppable() as stopped,
+        progress_bar() as show,
+    ):
+        task = RenderTask(
+            task_id="cli",
+            engine=engine,
+            image=job.image,
+            audio=job.audio,
+            output=job.output,
+            scratch=Path(scratch),
+            prompt=job.prompt,
+            second_audio=job.second_audio,
+            options=options,
+        )
+        loaded = registry.create(engine, settings)
+        try:
+            outcome = render(loaded, task, show, stopped, settings)
+        finally:
+            loaded.close()
+    return CliResult(engine, why, outcome)

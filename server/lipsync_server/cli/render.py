@@ -1,0 +1,72 @@
+"""`lipsync render`: one picture and one recording in, an MP4 out."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lipsync_server.cli import console
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(render)
+
+
+def render(
+    image: Annotated[Path, typer.Argument(help="The picture: a face, or a video of one.", show_default=False)],
+    audio: Annotated[Path, typer.Argument(help="The recording of the voice.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The video to write.", metavar="OUT.mp4")] = Path(
+        "lipsync.mp4"
+    ),
+    engine: Annotated[
+        str | None, typer.Option(help="auto, preview, sadtalker or infinitetalk.", show_default="auto")
+    ] = None,
+    prompt: Annotated[str, typer.Option(help="What is to be seen, for engines that read it.")] = "",
+    preset: Annotated[str | None, typer.Option(help="quality, balanced or fast.", show_default="balanced")] = None,
+    resolution: Annotated[str | None, typer.Option(help="480p or 720p.", show_default="480p")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same inputs: same video.", show_default="42")] = None,
+    face_index: Annotated[int | None, typer.Option(help="Which face, counted from the left from 0.")] = None,
+    face_box: Annotated[
+        tuple[float, float, float, float] | None,
+        typer.Option(help="The face to animate, in pixels.", metavar="LEFT TOP RIGHT BOTTOM"),
+    ] = None,
+    second_audio: Annotated[Path | None, typer.Option(help="The second person's recording, for two people.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="An option of the engine; may be given several times.", metavar="KEY=VALUE")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was measured as one line of JSON.")] = False,
+) -> None:
+    """Render a picture and a recording to a video."""
+    with console.errors_as_sentences():
+        from lipsync_server.cli.job import CliJob, run_job
+
+        settings = console.settings_from({"engine": engine})
+        shared = {
+            "preset": preset,
+            "resolution": resolution,
+            "seed": seed,
+            "face_index": face_index,
+            "face_box": face_box,
+        }
+        own = dict(_key_value(pair) for pair in option or [])
+        job = CliJob(image, audio, output, prompt, second_audio, shared, own)
+        result = run_job(job, settings)
+        if as_json:
+            typer.echo(json.dumps({"engine": result.engine, **dataclasses.asdict(result.outcome)}))
+        else:
+            console.show_result(result.engine, output, result.outcome)
+
+
+def _key_value(pair: str) -> tuple[str, Any]:
+    """`key=value`; the value is JSON where it reads as JSON, else text."""
+    from lipsync_server.errors import InvalidInput
+
+    key, sign, text = pair.partition("=")
+    if not sign or not key:
+        raise InvalidInput(f"--option takes KEY=VALUE, for example --option steps=8; got {pair!r}.")
+    try:
+        return key.strip(), json.loads(text)
+    except json.JSONDecodeError:
+        return key.strip(), text

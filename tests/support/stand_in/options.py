@@ -1,0 +1,19 @@
+"""Options of the stand-in engine."""
+
+from pydantic import Field
+
+from lipsync_server.engines.base import EngineOptions
+
+
+class Options(EngineOptions):
+    width: int = Field(default=64, ge=2, le=512)
+    height: int = Field(default=48, ge=2, le=512)
+    batch: int = Field(default=5, ge=1)
+    save_every: int = Field(default=0, ge=0, description="A checkpoint after so many frames.")
+    seconds_per_frame: float = 0.0
+    extra_frames: int = Field(default=0, description="Makes so many frames too many, or too few.")
+    grow_at: int = Field(default=0, description="Larger frames from this frame on.")
+    fail_at: int = Field(default=0, description="Raises RuntimeError before this frame.")
+    die_at: int = Field(default=0, description="Kills its own process before this frame, unless it resumed.")
+    always_die: bool = Field(default=False, description="Dies at `die_at` even when it resumed.")
+    deaf: bool = Field(default=False, description="Never asks whether the job was cancelled.")

@@ -1,0 +1,141 @@
+"""Convolution blocks that the keypoint detector, the dense motion network and the generator share, and the grids.
+
+B batch, C channels, D H W depth, height, width of a feature volume, K keypoints. Coordinates are (x, y, z) in [-1, 1],
+-1 and 1 being the centres of the outermost cells.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lipsync_server.engines.sadtalker.layout import Layout
+
+KEYPOINT_VARIANCE = 0.01
+
+
+class ConvNorm2d(nn.Module):
+    """3x3 convolution, batch norm, ReLU (or leaky ReLU): (B, C, H, W) -> (B, C', H, W)."""
+
+    def __init__(self, layout: Layout, *, leaky: bool = False) -> None:
+        super().__init__()
+        self.conv = layout.conv("conv", padding=1)
+        self.norm: nn.Module = layout.norm2d("norm")
+        self.leaky = leaky
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x))
+        return F.leaky_relu(x, 0.01) if self.leaky else F.relu(x)
+
+
+class Down2d(ConvNorm2d):
+    """The same, then average pooling by 2; an odd last row or column is dropped."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(super().forward(x), 2)
+
+
+class ConvNorm3d(nn.Module):
+    """3x3x3 convolution, batch norm, ReLU: (B, C, D, H, W) -> (B, C', D, H, W)."""
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        self.conv = layout.conv3d("conv", padding=1)
+        self.norm: nn.Module = layout.norm3d("norm")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm(self.conv(x)))
+
+
+class Down3d(ConvNorm3d):
+    """The same, then average pooling by 2 in height and width; depth stays."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = super().forward(x)
+        B, C, D, H, W = x.shape
+        # Two means instead of avg_pool3d, which has no half precision on the CPU.
+        return x.reshape(B, C, D, H // 2, 2, W // 2, 2).mean(dim=(4, 6))
+
+
+class Up3d(ConvNorm3d):
+    """Nearest doubling of height and width, then the same."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.interpolate(x, scale_factor=(1, 2, 2)))
+
+
+class ResidualBlock3d(nn.Module):
+    """Pre-activation residual block: norm, ReLU, convolution, twice."""
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        self.conv1 = layout.conv3d("conv1", padding=1)
+        self.conv2 = layout.conv3d("conv2", padding=1)
+        self.norm1 = layout.norm3d("norm1")
+        self.norm2: nn.Module = layout.norm3d("norm2")
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv1(F.relu(self.norm1(x)))
+        return x + self.conv2(F.relu(self.norm2(y)))
+
+
+class Hourglass3d(nn.Module):
+    """Encoder and decoder over height and width with a skip at every level, the last one being the input itself."""
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        encoder, decoder = layout / "encoder", layout / "decoder"
+        n_levels = encoder.count("down_blocks.{}")
+        self.encoder = nn.Module()
+        self.encoder.down_blocks = nn.ModuleList(Down3d(encoder / f"down_blocks.{i}") for i in range(n_levels))
+        self.decoder = nn.Module()
+        self.decoder.up_blocks = nn.ModuleList(Up3d(decoder / f"up_blocks.{i}") for i in range(n_levels))
+        self.decoder.conv = decoder.conv3d("conv", padding=1)
+        self.decoder.norm = decoder.norm3d("norm")
+        self.n_outputs = decoder.shape("conv.weight", 5)[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        skips = [x]
+        for down in self.encoder.down_blocks:
+            skips.append(down(skips[-1]))
+        x = skips.pop()
+        for up in self.decoder.up_blocks:
+            x = torch.cat([up(x), skips.pop()], dim=1)
+        return F.relu(self.decoder.norm(self.decoder.conv(x)))
+
+
+def coordinate_grid(depth: int, height: int, width: int, *, device: torch.device | None = None) -> Tensor:
+    """(D, H, W, 3) float32 grid of (x, y, z), each from -1 to 1 inclusive."""
+    axes = [2 * (torch.arange(n, dtype=torch.float32, device=device) / (n - 1)) - 1 for n in (depth, height, width)]
+    z, y, x = torch.meshgrid(*axes, indexing="ij")
+    return torch.stack([x, y, z], dim=-1)
+
+
+def keypoint_heatmaps(keypoints: Tensor, grid: Tensor, variance: float = KEYPOINT_VARIANCE) -> Tensor:
+    """A Gaussian bump per keypoint: (B, K, 3) -> (B, K, D, H, W)."""
+    offsets = grid - keypoints[:, :, None, None, None, :]
+    return torch.exp(-0.5 * offsets.square().sum(-1) / variance)
+
+
+def warp(volume: Tensor, flow: Tensor) -> Tensor:
+    """Sample (B, C, D, H, W) at flow (B, D, H, W, 3), trilinear, zeros outside.
+
+    The flow's grid reaches exactly -1 and 1 although sampling takes those as the outer edges of the cells: half a cell
+    of inconsistency that the published weights were trained with.
+    """
+    return F.grid_sample(volume, flow, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def fold_batch_norms(root: nn.Module) -> None:
+    """Fold each batch norm that directly follows a convolution into it; in evaluation the result is the same."""
+    for module in root.modules():
+        pairs = [("conv", "norm")] if isinstance(module, ConvNorm2d | ConvNorm3d) else []
+        if isinstance(module, ResidualBlock3d):
+            pairs = [("conv1", "norm2")]
+        if isinstance(module, Hourglass3d):
+            module = module.decoder
+            pairs = [("conv", "norm")]
+        for conv_name, norm_name in pairs:
+            conv, norm = getattr(module, conv_name), getattr(module, norm_name)
+            if isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d):
+                setattr(module, conv_name, nn.utils.fuse_conv_bn_eval(conv, norm))
+                setattr(module, norm_name, nn.Identity())

@@ -1,0 +1,126 @@
+"""Names and shapes of checkpoint tensors, and layers built to fit them.
+
+Every network of this engine takes its widths from the tensors that it will hold, so the published files, a tiny
+checkpoint for tests and a block of the golden data are all read by the same code. Knows torch layers; does not know
+files (checkpoint.py) or what a network computes.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from lipsync_server.errors import WeightsError
+
+Shapes = Mapping[str, tuple[int, ...]]
+_M = TypeVar("_M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The tensors whose names start with `prefix`; `source` names their file in error messages."""
+
+    shapes: Shapes
+    prefix: str = ""
+    source: str = "the checkpoint"
+
+    def __truediv__(self, name: str) -> "Layout":
+        return Layout(self.shapes, f"{self.prefix}{name}.", self.source)
+
+    def has(self, name: str) -> bool:
+        """Whether a tensor of this name, or one below it, exists."""
+        full = self.prefix + name
+        return full in self.shapes or any(key.startswith(full + ".") for key in self.shapes)
+
+    def shape(self, name: str, n_dims: int | None = None) -> tuple[int, ...]:
+        """The shape of one tensor; raises WeightsError when it is missing or has another number of dimensions."""
+        full = self.prefix + name
+        shape = self.shapes.get(full)
+        if shape is None:
+            raise WeightsError(f"{self.source} lacks the tensor {full}; download the file again.")
+        if n_dims is not None and len(shape) != n_dims:
+            raise WeightsError(f"{full} in {self.source} has shape {list(shape)}; {n_dims} dimensions were expected.")
+        return shape
+
+    def count(self, pattern: str) -> int:
+        """How many of pattern.format(0), pattern.format(1), ... exist without a gap."""
+        n = 0
+        while self.has(pattern.format(n)):
+            n += 1
+        return n
+
+    def conv(self, name: str, *, stride: int | tuple[int, int] = 1, padding: int = 0) -> nn.Conv2d:
+        """A 2-D convolution; one stored with spectral norm (`weight_orig`) counts as the folded `weight`."""
+        scope = self / name
+        out, inputs, height, width = scope.shape("weight_orig" if scope.has("weight_orig") else "weight", 4)
+        return nn.Conv2d(inputs, out, (height, width), stride=stride, padding=padding, bias=scope.has("bias"))
+
+    def conv1d(self, name: str, *, dilation: int = 1) -> nn.Conv1d:
+        out, inputs, kernel = (self / name).shape("weight", 3)
+        return nn.Conv1d(inputs, out, kernel, dilation=dilation, bias=(self / name).has("bias"))
+
+    def conv3d(self, name: str, *, padding: int = 0) -> nn.Conv3d:
+        out, inputs, kernel, _, _ = (self / name).shape("weight", 5)
+        return nn.Conv3d(inputs, out, kernel, padding=padding, bias=(self / name).has("bias"))
+
+    def linear(self, name: str) -> nn.Linear:
+        out, inputs = (self / name).shape("weight", 2)
+        return nn.Linear(inputs, out, bias=(self / name).has("bias"))
+
+    def norm2d(self, name: str) -> nn.BatchNorm2d:
+        return nn.BatchNorm2d((self / name).shape("weight", 1)[0])
+
+    def norm3d(self, name: str) -> nn.BatchNorm3d:
+        return nn.BatchNorm3d((self / name).shape("weight", 1)[0])
+
+
+def layout_of(tensors: Mapping[str, torch.Tensor], source: str = "the checkpoint") -> Layout:
+    return Layout({name: tuple(tensor.shape) for name, tensor in tensors.items()}, source=source)
+
+
+def fold_spectral_norm(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Replace every weight_orig, weight_u, weight_v by the weight it stands for in evaluation: weight_orig / (u W v)."""
+    folded: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        stem, _, kind = name.rpartition(".")
+        if kind == "weight_orig":
+            u, v = tensors.get(f"{stem}.weight_u"), tensors.get(f"{stem}.weight_v")
+            if u is None or v is None:
+                raise WeightsError(f"{stem}.weight_u or .weight_v is missing beside {name}; download the file again.")
+            sigma = torch.dot(u, torch.mv(tensor.reshape(tensor.shape[0], -1), v))
+            folded[f"{stem}.weight"] = tensor / sigma
+        elif kind not in ("weight_u", "weight_v"):
+            folded[name] = tensor
+    return folded
+
+
+def fill(module: _M, tensors: Mapping[str, torch.Tensor], source: str = "the checkpoint") -> _M:
+    """Put `tensors` into `module` (built on the meta device): none missing, none left over. Returns it in eval mode."""
+    folded = fold_spectral_norm(tensors)
+    expected = module.state_dict()
+    problems = _mismatches(expected, folded)
+    if problems:
+        raise WeightsError(f"{source} does not fit: {'; '.join(problems)}. Download the file again.")
+    module.load_state_dict(folded, assign=True)
+    return module.eval().requires_grad_(False)
+
+
+def _mismatches(expected: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], most: int = 3) -> list[str]:
+    def first(names: Iterable[str]) -> str:
+        listed = sorted(names)
+        more = f" and {len(listed) - most} more" if len(listed) > most else ""
+        return ", ".join(listed[:most]) + more
+
+    problems = []
+    if missing := expected.keys() - given.keys():
+        problems.append(f"missing {first(missing)}")
+    if surplus := given.keys() - expected.keys():
+        problems.append(f"not expected {first(surplus)}")
+    wrong = [
+        f"{name} has shape {list(given[name].shape)}, not {list(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in given and given[name].shape != tensor.shape
+    ]
+    return problems + wrong[:most]

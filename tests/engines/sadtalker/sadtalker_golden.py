@@ -1,0 +1,90 @@
+"""Where the golden data lies, and the recipe that fills networks with the weights it was made with."""
+
+import json
+import math
+import re
+import zlib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+SMALL = CHECKOUT / "tests" / "data" / "sadtalker"
+BIG = CHECKOUT.parent / "shared" / "sadtalker"
+SALT = "sadtalker-golden-v1"
+
+
+def small(name: str) -> Path:
+    """A golden file that is part of this repository."""
+    return SMALL / name
+
+
+def big(name: str) -> Path:
+    """A golden file of the shared folder beside the checkout; the test is skipped where there is none."""
+    path = BIG / name
+    if not path.exists():
+        pytest.skip(f"{name} lies in ../shared/sadtalker, which this checkout has not")
+    return path
+
+
+def arrays(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as file:
+        return {name: file[name] for name in file.files}
+
+
+def block(name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """A small block: its configuration, its weights, its inputs and outputs."""
+    path = small(f"modules/{name}.safetensors")
+    with safe_open(path, "pt") as file:
+        config = json.loads(file.metadata().get("config", "{}"))
+    tensors = load_file(path)
+    weights = {key[8:]: value for key, value in tensors.items() if key.startswith("weights.")}
+    return config, weights, {key: value for key, value in tensors.items() if not key.startswith("weights.")}
+
+
+@cache
+def _gains() -> list[tuple[re.Pattern[str], float]]:
+    recipe = json.loads(small("weight_recipe.json").read_text())
+    return [(re.compile(rule["regex_on_full_name"]), rule["gain"]) for rule in recipe["gain_rules_in_order"]]
+
+
+def recipe_tensor(name: str, shape: tuple[int, ...], salt: str = SALT) -> torch.Tensor:
+    """The tensor that the golden data's README prescribes for a full checkpoint name."""
+    if name.endswith("num_batches_tracked"):
+        return torch.zeros((), dtype=torch.int64)
+    seed = zlib.crc32(f"{salt}|{name}".encode())
+    u = np.random.RandomState(seed).random_sample(math.prod(shape)).reshape(shape)
+    s = 2 * u - 1
+    if name.endswith("running_mean"):
+        value = 0.2 * s
+    elif name.endswith("running_var"):
+        value = 0.5 + u
+    elif len(shape) >= 2:
+        gain = next((gain for pattern, gain in _gains() if pattern.search(name)), math.sqrt(2))
+        value = s if name.endswith("classbias") else s * gain * math.sqrt(3 / math.prod(shape[1:]))
+    elif name.endswith("weight"):
+        value = 0.75 + 0.5 * u
+    else:
+        value = 0.1 * s
+    return torch.from_numpy(value.astype(np.float32))
+
+
+def recipe_tensors(shapes: Mapping[str, tuple[int, ...]], prefix: str, salt: str = SALT) -> dict[str, torch.Tensor]:
+    """Weights of the network whose full names start with `prefix`, by their names below it."""
+    stored: dict[str, torch.Tensor] = {}
+    if prefix == "generator.":
+        stored = load_file(big("modules/generator_spectral_vectors.safetensors"))
+    if prefix == "kp_extractor.":
+        stored = {"kp_extractor.down.weight": load_file(big("modules/kp_detector.safetensors"))["kp_extractor.down.weight"]}
+    names = [name for name in shapes if name.startswith(prefix)]
+    return {
+        name[len(prefix) :]: stored[name] if name in stored else recipe_tensor(name, shapes[name], salt)
+        for name in names
+    }

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-
 from lipsync_server.engines.base import Frames, RenderContext, RenderRequest
 from lipsync_server.errors import Cancelled
 from lipsync_server.settings import Settings
+
 from stand_in.options import Options
 
 _PALETTE = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]], dtype=np.uint8)
@@ -52,6 +52,9 @@ class BarsEngine:
             assert first == context.checkpoint.n_frames
             assert np.array_equal(context.checkpoint.state["recent"], bars(first - 1, 4, 2))
             context.warn(f"resumed at {first}")
+        tried = context.scratch / "tried"
+        misbehaves = options.every_try or not tried.exists()
+        tried.touch()
         last = request.n_frames + options.extra_frames
         saved = first
         context.progress("preprocess", 1, 1)
@@ -59,9 +62,9 @@ class BarsEngine:
             end = min(last, start + options.batch)
             if not options.deaf and context.cancelled():
                 raise Cancelled("The job was cancelled.")
-            if options.fail_at and start <= options.fail_at < end:
+            if misbehaves and options.fail_at and start <= options.fail_at < end:
                 raise RuntimeError("a tensor went missing")
-            if options.die_at and start <= options.die_at < end and (options.always_die or first == 0):
+            if misbehaves and options.die_at and start <= options.die_at < end:
                 os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(options.seconds_per_frame * (end - start))
             context.progress("generate", end, last, f"frame {end} of {last}")

@@ -1,8 +1,7 @@
 """Options of the stand-in engine."""
 
-from pydantic import Field
-
 from lipsync_server.engines.base import EngineOptions
+from pydantic import Field
 
 
 class Options(EngineOptions):
@@ -13,7 +12,7 @@ class Options(EngineOptions):
     seconds_per_frame: float = 0.0
     extra_frames: int = Field(default=0, description="Makes so many frames too many, or too few.")
     grow_at: int = Field(default=0, description="Larger frames from this frame on.")
-    fail_at: int = Field(default=0, description="Raises RuntimeError before this frame.")
-    die_at: int = Field(default=0, description="Kills its own process before this frame, unless it resumed.")
-    always_die: bool = Field(default=False, description="Dies at `die_at` even when it resumed.")
+    fail_at: int = Field(default=0, description="Raises RuntimeError before this frame, on the first try only.")
+    die_at: int = Field(default=0, description="Kills its own process before this frame, on the first try only.")
+    every_try: bool = Field(default=False, description="Fails or dies on every try.")
     deaf: bool = Field(default=False, description="Never asks whether the job was cancelled.")

@@ -1,0 +1,245 @@
+"""From speech to lips: how far the mouth opens, how wide it is and when the lips press, for every video frame.
+
+Knows numpy and the small network in weights/preview_mouth.npz (log mel spectrum in, mouth out, 10 ms steps), and two
+rules on top of it: lips shut in pauses, lips shut on p, b and m. Works in windows, so memory does not grow with the
+recording. Knows no picture; `train`ing lives outside the package, in server/training/preview_mouth.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lipsync_server import paths
+from lipsync_server.engines.base import FPS, SPEECH_RATE_HZ, Speech
+
+Array = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+GRID_HZ: Final = 100
+_HOP: Final = SPEECH_RATE_HZ // GRID_HZ
+_WINDOW: Final = 400
+_FFT: Final = 512
+N_MELS: Final = 40
+
+# Levels and channel are judged over this much sound around each moment, at whole seconds.
+_AROUND_S: Final = 5
+_BLOCK_S: Final = 48
+_MARGIN_S: Final = _AROUND_S + 2
+
+# A recording whose loud parts stay under this (dB of full scale) is silence.
+_SILENCE_DB: Final = -66.0
+
+
+def mouth_track(speech: Speech, n_frames: int, fps: int = FPS) -> Array:
+    """The mouth at every video frame: (n_frames, 3) float32, frame i is shown at i / fps s.
+
+    Columns: opening (0 shut .. 1 wide open), width (-1 rounded .. 1 spread), press (0 .. 1, lips firmly pressed).
+    speech: mono float32 at 16 kHz, may be a memory map. Frames past its end have a shut mouth.
+    """
+    out = np.zeros((n_frames, 3), np.float32)
+    n_grid = len(speech) // _HOP + 1
+    loud_db = loud_level(speech)
+    if loud_db < _SILENCE_DB:
+        return out
+    times = np.arange(n_frames) * (GRID_HZ / fps)
+    for start in range(0, n_grid, _BLOCK_S * GRID_HZ):
+        stop = min(n_grid, start + _BLOCK_S * GRID_HZ)
+        inside = np.flatnonzero((times >= start) & (times < stop) & (times <= n_grid - 1))
+        if not len(inside):
+            continue
+        first = max(0, start - _MARGIN_S * GRID_HZ)
+        last = min(n_grid, stop + _MARGIN_S * GRID_HZ)
+        grid = _grid_track(log_mel(speech, first, last), loud_db)
+        for column in range(3):
+            out[inside, column] = np.interp(times[inside], np.arange(first, last), grid[:, column])
+    return out
+
+
+def loud_level(speech: Speech) -> float:
+    """Level (dB of full scale) that the loudest twentieth of the recording reaches."""
+    counts = np.zeros(140, np.int64)
+    step = 60 * SPEECH_RATE_HZ
+    for start in range(0, len(speech), step):
+        block = np.nan_to_num(np.asarray(speech[start : start + step], np.float32))
+        block = block[: len(block) // _HOP * _HOP].reshape(-1, _HOP)
+        db = 10 * np.log10((block**2).mean(1) + 1e-13)
+        counts += np.bincount(np.clip(-db, 0, 139).astype(np.int64), minlength=140)
+    total = counts.sum()
+    if not total:
+        return -139.0
+    return -float(np.searchsorted(np.cumsum(counts), 0.05 * total))
+
+
+@lru_cache(maxsize=1)
+def _mel_bank() -> Array:
+    """(N_MELS, bins) triangular filters, 60..7600 Hz, mel scale."""
+
+    def mel(hz: float) -> float:
+        return 2595 * float(np.log10(1 + hz / 700))
+
+    edges = 700 * (10 ** (np.linspace(mel(60.0), mel(7600.0), N_MELS + 2) / 2595) - 1)
+    bins = np.fft.rfftfreq(_FFT, 1 / SPEECH_RATE_HZ)
+    rising = (bins[None] - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    falling = (edges[2:, None] - bins[None]) / (edges[2:] - edges[1:-1])[:, None]
+    return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
+
+
+def log_mel(speech: Speech, first: int, last: int) -> Array:
+    """(last - first, N_MELS) natural log mel power of 25 ms windows centred on every 10 ms."""
+    begin = first * _HOP - _WINDOW // 2
+    end = (last - 1) * _HOP + _WINDOW // 2
+    body = np.nan_to_num(np.asarray(speech[max(0, begin - 1) : end], np.float32))
+    padded = np.zeros(end - begin + 1, np.float32)
+    at = max(0, 1 - begin)
+    padded[at : at + len(body)] = body
+    padded = padded[1:] - np.float32(0.97) * padded[:-1]
+    frames = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::_HOP]
+    window = np.hanning(_WINDOW).astype(np.float32)
+    power = np.empty((len(frames), N_MELS), np.float32)
+    for k in range(0, len(frames), 1000):
+        spectrum = np.fft.rfft(frames[k : k + 1000] * window, _FFT)
+        power[k : k + 1000] = (spectrum.real**2 + spectrum.imag**2).astype(np.float32) @ _mel_bank().T
+    # the floor is about a quantisation step of 16-bit sound, so that digital silence is not an infinite contrast
+    return np.log(power + np.float32(1e-6))
+
+
+def normalise(mel: Array, loud_db: float) -> tuple[Array, Array, Array]:
+    """Take the talker, the microphone and the loudness out of a log mel spectrum.
+
+    Returns (features (n, N_MELS + 1), level 0..1 (n,), contrast (n,): how many nepers loud and quiet moments around differ).
+    Every statistic is taken over 5 s to both sides at whole seconds and interpolated, so that a window of a long
+    recording gives what a short one gives.
+    """
+    n = len(mel)
+    energy = mel[:, 3:30].mean(1)
+    centres = np.arange(0, n + GRID_HZ, GRID_HZ)
+    reach = _AROUND_S * GRID_HZ
+    # never judge a long quiet passage by itself: 18 dB under the recording's loud level is not loud
+    least_loud = _energy_of(loud_db - 18)
+    quiet, loud = np.empty(len(centres)), np.empty(len(centres))
+    mean = np.empty((len(centres), mel.shape[1]))
+    for k, centre in enumerate(centres):
+        part = slice(max(0, min(centre, n - 1) - reach), min(n, centre + reach))
+        low, high = np.percentile(energy[part], [5, 95])
+        high = max(high, least_loud)
+        quiet[k], loud[k] = low, high
+        weight = np.clip((energy[part] - (high - 4.5)) / 2, 0, 1) + 1e-3
+        mean[k] = weight @ mel[part] / weight.sum()
+    at = np.arange(n)
+    quiet_at, loud_at = np.interp(at, centres, quiet), np.interp(at, centres, loud)
+    level = _level(energy, quiet_at, loud_at)
+    index, share = at // GRID_HZ, (at % GRID_HZ / GRID_HZ)[:, None]
+    centre_mel = mean[index] * (1 - share) + mean[index + 1] * share
+    features = np.clip((mel - centre_mel) / 2.0, -4, 3)
+    return (
+        np.concatenate([features, 2 * level[:, None] - 1], 1).astype(np.float32),
+        level.astype(np.float32),
+        (loud_at - quiet_at).astype(np.float32),
+    )
+
+
+def _energy_of(db: float) -> float:
+    """The mean log mel energy that speech of this level roughly has (pre-emphasis and filter areas included)."""
+    return db * float(np.log(10)) / 10 + 4.0
+
+
+def _level(
+    energy: NDArray[np.float64] | Array, quiet: NDArray[np.float64], loud: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """0 at the noise floor + 6 dB (or 45 dB under loud speech), 1 at loud speech."""
+    low = np.minimum(np.maximum(loud - 10.4, quiet + 1.4), loud - 4.1)
+    return np.clip((energy - low) / (loud - low), 0, 1)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A stack of dilated convolutions over time with residual connections; weights as trained, batch norms folded in."""
+
+    kernels: tuple[Array, ...]
+    biases: tuple[Array, ...]
+    dilations: tuple[int, ...]
+    head: Array
+    head_bias: Array
+    n_classes: int
+
+    def __call__(self, features: Array) -> Array:
+        """(n, N_MELS + 1) at 100 Hz -> (n, outputs); inside, the network runs at half that rate."""
+        x = np.maximum(_convolve(features, self.kernels[0], self.biases[0], self.dilations[0], stride=2), 0)
+        for kernel, bias, dilation in zip(self.kernels[1:], self.biases[1:], self.dilations[1:], strict=True):
+            x += np.maximum(_convolve(x, kernel, bias, dilation), 0)
+        half = x @ self.head + self.head_bias
+        out = np.repeat(half, 2, 0)[: len(features)]
+        out[1:-1:2] = (half[: len(out[1:-1:2])] + half[1 : len(out[1:-1:2]) + 1]) / 2
+        return out
+
+
+def _convolve(x: Array, kernel: Array, bias: Array, dilation: int, stride: int = 1) -> Array:
+    """Convolution over time, zeros beyond the ends. x: (n, i); kernel: (taps, i, o) -> (ceil(n / stride), o)."""
+    n, taps = len(x), len(kernel)
+    reach = taps // 2 * dilation
+    padded = np.concatenate([np.zeros((reach, x.shape[1]), np.float32), x, np.zeros((reach, x.shape[1]), np.float32)])
+    out = np.tile(bias, (-(-n // stride), 1))
+    for tap in range(taps):
+        out += padded[tap * dilation : tap * dilation + n : stride] @ kernel[tap]
+    return out
+
+
+@lru_cache(maxsize=1)
+def network() -> Network:
+    """The shipped network, read once."""
+    with np.load(paths.bundled("preview_mouth.npz"), allow_pickle=False) as z:
+        count = int(z["n_layers"])
+        return Network(
+            kernels=tuple(z[f"kernel{k}"].astype(np.float32) for k in range(count)),
+            biases=tuple(z[f"bias{k}"].astype(np.float32) for k in range(count)),
+            dilations=tuple(int(d) for d in z["dilations"]),
+            head=z["head"].astype(np.float32),
+            head_bias=z["head_bias"].astype(np.float32),
+            n_classes=int(z["n_classes"]),
+        )
+
+
+def _grid_track(mel: Array, loud_db: float) -> Array:
+    """Opening, width, press every 10 ms (n, 3)."""
+    features, level, contrast = normalise(mel, loud_db)
+    raw = network()(features)
+    opening, width = raw[:, 0], raw[:, 1]
+    press, speaking = _sigmoid(raw[:, 2]), _sigmoid(raw[:, 3])
+    talking = _talking(speaking, level)
+    shut = np.clip(_smooth((press > 0.5).astype(np.float32), 2.0) * 1.4, 0, 1)
+    gain = 0.6 + 0.4 * _smooth(level, 6.0)
+    opening = np.clip(_smooth(opening, 2.5) * gain, 0, 1) * (1 - shut)
+    opening *= np.clip(_smooth(talking.astype(np.float32), 4.0) * 1.1 - 0.05, 0, 1)
+    return np.stack([np.clip(_smooth(opening, 1.5), 0, 1), np.clip(_smooth(width, 4.0), -1, 1), np.clip(shut, 0, 1)], 1)
+
+
+def _talking(speaking: Array, level: Array) -> Mask:
+    """Where somebody speaks; gaps up to 200 ms are bridged."""
+    talking = speaking * (level > 0.02) > 0.5
+    return _bridge(talking, 20)
+
+
+def _bridge(mask: Mask, longest: int) -> Mask:
+    """Fill inner gaps of at most `longest` samples."""
+    out = mask.copy()
+    edges = np.diff(np.concatenate([[0], mask.astype(np.int8), [0]]))
+    starts, stops = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+    for stop, start in zip(stops[:-1], starts[1:], strict=True):
+        if start - stop <= longest:
+            out[stop:start] = True
+    return out
+
+
+def _sigmoid(x: Array) -> Array:
+    return (1 / (1 + np.exp(-np.clip(x, -30, 30)))).astype(np.float32)
+
+
+def _smooth(x: Array, sigma: float) -> Array:
+    """Gaussian smoothing in grid steps, the ends held."""
+    reach = int(np.ceil(3.5 * sigma))
+    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    padded = np.pad(x.astype(np.float32), reach, mode="edge")
+    return np.convolve(padded, taps / taps.sum(), "valid").astype(np.float32)

@@ -1,0 +1,107 @@
+"""Speech with known phone times from libespeak-ng, in any of its languages and voices.
+
+Knows the C library's events (through ctypes). One synthesizer per process: the library is a global.
+"""
+
+import ctypes
+import ctypes.util
+from dataclasses import dataclass
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+from phones import Segment, from_ipa, spread
+
+RATE_HZ = 16_000
+_EVENT_PHONEME, _EVENT_END = 7, 0
+_SYNCHRONOUS = 2
+_PHONEME_EVENTS_IPA = 1 | 2
+_UTF8 = 1
+_RATE, _PITCH, _RANGE = 1, 3, 4
+
+
+class _Id(ctypes.Union):
+    _fields_ = [("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8)]
+
+
+class _Event(ctypes.Structure):
+    _fields_ = [
+        ("type", ctypes.c_int),
+        ("unique_identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_position", ctypes.c_int),
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("id", _Id),
+    ]
+
+
+_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """16 kHz mono speech and the phones in it."""
+
+    audio: NDArray[np.float32]
+    segments: list[Segment]
+
+
+class Espeak:
+    """The synthesizer; `say` may be called any number of times."""
+
+    def __init__(self) -> None:
+        self._lib = ctypes.CDLL(ctypes.util.find_library("espeak-ng") or "libespeak-ng.so.1")
+        self._rate = self._lib.espeak_Initialize(_SYNCHRONOUS, 0, None, _PHONEME_EVENTS_IPA)
+        self._samples: list[NDArray[np.int16]] = []
+        self._phones: list[tuple[float, str]] = []
+        # kept as an attribute: ctypes does not keep callbacks alive
+        self._callback = _Callback(self._collect)
+        self._lib.espeak_SetSynthCallback(self._callback)
+
+    def _collect(self, wav, n: int, events) -> int:  # type: ignore[no-untyped-def]
+        if wav and n > 0:
+            self._samples.append(np.ctypeslib.as_array(wav, (n,)).copy())
+        k = 0
+        while events[k].type != _EVENT_END:
+            if events[k].type == _EVENT_PHONEME:
+                name = bytes(events[k].id.string).split(b"\0")[0].decode("utf8", "ignore")
+                self._phones.append((events[k].audio_position / 1000, name))
+            k += 1
+        return 0
+
+    def phonemes(self, text: str, voice: str) -> str:
+        """`text` as IPA with stress marks, one clause after the other; empty where the voice is unknown."""
+        if self._lib.espeak_SetVoiceByName(voice.encode()) != 0:
+            return ""
+        self._lib.espeak_TextToPhonemes.restype = ctypes.c_char_p
+        rest = ctypes.c_char_p(text.encode("utf8"))
+        clauses = []
+        while rest.value:
+            part = self._lib.espeak_TextToPhonemes(ctypes.byref(rest), _UTF8, 0x02)
+            clauses.append((part or b"").decode("utf8").strip())
+        return ", ".join(c for c in clauses if c)
+
+    def say(
+        self, text: str, voice: str, *, words_per_minute: int = 170, pitch: int = 50, pitch_range: int = 50
+    ) -> Utterance | None:
+        """Speech of `text` by `voice` ("fr", "de+f3"); None where espeak-ng cannot."""
+        if self._lib.espeak_SetVoiceByName(voice.encode()) != 0:
+            return None
+        for parameter, value in ((_RATE, words_per_minute), (_PITCH, pitch), (_RANGE, pitch_range)):
+            self._lib.espeak_SetParameter(parameter, value, 0)
+        self._samples, self._phones = [], []
+        data = text.encode("utf8")
+        self._lib.espeak_Synth(data, len(data) + 1, 0, 1, 0, _UTF8, None, None)
+        self._lib.espeak_Synchronize()
+        if not self._samples:
+            return None
+        audio = np.concatenate(self._samples).astype(np.float32) / 32768
+        end_s = len(audio) / self._rate
+        times = [t for t, _ in self._phones] + [end_s]
+        segments: list[Segment] = []
+        for (start_s, name), stop_s in zip(self._phones, times[1:], strict=True):
+            segments += spread(from_ipa(name), start_s, stop_s)
+        return Utterance(soxr.resample(audio, self._rate, RATE_HZ).astype(np.float32), segments)

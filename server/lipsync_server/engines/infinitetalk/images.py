@@ -1,0 +1,181 @@
+"""The picture as the model sees it: size buckets, resize and crop, person masks, and the slow camera move.
+
+Boxes are (left, top, right, bottom) in pixels of the source picture. The public reference reads its boxes with the axes
+swapped (their "x" runs down the rows), so boxes for its JSON files must be written (top, left, bottom, right);
+`reference_box` converts one. Knows numpy, Pillow and torch; no model.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from lipsync_server.engines.base import Box, Frames
+from lipsync_server.errors import InvalidInput
+
+Resolution = Literal["480p", "720p"]
+# Height/width ratio -> (height, width). The keys are the reference's own rounded labels: the nearest label wins.
+_BUCKETS_480P: dict[float, tuple[int, int]] = {
+    0.26: (320, 1216), 0.38: (384, 1024), 0.50: (448, 896), 0.67: (512, 768), 0.82: (576, 704), 1.00: (640, 640),
+    1.22: (704, 576), 1.50: (768, 512), 1.86: (832, 448), 2.00: (896, 448), 2.50: (960, 384), 2.83: (1088, 384),
+    3.60: (1152, 320), 3.80: (1216, 320), 4.00: (1280, 320),
+}  # fmt: skip
+_BUCKETS_720P: dict[float, tuple[int, int]] = {
+    0.22: (448, 2048), 0.29: (512, 1792), 0.36: (576, 1600), 0.45: (640, 1408), 0.55: (704, 1280), 0.63: (768, 1216),
+    0.76: (832, 1088), 0.88: (896, 1024), 1.00: (960, 960), 1.14: (1024, 896), 1.31: (1088, 832), 1.50: (1152, 768),
+    1.58: (1216, 768), 1.82: (1280, 704), 1.91: (1344, 704), 2.20: (1408, 640), 2.30: (1472, 640), 2.67: (1536, 576),
+    2.89: (1664, 576), 3.62: (1856, 512), 3.75: (1920, 512),
+}  # fmt: skip
+BUCKETS: dict[Resolution, dict[float, tuple[int, int]]] = {"480p": _BUCKETS_480P, "720p": _BUCKETS_720P}
+# Default halves for two people: this share of the picture's height, and of each half's width, is left out at the rims.
+_RIM = 0.05
+# The camera move: one slow cycle of zooming in by this share and drifting sideways within the room that gives.
+_ZOOM = 0.06
+_CYCLE_S = 40.0
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How a source picture becomes the target: resize to `resized`, then cut out height x width at (top, left)."""
+
+    height: int
+    width: int
+    resized: tuple[int, int]
+    top: int
+    left: int
+
+
+def choose_size(height: int, width: int, resolution: Resolution) -> tuple[int, int]:
+    """The bucket (height, width) whose ratio is nearest to the picture's; the first of two equally near ones."""
+    buckets = BUCKETS[resolution]
+    ratio = height / width
+    return buckets[min(buckets, key=lambda label: abs(label - ratio))]
+
+
+def frame_picture(source: tuple[int, int], target: tuple[int, int]) -> Framing:
+    """Smallest enlargement of `source` (height, width) that covers `target`, centred as torchvision centres."""
+    scale = max(target[0] / source[0], target[1] / source[1])
+    resized = math.ceil(scale * source[0]), math.ceil(scale * source[1])
+    top, left = (int(round((have - want) / 2.0)) for have, want in zip(resized, target, strict=True))
+    return Framing(*target, resized, top, left)
+
+
+def fit_picture(picture: Frames, target: tuple[int, int]) -> Frames:
+    """Resize (8-bit bilinear, antialiased) and centre-crop an RGB picture (H, W, 3) to `target` (height, width)."""
+    framing = frame_picture(picture.shape[:2], target)
+    image = Image.fromarray(picture).resize(framing.resized[::-1], Image.Resampling.BILINEAR)
+    left, top = framing.left, framing.top
+    return np.asarray(image.crop((left, top, left + framing.width, top + framing.height)))
+
+
+def to_tensor(picture: Frames) -> Tensor:
+    """uint8 RGB (H, W, 3) to float32 (3, H, W) in [-1, 1]."""
+    return (torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255 - 0.5) * 2
+
+
+def to_uint8(frames: Tensor) -> Tensor:
+    """(3, T, H, W) in [-1, 1] to uint8 (T, H, W, 3); truncated and not rounded, as the reference does."""
+    return ((frames + 1) / 2 * 255).clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0)
+
+
+def fit_masks(masks: NDArray[np.float32], target: tuple[int, int]) -> Tensor:
+    """Masks (3, H, W) of the source picture to the target's pixels: nearest, cropped like the picture."""
+    framing = frame_picture((masks.shape[1], masks.shape[2]), target)
+    grown = _nearest(torch.from_numpy(masks), framing.resized)
+    return grown[:, framing.top : framing.top + framing.height, framing.left : framing.left + framing.width]
+
+
+def latent_masks(masks: NDArray[np.float32], target: tuple[int, int]) -> Tensor:
+    """Masks (3, H, W) of the source picture at latent size: float32 0 or 1, (3, height/8, width/8).
+
+    Raises InvalidInput when a mask has no token left (half the latent's size): the model would divide by zero.
+    """
+    latent = (_nearest(fit_masks(masks, target), (target[0] // 8, target[1] // 8)) > 0).float()
+    tokens = _nearest(latent, (latent.shape[1] // 2, latent.shape[2] // 2))
+    for name, mask in zip(("The first person's box", "The second person's box", "The background"), tokens, strict=True):
+        if not bool(mask.any()):
+            raise InvalidInput(
+                f"{name} covers nothing of the cropped picture. Give boxes of at least 32 pixels of the finished "
+                "video, inside the picture, that leave some background free.",
+                field="people",
+            )
+    return latent
+
+
+def person_masks(source: tuple[int, int], boxes: tuple[Box, Box] | None) -> NDArray[np.float32]:
+    """Three masks of the source (height, width): first person, second person, background; float32 0 or 1.
+
+    Without boxes the left and the right half, less a rim, as the reference has it.
+    """
+    height, width = source
+    masks = np.zeros((3, height, width), np.float32)
+    if boxes is None:
+        half = width // 2
+        rows = slice(int(height * _RIM), int(height * (1 - _RIM)))
+        left, right = int(half * _RIM), int(half * (1 - _RIM))
+        masks[0, rows, left:right] = 1
+        masks[1, rows, half + left : half + right] = 1
+    else:
+        for mask, (left_x, top, right_x, bottom) in zip(masks, boxes, strict=False):
+            mask[int(top) : int(bottom), int(left_x) : int(right_x)] = 1
+    masks[2] = (masks[0] + masks[1]) == 0
+    return masks
+
+
+def reference_box(box: Box) -> Box:
+    """A box of the reference's JSON (top, left, bottom, right) as (left, top, right, bottom), and back."""
+    return box[1], box[0], box[3], box[2]
+
+
+def silent_neighbour(source: tuple[int, int], speaker: Box) -> Box:
+    """A box for "everyone else" when one of several people speaks: the wider side beside the speaker."""
+    height, width = source
+    left, right = max(0.0, speaker[0]), min(float(width), speaker[2])
+    top, bottom = height * _RIM, height * (1 - _RIM)
+    if left >= width - right:
+        return width * _RIM / 2, top, left, bottom
+    return right, top, width * (1 - _RIM / 2), bottom
+
+
+def move_camera(picture: Frames, time_s: float, boxes: tuple[Box, Box] | None) -> tuple[Frames, tuple[Box, Box] | None]:
+    """The picture as a slowly moving camera sees it at `time_s`, and the boxes within it.
+
+    One picture held still for minutes makes the model drift; its authors advise a video with a slow move instead. The
+    cut-out starts as the whole picture, zooms in by a few per cent, drifts and returns, without a jump anywhere.
+    """
+    height, width = picture.shape[:2]
+    phase = 2 * math.pi * time_s / _CYCLE_S
+    scale = 1 - _ZOOM * (1 - math.cos(phase)) / 2
+    cut_w, cut_h = width * scale, height * scale
+    left = (width - cut_w) * (0.5 + 0.5 * math.sin(phase / 2))
+    top = (height - cut_h) * 0.5
+    image = Image.fromarray(picture).resize(
+        (width, height), Image.Resampling.BICUBIC, box=(left, top, left + cut_w, top + cut_h)
+    )
+    if boxes is None:
+        return np.asarray(image), None
+    first, second = (
+        ((b[0] - left) / scale, (b[1] - top) / scale, (b[2] - left) / scale, (b[3] - top) / scale) for b in boxes
+    )
+    return np.asarray(image), (_inside(first, width, height), _inside(second, width, height))
+
+
+def _inside(box: Box, width: int, height: int) -> Box:
+    return max(0.0, box[0]), max(0.0, box[1]), min(float(width), box[2]), min(float(height), box[3])
+
+
+def _nearest(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Nearest resize of (n, H, W): index floor(i * source / target)."""
+    return torch.nn.functional.interpolate(masks[None], size=size, mode="nearest")[0]
+
+
+def condition_mask(n_latents: int, height: int, width: int) -> Tensor:
+    """The four mask channels of the conditioning (4, T, h, w): one where the picture is known, latent frame 0."""
+    mask = torch.zeros(4, n_latents, height, width)
+    mask[:, 0] = 1
+    return mask

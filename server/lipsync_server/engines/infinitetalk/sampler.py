@@ -1,0 +1,51 @@
+"""Flow-matching arithmetic of one window: the noise schedule, the Euler step and the pinning of known latents.
+
+Tensors in, tensors out. Knows no model: pipeline.py calls the transformer and guidance.py combines what it says.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+N_TRAIN_TIMESTEPS = 1000.0
+
+
+def timesteps(n_steps: int, shift: float) -> Tensor:
+    """The `n_steps + 1` noise levels from 1000 (noise) down to 0 (clean), float32.
+
+    Evenly spaced from 1000 to 1, bent by `shift` (above 1 spends more steps on strong noise), then 0. numpy's
+    linspace and not torch's: they differ in the last bit, and the reference uses numpy's.
+    """
+    even = torch.from_numpy(np.linspace(N_TRAIN_TIMESTEPS, 1, n_steps, dtype=np.float32))
+    u = torch.cat([even, torch.zeros(1)]) / N_TRAIN_TIMESTEPS
+    return shift * u / (1 + (shift - 1) * u) * N_TRAIN_TIMESTEPS
+
+
+def euler_step(latent: Tensor, velocity: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
+    """Move `latent` from noise level `t` to `t_next` along `velocity` = noise - clean (all float32)."""
+    return latent - velocity * ((t - t_next) / N_TRAIN_TIMESTEPS)
+
+
+def pin(latent: Tensor, known: Tensor) -> Tensor:
+    """Put the known clean latents in front: latent (16, T, h, w), known (16, k, h, w) with k <= T; in place.
+
+    The first frames of a window are given (the picture, or the end of the window before), so the model sees them
+    clean at every noise level and the decoder gets them as they are.
+    """
+    latent[:, : known.shape[1]] = known
+    return latent
+
+
+def draw_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Standard normal noise, float32 on the CPU, so that a seed means the same on every device."""
+    return torch.randn(shape, generator=generator, dtype=torch.float32)
+
+
+def skip_unused_draws(known_shape: tuple[int, ...], n_steps: int, generator: torch.Generator) -> None:
+    """Advance `generator` by the draws that the reference makes in a later window and never uses.
+
+    The reference noises the known latents once before the loop and once after every step, then overwrites the result
+    with the clean ones. Only the random stream notices, so a seed gives the reference's noise in every window.
+    """
+    for _ in range(n_steps + 1):
+        torch.randn(known_shape, generator=generator, dtype=torch.float32)

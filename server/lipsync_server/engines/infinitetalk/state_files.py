@@ -1,0 +1,127 @@
+"""Weight files into modules: reading, renaming, and one clear error for whatever does not fit.
+
+Used for the encoders and the VAE (the transformer's files are checkpoint.py's). Tensors stay memory-mapped until they
+are copied to their device. Pickled files are read with `weights_only=True` and nothing else.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lipsync_server.errors import WeightsError
+
+Official = Callable[[str], str]
+"""Name of a tensor in our module -> its name in the published file."""
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a .safetensors or .pth/.bin file, memory-mapped on the CPU."""
+    if not path.is_file():
+        raise WeightsError(f"{path.name} is missing: expected it at {path}. Download it with `lipsync weights`.")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded = _read_pickled(path)
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as error:
+        raise WeightsError(f"{path} is damaged or incomplete ({error}). Delete it and download it again.") from error
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise WeightsError(f"{path} does not hold a plain table of tensors; it is not the published file.")
+    return loaded
+
+
+def _read_pickled(path: Path) -> object:
+    from pickle import UnpicklingError
+
+    try:
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError as error:
+            if "mmap" not in str(error):
+                raise
+            # Files in torch's old format (before 1.6) cannot be mapped.
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise ValueError("it holds more than tensors") from error
+
+
+def rename_and_check(
+    expected: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    official: Official,
+    *,
+    source: str,
+    unused: Callable[[str], bool] = lambda name: False,
+) -> dict[str, Tensor]:
+    """`tensors` under our names, exactly those in `expected`, with its shapes; a WeightsError names what differs.
+
+    unused: says of a name in the file that it is published there and that nobody needs it.
+    """
+    renamed: dict[str, Tensor] = {}
+    missing: list[str] = []
+    taken: set[str] = set()
+    for name, like in expected.items():
+        published = official(name)
+        tensor = tensors.get(published)
+        if tensor is None:
+            missing.append(published)
+            continue
+        taken.add(published)
+        want = like.shape
+        # Some published tensors carry leading axes of one that our modules do not have.
+        if tensor.shape != want and tuple(n for n in tensor.shape if n != 1) == tuple(n for n in want if n != 1):
+            tensor = tensor.reshape(want)
+        if tensor.shape != want:
+            raise WeightsError(
+                f"{source}: the tensor {published} has the shape {tuple(tensor.shape)}, expected {tuple(want)}. "
+                "This is not the published file."
+            )
+        renamed[name] = tensor
+    if missing:
+        raise WeightsError(
+            f"{source}: {len(missing)} tensors are missing, the first is {missing[0]}. Delete the file and download it "
+            "again."
+        )
+    surplus = [name for name in tensors if name not in taken and not unused(name)]
+    if surplus:
+        raise WeightsError(
+            f"{source}: {len(surplus)} tensors do not belong there, the first is {surplus[0]}. "
+            "This is not the published file."
+        )
+    return renamed
+
+
+def fill(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    official: Official,
+    *,
+    source: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    unused: Callable[[str], bool] = lambda name: False,
+) -> None:
+    """Give `model` (built on the meta device) the published tensors, copied one by one to `device` as `dtype`."""
+    checked = rename_and_check(model.state_dict(), tensors, official, source=source, unused=unused)
+    # copy=True: the memory map of the file must not live on inside the model.
+    moved = {name: tensor.to(device=device, dtype=dtype, copy=True) for name, tensor in checked.items()}
+    model.load_state_dict(moved, strict=True, assign=True)
+    model.requires_grad_(False).eval()
+
+
+def randomise(model: nn.Module, *, device: torch.device, dtype: torch.dtype, seed: int = 0) -> None:
+    """Give a model built on the meta device random weights of a sane scale: benchmarks at full size without files."""
+    model.to_empty(device=device)
+    generator = torch.Generator(device).manual_seed(seed)
+    for name, parameter in model.state_dict().items():
+        if not parameter.is_floating_point():
+            continue
+        if parameter.dim() < 2 or "gamma" in name:
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+        else:
+            parameter.normal_(std=parameter[0].numel() ** -0.5, generator=generator)
+    model.to(dtype=dtype)
+    model.requires_grad_(False).eval()

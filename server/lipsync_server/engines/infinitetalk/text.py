@@ -1,0 +1,214 @@
+"""The prompt as the model reads it: cleaning, tokens, UMT5-XXL and a cache on disk.
+
+UMT5 has 5.7 billion weights and is needed for a fraction of a second per prompt. So it is never loaded whole: one layer
+at a time goes from the memory-mapped file to the device, both prompts pass through it, and it is dropped. That costs one
+read of the file (page cache to GPU) and about half a gigabyte of memory anywhere, on every card. Reads the official .pth
+and optimum-quanto files (t5_int8, t5_fp8). Knows no pictures and no audio.
+"""
+
+import html
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import ftfy
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import UMT5Config, UMT5EncoderModel
+
+from lipsync_server.engines.infinitetalk import state_files
+from lipsync_server.engines.infinitetalk.text_cache import EmbeddingCache
+from lipsync_server.errors import WeightsError
+
+MAX_TOKENS = 512
+# The reference's fixed negative prompt.
+NEGATIVE_PROMPT = (
+    "bright tones, overexposed, static, blurred details, subtitles, style, works, paintings, images, static, overall "
+    "gray, worst quality, low quality, JPEG compression residue, ugly, incomplete, extra fingers, poorly drawn hands, "
+    "poorly drawn faces, deformed, disfigured, misshapen limbs, fused fingers, still picture, messy background, three "
+    "legs, many people in the background, walking backwards"
+)
+DEFAULT_PROMPT = "A person is talking to the camera with natural expressions and small movements of the head."
+_IN_LAYER = {
+    "layer.0.SelfAttention.q": "attn.q", "layer.0.SelfAttention.k": "attn.k", "layer.0.SelfAttention.v": "attn.v",
+    "layer.0.SelfAttention.o": "attn.o", "layer.0.SelfAttention.relative_attention_bias": "pos_embedding.embedding",
+    "layer.0.layer_norm": "norm1", "layer.1.DenseReluDense.wi_0": "ffn.gate.0", "layer.1.DenseReluDense.wi_1": "ffn.fc1",
+    "layer.1.DenseReluDense.wo": "ffn.fc2", "layer.1.layer_norm": "norm2",
+}  # fmt: skip
+_EMBEDDING, _FINAL_NORM = "token_embedding.weight", "norm.weight"
+
+
+def clean_prompt(text: str) -> str:
+    """Repair encoding accidents, unescape HTML twice, and make every run of white space one space."""
+    repaired = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
+    return re.sub(r"\s+", " ", repaired).strip()
+
+
+def official_name(name: str, layer: int) -> str:
+    """Name in a one-layer UMT5 block -> name of layer `layer` in the published file."""
+    inside, kind = name.rsplit(".", 1)
+    return f"blocks.{layer}.{_IN_LAYER[inside]}.{kind}"
+
+
+def config_of(tensors: Mapping[str, Tensor]) -> UMT5Config:
+    """Sizes from the shapes; the published ones where a tensor is missing, so that the check names it."""
+
+    def shape(name: str, default: tuple[int, int]) -> tuple[int, int]:
+        tensor = tensors.get(name, tensors.get(f"{name}._data"))
+        return (tensor.shape[0], tensor.shape[1]) if tensor is not None else default
+
+    vocabulary, width = shape(_EMBEDDING, (256384, 4096))
+    buckets, heads = shape("blocks.0.pos_embedding.embedding.weight", (32, 64))
+    inner, _ = shape("blocks.0.attn.q.weight", (4096, 4096))
+    hidden, _ = shape("blocks.0.ffn.fc1.weight", (10240, 4096))
+    layers = [int(name.split(".")[1]) for name in tensors if name.startswith("blocks.")]
+    return UMT5Config(
+        vocab_size=vocabulary, d_model=width, d_kv=inner // heads, d_ff=hidden, num_heads=heads,
+        num_layers=max(layers, default=23) + 1, relative_attention_num_buckets=buckets,
+        relative_attention_max_distance=128, feed_forward_proj="gated-gelu", dropout_rate=0.0, layer_norm_epsilon=1e-6,
+        use_cache=False, tie_word_embeddings=False,
+    )  # fmt: skip
+
+
+def one_layer(config: UMT5Config) -> UMT5EncoderModel:
+    """transformers' encoder with a single layer and no final norm, on the meta device: run it once for each layer."""
+    single = UMT5Config(**{**config.to_dict(), "num_layers": 1, "vocab_size": 2})
+    with torch.device("meta"):
+        model = UMT5EncoderModel(single)
+    model.encoder.final_layer_norm = nn.Identity()
+    return model.eval()
+
+
+def check(config: UMT5Config, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Raise WeightsError unless `tensors` (dequantised names) are exactly those of the published encoder."""
+    block = one_layer(config).encoder.block[0].state_dict()
+    expected = {official_name(name, layer): t for layer in range(config.num_layers) for name, t in block.items()}
+    expected[_EMBEDDING] = torch.empty(config.vocab_size, config.d_model, device="meta")
+    expected[_FINAL_NORM] = torch.empty(config.d_model, device="meta")
+    state_files.rename_and_check(expected, tensors, lambda name: name, source=source)
+
+
+@dataclass(frozen=True)
+class TextFiles:
+    """Where the encoder lies: the official .pth, or a quanto .safetensors with its map; and the tokenizer's folder."""
+
+    weights: Path
+    tokenizer: Path
+    quant_map: Path | None = None
+
+
+class TextEncoder:
+    """Prompts to embeddings (n, 4096), streamed through the layers; holds no weights between calls."""
+
+    def __init__(
+        self, files: TextFiles, *, device: torch.device, dtype: torch.dtype, cache: Path | None = None
+    ) -> None:
+        self.files, self.device, self.dtype = files, device, dtype
+        self._cache = EmbeddingCache(cache, files.weights) if cache is not None else None
+
+    def encode(self, prompts: list[str]) -> list[Tensor]:
+        """One (n_tokens, width) tensor to each prompt, on the device; prompts are cleaned first."""
+        cleaned = [clean_prompt(prompt) for prompt in prompts]
+        found = [self._cache.get(prompt) if self._cache else None for prompt in cleaned]
+        wanted = [prompt for prompt, known in zip(cleaned, found, strict=True) if known is None]
+        if wanted:
+            made = dict(zip(wanted, self._run(wanted), strict=True))
+            for prompt, embedding in made.items():
+                if self._cache:
+                    self._cache.put(prompt, embedding)
+            found = [made[p] if known is None else known for p, known in zip(cleaned, found, strict=True)]
+        return [embedding.to(self.device, self.dtype) for embedding in found if embedding is not None]
+
+    def _run(self, prompts: list[str]) -> list[Tensor]:
+        ids = self._tokenize(prompts)
+        tensors = read_weights(self.files)
+        return run_encoder(tensors, ids, device=self.device, dtype=self.dtype, source=self.files.weights.name)
+
+    def _tokenize(self, prompts: list[str]) -> list[list[int]]:
+        path = self.files.tokenizer / "tokenizer.json"
+        if not path.is_file():
+            raise WeightsError(f"The tokenizer is missing: expected it at {path}. Download it with `lipsync weights`.")
+        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer.enable_truncation(MAX_TOKENS)
+        tokenizer.no_padding()
+        return [tokenizer.encode(prompt).ids for prompt in prompts]
+
+
+def read_weights(files: TextFiles) -> Mapping[str, Tensor]:
+    """Official names -> tensors; quantised ones are joined when they are read (`QuantisedWeights`)."""
+    tensors = state_files.read_tensors(files.weights)
+    if files.quant_map is None:
+        return tensors
+    try:
+        quantised = json.loads(files.quant_map.read_text())
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"The map {files.quant_map} cannot be read ({error}). Download it again.") from error
+    return QuantisedWeights(tensors, set(quantised), files.weights.name)
+
+
+class QuantisedWeights(Mapping[str, Tensor]):
+    """An optimum-quanto file as plain weights: data * scale, computed when a weight is asked for."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], modules: set[str], source: str) -> None:
+        self._tensors, self._source = tensors, source
+        self._modules = modules
+        self._names = [n for n in tensors if not n.endswith(("._data", "._scale", ".input_scale", ".output_scale"))]
+        self._names += [n.removesuffix("._data") for n in tensors if n.endswith(".weight._data")]
+
+    def __getitem__(self, name: str) -> Tensor:
+        if f"{name}._data" not in self._tensors:
+            return self._tensors[name]
+        if name.removesuffix(".weight") not in self._modules:
+            raise WeightsError(f"{self._source}: {name} is quantised but its map does not say so. Download both again.")
+        data, scale = self._tensors[f"{name}._data"], self._tensors.get(f"{name}._scale")
+        if scale is None:
+            raise WeightsError(f"{self._source}: the tensor {name}._scale is missing. Download it again.")
+        return data.to(scale.dtype) * scale
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def run_encoder(
+    tensors: Mapping[str, Tensor],
+    ids: list[list[int]],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    source: str,
+) -> list[Tensor]:
+    """Embeddings of the token rows `ids`, kept rows only; one layer on the device at a time."""
+    config = config_of(tensors)
+    layer_model = one_layer(config)
+    layer_names = layer_model.encoder.block[0].state_dict()
+    longest = max(len(row) for row in ids)
+    padded = torch.zeros(len(ids), longest, dtype=torch.long)
+    mask = torch.zeros(len(ids), longest, dtype=torch.long, device=device)
+    for row, (tokens, target) in enumerate(zip(ids, padded, strict=True)):
+        target[: len(tokens)] = torch.tensor(tokens)
+        mask[row, : len(tokens)] = 1
+    with torch.inference_mode():
+        try:
+            hidden = tensors[_EMBEDDING][padded].to(device, dtype)
+            final_norm = tensors[_FINAL_NORM].to(device, dtype)
+        except KeyError as error:
+            raise WeightsError(f"{source}: the tensor {error.args[0]} is missing. Download it again.") from error
+        for layer in range(config.num_layers):
+            own = {official_name(name, layer): tensors[official_name(name, layer)] for name in layer_names
+                   if official_name(name, layer) in tensors}  # fmt: skip
+            checked = state_files.rename_and_check(
+                layer_names, own, lambda name, at=layer: official_name(name, at), source=source
+            )
+            moved = {name: tensor.to(device, dtype) for name, tensor in checked.items()}
+            layer_model.encoder.block[0].load_state_dict(moved, assign=True)
+            hidden = layer_model.encoder(inputs_embeds=hidden, attention_mask=mask).last_hidden_state
+        wide = hidden.float()
+        hidden = (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + config.layer_norm_epsilon)).to(dtype)
+        hidden = hidden * final_norm
+    return [row[: len(tokens)] for row, tokens in zip(hidden, ids, strict=True)]

@@ -1,0 +1,61 @@
+"""Embeddings of recent prompts on disk, so that a prompt seen before costs no pass through the text encoder.
+
+A workflow sends the same prompt with every job. One file to an embedding (at most 4 MB); the oldest go when there are
+more than MAX_ENTRIES. Keyed by the cleaned prompt and by the weight file's identity, so new weights find no old
+entries. A damaged or unwritable cache is no error: the prompt is then encoded again.
+"""
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+MAX_ENTRIES = 200
+_log = logging.getLogger(__name__)
+
+
+class EmbeddingCache:
+    """Prompt -> embedding (n, width) in `folder`."""
+
+    def __init__(self, folder: Path, weights: Path) -> None:
+        self._folder = folder
+        self._weights = weights
+
+    def get(self, prompt: str) -> Tensor | None:
+        path = self._path(prompt)
+        try:
+            embedding = load_file(path)["embedding"]
+            os.utime(path)
+        except FileNotFoundError:
+            return None
+        except (OSError, SafetensorError, KeyError) as error:
+            _log.warning("the cached text embedding %s is unreadable and is made again: %s", path.name, error)
+            return None
+        # Off the memory map: the file may be removed while the tensor is in use.
+        return embedding.clone()
+
+    def put(self, prompt: str, embedding: Tensor) -> None:
+        path = self._path(prompt)
+        unfinished = path.with_suffix(f".{os.getpid()}.part")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            save_file({"embedding": embedding.detach().cpu().contiguous()}, unfinished)
+            unfinished.replace(path)
+            self._forget_oldest()
+        except OSError as error:
+            _log.warning("the text embedding cannot be kept in %s: %s", self._folder, error)
+            unfinished.unlink(missing_ok=True)
+
+    def _path(self, prompt: str) -> Path:
+        stat = self._weights.stat()
+        identity = f"{self._weights.name}\0{stat.st_size}\0{stat.st_mtime_ns}\0{prompt}"
+        return self._folder / f"{hashlib.sha256(identity.encode()).hexdigest()}.safetensors"
+
+    def _forget_oldest(self) -> None:
+        entries = sorted(self._folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
+        for path in entries[:-MAX_ENTRIES]:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,137 @@
+"""Windows over the audio: which frames each run of the model makes, keeps and hears. Integers only.
+
+A model run makes up to 81 frames; the first `motion_frames` of every later window repeat the end of the window before.
+Two schedules: `schedule` is ours (any length from one frame, a last window no longer than it must be), and
+`reference_schedule` is the public reference's, frame for frame, kept as the golden yardstick. Knows no audio and no
+model.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lipsync_server.errors import InvalidInput
+
+WINDOW_FRAMES = 81
+MOTION_FRAMES = 9
+# Each frame hears itself and two neighbours on either side.
+_NEIGHBOURS = np.arange(-2, 3, dtype=np.int64)
+# The reference lengthens the audio by three frames more than the last window needs.
+_REFERENCE_MARGIN = 3
+
+
+@dataclass(frozen=True)
+class Window:
+    """One run of the model: frames [start, start + n_frames) of the video, of which [keep_first, keep_stop), counted
+    within the window, are new."""
+
+    index: int
+    start: int
+    n_frames: int
+    keep_first: int
+    keep_stop: int
+
+    @property
+    def n_latents(self) -> int:
+        return (self.n_frames - 1) // 4 + 1
+
+    @property
+    def n_kept(self) -> int:
+        return self.keep_stop - self.keep_first
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """All windows of one video of `n_frames` frames.
+
+    heard: how many frames of audio each person has. mirrored: how many frames are appended, backwards, to each
+    person's audio before the last window (the reference's way; ours pads the sound with silence instead).
+    """
+
+    windows: tuple[Window, ...]
+    n_frames: int
+    motion_frames: int
+    heard: tuple[int, ...]
+    mirrored: tuple[int, ...]
+
+    def audio_indices(self, window: Window, person: int = 0) -> NDArray[np.int64]:
+        """Frames of `person`'s audio that each frame of `window` hears: int64 (n_frames, 5)."""
+        n = self.heard[person]
+        length = n + (self.mirrored[person] if window is self.windows[-1] else 0)
+        centres = np.arange(window.start, window.start + window.n_frames, dtype=np.int64)
+        positions = np.clip(centres[:, None] + _NEIGHBOURS, 0, length - 1)
+        return np.where(positions < n, positions, 2 * n - 1 - positions)
+
+
+def latents_of(n_frames: int) -> int:
+    """Latent frames that hold `n_frames` frames: the first alone, then four to each."""
+    return (n_frames - 1) // 4 + 1
+
+
+def _check(window_frames: int, motion_frames: int) -> None:
+    if window_frames % 4 != 1 or window_frames < 5:
+        raise InvalidInput(f"window_frames must be 4n+1 and at least 5, not {window_frames}.", field="window_frames")
+    if motion_frames % 4 != 1 or not 1 <= motion_frames < window_frames:
+        raise InvalidInput(
+            f"motion_frames must be 4n+1 and less than the window's {window_frames} frames, not {motion_frames}.",
+            field="motion_frames",
+        )
+
+
+def schedule(
+    n_frames: int, *, n_people: int = 1, window_frames: int = WINDOW_FRAMES, motion_frames: int = MOTION_FRAMES
+) -> Schedule:
+    """Windows for a video of exactly `n_frames` frames; the last one is the shortest 4n+1 that covers the rest.
+
+    The audio must be padded with silence to `heard` frames, the end of the last window.
+    """
+    _check(window_frames, motion_frames)
+    if n_frames < 1:
+        raise InvalidInput("The video must have at least one frame.")
+    windows: list[Window] = []
+    start = 0
+    while True:
+        skip = motion_frames if windows else 0
+        needed = n_frames - start
+        if needed <= window_frames:
+            size = 4 * (latents_of(needed) - 1) + 1
+            size = size if size >= needed else size + 4
+            windows.append(Window(len(windows), start, size, skip, needed))
+            break
+        windows.append(Window(len(windows), start, window_frames, skip, window_frames))
+        start += window_frames - motion_frames
+    heard = windows[-1].start + windows[-1].n_frames
+    return Schedule(tuple(windows), n_frames, motion_frames, (heard,) * n_people, (0,) * n_people)
+
+
+def reference_schedule(
+    audio_frames: tuple[int, ...],
+    *,
+    window_frames: int = WINDOW_FRAMES,
+    motion_frames: int = MOTION_FRAMES,
+    max_frames: int = 1000,
+) -> Schedule:
+    """The public reference's windows, with its refusals and its cut to the last person's length."""
+    _check(window_frames, motion_frames)
+    if min(audio_frames) <= window_frames:
+        raise InvalidInput(f"The reference needs more than {window_frames} frames of audio, not {min(audio_frames)}.")
+    windows: list[Window] = [Window(0, 0, window_frames, 0, window_frames)]
+    mirrored = [0] * len(audio_frames)
+    last = max_frames <= window_frames
+    while not last:
+        start = windows[-1].start + window_frames - motion_frames
+        end = start + window_frames
+        windows.append(Window(len(windows), start, window_frames, motion_frames, window_frames))
+        last = end >= min(max_frames, audio_frames[0])
+        if last:
+            mirrored = [min(end - n + _REFERENCE_MARGIN, n) if end >= n else 0 for n in audio_frames]
+    n_frames = min(windows[-1].start + window_frames, max_frames)
+    if max_frames > window_frames and any(mirrored):
+        n_frames = min(n_frames, audio_frames[-1])
+    kept = [
+        Window(w.index, w.start, w.n_frames, w.keep_first, min(w.keep_stop, n_frames - w.start))
+        for w in windows
+        if n_frames > w.start + w.keep_first
+    ]
+    return Schedule(tuple(kept), n_frames, motion_frames, audio_frames, tuple(mirrored))

@@ -158,9 +158,8 @@ class FaceLandmarker:
         if part.size == 0:
             return np.zeros((N_POINTS, 3), np.float32), 0.0
         if step > 1:
-            part = cv2.resize(
-                part, (-(-part.shape[1] // step), -(-part.shape[0] // step)), interpolation=cv2.INTER_AREA
-            )
+            size = -(-part.shape[1] // step), -(-part.shape[0] // step)
+            part = np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_AREA), np.uint8)
         inner = (shift - (left, top) + 0.5) / step - 0.5
         matrix = np.column_stack([turn / step, inner])
         image = cv2.warpAffine(part, matrix, (_MESH_PX, _MESH_PX), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)

@@ -1,0 +1,58 @@
+"""Makes a portrait's mouth open as far as it is told, as seen by the landmark model itself.
+
+Faces differ: the same warp parts some lips twice as far as others, and parted lips need more or less to shut. A few
+test frames are drawn and measured, and the curve between command and gap is turned around. Knows no sound.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from lipsync_server.engines.landmarks import Face, FaceLandmarker
+from lipsync_server.engines.preview import head
+from lipsync_server.engines.preview.mesh import FaceFrame, lip_gap
+from lipsync_server.engines.preview.mouth import MouthPose
+from lipsync_server.engines.preview.puppet import Pose, Puppet
+
+# The gap between the lips at opening 1, in face heights: a clear open vowel.
+TARGET_GAP = 0.075
+_SHUT = 0.004
+_COMMANDS = np.array([0.0, 0.1, 0.2, 0.35, 0.55, 0.8, 1.1, 1.4])
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """close: how hard shut lips are pulled together. opens, at: the command that gives an opening, as a curve."""
+
+    close: float
+    opens: tuple[float, ...]
+    at: tuple[float, ...]
+
+    def apply(self, pose: Pose) -> Pose:
+        command = float(np.interp(pose.mouth.open, self.opens, self.at))
+        return dataclasses.replace(pose, mouth=dataclasses.replace(pose.mouth, open=command, close=self.close))
+
+
+def calibrate(puppet: Puppet, landmarker: FaceLandmarker, face: Face) -> Calibration:
+    """Draw and measure test frames; costs about ten landmark runs."""
+    canvas = puppet.picture.copy()
+
+    def gap(command: float, close: float) -> float:
+        pose = MouthPose(open=command, close=close, spread=0, narrow=0, press=0)
+        puppet.draw(Pose(pose, np.zeros(len(head.BASES), np.float32)), canvas)
+        points = landmarker.refine(canvas, face.points).points
+        return lip_gap(points, FaceFrame.of(points))
+
+    close = 1.0
+    shut = gap(0.0, close)
+    while shut > _SHUT and close < 1.35 and puppet.mouth.parted:
+        close += 0.1
+        shut = gap(0.0, close)
+    gaps = np.array([shut, *(gap(command, close) for command in _COMMANDS[1:])])
+    rises = np.maximum.accumulate(gaps - gaps[0])
+    if rises[-1] < 0.5 * TARGET_GAP:
+        # The model does not see this mouth open (a flat drawing, a covered mouth): trust the geometry.
+        return Calibration(close, (0.0, 1.4), (0.0, 1.4))
+    # Strictly rising, so that it can be turned around.
+    opens = (rises + np.arange(len(rises)) * 1e-5) / (TARGET_GAP - min(gaps[0], _SHUT))
+    return Calibration(close, tuple(float(v) for v in opens), tuple(float(v) for v in _COMMANDS))

@@ -1,0 +1,114 @@
+"""The preview engine: finds the face, prepares its puppet, and draws it frame by frame to the sound of the speech.
+
+Every frame follows from picture, speech, options and its own number, so an interrupted render simply goes on. Knows no
+files and no encoder.
+"""
+
+from collections.abc import Callable, Iterator
+
+import cv2
+import numpy as np
+
+from lipsync_server.engines.base import Frames, RenderContext, RenderRequest
+from lipsync_server.engines.landmarks import FaceLandmarker, choose_face
+from lipsync_server.engines.preview.calibration import calibrate
+from lipsync_server.engines.preview.motion import Amounts, Motion
+from lipsync_server.engines.preview.options import Options
+from lipsync_server.engines.preview.puppet import Puppet
+from lipsync_server.engines.preview.speech import mouth_track
+from lipsync_server.errors import Cancelled
+from lipsync_server.settings import Settings
+
+_LONG_SIDE, _SHORT_SIDE = 1920, 1080
+_BATCH_BYTES = 12 * 2**20
+_SAVE_EVERY = 500
+_STRONG_YAW = 0.6
+
+
+def _silent(stage: str, done: float, total: float) -> None:
+    pass
+
+
+class PreviewEngine:
+    """Renders one request at a time."""
+
+    name = "preview"
+
+    def __init__(self) -> None:
+        self._landmarker: FaceLandmarker | None = None
+
+    def load(self, report: Callable[[str, float, float], None] = _silent) -> None:
+        if self._landmarker is None:
+            report("load", 0, 1)
+            self._landmarker = FaceLandmarker()
+            report("load", 1, 1)
+
+    def close(self) -> None:
+        self._landmarker = None
+
+    def generate(self, request: RenderRequest, context: RenderContext) -> Iterator[Frames]:
+        """Yield the frames of `request`; raises NoFace, and Cancelled between two batches."""
+        self.load()
+        assert self._landmarker is not None
+        given = request.options.model_dump()
+        options = Options(**{name: given[name] for name in Options.model_fields if name in given})
+        context.progress("preprocess", 0, 3, "finding the face")
+        picture, scale = fit_picture(request.picture)
+        box = options.face_box
+        if box is not None:
+            box = (box[0] * scale, box[1] * scale, box[2] * scale, box[3] * scale)
+        faces = self._landmarker.detect(picture)
+        face = choose_face(faces, face_index=options.face_index, face_box=box)
+        if abs(face.yaw) > _STRONG_YAW:
+            context.warn(
+                "The face is seen almost from the side; lips may look wrong. A picture that looks at the camera works "
+                "better."
+            )
+        context.progress("preprocess", 1, 3, "preparing the face")
+        puppet = Puppet(picture, face)
+        calibration = calibrate(puppet, self._landmarker, face)
+        context.progress("preprocess", 2, 3, "listening")
+        n_frames = request.n_frames
+        track = mouth_track(request.speech, n_frames, request.fps)
+        amounts = Amounts(head=options.head_motion, mouth=options.mouth_opening, blinks=options.blinks)
+        motion = Motion(track, request.fps, options.seed, amounts)
+        context.progress("preprocess", 3, 3)
+
+        done = context.checkpoint.n_frames if context.checkpoint else 0
+        batch_frames = int(np.clip(_BATCH_BYTES // picture.nbytes, 1, 16))
+        saved = done
+        while done < n_frames:
+            if context.cancelled():
+                raise Cancelled("The job was cancelled while frames were drawn.")
+            n = min(batch_frames, n_frames - done)
+            batch = np.empty((n, *picture.shape), np.uint8)
+            for i, frame in enumerate(batch):
+                frame[...] = picture
+                puppet.draw(calibration.apply(motion.pose(done + i)), frame)
+            yield batch
+            done += n
+            context.progress("generate", done, n_frames)
+            if done - saved >= _SAVE_EVERY and done < n_frames:
+                context.save({"n_frames": done})
+                saved = done
+
+
+def fit_picture(picture: Frames) -> tuple[Frames, float]:
+    """The picture in the size of the video, and its scale: even sides, at most 1920 x 1080 either way around.
+
+    Keeps every pixel where it can; an odd last row or column is left out rather than all pixels resampled. A picture
+    too small to crop is enlarged to 2 pixels.
+    """
+    height, width = picture.shape[:2]
+    scale = min(1.0, _LONG_SIDE / max(height, width), _SHORT_SIDE / min(height, width))
+    if scale < 1:
+        size = max(2, int(width * scale) // 2 * 2), max(2, int(height * scale) // 2 * 2)
+        return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8), scale
+    if min(height, width) < 2:
+        size = max(2, width // 2 * 2), max(2, height // 2 * 2)
+        return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_NEAREST), np.uint8), 1.0
+    return np.ascontiguousarray(picture[: height // 2 * 2, : width // 2 * 2]), 1.0
+
+
+def create(settings: Settings) -> PreviewEngine:
+    return PreviewEngine()

@@ -1,0 +1,89 @@
+"""How the head, the brows and the chest move: small, smooth, fading to nothing where shoulders and background begin.
+
+Fields are computed once per portrait; a frame is a weighted sum of them. Depth comes from the face mesh, so that
+turning moves the nose more than the ears. Knows nothing of the mouth.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lipsync_server.engines.landmarks import Points
+from lipsync_server.engines.preview.fields import Field, Grid, come_from, smooth_step
+from lipsync_server.engines.preview.mesh import BROWS, FACE_OVAL, FaceFrame
+
+# Across and down in face heights; roll, yaw and pitch in radians; brow and breath 0 to 1.
+BASES = ("across", "down", "roll", "yaw", "pitch", "brow", "breath")
+_BROW_LIFT, _BREATH_LIFT = 0.016, 0.006
+
+
+class Head:
+    """The head's field bases on a coarse grid over the part of the picture that may move."""
+
+    def __init__(self, points: Points, frame: FaceFrame, picture_size: tuple[int, int]) -> None:
+        local = frame.local(points[:, :2].astype(np.float64))
+        oval = local[list(FACE_OVAL)]
+        middle, half = (oval.max(axis=0) + oval.min(axis=0)) / 2, np.ptp(oval, axis=0) / 2
+        chin = float(local[152, 1])
+        # Hair reaches further up than the mesh does.
+        centre, radius = middle - (0.0, 0.12 * half[1]), half * (1.35, 1.3)
+        self.grid = _cover(frame, centre, radius, chin, picture_size)
+        at = frame.local(self.grid.places().astype(np.float64))
+        distance = np.sqrt((((at - centre) / radius) ** 2).sum(axis=-1))
+        neck = 1 - smooth_step(at[..., 1], chin - 0.02, chin + 0.42)
+        weight = (1 - smooth_step(distance, 0.9, 1.75)) * neck
+        depth = _depth(local, -points[:, 2].astype(np.float64) / frame.height, at)
+        pivot = np.array([middle[0], chin + 0.25])
+        away = at - pivot
+        zero = np.zeros_like(weight)
+        chest = smooth_step(at[..., 1], chin + 0.1, chin + 0.5) * (1 - smooth_step(at[..., 1], chin + 0.65, chin + 1.0))
+        chest *= 1 - smooth_step(np.abs(at[..., 0] - middle[0]), 0.55, 1.05)
+        brows = local[[i for brow in BROWS for i in brow]]
+        nearest = ((at[..., None, :] - brows) ** 2).sum(axis=-1).min(axis=-1)
+        bases = [
+            (weight, zero),
+            (zero, weight),
+            (-away[..., 1] * weight, away[..., 0] * weight),
+            (depth * weight, zero),
+            (zero, depth * weight),
+            (zero, -_BROW_LIFT * np.exp(-nearest / (2 * 0.035**2))),
+            (zero, -_BREATH_LIFT * (chest + 0.3 * weight)),
+        ]
+        fields = [frame.vectors(np.stack(np.broadcast_arrays(*base), axis=-1)) for base in bases]
+        self._bases = np.ascontiguousarray(np.stack(fields), np.float32)
+
+    def come_from(self, weights: Field) -> Field:
+        """Displacement back to the still portrait at each node of `grid`, for one weight per base."""
+        return come_from(np.tensordot(weights, self._bases, axes=1), self.grid.stride, 2)
+
+
+def _cover(
+    frame: FaceFrame,
+    centre: NDArray[np.float64],
+    radius: NDArray[np.float64],
+    chin: float,
+    picture_size: tuple[int, int],
+) -> Grid:
+    left, right = (
+        min(centre[0] - 1.75 * radius[0], centre[0] - 1.05),
+        max(centre[0] + 1.75 * radius[0], centre[0] + 1.05),
+    )
+    reach = np.array([[u, v] for u in (left, right) for v in (centre[1] - 1.75 * radius[1], chin + 1.0)])
+    pixels = frame.origin + frame.height * (reach[:, :1] * frame.right + reach[:, 1:] * frame.down)
+    low = np.maximum(np.floor(pixels.min(axis=0)).astype(int), 0)
+    high = np.minimum(np.ceil(pixels.max(axis=0)).astype(int), (picture_size[1], picture_size[0]))
+    stride = max(2, round(frame.height / 40))
+    return Grid(int(low[0]), int(low[1]), max(1, int(high[0] - low[0])), max(1, int(high[1] - low[1])), stride)
+
+
+def _depth(local: NDArray[np.float64], near: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Depth at every node (face heights, larger is nearer), smoothed, and level outside the face."""
+    oval = list(FACE_OVAL)
+    rim = local[oval].mean(axis=0) + 1.3 * (local[oval] - local[oval].mean(axis=0))
+    level = float(near[oval].mean())
+    places, values = np.concatenate([local, rim]), np.concatenate([near, np.full(len(rim), level)])
+    total, mass = np.zeros(at.shape[:2]), np.full(at.shape[:2], 1e-3)
+    for place, value in zip(places, values, strict=True):
+        closeness = np.exp(-((at - place) ** 2).sum(axis=-1) / (2 * 0.07**2))
+        total += closeness * (value - level)
+        mass += closeness
+    return np.asarray(total / mass)

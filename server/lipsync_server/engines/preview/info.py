@@ -1,0 +1,26 @@
+"""What the preview engine is, told without loading it."""
+
+from lipsync_server.engines.base import EngineInfo
+from lipsync_server.engines.preview.options import Options
+from lipsync_server.paths import bundled
+from lipsync_server.settings import Settings
+
+_FILES = ("face_landmarker.task", "preview_mouth.npz")
+
+
+def describe(settings: Settings) -> EngineInfo:
+    """Available wherever the small files that ship with the project are there."""
+    reason = ""
+    try:
+        for name in _FILES:
+            bundled(name)
+    except FileNotFoundError as error:
+        reason = str(error)
+    return EngineInfo(
+        name="preview",
+        title="Preview: landmarks and a warp on the CPU",
+        available=not reason,
+        reason=reason,
+        device="cpu",
+        options_schema=Options.model_json_schema(),
+    )

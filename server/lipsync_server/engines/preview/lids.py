@@ -1,0 +1,82 @@
+"""Blinks: the upper lid comes down over the eye and takes the skin below the brow with it.
+
+The move is along the face's own vertical only, so where a pixel comes from has a closed form. Knows the mesh and pixel
+coordinates; not when to blink.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lipsync_server.engines.landmarks import Points
+from lipsync_server.engines.preview.fields import Field, Grid, smooth_step
+from lipsync_server.engines.preview.mesh import BROW_LOWER_EDGES, LOWER_LIDS, UPPER_LIDS, FaceFrame, Floats
+
+# The lash line hangs this far below the mesh's lid edge (face heights); it must go down with the lid.
+_LASHES = 0.004
+_LEAST_GAP = 0.012
+
+
+@dataclass(frozen=True)
+class _Curve:
+    across: Floats
+    down: Floats
+
+    def __call__(self, across: Floats) -> Floats:
+        return np.interp(across, self.across, self.down)
+
+
+class Lid:
+    """One eye's upper lid."""
+
+    def __init__(self, points: Points, frame: FaceFrame, eye: int, picture_size: tuple[int, int]) -> None:
+        self._frame = frame
+        local = frame.local(points[:, :2].astype(np.float64))
+        upper, lower = local[list(UPPER_LIDS[eye])], local[list(LOWER_LIDS[eye])]
+        brow = local[list(BROW_LOWER_EDGES[eye])]
+        brow = brow[np.argsort(brow[:, 0])]
+        gap = float((lower[3:6, 1] - upper[3:6, 1]).mean())
+        self.can_blink = gap > _LEAST_GAP
+        u = np.linspace(upper[0, 0], upper[-1, 0], 65)
+        edge, floor = _smooth(u, upper), _smooth(u, lower)
+        # Never into the brow itself: its hairs must not stretch.
+        ceiling = np.minimum(np.interp(u, brow[:, 0], brow[:, 1]), edge - 0.035)
+        self._edge, self._floor, self._ceiling = _Curve(u, edge), _Curve(u, np.maximum(floor, edge)), _Curve(u, ceiling)
+        self._ends = float(upper[0, 0]), float(upper[-1, 0])
+        low = np.array([self._ends[0] - 0.01, float(ceiling.min()) - 0.01])
+        high = np.array([self._ends[1] + 0.01, float(floor.max()) + 0.02])
+        corners = np.array([[a, b] for a in (low[0], high[0]) for b in (low[1], high[1])])
+        pixels = frame.origin + frame.height * (corners[:, :1] * frame.right + corners[:, 1:] * frame.down)
+        start = np.clip(np.floor(pixels.min(axis=0)).astype(int), 0, (picture_size[1] - 1, picture_size[0] - 1))
+        stop = np.clip(np.ceil(pixels.max(axis=0)).astype(int), start + 1, (picture_size[1], picture_size[0]))
+        self.grid = Grid(int(start[0]), int(start[1]), int(stop[0] - start[0]), int(stop[1] - start[1]), 1)
+
+    def shift(self, x: Field, y: Field, closed: float) -> Field:
+        """How far to move each place (h, w) of the still portrait to find what a lid closed by `closed` shows there.
+
+        Returns displacements (h, w, 2) in pixels; zero off the lid.
+        """
+        frame = self._frame
+        at = frame.local(np.stack([x, y], axis=-1).astype(np.float64))
+        across, down = at[..., 0], at[..., 1]
+        edge, ceiling = self._edge(across) + _LASHES, self._ceiling(across)
+        lowered = edge + closed * 0.96 * np.maximum(self._floor(across) - edge, 0)
+        span, stretched = edge - ceiling, lowered - ceiling
+        ratio = np.minimum(stretched / span, 1.8)
+        t = np.clip((down - ceiling) / stretched, 0, 1)
+        # Skin next to the brow keeps its scale and the lid's own unrolls: halfway between that and an even stretch.
+        source = ceiling + span * (0.5 * t + 0.5 * (ratio * t + (1 - ratio) * t * t))
+        soft = 1.0 / frame.height
+        inside = smooth_step(across, self._ends[0], self._ends[0] + 0.02)
+        inside *= 1 - smooth_step(across, self._ends[1] - 0.02, self._ends[1])
+        inside *= (down > ceiling) * (1 - smooth_step(down - lowered, -soft, soft))
+        return ((source - down) * inside)[..., None].astype(np.float32) * (frame.down * frame.height).astype(np.float32)
+
+
+def _smooth(u: Floats, chain: Floats) -> Floats:
+    """The chain's height at `u` with its corners rounded off."""
+    order = np.maximum.accumulate(chain[:, 0] + np.arange(len(chain)) * 1e-6)
+    line = np.interp(u, order, chain[:, 1])
+    padded = np.pad(line, 4, mode="reflect", reflect_type="odd")
+    kernel = np.hanning(11)[1:-1]
+    return np.convolve(padded, kernel / kernel.sum(), mode="valid")

@@ -1,0 +1,186 @@
+"""How lips, jaw and cheeks move: two smooth layers that part along the line between the lips.
+
+What lies above that line moves with the upper layer, what lies below with the lower one; beyond the corners of the
+mouth both move alike. The line is one curve in a portrait with closed lips and two (the inner lip edges) in one with
+parted lips, which `close` brings together. Knows the mesh, not the pixels; what shows between the lips is
+interior.py's.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from lipsync_server.engines.landmarks import Points
+from lipsync_server.engines.preview.fields import Field, Grid, come_from, smooth_step, spline
+from lipsync_server.engines.preview.mesh import FACE_OVAL, LOWER_LIP, UPPER_LIP, FaceFrame, Floats
+
+# Lengths in face heights. Opening 1 parts the lips by about this much before calibration.
+FULL_GAP = 0.085
+# Shares of the gap: how far each part goes when the mouth opens.
+LOWER_LIP_SHARE, UPPER_LIP_SHARE, JAW_SHARE, CORNER_DROP, CORNER_IN = 0.82, 0.18, 0.62, 0.2, 0.14
+_SPREAD, _NARROW = 0.028, 0.042
+# How much of a ring's movement reaches it, from the outer edge of the lip to the inner one.
+_LOWER_RINGS, _UPPER_RINGS = (0.86, 0.92, 0.97, 1.0), (0.55, 0.75, 0.92, 1.0)
+_PARTED = 0.007
+BASES = ("open", "close", "spread", "narrow", "press")
+
+
+@dataclass(frozen=True)
+class MouthPose:
+    """Weights of the bases: open 0 to about 1, close 1 for shut lips, spread, narrow and press 0 to 1."""
+
+    open: float
+    close: float
+    spread: float
+    narrow: float
+    press: float
+
+    def weights(self) -> Field:
+        return np.array([self.open, self.close, self.spread, self.narrow, self.press], np.float32)
+
+
+class LipLine:
+    """The height of the line between the lips, as a function of the place across the face (in face heights)."""
+
+    def __init__(self, across: Floats, down: Floats) -> None:
+        order = np.maximum.accumulate(across + np.arange(len(across)) * 1e-6)
+        self._at = np.linspace(order[0] - 0.05, order[-1] + 0.05, 257)
+        line = np.interp(self._at, order, down)
+        # Points lie about 0.03 apart: rounding by a third of that removes the corners of the polygon, not its shape.
+        sigma = 0.008 / (self._at[1] - self._at[0])
+        self._line = cv2.GaussianBlur(line[None], (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)[0]
+
+    def __call__(self, across: Floats) -> Floats:
+        return np.asarray(np.interp(across, self._at, self._line))
+
+
+class Mouth:
+    """The moving mouth of one portrait. All that depends on the portrait alone is computed once here."""
+
+    def __init__(self, points: Points, frame: FaceFrame, stride: int, picture_size: tuple[int, int]) -> None:
+        self.frame = frame
+        local = frame.local(points[:, :2].astype(np.float64))
+        self._local = local
+        upper, lower = (local[list(rings[3])] for rings in (UPPER_LIP, LOWER_LIP))
+        self.gaps = np.maximum(lower[:, 1] - upper[:, 1], 0)
+        self.gap = float(self.gaps[3:8].mean())
+        self.parted = self.gap > _PARTED
+        middle = (upper + lower) / 2
+        corners = local[[UPPER_LIP[0][0], UPPER_LIP[0][-1]]]
+        self.centre = float(corners[:, 0].mean())
+        self.half_width = float(np.ptp(corners[:, 0])) / 2
+        self._inner = float(min(-local[78, 0] + self.centre, local[308, 0] - self.centre))
+
+        def line(chain: Floats) -> LipLine:
+            ends = np.vstack([corners[:1], chain, corners[1:]])
+            return LipLine(ends[:, 0], ends[:, 1])
+
+        self.contact = line(middle)
+        self.upper_line = line(upper) if self.parted else self.contact
+        self.lower_line = line(lower) if self.parted else self.contact
+        self.grid = self._grid(stride, picture_size)
+        places = self.grid.places().astype(np.float64)
+        at = frame.local(places)
+        self._upper = self._layer(at, UPPER_LIP, LOWER_LIP)
+        self._lower = self._layer(at, LOWER_LIP, UPPER_LIP)
+        self._below_upper = ((at[..., 1] - self.upper_line(at[..., 0])) * frame.height).astype(np.float32)
+        self._below_lower = ((at[..., 1] - self.lower_line(at[..., 0])) * frame.height).astype(np.float32)
+        beyond = np.maximum(np.abs(at[..., 0] - self.centre) - self._inner, 0)
+        self._softness = (0.5 + beyond * 0.6 * frame.height).astype(np.float32)
+
+    def _grid(self, stride: int, picture_size: tuple[int, int]) -> Grid:
+        """A rectangle around the lower face, within the picture (height, width)."""
+        chin = float(self._local[152, 1])
+        corners = np.array([[u, v] for u in (-0.52, 0.52) for v in (-0.2, chin + 0.26)])
+        corners[:, 0] += self.centre
+        frame = self.frame
+        pixels = frame.origin + frame.height * (corners[:, :1] * frame.right + corners[:, 1:] * frame.down)
+        left, top = np.maximum(np.floor(pixels.min(axis=0)).astype(int), 0)
+        right, bottom = np.minimum(np.ceil(pixels.max(axis=0)).astype(int), (picture_size[1], picture_size[0]))
+        return Grid(int(left), int(top), max(1, int(right - left)), max(1, int(bottom - top)), stride)
+
+    def _layer(self, at: Floats, own: tuple[tuple[int, ...], ...], other: tuple[tuple[int, ...], ...]) -> Field:
+        """Forward fields of one layer, (bases, rows, columns, 2) in pixels: a spline through the mesh points' moves."""
+        is_upper = own is UPPER_LIP
+        sign = -1.0 if is_upper else 1.0
+        local, centre = self._local, self.centre
+        rings = _UPPER_RINGS if is_upper else _LOWER_RINGS
+        moves = np.zeros((478, len(BASES), 2))
+        lips = {index for ring in (*own, *other) for index in ring}
+        share = UPPER_LIP_SHARE if is_upper else LOWER_LIP_SHARE
+        thickness = np.abs(local[list(own[0]), 1] - local[list(own[3]), 1])
+        for ring, part in zip(own, rings, strict=True):
+            chain = local[list(ring)]
+            across = np.clip(2 * (chain[:, 0] - chain[0, 0]) / max(np.ptp(chain[:, 0]), 1e-6) - 1, -1, 1)
+            arch = (1 - across**2) ** 0.75
+            outward = rings[-1] - part
+            ids = list(ring)
+            moves[ids, 0, 0] = -CORNER_IN * FULL_GAP * across
+            moves[ids, 0, 1] = FULL_GAP * (sign * share * arch * part + CORNER_DROP * (1 - arch))
+            moves[ids, 1, 1] = -sign * (0.3 if is_upper else 0.7) * self.gaps * part
+            moves[ids, 2, 0] = _SPREAD * across
+            moves[ids, 2, 1] = -0.006 * across**2 - sign * 0.25 * outward * thickness
+            moves[ids, 3, 0] = -_NARROW * across
+            moves[ids, 3, 1] = sign * 0.5 * outward * thickness
+            moves[ids, 4, 1] = -sign * (0.7 if is_upper else 2.0) * outward * thickness
+        away = np.abs(local[:, 0] - centre)
+        jaw = np.clip(1 - (away / 0.46) ** 2, 0, None) * smooth_step(local[:, 1], -0.02, 0.12)
+        skin = np.array([i for i in range(468) if i not in lips])
+        lip_bottom = float(local[17, 1])
+        in_jaw = (local[skin, 1] > lip_bottom + 0.045) | (
+            (away[skin] > self.half_width + 0.12) & (local[skin, 1] > -0.05)
+        )
+        fixed = local[skin, 1] < float(local[2, 1]) - 0.005
+        if is_upper:
+            in_jaw &= away[skin] > self.half_width + 0.05
+        else:
+            fixed &= (away[skin] > self.half_width) | (local[skin, 1] < float(local[2, 1]) - 0.05)
+        jaw_ids, fixed_ids = skin[in_jaw & ~fixed], skin[fixed]
+        moves[jaw_ids, 0, 1] = FULL_GAP * JAW_SHARE * jaw[jaw_ids]
+        moves[jaw_ids, 1, 1] = -0.3 * self.gap * jaw[jaw_ids]
+        moves[jaw_ids, 4, 1] = -0.008 * jaw[jaw_ids]
+        held = np.concatenate([np.unique([i for ring in own for i in ring]), jaw_ids, fixed_ids])
+        oval = local[list(FACE_OVAL)]
+        middle = oval.mean(axis=0)
+        far = np.concatenate([middle + grow * (oval - middle) for grow in (1.42, 1.8)])
+        centres = np.concatenate([local[held], far])
+        values = np.concatenate([moves[held], np.zeros((len(far), len(BASES), 2))]).reshape(len(centres), -1)
+        field = spline(centres, values, at.reshape(-1, 2).astype(np.float64)).reshape(*at.shape[:2], len(BASES), 2)
+        chin = float(local[152, 1])
+        window = smooth_step(0.52 - np.abs(at[..., 0] - centre), 0.0, 0.1) * smooth_step(at[..., 1], -0.2, -0.1)
+        window *= 1 - smooth_step(at[..., 1], chin + 0.14, chin + 0.25)
+        pixels = self.frame.vectors(field.astype(np.float64)) * window[..., None, None]
+        return np.ascontiguousarray(np.moveaxis(pixels, 2, 0), np.float32)
+
+    def layers(self, pose: MouthPose) -> tuple[Field, Field]:
+        """Where the content of each node comes from, for both layers, on `grid`.
+
+        Returns upper (rows, columns, 4): dx, dy, how far below the upper lip's edge its content was (pixels), and how
+        softly the layers blend there; lower (rows, columns, 3): dx, dy, how far below the lower lip's edge.
+        """
+        weights = pose.weights()
+        parts = []
+        for bases, below in ((self._upper, self._below_upper), (self._lower, self._below_lower)):
+            back = come_from(np.tensordot(weights, bases, axes=1), self.grid.stride, 6)
+            parts.append((back, self._pull(below, back)))
+        softness = self._pull(self._softness, parts[0][0])
+        upper = np.dstack([parts[0][0], parts[0][1], softness])
+        lower = np.dstack(parts[1])
+        return upper, lower
+
+    def _pull(self, values: Field, back: Field) -> Field:
+        rows, columns = values.shape
+        y, x = np.mgrid[:rows, :columns].astype(np.float32)
+        inverse = np.float32(1 / self.grid.stride)
+        return np.asarray(
+            cv2.remap(
+                values, x + back[..., 0] * inverse, y + back[..., 1] * inverse, cv2.INTER_LINEAR,
+                borderMode=cv2.BORDER_REPLICATE,
+            ),
+            np.float32,
+        )  # fmt: skip
+
+    def jaw_drop(self, pose: MouthPose) -> float:
+        """How far the jaw hangs below its place in the shut mouth, in pixels."""
+        return FULL_GAP * JAW_SHARE * pose.open * self.frame.height

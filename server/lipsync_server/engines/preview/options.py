@@ -1,0 +1,13 @@
+"""Options of the preview engine."""
+
+from pydantic import Field
+
+from lipsync_server.engines.base import EngineOptions
+
+
+class Options(EngineOptions):
+    """What a caller may set; the defaults suit most portraits."""
+
+    head_motion: float = Field(default=1.0, ge=0, le=2, description="How much the head moves: 0 holds it still.")
+    mouth_opening: float = Field(default=1.0, ge=0.3, le=1.6, description="How far the mouth opens.")
+    blinks: bool = Field(default=True, description="Whether the eyes blink.")

@@ -1,0 +1,225 @@
+"""Fetch a profile's files from the model hub: resumed, in parallel, with one overall progress, then verified.
+
+huggingface_hub does the transfer (Xet, resume, token and mirror from its own environment variables: HF_TOKEN,
+HF_ENDPOINT). This module adds what a person who rents a machine needs: is there room, how far is it, what to do when
+it fails. Blocking: the server runs it in a thread.
+"""
+
+import errno
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from tqdm import tqdm
+
+from lipsync_server.errors import Cancelled, DiskFull, LipsyncError, WeightsError
+from lipsync_server.weights.manifest import Manifest, WeightFile, load_manifest
+from lipsync_server.weights.verify import check_file
+
+PARALLEL_FILES = 4
+TRIES = 6
+SPARE_BYTES = 1024**3
+"""Room left over for the rest of the machine."""
+
+
+@dataclass(frozen=True)
+class PullProgress:
+    """How far a pull is. `seconds_left` is None until there is a rate to judge by."""
+
+    bytes_done: int
+    bytes_total: int
+    seconds_left: float | None
+    note: str
+
+
+class _Meter:
+    """Adds up the bytes of all files; thread-safe. The rate is a mean over the whole pull, which is what people expect
+    of a download of many minutes."""
+
+    def __init__(self, total: int, on_progress: Callable[[PullProgress], None], cancelled: Callable[[], bool]) -> None:
+        self._lock = threading.Lock()
+        self._start = time.monotonic()
+        self._on_progress = on_progress
+        self._cancelled = cancelled
+        self.total = total
+        self.done = 0
+
+    def add(self, n_bytes: int, note: str) -> None:
+        if self._cancelled():
+            raise Cancelled("the download was stopped; what has arrived is kept and the next pull goes on from there")
+        with self._lock:
+            self.done += n_bytes
+            elapsed = time.monotonic() - self._start
+            left = (self.total - self.done) / (self.done / elapsed) if self.done > 0 and elapsed > 1 else None
+            progress = PullProgress(max(0, self.done), max(self.total, self.done), left, note)
+        self._on_progress(progress)
+
+
+def pull(
+    profile: str,
+    weights_dir: Path,
+    *,
+    on_progress: Callable[[PullProgress], None] = lambda _: None,
+    cancelled: Callable[[], bool] = lambda: False,
+    manifest: Manifest | None = None,
+) -> list[Path]:
+    """Download what is missing of a profile and verify all of it; returns the files' paths.
+
+    Files that are there and right are not fetched again; a file that was cut off goes on where it stopped. Raises
+    DiskFull before anything is fetched when there is no room, WeightsError with file and reason when the hub refuses
+    or what arrived is not what was published, Cancelled when `cancelled()` says so.
+    """
+    manifest = manifest or load_manifest()
+    files = manifest.profile_files(profile)
+    weights_dir.mkdir(parents=True, exist_ok=True)
+    missing = [file for file in files if check_file(manifest, file, weights_dir).state in ("missing", "damaged")]
+    if missing:
+        sizes = _sizes(manifest, missing)
+        _check_room(weights_dir, sum(sizes.values()), profile)
+        meter = _Meter(sum(sizes.values()), on_progress, cancelled)
+        with ThreadPoolExecutor(PARALLEL_FILES, thread_name_prefix="pull") as pool:
+            jobs = [pool.submit(_fetch, manifest, file, weights_dir, meter) for file in missing]
+            _raise_first(jobs)
+    return [manifest.local_path(file, weights_dir) for file in files]
+
+
+def _raise_first(jobs: list[Future[None]]) -> None:
+    for job in as_completed(jobs):
+        if job.exception() is not None:
+            for other in jobs:
+                other.cancel()
+            job.result()
+
+
+def _sizes(manifest: Manifest, files: list[WeightFile]) -> dict[str, int]:
+    """True sizes: the manifest's where exact, else the hub's, so that the bar and the room check are honest."""
+    sizes: dict[str, int] = {}
+    for file in files:
+        sizes[file.path] = file.size_bytes
+        if not file.size_exact:
+            source = manifest.sources[file.source]
+            url = hf_hub_url(source.repository, file.path, revision=source.revision, endpoint=_endpoint())
+            with _Explained(manifest, file):
+                sizes[file.path] = get_hf_file_metadata(url, endpoint=_endpoint()).size or file.size_bytes
+    return sizes
+
+
+def _endpoint() -> str | None:
+    # Read at call time: huggingface_hub itself reads the variable only once, at import.
+    return os.environ.get("HF_ENDPOINT") or None
+
+
+def _check_room(weights_dir: Path, needed: int, profile: str) -> None:
+    free = shutil.disk_usage(weights_dir).free
+    partial = sum(path.stat().st_size for path in weights_dir.rglob("*.incomplete"))
+    if free + partial < needed + SPARE_BYTES:
+        raise DiskFull(
+            f"profile {profile} needs {needed / 1e9:.1f} GB and 1 GB to spare, {free / 1e9:.1f} GB are free in "
+            f"{weights_dir}; free some, rent a machine with a larger disk, or point LIPSYNC_WEIGHTS_DIR elsewhere"
+        )
+
+
+def _fetch(manifest: Manifest, file: WeightFile, weights_dir: Path, meter: _Meter) -> None:
+    folder = manifest.folder(file, weights_dir)
+    source = manifest.sources[file.source]
+    path = manifest.local_path(file, weights_dir)
+    if path.is_file():
+        path.unlink()  # it was found damaged; hf_hub_download would take it for done
+    for attempt in range(TRIES):
+        before = meter.done
+        try:
+            with _Explained(manifest, file):
+                hf_hub_download(
+                    source.repository,
+                    file.path,
+                    revision=source.revision,
+                    local_dir=folder,
+                    endpoint=_endpoint(),
+                    tqdm_class=_bar_for(meter, file.path),
+                )
+        except WeightsError as error:
+            if attempt == TRIES - 1 or not isinstance(error, _Interrupted):
+                raise
+            time.sleep(min(30, 2**attempt) if meter.done == before else 1)
+        else:
+            break
+    checked = check_file(manifest, file, weights_dir)
+    if checked.state == "damaged":
+        path.unlink(missing_ok=True)
+        raise WeightsError(
+            f"{file.path} from {source.repository} {checked.detail}; the file was removed. Pull again, and if it "
+            "happens twice the published file has changed: update lipsync-server"
+        )
+
+
+def _bar_for(meter: _Meter, path: str) -> type[Any]:
+    """A tqdm class that adds a file's bytes to the one overall meter and draws nothing itself."""
+
+    class _Bar(tqdm):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            self._initial = int(kwargs.get("initial") or 0)
+            kwargs["disable"] = True
+            kwargs.pop("name", None)
+            super().__init__(*args, **kwargs)
+            if self._initial:
+                meter.add(self._initial, path)
+
+        def update(self, n: float | None = 1) -> bool | None:
+            meter.add(int(n or 0), path)
+            return None
+
+    return _Bar
+
+
+class _Interrupted(WeightsError):
+    """The transfer broke off; trying again goes on where it stopped."""
+
+
+class _Explained:
+    """Turn the hub's errors into sentences that say what to do."""
+
+    def __init__(self, manifest: Manifest, file: WeightFile) -> None:
+        self._file = file
+        self._source = manifest.sources[file.source]
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, LipsyncError):
+            return
+        name, repository = self._file.path, self._source.repository
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"the disk filled up while {name} was arriving; free some space and pull again") from error
+        if isinstance(error, GatedRepoError) or status in (401, 403):
+            raise WeightsError(
+                f"the model hub wants a token for {repository} (answer {status}); accept the model's terms there and "
+                "set HF_TOKEN to a read token"
+            ) from error
+        if isinstance(error, (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError)) or status == 404:
+            raise WeightsError(
+                f"{name} is not at {repository} (revision {self._source.revision}) any more. It may have "
+                "moved: get a newer lipsync-server, or set HF_ENDPOINT to a mirror that has it"
+            ) from error
+        if isinstance(error, HfHubHTTPError) and status is not None and status < 500 and status != 429:
+            raise WeightsError(f"the model hub answered {status} for {name} of {repository}: {error}") from error
+        if isinstance(error, Exception):
+            raise _Interrupted(
+                f"{name} could not be fetched from {repository}: {error}. Check the network and pull again; what has "
+                "arrived is kept"
+            ) from error

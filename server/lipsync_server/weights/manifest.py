@@ -1,0 +1,92 @@
+"""What weights there are: every file by repository, revision, path, size and SHA-256 where known, and the profiles.
+
+Reads weights/manifest.json, which the project ships. Knows no network (download.py) and no engine.
+
+The published quant_models folder has no `infinitetalk_single_fp8_lora` and no `t5_int8`: there is no single fp8-fast
+profile, and int8 profiles take the fp8 text encoder.
+"""
+
+import functools
+import json
+from pathlib import Path, PurePosixPath
+
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from lipsync_server.errors import InvalidInput
+from lipsync_server.paths import bundled
+
+
+class Source(BaseModel):
+    """A repository on the model hub and the folder under the weights directory that mirrors it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    repository: str
+    revision: str
+    folder: str
+    licence: str
+    what: str
+
+
+class WeightFile(BaseModel):
+    """One file. `size_exact` is False where only the published rounded size is known; the hub then decides."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str
+    path: str
+    size_bytes: int
+    size_exact: bool
+    sha256: str | None
+
+    @field_validator("path")
+    @classmethod
+    def _stays_inside(cls, path: str) -> str:
+        if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+            raise ValueError("must be a relative path without '..'")
+        return path
+
+
+class Profile(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    engine: str
+    title: str
+    files: tuple[str, ...]
+
+
+class Manifest(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: int
+    sources: dict[str, Source]
+    files: dict[str, WeightFile]
+    profiles: dict[str, Profile]
+
+    def profile(self, name: str) -> Profile:
+        """The profile of that name; raises InvalidInput that lists the names there are."""
+        if name not in self.profiles:
+            raise InvalidInput(
+                f"there is no weights profile {name!r}; the profiles are: {', '.join(self.profiles)}", field="profile"
+            )
+        return self.profiles[name]
+
+    def profile_files(self, name: str) -> list[WeightFile]:
+        return [self.files[key] for key in self.profile(name).files]
+
+    def size_bytes(self, name: str) -> int:
+        """Bytes to download for a profile, from the sizes in the manifest."""
+        return sum(file.size_bytes for file in self.profile_files(name))
+
+    def folder(self, file: WeightFile, weights_dir: Path) -> Path:
+        """The folder that mirrors the file's repository."""
+        return weights_dir / self.sources[file.source].folder
+
+    def local_path(self, file: WeightFile, weights_dir: Path) -> Path:
+        return self.folder(file, weights_dir) / file.path
+
+
+@functools.cache
+def load_manifest() -> Manifest:
+    """The shipped manifest, read once."""
+    return Manifest.model_validate(json.loads(bundled("manifest.json").read_text(encoding="utf-8")))

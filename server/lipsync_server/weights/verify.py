@@ -1,0 +1,115 @@
+"""Is what lies on disk what was published? SHA-256 against the manifest, or against what the hub said it sent.
+
+Twenty gigabytes take a minute to hash, so a check is remembered by size and time stamp (.verified.json in the weights
+folder) and not repeated for a file that has not changed. Knows no network.
+"""
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from huggingface_hub._local_folder import read_download_metadata
+
+from lipsync_server.weights.manifest import Manifest, WeightFile
+
+State = Literal["ok", "present", "missing", "damaged"]
+_BLOCK_BYTES = 8 * 1024 * 1024
+_notes_lock = threading.Lock()
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was found of one file. `present`: the file is there, but nobody published a checksum to compare with."""
+
+    file: WeightFile
+    path: Path
+    state: State
+    detail: str
+
+
+def sha256_of(path: Path, on_bytes: Callable[[int], None] = lambda _: None) -> str:
+    """Hex SHA-256 of a file, read in blocks; `on_bytes` gets the size of each."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            digest.update(block)
+            on_bytes(len(block))
+    return digest.hexdigest()
+
+
+def expected_sha256(file: WeightFile, folder: Path) -> str | None:
+    """The manifest's checksum, else the one that the hub announced when it sent the file (large files only)."""
+    if file.sha256:
+        return file.sha256
+    metadata = read_download_metadata(folder, file.path)
+    if metadata is not None and _SHA256.fullmatch(metadata.etag):
+        return metadata.etag
+    return None
+
+
+def check_file(
+    manifest: Manifest, file: WeightFile, weights_dir: Path, on_bytes: Callable[[int], None] = lambda _: None
+) -> Checked:
+    """Compare one file with what was published; a file that has not changed since its last check is not read again."""
+    path = manifest.local_path(file, weights_dir)
+    if not path.is_file():
+        return Checked(file, path, "missing", "not downloaded")
+    size = path.stat().st_size
+    if file.size_exact and size != file.size_bytes:
+        return Checked(file, path, "damaged", f"has {size:,} bytes, published are {file.size_bytes:,}")
+    expected = expected_sha256(file, manifest.folder(file, weights_dir))
+    if expected is None:
+        return Checked(file, path, "present", "no checksum was published for it")
+    if _remembered(weights_dir, path) == expected:
+        return Checked(file, path, "ok", "SHA-256 as published (checked before, unchanged since)")
+    found = sha256_of(path, on_bytes)
+    if found != expected:
+        return Checked(file, path, "damaged", f"has SHA-256 {found}, published is {expected}")
+    _remember(weights_dir, path, found)
+    return Checked(file, path, "ok", "SHA-256 as published")
+
+
+def profile_complete(manifest: Manifest, profile: str, weights_dir: Path) -> bool:
+    """Whether every file of a profile is there with a plausible size. Cheap: nothing is hashed."""
+    for file in manifest.profile_files(profile):
+        path = manifest.local_path(file, weights_dir)
+        if not path.is_file() or (file.size_exact and path.stat().st_size != file.size_bytes):
+            return False
+    return True
+
+
+def _stamp(path: Path) -> str:
+    stat = path.stat()
+    return f"{stat.st_size}:{stat.st_mtime_ns}"
+
+
+def _notes_path(weights_dir: Path) -> Path:
+    return weights_dir / ".verified.json"
+
+
+def _read_notes(weights_dir: Path) -> dict[str, list[str]]:
+    try:
+        notes = json.loads(_notes_path(weights_dir).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return notes if isinstance(notes, dict) else {}
+
+
+def _remembered(weights_dir: Path, path: Path) -> str | None:
+    note = _read_notes(weights_dir).get(str(path.relative_to(weights_dir)))
+    return note[1] if note and note[0] == _stamp(path) else None
+
+
+def _remember(weights_dir: Path, path: Path, sha256: str) -> None:
+    with _notes_lock:
+        notes = _read_notes(weights_dir)
+        notes[str(path.relative_to(weights_dir))] = [_stamp(path), sha256]
+        fresh = _notes_path(weights_dir).with_suffix(".tmp")
+        fresh.write_text(json.dumps(notes, indent=1), encoding="utf-8")
+        fresh.replace(_notes_path(weights_dir))

@@ -1,0 +1,187 @@
+"""Weights by profile, against a stand-in model hub over real HTTP."""
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from lipsync_server.errors import DiskFull, InvalidInput, WeightsError
+from lipsync_server.weights import download
+from lipsync_server.weights.download import PullProgress, pull
+from lipsync_server.weights.manifest import Manifest, Profile, Source, WeightFile, load_manifest
+from lipsync_server.weights.verify import check_file, profile_complete
+
+# huggingface_hub writes in pieces of 10 MB: a cut must come after the first for there to be something to go on from.
+BIG = os.urandom(24_000_000)
+SMALL = b'{"a": 1}'
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+class Hub:
+    """Answers HEAD and ranged GET as the hub does; `cuts` says after how many bytes the next answers break off."""
+
+    def __init__(self) -> None:
+        self.files = {"big.safetensors": BIG, "config.json": SMALL}
+        self.cuts: list[int] = []
+        self.status = 200
+        self.token = ""
+        self.ranges: list[str | None] = []
+        self.url = ""
+
+    async def resolve(self, request: web.Request) -> web.StreamResponse:
+        if self.status != 200:
+            return web.json_response({"error": "no"}, status=self.status)
+        if self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
+            return web.Response(status=401, headers={"X-Error-Code": "GatedRepo"})
+        data = self.files.get(request.match_info["path"])
+        if data is None:
+            return web.Response(status=404, headers={"X-Error-Code": "EntryNotFound"})
+        headers = {
+            "ETag": f'"{digest(data)}"',
+            "X-Repo-Commit": "c" * 40,
+            "X-Linked-Etag": f'"{digest(data)}"',
+            "X-Linked-Size": str(len(data)),
+            "Accept-Ranges": "bytes",
+        }
+        if request.method == "HEAD":
+            return web.Response(headers=headers | {"Content-Length": str(len(data))})
+        start = request.http_range.start or 0
+        self.ranges.append(request.headers.get("Range"))
+        body = data[start:]
+        response = web.StreamResponse(status=206 if start else 200, headers=headers)
+        response.content_length = len(body)
+        if start:
+            response.headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        await response.prepare(request)
+        if self.cuts:
+            await response.write(body[: self.cuts.pop(0)])
+            assert request.transport is not None
+            request.transport.close()
+            return response
+        await response.write(body)
+        return response
+
+
+@pytest.fixture
+async def hub(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Hub]:
+    stand_in = Hub()
+    app = web.Application()
+    app.router.add_route("*", "/{owner}/{name}/resolve/{revision}/{path:.+}", stand_in.resolve)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    stand_in.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    monkeypatch.setenv("HF_ENDPOINT", stand_in.url)
+    monkeypatch.setattr(download, "SPARE_BYTES", 0)
+    yield stand_in
+    await runner.cleanup()
+
+
+def manifest_for(size: int = len(BIG), sha256: str | None = digest(BIG)) -> Manifest:
+    return Manifest(
+        version=1,
+        sources={"s": Source(repository="some/model", revision="main", folder="model", licence="x", what="x")},
+        files={
+            "big": WeightFile(source="s", path="big.safetensors", size_bytes=size, size_exact=True, sha256=sha256),
+            "config": WeightFile(source="s", path="config.json", size_bytes=5, size_exact=False, sha256=None),
+        },
+        profiles={"p": Profile(engine="e", title="t", files=("big", "config"))},
+    )
+
+
+@pytest.fixture
+def manifest() -> Iterator[Manifest]:
+    yield manifest_for()
+
+
+async def test_a_profile_is_fetched_verified_and_not_fetched_again(
+    hub: Hub, manifest: Manifest, tmp_path: Path
+) -> None:
+    seen: list[PullProgress] = []
+    paths = await asyncio.to_thread(pull, "p", tmp_path, manifest=manifest, on_progress=seen.append)
+    assert [path.read_bytes() for path in paths] == [BIG, SMALL]
+    assert seen[-1].bytes_done == seen[-1].bytes_total == len(BIG) + len(SMALL)
+    assert profile_complete(manifest, "p", tmp_path)
+    fetched = len(hub.ranges)
+    await asyncio.to_thread(pull, "p", tmp_path, manifest=manifest)
+    assert len(hub.ranges) == fetched
+
+
+async def test_a_cut_download_goes_on_where_it_stopped(hub: Hub, manifest: Manifest, tmp_path: Path) -> None:
+    hub.cuts = [22_000_000]
+    hub.files.pop("config.json")
+    only_big = manifest.model_copy(update={"profiles": {"p": Profile(engine="e", title="t", files=("big",))}})
+    (path,) = await asyncio.to_thread(pull, "p", tmp_path, manifest=only_big)
+    assert path.read_bytes() == BIG
+    assert hub.ranges[0] is None
+    assert hub.ranges[1] is not None
+    assert int(hub.ranges[1].removeprefix("bytes=").split("-")[0]) >= 10_000_000
+
+
+async def test_a_wrong_checksum_is_refused_and_the_file_removed(hub: Hub, manifest: Manifest, tmp_path: Path) -> None:
+    hub.files["big.safetensors"] = bytes(len(BIG))
+    with pytest.raises(WeightsError, match=r"big\.safetensors.*SHA-256"):
+        await asyncio.to_thread(pull, "p", tmp_path, manifest=manifest)
+    assert not (tmp_path / "model" / "big.safetensors").exists()
+
+
+async def test_a_file_without_a_published_checksum_is_checked_against_what_the_hub_announced(
+    hub: Hub, tmp_path: Path
+) -> None:
+    manifest = manifest_for(sha256=None)
+    (path, _) = await asyncio.to_thread(pull, "p", tmp_path, manifest=manifest)
+    assert check_file(manifest, manifest.files["big"], tmp_path).state == "ok"
+    path.write_bytes(bytes(len(BIG)))
+    assert check_file(manifest, manifest.files["big"], tmp_path).state == "damaged"
+
+
+async def test_a_damaged_file_is_fetched_again(hub: Hub, manifest: Manifest, tmp_path: Path) -> None:
+    (path, _) = await asyncio.to_thread(pull, "p", tmp_path, manifest=manifest)
+    path.write_bytes(BIG[:-1] + b"?")
+    await asyncio.to_thread(pull, "p", tmp_path, manifest=manifest)
+    assert path.read_bytes() == BIG
+
+
+async def test_no_room_is_said_before_anything_is_fetched(hub: Hub, tmp_path: Path) -> None:
+    with pytest.raises(DiskFull, match="are free in"):
+        await asyncio.to_thread(pull, "p", tmp_path, manifest=manifest_for(size=10**18))
+    assert hub.ranges == []
+
+
+@pytest.mark.parametrize(("status", "words"), [(401, "HF_TOKEN"), (403, "HF_TOKEN"), (404, "not at some/model")])
+async def test_a_refusal_says_what_to_do(hub: Hub, manifest: Manifest, tmp_path: Path, status: int, words: str) -> None:
+    hub.status = status
+    with pytest.raises(WeightsError, match=words):
+        await asyncio.to_thread(pull, "p", tmp_path, manifest=manifest)
+
+
+async def test_the_token_from_the_environment_is_used(
+    hub: Hub, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.token = "hf_secret"
+    with pytest.raises(WeightsError, match="HF_TOKEN"):
+        await asyncio.to_thread(pull, "p", tmp_path, manifest=manifest)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert len(await asyncio.to_thread(pull, "p", tmp_path, manifest=manifest)) == 2
+
+
+def test_every_profile_names_known_files_and_the_8_bit_ones_stay_under_40_gb() -> None:
+    manifest = load_manifest()
+    for name, profile in manifest.profiles.items():
+        assert profile.files
+        assert all(manifest.files[key].source in manifest.sources for key in profile.files)
+        if "int8" in name or "fp8" in name:
+            assert manifest.size_bytes(name) < 40e9
+            assert not any("-of-00007" in file.path for file in manifest.profile_files(name))
+
+
+def test_an_unknown_profile_lists_those_there_are() -> None:
+    with pytest.raises(InvalidInput, match="infinitetalk-int8"):
+        load_manifest().profile("nope")

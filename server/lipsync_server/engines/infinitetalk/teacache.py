@@ -1,0 +1,92 @@
+"""TeaCache: skip the blocks of a forward whose time embedding barely moved, and reuse their last residual.
+
+Knows the published polynomials, the counter and its three slots, with the reference's quirks (the counter runs over
+all forwards and is not reset between windows; with two forwards a step the slots rotate). Does not know the model: it
+is handed the time projection e0 and the residuals.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+Resolution = Literal["480p", "720p"]
+
+SLOTS = 3
+WARM_UP_FORWARDS = 15
+DEFAULT_THRESHOLD = 0.2
+# Fourth-degree fits of the output's change against the change of e0, highest power first, as published.
+COEFFICIENTS: dict[Resolution, tuple[float, ...]] = {
+    "480p": (257151.496, -35422.9917, 1402.86849, -13.5890334, 0.132517977),
+    "720p": (8107.0546, 2133.93892, -372.934672, 16.6203073, -0.0417769401),
+}
+
+
+class Decision(NamedTuple):
+    """One forward: its counter, its slot, whether it is computed, and the change gathered since the last time."""
+
+    counter: int
+    slot: int
+    computed: bool
+    accumulated: float
+
+
+@dataclass
+class _Slot:
+    accumulated: float = 0.0
+    e0: Tensor | None = None
+    residual: Tensor | None = None
+
+
+@dataclass
+class TeaCache:
+    """The cache of one job. Hand the same object to every forward, in the order in which a step makes them.
+
+    steps: denoising steps of a window. The sequence restarts after 3 * steps forwards.
+    """
+
+    resolution: Resolution
+    steps: int
+    threshold: float = DEFAULT_THRESHOLD
+    log: list[Decision] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._slots = [_Slot() for _ in range(SLOTS)]
+        self._counter = 0
+        self._slot = self._slots[0]
+
+    def computes(self, e0: Tensor) -> bool:
+        """Decide about the next forward and advance. e0: (1, 6, D) float32 of this forward's timestep."""
+        slot = self._slot = self._slots[self._counter % SLOTS]
+        if self._counter < WARM_UP_FORWARDS:
+            compute = True
+        else:
+            slot.accumulated += self._change(e0, slot.e0)
+            compute = not slot.accumulated < self.threshold
+        if compute:
+            slot.accumulated = 0.0
+        slot.e0 = e0.detach().clone()
+        self.log.append(Decision(self._counter, self._counter % SLOTS, compute, slot.accumulated))
+        self._counter += 1
+        if self._counter == SLOTS * self.steps:
+            self._counter = 0
+        return compute
+
+    def store(self, residual: Tensor) -> None:
+        """Keep what the blocks added in the forward that was just computed."""
+        self._slot.residual = residual
+
+    @property
+    def residual(self) -> Tensor:
+        """What the blocks added when this forward's slot was last computed."""
+        assert self._slot.residual is not None
+        return self._slot.residual
+
+    def _change(self, e0: Tensor, previous: Tensor | None) -> float:
+        if previous is None:
+            return float("inf")
+        ratio = float((e0 - previous).abs().mean() / previous.abs().mean())
+        value = 0.0
+        for coefficient in COEFFICIENTS[self.resolution]:
+            value = value * ratio + coefficient
+        return value

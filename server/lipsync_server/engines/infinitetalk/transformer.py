@@ -1,0 +1,212 @@
+"""The InfiniteTalk transformer: noisy latent, timestep and conditioning in, velocity (noise - clean) out.
+
+Knows the order of the parts, the constants of a window and the step cache. Does not know checkpoints, sampling,
+guidance or where blocks' weights wait (`BlockRunner`). One sample at a time: nothing here has a batch dimension.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .attention import Attention, choose
+from .blocks import AudioAttention, Block, CrossAttention, LayerContext, SelfAttention
+from .layers import AudioProjection, Head, ImageEmbedding, TextEmbedding, patchify, sinusoid, unpatchify
+from .quant import linear_in
+from .rope import RotaryTable, video_table
+from .teacache import TeaCache
+from .transformer_config import TransformerConfig
+
+
+@dataclass
+class Conditioning:
+    """Everything that stays the same over the steps of a window.
+
+    text (text_len, D), image (257, D), audio (T, context_tokens * P, C): embedded. masks (3, S) float32 at token
+    resolution, for two people only. layers: keys and values per block, filled by the first forward.
+    """
+
+    text: Tensor
+    image: Tensor
+    audio: Tensor
+    n_people: int
+    masks: Tensor | None
+    layers: list[LayerContext | None]
+
+
+class BlockRunner(Protocol):
+    """Gives the blocks in order, each ready to compute: plainly, or after fetching its weights."""
+
+    def __iter__(self) -> Iterator[Block]: ...
+
+    def close(self) -> None: ...
+
+
+class ResidentBlocks:
+    """All blocks stay where they are."""
+
+    def __init__(self, blocks: nn.ModuleList) -> None:
+        self._blocks = blocks
+
+    def __iter__(self) -> Iterator[Block]:
+        return (cast(Block, block) for block in self._blocks)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class InfiniteTalkTransformer(nn.Module):
+    """Wan2.1-I2V-14B with InfiniteTalk's audio cross-attention.
+
+    `cache_context` keeps every block's keys and values of text, picture and sound for a window (about 1.2 GB at full
+    size, per conditioning); without it they are made again in each forward, for half a percent of its time.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embedding = nn.Conv3d(
+            config.in_dim, config.dim, kernel_size=config.patch_size, stride=config.patch_size
+        )
+        self.time_embedding = nn.Sequential(
+            nn.Linear(config.freq_dim, config.dim), nn.SiLU(), nn.Linear(config.dim, config.dim)
+        )
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(config.dim, 6 * config.dim))
+        self.text_embedding = TextEmbedding(config)
+        self.img_emb = ImageEmbedding(config)
+        self.audio_proj = AudioProjection(config)
+        self.blocks = nn.ModuleList([Block(config) for _ in range(config.num_layers)])
+        self.head = Head(config)
+        self.cache_context = True
+        self.attention: Attention | None = None
+        self.runner: BlockRunner = ResidentBlocks(self.blocks)
+        self._ropes: dict[tuple[tuple[int, int, int], torch.device], RotaryTable] = {}
+        self.requires_grad_(False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the hidden states."""
+        return self.patch_embedding.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.patch_embedding.weight.device
+
+    @property
+    def attention_line(self) -> str:
+        """Which attention kernel is used and why, for the log."""
+        return str(self.attention)
+
+    def set_attention(self, name: str = "auto") -> None:
+        """Choose the attention kernel of every block (attention.KERNELS)."""
+        self.attention = choose(name, self.device, self.dtype)
+        for module in self.modules():
+            if isinstance(module, SelfAttention | CrossAttention | AudioAttention):
+                module.attend = self.attention.kernel
+
+    def compile_blocks(self, **options: object) -> None:
+        """Compile the block once for all layers; shapes are static, so each picture size compiles anew."""
+        settings: dict[str, object] = {"fullgraph": True, "dynamic": False} | options
+        for block in self.blocks:
+            block.compile(**settings)
+        self.head.compile(**settings)
+
+    def condition(
+        self, *, text: Tensor, image_tokens: Tensor, audio: Tensor, masks: Tensor | None = None
+    ) -> Conditioning:
+        """Embed what stays the same over the steps of a window.
+
+        text (n <= text_len, text_dim); image_tokens (257, image_dim); audio (P, F, window, blocks, channels), windowed,
+        P = 1 or 2, F = 4 * (T - 1) + 1; masks (3, h, w) at latent size, 0 or 1: person 1, person 2, background, needed
+        for two people and ignored for one. Raises ValueError for other shapes and for an empty mask.
+        """
+        config, n_people = self.config, audio.shape[0]
+        if audio.ndim != 5 or n_people not in (1, 2) or (audio.shape[1] - 1) % config.vae_scale:
+            raise ValueError(f"audio must be (1 or 2, 4n + 1, window, blocks, channels), not {tuple(audio.shape)}")
+        if n_people == 2 and masks is None:
+            raise ValueError("masks are needed for two people")
+        tokens = self.audio_proj(self._here(audio))
+        return Conditioning(
+            text=self.text_embedding(self._here(text)),
+            image=self.img_emb(self._here(image_tokens)),
+            audio=tokens.transpose(0, 1).flatten(1, 2),
+            n_people=n_people,
+            masks=None if n_people == 1 or masks is None else self._token_masks(masks),
+            layers=[None] * config.num_layers,
+        )
+
+    @torch.no_grad()
+    def forward(
+        self, latent: Tensor, timestep: Tensor, conditioning: Conditioning, cache: TeaCache | None = None
+    ) -> Tensor:
+        """latent (in_dim, T, h, w): the noisy latent and y on the channels; timestep (1,) in 0..1000.
+
+        Returns the velocity (out_dim, T, h, w) float32. With `cache`, the blocks may be skipped.
+        """
+        patch = self.config.patch_size
+        grid = (latent.shape[1], latent.shape[2] // patch[1], latent.shape[3] // patch[2])
+        if conditioning.audio.shape[0] != grid[0]:
+            raise ValueError(f"latent has {grid[0]} frames, the audio was given for {conditioning.audio.shape[0]}")
+        x = self.embed_patches(latent)
+        e, e0 = self.embed_time(timestep)
+        if cache is None:
+            x = self._run_blocks(x, e0, conditioning, grid)
+        elif cache.computes(e0):
+            embedded = x
+            x = self._run_blocks(x, e0, conditioning, grid)
+            cache.store(x - embedded)
+        else:
+            x = x + cache.residual
+        return unpatchify(self.head(x, e), grid, patch)
+
+    def embed_time(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        """timestep (1,) in 0..1000 -> e (1, D) and e0 (1, 6, D), in float32 whatever the weights' type."""
+        first, _, second = self.time_embedding
+        hidden = F.silu(linear_in(first, sinusoid(timestep.to(self.device), self.config.freq_dim)))
+        e = linear_in(second, hidden)
+        return e, linear_in(self.time_projection[1], F.silu(e)).unflatten(1, (6, self.config.dim))
+
+    def embed_patches(self, latent: Tensor) -> Tensor:
+        """latent (in_dim, T, h, w) -> (N, D). A convolution whose stride is its kernel is a linear layer on patches."""
+        weight = self.patch_embedding.weight.flatten(1)
+        return F.linear(patchify(self._here(latent), self.config.patch_size), weight, self.patch_embedding.bias)
+
+    def _run_blocks(self, x: Tensor, e0: Tensor, conditioning: Conditioning, grid: tuple[int, int, int]) -> Tensor:
+        rope = self._rope(grid)
+        for index, block in enumerate(self.runner):
+            context = conditioning.layers[index]
+            if context is None:
+                context = block.project_context(
+                    conditioning.text, conditioning.image, conditioning.audio, conditioning.n_people
+                )
+                if self.cache_context:
+                    conditioning.layers[index] = context
+            x = block(x, e0, context, rope, conditioning.masks)
+        return x
+
+    def _rope(self, grid: tuple[int, int, int]) -> RotaryTable:
+        key = (grid, self.device)
+        if key not in self._ropes:
+            self._ropes[key] = video_table(grid, self.config.head_dim, self.device)
+        return self._ropes[key]
+
+    def _token_masks(self, masks: Tensor) -> Tensor:
+        """(3, h, w) -> (3, S) by nearest neighbour: every second row and column."""
+        _, q, r = self.config.patch_size
+        tokens = (masks[:, ::q, ::r] > 0).flatten(1).float().to(self.device)
+        if not bool(tokens.any(dim=1).all()):
+            raise ValueError("a person's region is empty at token resolution; make the box larger")
+        return tokens
+
+    def _here(self, tensor: Tensor) -> Tensor:
+        return tensor.to(device=self.device, dtype=self.dtype)
+
+    def close(self) -> None:
+        """Give the weights' memory back."""
+        self.runner.close()
+        self._ropes.clear()
+        self.to_empty(device="meta")

@@ -1,0 +1,228 @@
+"""The transformer computes the reference's function: outputs, and every part of a block, for one and two people."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformer_golden import (
+    FULL,
+    SMALL,
+    TINY,
+    full_model,
+    golden_model,
+    inputs_for,
+    needs_full,
+    relative_error,
+    run,
+)
+
+from lipsync_server.engines.infinitetalk.blocks import speaker_key_positions, speaker_positions
+from lipsync_server.engines.infinitetalk.random_weights import random_parameters, random_transformer
+from lipsync_server.engines.infinitetalk.rope import rotate, speaker_table, video_table
+from lipsync_server.engines.infinitetalk.transformer import Conditioning, InfiniteTalkTransformer
+from lipsync_server.engines.infinitetalk.transformer_config import TransformerConfig
+from lipsync_server.errors import WeightsError
+
+Case = dict[str, torch.Tensor]
+
+
+def parts_of(model: InfiniteTalkTransformer) -> dict[str, torch.nn.Module]:
+    block = model.blocks[0]
+    return {
+        "block0.norm1": block.norm1,
+        "block0.self_attn.norm_q": block.self_attn.norm_q,
+        "block0.self_attn": block.self_attn,
+        "block0.norm3": block.norm3,
+        "block0.text_image_cross_attn": block.cross_attn,
+        "block0.norm_x": block.norm_x,
+        "block0.audio_cross_attn": block.audio_cross_attn,
+        "block0.norm2": block.norm2,
+        "block0.ffn": block.ffn,
+        "block0.out": block,
+        "block1.out": model.blocks[1],
+        "head": model.head,
+    }
+
+
+def check_case(
+    model: InfiniteTalkTransformer, conditioning: Conditioning, latent: torch.Tensor, case: Case, n_people: int
+) -> None:
+    """Run one golden case and compare every stored intermediate value at its stated tolerance."""
+    seen: dict[str, torch.Tensor | tuple[torch.Tensor, ...]] = {}
+    hooks = [
+        module.register_forward_hook(lambda _, __, out, name=name: seen.__setitem__(name, out))
+        for name, module in parts_of(model).items()
+    ]
+    seen["output"] = model(latent, case["in.t"], conditioning)
+    for hook in hooks:
+        hook.remove()
+    attended, regions = seen["block0.self_attn"]
+    seen["block0.self_attn"] = attended
+    e, e0 = model.embed_time(case["in.t"])
+    seen |= {"text_embedding": conditioning.text, "img_emb": conditioning.image}
+    seen["patch_embedding"] = model.embed_patches(latent).t()
+    if n_people == 2:
+        seen["block0.x_ref_attn_map"] = regions
+        seen["block0.rope1d_q_pos"] = speaker_positions(regions)
+        n_tokens = conditioning.audio.shape[1]
+        seen["block0.rope1d_k_pos"] = speaker_key_positions(n_tokens, latent.device).repeat(latent.shape[1])
+    compared = 0
+    for name, got in seen.items():
+        wanted = case.get(f"out.{name}")
+        if wanted is not None:
+            tolerance = 2e-3 if "rope1d" in name else 1e-4
+            torch.testing.assert_close(got.reshape(wanted.shape), wanted, atol=tolerance, rtol=0, msg=lambda m: f"{name}: {m}")  # noqa: B023
+            compared += 1
+    assert compared >= 12
+    torch.testing.assert_close(e, case["out.e"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(e0.reshape(-1), case["out.e0"].reshape(-1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("n_people", [1, 2])
+def test_blocks_and_output_match_the_reference(n_people: int) -> None:
+    """The committed subset starts after the image embedding and the audio projection, whose results it holds."""
+    model = golden_model()
+    case = load_file(SMALL / f"people{n_people}.safetensors")
+    inputs = load_file(SMALL / "inputs.safetensors")
+    masks = case["in.ref_target_masks"][:, ::2, ::2].flatten(1)
+    conditioning = Conditioning(
+        text=model.text_embedding(case["in.context"].float()),
+        image=case["out.img_emb"][0],
+        audio=case["out.audio_proj"].transpose(0, 1).flatten(1, 2),
+        n_people=n_people,
+        masks=masks if n_people == 2 else None,
+        layers=[None] * model.config.num_layers,
+    )
+    check_case(model, conditioning, torch.cat((inputs["latent"], inputs["y"][0])), case, n_people)
+
+
+@needs_full
+@pytest.mark.parametrize("shape", [0, 1])
+@pytest.mark.parametrize("n_people", [1, 2])
+def test_every_golden_case_matches_from_raw_inputs(shape: int, n_people: int) -> None:
+    model = full_model()
+    case = load_file(FULL / "A_dit" / f"case_shape{shape}_human{n_people}.safetensors")
+    inputs = load_file(FULL / "A_dit" / f"inputs_shape{shape}.safetensors")
+    conditioning = model.condition(
+        text=case["in.context"].float(),
+        image_tokens=inputs["clip_fea"][0].float(),
+        audio=inputs["audio"][:n_people].float(),
+        masks=case["in.ref_target_masks"],
+    )
+    if "out.audio_proj" in case:
+        tokens = conditioning.audio.unflatten(1, (n_people, -1)).transpose(0, 1)
+        torch.testing.assert_close(tokens, case["out.audio_proj"], atol=1e-4, rtol=0)
+    check_case(model, conditioning, torch.cat((inputs["latent"], inputs["y"][0])), case, n_people)
+
+
+@needs_full
+def test_silent_audio_matches_the_reference() -> None:
+    model = full_model()
+    case = load_file(FULL / "A_dit" / "case_shape0_human1.safetensors")
+    wanted = load_file(FULL / "A_dit" / "case_shape0_human1_nullaudio.safetensors")
+    inputs = load_file(FULL / "A_dit" / "inputs_shape0.safetensors")
+    conditioning = model.condition(
+        text=case["in.context"].float(),
+        image_tokens=inputs["clip_fea"][0].float(),
+        audio=torch.zeros_like(inputs["audio"][:1]).float(),
+    )
+    out = model(torch.cat((inputs["latent"], inputs["y"][0])), case["in.t"], conditioning)
+    torch.testing.assert_close(out, wanted["out.output"][0], atol=1e-4, rtol=0)
+
+
+@needs_full
+@pytest.mark.parametrize(("n_people", "limit"), [(1, 0.02), (2, 0.1)])
+def test_bfloat16_stays_near_the_emulated_gpu_run(n_people: int, limit: float) -> None:
+    from transformer_golden import full_parameters, golden_config
+
+    from lipsync_server.engines.infinitetalk.checkpoint import fill_transformer
+
+    model = fill_transformer(full_parameters().items(), golden_config(), dtype=torch.bfloat16)
+    case = load_file(FULL / "A_dit" / f"case_shape0_human{n_people}.safetensors")
+    inputs = load_file(FULL / "A_dit" / "inputs_shape0.safetensors")
+    conditioning = model.condition(
+        text=case["in.context"],
+        image_tokens=inputs["clip_fea"][0],
+        audio=inputs["audio"][:n_people],
+        masks=case["in.ref_target_masks"],
+    )
+    out = model(torch.cat((inputs["latent"], inputs["y"][0])), case["in.t"], conditioning)
+    assert out.dtype == torch.float32
+    difference = out - case["out_bf16.output"][0]
+    assert float(difference.square().mean().sqrt()) < limit
+
+
+def test_keys_and_values_are_made_once_per_window() -> None:
+    model = random_transformer(TINY, dtype=torch.float32)
+    inputs = inputs_for(TINY)
+    conditioning = model.condition(**{k: inputs[k] for k in ("text", "image_tokens", "audio", "masks")})
+    first = model(inputs["latent"], inputs["timestep"], conditioning)
+    made = [layer.text.k for layer in conditioning.layers]
+    second = model(inputs["latent"], inputs["timestep"], conditioning)
+    assert all(layer.text.k is k for layer, k in zip(conditioning.layers, made, strict=True))
+    torch.testing.assert_close(first, second, atol=0, rtol=0)
+    model.cache_context = False
+    bare = model.condition(**{k: inputs[k] for k in ("text", "image_tokens", "audio", "masks")})
+    torch.testing.assert_close(model(inputs["latent"], inputs["timestep"], bare), first, atol=0, rtol=0)
+    assert bare.layers == [None] * TINY.num_layers
+
+
+@pytest.mark.parametrize("n_people", [1, 2])
+def test_the_block_is_one_graph_for_the_compiler(n_people: int) -> None:
+    """torch.compile of a GPU run must not break the graph; tracing shows that on a CPU too."""
+    plain = random_transformer(TINY, dtype=torch.float32, quant="int8")
+    compiled = random_transformer(TINY, dtype=torch.float32, quant="int8")
+    for model in (plain, compiled):
+        for module in model.modules():
+            if hasattr(module, "activations"):
+                module.activations = "dynamic"
+    compiled.compile_blocks(backend="aot_eager")
+    inputs = inputs_for(TINY, n_people)
+    assert relative_error(run(compiled, inputs), run(plain, inputs)) < 2e-2
+
+
+def test_wrong_inputs_are_refused_in_words() -> None:
+    model = random_transformer(TINY, dtype=torch.float32)
+    inputs = inputs_for(TINY, 2)
+    with pytest.raises(ValueError, match="masks are needed"):
+        run(model, inputs | {"masks": None})
+    with pytest.raises(ValueError, match="empty"):
+        run(model, inputs | {"masks": torch.zeros(3, 4, 6)})
+    with pytest.raises(ValueError, match="4n \\+ 1"):
+        run(model, inputs | {"audio": inputs["audio"][:, :-1]})
+    with pytest.raises(ValueError, match="at most 8"):
+        run(model, inputs | {"text": torch.zeros(9, TINY.text_dim)})
+    with pytest.raises(ValueError, match="audio was given for 3"):
+        run(model, inputs | {"latent": torch.zeros(36, 4, 4, 6)})
+
+
+def test_rotation_is_the_complex_product_of_the_paper() -> None:
+    table = video_table((2, 3, 4), 16)
+    x = torch.randn(24, 2, 16, generator=torch.Generator().manual_seed(1))
+    pairs = torch.view_as_complex(x.double().unflatten(-1, (-1, 2)))
+    turned = torch.polar(torch.ones_like(table.cos.double()), torch.atan2(table.sin.double(), table.cos.double()))
+    wanted = torch.view_as_real(pairs * turned[:, None]).flatten(-2)
+    torch.testing.assert_close(rotate(x, table).double(), wanted, atol=1e-6, rtol=0)
+    assert torch.equal(speaker_table(torch.zeros(1), 8).cos, torch.ones(1, 4))
+
+
+def test_config_reads_the_official_file_and_says_what_is_wrong(tmp_path) -> None:
+    path = tmp_path / "config.json"
+    with pytest.raises(WeightsError, match="missing"):
+        TransformerConfig.from_json(path)
+    path.write_text('{"dim": 5120, "model_type": "i2v", "num_heads": 40, "_class_name": "WanModel"}')
+    assert TransformerConfig.from_json(path) == TransformerConfig()
+    path.write_text('{"dim": 5120, "num_heads": 41}')
+    with pytest.raises(WeightsError, match="num_heads"):
+        TransformerConfig.from_json(path)
+    path.write_text("{")
+    with pytest.raises(WeightsError, match="JSON"):
+        TransformerConfig.from_json(path)
+
+
+def test_random_weights_keep_activations_in_range() -> None:
+    model = random_transformer(TINY, dtype=torch.float32)
+    out = run(model, inputs_for(TINY))
+    assert torch.isfinite(out).all()
+    assert 0.05 < float(out.std()) < 20
+    names = [name for name, _ in random_parameters(TINY)]
+    assert len(names) == len(set(names))

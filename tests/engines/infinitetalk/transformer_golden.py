@@ -1,0 +1,87 @@
+"""Where the golden cases of the transformer are, and a small configuration for tests that need no golden data."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lipsync_server.engines.infinitetalk.checkpoint import fill_transformer
+from lipsync_server.engines.infinitetalk.transformer import InfiniteTalkTransformer
+from lipsync_server.engines.infinitetalk.transformer_config import TransformerConfig
+
+ROOT = Path(__file__).parents[3]
+SMALL = ROOT / "tests" / "data" / "infinitetalk" / "transformer"
+FULL = ROOT.parent / "shared" / "infinitetalk"
+
+needs_full = pytest.mark.skipif(not FULL.exists(), reason="the full golden data is not beside the checkout")
+
+TINY = TransformerConfig(
+    dim=64,
+    ffn_dim=96,
+    num_heads=4,
+    num_layers=3,
+    freq_dim=16,
+    text_dim=24,
+    text_len=8,
+    image_dim=32,
+    audio_channels=8,
+    intermediate_dim=16,
+    output_dim=32,
+    context_tokens=4,
+)
+
+
+def golden_config() -> TransformerConfig:
+    return TransformerConfig.from_json(SMALL / "config.json")
+
+
+def golden_parameters() -> dict[str, torch.Tensor]:
+    """The committed weights, without the image embedding and the audio projection (those are set to zero)."""
+    from lipsync_server.engines.infinitetalk.checkpoint import official_shapes
+
+    stored = {name: value.float() for name, value in load_file(SMALL / "weights.safetensors").items()}
+    return {name: stored.get(name, torch.zeros(shape)) for name, shape in official_shapes(golden_config()).items()}
+
+
+def golden_model() -> InfiniteTalkTransformer:
+    return fill_transformer(golden_parameters().items(), golden_config(), dtype=torch.float32)
+
+
+def full_parameters() -> dict[str, torch.Tensor]:
+    return {name: value.float() for name, value in load_file(FULL / "A_dit" / "dit_tiny.safetensors").items()}
+
+
+def full_model() -> InfiniteTalkTransformer:
+    return fill_transformer(full_parameters().items(), golden_config(), dtype=torch.float32)
+
+
+def inputs_for(
+    config: TransformerConfig, n_people: int = 1, frames: int = 3, size: tuple[int, int] = (4, 6), seed: int = 0
+) -> dict[str, torch.Tensor]:
+    """Random inputs of every kind for a configuration: what `condition` and `forward` take."""
+    g = torch.Generator().manual_seed(seed)
+    n_video = (frames - 1) * config.vae_scale + 1
+    masks = torch.zeros(3, *size)
+    masks[0, :, : size[1] // 3], masks[1, :, -(size[1] // 3) :] = 1, 1
+    masks[2] = 1 - masks[0] - masks[1]
+    return {
+        "text": torch.randn(config.text_len - 2, config.text_dim, generator=g),
+        "image_tokens": torch.randn(7, config.image_dim, generator=g),
+        "audio": torch.randn(
+            n_people, n_video, config.audio_window, config.audio_blocks, config.audio_channels, generator=g
+        ),
+        "masks": masks,
+        "latent": torch.randn(config.in_dim, frames, *size, generator=g),
+        "timestep": torch.tensor([731.0]),
+    }
+
+
+def run(model: InfiniteTalkTransformer, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """One forward from raw inputs."""
+    given = {name: inputs[name] for name in ("text", "image_tokens", "audio", "masks")}
+    return model(inputs["latent"], inputs["timestep"], model.condition(**given))
+
+
+def relative_error(got: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((got.double() - wanted.double()).norm() / wanted.double().norm())

@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
     def serve(**flags: object) -> None:
         with console.errors_as_sentences():
             settings = console.settings_from(flags)
-            from lipsync_server.http.app import serve as serve_forever
+            from lipsync_server.http.serve import serve as serve_forever
 
             serve_forever(settings)
 

@@ -15,7 +15,8 @@ from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
 
 log = logging.getLogger(__name__)
 
-CANCEL_GRACE_S = 30.0
+# Longer than a worker process gets before it is killed (workers/process.py).
+CANCEL_GRACE_S = 75.0
 _ASK_AGAIN_S = 1.0
 
 

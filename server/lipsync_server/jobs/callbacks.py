@@ -90,7 +90,8 @@ class Outbox:
 
     async def _due(self) -> list[Delivery]:
         rows = await self._db.rows(
-            "SELECT id, job_id, url, body, created_at, attempts FROM outbox WHERE next_at <= ? ORDER BY next_at LIMIT ?",
+            "SELECT id, job_id, url, body, created_at, attempts FROM outbox"
+            " WHERE next_at <= ? ORDER BY next_at LIMIT ?",
             self._clock(),
             _N_AT_ONCE,
         )

@@ -84,6 +84,8 @@ class JobQueue:
 
     async def close(self) -> None:
         """Stop: running jobs get `shutdown_grace_s` to finish, then they go back to the queue."""
+        if self.stopping:
+            return
         self.stopping = True
         if self._scheduler is not None:
             self._scheduler.cancel()
@@ -323,8 +325,8 @@ class JobQueue:
             await self._fail(job, error, self._left(live))
         except Exception:
             log.exception("rendering failed", extra={"job_id": job.id})
-            error = LipsyncError(f"The server could not render this job; its log says why under job id {job.id}.")
-            await self._fail(job, error, self._left(live))
+            unknown = LipsyncError(f"The server could not render this job; its log says why under job id {job.id}.")
+            await self._fail(job, unknown, self._left(live))
         else:
             await self._succeed(job, outcome, replace(self._left(live), stored=stored))
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from lipsync_server.jobs.files import JobFiles
+from lipsync_server.jobs.model import Job
 from lipsync_server.jobs.store import Store
 
 log = logging.getLogger(__name__)
@@ -44,17 +45,32 @@ async def expire(store: Store, files: JobFiles, now: float) -> int:
 
 
 class Retention:
-    """The task that expires videos on time."""
+    """The task that expires videos on time, and the two wishes that make it sooner."""
 
-    def __init__(self, store: Store, files: JobFiles, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, store: Store, files: JobFiles, *, grace_s: float, clock: Callable[[], float] = time.time
+    ) -> None:
         self._store = store
         self._files = files
+        self._grace_s = grace_s
         self._clock = clock
         self._wake = asyncio.Event()
 
-    def wake(self) -> None:
-        """Something may expire sooner than was known."""
+    async def collect(self, job_id: str) -> Job:
+        """Mark the video as picked up: it is kept for the grace period only. Again has no effect."""
+        now = self._clock()
+        job = await self._store.collect(job_id, now=now, expires_at=now + self._grace_s)
         self._wake.set()
+        return job
+
+    def wake(self) -> None:
+        """A job has ended: its video may be the next to expire."""
+        self._wake.set()
+
+    async def delete(self, job_id: str) -> None:
+        """Remove an ended job's video and what it was about."""
+        await self._store.delete(job_id, self._clock())
+        await asyncio.to_thread(self._files.remove, job_id)
 
     async def run(self) -> None:
         while True:

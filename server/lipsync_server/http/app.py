@@ -1,0 +1,183 @@
+"""The application: resources in, routes on, nothing global.
+
+`create_app(settings)` is pure: it opens nothing until the application starts. Every resource is a cleanup context that
+closes what it opened, in reverse order.
+"""
+
+import asyncio
+import importlib
+from collections.abc import AsyncIterator, Callable
+
+from aiohttp import web
+
+from lipsync_server import __version__
+from lipsync_server.engines.registry import ENGINES, Registry
+from lipsync_server.errors import LipsyncError
+from lipsync_server.http import engines, events, health, jobs, keys, lipsync, metrics, openapi, page, schemas
+from lipsync_server.http.auth import Tokens, auth_middleware, needs_token
+from lipsync_server.http.cors import add_cors_headers, cors_middleware
+from lipsync_server.http.fetch import Fetcher
+from lipsync_server.http.problem import add_request_id, problem_middleware
+from lipsync_server.http.routing import Route
+from lipsync_server.http.slots import KeyLocks, UploadSlots
+from lipsync_server.http.uploads import leave_expectation
+from lipsync_server.http.wire import job_view
+from lipsync_server.jobs.callbacks import Outbox, load_secret
+from lipsync_server.jobs.database import open_database
+from lipsync_server.jobs.files import JobFiles
+from lipsync_server.jobs.lock import lock_data_dir
+from lipsync_server.jobs.model import Job
+from lipsync_server.jobs.plan import Planner
+from lipsync_server.jobs.queue import AfterRender, JobQueue
+from lipsync_server.jobs.retention import Retention, sweep_leftovers
+from lipsync_server.jobs.store import Store
+from lipsync_server.settings import Settings
+from lipsync_server.workers.base import Executor
+
+_API = (
+    *lipsync.ROUTES,
+    *jobs.ROUTES,
+    *events.ROUTES,
+    *engines.ROUTES,
+    *health.ROUTES,
+    *metrics.ROUTES,
+    *page.ROUTES,
+)
+ROUTES: tuple[Route, ...] = (*_API, *openapi.make_routes(_API))
+_PUBLIC = frozenset(route.path for route in ROUTES if route.public)
+
+
+def create_app(
+    settings: Settings,
+    executor: Executor | None = None,
+    *,
+    registry: Registry = ENGINES,
+    fetcher: Fetcher | None = None,
+    after_render: AfterRender | None = None,
+) -> web.Application:
+    """The server as an aiohttp application.
+
+    executor: who renders; made from the settings when not given. fetcher: who calls out. after_render: hands a
+    finished video over before its job counts as succeeded.
+    """
+    tokens = Tokens(settings.tokens)
+    if needs_token(settings) and not tokens:
+        raise LipsyncError("A server that others can reach needs a token: set LIPSYNC_TOKENS.")
+    app = web.Application(
+        middlewares=[
+            problem_middleware,
+            cors_middleware(settings.cors_origins),
+            auth_middleware(tokens, settings, _is_public),
+        ]
+    )
+    app[keys.SETTINGS] = settings
+    app[keys.EXECUTOR] = executor or make_executor(settings, registry)
+    app[keys.PLANNER] = Planner(registry, settings)
+    app[keys.FILES] = JobFiles(settings.data_dir, min_free_bytes=settings.min_free_disk_bytes)
+    app[keys.FETCHER] = fetcher or Fetcher(
+        allow_private=settings.allow_private_urls, user_agent=f"lipsync-server/{__version__}"
+    )
+    app[keys.METRICS] = metrics.Metrics()
+    app[keys.SLOTS] = UploadSlots(settings.max_uploads)
+    app[keys.KEY_LOCKS] = KeyLocks()
+    app[keys.AFTER_RENDER] = after_render
+    app.cleanup_ctx.extend([_jobs, _outgoing])
+    app.on_shutdown.append(_stop_queue)
+    app.on_response_prepare.append(add_request_id)
+    app.on_response_prepare.append(add_cors_headers)
+    for route in ROUTES:
+        app.router.add_route(route.method, route.path, route.handler, expect_handler=leave_expectation)
+        if route.method == "GET":
+            app.router.add_route("HEAD", route.path, route.handler)
+    return app
+
+
+def create_health_app(app: web.Application) -> web.Application:
+    """Liveness and readiness of `app` alone, for a second port."""
+    small = web.Application(middlewares=[problem_middleware])
+    small[keys.EXECUTOR] = app[keys.EXECUTOR]
+    small.add_routes([web.route(route.method, route.path, route.handler) for route in health.ROUTES])
+    return small
+
+
+def make_executor(settings: Settings, registry: Registry = ENGINES) -> Executor:
+    if settings.executor == "ray":
+        # By name: Ray is an extra, and only those who ask for it have it.
+        ray_executor: Executor = importlib.import_module("lipsync_server.workers.ray").RayExecutor(settings)
+        return ray_executor
+    from lipsync_server.workers.process import ProcessExecutor
+
+    return ProcessExecutor(settings, registry)
+
+
+def _is_public(request: web.Request) -> bool:
+    resource = request.match_info.route.resource
+    return resource is not None and resource.canonical in _PUBLIC
+
+
+async def _jobs(app: web.Application) -> AsyncIterator[None]:
+    """The data folder, the store, the queue and what keeps them tidy."""
+    settings, files = app[keys.SETTINGS], app[keys.FILES]
+    await asyncio.to_thread(files.prepare)
+    with lock_data_dir(files.data_dir):
+        database = await open_database(files.data_dir / "lipsync.db")
+        queue: JobQueue | None = None
+        try:
+            store = Store(database, callback_body=_callback_body(settings))
+            await sweep_leftovers(store, files)
+            retention = Retention(store, files, grace_s=settings.collected_grace_s)
+            outbox = Outbox(database, await asyncio.to_thread(_secret, settings, files), app[keys.FETCHER].post)
+
+            def on_end(job: Job) -> None:
+                app[keys.METRICS].job_ended(job)
+                outbox.wake()
+                retention.wake()
+
+            queue = JobQueue(
+                store=store,
+                files=files,
+                executor=app[keys.EXECUTOR],
+                planner=app[keys.PLANNER],
+                settings=settings,
+                after_render=app[keys.AFTER_RENDER],
+                on_end=on_end,
+            )
+            app[keys.QUEUE], app[keys.RETENTION], app[keys.OUTBOX] = queue, retention, outbox
+            await queue.start()
+            expiring = asyncio.create_task(retention.run(), name="retention")
+            yield
+            expiring.cancel()
+            await asyncio.gather(expiring, return_exceptions=True)
+        finally:
+            if queue is not None:
+                await queue.close()
+            await database.close()
+
+
+async def _outgoing(app: web.Application) -> AsyncIterator[None]:
+    """The client session and the callbacks that go out through it."""
+    async with app[keys.FETCHER]:
+        task = asyncio.create_task(app[keys.OUTBOX].run(), name="callbacks")
+        yield
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _stop_queue(app: web.Application) -> None:
+    """Before the connections are closed: those who wait for a job get their answer."""
+    await app[keys.QUEUE].close()
+
+
+def _callback_body(settings: Settings) -> Callable[[Job], bytes]:
+    def body(job: Job) -> bytes:
+        view = job_view(job, None, base_url=settings.public_url)
+        callback = schemas.Callback.model_validate({"event": f"job.{job.state}", "job": view})
+        return callback.model_dump_json().encode()
+
+    return body
+
+
+def _secret(settings: Settings, files: JobFiles) -> bytes:
+    if settings.webhook_secret is not None:
+        return settings.webhook_secret.get_secret_value().encode()
+    return load_secret(files.data_dir / "webhook_secret")

@@ -1,0 +1,46 @@
+"""Lets the web pages of the origins in LIPSYNC_CORS_ORIGINS call the API. Without that setting it adds nothing."""
+
+from collections.abc import Sequence
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+_EXPOSED = "Location, Retry-After, Content-Disposition, Lipsync-Job-Id, Idempotency-Replayed, X-Request-Id"
+_ALLOWED = "Authorization, Content-Type, Idempotency-Key, Prefer, Range, X-Request-Id"
+
+
+def cors_middleware(origins: Sequence[str]) -> Middleware:
+    allowed = frozenset(origins)
+
+    @web.middleware
+    async def cors(request: web.Request, handler: Handler) -> web.StreamResponse:
+        origin = request.headers.get("Origin")
+        if origin is None or not ({origin, "*"} & allowed):
+            return await handler(request)
+        if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+            # A preflight carries no token; it is answered before one is asked for.
+            return web.Response(
+                status=204,
+                headers={
+                    **_common(origin),
+                    "Access-Control-Allow-Methods": "GET, HEAD, POST, DELETE",
+                    "Access-Control-Allow-Headers": _ALLOWED,
+                    "Access-Control-Max-Age": "600",
+                },
+            )
+        request[CORS_HEADERS] = _common(origin)
+        return await handler(request)
+
+    return cors
+
+
+CORS_HEADERS: web.RequestKey[dict[str, str]] = web.RequestKey("cors_headers", dict[str, str])
+
+
+def _common(origin: str) -> dict[str, str]:
+    return {"Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": _EXPOSED, "Vary": "Origin"}
+
+
+async def add_cors_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Signal on_response_prepare: streamed answers have sent their headers before a middleware sees them."""
+    response.headers.update(request.get(CORS_HEADERS) or {})

@@ -1,0 +1,76 @@
+"""GET /v1/engines: what this server can do, its limits and defaults; GET /v1/me: the cheap authorised route."""
+
+from aiohttp import web
+
+from lipsync_server import __version__
+from lipsync_server.http import keys, schemas
+from lipsync_server.http.auth import CALLER
+from lipsync_server.http.routing import Answer, Route, answer
+
+
+async def engines(request: web.Request) -> web.StreamResponse:
+    app = request.app
+    settings, queue = app[keys.SETTINGS], app[keys.QUEUE]
+    offer = await app[keys.PLANNER].offer()
+    counts = await queue.store.counts()
+    return answer(
+        schemas.Engines(
+            default=offer.default,
+            default_reason=offer.reason,
+            engines=[
+                schemas.EngineStatus(
+                    name=info.name,
+                    title=info.title,
+                    available=info.available,
+                    reason=info.reason,
+                    device=info.device,
+                    presets=list(info.presets),
+                    resolutions=list(info.resolutions),
+                    max_people=info.max_people,
+                    options_schema=info.options_schema,
+                )
+                for info in offer.engines
+            ],
+            workers=[
+                schemas.WorkerStatus(node=info.node, engine=info.engine, state=info.state, job_id=info.task_id)
+                for info in queue.executor.workers()
+            ],
+            limits=schemas.Limits(
+                max_image_bytes=settings.max_image_bytes,
+                max_audio_bytes=settings.max_audio_bytes,
+                max_image_pixels=settings.max_image_pixels,
+                min_audio_s=settings.min_audio_s,
+                max_audio_s=settings.max_audio_s,
+                max_queue=settings.max_queue,
+            ),
+            defaults={"preset": settings.preset, "resolution": settings.resolution, "steps": settings.steps},
+            queue_length=counts["queued"],
+            public_url=settings.public_url or None,
+            version=__version__,
+        )
+    )
+
+
+async def me(request: web.Request) -> web.StreamResponse:
+    offer = await request.app[keys.PLANNER].offer()
+    return answer(schemas.Me(name=request[CALLER], version=__version__, engine=offer.default))
+
+
+ROUTES = (
+    Route(
+        "GET",
+        "/v1/engines",
+        engines,
+        "What this server can do",
+        answers={200: Answer("Engines, workers, limits and defaults.", schemas.Engines)},
+        tag="server",
+    ),
+    Route(
+        "GET",
+        "/v1/me",
+        me,
+        "Check a token",
+        answers={200: Answer("The token is good.", schemas.Me)},
+        tag="server",
+    ),
+)

@@ -1,0 +1,68 @@
+"""Liveness and readiness, for people, containers and load balancers. Public; on the health port as well.
+
+Answers from memory only, so that it answers while everything else is busy.
+"""
+
+from aiohttp import web
+
+from lipsync_server.http import keys, schemas
+from lipsync_server.http.routing import Answer, Route, answer
+
+
+async def healthz(request: web.Request) -> web.StreamResponse:
+    return answer(schemas.Health())
+
+
+async def readyz(request: web.Request) -> web.StreamResponse:
+    state = request.app[keys.EXECUTOR].load_state()
+    return answer(
+        schemas.Readiness(
+            ready=state.ready,
+            stage=state.stage,
+            fraction=state.fraction,
+            detail=state.detail,
+            bytes_done=state.bytes_done,
+            bytes_total=state.bytes_total,
+            seconds_left=state.seconds_left,
+        ),
+        status=200 if state.ready else 503,
+    )
+
+
+async def ping(request: web.Request) -> web.StreamResponse:
+    """RunPod's load balancer: 200 healthy, 204 still starting."""
+    return web.Response(status=200 if request.app[keys.EXECUTOR].load_state().ready else 204)
+
+
+ROUTES = (
+    Route(
+        "GET",
+        "/healthz",
+        healthz,
+        "Is the server alive",
+        answers={200: Answer("It is.", schemas.Health)},
+        tag="server",
+        public=True,
+    ),
+    Route(
+        "GET",
+        "/readyz",
+        readyz,
+        "Would a job start now",
+        answers={
+            200: Answer("Ready.", schemas.Readiness),
+            503: Answer("Weights are downloading or an engine is loading; the answer says how far.", schemas.Readiness),
+        },
+        tag="server",
+        public=True,
+    ),
+    Route(
+        "GET",
+        "/ping",
+        ping,
+        "Ready or not, without a body",
+        answers={200: Answer("Ready.", empty=True), 204: Answer("Still loading.", empty=True)},
+        tag="server",
+        public=True,
+    ),
+)

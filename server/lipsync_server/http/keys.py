@@ -1,0 +1,32 @@
+"""The application's resources by key: what handlers may ask for.
+
+Each is put there by app.py. Knows types only.
+"""
+
+from aiohttp import web
+
+from lipsync_server.http.auth import Tokens
+from lipsync_server.http.fetch import Fetcher
+from lipsync_server.http.metrics import Metrics
+from lipsync_server.http.slots import KeyLocks, UploadSlots
+from lipsync_server.jobs.callbacks import Outbox
+from lipsync_server.jobs.files import JobFiles
+from lipsync_server.jobs.plan import Planner
+from lipsync_server.jobs.queue import AfterRender, JobQueue
+from lipsync_server.jobs.retention import Retention
+from lipsync_server.settings import Settings
+from lipsync_server.workers.base import Executor
+
+SETTINGS = web.AppKey("settings", Settings)
+TOKENS = web.AppKey("tokens", Tokens)
+FILES = web.AppKey("files", JobFiles)
+QUEUE = web.AppKey("queue", JobQueue)
+PLANNER = web.AppKey("planner", Planner)
+RETENTION = web.AppKey("retention", Retention)
+FETCHER = web.AppKey("fetcher", Fetcher)
+METRICS = web.AppKey("metrics", Metrics)
+SLOTS = web.AppKey("slots", UploadSlots)
+EXECUTOR = web.AppKey("executor", Executor)
+OUTBOX = web.AppKey("outbox", Outbox)
+AFTER_RENDER: web.AppKey[AfterRender | None] = web.AppKey("after_render")
+KEY_LOCKS = web.AppKey("key_locks", KeyLocks)

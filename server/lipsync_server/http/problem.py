@@ -1,0 +1,159 @@
+"""Every error as an RFC 9457 problem document, a request id on every answer, one log line per request.
+
+Knows the exception family and aiohttp's own HTTP errors. No other module builds an error answer.
+"""
+
+import logging
+import math
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from pydantic import ValidationError
+
+from lipsync_server.errors import InvalidInput, LipsyncError
+from lipsync_server.http.logs import REQUEST_ID
+from lipsync_server.http.schemas import Problem
+from lipsync_server.jobs.model import Failure
+
+log = logging.getLogger(__name__)
+
+PROBLEM_JSON = "application/problem+json"
+_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+_CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SENTENCES = {
+    404: "There is nothing at this address. GET /openapi.json lists what there is.",
+    405: "This address does not know the method {method}; it knows {allow}.",
+    413: "The body of the request is larger than this address takes.",
+}
+
+
+class JobEnded(Exception):
+    """A job that was waited for failed or was cancelled: its failure becomes the answer."""
+
+    def __init__(self, job_id: str, failure: Failure, location: str) -> None:
+        super().__init__(failure.detail)
+        self.job_id = job_id
+        self.failure = failure
+        self.location = location
+
+
+@web.middleware
+async def problem_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give the request its id, answer errors as problems, write the log line."""
+    given = request.headers.get("X-Request-Id", "")
+    request_id = given if _CLIENT_ID.fullmatch(given) else secrets.token_hex(8)
+    request[_ID] = request_id
+    token = REQUEST_ID.set(request_id)
+    began = time.monotonic()
+    response: web.StreamResponse | None = None
+    try:
+        response = await _answer(request, handler)
+        return response
+    finally:
+        status = response.status if response is not None else 499
+        quiet = request.path in ("/healthz", "/readyz", "/ping", "/metrics")
+        log.log(
+            logging.DEBUG if quiet else logging.INFO,
+            "%s %s %d",
+            request.method,
+            request.path,
+            status,
+            extra={
+                "method": request.method,
+                "path": request.path,
+                "status": status,
+                "seconds": round(time.monotonic() - began, 4),
+                "remote": request.remote,
+            },
+        )
+        REQUEST_ID.reset(token)
+
+
+async def add_request_id(request: web.Request, response: web.StreamResponse) -> None:
+    """Signal on_response_prepare: streamed answers have sent their headers before a middleware sees them."""
+    response.headers["X-Request-Id"] = request.get(_ID) or ""
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+
+
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        return _from_http(error, request)
+    except LipsyncError as error:
+        return from_error(error)
+    except ValidationError as error:
+        return from_error(invalid(error))
+    except JobEnded as error:
+        failure = error.failure
+        return _document(
+            Problem.model_validate(
+                {
+                    "title": failure.title,
+                    "status": failure.status,
+                    "detail": failure.detail,
+                    "code": failure.code,
+                    "job_id": error.job_id,
+                }
+            ),
+            {"Location": error.location, "Lipsync-Job-Id": error.job_id},
+        )
+    except ConnectionResetError:
+        raise
+    except Exception:
+        log.exception("unexpected error")
+        return from_error(
+            LipsyncError("Something unexpected went wrong; the server's log has it under this request's id.")
+        )
+
+
+def invalid(error: ValidationError) -> InvalidInput:
+    """The first thing that pydantic found wrong, as a sentence that names the field."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    name = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "missing":
+        return InvalidInput(f"The field {name} is missing.", field=name)
+    if first["type"] == "extra_forbidden":
+        return InvalidInput(f"There is no field {name}. GET /openapi.json lists the fields.", field=name)
+    return InvalidInput(f"{name}: {message}." if name else f"{message}.", field=name or None)
+
+
+def from_error(error: LipsyncError) -> web.Response:
+    headers: dict[str, str] = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = 'Bearer realm="lipsync"'
+    problem = Problem(title=error.title, status=error.status, detail=error.detail, code=error.code, field=error.field)
+    return _document(problem, headers)
+
+
+def _from_http(error: web.HTTPException, request: web.Request) -> web.Response:
+    phrase = HTTPStatus(error.status).phrase
+    sentence = _SENTENCES.get(error.status, f"{phrase}.")
+    headers = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
+    problem = Problem(
+        title=phrase,
+        status=error.status,
+        detail=sentence.format(method=request.method, allow=headers.get("Allow", "others")),
+        code=phrase.lower().replace(" ", "_").replace("-", "_"),
+    )
+    return _document(problem, headers)
+
+
+def _document(problem: Problem, headers: Mapping[str, str]) -> web.Response:
+    problem = problem.model_copy(update={"request_id": REQUEST_ID.get()})
+    return web.Response(
+        text=problem.model_dump_json(exclude_none=True),
+        status=problem.status,
+        headers=headers,
+        content_type=PROBLEM_JSON,
+    )

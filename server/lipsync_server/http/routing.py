@@ -1,0 +1,72 @@
+"""The route table's rows: what openapi.py documents is what app.py serves.
+
+Knows types only. A handler stands beside its row, so an address cannot be served without being described.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from aiohttp import web
+from pydantic import BaseModel
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer: a model as JSON, or another media type, or nothing. `headers`: name -> description."""
+
+    description: str
+    model: type[BaseModel] | None = None
+    media_type: str = "application/json"
+    empty: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A query or header parameter, or the id in the path."""
+
+    name: str
+    place: str
+    description: str
+    schema: Mapping[str, object]
+    required: bool = False
+
+
+@dataclass(frozen=True)
+class Route:
+    """One method of one path.
+
+    problems: statuses of the problem documents it may answer, beside those that every route may (401, 500).
+    forms: how the body may be sent, media type -> JSON schema or model. public: needs no token.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    answers: Mapping[int, Answer]
+    problems: tuple[int, ...] = ()
+    parameters: tuple[Parameter, ...] = ()
+    forms: Mapping[str, type[BaseModel] | Mapping[str, object]] = field(default_factory=dict)
+    description: str = ""
+    tag: str = "jobs"
+    public: bool = False
+
+
+def answer(model: BaseModel, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """A model as JSON."""
+    return web.Response(text=model.model_dump_json(), status=status, headers=headers, content_type="application/json")
+
+
+JOB_ID = Parameter(
+    "job_id", "path", "The job's id.", {"type": "string", "minLength": 1, "maxLength": 64}, required=True
+)
+IDEMPOTENCY_KEY = Parameter(
+    "Idempotency-Key",
+    "header",
+    "Send the same key again after a broken connection: the job that the first request made is answered, and none is "
+    "made twice.",
+    {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+)

@@ -1,0 +1,67 @@
+"""`lipsync serve`: binds the ports, says where, stops cleanly on SIGTERM and SIGINT.
+
+Knows processes and sockets. What is served is app.py's.
+"""
+
+import asyncio
+import logging
+import signal
+
+from aiohttp import web
+from pydantic import SecretStr
+
+from lipsync_server.http.app import create_app, create_health_app
+from lipsync_server.http.auth import first_token, needs_token
+from lipsync_server.http.logs import set_up_logging
+from lipsync_server.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# Handlers end when the queue is closed; this is for downloads that are still going out.
+_DRAIN_S = 10.0
+
+
+def serve(settings: Settings) -> None:
+    """Serve until a signal comes. Raises LipsyncError when the server cannot start."""
+    set_up_logging(settings.log_level, settings.log_format)
+    asyncio.run(_serve(with_token(settings)))
+
+
+def with_token(settings: Settings) -> Settings:
+    """The settings with at least one token where others can reach the server; a new one is printed once."""
+    if settings.tokens or not needs_token(settings):
+        return settings
+    token, made = first_token(settings.data_dir)
+    where = settings.data_dir / "token"
+    if made:
+        print(f"No token was set, so one was made and kept in {where}:\n\n    {token}\n", flush=True)  # noqa: T201
+    else:
+        log.info("the token is the one in %s", where)
+    return settings.model_copy(update={"tokens": [SecretStr(token)]})
+
+
+async def _serve(settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    app = create_app(settings)
+    runners = [(web.AppRunner(app, access_log=None, shutdown_timeout=_DRAIN_S), settings.port, "listening")]
+    if settings.port_health is not None:
+        small = web.AppRunner(create_health_app(app), access_log=None, shutdown_timeout=1.0)
+        runners.append((small, settings.port_health, "health checks"))
+    try:
+        for runner, port, what in runners:
+            await runner.setup()
+            await web.TCPSite(runner, settings.host, port).start()
+            log.info("%s on %s", what, _url(settings.host, runner))
+        await stop.wait()
+        log.info("stopping")
+    finally:
+        for runner, _, _ in runners:
+            await runner.cleanup()
+
+
+def _url(host: str, runner: web.AppRunner) -> str:
+    port = runner.addresses[0][1]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,129 @@
+"""From a request with inputs to an accepted job: the one way in, for POST /lipsync and POST /v1/jobs.
+
+Order matters: cheap refusals first (queue, disk, length), then the upload, then the checks of its content, and only
+then a job. What is refused leaves nothing on disk. Knows the queue and the form; does not know how answers look.
+"""
+
+import asyncio
+import hashlib
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from aiohttp import web
+
+from lipsync_server.errors import BadRequest, Conflict
+from lipsync_server.http import keys
+from lipsync_server.http.auth import CALLER
+from lipsync_server.http.probe import probe_inputs
+from lipsync_server.http.schemas import JobOptions
+from lipsync_server.http.uploads import Form, check_length, go_on, receive
+from lipsync_server.http.wire import safe_name, video_name
+from lipsync_server.jobs import files as job_files
+from lipsync_server.jobs.model import Job, JobSpec
+from lipsync_server.jobs.store import Idempotency, Store
+
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A job for this request; `replayed` when an earlier one with the same Idempotency-Key made it."""
+
+    job: Job
+    replayed: bool
+
+
+async def accept(request: web.Request, *, allow_json: bool, default_name: str | None = None) -> Accepted:
+    """Take in the request's job. default_name: the video's name unless the caller gives one."""
+    app = request.app
+    settings, queue, files = app[keys.SETTINGS], app[keys.QUEUE], app[keys.FILES]
+    key = _idempotency_key(request)
+    owner = request[CALLER]
+    if key is None or await queue.store.find_key(owner, key) is None:
+        await queue.check_room()
+    length = check_length(request, settings)
+    await asyncio.to_thread(files.check_space, length)
+    with app[keys.SLOTS].take():
+        folder = await asyncio.to_thread(files.new_incoming)
+        try:
+            await go_on(request)
+            form = await receive(request, folder, settings, app[keys.FETCHER], allow_json=allow_json)
+            app[keys.METRICS].bytes_in.inc(sum(taken.n_bytes for taken in form.files.values()))
+            async with app[keys.KEY_LOCKS].hold(owner, key):
+                return await _accept_form(app, form, folder, owner=owner, key=key, default_name=default_name)
+        finally:
+            await asyncio.to_thread(job_files.remove, folder)
+
+
+async def _accept_form(
+    app: web.Application, form: Form, folder: Path, *, owner: str, key: str | None, default_name: str | None
+) -> Accepted:
+    queue, files = app[keys.QUEUE], app[keys.FILES]
+    options = JobOptions.model_validate(form.values)
+    idempotency = None if key is None else Idempotency(owner, key, _fingerprint(form, options))
+    if idempotency is not None and (job := await _replay(queue.store, idempotency)):
+        return Accepted(job, replayed=True)
+    callback_url = None if options.callback_url is None else str(options.callback_url)
+    if callback_url is not None:
+        await app[keys.FETCHER].check(callback_url, "callback_url")
+    image_name = safe_name(form.files["image"].name)
+    spec = JobSpec(
+        engine=options.engine,
+        image_name=image_name,
+        audio_name=safe_name(form.files["audio"].name),
+        second_audio_name=safe_name(form.files["second_audio"].name) if "second_audio" in form.files else None,
+        file_name=video_name(options.file_name or default_name, form.files["image"].name),
+        duration_s=0.0,
+        prompt=options.prompt,
+        owner=owner,
+        preset=options.preset,
+        resolution=options.resolution,
+        seed=options.seed,
+        face_index=options.face_index,
+        face_box=options.face_box,
+        callback_url=callback_url,
+        options=options.options,
+    )
+    spec = await app[keys.PLANNER].check(spec)
+    duration_s = await asyncio.to_thread(probe_inputs, form.files, app[keys.SETTINGS])
+    spec = replace(spec, duration_s=duration_s)
+    job_id = queue.new_id()
+    await asyncio.to_thread(files.adopt, folder, job_id)
+    try:
+        job = await queue.submit(job_id, spec, idempotency)
+    except BaseException:
+        await asyncio.to_thread(files.remove, job_id)
+        raise
+    return Accepted(job, replayed=False)
+
+
+async def _replay(store: Store, wanted: Idempotency) -> Job | None:
+    """The job that this key made before; raises Conflict when it was for another request."""
+    found = await store.find_key(wanted.owner, wanted.key)
+    if found is None:
+        return None
+    fingerprint, job_id = found
+    if fingerprint != wanted.fingerprint:
+        raise Conflict(
+            "This Idempotency-Key was used for a request with other contents. Use a new key for a new video.",
+            field="Idempotency-Key",
+        )
+    return await store.get(job_id)
+
+
+def _idempotency_key(request: web.Request) -> str | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        return None
+    if not _KEY.fullmatch(key):
+        raise BadRequest("Idempotency-Key has to be 1 to 255 printable ASCII characters without spaces.")
+    return key
+
+
+def _fingerprint(form: Form, options: JobOptions) -> str:
+    """What makes two requests the same: options and the files' contents; not the files' names."""
+    content = {name: taken.sha256 for name, taken in sorted(form.files.items())}
+    text = json.dumps([content, options.model_dump(mode="json")], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

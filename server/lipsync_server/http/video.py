@@ -1,0 +1,41 @@
+"""A finished video as an answer: with ranges, a name, and a word back once all of it was sent.
+
+Knows aiohttp's file answers. Does not know jobs.
+"""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+
+from lipsync_server.http.wire import attachment
+
+
+class VideoResponse(web.FileResponse):
+    """Answers the file at `path` as attachment `name`; `on_sent` runs when the last byte went to the socket."""
+
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        *,
+        headers: dict[str, str] | None = None,
+        on_sent: Callable[[int], Awaitable[None]] | None = None,
+    ) -> None:
+        super().__init__(
+            path,
+            headers={
+                "Content-Type": "video/mp4",
+                "Content-Disposition": attachment(name),
+                "Cache-Control": "private, no-transform",
+                **(headers or {}),
+            },
+        )
+        self._on_sent = on_sent
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        writer = await super().prepare(request)
+        if self._on_sent is not None and request.method != "HEAD" and self.status in (200, 206):
+            await self._on_sent(self.content_length or 0)
+        return writer

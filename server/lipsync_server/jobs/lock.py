@@ -1,0 +1,28 @@
+"""One server per data folder: two would take each other's running jobs for lost ones.
+
+The lock is the kernel's, so that it is gone with the process, however that ends.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lipsync_server.errors import LipsyncError
+
+
+@contextmanager
+def lock_data_dir(data_dir: Path) -> Iterator[None]:
+    """Hold the folder; raises LipsyncError when another server has it."""
+    descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LipsyncError(
+                f"Another server is using {data_dir}. Stop it, or give this one a folder of its own: LIPSYNC_DATA_DIR."
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)

@@ -97,10 +97,11 @@ class RenderContext(Protocol):
         """Attach a sentence to the result that the caller should read (a strong profile, a shortened option)."""
 
     def save(self, state: State) -> None:
-        """Make everything yielded so far durable together with `state`, which is copied; returns at once.
+        """Make everything yielded so far durable together with `state`, which is copied.
 
-        Call it between two yields. After a crash the engine gets the newest pair that reached the disk back in
-        `checkpoint`; frames and state always belong together."""
+        Call it between two yields. Returns at once (the encoder's thread does the work), or when the save before this
+        one is durable. After a crash the engine gets the newest durable pair back in `checkpoint`; frames and state
+        always belong together."""
 
 
 class Engine(Protocol):

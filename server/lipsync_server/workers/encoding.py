@@ -28,6 +28,7 @@ class BackgroundEncoder:
         self._waiting: deque[Frames | Callable[[], None]] = deque()
         self._waiting_bytes = 0
         self._busy = False
+        self._action_pending = False
         self._stopped = False
         self._error: Exception | None = None
         self._changed = threading.Condition()
@@ -44,10 +45,15 @@ class BackgroundEncoder:
             self._changed.notify_all()
 
     def after_all(self, action: Callable[[], None]) -> None:
-        """Queue `action`: the encoder's thread runs it once everything queued before is encoded. Returns at once."""
+        """Queue `action`: the encoder's thread runs it once everything queued before is encoded.
+
+        Returns at once, unless an earlier action has not run yet: then that comes first.
+        """
         with self._changed:
+            self._changed.wait_for(lambda: self._error or not self._action_pending)
             self._raise_error()
             self._waiting.append(action)
+            self._action_pending = True
             self._changed.notify_all()
 
     def drain(self, timeout_s: float | None = None) -> bool:
@@ -97,6 +103,7 @@ class BackgroundEncoder:
             del work
             with self._changed:
                 self._busy = False
+                self._action_pending = any(callable(waiting) for waiting in self._waiting)
                 self._error = error
                 self._changed.notify_all()
             if error is not None:

@@ -1,0 +1,313 @@
+"""Worker processes: really killed, really restarted, and never outliving the server."""
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from lipsync_server import errors
+from lipsync_server.settings import Settings
+from lipsync_server.workers.base import LoadState, Worker
+from lipsync_server.workers.process import MAX_LOAD_CRASHES, ProcessExecutor
+from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
+from material import bar_numbers, expected_bars, make_task
+from stand_in import REGISTRY
+
+DEADLINE_S = 60
+
+
+@asynccontextmanager
+async def running(weights: Path, n_workers: int = 1) -> AsyncIterator[ProcessExecutor]:
+    executor = ProcessExecutor(Settings(weights_dir=weights, workers=n_workers), REGISTRY)
+    await executor.start()
+    try:
+        yield executor
+    finally:
+        await executor.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that the executor does by itself."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():  # noqa: ASYNC110 - there is no event to wait for: the state is asked for
+            await asyncio.sleep(0.01)
+
+
+async def idle(executor: ProcessExecutor) -> Worker:
+    async with asyncio.timeout(DEADLINE_S):
+        return await executor.next_idle()
+
+
+def workers_of(pid: int) -> list[psutil.Process]:
+    """The worker processes below `pid`, oldest first."""
+    below = psutil.Process(pid).children(recursive=True)
+    found = [process for process in below if "lipsync_server.workers.child" in " ".join(process.cmdline())]
+    return sorted(found, key=lambda process: process.create_time())
+
+
+class Started:
+    """Collects progress and says when the render has made its first frames."""
+
+    def __init__(self) -> None:
+        self.events: list[ProgressEvent] = []
+        self.generating = asyncio.Event()
+
+    def __call__(self, event: ProgressEvent) -> None:
+        self.events.append(event)
+        if event.stage == "generate":
+            self.generating.set()
+
+
+async def render(worker: Worker, task: RenderTask) -> RenderOutcome:
+    async with asyncio.timeout(DEADLINE_S):
+        return await worker.render(task, lambda event: None)
+
+
+async def start_render(worker: Worker, task: RenderTask) -> tuple[asyncio.Task[RenderOutcome], Started]:
+    started = Started()
+    job = asyncio.create_task(worker.render(task, started))
+    async with asyncio.timeout(DEADLINE_S):
+        await started.generating.wait()
+    return job, started
+
+
+async def test_a_task_is_rendered_in_a_child_with_throttled_progress(tmp_path: Path) -> None:
+    async with running(tmp_path) as executor:
+        worker = await idle(executor)
+        task = make_task(tmp_path, seconds_per_frame=0.02, batch=1)
+        job, started = await start_render(worker, task)
+        outcome = await job
+        assert bar_numbers(task.output) == expected_bars(50)
+        assert outcome.render_s > 1
+        # 50 frames in a good second: far fewer reports, and what they say of the whole never falls.
+        assert 3 <= len(started.events) <= 10 * outcome.render_s + 8
+        fractions = [event.fraction for event in started.events]
+        assert fractions == sorted(fractions)
+
+
+async def test_the_engine_stays_loaded_and_is_ready_before_the_first_task(tmp_path: Path) -> None:
+    async with running(tmp_path) as executor:
+        worker = await idle(executor)
+        assert executor.load_state() == LoadState(True, "ready", 1.0, "bars is loaded.")
+        [before] = workers_of(os.getpid())
+        for number in range(2):
+            await render(worker, make_task(tmp_path, duration_s=0.2, task_id=f"task-{number}"))
+            executor.release(worker)
+            worker = await idle(executor)
+        assert workers_of(os.getpid()) == [before]
+
+
+async def test_a_reserved_worker_is_not_given_twice(tmp_path: Path) -> None:
+    async with running(tmp_path) as executor:
+        worker = await idle(executor)
+        waiting = asyncio.create_task(executor.next_idle())
+        done, _ = await asyncio.wait([waiting], timeout=0.1)
+        assert not done
+        executor.release(worker)
+        async with asyncio.timeout(DEADLINE_S):
+            assert await waiting is worker
+
+
+@pytest.mark.parametrize("save_every", [0, 10])
+async def test_kill_9_mid_render_fails_only_that_task_and_a_second_try_resumes(tmp_path: Path, save_every: int) -> None:
+    async with running(tmp_path, n_workers=2) as executor:
+        first, second = await idle(executor), await idle(executor)
+        assert first is not second
+        killed_task = make_task(tmp_path, task_id="killed", die_at=32, save_every=save_every, batch=1)
+        spared_task = make_task(tmp_path, task_id="spared", seconds_per_frame=0.03)
+        spared, _ = await start_render(second, spared_task)
+        with pytest.raises(errors.WorkerCrashed, match="SIGKILL"):
+            await render(first, killed_task)
+        assert not killed_task.output.exists()
+        executor.release(first)
+        again = await idle(executor)
+        outcome = await render(again, killed_task)
+        await spared
+        assert bar_numbers(killed_task.output) == expected_bars(50)
+        assert bar_numbers(spared_task.output) == expected_bars(50)
+        # The last checkpoint may or may not have reached the disk before the kill; the one before it had to.
+        allowed = {("resumed at 20",), ("resumed at 30",)} if save_every else {()}
+        assert outcome.warnings in allowed
+
+
+async def test_a_worker_killed_from_outside_is_replaced(tmp_path: Path) -> None:
+    async with running(tmp_path) as executor:
+        worker = await idle(executor)
+        job, _ = await start_render(worker, make_task(tmp_path, seconds_per_frame=0.05))
+        [process] = workers_of(os.getpid())
+        process.send_signal(signal.SIGKILL)
+        with pytest.raises(errors.WorkerCrashed):
+            async with asyncio.timeout(DEADLINE_S):
+                await job
+        executor.release(worker)
+        outcome = await render(await idle(executor), make_task(tmp_path, task_id="next", duration_s=0.2))
+        assert outcome.n_frames == 5
+        assert workers_of(os.getpid()) != [process]
+
+
+async def test_cancel_stops_a_render_at_once_and_the_worker_goes_on(tmp_path: Path) -> None:
+    async with running(tmp_path) as executor:
+        worker = await idle(executor)
+        [before] = workers_of(os.getpid())
+        task = make_task(tmp_path, seconds_per_frame=0.02, duration_s=10, batch=2)
+        job, _ = await start_render(worker, task)
+        asked = time.monotonic()
+        worker.cancel("another task")
+        worker.cancel(task.task_id)
+        with pytest.raises(errors.Cancelled):
+            await job
+        assert time.monotonic() - asked < 1.0
+        assert not task.output.exists()
+        executor.release(worker)
+        await render(await idle(executor), make_task(tmp_path, task_id="next", duration_s=0.2))
+        assert workers_of(os.getpid()) == [before]
+
+
+async def test_a_render_that_is_no_longer_awaited_is_stopped(tmp_path: Path) -> None:
+    async with running(tmp_path) as executor:
+        worker = await idle(executor)
+        job, _ = await start_render(worker, make_task(tmp_path, seconds_per_frame=0.02, duration_s=10, batch=2))
+        job.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await job
+        executor.release(worker)
+        assert (await render(await idle(executor), make_task(tmp_path, task_id="next", duration_s=0.2))).n_frames == 5
+
+
+async def test_an_error_of_the_family_crosses_the_pipe_whole(tmp_path: Path) -> None:
+    async with running(tmp_path) as executor:
+        worker = await idle(executor)
+        with pytest.raises(errors.InvalidInput) as raised:
+            await render(worker, make_task(tmp_path, width=10_000))
+        assert raised.value.field == "width"
+        executor.release(worker)
+        assert (await render(await idle(executor), make_task(tmp_path, task_id="next"))).n_frames == 50
+
+
+async def test_any_other_error_is_a_sentence_and_its_trace_is_in_the_servers_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(tmp_path) as executor:
+        with (
+            caplog.at_level(logging.ERROR),
+            pytest.raises(errors.LipsyncError, match="RuntimeError: a tensor went missing") as raised,
+        ):
+            await render(await idle(executor), make_task(tmp_path, fail_at=10))
+        assert "Traceback" not in raised.value.detail
+        await until(lambda: any("Traceback" in (record.exc_text or "") for record in caplog.records))
+
+
+async def test_load_progress_is_reported_until_the_engine_is_ready(tmp_path: Path) -> None:
+    (tmp_path / "load").write_text("slow")
+    async with running(tmp_path) as executor:
+        await until(lambda: executor.load_state().fraction == 0.5)
+        state = executor.load_state()
+        assert (state.ready, state.stage) == (False, "loading")
+        assert executor.workers()[0].state == "loading"
+        (tmp_path / "load").unlink()
+        await idle(executor)
+        assert executor.load_state().ready
+        assert executor.workers()[0].engine == "bars"
+
+
+async def test_an_engine_that_cannot_load_is_told_with_the_reason_and_tasks_still_end(tmp_path: Path) -> None:
+    (tmp_path / "load").write_text("fail")
+    async with running(tmp_path) as executor:
+        worker = await idle(executor)
+        state = executor.load_state()
+        assert (state.ready, state.stage) == (False, "failed")
+        assert "made of cheese" in state.detail
+        with pytest.raises(errors.LipsyncError, match="made of cheese"):
+            await render(worker, make_task(tmp_path))
+        executor.release(worker)
+        (tmp_path / "load").unlink()
+        await render(await idle(executor), make_task(tmp_path))
+        assert executor.load_state().ready
+
+
+async def test_dying_while_loading_is_tried_three_times_then_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "load").write_text("die")
+    with caplog.at_level(logging.ERROR):
+        async with running(tmp_path) as executor:
+            worker = await idle(executor)
+            state = executor.load_state()
+            assert (state.ready, state.stage) == (False, "failed")
+            assert f"died {MAX_LOAD_CRASHES} times while loading bars" in state.detail
+            deaths = [record for record in caplog.records if "worker process-0 died" in record.getMessage()]
+            assert len(deaths) == MAX_LOAD_CRASHES
+            with pytest.raises(errors.WorkerCrashed):
+                await render(worker, make_task(tmp_path))
+
+
+async def test_closing_fails_what_runs_and_leaves_no_process(tmp_path: Path) -> None:
+    async with running(tmp_path, n_workers=2) as executor:
+        worker = await idle(executor)
+        job, _ = await start_render(worker, make_task(tmp_path, seconds_per_frame=0.05))
+        processes = workers_of(os.getpid())
+        assert len(processes) == 2
+        await executor.close()
+        with pytest.raises(errors.WorkerCrashed):
+            await job
+        assert not any(process.is_running() for process in processes)
+
+
+async def test_the_child_yields_the_cpu_and_leaves_signals_to_the_server(tmp_path: Path) -> None:
+    async with running(tmp_path) as executor:
+        worker = await idle(executor)
+        [process] = workers_of(os.getpid())
+        assert process.nice() > psutil.Process().nice()
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        assert (await render(worker, make_task(tmp_path, duration_s=0.2))).n_frames == 5
+
+
+_SERVER = """
+import asyncio, sys
+from pathlib import Path
+from lipsync_server.settings import Settings
+from lipsync_server.workers.process import ProcessExecutor
+from material import make_task
+from stand_in import REGISTRY
+
+async def main(folder):
+    executor = ProcessExecutor(Settings(weights_dir=folder, workers=2), REGISTRY)
+    await executor.start()
+    worker = await executor.next_idle()
+    await executor.next_idle()
+    say = lambda event: print(event.stage, flush=True)
+    if sys.argv[2] == "rendering":
+        await worker.render(make_task(folder, duration_s=60, seconds_per_frame=0.05, deaf=True), say)
+    print("idle", flush=True)
+    await asyncio.sleep(600)
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize("doing", ["idle", "rendering"])
+def test_kill_9_of_the_server_takes_its_workers_along(tmp_path: Path, doing: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", _SERVER, str(tmp_path), doing], stdout=subprocess.PIPE, text=True, env=environment
+    ) as server:
+        assert server.stdout is not None
+        wanted = "idle" if doing == "idle" else "generate"
+        for line in server.stdout:
+            if line.strip() == wanted:
+                break
+        workers = workers_of(server.pid)
+        assert len(workers) == 2
+        server.kill()
+        server.wait()
+        _, alive = psutil.wait_procs(workers, timeout=5)
+        assert alive == []

@@ -1,0 +1,103 @@
+"""`lipsync weights list | pull | verify | path`: model weights by profile."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lipsync_server.cli import console
+
+WeightsDir = Annotated[Path | None, typer.Option("--weights-dir", help="Where weights lie.", show_default="weights")]
+
+group = typer.Typer(help="List, download and check model weights.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(group, name="weights")
+
+
+def _folder(weights_dir: Path | None) -> Path:
+    return console.settings_from({"weights_dir": weights_dir}).weights_dir
+
+
+@group.command("list")
+def list_profiles(weights_dir: WeightsDir = None) -> None:
+    """Show every profile, what it is for and how much there is to download."""
+    with console.errors_as_sentences():
+        from rich.console import Console
+        from rich.table import Table
+
+        from lipsync_server.weights.manifest import load_manifest
+        from lipsync_server.weights.verify import profile_complete
+
+        manifest, folder = load_manifest(), _folder(weights_dir)
+        table = Table()
+        for title in ("profile", "GB", "here", "what"):
+            table.add_column(title, no_wrap=title != "what")
+        for name, profile in manifest.profiles.items():
+            size = manifest.size_bytes(name)
+            here = "yes" if profile_complete(manifest, name, folder) else "-"
+            table.add_row(name, f"{size / 1e9:.1f}", here, f"{profile.title} ({size:,} bytes)")
+        Console(soft_wrap=True).print(table)
+
+
+@group.command()
+def pull(profile: str, weights_dir: WeightsDir = None) -> None:
+    """Download a profile; goes on where an earlier download stopped, and verifies what arrived."""
+    with console.errors_as_sentences(), console.stoppable() as stopped:
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        from lipsync_server.weights.download import PullProgress
+        from lipsync_server.weights.download import pull as pull_profile
+
+        folder = _folder(weights_dir)
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns) as progress:
+            bar = progress.add_task(profile, total=None)
+
+            def show(state: PullProgress) -> None:
+                progress.update(bar, completed=state.bytes_done, total=state.bytes_total, description=state.note)
+
+            paths = pull_profile(profile, folder, on_progress=show, cancelled=stopped)
+        typer.echo(f"{profile}: {len(paths)} files in {folder}, verified")
+
+
+@group.command()
+def verify(profile: str, weights_dir: WeightsDir = None) -> None:
+    """Compare what lies on disk with what was published; exit status 1 when something is missing or damaged."""
+    with console.errors_as_sentences():
+        from lipsync_server.weights.manifest import load_manifest
+        from lipsync_server.weights.verify import check_file
+
+        manifest, folder = load_manifest(), _folder(weights_dir)
+        bad = 0
+        for file in manifest.profile_files(profile):
+            checked = check_file(manifest, file, folder)
+            bad += checked.state in ("missing", "damaged")
+            typer.echo(f"{checked.state:8} {checked.path}: {checked.detail}")
+        if bad:
+            console.fail(f"{bad} of the files are missing or damaged; run: lipsync weights pull {profile}", 1)
+
+
+@group.command()
+def path(profile: str, weights_dir: WeightsDir = None) -> None:
+    """Print where a profile's files lie, one a line."""
+    with console.errors_as_sentences():
+        from lipsync_server.weights.manifest import load_manifest
+
+        manifest, folder = load_manifest(), _folder(weights_dir)
+        for file in manifest.profile_files(profile):
+            typer.echo(manifest.local_path(file, folder))

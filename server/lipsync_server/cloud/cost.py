@@ -1,0 +1,87 @@
+"""What a month of videos costs on a rented GPU: hours x price + storage, from one formula.
+
+    work      = videos x seconds x (seconds of work per second of video)
+    hours     = (work + sessions x (start-up + idle)) / 3600
+    compute   = hours x price per hour
+    storage   = GB x (running price x share of the month it runs + stopped price x the rest)
+
+Prices are dated readings (DEFAULT_OFFERS) that a caller replaces with live ones. Knows no provider's API.
+"""
+
+from dataclasses import dataclass
+
+HOURS_PER_MONTH = 730.0
+PRICES_AS_OF = "2026-11-22"
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A GPU for rent. Prices in USD; storage per GB and month while the machine runs and while it is stopped.
+
+    seconds_per_second: seconds of work per second of video to expect there. `note` says where the numbers come from.
+    """
+
+    provider: str
+    gpu: str
+    price_per_hour: float
+    storage_running: float
+    storage_stopped: float
+    seconds_per_second: float
+    note: str
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A month's work. sessions: how often the machine is started; each costs start-up and idle minutes."""
+
+    videos: int
+    seconds: float
+    sessions: int
+    startup_min: float
+    idle_min: float
+    storage_gb: float
+
+
+@dataclass(frozen=True)
+class MonthlyCost:
+    """Hours and USD of a month; `per_video` is the total over the number of videos."""
+
+    offer: Offer
+    work_hours: float
+    hours: float
+    compute: float
+    storage: float
+
+    @property
+    def total(self) -> float:
+        return self.compute + self.storage
+
+
+def monthly_cost(offer: Offer, load: Workload) -> MonthlyCost:
+    """The formula above for one offer."""
+    work_hours = load.videos * load.seconds * offer.seconds_per_second / 3600
+    hours = work_hours + load.sessions * (load.startup_min + load.idle_min) / 60
+    running = min(1.0, hours / HOURS_PER_MONTH)
+    per_gb = offer.storage_running * running + offer.storage_stopped * (1 - running)
+    return MonthlyCost(offer, work_hours, hours, hours * offer.price_per_hour, load.storage_gb * per_gb)
+
+
+def video_cost(seconds: float, seconds_per_second: float, price_per_hour: float) -> float:
+    """What one video costs on a machine that is running anyway."""
+    return seconds * seconds_per_second / 3600 * price_per_hour
+
+
+_4090 = "speed: published for the plain 14B base, 4 steps, on this card; measure yours with lipsync bench"
+_H100 = "speed: 4 steps, one pass, see docs/performance.md"
+_RUNPOD = "price: pod, community cloud; storage: volume, twice the price while stopped"
+_VAST = "price: verified on-demand, a market that moves; storage: assumed, hosts differ"
+_TENSORDOCK = "price: 'from', vCPU and RAM come on top; storage: assumed"
+
+DEFAULT_OFFERS: tuple[Offer, ...] = (
+    Offer("vast", "RTX 4090", 0.45, 0.15, 0.15, 22.0, f"{_VAST}; {_4090}"),
+    Offer("vast", "H100 SXM", 2.40, 0.15, 0.15, 4.3, f"{_VAST}; {_H100}"),
+    Offer("tensordock", "RTX 4090", 0.32, 0.04, 0.04, 22.0, f"{_TENSORDOCK}; {_4090}"),
+    Offer("tensordock", "H100 SXM", 2.25, 0.04, 0.04, 4.3, f"{_TENSORDOCK}; {_H100}"),
+    Offer("runpod", "RTX 4090", 0.34, 0.10, 0.20, 22.0, f"{_RUNPOD}; {_4090}"),
+    Offer("runpod", "H100 SXM", 2.69, 0.10, 0.20, 4.3, f"{_RUNPOD}; {_H100}"),
+)

@@ -63,6 +63,7 @@ def cost(
                 *(f"{amount * rate:.2f}" for amount in money),
             )
         out = Console(soft_wrap=True, highlight=False)
+        out.width = max(out.width, 100)  # a narrow or piped terminal must not cut the figures
         out.print(
             f"{videos} videos of {seconds:g} s, {starts} starts of {startup_min:g} + {idle_min:g} min, "
             f"{storage_gb:g} GB kept; in {currency}; default prices as read on {PRICES_AS_OF}"

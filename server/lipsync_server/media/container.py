@@ -23,6 +23,7 @@ DEMUXERS: dict[Container, str] = {
 AUDIO_KINDS = "wav, mp3, m4a, aac, ogg, opus, flac, webm, amr, mp4 or mov"
 _HEAD_BYTES = 4096
 _TAIL_BYTES = 128 * 1024
+_STREAMED_WAV = 0x7FFF_0000
 _MOV_FIRST_BOXES = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"}
 _MOV_PARENTS = {b"moov", b"trak", b"mdia", b"minf", b"dinf"}
 _PLAYLIST_STARTS = (b"#extm3u", b"ffconcat", b"v=0", b"[playlist]", b"<?xml", b"<smil", b"<mpd", b"file ")
@@ -124,6 +125,10 @@ def check_structure(path: Path, kind: Container, *, error: type[LipsyncError] = 
             _check_matroska(file, size, error)
         elif kind == "ogg":
             _check_ogg(file, size, error)
+        elif kind == "wav":
+            _check_wav(file, size, error)
+        elif kind == "mp3":
+            _check_mp3(file, size, error)
 
 
 def _cut_off(error: type[LipsyncError], missing: int) -> LipsyncError:
@@ -200,3 +205,52 @@ def _check_ogg(file: BinaryIO, size: int, error: type[LipsyncError]) -> None:
     wanted = 27 + n_segments + sum(page[27 : 27 + n_segments])
     if len(page) < wanted or len(page) < 27 + n_segments:
         raise _cut_off(error, max(1, wanted - len(page)))
+
+
+def _check_wav(file: BinaryIO, size: int, error: type[LipsyncError]) -> None:
+    """A header that promises more sound than the file holds. A program that streams cannot know the length and writes
+    0 or a number near 2 or 4 GiB instead; then what is there is the recording."""
+    if file.read(4) != b"RIFF":
+        return  # RF64 and RIFX are rare enough to be left to the decoder
+    position, bytes_per_s = 12, 0
+    for _ in range(1000):
+        file.seek(position)
+        head = file.read(8)
+        if len(head) < 8:
+            break
+        kind, length = struct.unpack("<4sI", head)
+        if kind == b"fmt ":
+            layout = file.read(16)
+            bytes_per_s = struct.unpack("<I", layout[8:12])[0] if len(layout) == 16 else 0
+        if kind == b"data":
+            present = size - position - 8
+            missing = length - present
+            if length >= _STREAMED_WAV or missing <= max(4096, bytes_per_s // 20):
+                return
+            promised = f"{length / bytes_per_s:,.1f} s" if bytes_per_s else f"{length:,} bytes"
+            there = f"{present / bytes_per_s:,.1f} s" if bytes_per_s else f"{present:,} bytes"
+            raise error(
+                f"The recording's header promises {promised} of sound, but only {there} are in the file: it is cut off"
+                " or its header is wrong. Send the whole file again."
+            )
+        position += 8 + length + (length & 1)
+    raise error("The recording is a wav file without any sound data. Send the whole file again.")
+
+
+def _check_mp3(file: BinaryIO, size: int, error: type[LipsyncError]) -> None:
+    """An encoder's Xing or Info header tells how many bytes the whole recording has."""
+    head = file.read(10)
+    start = 0
+    if head[:3] == b"ID3" and len(head) == 10:
+        start = 10 + ((head[6] & 127) << 21 | (head[7] & 127) << 14 | (head[8] & 127) << 7 | (head[9] & 127))
+    file.seek(start)
+    frame = file.read(256)
+    at = max(frame.find(b"Xing"), frame.find(b"Info"))
+    if at < 0 or len(frame) < at + 16:
+        return
+    flags = frame[at + 7]
+    if flags & 3 == 3:
+        n_bytes = struct.unpack(">I", frame[at + 12 : at + 16])[0]
+        missing = n_bytes - (size - start)
+        if missing > max(2048, n_bytes // 50):
+            raise _cut_off(error, missing)

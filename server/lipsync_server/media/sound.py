@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, NoReturn, Self
+from typing import BinaryIO, NoReturn, Self
 
 import av
 import numpy as np
@@ -27,6 +27,9 @@ RATES_HZ = range(4_000, 384_001)
 _BLOCK_SAMPLES = 16_384
 # libsndfile drops the end of an mp3 without a Xing header, so mp3 is PyAV's although libsndfile claims it.
 _SOUNDFILE_KINDS: frozenset[Container] = frozenset({"wav", "flac", "ogg", "aiff", "caf", "au"})
+_SOUNDFILE_CODECS = {
+    *("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW", "VORBIS", "OPUS"),
+}
 _DECODERS = ",".join(
     ["aac", "mp3", "mp3float", "mp2", "mp2float", "opus", "libopus", "vorbis", "libvorbis", "flac", "alac", "amrnb"]
     + ["amrwb", "ac3", "eac3", "adpcm_ms", "adpcm_ima_wav", "adpcm_ima_qt", "gsm", "gsm_ms", "speex", "libspeex"]
@@ -111,8 +114,8 @@ class Sound:
     def _check_format(self) -> None:
         if self.format.rate_hz not in RATES_HZ or not 1 <= self.format.channels <= MAX_CHANNELS:
             raise InvalidAudio(
-                f"The recording says it has {self.format.channels} channels at {self.format.rate_hz} Hz, which is no"
-                " speech. Export it again as mono or stereo at 16 to 48 kHz."
+                f"The recording has {self.format.rate_hz} samples a second in {self.format.channels} channel(s), which"
+                " is no speech. Export it again as mono or stereo at 16 to 48 kHz."
             )
 
     # wav, flac, ogg and other kinds that libsndfile reads
@@ -122,11 +125,11 @@ class Sound:
             file = self._closing.enter_context(soundfile.SoundFile(path))
         except soundfile.LibsndfileError:
             return False  # a codec that libsndfile lacks: PyAV has the next say
-        if file.channels > 2 and container == "ogg":
-            return False  # libsndfile leaves Vorbis' own channel order
+        if file.subtype not in _SOUNDFILE_CODECS or file.channels > 2:
+            return False  # mp3 or ADPCM in a wav loses its length; libsndfile does not tell which speaker is which
         if not 0 < file.frames < 1 << 48:
             return False  # a stream that was never finished: its length is found by decoding
-        layout = default_layout(file.channels)
+        layout = "mono" if file.channels == 1 else "stereo"
         self.format = SoundFormat(container, str(file.subtype).lower(), file.samplerate, file.channels, layout)
         self._blocks = lambda: self._read_soundfile(file, container)
         return True
@@ -175,41 +178,58 @@ class Sound:
         self._blocks = lambda: _ended_at(self._decode(opened, stream), _declared_samples(stream, container))
 
     def _decode(self, opened: "av.container.InputContainer", stream: "av.AudioStream") -> Iterator[Block]:
-        rate, channels, layout = self.format.rate_hz, self.format.channels, self.format.layout
-        resampler: av.AudioResampler | None = None
-        source = (rate, channels)
-        n_decoded = 0
+        rate, channels = self.format.rate_hz, self.format.channels
+        converter: _Converter | None = None
         for packet in packets_of(opened, stream):
             self.n_packets += 1
             try:
                 frames = stream.codec_context.decode(packet)
             except av.FFmpegError:
                 self.n_damaged += 1
-                if n_decoded and packet.duration and packet.time_base:
+                if converter is not None and packet.duration and packet.time_base:
                     # Players keep time over a packet that they cannot decode; so does the length that we compute.
                     yield np.zeros((round(packet.duration * packet.time_base * rate), channels), np.float32)
                 continue
             for frame in frames:
-                n_decoded += 1
-                if (frame.sample_rate, frame.layout.nb_channels) != source:
-                    # Recordings that were glued together from several: the first one's format holds throughout.
-                    if resampler is not None:
-                        yield from map(_samples, resampler.resample(None))
-                    source = (frame.sample_rate, frame.layout.nb_channels)
-                    same = source == (rate, channels)
-                    resampler = None if same else av.AudioResampler("fltp", layout, rate)
-                if resampler is None:
-                    yield _samples(frame)
-                else:
-                    frame.pts = None
-                    yield from map(_samples, resampler.resample(frame))
-        if resampler is not None:
-            yield from map(_samples, resampler.resample(None))
-        if not n_decoded or self.n_damaged > max(3, self.n_packets // 10):
+                if converter is None or not converter.takes(frame):
+                    if converter is not None:
+                        yield from converter.convert(None)
+                    converter = _Converter(frame, self.format)
+                yield from converter.convert(frame)
+        if converter is not None:
+            yield from converter.convert(None)
+        if converter is None or self.n_damaged > max(3, self.n_packets // 10):
             raise InvalidAudio(
                 f"The recording is damaged: {self.n_damaged} of its {self.n_packets} packets cannot be decoded."
                 " Send it again, or export it as wav."
             )
+
+
+class _Converter:
+    """Frames of one format to float32 blocks in the recording's format.
+
+    Recordings that were glued together change their format on the way; the first one's then holds throughout.
+    Planar frames must go this way: PyAV reads beyond the planes of one with eight channels or more.
+    """
+
+    def __init__(self, first: "av.AudioFrame", target: SoundFormat) -> None:
+        self._source = _form(first)
+        self._channels = target.channels
+        self._resampler = av.AudioResampler("flt", target.layout, target.rate_hz)
+
+    def takes(self, frame: "av.AudioFrame") -> bool:
+        return _form(frame) == self._source
+
+    def convert(self, frame: "av.AudioFrame | None") -> Iterator[Block]:
+        """The samples of `frame`, or with None what the resampler still holds."""
+        if frame is not None:
+            frame.pts = None
+        for converted in self._resampler.resample(frame):
+            yield converted.to_ndarray().reshape(-1, self._channels).astype(np.float32, copy=False)
+
+
+def _form(frame: "av.AudioFrame") -> tuple[int, str, str]:
+    return frame.sample_rate, frame.layout.name, frame.format.name
 
 
 def packets_of(
@@ -251,22 +271,6 @@ def _ended_at(blocks: Iterator[Block], n_declared: int | None, padding: int = 40
                 believed = False
                 yield from surplus
                 surplus.clear()
-
-
-def _samples(frame: "av.AudioFrame") -> Block:
-    """A frame's samples as float32 (n, channels)."""
-    values: NDArray[Any] = frame.to_ndarray()
-    values = values.T if frame.format.is_planar else values.reshape(-1, frame.layout.nb_channels)
-    if values.dtype.kind == "f":
-        return values.astype(np.float32)
-    half = 2.0 ** (8 * values.dtype.itemsize - 1)
-    centre = half if values.dtype.kind == "u" else 0.0
-    return ((values - centre) / half).astype(np.float32)
-
-
-def default_layout(channels: int) -> str:
-    names = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
-    return names.get(channels, f"{channels} channels")
 
 
 def _words(problem: Exception) -> str:

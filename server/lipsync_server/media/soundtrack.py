@@ -16,10 +16,17 @@ import soxr
 from numpy.typing import NDArray
 
 from lipsync_server.media.container import Container
-from lipsync_server.media.sound import Block, Sound, default_layout, identify, open_av, packets_of
+from lipsync_server.media.sound import Block, Sound, identify, open_av, packets_of
 
 AAC_RATES_HZ = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000)
 MAX_AAC_CHANNELS = 8
+_AAC_LAYOUTS = {
+    *("mono", "stereo", "2.1", "3.0", "3.0(back)", "3.1", "4.0", "quad", "quad(side)", "4.1", "5.0", "5.0(side)"),
+    *("5.1", "5.1(side)", "6.0", "6.0(front)", "hexagonal", "6.1", "6.1(back)", "6.1(front)", "7.0", "7.0(front)"),
+    *("7.1", "7.1(wide)", "7.1(wide-side)", "octagonal"),
+}
+# A wav often does not say which speaker is which; players then take these.
+_USUAL_LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 _FRAME_SAMPLES = 1024
 _PLAIN_CONTAINERS: frozenset[Container] = frozenset({"mov", "adts", "matroska"})
 
@@ -113,7 +120,7 @@ def _encoded(
 ) -> Iterator["av.Packet[av.AudioStream]"]:
     rate = _aac_rate(sound.format.rate_hz)
     channels = sound.format.channels if sound.format.channels <= MAX_AAC_CHANNELS else 2
-    layout = sound.format.layout if channels == sound.format.channels else default_layout(channels)
+    layout = sound.format.layout if sound.format.layout in _AAC_LAYOUTS else _USUAL_LAYOUTS[channels]
     # Noise substitution and intensity stereo save bits by making up sound; the caller's own is wanted.
     stream = output.add_stream("aac", rate=rate, options={"aac_pns": "0", "aac_is": "0"})
     assert isinstance(stream, av.AudioStream)
@@ -131,7 +138,7 @@ def _encode(
 ) -> Iterator["av.Packet[av.AudioStream]"]:
     n_sent = 0
     for block in _regrouped(blocks, n_samples):
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block.T), format="fltp", layout=layout)
+        frame = av.AudioFrame.from_ndarray(block.reshape(1, -1), format="flt", layout=layout)
         frame.sample_rate = rate
         frame.time_base = Fraction(1, rate)
         frame.pts = n_sent

@@ -1,7 +1,122 @@
-"""`lipsync bench`: how fast an engine is on this machine."""
+"""`lipsync bench`: how fast an engine is on this machine, and what that costs.
+
+Every run is a process of its own (cli/measured.py), so memory and load time are honest. Knows how to present runs,
+not how they are measured.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lipsync_server.cli import console
+
+if TYPE_CHECKING:
+    from lipsync_server.cli.measured import Run
+
+DURATIONS_S = "5,30,60,120,240"
+
 
 def register(app: typer.Typer) -> None:
-    """Register the verb."""
+    app.command()(bench)
+
+
+def bench(
+    durations: Annotated[str, typer.Option(help="Seconds of sound, separated by commas.")] = DURATIONS_S,
+    engine: Annotated[
+        str | None, typer.Option(help="auto, preview, sadtalker or infinitetalk.", show_default="auto")
+    ] = None,
+    image: Annotated[Path | None, typer.Option(help="The picture.", show_default="the shipped portrait")] = None,
+    audio: Annotated[
+        Path | None, typer.Option(help="The recording, repeated to each length.", show_default="the shipped recording")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="An option of the engine; may be given several times.", metavar="KEY=VALUE")
+    ] = None,
+    repeat: Annotated[int, typer.Option(min=1, help="Runs of each length; the median is shown.")] = 1,
+    price: Annotated[float | None, typer.Option(min=0, help="Price of this machine per hour, for cost.")] = None,
+    via_http: Annotated[
+        bool, typer.Option("--via-http", help="Measure a warm server from POST to last byte, with its worker's memory.")
+    ] = False,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write everything measured to this file.")] = None,
+) -> None:
+    """Measure an engine's speed at several lengths of sound."""
+    with console.errors_as_sentences():
+        from lipsync_server.cli import measured
+        from lipsync_server.engines import registry
+        from lipsync_server.paths import SAMPLES_DIR
+
+        settings = console.settings_from({"engine": engine})
+        name, why = registry.choose(settings)
+        plan = measured.Plan(
+            engine=name,
+            image=image or SAMPLES_DIR / "portrait.jpg",
+            audio=audio or SAMPLES_DIR / "speech.wav",
+            durations_s=_durations(durations),
+            repeat=repeat,
+            options=tuple(option or ()),
+        )
+        machine = measured.machine()
+        measure = measured.over_http if via_http else measured.in_processes
+        runs: list[Run] = []
+        for run in measure(plan, settings):
+            runs.append(run)
+            typer.echo(
+                f"{run.duration_s:g} s of sound: {run.wall_s:.1f} s, {run.wall_s / run.duration_s:.2f} s per second",
+                err=True,
+            )
+        medians = measured.medians(runs)
+        price_per_hour = price if price is not None else settings.price_per_hour
+        why += "; measured over HTTP, warm" if via_http else "; each run in a process of its own"
+        _print_table(why, machine, medians, price_per_hour, settings.currency)
+        if json_path is not None:
+            report = {
+                "machine": machine,
+                "engine": name,
+                "measured": why,
+                "via_http": via_http,
+                "price_per_hour": price_per_hour,
+                "currency": settings.currency,
+                "medians": [asdict(run) for run in medians],
+                "runs": [asdict(run) for run in runs],
+            }
+            json_path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def _durations(text: str) -> tuple[float, ...]:
+    from lipsync_server.errors import InvalidInput
+
+    try:
+        durations = tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        durations = ()
+    if not durations or min(durations) <= 0:
+        raise InvalidInput(f"--durations takes seconds separated by commas, for example 5,30,60; got {text!r}.")
+    return durations
+
+
+def _print_table(
+    why: str, machine: dict[str, str], runs: "list[Run]", price_per_hour: float | None, currency: str
+) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    for key, value in {**machine, "engine": why}.items():
+        console.print(f"[dim]{key}:[/]", value, soft_wrap=True)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    headings = ["sound s", "wall s", "load", "prep", "gener.", "encode", "s per s", "RSS MB", "GPU MB"]
+    for heading in (*headings, *([currency] if price_per_hour is not None else [])):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for run in runs:
+        cells = [f"{run.duration_s:g}", f"{run.wall_s:.2f}"]
+        cells += [f"{run.stage_s.get(stage, 0):.2f}" for stage in ("load", "preprocess", "generate", "encode")]
+        cells += [f"{run.wall_s / run.duration_s:.3f}", f"{run.peak_rss_bytes / 1e6:.0f}"]
+        cells.append(f"{run.peak_gpu_bytes / 1e6:.0f}" if run.peak_gpu_bytes else "-")
+        if price_per_hour is not None:
+            cells.append(f"{run.wall_s * price_per_hour / 3600:.4f}")
+        table.add_row(*cells)
+    console.print(table)

@@ -5,6 +5,7 @@ create() imports the last, so asking never loads torch or a model. Does not know
 """
 
 import importlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -40,13 +41,15 @@ class Registry:
         if settings.engine != "auto":
             info = self.require(settings.engine, settings)
             return info.name, f"{info.name} on {info.device}: it was asked for"
-        passed_over: list[str] = []
+        passed_over: list[EngineInfo] = []
         for info in self.describe(settings):
             if info.available:
-                why = "; ".join([f"{info.name} on {info.device}: the best that can run here", *passed_over])
-                return info.name, why
-            passed_over.append(f"{info.name} cannot ({_clause(info.reason)})")
-        raise EngineUnavailable("No engine can run here: " + "; ".join(passed_over) + ".", field="engine")
+                why = f"{info.name} on {info.device}: the best that can run here"
+                gists = [f"{other.name}: {_gist(other.reason)}" for other in passed_over]
+                return info.name, f"{why} ({'; '.join(gists)})" if gists else why
+            passed_over.append(info)
+        reasons = " ".join(f"{info.name}: {_clause(info.reason)}." for info in passed_over)
+        raise EngineUnavailable(f"No engine can run here. {reasons}", field="engine")
 
     def require(self, name: str, settings: Settings) -> EngineInfo:
         """The description of engine `name`; raises EngineUnavailable with the reason when it cannot run here."""
@@ -95,6 +98,11 @@ class Registry:
                     "pip install 'lipsync-server[models]'."
                 )
             raise EngineUnavailable(reason, field="engine") from error
+
+
+def _gist(reason: str) -> str:
+    """The beginning of a reason, up to where it goes into detail."""
+    return re.split(r"[;:.]\s", _clause(reason), maxsplit=1)[0]
 
 
 def _clause(sentence: str) -> str:

@@ -11,7 +11,6 @@ Blocks are made when a window asks for them and the last two are kept: memory do
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -38,7 +37,7 @@ class Track:
     def __init__(self, speech: Speech, n_samples: int, *, offset: int = 0) -> None:
         self.n_samples = n_samples
         self._speech, self._offset = speech, offset
-        self._gain = np.float32(gain_to_target(speech))
+        self._gain = np.float32(gain_to_target(speech) if len(speech) else 1.0)
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
         """Samples [start, stop) at -23 LUFS; zeros outside the recording."""
@@ -103,7 +102,7 @@ class SpeechEmbedding:
         return torch.stack(states[1:], dim=1)[first - begin : stop - begin]
 
     def features(self, first: int, stop: int) -> Tensor:
-        """Convolution features at the frame rate, (stop - first, channels): linear between the ~50 a second there are."""
+        """Convolution features, about 50 a second, brought to the frame rate: (stop - first, channels)."""
         step = (self._n_features - 1) / (self.n_frames - 1) if self.n_frames > 1 else 0.0
         positions = torch.arange(first, stop, dtype=torch.float64) * step
         below = positions.floor().long().clamp(max=self._n_features - 1)

@@ -61,7 +61,7 @@ def frame_picture(source: tuple[int, int], target: tuple[int, int]) -> Framing:
     """Smallest enlargement of `source` (height, width) that covers `target`, centred as torchvision centres."""
     scale = max(target[0] / source[0], target[1] / source[1])
     resized = math.ceil(scale * source[0]), math.ceil(scale * source[1])
-    top, left = (int(round((have - want) / 2.0)) for have, want in zip(resized, target, strict=True))
+    top, left = (round((have - want) / 2.0) for have, want in zip(resized, target, strict=True))
     return Framing(*target, resized, top, left)
 
 

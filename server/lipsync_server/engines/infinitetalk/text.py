@@ -1,16 +1,15 @@
 """The prompt as the model reads it: cleaning, tokens, UMT5-XXL and a cache on disk.
 
-UMT5 has 5.7 billion weights and is needed for a fraction of a second per prompt. So it is never loaded whole: one layer
-at a time goes from the memory-mapped file to the device, both prompts pass through it, and it is dropped. That costs one
-read of the file (page cache to GPU) and about half a gigabyte of memory anywhere, on every card. Reads the official .pth
-and optimum-quanto files (t5_int8, t5_fp8). Knows no pictures and no audio.
+UMT5 has 5.7 billion weights and is needed for a fraction of a second per prompt. So it is never loaded whole: one
+layer at a time goes from the memory-mapped file to the device, both prompts pass through it, and it is dropped. That
+costs one read of the file (page cache to GPU) and about half a gigabyte of memory anywhere, on every card. Reads the
+official .pth and optimum-quanto files (t5_int8, t5_fp8). Knows no pictures and no audio.
 """
 
 import html
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import ftfy
@@ -21,6 +20,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from lipsync_server.engines.infinitetalk import state_files
 from lipsync_server.engines.infinitetalk.text_cache import EmbeddingCache
+from lipsync_server.engines.infinitetalk.weights import TextFiles
 from lipsync_server.errors import WeightsError
 
 MAX_TOKENS = 512
@@ -35,8 +35,8 @@ DEFAULT_PROMPT = "A person is talking to the camera with natural expressions and
 _IN_LAYER = {
     "layer.0.SelfAttention.q": "attn.q", "layer.0.SelfAttention.k": "attn.k", "layer.0.SelfAttention.v": "attn.v",
     "layer.0.SelfAttention.o": "attn.o", "layer.0.SelfAttention.relative_attention_bias": "pos_embedding.embedding",
-    "layer.0.layer_norm": "norm1", "layer.1.DenseReluDense.wi_0": "ffn.gate.0", "layer.1.DenseReluDense.wi_1": "ffn.fc1",
-    "layer.1.DenseReluDense.wo": "ffn.fc2", "layer.1.layer_norm": "norm2",
+    "layer.0.layer_norm": "norm1", "layer.1.layer_norm": "norm2", "layer.1.DenseReluDense.wi_0": "ffn.gate.0",
+    "layer.1.DenseReluDense.wi_1": "ffn.fc1", "layer.1.DenseReluDense.wo": "ffn.fc2",
 }  # fmt: skip
 _EMBEDDING, _FINAL_NORM = "token_embedding.weight", "norm.weight"
 
@@ -89,15 +89,6 @@ def check(config: UMT5Config, tensors: Mapping[str, Tensor], source: str) -> Non
     expected[_EMBEDDING] = torch.empty(config.vocab_size, config.d_model, device="meta")
     expected[_FINAL_NORM] = torch.empty(config.d_model, device="meta")
     state_files.rename_and_check(expected, tensors, lambda name: name, source=source)
-
-
-@dataclass(frozen=True)
-class TextFiles:
-    """Where the encoder lies: the official .pth, or a quanto .safetensors with its map; and the tokenizer's folder."""
-
-    weights: Path
-    tokenizer: Path
-    quant_map: Path | None = None
 
 
 class TextEncoder:

@@ -1,0 +1,110 @@
+"""What each window is conditioned on: the picture as it is then, its tokens and latents, masks and the speech.
+
+A still picture is encoded once and serves every window; under a slow camera move, and with a video as the picture,
+every window has its own. Knows images, the VAE, CLIP and speech embeddings; not the transformer, nor the loop.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lipsync_server.engines.base import FPS, Box, Frames
+from lipsync_server.engines.infinitetalk.audio import SpeechEmbedding
+from lipsync_server.engines.infinitetalk.images import (
+    condition_mask,
+    fit_picture,
+    latent_masks,
+    move_camera,
+    person_masks,
+    to_tensor,
+)
+from lipsync_server.engines.infinitetalk.vae import WanVae
+from lipsync_server.engines.infinitetalk.windows import Schedule, Window
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One window's conditioning.
+
+    picture: (3, H, W) in [-1, 1]. tokens: (257, 1280) of CLIP. y: (20, T, h, w), the mask channels and the latents of
+    the picture followed by grey. audio: (P, F, 5, 12, width). masks: (3, h, w) for two people, else None.
+    """
+
+    picture: Tensor
+    tokens: Tensor
+    y: Tensor
+    audio: Tensor
+    masks: Tensor | None
+
+
+class PictureEncoder(Protocol):
+    def encode(self, picture: Tensor) -> Tensor: ...
+
+
+PictureAt = Callable[[Window], tuple[Frames, tuple[Box, Box] | None]]
+"""The source picture of a window (uint8 RGB, any size) and the two boxes in it, if there are boxes."""
+
+
+def still_picture(picture: Frames, boxes: tuple[Box, Box] | None) -> PictureAt:
+    return lambda window: (picture, boxes)
+
+
+def moving_picture(picture: Frames, boxes: tuple[Box, Box] | None) -> PictureAt:
+    """The picture under a slow camera move; window 0 sees it whole."""
+    return lambda window: move_camera(picture, window.start / FPS, boxes)
+
+
+class Conditions:
+    """Makes each window's conditioning; keeps what the next window may use again."""
+
+    def __init__(
+        self,
+        picture_at: PictureAt,
+        speech: tuple[SpeechEmbedding, ...],
+        schedule: Schedule,
+        *,
+        size: tuple[int, int],
+        vae: WanVae,
+        tokens_of: Callable[[Tensor], Tensor],
+    ) -> None:
+        self._picture_at, self._speech, self._schedule = picture_at, speech, schedule
+        self._size, self._vae, self._tokens_of = size, vae, tokens_of
+        self._longest = max(window.n_latents for window in schedule.windows)
+        self._last: tuple[Frames, Tensor, Tensor, Tensor] | None = None
+
+    @torch.inference_mode()
+    def at(self, window: Window) -> Condition:
+        """The conditioning of `window`."""
+        source, boxes = self._picture_at(window)
+        picture, tokens, latents = self._encoded(source)
+        # The VAE is causal: fewer grey frames at the end change nothing before them.
+        latents = latents[:, : window.n_latents]
+        height, width = latents.shape[2:]
+        mask = condition_mask(window.n_latents, height, width).to(latents.device)
+        return Condition(picture, tokens, torch.cat([mask, latents]), self._audio(window), self._masks(source, boxes))
+
+    @torch.inference_mode()
+    def colours(self) -> Tensor:
+        """The picture whose colours every frame is held to: the first window's, (3, H, W)."""
+        source, _ = self._picture_at(self._schedule.windows[0])
+        return to_tensor(fit_picture(source, self._size)).to(self._vae.device)
+
+    def _encoded(self, source: Frames) -> tuple[Tensor, Tensor, Tensor]:
+        if self._last is None or self._last[0] is not source:
+            picture = to_tensor(fit_picture(source, self._size)).to(self._vae.device)
+            latents = self._vae.encode_picture(picture, self._longest)
+            self._last = (source, picture, self._tokens_of(picture), latents)
+        return self._last[1:]
+
+    def _audio(self, window: Window) -> Tensor:
+        indices = [self._schedule.audio_indices(window, person) for person in range(len(self._speech))]
+        return torch.stack([speech.gather(at) for speech, at in zip(self._speech, indices, strict=True)])
+
+    def _masks(self, source: Frames, boxes: tuple[Box, Box] | None) -> Tensor | None:
+        if len(self._speech) < 2:
+            return None
+        masks = person_masks((source.shape[0], source.shape[1]), boxes)
+        return latent_masks(masks, self._size).to(self._vae.device)

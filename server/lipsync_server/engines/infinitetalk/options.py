@@ -1,0 +1,107 @@
+"""Options of InfiniteTalk, and what the presets make of those that were left open. No torch here."""
+
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from pydantic import Field, model_validator
+
+from lipsync_server.engines.base import Box, EngineOptions, Preset
+
+AudioMode = Literal["together", "one_after_other"]
+CAMERA_MOVE_ABOVE_S = 60.0
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The numbers of the denoising loop. teacache 0 is off; distilled says that the preset counts on a fast LoRA."""
+
+    steps: int
+    text_guidance: float
+    audio_guidance: float
+    shift: float
+    guidance_interval: int
+    teacache: float
+    distilled: bool
+
+
+_PRESETS: dict[Preset, Sampling] = {
+    "quality": Sampling(40, 5.0, 4.0, 7.0, 1, 0.0, distilled=False),
+    "balanced": Sampling(8, 1.0, 2.0, 2.0, 2, 0.0, distilled=True),
+    "fast": Sampling(4, 1.0, 1.0, 2.0, 1, 0.0, distilled=True),
+}
+_QUALITY_SHIFT_720P = 11.0
+
+
+class Options(EngineOptions):
+    """What a caller may set. Numbers left open come from the preset."""
+
+    preset: Preset = Field(
+        default="balanced",
+        description="quality: 40 steps, 3 passes each. balanced: 8 steps, 2 passes. fast: 4 steps, 1 pass.",
+    )
+    resolution: Literal["480p", "720p"] = Field(default="480p", description="The picture's shape decides the size.")
+    steps: int | None = Field(default=None, ge=1, le=100, description="Denoising steps a window.")
+    text_guidance: float | None = Field(default=None, ge=1, le=15, description="Pull of the prompt; 1 is off.")
+    audio_guidance: float | None = Field(
+        default=None, ge=1, le=15, description="Pull of the speech on the lips; 1 is off, 3 to 5 works best."
+    )
+    shift: float | None = Field(default=None, ge=0.5, le=20, description="Above 1 spends more steps on strong noise.")
+    guidance_interval: int | None = Field(
+        default=None, ge=1, le=8, description="Run the guidance passes every so many steps and reuse them between."
+    )
+    teacache: float | None = Field(
+        default=None, ge=0, le=1, description="Skip passes that change less; 0 is off, 0.2 the authors' value."
+    )
+    negative_prompt: str = Field(default="", max_length=4000, description="What to avoid; empty takes the authors'.")
+    apg: bool = Field(default=False, description="Adaptive projected guidance: less oversaturation at high guidance.")
+    apg_momentum: float = Field(default=-0.75, ge=-1, le=1)
+    apg_norm_threshold: float = Field(default=55.0, ge=0, le=1000)
+    window_frames: int = Field(default=81, ge=13, le=81, description="Frames a model run makes at most; 4n + 1.")
+    motion_frames: int = Field(default=9, ge=1, le=25, description="Frames a window takes over from the last; 4n + 1.")
+    colour_correction: float = Field(
+        default=1.0, ge=0, le=1, description="How strongly colours are held at the picture's; 0 is off."
+    )
+    camera_move: bool | None = Field(
+        default=None, description="A slow camera move against drift; by default on above 60 s of a still picture."
+    )
+    people: tuple[Box, Box] | None = Field(
+        default=None, description="Two people's boxes in the order of the recordings; default: left and right half."
+    )
+    audio_mode: AudioMode = Field(
+        default="together", description="Two recordings start together, or the second after the first."
+    )
+
+    @model_validator(mode="after")
+    def _windows_fit(self) -> "Options":
+        for name in ("window_frames", "motion_frames"):
+            if getattr(self, name) % 4 != 1:
+                raise ValueError(f"{name} must be 4n + 1, for example 9 or 81, not {getattr(self, name)}")
+        if self.motion_frames >= self.window_frames:
+            raise ValueError("motion_frames must be less than window_frames")
+        return self
+
+    @property
+    def sampling(self) -> Sampling:
+        """The loop's numbers: the preset's, with what the caller set in place of it."""
+        base = _PRESETS[self.preset]
+        default_shift = _QUALITY_SHIFT_720P if (self.preset, self.resolution) == ("quality", "720p") else base.shift
+        return Sampling(
+            steps=_or(self.steps, base.steps),
+            text_guidance=_or(self.text_guidance, base.text_guidance),
+            audio_guidance=_or(self.audio_guidance, base.audio_guidance),
+            shift=_or(self.shift, default_shift),
+            guidance_interval=_or(self.guidance_interval, base.guidance_interval),
+            teacache=_or(self.teacache, base.teacache),
+            distilled=base.distilled,
+        )
+
+    def moves_camera(self, duration_s: float, *, still: bool) -> bool:
+        """Whether the reference picture moves slowly: as asked, by default for still pictures above a minute."""
+        if not still:
+            return False
+        return duration_s > CAMERA_MOVE_ABOVE_S if self.camera_move is None else self.camera_move
+
+
+def _or(value: _T | None, default: _T) -> _T:
+    return default if value is None else value

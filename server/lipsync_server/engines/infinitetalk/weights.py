@@ -1,0 +1,195 @@
+"""Where the published weight files lie, which of them a job needs, and what is missing. No torch here.
+
+Folder names are the published ones, all below settings.weights_dir. With a quantised transformer file the base's DiT
+shards are not needed and never asked for. Knows names and sizes only; the loaders check the contents.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lipsync_server.engines.hardware import Gpu
+from lipsync_server.errors import WeightsError
+from lipsync_server.settings import Settings
+
+Kind = Literal["bf16", "fp8", "int8"]
+People = Literal["single", "multi"]
+_BASE = "Wan2.1-I2V-14B-480P"
+_WAV2VEC = "chinese-wav2vec2-base"
+_INFINITETALK = "InfiniteTalk"
+_T5 = "models_t5_umt5-xxl-enc-bf16.pth"
+_CLIP = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
+_VAE = "Wan2.1_VAE.pth"
+_SHARD = re.compile(r"diffusion_pytorch_model-(\d{5})-of-(\d{5})\.safetensors")
+# bf16 weights take 38 GB; with room to compute they want a card of this size.
+_BF16_CARD_BYTES = 60 * 10**9
+
+
+@dataclass(frozen=True)
+class TextFiles:
+    """Where the text encoder lies: the official .pth, or a quanto .safetensors with its map; and the tokenizer."""
+
+    weights: Path
+    tokenizer: Path
+    quant_map: Path | None = None
+
+
+@dataclass(frozen=True)
+class TransformerFiles:
+    """The transformer's files: `source` is a quantised file, or the base folder, which `adapter` then completes.
+
+    distilled: a fast LoRA is merged into the file. config: the base's config.json with the sizes.
+    """
+
+    kind: Kind
+    people: People
+    distilled: bool
+    source: Path
+    adapter: Path | None
+    config: Path
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the files on disk."""
+        if self.adapter is None:
+            return self.source.stat().st_size
+        shards = (path for path in self.source.iterdir() if _SHARD.fullmatch(path.name))
+        return sum(path.stat().st_size for path in shards) + self.adapter.stat().st_size
+
+
+@dataclass(frozen=True)
+class EncoderFiles:
+    """Everything beside the transformer."""
+
+    text: TextFiles
+    clip: Path
+    vae: Path
+    wav2vec: Path
+
+
+def find_encoders(settings: Settings) -> EncoderFiles:
+    """The encoders' and the VAE's files; raises WeightsError that lists what is missing."""
+    base, quant = settings.weights_dir / _BASE, _quant_folder(settings)
+    tokenizer = base / "google" / "umt5-xxl"
+    text = TextFiles(base / _T5, tokenizer)
+    if not text.weights.is_file():
+        for kind in ("fp8", "int8"):
+            weights, quant_map = quant / f"t5_{kind}.safetensors", quant / f"t5_map_{kind}.json"
+            if weights.is_file() and quant_map.is_file():
+                text = TextFiles(weights, tokenizer, quant_map)
+                break
+    wav2vec = settings.weights_dir / _WAV2VEC
+    found = EncoderFiles(text, base / _CLIP, base / _VAE, wav2vec)
+    sound = wav2vec / "model.safetensors"
+    if not sound.is_file() and (wav2vec / "pytorch_model.bin").is_file():
+        sound = wav2vec / "pytorch_model.bin"
+    _require(
+        settings, text.weights, tokenizer / "tokenizer.json", found.clip, found.vae, wav2vec / "config.json", sound
+    )
+    return found
+
+
+def find_transformers(settings: Settings) -> list[TransformerFiles]:
+    """Every complete transformer below the weights folder, in no particular order."""
+    base, folder = settings.weights_dir / _BASE, settings.weights_dir / _INFINITETALK
+    config = base / "config.json"
+    if not config.is_file():
+        return []
+    found: list[TransformerFiles] = []
+    people: People
+    kind: Kind
+    for people in ("single", "multi"):
+        for kind in ("fp8", "int8"):
+            for distilled in (False, True):
+                name = f"infinitetalk_{people}_{kind}{'_lora' if distilled else ''}"
+                path = _quant_folder(settings) / f"{name}.safetensors"
+                if path.is_file() and path.with_suffix(".json").is_file():
+                    found.append(TransformerFiles(kind, people, distilled, path, None, config))
+        adapter = folder / people / "infinitetalk.safetensors"
+        if adapter.is_file() and _shards_complete(base):
+            found.append(TransformerFiles("bf16", people, False, base, adapter, config))
+    return found
+
+
+def choose_transformer(
+    settings: Settings, gpu: Gpu | None, *, people: People, distilled: bool
+) -> tuple[TransformerFiles, tuple[str, ...]]:
+    """The best files for a job, and sentences about what could not be had as asked.
+
+    people: "multi" when two regions of the picture are driven; a file for one person cannot stand in for it.
+    distilled: the preset takes few steps, so a file with a fast LoRA merged is wanted (or LoRA files in the settings).
+    """
+    found = find_transformers(settings)
+    if not found:
+        raise WeightsError(_nothing_found(settings))
+    fitting = [files for files in found if files.people == people]
+    if not fitting and people == "multi":
+        raise WeightsError(
+            "Two people need InfiniteTalk's multi weights, and only those for one person are in "
+            f"{settings.weights_dir}. Download them, for example: lipsync weights download infinitetalk-multi-int8."
+        )
+    warnings: list[str] = []
+    if not fitting:
+        fitting = found
+        warnings.append("Only the two-person weights are here; they drive one person less faithfully.")
+    order = _preferred_kinds(settings, gpu)
+    has_lora = bool(settings.lora)
+
+    def rank(files: TransformerFiles) -> tuple[bool, int]:
+        merged = files.distilled or (has_lora and distilled)
+        return merged != distilled, order.index(files.kind)
+
+    best = min(fitting, key=rank)
+    if distilled and not best.distilled and not has_lora:
+        warnings.append(
+            "This preset takes few steps and expects a fast LoRA, and none is here: the video will be rough. Use "
+            "preset quality, a file whose name ends in _lora, or set LIPSYNC_LORA."
+        )
+    if best.distilled and not distilled:
+        warnings.append("Only weights with a fast LoRA are here; preset quality was rendered with them.")
+    return best, tuple(warnings)
+
+
+def _preferred_kinds(settings: Settings, gpu: Gpu | None) -> list[Kind]:
+    """Kinds of weights from the best for this card downwards; the profile that was asked for comes first."""
+    order: list[Kind] = ["int8", "fp8", "bf16"]
+    if gpu is None or gpu.total_bytes >= _BF16_CARD_BYTES:
+        order = ["bf16", "fp8", "int8"]
+    elif gpu.compute_capability >= (8, 9):
+        order = ["fp8", "int8", "bf16"]
+    return sorted(order, key=lambda kind: kind not in settings.profile)
+
+
+def _quant_folder(settings: Settings) -> Path:
+    return settings.weights_dir / _INFINITETALK / "quant_models"
+
+
+def _shards_complete(base: Path) -> bool:
+    shards = [match for path in base.iterdir() if (match := _SHARD.fullmatch(path.name))]
+    return bool(shards) and len(shards) == int(shards[0][2])
+
+
+def _require(settings: Settings, *paths: Path) -> None:
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        names = ", ".join(str(path.relative_to(settings.weights_dir)) for path in missing)
+        raise WeightsError(
+            f"InfiniteTalk's weights in {settings.weights_dir} are not complete; missing: {names}. Download them with: "
+            "lipsync weights download infinitetalk-int8."
+        )
+
+
+def _nothing_found(settings: Settings) -> str:
+    base = settings.weights_dir / _BASE
+    if not (base / "config.json").is_file():
+        return (
+            f"InfiniteTalk's weights are not in {settings.weights_dir}; missing: {_BASE}/config.json. Download them "
+            "with: lipsync weights download infinitetalk-int8."
+        )
+    return (
+        f"No complete InfiniteTalk transformer is in {settings.weights_dir}. It needs either a file "
+        f"{_INFINITETALK}/quant_models/infinitetalk_single_int8.safetensors (or fp8) with its .json, or all shards of "
+        f"{_BASE} and {_INFINITETALK}/single/infinitetalk.safetensors. Download one with: "
+        "lipsync weights download infinitetalk-int8."
+    )

@@ -168,14 +168,15 @@ class Sound:
         stream = opened.streams.audio[0]
         context = stream.codec_context
         if context is None or not context.sample_rate or not context.layout.nb_channels:
-            raise UnsupportedMedia(
-                f"The sound in this {container} file is of a kind that is not read. Send wav or mp3."
+            raise InvalidAudio(
+                "The sound in the file is cut off or of a kind that is not read. Export it again as wav or mp3."
             )
         self.format = SoundFormat(
             container, context.name.removesuffix("float"), context.sample_rate, context.layout.nb_channels,
             context.layout.name,
         )  # fmt: skip
-        self._blocks = lambda: _ended_at(self._decode(opened, stream), _declared_samples(stream, container))
+        n_declared = _declared_samples(stream, container)
+        self._blocks = lambda: _batched(_ended_at(self._decode(opened, stream), n_declared))
 
     def _decode(self, opened: "av.container.InputContainer", stream: "av.AudioStream") -> Iterator[Block]:
         rate, channels = self.format.rate_hz, self.format.channels
@@ -271,6 +272,20 @@ def _ended_at(blocks: Iterator[Block], n_declared: int | None, padding: int = 40
                 believed = False
                 yield from surplus
                 surplus.clear()
+
+
+def _batched(blocks: Iterator[Block]) -> Iterator[Block]:
+    """`blocks` gathered to about _BLOCK_SAMPLES each: frames of 20 ms cost more in calls than in arithmetic."""
+    waiting: list[Block] = []
+    n_waiting = 0
+    for block in blocks:
+        waiting.append(block)
+        n_waiting += len(block)
+        if n_waiting >= _BLOCK_SAMPLES:
+            yield np.concatenate(waiting)
+            waiting, n_waiting = [], 0
+    if n_waiting:
+        yield np.concatenate(waiting)
 
 
 def _words(problem: Exception) -> str:

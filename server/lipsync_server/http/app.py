@@ -7,6 +7,7 @@ closes what it opened, in reverse order.
 import asyncio
 import importlib
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import web
 
@@ -81,7 +82,7 @@ def create_app(
     app[keys.SLOTS] = UploadSlots(settings.max_uploads)
     app[keys.KEY_LOCKS] = KeyLocks()
     app[keys.AFTER_RENDER] = after_render
-    app.cleanup_ctx.extend([_jobs, _outgoing])
+    app.cleanup_ctx.extend([_probers, _jobs, _outgoing])
     app.on_shutdown.append(_stop_queue)
     app.on_response_prepare.append(add_request_id)
     app.on_response_prepare.append(add_cors_headers)
@@ -113,6 +114,13 @@ def make_executor(settings: Settings, registry: Registry = ENGINES) -> Executor:
 def _is_public(request: web.Request) -> bool:
     resource = request.match_info.route.resource
     return resource is not None and resource.canonical in _PUBLIC
+
+
+async def _probers(app: web.Application) -> AsyncIterator[None]:
+    """Threads that look at uploads: few, and not the loop's own, which a long recording would keep from others."""
+    with ThreadPoolExecutor(2, thread_name_prefix="probe") as probers:
+        app[keys.PROBERS] = probers
+        yield
 
 
 async def _jobs(app: web.Application) -> AsyncIterator[None]:

@@ -3,6 +3,8 @@
 Each is put there by app.py. Knows types only.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 from aiohttp import web
 
 from lipsync_server.http.auth import Tokens
@@ -19,6 +21,7 @@ from lipsync_server.workers.base import Executor
 
 SETTINGS = web.AppKey("settings", Settings)
 TOKENS = web.AppKey("tokens", Tokens)
+PROBERS = web.AppKey("probers", ThreadPoolExecutor)
 FILES = web.AppKey("files", JobFiles)
 QUEUE = web.AppKey("queue", JobQueue)
 PLANNER = web.AppKey("planner", Planner)

@@ -34,9 +34,13 @@ def _probe_audio(path: Path, settings: Settings) -> float:
 
 
 def _probe_picture(path: Path, settings: Settings) -> None:
-    from lipsync_server.media.image import probe_image
+    """A picture, or a short video whose face is to be dubbed."""
+    from lipsync_server.media.image import probe_image, probe_picture_video
 
     try:
         probe_image(path, max_pixels=settings.max_image_pixels)
-    except UnsupportedMedia:
-        raise
+    except UnsupportedMedia as not_a_picture:
+        try:
+            probe_picture_video(path)
+        except UnsupportedMedia:
+            raise not_a_picture from None

@@ -87,7 +87,9 @@ async def _accept_form(
         options=options.options,
     )
     spec = await app[keys.PLANNER].check(spec)
-    duration_s = await asyncio.to_thread(probe_inputs, form.files, app[keys.SETTINGS])
+    duration_s = await asyncio.get_running_loop().run_in_executor(
+        app[keys.PROBERS], probe_inputs, form.files, app[keys.SETTINGS]
+    )
     spec = replace(spec, duration_s=duration_s)
     job_id = queue.new_id()
     await asyncio.to_thread(files.adopt, folder, job_id)

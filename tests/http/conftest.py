@@ -1,0 +1,47 @@
+"""Servers in this process, with the stand-in workers of support/site_kit.py."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+from lipsync_server.http.app import create_app
+from lipsync_server.http.fetch import Fetcher
+from lipsync_server.jobs.queue import AfterRender
+from lipsync_server.settings import Settings
+from site_kit import Site, StandInExecutor
+
+Start = Callable[..., Awaitable[Site]]
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    """Starts servers: `await start(max_queue=1)`; the same data folder each time."""
+    clients: list[TestClient] = []
+
+    async def start_one(
+        *,
+        executor: StandInExecutor | None = None,
+        fetcher: Fetcher | None = None,
+        after_render: AfterRender | None = None,
+        headers: dict[str, str] | None = None,
+        **options: object,
+    ) -> Site:
+        options = {"data_dir": tmp_path / "data", "min_free_disk_bytes": 0, "shutdown_grace_s": 0.0, **options}
+        settings = Settings(_env_file=None, **options)
+        executor = executor or StandInExecutor()
+        app = create_app(settings, executor, fetcher=fetcher, after_render=after_render)
+        client = TestClient(TestServer(app), headers=headers, timeout=aiohttp.ClientTimeout(total=60))
+        clients.append(client)
+        await client.start_server()
+        return Site(client, executor, settings, settings.data_dir)
+
+    yield start_one
+    for client in clients:
+        await client.close()
+
+
+@pytest.fixture
+async def site(start: Start) -> Site:
+    return await start()

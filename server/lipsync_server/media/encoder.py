@@ -7,6 +7,7 @@ bears a segment's name is whole. Knows nothing of sound: mux.py joins the segmen
 import logging
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -207,10 +208,9 @@ class _OpenSegment:
             self._container.close()
 
     def drop(self) -> None:
-        try:
+        with suppress(av.FFmpegError):  # a full disk is why it is dropped, perhaps
             self._container.close()
-        finally:
-            self.path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
 
 def _size_of(path: Path) -> tuple[int, int]:

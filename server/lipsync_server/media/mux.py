@@ -5,7 +5,6 @@ Pictures are copied, never encoded again. Knows times and boxes; nothing of how 
 
 import hashlib
 import heapq
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -46,7 +45,7 @@ def mux(folder: Path, audio: Path, output: Path, *, fps: int = 25, duration_s: f
     n_frames = segments[-1].end if segments else 0
     if abs(n_frames - duration_s * fps) > 1 + 1e-6:
         raise ValueError(f"{n_frames} frames at {fps}/s do not fit {duration_s:.3f} s of sound")
-    partial = output.with_name(f".{output.name}.{os.getpid()}.part")
+    partial = output.with_name(f".{output.name}.part")
     try:
         with ExitStack() as closing:
             options = {"movflags": "+faststart"}
@@ -87,19 +86,44 @@ def _joined(
 ) -> Iterator["av.Packet[av.VideoStream]"]:
     # Each segment is decoded in its own order; numbering the packets through, less the deepest reordering of any
     # segment, gives decode times that rise by one frame and never pass the time a frame is shown.
+    parameters = [_parameter_sets(segment) for segment in segments]
+    are_mixed = len(set(parameters)) > 1
     n_packets = 0
-    for segment in segments:
+    for segment, sets in zip(segments, parameters, strict=True):
         with _open_segment(segment) as opened:
             for packet, shown in _shown_frames(opened, fps):
-                packet.stream = stream
-                packet.time_base = Fraction(1, fps)
-                packet.pts = segment.start + shown
-                packet.dts = n_packets - depth
-                packet.duration = 1
+                # A job that went on with another encoder or quality: each key frame then brings its own parameters.
+                joined = _prefixed(packet, sets) if are_mixed and packet.is_keyframe else packet
+                joined.stream = stream
+                joined.time_base = Fraction(1, fps)
+                joined.pts = segment.start + shown
+                joined.dts = n_packets - depth
+                joined.duration = 1
                 n_packets += 1
-                yield packet
+                yield joined
         if n_packets != segment.end:
             raise LipsyncError(f"Segment {segment.path.name} is damaged: frames are missing. Start the job again.")
+
+
+def _parameter_sets(segment: Segment) -> bytes:
+    """The segment's sequence and picture parameter sets as an MP4 packet holds them: a length before each."""
+    with _open_segment(segment) as opened:
+        record = opened.streams.video[0].codec_context.extradata or b""
+    # ISO 14496-15, AVCDecoderConfigurationRecord: a count and the sequence sets, a count and the picture sets.
+    sets, at = b"", 5
+    for mask in (0x1F, 0xFF):
+        n_sets, at = record[at] & mask, at + 1
+        for _ in range(n_sets):
+            length = int.from_bytes(record[at : at + 2])
+            sets += length.to_bytes(4) + record[at + 2 : at + 2 + length]
+            at += 2 + length
+    return sets
+
+
+def _prefixed(packet: "av.Packet[av.VideoStream]", sets: bytes) -> "av.Packet[av.VideoStream]":
+    prefixed: av.Packet[Any] = av.Packet(sets + bytes(packet))
+    prefixed.is_keyframe = True
+    return prefixed
 
 
 def _reorder_depth(segment: Segment, fps: int) -> int:

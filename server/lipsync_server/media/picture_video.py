@@ -11,6 +11,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.stream import Disposition
 from av.video.reformatter import ColorRange, VideoReformatter
 from numpy.typing import NDArray
 
@@ -23,6 +24,7 @@ Frames = NDArray[np.uint8]
 MAX_PIXELS = 16_000_000
 """A frame of this many pixels is beyond 4K; a larger one is a mistake or a bomb."""
 _MIN_SIDE = 32
+_COVER = Disposition.attached_pic
 
 
 @dataclass(frozen=True)
@@ -106,9 +108,10 @@ def _opened(path: Path, max_pixels: int) -> Iterator[tuple["av.container.InputCo
         except (av.FFmpegError, OSError, ValueError) as problem:
             raise InvalidImage(f"The video is damaged or cut off ({problem}). Send the whole file again.") from None
         with opened:
-            if not opened.streams.video:
+            # The cover of a song is a picture track too, but no video.
+            stream = next((track for track in opened.streams.video if not track.disposition & _COVER), None)
+            if stream is None:
                 raise UnsupportedMedia("The file has sound but no picture. Send a picture or a video.")
-            stream = opened.streams.video[0]
             context = stream.codec_context
             if context is None:
                 raise UnsupportedMedia("The video's codec is not read. Export it as an mp4 (H.264).")

@@ -66,6 +66,8 @@ class Settings(BaseSettings):
     """Attention kernel of the model engines."""
     offload: Literal["auto", "none", "blocks"] = "auto"
     """Whether transformer blocks stay on the GPU or wait in host memory."""
+    quant: Literal["auto", "none", "fp8", "int8"] = "auto"
+    """Round 16-bit transformer weights to 8 bits while loading; `auto` does so where they would not fit otherwise."""
     compile: bool = True
     """Use torch.compile on CUDA."""
     lora: Annotated[list[str], NoDecode] = []

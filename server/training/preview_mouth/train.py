@@ -79,7 +79,7 @@ def piece(
     if rng.random() < 0.02:
         y = augment.noise(len(y), rng).astype(np.float32) * np.float32(10 ** rng.uniform(-4, -1.5))
         lips, c, at = np.zeros_like(lips), np.full(PIECE, SIL), 0
-    features, _, _ = speech.normalise(speech.log_mel(y, 0, PIECE), speech.loud_level(y))
+    features, _ = speech.normalise(speech.log_mel(y, 0, PIECE), speech.loud_level(y))
     return features, lips, c[at : at + PIECE]
 
 

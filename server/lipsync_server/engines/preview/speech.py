@@ -29,6 +29,13 @@ _AROUND_S: Final = 5
 _BLOCK_S: Final = 48
 _MARGIN_S: Final = _AROUND_S + 2
 
+# Where the network's opening counts as shut lips, and how much the rest is stretched; measured on people talking.
+_SHUT_BELOW: Final = 0.28
+_STRETCH: Final = 2.0
+_PRESS_AT: Final = 0.3
+# Lips move before the sound they make.
+_LEAD_S: Final = 0.015
+
 # A recording whose loud parts stay under this (dB of full scale) is silence.
 _SILENCE_DB: Final = -66.0
 
@@ -44,7 +51,7 @@ def mouth_track(speech: Speech, n_frames: int, fps: int = FPS) -> Array:
     loud_db = loud_level(speech)
     if loud_db < _SILENCE_DB:
         return out
-    times = np.arange(n_frames) * (GRID_HZ / fps)
+    times = (np.arange(n_frames) / fps + _LEAD_S) * GRID_HZ
     for start in range(0, n_grid, _BLOCK_S * GRID_HZ):
         stop = min(n_grid, start + _BLOCK_S * GRID_HZ)
         inside = np.flatnonzero((times >= start) & (times < stop) & (times <= n_grid - 1))
@@ -106,10 +113,10 @@ def log_mel(speech: Speech, first: int, last: int) -> Array:
     return np.log(power + np.float32(1e-6))
 
 
-def normalise(mel: Array, loud_db: float) -> tuple[Array, Array, Array]:
+def normalise(mel: Array, loud_db: float) -> tuple[Array, Array]:
     """Take the talker, the microphone and the loudness out of a log mel spectrum.
 
-    Returns (features (n, N_MELS + 1), level 0..1 (n,), contrast (n,): how many nepers loud and quiet moments around differ).
+    Returns features (n, N_MELS + 1) and the loudness level 0..1 (n,).
     Every statistic is taken over 5 s to both sides at whole seconds and interpolated, so that a window of a long
     recording gives what a short one gives.
     """
@@ -134,11 +141,7 @@ def normalise(mel: Array, loud_db: float) -> tuple[Array, Array, Array]:
     index, share = at // GRID_HZ, (at % GRID_HZ / GRID_HZ)[:, None]
     centre_mel = mean[index] * (1 - share) + mean[index + 1] * share
     features = np.clip((mel - centre_mel) / 2.0, -4, 3)
-    return (
-        np.concatenate([features, 2 * level[:, None] - 1], 1).astype(np.float32),
-        level.astype(np.float32),
-        (loud_at - quiet_at).astype(np.float32),
-    )
+    return np.concatenate([features, 2 * level[:, None] - 1], 1).astype(np.float32), level.astype(np.float32)
 
 
 def _energy_of(db: float) -> float:
@@ -156,7 +159,7 @@ def _level(
 
 @dataclass(frozen=True)
 class Network:
-    """A stack of dilated convolutions over time with residual connections; weights as trained, batch norms folded in."""
+    """Dilated convolutions over time with residual connections; batch norms are folded into the kernels."""
 
     kernels: tuple[Array, ...]
     biases: tuple[Array, ...]
@@ -204,16 +207,15 @@ def network() -> Network:
 
 def _grid_track(mel: Array, loud_db: float) -> Array:
     """Opening, width, press every 10 ms (n, 3)."""
-    features, level, contrast = normalise(mel, loud_db)
+    features, level = normalise(mel, loud_db)
     raw = network()(features)
-    opening, width = raw[:, 0], raw[:, 1]
-    press, speaking = _sigmoid(raw[:, 2]), _sigmoid(raw[:, 3])
-    talking = _talking(speaking, level)
-    shut = np.clip(_smooth((press > 0.5).astype(np.float32), 2.0) * 1.4, 0, 1)
-    gain = 0.6 + 0.4 * _smooth(level, 6.0)
-    opening = np.clip(_smooth(opening, 2.5) * gain, 0, 1) * (1 - shut)
-    opening *= np.clip(_smooth(talking.astype(np.float32), 4.0) * 1.1 - 0.05, 0, 1)
-    return np.stack([np.clip(_smooth(opening, 1.5), 0, 1), np.clip(_smooth(width, 4.0), -1, 1), np.clip(shut, 0, 1)], 1)
+    talking = _smooth(_talking(_sigmoid(raw[:, 3]), level).astype(np.float32), 4.0)
+    press = np.clip(1.4 * _smooth((_sigmoid(raw[:, 2]) > _PRESS_AT).astype(np.float32), 2.0), 0, 1)
+    # A network unsure between two phones answers their mean; stretching its answer gives the mouth its range back.
+    opening = np.clip((_smooth(raw[:, 0], 2.0) - _SHUT_BELOW) * _STRETCH, 0, 1)
+    opening *= (0.6 + 0.4 * _smooth(level, 6.0)) * (1 - press) * np.clip(1.1 * talking - 0.05, 0, 1)
+    width = _smooth(raw[:, 1], 4.0) * talking
+    return np.stack([np.clip(_smooth(opening, 1.5), 0, 1), np.clip(width, -1, 1), press * talking], 1)
 
 
 def _talking(speaking: Array, level: Array) -> Mask:

@@ -107,15 +107,17 @@ def _print_table(
     console = Console(highlight=False)
     for key, value in {**machine, "engine": why}.items():
         console.print(f"[dim]{key}:[/]", value, soft_wrap=True)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    headings = ["sound s", "wall s", "load", "prep", "gener.", "encode", "s per s", "RSS MB", "GPU MB"]
-    for heading in (*headings, *([currency] if price_per_hour is not None else [])):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    headings = ["sound s", "wall s", "load", "prep", "gener", "encode", "s per s", "RSS MB"]
+    on_gpu = any(run.peak_gpu_bytes for run in runs)
+    for heading in (*headings, *(["GPU MB"] if on_gpu else []), *([currency] if price_per_hour is not None else [])):
+        table.add_column(heading, justify="right", no_wrap=True, min_width=len(heading))
     for run in runs:
         cells = [f"{run.duration_s:g}", f"{run.wall_s:.2f}"]
         cells += [f"{run.stage_s.get(stage, 0):.2f}" for stage in ("load", "preprocess", "generate", "encode")]
         cells += [f"{run.wall_s / run.duration_s:.3f}", f"{run.peak_rss_bytes / 1e6:.0f}"]
-        cells.append(f"{run.peak_gpu_bytes / 1e6:.0f}" if run.peak_gpu_bytes else "-")
+        if on_gpu:
+            cells.append(f"{run.peak_gpu_bytes / 1e6:.0f}")
         if price_per_hour is not None:
             cells.append(f"{run.wall_s * price_per_hour / 3600:.4f}")
         table.add_row(*cells)

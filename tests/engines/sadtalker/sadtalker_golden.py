@@ -82,7 +82,9 @@ def recipe_tensors(shapes: Mapping[str, tuple[int, ...]], prefix: str, salt: str
     if prefix == "generator.":
         stored = load_file(big("modules/generator_spectral_vectors.safetensors"))
     if prefix == "kp_extractor.":
-        stored = {"kp_extractor.down.weight": load_file(big("modules/kp_detector.safetensors"))["kp_extractor.down.weight"]}
+        stored = {
+            "kp_extractor.down.weight": load_file(big("modules/kp_detector.safetensors"))["kp_extractor.down.weight"]
+        }
     names = [name for name in shapes if name.startswith(prefix)]
     return {
         name[len(prefix) :]: stored[name] if name in stored else recipe_tensor(name, shapes[name], salt)

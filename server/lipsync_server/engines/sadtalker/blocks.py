@@ -75,7 +75,37 @@ class ResidualBlock3d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv1(F.relu(self.norm1(x)))
-        return x + self.conv2(F.relu(self.norm2(y)))
+        result: Tensor = x + self.conv2(F.relu(self.norm2(y)))
+        return result
+
+
+class _Encoder(nn.Module):
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        n_levels = layout.count("down_blocks.{}")
+        self.down_blocks = nn.ModuleList(Down3d(layout / f"down_blocks.{i}") for i in range(n_levels))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """The input and the result of every level."""
+        levels = [x]
+        for down in self.down_blocks:
+            levels.append(down(levels[-1]))
+        return levels
+
+
+class _Decoder(ConvNorm3d):
+    """Doubles height and width level by level, each time joined by the encoder's; then one more convolution."""
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__(layout)
+        n_levels = layout.count("up_blocks.{}")
+        self.up_blocks = nn.ModuleList(Up3d(layout / f"up_blocks.{i}") for i in range(n_levels))
+
+    def join(self, levels: list[Tensor]) -> Tensor:
+        x = levels[-1]
+        for up, skip in zip(self.up_blocks, levels[-2::-1], strict=True):
+            x = torch.cat([up(x), skip], dim=1)
+        return super().forward(x)
 
 
 class Hourglass3d(nn.Module):
@@ -83,24 +113,11 @@ class Hourglass3d(nn.Module):
 
     def __init__(self, layout: Layout) -> None:
         super().__init__()
-        encoder, decoder = layout / "encoder", layout / "decoder"
-        n_levels = encoder.count("down_blocks.{}")
-        self.encoder = nn.Module()
-        self.encoder.down_blocks = nn.ModuleList(Down3d(encoder / f"down_blocks.{i}") for i in range(n_levels))
-        self.decoder = nn.Module()
-        self.decoder.up_blocks = nn.ModuleList(Up3d(decoder / f"up_blocks.{i}") for i in range(n_levels))
-        self.decoder.conv = decoder.conv3d("conv", padding=1)
-        self.decoder.norm = decoder.norm3d("norm")
-        self.n_outputs = decoder.shape("conv.weight", 5)[0]
+        self.encoder = _Encoder(layout / "encoder")
+        self.decoder = _Decoder(layout / "decoder")
 
     def forward(self, x: Tensor) -> Tensor:
-        skips = [x]
-        for down in self.encoder.down_blocks:
-            skips.append(down(skips[-1]))
-        x = skips.pop()
-        for up in self.decoder.up_blocks:
-            x = torch.cat([up(x), skips.pop()], dim=1)
-        return F.relu(self.decoder.norm(self.decoder.conv(x)))
+        return self.decoder.join(self.encoder(x))
 
 
 def coordinate_grid(depth: int, height: int, width: int, *, device: torch.device | None = None) -> Tensor:
@@ -128,14 +145,13 @@ def warp(volume: Tensor, flow: Tensor) -> Tensor:
 def fold_batch_norms(root: nn.Module) -> None:
     """Fold each batch norm that directly follows a convolution into it; in evaluation the result is the same."""
     for module in root.modules():
-        pairs = [("conv", "norm")] if isinstance(module, ConvNorm2d | ConvNorm3d) else []
-        if isinstance(module, ResidualBlock3d):
-            pairs = [("conv1", "norm2")]
-        if isinstance(module, Hourglass3d):
-            module = module.decoder
-            pairs = [("conv", "norm")]
-        for conv_name, norm_name in pairs:
-            conv, norm = getattr(module, conv_name), getattr(module, norm_name)
-            if isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d):
-                setattr(module, conv_name, nn.utils.fuse_conv_bn_eval(conv, norm))
-                setattr(module, norm_name, nn.Identity())
+        if isinstance(module, ConvNorm2d | ConvNorm3d):
+            conv_name, norm_name = "conv", "norm"
+        elif isinstance(module, ResidualBlock3d):
+            conv_name, norm_name = "conv1", "norm2"
+        else:
+            continue
+        conv, norm = getattr(module, conv_name), getattr(module, norm_name)
+        if isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d):
+            setattr(module, conv_name, nn.utils.fuse_conv_bn_eval(conv, norm))
+            setattr(module, norm_name, nn.Identity())

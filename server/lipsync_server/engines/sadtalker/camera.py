@@ -4,6 +4,7 @@ Pure arithmetic on tracks of coefficients; knows no networks.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +24,7 @@ def camera_path(degrees: Sequence[float], n_frames: int) -> NDArray[np.float64]:
     if total == 0 or n_frames < 2:
         return np.full(n_frames, float(degrees[0]))
     speed = total / (n_frames - 1)
-    legs = [
-        np.arange(start, stop, np.sign(stop - start) * speed)
-        for start, stop in zip(degrees, degrees[1:], strict=False)
-        if start != stop
-    ]
+    legs = [np.arange(start, stop, np.sign(stop - start) * speed) for start, stop in pairwise(degrees) if start != stop]
     path = np.concatenate(legs)[:n_frames]
     return np.pad(path, (0, n_frames - len(path)), mode="edge")
 

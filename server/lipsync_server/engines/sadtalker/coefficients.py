@@ -61,7 +61,7 @@ class CoefficientTrack:
         """Coefficients of frames [first, stop), as the renderer takes them."""
         chunks = [self._chunk(i) for i in range(first // _CHUNK, (stop - 1) // _CHUNK + 1)]
         offset = first - first // _CHUNK * _CHUNK
-        return np.concatenate(chunks)[offset : offset + stop - first]
+        return np.asarray(np.concatenate(chunks)[offset : offset + stop - first])
 
     def semantics(self, first: int, stop: int) -> Rows:
         """Windows of frames [first, stop): (n, 70 or 73, 27)."""

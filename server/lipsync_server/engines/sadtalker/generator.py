@@ -6,7 +6,6 @@ nothing of audio, poses or files.
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from lipsync_server.engines.sadtalker.blocks import ConvNorm2d, Down2d, ResidualBlock3d, fold_batch_norms, warp
@@ -71,8 +70,3 @@ class Generator(nn.Module):
         feature, _ = self.features(source, keypoints)
         picture: Tensor = self.decoder(feature)
         return picture
-
-
-def to_bytes(picture: Tensor) -> Tensor:
-    """(B, 3, S, S) in [0, 1] -> (B, S, S, 3) uint8, rounded half to even."""
-    return (picture.float() * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()

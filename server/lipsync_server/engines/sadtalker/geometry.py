@@ -88,10 +88,9 @@ def find_crop(landmarks: Points, width: int, height: int, *, reference_clamp: bo
         min(max(quad[2, 0], quad[3, 0]), most[0]),
         min(max(quad[1, 1], quad[2, 1]), most[1]),
     )
-    left, top, right, bottom = (int(value) for value in inner)
-    return Crop(
-        resized, outer, (left, top, right, bottom), (right - left, bottom - top), tuple(float(v) for v in inner)
-    )
+    left, top, right, bottom = (float(value) for value in inner)
+    box = (int(left), int(top), int(right), int(bottom))
+    return Crop(resized, outer, box, (box[2] - box[0], box[3] - box[1]), (left, top, right, bottom))
 
 
 def _quad_axes(landmarks: Points) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -30,7 +30,7 @@ class _AntiAlias(nn.Module):
 
 
 class KeypointHourglass(nn.Module):
-    """2-D encoder, a 1x1 convolution whose channels are folded into depth, 3-D decoder. (B, 3, H, W) -> (B, C, D, H, W)."""
+    """2-D encoder, a 1x1 convolution whose channels fold into depth, 3-D decoder: (B, 3, H, W) -> (B, C, D, H, W)."""
 
     def __init__(self, layout: Layout) -> None:
         super().__init__()

@@ -81,7 +81,7 @@ def layout_of(tensors: Mapping[str, torch.Tensor], source: str = "the checkpoint
 
 
 def fold_spectral_norm(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Replace every weight_orig, weight_u, weight_v by the weight it stands for in evaluation: weight_orig / (u W v)."""
+    """Replace every weight_orig, weight_u, weight_v by the weight that evaluation uses: weight_orig / (u W v)."""
     folded: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
         stem, _, kind = name.rpartition(".")

@@ -76,7 +76,7 @@ def mel_columns(speech: Speech, n_samples: int, first: int, stop: int) -> NDArra
     mel = magnitude @ mel_basis().T.astype(np.float64)
     decibels = 20 * np.log10(np.maximum(1e-5, mel)) - _REFERENCE_DB
     scaled = 2 * _MAX_VALUE * (decibels - _MIN_DB) / -_MIN_DB - _MAX_VALUE
-    return np.clip(scaled, -_MAX_VALUE, _MAX_VALUE)
+    return np.asarray(np.clip(scaled, -_MAX_VALUE, _MAX_VALUE))
 
 
 def mel_windows(speech: Speech, n_frames: int, first: int, stop: int) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ MASK_FLOOR = 1e-3
 
 
 class MotionSource(NamedTuple):
-    """Constant for one source: compressed (1, c, D, H, W) features, their background candidate, keypoints, heat maps."""
+    """Constant for one source: compressed features (1, c, D, H, W), the background candidate, keypoints, heat maps."""
 
     compressed: Tensor
     background: Tensor

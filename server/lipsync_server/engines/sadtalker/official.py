@@ -5,6 +5,8 @@ bench.py). At width 1 the list equals that of the published files. Knows no numb
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 
 Shapes = dict[str, tuple[int, ...]]
 Entry = tuple[str, tuple[int, ...]]
@@ -25,18 +27,36 @@ USED_PREFIXES = (
     "face_3drecon.",
 )
 
-N_KEYPOINTS, N_EXPRESSION, N_POSE, N_STYLES, N_LATENT, N_BLOCK_FRAMES = 15, 64, 6, 46, 64, 32
+N_EXPRESSION, N_POSE, N_STYLES, N_LATENT, N_BLOCK_FRAMES = 64, 6, 46, 64, 32
 
 
-def combined(width: float = 1.0, depth: int = 16) -> Shapes:
-    """Tensors of the combined file. width scales the networks' channels, depth is that of the feature volume."""
+@dataclass(frozen=True)
+class Dimensions:
+    """What makes a checkpoint large; the defaults are those of the published files.
 
-    def w(channels: int) -> int:
-        return max(2, round(channels * width))
+    width: factor on the networks' channels. depth, compressed: of the feature volume and of dense motion's copy of it.
+    """
+
+    width: float = 1.0
+    depth: int = 16
+    n_keypoints: int = 15
+    compressed: int = 4
+    mask_kernel: int = 7
+
+    def channels(self, published: int) -> int:
+        return max(2, round(published * self.width))
+
+
+PUBLISHED = Dimensions()
+
+
+def combined(dimensions: Dimensions = PUBLISHED) -> Shapes:
+    """Tensors of the combined file."""
+    w = dimensions.channels
 
     entries = [
-        *_keypoint_detector(w, depth),
-        *_generator(w, depth),
+        *_keypoint_detector(dimensions),
+        *_generator(dimensions),
         *_under("audio2exp.", [*_audio_encoder("audio_encoder.", w), *_linear("mapping1", w(512) + 65, N_EXPRESSION)]),
         *_under("audio2pose.", _pose_vae(w)),
         *_under("face_3drecon.", _face_reconstruction(w)),
@@ -44,13 +64,13 @@ def combined(width: float = 1.0, depth: int = 16) -> Shapes:
     return dict(entries)
 
 
-def mapping(n_coefficients: int, width: float = 1.0) -> Shapes:
+def mapping(n_coefficients: int, dimensions: Dimensions = PUBLISHED) -> Shapes:
     """Tensors below `mapping` in a mapping file of 70 or 73 coefficients."""
-    hidden = max(2, round(1024 * width))
+    hidden = dimensions.channels(1024)
     entries = [*_conv("first.0", n_coefficients, hidden, 7)]
     for i in range(3):
         entries += _conv(f"encoder{i}.1", hidden, hidden, 3)
-    for name, n in (("roll", 66), ("pitch", 66), ("yaw", 66), ("t", 3), ("exp", 3 * N_KEYPOINTS)):
+    for name, n in (("roll", 66), ("pitch", 66), ("yaw", 66), ("t", 3), ("exp", 3 * dimensions.n_keypoints)):
         entries += _linear(f"fc_{name}", hidden, n)
     return dict(entries)
 
@@ -87,23 +107,24 @@ def _spectral(name: str, inputs: int, outputs: int, kernel: int, bias: bool = Tr
     ]
 
 
-def _keypoint_detector(w: _Width, depth: int) -> Iterator[Entry]:
+def _keypoint_detector(dimensions: Dimensions) -> Iterator[Entry]:
+    w = dimensions.channels
     entries: list[Entry] = []
     widths = [w(n) for n in (64, 128, 256, 512, 1024)]
     for i, (inputs, outputs) in enumerate(zip([3, *widths], widths, strict=False)):
         entries += _conv_norm(f"predictor.down_blocks.down{i}", inputs, outputs, 3, 3)
-    entries += _conv("predictor.conv", widths[-1], widths[-1] * depth, 1, 1)
+    entries += _conv("predictor.conv", widths[-1], widths[-1] * dimensions.depth, 1, 1)
     ups = [widths[-1], *(w(n) for n in (512, 256, 128, 64, 32))]
-    for i, (inputs, outputs) in enumerate(zip(ups, ups[1:], strict=False)):
+    for i, (inputs, outputs) in enumerate(pairwise(ups)):
         entries += _conv_norm(f"predictor.up_blocks.up{i}", inputs, outputs, 3, 3, 3)
-    entries += _conv("kp", ups[-1], N_KEYPOINTS, 3, 3, 3)
+    entries += _conv("kp", ups[-1], dimensions.n_keypoints, 3, 3, 3)
     entries.append(("down.weight", (3, 1, 13, 13)))
     return _under("kp_extractor.", entries)
 
 
-def _generator(w: _Width, depth: int) -> Iterator[Entry]:
-    channels, compressed = w(32), 4
-    entries = [*_dense_motion(w, depth, channels, compressed)]
+def _generator(dimensions: Dimensions) -> Iterator[Entry]:
+    w, depth, channels = dimensions.channels, dimensions.depth, dimensions.channels(32)
+    entries = [*_dense_motion(dimensions)]
     entries += _conv_norm("first", 3, w(64), 3, 3)
     entries += _conv_norm("down_blocks.0", w(64), w(128), 3, 3)
     entries += _conv_norm("down_blocks.1", w(128), w(256), 3, 3)
@@ -120,11 +141,13 @@ def _generator(w: _Width, depth: int) -> Iterator[Entry]:
     return _under("generator.", entries)
 
 
-def _dense_motion(w: _Width, depth: int, channels: int, compressed: int) -> Iterator[Entry]:
-    n_inputs = (N_KEYPOINTS + 1) * (compressed + 1)
+def _dense_motion(dimensions: Dimensions) -> Iterator[Entry]:
+    w, compressed, kernel = dimensions.channels, dimensions.compressed, dimensions.mask_kernel
+    n_candidates = dimensions.n_keypoints + 1
+    n_inputs = n_candidates * (compressed + 1)
     downs = [n_inputs, *(w(n) for n in (64, 128, 256, 512, 1024))]
     entries: list[Entry] = []
-    for i, (inputs, outputs) in enumerate(zip(downs, downs[1:], strict=False)):
+    for i, (inputs, outputs) in enumerate(pairwise(downs)):
         entries += _conv_norm(f"hourglass.encoder.down_blocks.{i}", inputs, outputs, 3, 3, 3)
     ups = [w(n) for n in (512, 256, 128, 64, 32)]
     inputs = downs[-1]
@@ -132,10 +155,10 @@ def _dense_motion(w: _Width, depth: int, channels: int, compressed: int) -> Iter
         entries += _conv_norm(f"hourglass.decoder.up_blocks.{i}", inputs, outputs, 3, 3, 3)
         inputs = outputs + skip
     entries += _conv_norm("hourglass.decoder", inputs, inputs, 3, 3, 3)
-    entries += _conv("mask", inputs, N_KEYPOINTS + 1, 7, 7, 7)
-    entries += _conv("compress", channels, compressed, 1, 1, 1)
+    entries += _conv("mask", inputs, n_candidates, kernel, kernel, kernel)
+    entries += _conv("compress", w(32), compressed, 1, 1, 1)
     entries += _norm("norm", compressed)
-    entries += _conv("occlusion", inputs * depth, 1, 7, 7)
+    entries += _conv("occlusion", inputs * dimensions.depth, 1, kernel, kernel)
     return _under("dense_motion_network.", entries)
 
 
@@ -162,7 +185,7 @@ def _spade_decoder(w: _Width) -> Iterator[Entry]:
 def _audio_encoder(prefix: str, w: _Width) -> Iterator[Entry]:
     widths = [1, *(w(n) for n in (32, 32, 32, 64, 64, 64, 128, 128, 128, 256, 256, 512, 512))]
     entries: list[Entry] = []
-    for i, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, (inputs, outputs) in enumerate(pairwise(widths)):
         kernel = 1 if i == 12 else 3
         entries += _conv(f"{i}.conv_block.0", inputs, outputs, kernel, kernel)
         entries += _norm(f"{i}.conv_block.1", outputs)

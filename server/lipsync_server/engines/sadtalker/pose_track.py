@@ -65,7 +65,7 @@ class PoseTrack:
         """Smoothed poses of frames [first, stop): (n, 6)."""
         # The filter looks 6 frames to either side, and its ends fit the 13 outermost frames.
         low, high = max(0, first - SMOOTHING_FRAMES + 1), min(self.n_frames, stop + SMOOTHING_FRAMES - 1)
-        return smooth(self.raw(low, high))[first - low : stop - low]
+        return np.asarray(smooth(self.raw(low, high))[first - low : stop - low])
 
     def raw(self, first: int, stop: int) -> Rows:
         """Poses before smoothing."""

@@ -80,15 +80,23 @@ class ResUnet(nn.Module):
         return result
 
 
+class _Mlp(nn.Module):
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        self.L0 = layout.linear("L0")
+        self.L1 = layout.linear("L1")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sigmoid(self.L1(F.relu(self.L0(x))))
+
+
 class PoseDecoder(nn.Module):
     def __init__(self, layout: Layout) -> None:
         super().__init__()
         self.n_styles, self.n_latent = layout.shape("classbias", 2)
         self.classbias = nn.Parameter(torch.zeros(self.n_styles, self.n_latent))
         self.resunet = ResUnet(layout / "resunet")
-        self.MLP = nn.Module()
-        self.MLP.L0 = layout.linear("MLP.L0")
-        self.MLP.L1 = layout.linear("MLP.L1")
+        self.MLP = _Mlp(layout / "MLP")
         self.pose_linear = layout.linear("pose_linear")
         self.linear_audio = layout.linear("linear_audio")
         self.n_pose = layout.shape("pose_linear.weight", 2)[0]
@@ -99,10 +107,22 @@ class PoseDecoder(nn.Module):
         B = len(audio)
         heard = self.linear_audio(audio).flatten(1)
         x = torch.cat([source_pose, z + self.classbias[style], heard], dim=1)
-        x = torch.sigmoid(self.MLP.L1(F.relu(self.MLP.L0(x))))
+        x = self.MLP(x)
         x = self.resunet(x.reshape(B, 1, self.n_frames, self.n_pose))
         motion: Tensor = self.pose_linear(x.reshape(B, self.n_frames, self.n_pose))
         return motion
+
+
+class _SpeechEncoder(nn.Module):
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        self.audio_encoder = AudioEncoder(layout / "audio_encoder")
+
+
+class _Generator(nn.Module):
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        self.decoder = PoseDecoder(layout / "decoder")
 
 
 class PoseVAE(nn.Module):
@@ -110,16 +130,12 @@ class PoseVAE(nn.Module):
 
     def __init__(self, layout: Layout) -> None:
         super().__init__()
-        self.audio_encoder = nn.Module()
-        self.audio_encoder.audio_encoder = AudioEncoder(layout / "audio_encoder" / "audio_encoder")
-        self.netG = nn.Module()
-        self.netG.decoder = PoseDecoder(layout / "netG" / "decoder")
+        self.audio_encoder = _SpeechEncoder(layout / "audio_encoder")
+        self.netG = _Generator(layout / "netG")
 
     @property
     def decoder(self) -> PoseDecoder:
-        decoder = self.netG.decoder
-        assert isinstance(decoder, PoseDecoder)
-        return decoder
+        return self.netG.decoder
 
     def embed(self, windows: Tensor) -> Tensor:
         """(B, 1, 80, 16) mel windows -> (B, 512)."""

@@ -34,7 +34,8 @@ class SpadeNorm(nn.Module):
         else:
             assert self.mlp_gamma is not None and self.mlp_beta is not None
             scale, offset = 1 + self.mlp_gamma(hidden), self.mlp_beta(hidden)
-        return normalized * scale + offset
+        result: Tensor = normalized * scale + offset
+        return result
 
     def fuse(self) -> None:
         gamma, beta = self.mlp_gamma, self.mlp_beta
@@ -69,7 +70,8 @@ class SpadeBlock(nn.Module):
         y = self.conv_1(F.leaky_relu(self.norm_1(F.instance_norm(y), hidden[1]), 0.2))
         if self.conv_s is not None and self.norm_s is not None:
             x = self.conv_s(self.norm_s(normalized, hidden[2]))
-        return x + y
+        result: Tensor = x + y
+        return result
 
 
 class SpadeDecoder(nn.Module):

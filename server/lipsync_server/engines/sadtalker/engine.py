@@ -1,0 +1,268 @@
+"""The sadtalker engine: finds the face, reads its coefficients, listens, renders in batches, puts the frames together.
+
+A frame follows from picture, speech, options and its own number alone, so an interrupted render goes on at any frame,
+and memory does not grow with the recording. Knows no HTTP and no encoder.
+"""
+
+import gc
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lipsync_server.engines.base import Frames, RenderContext, RenderRequest
+from lipsync_server.engines.landmarks import FaceLandmarker, choose_face
+from lipsync_server.engines.sadtalker.camera import camera_path
+from lipsync_server.engines.sadtalker.checkpoint import Networks, load_networks
+from lipsync_server.engines.sadtalker.coefficients import (
+    N_MOTION,
+    CoefficientTrack,
+    TrackOptions,
+    source_semantics,
+)
+from lipsync_server.engines.sadtalker.info import device_name, sizes_present, weights_folder
+from lipsync_server.engines.sadtalker.landmarks68 import landmarks68
+from lipsync_server.engines.sadtalker.mel import n_whole_frames
+from lipsync_server.engines.sadtalker.options import Options
+from lipsync_server.engines.sadtalker.paste import Compositor, CropFrames, FeatherPaste, PoissonPaste, fit_video
+from lipsync_server.engines.sadtalker.renderer import Precision, Renderer, RenderSource, angles_for
+from lipsync_server.engines.sadtalker.source import Source, prepare_source
+from lipsync_server.errors import Cancelled, OutOfMemory, WeightsError
+from lipsync_server.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# A checkpoint ends a group of pictures and waits for the disk, so one is made after so much work, not after each batch.
+_SAVE_FRAMES, _SAVE_S = 100, 20.0
+_STRONG_YAW = 0.6
+
+
+def _silent(stage: str, done: float, total: float) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """One size in one precision, on its device."""
+
+    size: int
+    precision: Precision
+    networks: Networks
+    renderer: Renderer
+
+
+class SadTalkerEngine:
+    """Renders one request at a time and keeps one size loaded."""
+
+    name = "sadtalker"
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._folder = weights_folder(settings)
+        self._device = torch.device(device_name(settings))
+        self._landmarker: FaceLandmarker | None = None
+        self._loaded: _Loaded | None = None
+
+    def load(self, report: Callable[[str, float, float], None] = _silent) -> None:
+        """Load the default size; raises WeightsError naming the file and tensor."""
+        if self._loaded is None:
+            report("load", 0, 2)
+            self._load(self._size(None), self._precision("auto"))
+            report("load", 2, 2)
+        if self._landmarker is None:
+            self._landmarker = FaceLandmarker()
+
+    def close(self) -> None:
+        self._loaded = self._landmarker = None
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def generate(self, request: RenderRequest, context: RenderContext) -> Iterator[Frames]:
+        """Yield the frames of `request`; raises NoFace, and Cancelled between two batches."""
+        given = request.options.model_dump()
+        options = Options(**{name: given[name] for name in Options.model_fields if name in given}).resolved()
+        size, precision = self._size(options.size), self._precision(options.precision)
+        if self._loaded is None or (self._loaded.size, self._loaded.precision) != (size, precision):
+            context.progress("load", 0, 1, f"the {size} pixel model")
+        loaded = self._load(size, precision)
+        if self._landmarker is None:
+            self._landmarker = FaceLandmarker()
+
+        context.progress("preprocess", 0, 3, "finding the face")
+        source = self._source(request, options, loaded, context)
+        context.progress("preprocess", 1, 3, "preparing the face")
+        render = _Render(request, options, loaded, source, self._device)
+        context.progress("preprocess", 3, 3)
+        yield from render.batches(context)
+
+    def _source(self, request: RenderRequest, options: Options, loaded: _Loaded, context: RenderContext) -> Source:
+        assert self._landmarker is not None
+        faces = self._landmarker.detect(request.picture)
+        face = choose_face(faces, face_index=options.face_index, face_box=options.face_box)
+        if abs(face.yaw) > _STRONG_YAW:
+            context.warn(
+                "The face is seen almost from the side; lips may look wrong. A picture that looks at the camera works "
+                "better."
+            )
+        return prepare_source(
+            request.picture,
+            landmarks68(face.points),
+            loaded.networks.reconstruction,
+            size=loaded.size,
+            preprocess=options.preprocess,
+            reference_clamp=options.crop_limit == "picture_width",
+            shrink=options.shrink,
+        )
+
+    def _size(self, asked: int | None) -> int:
+        present = sizes_present(self._folder)
+        if asked is None:
+            asked = present[0] if present else 256
+        if present and asked not in present:
+            raise WeightsError(
+                f"Size {asked} was asked for, but only {present[0]} is in {self._folder}; run `lipsync weights pull "
+                f"sadtalker-{asked}` or ask for size {present[0]}."
+            )
+        return asked
+
+    def _precision(self, asked: Precision | str) -> Precision:
+        if asked in ("float32", "float16", "bfloat16"):
+            return asked  # type: ignore[return-value]
+        if self._device.type == "cuda":
+            return "float16"
+        return "bfloat16" if _cpu_has_bfloat16() else "float32"
+
+    def _load(self, size: int, precision: Precision) -> _Loaded:
+        if self._loaded is not None and (self._loaded.size, self._loaded.precision) == (size, precision):
+            return self._loaded
+        self._loaded = None  # one size at a time: 6 GB is not room for two
+        networks = load_networks(self._folder, size)
+        on_gpu = self._device.type == "cuda"
+        if on_gpu:
+            torch.backends.cudnn.benchmark = True
+        renderer = Renderer(
+            networks.keypoints,
+            networks.generator,
+            device=self._device,
+            precision=precision,
+            compile_generator=on_gpu and self._settings.compile,
+        )
+        for network in (networks.exp_net, networks.pose_vae, networks.reconstruction, *networks.mappings.values()):
+            network.to(self._device)
+        self._loaded = _Loaded(size, precision, networks, renderer)
+        log.info("sadtalker %d loaded on %s in %s", size, self._device, precision)
+        return self._loaded
+
+
+class _Render:
+    """One request with everything constant prepared: track of coefficients, renderer's source, compositor."""
+
+    def __init__(
+        self, request: RenderRequest, options: Options, loaded: _Loaded, source: Source, device: torch.device
+    ) -> None:
+        self.request, self.options, self.loaded = request, options, loaded
+        self.mapping = loaded.networks.mappings[73 if options.pastes_back else N_MOTION]
+        coefficients = source.coefficients[: self.mapping.n_coefficients]
+        self.n_frames = request.n_frames
+        self.n_heard = self.n_frames
+        if options.tail == "dropped":
+            self.n_heard = max(1, min(n_whole_frames(len(request.speech)), self.n_frames))
+        self.track = CoefficientTrack(
+            loaded.networks.exp_net,
+            loaded.networks.pose_vae,
+            request.speech,
+            self.n_heard,
+            coefficients,
+            TrackOptions(
+                seed=options.seed,
+                style=options.pose_style,
+                join=options.pose_join,
+                blink_scale=1.0 if options.blink else 0.0,
+                expression_scale=options.expression_scale,
+                still=bool(options.still),
+            ),
+        )
+        self.compositor = _compositor(request.picture, options, loaded.size, source, device)
+        self.paths = {
+            name: camera_path(degrees, self.n_heard).tolist()
+            for name, degrees in (("yaw", options.yaw), ("pitch", options.pitch), ("roll", options.roll))
+            if degrees
+        }
+        semantics = torch.from_numpy(source_semantics(coefficients))[None]
+        self.source: RenderSource = loaded.renderer.prepare(torch.from_numpy(source.square), semantics, self.mapping)
+        self.batch_size = options.batch_size or _default_batch(loaded.size, device)
+
+    def batches(self, context: RenderContext) -> Iterator[Frames]:
+        done = saved = context.checkpoint.n_frames if context.checkpoint else 0
+        saved_at = time.monotonic()
+        while done < self.n_frames:
+            if context.cancelled():
+                raise Cancelled("The job was cancelled while frames were rendered.")
+            stop = min(done + self.batch_size, self.n_frames)
+            try:
+                frames = self._batch(done, stop)
+            except torch.OutOfMemoryError as error:
+                self._shrink_batch(error)
+                continue
+            yield frames
+            done = stop
+            context.progress("generate", done, self.n_frames)
+            if done < self.n_frames and (done - saved >= _SAVE_FRAMES or time.monotonic() - saved_at >= _SAVE_S):
+                context.save({"n_frames": done})
+                saved, saved_at = done, time.monotonic()
+
+    @torch.inference_mode()
+    def _batch(self, first: int, stop: int) -> Frames:
+        """Frames [first, stop) of the video; beyond what was heard the last one is held."""
+        heard_first, heard_stop = min(first, self.n_heard - 1), min(stop, self.n_heard)
+        semantics = torch.from_numpy(self.track.semantics(heard_first, heard_stop))
+        squares = self.loaded.renderer.frames(
+            self.source,
+            semantics,
+            self.mapping,
+            angles=angles_for(self.paths, heard_first, heard_stop) if self.paths else None,
+            batch_size=self.batch_size,
+        )
+        frames = self.compositor.frames(squares)
+        held = stop - first - len(frames)
+        return np.concatenate([frames, np.repeat(frames[-1:], held, axis=0)]) if held else frames
+
+    def _shrink_batch(self, error: torch.OutOfMemoryError) -> None:
+        if self.batch_size == 1:
+            raise OutOfMemory(
+                f"The GPU ran out of memory with one frame of {self.loaded.size} pixels at a time; close other "
+                "programs that use it, or ask for size 256."
+            ) from error
+        self.batch_size = max(1, self.batch_size // 2)
+        log.warning("out of GPU memory; going on with batches of %d frames", self.batch_size)
+        torch.cuda.empty_cache()
+
+
+def _compositor(picture: Frames, options: Options, size: int, source: Source, device: torch.device) -> Compositor:
+    if not options.pastes_back:
+        return CropFrames(size, source.crop_size)
+    video, (scale_x, scale_y) = fit_video(picture)
+    left, top, right, bottom = source.box
+    box = (round(left * scale_x), round(top * scale_y), round(right * scale_x), round(bottom * scale_y))
+    return FeatherPaste(video, box, device) if options.paste == "feather" else PoissonPaste(video, box)
+
+
+def _default_batch(size: int, device: torch.device) -> int:
+    """Frames per batch: a CPU gains nothing from more than one, a GPU is full from about eight of 256 pixels on."""
+    if device.type != "cuda":
+        return 1
+    return 8 if size == 256 else 2
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Whether bfloat16 convolutions run in hardware; elsewhere they are emulated and slower than float32."""
+    flags = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, name, bool)()) for name in flags)
+
+
+def create(settings: Settings) -> SadTalkerEngine:
+    return SadTalkerEngine(settings)

@@ -1,0 +1,82 @@
+"""Options of the sadtalker engine."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from lipsync_server.engines.base import EngineOptions
+
+_Angles = list[float]
+
+
+class Options(EngineOptions):
+    """What a caller may set. The defaults put the talking head back into the whole picture.
+
+    The last group are places where the original does what a viewer would call a fault; `reference_behaviour` takes its
+    side in all of them at once.
+    """
+
+    size: Literal[256, 512] | None = Field(
+        default=None, description="Side of the rendered square: 256 or 512. Unset: 256 where its weights are."
+    )
+    preprocess: Literal["crop", "extcrop", "resize", "full", "extfull"] = Field(
+        default="full",
+        description="full puts the head back into the whole picture; crop makes a video of the head alone; extcrop and "
+        "extfull take a wider cut; resize squeezes the whole picture into the square.",
+    )
+    still: bool | None = Field(
+        default=None, description="Keep the head where it is. Unset: in full and extfull yes, else no."
+    )
+    pose_style: int = Field(default=0, ge=0, le=45, description="One of 46 ways in which the head moves.")
+    expression_scale: float = Field(default=1.0, ge=0, le=3, description="Strength of the whole facial expression.")
+    blink: bool = Field(default=True, description="Whether the eyes blink.")
+    yaw: _Angles = Field(
+        default=[], max_length=64, description="Head angle in degrees, or a path of them over the whole video."
+    )
+    pitch: _Angles = Field(default=[], max_length=64, description="The same for nodding.")
+    roll: _Angles = Field(default=[], max_length=64, description="The same for tilting.")
+    batch_size: int | None = Field(
+        default=None, ge=1, le=64, description="Frames rendered together. Unset: by size and device."
+    )
+    precision: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        default="auto",
+        description="Arithmetic of the renderer. auto: float16 on a GPU; on a CPU bfloat16 if it has it.",
+    )
+
+    paste: Literal["feather", "poisson"] = Field(
+        default="feather", description="How the head joins the picture: a soft edge, or seamlessClone, which flickers."
+    )
+    pose_join: Literal["blended", "independent"] = Field(
+        default="blended", description="independent lets the head jump every 1.28 s, as the original does."
+    )
+    crop_limit: Literal["box", "picture_width"] = Field(
+        default="box", description="picture_width stretches some tall pictures, as the original does."
+    )
+    shrink: Literal["area", "bilinear"] = Field(
+        default="area", description="How a large face is made small: bilinear leaves jagged edges."
+    )
+    tail: Literal["padded", "dropped"] = Field(
+        default="padded", description="dropped does not listen to a last incomplete frame of sound."
+    )
+    reference_behaviour: bool = Field(
+        default=False, description="Take the original's side in paste, pose_join, crop_limit, shrink and tail."
+    )
+
+    def resolved(self) -> "Options":
+        """These options with `reference_behaviour` and the unset `still` spelled out."""
+        changes: dict[str, object] = {}
+        if self.reference_behaviour:
+            changes = {
+                "paste": "poisson",
+                "pose_join": "independent",
+                "crop_limit": "picture_width",
+                "shrink": "bilinear",
+                "tail": "dropped",
+            }
+        if self.still is None:
+            changes["still"] = self.pastes_back and not self.reference_behaviour
+        return self.model_copy(update=changes)
+
+    @property
+    def pastes_back(self) -> bool:
+        return self.preprocess in ("full", "extfull")

@@ -1,0 +1,110 @@
+"""Runs the renderer: coefficients in, pictures out, in batches of one size, in the precision and on the device chosen.
+
+What depends on the source picture alone is computed once in `prepare`. Knows no audio and no files.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lipsync_server.engines.sadtalker.generator import Generator, GeneratorSource
+from lipsync_server.engines.sadtalker.keypoints import KeypointDetector
+from lipsync_server.engines.sadtalker.mapping import HeadPose, MappingNet, posed_keypoints
+
+Precision = Literal["float32", "float16", "bfloat16"]
+DTYPES: Mapping[Precision, torch.dtype] = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+
+
+class RenderSource(NamedTuple):
+    """One source picture, prepared: canonical keypoints (1, K, 3) and the generator's share."""
+
+    canonical: Tensor
+    generator: GeneratorSource
+
+
+@dataclass(frozen=True)
+class Angles:
+    """Angles in degrees, one per frame of a batch, in place of the predicted ones; None keeps those."""
+
+    yaw: Tensor | None = None
+    pitch: Tensor | None = None
+    roll: Tensor | None = None
+
+    def over(self, pose: HeadPose) -> HeadPose:
+        given = {name: getattr(self, name) for name in ("yaw", "pitch", "roll")}
+        return pose._replace(**{name: value.to(pose.yaw) for name, value in given.items() if value is not None})
+
+
+class Renderer:
+    """Keypoint detector and generator of one size. Keypoints are always float32; the generator runs in `precision`."""
+
+    def __init__(
+        self,
+        keypoints: KeypointDetector,
+        generator: Generator,
+        *,
+        device: torch.device,
+        precision: Precision = "float32",
+        compile_generator: bool = False,
+    ) -> None:
+        """Takes the networks over: they are fused, moved and converted in place."""
+        self.device, self.precision = device, precision
+        self.keypoints = keypoints.to(device)
+        generator.fuse()
+        self.generator = channels_last(generator.to(device=device, dtype=DTYPES[precision]))
+        self._render: Callable[[GeneratorSource, Tensor], Tensor] = self.generator
+        if compile_generator:
+            self._render = torch.compile(self.generator, dynamic=False)
+
+    @torch.inference_mode()
+    def prepare(self, picture: Tensor, semantics: Tensor, mapping: MappingNet) -> RenderSource:
+        """picture: (S, S, 3) uint8; semantics: (1, C, 27) of the source."""
+        square = picture.to(self.device).permute(2, 0, 1)[None].float() / 255
+        canonical = self.keypoints(square)
+        posed = posed_keypoints(canonical, mapping(semantics.to(self.device)))
+        return RenderSource(canonical, self.generator.prepare(square, posed))
+
+    @torch.inference_mode()
+    def frames(
+        self,
+        source: RenderSource,
+        semantics: Tensor,
+        mapping: MappingNet,
+        *,
+        angles: Angles | None = None,
+        batch_size: int | None = None,
+    ) -> Tensor:
+        """semantics: (n, C, 27) of consecutive frames -> (n, 3, S, S) in [0, 1].
+
+        batch_size pads a short last batch, so that a compiled generator sees one shape only.
+        """
+        n = len(semantics)
+        pose = mapping(semantics.to(self.device))
+        if angles is not None:
+            pose = angles.over(pose)
+        keypoints = posed_keypoints(source.canonical, pose)
+        if batch_size is not None and n < batch_size:
+            keypoints = torch.cat([keypoints, keypoints[-1:].expand(batch_size - n, -1, -1)])
+        return self._render(source.generator, keypoints)[:n]
+
+
+def channels_last(module: nn.Module) -> nn.Module:
+    """Convolution weights with channels innermost, the layout that both oneDNN and cuDNN are fastest in."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
+        elif isinstance(layer, nn.Conv3d):
+            layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last_3d)
+    return module
+
+
+def angles_for(paths: Mapping[str, Sequence[float]], first: int, stop: int) -> Angles:
+    """The stretch [first, stop) of whole-recording paths by name (yaw, pitch, roll)."""
+    return Angles(**{name: torch.tensor(path[first:stop], dtype=torch.float32) for name, path in paths.items()})

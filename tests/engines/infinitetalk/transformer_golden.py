@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-
 from lipsync_server.engines.infinitetalk.checkpoint import fill_transformer
 from lipsync_server.engines.infinitetalk.transformer import InfiniteTalkTransformer
 from lipsync_server.engines.infinitetalk.transformer_config import TransformerConfig
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[3]
 SMALL = ROOT / "tests" / "data" / "infinitetalk" / "transformer"

@@ -34,7 +34,8 @@ def quantize_rows(x: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
 
 def _round_to(scaled: Tensor, kind: Kind) -> Tensor:
     if kind == "int8":
-        scaled = scaled.round()
+        # A scale that was itself rounded (bf16) can push the largest value past 127: the type's own limits hold then.
+        return scaled.round().clamp(-128, 127).to(torch.int8)
     return scaled.clamp(-LARGEST[kind], LARGEST[kind]).to(DTYPES[kind])
 
 

@@ -1,0 +1,176 @@
+"""LoRA files: every spelling merges to the same weights, the reference's files to the reference's weights."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from lipsync_server.engines.infinitetalk.checkpoint import load_transformer, official_shapes
+from lipsync_server.engines.infinitetalk.lora import merge_all, read_lora
+from lipsync_server.engines.infinitetalk.random_weights import quantized_tensors, random_parameters, save_shards
+from lipsync_server.errors import WeightsError
+from safetensors.torch import load_file, save_file
+from transformer_golden import (
+    FULL,
+    SMALL,
+    TINY,
+    full_parameters,
+    golden_config,
+    golden_parameters,
+    inputs_for,
+    needs_full,
+    relative_error,
+    run,
+)
+
+LORA = SMALL / "lora"
+AFTER = load_file(LORA / "weights_after.safetensors")
+SHAPES = official_shapes(TINY)
+
+
+@pytest.mark.parametrize("key", AFTER)
+def test_merged_weights_match_the_reference(key: str) -> None:
+    setting, name = key.split(":")
+    style, _, scale = setting.removeprefix("bf16.").partition(".scale")
+    lora = read_lora(LORA / f"{style}.safetensors", float(scale), official_shapes(golden_config()))
+    weight = golden_parameters()[name]
+    if setting.startswith("bf16."):
+        merged = merge_all([lora], name, weight.bfloat16())
+        steps = merged.view(torch.int16).int() - AFTER[key].view(torch.int16).int()
+        assert merged.dtype == torch.bfloat16
+        assert int(steps.abs().max()) <= 1
+    else:
+        torch.testing.assert_close(merge_all([lora], name, weight), AFTER[key], atol=1e-6, rtol=0)
+
+
+@needs_full
+@pytest.mark.parametrize("files", ["lora_down_up", "diff", "mixed", "with_alpha_key", "lora_down_up@0.7+diff@1.0"])
+@pytest.mark.parametrize("scale", [0.5, 1.0])
+def test_outputs_with_lora_match_the_reference(tmp_path: Path, files: str, scale: float) -> None:
+    save_shards(full_parameters(), tmp_path, tmp_path / "adapter.safetensors", n_shards=2)
+    if "@" in files:
+        name, pairs = files, [part.split("@") for part in files.split("+")]
+        loras = [(LORA / f"{style}.safetensors", float(factor)) for style, factor in pairs]
+    else:
+        name, loras = f"{files}.scale{scale}", [(LORA / f"{files}.safetensors", scale)]
+    (tmp_path / "base").mkdir()
+    for shard in tmp_path.glob("diffusion*.safetensors"):
+        shard.rename(tmp_path / "base" / shard.name)
+    model = load_transformer(
+        tmp_path / "base", tmp_path / "adapter.safetensors", config=golden_config(), dtype=torch.float32, loras=loras
+    )
+    case = load_file(FULL / "A_dit" / "case_shape0_human1.safetensors")
+    inputs = load_file(FULL / "A_dit" / "inputs_shape0.safetensors")
+    given = {
+        "text": case["in.context"].float(),
+        "image_tokens": inputs["clip_fea"][0].float(),
+        "audio": inputs["audio"][:1].float(),
+        "masks": case["in.ref_target_masks"],
+        "latent": torch.cat((inputs["latent"], inputs["y"][0])),
+        "timestep": case["in.t"],
+    }
+    wanted = load_file(FULL / "G_lora" / "outputs.safetensors")[f"{name}.output"][0]
+    torch.testing.assert_close(run(model, given), wanted, atol=2e-4, rtol=0)
+
+
+def write(path: Path, tensors: dict[str, torch.Tensor]) -> Path:
+    save_file({name: value.contiguous() for name, value in tensors.items()}, path)
+    return path
+
+
+def pair(rank: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(9)
+    return torch.randn(rank, TINY.dim, generator=g), torch.randn(TINY.dim, rank, generator=g)
+
+
+@pytest.mark.parametrize(
+    ("down_key", "up_key", "alpha_key", "factor"),
+    [
+        ("diffusion_model.{}.lora_down.weight", "diffusion_model.{}.lora_up.weight", None, 1.0),
+        ("diffusion_model.{}.lora_A.weight", "diffusion_model.{}.lora_B.weight", None, 1.0),
+        ("diffusion_model.{}.lora_A.default.weight", "diffusion_model.{}.lora_B.default.weight", None, 1.0),
+        ("{}.lora_down.weight", "{}.lora_up.weight", None, 1.0),
+        ("transformer.{}.lora_A.weight", "transformer.{}.lora_B.weight", "transformer.{}.alpha", 0.5),
+        ("lora_unet_{}.lora_down.weight", "lora_unet_{}.lora_up.weight", "lora_unet_{}.alpha", 0.5),
+        ("diffusion_model.{}.lora_down.weight", "diffusion_model.{}.lora_up.weight", "diffusion_model.{}.alpha", 1.0),
+    ],
+)
+def test_every_spelling_changes_the_layer_alike(
+    tmp_path: Path, down_key: str, up_key: str, alpha_key: str | None, factor: float
+) -> None:
+    """alpha / rank = 0.5 counts for kohya and PEFT files, and not, as in the reference, for its own style."""
+    layer = "blocks.1.self_attn.q"
+    spelled = layer.replace(".", "_") if down_key.startswith("lora_unet") else layer
+    down, up = pair()
+    tensors = {down_key.format(spelled): down, up_key.format(spelled): up}
+    if alpha_key:
+        tensors[alpha_key.format(spelled)] = torch.tensor(2.0)
+    lora = read_lora(write(tmp_path / "l.safetensors", tensors), 0.8, SHAPES)
+    assert lora.targets == {f"{layer}.weight"}
+    weight = torch.randn(TINY.dim, TINY.dim)
+    torch.testing.assert_close(lora.merge(f"{layer}.weight", weight), weight + 0.8 * factor * (up @ down))
+    assert lora.merge("blocks.0.self_attn.q.weight", weight) is weight
+    forced = read_lora(tmp_path / "l.safetensors", 0.8, SHAPES, use_alpha=True)
+    applied = 0.5 if alpha_key else 1.0
+    torch.testing.assert_close(forced.merge(f"{layer}.weight", weight), weight + 0.8 * applied * (up @ down))
+
+
+@pytest.mark.parametrize("quant", ["int8", "fp8"])
+def test_a_lora_merges_into_8_bit_weights(tmp_path: Path, quant: str) -> None:
+    """Near the plain model with the same LoRA, nearer by far than without it; also from a quantised file."""
+    down, up = pair()
+    path = write(
+        tmp_path / "l.safetensors",
+        {
+            f"diffusion_model.blocks.{i}.{leaf}.lora_{half}.weight": tensor * 0.3
+            for i in range(TINY.num_layers)
+            for leaf in ("self_attn.q", "cross_attn.o")
+            for half, tensor in (("down", down), ("up", up))
+        },
+    )
+    parameters = dict(random_parameters(TINY))
+    save_shards(parameters, tmp_path / "base", tmp_path / "adapter.safetensors", n_shards=2)
+    tensors, quant_map = quantized_tensors(parameters, quant)
+    save_file(tensors, tmp_path / "q.safetensors")
+    (tmp_path / "q.json").write_text(json.dumps(quant_map))
+
+    inputs = inputs_for(TINY)
+    options = {"config": TINY, "dtype": torch.float32}
+    base, adapter = tmp_path / "base", tmp_path / "adapter.safetensors"
+    without = run(load_transformer(base, adapter, **options), inputs)
+    wanted = run(load_transformer(base, adapter, **options, loras=[(path, 1.0)]), inputs)
+    at_load = run(load_transformer(base, adapter, **options, quant=quant, loras=[(path, 1.0)]), inputs)
+    from_file = run(load_transformer(tmp_path / "q.safetensors", **options, loras=[(path, 1.0)]), inputs)
+    assert relative_error(without, wanted) > 0.3
+    assert relative_error(at_load, wanted) < 0.15
+    assert relative_error(from_file, wanted) < 0.15
+
+
+def refused(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> str:
+    with pytest.raises(WeightsError) as caught:
+        read_lora(write(tmp_path / "bad.safetensors", tensors), 1.0, SHAPES)
+    assert "bad.safetensors" in caught.value.detail
+    return caught.value.detail
+
+
+def test_files_that_do_not_fit_are_refused_by_name_and_key(tmp_path: Path) -> None:
+    down, up = pair()
+    q = "diffusion_model.blocks.0.self_attn.q"
+    assert "changes nothing" in refused(tmp_path, {"blocks.0.modulation.diff_m": down})
+    assert f"{q}.lora_down.weight without its up half" in refused(tmp_path, {f"{q}.lora_down.weight": down})
+    assert "blocks.9.self_attn.q" in refused(tmp_path, {q.replace("0", "9", 1) + ".lora_down.weight": down})
+    wrong = {f"{q}.lora_down.weight": down[:, :-1], f"{q}.lora_up.weight": up}
+    assert "[64, 63]" in refused(tmp_path, wrong)
+    mismatched = {f"{q}.lora_down.weight": down, f"{q}.lora_up.weight": up[:, :-1]}
+    assert "another model" in refused(tmp_path, mismatched)
+    assert "difference for blocks.0.self_attn.q.bias" in refused(tmp_path, {f"{q}.diff_b": down})
+    (tmp_path / "text.safetensors").write_text("no")
+    with pytest.raises(WeightsError, match="cannot be read"):
+        read_lora(tmp_path / "text.safetensors", 1.0, SHAPES)
+    with pytest.raises(WeightsError, match="cannot be read"):
+        read_lora(tmp_path / "absent.safetensors", 1.0, SHAPES)
+
+
+def test_styles_that_the_reference_ignores_are_read_or_refused() -> None:
+    with pytest.raises(WeightsError, match=r"blocks\.0\.self_attn\.o\.lora_down\.weight without its up half"):
+        read_lora(LORA / "ignored_styles.safetensors", 1.0, official_shapes(golden_config()))

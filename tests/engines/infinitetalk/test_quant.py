@@ -1,0 +1,123 @@
+"""8-bit weights: rounding as optimum-quanto does it, published-layout files, and products that compute in 8 bits."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from lipsync_server.engines.infinitetalk.checkpoint import load_transformer
+from lipsync_server.engines.infinitetalk.quant import (
+    QuantizedLinear,
+    dequantize_rows,
+    linear_in,
+    multiply_8bit,
+    quantize_rows,
+    replace_linears,
+)
+from lipsync_server.engines.infinitetalk.random_weights import random_transformer
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformer_golden import FULL, SMALL, TINY, full_parameters, golden_config, inputs_for, needs_full, relative_error
+from transformer_golden import run as forward
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+@pytest.mark.parametrize("base", ["f32", "bf16"])
+def test_rounding_reproduces_optimum_quanto_exactly(kind: str, base: str) -> None:
+    golden = load_file(SMALL / "single_linear.safetensors")
+    data, scale = quantize_rows(golden[f"{base}.weight"], kind)
+    assert torch.equal(scale, golden[f"{base}.{kind}._scale"])
+    assert torch.equal(data.float(), golden[f"{base}.{kind}._data"].float())
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_exact_product_is_data_times_scale(kind: str) -> None:
+    golden = load_file(SMALL / "single_linear.safetensors")
+    layer = QuantizedLinear(48, 40, kind=kind)
+    layer.data.copy_(golden[f"f32.{kind}._data"])
+    layer.scale.copy_(golden[f"f32.{kind}._scale"])
+    layer.bias.copy_(golden["f32.bias"])
+    torch.testing.assert_close(layer(golden["f32.x"]), golden[f"f32.{kind}.y"], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("int8", 0.012), ("fp8", 0.045)])
+def test_eight_bit_product_is_near_the_plain_one(kind: str, limit: float) -> None:
+    """Rounded weights and rounded activations, normal values of a real width."""
+    g = torch.Generator().manual_seed(3)
+    weight, x = torch.randn(256, 512, generator=g), torch.randn(64, 512, generator=g)
+    bias = torch.randn(256, generator=g)
+    data, scale = quantize_rows(weight, kind)
+    assert relative_error(multiply_8bit(x, data, scale, bias, kind), x @ weight.t() + bias) < limit
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_rows_of_zeros_and_outliers_survive(kind: str) -> None:
+    x = torch.tensor([[0.0, 0.0, 0.0], [1e30, 1.0, -1e30], [1e-30, 2e-30, 0.0]])
+    data, scale = quantize_rows(x, kind)
+    back = dequantize_rows(data, scale, torch.float32)
+    assert torch.isfinite(back).all()
+    assert torch.equal(back[0], x[0])
+    torch.testing.assert_close(back[1], torch.tensor([1e30, 0.0, -1e30]), rtol=1e-3, atol=1e28)
+
+
+def test_layers_are_replaced_by_name_and_give_the_same_function() -> None:
+    model = nn.Sequential(nn.Linear(32, 16), nn.GELU(), nn.Linear(16, 8))
+    x = torch.randn(5, 32)
+    plain = model(x).detach()
+    assert replace_linears(model, lambda name, _: "int8" if name == "0" else None) == 1
+    assert isinstance(model[0], QuantizedLinear)
+    assert isinstance(model[2], nn.Linear)
+    assert 0 < relative_error(model(x).detach(), plain) < 0.02
+    torch.testing.assert_close(linear_in(model[0], x), model[0](x))
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("int8", 0.05), ("fp8", 0.15)])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_whole_model_in_8_bits_stays_near_the_plain_one(kind: str, limit: float, dynamic: bool) -> None:
+    inputs = inputs_for(TINY)
+    plain = forward(random_transformer(TINY, dtype=torch.float32), inputs)
+    model = random_transformer(TINY, dtype=torch.float32, quant=kind)
+    layers = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
+    assert len(layers) == 13 * TINY.num_layers
+    for layer in layers:
+        layer.activations = "dynamic" if dynamic else "exact"
+    assert 1e-4 < relative_error(forward(model, inputs), plain) < limit
+
+
+@needs_full
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+@pytest.mark.parametrize(("shape", "n_people"), [(0, 1), (0, 2), (1, 2)])
+def test_published_layout_gives_the_reference_output(tmp_path: Path, kind: str, shape: int, n_people: int) -> None:
+    """float32 with exact products. The fp8 file's map is partial, and what it leaves out comes from the plain model."""
+    tensors = load_file(FULL / "F_quant" / f"dit_tiny_{kind}.safetensors")
+    quant_map = (FULL / "F_quant" / f"dit_tiny_{kind}.json").read_text()
+    if kind == "fp8":
+        plain = full_parameters()
+        tensors |= {n: t for n, t in plain.items() if n.startswith(("img_emb.", "audio_proj."))}
+        assert not any(name.startswith(("img_emb.", "time_")) for name in json.loads(quant_map))
+    save_file(tensors, tmp_path / "quant.safetensors")
+    (tmp_path / "quant.json").write_text(quant_map)
+    model = load_transformer(tmp_path / "quant.safetensors", config=golden_config(), dtype=torch.float32)
+
+    golden = load_file(FULL / "F_quant" / "outputs.safetensors")
+    case = load_file(FULL / "A_dit" / f"case_shape{shape}_human{n_people}.safetensors")
+    inputs = load_file(FULL / "A_dit" / f"inputs_shape{shape}.safetensors")
+    seen = {}
+    model.blocks[0].register_forward_hook(lambda _, __, out: seen.__setitem__("block", out))
+    out = forward(
+        model,
+        {
+            "text": case["in.context"].float(),
+            "image_tokens": inputs["clip_fea"][0].float(),
+            "audio": inputs["audio"][:n_people].float(),
+            "masks": case["in.ref_target_masks"],
+            "latent": torch.cat((inputs["latent"], inputs["y"][0])),
+            "timestep": case["in.t"],
+        },
+    )
+    name = f"{kind}.shape{shape}_human{n_people}"
+    torch.testing.assert_close(out, golden[f"{name}.output_float32"][0], atol=1e-4, rtol=0)
+    torch.testing.assert_close(seen["block"], golden[f"{name}.block0.out"][0], atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        model.embed_time(case["in.t"])[1].reshape(1, -1), golden[f"{name}.e0"], atol=1e-4, rtol=0
+    )

@@ -1,0 +1,59 @@
+"""TeaCache skips exactly the forwards that the reference skips, and reuses the right residual."""
+
+import json
+
+import pytest
+import torch
+from lipsync_server.engines.infinitetalk.layers import unpatchify
+from lipsync_server.engines.infinitetalk.random_weights import random_transformer
+from lipsync_server.engines.infinitetalk.teacache import TeaCache
+from safetensors.torch import load_file
+from transformer_golden import SMALL, TINY, inputs_for
+
+RUNS = json.loads((SMALL / "teacache_decisions.json").read_text())
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_decisions_match_the_reference(name: str) -> None:
+    run = RUNS[name]
+    e0 = load_file(SMALL / "teacache_e0.safetensors")[f"{name}.e0"]
+    resolution = "480p" if run["scale"].endswith("480") else "720p"
+    cache = TeaCache(resolution, steps=run["steps"], threshold=run["threshold"])
+    assert {entry[6] for entry in run["log"]} > {0.0}
+    for chunk, step, _, counter, slot, computed, accumulated in run["log"]:
+        assert cache.computes(e0[step]) is bool(computed), (chunk, step)
+        decision = cache.log[-1]
+        assert (decision.counter, decision.slot) == (counter, slot)
+        assert decision.accumulated == pytest.approx(accumulated, abs=1e-4)
+
+
+def test_a_skipped_forward_adds_the_last_residual_of_its_slot() -> None:
+    model = random_transformer(TINY, dtype=torch.float32)
+    inputs = inputs_for(TINY)
+    conditioning = model.condition(**{k: inputs[k] for k in ("text", "image_tokens", "audio", "masks")})
+    cache = TeaCache("480p", steps=40, threshold=1e12)
+    calls: list[int] = []
+    model.blocks[0].register_forward_hook(lambda *_: calls.append(1))
+    latents = [inputs["latent"] + i for i in range(18)]
+    outs = [model(latent, inputs["timestep"], conditioning, cache) for latent in latents]
+    assert [decision.computed for decision in cache.log] == [True] * 15 + [False] * 3
+    assert len(calls) == 15
+    e, _ = model.embed_time(inputs["timestep"])
+    grid = (3, 2, 3)
+    for skipped, source in ((15, 12), (16, 13), (17, 14)):
+        # With the same latent the blocks would add what they added to the source: the head's input tells.
+        seen: dict[str, torch.Tensor] = {}
+        hook = model.head.register_forward_hook(lambda _, given, __, seen=seen: seen.__setitem__("x", given[0]))
+        torch.testing.assert_close(model(latents[source], inputs["timestep"], conditioning), outs[source])
+        hook.remove()
+        residual = seen["x"] - model.embed_patches(latents[source])
+        wanted = unpatchify(model.head(model.embed_patches(latents[skipped]) + residual, e), grid, TINY.patch_size)
+        torch.testing.assert_close(outs[skipped], wanted, atol=1e-5, rtol=0)
+
+
+def test_an_unchanged_time_embedding_counts_as_little_change() -> None:
+    """The polynomial's constant term alone is added, so a few steps are skipped and then one is computed."""
+    cache = TeaCache("480p", steps=40, threshold=0.2)
+    e0 = torch.ones(1, 6, 8)
+    decided = [cache.computes(e0) for _ in range(30)]
+    assert decided == [True] * 15 + [False] * 3 + [True] * 3 + [False] * 3 + [True] * 3 + [False] * 3

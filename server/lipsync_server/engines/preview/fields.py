@@ -5,19 +5,24 @@ float32 (rows, columns, 2) displacements in pixels.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 Field = NDArray[np.float32]
+Pixel = TypeVar("Pixel", np.uint8, np.float32)
 _ROWS_AT_ONCE = 4096
+_NO_SECOND_MAP = np.empty((0, 0), np.float32)
+_EDGE = cv2.BORDER_REPLICATE
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Nodes over the picture's rectangle that starts at (left, top); node (row, column) lies at pixel
-    (left + column * stride, top + row * stride)."""
+    """Nodes over the picture's rectangle that starts at (left, top), one in the middle of every `stride` x `stride`
+    cell and one more all around."""
 
     left: int
     top: int
@@ -27,32 +32,30 @@ class Grid:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns: enough to cover the rectangle and one node beyond."""
-        return -(-self.height // self.stride) + 1, -(-self.width // self.stride) + 1
+        """Rows and columns."""
+        return -(-self.height // self.stride) + 2, -(-self.width // self.stride) + 2
 
     def places(self) -> NDArray[np.float32]:
         """Pixel coordinates of the nodes, (rows, columns, 2)."""
-        rows, columns = self.shape
-        y, x = np.mgrid[:rows, :columns].astype(np.float32) * self.stride
-        return np.stack([x + self.left, y + self.top], axis=-1)
+        corner = np.array([self.left, self.top], np.float32) - np.float32(0.5 * self.stride + 0.5)
+        return nodes(*self.shape) * np.float32(self.stride) + corner
 
-    def sample(self, field: NDArray[np.float32], x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Values of a field (rows, columns, n <= 4) at pixel coordinates, bilinear, 0 outside the grid."""
-        inverse = np.float32(1 / self.stride)
-        gx, gy = (x - np.float32(self.left)) * inverse, (y - np.float32(self.top)) * inverse
-        return np.asarray(
-            cv2.remap(field, gx, gy, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0), np.float32
-        )
+    def node_coordinates(self, places: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Pixel coordinates (..., 2) -> (column, row), fractional."""
+        corner = np.array([self.left, self.top], np.float32) - np.float32(0.5 * self.stride + 0.5)
+        return (places - corner) * np.float32(1 / self.stride)
+
+    def sample(self, field: NDArray[np.float32], places: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Values of a field (rows, columns, n <= 4) at pixel coordinates (h, w, 2), bilinear, 0 outside the grid."""
+        return resample(field, self.node_coordinates(places), cv2.INTER_LINEAR, cv2.BORDER_CONSTANT)
 
     def enlarge(self, field: NDArray[np.float32]) -> NDArray[np.float32]:
-        """A field at every pixel of the rectangle, (height, width, n)."""
-        # An affine map keeps node (0, 0) on pixel (0, 0); cv2.resize would shift by half a node.
-        matrix = np.array([[1 / self.stride, 0, 0], [0, 1 / self.stride, 0]], np.float32)
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        return np.asarray(
-            cv2.warpAffine(field, matrix, (self.width, self.height), flags=flags, borderMode=cv2.BORDER_REPLICATE),
-            np.float32,
-        )
+        """A field at every pixel of the rectangle, (height, width, n), bilinear."""
+        rows, columns = self.shape
+        # Nodes in the middle of cells are what cv2.resize takes them for; the outermost only serve the interpolation.
+        size = columns * self.stride, rows * self.stride
+        large = np.asarray(cv2.resize(field, size, interpolation=cv2.INTER_LINEAR), np.float32)
+        return large[self.stride : self.stride + self.height, self.stride : self.stride + self.width]
 
 
 def spline(
@@ -85,22 +88,36 @@ def _kernel(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float6
 def come_from(moves: Field, stride: int, n_steps: int) -> Field:
     """Invert a forward field: the displacement back to where each node's content came from.
 
-    moves: displacement of the content at each node, in pixels. Solves d(y) = -moves(y + d(y)) by fixed-point steps,
-    which converges while the field changes by less than a pixel per pixel.
+    moves: displacement of the content at each node, in pixels. Solves d(y) = -moves(y + d(y)) by fixed-point steps; all
+    but the first go half the way, which holds where the content is stretched up to four times its size.
     """
     rows, columns = moves.shape[:2]
-    y, x = np.mgrid[:rows, :columns].astype(np.float32)
+    here = nodes(rows, columns)
     inverse = np.float32(1 / stride)
     back = -moves
-    for _ in range(n_steps):
-        back = -np.asarray(
-            cv2.remap(
-                moves, x + back[..., 0] * inverse, y + back[..., 1] * inverse, cv2.INTER_LINEAR,
-                borderMode=cv2.BORDER_REPLICATE,
-            ),
-            np.float32,
-        )  # fmt: skip
+    for step in range(n_steps):
+        found = pull(moves, here + back * inverse)
+        back = -found if step == 0 else np.float32(0.5) * (back - found)
     return back
+
+
+def pull(values: NDArray[np.float32], at: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Values (rows, columns, n <= 4) at node coordinates (column, row), bilinear; the outermost nodes go on outside."""
+    return resample(values, at, cv2.INTER_LINEAR)
+
+
+def resample(
+    values: NDArray[Pixel], at: NDArray[np.float32], interpolation: int, border: int = _EDGE
+) -> NDArray[Pixel]:
+    """Values (rows, columns, n) at coordinates (h, w, 2) = (column, row)."""
+    return cv2.remap(values, at, _NO_SECOND_MAP, interpolation, borderMode=border)  # type: ignore[return-value]
+
+
+@lru_cache(maxsize=16)
+def nodes(rows: int, columns: int) -> NDArray[np.float32]:
+    """(column, row) of every node, (rows, columns, 2). Shared: do not write to it."""
+    y, x = np.mgrid[:rows, :columns].astype(np.float32)
+    return np.stack([x, y], axis=-1)
 
 
 def smooth_step(x: NDArray[np.floating], start: float, stop: float) -> NDArray[np.float64]:

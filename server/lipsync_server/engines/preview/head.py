@@ -27,7 +27,8 @@ class Head:
         # Hair reaches further up than the mesh does.
         centre, radius = middle - (0.0, 0.12 * half[1]), half * (1.35, 1.3)
         self.grid = _cover(frame, centre, radius, chin, picture_size)
-        at = frame.local(self.grid.places().astype(np.float64))
+        self._places = self.grid.places()
+        at = frame.local(self._places.astype(np.float64))
         distance = np.sqrt((((at - centre) / radius) ** 2).sum(axis=-1))
         neck = 1 - smooth_step(at[..., 1], chin - 0.02, chin + 0.42)
         weight = (1 - smooth_step(distance, 0.9, 1.75)) * neck
@@ -52,8 +53,9 @@ class Head:
         self._bases = np.ascontiguousarray(np.stack(fields), np.float32)
 
     def come_from(self, weights: Field) -> Field:
-        """Displacement back to the still portrait at each node of `grid`, for one weight per base."""
-        return come_from(np.tensordot(weights, self._bases, axes=1), self.grid.stride, 2)
+        """Where in the still portrait the content of each node of `grid` comes from, in pixels, for one weight per
+        base."""
+        return self._places + come_from(np.tensordot(weights, self._bases, axes=1), self.grid.stride, 2)
 
 
 def _cover(
@@ -67,12 +69,8 @@ def _cover(
         min(centre[0] - 1.75 * radius[0], centre[0] - 1.05),
         max(centre[0] + 1.75 * radius[0], centre[0] + 1.05),
     )
-    reach = np.array([[u, v] for u in (left, right) for v in (centre[1] - 1.75 * radius[1], chin + 1.0)])
-    pixels = frame.origin + frame.height * (reach[:, :1] * frame.right + reach[:, 1:] * frame.down)
-    low = np.maximum(np.floor(pixels.min(axis=0)).astype(int), 0)
-    high = np.minimum(np.ceil(pixels.max(axis=0)).astype(int), (picture_size[1], picture_size[0]))
-    stride = max(2, round(frame.height / 40))
-    return Grid(int(low[0]), int(low[1]), max(1, int(high[0] - low[0])), max(1, int(high[1] - low[1])), stride)
+    low, high = np.array([left, centre[1] - 1.75 * radius[1]]), np.array([right, chin + 1.0])
+    return frame.rectangle(low, high, picture_size, stride=max(2, round(frame.height / 40)))
 
 
 def _depth(local: NDArray[np.float64], near: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray[np.float64]:

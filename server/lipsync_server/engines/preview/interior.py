@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lipsync_server.engines.base import Frames
 from lipsync_server.engines.landmarks import Points
-from lipsync_server.engines.preview.fields import Field, Grid, smooth_step
+from lipsync_server.engines.preview.fields import Field, Grid, resample, smooth_step
 from lipsync_server.engines.preview.mesh import CHEEKS, FACE_OVAL, LOWER_LIP, UPPER_LIP
 from lipsync_server.engines.preview.mouth import Mouth
 
@@ -29,52 +29,51 @@ class Interior:
         self._mouth = mouth
         frame = mouth.frame
         self._light = _Light(picture, points)
-        reach = np.array([[u, v] for u in (-1, 1) for v in (-0.09, 0.13)], np.float64)
-        reach[:, 0] *= mouth.half_width + 0.03
-        reach[:, 0] += mouth.centre
-        corners = frame.origin + frame.height * (reach[:, :1] * frame.right + reach[:, 1:] * frame.down)
-        low, high = np.floor(corners.min(axis=0)).astype(int), np.ceil(corners.max(axis=0)).astype(int)
-        self.grid = Grid(int(low[0]), int(low[1]), int(high[0] - low[0]), int(high[1] - low[1]), 1)
+        self.grid = mouth.lips
         at = frame.local(self.grid.places().astype(np.float64))
         # Teeth foreshorten with the head's turn as everything across the face does.
         across = (at[..., 0] - mouth.centre) / max(0.5, float(np.cos(frame.yaw)))
         below = at[..., 1] - mouth.contact(at[..., 0])
         self._upper = self._upper_teeth(across, below)
         self._lower = self._lower_teeth_and_tongue(across, below)
-        self._own = self._own_teeth(at) if mouth.parted else None
+        self._picture = picture
+        own = self._own_teeth(at) if mouth.parted else None
+        self._own = own if own is not None and self._light.shows_teeth(picture, self.grid, own) else None
 
-    def paint(
-        self, x: Field, y: Field, below_upper: Field, below_lower: Field, jaw_px: float
-    ) -> tuple[Field, Field | None]:
-        """Colours at places of the still portrait.
+    def paint(self, places: Field, below_upper: Field, below_lower: Field, jaw_px: float, narrow: float) -> Field:
+        """Colours (h, w, 3), 0 to 255, at places of the still portrait.
 
-        x, y: (h, w) pixel coordinates with the head's movement undone. below_upper, below_lower: pixels below the
-        upper and (negative) above the lower lip's edge. Returns colours (h, w, 3), 0 to 255, and how much of the
-        portrait's own inside stays (h, w), or None when its lips were shut.
+        places: (h, w, 2) pixel coordinates with the head's movement undone. below_upper, below_lower: pixels below the
+        upper and (negative) above the lower lip's edge. narrow: how far the lips are rounded, 0 to 1.
         """
         height = self._mouth.frame.height
         down = self._mouth.frame.down
         depth = np.minimum(below_upper, -below_lower) * np.float32(1 / (0.03 * height))
-        colour = self._light.cavity * (1.35 - 0.6 * np.clip(depth, 0, 1)[..., None])
-        jaw_x, jaw_y = x - np.float32(jaw_px * down[0]), y - np.float32(jaw_px * down[1])
-        lower = self.grid.sample(self._lower, jaw_x, jaw_y)
+        colour = self._light.cavity * (1.7 - 1.0 * np.clip(depth, 0, 1)[..., None])
+        lower = self.grid.sample(self._lower, places - (jaw_px * down).astype(np.float32))
         colour += (lower[..., :3] - colour) * lower[..., 3:]
-        upper = self.grid.sample(self._upper, x, y)
-        colour += (upper[..., :3] - colour) * upper[..., 3:]
+        if self._own is None:
+            upper = self.grid.sample(self._upper, places)
+            colour += (upper[..., :3] - colour) * upper[..., 3:]
+        else:
+            own = resample(self._picture, places, cv2.INTER_CUBIC)
+            colour += (own - colour) * self.grid.sample(self._own, places)[..., None]
         # The upper lip throws a soft shadow, the lower lip a smaller one.
-        shade = 0.5 + 0.5 * np.clip(below_upper * np.float32(1 / (0.022 * height)), 0, 1)
+        shade = 0.55 + 0.45 * np.clip(below_upper * np.float32(1 / (0.018 * height)), 0, 1)
         shade *= 0.75 + 0.25 * np.clip(-below_lower * np.float32(1 / (0.012 * height)), 0, 1)
-        colour *= shade[..., None]
-        own = None if self._own is None else self.grid.sample(self._own, x, y)
-        return colour.astype(np.float32), own
+        # Rounded lips stand out in front of the teeth and take their light.
+        shade *= np.float32(1 - 0.45 * narrow)
+        dark = 0.5 * self._light.cavity
+        colour = dark + (colour - dark) * shade[..., None]
+        return np.asarray(colour, np.float32)
 
     def _upper_teeth(self, across: NDArray[np.float64], below: NDArray[np.float64]) -> Field:
-        edge = 0.011 - 0.55 * across**2
+        edge = 0.018 - 0.6 * across**2
         size = np.abs(across)
         notch = _notches(size, _UPPER_EDGES)
         alpha = 1 - smooth_step(below - edge + 0.005 * notch, -0.0022, 0.0022)
         # Teeth turn away from the light towards the cheeks and into the lip's shadow at the gums.
-        shade = (1 - 0.85 * np.clip(size / 0.15, 0, 1) ** 1.6) * (0.62 + 0.38 * smooth_step(below, -0.06, 0.0))
+        shade = (1 - 0.8 * np.clip(size / 0.155, 0, 1) ** 2) * (0.72 + 0.28 * smooth_step(below, -0.05, 0.005))
         shade *= 1 - 0.2 * notch
         alpha *= 1 - smooth_step(size, 0.12, 0.155)
         return _layer(self._light.teeth, shade, alpha)
@@ -82,13 +81,13 @@ class Interior:
     def _lower_teeth_and_tongue(self, across: NDArray[np.float64], below: NDArray[np.float64]) -> Field:
         size = np.abs(across)
         notch = _notches(size, _LOWER_EDGES)
-        edge = 0.007 + 0.5 * across**2
+        edge = -0.002 + 0.5 * across**2
         teeth = smooth_step(below - edge - 0.003 * notch, -0.0022, 0.0022) * (1 - smooth_step(size, 0.09, 0.125))
         shade = 0.68 * (1 - 0.85 * np.clip(size / 0.13, 0, 1) ** 1.5) * (1 - 0.22 * notch)
         front = _layer(self._light.teeth, shade, teeth)
-        round_off = (across / 0.095) ** 2 + ((below - 0.022) / 0.034) ** 2
+        round_off = (across / 0.095) ** 2 + ((below - 0.012) / 0.034) ** 2
         tongue = _layer(
-            self._light.tongue, 1.1 - 0.45 * np.clip(round_off, 0, 1), 1 - smooth_step(round_off, 0.35, 1.0)
+            self._light.tongue, 1.15 - 0.5 * np.clip(round_off, 0, 1), 1 - smooth_step(round_off, 0.35, 1.0)
         )
         alpha = front[..., 3:] + tongue[..., 3:] * (1 - front[..., 3:])
         colour = front[..., :3] * front[..., 3:] + tongue[..., :3] * tongue[..., 3:] * (1 - front[..., 3:])
@@ -121,14 +120,21 @@ class _Light:
                   for x, y in points[list(CHEEKS), :2]]  # fmt: skip
         cheek = float(np.mean(np.asarray(around, np.float64) @ _GREY))
         # Dark skin in bright light still has bright teeth; a dim picture has dim ones.
-        level = min(215.0, 0.5 * bright + 0.28 * cheek + 20)
+        level = min(222.0, 0.55 * bright + 0.3 * cheek + 22)
         tint = skin.mean(axis=0) / max(float(skin.mean(axis=0) @ _GREY), 1.0) if len(skin) else np.ones(3)
         warmth = min(1.0, float(np.ptp(tint)) / 0.5)
         enamel = 1 + (_ENAMEL - 1) * warmth
         enamel = enamel * (0.8 + 0.2 * tint)
+        self._cheek = cheek
         self.teeth = level * enamel / float(enamel @ _GREY)
-        self.tongue = 0.5 * lip_colour
-        self.cavity = (0.17 * lip_colour + 0.02 * level).astype(np.float32)
+        self.tongue = 0.62 * lip_colour
+        self.cavity = (0.19 * lip_colour + 0.015 * level).astype(np.float32)
+
+    def shows_teeth(self, picture: Frames, grid: Grid, inside: Field) -> bool:
+        """Whether the bright part of what lies between the portrait's lips is teeth, not a dark hole."""
+        seen = resample(picture, grid.places(), cv2.INTER_LINEAR)
+        bright = (seen @ _GREY)[inside > 0.5]
+        return len(bright) > 12 and float(np.percentile(bright, 70)) > 0.55 * self._cheek
 
 
 def _notches(size: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from lipsync_server.engines.landmarks import Points
-from lipsync_server.engines.preview.fields import Field, Grid, smooth_step
+from lipsync_server.engines.preview.fields import Field, smooth_step
 from lipsync_server.engines.preview.mesh import BROW_LOWER_EDGES, LOWER_LIDS, UPPER_LIDS, FaceFrame, Floats
 
-# The lash line hangs this far below the mesh's lid edge (face heights); it must go down with the lid.
-_LASHES = 0.004
+# The lash line, this far above and below the mesh's lid edge (face heights), goes down with the lid unstretched.
+_LASHES_ABOVE, _LASHES_BELOW = 0.011, 0.0015
 _LEAST_GAP = 0.012
+# Least and most skin above the lid edge that stretches, in face heights.
+_LID_SKIN = (0.03, 0.048)
 
 
 @dataclass(frozen=True)
@@ -39,33 +41,32 @@ class Lid:
         self.can_blink = gap > _LEAST_GAP
         u = np.linspace(upper[0, 0], upper[-1, 0], 65)
         edge, floor = _smooth(u, upper), _smooth(u, lower)
-        # Never into the brow itself: its hairs must not stretch.
-        ceiling = np.minimum(np.interp(u, brow[:, 0], brow[:, 1]), edge - 0.035)
+        # Never into the brow itself, whose hairs must not stretch, nor far up to where the rim of glasses is.
+        ceiling = np.clip(np.interp(u, brow[:, 0], brow[:, 1]), edge - _LID_SKIN[1], edge - _LID_SKIN[0])
         self._edge, self._floor, self._ceiling = _Curve(u, edge), _Curve(u, np.maximum(floor, edge)), _Curve(u, ceiling)
         self._ends = float(upper[0, 0]), float(upper[-1, 0])
         low = np.array([self._ends[0] - 0.01, float(ceiling.min()) - 0.01])
         high = np.array([self._ends[1] + 0.01, float(floor.max()) + 0.02])
-        corners = np.array([[a, b] for a in (low[0], high[0]) for b in (low[1], high[1])])
-        pixels = frame.origin + frame.height * (corners[:, :1] * frame.right + corners[:, 1:] * frame.down)
-        start = np.clip(np.floor(pixels.min(axis=0)).astype(int), 0, (picture_size[1] - 1, picture_size[0] - 1))
-        stop = np.clip(np.ceil(pixels.max(axis=0)).astype(int), start + 1, (picture_size[1], picture_size[0]))
-        self.grid = Grid(int(start[0]), int(start[1]), int(stop[0] - start[0]), int(stop[1] - start[1]), 1)
+        self.grid = frame.rectangle(low, high, picture_size, stride=1)
 
-    def shift(self, x: Field, y: Field, closed: float) -> Field:
-        """How far to move each place (h, w) of the still portrait to find what a lid closed by `closed` shows there.
+    def shift(self, places: Field, closed: float) -> Field:
+        """How far to move each place (h, w, 2) of the still portrait to find what a lid closed by `closed` shows there.
 
         Returns displacements (h, w, 2) in pixels; zero off the lid.
         """
         frame = self._frame
-        at = frame.local(np.stack([x, y], axis=-1).astype(np.float64))
+        at = frame.local(places.astype(np.float64))
         across, down = at[..., 0], at[..., 1]
-        edge, ceiling = self._edge(across) + _LASHES, self._ceiling(across)
-        lowered = edge + closed * 0.96 * np.maximum(self._floor(across) - edge, 0)
-        span, stretched = edge - ceiling, lowered - ceiling
+        edge, ceiling = self._edge(across) + _LASHES_BELOW, self._ceiling(across)
+        drop = closed * np.maximum(self._floor(across) - edge, 0)
+        lowered = edge + drop
+        skin = edge - (_LASHES_ABOVE + _LASHES_BELOW)
+        span, stretched = skin - ceiling, skin + drop - ceiling
         ratio = np.minimum(stretched / span, 1.8)
         t = np.clip((down - ceiling) / stretched, 0, 1)
         # Skin next to the brow keeps its scale and the lid's own unrolls: halfway between that and an even stretch.
         source = ceiling + span * (0.5 * t + 0.5 * (ratio * t + (1 - ratio) * t * t))
+        source = np.where(down > skin + drop, down - drop, source)
         soft = 1.0 / frame.height
         inside = smooth_step(across, self._ends[0], self._ends[0] + 0.02)
         inside *= 1 - smooth_step(across, self._ends[1] - 0.02, self._ends[1])

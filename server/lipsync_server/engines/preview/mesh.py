@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_server.engines.landmarks import Points
+from lipsync_server.engines.preview.fields import Grid
 
 Floats = NDArray[np.float64]
 
@@ -73,6 +74,15 @@ class FaceFrame:
         """(across, down) in face heights -> displacement in pixels, foreshortened by the yaw."""
         across = local[..., :1] * max(0.5, float(np.cos(self.yaw)))
         return (across * self.right + local[..., 1:] * self.down) * self.height
+
+    def rectangle(self, low: Floats, high: Floats, picture_size: tuple[int, int], stride: int) -> Grid:
+        """The upright rectangle of the picture (height, width) around the corners low and high (in face heights)."""
+        corners = np.array([[u, v] for u in (low[0], high[0]) for v in (low[1], high[1])])
+        pixels = self.origin + self.height * (corners[:, :1] * self.right + corners[:, 1:] * self.down)
+        limit = (picture_size[1], picture_size[0])
+        left, top = np.clip(np.floor(pixels.min(axis=0)).astype(int), 0, np.subtract(limit, 1))
+        right, bottom = np.clip(np.ceil(pixels.max(axis=0)).astype(int) + 1, (left + 1, top + 1), limit)
+        return Grid(int(left), int(top), int(right - left), int(bottom - top), stride)
 
 
 def lip_gap(points: Points, frame: FaceFrame) -> float:

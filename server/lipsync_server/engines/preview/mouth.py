@@ -12,17 +12,17 @@ import cv2
 import numpy as np
 
 from lipsync_server.engines.landmarks import Points
-from lipsync_server.engines.preview.fields import Field, Grid, come_from, smooth_step, spline
+from lipsync_server.engines.preview.fields import Field, Grid, come_from, nodes, pull, smooth_step, spline
 from lipsync_server.engines.preview.mesh import FACE_OVAL, LOWER_LIP, UPPER_LIP, FaceFrame, Floats
 
 # Lengths in face heights. Opening 1 parts the lips by about this much before calibration.
 FULL_GAP = 0.085
 # Shares of the gap: how far each part goes when the mouth opens.
-LOWER_LIP_SHARE, UPPER_LIP_SHARE, JAW_SHARE, CORNER_DROP, CORNER_IN = 0.82, 0.18, 0.62, 0.2, 0.14
+LOWER_LIP_SHARE, UPPER_LIP_SHARE, JAW_SHARE, CORNER_DROP, CORNER_IN = 0.79, 0.21, 0.6, 0.2, 0.14
 _SPREAD, _NARROW = 0.028, 0.042
 # How much of a ring's movement reaches it, from the outer edge of the lip to the inner one.
 _LOWER_RINGS, _UPPER_RINGS = (0.86, 0.92, 0.97, 1.0), (0.55, 0.75, 0.92, 1.0)
-_PARTED = 0.007
+_PARTED, _TRIM = 0.007, 0.003
 BASES = ("open", "close", "spread", "narrow", "press")
 
 
@@ -38,6 +38,26 @@ class MouthPose:
 
     def weights(self) -> Field:
         return np.array([self.open, self.close, self.spread, self.narrow, self.press], np.float32)
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Displacements back to the still portrait at the nodes of a mouth's grid.
+
+    upper: float32 (rows, columns, 4): dx, dy, how many pixels below the upper lip's edge that content was, and how
+    softly the layers blend there. lower: (rows, columns, 3): dx, dy, how far below the lower lip's edge. skin: (rows,
+    columns, 2): both blended, right wherever the line between the lips is a few nodes away.
+    """
+
+    upper: Field
+    lower: Field
+    skin: Field
+
+
+def lower_share(below_upper: Field, below_lower: Field, softness: Field) -> Field:
+    """How much of a pixel belongs to the lower layer, 0 to 1: that in which it lies deeper on its own side."""
+    depth = (below_upper + below_lower) / (2 * np.maximum(softness, np.float32(0.5)))
+    return np.asarray(np.clip(np.float32(0.5) + depth, 0, 1), np.float32)
 
 
 class LipLine:
@@ -63,9 +83,12 @@ class Mouth:
         local = frame.local(points[:, :2].astype(np.float64))
         self._local = local
         upper, lower = (local[list(rings[3])] for rings in (UPPER_LIP, LOWER_LIP))
-        self.gaps = np.maximum(lower[:, 1] - upper[:, 1], 0)
-        self.gap = float(self.gaps[3:8].mean())
+        gaps = np.maximum(lower[:, 1] - upper[:, 1], 0)
+        self.gap = float(gaps[3:8].mean())
         self.parted = self.gap > _PARTED
+        # The mesh often takes a rim of teeth for lip. It stays inside the mouth, and the lips close that much further.
+        trim = _TRIM * np.clip(gaps / max(self.gap, 1e-6), 0, 1) if self.parted else np.zeros(len(gaps))
+        self._gaps = gaps + 2 * trim
         middle = (upper + lower) / 2
         corners = local[[UPPER_LIP[0][0], UPPER_LIP[0][-1]]]
         self.centre = float(corners[:, 0].mean())
@@ -77,8 +100,8 @@ class Mouth:
             return LipLine(ends[:, 0], ends[:, 1])
 
         self.contact = line(middle)
-        self.upper_line = line(upper) if self.parted else self.contact
-        self.lower_line = line(lower) if self.parted else self.contact
+        self.upper_line = line(upper - np.column_stack([0 * trim, trim])) if self.parted else self.contact
+        self.lower_line = line(lower + np.column_stack([0 * trim, trim])) if self.parted else self.contact
         self.grid = self._grid(stride, picture_size)
         places = self.grid.places().astype(np.float64)
         at = frame.local(places)
@@ -87,18 +110,22 @@ class Mouth:
         self._below_upper = ((at[..., 1] - self.upper_line(at[..., 0])) * frame.height).astype(np.float32)
         self._below_lower = ((at[..., 1] - self.lower_line(at[..., 0])) * frame.height).astype(np.float32)
         beyond = np.maximum(np.abs(at[..., 0] - self.centre) - self._inner, 0)
+        self.lips = self._lip_window(picture_size)
         self._softness = (0.5 + beyond * 0.6 * frame.height).astype(np.float32)
 
     def _grid(self, stride: int, picture_size: tuple[int, int]) -> Grid:
         """A rectangle around the lower face, within the picture (height, width)."""
         chin = float(self._local[152, 1])
-        corners = np.array([[u, v] for u in (-0.52, 0.52) for v in (-0.2, chin + 0.26)])
-        corners[:, 0] += self.centre
-        frame = self.frame
-        pixels = frame.origin + frame.height * (corners[:, :1] * frame.right + corners[:, 1:] * frame.down)
-        left, top = np.maximum(np.floor(pixels.min(axis=0)).astype(int), 0)
-        right, bottom = np.minimum(np.ceil(pixels.max(axis=0)).astype(int), (picture_size[1], picture_size[0]))
-        return Grid(int(left), int(top), max(1, int(right - left)), max(1, int(bottom - top)), stride)
+        low, high = np.array([self.centre - 0.52, -0.2]), np.array([self.centre + 0.52, chin + 0.26])
+        return self.frame.rectangle(low, high, picture_size, stride)
+
+    def _lip_window(self, picture_size: tuple[int, int]) -> Grid:
+        """The rectangle in which the line between the lips can be, every pixel a node."""
+        lips = self._local[[i for rings in (UPPER_LIP, LOWER_LIP) for ring in rings for i in ring]]
+        margin = np.array([0.045, 0.035])
+        low, high = lips.min(axis=0) - margin, lips.max(axis=0) + margin
+        high[1] += FULL_GAP * 1.3
+        return self.frame.rectangle(low, high, picture_size, stride=1)
 
     def _layer(self, at: Floats, own: tuple[tuple[int, ...], ...], other: tuple[tuple[int, ...], ...]) -> Field:
         """Forward fields of one layer, (bases, rows, columns, 2) in pixels: a spline through the mesh points' moves."""
@@ -118,7 +145,7 @@ class Mouth:
             ids = list(ring)
             moves[ids, 0, 0] = -CORNER_IN * FULL_GAP * across
             moves[ids, 0, 1] = FULL_GAP * (sign * share * arch * part + CORNER_DROP * (1 - arch))
-            moves[ids, 1, 1] = -sign * (0.3 if is_upper else 0.7) * self.gaps * part
+            moves[ids, 1, 1] = -sign * (0.3 if is_upper else 0.7) * self._gaps * part
             moves[ids, 2, 0] = _SPREAD * across
             moves[ids, 2, 1] = -0.006 * across**2 - sign * 0.25 * outward * thickness
             moves[ids, 3, 0] = -_NARROW * across
@@ -146,40 +173,32 @@ class Mouth:
         far = np.concatenate([middle + grow * (oval - middle) for grow in (1.42, 1.8)])
         centres = np.concatenate([local[held], far])
         values = np.concatenate([moves[held], np.zeros((len(far), len(BASES), 2))]).reshape(len(centres), -1)
-        field = spline(centres, values, at.reshape(-1, 2).astype(np.float64)).reshape(*at.shape[:2], len(BASES), 2)
+        smoothing = 1e-5 + 4e-3 * max(0.0, abs(self.frame.yaw) - 0.35)
+        field = spline(centres, values, at.reshape(-1, 2), smoothing).reshape(*at.shape[:2], len(BASES), 2)
         chin = float(local[152, 1])
         window = smooth_step(0.52 - np.abs(at[..., 0] - centre), 0.0, 0.1) * smooth_step(at[..., 1], -0.2, -0.1)
         window *= 1 - smooth_step(at[..., 1], chin + 0.14, chin + 0.25)
         pixels = self.frame.vectors(field.astype(np.float64)) * window[..., None, None]
         return np.ascontiguousarray(np.moveaxis(pixels, 2, 0), np.float32)
 
-    def layers(self, pose: MouthPose) -> tuple[Field, Field]:
-        """Where the content of each node comes from, for both layers, on `grid`.
-
-        Returns upper (rows, columns, 4): dx, dy, how far below the upper lip's edge its content was (pixels), and how
-        softly the layers blend there; lower (rows, columns, 3): dx, dy, how far below the lower lip's edge.
-        """
+    def layers(self, pose: MouthPose) -> "Layers":
+        """Where the content of each node comes from, on `grid`."""
         weights = pose.weights()
         parts = []
         for bases, below in ((self._upper, self._below_upper), (self._lower, self._below_lower)):
-            back = come_from(np.tensordot(weights, bases, axes=1), self.grid.stride, 6)
+            back = come_from(np.tensordot(weights, bases, axes=1), self.grid.stride, 9)
             parts.append((back, self._pull(below, back)))
-        softness = self._pull(self._softness, parts[0][0])
-        upper = np.dstack([parts[0][0], parts[0][1], softness])
-        lower = np.dstack(parts[1])
-        return upper, lower
+        (upper, below_upper), (lower, below_lower) = parts
+        softness = self._pull(self._softness, upper)
+        share = lower_share(below_upper, below_lower, softness)[..., None]
+        return Layers(
+            upper=np.dstack([upper, below_upper, softness]),
+            lower=np.dstack([lower, below_lower]),
+            skin=np.ascontiguousarray(upper + share * (lower - upper)),
+        )
 
     def _pull(self, values: Field, back: Field) -> Field:
-        rows, columns = values.shape
-        y, x = np.mgrid[:rows, :columns].astype(np.float32)
-        inverse = np.float32(1 / self.grid.stride)
-        return np.asarray(
-            cv2.remap(
-                values, x + back[..., 0] * inverse, y + back[..., 1] * inverse, cv2.INTER_LINEAR,
-                borderMode=cv2.BORDER_REPLICATE,
-            ),
-            np.float32,
-        )  # fmt: skip
+        return pull(values, nodes(*values.shape[:2]) + back * np.float32(1 / self.grid.stride))
 
     def jaw_drop(self, pose: MouthPose) -> float:
         """How far the jaw hangs below its place in the shut mouth, in pixels."""

@@ -11,14 +11,15 @@ import numpy as np
 
 from lipsync_server.engines.base import Frames
 from lipsync_server.engines.landmarks import Face
-from lipsync_server.engines.preview.fields import Field, Grid
+from lipsync_server.engines.preview.fields import Field, Grid, pull, resample
 from lipsync_server.engines.preview.head import Head
 from lipsync_server.engines.preview.interior import Interior
 from lipsync_server.engines.preview.lids import Lid
 from lipsync_server.engines.preview.mesh import FaceFrame
-from lipsync_server.engines.preview.mouth import Mouth, MouthPose
+from lipsync_server.engines.preview.mouth import Mouth, MouthPose, lower_share
 
-_LIP_EDGE_PX = 1.2
+# The inside shows from this far behind a lip's edge on, and fully after another such stretch.
+_LIPS_MEET_PX, _LIP_EDGE_PX = 0.3, 1.2
 
 
 @dataclass(frozen=True)
@@ -45,54 +46,46 @@ class Puppet:
         self._interior = Interior(picture, face.points, self.mouth)
         self._head = Head(face.points, self.frame, size)
         self._lids = [Lid(face.points, self.frame, eye, size) for eye in (0, 1)]
-        grid = self._head.grid
-        y, x = np.mgrid[grid.top : grid.top + grid.height, grid.left : grid.left + grid.width].astype(np.float32)
-        self._places = np.stack([x, y], axis=-1)
+        self._mouth_nodes = self._head.grid.node_coordinates(self.mouth.grid.places())
 
     def draw(self, pose: Pose, out: Frames) -> None:
         """Draw the portrait in `pose` into `out`, uint8 RGB of the picture's size, which holds the still picture."""
         grid = self._head.grid
-        # Where each pixel comes from in the still picture, with the head's movement undone.
-        still = grid.enlarge(self._head.come_from(pose.head))
-        still += self._places
-        source = still
+        # Where each pixel comes from in the still picture: first with the head's movement undone,
+        head = self._head.come_from(pose.head)
+        source = grid.enlarge(head)
+        margin = int(0.03 * self.frame.height)
+        lips = _window(self.mouth.lips, grid, margin)
+        places = source[lips].copy()
+        blinks = []
         for lid, closed in zip(self._lids, pose.lids, strict=True):
             if closed > 0 and lid.can_blink:
-                part = _window(lid.grid, grid, margin=int(0.03 * self.frame.height))
-                source = source.copy() if source is still else source
-                source[part] += lid.shift(still[part][..., 0], still[part][..., 1], closed)
+                part = _window(lid.grid, grid, margin)
+                blinks.append((part, lid.shift(source[part], closed)))
+        # then with the mouth's; both are smooth, so a map on the mouth's nodes is enough,
+        layers = self.mouth.layers(pose.mouth)
         part = _window(self.mouth.grid, grid)
-        x, y = (np.ascontiguousarray(still[part][..., i]) for i in (0, 1))
-        upper_field, lower_field = self.mouth.layers(pose.mouth)
-        upper = self.mouth.grid.sample(upper_field, x, y)
-        lower = self.mouth.grid.sample(lower_field, x, y)
+        nodes = pull(head, self._mouth_nodes)
+        source[part] = self.mouth.grid.enlarge(nodes + self.mouth.grid.sample(layers.skin, nodes))
+        # except along the line between the lips, which is sharp.
+        upper, lower = (self.mouth.grid.sample(layer, places) for layer in (layers.upper, layers.lower))
         below_upper, softness, below_lower = upper[..., 2], upper[..., 3], lower[..., 2]
-        share = np.clip(0.5 + (below_upper + below_lower) / (2 * np.maximum(softness, 0.5)), 0, 1)[..., None]
-        inside = np.clip(below_upper / _LIP_EDGE_PX, 0, 1) * np.clip(-below_lower / _LIP_EDGE_PX, 0, 1)
-        inside *= np.clip(2.5 - softness, 0, 1)
-        source = source.copy() if source is still else source
-        mouth_map = source[part]
-        mouth_map += upper[..., :2] + share * (lower[..., :2] - upper[..., :2])
-        rows, columns = np.flatnonzero(inside.max(axis=1) > 0), np.flatnonzero(inside.max(axis=0) > 0)
-        shows = len(rows) > 0 and len(columns) > 0
-        if shows:
-            hole = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-            alpha = inside[hole]
-            colour, own = self._interior.paint(
-                x[hole], y[hole], below_upper[hole], below_lower[hole], self.mouth.jaw_drop(pose.mouth)
-            )
-            if own is not None:
-                # Where the portrait shows its own teeth they stand still with the skull.
-                kept = (own * alpha)[..., None]
-                mouth_map[hole] += kept * (still[part][hole] - mouth_map[hole])
-                alpha = alpha * (1 - own)
+        share = lower_share(below_upper, below_lower, softness)[..., None]
+        source[lips] = places + upper[..., :2] + share * (lower[..., :2] - upper[..., :2])
+        for part, shift in blinks:
+            source[part] += shift
         area = out[grid.top : grid.top + grid.height, grid.left : grid.left + grid.width]
-        area[...] = cv2.remap(
-            self.picture, source[..., 0], source[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
-        )
-        if shows:
-            pixels = area[part][hole]
-            pixels[...] = np.rint(pixels + alpha[..., None] * (colour - pixels)).astype(np.uint8)
+        area[...] = resample(self.picture, source, cv2.INTER_CUBIC)
+        inside = np.clip((below_upper - _LIPS_MEET_PX) / _LIP_EDGE_PX, 0, 1)
+        inside *= np.clip((-below_lower - _LIPS_MEET_PX) / _LIP_EDGE_PX, 0, 1)
+        inside *= np.clip(2.5 - softness, 0, 1)
+        rows, columns = np.flatnonzero(inside.max(axis=1) > 0), np.flatnonzero(inside.max(axis=0) > 0)
+        if len(rows) and len(columns):
+            hole = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+            jaw_px = self.mouth.jaw_drop(pose.mouth)
+            colour = self._interior.paint(places[hole], below_upper[hole], below_lower[hole], jaw_px, pose.mouth.narrow)
+            pixels = area[lips][hole]
+            pixels[...] = np.rint(pixels + inside[hole][..., None] * (colour - pixels)).astype(np.uint8)
 
 
 def _window(inner: Grid, outer: Grid, margin: int = 0) -> tuple[slice, slice]:

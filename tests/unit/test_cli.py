@@ -1,0 +1,226 @@
+"""The command line: quick, made from the settings, and speaking in sentences."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from lipsync_server.cli import app
+from lipsync_server.cli.measured import Run, medians, repeat_recording
+from lipsync_server.errors import InvalidAudio, LipsyncError
+from lipsync_server.media.video import probe_video
+from lipsync_server.paths import SAMPLES_DIR
+from lipsync_server.settings import Settings
+from material import make_picture, make_recording
+from typer.testing import CliRunner
+
+PORTRAIT = SAMPLES_DIR / "portrait.jpg"
+LIPSYNC = [sys.executable, "-P", "-m", "lipsync_server.cli"]
+
+
+def invoke(*arguments: object) -> tuple[int, str]:
+    """Exit status and everything printed, spaces and line ends made one."""
+    result = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"}).invoke(app, [str(argument) for argument in arguments])
+    return result.exit_code, " ".join(result.output.split())
+
+
+def test_help_imports_nothing_heavy() -> None:
+    check = (
+        "import sys, lipsync_server.cli\n"
+        "heavy = {'numpy', 'av', 'cv2', 'aiohttp', 'torch', 'librosa', 'PIL', 'psutil', 'soundfile', 'rich.table'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    answer = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True, timeout=60)
+    assert answer.stdout.strip() == "[]"
+
+
+def test_every_setting_is_a_flag_of_serve_with_its_description() -> None:
+    status, text = invoke("serve", "--help")
+    assert status == 0
+    text = " ".join(text.replace("│", " ").split())
+    for name, field in Settings.model_fields.items():
+        assert f"--{name.replace('_', '-')} " in text
+        assert field.description
+        assert field.description.split()[0] in text
+    assert "--no-compile" in text
+    assert "Default: 5000." in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--port", "many"], "Setting --port (LIPSYNC_PORT) cannot be 'many'"),
+        (["--port", "99999"], "less than or equal to 65535"),
+        (["--engine", "magic"], "Setting --engine (LIPSYNC_ENGINE) cannot be 'magic'"),
+        (["--resolution", "4k"], "must be 480p or 720p"),
+    ],
+)
+def test_a_bad_flag_of_serve_is_a_sentence_and_status_2(arguments: list[str], says: str) -> None:
+    status, text = invoke("serve", *arguments)
+    assert status == 2
+    assert says in text
+    assert "Traceback" not in text
+
+
+def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIPSYNC_MAX_QUEUE", "lots")
+    status, text = invoke("serve")
+    assert status == 2
+    assert "LIPSYNC_MAX_QUEUE" in text
+    assert "'lots'" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["{here}/none.png", "{audio}"], "There is no file"),
+        (["{picture}", "{here}/none.wav"], "There is no file"),
+        (["{picture}", "{audio}", "-o", "{here}/video.avi"], "name it"),
+        (["{picture}", "{audio}", "--option", "head_motion"], "takes KEY=VALUE"),
+        (["{picture}", "{audio}", "--option", "head_motion=9"], "less than or equal to 2"),
+        (["{picture}", "{audio}", "--option", "beard=true"], "no option 'beard'"),
+        (["{picture}", "{audio}", "--face-index", "-1"], "face_index"),
+        (["{picture}", "{audio}", "--engine", "magic"], "--engine"),
+        (["{audio}", "{audio}"], "picture"),
+        (["{picture}", "{picture}"], "recording"),
+        (["{picture}", "{short}"], "0.05"),
+    ],
+)
+def test_bad_input_of_render_is_a_sentence_and_status_2(tmp_path: Path, arguments: list[str], says: str) -> None:
+    places = {
+        "here": tmp_path,
+        "picture": make_picture(tmp_path),
+        "audio": make_recording(tmp_path, 1),
+        "short": make_recording(tmp_path, 0.05),
+    }
+    before = sorted(tmp_path.iterdir())
+    defaults = [] if "-o" in arguments else ["-o", str(tmp_path / "video.mp4")]
+    engine = [] if "--engine" in arguments else ["--engine", "preview"]
+    status, text = invoke("render", *(argument.format(**places) for argument in arguments), *defaults, *engine)
+    assert (status, "Error:" in text) == (2, True), text
+    assert says in text
+    assert "Traceback" not in text
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_engine_that_cannot_run_says_what_to_do(tmp_path: Path) -> None:
+    weights = tmp_path / "no-weights"
+    result = CliRunner(env={"LIPSYNC_WEIGHTS_DIR": str(weights), "COLUMNS": "200"}).invoke(
+        app, ["render", str(make_picture(tmp_path)), str(make_recording(tmp_path, 1)), "--engine", "infinitetalk"]
+    )
+    assert result.exit_code == 2
+    assert "Engine infinitetalk cannot run here: " in result.output
+
+
+def test_render_writes_a_video_as_long_as_the_sound_and_says_so(tmp_path: Path) -> None:
+    audio, output = make_recording(tmp_path, 0.5), tmp_path / "out" / "video.mp4"
+    command = [*LIPSYNC, "render", str(PORTRAIT), str(audio), "-o", str(output), "--engine", "preview", "--seed", "7"]
+    finished = subprocess.run(
+        [*command, "--option", "head_motion=0", "--json"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+    outcome = json.loads(finished.stdout)
+    video = probe_video(output)
+    assert (outcome["engine"], outcome["seed"], outcome["n_frames"]) == ("preview", 7, 13)
+    assert (video.n_frames, video.fps, video.sha256) == (13, 25.0, outcome["sha256"])
+
+
+def test_ctrl_c_ends_a_render_cleanly_and_leaves_no_half_file(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    output = tmp_path / "video.mp4"
+    command = [*LIPSYNC, "render", str(PORTRAIT), str(make_recording(tmp_path, 600)), "-o", str(output)]
+    environment = {**os.environ, "TMPDIR": str(scratch)}
+    with subprocess.Popen(
+        [*command, "--engine", "preview"], stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not list(scratch.glob("*/segments/*")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Error: Stopped." in errors
+    assert "Traceback" not in errors
+    assert not output.exists()
+    assert list(scratch.iterdir()) == []
+
+
+def test_demo_renders_the_shipped_sample(tmp_path: Path) -> None:
+    finished = subprocess.run(
+        [*LIPSYNC, "demo", "--engine", "preview"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert probe_video(tmp_path / "demo.mp4").duration_s > 2
+    assert "engine: preview" in finished.stdout
+    assert "demo.mp4: " in finished.stdout
+    assert "seconds of work per second of video" in finished.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["demo.mp4"]
+
+
+@pytest.mark.parametrize("way", [[], ["--via-http"]])
+def test_bench_measures_each_length_and_writes_json(tmp_path: Path, way: list[str]) -> None:
+    report = tmp_path / "bench.json"
+    command = [*LIPSYNC, "bench", "--engine", "preview", "--durations", "0.4,1", "--price", "0.36", *way]
+    command += ["--json", str(report)]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    measured = json.loads(report.read_text())
+    assert [run["duration_s"] for run in measured["medians"]] == [0.4, 1.0]
+    for run in measured["medians"]:
+        assert set(run["stage_s"]) == {"load", "preprocess", "generate", "encode"}
+        assert 0 < sum(run["stage_s"].values()) <= run["wall_s"] + 0.1
+        assert run["peak_rss_bytes"] > 50_000_000
+    assert "lipsync-server" in measured["machine"]["versions"]
+    assert "CPU:" in finished.stdout
+    assert "s per s" in finished.stdout
+
+
+def test_bench_refuses_lengths_that_are_none() -> None:
+    for text in ("", "abc", "5,-1", "0"):
+        status, output = invoke("bench", "--engine", "preview", "--durations", text)
+        assert status == 2
+        assert "--durations takes seconds" in output
+
+
+def test_a_repeated_recording_is_exactly_as_long_as_asked(tmp_path: Path) -> None:
+    source, target = make_recording(tmp_path, 0.3), tmp_path / "repeated.wav"
+    samples, _ = soundfile.read(source, dtype="int16")
+    for duration_s in (0.1, 0.3, 1.0, 7.013):
+        repeat_recording(source, target, duration_s)
+        repeated, rate_hz = soundfile.read(target, dtype="int16")
+        assert len(repeated) == round(duration_s * rate_hz)
+        assert np.array_equal(repeated, np.resize(samples, len(repeated)))
+    (tmp_path / "text.wav").write_text("no sound")
+    with pytest.raises(InvalidAudio, match="cannot be repeated"):
+        repeat_recording(tmp_path / "text.wav", target, 1)
+
+
+def test_medians_take_the_middle_run_of_each_length() -> None:
+    runs = [Run(5, wall, {"generate": wall - 1}, peak) for wall, peak in ((3.0, 10), (9.0, 30), (4.0, 20))]
+    assert medians([*runs, Run(30, 7.0, {"generate": 6.0}, 5)]) == [
+        Run(5, 4.0, {"generate": 3.0}, 30),
+        Run(30, 7.0, {"generate": 6.0}, 5),
+    ]
+
+
+def test_every_error_of_the_family_keeps_its_words_across_a_pipe() -> None:
+    import pickle
+
+    families = [LipsyncError, *LipsyncError.__subclasses__()]
+    for family in families:
+        error = pickle.loads(pickle.dumps(family("what to do", field="seed", retry_after_s=3.0)))
+        assert (type(error), error.detail, error.field, error.retry_after_s) == (family, "what to do", "seed", 3.0)

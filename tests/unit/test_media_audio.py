@@ -1,0 +1,355 @@
+"""Recordings: exact lengths whatever the codec, 16 kHz mono for the model, and nothing that reaches another file."""
+
+import socket
+import struct
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lipsync_server.errors import InvalidAudio, LipsyncError, UnsupportedMedia
+from lipsync_server.media.audio import load_speech, probe_audio
+from lipsync_server.media.container import boxes
+from lipsync_server.media.sound import open_av
+
+RATE = 16_000
+
+
+def voice(seconds: float, rate: int = RATE, channels: int = 1) -> np.ndarray:
+    """A buzz that swells and fades and never repeats: float32 (n, channels)."""
+    t = np.arange(round(seconds * rate)) / rate
+    sound = 0.4 * np.sin(2 * np.pi * (180 + 40 * t) * t) * (0.6 + 0.4 * np.sin(2 * np.pi * 3.1 * t))
+    return np.repeat(sound[:, None], channels, axis=1).astype(np.float32)
+
+
+def encode(path: Path, codec: str, container: str, samples: np.ndarray, rate: int) -> Path:
+    """Write `samples` with a real encoder."""
+    if codec == "libvorbis":  # PyAV is built without it
+        soundfile.write(path, samples, rate, format="OGG", subtype="VORBIS")
+        return path
+    with av.open(str(path), "w", format=container) as out:
+        layout = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}[samples.shape[1]]
+        stream = out.add_stream(codec, rate=rate, layout=layout)
+        stream.codec_context.open()
+        resampler = av.AudioResampler(
+            stream.codec_context.format.name, layout, rate, frame_size=stream.codec_context.frame_size or None
+        )
+        frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="flt", layout=layout)
+        frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), 0
+        for part in [*resampler.resample(frame), *resampler.resample(None)]:
+            out.mux(stream.encode(part))
+        out.mux(stream.encode(None))
+    return path
+
+
+def probe(path: Path, min_s: float = 0.2, max_s: float = 1800) -> float:
+    return probe_audio(path, min_s=min_s, max_s=max_s).duration_s
+
+
+def wav(path: Path, samples: np.ndarray, rate: int = RATE, subtype: str = "PCM_16") -> Path:
+    soundfile.write(path, samples, rate, subtype=subtype, format="WAV")
+    return path
+
+
+# (name, codec, FFmpeg muxer, rate, how many seconds the codec may add at the ends)
+CODED = [
+    ("wav", "pcm_s16le", "wav", 44_100, 0.0),
+    ("flac", "flac", "flac", 44_100, 0.0),
+    ("mp3", "libmp3lame", "mp3", 44_100, 0.001),
+    ("m4a", "aac", "mp4", 44_100, 0.001),
+    ("mov", "aac", "mov", 48_000, 0.001),
+    ("alac", "alac", "mp4", 44_100, 0.0),
+    ("aac", "aac", "adts", 44_100, 0.05),
+    ("opus", "libopus", "ogg", 48_000, 0.001),
+    ("ogg", "libvorbis", "ogg", 44_100, 0.001),
+    ("webm", "libopus", "webm", 48_000, 0.021),
+    ("mka", "aac", "matroska", 44_100, 0.05),
+    ("amr", "libopencore_amrnb", "amr", 8_000, 0.025),
+]
+
+
+@pytest.mark.parametrize(("name", "codec", "container", "rate", "slack_s"), CODED, ids=[row[0] for row in CODED])
+def test_each_promised_kind_has_its_exact_length_and_speech(
+    tmp_path: Path, name: str, codec: str, container: str, rate: int, slack_s: float
+) -> None:
+    seconds = 1.777
+    channels = 1 if container == "amr" else 2
+    path = encode(tmp_path / "recording.bin", codec, container, voice(seconds, rate, channels), rate)
+    info = probe_audio(path, min_s=0.2, max_s=1800)
+    assert 0 <= round(info.duration_s - seconds, 4) <= slack_s
+    assert (info.rate_hz, info.channels) == (rate, channels)
+    speech, duration_s = load_speech(path, tmp_path)
+    assert duration_s == info.duration_s
+    assert speech.dtype == np.float32
+    assert len(speech) == int(np.ceil(info.duration_s * RATE - 1e-6))
+    wanted = voice(seconds)[:, 0]
+    delay = int(np.argmax(np.correlate(speech[:24_000], wanted[:20_000], "valid")))
+    assert delay <= slack_s * RATE
+    heard = speech[delay : delay + 20_000]
+    assert np.corrcoef(heard, wanted[: len(heard)])[0, 1] > (0.9 if container == "amr" else 0.97)
+
+
+def test_an_mp3_without_a_length_header_is_read_to_its_end(tmp_path: Path) -> None:
+    # libsndfile stops half way through such a file; text-to-speech services that stream send them.
+    path = tmp_path / "streamed.mp3"
+    with av.open(str(path), "w", format="mp3", options={"write_xing": "0"}) as out:
+        stream = out.add_stream("libmp3lame", rate=44_100, layout="mono", options={"q": "7", "abr": "0"})
+        samples = voice(4, 44_100)
+        samples[: 44_100 * 2] *= 0.001
+        for start in range(0, len(samples), 1152):
+            block = np.ascontiguousarray(samples[start : start + 1152].T)
+            frame = av.AudioFrame.from_ndarray(block, format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 44_100, start
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    assert probe(path) == pytest.approx(4, abs=0.06)
+
+
+def test_the_sound_track_of_a_video_is_the_recording(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    samples = voice(1.0, 48_000)
+    with av.open(str(path), "w") as out:
+        video = out.add_stream("libx264", rate=25, width=64, height=64, pix_fmt="yuv420p")
+        sound = out.add_stream("aac", rate=48_000, layout="mono")
+        for _ in range(25):
+            out.mux(video.encode(av.VideoFrame(64, 64, "yuv420p")))
+        for start in range(0, len(samples), 1024):
+            block = np.ascontiguousarray(samples[start : start + 1024].T)
+            frame = av.AudioFrame.from_ndarray(block, format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 48_000, start
+            out.mux(sound.encode(frame))
+        out.mux([*video.encode(None), *sound.encode(None)])
+    assert probe(path) == pytest.approx(1.0, abs=0.001)
+
+
+def test_eight_channels_are_read_and_averaged(tmp_path: Path) -> None:
+    for codec, container in (("aac", "mp4"), ("flac", "flac"), ("libopus", "ogg")):
+        path = encode(tmp_path / f"eight.{container}", codec, container, voice(0.5, 48_000, 8), 48_000)
+        assert probe_audio(path, min_s=0.2, max_s=10).channels == 8
+        speech, _ = load_speech(path, tmp_path)
+        assert np.corrcoef(speech[800:7000], voice(0.5)[800:7000, 0])[0, 1] > 0.95
+
+
+@settings(max_examples=25, deadline=None)
+@given(n_samples=st.integers(3_200, 60_000), rate=st.sampled_from([8_000, 16_000, 22_050, 44_100, 48_000, 96_000]))
+def test_speech_covers_the_recording_exactly(
+    tmp_path_factory: pytest.TempPathFactory, n_samples: int, rate: int
+) -> None:
+    folder = tmp_path_factory.mktemp("speech")
+    path = wav(folder / "a.wav", np.random.default_rng(n_samples).uniform(-0.5, 0.5, n_samples), rate)
+    speech, duration_s = load_speech(path, folder)
+    assert duration_s == n_samples / rate
+    assert len(speech) == -(-n_samples * RATE // rate)
+
+
+def test_speech_is_a_read_only_memory_map_in_the_scratch_folder(tmp_path: Path) -> None:
+    path = wav(tmp_path / "a.wav", voice(1.0))
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    speech, _ = load_speech(path, scratch)
+    assert isinstance(speech, np.memmap)
+    assert [file.suffix for file in scratch.iterdir()] == [".f32"]
+    with pytest.raises(ValueError, match="read-only"):
+        speech[0] = 1.0
+    again, _ = load_speech(path, scratch)
+    assert np.array_equal(speech, again)
+
+
+def test_two_recordings_in_one_scratch_folder_do_not_mix(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    first, _ = load_speech(wav(tmp_path / "a.wav", voice(1.0)), tmp_path)
+    second, _ = load_speech(wav(tmp_path / "b" / "a.wav", voice(0.5) * 0), tmp_path)
+    assert first.any()
+    assert not second.any()
+
+
+def test_silence_is_fine(tmp_path: Path) -> None:
+    path = wav(tmp_path / "silent.wav", np.zeros(RATE))
+    assert probe(path) == 1.0
+    assert not load_speech(path, tmp_path)[0].any()
+
+
+def test_sound_louder_than_full_scale_is_clipped_for_the_model(tmp_path: Path) -> None:
+    path = wav(tmp_path / "loud.wav", voice(0.5) * 5, subtype="FLOAT")
+    speech, _ = load_speech(path, tmp_path)
+    assert np.abs(speech).max() == 1.0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "sentence"), [(0.05, r"0.05 s long; at least 0.2 s"), (3.0, r"longer than 2 seconds")]
+)
+def test_too_short_and_too_long_recordings_are_refused(tmp_path: Path, seconds: float, sentence: str) -> None:
+    for path in (
+        wav(tmp_path / "a.wav", voice(seconds)),
+        encode(tmp_path / "a.m4a", "aac", "mp4", voice(seconds), RATE),
+    ):
+        with pytest.raises(InvalidAudio, match=sentence):
+            probe(path, 0.2, 2.0)
+
+
+def test_the_limits_themselves_are_accepted(tmp_path: Path) -> None:
+    assert probe(wav(tmp_path / "a.wav", voice(0.2)), 0.2, 0.2) == 0.2
+
+
+def test_an_empty_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "e.wav").touch()
+    with pytest.raises(InvalidAudio, match="empty"):
+        probe(tmp_path / "e.wav")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_numbers_are_refused(tmp_path: Path, value: float) -> None:
+    samples = voice(0.5)
+    samples[77] = value
+    path = wav(tmp_path / "n.wav", samples, subtype="FLOAT")
+    with pytest.raises(InvalidAudio, match="not numbers"):
+        probe(path)
+    with pytest.raises(InvalidAudio, match="not numbers"):
+        load_speech(path, tmp_path)
+
+
+def with_data_size(path: Path, size: int) -> Path:
+    content = bytearray(path.read_bytes())
+    assert content[36:40] == b"data"
+    content[40:44] = struct.pack("<I", size)
+    path.write_bytes(content)
+    return path
+
+
+def test_a_wav_that_claims_hours_is_refused(tmp_path: Path) -> None:
+    path = with_data_size(wav(tmp_path / "a.wav", voice(1.0)), 5 * 3600 * RATE * 2)
+    with pytest.raises(InvalidAudio, match=r"promises 18,000.0 s of sound, but only 1.0 s"):
+        probe(path)
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF, 0xFFFFFFFF - 36, 0])
+def test_a_streamed_wav_that_could_not_know_its_length_is_read(tmp_path: Path, size: int) -> None:
+    assert probe(with_data_size(wav(tmp_path / "a.wav", voice(1.0)), size)) == 1.0
+
+
+@pytest.mark.parametrize(("name", "codec", "container", "rate"), [row[:4] for row in CODED if row[0] not in ("aac",)])
+def test_cut_off_and_damaged_files_end_in_a_sentence(
+    tmp_path: Path, name: str, codec: str, container: str, rate: int
+) -> None:
+    whole = encode(tmp_path / "whole", codec, container, voice(2.0, rate), rate).read_bytes()
+    cut = tmp_path / "cut"
+    cut.write_bytes(whole[: len(whole) * 6 // 10])
+    if container != "amr":  # a bare run of frames: any part of it is a recording
+        with pytest.raises(InvalidAudio, match=r"cut off|damaged"):
+            probe(cut)
+    rng = np.random.default_rng(len(whole))
+    for _ in range(4):
+        torn = np.frombuffer(whole, np.uint8).copy()
+        torn[rng.integers(0, len(torn), 20)] ^= 0x55
+        (tmp_path / "torn").write_bytes(torn.tobytes())
+        try:
+            seconds = probe(tmp_path / "torn", 0.0, 60)
+        except LipsyncError as error:
+            assert error.status in (415, 422)  # refused in words
+        else:
+            assert seconds < 60
+
+
+def test_a_video_without_sound_is_refused(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "mute.mp4"), "w") as out:
+        stream = out.add_stream("libx264", rate=25, width=64, height=64, pix_fmt="yuv420p")
+        out.mux([*stream.encode(av.VideoFrame(64, 64, "yuv420p")), *stream.encode(None)])
+    with pytest.raises(InvalidAudio, match="no sound track"):
+        probe(tmp_path / "mute.mp4")
+
+
+@pytest.fixture
+def trap() -> "tuple[socket.socket, int]":
+    """A listening socket that must see no connection."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        listener.setblocking(False)
+        yield listener, listener.getsockname()[1]
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+PLAYLISTS = {
+    "hls.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nhttp://127.0.0.1:{port}/a.ts\n#EXTINF:9,\n/etc/passwd\n",
+    "list.ffconcat": "ffconcat version 1.0\nfile '/etc/passwd'\nfile 'http://127.0.0.1:{port}/a.wav'\n",
+    "list.concat": "file '{secret}'\n",
+    "radio.sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio {port} RTP/AVP 0\n",
+    "list.pls": "[playlist]\nFile1=http://127.0.0.1:{port}/a.mp3\n",
+    "dash.mpd": '<?xml version="1.0"?><MPD><BaseURL>http://127.0.0.1:{port}/</BaseURL></MPD>',
+}
+
+
+@pytest.mark.parametrize("name", PLAYLISTS)
+def test_playlists_are_refused_and_never_followed(tmp_path: Path, trap: tuple[socket.socket, int], name: str) -> None:
+    secret = wav(tmp_path / "secret.wav", voice(1.0))
+    for posing_as in (name, "recording.wav"):
+        path = tmp_path / posing_as
+        path.write_text(PLAYLISTS[name].format(port=trap[1], secret=secret))
+        with pytest.raises(UnsupportedMedia, match="never follows"):
+            probe(path)
+        with pytest.raises(UnsupportedMedia, match="never follows"):
+            load_speech(path, tmp_path)
+
+
+def refer_elsewhere(path: Path, target: str) -> None:
+    """Make the data reference of an MP4 (its moov last) name `target` instead of the file itself."""
+    content = path.read_bytes()
+    at = content.index(b"dref") - 4
+    entry = struct.pack(">I4sI", 12 + len(target) + 1, b"url ", 0) + target.encode() + b"\0"
+    dref = struct.pack(">I4sII", 16 + len(entry), b"dref", 0, 1) + entry
+    old_size = struct.unpack(">I", content[at : at + 4])[0]
+    grown = bytearray(content[:at] + dref + content[at + old_size :])
+    for parent in (b"moov", b"trak", b"mdia", b"minf", b"dinf"):
+        where = content.index(parent) - 4
+        size = struct.unpack(">I", content[where : where + 4])[0] + len(dref) - old_size
+        grown[where : where + 4] = struct.pack(">I", size)
+    path.write_bytes(grown)
+
+
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "http://127.0.0.1:{port}/a.m4a", "secret.m4a"])
+def test_an_mp4_whose_sound_lies_elsewhere_is_refused(
+    tmp_path: Path, trap: tuple[socket.socket, int], target: str
+) -> None:
+    encode(tmp_path / "secret.m4a", "aac", "mp4", voice(1.0), RATE)
+    path = encode(tmp_path / "outside.m4a", "aac", "mp4", voice(1.0), RATE)
+    refer_elsewhere(path, target.format(port=trap[1]))
+    with path.open("rb") as file:
+        assert [box.kind for box in boxes(file, 0, path.stat().st_size)][-1] == b"moov"
+    with pytest.raises(UnsupportedMedia, match="another file or at a URL"):
+        probe(path)
+    # Even past that check FFmpeg reads the file it was given, and no other.
+    with path.open("rb") as file, open_av(file, "mov") as opened:
+        assert opened.streams.audio[0].codec_context.name == "aac"
+        list(opened.demux(audio=0))
+
+
+def test_decoders_off_the_list_do_not_run(tmp_path: Path) -> None:
+    path = encode(tmp_path / "a.mka", "wavpack", "matroska", voice(1.0, 48_000, 2), 48_000)
+    with pytest.raises(InvalidAudio, match=r"damaged|kind that is not read"):
+        probe(path)
+
+
+def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
+    program = (
+        "import re, sys; from pathlib import Path; from lipsync_server.media.audio import *\n"
+        "path = Path(sys.argv[1]); probe_audio(path, min_s=0.2, max_s=1800); load_speech(path, path.parent)\n"
+        "print(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])"
+    )
+    if not Path("/proc/self/status").exists():
+        pytest.skip("the peak of a process is read from /proc")
+    for codec, container in (("flac", "flac"), ("aac", "mp4")):
+        peaks_kib = []
+        for seconds in (2, 180):
+            path = encode(
+                tmp_path / f"{seconds}.{container}", codec, container, np.zeros((seconds * RATE, 1), "f4"), RATE
+            )
+            done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True)
+            peaks_kib.append(int(done.stdout))
+        assert peaks_kib[1] - peaks_kib[0] < 4096  # the whole clip would be 11 MiB

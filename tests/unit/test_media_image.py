@@ -1,0 +1,217 @@
+"""Pictures: every kind that is promised is read upright in 8-bit RGB, and nothing else gets as far as a decoder."""
+
+import io
+import struct
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lipsync_server.errors import InvalidImage, UnsupportedMedia
+from lipsync_server.media import image as media_image
+from lipsync_server.media.image import BACKDROP, load_image, probe_image
+from PIL import Image, ImageCms
+
+LIMIT = 64_000_000
+
+
+def quadrants(width: int = 160, height: int = 120) -> Image.Image:
+    """Red, green, blue and white quarters: shows turning, mirroring and swapped channels."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[: height // 2, : width // 2] = (220, 30, 30)
+    pixels[: height // 2, width // 2 :] = (30, 200, 30)
+    pixels[height // 2 :, : width // 2] = (30, 30, 210)
+    pixels[height // 2 :, width // 2 :] = (240, 240, 240)
+    return Image.fromarray(pixels)
+
+
+def corner_colours(pixels: np.ndarray) -> np.ndarray:
+    """Mean colours of the middles of the four quarters: top left, top right, bottom left, bottom right."""
+    h, w = pixels.shape[:2]
+    spots = [(h // 4, w // 4), (h // 4, 3 * w // 4), (3 * h // 4, w // 4), (3 * h // 4, 3 * w // 4)]
+    return np.array([pixels[y - 4 : y + 4, x - 4 : x + 4].mean((0, 1)) for y, x in spots])
+
+
+WANTED = corner_colours(np.asarray(quadrants()))
+
+
+def write_png(path: Path, width: int, height: int) -> None:
+    """A black PNG that is small on disk however many pixels its header names."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    packer = zlib.compressobj(9)
+    rows = b"".join(packer.compress(bytes((width + 7) // 8 + 1)) for _ in range(height)) + packer.flush()
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP"])
+def test_each_promised_format_is_read_whatever_its_name(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "picture.txt"
+    quadrants().save(path, format=kind)
+    pixels = load_image(path, max_pixels=LIMIT)
+    assert pixels.shape == (120, 160, 3)
+    assert pixels.dtype == np.uint8
+    assert np.abs(corner_colours(pixels) - WANTED).max() < 12
+    info = probe_image(path, max_pixels=LIMIT)
+    assert (info.width, info.height, info.format) == (160, 120, kind)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "LA", "CMYK", "RGBA", "1", "YCbCr"])
+def test_every_colour_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
+    kind = "JPEG" if mode in ("CMYK", "YCbCr") else "PNG"
+    path = tmp_path / "picture"
+    quadrants().convert(mode).save(path, format=kind)
+    pixels = load_image(path, max_pixels=LIMIT)
+    assert pixels.shape == (120, 160, 3)
+    if mode in ("P", "CMYK", "RGBA", "YCbCr"):
+        assert np.abs(corner_colours(pixels) - WANTED).max() < 30
+    else:
+        grey = WANTED @ [0.299, 0.587, 0.114]
+        assert (np.ptp(pixels, axis=2) == 0).all()
+        if mode != "1":
+            assert np.abs(corner_colours(pixels).mean(1) - grey).max() < 3
+
+
+def test_sixteen_bit_grey_keeps_its_brightness(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "grey.png")
+    pixels = load_image(tmp_path / "grey.png", max_pixels=LIMIT)
+    assert np.abs(pixels[:, :, 1].astype(int) - (ramp >> 8)).max() <= 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
+    turns = {
+        1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }  # fmt: skip
+    stored = quadrants() if turns[orientation] is None else quadrants().transpose(turns[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "p.jpg", exif=exif, quality=95)
+    pixels = load_image(tmp_path / "p.jpg", max_pixels=LIMIT)
+    assert pixels.shape == (120, 160, 3)
+    assert np.abs(corner_colours(pixels) - WANTED).max() < 12
+    info = probe_image(tmp_path / "p.jpg", max_pixels=LIMIT)
+    assert (info.width, info.height) == (160, 120)
+
+
+def test_transparency_is_blended_onto_light_grey(tmp_path: Path) -> None:
+    pixels = np.zeros((64, 64, 4), np.uint8)
+    pixels[:, :32] = (200, 0, 0, 255)
+    pixels[:32, 32:] = (0, 0, 0, 0)
+    pixels[32:, 32:] = (0, 0, 0, 128)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    loaded = load_image(tmp_path / "a.png", max_pixels=LIMIT)
+    assert loaded[10, 10].tolist() == [200, 0, 0]
+    assert loaded[10, 50].tolist() == [BACKDROP] * 3
+    assert np.abs(loaded[50, 50].astype(int) - BACKDROP / 2).max() <= 2
+
+
+def test_transparent_palette_is_blended_too(tmp_path: Path) -> None:
+    picture = Image.new("P", (64, 64), 0)
+    picture.putpalette([255, 0, 255, 10, 20, 30])
+    picture.paste(1, (0, 0, 32, 64))
+    picture.save(tmp_path / "a.png", transparency=0)
+    loaded = load_image(tmp_path / "a.png", max_pixels=LIMIT)
+    assert loaded[5, 5].tolist() == [10, 20, 30]
+    assert loaded[5, 60].tolist() == [BACKDROP] * 3
+
+
+def test_a_broken_colour_profile_does_not_refuse_a_good_picture(tmp_path: Path) -> None:
+    quadrants().save(tmp_path / "p.png", icc_profile=b"this is no profile at all")
+    assert np.abs(corner_colours(load_image(tmp_path / "p.png", max_pixels=LIMIT)) - WANTED).max() < 2
+
+
+def test_a_colour_profile_is_honoured(tmp_path: Path) -> None:
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    quadrants().save(tmp_path / "srgb.png", icc_profile=srgb)
+    assert np.abs(corner_colours(load_image(tmp_path / "srgb.png", max_pixels=LIMIT)) - WANTED).max() < 3
+    # A profile in which red and green have changed places.
+    swapped = srgb.replace(b"rXYZ", b"????", 1).replace(b"gXYZ", b"rXYZ", 1).replace(b"????", b"gXYZ", 1)
+    quadrants().save(tmp_path / "swapped.png", icc_profile=swapped)
+    colours = corner_colours(load_image(tmp_path / "swapped.png", max_pixels=LIMIT))
+    assert np.abs(colours - WANTED[:, [1, 0, 2]]).max() < 5
+
+
+def test_of_an_animation_the_first_frame_is_taken(tmp_path: Path) -> None:
+    frames = [quadrants(), Image.new("RGB", (160, 120), (0, 0, 0))]
+    for name, kind in (("a.gif", "GIF"), ("a.webp", "WEBP"), ("a.png", "PNG")):
+        frames[0].save(tmp_path / name, format=kind, save_all=True, append_images=frames[1:], duration=100)
+        assert np.abs(corner_colours(load_image(tmp_path / name, max_pixels=LIMIT)) - WANTED).max() < 25
+
+
+def test_a_decompression_bomb_is_refused_from_its_header(tmp_path: Path) -> None:
+    bomb = tmp_path / "bomb.png"
+    write_png(bomb, 20_000, 20_000)
+    assert bomb.stat().st_size < 80_000
+    for read in (load_image, probe_image):
+        started = time.process_time()
+        with pytest.raises(InvalidImage, match=r"20000 x 20000 pixels \(400.0 million\).*64.0 million"):
+            read(bomb, max_pixels=LIMIT)
+        assert time.process_time() - started < 0.2
+
+
+def test_tiny_pictures_are_refused_with_the_size_that_is_needed(tmp_path: Path) -> None:
+    quadrants(31, 300).save(tmp_path / "tiny.png")
+    with pytest.raises(InvalidImage, match=r"31 x 300 pixels.*at least 32"):
+        load_image(tmp_path / "tiny.png", max_pixels=LIMIT)
+    quadrants(32, 32).save(tmp_path / "small.png")
+    assert load_image(tmp_path / "small.png", max_pixels=LIMIT).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "GIF"])
+@pytest.mark.parametrize("kept", [0.6, 0.1])
+def test_a_cut_off_picture_is_said_to_be_cut_off(tmp_path: Path, kind: str, kept: float) -> None:
+    noise = Image.fromarray(np.random.default_rng(1).integers(0, 255, (200, 200, 3), dtype=np.uint8))
+    whole = io.BytesIO()
+    noise.save(whole, format=kind)
+    path = tmp_path / "cut"
+    path.write_bytes(whole.getvalue()[: int(len(whole.getvalue()) * kept)])
+    for read in (load_image, probe_image):
+        with pytest.raises(InvalidImage, match="cut off"):
+            read(path, max_pixels=LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"just some words, renamed\n" * 20, "plain text"),
+        (b"<!DOCTYPE html><html></html>", "web page"),
+        (b"%PDF-1.7 \0\1\2", "PDF"),
+        (b"RIFF\x24\0\0\0WAVEfmt ", "wav file"),
+        (bytes(range(1, 256)) * 4, "does not read"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'><image href='/etc/passwd'/></svg>", "plain text"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n", "plain text"),
+    ],
+)
+def test_what_is_no_picture_is_refused_by_content_not_by_name(tmp_path: Path, content: bytes, word: str) -> None:
+    path = tmp_path / "picture.png"
+    path.write_bytes(content)
+    with pytest.raises(UnsupportedMedia, match=word):
+        load_image(path, max_pixels=LIMIT)
+
+
+def test_an_empty_file_is_said_to_be_empty(tmp_path: Path) -> None:
+    (tmp_path / "e.png").touch()
+    with pytest.raises(InvalidImage, match="empty"):
+        load_image(tmp_path / "e.png", max_pixels=LIMIT)
+
+
+def test_formats_off_the_list_never_reach_their_decoder(tmp_path: Path) -> None:
+    for name, kind in (("a.tif", "TIFF"), ("a.ppm", "PPM"), ("a.ico", "ICO"), ("a.tga", "TGA"), ("a.jp2", "JPEG2000")):
+        quadrants().save(tmp_path / name, format=kind)
+        with pytest.raises(UnsupportedMedia):
+            load_image(tmp_path / name, max_pixels=LIMIT)
+
+
+@pytest.mark.skipif(media_image.HAS_HEIF, reason="pillow_heif is installed: HEIC is read")
+def test_heic_is_named_where_it_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "p.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64))
+    with pytest.raises(UnsupportedMedia, match="HEIC"):
+        load_image(tmp_path / "p.heic", max_pixels=LIMIT)

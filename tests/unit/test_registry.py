@@ -1,0 +1,205 @@
+"""Which engine is chosen and why, and what this machine's hardware is told to be."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from lipsync_server.engines import hardware
+from lipsync_server.engines.base import EngineOptions
+from lipsync_server.engines.options import merge_options, parse_options
+from lipsync_server.engines.registry import ENGINES, EngineEntry, Registry
+from lipsync_server.errors import EngineUnavailable, InvalidInput
+from lipsync_server.settings import Settings
+from lipsync_server.workers.life import child_environment
+from lipsync_server.workers.shelf import EngineShelf
+from stand_in import REGISTRY
+
+MIB = 1024 * 1024
+
+
+def package(folder: Path, name: str, info: str) -> EngineEntry:
+    """An engine package on disk whose describe() has the body `info`."""
+    home = folder / name
+    home.mkdir()
+    (home / "__init__.py").touch()
+    (home / "options.py").write_text("from lipsync_server.engines.base import EngineOptions as Options\n")
+    (home / "info.py").write_text(
+        f"from lipsync_server.engines.base import EngineInfo\ndef describe(settings):\n    {info}\n"
+    )
+    return EngineEntry(name)
+
+
+def settings(engine: str = "auto") -> Settings:
+    return Settings(engine=engine, _env_file=None)  # type: ignore[arg-type]
+
+
+def test_auto_takes_the_first_that_can_run_and_says_why_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    missing = 'return EngineInfo("best", "Best", False, "The weights are missing: a.bin, b.bin. Get them: x y.")'
+    registry = Registry(
+        {
+            "best": package(tmp_path, "engine_best", missing),
+            "gone": EngineEntry("engine_that_nobody_wrote"),
+            "good": package(tmp_path, "engine_good", 'return EngineInfo("good", "Good", True, "", device="cuda:0")'),
+            "spare": package(tmp_path, "engine_spare", 'return EngineInfo("spare", "Spare", True, "")'),
+        }
+    )
+    name, why = registry.choose(settings())
+    assert name == "good"
+    assert why == (
+        "good on cuda:0: the best that can run here "
+        "(best: The weights are missing; gone: Engine gone is not part of this installation)"
+    )
+    assert [info.available for info in registry.describe(settings())] == [False, False, True, True]
+
+
+def test_an_engine_whose_dependency_is_missing_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    registry = Registry({"needy": package(tmp_path, "engine_needy", "import package_that_is_not_there")})
+    (tmp_path / "engine_needy" / "info.py").write_text("import package_that_is_not_there\n")
+    [info] = registry.describe(settings())
+    assert not info.available
+    assert "package_that_is_not_there" in info.reason
+    assert "pip install 'lipsync-server[models]'" in info.reason
+
+
+def test_no_engine_at_all_is_an_error_with_every_reason() -> None:
+    registry = Registry({"a": EngineEntry("nobody_wrote_a"), "b": EngineEntry("nobody_wrote_b")})
+    with pytest.raises(EngineUnavailable, match=r"No engine can run here\. a: .* b: .*"):
+        registry.choose(settings())
+
+
+def test_a_named_engine_that_cannot_run_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    here = Settings(engine="infinitetalk", weights_dir=tmp_path, _env_file=None)  # type: ignore[call-arg]
+    with pytest.raises(EngineUnavailable, match="Engine infinitetalk cannot run here: ") as raised:
+        ENGINES.choose(here)
+    assert raised.value.field == "engine"
+    with pytest.raises(EngineUnavailable, match="There is no engine 'magic'; there are: infinitetalk, sadtalker"):
+        ENGINES.require("magic", here)
+
+
+def test_describing_and_choosing_load_no_torch(tmp_path: Path) -> None:
+    check = (
+        "import sys\nfrom pathlib import Path\nfrom lipsync_server.engines import registry\n"
+        "from lipsync_server.settings import Settings\n"
+        "s = Settings(weights_dir=Path(sys.argv[1]))\n"
+        "registry.describe(s); registry.choose(s); [registry.options_model(e) for e in registry.ENGINES.entries]\n"
+        "import lipsync_server.workers.process\n"
+        "print(sorted({'torch', 'diffusers', 'transformers', 'cv2', 'av'} & set(sys.modules)))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", check, str(tmp_path)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert answer.stdout.strip() == "[]", answer.stderr
+
+
+class _Options(EngineOptions):
+    steps: int = 8
+    preset: str = "balanced"
+
+
+def test_options_are_the_defaults_over_them_what_was_asked_over_that_the_engines_own() -> None:
+    here = Settings(steps=4, preset="fast", _env_file=None)  # type: ignore[call-arg]
+    asked = {"seed": 7, "preset": "quality", "resolution": None, "face_index": None}
+    assert merge_options(_Options, here, asked, {"steps": 2}) == {"steps": 2, "preset": "quality", "seed": 7}
+    # What every job may carry is left out for an engine that does not know it; its own unknown options are not.
+    assert merge_options(EngineOptions, here, {"preset": "fast"}, {"beard": 1}) == {"beard": 1}
+    with pytest.raises(InvalidInput, match="no option 'beard'; it has: seed, face_index, face_box"):
+        parse_options(EngineOptions, {"beard": 1}, "bald")
+
+
+def test_a_worker_holds_one_big_engine_and_keeps_a_light_one_beside_it() -> None:
+    entries = {"big": EngineEntry("stand_in"), "other": EngineEntry("stand_in"), "small": EngineEntry("stand_in", True)}
+    shelf = EngineShelf(Registry(entries), settings())
+    small, big = shelf.take("small"), shelf.take("big")
+    small.load()
+    big.load()
+    assert shelf.take("small") is small
+    assert shelf.take("big") is big
+    assert shelf.holds() == "big"
+    shelf.take("other").load()
+    assert shelf.holds() == "other"
+    assert shelf.take("small") is small
+    assert shelf.take("big") is not big
+    shelf.drop_unloaded()
+    assert shelf.holds() == "small"
+
+
+def test_nvidia_smi_is_read_when_nvml_is_missing() -> None:
+    listing = (
+        "0, GPU-aa11, NVIDIA H100 80GB HBM3, 81559, 81000, 9.0\n"
+        "1, GPU-bb22, NVIDIA GeForce RTX 4090, 24564, 1024, 8.9\n"
+        "2, GPU-cc33, [Unknown Error], [N/A], [N/A], [N/A]\n"
+    )
+    first, second = hardware._parse_nvidia_smi(listing)
+    assert first == hardware.Gpu(0, "GPU-aa11", "NVIDIA H100 80GB HBM3", 81559 * MIB, 81000 * MIB, (9, 0))
+    assert (second.index, second.free_bytes, second.compute_capability) == (1, 1024 * MIB, (8, 9))
+
+
+@pytest.mark.parametrize(
+    ("visible", "names"),
+    [(None, "abc"), ("", ""), ("-1", ""), ("1", "b"), ("2,0", "ca"), ("GPU-b", "b"), ("0,7,1", "a"), ("GPU-", "")],
+)
+def test_the_gpus_are_those_that_cuda_would_show(visible: str | None, names: str) -> None:
+    found = [hardware.Gpu(index, f"GPU-{name}", name, 1, 1, (9, 0)) for index, name in enumerate("abc")]
+    shown = hardware._visible(found, visible)
+    assert "".join(gpu.name for gpu in shown) == names
+    assert [gpu.index for gpu in shown] == list(range(len(shown)))
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000"}, 1.5),
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4.0),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({}, None),
+    ],
+)
+def test_a_containers_cpu_quota_counts(tmp_path: Path, files: dict[str, str], cores: float | None) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert hardware._cgroup_quota(tmp_path) == cores
+
+
+@pytest.mark.parametrize(
+    ("n_gpus", "workers", "device", "shares"),
+    [
+        (2, 2, "auto", ["0", "1"]),
+        (4, 2, "cuda", ["0,1", "2,3"]),
+        (2, 3, "auto", ["0", "1", "0"]),
+        (4, 1, "auto", [None]),
+        (4, 2, "cuda:1", [None, None]),
+        (0, 2, "auto", [None, None]),
+    ],
+)
+def test_workers_share_the_gpus_fairly(
+    monkeypatch: pytest.MonkeyPatch, n_gpus: int, workers: int, device: str, shares: list[str | None]
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    gpus = tuple(hardware.Gpu(index, f"GPU-{index}", "H100", 1, 1, (9, 0)) for index in range(n_gpus))
+    monkeypatch.setattr(hardware, "gpus", lambda: gpus)
+    here = Settings(workers=workers, device=device, _env_file=None)  # type: ignore[call-arg]
+    environments = [child_environment(here, index) for index in range(workers)]
+    assert [environment.get("CUDA_VISIBLE_DEVICES") for environment in environments] == shares
+
+
+def test_a_workers_math_threads_are_its_share_of_the_cores_unless_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(hardware, "usable_cpus", lambda: 8)
+    here = Settings(workers=4, _env_file=None)  # type: ignore[call-arg]
+    assert child_environment(here, 0)["OMP_NUM_THREADS"] == "2"
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert child_environment(here, 0)["OMP_NUM_THREADS"] == "5"
+
+
+def test_the_stand_in_is_only_in_the_tests_registry() -> None:
+    assert "bars" in REGISTRY.entries
+    assert list(ENGINES.entries) == ["infinitetalk", "sadtalker", "preview"]

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 Field = NDArray[np.float32]
 Pixel = TypeVar("Pixel", np.uint8, np.float32)
 _ROWS_AT_ONCE = 4096
-_NO_SECOND_MAP = np.empty((0, 0), np.float32)
 _EDGE = cv2.BORDER_REPLICATE
 
 
@@ -110,7 +109,8 @@ def resample(
     values: NDArray[Pixel], at: NDArray[np.float32], interpolation: int, border: int = _EDGE
 ) -> NDArray[Pixel]:
     """Values (rows, columns, n) at coordinates (h, w, 2) = (column, row)."""
-    return cv2.remap(values, at, _NO_SECOND_MAP, interpolation, borderMode=border)  # type: ignore[return-value]
+    # None, which cv2's type stubs forget: OpenCV 5 reads an empty second map as if it were one.
+    return cv2.remap(values, at, None, interpolation, borderMode=border)  # type: ignore[call-overload, no-any-return]
 
 
 @lru_cache(maxsize=16)

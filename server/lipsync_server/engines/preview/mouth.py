@@ -88,7 +88,9 @@ class Mouth:
         self.parted = self.gap > _PARTED
         # The mesh often takes a rim of teeth for lip. It stays inside the mouth, and the lips close that much further.
         trim = _TRIM * np.clip(gaps / max(self.gap, 1e-6), 0, 1) if self.parted else np.zeros(len(gaps))
-        self._gaps = gaps + 2 * trim
+        # Meeting is not enough: a pixel's rounding would leave holes between lips that only just touch.
+        overlap = max(0.004, 0.8 / frame.height) if self.parted else 0.0
+        self._gaps = gaps + 2 * trim + overlap * (trim > 0)
         middle = (upper + lower) / 2
         corners = local[[UPPER_LIP[0][0], UPPER_LIP[0][-1]]]
         self.centre = float(corners[:, 0].mean())

@@ -1,6 +1,7 @@
 """Worker processes: really killed, really restarted, and never outliving the server."""
 
 import asyncio
+import importlib
 import logging
 import os
 import signal
@@ -9,11 +10,13 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 from lipsync_server import errors
+from lipsync_server.engines.registry import EngineEntry, Registry
 from lipsync_server.settings import Settings
 from lipsync_server.workers.base import LoadState, Worker
 from lipsync_server.workers.process import MAX_LOAD_CRASHES, ProcessExecutor
@@ -249,6 +252,60 @@ async def test_dying_while_loading_is_tried_three_times_then_reported(
                 await render(worker, make_task(tmp_path))
 
 
+async def test_without_any_engine_the_reason_is_told_and_a_task_ends_with_it(tmp_path: Path) -> None:
+    executor = ProcessExecutor(Settings(weights_dir=tmp_path), Registry({"bars": EngineEntry("nobody_wrote_it")}))
+    await executor.start()
+    try:
+        worker = await idle(executor)
+        assert executor.load_state().stage == "failed"
+        assert "No engine can run here. bars: " in executor.load_state().detail
+        with pytest.raises(errors.EngineUnavailable):
+            await render(worker, make_task(tmp_path))
+    finally:
+        await executor.close()
+
+
+async def test_tasks_end_even_when_no_worker_can_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    async with running(tmp_path) as executor:
+        worker = await idle(executor)
+        assert executor.load_state().stage == "failed"
+        assert "does not start: it ended with status 1" in executor.load_state().detail
+        with pytest.raises(errors.WorkerCrashed, match="ended with status 1"):
+            await render(worker, make_task(tmp_path))
+        executor.release(worker)
+        monkeypatch.undo()  # whatever was wrong is mended: the next start succeeds
+        await until(lambda: executor.workers()[0].state == "ready")
+        assert (await render(await idle(executor), make_task(tmp_path))).n_frames == 50
+
+
+async def test_a_default_engine_that_arrives_later_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    executor = ProcessExecutor(Settings(weights_dir=tmp_path), Registry({"late": EngineEntry("arrives_late")}))
+    await executor.start()
+    try:
+        worker = await idle(executor)
+        assert worker.engines == frozenset()
+        package = tmp_path / "arrives_late"
+        package.mkdir()
+        for part, names in (
+            ("__init__", "REGISTRY"),
+            ("options", "Options"),
+            ("info", "describe"),
+            ("engine", "create"),
+        ):
+            origin = "stand_in" if part == "__init__" else f"stand_in.{part}"
+            (package / f"{part}.py").write_text(f"from {origin} import {names}\n")
+        importlib.invalidate_caches()
+        await executor.load_default()
+        await until(lambda: executor.load_state().ready)
+        assert worker.engines == {"late"}
+        task = replace(make_task(tmp_path), engine="late")
+        assert (await render(worker, task)).n_frames == 50
+    finally:
+        await executor.close()
+
+
 async def test_closing_fails_what_runs_and_leaves_no_process(tmp_path: Path) -> None:
     async with running(tmp_path, n_workers=2) as executor:
         worker = await idle(executor)
@@ -274,6 +331,7 @@ async def test_the_child_yields_the_cpu_and_leaves_signals_to_the_server(tmp_pat
 _SERVER = """
 import asyncio, sys
 from pathlib import Path
+from lipsync_server.engines.registry import EngineEntry, Registry
 from lipsync_server.settings import Settings
 from lipsync_server.workers.process import ProcessExecutor
 from material import make_task

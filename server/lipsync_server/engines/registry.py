@@ -7,7 +7,7 @@ create() imports the last, so asking never loads torch or a model. Does not know
 import importlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 
 from lipsync_server.engines.base import Engine, EngineInfo, EngineOptions
@@ -75,7 +75,7 @@ class Registry:
             info: EngineInfo = self._module(name, "info").describe(settings)
         except EngineUnavailable as error:
             return EngineInfo(name=name, title=name, available=False, reason=error.detail)
-        return info
+        return replace(info, name=name)
 
     def _entry(self, name: str) -> EngineEntry:
         try:

@@ -113,7 +113,7 @@ def _opened(path: Path, max_pixels: int) -> Iterator[tuple["av.container.InputCo
             if stream is None:
                 raise UnsupportedMedia("The file has sound but no picture. Send a picture or a video.")
             context = stream.codec_context
-            if context is None:
+            if context is None or context.name not in VIDEO_DECODERS:
                 raise UnsupportedMedia("The video's codec is not read. Export it as an mp4 (H.264).")
             if context.width * context.height > max_pixels or min(context.width, context.height) < _MIN_SIDE:
                 raise InvalidImage(

@@ -30,13 +30,15 @@ _SOUNDFILE_KINDS: frozenset[Container] = frozenset({"wav", "flac", "ogg", "aiff"
 _SOUNDFILE_CODECS = {
     *("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW", "VORBIS", "OPUS"),
 }
-_DECODERS = ",".join(
+AUDIO_DECODERS = frozenset(
     ["aac", "mp3", "mp3float", "mp2", "mp2float", "opus", "libopus", "vorbis", "libvorbis", "flac", "alac", "amrnb"]
-    + ["amrwb", "ac3", "eac3", "adpcm_ms", "adpcm_ima_wav", "adpcm_ima_qt", "gsm", "gsm_ms", "speex", "libspeex"]
+    + ["amrwb", "libopencore_amrnb", "libopencore_amrwb", "ac3", "eac3", "adpcm_ms", "adpcm_ima_wav", "adpcm_ima_qt"]
+    + ["gsm", "gsm_ms", "speex", "libspeex", "pcm_u8", "pcm_s8", "pcm_alaw", "pcm_mulaw"]
     + [f"pcm_{kind}{bits}{end}" for kind in "suf" for bits in (16, 24, 32, 64) for end in ("le", "be")]
-    + ["pcm_u8", "pcm_s8", "pcm_alaw", "pcm_mulaw"]
 )
-VIDEO_DECODERS = "h264,hevc,vp8,libvpx,vp9,libvpx-vp9,av1,libdav1d,mpeg4,mjpeg,prores"
+VIDEO_DECODERS = frozenset(
+    ["h264", "hevc", "vp8", "libvpx", "vp9", "libvpx-vp9", "av1", "libdav1d", "mpeg4", "mjpeg", "prores"]
+)
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,13 @@ def _refuse(*_: object) -> NoReturn:
     raise PermissionError("a media file may not open another file")
 
 
-def open_av(file: BinaryIO, container: Container, decoders: str = _DECODERS) -> "av.container.InputContainer":
+def open_av(
+    file: BinaryIO, container: Container, decoders: frozenset[str] = AUDIO_DECODERS
+) -> "av.container.InputContainer":
     """Open `file` with the one demuxer of `container`; FFmpeg can reach no other file, URL, demuxer or decoder."""
     options = {
         "format_whitelist": DEMUXERS[container],
-        "codec_whitelist": decoders,
+        "codec_whitelist": ",".join(sorted(decoders)),
         "protocol_whitelist": "none",
     }
     if container == "mov":
@@ -167,12 +171,13 @@ class Sound:
             raise InvalidAudio("The file has no sound track. Send one with sound.")
         stream = opened.streams.audio[0]
         context = stream.codec_context
-        if context is None or not context.sample_rate or not context.layout.nb_channels:
+        # The whitelist in open_av binds FFmpeg while it looks into the file, but not PyAV when it decodes.
+        if context is None or context.name not in AUDIO_DECODERS or not (context.sample_rate and context.channels):
             raise InvalidAudio(
                 "The sound in the file is cut off or of a kind that is not read. Export it again as wav or mp3."
             )
         self.format = SoundFormat(
-            container, context.name.removesuffix("float"), context.sample_rate, context.layout.nb_channels,
+            container, context.name.removesuffix("float"), context.sample_rate, context.channels,
             context.layout.name,
         )  # fmt: skip
         n_declared = _declared_samples(stream, container)

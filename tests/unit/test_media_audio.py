@@ -203,6 +203,13 @@ def test_an_empty_file_is_refused(tmp_path: Path) -> None:
         probe(tmp_path / "e.wav")
 
 
+@pytest.mark.parametrize(("rate", "channels"), [(100, 1), (16_000, 200), (384_000, 16)])
+def test_rates_and_channels_that_are_no_speech_are_refused(tmp_path: Path, rate: int, channels: int) -> None:
+    path = wav(tmp_path / "a.wav", np.zeros((rate // 4, channels)), rate)
+    with pytest.raises(InvalidAudio, match=rf"{rate} samples a second in {channels} channel"):
+        probe(path)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_values_that_are_not_numbers_are_refused(tmp_path: Path, value: float) -> None:
     samples = voice(0.5)

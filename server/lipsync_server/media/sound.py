@@ -22,8 +22,10 @@ from lipsync_server.media.container import AUDIO_KINDS, DEMUXERS, Container, che
 
 Block = NDArray[np.float32]
 
-MAX_CHANNELS = 64
 RATES_HZ = range(4_000, 384_001)
+MAX_CHANNELS = 32
+MAX_SAMPLES_PER_S = 3_200_000
+"""Over all channels: sixteen at 192 kHz. Silence compresses so well that more would keep a core busy for hours."""
 _BLOCK_SAMPLES = 16_384
 # libsndfile drops the end of an mp3 without a Xing header, so mp3 is PyAV's although libsndfile claims it.
 _SOUNDFILE_KINDS: frozenset[Container] = frozenset({"wav", "flac", "ogg", "aiff", "caf", "au"})
@@ -116,9 +118,10 @@ class Sound:
         return self._blocks()
 
     def _check_format(self) -> None:
-        if self.format.rate_hz not in RATES_HZ or not 1 <= self.format.channels <= MAX_CHANNELS:
+        rate, channels = self.format.rate_hz, self.format.channels
+        if rate not in RATES_HZ or not 1 <= channels <= MAX_CHANNELS or rate * channels > MAX_SAMPLES_PER_S:
             raise InvalidAudio(
-                f"The recording has {self.format.rate_hz} samples a second in {self.format.channels} channel(s), which"
+                f"The recording has {rate} samples a second in {channels} channel(s), which"
                 " is no speech. Export it again as mono or stereo at 16 to 48 kHz."
             )
 

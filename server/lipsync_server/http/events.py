@@ -13,6 +13,7 @@ from lipsync_server.http import keys, schemas
 from lipsync_server.http.jobs import find_job
 from lipsync_server.http.routing import JOB_ID, Answer, Route
 from lipsync_server.http.wire import job_now
+from lipsync_server.jobs.watch import set_within
 
 _HEARTBEAT_S = 15.0
 _AT_MOST_EVERY_S = 0.25
@@ -43,9 +44,7 @@ async def events(request: web.Request) -> web.StreamResponse:
             if job.final:
                 break
             began = time.monotonic()
-            try:
-                await asyncio.wait_for(changed.wait(), _HEARTBEAT_S)
-            except TimeoutError:
+            if not await set_within(changed, _HEARTBEAT_S):
                 await response.write(b": still here\n\n")
             # A change that comes sooner waits for its turn; the newest state is sent then.
             await asyncio.sleep(max(0.0, _AT_MOST_EVERY_S - (time.monotonic() - began)))

@@ -23,7 +23,9 @@ def job_path(job_id: str, part: str = "") -> str:
 
 def relative(target: str, asked: str) -> str:
     """`target` as a reference relative to the path `asked`, so that it holds behind any prefix."""
-    return posixpath.relpath(target, posixpath.dirname(asked))
+    reference = posixpath.relpath(target, posixpath.dirname(asked))
+    # From /v1/jobs/ID/video the job itself would be ".", which resolves to a path with a slash at its end.
+    return f"../{posixpath.basename(target)}" if reference == "." else reference
 
 
 async def job_now(job: Job, queue: JobQueue, asked: str) -> schemas.Job:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from lipsync_server.errors import LipsyncError
 from lipsync_server.jobs.database import Database
+from lipsync_server.jobs.watch import set_within
 
 log = logging.getLogger(__name__)
 
@@ -83,10 +84,7 @@ class Outbox:
                 log.exception("callbacks failed; trying again")
                 wait_s = 10.0
             if wait_s > 0:
-                try:
-                    await asyncio.wait_for(self._wake.wait(), wait_s)
-                except TimeoutError:
-                    continue
+                await set_within(self._wake, wait_s)
 
     async def _due(self) -> list[Delivery]:
         rows = await self._db.rows(

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from lipsync_server.jobs.files import JobFiles
 from lipsync_server.jobs.model import Job
 from lipsync_server.jobs.store import Store
+from lipsync_server.jobs.watch import set_within
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +85,5 @@ class Retention:
             wait_s = _LOOK_EVERY_S
             if next_expiry is not None:
                 wait_s = min(wait_s, max(0.05, next_expiry - self._clock()))
-            try:
-                await asyncio.wait_for(self._wake.wait(), wait_s)
-            except TimeoutError:
-                continue
+            await set_within(self._wake, wait_s)
             self._wake.clear()

@@ -9,6 +9,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+async def set_within(event: asyncio.Event, timeout_s: float) -> bool:
+    """Wait until `event` is set, for `timeout_s` at most; whether it is.
+
+    Not by asyncio.wait_for: in Python 3.11 that swallows a cancellation that comes together with the event.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
 class Watch:
     """Events by job id. All calls happen on the event loop."""
 

@@ -1,0 +1,143 @@
+// Talks to the server: relative addresses (they hold behind a path prefix), the token, errors in the server's words.
+
+const KEY = "lipsync-token";
+
+export const token = {
+  get: () => localStorage.getItem(KEY) ?? "",
+  set: (value) => localStorage.setItem(KEY, value),
+  clear: () => localStorage.removeItem(KEY),
+};
+
+/** What the server refused: `detail` is its sentence, `field` the input it is about, `status` 0 when it was not reached. */
+export class Problem extends Error {
+  constructor(status, detail, field = null, code = "") {
+    super(detail);
+    Object.assign(this, { status, detail, field, code });
+  }
+}
+
+const NOT_REACHED = "The server was not reached. It may be restarting; check the connection and try again.";
+
+function headers() {
+  return token.get() ? { Authorization: `Bearer ${token.get()}` } : {};
+}
+
+function problemFrom(status, text) {
+  try {
+    const body = JSON.parse(text);
+    return new Problem(status, body.detail || body.title, body.field ?? null, body.code ?? "");
+  } catch {
+    return new Problem(status, `The server answered ${status}. A proxy in between may have cut the request.`);
+  }
+}
+
+export async function request(path, options = {}) {
+  let answer;
+  try {
+    answer = await fetch(path, { ...options, headers: { ...headers(), ...options.headers } });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem(0, NOT_REACHED);
+  }
+  if (!answer.ok) throw problemFrom(answer.status, await answer.text());
+  return answer;
+}
+
+export async function json(path, options) {
+  const answer = await request(path, options);
+  return answer.status === 204 ? null : answer.json();
+}
+
+function uniqueKey() {
+  // crypto.randomUUID is missing on pages that came by plain http.
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** Sends a job's form; fetch cannot report upload progress, so this is XMLHttpRequest. Resolves to the job. */
+export function submit(form, onProgress) {
+  return new Promise((resolve, reject) => {
+    const upload = new XMLHttpRequest();
+    upload.open("POST", "v1/jobs");
+    for (const [name, value] of Object.entries(headers())) upload.setRequestHeader(name, value);
+    upload.setRequestHeader("Idempotency-Key", uniqueKey());
+    upload.upload.onprogress = (event) => event.lengthComputable && onProgress(event.loaded / event.total);
+    upload.onload = () =>
+      upload.status === 202 ? resolve(JSON.parse(upload.responseText)) : reject(problemFrom(upload.status, upload.responseText));
+    upload.onerror = () => reject(new Problem(0, NOT_REACHED));
+    upload.send(form);
+  });
+}
+
+const pause = (ms, signal) =>
+  new Promise((resolve) => {
+    const timer = setTimeout(resolve, ms);
+    signal.addEventListener("abort", () => { clearTimeout(timer); resolve(); }, { once: true });
+  });
+
+/** Calls onJob with every state of a job until it has ended: server-sent events, and polling where a proxy eats them. */
+export async function follow(id, onJob, signal) {
+  const ended = (job) => ["succeeded", "failed", "cancelled"].includes(job.state);
+  for (let wait = 1000; !signal.aborted; wait = Math.min(wait * 1.5, 10_000)) {
+    try {
+      if (await events(id, onJob, signal, ended)) return;
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      if (error instanceof Problem && error.status >= 400 && error.status < 500) throw error;
+    }
+    await pause(wait, signal);
+    if (signal.aborted) return;
+    try {
+      const job = await json(`v1/jobs/${id}`, { signal });
+      onJob(job);
+      if (ended(job)) return;
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      if (error instanceof Problem && error.status >= 400 && error.status < 500) throw error;
+    }
+  }
+}
+
+async function events(id, onJob, signal, ended) {
+  // EventSource cannot send the token, so the stream is read by hand.
+  const answer = await request(`v1/jobs/${id}/events`, { signal });
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return false;
+    text += value;
+    const parts = text.split("\n\n");
+    text = parts.pop();
+    for (const part of parts) {
+      const data = part.split("\n").filter((line) => line.startsWith("data: ")).map((line) => line.slice(6)).join("\n");
+      if (!data) continue;
+      const job = JSON.parse(data);
+      onJob(job);
+      if (ended(job)) return true;
+    }
+  }
+}
+
+/** The finished video as an object URL; the browser keeps large blobs on disk. */
+export async function video(id, onProgress, signal) {
+  const answer = await request(`v1/jobs/${id}/video`, { signal });
+  const total = Number(answer.headers.get("Content-Length")) || 0;
+  let parts = [];
+  let blob = new Blob([], { type: "video/mp4" });
+  let seen = 0;
+  let held = 0;
+  for (const reader = answer.body.getReader(); ; ) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    parts.push(value);
+    seen += value.length;
+    held += value.length;
+    if (held > 8_000_000) {
+      blob = new Blob([blob, ...parts], { type: "video/mp4" });
+      parts = [];
+      held = 0;
+    }
+    if (total) onProgress(seen / total);
+  }
+  return URL.createObjectURL(new Blob([blob, ...parts], { type: "video/mp4" }));
+}

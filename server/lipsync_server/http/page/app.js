@@ -1,0 +1,211 @@
+// The page: signs in, sends the form, follows the job, shows the video, lists the recent ones.
+
+import { follow, json, Problem, submit, token, video } from "./api.js";
+import * as form from "./form.js";
+
+const $ = (id) => document.getElementById(id);
+const LAST = "lipsync-last-job";
+const STAGES = {
+  queued: "Waiting", load: "Loading the engine", preprocess: "Looking and listening", generate: "Making the video",
+  encode: "Writing the file", store: "Handing it over", done: "Done",
+};
+let following = null;
+let videoUrl = "";
+let shownId = "";
+
+async function start() {
+  try {
+    await json("v1/me");
+  } catch (problem) {
+    if (problem.status === 401) return askForToken();
+    $("server").textContent = problem.detail;
+    return setTimeout(start, 3000);
+  }
+  $("token-form").hidden = true;
+  $("sign-out").hidden = !token.get();
+  $("make").hidden = false;
+  await refreshServer();
+  await refreshJobs();
+  const last = sessionStorage.getItem(LAST);
+  if (last) watch(last);
+}
+
+function askForToken(problem = "") {
+  for (const id of ["make", "job", "recent", "sign-out"]) $(id).hidden = true;
+  $("token-form").hidden = false;
+  $("token-problem").textContent = problem;
+  $("token").focus();
+}
+
+async function refreshServer() {
+  const info = await json("v1/engines");
+  $("server").textContent = info.queue_length ? `${info.queue_length} waiting` : `ready: ${info.default}`;
+  $("version").textContent = `Lipsync ${info.version}`;
+  form.showEngines(info);
+}
+
+const STATES = { queued: "waiting", running: "running", succeeded: "ready", failed: "failed", cancelled: "cancelled" };
+
+async function refreshJobs() {
+  const { jobs } = await json("v1/jobs?limit=8");
+  $("recent").hidden = jobs.length === 0;
+  $("jobs").replaceChildren(...jobs.map((job) => {
+    const row = document.createElement("li");
+    const name = document.createElement("span");
+    const state = document.createElement("span");
+    const show = document.createElement("button");
+    name.className = "name";
+    name.textContent = job.file_name;
+    state.className = "soft";
+    state.textContent = `${STATES[job.state]}, ${new Date(job.created_at).toLocaleTimeString()}`;
+    show.type = "button";
+    show.className = "quiet";
+    show.textContent = "Show";
+    show.setAttribute("aria-label", `Show ${job.file_name}`);
+    show.addEventListener("click", () => watch(job.id, true));
+    row.append(name, state, show);
+    return row;
+  }));
+}
+
+async function send(event) {
+  event.preventDefault();
+  form.clearProblems();
+  const body = form.body();
+  if (!body) return;
+  $("submit").disabled = true;
+  $("upload").hidden = false;
+  try {
+    const job = await submit(body, (part) => ($("upload-bar").value = part));
+    watch(job.id, true);
+  } catch (problem) {
+    if (problem.status === 401) askForToken(problem.detail);
+    else form.showProblem(problem instanceof Problem ? problem : new Problem(0, String(problem)));
+  } finally {
+    $("submit").disabled = false;
+    $("upload").hidden = true;
+    $("upload-bar").value = 0;
+  }
+}
+
+async function watch(id, focus = false) {
+  following?.abort();
+  following = new AbortController();
+  const { signal } = following;
+  sessionStorage.setItem(LAST, id);
+  shownId = "";
+  forgetVideo();
+  $("job").hidden = false;
+  $("job-problem").textContent = "";
+  $("job-done").hidden = true;
+  $("job-running").hidden = false;
+  $("job-stage").textContent = "Waiting";
+  $("job-bar").removeAttribute("value");
+  $("cancel").onclick = () => cancel(id);
+  if (focus) $("job-title").focus();
+  try {
+    await follow(id, (job) => !signal.aborted && show(job, signal), signal);
+  } catch (problem) {
+    if (signal.aborted) return;
+    sessionStorage.removeItem(LAST);
+    if (problem.status === 401) return askForToken(problem.detail);
+    $("job-running").hidden = true;
+    $("job-problem").textContent = problem.detail ?? String(problem);
+  }
+}
+
+function show(job, signal) {
+  $("job-title").textContent = job.file_name;
+  const running = job.state === "queued" || job.state === "running";
+  $("job-running").hidden = !running;
+  if (running) {
+    const { stage, fraction, note, expected_finish } = job.progress;
+    const place = job.queue_position ? `, ${job.queue_position} before it` : "";
+    $("job-stage").textContent = `${STAGES[stage] ?? stage}${place}`;
+    if (job.state === "running") $("job-bar").value = fraction;
+    const left = expected_finish ? Math.max(0, (new Date(expected_finish) - Date.now()) / 1000) : null;
+    $("job-note").textContent = [note, left === null ? "" : `about ${spell(left)} left`].filter(Boolean).join("; ");
+    return;
+  }
+  refreshJobs().catch(() => {});
+  if (job.state === "succeeded" && shownId !== job.id) {
+    shownId = job.id;
+    showVideo(job, signal);
+  }
+  if (job.state === "failed") $("job-problem").textContent = job.error?.detail ?? "It failed.";
+  if (job.state === "cancelled") $("job-problem").textContent = "It was cancelled.";
+  if (job.state !== "succeeded") sessionStorage.removeItem(LAST);
+}
+
+async function showVideo(job, signal) {
+  const { result } = job;
+  $("job-done").hidden = false;
+  $("facts").textContent =
+    `${result.duration_s.toFixed(1)} s, ${result.width} x ${result.height}, engine ${job.engine}, ` +
+    `${result.render_s.toFixed(1)} s of work` + (job.cost ? `, ${job.cost.amount.toFixed(4)} ${job.cost.currency}` : "");
+  $("warnings").replaceChildren(...result.warnings.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
+  $("download").hidden = true;
+  try {
+    videoUrl = await video(job.id, (part) => ($("video-loading").textContent = `Fetching ${Math.round(part * 100)} %`), signal);
+  } catch (problem) {
+    if (signal.aborted) return;
+    $("job-done").hidden = true;
+    $("job-problem").textContent = problem.detail ?? String(problem);
+    return;
+  }
+  $("video-loading").textContent = "";
+  $("video").src = videoUrl;
+  Object.assign($("download"), { href: videoUrl, download: job.file_name, hidden: false });
+}
+
+function forgetVideo() {
+  $("video").removeAttribute("src");
+  if (videoUrl) URL.revokeObjectURL(videoUrl);
+  videoUrl = "";
+}
+
+async function cancel(id) {
+  $("cancel").disabled = true;
+  try {
+    await json(`v1/jobs/${id}`, { method: "DELETE" });
+  } catch (problem) {
+    $("job-problem").textContent = problem.detail;
+  } finally {
+    $("cancel").disabled = false;
+  }
+}
+
+function spell(seconds) {
+  if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s`;
+  return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
+}
+
+$("token-form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  token.set($("token").value.trim());
+  try {
+    await json("v1/me");
+  } catch (problem) {
+    token.clear();
+    return askForToken(problem.detail);
+  }
+  $("token").value = "";
+  start();
+});
+$("sign-out").addEventListener("click", () => {
+  token.clear();
+  sessionStorage.removeItem(LAST);
+  following?.abort();
+  forgetVideo();
+  askForToken();
+});
+$("make").addEventListener("submit", send);
+$("again").addEventListener("click", () => {
+  sessionStorage.removeItem(LAST);
+  following?.abort();
+  forgetVideo();
+  $("job").hidden = true;
+  $("image").focus();
+});
+form.prepareFiles();
+start();

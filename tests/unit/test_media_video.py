@@ -109,7 +109,7 @@ def test_frames_in_are_frames_out_for_any_duration(
     assert frame_times(folder / "out.mp4") == [Fraction(index, 25) for index in range(n_frames)]
     with av.open(str(folder / "out.mp4")) as opened:
         video, sound = opened.streams.video[0], opened.streams.audio[0]
-        assert sound.duration * sound.time_base == pytest.approx(duration_s, abs=1e-3)  # edit lists count milliseconds
+        assert sound.duration * sound.time_base == pytest.approx(duration_s, abs=1e-4)
         assert 0 <= video.duration * video.time_base - sound.duration * sound.time_base < Fraction(1, 25) + 1e-3
 
 

@@ -48,7 +48,9 @@ def mux(folder: Path, audio: Path, output: Path, *, fps: int = 25, duration_s: f
     partial = output.with_name(f".{output.name}.part")
     try:
         with ExitStack() as closing:
-            options = {"movflags": "+faststart"}
+            # The edit lists, which say where each track ends, count in the movie's time scale; FFmpeg's own choice of
+            # milliseconds would cut up to one from the sound.
+            options = {"movflags": "+faststart", "movie_timescale": "48000"}
             target = closing.enter_context(av.open(str(partial.absolute()), "w", format="mp4", options=options))
             pictures = _pictures(target, segments, fps, closing)
             sound = add_soundtrack(target, audio, duration_s, closing)

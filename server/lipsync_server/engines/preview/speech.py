@@ -7,6 +7,7 @@ recording. Knows no picture; `train`ing lives outside the package, in server/tra
 
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -65,12 +66,17 @@ def mouth_track(speech: Speech, n_frames: int, fps: int = FPS) -> Array:
     return out
 
 
+def _tidy(samples: Speech) -> Array:
+    """Samples without NaN, infinity or absurd peaks."""
+    return np.clip(np.nan_to_num(np.asarray(samples, np.float32)), -4, 4)
+
+
 def loud_level(speech: Speech) -> float:
     """Level (dB of full scale) that the loudest twentieth of the recording reaches."""
     counts = np.zeros(140, np.int64)
     step = 60 * SPEECH_RATE_HZ
     for start in range(0, len(speech), step):
-        block = np.nan_to_num(np.asarray(speech[start : start + step], np.float32))
+        block = _tidy(speech[start : start + step])
         block = block[: len(block) // _HOP * _HOP].reshape(-1, _HOP)
         db = 10 * np.log10((block**2).mean(1) + 1e-13)
         counts += np.bincount(np.clip(-db, 0, 139).astype(np.int64), minlength=140)
@@ -98,7 +104,7 @@ def log_mel(speech: Speech, first: int, last: int) -> Array:
     """(last - first, N_MELS) natural log mel power of 25 ms windows centred on every 10 ms."""
     begin = first * _HOP - _WINDOW // 2
     end = (last - 1) * _HOP + _WINDOW // 2
-    body = np.nan_to_num(np.asarray(speech[max(0, begin - 1) : end], np.float32))
+    body = _tidy(speech[max(0, begin - 1) : end])
     padded = np.zeros(end - begin + 1, np.float32)
     at = max(0, 1 - begin)
     padded[at : at + len(body)] = body
@@ -166,7 +172,6 @@ class Network:
     dilations: tuple[int, ...]
     head: Array
     head_bias: Array
-    n_classes: int
 
     def __call__(self, features: Array) -> Array:
         """(n, N_MELS + 1) at 100 Hz -> (n, outputs); inside, the network runs at half that rate."""
@@ -193,7 +198,11 @@ def _convolve(x: Array, kernel: Array, bias: Array, dilation: int, stride: int =
 @lru_cache(maxsize=1)
 def network() -> Network:
     """The shipped network, read once."""
-    with np.load(paths.bundled("preview_mouth.npz"), allow_pickle=False) as z:
+    return load_network(paths.bundled("preview_mouth.npz"))
+
+
+def load_network(path: Path) -> Network:
+    with np.load(path, allow_pickle=False) as z:
         count = int(z["n_layers"])
         return Network(
             kernels=tuple(z[f"kernel{k}"].astype(np.float32) for k in range(count)),
@@ -201,7 +210,6 @@ def network() -> Network:
             dilations=tuple(int(d) for d in z["dilations"]),
             head=z["head"].astype(np.float32),
             head_bias=z["head_bias"].astype(np.float32),
-            n_classes=int(z["n_classes"]),
         )
 
 

@@ -1,0 +1,113 @@
+"""The contract at /openapi.json is what the server does: schemathesis finds no 5xx and no undocumented answer."""
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+from lipsync_server.http import schemas
+from lipsync_server.http.app import ROUTES, create_app
+from lipsync_server.http.openapi import document
+from lipsync_server.settings import Settings
+from site_kit import Site, StandInExecutor
+
+EXAMPLES = 12
+
+
+async def test_every_route_is_documented_and_every_documented_route_exists(site: Site):
+    async with site.client.get("/openapi.json") as response:
+        contract = await response.json()
+    assert contract["openapi"].startswith("3.1")
+    documented = {(method.upper(), path) for path, methods in contract["paths"].items() for method in methods}
+    routed = {
+        (route.method, route.resource.canonical)
+        for route in site.client.app.router.routes()
+        if route.resource is not None and route.method != "HEAD"
+    }
+    assert documented == routed
+    for (method, path), route in {(route.method, route.path): route for route in ROUTES}.items():
+        operation = contract["paths"][path][method.lower()]
+        assert (operation.get("security") == []) is route.public
+        assert ("401" in operation["responses"]) is not route.public
+
+
+async def test_the_models_of_the_contract_are_those_of_the_answers(site: Site):
+    async with site.client.get("/openapi.json") as response:
+        contract = await response.json()
+    assert set(contract["components"]["schemas"]["Job"]["properties"]) == set(schemas.Job.model_fields)
+    form = contract["paths"]["/lipsync"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert set(schemas.JobOptions.model_fields) | {"image", "audio"} <= set(form["properties"])
+
+
+async def test_the_docs_page_shows_every_route_and_needs_no_other_host(site: Site):
+    async with site.client.get("/docs") as response:
+        text = await response.text()
+    for route in ROUTES:
+        assert f"{route.method} {route.path}" in text
+    assert "<script" not in text
+    assert "://" not in text.replace("http://www.w3.org", "")
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server in a thread of its own, for a client that knows no asyncio."""
+    import asyncio
+
+    from aiohttp.test_utils import TestServer
+
+    folder: Path = tmp_path_factory.mktemp("contract")
+    started = threading.Event()
+    found: dict[str, object] = {}
+
+    async def run() -> None:
+        stop = found["stop"] = asyncio.Event()
+        found["loop"] = asyncio.get_running_loop()
+        config = Settings(_env_file=None, data_dir=folder, min_free_disk_bytes=0, tokens="token")
+        server = TestServer(create_app(config, StandInExecutor()))
+        await server.start_server()
+        found["url"] = str(server.make_url(""))
+        started.set()
+        await stop.wait()
+        await server.close()
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()))
+    thread.start()
+    assert started.wait(20)
+    yield str(found["url"]).rstrip("/")
+    found["loop"].call_soon_threadsafe(found["stop"].set)
+    thread.join(20)
+
+
+contract = schemathesis.openapi.from_dict(document(ROUTES))
+
+
+@contract.exclude(path_regex="/events$").parametrize()
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
+def test_schemathesis_finds_no_5xx_and_no_undocumented_answer(case: schemathesis.Case, address: str):
+    case.call_and_validate(
+        base_url=address,
+        headers={"Authorization": "Bearer token"},
+        checks=[
+            schemathesis.checks.not_a_server_error,
+            schemathesis.checks.CHECKS.get_one("status_code_conformance"),
+            schemathesis.checks.CHECKS.get_one("content_type_conformance"),
+            schemathesis.checks.CHECKS.get_one("response_schema_conformance"),
+            schemathesis.checks.CHECKS.get_one("response_headers_conformance"),
+        ],
+    )
+
+
+def test_the_contract_is_json_without_surprises(address: str):
+    import urllib.request
+
+    with urllib.request.urlopen(f"{address}/openapi.json") as response:
+        text = response.read().decode()
+    assert json.loads(text)["info"]["title"] == "Lipsync"

@@ -7,23 +7,33 @@ made; only the picture's pixels are bounded here again.
 from pathlib import Path
 
 from lipsync_server.engines.base import EngineOptions, Frames, RenderRequest
-from lipsync_server.errors import UnsupportedMedia
+from lipsync_server.errors import InvalidInput, UnsupportedMedia
 from lipsync_server.media.audio import load_speech
 from lipsync_server.media.image import first_frame, load_image
+from lipsync_server.media.mix import mix
 from lipsync_server.workers.task import RenderTask
 
 
-def decode_request(task: RenderTask, options: EngineOptions, *, max_image_pixels: int) -> RenderRequest:
-    """Decode the task's files; speech goes to memory maps in the task's scratch folder.
+def decode_request(task: RenderTask, options: EngineOptions, *, max_image_pixels: int) -> tuple[RenderRequest, Path]:
+    """Decode the task's files into its scratch folder; returns the request, and the sound that the video carries.
 
-    Raises what media/ raises for files that cannot be used.
+    Raises what media/ raises for files that cannot be used, and InvalidInput for a second recording that the engine
+    has no use for.
     """
     picture, picture_video = _load_picture(task.image, max_image_pixels)
     speech, duration_s = load_speech(task.audio, task.scratch)
-    second_speech = None
+    second_speech, sound = None, task.audio
     if task.second_audio is not None:
+        # Engines for two people have an option that says how their recordings follow each other.
+        audio_mode = getattr(options, "audio_mode", None)
+        if audio_mode is None:
+            raise InvalidInput(
+                f"Engine {task.engine} animates one person: leave second_audio out.", field="second_audio"
+            )
         second_speech, _ = load_speech(task.second_audio, task.scratch)
-    return RenderRequest(
+        sound = task.scratch / "voices.wav"
+        duration_s = mix(task.audio, task.second_audio, sound, one_after_other=audio_mode == "one_after_other")
+    request = RenderRequest(
         picture=picture,
         speech=speech,
         duration_s=duration_s,
@@ -33,6 +43,7 @@ def decode_request(task: RenderTask, options: EngineOptions, *, max_image_pixels
         picture_video=picture_video,
         second_speech=second_speech,
     )
+    return request, sound
 
 
 def _load_picture(path: Path, max_pixels: int) -> tuple[Frames, Path | None]:

@@ -113,8 +113,8 @@ class _Render:
     def run(self) -> RenderOutcome:
         self._task.scratch.mkdir(parents=True, exist_ok=True)
         self._load_engine()
-        request = self._decode_inputs()
-        video = self._make_video(request)
+        request, sound = self._decode_inputs()
+        video = self._make_video(request, sound)
         self._progress("encode", 1, 1)
         return RenderOutcome(
             width=video.width,
@@ -140,13 +140,13 @@ class _Render:
         self._stop_if_cancelled()
         self._engine.load(loading)
 
-    def _decode_inputs(self) -> RenderRequest:
+    def _decode_inputs(self) -> tuple[RenderRequest, Path]:
         self._stop_if_cancelled()
         self._clock.switch("preprocess")
         self._progress("preprocess", 0, 1)
         return decode_request(self._task, self._options, max_image_pixels=self._settings.max_image_pixels)
 
-    def _make_video(self, request: RenderRequest) -> VideoInfo:
+    def _make_video(self, request: RenderRequest, sound: Path) -> VideoInfo:
         identity = "\n".join(
             (self._engine.name, self._options.model_dump_json(), request.prompt, f"{request.n_frames}@{request.fps}")
         )
@@ -160,7 +160,7 @@ class _Render:
         self._stop_if_cancelled()
         self._progress("encode", 1, 2, "joining picture and sound")
         self._task.output.parent.mkdir(parents=True, exist_ok=True)
-        return mux(self._segments, self._task.audio, self._task.output, fps=request.fps, duration_s=request.duration_s)
+        return mux(self._segments, sound, self._task.output, fps=request.fps, duration_s=request.duration_s)
 
     def _open_encoder(self, identity: str, n_frames: int) -> tuple[FrameEncoder, Checkpoint | None]:
         """The encoder with what an interrupted run of the same render left, and the checkpoint to go on from."""

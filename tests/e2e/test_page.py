@@ -1,0 +1,230 @@
+"""The web page in a real headless Chromium against a real server with the preview engine."""
+
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+from lipsync_server.paths import SAMPLES_DIR
+from live_server import LiveServer, live_server
+from playwright.async_api import Browser, Page, async_playwright, expect
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--autoplay-policy=no-user-gesture-required"),
+    *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
+]
+TOKEN = "page-test-token"
+PORTRAIT = SAMPLES_DIR / "portrait.jpg"
+SPEECH = SAMPLES_DIR / "speech.wav"
+RENDER_MS = 90_000
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None and not os.environ.get("CI"), reason="needs Chromium: apt-get install chromium"
+)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    folder = tmp_path_factory.mktemp("page")
+    with live_server(folder / "data", "--engine", "preview", env={"LIPSYNC_TOKEN": TOKEN}) as live:
+        yield live
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        chromium = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        await chromium.close()
+
+
+@pytest.fixture
+async def page(browser: Browser, server: LiveServer) -> Page:
+    page = await browser.new_page()
+    await sign_in(page, server.url + "/")
+    return page
+
+
+async def sign_in(page: Page, url: str, token: str = TOKEN) -> None:
+    await page.goto(url)
+    await page.get_by_label("Token").fill(token)
+    await page.keyboard.press("Enter")
+    if token == TOKEN:
+        await expect(page.locator("#make")).to_be_visible()
+
+
+async def choose_inputs(page: Page, audio: Path = SPEECH) -> None:
+    await page.locator("#image").set_input_files(PORTRAIT)
+    await page.locator("#audio").set_input_files(audio)
+
+
+async def expect_playing_video(page: Page) -> None:
+    await expect(page.get_by_role("link", name="Download")).to_be_visible(timeout=RENDER_MS)
+    await page.evaluate("document.querySelector('video').muted = true")
+    await page.evaluate("document.querySelector('video').play()")
+    await expect(page.locator("video")).to_have_js_property("paused", False)
+    # wait_for_function would need 'unsafe-eval' in the page's content security policy; a promise does not.
+    await page.evaluate(
+        """() => new Promise((resolve) => {
+            const video = document.querySelector('video');
+            video.addEventListener('timeupdate', () => video.currentTime > 0.2 && resolve());
+        })"""
+    )
+    assert await page.evaluate("document.querySelector('video').videoWidth") > 0
+
+
+async def test_a_picture_and_a_recording_become_a_video_that_plays_and_downloads(page: Page, tmp_path: Path) -> None:
+    await choose_inputs(page)
+    await page.get_by_role("button", name="Make the video").click()
+    await expect(page.locator("#job-bar")).to_be_visible()
+    await expect_playing_video(page)
+    async with page.expect_download() as download:
+        await page.get_by_role("link", name="Download").click()
+    saved = tmp_path / "saved.mp4"
+    await (await download.value).save_as(saved)
+    assert (await download.value).suggested_filename == "portrait-lipsync.mp4"
+    assert saved.read_bytes()[4:8] == b"ftyp"
+    await expect(page.locator("#jobs li").first).to_contain_text("ready")
+
+
+async def test_files_can_be_dropped(page: Page) -> None:
+    await page.evaluate(
+        """async () => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array([1, 2, 3])], 'dropped.png', {type: 'image/png'}));
+            document.getElementById('image-drop').dispatchEvent(
+                new DragEvent('drop', {dataTransfer: transfer, bubbles: true, cancelable: true}));
+        }"""
+    )
+    await expect(page.locator("#image-name")).to_have_text("dropped.png")
+
+
+async def test_the_token_is_asked_for_once(page: Page) -> None:
+    await page.reload()
+    await expect(page.locator("#make")).to_be_visible()
+    await page.get_by_role("button", name="Sign out").click()
+    await expect(page.get_by_label("Token")).to_be_focused()
+    await page.reload()
+    await expect(page.locator("#token-form")).to_be_visible()
+
+
+async def test_a_wrong_token_is_told_in_the_servers_words(browser: Browser, server: LiveServer) -> None:
+    page = await browser.new_page()
+    await sign_in(page, server.url + "/", token="wrong")
+    await expect(page.locator("#token-problem")).to_contain_text("token is not one of this server's")
+
+
+async def test_a_bad_picture_is_told_beside_the_picture(page: Page, tmp_path: Path) -> None:
+    fake = tmp_path / "text.png"
+    fake.write_text("this is no picture")
+    await choose_inputs(page)
+    await page.locator("#image").set_input_files(fake)
+    await page.get_by_role("button", name="Make the video").click()
+    await expect(page.locator("#image-problem")).not_to_be_empty()
+    await expect(page.locator("#job")).to_be_hidden()
+
+
+async def test_a_missing_recording_is_said_before_anything_is_sent(page: Page) -> None:
+    await page.locator("#image").set_input_files(PORTRAIT)
+    await page.get_by_role("button", name="Make the video").click()
+    await expect(page.locator("#audio-problem")).to_have_text("Choose a recording first.")
+
+
+async def test_the_microphone_records(page: Page) -> None:
+    await page.locator("#image").set_input_files(PORTRAIT)
+    await page.get_by_role("button", name="Record with the microphone").click()
+    stop = page.get_by_role("button", name="Stop recording")
+    await expect(stop).to_be_visible()
+    await page.wait_for_timeout(1500)  # the length of the recording, not a wait for something to happen
+    await stop.click()
+    await expect(page.locator("#audio-name")).to_contain_text("recording.")
+    await page.get_by_role("button", name="Make the video").click()
+    await expect_playing_video(page)
+
+
+async def test_a_reload_in_the_middle_of_a_job_goes_on_showing_it(page: Page) -> None:
+    await choose_inputs(page)
+    await page.get_by_role("button", name="Make the video").click()
+    await expect(page.locator("#job-running")).to_be_visible()
+    await page.reload()
+    await expect_playing_video(page)
+
+
+async def test_the_whole_way_by_keyboard_alone(page: Page) -> None:
+    async def tab_to(target: str) -> None:
+        for _ in range(40):
+            if await page.evaluate("document.activeElement.id") == target:
+                return
+            await page.keyboard.press("Tab")
+        raise AssertionError(f"{target} is not reached with the Tab key")
+
+    for name, path in (("image", PORTRAIT), ("audio", SPEECH)):
+        await tab_to(name)
+        async with page.expect_file_chooser() as chooser:
+            await page.keyboard.press("Space")
+        await (await chooser.value).set_files(path)
+    await tab_to("submit")
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#job-title")).to_be_focused()
+    await expect(page.get_by_role("link", name="Download")).to_be_visible(timeout=RENDER_MS)
+
+
+async def test_a_job_can_be_cancelled(page: Page, tmp_path: Path, server: LiveServer) -> None:
+    import numpy as np
+    import soundfile
+
+    long = tmp_path / "long.wav"
+    soundfile.write(long, (np.random.default_rng(1).standard_normal(16_000 * 600) * 0.1).astype(np.float32), 16_000)
+    await choose_inputs(page, long)
+    await page.get_by_role("button", name="Make the video").click()
+    await page.get_by_role("button", name="Cancel").click(timeout=30_000)
+    await expect(page.locator("#job-problem")).to_have_text("It was cancelled.", timeout=30_000)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_a_phone_shows_everything_without_sideways_scrolling(
+    browser: Browser, server: LiveServer, scheme: str
+) -> None:
+    context = await browser.new_context(viewport={"width": 360, "height": 740}, color_scheme=scheme, has_touch=True)
+    page = await context.new_page()
+    await sign_in(page, server.url + "/")
+    await page.get_by_text("More options").click()
+    assert await page.evaluate("document.documentElement.scrollWidth") <= 360
+    ground = await page.evaluate("getComputedStyle(document.body).backgroundColor")
+    brightness = sum(int(part) for part in ground.removeprefix("rgb(").removesuffix(")").split(","))
+    assert (brightness > 600) == (scheme == "light")
+
+
+async def test_it_works_behind_a_path_prefix(browser: Browser, server: LiveServer) -> None:
+    async def forward(request: web.Request) -> web.StreamResponse:
+        async with aiohttp.ClientSession(auto_decompress=False) as session:
+            headers = {k: v for k, v in request.headers.items() if k not in ("Host", "Origin")}
+            url = f"{server.url}/{request.match_info['path']}?{request.query_string}"
+            async with session.request(request.method, url, headers=headers, data=request.content) as answer:
+                kept = ("Content-Type", "Location", "Content-Security-Policy")
+                back = web.StreamResponse(
+                    status=answer.status, headers={k: answer.headers[k] for k in kept if k in answer.headers}
+                )
+                await back.prepare(request)
+                async for part in answer.content.iter_any():
+                    await back.write(part)
+                return back
+
+    app = web.Application(client_max_size=2**30)
+    app.router.add_route("*", "/user/me/proxy/5000/{path:.*}", forward)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        page = await browser.new_page()
+        await sign_in(page, f"http://127.0.0.1:{runner.addresses[0][1]}/user/me/proxy/5000/")
+        await choose_inputs(page)
+        await page.get_by_role("button", name="Make the video").click()
+        await expect_playing_video(page)
+    finally:
+        await runner.cleanup()

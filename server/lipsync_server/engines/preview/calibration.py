@@ -15,7 +15,7 @@ from lipsync_server.engines.preview.mouth import MouthPose
 from lipsync_server.engines.preview.puppet import Pose, Puppet
 
 # The gap between the lips at opening 1, in face heights: a clear open vowel.
-TARGET_GAP = 0.075
+TARGET_GAP = 0.09
 _SHUT = 0.004
 _COMMANDS = np.array([0.0, 0.1, 0.2, 0.35, 0.55, 0.8, 1.1, 1.4])
 

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# What the tests need beyond Python and Node: a browser, and a compiler for n8n's one native module.
+# As root on Debian or Ubuntu it installs what is missing; otherwise it says what to install.
+set -euo pipefail
+
+missing=()
+command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || missing+=(chromium)
+command -v g++ >/dev/null || missing+=(g++)
+[ ${#missing[@]} -eq 0 ] && exit 0
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+  echo "installing ${missing[*]}"
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+else
+  echo "Not installed: ${missing[*]}. The tests that need them are skipped; on Debian or Ubuntu: sudo apt-get install ${missing[*]}"
+fi

@@ -2,23 +2,52 @@
 
 import json
 import math
+import os
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 import torch
+from lipsync_server.engines.sadtalker.checkpoint import build
+from lipsync_server.engines.sadtalker.layout import Layout
+from lipsync_server.engines.sadtalker.mapping import MappingNet
+from lipsync_server.engines.sadtalker.official import UNUSED_PREFIXES, combined, mapping
 from safetensors import safe_open
 from safetensors.torch import load_file
+
+_M = TypeVar("_M", bound=torch.nn.Module)
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 SMALL = CHECKOUT / "tests" / "data" / "sadtalker"
 BIG = CHECKOUT.parent / "shared" / "sadtalker"
 SALT = "sadtalker-golden-v1"
+
+# What `within` has checked: case, limit, error seen. conftest.py prints it.
+TABLE: list[tuple[str, float, float]] = []
+
+
+def within(case: str, limit: float, got: Any, wanted: Any, *, mean: bool = False, relative: bool = False) -> None:
+    """Check `got` against a golden value and note the error: the largest one, or the mean."""
+    a, b = (np.asarray(value, np.float64) for value in (got, wanted))
+    assert a.shape == b.shape, f"{case}: shape {a.shape} instead of {b.shape}"
+    error = np.abs(a / b - 1) if relative else np.abs(a - b)
+    note(case, limit, float(error.mean() if mean else error.max()))
+
+
+def note(case: str, limit: float, seen: float) -> None:
+    TABLE.append((case, limit, seen))
+    assert seen <= limit, f"{case}: {seen} is over the limit of {limit}"
+
+
+def slow() -> None:
+    """Skip what takes minutes (a 512 pixel frame is 4.8 TFLOP) unless it is asked for."""
+    if not os.environ.get("LIPSYNC_SLOW_TESTS"):
+        pytest.skip("takes minutes on a CPU; set LIPSYNC_SLOW_TESTS=1 to run it")
 
 
 def small(name: str) -> Path:
@@ -76,15 +105,28 @@ def recipe_tensor(name: str, shape: tuple[int, ...], salt: str = SALT) -> torch.
     return torch.from_numpy(value.astype(np.float32))
 
 
+def recipe_network(
+    network: Callable[[Layout], _M], prefix: str, shapes: Mapping[str, tuple[int, ...]] | None = None, salt: str = SALT
+) -> _M:
+    """A network at its published size with the golden data's weights."""
+    if shapes is None:
+        shapes = {name: shape for name, shape in combined().items() if not name.startswith(UNUSED_PREFIXES)}
+    return build(network, recipe_tensors(shapes, f"{prefix}.", salt), prefix, "the recipe")
+
+
+def recipe_mapping(n_coefficients: int) -> MappingNet:
+    shapes = {f"mapping.{name}": shape for name, shape in mapping(n_coefficients).items()}
+    return recipe_network(MappingNet, "mapping", shapes, SALT if n_coefficients == 70 else f"{SALT}:73")
+
+
 def recipe_tensors(shapes: Mapping[str, tuple[int, ...]], prefix: str, salt: str = SALT) -> dict[str, torch.Tensor]:
     """Weights of the network whose full names start with `prefix`, by their names below it."""
     stored: dict[str, torch.Tensor] = {}
     if prefix == "generator.":
         stored = load_file(big("modules/generator_spectral_vectors.safetensors"))
     if prefix == "kp_extractor.":
-        stored = {
-            "kp_extractor.down.weight": load_file(big("modules/kp_detector.safetensors"))["kp_extractor.down.weight"]
-        }
+        down = "kp_extractor.down.weight"
+        stored = {down: load_file(big("modules/kp_detector.safetensors"))[down]}
     names = [name for name in shapes if name.startswith(prefix)]
     return {
         name[len(prefix) :]: stored[name] if name in stored else recipe_tensor(name, shapes[name], salt)

@@ -1,0 +1,344 @@
+"""Every network and block against the golden data, as loaded and as fused for speed."""
+
+import json
+from collections.abc import Callable
+from hashlib import sha256
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from lipsync_server.engines.sadtalker import blocks, spade
+from lipsync_server.engines.sadtalker.audio_nets import AudioBlock, ExpNet
+from lipsync_server.engines.sadtalker.checkpoint import build
+from lipsync_server.engines.sadtalker.generator import Generator
+from lipsync_server.engines.sadtalker.keypoints import KeypointDetector, KeypointHourglass
+from lipsync_server.engines.sadtalker.layout import Layout, fold_spectral_norm
+from lipsync_server.engines.sadtalker.mapping import (
+    HeadPose,
+    MappingNet,
+    bins_to_degrees,
+    posed_keypoints,
+    rotation,
+)
+from lipsync_server.engines.sadtalker.motion import DenseMotion
+from lipsync_server.engines.sadtalker.official import Dimensions, combined
+from lipsync_server.engines.sadtalker.pose_track import PoseTrack, smooth
+from lipsync_server.engines.sadtalker.pose_vae import PoseVAE, ResUnet
+from lipsync_server.engines.sadtalker.random_weights import random_tensors
+from lipsync_server.engines.sadtalker.reconstruction import Bottleneck, FaceReconstruction
+from lipsync_server.engines.sadtalker.renderer import Angles, Renderer, channels_last
+from sadtalker_golden import (
+    SALT,
+    big,
+    block,
+    recipe_mapping,
+    recipe_network,
+    recipe_tensor,
+    slow,
+    small,
+    within,
+)
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+BLOCK_LIMIT = 5e-5
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients() -> object:
+    with torch.inference_mode():
+        yield
+
+
+def picture(pixels: Tensor) -> Tensor:
+    return pixels.permute(2, 0, 1)[None].float() / 255
+
+
+def golden(name: str) -> dict[str, Tensor]:
+    return load_file(small(f"networks/{name}.safetensors"))
+
+
+def filled(name: str, network: Callable[[Layout], nn.Module]) -> tuple[nn.Module, dict[str, Tensor]]:
+    _, weights, data = block(name)
+    return build(network, weights, name, "golden data"), data
+
+
+def test_the_weight_recipe_is_followed() -> None:
+    for name, wanted in json.loads(small("weight_recipe_check.json").read_text()).items():
+        name, _, salt_end = name.partition(" ")
+        tensor = recipe_tensor(name, tuple(wanted["shape"]), SALT + (":73" if salt_end else ""))
+        assert tensor.flatten()[:4].tolist() == wanted["first4"]
+        assert sha256(tensor.numpy().tobytes()).hexdigest() == wanted["sha256_of_float32_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [
+        ("audio_conv_residual", lambda layout: AudioBlock(layout, 1, 1, True)),
+        ("down2d", blocks.Down2d),
+        ("same2d_lrelu", lambda layout: blocks.ConvNorm2d(layout, leaky=True)),
+        ("resblock3d", blocks.ResidualBlock3d),
+        ("hourglass3d", blocks.Hourglass3d),
+        ("kp_hourglass", KeypointHourglass),
+        ("res_unet", ResUnet),
+        ("resnet_bottleneck", lambda layout: Bottleneck(layout, 2)),
+    ],
+)
+def test_blocks_meet_the_golden_data_with_and_without_folded_norms(
+    name: str, network: Callable[[Layout], nn.Module]
+) -> None:
+    module, data = filled(name, network)
+    within(f"block {name}", BLOCK_LIMIT, module(data["in.x"]), data["out.y"])
+    parent = nn.Sequential(module)
+    blocks.fold_batch_norms(parent)
+    within(f"block {name}, norms folded", BLOCK_LIMIT, parent(data["in.x"]), data["out.y"])
+
+
+def test_small_keypoint_detector_meets_the_golden_data() -> None:
+    network, data = filled("kp_detector", KeypointDetector)
+    assert isinstance(network, KeypointDetector)
+    within("block kp_detector, down", BLOCK_LIMIT, network.down(data["in.image"]), data["out.down"])
+    within("block kp_detector, features", BLOCK_LIMIT, network.predictor(data["out.down"]), data["out.features"])
+    within("block kp_detector, keypoints", BLOCK_LIMIT, network(data["in.image"]), data["out.kp"])
+
+
+def test_small_mapping_net_meets_the_golden_data() -> None:
+    network, data = filled("mapping", MappingNet)
+    assert isinstance(network, MappingNet)
+    for name, value in network.heads(data["in.semantics"]).items():
+        within(f"block mapping, {name}", BLOCK_LIMIT, value, data[f"out.{name}"])
+
+
+def test_small_dense_motion_meets_the_golden_data() -> None:
+    network, data = filled("dense_motion", DenseMotion)
+    assert isinstance(network, DenseMotion)
+    source = network.prepare(data["in.feature"], data["in.kp_source"])
+    motion = network(source, data["in.kp_driving"])
+    within("block dense_motion, flow", BLOCK_LIMIT, motion.flow, data["out.deformation"])
+    within("block dense_motion, mask", BLOCK_LIMIT, motion.mask, data["out.mask"])
+    within("block dense_motion, occlusion", BLOCK_LIMIT, motion.occlusion, data["out.occlusion_map"])
+    within("block dense_motion, hourglass input", BLOCK_LIMIT, motion.hourglass_input, data["out.hourglass_in"])
+    heatmaps = motion.hourglass_input.unflatten(1, (5, -1))[:, :, :1]
+    within("block dense_motion, heat maps", BLOCK_LIMIT, heatmaps, data["out.heatmap"])
+
+
+@pytest.mark.parametrize("name", ["spade_identity_shortcut", "spade_learned_shortcut"])
+def test_spade_blocks_meet_the_golden_data_plain_and_fused(name: str) -> None:
+    network, data = filled(name, spade.SpadeBlock)
+    assert isinstance(network, spade.SpadeBlock)
+    x, feature = data["in.x"], data["in.seg"]
+    hidden = [norm.hidden(feature, (x.shape[2], x.shape[3])) for norm in network.norms()]
+    within(f"block {name}, norm", BLOCK_LIMIT, network.norm_0(F.instance_norm(x), hidden[0]), data["out.norm0"])
+    within(f"block {name}", BLOCK_LIMIT, network(x, hidden), data["out.y"])
+    merged = spade.MergedHidden(network.norms(), 2)(feature)
+    for norm in network.norms():
+        norm.fuse()
+    within(f"block {name}, fused", BLOCK_LIMIT, network(x, list(merged)), data["out.y"])
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4, 8])
+def test_merged_modulation_equals_convolving_the_upsampled_map(factor: int) -> None:
+    network, data = filled("spade_learned_shortcut", spade.SpadeBlock)
+    assert isinstance(network, spade.SpadeBlock)
+    feature = torch.cat([data["in.seg"], data["in.seg"].flip(3)])[:, :, :5]  # not square
+    size = (feature.shape[2] * factor, feature.shape[3] * factor)
+    merged = spade.MergedHidden(network.norms(), factor)(feature)
+    for norm, hidden in zip(network.norms(), merged, strict=True):
+        assert torch.allclose(hidden, norm.hidden(feature, size), atol=1e-5)
+
+
+def test_grids_heat_maps_and_warping_meet_the_golden_data() -> None:
+    _, _, data = block("functional")
+    within("coordinate grid", BLOCK_LIMIT, blocks.coordinate_grid(3, 4, 5), data["coordinate_grid_d3_h4_w5"])
+    heatmaps = blocks.keypoint_heatmaps(data["gaussian.in.kp"], blocks.coordinate_grid(3, 4, 5))
+    within("heat maps", BLOCK_LIMIT, heatmaps, data["gaussian.out_d3_h4_w5_var0.01"])
+    flow = F.interpolate(data["deform.in.deformation"].permute(0, 4, 1, 2, 3), size=(4, 6, 6), mode="trilinear")
+    warped = blocks.warp(data["deform.in.feature"], flow.permute(0, 2, 3, 4, 1))
+    within("warp", BLOCK_LIMIT, warped, data["deform.out"])
+
+
+def test_expression_network_meets_the_golden_data() -> None:
+    network, data = recipe_network(ExpNet, "audio2exp"), golden("expnet")
+    windows = data["in.mel"][0]
+    within("ExpNet, embedding", 1e-4, network.audio_encoder(windows).flatten(1), data["mid.audio_embedding"])
+    within("ExpNet", 1e-4, network(windows, data["in.ref"][0], data["in.ratio"][0]), data["out.exp"][0])
+
+
+def test_pose_network_meets_the_golden_data() -> None:
+    network, data = recipe_network(PoseVAE, "audio2pose"), golden("audio2pose")
+    windows = data["in.mel"][0]
+    within("PoseVAE, embedding", 1e-4, network.embed(windows), data["audio_embedding"][0])
+    within("PoseVAE, U-Net", 1e-4, network.decoder.resunet(data["resunet.in"]), data["resunet.out"])
+    style = data["decoder.in.style"].expand(2)
+    motion = network.decoder(data["decoder.in.audio_emb"], data["decoder.in.z"], style, data["decoder.in.ref"])
+    within("PoseVAE, decoder", 1e-4, motion, data["decoder.out.pose_motion"])
+    for case in ("T75_style0", "T33_style7", "T20_style45", "T2_style12"):
+        n_frames, style_index = (int(part.strip("Tstyle")) for part in case.split("_"))
+        noise = data[f"case_{case}.z"][:, 0]
+        track = PoseTrack(
+            network,
+            lambda first, stop: windows[first:stop],
+            n_frames,
+            data["in.ref_pose"][0],
+            style=style_index,
+            noise=lambda index, noise=noise: noise[index],
+            join="independent",
+        )
+        within(f"pose {case}", 1e-4, track.raw(0, n_frames), data[f"case_{case}.out.pose"][0])
+        smoothed = data.get(f"case_{case}.out.pose_smoothed")
+        if smoothed is not None:
+            within(f"pose {case}, smoothed", 1e-4, track.rows(0, n_frames), smoothed[0])
+
+
+def test_smoothing_meets_the_golden_data() -> None:
+    data = golden("audio2pose")
+    for n in (3, 4, 5, 11, 12, 13, 14, 40):
+        within(
+            f"smoothing of {n} frames", 1e-4, smooth(data[f"savgol.L{n}.in"][0].numpy()), data[f"savgol.L{n}.out"][0]
+        )
+
+
+def test_face_network_meets_the_golden_data() -> None:
+    network, data = recipe_network(FaceReconstruction, "face_3drecon"), golden("face_recon")
+    coefficients = network(picture(data["in.image_u8"]))
+    within("face network", 2e-4, coefficients, data["out.coeffs"])
+    parts = {"id": (0, 80), "exp": (80, 144), "tex": (144, 224), "angle": (224, 227), "gamma": (227, 254)}
+    for name, (first, stop) in parts.items():
+        within(f"face network, {name}", 2e-4, coefficients[:, first:stop], data[f"out.{name}"])
+
+
+@pytest.mark.parametrize("n", [70, 73])
+def test_mapping_networks_meet_the_golden_data(n: int) -> None:
+    network, data = recipe_mapping(n), golden("mapping")
+    for name, value in network.heads(data[f"m{n}.in"]).items():
+        limit = 1e-5 if name in ("t", "exp") else 1e-4
+        within(f"MappingNet {n}, {name}", limit, value, data[f"m{n}.out.{name}"])
+    pose = network(data[f"m{n}.in"])
+    for name in ("yaw", "pitch", "roll"):
+        within(f"MappingNet {n}, degrees of {name}", 1e-4, getattr(pose, name), data[f"m{n}.degrees.{name}"])
+
+
+def test_keypoints_are_moved_as_in_the_golden_data() -> None:
+    data = golden("keypoint_transformation")
+    yaw, pitch, roll = (bins_to_degrees(data[f"in.{name}"]) for name in ("yaw", "pitch", "roll"))
+    pose = HeadPose(yaw, pitch, roll, data["in.t"], data["in.exp"].reshape(3, -1, 3))
+    within("keypoint transformation, rotation", 1e-5, rotation(yaw, pitch, roll), data["mid.rotation"])
+    within("keypoint transformation", 1e-5, posed_keypoints(data["in.kp"], pose), data["out.kp"])
+    given = {name: data[f"override.in.{name}_in"] for name in ("yaw", "pitch", "roll")}
+    moved = posed_keypoints(data["in.kp"], Angles(**given).over(pose))
+    within("keypoint transformation, angles given", 1e-5, moved, data["override.out.kp"])
+    moved = posed_keypoints(data["in.kp"], Angles(yaw=given["yaw"]).over(pose))
+    within("keypoint transformation, yaw given", 1e-5, moved, data["override_yaw_only.out.kp"])
+
+
+def test_spectral_norm_is_folded_as_in_the_golden_data() -> None:
+    big("modules/generator_spectral_vectors.safetensors")
+    vectors = load_file(big("modules/generator_spectral_vectors.safetensors"))
+    shapes = combined()
+    for name, sigma in json.loads(small("generator_spectral_sigmas.json").read_text()).items():
+        original = recipe_tensor(f"{name}_orig", shapes[f"{name}_orig"])
+        tensors = {f"{name}_orig": original, **{f"{name}_{part}": vectors[f"{name}_{part}"] for part in "uv"}}
+        folded = fold_spectral_norm(tensors)[name]
+        within(f"sigma of {name.removesuffix('.weight')}", 1e-5, (original / folded).median(), sigma, relative=True)
+
+
+@pytest.mark.parametrize(("size", "limit"), [(256, 3e-4), (512, 5e-4)])
+def test_keypoints_meet_the_golden_data(size: int, limit: float) -> None:
+    if size == 512:
+        slow()
+    data = load_file(big("modules/kp_detector.safetensors"))
+    network = recipe_network(KeypointDetector, "kp_extractor")
+    within(f"keypoints {size}", limit, network(picture(data[f"s{size}.in.image_u8"])), data[f"s{size}.out.kp"])
+
+
+def test_generator_at_256_meets_the_golden_data() -> None:
+    data = load_file(big("modules/generator_256.safetensors"))
+    network = recipe_network(Generator, "generator")
+    network.fuse()
+    channels_last(network)
+    source = network.prepare(picture(data["in.image_u8"]), data["in.kp_source"])
+    feature, motion = network.features(source, data["in.kp_driving"])
+    prediction = network.decoder(feature)
+    stride = motion.flow[:, ::2, ::2, ::2]
+    within("generator 256, flow", 1e-3, stride, data["mid.deformation_stride"])
+    within("generator 256, occlusion", 1e-4, motion.occlusion, data["out.occlusion_map"])
+    within("generator 256, prediction, mean", 2e-5, prediction, data["out.prediction"], mean=True)
+    within("generator 256, prediction, max", 5e-3, prediction, data["out.prediction"])
+
+
+def test_generator_at_512_meets_the_golden_data() -> None:
+    slow()
+    data = load_file(big("modules/generator_512.safetensors"))
+    network = recipe_network(Generator, "generator")
+    network.fuse()
+    channels_last(network)
+    source = network.prepare(picture(data["in.image_u8"]), data["in.kp_source"])
+    feature, motion = network.features(source, data["in.kp_driving"])
+    prediction = network.decoder(feature)
+    within("generator 512, occlusion", 1e-4, motion.occlusion[:, :, ::2, ::2], data["out.occlusion_map_stride2"])
+    sparse, corner = prediction[:, :, ::4, ::4], prediction[:, :, 200:264, 230:294]
+    within("generator 512, prediction, mean", 2e-5, sparse, data["out.prediction_stride4"], mean=True)
+    within("generator 512, prediction, max", 5e-3, sparse, data["out.prediction_stride4"])
+    within("generator 512, corner, max", 5e-3, corner, data["out.prediction_corner64"])
+
+
+def test_animation_meets_the_golden_data() -> None:
+    slow()
+    data = load_file(big("modules/make_animation.safetensors"))
+    detector, generator = recipe_network(KeypointDetector, "kp_extractor"), recipe_network(Generator, "generator")
+    renderer = Renderer(detector, generator, device=torch.device("cpu"))
+    for n in (70, 73):
+        mapping = recipe_mapping(n)
+        source = renderer.prepare(data["in.image_u8"], data[f"m{n}.in.source_semantics"], mapping)
+        target = data[f"m{n}.in.target_semantics"].flatten(0, 1)
+        runs = {"out": None}
+        if n == 70:
+            names = ("yaw", "pitch", "roll")
+            runs["free_view.out"] = Angles(**{name: data[f"m70.free_view.in.{name}"].flatten() for name in names})
+        for name, angles in runs.items():
+            frames = renderer.frames(source, target, mapping, angles=angles)[:, :, ::2, ::2]
+            wanted = data[f"m{n}.{name}.frames_stride2"].flatten(0, 1)
+            within(f"make_animation {n} {name}, mean", 3e-4, frames, wanted, mean=True)
+            within(f"make_animation {n} {name}, max", 3e-2, frames, wanted)
+
+
+def tiny_generator() -> Generator:
+    dimensions = Dimensions(width=1 / 16, depth=4, n_keypoints=4, compressed=2, mask_kernel=3)
+    tensors = random_tensors(combined(dimensions))
+    weights = {name[10:]: value for name, value in tensors.items() if name.startswith("generator.")}
+    return build(Generator, weights, "generator", "random weights")
+
+
+def test_the_fused_generator_renders_what_the_plain_one_renders() -> None:
+    plain, fused = tiny_generator(), tiny_generator()
+    fused.fuse()
+    channels_last(fused)
+    square, keypoints = torch.rand(1, 3, 128, 128), torch.rand(1, 4, 3) - 0.5
+    driving = keypoints + 0.1 * torch.randn(3, 4, 3)
+    results = [network(network.prepare(square, keypoints), driving) for network in (plain, fused)]
+    assert torch.allclose(*results, atol=1e-4)
+    assert results[0].std() > 0.01
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_renders_nearly_the_same_picture(dtype: torch.dtype) -> None:
+    network = tiny_generator()
+    network.fuse()
+    square, keypoints = torch.rand(1, 3, 128, 128), torch.rand(1, 4, 3) - 0.5
+    driving = keypoints + 0.1 * torch.randn(2, 4, 3)
+    exact = network(network.prepare(square, keypoints), driving)
+    network.to(dtype)
+    half = network(network.prepare(square, keypoints), driving).float()
+    assert (half - exact).abs().mean() < (0.01 if dtype == torch.float16 else 0.03)
+
+
+def test_frames_of_a_batch_do_not_touch_each_other() -> None:
+    network = tiny_generator()
+    network.fuse()
+    square, keypoints = torch.rand(1, 3, 128, 128), torch.rand(1, 4, 3) - 0.5
+    source = network.prepare(square, keypoints)
+    driving = keypoints + 0.1 * torch.randn(4, 4, 3)
+    together = network(source, driving)
+    alone = torch.cat([network(source, row[None]) for row in driving])
+    assert np.allclose(together, alone, atol=1e-5)

@@ -136,6 +136,12 @@ class ImageEncoder:
         getattr(model, "vision_model", model).embeddings.position_ids = torch.arange(257, device=device)[None]
         return cls(model, VIT_H, device, dtype)
 
+    def to(self, device: torch.device) -> None:
+        """Move the tower; encode() works where it is."""
+        if device != self.device:
+            self.model.to(device)
+            self.device = device
+
     def encode(self, picture: Tensor) -> Tensor:
         """Tokens (257, 1280) of a picture (3, H, W) in [-1, 1], in the tower's dtype."""
         pixels = preprocess(picture.to(self.device), self._size).to(self.dtype)

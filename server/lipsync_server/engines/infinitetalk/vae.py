@@ -14,7 +14,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
 from lipsync_server.engines.infinitetalk import state_files
-from lipsync_server.engines.infinitetalk.vae_speed import fuse_norms
+from lipsync_server.engines.infinitetalk.vae_speed import speed_up
 
 LATENT_CHANNELS = 16
 FRAMES_PER_LATENT = 4
@@ -94,7 +94,13 @@ class WanVae:
     """The VAE on one device. Latents are float32 (16, T, h, w), normalised; pixels are (3, F, H, W) in [-1, 1]."""
 
     def __init__(
-        self, model: AutoencoderKLWan, device: torch.device, dtype: torch.dtype, *, compile_norms: bool
+        self,
+        model: AutoencoderKLWan,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        compile_norms: bool = False,
+        fold_convolutions: bool | None = None,
     ) -> None:
         self.device, self.dtype = device, dtype
         mean, std = model.config.latents_mean, model.config.latents_std
@@ -102,20 +108,29 @@ class WanVae:
         self._std = torch.tensor(std, device=device).view(-1, 1, 1, 1)
         if device.type == "cuda":
             model.to(memory_format=torch.channels_last_3d)
-        if compile_norms:
-            fuse_norms(model)
+        fold = device.type == "cpu" if fold_convolutions is None else fold_convolutions
+        speed_up(model, fold_convolutions=fold, compile_norms=compile_norms)
         self.model = model
 
     @classmethod
     def load(
-        cls, path: Path, *, device: torch.device, dtype: torch.dtype = torch.float32, compile_norms: bool = False
+        cls,
+        path: Path,
+        *,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        compile_norms: bool = False,
+        fold_convolutions: bool | None = None,
     ) -> "WanVae":
-        """Read Wan2.1_VAE.pth; the width is taken from its first convolution."""
+        """Read Wan2.1_VAE.pth; the width is taken from its first convolution.
+
+        fold_convolutions: see vae_speed; by default on the CPU only.
+        """
         tensors = state_files.read_tensors(path)
         first = tensors.get("encoder.conv1.weight")
         model = build(first.shape[0] if first is not None else 96)
         state_files.fill(model, tensors, official_name, source=path.name, device=device, dtype=dtype)
-        return cls(model, device, dtype, compile_norms=compile_norms)
+        return cls(model, device, dtype, compile_norms=compile_norms, fold_convolutions=fold_convolutions)
 
     @classmethod
     def random(
@@ -125,11 +140,12 @@ class WanVae:
         dtype: torch.dtype = torch.bfloat16,
         base_dim: int = 96,
         compile_norms: bool = False,
+        fold_convolutions: bool | None = None,
     ) -> "WanVae":
         """Random weights at any width, by default the published one."""
         model = build(base_dim)
         state_files.randomise(model, device=device, dtype=dtype)
-        return cls(model, device, dtype, compile_norms=compile_norms)
+        return cls(model, device, dtype, compile_norms=compile_norms, fold_convolutions=fold_convolutions)
 
     def encode(self, video: Tensor) -> Tensor:
         """Latents of a video (3, F, H, W); frames beyond the last full group of four are left out."""

@@ -1,7 +1,8 @@
-"""Faster elementwise work for the VAE: RMS norm and SiLU as one compiled kernel instead of half a dozen.
+"""Faster layers for the VAE, with the same numbers: norm and SiLU as one kernel, causal convolutions as 2-D ones.
 
-The VAE's convolutions are fast in bf16 and channels-last; its norms and activations, written as separate operations,
-then take half of the time (docs/performance.md). Knows diffusers' module names, nothing of the engine.
+A 3x3x3 convolution over time and space is a 3x3 convolution over frames whose channels are three frames' channels.
+2-D convolutions have far better kernels: torch's CPU falls back to a slow 3-D path below 16 channels, and cuDNN's
+channels-last 2-D kernels are its most tuned ones. Knows diffusers' module names, nothing of the engine.
 """
 
 import torch
@@ -11,30 +12,68 @@ from torch.nn import functional as F
 
 def _norm_silu(x: Tensor, gamma: Tensor, scale: float) -> Tensor:
     wide = x.float()
-    normalised = wide / wide.norm(dim=1, keepdim=True).clamp(min=1e-12)
-    return F.silu(normalised * scale * gamma.float()).to(x.dtype)
+    length = (wide * wide).sum(dim=1, keepdim=True).sqrt().clamp(min=1e-12)
+    return F.silu(wide / length * scale * gamma.float()).to(x.dtype)
 
 
-class FusedNormSilu(nn.Module):
-    """RMS norm over channels followed by SiLU, compiled once for all sizes."""
+_compiled_norm_silu = torch.compile(_norm_silu, dynamic=True)
 
-    _compiled = staticmethod(torch.compile(_norm_silu, dynamic=True))
 
-    def __init__(self, norm: nn.Module) -> None:
+class NormSilu(nn.Module):
+    """RMS norm over channels followed by SiLU."""
+
+    def __init__(self, norm: nn.Module, *, compiled: bool) -> None:
         super().__init__()
         self.gamma: nn.Parameter = norm.gamma  # type: ignore[assignment]
         self.scale = float(norm.scale)  # type: ignore[arg-type]
+        self._function = _compiled_norm_silu if compiled else _norm_silu
 
     def forward(self, x: Tensor) -> Tensor:
-        return type(self)._compiled(x, self.gamma, self.scale)
+        return self._function(x, self.gamma, self.scale)
 
 
-def fuse_norms(model: nn.Module) -> None:
-    """Replace each norm-then-SiLU pair of a Wan VAE by the fused one; the convolutions stay as they are."""
-    for block in model.modules():
+class FoldedCausalConv(nn.Module):
+    """A WanCausalConv3d whose time axis is folded into the channels of a 2-D convolution."""
+
+    def __init__(self, conv: nn.Conv3d) -> None:
+        super().__init__()
+        self.kernel_t, self.stride_t = conv.kernel_size[0], conv.stride[0]
+        # diffusers keeps the padding aside: (left, right, top, bottom, before, after).
+        padding: tuple[int, ...] = conv._padding  # type: ignore[assignment]
+        self.spatial_padding, self.frames_before = (padding[2], padding[0]), padding[4]
+        assert conv.bias is not None
+        self.bias = conv.bias
+        folded = conv.weight.detach().transpose(1, 2).flatten(1, 2).contiguous(memory_format=torch.channels_last)
+        self.weight = nn.Parameter(folded, requires_grad=False)
+
+    def forward(self, x: Tensor, cache_x: Tensor | None = None) -> Tensor:
+        before = self.frames_before
+        if cache_x is not None and before > 0:
+            x = torch.cat([cache_x, x], dim=2)
+            before -= cache_x.shape[2]
+        if before > 0:
+            x = F.pad(x, (0, 0, 0, 0, before, 0))
+        n_out = (x.shape[2] - self.kernel_t) // self.stride_t + 1
+        reach = self.stride_t * (n_out - 1) + 1
+        shifted = [x[:, :, k : k + reach : self.stride_t] for k in range(self.kernel_t)]
+        frames = (torch.cat(shifted, dim=1) if self.kernel_t > 1 else x)[0].transpose(0, 1)
+        out = F.conv2d(frames, self.weight, self.bias, padding=self.spatial_padding)
+        return out.transpose(0, 1)[None]
+
+
+def speed_up(model: nn.Module, *, fold_convolutions: bool, compile_norms: bool) -> None:
+    """Replace layers of a Wan VAE in place, for a batch of one."""
+    for block in list(model.modules()):
         if type(block).__name__ == "WanResidualBlock":
-            block.norm1, block.norm2 = FusedNormSilu(block.norm1), FusedNormSilu(block.norm2)  # type: ignore[arg-type]
+            block.norm1 = NormSilu(block.norm1, compiled=compile_norms)  # type: ignore[arg-type]
+            block.norm2 = NormSilu(block.norm2, compiled=compile_norms)  # type: ignore[arg-type]
             block.nonlinearity = nn.Identity()
         elif type(block).__name__ in ("WanEncoder3d", "WanDecoder3d"):
-            block.norm_out = FusedNormSilu(block.norm_out)  # type: ignore[arg-type]
+            block.norm_out = NormSilu(block.norm_out, compiled=compile_norms)  # type: ignore[arg-type]
             block.nonlinearity = nn.Identity()
+    if not fold_convolutions:
+        return
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child).__name__ == "WanCausalConv3d":
+                setattr(parent, name, FoldedCausalConv(child))  # type: ignore[arg-type]

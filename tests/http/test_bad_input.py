@@ -133,6 +133,7 @@ async def test_silence_is_a_recording(site: Site):
         (b"nothing like it", "multipart/form-data; boundary=b", 400),
         (b'--b\r\nContent-Disposition: form-data; name="image"\r\n\r\nabc', "multipart/form-data; boundary=b", 400),
         (b"--b\r\n\r\nabc\r\n--b--\r\n", "multipart/form-data; boundary=b", 400),
+        (b"--b\r\n[no header]\r\n\r\nabc\r\n--b--\r\n", "multipart/form-data; boundary=b", 400),
         (b"--b--\r\n", "multipart/form-data; boundary=b", 422),
         (b"{", "application/json", 400),
         (b"[1]", "application/json", 400),

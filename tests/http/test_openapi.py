@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 import schemathesis
 from hypothesis import HealthCheck, settings
 from lipsync_server.http import schemas
 from lipsync_server.http.app import ROUTES, create_app
 from lipsync_server.http.openapi import document
 from lipsync_server.settings import Settings
-from site_kit import Site, StandInExecutor
+from site_kit import PNG, WAV, Site, StandInExecutor
 
 EXAMPLES = 12
 
@@ -103,6 +104,42 @@ def test_schemathesis_finds_no_5xx_and_no_undocumented_answer(case: schemathesis
             schemathesis.checks.CHECKS.get_one("response_headers_conformance"),
         ],
     )
+
+
+def test_the_answers_about_a_real_job_are_the_documented_ones(address: str):
+    session = requests.Session()
+    session.headers["Authorization"] = "Bearer token"
+    seen = []
+
+    def call(method: str, path: str, **request: object) -> requests.Response:
+        response = session.request(method, address + path.format(job_id=job_id), **request)
+        contract[path][method].validate_response(response)
+        seen.append((method, path, response.status_code))
+        return response
+
+    job_id = ""
+    files = {"image": ("face.png", PNG), "audio": ("hello.wav", WAV)}
+    job_id = call("POST", "/v1/jobs", files=files).json()["id"]
+    call("GET", "/v1/jobs/{job_id}/events")
+    assert call("GET", "/v1/jobs/{job_id}").json()["state"] == "succeeded"
+    call("GET", "/v1/jobs")
+    etag = call("GET", "/v1/jobs/{job_id}/video").headers["ETag"]
+    call("GET", "/v1/jobs/{job_id}/video", headers={"Range": "bytes=0-9"})
+    call("GET", "/v1/jobs/{job_id}/video", headers={"Range": "bytes=99999999-"})
+    call("GET", "/v1/jobs/{job_id}/video", headers={"If-None-Match": etag})
+    call("GET", "/v1/jobs/{job_id}/video", headers={"If-Match": '"other"'})
+    call("POST", "/v1/jobs/{job_id}/collected")
+    call("DELETE", "/v1/jobs/{job_id}")
+    call("GET", "/v1/jobs/{job_id}")
+    call("POST", "/lipsync", files=files)
+    call("POST", "/lipsync", files=files, data={"prompt": "no face"})
+    job_id = call("POST", "/lipsync", files=files, data={"prompt": "hold"}, headers={"Prefer": "respond-async"}).json()[
+        "id"
+    ]
+    call("GET", "/v1/jobs/{job_id}/video")
+    call("DELETE", "/v1/jobs/{job_id}")
+    statuses = [status for _, _, status in seen]
+    assert statuses == [202, 200, 200, 200, 200, 206, 416, 304, 412, 200, 204, 410, 200, 422, 202, 409, 202]
 
 
 def test_the_contract_is_json_without_surprises(address: str):

@@ -10,6 +10,7 @@ import signal
 from aiohttp import web
 from pydantic import SecretStr
 
+from lipsync_server.engines.registry import ENGINES, Registry
 from lipsync_server.http.app import create_app, create_health_app
 from lipsync_server.http.auth import first_token, needs_token
 from lipsync_server.http.logs import set_up_logging
@@ -21,10 +22,10 @@ log = logging.getLogger(__name__)
 _DRAIN_S = 10.0
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: Settings, registry: Registry = ENGINES) -> None:
     """Serve until a signal comes. Raises LipsyncError when the server cannot start."""
     set_up_logging(settings.log_level, settings.log_format)
-    asyncio.run(_serve(with_token(settings)))
+    asyncio.run(_serve(with_token(settings), registry))
 
 
 def with_token(settings: Settings) -> Settings:
@@ -40,12 +41,12 @@ def with_token(settings: Settings) -> Settings:
     return settings.model_copy(update={"tokens": [SecretStr(token)]})
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, registry: Registry) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    app = create_app(settings)
+    app = create_app(settings, registry=registry)
     runners = [(web.AppRunner(app, access_log=None, shutdown_timeout=_DRAIN_S), settings.port, "listening")]
     if settings.port_health is not None:
         small = web.AppRunner(create_health_app(app), access_log=None, shutdown_timeout=1.0)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aiohttp import BodyPartReader, web
-from aiohttp.http import HttpVersion11
+from aiohttp.http import HttpProcessingError, HttpVersion11
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from lipsync_server.errors import BadRequest, InvalidInput, TooLarge, UnsupportedMedia
@@ -110,7 +110,7 @@ async def _reading() -> AsyncIterator[None]:
         raise BadRequest(f"The upload stalled: nothing came for {_STALLED_S:.0f} s. Send it again.") from error
     except (web.RequestPayloadError, web.HTTPBadRequest) as error:
         raise BadRequest(f"The body broke off or is malformed: {error}.") from error
-    except (ValueError, RuntimeError, AssertionError, LookupError) as error:
+    except (ValueError, RuntimeError, AssertionError, LookupError, HttpProcessingError) as error:
         raise BadRequest(f"The body is not well-formed multipart/form-data: {error}.") from error
 
 

@@ -13,6 +13,7 @@ from lipsync_server.engines.base import Checkpoint, EngineOptions, Frames, Rende
 from lipsync_server.settings import Settings
 from lipsync_server.workers.checkpoint import load_checkpoints, save_checkpoint
 from lipsync_server.workers.encoding import BackgroundEncoder
+from lipsync_server.workers.inputs import release_pages
 from lipsync_server.workers.measure import STAGES, ProgressScale
 from lipsync_server.workers.render import render
 from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
@@ -283,3 +284,19 @@ def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
         render(
             _FullDiskEngine(tmp_path), task, lambda event: None, lambda: False, Settings(), options_model=EngineOptions
         )
+
+
+def test_a_recording_that_was_heard_does_not_stay_in_memory(tmp_path: Path) -> None:
+    def mapped_bytes() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssFile:"))
+
+    path = tmp_path / "speech.f32"
+    np.ones(10_000_000, "<f4").tofile(path)
+    speech = np.memmap(path, dtype="<f4", mode="r")
+    before = mapped_bytes()
+    assert speech.sum() == 10_000_000
+    assert mapped_bytes() - before > 35_000_000
+    release_pages(speech)
+    assert mapped_bytes() - before < 5_000_000
+    assert speech.sum() == 10_000_000

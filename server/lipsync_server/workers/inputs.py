@@ -4,9 +4,10 @@ Knows media/. The size and length limits of uploads were checked before the task
 made; only the picture's pixels are bounded here again.
 """
 
+import mmap
 from pathlib import Path
 
-from lipsync_server.engines.base import EngineOptions, Frames, RenderRequest
+from lipsync_server.engines.base import EngineOptions, Frames, RenderRequest, Speech
 from lipsync_server.errors import InvalidInput, UnsupportedMedia
 from lipsync_server.media.audio import load_speech
 from lipsync_server.media.image import first_frame, load_image
@@ -44,6 +45,16 @@ def decode_request(task: RenderTask, options: EngineOptions, *, max_image_pixels
         second_speech=second_speech,
     )
     return request, sound
+
+
+def release_pages(speech: Speech) -> None:
+    """Take the pages of a memory-mapped recording that were read out of this process; they come back when read again.
+
+    Half an hour of speech would otherwise stay resident once it was heard.
+    """
+    pages: object = speech.base
+    if isinstance(pages, mmap.mmap):
+        pages.madvise(mmap.MADV_DONTNEED)
 
 
 def _load_picture(path: Path, max_pixels: int) -> tuple[Frames, Path | None]:

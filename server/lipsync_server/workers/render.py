@@ -12,6 +12,7 @@ import errno
 import logging
 import shutil
 import sys
+import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -21,17 +22,19 @@ import numpy as np
 
 from lipsync_server import errors
 from lipsync_server.engines import registry
-from lipsync_server.engines.base import Checkpoint, Engine, EngineOptions, Frames, RenderRequest, State
+from lipsync_server.engines.base import Checkpoint, Engine, EngineOptions, Frames, RenderRequest, Speech, State
 from lipsync_server.engines.options import parse_options
 from lipsync_server.media.video import FrameEncoder, VideoInfo, mux
 from lipsync_server.settings import Settings
 from lipsync_server.workers.checkpoint import clear_checkpoints, load_checkpoints, save_checkpoint
 from lipsync_server.workers.encoding import BackgroundEncoder
-from lipsync_server.workers.inputs import decode_request
+from lipsync_server.workers.inputs import decode_request, release_pages
 from lipsync_server.workers.measure import PeakMemory, ProgressScale, StageClock
 from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
 
 log = logging.getLogger(__name__)
+
+_RELEASE_INTERVAL_S = 1.0
 
 
 def render(
@@ -108,6 +111,8 @@ class _Render:
         self._clock, self._scale, self._memory = StageClock(), ProgressScale(), PeakMemory()
         self._warnings: list[str] = []
         self._engine_counts_frames = False
+        self._speeches: tuple[Speech, ...] = ()
+        self._released_at = 0.0
         self._segments = task.scratch / "segments"
 
     def run(self) -> RenderOutcome:
@@ -144,7 +149,9 @@ class _Render:
         self._stop_if_cancelled()
         self._clock.switch("preprocess")
         self._progress("preprocess", 0, 1)
-        return decode_request(self._task, self._options, max_image_pixels=self._settings.max_image_pixels)
+        request, sound = decode_request(self._task, self._options, max_image_pixels=self._settings.max_image_pixels)
+        self._speeches = tuple(speech for speech in (request.speech, request.second_speech) if speech is not None)
+        return request, sound
 
     def _make_video(self, request: RenderRequest, sound: Path) -> VideoInfo:
         identity = "\n".join(
@@ -244,6 +251,11 @@ class _Render:
         self._progress(stage, done, total, note)
 
     def _progress(self, stage: str, done: float, total: float, note: str = "") -> None:
+        now = time.monotonic()
+        if now - self._released_at > _RELEASE_INTERVAL_S:
+            self._released_at = now
+            for speech in self._speeches:
+                release_pages(speech)
         self._report(self._scale.event(stage, done, total, note))
 
     def _warn(self, message: str) -> None:

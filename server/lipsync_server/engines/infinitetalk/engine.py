@@ -217,8 +217,8 @@ class _Job:
         if not wanted.among_several or any(f.people == "multi" for f in find_transformers(self._settings)):
             return wanted
         self._context.warn(
-            "Choosing one speaker among several people needs InfiniteTalk's multi weights, which are not here; the box was "
-            "ignored, and everyone in the picture may move their lips."
+            "Choosing one speaker among several people needs InfiniteTalk's multi weights, which are not here; the "
+            "box was ignored, and everyone in the picture may move their lips."
         )
         return wanted.alone
 
@@ -295,6 +295,6 @@ def out_of_memory(error: Exception, options: Options) -> OutOfMemory:
     smaller = "resolution 480p, " if options.resolution == "720p" else ""
     first_line = str(error).splitlines()[0] if str(error) else "out of memory"
     return OutOfMemory(
-        f"The GPU's memory ran out ({first_line}). Try {smaller}int8 or fp8 weights, LIPSYNC_OFFLOAD=blocks, or stop other "
-        "programs on the card."
+        f"The GPU's memory ran out ({first_line}). Try {smaller}int8 or fp8 weights, LIPSYNC_OFFLOAD=blocks, or stop "
+        "other programs on the card."
     )

@@ -64,7 +64,8 @@ class ProjectedGuidance:
         direction = cond.double()
         direction = direction / direction.norm().clamp(min=1e-12)
         exact = capped.double()
-        return (exact - (exact * direction).sum() * direction).to(difference.dtype)
+        orthogonal: Tensor = exact - (exact * direction).sum() * direction
+        return orthogonal.to(difference.dtype)
 
 
 class Guidance:

@@ -47,7 +47,7 @@ class MemoryPlan:
             else f"{self.resident_blocks} of {self.n_blocks} blocks resident, the others streamed from pinned memory"
         )
         return (
-            f"{where}: {self.weights_bytes / GIB:.1f} GiB of weights and {self.working_bytes / GIB:.1f} GiB to work in, "
+            f"{where}: {self.weights_bytes / GIB:.1f} GiB of weights, {self.working_bytes / GIB:.1f} GiB to work in, "
             f"{self.free_bytes / GIB:.1f} GiB free"
         )
 

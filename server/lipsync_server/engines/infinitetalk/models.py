@@ -135,7 +135,7 @@ class Models:
     def shrink(self, need: Need, report: Report) -> bool:
         """After an out-of-memory error: reload with fewer blocks on the device. False when none were left there."""
         held = self._held
-        if held is None or self.device.type != "cuda" or held.plan.resident_blocks == 0:
+        if held is None or held.plan.resident_blocks == 0:
             return False
         self._fewer_blocks = held.plan.with_fewer_blocks()
         self._release_transformer()

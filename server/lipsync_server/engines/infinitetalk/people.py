@@ -72,8 +72,8 @@ def _checked(box: Box, picture: Frames, field: str) -> Box:
     left, top, right, bottom = max(0.0, box[0]), max(0.0, box[1]), min(float(width), box[2]), min(float(height), box[3])
     if right - left < 1 or bottom - top < 1:
         raise InvalidInput(
-            f"{field}: the box {list(box)} lies outside the picture or is empty. Give left, top, right, bottom in pixels "
-            f"of the upright picture, which is {width} x {height}.",
+            f"{field}: the box {list(box)} lies outside the picture or is empty. Give left, top, right, bottom in "
+            f"pixels of the upright picture, which is {width} x {height}.",
             field=field,
         )
     return left, top, right, bottom

@@ -191,11 +191,9 @@ def run_encoder(
         except KeyError as error:
             raise WeightsError(f"{source}: the tensor {error.args[0]} is missing. Download it again.") from error
         for layer in range(config.num_layers):
-            own = {official_name(name, layer): tensors[official_name(name, layer)] for name in layer_names
-                   if official_name(name, layer) in tensors}  # fmt: skip
-            checked = state_files.rename_and_check(
-                layer_names, own, lambda name, at=layer: official_name(name, at), source=source
-            )
+            names = {name: official_name(name, layer) for name in layer_names}
+            own = {published: tensors[published] for published in names.values() if published in tensors}
+            checked = state_files.rename_and_check(layer_names, own, names.__getitem__, source=source)
             moved = {name: tensor.to(device, dtype) for name, tensor in checked.items()}
             layer_model.encoder.block[0].load_state_dict(moved, assign=True)
             hidden = layer_model.encoder(inputs_embeds=hidden, attention_mask=mask).last_hidden_state

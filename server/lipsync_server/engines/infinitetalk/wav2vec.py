@@ -101,7 +101,8 @@ class Wav2Vec:
         x = first.activation(x)[None]
         for layer in rest:
             x = layer(x)
-        return x[0].T
+        features: Tensor = x[0].T
+        return features
 
     @torch.inference_mode()
     def encode(self, features: Tensor) -> list[Tensor]:

@@ -61,7 +61,8 @@ class Schedule:
         length = n + (self.mirrored[person] if window is self.windows[-1] else 0)
         centres = np.arange(window.start, window.start + window.n_frames, dtype=np.int64)
         positions = np.clip(centres[:, None] + _NEIGHBOURS, 0, length - 1)
-        return np.where(positions < n, positions, 2 * n - 1 - positions)
+        heard: NDArray[np.int64] = np.where(positions < n, positions, 2 * n - 1 - positions)
+        return heard
 
 
 def latents_of(n_frames: int) -> int:

@@ -52,15 +52,17 @@ def best_path(scores: NDArray[np.float64], optional: NDArray[np.bool_], least: i
     return path
 
 
-def log_posteriors(audio: NDArray[np.float32], network: speech.Network) -> NDArray[np.float64]:
+def log_posteriors(audio: NDArray[np.float32], networks: tuple[speech.Network, ...]) -> NDArray[np.float64]:
     n = len(audio) // 160
     features, _ = speech.normalise(speech.log_mel(audio, 0, n), speech.loud_level(audio))
-    logits = network(features)[:, 4:].astype(np.float64)
+    logits = speech.predict(features, networks)[:, 4:].astype(np.float64)
     logits -= logits.max(1, keepdims=True)
     return logits - np.log(np.exp(logits).sum(1, keepdims=True))
 
 
-def realign(source: corpus.Corpus, network: speech.Network, worst: float) -> Iterator[tuple[str, Utterance]]:
+def realign(
+    source: corpus.Corpus, networks: tuple[speech.Network, ...], worst: float
+) -> Iterator[tuple[str, Utterance]]:
     sil = INDEX["SIL"]
     for i in range(len(source)):
         audio = source.audio(i)
@@ -68,7 +70,7 @@ def realign(source: corpus.Corpus, network: speech.Network, worst: float) -> Ite
         order = classes[np.concatenate([[True], np.diff(classes) != 0])]
         order = np.concatenate([[sil], order[order != sil] if len(order) < 3 else order, [sil]])
         order = order[np.concatenate([[True], np.diff(order) != 0])]
-        posteriors = log_posteriors(audio, network)
+        posteriors = log_posteriors(audio, networks)
         if len(posteriors) < 3 * len(order):
             continue
         path = best_path(np.maximum(posteriors[:, order], -7), order == sil)
@@ -91,5 +93,5 @@ if __name__ == "__main__":
     ap.add_argument("--weights", type=Path, required=True)
     ap.add_argument("--worst", type=float, default=-3.0, help="drop utterances with a lower mean log probability")
     a = ap.parse_args()
-    kept = corpus.write(a.out, realign(corpus.Corpus(a.corpus), speech.load_network(a.weights), a.worst))
+    kept = corpus.write(a.out, realign(corpus.Corpus(a.corpus), speech.load_networks(a.weights), a.worst))
     print(kept, "utterances kept")  # noqa: T201

@@ -101,25 +101,17 @@ def losses(out: torch.Tensor, lips: torch.Tensor, classes: torch.Tensor) -> torc
 
 
 def export(net: Net, path: Path) -> None:
-    """Fold the batch norms and store float16 arrays for numpy."""
+    """Fold the batch norms and store float16 arrays for numpy, as a weight file of one network."""
     net.eval()
-    arrays: dict[str, NDArray[np.generic]] = {}
+    arrays: dict[str, NDArray[np.generic]] = {"net0_dilations": np.array(DILATIONS)}
     for k, (layer, norm) in enumerate(zip(net.layers, net.norms, strict=True)):
         scale = (norm.weight / torch.sqrt(norm.running_var + norm.eps)).detach()
-        arrays[f"kernel{k}"] = (
-            (layer.weight.detach() * scale[:, None, None]).permute(2, 1, 0).numpy().astype(np.float16)
-        )
-        arrays[f"bias{k}"] = (norm.bias.detach() - norm.running_mean * scale).numpy().astype(np.float32)
-    arrays["head"] = net.head.weight.detach()[:, :, 0].T.numpy().astype(np.float16)
-    arrays["head_bias"] = net.head.bias.detach().numpy()
-    np.savez(
-        path,
-        n_layers=len(DILATIONS),
-        dilations=np.array(DILATIONS),
-        n_classes=len(CLASSES),
-        classes=np.array(CLASSES),
-        **arrays,
-    )
+        kernel = (layer.weight.detach() * scale[:, None, None]).permute(2, 1, 0)
+        arrays[f"net0_kernel{k}"] = kernel.numpy().astype(np.float16)
+        arrays[f"net0_bias{k}"] = (norm.bias.detach() - norm.running_mean * scale).numpy().astype(np.float32)
+    arrays["net0_head"] = net.head.weight.detach()[:, :, 0].T.numpy().astype(np.float16)
+    arrays["net0_head_bias"] = net.head.bias.detach().numpy()
+    np.savez(path, n_networks=1, **arrays)
     net.train()
 
 

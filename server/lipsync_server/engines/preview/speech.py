@@ -1,6 +1,6 @@
 """From speech to lips: how far the mouth opens, how wide it is and when the lips press, for every video frame.
 
-Knows numpy and the small network in weights/preview_mouth.npz (log mel spectrum in, mouth out, 10 ms steps), and two
+Knows numpy and the small networks in weights/preview_mouth.npz (log mel spectrum in, mouth out, 10 ms steps), and two
 rules on top of it: lips shut in pauses, lips shut on p, b and m. Works in windows, so memory does not grow with the
 recording. Knows no picture; `train`ing lives outside the package, in server/training/preview_mouth.
 """
@@ -31,11 +31,11 @@ _BLOCK_S: Final = 48
 _MARGIN_S: Final = _AROUND_S + 2
 
 # Where the network's opening counts as shut lips, and how much the rest is stretched; measured on people talking.
-_SHUT_BELOW: Final = 0.28
+_SHUT_BELOW: Final = 0.26
 _STRETCH: Final = 2.0
-_PRESS_AT: Final = 0.3
-# Lips move before the sound they make.
-_LEAD_S: Final = 0.015
+_PRESS_AT: Final = 0.35
+# Lips move a little before the sound they make.
+_LEAD_S: Final = 0.003
 
 # A recording whose loud parts stay under this (dB of full scale) is silence.
 _SILENCE_DB: Final = -66.0
@@ -116,7 +116,8 @@ def log_mel(speech: Speech, first: int, last: int) -> Array:
         spectrum = np.fft.rfft(frames[k : k + 1000] * window, _FFT)
         power[k : k + 1000] = (spectrum.real**2 + spectrum.imag**2).astype(np.float32) @ _mel_bank().T
     # the floor is about a quantisation step of 16-bit sound, so that digital silence is not an infinite contrast
-    return np.log(power + np.float32(1e-6))
+    log_power: Array = np.log(power + np.float32(1e-6))
+    return log_power
 
 
 def normalise(mel: Array, loud_db: float) -> tuple[Array, Array]:
@@ -135,11 +136,10 @@ def normalise(mel: Array, loud_db: float) -> tuple[Array, Array]:
     quiet, loud = np.empty(len(centres)), np.empty(len(centres))
     mean = np.empty((len(centres), mel.shape[1]))
     for k, centre in enumerate(centres):
-        part = slice(max(0, min(centre, n - 1) - reach), min(n, centre + reach))
-        low, high = np.percentile(energy[part], [5, 95])
-        high = max(high, least_loud)
-        quiet[k], loud[k] = low, high
-        weight = np.clip((energy[part] - (high - 4.5)) / 2, 0, 1) + 1e-3
+        part = slice(max(0, min(int(centre), n - 1) - reach), min(n, int(centre) + reach))
+        quiet[k], loud[k] = np.percentile(energy[part], [5, 95])
+        loud[k] = max(loud[k], least_loud)
+        weight = np.clip((energy[part] - (loud[k] - 4.5)) / 2, 0, 1) + 1e-3
         mean[k] = weight @ mel[part] / weight.sum()
     at = np.arange(n)
     quiet_at, loud_at = np.interp(at, centres, quiet), np.interp(at, centres, loud)
@@ -196,32 +196,42 @@ def _convolve(x: Array, kernel: Array, bias: Array, dilation: int, stride: int =
 
 
 @lru_cache(maxsize=1)
-def network() -> Network:
-    """The shipped network, read once."""
-    return load_network(paths.bundled("preview_mouth.npz"))
+def _shipped() -> tuple[Network, ...]:
+    return load_networks(paths.bundled("preview_mouth.npz"))
 
 
-def load_network(path: Path) -> Network:
+def load_networks(path: Path) -> tuple[Network, ...]:
+    """The networks of a weight file; their answers are averaged."""
     with np.load(path, allow_pickle=False) as z:
-        count = int(z["n_layers"])
-        return Network(
-            kernels=tuple(z[f"kernel{k}"].astype(np.float32) for k in range(count)),
-            biases=tuple(z[f"bias{k}"].astype(np.float32) for k in range(count)),
-            dilations=tuple(int(d) for d in z["dilations"]),
-            head=z["head"].astype(np.float32),
-            head_bias=z["head_bias"].astype(np.float32),
+        return tuple(
+            Network(
+                kernels=tuple(z[f"net{i}_kernel{k}"].astype(np.float32) for k in range(len(z[f"net{i}_dilations"]))),
+                biases=tuple(z[f"net{i}_bias{k}"].astype(np.float32) for k in range(len(z[f"net{i}_dilations"]))),
+                dilations=tuple(int(d) for d in z[f"net{i}_dilations"]),
+                head=z[f"net{i}_head"].astype(np.float32),
+                head_bias=z[f"net{i}_head_bias"].astype(np.float32),
+            )
+            for i in range(int(z["n_networks"]))
         )
+
+
+def predict(features: Array, networks: tuple[Network, ...]) -> Array:
+    """(n, N_MELS + 1) -> (n, outputs): opening, width, press and speaking logits, then a logit per phone class."""
+    total = networks[0](features)
+    for network in networks[1:]:
+        total += network(features)
+    return total / np.float32(len(networks))
 
 
 def _grid_track(mel: Array, loud_db: float) -> Array:
     """Opening, width, press every 10 ms (n, 3)."""
     features, level = normalise(mel, loud_db)
-    raw = network()(features)
+    raw = predict(features, _shipped())
     talking = _smooth(_talking(_sigmoid(raw[:, 3]), level).astype(np.float32), 4.0)
     press = np.clip(1.4 * _smooth((_sigmoid(raw[:, 2]) > _PRESS_AT).astype(np.float32), 2.0), 0, 1)
     # A network unsure between two phones answers their mean; stretching its answer gives the mouth its range back.
-    opening = np.clip((_smooth(raw[:, 0], 2.0) - _SHUT_BELOW) * _STRETCH, 0, 1)
-    opening *= (0.6 + 0.4 * _smooth(level, 6.0)) * (1 - press) * np.clip(1.1 * talking - 0.05, 0, 1)
+    opening = np.clip((_smooth(raw[:, 0], 2.5) - _SHUT_BELOW) * _STRETCH, 0, 1)
+    opening *= (0.5 + 0.5 * _smooth(level, 6.0)) * (1 - press) * np.clip(1.1 * talking - 0.05, 0, 1)
     width = _smooth(raw[:, 1], 4.0) * talking
     return np.stack([np.clip(_smooth(opening, 1.5), 0, 1), np.clip(width, -1, 1), press * talking], 1)
 

@@ -135,7 +135,7 @@ def test_ctrl_c_ends_a_render_cleanly_and_leaves_no_half_file(tmp_path: Path) ->
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     output = tmp_path / "video.mp4"
-    command = [*LIPSYNC, "render", str(PORTRAIT), str(make_recording(tmp_path, 600)), "-o", str(output)]
+    command = [*LIPSYNC, "render", str(PORTRAIT), str(make_recording(tmp_path, 120)), "-o", str(output)]
     environment = {**os.environ, "TMPDIR": str(scratch)}
     with subprocess.Popen(
         [*command, "--engine", "preview"], stderr=subprocess.PIPE, text=True, env=environment

@@ -1,0 +1,28 @@
+"""What the documentation says is what the code does."""
+
+import re
+from pathlib import Path
+
+from lipsync_server.settings_table import with_table
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_readmes_settings_table_is_the_codes() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert with_table(readme) == readme, "run: python -m lipsync_server.settings_table README.md"
+
+
+def test_every_relative_link_in_the_documentation_leads_somewhere() -> None:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "n8n-node").glob("*.md"))]
+    broken = []
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
+            if "://" not in target and not target.startswith("mailto:") and not (page.parent / target).exists():
+                broken.append(f"{page.relative_to(ROOT)}: {target}")
+    assert not broken
+
+
+def test_no_path_of_a_workplace_is_in_the_documentation() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        assert "/work/" not in page.read_text(encoding="utf-8"), page

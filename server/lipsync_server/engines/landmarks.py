@@ -123,7 +123,8 @@ class FaceLandmarker:
         left, top, right, bottom = tile
         part = picture[top:bottom, left:right]
         scale = _DETECTOR_PX / max(part.shape[:2])
-        small = cv2.resize(part, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)[:_DETECTOR_PX, :_DETECTOR_PX]
+        height, width = (max(1, round(side * scale)) for side in part.shape[:2])
+        small = cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA)
         pad_y, pad_x = (_DETECTOR_PX - small.shape[0]) // 2, (_DETECTOR_PX - small.shape[1]) // 2
         square = np.zeros((_DETECTOR_PX, _DETECTOR_PX, 3), np.float32)
         square[pad_y : pad_y + small.shape[0], pad_x : pad_x + small.shape[1]] = small

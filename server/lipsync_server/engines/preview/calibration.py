@@ -17,7 +17,7 @@ from lipsync_server.engines.preview.puppet import Pose, Puppet
 # The gap between the lips at opening 1, in face heights: a clear open vowel.
 TARGET_GAP = 0.09
 _SHUT = 0.004
-_COMMANDS = np.array([0.0, 0.1, 0.2, 0.35, 0.55, 0.8, 1.1, 1.4])
+_COMMANDS = np.array([0.0, 0.08, 0.16, 0.25, 0.35, 0.5, 0.7, 0.95, 1.25, 1.6])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -78,7 +78,8 @@ def _depth(local: NDArray[np.float64], near: NDArray[np.float64], at: NDArray[np
     oval = list(FACE_OVAL)
     rim = local[oval].mean(axis=0) + 1.3 * (local[oval] - local[oval].mean(axis=0))
     level = float(near[oval].mean())
-    places, values = np.concatenate([local, rim]), np.concatenate([near, np.full(len(rim), level)])
+    places = np.concatenate([local[::3], rim])
+    values = np.concatenate([near[::3], np.full(len(rim), level)])
     total, mass = np.zeros(at.shape[:2]), np.full(at.shape[:2], 1e-3)
     for place, value in zip(places, values, strict=True):
         closeness = np.exp(-((at - place) ** 2).sum(axis=-1) / (2 * 0.07**2))

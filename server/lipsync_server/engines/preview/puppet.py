@@ -41,7 +41,7 @@ class Puppet:
         self.picture = picture
         self.frame = FaceFrame.of(face.points, face.yaw)
         size = picture.shape[0], picture.shape[1]
-        stride = max(1, round(self.frame.height / 90))
+        stride = max(1, round(self.frame.height / 64))
         self.mouth = Mouth(face.points, self.frame, stride, size)
         self._interior = Interior(picture, face.points, self.mouth)
         self._head = Head(face.points, self.frame, size)

@@ -6,7 +6,7 @@ file is 155 MB of which 41 are mapped in. Errors name the file and the tensor. K
 
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from lipsync_server.engines.sadtalker import official
 from lipsync_server.engines.sadtalker.audio_nets import ExpNet
 from lipsync_server.engines.sadtalker.generator import Generator
 from lipsync_server.engines.sadtalker.keypoints import KeypointDetector
@@ -25,13 +26,16 @@ from lipsync_server.engines.sadtalker.official import (
     MAPPING_70,
     MAPPING_73,
     UNUSED_PREFIXES,
-    USED_PREFIXES,
+    combined,
 )
 from lipsync_server.engines.sadtalker.pose_vae import PoseVAE
 from lipsync_server.engines.sadtalker.reconstruction import FaceReconstruction
 from lipsync_server.errors import WeightsError
 
 _M = TypeVar("_M", bound=nn.Module)
+
+_USED = frozenset(name for name in combined() if not name.startswith(UNUSED_PREFIXES))
+_UNUSED = frozenset(combined()) - _USED
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ def load_mapping(path: Path, n_coefficients: int) -> MappingNet:
     tensors = content.get("mapping") if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise WeightsError(f"{path} has no key 'mapping' with tensors in it; download the file again.")
+    _check_names(tensors, official.mapping(n_coefficients), path)
     mapping = build(MappingNet, {name: value.clone() for name, value in tensors.items()}, "mapping", path.name)
     if mapping.n_coefficients != n_coefficients:
         raise WeightsError(
@@ -104,16 +109,22 @@ def _read_combined(path: Path) -> dict[str, Tensor]:
     _require(path)
     try:
         with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            surplus = [name for name in names if not name.startswith(USED_PREFIXES + UNUSED_PREFIXES)]
-            if surplus:
-                raise WeightsError(
-                    f"{path} holds {sorted(surplus)[0]} ({len(surplus)} such tensors), which SadTalker V0.0.2 has "
-                    "not; it is another model's file."
-                )
-            return {name: file.get_tensor(name) for name in names if name.startswith(USED_PREFIXES)}
+            names = set(file.keys())
+            _check_names(names - _UNUSED, _USED, path)
+            return {name: file.get_tensor(name) for name in sorted(_USED)}
     except SafetensorError as error:
         raise WeightsError(f"{path} is damaged or incomplete ({error}); download it again.") from error
+
+
+def _check_names(given: Collection[str], expected: Collection[str], path: Path) -> None:
+    """Shapes are checked against each other later; here whole blocks that are absent would be noticed first."""
+    if surplus := set(given) - set(expected):
+        raise WeightsError(
+            f"{path} holds {min(surplus)} ({len(surplus)} such tensors), which SadTalker V0.0.2 has not; it is another "
+            "model's file."
+        )
+    if missing := set(expected) - set(given):
+        raise WeightsError(f"{path} lacks the tensor {min(missing)} ({len(missing)} in all); download it again.")
 
 
 def _require(path: Path) -> None:

@@ -51,23 +51,23 @@ class Layout:
             n += 1
         return n
 
-    def conv(self, name: str, *, stride: int | tuple[int, int] = 1, padding: int = 0) -> nn.Conv2d:
+    def conv(self, name: str, *, stride: int | tuple[int, int] = 1, padding: int = 0, bias: bool = True) -> nn.Conv2d:
         """A 2-D convolution; one stored with spectral norm (`weight_orig`) counts as the folded `weight`."""
         scope = self / name
         out, inputs, height, width = scope.shape("weight_orig" if scope.has("weight_orig") else "weight", 4)
-        return nn.Conv2d(inputs, out, (height, width), stride=stride, padding=padding, bias=scope.has("bias"))
+        return nn.Conv2d(inputs, out, (height, width), stride=stride, padding=padding, bias=bias)
 
     def conv1d(self, name: str, *, dilation: int = 1) -> nn.Conv1d:
         out, inputs, kernel = (self / name).shape("weight", 3)
-        return nn.Conv1d(inputs, out, kernel, dilation=dilation, bias=(self / name).has("bias"))
+        return nn.Conv1d(inputs, out, kernel, dilation=dilation)
 
     def conv3d(self, name: str, *, padding: int = 0) -> nn.Conv3d:
         out, inputs, kernel, _, _ = (self / name).shape("weight", 5)
-        return nn.Conv3d(inputs, out, kernel, padding=padding, bias=(self / name).has("bias"))
+        return nn.Conv3d(inputs, out, kernel, padding=padding)
 
     def linear(self, name: str) -> nn.Linear:
         out, inputs = (self / name).shape("weight", 2)
-        return nn.Linear(inputs, out, bias=(self / name).has("bias"))
+        return nn.Linear(inputs, out)
 
     def norm2d(self, name: str) -> nn.BatchNorm2d:
         return nn.BatchNorm2d((self / name).shape("weight", 1)[0])
@@ -80,7 +80,7 @@ def layout_of(tensors: Mapping[str, torch.Tensor], source: str = "the checkpoint
     return Layout({name: tuple(tensor.shape) for name, tensor in tensors.items()}, source=source)
 
 
-def fold_spectral_norm(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def fold_spectral_norm(tensors: Mapping[str, torch.Tensor], source: str = "the checkpoint") -> dict[str, torch.Tensor]:
     """Replace every weight_orig, weight_u, weight_v by the weight that evaluation uses: weight_orig / (u W v)."""
     folded: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
@@ -88,7 +88,8 @@ def fold_spectral_norm(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.T
         if kind == "weight_orig":
             u, v = tensors.get(f"{stem}.weight_u"), tensors.get(f"{stem}.weight_v")
             if u is None or v is None:
-                raise WeightsError(f"{stem}.weight_u or .weight_v is missing beside {name}; download the file again.")
+                lost = f"{stem}.weight_{'u' if u is None else 'v'}"
+                raise WeightsError(f"{source} lacks the tensor {lost}; download the file again.")
             sigma = torch.dot(u, torch.mv(tensor.reshape(tensor.shape[0], -1), v))
             folded[f"{stem}.weight"] = tensor / sigma
         elif kind not in ("weight_u", "weight_v"):
@@ -98,7 +99,7 @@ def fold_spectral_norm(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.T
 
 def fill(module: _M, tensors: Mapping[str, torch.Tensor], source: str = "the checkpoint") -> _M:
     """Put `tensors` into `module` (built on the meta device): none missing, none left over. Returns it in eval mode."""
-    folded = fold_spectral_norm(tensors)
+    folded = fold_spectral_norm(tensors, source)
     expected = module.state_dict()
     problems = _mismatches(expected, folded)
     if problems:

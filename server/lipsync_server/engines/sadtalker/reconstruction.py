@@ -18,15 +18,15 @@ class Bottleneck(nn.Module):
 
     def __init__(self, layout: Layout, stride: int) -> None:
         super().__init__()
-        self.conv1 = layout.conv("conv1")
+        self.conv1 = layout.conv("conv1", bias=False)
         self.bn1 = layout.norm2d("bn1")
-        self.conv2 = layout.conv("conv2", stride=stride, padding=1)
+        self.conv2 = layout.conv("conv2", stride=stride, padding=1, bias=False)
         self.bn2 = layout.norm2d("bn2")
-        self.conv3 = layout.conv("conv3")
+        self.conv3 = layout.conv("conv3", bias=False)
         self.bn3 = layout.norm2d("bn3")
         self.downsample: nn.Sequential | None = None
         if layout.has("downsample"):
-            shortcut = layout.conv("downsample.0", stride=stride)
+            shortcut = layout.conv("downsample.0", stride=stride, bias=False)
             self.downsample = nn.Sequential(shortcut, layout.norm2d("downsample.1"))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ class Bottleneck(nn.Module):
 class _ResNet(nn.Module):
     def __init__(self, layout: Layout) -> None:
         super().__init__()
-        self.conv1 = layout.conv("conv1", stride=2, padding=3)
+        self.conv1 = layout.conv("conv1", stride=2, padding=3, bias=False)
         self.bn1 = layout.norm2d("bn1")
         for i in range(1, 5):
             n_blocks = layout.count(f"layer{i}.{{}}")

@@ -57,7 +57,7 @@ class SpadeBlock(nn.Module):
         self.conv_s: nn.Conv2d | None = None
         self.norm_s: SpadeNorm | None = None
         if layout.has("conv_s"):
-            self.conv_s = layout.conv("conv_s")
+            self.conv_s = layout.conv("conv_s", bias=False)
             self.norm_s = SpadeNorm(layout / "norm_s")
 
     def norms(self) -> list[SpadeNorm]:

@@ -1,0 +1,116 @@
+"""Pictures as the model sees them: buckets, crops, masks, colours and 8-bit output, as the reference has them."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from it_golden import error, golden, golden_json
+from lipsync_server.engines.infinitetalk.colour import match_colours
+from lipsync_server.engines.infinitetalk.images import (
+    BUCKETS,
+    choose_size,
+    condition_mask,
+    fit_masks,
+    fit_picture,
+    frame_picture,
+    latent_masks,
+    move_camera,
+    person_masks,
+    reference_box,
+    silent_neighbour,
+    to_tensor,
+    to_uint8,
+)
+from lipsync_server.errors import InvalidInput
+
+_SIZES = {"infinitetalk-480": "480p", "infinitetalk-720": "720p"}
+_MASKS = golden_json("H_images/masks.json")
+
+
+def test_buckets_are_the_references() -> None:
+    tables = golden_json("H_images/buckets.json")
+    for name, resolution in (("ASPECT_RATIO_627", "480p"), ("ASPECT_RATIO_960", "720p")):
+        assert {float(k): tuple(v) for k, v in tables[name].items()} == BUCKETS[resolution]
+
+
+def test_every_source_gets_the_references_size_and_crop() -> None:
+    for choice in golden_json("H_images/buckets.json")["choices"]:
+        source = choice["src_h"], choice["src_w"]
+        for name, resolution in _SIZES.items():
+            framing = frame_picture(source, choose_size(*source, resolution))
+            expected = choice[name]
+            assert (framing.height, framing.width) == (expected["target_h"], expected["target_w"])
+            assert framing.resized == (expected["resized_h"], expected["resized_w"])
+            assert (framing.top, framing.left) == (expected["crop_top"], expected["crop_left"])
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_resize_crop_and_masks_are_exact(index: int) -> None:
+    case = {
+        k.removeprefix(f"rs{index}."): v for k, v in golden("H_images/resize.safetensors").items() if f"rs{index}." in k
+    }
+    target = (case["cropped_u8"].shape[-2], case["cropped_u8"].shape[-1])
+    picture = fit_picture(case["source_u8"].numpy(), target)
+    assert (picture == case["cropped_u8"][0, :, 0].permute(1, 2, 0).numpy()).all()
+    assert error(to_tensor(picture), case["normalised"][0, :, 0]) == 0
+    assert error(fit_masks(case["mask_source"].float().numpy(), target), case["mask_nearest"].float()) == 0
+
+
+@pytest.mark.parametrize("name", [name for name, case in _MASKS.items() if case["human_num"] == 2])
+def test_person_masks_are_exact_once_the_axes_are_named_rightly(name: str) -> None:
+    case = _MASKS[name]
+    boxes = None
+    if case["bbox"]:
+        boxes = tuple(reference_box(tuple(box)) for box in case["bbox"].values())
+    masks = latent_masks(person_masks(tuple(case["source_h_w"]), boxes), tuple(case["target_h_w"]))
+    assert error(masks, golden("H_images/masks.safetensors")[f"{name}.latent_mask"].float()) == 0
+
+
+def test_our_boxes_mean_left_top_right_bottom() -> None:
+    masks = person_masks((100, 200), ((10, 20, 60, 90), (120, 20, 180, 90)))
+    rows, columns = np.nonzero(masks[0])
+    assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (10, 20, 60, 90)
+
+
+def test_a_box_too_small_for_the_model_is_refused_in_words() -> None:
+    with pytest.raises(InvalidInput, match="first person's box"):
+        latent_masks(person_masks((640, 640), ((10, 10, 14, 14), (300, 10, 600, 600))), (640, 640))
+
+
+def test_the_others_are_beside_the_speaker() -> None:
+    assert silent_neighbour((400, 600), (20, 50, 200, 390))[0] >= 200
+    assert silent_neighbour((400, 600), (420, 50, 590, 390))[2] <= 420
+
+
+def test_condition_mask_marks_the_first_latent_only() -> None:
+    assert error(condition_mask(2, 8, 12), golden("H_images/masks.safetensors")["y_mask_channels_5_frames"]) == 0
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_colours_match_the_references(strength: float) -> None:
+    case = golden("H_images/color.safetensors")
+    ours = match_colours(case["source"][0], case["reference"][0, :, 0], strength)
+    assert error(ours, case[f"out_strength_{strength}"][0]) < 2e-4
+
+
+def test_no_correction_leaves_frames_alone() -> None:
+    frames = torch.rand(3, 2, 8, 8) * 2 - 1
+    assert error(match_colours(frames, torch.rand(3, 8, 8), 0.0), frames) == 0
+
+
+def test_eight_bits_are_truncated_as_in_the_reference() -> None:
+    case = golden("L_extra/to_uint8.safetensors")
+    assert (to_uint8(case["video"]) == case["frames_u8"]).all()
+
+
+def test_the_camera_move_begins_with_the_whole_picture_and_never_jumps() -> None:
+    y, x = np.mgrid[0:240, 0:320]
+    picture = np.stack([x * 255 // 320, y * 255 // 240, (x + y) * 255 // 560], -1).astype(np.uint8)
+    box = (100.0, 60.0, 200.0, 200.0)
+    start, boxes = move_camera(picture, 0.0, (box, box))
+    assert (start == picture).all()
+    assert boxes == (box, box)
+    frames = [move_camera(picture, t, None)[0].astype(int) for t in np.arange(0, 90, 2.88)]
+    steps = [np.abs(b - a).max() for a, b in itertools.pairwise(frames)]
+    assert 0 < max(steps) < 12

@@ -1,0 +1,158 @@
+"""The denoising loop: noise levels, guidance and whole golden runs through our transformer and VAE."""
+
+import json
+import struct
+
+import numpy as np
+import pytest
+import torch
+from it_golden import CPU, error, golden, golden_json, golden_path
+from lipsync_server.engines.infinitetalk.checkpoint import fill_transformer
+from lipsync_server.engines.infinitetalk.conditions import Conditions, still_picture
+from lipsync_server.engines.infinitetalk.guidance import Guidance, GuidanceScales, ProjectedGuidance
+from lipsync_server.engines.infinitetalk.images import reference_box
+from lipsync_server.engines.infinitetalk.pipeline import LoopSettings, Prompts, WindowLoop
+from lipsync_server.engines.infinitetalk.sampler import euler_step, pin, timesteps
+from lipsync_server.engines.infinitetalk.teacache import TeaCache
+from lipsync_server.engines.infinitetalk.transformer_config import TransformerConfig
+from lipsync_server.engines.infinitetalk.vae import WanVae
+from lipsync_server.engines.infinitetalk.windows import reference_schedule
+
+_LOOPS = ("cfg3", "cfg2", "apg3", "apg2", "two_person_cfg3", "two_person_bbox_cfg2")
+
+
+@pytest.mark.parametrize("case", golden_json("B_sampler/timesteps.json"), ids=lambda c: f"{c['steps']}-{c['shift']}")
+def test_noise_levels_are_the_references_to_the_last_bit(case: dict) -> None:
+    exact = [struct.unpack("<f", bytes.fromhex(digits))[0] for digits in case["timesteps_hex_float32"]]
+    assert timesteps(case["steps"], case["shift"]).tolist() == exact
+
+
+def test_one_step_goes_from_noise_to_clean() -> None:
+    assert timesteps(1, 7.0).tolist() == [1000.0, 0.0]
+    clean, noise = torch.rand(16, 2, 4, 4), torch.randn(16, 2, 4, 4)
+    levels = timesteps(1, 7.0)
+    assert error(euler_step(noise, noise - clean, levels[0], levels[1]), clean) < 1e-6
+
+
+def test_pinning_puts_the_known_frames_in_front() -> None:
+    latent, known = torch.zeros(16, 5, 2, 2), torch.ones(16, 3, 2, 2)
+    assert pin(latent, known)[:, :, 0, 0].sum(0).tolist() == [16, 16, 16, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "audio", "passes"),
+    [(5.0, 4.0, ("cond", "drop_text", "uncond")), (1.0, 2.0, ("cond", "drop_audio")), (1.0, 1.0, ("cond",))],
+)
+def test_no_pass_is_made_that_changes_nothing(text: float, audio: float, passes: tuple[str, ...]) -> None:
+    assert GuidanceScales(text, audio).passes == passes
+
+
+def test_two_passes_at_scale_one_are_the_single_pass() -> None:
+    cond, drop = torch.rand(4), torch.rand(4)
+    two = Guidance(GuidanceScales(1.0, 1.0)).velocity({"cond": cond, "drop_audio": drop})
+    assert error(two, Guidance(GuidanceScales(1.0, 1.0)).velocity({"cond": cond})) < 1e-6
+
+
+def test_guidance_is_reused_between_its_passes() -> None:
+    scales = GuidanceScales(1.0, 2.0, interval=2)
+    assert [len(scales.passes_at(step, 8)) for step in range(8)] == [2, 1, 2, 1, 2, 1, 2, 2]
+    guidance = Guidance(scales)
+    first = guidance.velocity({"cond": torch.ones(3), "drop_audio": torch.zeros(3)})
+    assert first.tolist() == [2, 2, 2]
+    assert guidance.velocity({"cond": torch.full((3,), 5.0)}).tolist() == [6, 6, 6]
+
+
+@pytest.mark.parametrize(
+    ("mode", "momentum", "threshold"),
+    [("default", -0.75, 55.0), ("small_norm", -0.75, 55.0), ("momentum0", 0.0, 20.0), ("nothreshold", -0.5, 0.0)],
+)
+def test_projected_guidance_is_golden(mode: str, momentum: float, threshold: float) -> None:
+    case = golden("B_sampler/apg_unit.safetensors")
+    guidance = ProjectedGuidance(momentum, threshold)
+    for index in range(5):
+        update = guidance.update(case[f"{mode}.{index}.diff"], case[f"{mode}.{index}.pred_cond"])
+        assert guidance.average is not None
+        assert error(guidance.average, case[f"{mode}.{index}.running_average"]) < 2e-5
+        assert error(update, case[f"{mode}.{index}.update"]) < 2e-5
+
+
+class _Stored:
+    """Golden audio embeddings in the place of a speech embedding."""
+
+    def __init__(self, frames: torch.Tensor) -> None:
+        self.frames = frames
+
+    def gather(self, indices: np.ndarray) -> torch.Tensor:
+        return self.frames[torch.from_numpy(indices)]
+
+
+def _settings(name: str) -> dict:
+    loops = golden_json("B_sampler/loops.json")
+    if name == "teacache":
+        return {**loops["cfg3"], "seed": 7, "sampling_steps": 10}
+    return loops[name]
+
+
+@pytest.mark.parametrize("name", [*_LOOPS, "teacache"])
+def test_whole_loops_meet_latents_pixels_and_random_stream(name: str) -> None:
+    reference = golden(
+        "I_teacache/loop_teacache.safetensors" if name == "teacache" else f"B_sampler/loop_{name}.safetensors"
+    )
+    common, case = golden("B_sampler/loop_common.safetensors"), _settings(name)
+    config = TransformerConfig.from_json(golden_path("A_dit/config.json"))
+    parameters = golden("A_dit/dit_tiny.safetensors")
+    transformer = fill_transformer(parameters.items(), config, dtype=torch.float32)
+    vae = WanVae.load(golden_path("E_vae/vae_tiny.safetensors"), device=CPU)
+    n_people = case["human_num"]
+    plan = reference_schedule(
+        (case["audio_frames"],) * n_people,
+        window_frames=case["frame_num"],
+        motion_frames=case["motion_frame"],
+        max_frames=17 if name == "teacache" else 1000,
+    )
+    boxes = None
+    if case["bbox"]:
+        boxes = tuple(reference_box(tuple(box)) for box in case["bbox"].values())
+    conditions = Conditions(
+        still_picture(common["source_image"].numpy(), boxes),
+        tuple(_Stored(common[f"audio_full_person{person + 1}"]) for person in range(n_people)),
+        plan,
+        size=tuple(case["bucket_h_w"]),
+        vae=vae,
+        tokens_of=lambda picture: common["clip_fea"][0],
+    )
+    cache = TeaCache("480p", 10, 200_000.0) if name == "teacache" else None
+    loop = WindowLoop(
+        transformer,
+        vae,
+        Prompts(common["context"], common["context_null"]),
+        LoopSettings(
+            case["sampling_steps"],
+            case["shift"],
+            GuidanceScales(case["text_guide_scale"], case["audio_guide_scale"]),
+            apg=(case["apg_momentum"], case["apg_norm_threshold"]) if case["use_apg"] else None,
+        ),
+        colours=conditions.colours(),
+        generator=torch.Generator().manual_seed(case["seed"]),
+        cache=cache,
+    )
+    known, kept = None, []
+    for window in plan.windows:
+        condition = conditions.at(window)
+        if window.index == 0:
+            assert error(condition.y, reference["chunk0.y"][0]) < 1e-4
+            if condition.masks is not None:
+                assert error(condition.masks, reference["chunk0.ref_target_masks"]) == 0
+        latents = loop.denoise(window, condition, known, lambda step: None)
+        assert error(latents, reference[f"chunk{window.index}.x0"]) < 5e-4
+        frames = torch.cat(list(loop.decode(latents)), 1)
+        kept.append(frames[:, window.keep_first : window.keep_stop])
+        known = loop.take_over(frames[:, -case["motion_frame"] :])
+        following = f"chunk{window.index + 1}.motion_latent"
+        if following in reference:
+            assert error(known, reference[following]) < 5e-4
+    if "final_video" in reference:
+        assert error(torch.cat(kept, 1), reference["final_video"]) < 2e-3
+    if cache is not None:
+        computed = json.loads(golden_path("I_teacache/loop_teacache.json").read_text())["computed_per_forward"]
+        assert [int(decision.computed) for decision in cache.log] == computed

@@ -1,0 +1,52 @@
+"""The VAE: golden pixels and latents, and every shortcut against diffusers' own whole-video passes."""
+
+import pytest
+import torch
+from it_golden import CPU, error, golden, golden_path
+from lipsync_server.engines.infinitetalk.state_files import randomise
+from lipsync_server.engines.infinitetalk.vae import WanVae, build, official_name
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.mark.parametrize("name", ["clip", "image"])
+@pytest.mark.parametrize("fold", [True, False])
+def test_latents_and_pixels_are_golden(name: str, fold: bool) -> None:
+    case = golden("E_vae/vae_cases.safetensors")
+    vae = WanVae.load(golden_path("E_vae/vae_tiny.safetensors"), device=CPU, fold_convolutions=fold)
+    assert error(vae.encode(case[f"{name}.video"]), case[f"{name}.latent"]) < 1e-4
+    assert error(torch.cat(list(vae.decode(case[f"{name}.latent"])), 1), case[f"{name}.recon"]) < 2e-4
+    assert error(torch.cat(list(vae.decode(case[f"{name}.z"])), 1), case[f"{name}.z_decoded"]) < 2e-4
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_streaming_equals_diffusers_whole_video(fold: bool) -> None:
+    plain = build(8)
+    randomise(plain, device=CPU, dtype=torch.float32)
+    ours = WanVae.random(device=CPU, dtype=torch.float32, base_dim=8, fold_convolutions=fold)
+    video = torch.rand(3, 13, 32, 48, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    mean = torch.tensor(plain.config.latents_mean).view(-1, 1, 1, 1)
+    std = torch.tensor(plain.config.latents_std).view(-1, 1, 1, 1)
+    latents = (plain.encode(video[None]).latent_dist.mode()[0] - mean) / std
+    assert error(ours.encode(video), latents) < 1e-5
+    pieces = list(ours.decode(latents))
+    assert [piece.shape[1] for piece in pieces] == [1, 4, 4, 4]
+    assert error(torch.cat(pieces, 1), plain.decode((latents * std + mean)[None]).sample[0]) < 1e-5
+
+
+@pytest.mark.parametrize("n_latents", [1, 2, 5, 12, 21, 31])
+def test_a_picture_followed_by_grey_needs_only_what_the_picture_determines(n_latents: int) -> None:
+    vae = WanVae.random(device=CPU, dtype=torch.float32, base_dim=8)
+    picture = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    whole = vae.encode(torch.cat([picture[:, None], torch.zeros(3, 4 * (n_latents - 1), 32, 32)], 1))
+    assert error(vae.encode_picture(picture, n_latents), whole) < 1e-6
+
+
+def test_every_name_maps_to_another_official_one() -> None:
+    names = [official_name(name) for name in build().state_dict()]
+    assert len(set(names)) == len(names)
+    assert "decoder.upsamples.3.time_conv.weight" in names

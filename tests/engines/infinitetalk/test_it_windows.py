@@ -1,0 +1,71 @@
+"""The windows over the audio: the reference's frame for frame, and ours for every length."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from it_golden import golden_json
+from lipsync_server.engines.infinitetalk.windows import reference_schedule, schedule
+from lipsync_server.errors import InvalidInput
+
+CASES = golden_json("C_chunking/chunking.json")
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_the_reference_schedule_is_met_exactly(case: dict) -> None:
+    def plan():
+        return reference_schedule(
+            tuple(case["audio_frames"]),
+            window_frames=case["frame_num"],
+            motion_frames=case["motion_frame"],
+            max_frames=case["max_frames_num"],
+        )
+
+    if "error" in case:
+        with pytest.raises(InvalidInput):
+            plan()
+        return
+    ours = plan()
+    assert (ours.n_frames, len(ours.windows)) == (case["final_frames"], case["n_chunks"])
+    assert [w.start for w in ours.windows] == case["cond_frame_index_per_chunk"]
+    assert [{"chunk": w.index, "first": w.keep_first, "stop": w.keep_stop} for w in ours.windows] == case["kept_frames"]
+    for window, chunk in zip(ours.windows, case["chunks"], strict=True):
+        assert (window.start, window.start + window.n_frames) == (chunk["audio_start_idx"], chunk["audio_end_idx"])
+        for person, pieces in enumerate(chunk["centre_source_frames"]):
+            centres = np.concatenate([np.arange(a, b + step, step) for a, b, step in pieces])
+            assert (ours.audio_indices(window, person)[:, 2] == centres).all()
+        heard = ours.audio_indices(window).tolist()
+        assert heard[0] == chunk.get("first_window", heard[0])
+        assert heard[-1] == chunk.get("last_window", heard[-1])
+        assert heard == chunk.get("windows_person1", heard)
+
+
+@given(n_frames=st.integers(1, 45_000), motion=st.sampled_from([1, 5, 9, 25]), window=st.sampled_from([29, 49, 81]))
+def test_our_schedule_covers_every_length_exactly(n_frames: int, motion: int, window: int) -> None:
+    plan = schedule(n_frames, window_frames=window, motion_frames=motion)
+    position = 0
+    for w in plan.windows:
+        assert w.start + w.keep_first == position
+        assert w.n_kept > 0
+        assert w.n_frames % 4 == 1
+        assert w.keep_stop <= w.n_frames <= window
+        position = w.start + w.keep_stop
+    assert position == n_frames
+    last = plan.windows[-1]
+    assert last.n_frames - last.keep_stop < 4, "the last window is longer than it must be"
+    heard = plan.audio_indices(last)
+    assert heard.min() >= 0
+    assert heard.max() < plan.heard[0]
+
+
+@pytest.mark.parametrize(
+    ("n_frames", "sizes"), [(5, [5]), (81, [81]), (82, [81, 13]), (153, [81, 81]), (154, [81, 81, 13])]
+)
+def test_the_last_window_is_as_short_as_it_can_be(n_frames: int, sizes: list[int]) -> None:
+    assert [w.n_frames for w in schedule(n_frames).windows] == sizes
+
+
+@pytest.mark.parametrize(("window", "motion"), [(80, 9), (81, 10), (81, 81), (81, 85), (1, 1)])
+def test_impossible_windows_are_refused(window: int, motion: int) -> None:
+    with pytest.raises(InvalidInput):
+        schedule(100, window_frames=window, motion_frames=motion)

@@ -28,6 +28,8 @@ from site_kit import form, png, wav
 N_KILLS = int(os.environ.get("LIPSYNC_TEST_KILLS", "6"))
 ENGINE = os.environ.get("LIPSYNC_TEST_ENGINE", "bars")
 SEED = int(os.environ.get("LIPSYNC_TEST_SEED", "20"))
+# Long enough for several jobs, so that some are hit and some are not.
+LONGEST_PAUSE_S = 2.5 if ENGINE == "bars" else 7.0
 BARS = {"options": json.dumps({"seconds_per_frame": 0.01, "save_every": 10})}
 
 
@@ -40,14 +42,14 @@ class Load:
     chance: random.Random
     accepted: dict[str, float] = field(default_factory=dict)
     finished: dict[str, str] = field(default_factory=dict)
-    cancelled: set[str] = field(default_factory=set)
+    failed: set[str] = field(default_factory=set)
     n_sent: int = 0
 
     async def send_forever(self) -> None:
         while True:
             self.n_sent += 1
             await self.send(f"job-{self.n_sent}")
-            while len(self.accepted) - len(self.finished) - len(self.cancelled) > 4:
+            while len(self.accepted) - len(self.finished) - len(self.failed) > 3:
                 await self.look_at_all()
                 await asyncio.sleep(0.05)
 
@@ -70,12 +72,12 @@ class Load:
             await asyncio.sleep(0.05)
 
     async def look_at_all(self) -> None:
-        for job_id in set(self.accepted) - set(self.finished):
+        for job_id in set(self.accepted) - set(self.finished) - self.failed:
             job = await self.job(job_id)
             if job and job["state"] == "succeeded":
                 self.finished[job_id] = job["result"]["sha256"]
-            elif job and job["state"] == "cancelled":
-                self.cancelled.add(job_id)
+            elif job and job["state"] == "failed":
+                self.failed.add(job_id)
 
     async def job(self, job_id: str) -> dict | None:
         """The job; None while nobody answers. A job that was promised is never unknown."""
@@ -96,7 +98,7 @@ async def kill_something(server: ServerProcess, session: aiohttp.ClientSession, 
     victim = chance.choice(("server", "worker"))
     if chance.random() < 0.7:
         await server.answers(session, "/readyz")
-    await asyncio.sleep(chance.uniform(0.0, 2.5))
+    await asyncio.sleep(chance.uniform(0.0, LONGEST_PAUSE_S))
     if victim == "worker":
         async with asyncio.timeout(60):
             while not (workers := server.workers()):
@@ -123,7 +125,7 @@ async def test_no_kill_loses_a_job_or_a_finished_video(make_server, session, tmp
     sending.cancel()
     await asyncio.gather(sending, return_exceptions=True)
     await server.answers(session)
-    assert len(load.accepted) >= 2
+    assert len(load.accepted) >= N_KILLS // 2
 
     async with asyncio.timeout(240):
         for job_id in load.accepted:

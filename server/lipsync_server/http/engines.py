@@ -12,7 +12,7 @@ async def engines(request: web.Request) -> web.StreamResponse:
     app = request.app
     settings, queue = app[keys.SETTINGS], app[keys.QUEUE]
     offer = await app[keys.PLANNER].offer()
-    counts = await queue.store.counts()
+    n_queued, _ = await queue.store.n_open()
     return answer(
         schemas.Engines(
             default=offer.default,
@@ -44,7 +44,7 @@ async def engines(request: web.Request) -> web.StreamResponse:
                 max_queue=settings.max_queue,
             ),
             defaults={"preset": settings.preset, "resolution": settings.resolution, "steps": settings.steps},
-            queue_length=counts["queued"],
+            queue_length=n_queued,
             public_url=settings.public_url or None,
             version=__version__,
         )

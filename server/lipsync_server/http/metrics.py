@@ -65,7 +65,7 @@ class Metrics:
             self.jobs.labels(state).set(n_jobs)
         self.queue.set(counts["queued"])
         self.queue_s.clear()
-        for engine, seconds in (await queue.waiting_s()).items():
+        for engine, seconds in (await queue.forecast.waiting_s()).items():
             self.queue_s.labels(engine).set(seconds)
         self.workers.clear()
         for info in queue.executor.workers():

@@ -31,7 +31,7 @@ def relative(target: str, asked: str) -> str:
 async def job_now(job: Job, queue: JobQueue, asked: str) -> schemas.Job:
     """The job as it stands at this moment, for a request to the path `asked`."""
     position = (await queue.store.ahead(job.id))[0] if job.state == "queued" else None
-    return job_view(job, queue, asked, position=position, expected_finish=await queue.expected_finish(job))
+    return job_view(job, queue, asked, position=position, expected_finish=await queue.forecast.finish_of(job))
 
 
 def job_view(

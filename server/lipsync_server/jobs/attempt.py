@@ -26,6 +26,7 @@ class Live:
 
     worker: Worker
     engine: str
+    duration_s: float
     began: float = field(default_factory=time.monotonic)
     stage: str = "load"
     fraction: float = 0.0

@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
-from lipsync_server.errors import Cancelled, LipsyncError, NotFound, QueueFull, WorkerCrashed
+from lipsync_server.errors import Cancelled, LipsyncError, QueueFull, WorkerCrashed
 from lipsync_server.jobs.attempt import CANCEL_GRACE_S, Live, attempt
-from lipsync_server.jobs.estimate import Estimator
 from lipsync_server.jobs.files import JobFiles
+from lipsync_server.jobs.forecast import Forecast
 from lipsync_server.jobs.model import Failure, IdMaker, Job, JobSpec
 from lipsync_server.jobs.plan import Planner
 from lipsync_server.jobs.store import Ended, Idempotency, Store
@@ -56,7 +56,6 @@ class JobQueue:
         self.executor = executor
         self.planner = planner
         self.watch = Watch()
-        self.estimator = Estimator()
         self.stopping = False
         self._settings = settings
         self._after_render = after_render
@@ -64,6 +63,7 @@ class JobQueue:
         self._clock = clock
         self._new_id = IdMaker(clock=clock)
         self._live: dict[str, Live] = {}
+        self.forecast = Forecast(store, planner, self._live, self._n_workers, clock)
         self._work = asyncio.Event()
         self._idle_since = time.monotonic()
         self._scheduler: asyncio.Task[None] | None = None
@@ -75,7 +75,7 @@ class JobQueue:
     async def start(self) -> None:
         self._new_id = IdMaker(await self.store.last_id(), self._clock)
         for engine, speed in await self.store.recent_speeds():
-            self.estimator.learn(engine, speed)
+            self.forecast.speeds.learn(engine, speed)
         for job in await self.store.in_state("running"):
             await self._recover(job)
         await self.executor.start()
@@ -124,7 +124,7 @@ class JobQueue:
         try:
             await self.store.add(job, max_open=self._max_open(), key=key)
         except QueueFull as error:
-            error.retry_after_s = await self.retry_after_s()
+            error.retry_after_s = self.forecast.retry_after_s()
             raise
         self._work.set()
         log.info("job accepted", extra={"job_id": job_id, "engine": spec.engine, "duration_s": spec.duration_s})
@@ -132,12 +132,11 @@ class JobQueue:
 
     async def check_room(self) -> None:
         """Raise QueueFull when a job would not be taken in now; saves the caller the upload."""
-        counts = await self.store.counts()
-        n_open = counts["queued"] + counts["running"]
+        n_open = sum(await self.store.n_open())
         if n_open >= self._max_open():
             raise QueueFull(
                 f"{n_open} jobs are waiting or running already. Try again a little later.",
-                retry_after_s=await self.retry_after_s(),
+                retry_after_s=self.forecast.retry_after_s(),
             )
 
     async def cancel(self, job_id: str) -> Job:
@@ -170,54 +169,6 @@ class JobQueue:
         """Seconds since the last job ran; 0 while one runs."""
         return 0.0 if self._live else time.monotonic() - self._idle_since
 
-    async def expected_finish(self, job: Job) -> float | None:
-        """When the job will probably be done; None while there is nothing to go by."""
-        now = time.monotonic()
-        live = self._live.get(job.id)
-        if live is not None:
-            left = self.estimator.remaining_s(
-                live.engine, job.spec.duration_s, elapsed_s=now - live.began, fraction=live.fraction
-            )
-            return None if left is None else self._clock() + left
-        if job.state != "queued":
-            return None
-        engine = (await self.planner.offer()).default if job.spec.engine == "auto" else job.spec.engine
-        speed = self.estimator.speed(engine)
-        if speed is None:
-            return None
-        _, ahead_s = await self.store.ahead(job.id)
-        running_s = await self._running_s()
-        return self._clock() + (running_s + speed * ahead_s) / self._n_workers() + speed * job.spec.duration_s
-
-    async def retry_after_s(self) -> float:
-        """Seconds until a place in the queue is likely to be free: when the next running job ends."""
-        if not self._live:
-            return 5.0
-        return min(max(1.0, await self._running_s() / len(self._live)), 3600.0)
-
-    async def waiting_s(self) -> dict[str, float]:
-        """Seconds of work in the queue by engine: what an autoscaler acts on."""
-        offer = await self.planner.offer()
-        seconds: dict[str, float] = {}
-        for wanted, (n_jobs, duration_s) in (await self.store.waiting_by_engine()).items():
-            engine = offer.default if wanted == "auto" else wanted
-            seconds[engine] = seconds.get(engine, 0.0) + self.estimator.waiting_s(engine, duration_s, n_jobs)
-        return seconds
-
-    async def _running_s(self) -> float:
-        """Seconds of work left in the running jobs, together."""
-        now, total = time.monotonic(), 0.0
-        for job_id, live in list(self._live.items()):
-            try:
-                duration_s = (await self.store.get(job_id)).spec.duration_s
-            except NotFound:
-                continue
-            left = self.estimator.remaining_s(
-                live.engine, duration_s, elapsed_s=now - live.began, fraction=live.fraction
-            )
-            total += 30.0 if left is None else left
-        return total
-
     def _n_workers(self) -> int:
         return max(self._settings.workers, sum(worker.state != "dead" for worker in self.executor.workers()))
 
@@ -236,7 +187,8 @@ class JobQueue:
         while True:
             try:
                 self._work.clear()
-                if not (await self.store.counts())["queued"]:
+                n_queued, _ = await self.store.n_open()
+                if not n_queued:
                     self._release(aside)
                     await self._work.wait()
                 elif (worker := await self._next_worker(bool(aside))) is None:
@@ -277,7 +229,7 @@ class JobQueue:
         if job is None:
             return False
         # No await between the transaction and here: a cancel that comes now finds the job.
-        self._live[job.id] = live = Live(worker, job.engine)
+        self._live[job.id] = live = Live(worker, job.engine, job.spec.duration_s)
         run = asyncio.create_task(self._run(job, live), name=f"job {job.id}")
         self._runs.add(run)
         run.add_done_callback(self._runs.discard)
@@ -335,7 +287,7 @@ class JobQueue:
         stage_s = {**outcome.stage_s, "store": (left.stage_s or {}).get("store", 0.0)}
         left = replace(left, stage_s=stage_s)
         expires_at = now + self._settings.result_ttl_s
-        self.estimator.learn(job.engine, outcome.render_s / outcome.duration_s)
+        self.forecast.speeds.learn(job.engine, outcome.render_s / outcome.duration_s)
         await self._settle(lambda: self.store.succeed(job.id, outcome, now=now, expires_at=expires_at, ended=left))
 
     async def _fail(self, job: Job, error: LipsyncError, left: Ended) -> None:

@@ -10,6 +10,7 @@ STEPS: tuple[str, ...] = (
         state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')),
         wanted_engine TEXT NOT NULL,
         engine TEXT NOT NULL DEFAULT '',
+        duration_s REAL NOT NULL,
         spec TEXT NOT NULL,
         created_at REAL NOT NULL,
         started_at REAL,
@@ -30,7 +31,8 @@ STEPS: tuple[str, ...] = (
         stored TEXT,
         stage_s TEXT NOT NULL DEFAULT '{}'
     ) WITHOUT ROWID;
-    CREATE INDEX jobs_by_state ON jobs (state, id);
+    -- All that polling a waiting job asks of the others is in this index, so that thousands of them cost little.
+    CREATE INDEX jobs_by_state ON jobs (state, id, wanted_engine, duration_s);
     CREATE INDEX jobs_by_expiry ON jobs (expires_at) WHERE purged_at IS NULL AND expires_at IS NOT NULL;
 
     CREATE TABLE idempotency (

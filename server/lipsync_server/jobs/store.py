@@ -7,22 +7,12 @@ callback wanted gets its outbox row in the very transaction that ends it.
 import sqlite3
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import TypeVar
-
-import aiosqlite
-from pydantic import TypeAdapter
 
 from lipsync_server.errors import Conflict, NotFound, QueueFull
 from lipsync_server.jobs.database import Database
-from lipsync_server.jobs.model import STATES, CostRecord, Failure, Job, JobSpec, State
+from lipsync_server.jobs.model import STATES, CostRecord, Failure, Job, State
+from lipsync_server.jobs.records import insert_job, job_of, write_job
 from lipsync_server.workers.task import RenderOutcome
-
-_SPEC = TypeAdapter(JobSpec)
-_OUTCOME = TypeAdapter(RenderOutcome)
-_FAILURE = TypeAdapter(Failure)
-_COST = TypeAdapter(CostRecord)
-_SECONDS = TypeAdapter(dict[str, float])
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -48,7 +38,7 @@ class Store:
         row = await self._db.row("SELECT * FROM jobs WHERE id = ?", job_id)
         if row is None:
             raise NotFound(f"There is no job {job_id[:64]!r} on this server. Check the id, or list them: GET /v1/jobs.")
-        return _job(row)
+        return job_of(row)
 
     async def page(self, *, state: State | None, limit: int, after: str | None) -> list[Job]:
         """Up to `limit` jobs, newest first, older than the id `after`."""
@@ -59,29 +49,34 @@ class Store:
             after,
             limit,
         )
-        return [_job(row) for row in rows]
+        return [job_of(row) for row in rows]
 
     async def in_state(self, state: State) -> list[Job]:
         """All jobs in `state`, oldest first."""
-        return [_job(row) for row in await self._db.rows("SELECT * FROM jobs WHERE state = ? ORDER BY id", state)]
+        return [job_of(row) for row in await self._db.rows("SELECT * FROM jobs WHERE state = ? ORDER BY id", state)]
 
     async def counts(self) -> dict[State, int]:
         rows = await self._db.rows("SELECT state, count(*) FROM jobs WHERE deleted = 0 GROUP BY state")
         found = {row[0]: int(row[1]) for row in rows}
         return {state: found.get(state, 0) for state in STATES}
 
+    async def n_open(self) -> tuple[int, int]:
+        """How many jobs wait and how many run."""
+        rows = await self._db.rows("SELECT state, count(*) FROM jobs WHERE state IN ('queued', 'running') GROUP BY 1")
+        found = {row[0]: int(row[1]) for row in rows}
+        return found.get("queued", 0), found.get("running", 0)
+
     async def waiting_by_engine(self) -> dict[str, tuple[int, float]]:
         """For every engine asked for: queued jobs and the seconds of video in them."""
         rows = await self._db.rows(
-            "SELECT wanted_engine, count(*), total(json_extract(spec, '$.duration_s')) FROM jobs"
-            " WHERE state = 'queued' GROUP BY wanted_engine"
+            "SELECT wanted_engine, count(*), total(duration_s) FROM jobs WHERE state = 'queued' GROUP BY wanted_engine"
         )
         return {row[0]: (int(row[1]), float(row[2])) for row in rows}
 
     async def ahead(self, job_id: str) -> tuple[int, float]:
         """Queued jobs before this one, and the seconds of video in them."""
         row = await self._db.row(
-            "SELECT count(*), total(json_extract(spec, '$.duration_s')) FROM jobs WHERE state = 'queued' AND id < ?",
+            "SELECT count(*), total(duration_s) FROM jobs WHERE state = 'queued' AND id < ?",
             job_id,
         )
         assert row is not None
@@ -129,10 +124,7 @@ class Store:
             (row,) = await db.execute_fetchall("SELECT count(*) FROM jobs WHERE state IN ('queued', 'running')")
             if row[0] >= max_open:
                 raise QueueFull(f"{row[0]} jobs are waiting or running already. Try again a little later.")
-            await db.execute(
-                "INSERT INTO jobs (id, state, wanted_engine, spec, created_at) VALUES (?, 'queued', ?, ?, ?)",
-                (job.id, job.spec.engine, _SPEC.dump_json(job.spec).decode(), job.created_at),
-            )
+            await insert_job(db, job)
             if key is not None:
                 try:
                     await db.execute(
@@ -153,7 +145,7 @@ class Store:
             )
             if not rows:
                 return None
-            job = _job(rows[0])
+            job = job_of(rows[0])
             job = replace(
                 job,
                 state="running",
@@ -162,7 +154,7 @@ class Store:
                 attempts=job.attempts + 1,
                 stage="load",
             )
-            await _write(db, job)
+            await write_job(db, job)
         return job
 
     async def progress(self, job_id: str, *, stage: str, fraction: float) -> None:
@@ -251,11 +243,11 @@ class Store:
             rows = list(await db.execute_fetchall("SELECT * FROM jobs WHERE id = ?", (job_id,)))
             if not rows:
                 raise NotFound(f"There is no job {job_id} on this server.")
-            before = _job(rows[0])
+            before = job_of(rows[0])
             if before.state not in states:
                 raise Conflict(f"The job is {before.state}; this is possible only while it is {' or '.join(states)}.")
             job = change(before)
-            await _write(db, job)
+            await write_job(db, job)
             if job.final and not before.final and job.spec.callback_url:
                 assert job.finished_at is not None
                 await db.execute(
@@ -287,70 +279,4 @@ def _ended(job: Job, state: State, now: float, ended: Ended) -> Job:
         stage_s=ended.stage_s or job.stage_s,
         cost=cost,
         stored=ended.stored,
-    )
-
-
-async def _write(db: aiosqlite.Connection, job: Job) -> None:
-    await db.execute(
-        "UPDATE jobs SET state = ?, engine = ?, spec = ?, started_at = ?, finished_at = ?, collected_at = ?,"
-        " expires_at = ?, purged_at = ?, deleted = ?, cancel_requested = ?, attempts = ?, n_crashes = ?, stage = ?,"
-        " fraction = ?, worker_s = ?, outcome = ?, failure = ?, cost = ?, stored = ?, stage_s = ? WHERE id = ?",
-        (
-            job.state,
-            job.engine,
-            _SPEC.dump_json(job.spec).decode(),
-            job.started_at,
-            job.finished_at,
-            job.collected_at,
-            job.expires_at,
-            job.purged_at,
-            job.deleted,
-            job.cancel_requested,
-            job.attempts,
-            job.n_crashes,
-            job.stage,
-            job.fraction,
-            job.worker_s,
-            _text(_OUTCOME, job.outcome),
-            _text(_FAILURE, job.failure),
-            _text(_COST, job.cost),
-            job.stored,
-            _SECONDS.dump_json(job.stage_s).decode(),
-            job.id,
-        ),
-    )
-
-
-def _text(adapter: TypeAdapter[_T], value: _T | None) -> str | None:
-    return None if value is None else adapter.dump_json(value).decode()
-
-
-def _value(adapter: TypeAdapter[_T], text: str | None) -> _T | None:
-    return None if text is None else adapter.validate_json(text)
-
-
-def _job(row: aiosqlite.Row) -> Job:
-    return Job(
-        id=row["id"],
-        spec=_SPEC.validate_json(row["spec"]),
-        state=row["state"],
-        created_at=row["created_at"],
-        engine=row["engine"],
-        started_at=row["started_at"],
-        finished_at=row["finished_at"],
-        collected_at=row["collected_at"],
-        expires_at=row["expires_at"],
-        purged_at=row["purged_at"],
-        deleted=bool(row["deleted"]),
-        cancel_requested=bool(row["cancel_requested"]),
-        attempts=row["attempts"],
-        n_crashes=row["n_crashes"],
-        stage=row["stage"],
-        fraction=row["fraction"],
-        worker_s=row["worker_s"],
-        outcome=_value(_OUTCOME, row["outcome"]),
-        failure=_value(_FAILURE, row["failure"]),
-        cost=_value(_COST, row["cost"]),
-        stored=row["stored"],
-        stage_s=_SECONDS.validate_json(row["stage_s"]),
     )

@@ -1,0 +1,103 @@
+"""How long jobs will take: seconds of work per second of video, measured per engine on this machine.
+
+Knows the store's sums and the running jobs. Until an engine has finished a job here there is no forecast of when one
+ends, and none is made up.
+"""
+
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+
+from lipsync_server.jobs.attempt import Live
+from lipsync_server.jobs.model import Job
+from lipsync_server.jobs.plan import Planner
+from lipsync_server.jobs.store import Store
+
+_N_KEPT = 20
+_FIRST_GUESS_S = 30.0
+_LONGEST_RETRY_S = 3600.0
+
+
+class Speeds:
+    """Seconds of work per second of video: the median of the last jobs of each engine."""
+
+    def __init__(self) -> None:
+        self._speeds: dict[str, deque[float]] = {}
+
+    def learn(self, engine: str, seconds_per_second: float) -> None:
+        self._speeds.setdefault(engine, deque(maxlen=_N_KEPT)).append(seconds_per_second)
+
+    def of(self, engine: str) -> float | None:
+        """None before the first job of `engine`."""
+        speeds = self._speeds.get(engine)
+        return statistics.median(speeds) if speeds else None
+
+    def remaining_s(self, engine: str, duration_s: float, *, elapsed_s: float, fraction: float) -> float | None:
+        """Seconds until a running job of `duration_s` is done, by its own pace once it has one."""
+        # Early on, the load of a model and the first chunk's warm-up would be taken for the pace of the whole job.
+        if fraction >= 0.1 and elapsed_s > 1.0:
+            return elapsed_s * (1 - fraction) / fraction
+        speed = self.of(engine)
+        return None if speed is None else max(0.0, speed * duration_s - elapsed_s)
+
+
+class Forecast:
+    """When jobs end and places become free. `live`: the running jobs; `n_workers`: how many share the queue."""
+
+    def __init__(
+        self,
+        store: Store,
+        planner: Planner,
+        live: Mapping[str, Live],
+        n_workers: Callable[[], int],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.speeds = Speeds()
+        self._store = store
+        self._planner = planner
+        self._live = live
+        self._n_workers = n_workers
+        self._clock = clock
+
+    async def finish_of(self, job: Job) -> float | None:
+        """When the job will probably be done; None while there is nothing to go by."""
+        live = self._live.get(job.id)
+        if live is not None:
+            left_s = self._left_s(live)
+            return None if left_s is None else self._clock() + left_s
+        if job.state != "queued":
+            return None
+        speed = self.speeds.of(await self._engine(job.spec.engine))
+        if speed is None:
+            return None
+        _, ahead_s = await self._store.ahead(job.id)
+        before_s = (self._running_s() + speed * ahead_s) / self._n_workers()
+        return self._clock() + before_s + speed * job.spec.duration_s
+
+    def retry_after_s(self) -> float:
+        """Seconds until a place in the queue is likely to be free: when the next running job ends."""
+        if not self._live:
+            return 5.0
+        return min(max(1.0, self._running_s() / len(self._live)), _LONGEST_RETRY_S)
+
+    async def waiting_s(self) -> dict[str, float]:
+        """Seconds of work in the queue by engine: what an autoscaler acts on."""
+        seconds: dict[str, float] = {}
+        for wanted, (n_jobs, duration_s) in (await self._store.waiting_by_engine()).items():
+            engine = await self._engine(wanted)
+            speed = self.speeds.of(engine)
+            work_s = n_jobs * _FIRST_GUESS_S if speed is None else speed * duration_s
+            seconds[engine] = seconds.get(engine, 0.0) + work_s
+        return seconds
+
+    async def _engine(self, wanted: str) -> str:
+        return (await self._planner.offer()).default if wanted == "auto" else wanted
+
+    def _left_s(self, live: Live) -> float | None:
+        return self.speeds.remaining_s(live.engine, live.duration_s, elapsed_s=live.elapsed_s, fraction=live.fraction)
+
+    def _running_s(self) -> float:
+        """Seconds of work left in the running jobs, together."""
+        left = [self._left_s(live) for live in self._live.values()]
+        return sum(_FIRST_GUESS_S if left_s is None else left_s for left_s in left)

@@ -7,7 +7,7 @@ not know the transformer. Every kernel takes q (B, Nq, H, d), k and v (B, Nk, H,
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lipsync_server.errors import EngineUnavailable
+
+from . import attention_int8
 
 Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -88,11 +90,23 @@ def sage(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return out
 
 
+@torch.library.custom_op("lipsync::int8_attention", mutates_args=())
+def int8(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Scores in int8 with centred keys, values in bf16 (attention_int8.py); one sequence, heads of 128."""
+    from . import fused_kernels
+
+    heads = q.shape[2]
+    centre = k[0, ::CENTRE_STRIDE].float().mean(dim=0)
+    q8, q_scale = fused_kernels.heads_int8(q[0].flatten(1), None, 0.0, heads, None, None)
+    k8, k_scale = fused_kernels.heads_int8(k[0].flatten(1), None, 0.0, heads, None, centre)
+    return attention_int8.attend(q8, q_scale, k8, k_scale, v[0])[None]
+
+
 def _like_query(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.empty_like(q, memory_format=torch.contiguous_format)
 
 
-for _operator in (xformers, flash2, flash3, flash4, sage):
+for _operator in (xformers, flash2, flash3, flash4, sage, int8):
     _operator.register_fake(_like_query)
 
 
@@ -107,6 +121,7 @@ KERNELS: dict[str, Kernel] = {
     "flash3": flash3,
     "flash4": flash4,
     "sage": sage,
+    "int8": int8,
 }
 
 _PACKAGES = {
@@ -117,6 +132,10 @@ _PACKAGES = {
     "sage": "sageattention",
 }
 
+# Keys are centred on the mean of every so-manieth token before they are rounded. Any vector would leave the softmax as
+# it is; the mean makes the range small.
+CENTRE_STRIDE = 32
+
 # Which kernel measured fastest at 33,600 tokens of 40 x 128 in bf16, by compute capability; docs/performance.md.
 _ORDER_HOPPER = ("cudnn", "flash3", "flash4", "flash2", "flash", "xformers", "sdpa")
 _ORDER_OTHER = ("flash3", "flash4", "flash2", "flash", "cudnn", "xformers", "sdpa")
@@ -124,17 +143,26 @@ _ORDER_OTHER = ("flash3", "flash4", "flash2", "flash", "cudnn", "xformers", "sdp
 
 @dataclass(frozen=True)
 class Attention:
-    """The chosen kernel, with a line for the log that says which and why."""
+    """The chosen kernel, with a line for the log that says which and why.
+
+    scores_8bit: self-attention goes through `int8` instead; cross-attention, with its few keys, stays with `kernel`.
+    """
 
     name: str
     reason: str
     kernel: Kernel
+    scores_8bit: bool = False
+
+    @property
+    def self_kernel(self) -> Kernel:
+        return int8 if self.scores_8bit else self.kernel
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return self.kernel(q, k, v)
 
     def __str__(self) -> str:
-        return f"attention: {self.name} ({self.reason})"
+        eight_bit = " with int8 scores in self-attention" if self.scores_8bit else ""
+        return f"attention: {self.name}{eight_bit} ({self.reason})"
 
 
 def missing(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> str | None:
@@ -146,8 +174,10 @@ def missing(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16
         return f"the package that provides {package} is not installed or does not load"
     if device.type != "cuda" and name != "flash":
         return "it needs an NVIDIA GPU"
+    if name == "int8" and (why_not := attention_int8.missing(device)):
+        return why_not
     try:
-        sample = torch.ones(1, 16, 2, 64, device=device, dtype=dtype)
+        sample = torch.ones(1, 16, 2, 128, device=device, dtype=dtype)
         KERNELS[name](sample, sample, sample)
     except Exception as error:  # whatever a foreign kernel raises, it means the same: not this one
         said = str(error).strip().splitlines() or [type(error).__name__]
@@ -169,6 +199,11 @@ def choose(name: str, device: torch.device | str, dtype: torch.dtype = torch.bfl
     Raises EngineUnavailable when the one asked for cannot run here.
     """
     device = torch.device(device)
+    if name == "int8":
+        why_not = missing("int8", device, dtype)
+        if why_not:
+            raise EngineUnavailable(f"attention 'int8' cannot be used here: {why_not}. Use auto instead.")
+        return replace(choose("auto", device, dtype), reason="as set", scores_8bit=True)
     if name != "auto":
         if name not in KERNELS:
             raise EngineUnavailable(f"attention {name!r} is unknown: use auto or one of {', '.join(KERNELS)}.")

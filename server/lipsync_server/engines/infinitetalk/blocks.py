@@ -77,13 +77,14 @@ class SelfAttention(nn.Module):
         self.norm_q = RMSNorm(config.dim, config.eps)
         self.norm_k = RMSNorm(config.dim, config.eps)
         self.attend: Kernel = sdpa
+        self.attend_regions: Kernel = sdpa
 
     def forward(self, x: Tensor, rope: RotaryTable, masks: Tensor | None) -> tuple[Tensor, Tensor | None]:
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         q = rotate(self.norm_q(q).unflatten(-1, (self.heads, -1)), rope).to(x.dtype)
         k = rotate(self.norm_k(k).unflatten(-1, (self.heads, -1)), rope).to(x.dtype)
         out = self.attend(q[None], k[None], v.unflatten(-1, (self.heads, -1))[None])[0].flatten(1)
-        regions = None if masks is None else speaker_map(q, k, masks, self.attend)
+        regions = None if masks is None else speaker_map(q, k, masks, self.attend_regions)
         return cast(Tensor, self.o(out)), regions
 
 

@@ -14,6 +14,9 @@ from torch.nn import functional as F
 
 from .attention import Attention, choose
 from .blocks import AudioAttention, Block, CrossAttention, LayerContext, SelfAttention
+from .fast_blocks import Pending
+from .fast_blocks import forward as fast_forward
+from .fast_blocks import missing as fast_missing
 from .layers import AudioProjection, Head, ImageEmbedding, TextEmbedding, patchify, sinusoid, unpatchify
 from .quant import linear_in
 from .rope import RotaryTable, video_table
@@ -82,6 +85,7 @@ class InfiniteTalkTransformer(nn.Module):
         self.head = Head(config)
         self.cache_context = True
         self.attention: Attention | None = None
+        self.fast_blocks = False
         self.runner: BlockRunner = ResidentBlocks(self.blocks)
         self._ropes: dict[tuple[tuple[int, int, int], torch.device], RotaryTable] = {}
         self.requires_grad_(False)
@@ -105,12 +109,21 @@ class InfiniteTalkTransformer(nn.Module):
         """Choose the attention kernel of every block (attention.KERNELS)."""
         self.attention = choose(name, self.device, self.dtype)
         for module in self.modules():
-            if isinstance(module, SelfAttention | CrossAttention | AudioAttention):
+            if isinstance(module, SelfAttention):
+                module.attend = self.attention.self_kernel
+                module.attend_regions = self.attention.kernel
+            elif isinstance(module, CrossAttention | AudioAttention):
                 module.attend = self.attention.kernel
 
+    def use_fast_blocks(self) -> str | None:
+        """Run one-person forwards through fast_blocks.py. Returns why that is not possible here, or None."""
+        why_not = fast_missing(cast(Block, self.blocks[0]), self.device)
+        self.fast_blocks = why_not is None
+        return why_not
+
     def compile_blocks(self, **options: object) -> None:
-        """Compile the block once for all layers; shapes are static, so each picture size compiles anew."""
-        settings: dict[str, object] = {"fullgraph": True, "dynamic": False} | options
+        """Compile the block once for all layers and all lengths and sizes (dynamic shapes cost nothing measurable)."""
+        settings: dict[str, object] = {"fullgraph": True, "dynamic": True} | options
         for block in self.blocks:
             block.compile(**settings)
         self.head.compile(**settings)
@@ -177,6 +190,8 @@ class InfiniteTalkTransformer(nn.Module):
 
     def _run_blocks(self, x: Tensor, e0: Tensor, conditioning: Conditioning, grid: tuple[int, int, int]) -> Tensor:
         rope = self._rope(grid)
+        fast = self.fast_blocks and conditioning.masks is None
+        pending = Pending(x)
         for index, block in enumerate(self.runner):
             context = conditioning.layers[index]
             if context is None:
@@ -185,8 +200,11 @@ class InfiniteTalkTransformer(nn.Module):
                 )
                 if self.cache_context:
                     conditioning.layers[index] = context
-            x = block(x, e0, context, rope, conditioning.masks)
-        return x
+            if fast and self.attention is not None:
+                pending = fast_forward(block, pending, e0, context, rope, self.attention)
+            else:
+                pending = Pending(block(pending.x, e0, context, rope, conditioning.masks))
+        return pending.settle()
 
     def _rope(self, grid: tuple[int, int, int]) -> RotaryTable:
         key = (grid, self.device)

@@ -1,0 +1,174 @@
+/**
+ * Turns refusals, lost connections and failed jobs into what a person reads in n8n: the server's own sentence as the
+ * message, and below it what to do.
+ */
+import {
+	NodeApiError,
+	NodeOperationError,
+	type IExecuteFunctions,
+	type ILoadOptionsFunctions,
+	type JsonObject,
+} from 'n8n-workflow';
+
+import type { Job, Problem } from './types';
+
+export type Context = IExecuteFunctions | ILoadOptionsFunctions;
+
+const WHAT_TO_DO: Record<string, string> = {
+	unauthorized:
+		'Open the Lipsync API credential and compare its token with LIPSYNC_TOKENS on the server',
+	no_face: 'Use a picture with one clearly visible face, or set Face Index or Face Box',
+	invalid_image: 'Use a JPEG, PNG or WebP picture, and check that the image field holds it',
+	invalid_audio: 'Use a WAV, MP3, M4A, OGG or FLAC recording, and check the audio field',
+	unsupported_media:
+		'Check which field holds the picture and which the recording; the node sends them as they are',
+	too_large: 'Send a smaller file, or raise LIPSYNC_MAX_IMAGE_BYTES or LIPSYNC_MAX_AUDIO_BYTES',
+	queue_full: 'Try again later, or raise LIPSYNC_MAX_QUEUE on the server',
+	fetch_failed: 'Check that the server (not only n8n) can reach the URL without logging in',
+	disk_full: 'Free space on the server, or collect finished videos sooner',
+	not_ready: 'Put Lipsync > Server > Wait Until Ready before this node',
+	engine_unavailable:
+		'Choose another engine; Server > Get Info says which ones can run and why not',
+	out_of_memory: 'Use a lower resolution, the Fast preset or a machine with more GPU memory',
+	weights: 'Download the weights again on the server: lipsync weights',
+	worker_crashed: 'Run it again; if it happens twice, the log of the server says why',
+	time_limit: 'Use a shorter recording or a faster preset, or raise LIPSYNC_JOB_TIMEOUT_S',
+	not_found: 'Check the job ID; jobs are forgotten some time after their video was collected',
+	gone: 'Download videos before they expire; LIPSYNC_RESULT_TTL sets how long they are kept',
+};
+
+const NETWORK_CODES = new Set([
+	'ECONNREFUSED',
+	'ECONNRESET',
+	'ECONNABORTED',
+	'ENOTFOUND',
+	'EAI_AGAIN',
+	'ETIMEDOUT',
+	'EPIPE',
+	'EHOSTUNREACH',
+	'ENETUNREACH',
+	'ERR_NETWORK',
+	'ERR_STREAM_PREMATURE_CLOSE',
+	'UND_ERR_SOCKET',
+]);
+const CERTIFICATE = /SELF_SIGNED|CERT_|UNABLE_TO_(VERIFY|GET_ISSUER)|ALTNAME/;
+
+/** The system's code of a failed connection (`ECONNREFUSED`), wherever n8n and axios put it; empty if there is none. */
+export function connectionCode(error: unknown): string {
+	for (
+		let each: unknown = error, depth = 0;
+		each instanceof Object && depth < 5;
+		each = (each as { cause?: unknown }).cause, depth++
+	) {
+		const code = (each as { code?: unknown }).code;
+		if (typeof code === 'string' && (NETWORK_CODES.has(code) || CERTIFICATE.test(code)))
+			return code;
+		const message = (each as { message?: unknown }).message;
+		if (message === 'aborted' || message === 'socket hang up') return 'ECONNRESET';
+	}
+	return '';
+}
+
+/** Whether trying again can help: the connection was refused, cut or timed out. */
+export function isConnectionLost(error: unknown): boolean {
+	return NETWORK_CODES.has(connectionCode(error));
+}
+
+/** The server's refusal as an error of this node. */
+export function refused(
+	context: Context,
+	status: number,
+	body: unknown,
+	headers: Record<string, unknown>,
+	itemIndex?: number,
+): NodeApiError {
+	const problem = isProblem(body) ? body : undefined;
+	const code = problem?.code ?? (status === 401 ? 'unauthorized' : '');
+	return new NodeApiError(context.getNode(), (problem ?? {}) as unknown as JsonObject, {
+		message: problem?.detail ?? withoutProblem(status, headers),
+		description: WHAT_TO_DO[code] ?? problem?.title ?? hintWithoutProblem(status),
+		httpCode: String(status),
+		itemIndex,
+	});
+}
+
+/** A request that got no answer, as an error that says what to check. */
+export function unreachable(
+	context: Context,
+	address: string,
+	error: unknown,
+	itemIndex?: number,
+): NodeApiError {
+	const code = connectionCode(error);
+	const place = address ? ` at ${address}` : '';
+	const [message, description] = CERTIFICATE.test(code)
+		? [
+				`The certificate of the Lipsync server${place} is not trusted`,
+				`Turn on Ignore SSL Issues in the Lipsync API credential if the server uses a self-signed one (${code})`,
+			]
+		: [
+				`The Lipsync server${place} cannot be reached`,
+				`Check that it runs and that the Base URL of the credential is right; quick tunnels and restarted machines get a new address (${code || messageOf(error)})`,
+			];
+	return new NodeApiError(
+		context.getNode(),
+		{ code },
+		{ message, description, httpCode: 'unreachable', itemIndex },
+	);
+}
+
+/** A job that ended without a video. */
+export function jobEnded(context: Context, job: Job, itemIndex?: number): NodeOperationError {
+	if (job.state === 'cancelled') {
+		return new NodeOperationError(context.getNode(), `Job ${job.id} was cancelled`, {
+			description: 'Someone cancelled it on the server; run the node again to make the video',
+			itemIndex,
+		});
+	}
+	const hint = WHAT_TO_DO[job.error?.code ?? ''] ?? job.error?.title ?? '';
+	return new NodeOperationError(
+		context.getNode(),
+		job.error?.detail ?? `Job ${job.id} ended without a video`,
+		{ description: `${hint}${hint ? ' ' : ''}(job ${job.id})`, itemIndex },
+	);
+}
+
+/** Whatever was thrown, as an error that n8n shows well and that knows its item. */
+export function asNodeError(
+	context: Context,
+	error: unknown,
+	itemIndex?: number,
+): NodeApiError | NodeOperationError {
+	const known =
+		error instanceof NodeApiError || error instanceof NodeOperationError
+			? error
+			: new NodeOperationError(context.getNode(), error as Error);
+	if (itemIndex !== undefined) known.context.itemIndex ??= itemIndex;
+	return known;
+}
+
+export function messageOf(error: unknown): string {
+	return error instanceof Error ? error.message : String(error);
+}
+
+function isProblem(body: unknown): body is Problem {
+	return body instanceof Object && typeof (body as Problem).detail === 'string';
+}
+
+function withoutProblem(status: number, headers: Record<string, unknown>): string {
+	if (status >= 300 && status < 400) {
+		return `The address sends the node on to ${String(headers.location ?? 'another one')}`;
+	}
+	if (status === 401 || status === 403) return 'The server does not let this credential in';
+	return `The answer (${status}) does not come from a Lipsync server`;
+}
+
+function hintWithoutProblem(status: number): string {
+	if (status >= 300 && status < 400) {
+		return 'Set the Base URL of the credential to the final address. A login page in front needs its headers in Proxy Headers';
+	}
+	if (status >= 500) {
+		return 'A proxy or tunnel in front answers, but the server behind it does not. Check that it runs';
+	}
+	return 'Check the Base URL of the credential with its path prefix, and Proxy Headers if a proxy stands in front';
+}

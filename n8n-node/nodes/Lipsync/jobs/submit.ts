@@ -1,0 +1,70 @@
+/**
+ * Hands a job to the server exactly once.
+ *
+ * The Idempotency-Key is made from execution, node, run and item. A lost answer or n8n's Retry On Fail therefore finds
+ * the job that is already there. Only when that job failed, was cancelled or lost its video is the next key of the row
+ * tried, so that a retry can succeed.
+ */
+import { createHash, randomUUID } from 'crypto';
+import type { IExecuteFunctions } from 'n8n-workflow';
+
+import { send } from '../api/client';
+import { refused } from '../api/errors';
+import { encode, type Form } from '../api/multipart';
+import type { Job } from '../api/types';
+
+const UPLOAD_TIMEOUT_MS = 3_600_000;
+const MOST_RUNS = 20;
+
+export interface Submission {
+	form: Form;
+	/** What makes this job the same job when it is sent again. */
+	key: string;
+	/** Until when a full queue is waited for. */
+	waitUntil: number;
+	itemIndex: number;
+}
+
+export async function submit(context: IExecuteFunctions, submission: Submission): Promise<Job> {
+	const { form, key, waitUntil, itemIndex } = submission;
+	for (let run = 1; ; run++) {
+		const response = await send(context, {
+			method: 'POST',
+			path: '/v1/jobs',
+			headers: { 'Idempotency-Key': run === 1 ? key : `${key}-${run}` },
+			body: async () => await encode(context, form),
+			accept: [409],
+			timeoutMs: UPLOAD_TIMEOUT_MS,
+			waitUntil,
+			itemIndex,
+		});
+		const usedForOtherContents = response.statusCode === 409;
+		if (!usedForOtherContents) {
+			const job = response.body as unknown as Job;
+			const replayed = response.headers['idempotency-replayed'] === 'true';
+			if (!replayed || isUseful(job)) return job;
+		}
+		if (run === MOST_RUNS) {
+			throw refused(context, response.statusCode, response.body, response.headers, itemIndex);
+		}
+	}
+}
+
+/** The same for every try of one item in one execution, and for nothing else. */
+export function idempotencyKey(context: IExecuteFunctions, itemIndex: number): string {
+	const runIndex = context.evaluateExpression('{{ $runIndex }}', itemIndex);
+	const parts = [
+		context.getInstanceId(),
+		context.getWorkflow().id ?? '',
+		context.getExecutionId() || randomUUID(),
+		context.getNode().id,
+		String(runIndex),
+		String(itemIndex),
+	];
+	return `n8n-${createHash('sha256').update(JSON.stringify(parts)).digest('hex').slice(0, 40)}`;
+}
+
+function isUseful(job: Job): boolean {
+	if (job.state === 'succeeded') return job.links.video !== null;
+	return job.state === 'queued' || job.state === 'running';
+}

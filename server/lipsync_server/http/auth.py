@@ -17,6 +17,7 @@ from aiohttp.typedefs import Handler, Middleware
 from pydantic import SecretStr
 
 from lipsync_server.errors import Forbidden, LipsyncError, Unauthorized
+from lipsync_server.jobs.files import kept_secret
 from lipsync_server.settings import Settings
 
 CALLER: web.RequestKey[str] = web.RequestKey("caller", str)
@@ -109,16 +110,8 @@ def needs_token(settings: Settings) -> bool:
 
 
 def first_token(data_dir: Path) -> tuple[str, bool]:
-    """The token kept in the data folder, readable by its owner only; True when it was made just now."""
-    path = data_dir / "token"
-    try:
-        return path.read_text().strip(), False
-    except FileNotFoundError:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        token = secrets.token_urlsafe(32)
-        path.touch(mode=0o600)
-        path.write_text(token + "\n")
-        return token, True
+    """The token kept in the data folder; True when it was made just now."""
+    return kept_secret(data_dir / "token", lambda: secrets.token_urlsafe(32))
 
 
 def _digest(token: str) -> bytes:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from lipsync_server.errors import LipsyncError
 from lipsync_server.jobs.database import Database
+from lipsync_server.jobs.files import kept_secret
 from lipsync_server.jobs.watch import set_within
 
 log = logging.getLogger(__name__)
@@ -49,14 +50,9 @@ def sign(secret: bytes, body: bytes, timestamp: int) -> str:
 
 
 def load_secret(path: Path) -> bytes:
-    """The signing key kept in the data folder, made on first use, readable by the owner only."""
-    try:
-        return path.read_text().strip().encode()
-    except FileNotFoundError:
-        secret = secrets.token_hex(32)
-        path.touch(mode=0o600)
-        path.write_text(secret + "\n")
-        return secret.encode()
+    """The signing key kept in the data folder, made on first use."""
+    secret, _ = kept_secret(path, lambda: secrets.token_hex(32))
+    return secret.encode()
 
 
 class Outbox:

@@ -11,8 +11,8 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lipsync_server.errors import DiskFull
@@ -120,6 +120,22 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def kept_secret(path: Path, make: Callable[[], str]) -> tuple[str, bool]:
+    """The secret kept at `path`, readable by its owner only; True when it was made just now. Appears whole or not."""
+    with suppress(FileNotFoundError):
+        return path.read_text().strip(), False
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    secret = make()
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.unlink(missing_ok=True)
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(f"{secret}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    part.rename(path)
+    return secret, True
 
 
 @contextmanager

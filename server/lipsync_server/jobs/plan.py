@@ -5,6 +5,7 @@ Knows the registry (which never loads an engine) and the settings' defaults. Doe
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
@@ -42,6 +43,16 @@ class Planner:
         self._offer: Offer | None = None
         self._asked_at = 0.0
         self._lock = asyncio.Lock()
+        self._held_back: str | None = None
+        self._why_held: Callable[[], str] = str
+
+    def hold_back(self, engine: str, why: Callable[[], str]) -> None:
+        """`engine` cannot run yet, whatever lies on disk: jobs that ask for it wait. `why` says so in words."""
+        self._held_back, self._why_held, self._offer = engine, why, None
+
+    def let_go(self) -> None:
+        """What was held back is judged by what lies on disk from now on."""
+        self._held_back = self._offer = None
 
     async def offer(self) -> Offer:
         """What can run here, at most ten seconds old."""
@@ -52,9 +63,15 @@ class Planner:
             return self._offer
 
     def _ask(self) -> Offer:
-        engines = tuple(self._registry.describe(self._settings))
+        held, settings = self._held_back, self._settings
+        engines = tuple(
+            replace(info, available=False, reason=self._why_held()) if info.name == held else info
+            for info in self._registry.describe(settings)
+        )
+        if held and (settings.engine == held or (settings.engine == "auto" and not settings.preview_while_loading)):
+            return Offer(engines, held, self._why_held())
         try:
-            default, reason = self._registry.choose(self._settings)
+            default, reason = (self._registry.without(held) if held else self._registry).choose(settings)
         except LipsyncError as error:
             return Offer(engines, "", error.detail, error)
         return Offer(engines, default, reason)
@@ -68,7 +85,7 @@ class Planner:
             return offer.default
         for info in offer.engines:
             if info.name == wanted:
-                if info.available:
+                if info.available or wanted == self._held_back:
                     return wanted
                 raise EngineUnavailable(f"Engine {wanted} cannot run here: {info.reason}", field="engine")
         known = ", ".join(["auto", *(info.name for info in offer.engines)])
@@ -77,8 +94,8 @@ class Planner:
     async def runnable(self, engines: frozenset[str]) -> dict[str, str]:
         """For a worker that has `engines`: what may be asked for -> the engine that then runs."""
         offer = await self.offer()
-        runnable = {name: name for name in engines}
-        if offer.default in engines:
+        runnable = {name: name for name in engines if name != self._held_back}
+        if offer.default in runnable:
             runnable["auto"] = offer.default
         return runnable
 

@@ -149,6 +149,16 @@ class JobQueue:
         self.watch.changed(job_id)
         return job
 
+    def wake(self) -> None:
+        """Something has changed that a waiting job may have waited for: look at all of them again."""
+        self._work.set()
+
+    async def give_up_on(self, engine: str, error: LipsyncError) -> None:
+        """Fail the queued jobs that asked for `engine` by name: it will not come."""
+        for job in await self.store.in_state("queued"):
+            if job.spec.engine == engine:
+                await self._fail(job, error, Ended())
+
     async def wait_end(self, job_id: str) -> Job:
         """The job once it has ended; as it is when the server stops before."""
         with self.watch.subscribe(job_id) as changed:

@@ -19,6 +19,7 @@ from lipsync_server.engines.preview.mouth import Mouth
 _UPPER_EDGES = np.array([0.0, 0.045, 0.079, 0.109, 0.132, 0.152])
 _LOWER_EDGES = np.array([0.0, 0.029, 0.06, 0.091, 0.116, 0.138])
 _ENAMEL = np.array([1.0, 0.965, 0.89])
+_GUMS = np.array([1.5, 0.85, 0.8])
 _GREY = np.array([0.299, 0.587, 0.114])
 
 
@@ -39,6 +40,11 @@ class Interior:
         self._picture = picture
         own = self._own_teeth(at) if mouth.parted else None
         self._own = own if own is not None and self._light.shows_teeth(picture, self.grid, own) else None
+
+    @property
+    def dark(self) -> Field:
+        """The colour of the shadow between lips, RGB 0 to 255."""
+        return self._light.cavity
 
     def paint(self, places: Field, below_upper: Field, below_lower: Field, jaw_px: float, narrow: float) -> Field:
         """Colours (h, w, 3), 0 to 255, at places of the still portrait.
@@ -121,14 +127,16 @@ class _Light:
         cheek = float(np.mean(np.asarray(around, np.float64) @ _GREY))
         # Dark skin in bright light still has bright teeth; a dim picture has dim ones.
         level = min(222.0, 0.55 * bright + 0.3 * cheek + 22)
-        tint = skin.mean(axis=0) / max(float(skin.mean(axis=0) @ _GREY), 1.0) if len(skin) else np.ones(3)
-        warmth = min(1.0, float(np.ptp(tint)) / 0.5)
-        enamel = 1 + (_ENAMEL - 1) * warmth
-        enamel = enamel * (0.8 + 0.2 * tint)
+        # The colour of the light is that of the face's highlights: yellowish in a yellow painting, grey in a grey one.
+        light = skin @ _GREY if len(skin) else np.zeros(0)
+        shine = skin[light >= np.percentile(light, 94)].mean(axis=0) if len(skin) else np.full(3, 200.0)
+        shine /= max(float(shine @ _GREY), 1.0)
+        warmth = min(1.0, float(np.ptp(skin.mean(axis=0))) / 60) if len(skin) else 0.0
+        enamel = (1 + (_ENAMEL - 1) * warmth) * (0.3 + 0.7 * shine)
         self._cheek = cheek
         self.teeth = level * enamel / float(enamel @ _GREY)
         self.tongue = 0.62 * lip_colour
-        self.cavity = (0.19 * lip_colour + 0.015 * level).astype(np.float32)
+        self.cavity = (0.2 * lip_colour * (1 + warmth * (_GUMS - 1)) + 0.02 * level).astype(np.float32)
 
     def shows_teeth(self, picture: Frames, grid: Grid, inside: Field) -> bool:
         """Whether the bright part of what lies between the portrait's lips is teeth, not a dark hole."""

@@ -86,8 +86,10 @@ class Mouth:
         gaps = np.maximum(lower[:, 1] - upper[:, 1], 0)
         self.gap = float(gaps[3:8].mean())
         self.parted = self.gap > _PARTED
-        # The mesh often takes a rim of teeth for lip. It stays inside the mouth, and the lips close that much further.
-        trim = _TRIM * np.clip(gaps / max(self.gap, 1e-6), 0, 1) if self.parted else np.zeros(len(gaps))
+        # The mesh often takes a rim of teeth for lip, and interpolation reaches a pixel beyond a lip's edge. That rim
+        # stays inside the mouth, and the lips close that much further.
+        rim = max(_TRIM, 1.2 / frame.height) if self.parted else 0.0
+        trim = rim * np.clip(gaps / max(self.gap, 1e-6), 0, 1)
         # Meeting is not enough: a pixel's rounding would leave holes between lips that only just touch.
         overlap = max(0.004, 0.8 / frame.height) if self.parted else 0.0
         self._gaps = gaps + 2 * trim + overlap * (trim > 0)
@@ -113,7 +115,7 @@ class Mouth:
         self._below_lower = ((at[..., 1] - self.lower_line(at[..., 0])) * frame.height).astype(np.float32)
         beyond = np.maximum(np.abs(at[..., 0] - self.centre) - self._inner, 0)
         self.lips = self._lip_window(picture_size)
-        self._softness = (0.5 + beyond * 0.6 * frame.height).astype(np.float32)
+        self._softness = (0.8 + beyond * 0.6 * frame.height).astype(np.float32)
 
     def _grid(self, stride: int, picture_size: tuple[int, int]) -> Grid:
         """A rectangle around the lower face, within the picture (height, width)."""

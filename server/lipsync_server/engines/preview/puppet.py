@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from lipsync_server.engines.base import Frames
 from lipsync_server.engines.landmarks import Face
@@ -20,6 +21,7 @@ from lipsync_server.engines.preview.mouth import Mouth, MouthPose, lower_share
 
 # The inside shows from this far behind a lip's edge on, and fully after another such stretch.
 _LIPS_MEET_PX, _LIP_EDGE_PX = 0.3, 1.2
+_SEAM = 0.4
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Puppet:
         self._interior = Interior(picture, face.points, self.mouth)
         self._head = Head(face.points, self.frame, size)
         self._lids = [Lid(face.points, self.frame, eye, size) for eye in (0, 1)]
+        self._seam_px = max(0.8, 0.0045 * self.frame.height)
         self._mouth_nodes = self._head.grid.node_coordinates(self.mouth.grid.places())
 
     def draw(self, pose: Pose, out: Frames) -> None:
@@ -70,12 +73,22 @@ class Puppet:
         # except along the line between the lips, which is sharp.
         upper, lower = (self.mouth.grid.sample(layer, places) for layer in (layers.upper, layers.lower))
         below_upper, softness, below_lower = upper[..., 2], upper[..., 3], lower[..., 2]
-        share = lower_share(below_upper, below_lower, softness)[..., None]
-        source[lips] = places + upper[..., :2] + share * (lower[..., :2] - upper[..., :2])
+        share = lower_share(below_upper, below_lower, softness)
+        is_lower = (share >= 0.5)[..., None]
+        source[lips] = places + np.where(is_lower, lower[..., :2], upper[..., :2])
         for part, shift in blinks:
             source[part] += shift
         area = out[grid.top : grid.top + grid.height, grid.left : grid.left + grid.width]
         area[...] = resample(self.picture, source, cv2.INTER_CUBIC)
+        # Where the lips meet their colours blend. Blending where they come from would find what lies between.
+        pixels = area[lips]
+        other = resample(self.picture, places + np.where(is_lower, upper[..., :2], lower[..., :2]), cv2.INTER_CUBIC)
+        _blend(pixels, other, np.minimum(share, 1 - share))
+        if self.mouth.parted:
+            # Lips that were apart have no dark line between them to bring along.
+            seam = np.exp(-(((below_upper + below_lower) / (2 * self._seam_px)) ** 2))
+            seam *= np.clip(1 - (below_upper - below_lower) / 3, 0, 1) * np.clip(2.5 - softness, 0, 1)
+            _blend(pixels, np.broadcast_to(self._interior.dark, pixels.shape), np.float32(_SEAM) * seam)
         inside = np.clip((below_upper - _LIPS_MEET_PX) / _LIP_EDGE_PX, 0, 1)
         inside *= np.clip((-below_lower - _LIPS_MEET_PX) / _LIP_EDGE_PX, 0, 1)
         inside *= np.clip(2.5 - softness, 0, 1)
@@ -84,8 +97,12 @@ class Puppet:
             hole = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
             jaw_px = self.mouth.jaw_drop(pose.mouth)
             colour = self._interior.paint(places[hole], below_upper[hole], below_lower[hole], jaw_px, pose.mouth.narrow)
-            pixels = area[lips][hole]
-            pixels[...] = np.rint(pixels + inside[hole][..., None] * (colour - pixels)).astype(np.uint8)
+            _blend(pixels[hole], colour, inside[hole])
+
+
+def _blend(pixels: Frames, over: NDArray[np.uint8] | Field, alpha: Field) -> None:
+    """Paint `over` onto `pixels` (h, w, 3) in place, `alpha` (h, w) 0 to 1."""
+    pixels[...] = np.rint(pixels + alpha[..., None] * (over.astype(np.float32) - pixels)).astype(np.uint8)
 
 
 def _window(inner: Grid, outer: Grid, margin: int = 0) -> tuple[slice, slice]:

@@ -117,4 +117,5 @@ def windows_of(rows: Callable[[int, int], Rows], n_frames: int, first: int, stop
     half = WINDOW_FRAMES // 2
     index = np.clip(np.arange(first, stop)[:, None] + np.arange(-half, half + 1), 0, n_frames - 1)
     low = int(index.min())
-    return rows(low, int(index.max()) + 1)[index - low].transpose(0, 2, 1)
+    windows: Rows = rows(low, int(index.max()) + 1)[index - low]
+    return windows.transpose(0, 2, 1)

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -129,9 +130,9 @@ class SadTalkerEngine:
             )
         return asked
 
-    def _precision(self, asked: Precision | str) -> Precision:
-        if asked in ("float32", "float16", "bfloat16"):
-            return asked  # type: ignore[return-value]
+    def _precision(self, asked: Precision | Literal["auto"]) -> Precision:
+        if asked != "auto":
+            return asked
         if self._device.type == "cuda":
             return "float16"
         return "bfloat16" if _cpu_has_bfloat16() else "float32"

@@ -48,12 +48,27 @@ def _tensor(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Te
         return values * 0.5 + 0.75
     if len(shape) < 2:
         return (values * 2 - 1) * 0.1
-    gain = _GAINS.get(name.rsplit(".", 2)[-2], math.sqrt(2))
+    gain = next((gain for part, gain in _GAINS if part in name), math.sqrt(2))
     return (values * 2 - 1) * gain * math.sqrt(3 / math.prod(shape[1:]))
 
 
-# Heads that would otherwise throw the picture about: rotation, translation and deformation of the keypoints.
-_GAINS = {"fc_t": 0.05, "fc_exp": 0.05, "fc_yaw": 0.5, "fc_pitch": 0.5, "fc_roll": 0.5, "pose_linear": 0.1}
+# Parts of names and their gains; elsewhere sqrt(2). Without them residual sums grow without bound, sigmoids and
+# softmaxes saturate, and keypoints leave the picture.
+_GAINS = (
+    ("audio_encoder.", 1.0),
+    ("mapping1.", 0.3),
+    ("pose_linear.", 0.1),
+    ("face_3drecon.final_layers.", 0.05),
+    ("face_3drecon.backbone.", 0.7),
+    ("fc_t.", 0.05),
+    ("fc_exp.", 0.1),
+    ("fc_", 0.5),
+    (".occlusion.", 0.05),
+    (".mask.", 0.3),
+    ("mlp_gamma.", 0.5),
+    ("mlp_beta.", 0.5),
+    ("conv_img.", 0.35),
+)
 
 
 def _gaussian(shape: tuple[int, ...], sigma: float = 1.5) -> Tensor:

@@ -5,7 +5,7 @@ What depends on the source picture alone is computed once in `prepare`. Knows no
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from lipsync_server.engines.sadtalker.generator import Generator, GeneratorSourc
 from lipsync_server.engines.sadtalker.keypoints import KeypointDetector
 from lipsync_server.engines.sadtalker.mapping import HeadPose, MappingNet, posed_keypoints
 
+_M = TypeVar("_M", bound=nn.Module)
 Precision = Literal["float32", "float16", "bfloat16"]
 DTYPES: Mapping[Precision, torch.dtype] = {
     "float32": torch.float32,
@@ -95,7 +96,7 @@ class Renderer:
         return self._render(source.generator, keypoints)[:n]
 
 
-def channels_last(module: nn.Module) -> nn.Module:
+def channels_last(module: _M) -> _M:
     """Convolution weights with channels innermost, the layout that both oneDNN and cuDNN are fastest in."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):

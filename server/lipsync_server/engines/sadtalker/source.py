@@ -78,7 +78,7 @@ def prepare_source(
 @torch.inference_mode()
 def read_coefficients(network: FaceReconstruction, alignment: Alignment) -> Rows:
     """Expression 64, angles 3, translation 3, crop 3 of an aligned picture: (73,)."""
-    device = network.final_layers[0].weight.device
+    device = next(network.parameters()).device
     aligned = torch.from_numpy(alignment.picture.copy()).permute(2, 0, 1)[None].to(device).float() / 255
     motion = motion_coefficients(network(aligned))[0].cpu().numpy()
     return np.concatenate([motion, np.array([alignment.scale, alignment.x, alignment.y], np.float32)])

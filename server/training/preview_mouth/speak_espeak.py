@@ -23,7 +23,7 @@ def speak(minutes: float, rng: np.random.Generator) -> Iterator[tuple[str, Utter
     synthesizer = Espeak()
     sources = {v: sentences(v, rng) for v in VOICES}
     weight = {
-        v: 3.0 if v in ("en-us", "de", "fr-fr", "es", "pt-br", "it", "cmn-latn-pinyin", "ru", "hi", "ja") else 1.0
+        v: 3.0 if v in ("en-us", "de", "fr", "es", "pt-br", "it", "cmn-latn-pinyin", "ru", "hi", "ja") else 1.0
         for v in VOICES
     }
     spoken_s = 0.0

@@ -28,7 +28,7 @@ from texts import sentences
 MODEL_RATE_HZ = 24_000
 FRAME_S = 600 / MODEL_RATE_HZ
 _DURATIONS = "/encoder/Clip_output_0"
-LANGUAGES = {"en-us": 3.0, "de": 1.5, "es": 1.5, "it": 1.5, "pt-br": 1.5, "fr-fr": 1.5, "hi": 1.0, "ru": 1.0,
+LANGUAGES = {"en-us": 3.0, "de": 1.5, "es": 1.5, "it": 1.5, "pt-br": 1.5, "fr": 1.5, "hi": 1.0, "ru": 1.0,
              "ja": 1.0, "cmn-latn-pinyin": 1.5,
              "pl": 0.7, "cs": 0.7, "tr": 0.5, "nl": 0.5, "id": 0.5, "vi": 0.5, "ko": 0.5, "ar": 0.5, "sv": 0.5,
              "fi": 0.5}  # fmt: skip

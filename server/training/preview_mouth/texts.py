@@ -18,7 +18,7 @@ _FOLDERS = {"en-us": "", "de": "de", "es": "es", "it": "it", "pt-br": "brasil", 
 _LOCALES = Path("/usr/share/locale")
 # espeak-ng voice -> gettext locale of iso-codes
 _NAMES = {
-    "fr-fr": "fr", "nl": "nl", "sv": "sv", "da": "da", "nb": "nb", "fi": "fi", "hu": "hu", "ro": "ro", "tr": "tr",
+    "fr": "fr", "nl": "nl", "sv": "sv", "da": "da", "nb": "nb", "fi": "fi", "hu": "hu", "ro": "ro", "tr": "tr",
     "el": "el", "uk": "uk",
     "hr": "hr", "sl": "sl", "sr": "sr", "lt": "lt", "lv": "lv", "et": "et", "ca": "ca", "eu": "eu", "gl": "gl",
     "cy": "cy", "hi": "hi",

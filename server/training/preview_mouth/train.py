@@ -36,6 +36,12 @@ class Net(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm1d(width) for _ in DILATIONS)
         self.drop = nn.Dropout1d(0.1)
         self.head = nn.Conv1d(width, 4 + len(CLASSES), 1)
+        self.fixed_norms = False
+
+    def train(self, mode: bool = True) -> "Net":
+        super().train(mode)
+        self.norms.train(mode and not self.fixed_norms)
+        return self
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, mels + 1, n) -> (batch, 4 + classes, n / 2): every second step."""
@@ -94,10 +100,10 @@ def losses(out: torch.Tensor, lips: torch.Tensor, classes: torch.Tensor) -> torc
     speaking = (classes != SIL).float()
     opening = nn.functional.mse_loss(out[:, 0], lips[:, 0])
     width = nn.functional.mse_loss(out[:, 1], lips[:, 1])
-    press = nn.functional.binary_cross_entropy_with_logits(out[:, 2], lips[:, 2], pos_weight=torch.tensor(2.0))
+    press = nn.functional.binary_cross_entropy_with_logits(out[:, 2], lips[:, 2], pos_weight=torch.tensor(3.0))
     voice = nn.functional.binary_cross_entropy_with_logits(out[:, 3], speaking)
     phone = nn.functional.cross_entropy(out[:, 4:], classes, label_smoothing=0.05)
-    return 10 * opening + 3 * width + press + 0.5 * voice + 0.25 * phone
+    return 10 * opening + 3 * width + 1.5 * press + 0.5 * voice + 0.25 * phone
 
 
 def export(net: Net, path: Path) -> None:
@@ -115,12 +121,30 @@ def export(net: Net, path: Path) -> None:
     net.train()
 
 
-def train(corpora: list[Corpus], out: Path, steps: int, seed: int, width: int, pool_size: int = 400) -> None:
+def take_over(net: Net, path: Path) -> None:
+    """Start from a weight file. Its batch norms are folded in, so they stay plain offsets from here on."""
+    with np.load(path, allow_pickle=False) as z:
+        for k, (layer, norm) in enumerate(zip(net.layers, net.norms, strict=True)):
+            layer.weight.data = torch.from_numpy(z[f"net0_kernel{k}"].astype(np.float32)).permute(2, 1, 0).contiguous()
+            norm.bias.data = torch.from_numpy(z[f"net0_bias{k}"])
+        net.head.weight.data = torch.from_numpy(z["net0_head"].astype(np.float32)).T[:, :, None].contiguous()
+        net.head.bias.data = torch.from_numpy(z["net0_head_bias"])
+    net.fixed_norms = True
+    net.train()
+
+
+def train(
+    corpora: list[Corpus], out: Path, steps: int, seed: int, width: int, start: Path | None, pool_size: int = 400
+) -> None:
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     net = Net(width)
+    if start:
+        take_over(net, start)
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 1.5e-3 if start else 3e-3, total_steps=steps, pct_start=0.1
+    )
     pool: list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]] = []
     begin, mean = time.time(), 0.0
     for step in range(steps):
@@ -155,7 +179,8 @@ if __name__ == "__main__":
     ap.add_argument("--out", type=Path, required=True)
     ap.add_argument("--steps", type=int, default=6000)
     ap.add_argument("--width", type=int, default=96)
+    ap.add_argument("--start", type=Path, help="weight file of one network to go on from")
     ap.add_argument("--seed", type=int, default=0)
     a = ap.parse_args()
     torch.set_num_threads(1)
-    train([Corpus(p) for p in a.corpus], a.out, a.steps, a.seed, a.width)
+    train([Corpus(p) for p in a.corpus], a.out, a.steps, a.seed, a.width, a.start)

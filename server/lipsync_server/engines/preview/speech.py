@@ -228,7 +228,9 @@ def _grid_track(mel: Array, loud_db: float) -> Array:
     features, level = normalise(mel, loud_db)
     raw = predict(features, _shipped())
     talking = _smooth(_talking(_sigmoid(raw[:, 3]), level).astype(np.float32), 4.0)
-    press = np.clip(1.4 * _smooth((_sigmoid(raw[:, 2]) > _PRESS_AT).astype(np.float32), 2.0), 0, 1)
+    # A step wider on both sides, so that the shortest closure lasts until a video frame shows it.
+    pressed = np.convolve(_sigmoid(raw[:, 2]) > _PRESS_AT, np.ones(3), "same") > 0
+    press = np.clip(1.4 * _smooth(pressed.astype(np.float32), 2.0), 0, 1)
     # A network unsure between two phones answers their mean; stretching its answer gives the mouth its range back.
     opening = np.clip((_smooth(raw[:, 0], 2.5) - _SHUT_BELOW) * _STRETCH, 0, 1)
     opening *= (0.5 + 0.5 * _smooth(level, 6.0)) * (1 - press) * np.clip(1.1 * talking - 0.05, 0, 1)

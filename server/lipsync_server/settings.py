@@ -52,6 +52,8 @@ class Settings(BaseSettings):
     """The default engine. `auto` takes the best one whose weights and hardware are present."""
     profile: str = ""
     """A weights profile to download at start, for example `infinitetalk-int8`."""
+    manifest: Path | None = None
+    """Another list of weights than the shipped weights/manifest.json, in the same form: own files, own mirror."""
     preview_while_loading: bool = True
     """Serve the preview engine to callers who asked for `auto` while weights are downloading."""
     resolution: str = Field(default="480p", validation_alias=_env("resolution", "RESOLUTION"))

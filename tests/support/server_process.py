@@ -1,7 +1,7 @@
 """A server in a process of its own, to be really killed.
 
 `python server_process.py ENGINE` serves by LIPSYNC_* settings. ENGINE is "bars" (the stand-in with checkpoints, in real
-worker processes) or "preview" (the product's own).
+worker processes) or anything else (the product's own).
 """
 
 import asyncio
@@ -28,6 +28,7 @@ class ServerProcess:
     options: dict[str, str] = field(default_factory=dict)
     port: int = field(default_factory=lambda: free_port())
     process: subprocess.Popen[bytes] | None = None
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -49,6 +50,7 @@ class ServerProcess:
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("LIPSYNC_")},
             **{f"LIPSYNC_{name}": value for name, value in settings.items()},
+            **self.environment,
         }
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(

@@ -1,87 +1,29 @@
 """Weights by profile, against a stand-in model hub over real HTTP."""
 
 import asyncio
-import hashlib
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 from lipsync_server.errors import DiskFull, InvalidInput, WeightsError
 from lipsync_server.weights import download
 from lipsync_server.weights.download import PullProgress, pull
 from lipsync_server.weights.manifest import Manifest, Profile, Source, WeightFile, load_manifest
 from lipsync_server.weights.verify import check_file, profile_complete
+from model_hub import Hub, digest, serve_hub
 
 # huggingface_hub writes in pieces of 10 MB: a cut must come after the first for there to be something to go on from.
 BIG = os.urandom(24_000_000)
 SMALL = b'{"a": 1}'
 
 
-def digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-class Hub:
-    """Answers HEAD and ranged GET as the hub does; `cuts` says after how many bytes the next answers break off."""
-
-    def __init__(self) -> None:
-        self.files = {"big.safetensors": BIG, "config.json": SMALL}
-        self.cuts: list[int] = []
-        self.status = 200
-        self.token = ""
-        self.ranges: list[str | None] = []
-        self.url = ""
-
-    async def resolve(self, request: web.Request) -> web.StreamResponse:
-        if self.status != 200:
-            return web.json_response({"error": "no"}, status=self.status)
-        if self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
-            return web.Response(status=401, headers={"X-Error-Code": "GatedRepo"})
-        data = self.files.get(request.match_info["path"])
-        if data is None:
-            return web.Response(status=404, headers={"X-Error-Code": "EntryNotFound"})
-        headers = {
-            "ETag": f'"{digest(data)}"',
-            "X-Repo-Commit": "c" * 40,
-            "X-Linked-Etag": f'"{digest(data)}"',
-            "X-Linked-Size": str(len(data)),
-            "Accept-Ranges": "bytes",
-        }
-        if request.method == "HEAD":
-            return web.Response(headers=headers | {"Content-Length": str(len(data))})
-        start = request.http_range.start or 0
-        self.ranges.append(request.headers.get("Range"))
-        body = data[start:]
-        response = web.StreamResponse(status=206 if start else 200, headers=headers)
-        response.content_length = len(body)
-        if start:
-            response.headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        await response.prepare(request)
-        if self.cuts:
-            await response.write(body[: self.cuts.pop(0)])
-            assert request.transport is not None
-            request.transport.close()
-            return response
-        await response.write(body)
-        return response
-
-
 @pytest.fixture
 async def hub(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Hub]:
-    stand_in = Hub()
-    app = web.Application()
-    app.router.add_route("*", "/{owner}/{name}/resolve/{revision}/{path:.+}", stand_in.resolve)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    stand_in.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    monkeypatch.setenv("HF_ENDPOINT", stand_in.url)
-    monkeypatch.setattr(download, "SPARE_BYTES", 0)
-    yield stand_in
-    await runner.cleanup()
+    async with serve_hub({"big.safetensors": BIG, "config.json": SMALL}) as stand_in:
+        monkeypatch.setenv("HF_ENDPOINT", stand_in.url)
+        monkeypatch.setattr(download, "SPARE_BYTES", 0)
+        yield stand_in
 
 
 def manifest_for(size: int = len(BIG), sha256: str | None = digest(BIG)) -> Manifest:

@@ -1,11 +1,14 @@
 """`lipsync weights list | pull | verify | path`: model weights by profile."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lipsync_server.cli import console
+
+if TYPE_CHECKING:
+    from lipsync_server.weights.manifest import Manifest
 
 WeightsDir = Annotated[Path | None, typer.Option("--weights-dir", help="Where weights lie.", show_default="weights")]
 
@@ -16,8 +19,11 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="weights")
 
 
-def _folder(weights_dir: Path | None) -> Path:
-    return console.settings_from({"weights_dir": weights_dir}).weights_dir
+def _manifest_and_folder(weights_dir: Path | None) -> tuple["Manifest", Path]:
+    from lipsync_server.weights.manifest import load_manifest
+
+    settings = console.settings_from({"weights_dir": weights_dir})
+    return load_manifest(settings.manifest), settings.weights_dir
 
 
 @group.command("list")
@@ -27,10 +33,9 @@ def list_profiles(weights_dir: WeightsDir = None) -> None:
         from rich.console import Console
         from rich.table import Table
 
-        from lipsync_server.weights.manifest import load_manifest
         from lipsync_server.weights.verify import profile_complete
 
-        manifest, folder = load_manifest(), _folder(weights_dir)
+        manifest, folder = _manifest_and_folder(weights_dir)
         table = Table()
         for title in ("profile", "GB", "here", "what"):
             table.add_column(title, no_wrap=title != "what")
@@ -57,7 +62,7 @@ def pull(profile: str, weights_dir: WeightsDir = None) -> None:
         from lipsync_server.weights.download import PullProgress
         from lipsync_server.weights.download import pull as pull_profile
 
-        folder = _folder(weights_dir)
+        manifest, folder = _manifest_and_folder(weights_dir)
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -71,7 +76,7 @@ def pull(profile: str, weights_dir: WeightsDir = None) -> None:
             def show(state: PullProgress) -> None:
                 progress.update(bar, completed=state.bytes_done, total=state.bytes_total, description=state.note)
 
-            paths = pull_profile(profile, folder, on_progress=show, cancelled=stopped)
+            paths = pull_profile(profile, folder, on_progress=show, cancelled=stopped, manifest=manifest)
         typer.echo(f"{profile}: {len(paths)} files in {folder}, verified")
 
 
@@ -79,10 +84,9 @@ def pull(profile: str, weights_dir: WeightsDir = None) -> None:
 def verify(profile: str, weights_dir: WeightsDir = None) -> None:
     """Compare what lies on disk with what was published; exit status 1 when something is missing or damaged."""
     with console.errors_as_sentences():
-        from lipsync_server.weights.manifest import load_manifest
         from lipsync_server.weights.verify import check_file
 
-        manifest, folder = load_manifest(), _folder(weights_dir)
+        manifest, folder = _manifest_and_folder(weights_dir)
         bad = 0
         for file in manifest.profile_files(profile):
             checked = check_file(manifest, file, folder)
@@ -96,8 +100,6 @@ def verify(profile: str, weights_dir: WeightsDir = None) -> None:
 def path(profile: str, weights_dir: WeightsDir = None) -> None:
     """Print where a profile's files lie, one a line."""
     with console.errors_as_sentences():
-        from lipsync_server.weights.manifest import load_manifest
-
-        manifest, folder = load_manifest(), _folder(weights_dir)
+        manifest, folder = _manifest_and_folder(weights_dir)
         for file in manifest.profile_files(profile):
             typer.echo(manifest.local_path(file, folder))

@@ -59,6 +59,10 @@ class Registry:
             raise EngineUnavailable(f"Engine {name} cannot run here: {_clause(info.reason)}.", field="engine")
         return info
 
+    def without(self, name: str) -> "Registry":
+        """The same engines but for `name`: while its weights are still arriving."""
+        return Registry({other: entry for other, entry in self.entries.items() if other != name})
+
     def create(self, name: str, settings: Settings) -> Engine:
         """Make engine `name`, not yet loaded. The only call that imports the engine's own dependencies."""
         module = self._module(name, "engine")

@@ -6,6 +6,7 @@ closes what it opened, in reverse order.
 
 import asyncio
 import importlib
+import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -29,11 +30,14 @@ from lipsync_server.jobs.files import JobFiles
 from lipsync_server.jobs.lock import lock_data_dir
 from lipsync_server.jobs.model import Job
 from lipsync_server.jobs.plan import Planner
+from lipsync_server.jobs.profile import ProfileAtStart
 from lipsync_server.jobs.queue import AfterRender, JobQueue
 from lipsync_server.jobs.retention import Retention, sweep_leftovers
 from lipsync_server.jobs.store import Store
 from lipsync_server.settings import Settings
-from lipsync_server.workers.base import Executor
+from lipsync_server.workers.base import Executor, LoadState, TakesLateWeights
+
+log = logging.getLogger(__name__)
 
 _API = (
     *lipsync.ROUTES,
@@ -74,6 +78,8 @@ def create_app(
     app[keys.SETTINGS] = settings
     app[keys.EXECUTOR] = executor or make_executor(settings, registry)
     app[keys.PLANNER] = Planner(registry, settings)
+    app[keys.PROFILE] = _profile(app)
+    app[keys.READINESS] = _readiness(app[keys.EXECUTOR], app[keys.PROFILE])
     app[keys.FILES] = JobFiles(settings.data_dir, min_free_bytes=settings.min_free_disk_bytes)
     app[keys.FETCHER] = fetcher or Fetcher(
         allow_private=settings.allow_private_urls, user_agent=f"lipsync-server/{__version__}"
@@ -96,7 +102,7 @@ def create_app(
 def create_health_app(app: web.Application) -> web.Application:
     """Liveness and readiness of `app` alone, for a second port."""
     small = web.Application(middlewares=[problem_middleware])
-    small[keys.EXECUTOR] = app[keys.EXECUTOR]
+    small[keys.READINESS] = app[keys.READINESS]
     small.add_routes([web.route(route.method, route.path, route.handler) for route in health.ROUTES])
     return small
 
@@ -109,6 +115,29 @@ def make_executor(settings: Settings, registry: Registry = ENGINES) -> Executor:
     from lipsync_server.workers.process import ProcessExecutor
 
     return ProcessExecutor(settings, registry)
+
+
+def _profile(app: web.Application) -> ProfileAtStart | None:
+    settings, executor = app[keys.SETTINGS], app[keys.EXECUTOR]
+    if not settings.profile:
+        return None
+    if not isinstance(executor, TakesLateWeights):
+        log.warning(
+            "LIPSYNC_PROFILE is not downloaded with --executor %s: run `lipsync weights pull %s` on every machine",
+            settings.executor,
+            settings.profile,
+        )
+        return None
+    return ProfileAtStart(settings, app[keys.PLANNER], executor)
+
+
+def _readiness(executor: Executor, profile: ProfileAtStart | None) -> Callable[[], LoadState]:
+    """The download's state while there is one, else that of the workers."""
+
+    def load_state() -> LoadState:
+        return (profile and profile.load_state()) or executor.load_state()
+
+    return load_state
 
 
 def _is_public(request: web.Request) -> bool:
@@ -152,10 +181,17 @@ async def _jobs(app: web.Application) -> AsyncIterator[None]:
             )
             app[keys.QUEUE], app[keys.RETENTION], app[keys.OUTBOX] = queue, retention, outbox
             await queue.start()
+            if (profile := app[keys.PROFILE]) is not None:
+                downloading = asyncio.create_task(profile.run(queue), name="weights")
             expiring = asyncio.create_task(retention.run(), name="retention")
             yield
-            expiring.cancel()
-            await asyncio.gather(expiring, return_exceptions=True)
+            tasks = [expiring]
+            if profile is not None:
+                profile.stop()
+                tasks.append(downloading)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         finally:
             if queue is not None:
                 await queue.close()

@@ -14,7 +14,7 @@ async def healthz(request: web.Request) -> web.StreamResponse:
 
 
 async def readyz(request: web.Request) -> web.StreamResponse:
-    state = request.app[keys.EXECUTOR].load_state()
+    state = request.app[keys.READINESS]()
     return answer(
         schemas.Readiness(
             ready=state.ready,
@@ -31,7 +31,7 @@ async def readyz(request: web.Request) -> web.StreamResponse:
 
 async def ping(request: web.Request) -> web.StreamResponse:
     """RunPod's load balancer: 200 healthy, 204 still starting."""
-    return web.Response(status=200 if request.app[keys.EXECUTOR].load_state().ready else 204)
+    return web.Response(status=200 if request.app[keys.READINESS]().ready else 204)
 
 
 ROUTES = (

@@ -3,6 +3,7 @@
 Each is put there by app.py. Knows types only.
 """
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import web
@@ -14,10 +15,11 @@ from lipsync_server.http.slots import KeyLocks, UploadSlots
 from lipsync_server.jobs.callbacks import Outbox
 from lipsync_server.jobs.files import JobFiles
 from lipsync_server.jobs.plan import Planner
+from lipsync_server.jobs.profile import ProfileAtStart
 from lipsync_server.jobs.queue import AfterRender, JobQueue
 from lipsync_server.jobs.retention import Retention
 from lipsync_server.settings import Settings
-from lipsync_server.workers.base import Executor
+from lipsync_server.workers.base import Executor, LoadState
 
 SETTINGS = web.AppKey("settings", Settings)
 TOKENS = web.AppKey("tokens", Tokens)
@@ -25,11 +27,13 @@ PROBERS = web.AppKey("probers", ThreadPoolExecutor)
 FILES = web.AppKey("files", JobFiles)
 QUEUE = web.AppKey("queue", JobQueue)
 PLANNER = web.AppKey("planner", Planner)
+PROFILE: web.AppKey[ProfileAtStart | None] = web.AppKey("profile")
 RETENTION = web.AppKey("retention", Retention)
 FETCHER = web.AppKey("fetcher", Fetcher)
 METRICS = web.AppKey("metrics", Metrics)
 SLOTS = web.AppKey("slots", UploadSlots)
 EXECUTOR = web.AppKey("executor", Executor)
+READINESS: web.AppKey[Callable[[], LoadState]] = web.AppKey("readiness")
 OUTBOX = web.AppKey("outbox", Outbox)
 AFTER_RENDER: web.AppKey[AfterRender | None] = web.AppKey("after_render")
 KEY_LOCKS = web.AppKey("key_locks", KeyLocks)

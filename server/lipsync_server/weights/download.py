@@ -56,15 +56,28 @@ class _Meter:
         self._on_progress = on_progress
         self._cancelled = cancelled
         self.total = total
-        self.done = 0
+        self.done = self._n_fetched = 0
 
-    def add(self, n_bytes: int, note: str) -> None:
+    def check(self) -> None:
+        """Raises Cancelled when the pull is to stop."""
         if self._cancelled():
             raise Cancelled("the download was stopped; what has arrived is kept and the next pull goes on from there")
+
+    def pause(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self.check()
+            time.sleep(min(0.2, left))
+
+    def add(self, n_bytes: int, note: str, *, fetched: bool = True) -> None:
+        """Count bytes of the file `note`; those not `fetched` were there from an earlier pull and say no speed."""
+        self.check()
         with self._lock:
             self.done += n_bytes
+            self._n_fetched += n_bytes if fetched else 0
             elapsed = time.monotonic() - self._start
-            left = (self.total - self.done) / (self.done / elapsed) if self.done > 0 and elapsed > 1 else None
+            rate = self._n_fetched / elapsed if self._n_fetched > 0 and elapsed > 1 else 0
+            left = max(0, self.total - self.done) / rate if rate else None
             progress = PullProgress(max(0, self.done), max(self.total, self.done), left, note)
         self._on_progress(progress)
 
@@ -91,6 +104,7 @@ def pull(
         sizes = _sizes(manifest, missing)
         _check_room(weights_dir, sum(sizes.values()), profile)
         meter = _Meter(sum(sizes.values()), on_progress, cancelled)
+        on_progress(PullProgress(0, meter.total, None, profile))
         with ThreadPoolExecutor(PARALLEL_FILES, thread_name_prefix="pull") as pool:
             jobs = [pool.submit(_fetch, manifest, file, weights_dir, meter) for file in missing]
             _raise_first(jobs)
@@ -152,12 +166,12 @@ def _fetch(manifest: Manifest, file: WeightFile, weights_dir: Path, meter: _Mete
                     tqdm_class=_bar_for(meter, file.path),
                 )
         except WeightsError as error:
-            if attempt == TRIES - 1 or not isinstance(error, _Interrupted):
+            if attempt == TRIES - 1 or not isinstance(error, Interrupted):
                 raise
-            time.sleep(min(30, 2**attempt) if meter.done == before else 1)
+            meter.pause(min(30, 2**attempt) if meter.done == before else 1)
         else:
             break
-    checked = check_file(manifest, file, weights_dir)
+    checked = check_file(manifest, file, weights_dir, lambda _: meter.check())
     if checked.state == "damaged":
         path.unlink(missing_ok=True)
         raise WeightsError(
@@ -176,7 +190,7 @@ def _bar_for(meter: _Meter, path: str) -> type[Any]:
             kwargs.pop("name", None)
             super().__init__(*args, **kwargs)
             if self._initial:
-                meter.add(self._initial, path)
+                meter.add(self._initial, path, fetched=False)
 
         def update(self, n: float | None = 1) -> bool | None:
             meter.add(int(n or 0), path)
@@ -185,7 +199,7 @@ def _bar_for(meter: _Meter, path: str) -> type[Any]:
     return _Bar
 
 
-class _Interrupted(WeightsError):
+class Interrupted(WeightsError):
     """The transfer broke off; trying again goes on where it stopped."""
 
 
@@ -219,7 +233,7 @@ class _Explained:
         if isinstance(error, HfHubHTTPError) and status is not None and status < 500 and status != 429:
             raise WeightsError(f"the model hub answered {status} for {name} of {repository}: {error}") from error
         if isinstance(error, Exception):
-            raise _Interrupted(
+            raise Interrupted(
                 f"{name} could not be fetched from {repository}: {error}. Check the network and pull again; what has "
                 "arrived is kept"
             ) from error

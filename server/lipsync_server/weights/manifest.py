@@ -7,12 +7,11 @@ profile, and int8 profiles take the fp8 text encoder.
 """
 
 import functools
-import json
 from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from lipsync_server.errors import InvalidInput
+from lipsync_server.errors import InvalidInput, WeightsError
 from lipsync_server.paths import bundled
 
 
@@ -87,6 +86,9 @@ class Manifest(BaseModel):
 
 
 @functools.cache
-def load_manifest() -> Manifest:
-    """The shipped manifest, read once."""
-    return Manifest.model_validate(json.loads(bundled("manifest.json").read_text(encoding="utf-8")))
+def load_manifest(path: Path | None = None) -> Manifest:
+    """The shipped manifest, or the one at `path`, read once; raises WeightsError when it cannot be read."""
+    try:
+        return Manifest.model_validate_json((path or bundled("manifest.json")).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"the list of weights {path or 'manifest.json'} cannot be read: {error}") from error

@@ -6,7 +6,7 @@ server runs (a child process that is restarted, a node of a Ray cluster), so nob
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
 
@@ -66,3 +66,14 @@ class Executor(Protocol):
 
     async def close(self) -> None:
         """Stop every worker; running renders raise WorkerCrashed."""
+
+
+@runtime_checkable
+class TakesLateWeights(Protocol):
+    """An executor that can start before the weights of its default engine are there."""
+
+    def hold_back(self, engine: str) -> None:
+        """Before start(): do not choose `engine` until load_default(), whatever lies on disk."""
+
+    async def load_default(self) -> None:
+        """Choose the default engine again, because weights have arrived, and load it as workers become free."""

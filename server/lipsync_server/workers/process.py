@@ -40,12 +40,15 @@ class ProcessExecutor:
         self._changed = asyncio.Event()
         self._default = ""
         self._unavailable = ""
+        self._held_back = ""
+
+    def hold_back(self, engine: str) -> None:
+        """Before start(): do not choose `engine` until load_default(), whatever lies on disk."""
+        self._held_back = engine
 
     async def start(self) -> None:
         await self._choose_default()
-        available = frozenset(
-            info.name for info in await asyncio.to_thread(self._registry.describe, self._settings) if info.available
-        )
+        available = await self._available()
         for index in range(self._settings.workers):
             worker = ProcessWorker(index, self._settings, self._registry, available, self._wake)
             self._workers.append(worker)
@@ -53,10 +56,11 @@ class ProcessExecutor:
 
     async def load_default(self) -> None:
         """Choose the default engine again, because weights have arrived, and load it as workers become free."""
+        self._held_back = ""
         await self._choose_default()
-        infos = await asyncio.to_thread(self._registry.describe, self._settings)
+        available = await self._available()
         for worker in self._workers:
-            worker.engines = frozenset(info.name for info in infos if info.available)
+            worker.engines = available
             worker.load(self._default)
 
     async def next_idle(self) -> Worker:
@@ -88,9 +92,17 @@ class ProcessExecutor:
             worker.stop()
         await asyncio.gather(*(worker.ended() for worker in self._workers))
 
+    async def _available(self) -> frozenset[str]:
+        infos = await asyncio.to_thread(self._registry.without(self._held_back).describe, self._settings)
+        return frozenset(info.name for info in infos if info.available)
+
     async def _choose_default(self) -> None:
+        if self._settings.engine == self._held_back:
+            self._default = self._unavailable = ""
+            return
         try:
-            self._default, why = await asyncio.to_thread(self._registry.choose, self._settings)
+            registry = self._registry.without(self._held_back)
+            self._default, why = await asyncio.to_thread(registry.choose, self._settings)
         except EngineUnavailable as error:
             self._default, self._unavailable = "", error.detail
             log.error("%s", error.detail)
@@ -159,8 +171,10 @@ class ProcessWorker:
     def load(self, default: str) -> None:
         """Load `default` once the child is free, and after every restart."""
         self._default, self._load_failed, self._load_crashes = default, "", 0
-        if self.state in ("ready", "busy", "loading"):
+        if self.state in ("ready", "busy", "loading") and default:
             self._send(messages.Load(default))
+            if self.state == "ready":
+                self._set_state("loading")
 
     async def render(self, task: RenderTask, on_progress: Callable[[ProgressEvent], None]) -> RenderOutcome:
         if self.state != "ready" or self._loop is None:

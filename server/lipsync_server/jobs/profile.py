@@ -1,0 +1,135 @@
+"""Downloads the weights profile of LIPSYNC_PROFILE while the server already answers.
+
+Until all of it is there and verified the profile's engine is held back: jobs that need it wait, others go on. Knows the
+download, the planner, the executor and the queue; does not know HTTP. An interrupted download is tried again for ever,
+one that the hub refuses is given up with the reason.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+
+from lipsync_server.errors import LipsyncError
+from lipsync_server.jobs.plan import Planner
+from lipsync_server.jobs.queue import JobQueue
+from lipsync_server.settings import Settings
+from lipsync_server.weights.download import Interrupted, PullProgress, pull
+from lipsync_server.weights.manifest import load_manifest
+from lipsync_server.workers.base import LoadState, TakesLateWeights
+
+log = logging.getLogger(__name__)
+
+_PAUSES_S = (5.0, 15.0, 60.0, 300.0)
+_LOG_EVERY_S = 30.0
+
+
+class ProfileAtStart:
+    """The download of one profile. All methods belong to the event loop.
+
+    Making it holds the engine back; that must happen before the queue starts. Raises InvalidInput for an unknown name.
+    """
+
+    def __init__(self, settings: Settings, planner: Planner, executor: TakesLateWeights) -> None:
+        self._settings, self._planner, self._executor = settings, planner, executor
+        self._manifest = load_manifest(settings.manifest)
+        self.engine = self._manifest.profile(settings.profile).engine
+        self._progress: PullProgress | None = None
+        self._logged_at = 0.0
+        self._trouble = ""
+        self._failed = ""
+        self._done = False
+        self._stop = threading.Event()
+        executor.hold_back(self.engine)
+        planner.hold_back(self.engine, self._in_words)
+
+    @property
+    def downloading(self) -> bool:
+        return not (self._done or self._failed)
+
+    def load_state(self) -> LoadState | None:
+        """How far the download is; None once it is complete and the executor's own state counts."""
+        if self._done:
+            return None
+        if self._failed:
+            return LoadState(False, "failed", 0.0, self._failed)
+        progress = self._progress
+        if progress is None or not progress.bytes_total:
+            return LoadState(False, "downloading", 0.0, self._in_words())
+        return LoadState(
+            False,
+            "downloading",
+            min(1.0, progress.bytes_done / progress.bytes_total),
+            self._in_words(),
+            bytes_done=progress.bytes_done,
+            bytes_total=progress.bytes_total,
+            seconds_left=progress.seconds_left,
+        )
+
+    async def run(self, queue: JobQueue) -> None:
+        """Download, then let the engine in; returns when that is done or given up."""
+        n_tries = 0
+        while True:
+            try:
+                await asyncio.to_thread(self._pull)
+                break
+            except Interrupted as error:
+                pause_s = _PAUSES_S[min(n_tries, len(_PAUSES_S) - 1)]
+                n_tries += 1
+                self._trouble = f"{error.detail}; trying again"
+                log.warning("%s in %.0f s", self._trouble, pause_s)
+                await asyncio.sleep(pause_s)
+            except LipsyncError as error:
+                log.error("weights of %s: %s", self._settings.profile, error.detail)
+                self._failed = f"The weights of {self._settings.profile} could not be downloaded: {error.detail}"
+                break
+            except Exception as error:
+                log.exception("weights of %s", self._settings.profile)
+                self._failed = f"The weights of {self._settings.profile} could not be downloaded: {error}"
+                break
+        if not self._failed:
+            log.info("weights of %s are complete", self._settings.profile)
+        await self._let_in(queue)
+
+    def stop(self) -> None:
+        """Have the download end soon; what has arrived is kept."""
+        self._stop.set()
+
+    async def _let_in(self, queue: JobQueue) -> None:
+        self._planner.let_go()
+        await self._executor.load_default()
+        self._done = not self._failed
+        try:
+            await self._planner.resolve(self.engine)
+        except LipsyncError as error:
+            await queue.give_up_on(self.engine, error)
+        queue.wake()
+
+    def _pull(self) -> None:
+        settings = self._settings
+        pull(
+            settings.profile,
+            settings.weights_dir,
+            on_progress=self._note,
+            cancelled=self._stop.is_set,
+            manifest=self._manifest,
+        )
+
+    def _note(self, progress: PullProgress) -> None:
+        """Called in the download's threads."""
+        self._progress, self._trouble = progress, ""
+        if time.monotonic() - self._logged_at > _LOG_EVERY_S:
+            self._logged_at = time.monotonic()
+            log.info("%s", self._in_words())
+
+    def _in_words(self) -> str:
+        progress, name = self._progress, self._settings.profile
+        if progress is None or not progress.bytes_total:
+            return f"Checking the weights of {name}. {self._trouble}".strip()
+        left = "" if progress.seconds_left is None else f", about {_minutes(progress.seconds_left)} left"
+        share = f"{progress.bytes_done / 1e9:.2f} of {progress.bytes_total / 1e9:.2f} GB"
+        return f"Downloading {name}: {share}{left}. {self._trouble}".strip()
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

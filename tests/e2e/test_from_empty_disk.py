@@ -1,0 +1,132 @@
+"""From an empty disk to a rendered video with one command: `lipsync serve --profile ...` against a stand-in hub."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from lipsync_server.engines.sadtalker.tiny_checkpoint import write_tiny_checkpoint
+from lipsync_server.media.video import probe_video
+from lipsync_server.paths import SAMPLES_DIR
+from model_hub import Hub, digest, serve_hub
+from server_process import ServerProcess
+from site_kit import form, wav
+
+PORTRAIT = (SAMPLES_DIR / "portrait.jpg").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """SadTalker's files with tiny networks, by name."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    write_tiny_checkpoint(folder)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def make_server(tmp_path: Path, checkpoint: dict[str, bytes]) -> Iterator[object]:
+    """A server with the profile `tiny` to download, not yet started."""
+    files = {
+        name: {"source": "s", "path": name, "size_bytes": len(data), "size_exact": True, "sha256": digest(data)}
+        for name, data in checkpoint.items()
+    }
+    source = {"repository": "some/model", "revision": "main", "folder": "sadtalker", "licence": "x", "what": "x"}
+    profile = {"engine": "sadtalker", "title": "tiny", "files": list(files)}
+    manifest = {"version": 1, "sources": {"s": source}, "files": files, "profiles": {"tiny": profile}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    servers: list[ServerProcess] = []
+
+    def make(hub: Hub, **options: str) -> ServerProcess:
+        places = {"MANIFEST": str(tmp_path / "manifest.json"), "WEIGHTS_DIR": str(tmp_path / "weights")}
+        settings = {"PROFILE": "tiny", "DEVICE": "cpu", **places, **options}
+        servers.append(ServerProcess(tmp_path / "data", "product", settings, environment={"HF_ENDPOINT": hub.url}))
+        servers[-1].start()
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.kill()
+
+
+async def submit(server: ServerProcess, session: aiohttp.ClientSession, **fields: object) -> str:
+    data = form(image=("portrait.jpg", PORTRAIT), audio=wav(0.4), **fields)
+    async with session.post(f"{server.url}/v1/jobs", data=data) as response:
+        assert response.status == 202, await response.text()
+        return (await response.json())["id"]
+
+
+async def ended(server: ServerProcess, session: aiohttp.ClientSession, job_id: str) -> dict:
+    async with session.get(f"{server.url}/v1/jobs/{job_id}/events") as response:
+        assert "event: end" in await response.text()
+    async with session.get(f"{server.url}/v1/jobs/{job_id}") as response:
+        return await response.json()
+
+
+async def readiness(server: ServerProcess, session: aiohttp.ClientSession, stage: str, known: str = "detail") -> dict:
+    """What /readyz says once it is at `stage` and knows the field `known`."""
+    async with asyncio.timeout(60):
+        while True:
+            async with session.get(f"{server.url}/readyz") as response:
+                state = await response.json()
+            if state["stage"] == stage and state[known] is not None:
+                return state
+            await asyncio.sleep(0.05)
+
+
+async def test_an_empty_disk_a_download_with_its_progress_and_a_video(
+    make_server, checkpoint: dict[str, bytes], tmp_path: Path
+) -> None:
+    total = sum(map(len, checkpoint.values()))
+    async with serve_hub(checkpoint) as hub, aiohttp.ClientSession() as session:
+        hub.open.clear()
+        server = make_server(hub)
+        await server.answers(session)
+        state = await readiness(server, session, "downloading", "bytes_total")
+        assert (state["ready"], state["bytes_done"], state["bytes_total"]) == (False, 0, total)
+        assert "tiny" in state["detail"]
+        async with session.get(f"{server.url}/ping") as response:
+            assert response.status == 204
+
+        # Meanwhile the preview engine serves those who do not mind, and those who do are taken in and wait.
+        patient = await submit(server, session, engine="sadtalker")
+        assert (await ended(server, session, await submit(server, session)))["engine"] == "preview"
+        async with session.get(f"{server.url}/v1/jobs/{patient}") as response:
+            assert (await response.json())["state"] == "queued"
+
+        hub.open.set()
+        await readiness(server, session, "ready")
+        job = await ended(server, session, patient)
+        assert (job["state"], job["engine"]) == ("succeeded", "sadtalker"), job
+        assert (await ended(server, session, await submit(server, session)))["engine"] == "sadtalker"
+        async with session.get(f"{server.url}/v1/jobs/{patient}/video") as response:
+            (tmp_path / "video.mp4").write_bytes(await response.read())
+    assert probe_video(tmp_path / "video.mp4").n_frames == 10
+
+
+async def test_without_the_preview_jobs_wait_for_the_weights(make_server, checkpoint: dict[str, bytes]) -> None:
+    async with serve_hub(checkpoint) as hub, aiohttp.ClientSession() as session:
+        hub.open.clear()
+        server = make_server(hub, PREVIEW_WHILE_LOADING="false")
+        await server.answers(session)
+        job_id = await submit(server, session)
+        hub.open.set()
+        assert (await ended(server, session, job_id))["engine"] == "sadtalker"
+
+
+async def test_a_refused_download_says_why_and_ends_the_jobs_that_waited(
+    make_server, checkpoint: dict[str, bytes]
+) -> None:
+    async with serve_hub(dict(checkpoint)) as hub, aiohttp.ClientSession() as session:
+        hub.open.clear()
+        hub.files.popitem()
+        server = make_server(hub)
+        await server.answers(session)
+        job_id = await submit(server, session, engine="sadtalker")
+        hub.open.set()
+        state = await readiness(server, session, "failed")
+        assert "is not at some/model" in state["detail"]
+        job = await ended(server, session, job_id)
+        assert (job["state"], job["error"]["code"]) == ("failed", "engine_unavailable")
+        assert (await ended(server, session, await submit(server, session)))["engine"] == "preview"

@@ -1,0 +1,80 @@
+"""A stand-in for the model hub over real HTTP: what huggingface_hub needs to download files."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+class Hub:
+    """Answers HEAD and ranged GET as the hub does, for files by path, whatever the repository.
+
+    `cuts` says after how many bytes the next answers break off; no body is sent while `open` is clear.
+    """
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self.files = files
+        self.cuts: list[int] = []
+        self.status = 200
+        self.token = ""
+        self.ranges: list[str | None] = []
+        self.url = ""
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def resolve(self, request: web.Request) -> web.StreamResponse:
+        if self.status != 200:
+            return web.json_response({"error": "no"}, status=self.status)
+        if self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
+            return web.Response(status=401, headers={"X-Error-Code": "GatedRepo"})
+        data = self.files.get(request.match_info["path"])
+        if data is None:
+            return web.Response(status=404, headers={"X-Error-Code": "EntryNotFound"})
+        headers = {
+            "ETag": f'"{digest(data)}"',
+            "X-Repo-Commit": "c" * 40,
+            "X-Linked-Etag": f'"{digest(data)}"',
+            "X-Linked-Size": str(len(data)),
+            "Accept-Ranges": "bytes",
+        }
+        if request.method == "HEAD":
+            return web.Response(headers=headers | {"Content-Length": str(len(data))})
+        await self.open.wait()
+        start = request.http_range.start or 0
+        self.ranges.append(request.headers.get("Range"))
+        body = data[start:]
+        response = web.StreamResponse(status=206 if start else 200, headers=headers)
+        response.content_length = len(body)
+        if start:
+            response.headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        await response.prepare(request)
+        if self.cuts:
+            await response.write(body[: self.cuts.pop(0)])
+            assert request.transport is not None
+            request.transport.close()
+            return response
+        await response.write(body)
+        return response
+
+
+@asynccontextmanager
+async def serve_hub(files: dict[str, bytes]) -> AsyncIterator[Hub]:
+    """A hub on a free port of loopback; its address is `url`."""
+    hub = Hub(files)
+    app = web.Application()
+    app.router.add_route("*", "/{owner}/{name}/resolve/{revision}/{path:.+}", hub.resolve)
+    runner = web.AppRunner(app, shutdown_timeout=1.0)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    hub.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        yield hub
+    finally:
+        hub.open.set()
+        await runner.cleanup()

@@ -11,6 +11,7 @@ import aiohttp
 import av
 import numpy as np
 import pytest
+from lipsync_server.http import uploads
 from site_kit import PNG, WAV, Site, form, png, wav
 
 HUGE = 3 * 1024**3
@@ -272,3 +273,17 @@ async def test_a_file_name_is_only_a_name(site: Site, name: str, download: str):
     job = await site.submit(image=(name, PNG) if name else PNG)
     assert job["file_name"] == download
     assert "/" not in job["image_name"]
+
+
+async def test_an_upload_that_stalls_is_given_up(site: Site, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(uploads, "_STALLED_S", 0.1)
+    reader, writer = await asyncio.open_connection(site.client.host, site.client.port)
+    head = (
+        "POST /lipsync HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n"
+        "Content-Type: multipart/form-data; boundary=b\r\n\r\n"
+        '--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
+    )
+    writer.write(head.encode() + PNG)
+    assert b" 400 " in await reader.readuntil(b"\r\n")
+    writer.close()
+    assert site.left_on_disk() == []

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from lipsync_server.jobs.files import JobFiles
-from lipsync_server.jobs.model import Job
+from lipsync_server.jobs.model import Job, State
 from lipsync_server.jobs.store import Store
 from lipsync_server.jobs.watch import set_within
 
@@ -21,12 +21,15 @@ _LOOK_EVERY_S = 60.0
 
 
 async def sweep_leftovers(store: Store, files: JobFiles) -> None:
-    """At start, before anything is taken in: drop unfinished uploads and folders that no job needs any more."""
+    """At start, before anything is taken in: drop unfinished uploads and files that no job needs any more."""
 
-    def sweep(needed: set[str]) -> int:
+    def sweep(needed: dict[str, State]) -> int:
         files.sweep_incoming()
         orphans = [job_id for job_id in files.job_ids() if job_id not in needed]
         files.remove_all(orphans)
+        for job_id, state in needed.items():
+            if state == "succeeded":
+                files.keep_only_video(job_id)
         return len(orphans)
 
     n_orphans = await asyncio.to_thread(sweep, await store.with_files())

@@ -109,12 +109,13 @@ class Store:
         row = await self._db.row("SELECT min(expires_at) FROM jobs WHERE purged_at IS NULL")
         return row[0] if row else None
 
-    async def with_files(self) -> set[str]:
-        """Ids of the jobs that may have files: not ended yet, or with a video that is kept."""
+    async def with_files(self) -> dict[str, State]:
+        """The jobs that may have files, with their states: not ended yet, or with a video that is kept."""
         rows = await self._db.rows(
-            "SELECT id FROM jobs WHERE state IN ('queued', 'running') OR (state = 'succeeded' AND purged_at IS NULL)"
+            "SELECT id, state FROM jobs"
+            " WHERE state IN ('queued', 'running') OR (state = 'succeeded' AND purged_at IS NULL)"
         )
-        return {row[0] for row in rows}
+        return {row[0]: row[1] for row in rows}
 
     # Changing
 

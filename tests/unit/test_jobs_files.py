@@ -1,0 +1,96 @@
+"""Files of jobs: nothing stays that nobody needs, and a full disk says so."""
+
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from lipsync_server.errors import DiskFull, LipsyncError
+from lipsync_server.jobs.database import open_database
+from lipsync_server.jobs.files import JobFiles, disk_errors, kept_secret
+from lipsync_server.jobs.lock import lock_data_dir
+from lipsync_server.jobs.model import IdMaker, Job, JobSpec
+from lipsync_server.jobs.retention import RECORD_TTL_S, expire, sweep_leftovers
+from lipsync_server.jobs.store import Ended, Store
+from lipsync_server.workers.task import RenderOutcome
+
+SPEC = JobSpec(engine="auto", image_name="a.png", audio_name="a.wav", file_name="a.mp4", duration_s=2.0)
+OUTCOME = RenderOutcome(64, 64, 25.0, 50, 2.0, 1000, "00", 42, 3.0, {})
+ENGINES = {"auto": "preview"}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> JobFiles:
+    files = JobFiles(tmp_path / "data", min_free_bytes=0)
+    files.prepare()
+    return files
+
+
+def fill(files: JobFiles, job_id: str) -> None:
+    incoming = files.new_incoming()
+    for name in ("image", "audio"):
+        (incoming / name).write_bytes(b"input")
+    files.adopt(incoming, job_id)
+    (files.scratch(job_id) / "segment").write_bytes(b"frames")
+    files.video(job_id).write_bytes(b"video")
+
+
+async def test_a_start_drops_what_a_crash_left_and_nothing_else(files: JobFiles, tmp_path: Path):
+    database = await open_database(tmp_path / "lipsync.db")
+    store, new_id = Store(database, callback_body=lambda job: b""), IdMaker()
+    ids = {name: new_id() for name in ("succeeded", "failed", "running", "expired", "queued", "unknown")}
+    for name, job_id in ids.items():
+        fill(files, job_id)
+        if name == "unknown":
+            continue
+        await store.add(Job(job_id, replace(SPEC), "queued", 1.0), max_open=99, key=None)
+        if name == "queued":
+            continue
+        await store.take(ENGINES, 1.0)
+        if name in ("succeeded", "expired"):
+            await store.succeed(job_id, OUTCOME, now=2.0, expires_at=9.0, ended=Ended())
+        if name == "failed":
+            await store.cancel(job_id, now=2.0, ended=Ended())
+        if name == "expired":
+            await store.purge(job_id, 10.0)
+    (files.new_incoming() / "image").write_bytes(b"half an upl")
+
+    await sweep_leftovers(store, files)
+    assert set(files.job_ids()) == {ids["succeeded"], ids["running"], ids["queued"]}
+    assert list(files.folder(ids["succeeded"]).iterdir()) == [files.video(ids["succeeded"])]
+    assert {path.name for path in files.folder(ids["running"]).iterdir()} == {"image", "audio", "scratch", "video.mp4"}
+    assert list((files.data_dir / "incoming").iterdir()) == []
+
+    assert await expire(store, files, 8.0) == 0
+    assert await expire(store, files, 9.0) == 1
+    assert set(files.job_ids()) == {ids["running"], ids["queued"]}
+    assert (await store.get(ids["succeeded"])).purged_at == 9.0
+    await expire(store, files, 3.0 + RECORD_TTL_S)
+    assert {job.id for job in await store.page(state=None, limit=99, after=None)} == {ids["running"], ids["queued"]}
+    await database.close()
+
+
+def test_a_device_without_space_becomes_the_error_that_says_so():
+    with pytest.raises(DiskFull, match="filled up"), disk_errors(), Path("/dev/full").open("wb", buffering=0) as full:
+        full.write(b"x")
+
+
+def test_the_reserve_is_kept_free(files: JobFiles):
+    files.check_space(0)
+    with pytest.raises(DiskFull):
+        files.check_space(1 << 62)
+
+
+def test_a_secret_is_made_once_for_its_owner_only(tmp_path: Path):
+    path = tmp_path / "new" / "token"
+    assert kept_secret(path, lambda: "first") == ("first", True)
+    assert kept_secret(path, lambda: "second") == ("first", False)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [each.name for each in path.parent.iterdir()] == ["token"]
+
+
+def test_a_data_folder_has_one_server(tmp_path: Path):
+    with lock_data_dir(tmp_path), pytest.raises(LipsyncError, match="Another server"), lock_data_dir(tmp_path):
+        pass
+    with lock_data_dir(tmp_path):
+        pass

@@ -1,0 +1,96 @@
+/** A real `lipsync serve` with the preview engine. */
+import { spawn, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { createWriteStream, mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+
+import { LIPSYNC, eventually, freePort } from './places.mjs';
+
+export const TOKEN = 'a-token-of-the-test';
+
+export interface JobView {
+	id: string;
+	state: string;
+	file_name: string;
+	collected_at: string | null;
+	attempts: number;
+	progress: { stage: string; fraction: number };
+	result: { size_bytes: number; sha256: string } | null;
+}
+
+export class LipsyncServer {
+	private process?: ChildProcess;
+
+	private constructor(
+		private readonly folder: string,
+		readonly port: number,
+		private readonly flags: string[],
+	) {}
+
+	static async start(folder: string, ...flags: string[]): Promise<LipsyncServer> {
+		mkdirSync(folder, { recursive: true });
+		const server = new LipsyncServer(folder, await freePort(), flags);
+		await server.start();
+		return server;
+	}
+
+	get url(): string {
+		return `http://127.0.0.1:${this.port}`;
+	}
+
+	async start(): Promise<void> {
+		const log = createWriteStream(join(this.folder, 'server.log'), { flags: 'a' });
+		this.process = spawn(
+			LIPSYNC,
+			[
+				'serve',
+				'--engine',
+				'preview',
+				'--port',
+				String(this.port),
+				'--data-dir',
+				join(this.folder, 'data'),
+				...this.flags,
+			],
+			{ env: { ...process.env, LIPSYNC_TOKENS: TOKEN }, stdio: ['ignore', 'pipe', 'pipe'] },
+		);
+		this.process.stdout?.pipe(log);
+		this.process.stderr?.pipe(log);
+		await eventually('lipsync serve', async () => {
+			if (this.process?.exitCode !== null)
+				throw new Error(`lipsync serve ended, see ${this.folder}/server.log`);
+			return await fetch(`${this.url}/healthz`).then(
+				(answer) => (answer.ok ? true : undefined),
+				() => undefined,
+			);
+		});
+	}
+
+	async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
+		const child = this.process;
+		if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;
+		const ended = once(child, 'exit');
+		child.kill(signal);
+		await ended;
+	}
+
+	async get<T>(path: string): Promise<T> {
+		return (await (await this.fetch(path)).json()) as T;
+	}
+
+	async fetch(path: string, init: RequestInit = {}): Promise<Response> {
+		return await fetch(`${this.url}${path}`, {
+			...init,
+			headers: { ...init.headers, Authorization: `Bearer ${TOKEN}` },
+		});
+	}
+
+	/** Newest first. */
+	async jobs(): Promise<JobView[]> {
+		return (await this.get<{ jobs: JobView[] }>('/v1/jobs')).jobs;
+	}
+
+	async video(id: string): Promise<Buffer> {
+		return Buffer.from(await (await this.fetch(`/v1/jobs/${id}/video`)).arrayBuffer());
+	}
+}

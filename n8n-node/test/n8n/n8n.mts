@@ -1,0 +1,295 @@
+/**
+ * A real n8n with the packed node in it, laid out as n8n's community installer does.
+ *
+ * Credentials and workflows come in through n8n's own import commands; workflows run through its REST API, as they do
+ * when someone presses Execute in the editor.
+ */
+import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { createWriteStream, mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+
+import { N8N_DIR, PACKAGE, eventually, freePort } from './places.mjs';
+
+export interface NodeSpec {
+	name: string;
+	type: string;
+	typeVersion?: number;
+	parameters?: Record<string, unknown>;
+	credentials?: Record<string, { id: string; name: string }>;
+	onError?: string;
+	retryOnFail?: boolean;
+	[key: string]: unknown;
+}
+
+export interface Workflow {
+	id: string;
+	name: string;
+	nodes: NodeSpec[];
+	connections: Record<string, unknown>;
+	settings?: Record<string, unknown>;
+	active?: boolean;
+}
+
+export interface Item {
+	json: Record<string, unknown>;
+	binary?: Record<string, { fileName?: string; mimeType: string; id?: string; data: string }>;
+	pairedItem?: unknown;
+}
+
+interface RunData {
+	error?: { message: string; description?: string; httpCode?: string };
+	data?: { main: Array<Item[] | null> };
+	executionStatus: string;
+}
+
+export interface Execution {
+	id: string;
+	status: string;
+	data: { resultData: { runData: Record<string, RunData[]>; error?: RunData['error'] } };
+}
+
+const BROWSER = { 'browser-id': 'test-browser' };
+export const OWNER = {
+	email: 'owner@example.com',
+	password: 'Password-1234',
+	firstName: 'O',
+	lastName: 'W',
+};
+
+export class N8n {
+	private process?: ChildProcess;
+	private cookie = '';
+	readonly files: string;
+
+	private constructor(
+		readonly folder: string,
+		readonly port: number,
+		private readonly env: NodeJS.ProcessEnv,
+	) {
+		this.files = join(folder, 'files');
+	}
+
+	/** An n8n home with the node installed; not started yet. */
+	static async install(folder: string, env: NodeJS.ProcessEnv = {}): Promise<N8n> {
+		const port = await freePort();
+		const nodeHome = join(N8N_DIR, 'node', 'node_modules');
+		const nodeBin = join(
+			nodeHome,
+			readdirSync(nodeHome).find((name) => name.startsWith('node-')) ?? '',
+			'bin',
+		);
+		const n8n = new N8n(folder, port, {
+			...process.env,
+			PATH: `${nodeBin}:${process.env.PATH}`,
+			NODE_OPTIONS: '',
+			N8N_USER_FOLDER: folder,
+			N8N_ENCRYPTION_KEY: 'key-of-the-test',
+			N8N_PORT: String(port),
+			N8N_LISTEN_ADDRESS: '127.0.0.1',
+			N8N_HOST: '127.0.0.1',
+			N8N_EDITOR_BASE_URL: `http://127.0.0.1:${port}`,
+			WEBHOOK_URL: `http://127.0.0.1:${port}/`,
+			N8N_SECURE_COOKIE: 'false',
+			N8N_RUNNERS_BROKER_PORT: String(await freePort()),
+			N8N_RESTRICT_FILE_ACCESS_TO: join(folder, 'files'),
+			N8N_DIAGNOSTICS_ENABLED: 'false',
+			N8N_VERSION_NOTIFICATIONS_ENABLED: 'false',
+			N8N_TEMPLATES_ENABLED: 'false',
+			N8N_PERSONALIZATION_ENABLED: 'false',
+			N8N_LOG_LEVEL: 'info',
+			NO_PROXY: '127.0.0.1,localhost',
+			...env,
+		});
+		mkdirSync(n8n.files, { recursive: true });
+		n8n.installPackage();
+		return n8n;
+	}
+
+	get url(): string {
+		return `http://127.0.0.1:${this.port}`;
+	}
+
+	/** n8n's import commands; nothing but the ids ties credentials and workflows together. */
+	importAll(credentials: object[], workflows: Workflow[]): void {
+		const credentialsFile = join(this.folder, 'credentials.json');
+		const workflowsFile = join(this.folder, 'workflows.json');
+		writeFileSync(credentialsFile, JSON.stringify(credentials));
+		writeFileSync(workflowsFile, JSON.stringify(workflows));
+		this.command('import:credentials', `--input=${credentialsFile}`);
+		this.command('import:workflow', `--input=${workflowsFile}`);
+	}
+
+	command(...args: string[]): string {
+		return execFileSync('node', [this.binary, ...args], {
+			env: this.env,
+			encoding: 'utf8',
+			timeout: 180_000,
+		});
+	}
+
+	async start(): Promise<void> {
+		const log = createWriteStream(join(this.folder, 'n8n.log'), { flags: 'a' });
+		this.process = spawn('node', [this.binary, 'start'], {
+			env: this.env,
+			stdio: ['ignore', 'pipe', 'pipe'],
+		});
+		this.process.stdout?.pipe(log);
+		this.process.stderr?.pipe(log);
+		await eventually(
+			'n8n start',
+			async () => {
+				if (this.process?.exitCode !== null)
+					throw new Error(`n8n ended, see ${this.folder}/n8n.log`);
+				return await fetch(`${this.url}/healthz/readiness`).then(
+					(answer) => (answer.ok ? true : undefined),
+					() => undefined,
+				);
+			},
+			180,
+		);
+		if (this.cookie) return;
+		const answer = await fetch(`${this.url}/rest/owner/setup`, {
+			method: 'POST',
+			headers: { 'Content-Type': 'application/json', ...BROWSER },
+			body: JSON.stringify(OWNER),
+		});
+		if (!answer.ok) throw new Error(`owner setup: ${answer.status} ${await answer.text()}`);
+		this.cookie = answer.headers
+			.getSetCookie()
+			.map((line) => line.split(';')[0])
+			.join('; ');
+	}
+
+	async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
+		const child = this.process;
+		if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;
+		const ended = once(child, 'exit');
+		child.kill(signal);
+		await ended;
+	}
+
+	get pid(): number {
+		return this.process?.pid ?? 0;
+	}
+
+	log(): string {
+		return readFileSync(join(this.folder, 'n8n.log'), 'utf8');
+	}
+
+	async rest<T>(method: string, path: string, body?: unknown): Promise<T> {
+		const answer = await fetch(`${this.url}/rest${path}`, {
+			method,
+			headers: { 'Content-Type': 'application/json', Cookie: this.cookie, ...BROWSER },
+			body: body === undefined ? undefined : JSON.stringify(body),
+		});
+		const text = await answer.text();
+		if (!answer.ok) throw new Error(`${method} ${path}: ${answer.status} ${text.slice(0, 500)}`);
+		return (JSON.parse(text) as { data: T }).data;
+	}
+
+	/** Press Execute; gives the execution's id. */
+	async run(workflow: Workflow): Promise<string> {
+		const trigger = workflow.nodes.find(({ type }) => /trigger$/i.test(type));
+		const { executionId } = await this.rest<{ executionId: string }>(
+			'POST',
+			`/workflows/${workflow.id}/run`,
+			{
+				triggerToStartFrom: { name: trigger?.name },
+			},
+		);
+		return executionId;
+	}
+
+	async execution(id: string): Promise<Execution> {
+		const found = await this.rest<{ id: string; status: string; data: string }>(
+			'GET',
+			`/executions/${id}`,
+		);
+		return { ...found, data: unflatten(found.data) as Execution['data'] };
+	}
+
+	/** The execution once it is over. */
+	async ended(id: string, seconds = 120): Promise<Execution> {
+		return await eventually(
+			`execution ${id}`,
+			async () => {
+				const found = await this.execution(id);
+				return ['success', 'error', 'canceled', 'crashed'].includes(found.status)
+					? found
+					: undefined;
+			},
+			seconds,
+		);
+	}
+
+	async runToEnd(workflow: Workflow, seconds = 120): Promise<Execution> {
+		return await this.ended(await this.run(workflow), seconds);
+	}
+
+	private get binary(): string {
+		return join(N8N_DIR, 'n8n', 'node_modules', 'n8n', 'bin', 'n8n');
+	}
+
+	private installPackage(): void {
+		const nodes = join(this.folder, '.n8n', 'nodes');
+		const target = join(nodes, 'node_modules', 'n8n-nodes-lipsync');
+		mkdirSync(target, { recursive: true });
+		const packed = execFileSync('npm', ['pack', '--json', '--pack-destination', this.folder], {
+			cwd: PACKAGE,
+			encoding: 'utf8',
+			stdio: ['ignore', 'pipe', 'ignore'],
+		});
+		const [{ filename, version }] = JSON.parse(packed) as Array<{
+			filename: string;
+			version: string;
+		}>;
+		execFileSync('tar', [
+			'-xzf',
+			join(this.folder, filename),
+			'-C',
+			target,
+			'--strip-components=1',
+		]);
+		const manifestFile = join(target, 'package.json');
+		const manifest = JSON.parse(readFileSync(manifestFile, 'utf8')) as Record<string, unknown>;
+		for (const kind of ['devDependencies', 'peerDependencies', 'optionalDependencies'])
+			delete manifest[kind];
+		writeFileSync(manifestFile, JSON.stringify(manifest, null, 2));
+		execFileSync('npm', ['install', '--ignore-scripts', '--no-audit', '--no-fund'], {
+			cwd: target,
+			stdio: 'ignore',
+		});
+		writeFileSync(
+			join(nodes, 'package.json'),
+			JSON.stringify({
+				name: 'installed-nodes',
+				private: true,
+				dependencies: { 'n8n-nodes-lipsync': version },
+			}),
+		);
+	}
+}
+
+/** Run data are kept as a list in which strings of digits point to other entries. */
+function unflatten(text: string): unknown {
+	const entries = JSON.parse(text) as unknown[];
+	const done = new Map<number, unknown>();
+	const at = (index: number): unknown => {
+		if (done.has(index)) return done.get(index);
+		const entry = entries[index];
+		if (typeof entry !== 'object' || entry === null) return entry;
+		const value: Record<string, unknown> | unknown[] = Array.isArray(entry) ? [] : {};
+		done.set(index, value);
+		for (const [key, each] of Object.entries(entry)) {
+			(value as Record<string, unknown>)[key] = typeof each === 'string' ? at(Number(each)) : each;
+		}
+		return value;
+	};
+	return at(0);
+}
+
+/** What `node` put out in its first run, on its main output. */
+export function output(execution: Execution, node: string, index = 0): Item[] {
+	return execution.data.resultData.runData[node]?.[0]?.data?.main[index] ?? [];
+}

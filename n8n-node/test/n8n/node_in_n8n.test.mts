@@ -1,0 +1,373 @@
+/** The packed node inside a real n8n, against the real server with the preview engine. */
+import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
+import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+
+import { GoogleStandIn, serviceAccount } from './google.mjs';
+import { LipsyncServer, TOKEN } from './lipsync.mjs';
+import { N8n, output, type NodeSpec, type Workflow } from './n8n.mjs';
+import { SAMPLES, eventually, freePort } from './places.mjs';
+import { end, fromFiles, line, lipsync, start, write } from './workflows.mjs';
+
+const LONG_S = 40;
+
+describe('the node in a real n8n', { timeout: 1_500_000 }, () => {
+	const home = mkdtempSync(join(tmpdir(), 'lipsync-n8n-'));
+	const flows: Record<string, Workflow> = {};
+	let server: LipsyncServer;
+	let google: GoogleStandIn;
+	let n8n: N8n;
+	let speech: Buffer;
+
+	before(async () => {
+		server = await LipsyncServer.start(join(home, 'lipsync'), '--allow-private-urls');
+		google = await GoogleStandIn.start(join(home, 'google'));
+		n8n = await N8n.install(join(home, 'n8n'), {
+			HTTPS_PROXY: google.url,
+			NODE_EXTRA_CA_CERTS: google.authority,
+		});
+		speech = readFileSync(join(SAMPLES, 'speech.wav'));
+		for (const folder of ['one', 'two', 'long']) mkdirSync(join(n8n.files, folder));
+		const put = (name: string, bytes: Buffer) => writeFileSync(join(n8n.files, name), bytes);
+		copyFileSync(join(SAMPLES, 'portrait.jpg'), join(n8n.files, 'one', 'portrait.jpg'));
+		copyFileSync(join(SAMPLES, 'portrait.jpg'), join(n8n.files, 'two', '2.jpg'));
+		put('two/1.jpg', Buffer.from('this is no picture'));
+		const short = firstSeconds(speech, 1.2);
+		put('one/speech.wav', short);
+		put('two/1.wav', short);
+		put('two/2.wav', short);
+		put('long/speech.wav', repeated(speech, LONG_S));
+		defineFlows();
+		n8n.importAll(
+			[
+				credential('lipsync-good', `${server.url}/`, TOKEN),
+				credential('lipsync-wrong-token', server.url, 'not-the-token'),
+				credential('lipsync-nobody', `http://127.0.0.1:${await freePort()}`, TOKEN),
+				serviceAccount(),
+				{
+					id: 'bearer',
+					name: 'Bearer',
+					type: 'httpHeaderAuth',
+					data: { name: 'Authorization', value: `Bearer ${TOKEN}` },
+				},
+			],
+			Object.values(flows),
+		);
+		await n8n.start();
+	});
+
+	after(async () => {
+		await n8n?.stop();
+		await server?.stop();
+		google?.stop();
+		if (process.env.LIPSYNC_KEEP_HOME) console.log(`kept: ${home}`);
+		else rmSync(home, { recursive: true, force: true });
+	});
+
+	it('hands the bytes and the name of the video to the next node', async () => {
+		const run = await n8n.runToEnd(flows.poll);
+		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
+		const [item] = output(run, 'Lipsync');
+		const bytes = readFileSync(join(n8n.files, 'out.mp4'));
+		const video = await server.video(String(item.json.job_id));
+		assert.equal(sha256(bytes), sha256(video));
+		assert.equal(sha256(bytes), item.json.sha256);
+		assert.equal(bytes.length, item.json.size_bytes);
+		assert.equal(item.binary?.data.fileName, 'portrait-lipsync.mp4');
+		assert.equal(item.binary?.data.mimeType, 'video/mp4');
+		assert.ok(item.binary?.data.id, 'the video is a stored binary with an id');
+		assert.deepEqual(item.pairedItem, { item: 0 });
+		assert.ok(Math.abs(Number(item.json.duration_s) - 1.2) < 0.05);
+		assert.equal(item.json.engine, 'preview');
+	});
+
+	it('marks the job as collected once the video is stored', async () => {
+		const [job] = await server.jobs();
+		assert.notEqual(job.collected_at, null);
+	});
+
+	it('goes on with the good item when a bad picture fails and Continue On Fail is set', async () => {
+		const run = await n8n.runToEnd(flows.continueOnFail);
+		assert.equal(run.status, 'success');
+		const [bad, good] = output(run, 'Next');
+		assert.match(String(bad.json.error), /picture|read/i);
+		assert.equal(bad.binary, undefined, 'a picture must never look like the video');
+		assert.deepEqual(bad.pairedItem, { item: 0 });
+		assert.equal(good.binary?.data.fileName, '2-lipsync.mp4');
+		assert.equal(good.json.state, 'succeeded');
+	});
+
+	it('sends only the bad item to the error output, with its inputs', async () => {
+		const run = await n8n.runToEnd(flows.errorOutput);
+		assert.equal(run.status, 'success');
+		assert.equal(output(run, 'Lipsync', 0).length, 1);
+		const failed = output(run, 'Lipsync', 1);
+		assert.equal(failed.length, 1);
+		assert.equal(failed[0].binary?.image.fileName, '1.jpg');
+		assert.match(String(failed[0].json.error), /picture|read/i);
+	});
+
+	it('names the credential when the token is wrong', async () => {
+		const run = await n8n.runToEnd(flows.wrongToken);
+		assert.equal(run.status, 'error');
+		const error = run.data.resultData.error;
+		assert.match(String(error?.message), /token/);
+		assert.match(String(error?.description), /credential/);
+		assert.equal(error?.httpCode, '401');
+	});
+
+	it('says that the server cannot be reached, and where', async () => {
+		const run = await n8n.runToEnd(flows.nobody);
+		assert.equal(run.status, 'error');
+		const error = run.data.resultData.error;
+		assert.match(String(error?.message), /127\.0\.0\.1:\d+ cannot be reached/);
+		assert.match(String(error?.description), /Base URL/);
+	});
+
+	it('finishes a video although the server is killed and restarted in the middle', async () => {
+		const before = await server.jobs();
+		const id = await n8n.run(flows.restart);
+		const job = await eventually('a running job', async () =>
+			(await server.jobs()).find(
+				(each) => each.state === 'running' && each.progress.stage === 'generate',
+			),
+		);
+		assert.ok(!before.some((each) => each.id === job.id));
+		await server.stop('SIGKILL');
+		await server.start();
+		const run = await n8n.ended(id, 300);
+		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
+		const [item] = output(run, 'Lipsync');
+		assert.equal(item.json.job_id, job.id);
+		const video = await server.video(job.id);
+		assert.equal(item.json.sha256, sha256(video));
+		assert.equal((await server.jobs()).length, before.length + 1, 'no second job was made');
+	});
+
+	it('cancels the job when the workflow is stopped', async () => {
+		const id = await n8n.run(flows.long);
+		const job = await eventually('a running job', async () =>
+			(await server.jobs()).find((each) => each.state === 'running'),
+		);
+		await n8n.rest('POST', `/executions/${id}/stop`);
+		await eventually('the job to be cancelled', async () => {
+			const { state } = await server.get<{ state: string }>(`/v1/jobs/${job.id}`);
+			assert.notEqual(state, 'succeeded');
+			return state === 'cancelled' ? true : undefined;
+		});
+		assert.equal((await n8n.ended(id)).status, 'canceled');
+	});
+
+	it('renders once when Retry On Fail runs the node again', async () => {
+		const before = (await server.jobs()).length;
+		const run = await n8n.runToEnd(flows.retry);
+		assert.equal(run.status, 'error');
+		assert.match(String(run.data.resultData.error?.message), /not finished after/);
+		assert.equal((await server.jobs()).length, before + 1);
+		const [job] = await server.jobs();
+		await server.fetch(`/v1/jobs/${job.id}`, { method: 'DELETE' });
+	});
+
+	it('fetches a video later whose execution was parked while n8n restarted', async () => {
+		const id = await n8n.run(flows.parked);
+		await eventually('the execution to be parked', async () =>
+			(await n8n.execution(id)).status === 'waiting' ? true : undefined,
+		);
+		await n8n.stop('SIGKILL');
+		await n8n.start();
+		const run = await n8n.ended(id, 300);
+		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
+		const [item] = output(run, 'Download');
+		assert.equal(item.binary?.data.fileName, 'later.mp4');
+		assert.equal(item.json.sha256, sha256(await server.video(String(item.json.job_id))));
+	});
+
+	it('uploads the whole video with the Google Drive node of n8n', async () => {
+		const run = await n8n.runToEnd(flows.drive);
+		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
+		const [item] = output(run, 'Lipsync');
+		const [upload] = google.uploads;
+		assert.equal(google.uploads.length, 1);
+		assert.equal(sha256(upload.bytes), item.json.sha256);
+		assert.equal(upload.announced, item.json.size_bytes);
+		assert.equal(upload.mimeType, 'video/mp4');
+		assert.equal(upload.name, 'for-drive.mp4');
+	});
+
+	it('leaves the plain HTTP Request node working as before', async () => {
+		const run = await n8n.runToEnd(flows.plain);
+		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
+		const bytes = readFileSync(join(n8n.files, 'plain.mp4'));
+		assert.equal(bytes.subarray(4, 8).toString(), 'ftyp');
+		assert.equal(output(run, 'Post')[0].binary?.data.mimeType, 'video/mp4');
+	});
+
+	it('tells engines and readiness, and lists the engines in the panel', async () => {
+		const run = await n8n.runToEnd(flows.server);
+		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
+		assert.equal(output(run, 'Ready')[0].json.engine, 'preview');
+		assert.equal(output(run, 'Info')[0].json.default_engine, 'preview');
+		const options = await n8n.rest<Array<{ value: string }>>(
+			'POST',
+			'/dynamic-node-parameters/options',
+			{
+				nodeTypeAndVersion: { name: 'n8n-nodes-lipsync.lipsync', version: 1 },
+				path: 'parameters.engine',
+				methodName: 'getEngines',
+				currentNodeParameters: { resource: 'video', operation: 'generate' },
+				credentials: { lipsyncApi: { id: 'lipsync-good', name: 'Lipsync' } },
+			},
+		);
+		assert.deepEqual(
+			options.slice(0, 1).map(({ value }) => value),
+			['auto'],
+		);
+		assert.ok(options.some(({ value }) => value === 'preview'));
+	});
+
+	it('tests the credential against the authorised address', async () => {
+		const test = async (id: string, token: string) =>
+			await n8n.rest<{ status: string; message: string }>('POST', '/credentials/test', {
+				credentials: {
+					id,
+					name: id,
+					type: 'lipsyncApi',
+					data: { baseUrl: `${server.url}/`, token },
+				},
+			});
+		assert.equal((await test('lipsync-good', TOKEN)).status, 'OK');
+		const wrong = await test('lipsync-wrong-token', 'not-the-token');
+		assert.equal(wrong.status, 'Error');
+		assert.match(wrong.message, /does not accept this token/);
+	});
+
+	function defineFlows(): void {
+		const one = (id: string, ...rest: NodeSpec[]) =>
+			fromFiles(id, join(n8n.files, 'one/*.jpg'), join(n8n.files, 'one/*.wav'), ...rest);
+		const long = (id: string, ...rest: NodeSpec[]) =>
+			fromFiles(id, join(n8n.files, 'one/*.jpg'), join(n8n.files, 'long/*.wav'), ...rest);
+		const two = (id: string, ...rest: NodeSpec[]) =>
+			fromFiles(id, join(n8n.files, 'two/*.jpg'), join(n8n.files, 'two/*.wav'), ...rest);
+		const other = (id: string) => ({ credentials: { lipsyncApi: { id, name: id } } });
+		flows.poll = one('poll', lipsync({ prompt: 'A test' }), write(join(n8n.files, 'out.mp4')));
+		flows.continueOnFail = two(
+			'continueOnFail',
+			lipsync({}, { onError: 'continueRegularOutput' }),
+			end,
+		);
+		flows.errorOutput = two('errorOutput', lipsync({}, { onError: 'continueErrorOutput' }), end);
+		flows.wrongToken = one('wrongToken', lipsync({}, other('lipsync-wrong-token')));
+		flows.nobody = one('nobody', lipsync({}, other('lipsync-nobody')));
+		flows.restart = long('restart', lipsync({ seed: '7' }), end);
+		flows.long = long('long', lipsync({ seed: '8' }), end);
+		flows.retry = long(
+			'retry',
+			lipsync(
+				{ seed: '9', timeoutMinutes: 0.02 },
+				{ retryOnFail: true, maxTries: 2, waitBetweenTries: 100 },
+			),
+		);
+		flows.parked = long(
+			'parked',
+			lipsync({
+				wait: 'none',
+				fileName: 'later.mp4',
+				additionalFields: { callbackUrl: '={{ $execution.resumeUrl }}' },
+			}),
+			{
+				name: 'Wait',
+				type: 'n8n-nodes-base.wait',
+				typeVersion: 1.1,
+				webhookId: 'wait-for-lipsync',
+				parameters: { resume: 'webhook', httpMethod: 'POST', options: {} },
+			},
+			lipsync(
+				{ operation: 'download', jobId: "={{ $('Lipsync').item.json.job_id }}" },
+				{ name: 'Download' },
+			),
+		);
+		flows.drive = one('drive', lipsync({ fileName: 'for-drive.mp4' }), {
+			name: 'Drive',
+			type: 'n8n-nodes-base.googleDrive',
+			typeVersion: 3,
+			parameters: {
+				authentication: 'serviceAccount',
+				resource: 'file',
+				operation: 'upload',
+				name: '={{ $binary.data.fileName }}',
+				driveId: { __rl: true, mode: 'list', value: 'My Drive' },
+				folderId: { __rl: true, mode: 'list', value: 'root' },
+				options: {},
+			},
+			credentials: { googleApi: { id: 'google', name: 'Google' } },
+		});
+		flows.plain = one(
+			'plain',
+			{
+				name: 'Post',
+				type: 'n8n-nodes-base.httpRequest',
+				typeVersion: 4.2,
+				parameters: {
+					method: 'POST',
+					url: `${server.url}/lipsync`,
+					authentication: 'genericCredentialType',
+					genericAuthType: 'httpHeaderAuth',
+					sendBody: true,
+					contentType: 'multipart-form-data',
+					bodyParameters: {
+						parameters: [
+							{ parameterType: 'formBinaryData', name: 'image', inputDataFieldName: 'image' },
+							{ parameterType: 'formBinaryData', name: 'audio', inputDataFieldName: 'audio' },
+							{ parameterType: 'formData', name: 'prompt', value: 'A person talks' },
+						],
+					},
+					options: { timeout: 3600000, response: { response: { responseFormat: 'file' } } },
+				},
+				credentials: { httpHeaderAuth: { id: 'bearer', name: 'Bearer' } },
+			},
+			write(join(n8n.files, 'plain.mp4')),
+		);
+		flows.server = line(
+			'server',
+			start,
+			lipsync({ resource: 'server', operation: 'waitUntilReady' }, { name: 'Ready' }),
+			lipsync({ resource: 'server', operation: 'getInfo' }, { name: 'Info' }),
+		);
+	}
+});
+
+function credential(id: string, baseUrl: string, token: string): object {
+	return {
+		id,
+		name: id,
+		type: 'lipsyncApi',
+		data: { baseUrl, token, ignoreSslIssues: false, proxyHeadersSecret: '' },
+	};
+}
+
+function sha256(bytes: Buffer): string {
+	return createHash('sha256').update(bytes).digest('hex');
+}
+
+/** Header and samples of a PCM WAV with a 44-byte header. */
+function wav(header: Buffer, samples: Buffer): Buffer {
+	const head = Buffer.from(header.subarray(0, 44));
+	head.writeUInt32LE(36 + samples.length, 4);
+	head.writeUInt32LE(samples.length, 40);
+	return Buffer.concat([head, samples]);
+}
+
+function firstSeconds(source: Buffer, seconds: number): Buffer {
+	const bytesPerSecond = source.readUInt32LE(28);
+	const n = Math.round(seconds * bytesPerSecond);
+	return wav(source, source.subarray(44, 44 + n - (n % source.readUInt16LE(32))));
+}
+
+function repeated(source: Buffer, seconds: number): Buffer {
+	const samples = source.subarray(44);
+	const n = Math.ceil((seconds * source.readUInt32LE(28)) / samples.length);
+	return wav(source, Buffer.concat(Array<Buffer>(n).fill(samples)));
+}

@@ -1,0 +1,44 @@
+/** Where things lie, for tests that start real programs. */
+import { existsSync } from 'node:fs';
+import { createServer, type AddressInfo } from 'node:net';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+function checkout(): string {
+	let folder = dirname(fileURLToPath(import.meta.url));
+	while (!existsSync(join(folder, 'pyproject.toml'))) folder = dirname(folder);
+	return folder;
+}
+
+export const ROOT = checkout();
+export const PACKAGE = join(ROOT, 'n8n-node');
+export const SAMPLES = join(ROOT, 'server', 'lipsync_server', 'samples');
+/** A folder that install.sh has filled; LIPSYNC_N8N_DIR names one that is there already. */
+export const N8N_DIR = process.env.LIPSYNC_N8N_DIR ?? join(ROOT, '.cache', 'n8n');
+export const LIPSYNC = process.env.LIPSYNC_COMMAND ?? join(ROOT, '.venv', 'bin', 'lipsync');
+
+export async function freePort(): Promise<number> {
+	return await new Promise((resolve, reject) => {
+		const server = createServer();
+		server.once('error', reject);
+		server.listen(0, '127.0.0.1', () => {
+			const { port } = server.address() as AddressInfo;
+			server.close(() => resolve(port));
+		});
+	});
+}
+
+/** What `look` gives as soon as it gives something; throws after `seconds`. */
+export async function eventually<T>(
+	what: string,
+	look: () => Promise<T | undefined> | T | undefined,
+	seconds = 90,
+): Promise<T> {
+	const end = Date.now() + seconds * 1000;
+	for (;;) {
+		const found = await look();
+		if (found !== undefined) return found;
+		if (Date.now() > end) throw new Error(`${what}: not within ${seconds} s`);
+		await new Promise((resolve) => setTimeout(resolve, 200));
+	}
+}

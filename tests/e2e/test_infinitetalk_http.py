@@ -1,0 +1,138 @@
+"""InfiniteTalk through the real HTTP API and worker process, with the tiny checkpoint in the official layout."""
+
+import asyncio
+import io
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import av
+import numpy as np
+import psutil
+import pytest
+import soundfile
+from lipsync_server.engines.infinitetalk import tiny_checkpoint
+from live_server import LiveServer, live_server
+from PIL import Image
+
+TOKEN = "infinitetalk-test-token"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    folder = tmp_path_factory.mktemp("infinitetalk")
+    tiny_checkpoint.write(folder / "weights")
+    flags = (
+        "--engine",
+        "infinitetalk",
+        "--weights-dir",
+        str(folder / "weights"),
+        "--device",
+        "cpu",
+        "--preset",
+        "fast",
+    )
+    environment = {"LIPSYNC_TOKENS": TOKEN, "LIPSYNC_MIN_FREE_DISK_BYTES": "0", "OMP_NUM_THREADS": "1"}
+    with live_server(folder / "data", *flags, env=environment) as started:
+        yield started
+
+
+@pytest.fixture
+async def session():
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {TOKEN}"}) as opened:
+        yield opened
+
+
+def _form(duration_s: float, **fields: str) -> aiohttp.FormData:
+    picture = io.BytesIO()
+    Image.fromarray(np.random.default_rng(1).integers(0, 255, (64, 200, 3), dtype=np.uint8)).save(picture, "PNG")
+    sound = io.BytesIO()
+    times = np.arange(round(duration_s * 44_100)) / 44_100
+    soundfile.write(sound, 0.3 * np.sin(2 * np.pi * 220 * times), 44_100, format="WAV")
+    form = aiohttp.FormData()
+    form.add_field("image", picture.getvalue(), filename="face.png", content_type="image/png")
+    form.add_field("audio", sound.getvalue(), filename="voice.wav", content_type="audio/wav")
+    for name, value in fields.items():
+        form.add_field(name, value)
+    return form
+
+
+def _measure(video: bytes, path: Path) -> tuple[int, float, tuple[int, int], str]:
+    path.write_bytes(video)
+    with av.open(str(path)) as container:
+        n_frames = sum(1 for _ in container.decode(video=0))
+    with av.open(str(path)) as container:
+        stream, sound = container.streams.video[0], container.streams.audio[0]
+        return (
+            n_frames,
+            float(sound.duration * sound.time_base),
+            (stream.width, stream.height),
+            sound.codec_context.name,
+        )
+
+
+async def _until(session: aiohttp.ClientSession, url: str, condition) -> dict:
+    end = time.monotonic() + 240
+    while time.monotonic() < end:
+        async with session.get(url) as answer:
+            job = await answer.json()
+        if condition(job):
+            return job
+        assert job["state"] in ("queued", "running"), job
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"not in time: {job}")
+
+
+async def test_image_and_audio_in_a_video_of_the_right_length_out(
+    server: LiveServer, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    async with session.post(f"{server.url}/lipsync", data=_form(0.3, options='{"steps": 1}')) as answer:
+        body = await answer.read()
+        assert (answer.status, answer.content_type) == (200, "video/mp4"), body[:500]
+    n_frames, sound_s, size, codec = _measure(body, tmp_path / "video.mp4")
+    assert (n_frames, size, codec) == (8, (1216, 320), "aac")
+    assert sound_s == pytest.approx(0.3, abs=0.03)
+
+
+async def test_a_worker_killed_between_windows_goes_on_from_the_last_finished_one(
+    server: LiveServer, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    options = '{"steps": 1, "window_frames": 13, "motion_frames": 5}'
+    async with session.post(f"{server.url}/v1/jobs", data=_form(0.56, options=options)) as answer:
+        assert answer.status == 202, await answer.text()
+        job = await answer.json()
+    url = f"{server.url}/v1/jobs/{job['id']}"
+    await _until(session, url, lambda now: "window 2 of 2" in now["progress"]["note"])
+    workers = psutil.Process(server.process.pid).children()
+    assert len(workers) == 1
+    workers[0].kill()
+    workers[0].wait()
+    # The note of the killed run stays until the next one reports.
+    await _until(session, url, lambda now: "window" not in now["progress"]["note"])
+    seen: list[str] = []
+    finished = await _until(
+        session, url, lambda now: seen.append(now["progress"]["note"]) or now["state"] == "succeeded"
+    )
+    assert any("window 2 of 2" in note for note in seen)
+    assert not any("window 1 of 2" in note for note in seen)
+    assert finished["result"]["n_frames"] == 14
+    async with session.get(f"{url}/video") as answer:
+        n_frames, sound_s, _, _ = _measure(await answer.read(), tmp_path / "video.mp4")
+    assert n_frames == 14
+    assert sound_s == pytest.approx(0.56, abs=0.03)
+
+
+async def test_the_engine_says_what_it_offers(server: LiveServer, session: aiohttp.ClientSession) -> None:
+    async with session.get(f"{server.url}/v1/engines") as answer:
+        listing = await answer.json()
+    engines = {entry["name"]: entry for entry in (listing["engines"] if isinstance(listing, dict) else listing)}
+    assert engines["infinitetalk"]["available"] is True
+    assert engines["infinitetalk"]["max_people"] == 2
+
+
+async def test_an_option_out_of_range_is_refused_by_name(server: LiveServer, session: aiohttp.ClientSession) -> None:
+    async with session.post(f"{server.url}/v1/jobs", data=_form(0.3, options='{"steps": 1000}')) as answer:
+        problem = await answer.json()
+    assert answer.status == 422
+    assert "steps" in problem["detail"]

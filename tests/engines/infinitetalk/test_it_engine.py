@@ -1,0 +1,212 @@
+"""The whole engine on the tiny checkpoint: exact length, resuming, cancelling, people, and running out of memory."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lipsync_server.engines.base import Checkpoint, Frames, RenderRequest, State
+from lipsync_server.engines.infinitetalk.conditions import moving_picture, still_picture
+from lipsync_server.engines.infinitetalk.engine import InfiniteTalkEngine, create
+from lipsync_server.engines.infinitetalk.options import Options
+from lipsync_server.engines.infinitetalk.windows import Window
+from lipsync_server.errors import Cancelled, InvalidInput, OutOfMemory
+from lipsync_server.settings import Settings
+
+# The fewest steps and the smallest windows, so that three windows take seconds.
+QUICK = {"preset": "fast", "steps": 1, "window_frames": 13, "motion_frames": 5}
+
+
+@dataclass
+class Context:
+    """Collects what the engine reports."""
+
+    scratch: Path
+    checkpoint: Checkpoint | None = None
+    stop_at: Callable[[str], bool] = lambda note: False
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    saved: list[State] = field(default_factory=list)
+    fractions: list[float] = field(default_factory=list)
+
+    def progress(self, stage: str, done: float, total: float, note: str = "") -> None:
+        self.notes.append(f"{stage}: {note}")
+        if stage == "generate":
+            self.fractions.append(done / total)
+
+    def cancelled(self) -> bool:
+        return bool(self.notes) and self.stop_at(self.notes[-1])
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+    def save(self, state: State) -> None:
+        self.saved.append(dict(state))
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory):
+    settings = Settings(
+        _env_file=None, weights_dir=tiny_weights, data_dir=tmp_path_factory.mktemp("data"), device="cpu", preset="fast"
+    )
+    made = create(settings)
+    made.load()
+    yield made
+    made.close()
+
+
+def _request(duration_s: float, *, second: bool = False, picture: Frames | None = None, **options: object):
+    rng = np.random.default_rng(5)
+    speech = (rng.standard_normal(round(duration_s * 16000)) * 0.1).astype(np.float32)
+    if picture is None:
+        picture = rng.integers(0, 255, (64, 200, 3), dtype=np.uint8)
+    return RenderRequest(
+        picture=picture,
+        speech=speech,
+        duration_s=duration_s,
+        options=Options(**{**QUICK, **options}),
+        prompt="a person talks",
+        second_speech=speech[::-1].copy() if second else None,
+    )
+
+
+def _frames(engine: InfiniteTalkEngine, request: RenderRequest, context: Context) -> Frames:
+    return np.concatenate(list(engine.generate(request, context)))
+
+
+def test_frames_are_exactly_as_many_as_the_sound_asks_for(engine: InfiniteTalkEngine, tmp_path: Path) -> None:
+    for duration_s, n_frames in ((0.2, 5), (0.23, 6)):
+        frames = _frames(engine, _request(duration_s), Context(tmp_path))
+        assert frames.shape == (n_frames, 320, 1216, 3)
+        assert frames.dtype == np.uint8
+
+
+def test_a_killed_job_goes_on_from_its_last_window_with_the_same_frames(
+    engine: InfiniteTalkEngine, tmp_path: Path
+) -> None:
+    request = _request(0.56, preset="balanced", steps=1)
+    context = Context(tmp_path)
+    whole = _frames(engine, request, context)
+    assert len(whole) == 14
+    assert [state["next_window"] for state in context.saved] == [1, 2]
+    resumed = Context(tmp_path, checkpoint=Checkpoint(13, context.saved[0]))
+    rest = _frames(engine, request, resumed)
+    assert (rest == whole[13:]).all()
+    assert not any("window 1 of" in note for note in resumed.notes)
+
+
+def test_the_same_seed_makes_the_same_video_and_another_one_does_not(
+    engine: InfiniteTalkEngine, tmp_path: Path
+) -> None:
+    first, again, other = (_frames(engine, _request(0.2, seed=seed), Context(tmp_path)) for seed in (7, 7, 8))
+    assert (first == again).all()
+    assert (first != other).any()
+
+
+def test_frames_leave_as_each_window_is_done(engine: InfiniteTalkEngine, tmp_path: Path) -> None:
+    context = Context(tmp_path)
+    batches = engine.generate(_request(0.56), context)
+    next(batches)
+    assert any("window 1 of" in note for note in context.notes)
+    assert not any("window 2 of" in note for note in context.notes)
+    batches.close()
+
+
+def test_progress_names_window_and_step_and_never_goes_back(engine: InfiniteTalkEngine, tmp_path: Path) -> None:
+    context = Context(tmp_path)
+    _frames(engine, _request(0.56, steps=2), context)
+    assert "generate: window 2 of 2, step 2 of 2" in context.notes
+    assert context.fractions == sorted(context.fractions)
+    assert context.fractions[-1] == 1
+
+
+def test_cancelling_ends_the_job_within_a_step(engine: InfiniteTalkEngine, tmp_path: Path) -> None:
+    context = Context(tmp_path, stop_at=lambda note: "step 2 of 5" in note)
+    with pytest.raises(Cancelled):
+        _frames(engine, _request(0.2, steps=5), context)
+    assert not any("step 3 of 5" in note for note in context.notes)
+
+
+def test_two_people_each_hear_their_own_recording(engine: InfiniteTalkEngine, tmp_path: Path) -> None:
+    boxes = ((5, 2, 90, 62), (110, 2, 195, 62))
+    together = _frames(engine, _request(0.2, second=True, people=boxes), Context(tmp_path))
+    after = _frames(engine, _request(0.2, second=True, people=boxes, audio_mode="one_after_other"), Context(tmp_path))
+    alone = _frames(engine, _request(0.2), Context(tmp_path))
+    assert together.shape == after.shape == alone.shape
+    assert (together != after).any()
+    assert (together != alone).any()
+
+
+def test_one_speaker_among_several_is_chosen_by_a_box(engine: InfiniteTalkEngine, tmp_path: Path) -> None:
+    left = _frames(engine, _request(0.2, face_box=(20, 10, 60, 50)), Context(tmp_path))
+    right = _frames(engine, _request(0.2, face_box=(140, 10, 180, 50)), Context(tmp_path))
+    assert (left != right).any()
+    with pytest.raises(InvalidInput, match="outside the picture"):
+        _frames(engine, _request(0.2, face_box=(300, 10, 400, 50)), Context(tmp_path))
+
+
+def test_the_camera_moves_only_when_it_should() -> None:
+    picture = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+    later = Window(index=9, start=500, n_frames=81, keep_first=9, keep_stop=81)
+    assert (moving_picture(picture, None)(later)[0] != picture).any()
+    assert still_picture(picture, None)(later)[0] is picture
+    assert Options().moves_camera(61, still=True)
+    assert not Options().moves_camera(59, still=True)
+    assert not Options().moves_camera(600, still=False)
+    assert not Options(camera_move=False).moves_camera(61, still=True)
+
+
+def test_running_out_of_memory_is_tried_once_more_with_fewer_blocks(engine: InfiniteTalkEngine, tmp_path: Path) -> None:
+    expected = _frames(engine, _request(0.56), Context(tmp_path))
+    transformer, calls = engine._models.transformer, []
+
+    def fail_once(module: torch.nn.Module, args: object) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    transformer.register_forward_pre_hook(fail_once)
+    context = Context(tmp_path)
+    frames = _frames(engine, _request(0.56), context)
+    assert (frames == expected).all()
+    assert any("memory ran out once" in warning for warning in context.warnings)
+    assert engine._models.transformer is not transformer
+
+
+def test_running_out_of_memory_for_good_says_what_to_set(tiny_weights: Path, tmp_path: Path) -> None:
+    engine = create(Settings(_env_file=None, weights_dir=tiny_weights, data_dir=tmp_path, device="cpu", preset="fast"))
+    engine.load()
+
+    def fail(module: torch.nn.Module, args: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda module, args: fail(module, args) if type(module).__name__ == "InfiniteTalkTransformer" else None
+    )
+    try:
+        with pytest.raises(OutOfMemory, match="LIPSYNC_OFFLOAD=blocks"):
+            _frames(engine, _request(0.2), Context(tmp_path))
+    finally:
+        hook.remove()
+        engine.close()
+
+
+def test_a_closed_engine_loads_again(tiny_weights: Path, tmp_path: Path) -> None:
+    engine = create(Settings(_env_file=None, weights_dir=tiny_weights, data_dir=tmp_path, device="cpu"))
+    stages: list[str] = []
+    for _ in range(2):
+        engine.load(lambda stage, done, total: stages.append(stage))
+        engine.close()
+    assert len([stage for stage in stages if "transformer" in stage]) >= 2
+
+
+@pytest.mark.parametrize(("preset", "kind"), [("quality", "bf16"), ("fast", "fp8")])
+def test_the_preset_decides_which_weights_are_used(tiny_weights: Path, tmp_path: Path, preset: str, kind: str) -> None:
+    engine = create(Settings(_env_file=None, weights_dir=tiny_weights, data_dir=tmp_path, device="cpu", preset=preset))
+    engine.load()
+    assert kind in engine._models.describe()
+    frames = _frames(engine, _request(0.2, preset=preset, teacache=0.2), Context(tmp_path))
+    assert len(frames) == 5
+    engine.close()

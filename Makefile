@@ -17,7 +17,7 @@ $(VENV)/.plain: pyproject.toml constraints.txt
 
 $(VENV)/.test: $(VENV)/.plain
 	$(PIP) torch==2.13.0
-	$(PIP) -e '.[models,s3,test]'
+	$(PIP) -e '.[models,s3,ray,test]'
 	touch $@
 
 demo: install

@@ -136,6 +136,12 @@ class WorkerCrashed(LipsyncError):
     code, status, title = "worker_crashed", 500, "The worker died while rendering"
 
 
+class StoreFailed(LipsyncError):
+    """LIPSYNC_STORE cannot be used, or did not take a finished video."""
+
+    code, status, title = "store_failed", 502, "The video could not be handed over"
+
+
 class TimeLimit(LipsyncError):
     code, status, title = "time_limit", 500, "The job ran past its time limit"
 

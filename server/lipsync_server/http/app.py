@@ -27,6 +27,7 @@ from lipsync_server.http.wire import job_view
 from lipsync_server.jobs.callbacks import Outbox, load_secret
 from lipsync_server.jobs.database import open_database
 from lipsync_server.jobs.files import JobFiles
+from lipsync_server.jobs.handover import checked_hand_over
 from lipsync_server.jobs.lock import lock_data_dir
 from lipsync_server.jobs.model import Job
 from lipsync_server.jobs.plan import Planner
@@ -170,13 +171,14 @@ async def _jobs(app: web.Application) -> AsyncIterator[None]:
                 outbox.wake()
                 retention.wake()
 
+            after_render = app[keys.AFTER_RENDER] or await checked_hand_over(settings)
             queue = JobQueue(
                 store=store,
                 files=files,
                 executor=app[keys.EXECUTOR],
                 planner=app[keys.PLANNER],
                 settings=settings,
-                after_render=app[keys.AFTER_RENDER],
+                after_render=after_render,
                 on_end=on_end,
             )
             app[keys.QUEUE], app[keys.RETENTION], app[keys.OUTBOX] = queue, retention, outbox

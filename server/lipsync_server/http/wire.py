@@ -100,7 +100,7 @@ def job_view(
 
 def _result(job: Job) -> dict[str, object] | None:
     outcome = job.outcome
-    if outcome is None:
+    if outcome is None or job.state != "succeeded":
         return None
     return {
         "width": outcome.width,

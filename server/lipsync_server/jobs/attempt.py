@@ -22,9 +22,12 @@ _ASK_AGAIN_S = 1.0
 
 @dataclass
 class Live:
-    """A running job as it is in memory. Times are of the monotonic clock."""
+    """A running job as it is in memory. Times are of the monotonic clock.
 
-    worker: Worker
+    worker: None once the video is rendered and only being handed over.
+    """
+
+    worker: Worker | None
     engine: str
     duration_s: float
     began: float = field(default_factory=time.monotonic)
@@ -38,6 +41,11 @@ class Live:
     @property
     def elapsed_s(self) -> float:
         return time.monotonic() - self.began
+
+    @property
+    def worker_s(self) -> float:
+        """Seconds on the worker that are not written down yet."""
+        return 0.0 if self.worker is None else self.elapsed_s
 
     def enter(self, stage: str) -> None:
         """Begin `stage` unless it is the present one; stages may come back."""
@@ -70,13 +78,15 @@ async def attempt(
         live.advance(event)
         on_progress(live)
 
-    render = asyncio.create_task(live.worker.render(task, progress), name=f"render {task.task_id}")
+    worker = live.worker
+    assert worker is not None
+    render = asyncio.create_task(worker.render(task, progress), name=f"render {task.task_id}")
     cancel = asyncio.create_task(live.cancel.wait())
     try:
         await asyncio.wait({render, cancel}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
         out_of_time = not render.done() and not live.cancel.is_set()
         if not render.done():
-            await _stop(render, live.worker, task.task_id)
+            await _stop(render, worker, task.task_id)
         if live.cancel.is_set():
             raise Cancelled("The job was cancelled.")
         if out_of_time and (render.cancelled() or render.exception() is not None):

@@ -75,6 +75,13 @@ class JobFiles:
     def video(self, job_id: str) -> Path:
         return self.folder(job_id) / "video.mp4"
 
+    def has_video(self, job_id: str, size_bytes: int) -> bool:
+        """Whether the finished video lies there, all of it."""
+        try:
+            return self.video(job_id).stat().st_size == size_bytes
+        except FileNotFoundError:
+            return False
+
     def scratch(self, job_id: str) -> Path:
         folder = self.folder(job_id) / "scratch"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from lipsync_server.errors import Cancelled, LipsyncError, QueueFull, WorkerCras
 from lipsync_server.jobs.attempt import CANCEL_GRACE_S, Live, attempt
 from lipsync_server.jobs.files import JobFiles
 from lipsync_server.jobs.forecast import Forecast
+from lipsync_server.jobs.handover import Stopped, unless_stopped
 from lipsync_server.jobs.model import Failure, IdMaker, Job, JobSpec
 from lipsync_server.jobs.plan import Planner
 from lipsync_server.jobs.store import Ended, Idempotency, Store
@@ -65,6 +66,7 @@ class JobQueue:
         self._live: dict[str, Live] = {}
         self.forecast = Forecast(store, planner, self._live, self._n_workers, clock)
         self._work = asyncio.Event()
+        self._stop_copies = asyncio.Event()
         self._idle_since = time.monotonic()
         self._scheduler: asyncio.Task[None] | None = None
         self._runs: set[asyncio.Task[None]] = set()
@@ -93,6 +95,7 @@ class JobQueue:
         if self._runs:
             log.info("waiting for %d running jobs", len(self._runs))
             await asyncio.wait(self._runs, timeout=self._settings.shutdown_grace_s)
+        self._stop_copies.set()
         await self.executor.close()
         if self._runs:
             await asyncio.wait(self._runs, timeout=CANCEL_GRACE_S)
@@ -104,6 +107,9 @@ class JobQueue:
     async def _recover(self, job: Job) -> None:
         if job.cancel_requested:
             await self._ended(await self.store.cancel(job.id, now=self._clock(), ended=Ended()))
+        elif job.outcome is not None and await asyncio.to_thread(self.files.has_video, job.id, job.outcome.size_bytes):
+            log.info("job was rendered when the server stopped: handing it over", extra={"job_id": job.id})
+            self._begin(job, Live(None, job.engine, job.spec.duration_s, stage="store", fraction=1.0))
         elif job.attempts >= _N_ATTEMPTS_ALLOWED:
             error = WorkerCrashed(f"The server stopped {job.attempts} times while this job ran; it was given up.")
             await self._fail(job, error, Ended())
@@ -238,39 +244,49 @@ class JobQueue:
             raise
         if job is None:
             return False
+        log.info("job started", extra={"job_id": job.id, "engine": job.engine, "worker": worker.worker_id})
         # No await between the transaction and here: a cancel that comes now finds the job.
-        self._live[job.id] = live = Live(worker, job.engine, job.spec.duration_s)
+        self._begin(job, Live(worker, job.engine, job.spec.duration_s))
+        return True
+
+    def _begin(self, job: Job, live: Live) -> None:
+        self._live[job.id] = live
         run = asyncio.create_task(self._run(job, live), name=f"job {job.id}")
         self._runs.add(run)
         run.add_done_callback(self._runs.discard)
-        return True
 
     async def _run(self, job: Job, live: Live) -> None:
-        log.info("job started", extra={"job_id": job.id, "engine": job.engine, "worker": live.worker.worker_id})
         self.watch.changed(job.id)
         try:
-            await self._render(job, live)
+            await self._finish(job, live)
         finally:
             del self._live[job.id]
             self._idle_since = time.monotonic()
-            self.executor.release(live.worker)
+            self._give_back(live)
             self._work.set()
             self.watch.changed(job.id)
 
-    async def _render(self, job: Job, live: Live) -> None:
-        """Render a started job and write down how it ended, whatever happens."""
+    def _give_back(self, live: Live) -> None:
+        worker, live.worker = live.worker, None
+        if worker is not None:
+            self.executor.release(worker)
+
+    async def _finish(self, job: Job, live: Live) -> None:
+        """Render a started job, hand it over and write down how it ended, whatever happens."""
         try:
-            task = await self.planner.task(job, self.files)
-            outcome = await attempt(
-                task, live, limit_s=self._settings.job_timeout_s, on_progress=self._progress_writer(job.id)
-            )
-            stored = None
-            if self._after_render is not None:
-                live.enter("store")
-                self.watch.changed(job.id)
-                stored = await self._after_render(job, task.output)
+            # A job has its outcome already when only the handing over was interrupted.
+            outcome = job.outcome if live.worker is None else None
+            if outcome is None:
+                task = await self.planner.task(job, self.files)
+                outcome = await attempt(
+                    task, live, limit_s=self._settings.job_timeout_s, on_progress=self._progress_writer(job.id)
+                )
+            stored = await self._hand_over(job, live, outcome)
+        except Stopped:
+            log.info("the next start hands it over", extra={"job_id": job.id})
         except asyncio.CancelledError:
-            await self.store.requeue(job.id, worker_s=live.elapsed_s, crashed=False)
+            if live.worker is not None:
+                await self.store.requeue(job.id, worker_s=live.worker_s, crashed=False)
             raise
         except Cancelled:
             await self._settle(lambda: self.store.cancel(job.id, now=self._clock(), ended=self._left(live)))
@@ -280,7 +296,7 @@ class JobQueue:
             elif self.stopping or job.n_crashes < _N_CRASHES_ALLOWED:
                 log.warning("back to the queue: %s", error.detail, extra={"job_id": job.id})
                 crashed = not self.stopping
-                await self._settle(lambda: self.store.requeue(job.id, worker_s=live.elapsed_s, crashed=crashed))
+                await self._settle(lambda: self.store.requeue(job.id, worker_s=live.worker_s, crashed=crashed))
             else:
                 await self._fail(job, error, self._left(live))
         except LipsyncError as error:
@@ -291,6 +307,18 @@ class JobQueue:
             await self._fail(job, unknown, self._left(live))
         else:
             await self._succeed(job, outcome, replace(self._left(live), stored=stored))
+
+    async def _hand_over(self, job: Job, live: Live, outcome: RenderOutcome) -> str | None:
+        """Give the worker back and the finished video away; what is rendered is written down first."""
+        if self._after_render is None:
+            return None
+        live.enter("store")
+        if live.worker is not None:
+            job = await self._written(lambda: self.store.rendered(job.id, outcome, worker_s=live.worker_s))
+            self._give_back(live)
+        self.watch.changed(job.id)
+        copying = self._after_render(job, self.files.video(job.id))
+        return await unless_stopped(copying, cancel=live.cancel, stop=self._stop_copies)
 
     async def _succeed(self, job: Job, outcome: RenderOutcome, left: Ended) -> None:
         now = self._clock()
@@ -306,16 +334,18 @@ class JobQueue:
         await self._settle(lambda: self.store.fail(job.id, failure, now=self._clock(), ended=left))
 
     async def _settle(self, change: Callable[[], Awaitable[Job]]) -> None:
-        """Write down the end of an attempt, again and again while the disk refuses: the job must not stay `running`."""
+        job = await self._written(change)
+        if job.final:
+            await self._ended(job)
+
+    async def _written(self, change: Callable[[], Awaitable[Job]]) -> Job:
+        """Write something down, again and again while the disk refuses: the job must not stay as it was."""
         while True:
             try:
-                job = await change()
-                break
+                return await change()
             except sqlite3.Error:
                 log.exception("the database cannot be written; trying again")
                 await asyncio.sleep(5.0)
-        if job.final:
-            await self._ended(job)
 
     async def _ended(self, job: Job) -> None:
         """After the state is written: drop the files that are not needed any more, tell who waits."""
@@ -327,7 +357,7 @@ class JobQueue:
 
     def _left(self, live: Live) -> Ended:
         return Ended(
-            worker_s=live.elapsed_s,
+            worker_s=live.worker_s,
             stage_s=live.timings(),
             price_per_hour=self._settings.price_per_hour,
             currency=self._settings.currency,

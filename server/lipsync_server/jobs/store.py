@@ -173,11 +173,20 @@ class Store:
                 job,
                 state="queued",
                 stage="queued",
+                outcome=None,
                 worker_s=job.worker_s + worker_s,
                 n_crashes=job.n_crashes + crashed,
             )
 
         return await self._change(job_id, ("running",), back)
+
+    async def rendered(self, job_id: str, outcome: RenderOutcome, *, worker_s: float) -> Job:
+        """Note that the video of a running job is finished and only has to be handed over."""
+
+        def note(job: Job) -> Job:
+            return replace(job, outcome=outcome, stage="store", fraction=1.0, worker_s=job.worker_s + worker_s)
+
+        return await self._change(job_id, ("running",), note)
 
     async def succeed(
         self, job_id: str, outcome: RenderOutcome, *, now: float, expires_at: float, ended: "Ended"

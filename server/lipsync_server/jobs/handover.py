@@ -1,0 +1,215 @@
+"""Copies finished videos to a folder or an S3-compatible bucket, so that a machine that vanishes takes none along.
+
+Called between the finished file and "succeeded". A copy has the same name at every try, appears only when it is whole,
+and is tried again until it is there. Knows files and aioboto3; does not know the store or the queue.
+"""
+
+import asyncio
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from lipsync_server.errors import Cancelled, LipsyncError, StoreFailed
+from lipsync_server.jobs.files import fsync
+from lipsync_server.jobs.model import Job
+from lipsync_server.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_PAUSES_S = (0.5, 2.0, 5.0, 15.0, 30.0, 60.0)
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+class Stopped(Exception):
+    """The server stops while a copy is under way: the next start goes on with it."""
+
+
+class Target(Protocol):
+    async def check(self) -> None:
+        """At start: raise StoreFailed when a copy can never succeed, for example without the bucket."""
+
+    async def put(self, video: Path, name: str) -> str:
+        """Copy `video`, all or nothing, and return where the copy lies. Raises whatever went wrong."""
+
+
+def make_target(settings: Settings) -> Target | None:
+    """What LIPSYNC_STORE means; None when it is not set. Raises LipsyncError when it means nothing."""
+    if not settings.store:
+        return None
+    scheme, separator, rest = settings.store.partition("://")
+    if not separator:
+        return FolderTarget(Path(settings.store))
+    bucket, _, prefix = rest.partition("/")
+    if scheme != "s3" or not bucket:
+        raise LipsyncError(f"LIPSYNC_STORE is {settings.store!r}; it must be a folder or s3://bucket/prefix.")
+    return BucketTarget(bucket, prefix.strip("/"), settings.store_endpoint)
+
+
+def copy_name(job: Job) -> str:
+    """The name of a job's copy: the download's name for people, the id so that no two are the same."""
+    stem = _UNSAFE.sub("-", Path(job.spec.file_name).stem).strip("-.")[:80]
+    return f"{stem or 'lipsync'}-{job.id}.mp4"
+
+
+class HandOver:
+    """The step after rendering: copies until the copy is there; gives up after `give_up_s`."""
+
+    def __init__(self, target: Target, *, give_up_s: float, pauses_s: tuple[float, ...] = _PAUSES_S) -> None:
+        self._target = target
+        self._give_up_s = give_up_s
+        self._pauses_s = pauses_s
+
+    async def __call__(self, job: Job, video: Path) -> str:
+        began, n_tries = time.monotonic(), 0
+        while True:
+            try:
+                return await self._target.put(video, copy_name(job))
+            except Exception as error:
+                pause_s = self._pauses_s[min(n_tries, len(self._pauses_s) - 1)]
+                n_tries += 1
+                if time.monotonic() - began + pause_s > self._give_up_s:
+                    raise StoreFailed(
+                        f"The finished video could not be copied to LIPSYNC_STORE in {n_tries} tries: {error}. Correct "
+                        "the store's address or credentials and send the job again."
+                    ) from error
+                log.warning("copying failed, again in %.1f s: %s", pause_s, error, extra={"job_id": job.id})
+                await asyncio.sleep(pause_s)
+
+
+async def unless_stopped(copying: Awaitable[str | None], *, cancel: asyncio.Event, stop: asyncio.Event) -> str | None:
+    """The result of `copying`. Raises Cancelled or Stopped when one of the events comes first."""
+    tasks = [asyncio.ensure_future(copying), asyncio.create_task(cancel.wait()), asyncio.create_task(stop.wait())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if tasks[0].done():
+            return await tasks[0]  # type: ignore[return-value]
+        if cancel.is_set():
+            raise Cancelled("The job was cancelled.")
+        raise Stopped
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class FolderTarget:
+    """A folder, for example a mounted network volume."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.absolute()
+
+    async def check(self) -> None:
+        try:
+            await asyncio.to_thread(self._check)
+        except OSError as error:
+            raise StoreFailed(
+                f"LIPSYNC_STORE: nothing can be written to {self._folder}: {error.strerror}. Name a folder that the "
+                "server may write to."
+            ) from error
+
+    async def put(self, video: Path, name: str) -> str:
+        return str(await asyncio.to_thread(self._put, video, name))
+
+    def _check(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        probe = self._folder / f".lipsync-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+
+    def _put(self, video: Path, name: str) -> Path:
+        partial, copy = self._folder / f".{name}.part", self._folder / name
+        shutil.copyfile(video, partial)
+        fsync(partial)
+        partial.replace(copy)
+        fsync(self._folder)
+        return copy
+
+
+class BucketTarget:
+    """A bucket of any S3-compatible store. Credentials come from AWS's own variables, files and roles."""
+
+    def __init__(self, bucket: str, prefix: str, endpoint: str) -> None:
+        try:
+            import aioboto3
+            from botocore.config import Config
+        except ImportError as error:
+            raise StoreFailed("LIPSYNC_STORE=s3://... needs an extra: pip install 'lipsync-server[s3]'.") from error
+        self._bucket, self._prefix, self._endpoint = bucket, prefix, endpoint or None
+        self._session = aioboto3.Session()
+        # Checksums only where S3 demands them: R2, B2 and older MinIO refuse the newer ones that boto adds by itself.
+        self._config = Config(
+            connect_timeout=10,
+            read_timeout=60,
+            retries={"mode": "standard", "max_attempts": 3},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+
+    async def check(self) -> None:
+        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+
+        try:
+            async with self._client() as client:
+                await client.head_bucket(Bucket=self._bucket)
+        except (NoCredentialsError, PartialCredentialsError, ValueError) as error:
+            raise StoreFailed(
+                f"LIPSYNC_STORE: {error}. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and LIPSYNC_STORE_ENDPOINT "
+                "unless the bucket is Amazon's."
+            ) from error
+        except ClientError as error:
+            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 404:
+                raise StoreFailed(
+                    f"LIPSYNC_STORE: there is no bucket {self._bucket} at {self._endpoint or 'Amazon S3'}. Make it, or "
+                    "correct LIPSYNC_STORE and LIPSYNC_STORE_ENDPOINT."
+                ) from error
+            # A key that may only put objects is refused here and good enough all the same.
+            log.warning("LIPSYNC_STORE: the bucket %s could not be looked at: %s", self._bucket, error)
+        except (BotoCoreError, OSError) as error:
+            log.warning("LIPSYNC_STORE cannot be reached now, videos will wait for it: %s", error)
+
+    async def put(self, video: Path, name: str) -> str:
+        from botocore.exceptions import ClientError
+
+        key = f"{self._prefix}/{name}" if self._prefix else name
+        n_bytes = (await asyncio.to_thread(video.stat)).st_size
+        async with self._client() as client:
+            with suppress(ClientError):
+                await self._drop_unfinished(client, key)
+            await client.upload_file(str(video), self._bucket, key, ExtraArgs={"ContentType": "video/mp4"})
+            try:
+                found = (await client.head_object(Bucket=self._bucket, Key=key))["ContentLength"]
+            except ClientError as error:
+                if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") != 403:
+                    raise
+                found = n_bytes  # the key may write and not read: the store took all of it, or put would have failed
+        if found != n_bytes:
+            raise OSError(f"the copy of {key} has {found} bytes instead of {n_bytes}")
+        return f"s3://{self._bucket}/{key}"
+
+    async def _drop_unfinished(self, client: Any, key: str) -> None:
+        """Parts that a killed server left of this very copy would be kept, and billed, for ever."""
+        listed = await client.list_multipart_uploads(Bucket=self._bucket, Prefix=key)
+        for upload in listed.get("Uploads", []):
+            await client.abort_multipart_upload(Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+
+    def _client(self) -> AbstractAsyncContextManager[Any]:
+        region = None if self._endpoint is None else (self._session.region_name or "us-east-1")
+        client: AbstractAsyncContextManager[Any] = self._session.client(
+            "s3", endpoint_url=self._endpoint, region_name=region, config=self._config
+        )
+        return client
+
+
+async def checked_hand_over(settings: Settings) -> Callable[[Job, Path], Awaitable[str | None]] | None:
+    """The hand-over of these settings, its target looked at; None without LIPSYNC_STORE."""
+    target = make_target(settings)
+    if target is None:
+        return None
+    await target.check()
+    return HandOver(target, give_up_s=settings.result_ttl_s)

@@ -1,0 +1,175 @@
+"""A finished video is copied to LIPSYNC_STORE before its job succeeds, and `kill -9` at any moment changes nothing.
+
+The S3 tests talk to a real server, SeaweedFS, over real HTTP.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from s3_server import KEY, SECRET, Bucket, Line, ready_bucket, s3_process, slow_line
+from server_process import ServerProcess
+from site_kit import form, wav
+
+N_KILLS = int(os.environ.get("LIPSYNC_TEST_KILLS", "6"))
+SLOW = {"options": json.dumps({"seconds_per_frame": 0.01, "save_every": 5})}
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
+    with s3_process(tmp_path_factory.mktemp("s3") / "data") as port:
+        yield asyncio.run(ready_bucket(port))
+
+
+def store_in(server: ServerProcess, line: Line) -> None:
+    server.options |= {"STORE": "s3://videos/from/lipsync/", "STORE_ENDPOINT": f"http://127.0.0.1:{line.port}"}
+    server.environment |= {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
+
+
+async def submit(server, session, key: str = "", seconds: float = 0.6) -> str:
+    """Send a job until the server has it."""
+    while True:
+        try:
+            data = form(audio=wav(seconds), **SLOW)
+            headers = {"Idempotency-Key": key} if key else {}
+            async with session.post(f"{server.url}/v1/jobs", data=data, headers=headers) as response:
+                assert response.status == 202, await response.text()
+                return (await response.json())["id"]
+        except OSError:
+            await asyncio.sleep(0.05)
+
+
+async def job_of(server, session, job_id: str) -> dict:
+    async with session.get(f"{server.url}/v1/jobs/{job_id}") as response:
+        assert response.status == 200
+        return await response.json()
+
+
+async def end_of(server, session, job_id: str) -> dict:
+    async with session.get(f"{server.url}/v1/jobs/{job_id}/events") as response:
+        assert "event: end" in await response.text()
+    return await job_of(server, session, job_id)
+
+
+async def at_stage(server, session, job_id: str, stage: str) -> None:
+    async with session.get(f"{server.url}/v1/jobs/{job_id}/events") as response:
+        async for line in response.content:
+            if line.startswith(b"data: ") and json.loads(line[6:])["progress"]["stage"] == stage:
+                return
+    raise AssertionError(f"the job ended without having been at {stage}")
+
+
+async def test_kill_9_at_any_moment_leaves_every_copy_complete(make_server, session, bucket, tmp_path):
+    chance = random.Random(7)
+    before = await bucket.contents()
+    async with slow_line(bucket.port) as line:
+        # As slow as a render, so that kills fall into copies as often as into renders.
+        line.delay_s = 0.2
+        server = make_server()
+        store_in(server, line)
+        server.start()
+        await server.answers(session)
+        job_ids, stages = [], []
+        for number in range(N_KILLS):
+            job_ids += [await submit(server, session, f"{number}-{copy}") for copy in range(2)]
+            if number % 3:
+                await server.answers(session, "/readyz")
+            await asyncio.sleep(chance.uniform(0.0, 1.5))
+            stages.append((await job_of(server, session, job_ids[-2]))["progress"]["stage"])
+            server.kill()
+            server.start()
+            await server.answers(session)
+        async with asyncio.timeout(120):
+            jobs = [await end_of(server, session, job_id) for job_id in job_ids]
+        copies = await bucket.contents()
+        for job in jobs:
+            assert job["state"] == "succeeded", job
+            copy = copies.pop(job["links"]["stored"].removeprefix("s3://videos/"))
+            assert hashlib.sha256(copy).hexdigest() == job["result"]["sha256"]
+        assert copies == before
+    print(f"killed at stages {stages}")
+
+
+async def test_a_rendered_video_is_not_rendered_again(make_server, session, bucket, tmp_path):
+    async with slow_line(bucket.port) as line:
+        server = make_server()
+        store_in(server, line)
+        server.start()
+        await server.answers(session)
+        line.cut = True
+        job_id = await submit(server, session)
+        await at_stage(server, session, job_id, "store")
+        # The worker is not kept waiting for the store.
+        other = await submit(server, session)
+        await at_stage(server, session, other, "store")
+        worker_s = [(tmp_path / "data" / "jobs" / each / "video.mp4").stat().st_mtime_ns for each in (job_id, other)]
+        server.kill()
+        server.start()
+        await server.answers(session)
+        line.cut = False
+        for each, rendered_at in zip((job_id, other), worker_s, strict=True):
+            job = await end_of(server, session, each)
+            assert (job["state"], job["attempts"]) == ("succeeded", 1)
+            assert job["timings"]["store_s"] > 0
+            assert (tmp_path / "data" / "jobs" / each / "video.mp4").stat().st_mtime_ns == rendered_at
+
+
+async def test_a_stop_does_not_wait_for_a_store_that_is_away(make_server, session, bucket):
+    async with slow_line(bucket.port) as line:
+        server = make_server(SHUTDOWN_GRACE_S="0")
+        store_in(server, line)
+        server.start()
+        await server.answers(session)
+        line.cut = True
+        job_id = await submit(server, session)
+        await at_stage(server, session, job_id, "store")
+        assert await asyncio.to_thread(server.stop) == 0
+        line.cut = False
+        server.start()
+        await server.answers(session)
+        assert (await end_of(server, session, job_id))["state"] == "succeeded"
+
+
+async def test_a_copy_that_waits_can_be_cancelled(make_server, session, bucket, tmp_path):
+    async with slow_line(bucket.port) as line:
+        server = make_server()
+        store_in(server, line)
+        server.start()
+        await server.answers(session)
+        line.cut = True
+        job_id = await submit(server, session)
+        await at_stage(server, session, job_id, "store")
+        async with session.delete(f"{server.url}/v1/jobs/{job_id}") as response:
+            assert response.status == 202
+        assert (await end_of(server, session, job_id))["state"] == "cancelled"
+        assert not (tmp_path / "data" / "jobs" / job_id).exists()
+
+
+async def test_a_folder_holds_the_copies(make_server, session, tmp_path: Path):
+    folder = tmp_path / "shelf" / "videos"
+    server = make_server(STORE=str(folder))
+    server.start()
+    await server.answers(session)
+    job = await end_of(server, session, await submit(server, session))
+    (copy,) = folder.iterdir()
+    assert job["links"]["stored"] == str(copy)
+    assert copy.name == f"face-lipsync-{job['id']}.mp4"
+    assert hashlib.sha256(copy.read_bytes()).hexdigest() == job["result"]["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("store", "words"),
+    [("s3://no-such-bucket/x", "there is no bucket"), ("ftp://x", "must be a folder or"), ("/proc/x", "/proc/x")],
+)
+async def test_a_store_that_can_never_work_is_refused_at_start(make_server, bucket: Bucket, store: str, words: str):
+    server = make_server(STORE=store)
+    server.options["STORE_ENDPOINT"] = f"http://127.0.0.1:{bucket.port}"
+    server.environment |= {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
+    server.start()
+    assert await asyncio.to_thread(server.process.wait, 60) != 0
+    assert words in server.log.read_text()

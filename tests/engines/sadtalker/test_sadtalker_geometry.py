@@ -195,7 +195,8 @@ BOXES = [(200, 100, 420, 330), (0, 100, 260, 360), (-30, -20, 300, 280), (350, 2
 def test_a_feathered_paste_leaves_no_seam_and_no_pixel_outside_its_box(box: tuple[int, int, int, int]) -> None:
     rng = np.random.default_rng(0)
     photo = cv2.GaussianBlur(rng.integers(0, 255, (480, 640, 3), dtype=np.uint8), (0, 0), 9)
-    pasted = FeatherPaste(photo, box, torch.device("cpu")).frames(torch.ones(2, 3, 64, 64))
+    paste = FeatherPaste(photo, box, torch.device("cpu"))
+    pasted = paste.place(paste.blend(torch.ones(2, 3, 64, 64)))
     assert pasted.shape == (2, 480, 640, 3)
     left, top, right, bottom = (max(box[0], 0), max(box[1], 0), min(box[2], 640), min(box[3], 480))
     outside = np.ones((480, 640), bool)
@@ -227,7 +228,8 @@ def test_videos_are_even_and_at_most_1080p(width: int, height: int) -> None:
 
 
 def test_a_cropped_video_keeps_the_crop_s_shape() -> None:
-    frames = CropFrames(64, (300, 421)).frames(torch.rand(3, 3, 64, 64))
+    cropped = CropFrames(64, (300, 421))
+    frames = cropped.place(cropped.blend(torch.rand(3, 3, 64, 64)))
     assert frames.shape == (3, 88, 64, 3)
 
 

@@ -27,7 +27,8 @@ from lipsync_server.engines.sadtalker.pose_track import PoseTrack, smooth
 from lipsync_server.engines.sadtalker.pose_vae import PoseVAE, ResUnet
 from lipsync_server.engines.sadtalker.random_weights import random_tensors
 from lipsync_server.engines.sadtalker.reconstruction import Bottleneck, FaceReconstruction
-from lipsync_server.engines.sadtalker.renderer import Angles, Renderer, channels_last
+from lipsync_server.engines.sadtalker.renderer import Angles, Renderer, channels_last, delayed
+from lipsync_server.engines.sadtalker.volume_conv import VolumeConv, use_volume_convs
 from sadtalker_golden import (
     SALT,
     big,
@@ -253,6 +254,7 @@ def test_keypoints_meet_the_golden_data(size: int, limit: float) -> None:
 
 
 def test_generator_at_256_meets_the_golden_data() -> None:
+    slow()
     data = load_file(big("modules/generator_256.safetensors"))
     network = recipe_network(Generator, "generator")
     network.fuse()
@@ -319,6 +321,35 @@ def test_the_fused_generator_renders_what_the_plain_one_renders() -> None:
     results = [network(network.prepare(square, keypoints), driving) for network in (plain, fused)]
     assert torch.allclose(*results, atol=1e-4)
     assert results[0].std() > 0.01
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "kernel"), [(80, 64, 3), (5, 7, 3), (112, 16, 7), (6, 3, 5)])
+def test_slice_wise_convolutions_equal_volume_ones(inputs: int, outputs: int, kernel: int) -> None:
+    conv = nn.Conv3d(inputs, outputs, kernel, padding=kernel // 2)
+    volume = torch.randn(2, inputs, 6, 9, 11)
+    assert torch.allclose(VolumeConv(conv)(volume), conv(volume), atol=2e-5)
+
+
+def test_the_generator_renders_the_same_with_slice_wise_convolutions() -> None:
+    plain, sliced = tiny_generator(), tiny_generator()
+    for network in (plain, sliced):
+        network.fuse()
+    use_volume_convs(sliced.dense_motion_network)
+    channels_last(sliced)
+    assert not any(isinstance(m, nn.Conv3d) and m.kernel_size[0] > 1 for m in sliced.dense_motion_network.modules())
+    square, keypoints = torch.rand(1, 3, 128, 128), torch.rand(1, 4, 3) - 0.5
+    driving = keypoints + 0.1 * torch.randn(2, 4, 3)
+    results = [network(network.prepare(square, keypoints), driving) for network in (plain, sliced)]
+    assert torch.allclose(*results, atol=1e-4)
+
+
+def test_what_runs_ahead_comes_out_in_order_and_in_full() -> None:
+    for n_items in range(4):
+        for n in range(4):
+            assert list(delayed(range(n_items), n)) == list(range(n_items))
+    made: list[int] = []
+    items = delayed((made.append(i) or i for i in range(5)), 2)
+    assert (next(items), made) == (0, [0, 1, 2])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -31,7 +31,7 @@ from lipsync_server.engines.sadtalker.mapping import MappingNet
 from lipsync_server.engines.sadtalker.paste import FeatherPaste
 from lipsync_server.engines.sadtalker.pose_vae import PoseVAE
 from lipsync_server.engines.sadtalker.random_weights import random_tensors
-from lipsync_server.engines.sadtalker.renderer import DTYPES, Precision, Renderer, RenderSource, channels_last
+from lipsync_server.engines.sadtalker.renderer import DTYPES, Precision, Renderer, RenderSource, channels_last, delayed
 
 TFLOP_PER_FRAME = {256: 1.203, 512: 4.813}  # of the whole generator, as the reference computes it, per frame
 _GIB = 2**30
@@ -54,6 +54,7 @@ class Result(TypedDict):
     prepare_s: float
     first_batch_s: float
     stages_ms: dict[str, float]
+    conv_ms: dict[str, float]
     peak_gpu_gib: float
     peak_gpu_reserved_gib: float
     peak_rss_gib: float
@@ -102,21 +103,23 @@ class Bench:
         renderer.prepare(square, semantics, self.mapping)
         prepare_s, source = _timed(lambda: renderer.prepare(square, semantics, self.mapping), self.device)
 
-        def batch(first: int) -> int:
-            stop = min(first + batch_size, self.n_frames)
-            windows = torch.from_numpy(track.semantics(first, stop))
-            frames = renderer.frames(source, windows, self.mapping, batch_size=batch_size)
-            paste.frames(frames)
-            return stop - first
+        def launch(first: int) -> Tensor:
+            windows = torch.from_numpy(track.semantics(first, min(first + batch_size, self.n_frames)))
+            with torch.inference_mode():
+                return paste.blend(renderer.frames(source, windows, self.mapping, batch_size=batch_size))
 
-        first_batch_s, _ = _timed(lambda: batch(0), self.device)
+        def render(n_frames: int) -> None:
+            for patches in delayed(map(launch, range(0, n_frames, batch_size)), int(self.device.type == "cuda")):
+                paste.place(patches)
+
+        first_batch_s, _ = _timed(lambda: render(batch_size), self.device)
         error = self._error(renderer, source, track, size, precision)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-            batch(0)
+            render(batch_size)
         track = self._track()
         cpu_before_s = time.process_time()
-        loop_s, _ = _timed(lambda: [batch(i) for i in range(0, self.n_frames, batch_size)], self.device)
+        loop_s, _ = _timed(lambda: render(self.n_frames), self.device)
         cpu_s = time.process_time() - cpu_before_s
         fps = self.n_frames / loop_s
         stages = self._stages(renderer, source, track, paste, batch_size)
@@ -135,6 +138,7 @@ class Bench:
             prepare_s=round(prepare_s, 3),
             first_batch_s=round(first_batch_s, 2),
             stages_ms=stages,
+            conv_ms={name: round(value, 3) for name, value in renderer.conv_times.items()},
             peak_gpu_gib=round(torch.cuda.max_memory_allocated() / _GIB, 3) if on_gpu else 0.0,
             peak_gpu_reserved_gib=round(torch.cuda.max_memory_reserved() / _GIB, 3) if on_gpu else 0.0,
             peak_rss_gib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / _GIB, 3),
@@ -187,7 +191,7 @@ class Bench:
             "features": lambda: network.features(source.generator, keypoints),
             "decoder": lambda: network.decoder(feature),
             "render": lambda: renderer._render(source.generator, keypoints),
-            "paste_and_fetch": lambda: paste.frames(squares),
+            "paste_and_fetch": lambda: paste.place(paste.blend(squares)),
         }
         repeats = 1 if self.device.type == "cpu" else 5
         result = {name: self._per_frame(stage, n, repeats) for name, stage in stages.items()}

@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lipsync_server.engines.base import Frames, RenderContext, RenderRequest
 from lipsync_server.engines.landmarks import FaceLandmarker, choose_face
@@ -29,7 +30,7 @@ from lipsync_server.engines.sadtalker.landmarks68 import landmarks68
 from lipsync_server.engines.sadtalker.mel import n_whole_frames
 from lipsync_server.engines.sadtalker.options import Options
 from lipsync_server.engines.sadtalker.paste import Compositor, CropFrames, FeatherPaste, PoissonPaste, fit_video
-from lipsync_server.engines.sadtalker.renderer import Precision, Renderer, RenderSource, angles_for
+from lipsync_server.engines.sadtalker.renderer import Precision, Renderer, RenderSource, angles_for, delayed
 from lipsync_server.engines.sadtalker.source import Source, prepare_source
 from lipsync_server.errors import Cancelled, OutOfMemory, WeightsError
 from lipsync_server.settings import Settings
@@ -200,37 +201,43 @@ class _Render:
     def batches(self, context: RenderContext) -> Iterator[Frames]:
         done = saved = context.checkpoint.n_frames if context.checkpoint else 0
         saved_at = time.monotonic()
-        while done < self.n_frames:
-            if context.cancelled():
-                raise Cancelled("The job was cancelled while frames were rendered.")
-            stop = min(done + self.batch_size, self.n_frames)
-            try:
-                frames = self._batch(done, stop)
-            except torch.OutOfMemoryError as error:
-                self._shrink_batch(error)
-                continue
-            yield frames
-            done = stop
+        ahead = 1 if self.loaded.renderer.device.type == "cuda" else 0
+        for n, patches in delayed(self._launches(done, context), ahead):
+            frames = self.compositor.place(patches)
+            held = n - len(frames)
+            yield np.concatenate([frames, np.repeat(frames[-1:], held, axis=0)]) if held else frames
+            done += n
             context.progress("generate", done, self.n_frames)
             if done < self.n_frames and (done - saved >= _SAVE_FRAMES or time.monotonic() - saved_at >= _SAVE_S):
                 context.save({"n_frames": done})
                 saved, saved_at = done, time.monotonic()
 
+    def _launches(self, first: int, context: RenderContext) -> Iterator[tuple[int, Tensor]]:
+        """Batches from `first` on, as (frames of the video, blended patches); on a GPU they may still be computed."""
+        while first < self.n_frames:
+            if context.cancelled():
+                raise Cancelled("The job was cancelled while frames were rendered.")
+            stop = min(first + self.batch_size, self.n_frames)
+            try:
+                patches = self._patches(first, stop)
+            except torch.OutOfMemoryError as error:
+                self._shrink_batch(error)
+                continue
+            yield stop - first, patches
+            first = stop
+
     @torch.inference_mode()
-    def _batch(self, first: int, stop: int) -> Frames:
-        """Frames [first, stop) of the video; beyond what was heard the last one is held."""
-        heard_first, heard_stop = min(first, self.n_heard - 1), min(stop, self.n_heard)
-        semantics = torch.from_numpy(self.track.semantics(heard_first, heard_stop))
+    def _patches(self, first: int, stop: int) -> Tensor:
+        """Frames [first, stop) of the video; what lies beyond the end of what was heard is one held frame."""
+        first, stop = min(first, self.n_heard - 1), min(stop, self.n_heard)
         squares = self.loaded.renderer.frames(
             self.source,
-            semantics,
+            torch.from_numpy(self.track.semantics(first, stop)),
             self.mapping,
-            angles=angles_for(self.paths, heard_first, heard_stop) if self.paths else None,
+            angles=angles_for(self.paths, first, stop) if self.paths else None,
             batch_size=self.batch_size,
         )
-        frames = self.compositor.frames(squares)
-        held = stop - first - len(frames)
-        return np.concatenate([frames, np.repeat(frames[-1:], held, axis=0)]) if held else frames
+        return self.compositor.blend(squares)
 
     def _shrink_batch(self, error: torch.OutOfMemoryError) -> None:
         if self.batch_size == 1:

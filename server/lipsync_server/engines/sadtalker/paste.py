@@ -19,12 +19,15 @@ _FEATHER = 0.12  # of the box's shorter side
 
 
 class Compositor(Protocol):
-    """Makes video frames of rendered squares."""
+    """Makes video frames of rendered squares, in two steps so that a GPU need not wait for the second."""
 
     size: tuple[int, int]  # width, height, both even
 
-    def frames(self, squares: Tensor) -> Picture:
-        """(n, 3, S, S) in [0, 1] -> (n, height, width, 3) uint8."""
+    def blend(self, squares: Tensor) -> Tensor:
+        """(n, 3, S, S) in [0, 1] -> (n, h, w, 3) uint8 on the same device: what changes from frame to frame."""
+
+    def place(self, patches: Tensor) -> Picture:
+        """What `blend` gave -> (n, height, width, 3) uint8 frames."""
 
 
 class CropFrames:
@@ -33,8 +36,11 @@ class CropFrames:
     def __init__(self, square: int, crop_size: tuple[int, int]) -> None:
         self.size = (square, max(2, crop_height(square, crop_size) // 2 * 2))
 
-    def frames(self, squares: Tensor) -> Picture:
-        return np.stack([_resize(frame, *self.size) for frame in to_bytes(squares)])
+    def blend(self, squares: Tensor) -> Tensor:
+        return to_bytes(squares)
+
+    def place(self, patches: Tensor) -> Picture:
+        return np.stack([_resize(frame, *self.size) for frame in patches.cpu().numpy()])
 
 
 class FeatherPaste:
@@ -62,14 +68,16 @@ class FeatherPaste:
         patch = picture[inner_top:inner_bottom, inner_left:inner_right]
         self.behind = torch.from_numpy(patch.copy()).to(device).permute(2, 0, 1).float()
 
-    def frames(self, squares: Tensor) -> Picture:
+    def blend(self, squares: Tensor) -> Tensor:
         patches = F.interpolate(squares.float(), size=self.box_size, mode="bicubic", antialias=True)
         patches = (patches[:, :, self.rows, self.columns] * 255).clamp(0, 255)
         blended = torch.lerp(self.behind.expand_as(patches), patches, self.alpha)
-        box = blended.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        return blended.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+    def place(self, patches: Tensor) -> Picture:
         left, top, right, bottom = self.inside
-        result = np.repeat(self.picture[None], len(squares), axis=0)
-        result[:, top:bottom, left:right] = box
+        result = np.repeat(self.picture[None], len(patches), axis=0)
+        result[:, top:bottom, left:right] = patches.cpu().numpy()
         return result
 
 
@@ -83,8 +91,11 @@ class PoissonPaste:
         self.picture, self.box = picture, box
         self.size = (picture.shape[1], picture.shape[0])
 
-    def frames(self, squares: Tensor) -> Picture:
-        return np.stack([poisson_paste(self.picture, frame, self.box) for frame in to_bytes(squares)])
+    def blend(self, squares: Tensor) -> Tensor:
+        return to_bytes(squares)
+
+    def place(self, patches: Tensor) -> Picture:
+        return np.stack([poisson_paste(self.picture, frame, self.box) for frame in patches.cpu().numpy()])
 
 
 def poisson_paste(picture: Picture, square: Picture, box: IntBox) -> Picture:
@@ -99,10 +110,9 @@ def poisson_paste(picture: Picture, square: Picture, box: IntBox) -> Picture:
     return np.asarray(cv2.seamlessClone(patch, picture, mask, centre, cv2.NORMAL_CLONE), np.uint8)
 
 
-def to_bytes(squares: Tensor) -> Picture:
+def to_bytes(squares: Tensor) -> Tensor:
     """(n, 3, S, S) in [0, 1] -> (n, S, S, 3) uint8, rounded half to even."""
-    scaled = (squares.float() * 255).round().clamp(0, 255).to(torch.uint8)
-    return np.ascontiguousarray(scaled.permute(0, 2, 3, 1).cpu().numpy())
+    return (squares.float() * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def crop_height(square: int, crop_size: tuple[int, int]) -> int:

@@ -73,7 +73,8 @@ class PoseTrack:
         for i in range(max(1, first), stop):
             for block, offset, weight in self._parts(i - 1):
                 motion[i - first] += weight * self._block(block)[offset]
-        return np.add(motion, self.source_pose.cpu().numpy(), dtype=np.float32)
+        motion += self.source_pose.cpu().numpy()
+        return motion
 
     def _parts(self, i: int) -> Iterator[tuple[int, int, float]]:
         """(block, row, weight) that make the motion of the i-th frame after the first."""

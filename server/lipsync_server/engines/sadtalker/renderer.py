@@ -3,7 +3,9 @@
 What depends on the source picture alone is computed once in `prepare`. Knows no audio and no files.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeVar
 
@@ -13,7 +15,11 @@ from torch import Tensor, nn
 from lipsync_server.engines.sadtalker.generator import Generator, GeneratorSource
 from lipsync_server.engines.sadtalker.keypoints import KeypointDetector
 from lipsync_server.engines.sadtalker.mapping import HeadPose, MappingNet, posed_keypoints
+from lipsync_server.engines.sadtalker.volume_conv import conv_times, prefer_2d, use_volume_convs
 
+log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 _M = TypeVar("_M", bound=nn.Module)
 Precision = Literal["float32", "float16", "bfloat16"]
 DTYPES: Mapping[Precision, torch.dtype] = {
@@ -59,6 +65,11 @@ class Renderer:
         self.device, self.precision = device, precision
         self.keypoints = keypoints.to(device)
         generator.fuse()
+        self.conv_times: dict[str, float] = {}
+        if device.type == "cuda":
+            self.conv_times = conv_times(device, DTYPES[precision])
+            if prefer_2d(self.conv_times):
+                use_volume_convs(generator.dense_motion_network)
         self.generator = channels_last(generator.to(device=device, dtype=DTYPES[precision]))
         self._render: Callable[[GeneratorSource, Tensor], Tensor] = self.generator
         if compile_generator:
@@ -93,7 +104,17 @@ class Renderer:
         keypoints = posed_keypoints(source.canonical, pose)
         if batch_size is not None and n < batch_size:
             keypoints = torch.cat([keypoints, keypoints[-1:].expand(batch_size - n, -1, -1)])
-        return self._render(source.generator, keypoints)[:n]
+        try:
+            squares = self._render(source.generator, keypoints)
+        except Exception as error:
+            from torch._dynamo.exc import TorchDynamoException  # slow to import, and seldom needed
+
+            if self._render is self.generator or not isinstance(error, TorchDynamoException):
+                raise
+            log.warning("torch.compile does not work here, going on without: %s", str(error).splitlines()[0])
+            self._render = self.generator
+            squares = self._render(source.generator, keypoints)
+        return squares[:n]
 
 
 def channels_last(module: _M) -> _M:
@@ -104,6 +125,16 @@ def channels_last(module: _M) -> _M:
         elif isinstance(layer, nn.Conv3d):
             layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last_3d)
     return module
+
+
+def delayed(items: Iterable[_T], n: int) -> Iterator[_T]:
+    """The same items, each handed on when the n after it have been made: work launched on a GPU runs ahead."""
+    waiting: deque[_T] = deque()
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > n:
+            yield waiting.popleft()
+    yield from waiting
 
 
 def angles_for(paths: Mapping[str, Sequence[float]], first: int, stop: int) -> Angles:

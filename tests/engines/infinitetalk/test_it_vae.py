@@ -38,6 +38,22 @@ def test_streaming_equals_diffusers_whole_video(fold: bool) -> None:
     assert error(torch.cat(pieces, 1), plain.decode((latents * std + mean)[None]).sample[0]) < 1e-5
 
 
+@pytest.mark.parametrize("fold", [True, False])
+def test_the_gpus_memory_order_changes_no_number(fold: bool) -> None:
+    models = []
+    for channels_last in (False, True):
+        network = build(8)
+        randomise(network, device=CPU, dtype=torch.float32)
+        ours = WanVae(network, CPU, torch.float32, fold_convolutions=fold, channels_last=channels_last)
+        models.append(ours)
+    video = torch.rand(3, 9, 32, 48, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    plain, ordered = models
+    latents = plain.encode(video)
+    assert error(ordered.encode(video), latents) < 1e-5
+    assert error(ordered.encode_picture(video[:, 0], 5), plain.encode_picture(video[:, 0], 5)) < 1e-5
+    assert error(torch.cat(list(ordered.decode(latents)), 1), torch.cat(list(plain.decode(latents)), 1)) < 1e-5
+
+
 @pytest.mark.parametrize("n_latents", [1, 2, 5, 12, 21, 31])
 def test_a_picture_followed_by_grey_needs_only_what_the_picture_determines(n_latents: int) -> None:
     vae = WanVae.random(device=CPU, dtype=torch.float32, base_dim=8)

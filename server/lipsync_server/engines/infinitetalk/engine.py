@@ -60,8 +60,7 @@ class InfiniteTalkEngine:
             models.load_encoders(report)
             sampling = Options(preset=self._settings.preset).sampling
             need = Need("single", sampling.distilled, _USUAL_PIXELS[self._settings.resolution], 3)
-            if any(files.people == "single" for files in find_transformers(self._settings)):
-                models.load_transformer(need, report)
+            models.load_transformer(need, report)
         except BaseException:
             models.close()
             raise

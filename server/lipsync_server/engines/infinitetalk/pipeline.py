@@ -75,7 +75,8 @@ class WindowLoop:
         shape = (LATENT_CHANNELS, window.n_latents, *condition.y.shape[2:])
         noise = draw_noise(shape, self.generator)
         if known is None:
-            known = self.vae.encode_picture(condition.picture, 1)
+            # The VAE is causal, so the first latent of "picture, then grey" is the picture's own.
+            known = condition.y[-LATENT_CHANNELS:, :1]
         else:
             skip_unused_draws(tuple(known.shape), settings.steps, self.generator)
             known = known[:, : window.n_latents]

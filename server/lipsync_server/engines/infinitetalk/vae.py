@@ -14,7 +14,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
 from lipsync_server.engines.infinitetalk import state_files
-from lipsync_server.engines.infinitetalk.vae_speed import speed_up
+from lipsync_server.engines.infinitetalk.vae_speed import order_channels_last, speed_up
 
 LATENT_CHANNELS = 16
 FRAMES_PER_LATENT = 4
@@ -101,13 +101,15 @@ class WanVae:
         *,
         compile_norms: bool = False,
         fold_convolutions: bool | None = None,
+        channels_last: bool | None = None,
     ) -> None:
         self.device, self.dtype = device, dtype
         mean, std = model.config.latents_mean, model.config.latents_std
         self._mean = torch.tensor(mean, device=device).view(-1, 1, 1, 1)
         self._std = torch.tensor(std, device=device).view(-1, 1, 1, 1)
-        if device.type == "cuda":
-            model.to(memory_format=torch.channels_last_3d)
+        self._channels_last = device.type == "cuda" if channels_last is None else channels_last
+        if self._channels_last:
+            order_channels_last(model)
         fold = device.type == "cpu" if fold_convolutions is None else fold_convolutions
         speed_up(model, fold_convolutions=fold, compile_norms=compile_norms)
         self.model = model
@@ -198,14 +200,14 @@ class WanVae:
         history: list[object] = [None] * 64
         for index in range(z.shape[2]):
             frame = z[:, :, index : index + 1]
-            if self.device.type == "cuda":
+            if self._channels_last:
                 frame = frame.contiguous(memory_format=torch.channels_last_3d)
             out: Tensor = self.model.decoder(frame, feat_cache=history, feat_idx=[0])
             yield out[0].float().clamp(-1, 1)
 
     def _pixels(self, video: Tensor) -> Tensor:
         batch = video[None].to(self.device, self.dtype)
-        return batch.contiguous(memory_format=torch.channels_last_3d) if self.device.type == "cuda" else batch
+        return batch.contiguous(memory_format=torch.channels_last_3d) if self._channels_last else batch
 
     def _normalise(self, groups: list[Tensor]) -> Tensor:
         moments = self.model.quant_conv(torch.cat(groups, dim=2))

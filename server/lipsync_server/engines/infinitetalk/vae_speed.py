@@ -61,6 +61,15 @@ class FoldedCausalConv(nn.Module):
         return out.transpose(0, 1)[None]
 
 
+def order_channels_last(model: nn.Module) -> None:
+    """Store the convolutions' weights channels-last, the order that tensor cores want; in place."""
+    for parameter in model.parameters():
+        if parameter.dim() == 5:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+        elif parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
 def speed_up(model: nn.Module, *, fold_convolutions: bool, compile_norms: bool) -> None:
     """Replace layers of a Wan VAE in place, for a batch of one."""
     for block in list(model.modules()):

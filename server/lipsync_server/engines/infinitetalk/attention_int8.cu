@@ -1,8 +1,9 @@
 // Attention with 8-bit scores for Hopper (sm_90a): Q K^T in int8, softmax in float32, P V in bf16 with float32 sums.
 //
-// One CTA makes 128 rows of one head's output. Warpgroup 0 feeds shared memory through the tensor memory accelerator;
-// warpgroups 1 and 2 own 64 rows each, so that one of them multiplies while the other takes exponentials. Keys carry
-// one scale per token, queries too; the row maximum is kept before the row's own scale, which is positive.
+// One CTA makes 192 rows of one head's output. Warpgroup 0 feeds shared memory through the tensor memory accelerator;
+// three warpgroups own 64 rows each, so that some multiply while others take exponentials. A warp's chain from scores to
+// probabilities is bound by latency: three chains hide it (34 ms at 33,600 tokens with two, see docs/performance.md).
+// Keys carry one scale per token, queries too; the row maximum is kept before the row's own scale, which is positive.
 // Compiled at run time without headers (attention_int8.py), which is why the few types and instructions are spelled out.
 
 typedef signed char int8;
@@ -16,7 +17,7 @@ constexpr int HEAD = 128;           // head dimension
 constexpr int ROWS = 64;            // query rows of a warpgroup
 constexpr int KEYS = 128;           // keys of a tile
 constexpr int STAGES = 3;
-constexpr int CONSUMERS = 2;
+constexpr int CONSUMERS = 3;
 constexpr int THREADS = 128 * (CONSUMERS + 1);
 constexpr int Q_BYTES = CONSUMERS * ROWS * HEAD;
 constexpr int K_BYTES = KEYS * HEAD;
@@ -84,8 +85,7 @@ __device__ __forceinline__ void multiply_values(float (&o)[64], uint32 p0, uint3
 }
 __device__ __forceinline__ void multiply_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void multiply_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <int LEFT>
-__device__ __forceinline__ void multiply_finish() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory"); }
+__device__ __forceinline__ void multiply_finish() { asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory"); }
 
 __device__ __forceinline__ float power2(float x) {
     float y;
@@ -106,11 +106,6 @@ __device__ __forceinline__ float quad_sum(float x) {
     return x + __shfl_xor_sync(~0u, x, 2);
 }
 __device__ __forceinline__ float infinity() { return __int_as_float(0x7f800000); }
-
-// The two consumer warpgroups take turns at the tensor cores, so that one multiplies while the other computes
-// exponentials; without turns they drift into step and both units idle half of the time. Named barrier 1 or 2 per group.
-__device__ __forceinline__ void turn_wait(int group) { asm volatile("bar.sync %0, 256;" ::"r"(group) : "memory"); }
-__device__ __forceinline__ void turn_pass(int group) { asm volatile("bar.arrive %0, 256;" ::"r"(group) : "memory"); }
 
 __device__ __forceinline__ void scores(int (&s)[64], uint32 q, uint32 k) {
 #pragma unroll
@@ -142,8 +137,8 @@ __device__ __forceinline__ void mask_end(float (&x)[64], int valid) {
 }
 // x becomes exp2(a * (x - max)), its sums are added up. The maximum that is subtracted moves only when some row of the
 // warp outgrows it by 2^8: sums in float32 have room for that, and rescaling all outputs at every tile costs more.
-__device__ __forceinline__ bool exponentials(
-    float (&x)[64], float a0, float a1, float& max0, float& max1, float& sum0, float& sum1, float& keep0, float& keep1) {
+__device__ __forceinline__ void exponentials(
+    float (&x)[64], float (&o)[64], float a0, float a1, float& max0, float& max1, float& sum0, float& sum1) {
     float top0 = x[0], top1 = x[2];
 #pragma unroll
     for (int j = 0; j < 16; j++) {
@@ -151,14 +146,19 @@ __device__ __forceinline__ bool exponentials(
         top1 = fmaxf(top1, fmaxf(x[4 * j + 2], x[4 * j + 3]));
     }
     const float new0 = fmaxf(max0, quad_max(top0)), new1 = fmaxf(max1, quad_max(top1));
-    const bool grown = __any_sync(~0u, a0 * (new0 - max0) > 8.f || a1 * (new1 - max1) > 8.f);
-    if (grown) {
-        keep0 = power2(a0 * (max0 - new0));
-        keep1 = power2(a1 * (max1 - new1));
+    if (__any_sync(~0u, a0 * (new0 - max0) > 8.f || a1 * (new1 - max1) > 8.f)) {
+        const float keep0 = power2(a0 * (max0 - new0)), keep1 = power2(a1 * (max1 - new1));
         max0 = new0;
         max1 = new1;
         sum0 *= keep0;
         sum1 *= keep1;
+#pragma unroll
+        for (int j = 0; j < 16; j++) {
+            o[4 * j] *= keep0;
+            o[4 * j + 1] *= keep0;
+            o[4 * j + 2] *= keep1;
+            o[4 * j + 3] *= keep1;
+        }
     }
     const float shift0 = a0 * max0, shift1 = a1 * max1;
     float add0 = 0.f, add1 = 0.f;
@@ -175,7 +175,6 @@ __device__ __forceinline__ bool exponentials(
     }
     sum0 += add0;
     sum1 += add1;
-    return grown;
 }
 __device__ __forceinline__ void pack_all(uint32 (&p)[32], const float (&x)[64]) {
 #pragma unroll
@@ -226,61 +225,38 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_int8(
         return;
     }
 
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 160;");
     const int lane = threadIdx.x % 32, warp = (threadIdx.x % 128) / 32, column = 2 * (lane % 4);
     const int row = first_row + (group - 1) * ROWS + warp * 16 + lane / 4;
     const float* scales = q_scale + (long long)head * q_padded;
-    const float a0 = scales[row] * factor, a1 = scales[row + 8] * factor;
+    const float a0 = row < n_queries ? scales[row] * factor : factor;
+    const float a1 = row + 8 < n_queries ? scales[row + 8] * factor : factor;
     const uint32 q_own = q_tile + (group - 1) * ROWS * HEAD;
-    float o[64], x[64], max0 = -infinity(), max1 = -infinity(), sum0 = 0.f, sum1 = 0.f, keep0 = 0.f, keep1 = 0.f;
-    int s[64];
-    uint32 p[32];
+    float o[64], max0 = -infinity(), max1 = -infinity(), sum0 = 0.f, sum1 = 0.f;
 #pragma unroll
     for (int i = 0; i < 64; i++) o[i] = 0.f;
-
     barrier_wait(q_full, 0);
-    barrier_wait(full, 0);
-    multiply_begin();
-    scores(s, q_own, k_tiles);
-    multiply_commit();
-    multiply_finish<0>();
-    dequantize(x, s, s_tiles + 4 * column);
-    if (tiles == 1) mask_end(x, n_keys - column);
-    exponentials(x, a0, a1, max0, max1, sum0, sum1, keep0, keep1);
-    pack_all(p, x);
-    if (group == 2 && tiles > 1) turn_pass(1);
 
-    for (int tile = 1; tile < tiles; tile++) {
-        const int stage = tile % STAGES, before = (tile - 1) % STAGES;
+    for (int tile = 0; tile < tiles; tile++) {
+        const int stage = tile % STAGES;
+        int s[64];
+        float x[64];
+        uint32 p[32];
         barrier_wait(full + 8 * stage, (tile / STAGES) & 1);
-        turn_wait(group);
         multiply_begin();
         scores(s, q_own, k_tiles + stage * K_BYTES);
         multiply_commit();
-        values_into(o, p, v_tiles + before * V_BYTES);
-        multiply_commit();
-        if (group == 1 || tile < tiles - 1) turn_pass(3 - group);
-        multiply_finish<1>();
+        multiply_finish();
         dequantize(x, s, s_tiles + stage * S_BYTES + 4 * column);
         if (tile == tiles - 1) mask_end(x, n_keys - tile * KEYS - column);
-        const bool grown = exponentials(x, a0, a1, max0, max1, sum0, sum1, keep0, keep1);
-        multiply_finish<0>();
-        if (lane == 0) barrier_arrive(empty + 8 * before);
-        if (grown) {
-#pragma unroll
-            for (int j = 0; j < 16; j++) {
-                o[4 * j] *= keep0;
-                o[4 * j + 1] *= keep0;
-                o[4 * j + 2] *= keep1;
-                o[4 * j + 3] *= keep1;
-            }
-        }
+        exponentials(x, o, a0, a1, max0, max1, sum0, sum1);
         pack_all(p, x);
+        multiply_begin();
+        values_into(o, p, v_tiles + stage * V_BYTES);
+        multiply_commit();
+        multiply_finish();
+        if (lane == 0) barrier_arrive(empty + 8 * stage);
     }
-    multiply_begin();
-    values_into(o, p, v_tiles + ((tiles - 1) % STAGES) * V_BYTES);
-    multiply_commit();
-    multiply_finish<0>();
 
     const float scale0 = 1.f / quad_sum(sum0), scale1 = 1.f / quad_sum(sum1);
     uint32* line0 = (uint32*)(out + ((long long)row * heads + head) * HEAD + column);

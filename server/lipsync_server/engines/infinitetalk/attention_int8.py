@@ -17,10 +17,12 @@ from lipsync_server.errors import EngineUnavailable
 
 HEAD_DIM = 128
 TILE = 128
+# As in attention_int8.cu: query rows of a CTA, tiles of keys and values in flight, threads.
+_ROWS = 192
 _STAGES = 3
-_THREADS = 384
+_THREADS = 512
 _TILE_BYTES = TILE * HEAD_DIM * 3 + TILE * 4
-_SHARED_BYTES = TILE * HEAD_DIM + _STAGES * _TILE_BYTES + 8 * (1 + 2 * _STAGES) + 1024
+_SHARED_BYTES = _ROWS * HEAD_DIM + _STAGES * _TILE_BYTES + 8 * (1 + 2 * _STAGES) + 1024
 _LOG2_E = 1.4426950408889634
 
 
@@ -46,7 +48,7 @@ def attend(q: Tensor, q_scale: Tensor, k: Tensor, k_scale: Tensor, v: Tensor) ->
     driver = _bindings("driver")
     (n_queries, heads, _), n_keys = q.shape, k.shape[0]
     out = torch.empty(q.shape, dtype=torch.bfloat16, device=q.device)
-    maps = [_tensor_map(x, box) for x, box in ((q, HEAD_DIM), (k, HEAD_DIM), (v, HEAD_DIM // 2))]
+    maps = [_tensor_map(q, HEAD_DIM, _ROWS), _tensor_map(k, HEAD_DIM, TILE), _tensor_map(v, HEAD_DIM // 2, TILE)]
     values = [
         *(ctypes.c_void_p(x.data_ptr()) for x in (q_scale, k_scale, out)),
         *(ctypes.c_int(n) for n in (n_queries, n_keys, q_scale.shape[1], k_scale.shape[1])),
@@ -54,7 +56,7 @@ def attend(q: Tensor, q_scale: Tensor, k: Tensor, k_scale: Tensor, v: Tensor) ->
     ]
     addresses = [int(tensor_map.getPtr()) for tensor_map in maps] + [ctypes.addressof(value) for value in values]
     parameters = (ctypes.c_void_p * len(addresses))(*addresses)
-    grid = (padded(n_queries) // TILE, heads, 1)
+    grid = (-(-n_queries // _ROWS), heads, 1)
     stream = torch.cuda.current_stream(q.device).cuda_stream
     _check(
         driver.cuLaunchKernel(
@@ -64,8 +66,8 @@ def attend(q: Tensor, q_scale: Tensor, k: Tensor, k_scale: Tensor, v: Tensor) ->
     return out
 
 
-def _tensor_map(x: Tensor, box_columns: int) -> Any:
-    """How the tensor memory accelerator reads tiles of `TILE` tokens by `box_columns` of one head, swizzled."""
+def _tensor_map(x: Tensor, box_columns: int, box_rows: int) -> Any:
+    """How the tensor memory accelerator reads tiles of tokens by columns of one head, with 128-byte swizzle."""
     driver = _bindings("driver")
     tokens, heads, columns = x.shape
     kind = driver.CUtensorMapDataType
@@ -78,7 +80,7 @@ def _tensor_map(x: Tensor, box_columns: int) -> Any:
             x.data_ptr(),
             [driver.cuuint64_t(n) for n in (columns, heads, tokens)],
             [driver.cuuint64_t(x.stride(axis) * size) for axis in (1, 0)],
-            [driver.cuuint32_t(n) for n in (box_columns, 1, TILE)],
+            [driver.cuuint32_t(n) for n in (box_columns, 1, box_rows)],
             [driver.cuuint32_t(1)] * 3,
             driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
             driver.CUtensorMapSwizzle.CU_TENSOR_MAP_SWIZZLE_128B,

@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo serve test lint install
+.PHONY: demo serve test test-n8n lint install
 
 install: $(VENV)/.plain
 $(VENV)/.plain: pyproject.toml constraints.txt
@@ -34,3 +34,16 @@ lint: $(VENV)/.test
 test: $(VENV)/.test lint
 	tests/system-packages.sh
 	$(BIN)/python -m pytest
+	$(MAKE) test-n8n
+
+# The n8n node: its lint and unit tests, then inside a real n8n, which is installed once into .cache/n8n (five minutes,
+# 2 GB; LIPSYNC_N8N_DIR names one that is there already).
+node_modules/.test: package-lock.json package.json n8n-node/package.json
+	npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	touch $@
+
+test-n8n: $(VENV)/.plain node_modules/.test
+	npm run build
+	npm run lint
+	npm test
+	npm run test:n8n

@@ -8,9 +8,10 @@ import { after, before, describe, it } from 'node:test';
 
 import { GoogleStandIn, serviceAccount } from './google.mjs';
 import { LipsyncServer, TOKEN } from './lipsync.mjs';
+import { LocalWeb } from './local.mjs';
 import { N8n, output, type NodeSpec, type Workflow } from './n8n.mjs';
-import { SAMPLES, eventually, freePort } from './places.mjs';
-import { end, fromFiles, line, lipsync, start, write } from './workflows.mjs';
+import { PACKAGE, SAMPLES, eventually, freePort } from './places.mjs';
+import { LIPSYNC, end, fromFiles, line, lipsync, start, write } from './workflows.mjs';
 
 const LONG_S = 40;
 
@@ -19,6 +20,7 @@ describe('the node in a real n8n', { timeout: 1_500_000 }, () => {
 	const flows: Record<string, Workflow> = {};
 	let server: LipsyncServer;
 	let google: GoogleStandIn;
+	let web: LocalWeb;
 	let n8n: N8n;
 	let speech: Buffer;
 
@@ -40,6 +42,11 @@ describe('the node in a real n8n', { timeout: 1_500_000 }, () => {
 		put('two/1.wav', short);
 		put('two/2.wav', short);
 		put('long/speech.wav', repeated(speech, LONG_S));
+		web = await LocalWeb.start({
+			'/portrait.jpg': join(n8n.files, 'one/portrait.jpg'),
+			'/no-picture.jpg': join(n8n.files, 'two/1.jpg'),
+			'/speech.wav': join(n8n.files, 'one/speech.wav'),
+		});
 		defineFlows();
 		n8n.importAll(
 			[
@@ -54,7 +61,11 @@ describe('the node in a real n8n', { timeout: 1_500_000 }, () => {
 					data: { name: 'Authorization', value: `Bearer ${TOKEN}` },
 				},
 			],
-			Object.values(flows),
+			[
+				...Object.values(flows),
+				example('2-schedule-tts-to-youtube.json'),
+				example('4-error-branch.json'),
+			],
 		);
 		await n8n.start();
 	});
@@ -63,6 +74,7 @@ describe('the node in a real n8n', { timeout: 1_500_000 }, () => {
 		await n8n?.stop();
 		await server?.stop();
 		google?.stop();
+		web?.stop();
 		if (process.env.LIPSYNC_KEEP_HOME) console.log(`kept: ${home}`);
 		else rmSync(home, { recursive: true, force: true });
 	});
@@ -190,11 +202,56 @@ describe('the node in a real n8n', { timeout: 1_500_000 }, () => {
 		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
 		const [item] = output(run, 'Lipsync');
 		const [upload] = google.uploads;
-		assert.equal(google.uploads.length, 1);
 		assert.equal(sha256(upload.bytes), item.json.sha256);
 		assert.equal(upload.announced, item.json.size_bytes);
 		assert.equal(upload.mimeType, 'video/mp4');
 		assert.equal(upload.name, 'for-drive.mp4');
+	});
+
+	it('runs the example from form to Google Drive', async () => {
+		const form = flows.form;
+		const listening = await n8n.rest<{ waitingForWebhook?: boolean }>(
+			'POST',
+			`/workflows/${form.id}/run`,
+			{
+				triggerToStartFrom: { name: 'Form' },
+			},
+		);
+		assert.equal(listening.waitingForWebhook, true);
+		const inputs = new FormData();
+		inputs.set('field-0', new Blob([readFileSync(join(n8n.files, 'one/portrait.jpg'))]), 'me.jpg');
+		inputs.set('field-1', new Blob([readFileSync(join(n8n.files, 'one/speech.wav'))]), 'me.wav');
+		inputs.set('field-2', 'A person talks');
+		const address = `${n8n.url}/form-test/${String(form.nodes[0].webhookId)}`;
+		const answer = await fetch(address, { method: 'POST', body: inputs });
+		assert.ok(answer.ok, await answer.text());
+		const upload = await eventually('the upload', () =>
+			google.uploads.find(({ name }) => name === 'me-lipsync.mp4'),
+		);
+		const [job] = await server.jobs();
+		assert.equal(sha256(upload.bytes), job.result?.sha256);
+	});
+
+	it('runs the example of the first try from files to a file', async () => {
+		const run = await n8n.runToEnd(flows.disk);
+		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
+		const bytes = readFileSync(join(n8n.files, 'portrait-lipsync.mp4'));
+		assert.equal(sha256(bytes), output(run, 'Lipsync')[0].json.sha256);
+	});
+
+	it('starts a rented machine, renders and stops it, also when the video fails', async () => {
+		const done = await n8n.runToEnd(flows.rented);
+		assert.equal(done.status, 'success', JSON.stringify(done.data.resultData.error));
+		const pod = { method: 'POST', path: '/v2/pods/pod-1/action', key: `Bearer ${TOKEN}` };
+		const startAndStop = [
+			{ ...pod, body: { action: 'start' } },
+			{ ...pod, body: { action: 'stop' } },
+		];
+		assert.deepEqual(web.calls.splice(0), startAndStop);
+		const failed = await n8n.runToEnd(flows.rentedFails);
+		assert.equal(failed.status, 'error');
+		assert.match(String(failed.data.resultData.error?.message), /picture|read/i);
+		assert.deepEqual(web.calls.splice(0), startAndStop);
 	});
 
 	it('leaves the plain HTTP Request node working as before', async () => {
@@ -330,6 +387,26 @@ describe('the node in a real n8n', { timeout: 1_500_000 }, () => {
 			},
 			write(join(n8n.files, 'plain.mp4')),
 		);
+		flows.form = example('1-form-to-drive.json');
+		flows.disk = example('3-test-to-disk.json', [
+			['/files/portrait.jpg', join(n8n.files, 'one/portrait.jpg')],
+			['/files/speech.wav', join(n8n.files, 'one/speech.wav')],
+			['=/files/', `=${n8n.files}/`],
+		]);
+		const rented: Array<[string, string]> = [
+			['https://api.runpod.io', web.url],
+			['"value": "vast"', '"value": "runpod"'],
+			['12345678', 'pod-1'],
+			['https://example.com', web.url],
+			['"infinitetalk"', '"preview"'],
+		];
+		flows.rented = example('5-rented-gpu.json', [...rented, ['speech.mp3', 'speech.wav']]);
+		flows.rentedFails = example('5-rented-gpu.json', [
+			...rented,
+			['speech.mp3', 'speech.wav'],
+			['portrait.jpg', 'no-picture.jpg'],
+			['lipsyncRentedGpu', 'lipsyncRentedGpuFails'],
+		]);
 		flows.server = line(
 			'server',
 			start,
@@ -338,6 +415,27 @@ describe('the node in a real n8n', { timeout: 1_500_000 }, () => {
 		);
 	}
 });
+
+/** A shipped workflow with this test's credentials, and with addresses and paths of this machine. */
+function example(file: string, changes: Array<[string, string]> = []): Workflow {
+	let text = readFileSync(join(PACKAGE, 'workflows', file), 'utf8');
+	for (const [from, become] of changes) {
+		assert.ok(text.includes(from), `${file} has ${from}`);
+		text = text.replaceAll(from, become);
+	}
+	const flow = JSON.parse(text) as Workflow;
+	for (const node of flow.nodes) {
+		if (node.type.endsWith('.lipsync')) node.credentials = LIPSYNC;
+		if (node.type.endsWith('.httpRequest')) {
+			node.credentials = { httpHeaderAuth: { id: 'bearer', name: 'Bearer' } };
+		}
+		if (node.type.endsWith('.googleDrive')) {
+			Object.assign(node.parameters ?? {}, { authentication: 'serviceAccount' });
+			node.credentials = { googleApi: { id: 'google', name: 'Google' } };
+		}
+	}
+	return flow;
+}
 
 function credential(id: string, baseUrl: string, token: string): object {
 	return {

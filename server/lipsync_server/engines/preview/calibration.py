@@ -11,12 +11,14 @@ import numpy as np
 from lipsync_server.engines.landmarks import Face, FaceLandmarker
 from lipsync_server.engines.preview import head
 from lipsync_server.engines.preview.mesh import FaceFrame, lip_gap
-from lipsync_server.engines.preview.mouth import MouthPose
+from lipsync_server.engines.preview.mouth import FULL_GAP, MouthPose
 from lipsync_server.engines.preview.puppet import Pose, Puppet
 
 # The gap between the lips at opening 1, in face heights: a clear open vowel.
 TARGET_GAP = 0.09
 _SHUT = 0.004
+# The command for an opening is at most what shut lips overlap, plus this much, plus this much of the opening.
+_MOST = (0.12, 1.2)
 _COMMANDS = np.array([0.0, 0.08, 0.16, 0.25, 0.35, 0.5, 0.7, 0.95, 1.25, 1.6])
 
 
@@ -55,4 +57,7 @@ def calibrate(puppet: Puppet, landmarker: FaceLandmarker, face: Face) -> Calibra
         return Calibration(close, (0.0, 1.4), (0.0, 1.4))
     # Strictly rising, so that it can be turned around.
     opens = (rises + np.arange(len(rises)) * 1e-5) / (TARGET_GAP - min(gaps[0], _SHUT))
-    return Calibration(close, tuple(float(v) for v in opens), tuple(float(v) for v in _COMMANDS))
+    # A tilted or small mouth measures too small; what the eye sees of it must not get out of hand.
+    most = puppet.mouth.slack / FULL_GAP + _MOST[0] + _MOST[1] * opens
+    commands = np.minimum(_COMMANDS, most)
+    return Calibration(close, tuple(float(v) for v in opens), tuple(float(v) for v in commands))

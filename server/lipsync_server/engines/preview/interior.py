@@ -19,6 +19,7 @@ from lipsync_server.engines.preview.mouth import Mouth
 _UPPER_EDGES = np.array([0.0, 0.045, 0.079, 0.109, 0.132, 0.152])
 _LOWER_EDGES = np.array([0.0, 0.029, 0.06, 0.091, 0.116, 0.138])
 _ENAMEL = np.array([1.0, 0.965, 0.89])
+_OWN_TEETH = 0.84
 _GUMS = np.array([1.5, 0.85, 0.8])
 _GREY = np.array([0.299, 0.587, 0.114])
 
@@ -62,10 +63,11 @@ class Interior:
             upper = self.grid.sample(self._upper, places)
             colour += (upper[..., :3] - colour) * upper[..., 3:]
         else:
-            own = resample(self._picture, places, cv2.INTER_CUBIC)
+            # Teeth that a smile holds into the light lie deeper once the mouth talks.
+            own = resample(self._picture, places, cv2.INTER_CUBIC) * np.float32(_OWN_TEETH)
             colour += (own - colour) * self.grid.sample(self._own, places)[..., None]
         # The upper lip throws a soft shadow, the lower lip a smaller one.
-        shade = 0.55 + 0.45 * np.clip(below_upper * np.float32(1 / (0.018 * height)), 0, 1)
+        shade = 0.55 + 0.45 * np.clip(below_upper * np.float32(1 / (0.02 * height)), 0, 1)
         shade *= 0.75 + 0.25 * np.clip(-below_lower * np.float32(1 / (0.012 * height)), 0, 1)
         # Rounded lips stand out in front of the teeth and take their light.
         shade *= np.float32(1 - 0.45 * narrow)

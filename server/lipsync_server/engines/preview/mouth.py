@@ -93,6 +93,8 @@ class Mouth:
         # Meeting is not enough: a pixel's rounding would leave holes between lips that only just touch.
         overlap = max(0.004, 0.8 / frame.height) if self.parted else 0.0
         self._gaps = gaps + 2 * trim + overlap * (trim > 0)
+        # Opening only shows from here on, in face heights.
+        self.slack = 2 * rim + overlap
         middle = (upper + lower) / 2
         corners = local[[UPPER_LIP[0][0], UPPER_LIP[0][-1]]]
         self.centre = float(corners[:, 0].mean())

@@ -40,3 +40,14 @@ def error(ours: Tensor, reference: Tensor) -> float:
     """Largest absolute difference; also checks the shapes."""
     assert ours.shape == reference.shape
     return float((ours.float() - reference).abs().max())
+
+
+TABLE: list[tuple[str, float, float]] = []
+"""Golden comparisons of this run: case, tolerance, error. LIPSYNC_GOLDEN_TABLE=1 prints it (conftest.py)."""
+
+
+def meets(case: str, ours: Tensor, reference: Tensor, tolerance: float) -> None:
+    """Assert that `ours` is the golden `reference` within `tolerance` (0: exactly)."""
+    found = error(ours, reference)
+    TABLE.append((case, tolerance, found))
+    assert found <= tolerance, f"{case}: {found} is above {tolerance}"

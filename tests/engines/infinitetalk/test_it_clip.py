@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from it_golden import CPU, error, golden, golden_path
+from it_golden import CPU, error, golden, golden_path, meets
 from lipsync_server.engines.infinitetalk.clip import ImageEncoder, preprocess
 
 
@@ -12,8 +12,8 @@ def test_tokens_come_from_before_the_last_block(index: int) -> None:
     path = golden_path("L_extra/clip_tiny.safetensors")
     encoder = ImageEncoder.load(path, device=CPU, dtype=torch.float32, n_heads=4)
     picture = case[f"{index}.image"][0, :, 0]
-    assert error(preprocess(picture, 56), case[f"{index}.preprocessed"]) < 1e-4
+    meets(f"clip {index} preprocessed", preprocess(picture, 56), case[f"{index}.preprocessed"], 1e-4)
     with torch.inference_mode():
         tokens = encoder.encode(picture)
-    assert error(tokens, case[f"{index}.tokens"][0]) < 1e-4
+    meets(f"clip {index} tokens", tokens, case[f"{index}.tokens"][0], 1e-4)
     assert error(tokens, case[f"{index}.tokens_if_all_blocks_ran"][0]) > 0.1

@@ -1,5 +1,6 @@
 """The whole engine on the tiny checkpoint: exact length, resuming, cancelling, people, and running out of memory."""
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -210,3 +211,17 @@ def test_the_preset_decides_which_weights_are_used(tiny_weights: Path, tmp_path:
     frames = _frames(engine, _request(0.2, preset=preset, teacache=0.2), Context(tmp_path))
     assert len(frames) == 5
     engine.close()
+
+
+def test_jobs_leave_no_tensors_behind(engine: InfiniteTalkEngine, tmp_path: Path) -> None:
+    def n_bytes() -> int:
+        gc.collect()
+        tensors = {o.untyped_storage().data_ptr(): o for o in gc.get_objects() if isinstance(o, torch.Tensor)}
+        return sum(tensor.untyped_storage().nbytes() for tensor in tensors.values())
+
+    request = _request(0.2)
+    _frames(engine, request, Context(tmp_path))
+    before = n_bytes()
+    for _ in range(3):
+        _frames(engine, request, Context(tmp_path))
+    assert n_bytes() <= before

@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 import torch
-from it_golden import CPU, error, golden, golden_json, golden_path
+from it_golden import CPU, error, golden, golden_json, golden_path, meets
 from lipsync_server.engines.infinitetalk.checkpoint import fill_transformer
 from lipsync_server.engines.infinitetalk.conditions import Conditions, still_picture
 from lipsync_server.engines.infinitetalk.guidance import Guidance, GuidanceScales, ProjectedGuidance
@@ -24,7 +24,12 @@ _LOOPS = ("cfg3", "cfg2", "apg3", "apg2", "two_person_cfg3", "two_person_bbox_cf
 @pytest.mark.parametrize("case", golden_json("B_sampler/timesteps.json"), ids=lambda c: f"{c['steps']}-{c['shift']}")
 def test_noise_levels_are_the_references_to_the_last_bit(case: dict) -> None:
     exact = [struct.unpack("<f", bytes.fromhex(digits))[0] for digits in case["timesteps_hex_float32"]]
-    assert timesteps(case["steps"], case["shift"]).tolist() == exact
+    meets(
+        f"timesteps {case['steps']} steps, shift {case['shift']}",
+        timesteps(case["steps"], case["shift"]),
+        torch.tensor(exact),
+        0,
+    )
 
 
 def test_one_step_goes_from_noise_to_clean() -> None:
@@ -72,8 +77,8 @@ def test_projected_guidance_is_golden(mode: str, momentum: float, threshold: flo
     for index in range(5):
         update = guidance.update(case[f"{mode}.{index}.diff"], case[f"{mode}.{index}.pred_cond"])
         assert guidance.average is not None
-        assert error(guidance.average, case[f"{mode}.{index}.running_average"]) < 2e-5
-        assert error(update, case[f"{mode}.{index}.update"]) < 2e-5
+        meets(f"apg {mode} {index} average", guidance.average, case[f"{mode}.{index}.running_average"], 2e-5)
+        meets(f"apg {mode} {index} update", update, case[f"{mode}.{index}.update"], 2e-5)
 
 
 class _Stored:
@@ -140,19 +145,19 @@ def test_whole_loops_meet_latents_pixels_and_random_stream(name: str) -> None:
     for window in plan.windows:
         condition = conditions.at(window)
         if window.index == 0:
-            assert error(condition.y, reference["chunk0.y"][0]) < 1e-4
+            meets(f"loop {name} y", condition.y, reference["chunk0.y"][0], 1e-4)
             if condition.masks is not None:
-                assert error(condition.masks, reference["chunk0.ref_target_masks"]) == 0
+                meets(f"loop {name} masks", condition.masks, reference["chunk0.ref_target_masks"], 0)
         latents = loop.denoise(window, condition, known, lambda step: None)
-        assert error(latents, reference[f"chunk{window.index}.x0"]) < 5e-4
+        meets(f"loop {name} window {window.index} x0", latents, reference[f"chunk{window.index}.x0"], 5e-4)
         frames = torch.cat(list(loop.decode(latents)), 1)
         kept.append(frames[:, window.keep_first : window.keep_stop])
         known = loop.take_over(frames[:, -case["motion_frame"] :])
         following = f"chunk{window.index + 1}.motion_latent"
         if following in reference:
-            assert error(known, reference[following]) < 5e-4
+            meets(f"loop {name} motion latents", known, reference[following], 5e-4)
     if "final_video" in reference:
-        assert error(torch.cat(kept, 1), reference["final_video"]) < 2e-3
+        meets(f"loop {name} pixels", torch.cat(kept, 1), reference["final_video"], 2e-3)
     if cache is not None:
         computed = json.loads(golden_path("I_teacache/loop_teacache.json").read_text())["computed_per_forward"]
         assert [int(decision.computed) for decision in cache.log] == computed

@@ -136,6 +136,10 @@ class WorkerCrashed(LipsyncError):
     code, status, title = "worker_crashed", 500, "The worker died while rendering"
 
 
+class NodeLost(WorkerCrashed):
+    """The whole machine went away while rendering, which is not the job's fault: it is not counted as a crash."""
+
+
 class StoreFailed(LipsyncError):
     """LIPSYNC_STORE cannot be used, or did not take a finished video."""
 

@@ -79,7 +79,11 @@ class Settings(BaseSettings):
     executor: Literal["process", "ray"] = "process"
     """Who runs the engines: a child process, or actors in a Ray cluster."""
     ray_address: str = "auto"
-    """Address of the Ray cluster for `--executor ray`."""
+    """Address of the Ray cluster for `--executor ray`; `auto` is the one that this machine is part of."""
+    gpus_per_worker: int = Field(default=1, ge=1, le=64)
+    """GPUs of one worker on a machine of a Ray cluster."""
+    cpus_per_worker: int = Field(default=4, ge=1, le=1024)
+    """CPU cores of one worker on a machine of a Ray cluster that has no GPU."""
     workers: int = Field(default=1, ge=1, le=64)
     """Worker processes on this machine; one per GPU is right."""
 

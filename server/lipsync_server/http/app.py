@@ -36,7 +36,7 @@ from lipsync_server.jobs.queue import AfterRender, JobQueue
 from lipsync_server.jobs.retention import Retention, sweep_leftovers
 from lipsync_server.jobs.store import Store
 from lipsync_server.settings import Settings
-from lipsync_server.workers.base import Executor, LoadState, TakesLateWeights
+from lipsync_server.workers.base import Executor, LoadState, OffersEngines, TakesLateWeights
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def create_app(
     )
     app[keys.SETTINGS] = settings
     app[keys.EXECUTOR] = executor or make_executor(settings, registry)
-    app[keys.PLANNER] = Planner(registry, settings)
+    app[keys.PLANNER] = Planner(_offered(app[keys.EXECUTOR], registry), settings)
     app[keys.PROFILE] = _profile(app)
     app[keys.READINESS] = _readiness(app[keys.EXECUTOR], app[keys.PROFILE])
     app[keys.FILES] = JobFiles(settings.data_dir, min_free_bytes=settings.min_free_disk_bytes)
@@ -111,11 +111,18 @@ def create_health_app(app: web.Application) -> web.Application:
 def make_executor(settings: Settings, registry: Registry = ENGINES) -> Executor:
     if settings.executor == "ray":
         # By name: Ray is an extra, and only those who ask for it have it.
-        ray_executor: Executor = importlib.import_module("lipsync_server.workers.ray").RayExecutor(settings)
+        ray_executor: Executor = importlib.import_module("lipsync_server.workers.ray").RayExecutor(
+            settings, registry
+        )
         return ray_executor
     from lipsync_server.workers.process import ProcessExecutor
 
     return ProcessExecutor(settings, registry)
+
+
+def _offered(executor: Executor, registry: Registry) -> Registry:
+    """The engines as those who run them know them: a cluster's machines may offer more than this one."""
+    return executor.registry if isinstance(executor, OffersEngines) else registry
 
 
 def _profile(app: web.Application) -> ProfileAtStart | None:

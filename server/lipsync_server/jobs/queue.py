@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
-from lipsync_server.errors import Cancelled, LipsyncError, QueueFull, WorkerCrashed
+from lipsync_server.errors import Cancelled, LipsyncError, NodeLost, QueueFull, WorkerCrashed
 from lipsync_server.jobs.attempt import CANCEL_GRACE_S, Live, attempt
 from lipsync_server.jobs.files import JobFiles
 from lipsync_server.jobs.forecast import Forecast
@@ -293,9 +293,9 @@ class JobQueue:
         except WorkerCrashed as error:
             if live.cancel.is_set():
                 await self._settle(lambda: self.store.cancel(job.id, now=self._clock(), ended=self._left(live)))
-            elif self.stopping or job.n_crashes < _N_CRASHES_ALLOWED:
+            elif self._may_retry(job, error):
                 log.warning("back to the queue: %s", error.detail, extra={"job_id": job.id})
-                crashed = not self.stopping
+                crashed = not self.stopping and not isinstance(error, NodeLost)
                 await self._settle(lambda: self.store.requeue(job.id, worker_s=live.worker_s, crashed=crashed))
             else:
                 await self._fail(job, error, self._left(live))
@@ -307,6 +307,11 @@ class JobQueue:
             await self._fail(job, unknown, self._left(live))
         else:
             await self._succeed(job, outcome, replace(self._left(live), stored=stored))
+
+    def _may_retry(self, job: Job, error: WorkerCrashed) -> bool:
+        if isinstance(error, NodeLost):
+            return self.stopping or job.attempts < _N_ATTEMPTS_ALLOWED
+        return self.stopping or job.n_crashes < _N_CRASHES_ALLOWED
 
     async def _hand_over(self, job: Job, live: Live, outcome: RenderOutcome) -> str | None:
         """Give the worker back and the finished video away; what is rendered is written down first."""

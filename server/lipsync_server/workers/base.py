@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
+from lipsync_server.engines.registry import Registry
 from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
 
 WorkerState = Literal["starting", "loading", "ready", "busy", "dead"]
@@ -77,3 +78,11 @@ class TakesLateWeights(Protocol):
 
     async def load_default(self) -> None:
         """Choose the default engine again, because weights have arrived, and load it as workers become free."""
+
+
+@runtime_checkable
+class OffersEngines(Protocol):
+    """An executor whose workers are on other machines than the server, and may hold engines that it has not."""
+
+    registry: Registry
+    """The engines as the workers' machines offer them."""

@@ -232,7 +232,7 @@ class ProcessWorker:
         self._respawn = None
         assert self._loop is not None
         loop = self._loop
-        setup = messages.Setup(_without_secrets(self._settings), self._registry, tuple(sys.path))
+        setup = messages.Setup(without_secrets(self._settings), self._registry, tuple(sys.path))
 
         def post(life: Life, message: messages.FromWorker | Died) -> None:
             loop.call_soon_threadsafe(self._on_message, life, message)
@@ -344,7 +344,7 @@ class ProcessWorker:
         self._changed()
 
 
-def _without_secrets(settings: Settings) -> Settings:
+def without_secrets(settings: Settings) -> Settings:
     """What the child may know: it needs no tokens, and a hole in a decoder should not leak them."""
     return settings.model_copy(update={"tokens": [], "webhook_secret": None, "tunnel": ""})
 

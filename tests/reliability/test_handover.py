@@ -16,7 +16,7 @@ from s3_server import KEY, SECRET, Bucket, Line, ready_bucket, s3_process, slow_
 from server_process import ServerProcess
 from site_kit import form, wav
 
-N_KILLS = int(os.environ.get("LIPSYNC_TEST_KILLS", "6"))
+N_KILLS = int(os.environ.get("LIPSYNC_TEST_KILLS", "5"))
 SLOW = {"options": json.dumps({"seconds_per_frame": 0.01, "save_every": 5})}
 
 
@@ -50,6 +50,13 @@ async def job_of(server, session, job_id: str) -> dict:
         return await response.json()
 
 
+async def oldest_stage(server, session) -> str:
+    """The stage of the oldest job that has not ended."""
+    async with session.get(f"{server.url}/v1/jobs?limit=200") as response:
+        jobs = (await response.json())["jobs"]
+    return next((job["progress"]["stage"] for job in reversed(jobs) if job["state"] in ("queued", "running")), "none")
+
+
 async def end_of(server, session, job_id: str) -> dict:
     async with session.get(f"{server.url}/v1/jobs/{job_id}/events") as response:
         assert "event: end" in await response.text()
@@ -76,11 +83,11 @@ async def test_kill_9_at_any_moment_leaves_every_copy_complete(make_server, sess
         await server.answers(session)
         job_ids, stages = [], []
         for number in range(N_KILLS):
-            job_ids += [await submit(server, session, f"{number}-{copy}") for copy in range(2)]
+            job_ids.append(await submit(server, session, str(number)))
             if number % 3:
                 await server.answers(session, "/readyz")
             await asyncio.sleep(chance.uniform(0.0, 1.5))
-            stages.append((await job_of(server, session, job_ids[-2]))["progress"]["stage"])
+            stages.append(await oldest_stage(server, session))
             server.kill()
             server.start()
             await server.answers(session)

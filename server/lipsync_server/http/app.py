@@ -5,14 +5,19 @@ closes what it opened, in reverse order.
 """
 
 import asyncio
+import functools
 import importlib
 import logging
+import os
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import web
 
 from lipsync_server import __version__
+from lipsync_server.cloud.address import PublicAddress
+from lipsync_server.cloud.idle import IdleWatch, Stop, make_stop
 from lipsync_server.engines.registry import ENGINES, Registry
 from lipsync_server.errors import LipsyncError
 from lipsync_server.http import engines, events, health, jobs, keys, lipsync, metrics, openapi, page, schemas
@@ -60,11 +65,12 @@ def create_app(
     registry: Registry = ENGINES,
     fetcher: Fetcher | None = None,
     after_render: AfterRender | None = None,
+    stop_machine: Stop | None = None,
 ) -> web.Application:
     """The server as an aiohttp application.
 
     executor: who renders; made from the settings when not given. fetcher: who calls out. after_render: hands a
-    finished video over before its job counts as succeeded.
+    finished video over before its job counts as succeeded. stop_machine: what LIPSYNC_IDLE_STOP does in the end.
     """
     tokens = Tokens(settings.tokens)
     if needs_token(settings) and not tokens:
@@ -85,11 +91,18 @@ def create_app(
     app[keys.FETCHER] = fetcher or Fetcher(
         allow_private=settings.allow_private_urls, user_agent=f"lipsync-server/{__version__}"
     )
+    app[keys.ADDRESS] = PublicAddress(settings.public_url)
+    app[keys.IDLE] = None
+    if settings.idle_stop > 0:
+        stop_machine = stop_machine or make_stop(settings, os.environ)
+        app[keys.IDLE] = IdleWatch(
+            idle_s=settings.idle_stop * 60, busy=functools.partial(machine_is_needed, app), stop=stop_machine
+        )
     app[keys.METRICS] = metrics.Metrics()
     app[keys.SLOTS] = UploadSlots(settings.max_uploads)
     app[keys.KEY_LOCKS] = KeyLocks()
     app[keys.AFTER_RENDER] = after_render
-    app.cleanup_ctx.extend([_probers, _jobs, _outgoing])
+    app.cleanup_ctx.extend([_probers, _jobs, _outgoing, _idle])
     app.on_shutdown.append(_stop_queue)
     app.on_response_prepare.append(add_request_id)
     app.on_response_prepare.append(add_cors_headers)
@@ -111,9 +124,7 @@ def create_health_app(app: web.Application) -> web.Application:
 def make_executor(settings: Settings, registry: Registry = ENGINES) -> Executor:
     if settings.executor == "ray":
         # By name: Ray is an extra, and only those who ask for it have it.
-        ray_executor: Executor = importlib.import_module("lipsync_server.workers.ray").RayExecutor(
-            settings, registry
-        )
+        ray_executor: Executor = importlib.import_module("lipsync_server.workers.ray").RayExecutor(settings, registry)
         return ray_executor
     from lipsync_server.workers.process import ProcessExecutor
 
@@ -168,7 +179,7 @@ async def _jobs(app: web.Application) -> AsyncIterator[None]:
         database = await open_database(files.data_dir / "lipsync.db")
         queue: JobQueue | None = None
         try:
-            store = Store(database, callback_body=_callback_body(settings))
+            store = Store(database, callback_body=_callback_body(app[keys.ADDRESS]))
             await sweep_leftovers(store, files)
             retention = Retention(store, files, grace_s=settings.collected_grace_s)
             outbox = Outbox(database, await asyncio.to_thread(_secret, settings, files), app[keys.FETCHER].post)
@@ -216,14 +227,33 @@ async def _outgoing(app: web.Application) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
+async def _idle(app: web.Application) -> AsyncIterator[None]:
+    """The watch that stops this machine."""
+    if (watch := app[keys.IDLE]) is None:
+        yield
+        return
+    task = asyncio.create_task(watch.run(), name="idle stop")
+    yield
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def machine_is_needed(app: web.Application) -> bool:
+    """Whether something is on its way in, downloading, queued, running, or finished and nowhere else yet."""
+    profile = app[keys.PROFILE]
+    if app[keys.SLOTS].n_taken or (profile is not None and profile.downloading):
+        return True
+    return await app[keys.QUEUE].store.anything_to_stay_for(time.time())
+
+
 async def _stop_queue(app: web.Application) -> None:
     """Before the connections are closed: those who wait for a job get their answer."""
     await app[keys.QUEUE].close()
 
 
-def _callback_body(settings: Settings) -> Callable[[Job], bytes]:
+def _callback_body(address: PublicAddress) -> Callable[[Job], bytes]:
     def body(job: Job) -> bytes:
-        view = job_view(job, None, base_url=settings.public_url)
+        view = job_view(job, None, base_url=address.url)
         callback = schemas.Callback.model_validate({"event": f"job.{job.state}", "job": view})
         return callback.model_dump_json().encode()
 

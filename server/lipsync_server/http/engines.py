@@ -45,7 +45,8 @@ async def engines(request: web.Request) -> web.StreamResponse:
             ),
             defaults={"preset": settings.preset, "resolution": settings.resolution, "steps": settings.steps},
             queue_length=n_queued,
-            public_url=settings.public_url or None,
+            public_url=app[keys.ADDRESS].url or None,
+            idle_stop_in_s=idle.left_s() if (idle := app[keys.IDLE]) is not None else None,
             version=__version__,
         )
     )

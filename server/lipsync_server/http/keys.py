@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import web
 
+from lipsync_server.cloud.address import PublicAddress
+from lipsync_server.cloud.idle import IdleWatch
 from lipsync_server.http.auth import Tokens
 from lipsync_server.http.fetch import Fetcher
 from lipsync_server.http.metrics import Metrics
@@ -27,6 +29,8 @@ PROBERS = web.AppKey("probers", ThreadPoolExecutor)
 FILES = web.AppKey("files", JobFiles)
 QUEUE = web.AppKey("queue", JobQueue)
 PLANNER = web.AppKey("planner", Planner)
+ADDRESS = web.AppKey("address", PublicAddress)
+IDLE: web.AppKey[IdleWatch | None] = web.AppKey("idle")
 PROFILE: web.AppKey[ProfileAtStart | None] = web.AppKey("profile")
 RETENTION = web.AppKey("retention", Retention)
 FETCHER = web.AppKey("fetcher", Fetcher)

@@ -5,12 +5,16 @@ Knows processes and sockets. What is served is app.py's.
 
 import asyncio
 import logging
+import os
 import signal
 
 from aiohttp import web
 from pydantic import SecretStr
 
+from lipsync_server.cloud.address import PublicAddress, price_from_provider, public_address
+from lipsync_server.cloud.tunnel import Tunnel
 from lipsync_server.engines.registry import ENGINES, Registry
+from lipsync_server.http import keys
 from lipsync_server.http.app import create_app, create_health_app
 from lipsync_server.http.auth import first_token, needs_token
 from lipsync_server.http.logs import set_up_logging
@@ -46,7 +50,9 @@ async def _serve(settings: Settings, registry: Registry) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    settings = await _with_price(settings)
     app = create_app(settings, registry=registry)
+    tunnel: asyncio.Task[None] | None = None
     runners = [(web.AppRunner(app, access_log=None, shutdown_timeout=_DRAIN_S), settings.port, "listening")]
     if settings.port_health is not None:
         small = web.AppRunner(create_health_app(app), access_log=None, shutdown_timeout=1.0)
@@ -56,11 +62,34 @@ async def _serve(settings: Settings, registry: Registry) -> None:
             await runner.setup()
             await web.TCPSite(runner, settings.host, port).start()
             log.info("%s on %s", what, _url(settings.host, runner))
+        tunnel = _announce(settings, app[keys.ADDRESS], runners[0][0].addresses[0][1])
         await stop.wait()
         log.info("stopping")
     finally:
+        if tunnel is not None:
+            tunnel.cancel()
+            await asyncio.gather(tunnel, return_exceptions=True)
         for runner, _, _ in runners:
             await runner.cleanup()
+
+
+async def _with_price(settings: Settings) -> Settings:
+    """The settings with what this machine costs, where its provider tells it and the user did not."""
+    if settings.price_per_hour is not None or settings.currency != "USD":
+        return settings
+    price = await price_from_provider(os.environ)
+    if price is not None:
+        log.info("this machine costs %.3f USD an hour", price)
+    return settings.model_copy(update={"price_per_hour": price})
+
+
+def _announce(settings: Settings, address: PublicAddress, port: int) -> asyncio.Task[None] | None:
+    """Say by which address others reach the server; the tunnel's task where there is one."""
+    if settings.tunnel:
+        return asyncio.create_task(Tunnel(settings.tunnel, port, address.announce).run(), name="tunnel")
+    if url := address.url or public_address(port, os.environ):
+        address.announce(url)
+    return None
 
 
 def _url(host: str, runner: web.AppRunner) -> str:

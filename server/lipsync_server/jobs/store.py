@@ -82,6 +82,15 @@ class Store:
         assert row is not None
         return int(row[0]), float(row[1])
 
+    async def anything_to_stay_for(self, now: float) -> bool:
+        """Whether a job waits or runs, or a finished video lies only here, not collected and not expired."""
+        row = await self._db.row(
+            "SELECT EXISTS (SELECT 1 FROM jobs WHERE state IN ('queued', 'running') OR (state = 'succeeded'"
+            " AND purged_at IS NULL AND collected_at IS NULL AND stored IS NULL AND expires_at > ?))",
+            now,
+        )
+        return bool(row and row[0])
+
     async def last_id(self) -> str:
         row = await self._db.row("SELECT max(id) FROM jobs")
         return (row[0] if row else None) or ""

@@ -1,0 +1,130 @@
+"""One provider's HTTP API: bearer key, retries of our own, errors as sentences. The key appears in none of them.
+
+Knows aiohttp. Does not know what is asked: vast.py, runpod.py and tensordock.py do.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import aiohttp
+from pydantic import JsonValue
+
+from lipsync_server.errors import LipsyncError
+
+log = logging.getLogger(__name__)
+
+_TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=10)
+PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0)
+_LONGEST_RETRY_AFTER_S = 60.0
+
+
+class ProviderError(LipsyncError):
+    """A provider of rented machines refused or did not answer."""
+
+    code, status, title = "provider", 502, "The provider did not do what was asked"
+
+
+class WrongKey(ProviderError):
+    code: ClassVar[str] = "provider_key"
+
+
+class NoCapacity(ProviderError):
+    """The offer is gone, or there is no machine of this kind now."""
+
+    code: ClassVar[str] = "no_capacity"
+
+
+class Api:
+    """Calls to `base_url` with `key`. `name` and `key_variable` are for the sentences."""
+
+    def __init__(
+        self,
+        name: str,
+        base_url: str,
+        key: str,
+        key_variable: str,
+        session: aiohttp.ClientSession,
+        pauses_s: tuple[float, ...] = PAUSES_S,
+    ) -> None:
+        self.name = name
+        self._base_url, self._key, self._key_variable = base_url.rstrip("/"), key, key_variable
+        self._session, self._pauses_s = session, pauses_s
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, JsonValue] | None = None,
+        params: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """The JSON object of the answer, {} for an empty one.
+
+        Tried again after 429 (with or without Retry-After), and after 5xx or a broken connection where doing it twice
+        does no harm. Raises WrongKey or ProviderError with the provider's own words.
+        """
+        for pause_s in (*self._pauses_s, None):
+            try:
+                status, retry_after_s, text = await self._once(method, path, body, params)
+            except (aiohttp.ClientError, TimeoutError) as error:
+                reason = f"{self.name} could not be reached: {error or type(error).__name__}."
+                status, retry_after_s = 0, None
+            else:
+                if status < 400:
+                    return self._parsed(text)
+                reason = f"{self.name} answered {status} to {method} {path}: {_words(text)}"
+            # A machine that was created although the answer got lost would be rented twice.
+            again = status == 429 or (method != "POST" and (status == 0 or status >= 500))
+            if status in (401, 403):
+                raise WrongKey(f"{reason} Look at {self._key_variable}: is the key right, and may it do this?")
+            if not again or pause_s is None:
+                raise ProviderError(reason)
+            log.info("%s; trying again", reason)
+            await asyncio.sleep(pause_s if retry_after_s is None else min(retry_after_s, _LONGEST_RETRY_AFTER_S))
+        raise AssertionError
+
+    async def _once(
+        self, method: str, path: str, body: Mapping[str, JsonValue] | None, params: Mapping[str, str] | None
+    ) -> tuple[int, float | None, str]:
+        async with self._session.request(
+            method,
+            self._base_url + path,
+            json=body,
+            params=params,
+            headers={"Authorization": f"Bearer {self._key}", "Accept": "application/json"},
+            timeout=_TIMEOUT,
+            allow_redirects=False,
+        ) as response:
+            header = response.headers.get("Retry-After", "")
+            return response.status, float(header) if header.isdigit() else None, await response.text(errors="replace")
+
+    def _parsed(self, text: str) -> dict[str, Any]:
+        if not text.strip():
+            return {}
+        try:
+            answer = json.loads(text)
+        except ValueError as error:
+            raise ProviderError(f"{self.name} answered with something that is not JSON: {text[:200]}") from error
+        if not isinstance(answer, dict):
+            return {"items": answer}
+        if answer.get("success") is False:
+            raise ProviderError(f"{self.name} refused: {_words(text)}")
+        return answer
+
+
+def _words(text: str) -> str:
+    """What an error body says: RFC 9457, Vast's `msg`, an `error` or `message`, else its beginning."""
+    try:
+        body = json.loads(text)
+    except ValueError:
+        body = None
+    if isinstance(body, dict):
+        said = [str(body[name]) for name in ("title", "detail", "msg", "message", "error") if body.get(name)]
+        errors = body.get("errors")
+        said += [str(each) for each in errors] if isinstance(errors, list) else []
+        if said:
+            return ". ".join(said)[:500].rstrip(".") + "."
+    return text.strip()[:300] or "nothing."

@@ -1,0 +1,140 @@
+"""Stops this machine when nobody has needed it for a while, so that an evening off costs nothing.
+
+`IdleWatch` decides: it knows a clock, a function that says whether there is something to stay for, and a function that
+stops. `make_stop` finds out how this machine is stopped: Vast.ai and RunPod give every container a key for itself
+alone, elsewhere the user sets a command. Does not know HTTP handlers, jobs or engines.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+import aiohttp
+
+from lipsync_server.cloud.api import Api, ProviderError
+from lipsync_server.errors import InvalidInput
+from lipsync_server.settings import Settings
+
+log = logging.getLogger(__name__)
+
+VAST_URL = "https://console.vast.ai/api/v0"
+RUNPOD_URL = "https://api.runpod.io/v2"
+
+Stop = Callable[[], Awaitable[None]]
+
+_LOOK_EVERY_S = 10.0
+_WARN_AT_S = (300.0, 60.0)
+_TRY_AGAIN_S = 60.0
+
+
+class IdleWatch:
+    """Counts down while there is nothing to stay for.
+
+    busy: whether something is queued, running, on its way in, downloading or not collected yet. clock: monotonic.
+    """
+
+    def __init__(
+        self,
+        *,
+        idle_s: float,
+        busy: Callable[[], Awaitable[bool]],
+        stop: Stop,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._idle_s, self._busy, self._stop, self._clock = idle_s, busy, stop, clock
+        self._since = clock()
+        self._is_busy = True
+        self._warned = 0
+        self._not_before = 0.0
+
+    def left_s(self) -> float | None:
+        """Seconds until the machine stops; None while there is something to stay for."""
+        if self._is_busy:
+            return None
+        return max(0.0, self._since + self._idle_s - self._clock())
+
+    async def look(self) -> bool:
+        """Look once; stop the machine when its time has come. Whether it was told to stop."""
+        self._is_busy = await self._busy()
+        now = self._clock()
+        if self._is_busy:
+            self._since, self._warned = now, 0
+            return False
+        left_s = self._since + self._idle_s - now
+        if left_s > 0:
+            self._warn(left_s)
+            return False
+        if now < self._not_before:
+            return False
+        self._not_before = now + _TRY_AGAIN_S
+        log.warning("nobody has needed this machine for %.0f minutes: it stops itself now", self._idle_s / 60)
+        try:
+            await self._stop()
+        except Exception as error:
+            log.error("this machine could not be stopped, it goes on costing money: %s", error)
+            return False
+        return True
+
+    async def run(self) -> None:
+        while True:
+            try:
+                await self.look()
+            except Exception:
+                log.exception("looking for work failed; trying again")
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    def _warn(self, left_s: float) -> None:
+        while self._warned < len(_WARN_AT_S) and left_s <= _WARN_AT_S[self._warned]:
+            self._warned += 1
+            log.warning("this machine stops itself in %.1f minutes unless a job comes", left_s / 60)
+
+
+def make_stop(
+    settings: Settings,
+    environment: Mapping[str, str],
+    *,
+    vast_url: str = VAST_URL,
+    runpod_url: str = RUNPOD_URL,
+    pauses_s: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0),
+) -> Stop:
+    """How this machine is stopped: the user's command, else by the provider that the environment shows.
+
+    Raises InvalidInput when neither is known: a promise to stop that cannot be kept costs money.
+    """
+    if command := settings.idle_stop_command:
+        return lambda: _run(command)
+    vast_id, vast_key = environment.get("CONTAINER_ID"), environment.get("CONTAINER_API_KEY")
+    if vast_id and vast_key:
+
+        async def stop_vast() -> None:
+            async with aiohttp.ClientSession() as session:
+                api = Api("Vast.ai", vast_url, vast_key, "CONTAINER_API_KEY", session, pauses_s)
+                await api.call("PUT", f"/instances/{vast_id}/", body={"state": "stopped"})
+
+        return stop_vast
+    pod_id, pod_key = environment.get("RUNPOD_POD_ID"), environment.get("RUNPOD_API_KEY")
+    if pod_id and pod_key:
+
+        async def stop_runpod() -> None:
+            async with aiohttp.ClientSession() as session:
+                api = Api("RunPod", runpod_url, pod_key, "RUNPOD_API_KEY", session, pauses_s)
+                await api.call("POST", f"/pods/{pod_id}/action", body={"action": "stop"})
+
+        return stop_runpod
+    raise InvalidInput(
+        "LIPSYNC_IDLE_STOP is set, but this is neither a Vast.ai container nor a RunPod pod, so the server does not "
+        "know how to stop its machine. Set LIPSYNC_IDLE_STOP_COMMAND, for example to `sudo poweroff` where a machine "
+        "that is off costs nothing.",
+        field="idle_stop",
+    )
+
+
+async def _run(command: str) -> None:
+    process = await asyncio.create_subprocess_shell(
+        command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    output, _ = await process.communicate()
+    if process.returncode:
+        said = output.decode(errors="replace").strip()[-300:]
+        raise ProviderError(f"LIPSYNC_IDLE_STOP_COMMAND ended with status {process.returncode}: {said or 'no message'}")

@@ -1,0 +1,97 @@
+"""Runs cloudflared and learns under which public address it leads here.
+
+A quick tunnel gets a new random address at every start; a named one, by token, keeps its own. Knows the program's
+flags and what it prints. Does not know HTTP handlers.
+"""
+
+import asyncio
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+
+from lipsync_server.errors import LipsyncError
+
+log = logging.getLogger(__name__)
+
+_QUICK = re.compile(r"https://(?!api\.)[a-z0-9-]+\.trycloudflare\.com")
+_NAMED = re.compile(r'\\?"hostname\\?":\s*\\?"([A-Za-z0-9.-]+)\\?"')
+_PAUSES_S = (1.0, 5.0, 15.0, 60.0)
+
+
+class Tunnel:
+    """One cloudflared, started again when it ends. `url` is "" until its address is known.
+
+    kind: `quick` or a tunnel token. announce: told every new address.
+    """
+
+    def __init__(self, kind: str, port: int, announce: Callable[[str], None], program: str = "cloudflared") -> None:
+        found = shutil.which(program)
+        if found is None:
+            raise LipsyncError(
+                f"LIPSYNC_TUNNEL needs the program {program}, which is not installed. Install it from Cloudflare's "
+                "downloads, use the Docker image built with CLOUDFLARED=1, or unset LIPSYNC_TUNNEL."
+            )
+        self._program, self._kind, self._port, self._announce = found, kind, port, announce
+        self.url = ""
+
+    async def run(self) -> None:
+        """Keep the tunnel up until cancelled."""
+        n_deaths = 0
+        while True:
+            known = await self._live()
+            n_deaths = 0 if known else n_deaths + 1
+            self.url = ""
+            pause_s = _PAUSES_S[min(n_deaths, len(_PAUSES_S) - 1)]
+            log.warning("cloudflared ended; it starts again in %.0f s", pause_s)
+            await asyncio.sleep(pause_s)
+
+    async def _live(self) -> bool:
+        """One life of the program; whether its address became known."""
+        command = [self._program, "tunnel", "--no-autoupdate", "--metrics", "127.0.0.1:0"]
+        environment = dict(os.environ)
+        if self._kind == "quick":
+            command += ["--url", f"http://127.0.0.1:{self._port}"]
+        else:
+            # In the environment, because every user of the machine sees a command line.
+            environment["TUNNEL_TOKEN"] = self._kind
+            command += ["run"]
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=environment,
+            limit=2**20,
+        )
+        try:
+            assert process.stdout is not None
+            async for raw in process.stdout:
+                line = raw.decode(errors="replace").rstrip()
+                log.debug("cloudflared: %s", line)
+                if "ERR" in line:
+                    log.warning("cloudflared: %s", line[:300])
+                self._read(line)
+            await process.wait()
+        finally:
+            with suppress(ProcessLookupError):
+                process.terminate()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), 5)
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        return bool(self.url)
+
+    def _read(self, line: str) -> None:
+        if self._kind == "quick":
+            found = _QUICK.search(line)
+            url = found[0] if found else ""
+        else:
+            found = _NAMED.search(line)
+            url = f"https://{found[1]}" if found else ""
+        if url and url != self.url:
+            self.url = url
+            self._announce(url)

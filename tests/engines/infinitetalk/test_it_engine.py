@@ -1,7 +1,7 @@
 """The whole engine on the tiny checkpoint: exact length, resuming, cancelling, people, and running out of memory."""
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import torch
 from lipsync_server.engines.base import Checkpoint, Frames, RenderRequest, State
 from lipsync_server.engines.infinitetalk.conditions import moving_picture, still_picture
 from lipsync_server.engines.infinitetalk.engine import InfiniteTalkEngine, create
+from lipsync_server.engines.infinitetalk.images import BUCKETS
 from lipsync_server.engines.infinitetalk.options import Options
 from lipsync_server.engines.infinitetalk.windows import Window
 from lipsync_server.errors import Cancelled, InvalidInput, OutOfMemory
@@ -47,6 +48,14 @@ class Context:
         self.saved.append(dict(state))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _small_pictures() -> Iterator[None]:
+    """A table with one small size: a thirtieth of the work. Real sizes run in tests/e2e/test_infinitetalk_http.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BUCKETS, "480p", {0.33: (64, 192)})
+        yield
+
+
 @pytest.fixture(scope="module")
 def engine(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory):
     settings = Settings(
@@ -78,24 +87,25 @@ def _frames(engine: InfiniteTalkEngine, request: RenderRequest, context: Context
 
 
 def test_frames_are_exactly_as_many_as_the_sound_asks_for(engine: InfiniteTalkEngine, tmp_path: Path) -> None:
-    for duration_s, n_frames in ((0.2, 5), (0.23, 6)):
+    for duration_s, n_frames in ((0.2, 5), (0.23, 6), (0.57, 15), (3.3, 83)):
         frames = _frames(engine, _request(duration_s), Context(tmp_path))
-        assert frames.shape == (n_frames, 320, 1216, 3)
+        assert frames.shape == (n_frames, 64, 192, 3)
         assert frames.dtype == np.uint8
 
 
 def test_a_killed_job_goes_on_from_its_last_window_with_the_same_frames(
     engine: InfiniteTalkEngine, tmp_path: Path
 ) -> None:
-    request = _request(0.56, preset="balanced", steps=1)
+    request = _request(0.88, preset="balanced", steps=2)
     context = Context(tmp_path)
     whole = _frames(engine, request, context)
-    assert len(whole) == 14
-    assert [state["next_window"] for state in context.saved] == [1, 2]
-    resumed = Context(tmp_path, checkpoint=Checkpoint(13, context.saved[0]))
-    rest = _frames(engine, request, resumed)
-    assert (rest == whole[13:]).all()
-    assert not any("window 1 of" in note for note in resumed.notes)
+    assert len(whole) == 22
+    assert [state["next_window"] for state in context.saved] == [1, 2, 3]
+    for index, n_stored in ((0, 13), (1, 21)):
+        resumed = Context(tmp_path, checkpoint=Checkpoint(n_stored, context.saved[index]))
+        rest = _frames(engine, request, resumed)
+        assert (rest == whole[n_stored:]).all()
+        assert not any("window 1 of" in note for note in resumed.notes)
 
 
 def test_the_same_seed_makes_the_same_video_and_another_one_does_not(
@@ -222,6 +232,6 @@ def test_jobs_leave_no_tensors_behind(engine: InfiniteTalkEngine, tmp_path: Path
     request = _request(0.2)
     _frames(engine, request, Context(tmp_path))
     before = n_bytes()
-    for _ in range(3):
+    for _ in range(10):
         _frames(engine, request, Context(tmp_path))
     assert n_bytes() <= before

@@ -6,6 +6,7 @@ it waits and runs, `end` at last. A comment line now and then keeps proxies from
 
 import asyncio
 import time
+from contextlib import suppress
 
 from aiohttp import web
 
@@ -48,7 +49,8 @@ async def events(request: web.Request) -> web.StreamResponse:
                 await response.write(b": still here\n\n")
             # A change that comes sooner waits for its turn; the newest state is sent then.
             await asyncio.sleep(max(0.0, _AT_MOST_EVERY_S - (time.monotonic() - began)))
-    await response.write_eof()
+    with suppress(ConnectionError):  # the client may leave at the very end
+        await response.write_eof()
     return response
 
 

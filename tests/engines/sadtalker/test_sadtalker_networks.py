@@ -23,6 +23,7 @@ from lipsync_server.engines.sadtalker.mapping import (
 )
 from lipsync_server.engines.sadtalker.motion import DenseMotion
 from lipsync_server.engines.sadtalker.official import Dimensions, combined
+from lipsync_server.engines.sadtalker.official import mapping as mapping_shapes
 from lipsync_server.engines.sadtalker.pose_track import PoseTrack, smooth
 from lipsync_server.engines.sadtalker.pose_vae import PoseVAE, ResUnet
 from lipsync_server.engines.sadtalker.random_weights import random_tensors
@@ -350,6 +351,20 @@ def test_what_runs_ahead_comes_out_in_order_and_in_full() -> None:
     made: list[int] = []
     items = delayed((made.append(i) or i for i in range(5)), 2)
     assert (next(items), made) == (0, [0, 1, 2])
+
+
+def test_a_renderer_warms_up_before_its_first_job() -> None:
+    dimensions = Dimensions(width=1 / 32, depth=4, n_keypoints=4, compressed=2, mask_kernel=3)
+    tensors = random_tensors(combined(dimensions))
+    parts = {
+        name: {key[len(name) + 1 :]: value for key, value in tensors.items() if key.startswith(f"{name}.")}
+        for name in ("kp_extractor", "generator")
+    }
+    detector = build(KeypointDetector, parts["kp_extractor"], "kp_extractor", "random weights")
+    generator = build(Generator, parts["generator"], "generator", "random weights")
+    weights = random_tensors(mapping_shapes(73, dimensions))
+    renderer = Renderer(detector, generator, device=torch.device("cpu"))
+    renderer.warm_up(128, 2, build(MappingNet, weights, "mapping", "random weights"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

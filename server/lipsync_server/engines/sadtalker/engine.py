@@ -155,6 +155,8 @@ class SadTalkerEngine:
         )
         for network in (networks.exp_net, networks.pose_vae, networks.reconstruction, *networks.mappings.values()):
             network.to(self._device)
+        if on_gpu:
+            renderer.warm_up(size, _default_batch(size, self._device), networks.mappings[73])
         self._loaded = _Loaded(size, precision, networks, renderer)
         log.info("sadtalker %d loaded on %s in %s", size, self._device, precision)
         return self._loaded

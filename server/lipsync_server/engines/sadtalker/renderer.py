@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from lipsync_server.engines.sadtalker.coefficients import WINDOW_FRAMES
 from lipsync_server.engines.sadtalker.generator import Generator, GeneratorSource
 from lipsync_server.engines.sadtalker.keypoints import KeypointDetector
 from lipsync_server.engines.sadtalker.mapping import HeadPose, MappingNet, posed_keypoints
@@ -83,6 +84,13 @@ class Renderer:
         posed = posed_keypoints(canonical, mapping(semantics.to(self.device)))
         return RenderSource(canonical, self.generator.prepare(square, posed))
 
+    def warm_up(self, size: int, batch_size: int, mapping: MappingNet) -> None:
+        """Render a batch of nothing in particular, so that compiling and choosing kernels is done before a job."""
+        square = torch.full((size, size, 3), 127, dtype=torch.uint8)
+        semantics = torch.zeros(batch_size, mapping.n_coefficients, WINDOW_FRAMES)
+        source = self.prepare(square, semantics[:1], mapping)
+        self.frames(source, semantics, mapping, batch_size=batch_size)
+
     @torch.inference_mode()
     def frames(
         self,
@@ -95,21 +103,22 @@ class Renderer:
     ) -> Tensor:
         """semantics: (n, C, 27) of consecutive frames -> (n, 3, S, S) in [0, 1].
 
-        batch_size pads a short last batch, so that a compiled generator sees one shape only.
+        batch_size pads a short batch for a compiled generator, which so sees one shape only.
         """
         n = len(semantics)
         pose = mapping(semantics.to(self.device))
         if angles is not None:
             pose = angles.over(pose)
         keypoints = posed_keypoints(source.canonical, pose)
-        if batch_size is not None and n < batch_size:
+        compiled = self._render is not self.generator
+        if compiled and batch_size is not None and n < batch_size:
             keypoints = torch.cat([keypoints, keypoints[-1:].expand(batch_size - n, -1, -1)])
         try:
             squares = self._render(source.generator, keypoints)
         except Exception as error:
             from torch._dynamo.exc import TorchDynamoException  # slow to import, and seldom needed
 
-            if self._render is self.generator or not isinstance(error, TorchDynamoException):
+            if not compiled or not isinstance(error, TorchDynamoException):
                 raise
             log.warning("torch.compile does not work here, going on without: %s", str(error).splitlines()[0])
             self._render = self.generator

@@ -1,0 +1,201 @@
+"""Several machines: jobs spread over a Ray cluster, and a machine that dies or joins is nobody's business but Ray's.
+
+A head and two nodes run as processes of this machine; one is really killed in the middle, a third joins. The nodes of
+the first test are used again by the second.
+"""
+
+import asyncio
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import pytest
+from lipsync_server.engines.base import n_frames_for
+from lipsync_server.media.video import probe_video
+from lipsync_server.paths import SAMPLES_DIR
+from material import bar_numbers, expected_bars
+from ray_nodes import RayNodes
+from server_process import ServerProcess
+from site_kit import form, wav
+
+pytest.importorskip("ray")
+# One process of pytest-xdist runs all of it: there is one cluster.
+pytestmark = pytest.mark.xdist_group("ray")
+
+N_JOBS = 40
+SECONDS = 0.4
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[RayNodes]:
+    # Not pytest's own folder: the names of Ray's sockets may have 107 characters.
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+    cluster = RayNodes(folder)
+    try:
+        cluster.start_head()
+        for name in ("a", "b"):
+            cluster.start(name)
+            cluster.wait(name)
+        yield cluster
+    finally:
+        cluster.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass
+class Client:
+    """Sends jobs and watches which machine does which."""
+
+    url: str
+    session: aiohttp.ClientSession
+    seen: dict[str, set[str]] = field(default_factory=dict)
+
+    async def get(self, path: str) -> dict:
+        async with self.session.get(f"{self.url}{path}") as response:
+            assert response.status == 200, await response.text()
+            return await response.json()
+
+    async def send(self, key: str, **fields: object) -> str:
+        async with self.session.post(
+            f"{self.url}/v1/jobs", data=form(prompt=key, **fields), headers={"Idempotency-Key": key}
+        ) as response:
+            assert response.status == 202, await response.text()
+            return (await response.json())["id"]
+
+    async def look(self) -> dict[str, str]:
+        """The state of each machine's worker, by machine; remembers who does what."""
+        workers = (await self.get("/v1/engines"))["workers"]
+        for worker in workers:
+            if worker["job_id"] is not None:
+                self.seen.setdefault(worker["node"], set()).add(worker["job_id"])
+        return {worker["node"]: worker["state"] for worker in workers}
+
+    async def until(self, true: Callable[[dict[str, str]], bool], timeout_s: float = 90) -> None:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                if true(await self.look()):
+                    return
+                await asyncio.sleep(0.05)
+
+    async def ended(self, job_ids: list[str], timeout_s: float = 120) -> list[dict]:
+        """The jobs once all have ended."""
+        async with asyncio.timeout(timeout_s):
+            while True:
+                await self.look()
+                counts = (
+                    await self.get("/v1/jobs?state=queued&limit=1"),
+                    await self.get("/v1/jobs?state=running&limit=1"),
+                )
+                if not any(page["jobs"] for page in counts):
+                    return [await self.get(f"/v1/jobs/{job_id}") for job_id in job_ids]
+                await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+async def client(session) -> AsyncIterator[Callable[[ServerProcess], Client]]:
+    yield lambda server: Client(server.url, session)
+
+
+def cluster_server(make_server, nodes: RayNodes, engine: str) -> ServerProcess:
+    return make_server(engine, EXECUTOR="ray", RAY_ADDRESS=nodes.address, CPUS_PER_WORKER="1", ENGINE="auto")
+
+
+async def video_of(client: Client, job: dict) -> bytes:
+    async with client.session.get(f"{client.url}/v1/jobs/{job['id']}/video") as response:
+        assert response.status == 200
+        video = await response.read()
+    assert hashlib.sha256(video).hexdigest() == job["result"]["sha256"]
+    return video
+
+
+async def test_machines_share_the_work_and_one_that_dies_loses_none_of_it(
+    make_server, session, client, nodes: RayNodes, tmp_path: Path
+):
+    server = cluster_server(make_server, nodes, "preview")
+    server.start()
+    await server.answers(session)
+    site = client(server)
+    await site.until(lambda workers: workers == {"a": "ready", "b": "ready"})
+
+    face = (SAMPLES_DIR / "portrait.jpg").read_bytes()
+    job_ids = [await site.send(f"job-{n}", image=face, audio=wav(SECONDS), engine="preview") for n in range(N_JOBS)]
+    await site.until(lambda workers: all(len(site.seen.get(name, ())) >= 3 for name in ("a", "b")))
+    await site.until(lambda workers: workers.get("b") == "busy")
+    before = {job["id"]: job for job in (await site.get("/v1/jobs?state=succeeded&limit=200"))["jobs"]}
+    nodes.kill("b")
+    nodes.start("c")
+    jobs = await site.ended(job_ids)
+
+    assert [job["state"] for job in jobs] == ["succeeded"] * N_JOBS, [job["error"] for job in jobs]
+    assert len((await site.get("/v1/jobs?limit=200"))["jobs"]) == N_JOBS
+    # What the client had seen finished is what it was, and what the dead machine was at was done by another.
+    for job in jobs:
+        if job["id"] in before:
+            assert (job["result"], job["finished_at"]) == tuple(
+                before[job["id"]][key] for key in ("result", "finished_at")
+            )
+    assert sum(job["attempts"] for job in jobs) == N_JOBS + 1
+    twice = next(job for job in jobs if job["attempts"] == 2)
+    assert twice["id"] in site.seen["b"]
+    path = tmp_path / "video.mp4"
+    for job in jobs:
+        path.write_bytes(await video_of(site, job))
+        assert probe_video(path).n_frames == n_frames_for(SECONDS)
+
+    await site.until(lambda workers: workers == {"a": "ready", "c": "ready"})
+    more = [await site.send(f"more-{n}", image=face, audio=wav(SECONDS), engine="preview") for n in range(4)]
+    assert [job["state"] for job in await site.ended(more)] == ["succeeded"] * 4
+    assert site.seen["c"] & set(more)
+    async with session.get(f"{server.url}/metrics") as response:
+        metrics = await response.text()
+    assert 'lipsync_workers{engine="preview",node="c",state="ready"} 1.0' in metrics
+    assert server.stop() == 0
+
+
+async def test_a_render_goes_on_elsewhere_from_its_checkpoint_and_can_be_cancelled(
+    make_server, session, client, nodes: RayNodes, tmp_path: Path
+):
+    server = cluster_server(make_server, nodes, "bars")
+    server.start()
+    await server.answers(session, "/readyz")
+    site = client(server)
+    options = json.dumps({"seconds_per_frame": 0.05, "save_every": 10})
+    job_id = await site.send("long", audio=wav(4.0), options=options)
+    scratch = server.data_dir / "jobs" / job_id / "scratch"
+    await site.until(lambda workers: any(scratch.glob("checkpoint-*.npz")))
+    at = next(node for node, seen in site.seen.items() if job_id in seen)
+    nodes.actors(at)[0].kill()
+    [job] = await site.ended([job_id])
+    assert job["state"] == "succeeded", job["error"]
+    assert [warning for warning in job["result"]["warnings"] if warning.startswith("resumed at ")]
+    path = tmp_path / "video.mp4"
+    path.write_bytes(await video_of(site, job))
+    assert bar_numbers(path) == expected_bars(100)
+
+    await site.until(lambda workers: len(workers) == 2 and set(workers.values()) == {"ready"})
+    slow = await site.send("slow", audio=wav(4.0), options=json.dumps({"seconds_per_frame": 1.0}))
+    await site.until(lambda workers: "busy" in workers.values())
+    async with session.delete(f"{server.url}/v1/jobs/{slow}") as response:
+        assert response.status in (200, 202)
+    [job] = await site.ended([slow])
+    assert job["state"] == "cancelled"
+
+    # A killed server takes its actors along; the next one makes new ones and goes on with what was there.
+    lost = await site.send("lost", audio=wav(1.0), options=options)
+    await site.until(lambda workers: "busy" in workers.values())
+    server.kill()
+    server.start()
+    await server.answers(session)
+    [job] = await site.ended([lost])
+    assert job["state"] == "succeeded"
+    assert bar_numbers_of(await video_of(site, job), path) == expected_bars(25)
+
+
+def bar_numbers_of(video: bytes, path: Path) -> list[int]:
+    path.write_bytes(video)
+    return bar_numbers(path)

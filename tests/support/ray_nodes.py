@@ -1,0 +1,93 @@
+"""A Ray cluster of real processes on this machine, to be really killed: a head that does no work, and nodes."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+START_S = 120
+OBJECT_STORE_BYTES = 100 * 1024 * 1024
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_failure_threshold": "5",
+}
+
+
+@dataclass
+class RayNodes:
+    """`folder`: short, for sockets lie below it. Nodes are known by the names they were given."""
+
+    folder: Path
+    port: int = field(default_factory=lambda: _free_port())
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start_head(self) -> None:
+        where = [f"--port={self.port}", f"--temp-dir={self.folder}", "--include-dashboard=false"]
+        self._start("head", "--head", "--num-cpus=0", *where)
+        self.wait("head")
+
+    def start(self, name: str, *, n_cpus: int = 1) -> None:
+        """Start a node, wait() for it before the next: nodes find their sockets' names while they start.
+
+        n_cpus: cores that Ray counts, of which there may be more than the machine has.
+        """
+        self._start(name, f"--address={self.address}", f"--num-cpus={n_cpus}")
+
+    def wait(self, name: str) -> None:
+        log, end = self._log(name), time.monotonic() + START_S
+        while "Ray runtime started" not in log.read_text():
+            assert self.processes[name].poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.05)
+
+    def kill(self, name: str) -> None:
+        """kill -9 of everything that the node runs, at once."""
+        process = self.processes.pop(name)
+        root = psutil.Process(process.pid)
+        for one in [root, *root.children(recursive=True)]:
+            try:
+                one.send_signal(signal.SIGKILL)
+            except psutil.NoSuchProcess:
+                continue
+        process.wait()
+
+    def actors(self, name: str) -> list[psutil.Process]:
+        """The processes on the node that hold engines."""
+        children = psutil.Process(self.processes[name].pid).children(recursive=True)
+        return [one for one in children if "EngineActor" in "".join(one.cmdline())]
+
+    def stop(self) -> None:
+        for name in list(self.processes):
+            self.kill(name)
+
+    def _start(self, name: str, *flags: str) -> None:
+        ray = Path(sys.executable).with_name("ray")
+        with self._log(name).open("wb") as log:
+            self.processes[name] = subprocess.Popen(
+                [ray, "start", "--block", f"--node-name={name}", f"--object-store-memory={OBJECT_STORE_BYTES}", *flags],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **_ENVIRONMENT},
+                start_new_session=True,
+            )
+
+    def _log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import av
 import numpy as np
 import psutil
 import pytest
@@ -175,6 +176,24 @@ def test_the_original_drops_the_last_incomplete_frame_of_sound(engine: SadTalker
     assert len(padded) == len(dropped) == 4
     assert np.array_equal(dropped[2], dropped[3])
     assert not np.array_equal(padded[2], padded[3])
+
+
+def test_the_motion_of_a_video_is_followed(engine: SadTalkerEngine, tmp_path: Path) -> None:
+    video = tmp_path / "head.mp4"
+    with av.open(str(video), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 512, 512, "yuv420p"
+        for i in range(4):
+            moved = np.roll(FACE, 10 * i, axis=1)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(moved, format="rgb24")))
+        container.mux(stream.encode())
+    results = {}
+    for follow in ("none", "pose", "eyes", "both"):
+        asked = request(0.2, preprocess="crop", follow_video=follow)
+        results[follow] = frames_of(engine, replace(asked, picture_video=video))
+    assert all(len(frames) == 5 for frames in results.values())
+    for follow in ("pose", "eyes", "both"):
+        assert not np.array_equal(results[follow], results["none"])
 
 
 def test_a_picture_without_a_face_is_refused(engine: SadTalkerEngine) -> None:

@@ -8,8 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lipsync_server.engines.sadtalker.camera import camera_path, reference_expression, with_reference_pose
-from lipsync_server.engines.sadtalker.coefficients import source_semantics, target_rows, windows_of
+from lipsync_server.engines.sadtalker.camera import camera_path
+from lipsync_server.engines.sadtalker.coefficients import (
+    reference_expression,
+    source_semantics,
+    target_rows,
+    windows_of,
+    with_reference_pose,
+)
 from lipsync_server.engines.sadtalker.geometry import (
     STANDARD_POINTS,
     align,

@@ -1,16 +1,10 @@
-"""Head angles that the caller gives instead of the predicted ones, and motion borrowed from a reference video.
-
-Pure arithmetic on tracks of coefficients; knows no networks.
-"""
+"""Head angles that the caller gives instead of the predicted ones: one per frame, along a path."""
 
 from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-
-from lipsync_server.engines.sadtalker.arrays import Rows
-from lipsync_server.engines.sadtalker.coefficients import N_EXPRESSION, N_MOTION
 
 
 def camera_path(degrees: Sequence[float], n_frames: int) -> NDArray[np.float64]:
@@ -27,19 +21,3 @@ def camera_path(degrees: Sequence[float], n_frames: int) -> NDArray[np.float64]:
     legs = [np.arange(start, stop, np.sign(stop - start) * speed) for start, stop in pairwise(degrees) if start != stop]
     path = np.concatenate(legs)[:n_frames]
     return np.pad(path, (0, n_frames - len(path)), mode="edge")
-
-
-def with_reference_pose(generated: Rows, reference: Rows, first: int = 0) -> Rows:
-    """Add a reference video's head motion (its pose less that of its first frame, looped) to generated rows.
-
-    generated: (n, 70), whose first row is frame `first`; reference: (m, 70 or more).
-    """
-    index = (first + np.arange(len(generated))) % len(reference)
-    result = generated.copy()
-    result[:, N_EXPRESSION:N_MOTION] += (reference[index] - reference[0])[:, N_EXPRESSION:N_MOTION]
-    return result
-
-
-def reference_expression(reference: Rows, first: int, stop: int) -> Rows:
-    """What ExpNet takes as the source's expression for frames [first, stop) when a video gives it, looped: (n, 64)."""
-    return reference[np.arange(first, stop) % len(reference), :N_EXPRESSION]

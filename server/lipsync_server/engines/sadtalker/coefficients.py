@@ -34,15 +34,29 @@ class TrackOptions:
     blink_scale: float = 1.0
     expression_scale: float = 1.0
     still: bool = False
+    follow_pose: bool = False
+    follow_eyes: bool = False
 
 
 class CoefficientTrack:
     """Rows of 70 coefficients (73 with the crop's, in full modes) for a recording of n_frames frames."""
 
     def __init__(
-        self, exp_net: ExpNet, pose_vae: PoseVAE, speech: Speech, n_frames: int, source: Rows, options: TrackOptions
+        self,
+        exp_net: ExpNet,
+        pose_vae: PoseVAE,
+        speech: Speech,
+        n_frames: int,
+        source: Rows,
+        options: TrackOptions,
+        reference: Rows | None = None,
     ) -> None:
-        """source: (70,) or (73,) coefficients of the picture; their number decides that of every row."""
+        """source: (70,) or (73,) coefficients of the picture; their number decides that of every row.
+
+        reference: (m, 73) of a video whose pose or eyes are followed, looped.
+        """
+        self.reference_pose = reference if options.follow_pose else None
+        self.reference_eyes = reference if options.follow_eyes else None
         self.exp_net, self.speech, self.n_frames, self.source, self.options = exp_net, speech, n_frames, source, options
         self.device = exp_net.mapping1.weight.device
         self.blink = blink_track(n_frames, options.seed) * np.float32(options.blink_scale)
@@ -74,6 +88,8 @@ class CoefficientTrack:
         if index not in self._chunks:
             first, stop = index * _CHUNK, min((index + 1) * _CHUNK, self.n_frames)
             generated = np.concatenate([self._expression(first, stop), self._pose(first, stop)], axis=1)
+            if self.reference_pose is not None:
+                generated = with_reference_pose(generated, self.reference_pose, first)
             self._chunks[index] = target_rows(
                 generated, self.source, expression_scale=self.options.expression_scale, still=self.options.still
             )
@@ -85,6 +101,9 @@ class CoefficientTrack:
         n = stop - first
         expression = torch.from_numpy(self.source[:N_EXPRESSION]).to(self.device).expand(n, -1)
         blink = torch.from_numpy(self.blink[first:stop]).to(self.device)[:, None]
+        if self.reference_eyes is not None:  # whole expressions of the video, so its own blinks
+            expression = torch.from_numpy(reference_expression(self.reference_eyes, first, stop)).to(self.device)
+            blink = torch.zeros_like(blink)
         result = self.exp_net(self._windows(first, stop), expression, blink)
         return np.asarray(result.float().cpu().numpy(), np.float32)
 
@@ -119,3 +138,19 @@ def windows_of(rows: Callable[[int, int], Rows], n_frames: int, first: int, stop
     low = int(index.min())
     windows: Rows = rows(low, int(index.max()) + 1)[index - low]
     return windows.transpose(0, 2, 1)
+
+
+def with_reference_pose(generated: Rows, reference: Rows, first: int = 0) -> Rows:
+    """Add a reference video's head motion (its pose less that of its first frame, looped) to generated rows.
+
+    generated: (n, 70), whose first row is frame `first`; reference: (m, 70 or more).
+    """
+    index = (first + np.arange(len(generated))) % len(reference)
+    result = generated.copy()
+    result[:, N_EXPRESSION:N_MOTION] += (reference[index] - reference[0])[:, N_EXPRESSION:N_MOTION]
+    return result
+
+
+def reference_expression(reference: Rows, first: int, stop: int) -> Rows:
+    """What ExpNet takes as the source's expression for frames [first, stop) when a video gives it, looped: (n, 64)."""
+    return reference[np.arange(first, stop) % len(reference), :N_EXPRESSION]

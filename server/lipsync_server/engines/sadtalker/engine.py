@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from lipsync_server.engines.base import Frames, RenderContext, RenderRequest
-from lipsync_server.engines.landmarks import FaceLandmarker, choose_face
+from lipsync_server.engines.landmarks import Face, FaceLandmarker, choose_face
+from lipsync_server.engines.sadtalker.arrays import Rows
 from lipsync_server.engines.sadtalker.camera import camera_path
 from lipsync_server.engines.sadtalker.checkpoint import Networks, load_networks
 from lipsync_server.engines.sadtalker.coefficients import (
@@ -30,6 +31,7 @@ from lipsync_server.engines.sadtalker.landmarks68 import landmarks68
 from lipsync_server.engines.sadtalker.mel import n_whole_frames
 from lipsync_server.engines.sadtalker.options import Options
 from lipsync_server.engines.sadtalker.paste import Compositor, CropFrames, FeatherPaste, PoissonPaste, fit_video
+from lipsync_server.engines.sadtalker.reference import reference_rows
 from lipsync_server.engines.sadtalker.renderer import Precision, Renderer, RenderSource, angles_for, delayed
 from lipsync_server.engines.sadtalker.source import Source, prepare_source
 from lipsync_server.errors import Cancelled, OutOfMemory, WeightsError
@@ -95,13 +97,25 @@ class SadTalkerEngine:
             self._landmarker = FaceLandmarker()
 
         context.progress("preprocess", 0, 3, "finding the face")
-        source = self._source(request, options, loaded, context)
+        source, face = self._source(request, options, loaded, context)
         context.progress("preprocess", 1, 3, "preparing the face")
-        render = _Render(request, options, loaded, source, self._device)
+        reference = None
+        if request.picture_video is not None and options.follow_video != "none":
+            reference = reference_rows(
+                request.picture_video,
+                request.n_frames,
+                self._landmarker,
+                face,
+                source,
+                loaded.networks.reconstruction,
+            )
+        render = _Render(request, options, loaded, source, reference, self._device)
         context.progress("preprocess", 3, 3)
         yield from render.batches(context)
 
-    def _source(self, request: RenderRequest, options: Options, loaded: _Loaded, context: RenderContext) -> Source:
+    def _source(
+        self, request: RenderRequest, options: Options, loaded: _Loaded, context: RenderContext
+    ) -> tuple[Source, Face]:
         assert self._landmarker is not None
         faces = self._landmarker.detect(request.picture)
         face = choose_face(faces, face_index=options.face_index, face_box=options.face_box)
@@ -110,7 +124,7 @@ class SadTalkerEngine:
                 "The face is seen almost from the side; lips may look wrong. A picture that looks at the camera works "
                 "better."
             )
-        return prepare_source(
+        source = prepare_source(
             request.picture,
             landmarks68(face.points),
             loaded.networks.reconstruction,
@@ -119,6 +133,7 @@ class SadTalkerEngine:
             reference_clamp=options.crop_limit == "picture_width",
             shrink=options.shrink,
         )
+        return source, face
 
     def _size(self, asked: int | None) -> int:
         present = sizes_present(self._folder)
@@ -166,7 +181,13 @@ class _Render:
     """One request with everything constant prepared: track of coefficients, renderer's source, compositor."""
 
     def __init__(
-        self, request: RenderRequest, options: Options, loaded: _Loaded, source: Source, device: torch.device
+        self,
+        request: RenderRequest,
+        options: Options,
+        loaded: _Loaded,
+        source: Source,
+        reference: Rows | None,
+        device: torch.device,
     ) -> None:
         self.request, self.options, self.loaded = request, options, loaded
         self.mapping = loaded.networks.mappings[73 if options.pastes_back else N_MOTION]
@@ -188,7 +209,10 @@ class _Render:
                 blink_scale=1.0 if options.blink else 0.0,
                 expression_scale=options.expression_scale,
                 still=bool(options.still),
+                follow_pose=options.follow_video in ("pose", "both"),
+                follow_eyes=options.follow_video in ("eyes", "both"),
             ),
+            reference,
         )
         self.compositor = _compositor(request.picture, options, loaded.size, source, device)
         self.paths = {

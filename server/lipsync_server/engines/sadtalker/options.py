@@ -25,11 +25,18 @@ class Options(EngineOptions):
         "extfull take a wider cut; resize squeezes the whole picture into the square.",
     )
     still: bool | None = Field(
-        default=None, description="Keep the head where it is. Unset: in full and extfull yes, else no."
+        default=None,
+        description="Keep the head where it is. Unset: in full and extfull yes unless a video's pose is followed, else "
+        "no.",
     )
     pose_style: int = Field(default=0, ge=0, le=45, description="One of 46 ways in which the head moves.")
     expression_scale: float = Field(default=1.0, ge=0, le=3, description="Strength of the whole facial expression.")
     blink: bool = Field(default=True, description="Whether the eyes blink.")
+    follow_video: Literal["none", "pose", "eyes", "both"] = Field(
+        default="none",
+        description="When the picture is a video: add its head motion to the generated one, or take its eyes (and with "
+        "them its whole expression).",
+    )
     yaw: _Angles = Field(
         default=[], max_length=64, description="Head angle in degrees, or a path of them over the whole video."
     )
@@ -74,7 +81,8 @@ class Options(EngineOptions):
                 "tail": "dropped",
             }
         if self.still is None:
-            changes["still"] = self.pastes_back and not self.reference_behaviour
+            moves = self.reference_behaviour or self.follow_video in ("pose", "both")
+            changes["still"] = self.pastes_back and not moves
         return self.model_copy(update=changes)
 
     @property

@@ -33,8 +33,9 @@ export async function orFailed<T>(
 }
 
 /**
- * The item for a job without a video. In the regular output it carries no binary, so that the picture can never be taken
- * for the video by the next node; the error output gets the inputs back.
+ * The item for a job without a video: n8n takes one with only `error` and `details` for a failed one, and would drop
+ * `details` if the error object were there as well. In the regular output it carries no binary, so that the picture can
+ * never be taken for the video by the next node; the error output gets the inputs back.
  */
 function failedItem(
 	context: IExecuteFunctions,
@@ -44,7 +45,6 @@ function failedItem(
 	const known = asNodeError(context, error, itemIndex);
 	const item: INodeExecutionData = {
 		json: { error: known.message, ...(known.description ? { details: known.description } : {}) },
-		error: known,
 		pairedItem: { item: itemIndex },
 	};
 	if (context.getNode().onError === 'continueErrorOutput') {

@@ -52,6 +52,7 @@ describe('the node in a real n8n', { timeout: 1_500_000 }, () => {
 			[
 				credential('lipsync-good', `${server.url}/`, TOKEN),
 				credential('lipsync-wrong-token', server.url, 'not-the-token'),
+				credential('lipsync-expression', '={{ $json.url }}', TOKEN),
 				credential('lipsync-nobody', `http://127.0.0.1:${await freePort()}`, TOKEN),
 				serviceAccount(),
 				{
@@ -119,6 +120,7 @@ describe('the node in a real n8n', { timeout: 1_500_000 }, () => {
 		const failed = output(run, 'Lipsync', 1);
 		assert.equal(failed.length, 1);
 		assert.equal(failed[0].binary?.image.fileName, '1.jpg');
+		assert.match(String(failed[0].json.details), /which field holds the picture/);
 		assert.match(String(failed[0].json.error), /picture|read/i);
 	});
 
@@ -285,6 +287,12 @@ describe('the node in a real n8n', { timeout: 1_500_000 }, () => {
 		assert.ok(options.some(({ value }) => value === 'preview'));
 	});
 
+	it('takes a Base URL that an expression of the workflow gives', async () => {
+		const run = await n8n.runToEnd(flows.expression);
+		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
+		assert.equal(output(run, 'Lipsync')[0].json.default_engine, 'preview');
+	});
+
 	it('tests the credential against the authorised address', async () => {
 		const test = async (id: string, token: string) =>
 			await n8n.rest<{ status: string; message: string }>('POST', '/credentials/test', {
@@ -386,6 +394,22 @@ describe('the node in a real n8n', { timeout: 1_500_000 }, () => {
 				credentials: { httpHeaderAuth: { id: 'bearer', name: 'Bearer' } },
 			},
 			write(join(n8n.files, 'plain.mp4')),
+		);
+		flows.expression = line(
+			'expression',
+			start,
+			{
+				name: 'Address',
+				type: 'n8n-nodes-base.set',
+				typeVersion: 3.4,
+				parameters: {
+					assignments: {
+						assignments: [{ id: 'a', name: 'url', type: 'string', value: server.url }],
+					},
+					options: {},
+				},
+			},
+			lipsync({ resource: 'server', operation: 'getInfo' }, other('lipsync-expression')),
 		);
 		flows.form = example('1-form-to-drive.json');
 		flows.disk = example('3-test-to-disk.json', [

@@ -5,7 +5,7 @@ Verbs import what they need when they run, so that `lipsync --help` answers at o
 
 import typer
 
-from lipsync_server.cli import bench, cost, demo, render, serve, weights
+from lipsync_server.cli import bench, cloud, cost, demo, render, serve, weights
 
 app = typer.Typer(
     name="lipsync",
@@ -15,5 +15,5 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for verb in (serve, render, demo, bench, weights, cost):
+for verb in (serve, render, demo, bench, weights, cost, cloud):
     verb.register(app)

@@ -27,6 +27,7 @@ def cost(
     price: Annotated[float | None, typer.Option(min=0, help="Your own price per hour, as one more row.")] = None,
     storage_price: Annotated[float, typer.Option(min=0, help="Your own price per GB and month.")] = 0.10,
     currency: Annotated[str, typer.Option(help="Currency to show beside USD.")] = "USD",
+    live: Annotated[bool, typer.Option("--live", help="Today's prices of the providers whose key is set.")] = False,
     rate: Annotated[float, typer.Option(min=0.000001, help="Units of that currency for one USD.")] = 1.0,
 ) -> None:
     """Compare the monthly cost of Vast.ai, TensorDock and RunPod: compute, storage, total."""
@@ -44,6 +45,12 @@ def cost(
         starts = min(videos, 30) if sessions is None else sessions
         load = Workload(videos, seconds, starts, startup_min, idle_min, storage_gb)
         offers = list(DEFAULT_OFFERS)
+        where = f"default prices as read on {PRICES_AS_OF}"
+        if live:
+            from lipsync_server.cloud.prices import with_live_prices
+
+            offers, names = with_live_prices(offers)
+            where = f"live prices of {', '.join(names)}" + ("" if len(names) == 3 else f"; others: {where}")
         if price is not None:
             offers.append(Offer("yours", "-", price, storage_price, storage_price, speed or 22.0, "as given"))
         if speed is not None:
@@ -66,7 +73,7 @@ def cost(
         out.width = max(out.width, 100)  # a narrow or piped terminal must not cut the figures
         out.print(
             f"{videos} videos of {seconds:g} s, {starts} starts of {startup_min:g} + {idle_min:g} min, "
-            f"{storage_gb:g} GB kept; in {currency}; default prices as read on {PRICES_AS_OF}"
+            f"{storage_gb:g} GB kept; in {currency}; {where}"
         )
         out.print(table)
         out.print("hours x price + storage; --price, --speed and --storage-price put your own figures in.")

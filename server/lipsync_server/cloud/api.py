@@ -25,6 +25,8 @@ class ProviderError(LipsyncError):
     """A provider of rented machines refused or did not answer."""
 
     code, status, title = "provider", 502, "The provider did not do what was asked"
+    http_status = 0
+    """What the provider answered; 0 when it did not."""
 
 
 class WrongKey(ProviderError):
@@ -60,12 +62,15 @@ class Api:
         *,
         body: Mapping[str, JsonValue] | None = None,
         params: Mapping[str, str] | None = None,
+        idempotent: bool | None = None,
     ) -> dict[str, Any]:
         """The JSON object of the answer, {} for an empty one.
 
         Tried again after 429 (with or without Retry-After), and after 5xx or a broken connection where doing it twice
-        does no harm. Raises WrongKey or ProviderError with the provider's own words.
+        does no harm: all but POST, and what is said to be `idempotent`.
+        Raises WrongKey or ProviderError with the provider's own words.
         """
+        harmless = method != "POST" if idempotent is None else idempotent
         for pause_s in (*self._pauses_s, None):
             try:
                 status, retry_after_s, text = await self._once(method, path, body, params)
@@ -77,11 +82,9 @@ class Api:
                     return self._parsed(text)
                 reason = f"{self.name} answered {status} to {method} {path}: {_words(text)}"
             # A machine that was created although the answer got lost would be rented twice.
-            again = status == 429 or (method != "POST" and (status == 0 or status >= 500))
-            if status in (401, 403):
-                raise WrongKey(f"{reason} Look at {self._key_variable}: is the key right, and may it do this?")
+            again = status == 429 or (harmless and (status == 0 or status >= 500))
             if not again or pause_s is None:
-                raise ProviderError(reason)
+                raise self._refused(status, reason)
             log.info("%s; trying again", reason)
             await asyncio.sleep(pause_s if retry_after_s is None else min(retry_after_s, _LONGEST_RETRY_AFTER_S))
         raise AssertionError
@@ -100,6 +103,13 @@ class Api:
         ) as response:
             header = response.headers.get("Retry-After", "")
             return response.status, float(header) if header.isdigit() else None, await response.text(errors="replace")
+
+    def _refused(self, status: int, reason: str) -> ProviderError:
+        if status in (401, 403):
+            return WrongKey(f"{reason} Look at {self._key_variable}: is the key right, and may it do this?")
+        error = ProviderError(reason)
+        error.http_status = status
+        return error
 
     def _parsed(self, text: str) -> dict[str, Any]:
         if not text.strip():

@@ -71,6 +71,15 @@ def video_cost(seconds: float, seconds_per_second: float, price_per_hour: float)
     return seconds * seconds_per_second / 3600 * price_per_hour
 
 
+_SPEEDS = {"rtx4090": 22.0, "h100": 4.3}
+
+
+def expected_speed(gpu: str) -> float | None:
+    """Seconds of work per second of video to expect on a card, by its name; None for cards that nobody measured."""
+    plain = "".join(letter for letter in gpu.lower() if letter.isalnum())
+    return next((speed for name, speed in _SPEEDS.items() if name in plain), None)
+
+
 _4090 = "speed: published for the plain 14B base, 4 steps, on this card; measure yours with lipsync bench"
 _H100 = "speed: 4 steps, one pass, see docs/performance.md"
 _RUNPOD = "price: pod, community cloud; storage: volume, twice the price while stopped"
@@ -78,10 +87,10 @@ _VAST = "price: verified on-demand, a market that moves; storage: assumed, hosts
 _TENSORDOCK = "price: 'from', vCPU and RAM come on top; storage: assumed"
 
 DEFAULT_OFFERS: tuple[Offer, ...] = (
-    Offer("vast", "RTX 4090", 0.45, 0.15, 0.15, 22.0, f"{_VAST}; {_4090}"),
-    Offer("vast", "H100 SXM", 2.40, 0.15, 0.15, 4.3, f"{_VAST}; {_H100}"),
-    Offer("tensordock", "RTX 4090", 0.32, 0.04, 0.04, 22.0, f"{_TENSORDOCK}; {_4090}"),
-    Offer("tensordock", "H100 SXM", 2.25, 0.04, 0.04, 4.3, f"{_TENSORDOCK}; {_H100}"),
-    Offer("runpod", "RTX 4090", 0.34, 0.10, 0.20, 22.0, f"{_RUNPOD}; {_4090}"),
-    Offer("runpod", "H100 SXM", 2.69, 0.10, 0.20, 4.3, f"{_RUNPOD}; {_H100}"),
+    Offer("vast", "RTX 4090", 0.45, 0.15, 0.15, _SPEEDS["rtx4090"], f"{_VAST}; {_4090}"),
+    Offer("vast", "H100 SXM", 2.40, 0.15, 0.15, _SPEEDS["h100"], f"{_VAST}; {_H100}"),
+    Offer("tensordock", "RTX 4090", 0.32, 0.04, 0.04, _SPEEDS["rtx4090"], f"{_TENSORDOCK}; {_4090}"),
+    Offer("tensordock", "H100 SXM", 2.25, 0.04, 0.04, _SPEEDS["h100"], f"{_TENSORDOCK}; {_H100}"),
+    Offer("runpod", "RTX 4090", 0.34, 0.10, 0.20, _SPEEDS["rtx4090"], f"{_RUNPOD}; {_4090}"),
+    Offer("runpod", "H100 SXM", 2.69, 0.10, 0.20, _SPEEDS["h100"], f"{_RUNPOD}; {_H100}"),
 )

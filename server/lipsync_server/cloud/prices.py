@@ -1,0 +1,38 @@
+"""Today's prices in place of the dated ones, for the providers whose key is in the environment."""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+
+from lipsync_server.cloud.cost import Offer
+from lipsync_server.cloud.machine import RentOffer
+from lipsync_server.cloud.rent import PROVIDERS, key_of, provider
+from lipsync_server.errors import InvalidInput
+
+_DISK_GB = 40
+
+
+def with_live_prices(offers: list[Offer], environment: Mapping[str, str] = os.environ) -> tuple[list[Offer], list[str]]:
+    """`offers` with the cheapest price for the same card now, and the providers that were asked.
+
+    A card that is not for rent now keeps its dated price. Raises InvalidInput when no key is there at all.
+    """
+    names = [name for name in PROVIDERS if key_of(name, environment)]
+    if not names:
+        keys = ", ".join(access.key_variable for access in PROVIDERS.values())
+        raise InvalidInput(f"Live prices need a provider's key in the environment: {keys}.", field="live")
+    return asyncio.run(_ask(offers, names, environment)), names
+
+
+async def _ask(offers: list[Offer], names: list[str], environment: Mapping[str, str]) -> list[Offer]:
+    found: list[Offer] = []
+    for offer in offers:
+        cheapest: list[RentOffer] = []
+        if offer.provider in names:
+            async with provider(offer.provider, environment) as rented:
+                cheapest = await rented.offers(gpu=offer.gpu, min_memory_gb=0, disk_gb=_DISK_GB, limit=1)
+        found.append(
+            replace(offer, price_per_hour=cheapest[0].price_per_hour, note="price: live") if cheapest else offer
+        )
+    return found

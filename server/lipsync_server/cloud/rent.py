@@ -1,0 +1,128 @@
+"""Rents a machine and waits until the server on it is ready.
+
+Knows the adapters' protocol and the server's /readyz. Does not know any provider's API nor the terminal.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+import aiohttp
+
+from lipsync_server.cloud.api import PAUSES_S, Api, ProviderError
+from lipsync_server.cloud.idle import RUNPOD_URL, VAST_URL
+from lipsync_server.cloud.machine import Machine, Provider
+from lipsync_server.cloud.runpod import RunPod
+from lipsync_server.cloud.tensordock import TensorDock
+from lipsync_server.cloud.vast import Vast
+from lipsync_server.errors import InvalidInput
+
+TENSORDOCK_URL = "https://dashboard.tensordock.com/api/v2"
+_LOOK_TIMEOUT = aiohttp.ClientTimeout(total=15)
+
+
+@dataclass(frozen=True)
+class _Access:
+    title: str
+    key_variable: str
+    url: str
+    adapter: Callable[[Api], Provider]
+
+
+PROVIDERS = {
+    "vast": _Access("Vast.ai", "VAST_API_KEY", VAST_URL, Vast),
+    "runpod": _Access("RunPod", "RUNPOD_API_KEY", RUNPOD_URL, RunPod),
+    "tensordock": _Access("TensorDock", "TENSORDOCK_API_KEY", TENSORDOCK_URL, TensorDock),
+}
+
+
+def key_of(name: str, environment: Mapping[str, str] = os.environ) -> str:
+    """The key of provider `name` in the environment, "" without one."""
+    return environment.get(PROVIDERS[name].key_variable, "").strip()
+
+
+@asynccontextmanager
+async def provider(
+    name: str,
+    environment: Mapping[str, str] = os.environ,
+    *,
+    url: str | None = None,
+    pauses_s: tuple[float, ...] = PAUSES_S,
+) -> AsyncIterator[Provider]:
+    """The adapter of provider `name` with the key of the environment; raises InvalidInput without one."""
+    if name not in PROVIDERS:
+        raise InvalidInput(f"There is no provider {name!r}; there are: {', '.join(PROVIDERS)}.", field="provider")
+    access, key = PROVIDERS[name], key_of(name, environment)
+    if not key:
+        raise InvalidInput(
+            f"{access.title} needs your API key in the variable {access.key_variable}.", field=access.key_variable
+        )
+    async with aiohttp.ClientSession() as session:
+        address = url or environment.get(f"LIPSYNC_{name.upper()}_URL") or access.url
+        yield access.adapter(Api(access.title, address, key, access.key_variable, session, pauses_s))
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """What a machine's server said of itself; `detail` also says why it said nothing."""
+
+    ready: bool
+    detail: str
+    failed: bool = False
+
+
+async def readiness(url: str) -> Readiness:
+    """Ask /readyz at `url`."""
+    try:
+        async with aiohttp.ClientSession(timeout=_LOOK_TIMEOUT) as session, session.get(f"{url}/readyz") as response:
+            said = await response.json()
+            return Readiness(bool(said["ready"]), str(said["detail"]), said["stage"] == "failed")
+    except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError):
+        return Readiness(False, "the server does not answer yet")
+
+
+async def wait_until_ready(
+    rented: Provider,
+    machine_id: str,
+    *,
+    start_limit_s: float,
+    ready_limit_s: float,
+    show: Callable[[str], None],
+    look_every_s: float = 5.0,
+    clock: Callable[[], float] = time.monotonic,
+) -> Machine:
+    """The machine once its server is ready; its address is read again at every look, because a restart changes it.
+
+    start_limit_s: how long the provider may take to start it; ready_limit_s: how long the server may take after that
+    (it downloads its weights then). Raises ProviderError that says what to do about the machine, which goes on costing.
+    """
+    began, running_since = clock(), None
+    destroy = f"lipsync cloud destroy --provider {rented.name} {machine_id}"
+    while True:
+        machine = await rented.state(machine_id)
+        detail = machine.detail
+        if machine.state in ("failed", "gone", "stopped"):
+            raise ProviderError(f"Machine {machine_id} is {machine.state}: {detail}. Remove it with: {destroy}")
+        if machine.state == "running" and machine.url:
+            running_since = clock() if running_since is None else running_since
+            said = await readiness(machine.url)
+            if said.ready:
+                return replace(machine, detail=said.detail)
+            if said.failed:
+                raise ProviderError(f"The server on machine {machine_id} cannot start: {said.detail} Or: {destroy}")
+            if clock() - running_since > ready_limit_s:
+                raise ProviderError(
+                    f"Machine {machine_id} runs for {ready_limit_s / 60:.0f} minutes and its server is not ready: "
+                    f"{said.detail}. Look again with `lipsync cloud status`, or give it up: {destroy}"
+                )
+            detail = said.detail
+        elif clock() - began > start_limit_s:
+            raise ProviderError(
+                f"Machine {machine_id} has been starting for {start_limit_s / 60:.0f} minutes ({detail}): its GPU may "
+                f"be taken or its network slow. Give it up and take another offer: {destroy}"
+            )
+        show(f"{machine.state}: {detail}")
+        await asyncio.sleep(look_every_s)

@@ -1,0 +1,103 @@
+"""RunPod: pods by its API v2. v1 and GraphQL are on their way out and not used.
+
+A pod's volume is mounted at /workspace: weights and videos go there, because the rest of the disk is lost at a stop.
+"""
+
+import re
+from typing import Any, Literal
+
+from lipsync_server.cloud.address import price_of_pod
+from lipsync_server.cloud.api import Api, NoCapacity, ProviderError
+from lipsync_server.cloud.machine import PORT, Machine, MachineState, Order, RentOffer, matches, says_no_capacity
+
+_STATES: dict[str, MachineState] = {
+    "RUNNING": "running",
+    "EXITED": "stopped",
+    "ERROR": "failed",
+    "TERMINATED": "gone",
+}
+_CONTAINER_DISK_GB = 20
+_VOLUME = "/workspace"
+_CLOUDS = ("community", "secure")
+
+
+class RunPod:
+    name = "runpod"
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    async def offers(self, *, gpu: str, min_memory_gb: float, disk_gb: int, limit: int) -> list[RentOffer]:
+        found = []
+        for cloud in _CLOUDS:
+            for each in await self._gpus(cloud):
+                price = (each.get("price") or {}).get(cloud)
+                name = str(each.get("name") or each["id"])
+                in_stock = each.get("availability", "NONE") != "NONE" and each.get(cloud)
+                if price and in_stock and float(each.get("memory") or 0) >= min_memory_gb and matches(gpu, name):
+                    where = f"{cloud}, stock {str(each['availability']).lower()}"
+                    found.append(
+                        RentOffer(_offer_id(each["id"], cloud), name, float(each["memory"]), float(price), where)
+                    )
+        return sorted(found, key=lambda offer: offer.price_per_hour)[:limit]
+
+    async def create(self, offer_id: str, order: Order) -> str:
+        _, _, cloud = offer_id.rpartition("@")
+        known = {_offer_id(each["id"], cloud): str(each["id"]) for each in await self._gpus(cloud)}
+        if offer_id not in known:
+            raise NoCapacity(f"RunPod has no offer {offer_id} now. Look at the offers again.")
+        # Exactly one of gpu and cpu, and no field that v2 does not know: it refuses both.
+        body: dict[str, Any] = {
+            "name": order.label,
+            "image": order.image,
+            "cloud": cloud.upper(),
+            "gpu": {"id": known[offer_id], "count": 1, "minCudaVersion": "12.4"},
+            "disk": _CONTAINER_DISK_GB,
+            "mounts": {"persistent": {"size": max(10, order.disk_gb), "path": _VOLUME}},
+            "ports": [f"{PORT}/http"],
+            "env": {
+                **order.environment,
+                "LIPSYNC_WEIGHTS_DIR": f"{_VOLUME}/weights",
+                "LIPSYNC_DATA_DIR": f"{_VOLUME}/data",
+            },
+        }
+        try:
+            return str((await self._api.call("POST", "/pods", body=body))["id"])
+        except ProviderError as error:
+            if says_no_capacity(error.detail):
+                raise NoCapacity(f"{error.detail} Take another offer or try again later.") from error
+            raise
+
+    async def state(self, machine_id: str) -> Machine:
+        try:
+            pod = await self._api.call("GET", f"/pods/{machine_id}")
+        except ProviderError as error:
+            if error.http_status == 404:
+                return Machine(machine_id, "gone", detail="There is no such pod any more.")
+            raise
+        status = str(pod.get("status", ""))
+        return Machine(machine_id, _STATES.get(status, "starting"), _url(pod), price_of_pod(pod), status.lower())
+
+    async def act(self, machine_id: str, action: Literal["start", "stop", "destroy"]) -> None:
+        if action == "destroy":
+            await self._api.call("DELETE", f"/pods/{machine_id}")
+        else:
+            await self._api.call("POST", f"/pods/{machine_id}/action", body={"action": action}, idempotent=True)
+
+    async def _gpus(self, cloud: str) -> list[dict[str, Any]]:
+        params = {"include": "AVAILABILITY", "product": "POD", "count": "1", "cloud": cloud.upper()}
+        gpus: list[dict[str, Any]] = (await self._api.call("GET", "/catalog/gpus", params=params)).get("gpus", [])
+        return gpus
+
+
+def _offer_id(gpu_id: str, cloud: str) -> str:
+    """One word for a shell: `nvidia-geforce-rtx-4090@community`."""
+    return f"{re.sub(r'[^a-z0-9]+', '-', gpu_id.lower()).strip('-')}@{cloud}"
+
+
+def _url(pod: dict[str, Any]) -> str:
+    """The TLS proxy of the HTTP port, which keeps its name over restarts; a mapped TCP port where there is one."""
+    for port in (pod.get("runtime") or {}).get("ports") or []:
+        if port.get("private") == PORT and port.get("type") == "tcp" and port.get("public") and port.get("ip"):
+            return f"http://{port['ip']}:{port['public']}"
+    return f"https://{pod['id']}-{PORT}.proxy.runpod.net" if pod.get("status") == "RUNNING" else ""

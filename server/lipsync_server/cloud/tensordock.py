@@ -1,0 +1,141 @@
+"""TensorDock: virtual machines by its API v2, set up by cloud-init because they come without Docker.
+
+GPU names have more than one spelling there, so they are always taken from its own list. A machine that is off is still
+billed for its disk; there is no key that can only stop itself.
+"""
+
+import json
+import shlex
+from typing import Any, Literal
+
+from lipsync_server.cloud.api import Api, NoCapacity, ProviderError
+from lipsync_server.cloud.machine import PORT, Machine, MachineState, Order, RentOffer, matches, says_no_capacity
+from lipsync_server.errors import InvalidInput
+
+_STATES: dict[str, MachineState] = {
+    "running": "running",
+    "stopping": "stopped",
+    "stopped": "stopped",
+    "deleting": "gone",
+    "deleted": "gone",
+    "error": "failed",
+}
+_LEAST_STORAGE_GB = 100
+_N_VCPUS, _RAM_GB = 8, 32
+
+
+class TensorDock:
+    name = "tensordock"
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    async def offers(self, *, gpu: str, min_memory_gb: float, disk_gb: int, limit: int) -> list[RentOffer]:
+        answer = await self._api.call("GET", "/locations")
+        found = []
+        for place in answer.get("data", {}).get("locations", []):
+            where = ", ".join(str(place[key]) for key in ("city", "country") if place.get(key))
+            for each in place.get("gpus", []):
+                v0_name, title = str(each["v0Name"]), str(each.get("displayName") or each["v0Name"])
+                memory_gb = _memory_gb(v0_name)
+                if int(each.get("max_count", 0)) > 0 and memory_gb >= min_memory_gb and matches(gpu, v0_name + title):
+                    price = float(each["price_per_hr"]) + _parts(each, max(disk_gb, _LEAST_STORAGE_GB))
+                    found.append(RentOffer(f"{place['id']}:{v0_name}", title, memory_gb, price, where))
+        return sorted(found, key=lambda offer: offer.price_per_hour)[:limit]
+
+    async def create(self, offer_id: str, order: Order) -> str:
+        location, separator, v0_name = offer_id.partition(":")
+        if not separator:
+            raise InvalidInput(f"{offer_id!r} is no TensorDock offer; it looks like LOCATION:GPU.", field="offer")
+        if not order.ssh_key:
+            raise InvalidInput("TensorDock sets machines up with an SSH key: give --ssh-key FILE.pub.", field="ssh_key")
+        attributes: dict[str, Any] = {
+            "name": order.label,
+            "type": "virtualmachine",
+            "image": "ubuntu2404",
+            "resources": {
+                "vcpu_count": _N_VCPUS,
+                "ram_gb": _RAM_GB,
+                "storage_gb": max(order.disk_gb, _LEAST_STORAGE_GB),
+                "gpus": {v0_name: {"count": 1}},
+            },
+            "location_id": location,
+            "useDedicatedIp": True,
+            "ssh_key": order.ssh_key,
+            "cloud_init": cloud_init(order),
+        }
+        body: dict[str, Any] = {"data": {"type": "virtualmachine", "attributes": attributes}}
+        try:
+            answer = await self._api.call("POST", "/instances", body=body)
+        except ProviderError as error:
+            if says_no_capacity(error.detail):
+                raise NoCapacity(f"{error.detail} Take another offer or try again later.") from error
+            raise
+        return str(answer["data"]["id"])
+
+    async def state(self, machine_id: str) -> Machine:
+        try:
+            answer = await self._api.call("GET", f"/instances/{machine_id}")
+        except ProviderError as error:
+            if error.http_status == 404:
+                return Machine(machine_id, "gone", detail="There is no such instance any more.")
+            raise
+        data = answer.get("data", answer)
+        found: dict[str, Any] = data.get("attributes", data)
+        status, price = str(found.get("status", "")), found.get("rateHourly")
+        state = _STATES.get(status, "starting")
+        return Machine(machine_id, state, _url(found), None if price is None else float(price), status)
+
+    async def act(self, machine_id: str, action: Literal["start", "stop", "destroy"]) -> None:
+        if action == "destroy":
+            await self._api.call("DELETE", f"/instances/{machine_id}")
+        else:
+            await self._api.call("POST", f"/instances/{machine_id}/{action}", idempotent=True)
+
+
+def cloud_init(order: Order) -> str:
+    """What turns a bare Ubuntu into our container with the GPU: Docker, NVIDIA's toolkit, the image, on every boot."""
+    flags = [f"--env={name}={value}" for name, value in order.environment.items()]
+    run = ["docker", "run", "--detach", "--restart=always", "--name=lipsync", "--gpus=all", f"--publish={PORT}:{PORT}"]
+    run += ["--volume=lipsync-data:/data", "--volume=lipsync-weights:/weights", *flags, order.image]
+    toolkit = "https://nvidia.github.io/libnvidia-container"
+    keyring = "/usr/share/keyrings/nvidia-container-toolkit.gpg"
+    steps = [
+        "apt-get update && apt-get install -y docker.io curl gpg",
+        f"curl -fsSL {toolkit}/gpgkey | gpg --dearmor -o {keyring}",
+        f"curl -fsSL {toolkit}/stable/deb/nvidia-container-toolkit.list | sed 's#deb https#deb [signed-by={keyring}] "
+        "https#' > /etc/apt/sources.list.d/nvidia-container-toolkit.list",
+        "apt-get update && apt-get install -y nvidia-container-toolkit",
+        "nvidia-ctk runtime configure --runtime=docker && systemctl restart docker",
+        shlex.join(run),
+    ]
+    # JSON is YAML, and quotes everything rightly.
+    return "#cloud-config\n" + json.dumps({"runcmd": [["bash", "-c", step] for step in steps]}, indent=1) + "\n"
+
+
+def _memory_gb(v0_name: str) -> float:
+    """`geforcertx4090-pcie-24gb` -> 24."""
+    size = v0_name.rpartition("-")[2].removesuffix("gb")
+    return float(size) if size.isdigit() else 0.0
+
+
+def _parts(each: dict[str, Any], disk_gb: int) -> float:
+    """What cores, memory and disk add to the hour, where the list tells their prices."""
+    pricing = each.get("pricing") or {}
+    return (
+        _N_VCPUS * float(pricing.get("per_vcpu_hr") or 0)
+        + _RAM_GB * float(pricing.get("per_gb_ram_hr") or 0)
+        + disk_gb * float(pricing.get("per_gb_storage_hr") or 0)
+    )
+
+
+def _url(found: dict[str, Any]) -> str:
+    host, forwards = str(found.get("ipAddress") or ""), found.get("portForwards")
+    if not host:
+        return ""
+    outer: object = PORT
+    if isinstance(forwards, dict) and forwards:
+        outer = forwards.get(str(PORT), outer)
+    elif isinstance(forwards, list):
+        outer = next((each["external_port"] for each in forwards if each.get("internal_port") == PORT), outer)
+    return f"http://{host}:{outer}"

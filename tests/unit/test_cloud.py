@@ -1,0 +1,420 @@
+"""Renting machines, against stand-ins of the providers' APIs over real HTTP with answers in their recorded shapes."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+from lipsync_server.cloud.api import NoCapacity, ProviderError, WrongKey
+from lipsync_server.cloud.cost import DEFAULT_OFFERS
+from lipsync_server.cloud.machine import Machine, Order, Provider
+from lipsync_server.cloud.rent import PROVIDERS, provider, wait_until_ready
+from lipsync_server.errors import InvalidInput
+from provider import Provider as StandIn
+from provider import serve_provider
+
+ORDER = Order(
+    "example/lipsync:1", 70, {"LIPSYNC_TOKENS": "tok", "LIPSYNC_PROFILE": "sadtalker-256"}, ssh_key="ssh-ed25519 A"
+)
+VAST_OFFERS = {
+    "offers": [
+        {"id": 2, "gpu_name": "RTX 4090", "gpu_ram": 24564, "dph_total": 0.5, "reliability": 0.99, "inet_down": 800.0},
+        {"id": 1, "gpu_name": "RTX 4090", "gpu_ram": 24564, "dph_total": 0.4, "reliability2": 0.97, "inet_down": 90.5},
+        {"id": 3, "gpu_name": "H100 SXM", "gpu_ram": 81559, "dph_total": 2.4, "geolocation": "Sweden, SE"},
+    ]
+}
+RUNPOD_GPUS = {
+    "gpus": [
+        {
+            "id": "NVIDIA GeForce RTX 4090",
+            "name": "RTX 4090",
+            "memory": 24,
+            "secure": True,
+            "community": True,
+            "price": {"secure": 0.69, "community": 0.34},
+            "availability": "HIGH",
+        },
+        {
+            "id": "NVIDIA H100 80GB HBM3",
+            "name": "H100 SXM",
+            "memory": 80,
+            "secure": True,
+            "community": False,
+            "price": {"secure": 2.99, "community": 0},
+            "availability": "NONE",
+        },
+    ]
+}
+TENSORDOCK_PLACES = {
+    "data": {
+        "locations": [
+            {
+                "id": "loc-1",
+                "city": "Oslo",
+                "country": "Norway",
+                "gpus": [
+                    {
+                        "v0Name": "geforcertx4090-pcie-24gb",
+                        "displayName": "NVIDIA GeForce RTX 4090 PCIe 24GB",
+                        "max_count": 2,
+                        "price_per_hr": 0.32,
+                        "pricing": {"per_vcpu_hr": 0.003, "per_gb_ram_hr": 0.002, "per_gb_storage_hr": 0.00005},
+                    },
+                    {"v0Name": "h100-sxm5-80gb", "max_count": 0, "price_per_hr": 2.25},
+                ],
+            }
+        ]
+    }
+}
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[StandIn]:
+    async with serve_provider() as stand_in:
+        yield stand_in
+
+
+@asynccontextmanager
+async def renting(name: str, api: StandIn, key: str | None = None) -> AsyncIterator[Provider]:
+    environment = {PROVIDERS[name].key_variable: api.key if key is None else key}
+    async with provider(name, environment, url=api.url, pauses_s=(0.0, 0.0)) as rented:
+        yield rented
+
+
+async def first_offers(rented: Provider, gpu: str = "", memory: float = 20) -> list[tuple[str, float]]:
+    found = await rented.offers(gpu=gpu, min_memory_gb=memory, disk_gb=70, limit=5)
+    return [(offer.offer_id, round(offer.price_per_hour, 4)) for offer in found]
+
+
+async def test_vast_lists_offers_cheapest_first(api):
+    api.answers("POST /bundles/", (200, VAST_OFFERS))
+    async with renting("vast", api) as rented:
+        assert await first_offers(rented) == [("1", 0.4), ("2", 0.5), ("3", 2.4)]
+        assert await first_offers(rented, "rtx4090") == [("1", 0.4), ("2", 0.5)]
+        found = await rented.offers(gpu="", min_memory_gb=20, disk_gb=70, limit=5)
+    assert [(offer.reliability, offer.download_mbps) for offer in found] == [(0.97, 90.5), (0.99, 800.0), (None, None)]
+    query = api.asked[0].body
+    assert (query["type"], query["rentable"], query["disk_space"]) == ("ondemand", {"eq": True}, {"gte": 70})
+
+
+async def test_vast_creates_with_our_entrypoint_port_and_variables(api):
+    api.answers("PUT /asks/1/", (200, {"success": True, "new_contract": 4711, "instance_api_key": "x"}))
+    async with renting("vast", api) as rented:
+        assert await rented.create("1", ORDER) == "4711"
+    body = api.asked[0].body
+    assert (body["image"], body["disk"], body["runtype"]) == ("example/lipsync:1", 70, "args")
+    assert body["env"] == {**ORDER.environment, "-p 5000:5000": "1"}
+
+
+@pytest.mark.parametrize("ports", [{"5000/tcp": [{"HostIp": "0.0.0.0", "HostPort": "45000"}]}, [45000]])
+async def test_vast_tells_the_address_in_both_shapes_of_ports(api, ports):
+    instance = {"actual_status": "running", "public_ipaddr": "1.2.3.4\n", "ports": ports, "dph_total": 0.41}
+    api.answers("GET /instances/5/", (200, {"instances": instance}))
+    async with renting("vast", api) as rented:
+        assert await rented.state("5") == Machine("5", "running", "http://1.2.3.4:45000", 0.41, "running")
+
+
+@pytest.mark.parametrize(
+    ("instance", "state"),
+    [
+        ({"actual_status": None, "intended_status": "running"}, "starting"),
+        ({"actual_status": "loading", "ports": {}}, "starting"),
+        ({"actual_status": None, "intended_status": "stopped"}, "stopped"),
+        ({"actual_status": "exited"}, "stopped"),
+        ({"actual_status": "offline"}, "failed"),
+        (None, "gone"),
+    ],
+)
+async def test_vast_s_states(api, instance, state):
+    api.answers("GET /instances/5/", (200, {"instances": instance}))
+    async with renting("vast", api) as rented:
+        found = await rented.state("5")
+    assert (found.state, found.url) == (state, "")
+
+
+async def test_vast_stops_starts_and_destroys(api):
+    api.answers("PUT /instances/5/", (200, {"success": True}))
+    api.answers("DELETE /instances/5/", (200, {"success": True}))
+    async with renting("vast", api) as rented:
+        for action in ("stop", "start", "destroy"):
+            await rented.act("5", action)
+    assert [(each.method, each.body) for each in api.asked] == [
+        ("PUT", {"state": "stopped"}),
+        ("PUT", {"state": "running"}),
+        ("DELETE", None),
+    ]
+
+
+async def test_runpod_lists_what_is_in_stock_at_both_clouds_prices(api):
+    api.answers("GET /catalog/gpus", (200, RUNPOD_GPUS))
+    async with renting("runpod", api) as rented:
+        assert await first_offers(rented) == [
+            ("nvidia-geforce-rtx-4090@community", 0.34),
+            ("nvidia-geforce-rtx-4090@secure", 0.69),
+        ]
+    assert api.asked[0].query == {"include": "AVAILABILITY", "product": "POD", "count": "1", "cloud": "COMMUNITY"}
+
+
+async def test_runpod_s_pod_has_only_fields_that_v2_knows(api):
+    api.answers("GET /catalog/gpus", (200, RUNPOD_GPUS))
+    api.answers("POST /pods", (201, {"id": "pod7", "status": "PROVISIONING"}))
+    async with renting("runpod", api) as rented:
+        assert await rented.create("nvidia-geforce-rtx-4090@community", ORDER) == "pod7"
+    body = api.calls("POST", "/pods")[0].body
+    assert set(body) == {"name", "image", "cloud", "gpu", "disk", "mounts", "ports", "env"}
+    assert body["gpu"] == {"id": "NVIDIA GeForce RTX 4090", "count": 1, "minCudaVersion": "12.4"}
+    assert body["mounts"] == {"persistent": {"size": 70, "path": "/workspace"}}
+    assert (body["cloud"], body["ports"]) == ("COMMUNITY", ["5000/http"])
+    assert body["env"]["LIPSYNC_WEIGHTS_DIR"] == "/workspace/weights"
+    assert all(isinstance(value, str) for value in body["env"].values())
+
+
+async def test_runpod_tells_state_address_and_price(api):
+    pod = {"id": "pod7", "status": "RUNNING", "cost": 0.34, "runtime": None}
+    api.answers(
+        "GET /pods/pod7", (200, pod), (404, {"title": "Not Found", "status": 404, "detail": "resource not found"})
+    )
+    api.answers("POST /pods/pod7/action", (204, ""))
+    api.answers("DELETE /pods/pod7", (204, ""))
+    async with renting("runpod", api) as rented:
+        expected = Machine("pod7", "running", "https://pod7-5000.proxy.runpod.net", 0.34, "running")
+        assert await rented.state("pod7") == expected
+        assert (await rented.state("pod7")).state == "gone"
+        await rented.act("pod7", "stop")
+        await rented.act("pod7", "destroy")
+    assert api.calls("POST", "/pods/pod7/action")[0].body == {"action": "stop"}
+
+
+async def test_tensordock_adds_up_the_parts_and_takes_names_from_its_list(api):
+    api.answers("GET /locations", (200, TENSORDOCK_PLACES))
+    api.answers("POST /instances", (201, {"data": {"type": "virtualmachine", "id": "vm-9", "attributes": {}}}))
+    async with renting("tensordock", api) as rented:
+        # 0.32 + 8 x 0.003 + 32 x 0.002 + 100 x 0.00005
+        assert await first_offers(rented, "4090") == [("loc-1:geforcertx4090-pcie-24gb", 0.413)]
+        assert await rented.create("loc-1:geforcertx4090-pcie-24gb", ORDER) == "vm-9"
+    attributes = api.calls("POST", "/instances")[0].body["data"]["attributes"]
+    assert attributes["resources"]["gpus"] == {"geforcertx4090-pcie-24gb": {"count": 1}}
+    assert (attributes["location_id"], attributes["resources"]["storage_gb"]) == ("loc-1", 100)
+    head, _, rest = attributes["cloud_init"].partition("\n")
+    assert head == "#cloud-config"
+    run = json.loads(rest)["runcmd"][-1][-1]
+    assert "--gpus=all" in run
+    assert "--env=LIPSYNC_TOKENS=tok" in run
+    assert run.endswith("example/lipsync:1")
+
+
+@pytest.mark.parametrize(
+    ("forwards", "url"),
+    [
+        ({}, "http://9.9.9.9:5000"),
+        ({"5000": 20001}, "http://9.9.9.9:20001"),
+        (
+            [{"internal_port": 22, "external_port": 1}, {"internal_port": 5000, "external_port": 20002}],
+            "http://9.9.9.9:20002",
+        ),
+    ],
+)
+async def test_tensordock_tells_its_address(api, forwards, url):
+    attributes = {"status": "running", "ipAddress": "9.9.9.9", "portForwards": forwards, "rateHourly": 0.41}
+    api.answers(
+        "GET /instances/vm-9", (200, {"data": {"type": "virtualmachine", "id": "vm-9", "attributes": attributes}})
+    )
+    async with renting("tensordock", api) as rented:
+        assert await rented.state("vm-9") == Machine("vm-9", "running", url, 0.41, "running")
+
+
+@pytest.mark.parametrize(
+    ("name", "call", "offer", "answer"),
+    [
+        (
+            "vast",
+            "PUT /asks/1/",
+            "1",
+            (410, {"success": False, "error": "no_such_ask", "msg": "error 410/3907: no_such_ask"}),
+        ),
+        (
+            "runpod",
+            "POST /pods",
+            "nvidia-geforce-rtx-4090@community",
+            (400, {"title": "Bad Request", "status": 400, "detail": "There are no instances currently available"}),
+        ),
+        (
+            "tensordock",
+            "POST /instances",
+            "loc-1:geforcertx4090-pcie-24gb",
+            (400, {"errors": [{"status": "400", "title": "Bad Request", "detail": "No available nodes found"}]}),
+        ),
+    ],
+)
+async def test_no_capacity_is_told_apart_and_tried_once(api, name, call, offer, answer):
+    api.answers("GET /catalog/gpus", (200, RUNPOD_GPUS))
+    api.answers(call, answer)
+    async with renting(name, api) as rented:
+        with pytest.raises(NoCapacity):
+            await rented.create(offer, ORDER)
+    method, path = call.split()
+    assert len(api.calls(method, path)) == 1
+
+
+@pytest.mark.parametrize("name", list(PROVIDERS))
+async def test_a_wrong_key_names_its_variable_and_is_never_shown(api, name):
+    async with renting(name, api, key="sk-not-this-one") as rented:
+        with pytest.raises(WrongKey) as caught:
+            await rented.state("5")
+    assert PROVIDERS[name].key_variable in caught.value.detail
+    assert "sk-not-this-one" not in caught.value.detail
+    assert len(api.asked) == 1
+
+
+async def test_too_many_requests_without_retry_after_are_waited_out(api):
+    api.answers(
+        "POST /bundles/", (429, "API requests too frequent"), (429, "API requests too frequent"), (200, VAST_OFFERS)
+    )
+    async with renting("vast", api) as rented:
+        assert len(await first_offers(rented)) == 3
+
+
+async def test_too_many_requests_for_ever_are_given_up_with_a_sentence(api):
+    api.answers("POST /bundles/", (429, "API requests too frequent"))
+    async with renting("vast", api) as rented:
+        with pytest.raises(ProviderError, match="429"):
+            await first_offers(rented)
+    assert len(api.asked) == 3
+
+
+async def test_a_create_whose_answer_is_lost_is_not_done_twice(api):
+    api.answers("PUT /asks/1/", (502, "bad gateway"))
+    async with renting("vast", api) as rented:
+        with pytest.raises(ProviderError, match="502"):
+            await rented.create("1", ORDER)
+    assert len(api.asked) == 1
+
+
+async def test_without_a_key_the_variable_is_named():
+    with pytest.raises(InvalidInput, match="RUNPOD_API_KEY"):
+        async with provider("runpod", {}):
+            pass
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 60.0
+        return self.now
+
+
+@asynccontextmanager
+async def lipsync_server(*states: dict) -> AsyncIterator[int]:
+    """Answers /readyz with one state after the other; its port."""
+    left = list(states)
+
+    async def readyz(request: web.Request) -> web.Response:
+        state = left.pop(0) if len(left) > 1 else left[0]
+        return web.json_response(state, status=200 if state["ready"] else 503)
+
+    app = web.Application()
+    app.router.add_get("/readyz", readyz)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield runner.addresses[0][1]
+    await runner.cleanup()
+
+
+LOADING = {"ready": False, "stage": "downloading", "detail": "Downloading infinitetalk-int8: 1 of 32 GB."}
+READY = {"ready": True, "stage": "ready", "detail": "infinitetalk is loaded."}
+
+
+def at_port(port: int) -> tuple[int, dict]:
+    mapped = {"5000/tcp": [{"HostPort": str(port)}]}
+    return 200, {"instances": {"actual_status": "running", "public_ipaddr": "127.0.0.1", "ports": mapped}}
+
+
+async def test_waiting_follows_a_mapping_that_changes_and_shows_how_far_it_is(api):
+    shown: list[str] = []
+    async with lipsync_server(LOADING, READY) as port, renting("vast", api) as rented:
+        loading = (200, {"instances": {"actual_status": "loading", "status_msg": "pulling image"}})
+        api.answers("GET /instances/5/", loading, at_port(1), at_port(port), at_port(port))
+        machine = await wait_until_ready(
+            rented, "5", start_limit_s=600, ready_limit_s=600, show=shown.append, look_every_s=0.0
+        )
+    assert machine.url == f"http://127.0.0.1:{port}"
+    assert shown == [
+        "starting: pulling image",
+        "running: the server does not answer yet",
+        "running: Downloading infinitetalk-int8: 1 of 32 GB.",
+    ]
+
+
+async def test_a_machine_that_is_stuck_while_starting_is_given_up_with_what_to_do(api):
+    api.answers("GET /instances/5/", (200, {"instances": {"actual_status": "loading", "status_msg": "pulling"}}))
+    async with renting("vast", api) as rented:
+        with pytest.raises(ProviderError, match=r"starting for 10 minutes.*cloud destroy --provider vast 5"):
+            await wait_until_ready(
+                rented, "5", start_limit_s=600, ready_limit_s=600, show=print, look_every_s=0.0, clock=Clock()
+            )
+
+
+async def test_a_server_that_cannot_get_its_weights_ends_the_wait(api):
+    failed = {"ready": False, "stage": "failed", "detail": "the model hub wants a token"}
+    async with lipsync_server(failed) as port, renting("vast", api) as rented:
+        api.answers("GET /instances/5/", at_port(port))
+        with pytest.raises(ProviderError, match="wants a token"):
+            await wait_until_ready(rented, "5", start_limit_s=9, ready_limit_s=9, show=print, look_every_s=0.0)
+
+
+async def lipsync(api: StandIn, *arguments: str, **environment: str) -> tuple[int, str]:
+    """Run the command line against the stand-in; status and all that it printed."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "lipsync_server.cli", *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={**os.environ, "VAST_API_KEY": api.key, "LIPSYNC_VAST_URL": api.url, **environment},
+    )
+    output, _ = await process.communicate()
+    assert api.key not in output.decode()  # on no path is a key shown
+    return process.returncode or 0, output.decode()
+
+
+async def test_the_command_line_rents_waits_shows_stops_and_destroys(api):
+    api.answers("PUT /asks/1/", (200, {"success": True, "new_contract": 5}))
+    api.answers("PUT /instances/5/", (200, {"success": True}))
+    api.answers("DELETE /instances/5/", (200, {"success": True}))
+    api.answers("POST /bundles/", (200, VAST_OFFERS))
+    async with lipsync_server(READY) as port:
+        api.answers("GET /instances/5/", at_port(port))
+        cloud = ("cloud", "up", "--provider", "vast", "1", "--profile", "sadtalker-256")
+        status, said = await lipsync(api, *cloud, LIPSYNC_IMAGE="example/lipsync:1")
+        assert status == 0, said
+        token = api.calls("PUT", "/asks/1/")[0].body["env"]["LIPSYNC_TOKENS"]
+        assert f"address  http://127.0.0.1:{port}" in said
+        assert f"token    {token}" in said
+        status, said = await lipsync(api, "cloud", "status", "--provider", "vast", "5")
+        assert "infinitetalk is loaded" in said
+    for verb in (("down",), ("destroy", "--yes")):
+        status, said = await lipsync(api, "cloud", *verb, "--provider", "vast", "5")
+        assert status == 0, said
+    status, said = await lipsync(api, "cloud", "offers", "--provider", "vast", "--gpu", "4090")
+    # 40 s x 22 / 3600 x 0.40
+    assert "$0.098" in said, said
+    status, said = await lipsync(api, "cloud", "up", "--provider", "vast", "1", LIPSYNC_IMAGE="")
+    assert (status, "LIPSYNC_IMAGE" in said) == (2, True)
+
+
+async def test_cost_live_takes_today_s_prices(api):
+    api.answers("POST /bundles/", (200, VAST_OFFERS))
+    keys = {"RUNPOD_API_KEY": "", "TENSORDOCK_API_KEY": ""}
+    status, said = await lipsync(api, "cost", "--live", **keys)
+    assert status == 0, said
+    (row,) = [line for line in said.splitlines() if "vast" in line and "RTX 4090" in line]
+    assert "0.40" in row
+    assert any(offer.price_per_hour == 0.45 for offer in DEFAULT_OFFERS)
+    assert "live prices of vast" in said
+    status, said = await lipsync(api, "cost", "--live", VAST_API_KEY="", **keys)
+    assert (status, "RUNPOD_API_KEY" in said) == (2, True)

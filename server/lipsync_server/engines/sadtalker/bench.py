@@ -32,6 +32,7 @@ from lipsync_server.engines.sadtalker.paste import FeatherPaste
 from lipsync_server.engines.sadtalker.pose_vae import PoseVAE
 from lipsync_server.engines.sadtalker.random_weights import random_tensors
 from lipsync_server.engines.sadtalker.renderer import DTYPES, Precision, Renderer, RenderSource, channels_last, delayed
+from lipsync_server.engines.sadtalker.tiny_checkpoint import TINY
 
 TFLOP_PER_FRAME = {256: 1.203, 512: 4.813}  # of the whole generator, as the reference computes it, per frame
 _GIB = 2**30
@@ -64,9 +65,11 @@ class Result(TypedDict):
 class Bench:
     """Networks are made once on the CPU; every configuration gets its own copies."""
 
-    def __init__(self, device: torch.device, n_frames: int) -> None:
+    def __init__(
+        self, device: torch.device, n_frames: int, dimensions: official.Dimensions = official.PUBLISHED
+    ) -> None:
         self.device, self.n_frames = device, n_frames
-        tensors = random_tensors(official.combined())
+        tensors = random_tensors(official.combined(dimensions))
         self.parts = {
             prefix: {name[len(prefix) + 1 :]: value for name, value in tensors.items() if name.startswith(prefix + ".")}
             for prefix in ("kp_extractor", "generator", "audio2exp")
@@ -79,7 +82,7 @@ class Bench:
         }
         self.exp_net = build(ExpNet, self.parts["audio2exp"], "audio2exp", "bench").to(device)
         self.pose_vae = build(PoseVAE, self.parts["audio2pose"], "audio2pose", "bench").to(device)
-        mapping = random_tensors(official.mapping(73), seed=73)
+        mapping = random_tensors(official.mapping(73, dimensions), seed=73)
         self.mapping = build(MappingNet, mapping, "mapping", "bench").to(device)
         rng = np.random.default_rng(0)
         self.coefficients = (0.1 * rng.standard_normal(73)).astype(np.float32)
@@ -237,6 +240,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=200)
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--memory-cap-gib", type=float, default=0.0, help="give the process only so much GPU memory")
+    parser.add_argument("--tiny", action="store_true", help="tiny networks: tries this program, measures nothing")
     parser.add_argument("--out", type=Path, default=None, help="also write the JSON here")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
@@ -247,7 +251,7 @@ def main() -> None:
         if arguments.memory_cap_gib:
             total = torch.cuda.get_device_properties(device).total_memory
             torch.cuda.set_per_process_memory_fraction(arguments.memory_cap_gib * _GIB / total, device)
-    bench = Bench(device, arguments.frames)
+    bench = Bench(device, arguments.frames, TINY if arguments.tiny else official.PUBLISHED)
     rates = {precision: convolution_rate(device, precision) for precision in arguments.precisions}
     results: list[Result] = []
     report = {

@@ -19,7 +19,7 @@ from lipsync_server.engines.preview.mouth import Mouth
 _UPPER_EDGES = np.array([0.0, 0.045, 0.079, 0.109, 0.132, 0.152])
 _LOWER_EDGES = np.array([0.0, 0.029, 0.06, 0.091, 0.116, 0.138])
 _ENAMEL = np.array([1.0, 0.965, 0.89])
-_OWN_TEETH = 0.84
+_OWN_TEETH = np.array([0.87, 0.84, 0.78], np.float32)
 _GUMS = np.array([1.5, 0.85, 0.8])
 _GREY = np.array([0.299, 0.587, 0.114])
 
@@ -64,7 +64,7 @@ class Interior:
             colour += (upper[..., :3] - colour) * upper[..., 3:]
         else:
             # Teeth that a smile holds into the light lie deeper once the mouth talks.
-            own = resample(self._picture, places, cv2.INTER_CUBIC) * np.float32(_OWN_TEETH)
+            own = resample(self._picture, places, cv2.INTER_CUBIC) * _OWN_TEETH
             colour += (own - colour) * self.grid.sample(self._own, places)[..., None]
         # The upper lip throws a soft shadow, the lower lip a smaller one.
         shade = 0.55 + 0.45 * np.clip(below_upper * np.float32(1 / (0.02 * height)), 0, 1)

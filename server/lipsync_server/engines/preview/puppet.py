@@ -22,6 +22,8 @@ from lipsync_server.engines.preview.mouth import Mouth, MouthPose, lower_share
 # The inside shows from this far behind a lip's edge on, and fully after another such stretch.
 _LIPS_MEET_PX, _LIP_EDGE_PX = 0.3, 1.2
 _SEAM = 0.4
+# Beyond this softness, well past the corners of the mouth, both layers move alike.
+_BLEND_WITHIN_PX = 8
 
 
 @dataclass(frozen=True)
@@ -72,37 +74,55 @@ class Puppet:
         source[part] = self.mouth.grid.enlarge(nodes + self.mouth.grid.sample(layers.skin, nodes))
         # except along the line between the lips, which is sharp.
         upper, lower = (self.mouth.grid.sample(layer, places) for layer in (layers.upper, layers.lower))
-        below_upper, softness, below_lower = upper[..., 2], upper[..., 3], lower[..., 2]
-        share = lower_share(below_upper, below_lower, softness)
+        share = lower_share(upper[..., 2], lower[..., 2], upper[..., 3])
         is_lower = (share >= 0.5)[..., None]
         source[lips] = places + np.where(is_lower, lower[..., :2], upper[..., :2])
         for part, shift in blinks:
             source[part] += shift
         area = out[grid.top : grid.top + grid.height, grid.left : grid.left + grid.width]
         area[...] = resample(self.picture, source, cv2.INTER_CUBIC)
-        # Where the lips meet their colours blend. Blending where they come from would find what lies between.
-        pixels = area[lips]
-        other = resample(self.picture, places + np.where(is_lower, upper[..., :2], lower[..., :2]), cv2.INTER_CUBIC)
-        _blend(pixels, other, np.minimum(share, 1 - share))
+        self._join_lips(area[lips], places, upper, lower, share)
+        self._paint_inside(area[lips], places, upper, lower, pose.mouth)
+
+    def _join_lips(self, pixels: Frames, places: Field, upper: Field, lower: Field, share: Field) -> None:
+        """Blend the lips' colours where they meet. Blending where they come from would find what lies between."""
+        softness = upper[..., 3]
+        band = _bounds((share > 0) & (share < 1) & (softness < _BLEND_WITHIN_PX))
+        if band is None:
+            return
+        upper, lower, share, softness = upper[band], lower[band], share[band], softness[band]
+        other = places[band] + np.where((share >= 0.5)[..., None], upper[..., :2], lower[..., :2])
+        _blend(pixels[band], resample(self.picture, other, cv2.INTER_CUBIC), np.minimum(share, 1 - share))
         if self.mouth.parted:
             # Lips that were apart have no dark line between them to bring along.
-            seam = np.exp(-(((below_upper + below_lower) / (2 * self._seam_px)) ** 2))
-            seam *= np.clip(1 - (below_upper - below_lower) / 3, 0, 1) * np.clip(2.5 - softness, 0, 1)
-            _blend(pixels, np.broadcast_to(self._interior.dark, pixels.shape), np.float32(_SEAM) * seam)
-        inside = np.clip((below_upper - _LIPS_MEET_PX) / _LIP_EDGE_PX, 0, 1)
-        inside *= np.clip((-below_lower - _LIPS_MEET_PX) / _LIP_EDGE_PX, 0, 1)
-        inside *= np.clip(2.5 - softness, 0, 1)
-        rows, columns = np.flatnonzero(inside.max(axis=1) > 0), np.flatnonzero(inside.max(axis=0) > 0)
-        if len(rows) and len(columns):
-            hole = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-            jaw_px = self.mouth.jaw_drop(pose.mouth)
-            colour = self._interior.paint(places[hole], below_upper[hole], below_lower[hole], jaw_px, pose.mouth.narrow)
-            _blend(pixels[hole], colour, inside[hole])
+            seam = np.exp(-(((upper[..., 2] + lower[..., 2]) / (2 * self._seam_px)) ** 2))
+            seam *= np.clip(1 - (upper[..., 2] - lower[..., 2]) / 3, 0, 1) * np.clip(2.5 - softness, 0, 1)
+            _blend(pixels[band], self._interior.dark, np.float32(_SEAM) * seam)
+
+    def _paint_inside(self, pixels: Frames, places: Field, upper: Field, lower: Field, pose: MouthPose) -> None:
+        """Paint what shows between the lips, with soft edges."""
+        inside = np.clip((upper[..., 2] - _LIPS_MEET_PX) / _LIP_EDGE_PX, 0, 1)
+        inside *= np.clip((-lower[..., 2] - _LIPS_MEET_PX) / _LIP_EDGE_PX, 0, 1)
+        inside *= np.clip(2.5 - upper[..., 3], 0, 1)
+        hole = _bounds(inside > 0)
+        if hole is None:
+            return
+        jaw_px = self.mouth.jaw_drop(pose)
+        colour = self._interior.paint(places[hole], upper[hole][..., 2], lower[hole][..., 2], jaw_px, pose.narrow)
+        _blend(pixels[hole], colour, inside[hole])
 
 
 def _blend(pixels: Frames, over: NDArray[np.uint8] | Field, alpha: Field) -> None:
-    """Paint `over` onto `pixels` (h, w, 3) in place, `alpha` (h, w) 0 to 1."""
+    """Paint `over` (a picture or one colour) onto `pixels` (h, w, 3) in place, `alpha` (h, w) 0 to 1."""
     pixels[...] = np.rint(pixels + alpha[..., None] * (over.astype(np.float32) - pixels)).astype(np.uint8)
+
+
+def _bounds(mask: NDArray[np.bool_]) -> tuple[slice, slice] | None:
+    """The smallest rows and columns that hold all of `mask`; None when it is empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return None
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
 def _window(inner: Grid, outer: Grid, margin: int = 0) -> tuple[slice, slice]:

@@ -11,7 +11,8 @@ from typing import Protocol
 
 from lipsync_server.engines.base import Frames
 
-_MAX_WAITING_BYTES = 48 * 1024 * 1024
+# A few frames of slack smooth out the two speeds; more would only be memory. A larger batch is taken when nothing waits.
+_MAX_WAITING_BYTES = 16 * 1024 * 1024
 
 
 class FrameSink(Protocol):

@@ -2,9 +2,10 @@
 
 import gc
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ from lipsync_server.engines.infinitetalk.images import BUCKETS
 from lipsync_server.engines.infinitetalk.options import Options
 from lipsync_server.engines.infinitetalk.windows import Window
 from lipsync_server.errors import Cancelled, InvalidInput, OutOfMemory
+from lipsync_server.media.image import first_frame
 from lipsync_server.settings import Settings
 
 # The fewest steps and the smallest windows, so that three windows take seconds.
@@ -167,6 +169,25 @@ def test_the_camera_moves_only_when_it_should() -> None:
     assert not Options().moves_camera(59, still=True)
     assert not Options().moves_camera(600, still=False)
     assert not Options(camera_move=False).moves_camera(61, still=True)
+
+
+def test_a_video_as_the_picture_is_followed_window_by_window(engine: InfiniteTalkEngine, tmp_path: Path) -> None:
+    path = tmp_path / "video.mp4"
+    pictures = np.random.default_rng(2).integers(0, 255, (30, 64, 192, 3), dtype=np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "10"})
+        stream.width, stream.height, stream.pix_fmt = 192, 64, "yuv420p"
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    still = _request(0.88, picture=first_frame(path))
+    followed = replace(still, picture_video=path)
+    context = Context(tmp_path)
+    whole, plain = _frames(engine, followed, context), _frames(engine, still, Context(tmp_path))
+    assert (whole[:13] == plain[:13]).all()
+    assert (whole[13:] != plain[13:]).any()
+    resumed = Context(tmp_path, checkpoint=Checkpoint(21, context.saved[1]))
+    assert (_frames(engine, followed, resumed) == whole[21:]).all()
 
 
 def test_running_out_of_memory_is_tried_once_more_with_fewer_blocks(engine: InfiniteTalkEngine, tmp_path: Path) -> None:

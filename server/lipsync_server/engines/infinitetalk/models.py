@@ -188,7 +188,9 @@ class Models:
         )
         model.cache_context = plan.cache_context
         if self._compiles:
+            # Lazy: what the fused blocks do not do (two people, int8 files) is compiled when it first runs.
             model.compile_blocks()
+            model.use_fast_blocks()
         self._held = _Held(model, files, with_lora, plan)
         _log.info("InfiniteTalk: %s", self.describe())
 

@@ -123,5 +123,6 @@ def randomise(model: nn.Module, *, device: torch.device, dtype: torch.dtype, see
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)
         else:
             parameter.normal_(std=parameter[0].numel() ** -0.5, generator=generator)
-    model.to(dtype=dtype)
+    # Past diffusers' own `to`, which warns about modules that are to stay float32 when there are none.
+    nn.Module.to(model, dtype=dtype)
     model.requires_grad_(False).eval()

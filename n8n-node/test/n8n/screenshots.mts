@@ -1,5 +1,5 @@
 /**
- * Takes the pictures of the README from a real n8n in headless Chromium: node dist/screenshots.mjs FOLDER
+ * Takes the pictures of the README from a real n8n in headless Chromium: node screenshots.mjs FOLDER
  *
  * CHROMIUM names the browser, /usr/bin/chromium unless set.
  */
@@ -85,6 +85,7 @@ async function panel(page: Page, path: string): Promise<void> {
 	await page.waitForTimeout(500);
 }
 
+/** The nodes without the editor around them. */
 async function canvas(page: Page, path: string): Promise<void> {
-	await page.screenshot({ path });
+	await page.screenshot({ path, clip: { x: 42, y: 95, width: 1328, height: 720 } });
 }

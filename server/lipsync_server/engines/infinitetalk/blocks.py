@@ -78,13 +78,14 @@ class SelfAttention(nn.Module):
         self.norm_k = RMSNorm(config.dim, config.eps)
         self.attend: Kernel = sdpa
         self.attend_regions: Kernel = sdpa
+        self.regions = speaker_map
 
     def forward(self, x: Tensor, rope: RotaryTable, masks: Tensor | None) -> tuple[Tensor, Tensor | None]:
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         q = rotate(self.norm_q(q).unflatten(-1, (self.heads, -1)), rope).to(x.dtype)
         k = rotate(self.norm_k(k).unflatten(-1, (self.heads, -1)), rope).to(x.dtype)
         out = self.attend(q[None], k[None], v.unflatten(-1, (self.heads, -1))[None])[0].flatten(1)
-        regions = None if masks is None else speaker_map(q, k, masks, self.attend_regions)
+        regions = None if masks is None else self.regions(q, k, masks, self.attend_regions)
         return cast(Tensor, self.o(out)), regions
 
 
@@ -130,6 +131,7 @@ class AudioAttention(nn.Module):
         self.kv_linear = nn.Linear(config.output_dim, 2 * config.dim)
         self.proj = nn.Linear(config.dim, config.dim)
         self.attend: Kernel = sdpa
+        self.positions = speaker_positions
 
     def project_context(self, audio: Tensor, n_people: int) -> KeysValues:
         """audio (T, context_tokens * people, output_dim). With two people the keys are rotated to their speaker."""
@@ -142,7 +144,7 @@ class AudioAttention(nn.Module):
     def forward(self, x: Tensor, audio: KeysValues, regions: Tensor | None) -> Tensor:
         q = self.q_linear(x).unflatten(-1, (self.heads, -1))
         if regions is not None:
-            q = rotate(q, speaker_table(speaker_positions(regions), q.shape[-1])).to(x.dtype)
+            q = rotate(q, speaker_table(self.positions(regions), q.shape[-1])).to(x.dtype)
         frames = q.unflatten(0, (audio.k.shape[0], -1))
         out: Tensor = self.proj(self.attend(frames, *audio).flatten(0, 1).flatten(1))
         return out

@@ -87,7 +87,7 @@ def _self_attention(block: Block, rounded: "fused.Rounded", rope: RotaryTable, a
     else:
         q = fused.heads_bf16(q, part.norm_q.weight, eps, heads, rope)
         k = fused.heads_bf16(k, part.norm_k.weight, eps, heads, rope)
-        out = attention.kernel(q[None], k[None], v[None])[0]
+        out = attention.self_kernel(q[None], k[None], v[None])[0]
     return _multiply(part.o, fused.sum_fp8(out.flatten(1)))
 
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from lipsync_server.engines.base import Frames
 
-# A few frames of slack smooth out the two speeds; more would only be memory. A larger batch is taken when nothing waits.
+# Some frames of slack smooth out the two speeds; more would only be memory. A larger batch goes in when nothing waits.
 _MAX_WAITING_BYTES = 16 * 1024 * 1024
 
 

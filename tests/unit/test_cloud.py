@@ -166,7 +166,7 @@ async def test_runpod_s_pod_has_only_fields_that_v2_knows(api):
         assert await rented.create("nvidia-geforce-rtx-4090@community", ORDER) == "pod7"
     body = api.calls("POST", "/pods")[0].body
     assert set(body) == {"name", "image", "cloud", "gpu", "disk", "mounts", "ports", "env"}
-    assert body["gpu"] == {"id": "NVIDIA GeForce RTX 4090", "count": 1, "minCudaVersion": "12.4"}
+    assert body["gpu"] == {"id": "NVIDIA GeForce RTX 4090", "count": 1, "minCudaVersion": "13.0"}
     assert body["mounts"] == {"persistent": {"size": 70, "path": "/workspace"}}
     assert (body["cloud"], body["ports"]) == ("COMMUNITY", ["5000/http"])
     assert body["env"]["LIPSYNC_WEIGHTS_DIR"] == "/workspace/weights"

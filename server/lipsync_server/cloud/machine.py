@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 PORT = 5000
+MIN_CUDA = "13.0"
+"""What the host's driver must know for the torch in our image (constraints.txt): driver 580 or newer."""
 MachineState = Literal["starting", "running", "stopped", "failed", "gone"]
 
 # In the words of all three: an offer that was taken meanwhile, or nothing of the kind in stock.

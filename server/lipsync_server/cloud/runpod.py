@@ -8,7 +8,16 @@ from typing import Any, Literal
 
 from lipsync_server.cloud.address import price_of_pod
 from lipsync_server.cloud.api import Api, NoCapacity, ProviderError
-from lipsync_server.cloud.machine import PORT, Machine, MachineState, Order, RentOffer, matches, says_no_capacity
+from lipsync_server.cloud.machine import (
+    MIN_CUDA,
+    PORT,
+    Machine,
+    MachineState,
+    Order,
+    RentOffer,
+    matches,
+    says_no_capacity,
+)
 
 _STATES: dict[str, MachineState] = {
     "RUNNING": "running",
@@ -51,7 +60,7 @@ class RunPod:
             "name": order.label,
             "image": order.image,
             "cloud": cloud.upper(),
-            "gpu": {"id": known[offer_id], "count": 1, "minCudaVersion": "12.4"},
+            "gpu": {"id": known[offer_id], "count": 1, "minCudaVersion": MIN_CUDA},
             "disk": _CONTAINER_DISK_GB,
             "mounts": {"persistent": {"size": max(10, order.disk_gb), "path": _VOLUME}},
             "ports": [f"{PORT}/http"],

@@ -3,7 +3,16 @@
 from typing import Any, Literal
 
 from lipsync_server.cloud.api import Api, NoCapacity, ProviderError
-from lipsync_server.cloud.machine import PORT, Machine, MachineState, Order, RentOffer, matches, says_no_capacity
+from lipsync_server.cloud.machine import (
+    MIN_CUDA,
+    PORT,
+    Machine,
+    MachineState,
+    Order,
+    RentOffer,
+    matches,
+    says_no_capacity,
+)
 
 _STATES: dict[str, MachineState] = {
     "running": "running",
@@ -28,7 +37,7 @@ class Vast:
             "direct_port_count": {"gte": 1},
             "gpu_ram": {"gte": int(min_memory_gb * 1000)},
             "disk_space": {"gte": disk_gb},
-            "cuda_max_good": {"gte": 12.4},
+            "cuda_max_good": {"gte": float(MIN_CUDA)},
             "type": "ondemand",
             "order": [["dph_total", "asc"]],
             "limit": 200,

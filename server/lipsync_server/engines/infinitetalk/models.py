@@ -16,6 +16,7 @@ from lipsync_server.engines.infinitetalk import memory
 from lipsync_server.engines.infinitetalk.checkpoint import Quant, load_transformer
 from lipsync_server.engines.infinitetalk.clip import ImageEncoder
 from lipsync_server.engines.infinitetalk.info import chosen_gpu, device_name
+from lipsync_server.engines.infinitetalk.parallel import SequenceParallel, several_processes
 from lipsync_server.engines.infinitetalk.text import TextEncoder
 from lipsync_server.engines.infinitetalk.transformer import InfiniteTalkTransformer
 from lipsync_server.engines.infinitetalk.transformer_config import TransformerConfig
@@ -135,7 +136,8 @@ class Models:
     def shrink(self, need: Need, report: Report) -> bool:
         """After an out-of-memory error: reload with fewer blocks on the device. False when none were left there."""
         held = self._held
-        if held is None or held.plan.resident_blocks == 0:
+        # Processes that render together cannot have one of them start a window again.
+        if held is None or held.plan.resident_blocks == 0 or several_processes():
             return False
         self._fewer_blocks = held.plan.with_fewer_blocks()
         self._release_transformer()
@@ -187,6 +189,8 @@ class Models:
             progress=lambda done, total: report(f"transformer ({files.kind})", done, total),
         )
         model.cache_context = plan.cache_context
+        if several_processes():
+            SequenceParallel(model)
         if self._compiles:
             # Lazy: what the fused blocks do not do (two people, int8 files) is compiled when it first runs.
             model.compile_blocks()
@@ -230,9 +234,9 @@ class Models:
 
     @staticmethod
     def _held_bytes(held: _Held) -> int:
-        """Device memory that releasing the held transformer would free."""
-        on_device = (t for t in held.model.parameters() if t.device.type == "cuda")
-        return sum(t.numel() * t.element_size() for t in on_device)
+        """Device memory that releasing the held transformer would free; streamed blocks share two buffers."""
+        storages = (t.untyped_storage() for t in held.model.parameters() if t.device.type == "cuda")
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
     def _release_transformer(self) -> None:
         if self._held is not None:

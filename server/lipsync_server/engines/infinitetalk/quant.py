@@ -144,6 +144,11 @@ def replace_linears(model: nn.Module, kind_of: Callable[[str, nn.Linear], Kind |
     return count
 
 
+def computes_in_8bit(model: nn.Module) -> bool:
+    """Whether any layer rounds its activations to multiply in 8 bits."""
+    return any(isinstance(module, QuantizedLinear) and module.activations == "dynamic" for module in model.modules())
+
+
 def native_8bit(device: torch.device, kind: Kind) -> bool:
     """Whether the device multiplies this kind in 8 bits: int8 from compute capability 8.0, fp8 from 8.9."""
     if device.type != "cuda":

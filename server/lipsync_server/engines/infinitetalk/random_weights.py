@@ -4,6 +4,7 @@ Knows names, shapes and sensible sizes of random values. Does not know how weigh
 they mean; a model made here computes the real function at full cost and makes noise.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -95,3 +96,17 @@ def quantized_tensors(
         tensors |= {f"{layer}.input_scale": one.clone(), f"{layer}.output_scale": one.clone()}
         quant_map[layer] = {"weights": QUANTO_NAMES[kind], "activations": "none"}
     return tensors, quant_map
+
+
+def save_quantized(
+    parameters: Iterator[tuple[str, Tensor]], kind: Kind, path: Path, keep: tuple[str, ...] = ()
+) -> None:
+    """Write `path` and its map in optimum-quanto's layout; parameters may come one at a time from any device."""
+    tensors: dict[str, Tensor] = {}
+    quant_map: dict[str, dict[str, str]] = {}
+    for name, value in parameters:
+        made, entry = quantized_tensors({name: value}, kind, keep)
+        tensors |= {key: tensor.cpu() for key, tensor in made.items()}
+        quant_map |= entry
+    save_file(tensors, path)
+    path.with_suffix(".json").write_text(json.dumps(quant_map), encoding="utf-8")

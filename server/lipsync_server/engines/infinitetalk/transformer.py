@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .attention import Attention, choose
+from .attention import Attention, choose, missing
 from .blocks import AudioAttention, Block, CrossAttention, LayerContext, SelfAttention
 from .fast_blocks import Pending
 from .fast_blocks import forward as fast_forward
 from .fast_blocks import missing as fast_missing
 from .layers import AudioProjection, Head, ImageEmbedding, TextEmbedding, patchify, sinusoid, unpatchify
-from .quant import linear_in
+from .quant import computes_in_8bit, linear_in
 from .rope import RotaryTable, video_table
 from .teacache import TeaCache
 from .transformer_config import TransformerConfig
@@ -106,7 +106,13 @@ class InfiniteTalkTransformer(nn.Module):
         return str(self.attention)
 
     def set_attention(self, name: str = "auto") -> None:
-        """Choose the attention kernel of every block (attention.KERNELS)."""
+        """Choose the attention kernel of every block (attention.KERNELS).
+
+        "auto" takes int8 scores in self-attention where the linear layers compute in 8 bits already: beside their
+        rounding its own does not show.
+        """
+        if name == "auto" and computes_in_8bit(self) and missing("int8", self.device, self.dtype) is None:
+            name = "int8"
         self.attention = choose(name, self.device, self.dtype)
         for module in self.modules():
             if isinstance(module, SelfAttention):
@@ -189,7 +195,7 @@ class InfiniteTalkTransformer(nn.Module):
         return F.linear(patchify(self._here(latent), self.config.patch_size), weight, self.patch_embedding.bias)
 
     def _run_blocks(self, x: Tensor, e0: Tensor, conditioning: Conditioning, grid: tuple[int, int, int]) -> Tensor:
-        rope = self._rope(grid)
+        rope = self.rope(grid)
         fast = self.fast_blocks and conditioning.masks is None
         pending = Pending(x)
         for index, block in enumerate(self.runner):
@@ -206,7 +212,8 @@ class InfiniteTalkTransformer(nn.Module):
                 pending = Pending(block(pending.x, e0, context, rope, conditioning.masks))
         return pending.settle()
 
-    def _rope(self, grid: tuple[int, int, int]) -> RotaryTable:
+    def rope(self, grid: tuple[int, int, int]) -> RotaryTable:
+        """The rotary table of a (latent frames, rows, columns) grid, made once and kept."""
         key = (grid, self.device)
         if key not in self._ropes:
             self._ropes[key] = video_table(grid, self.config.head_dim, self.device)

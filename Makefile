@@ -1,12 +1,13 @@
 # make demo   render demo.mp4 from the shipped sample
 # make serve  start the server on port 5000
+# make docker-check  build and try the image's CPU target without Docker (root, debootstrap; minutes)
 # make test   install what the tests need and run all of them
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo serve test test-n8n lint install
+.PHONY: docker-check demo serve test test-n8n lint install
 
 install: $(VENV)/.plain
 $(VENV)/.plain: pyproject.toml constraints.txt
@@ -30,6 +31,9 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check server tests
 	$(BIN)/ruff format --check server tests
 	$(BIN)/mypy
+
+docker-check:
+	$(PYTHON) tests/docker/run_cpu_target.py
 
 test: $(VENV)/.test lint
 	tests/system-packages.sh

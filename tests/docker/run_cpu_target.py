@@ -30,6 +30,7 @@ from dockerfile import Stage, stages, words
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TARGET, MAX_BYTES, PORT = "cpu", 1_500_000_000, 18_765
+CERTIFICATES = "var/tmp/certificates-of-the-host.crt"
 PASSED_ON = ("http_proxy", "https_proxy", "no_proxy", "pip_", "ssl_cert_file", "requests_ca_bundle")
 
 
@@ -60,7 +61,8 @@ class Image:
         """The image's variables, and how this machine reaches its registries."""
         ours = {name: value for name, value in os.environ.items() if name.lower().startswith(PASSED_ON)}
         home = "/root" if self.user.startswith("0") else "/home/lipsync"
-        return {**ours, "HOME": home, "LANG": "C.UTF-8", **self.arguments, **self.environment}
+        trust = dict.fromkeys(("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"), f"/{CERTIFICATES}")
+        return {**ours, **trust, "HOME": home, "LANG": "C.UTF-8", **self.arguments, **self.environment}
 
 
 def build(all_stages: dict[str, Stage], name: str, roots: Path, built: dict[str, Image]) -> Image:
@@ -160,11 +162,9 @@ def debootstrap(image: str, root: Path) -> None:
         subprocess.run(["umount", "--lazy", str(cache / "proc")], check=False, stderr=subprocess.DEVNULL)
         (cache / ".ready").touch()
     copy_root(cache, root)
-    for source in (Path("/etc/apt"), Path("/etc/ssl/certs")):
-        if source.is_dir():
-            place = root / str(source).lstrip("/")
-            place.mkdir(parents=True, exist_ok=True)
-            subprocess.run(["cp", "-a", f"{source}/.", str(place)], check=True)
+    subprocess.run(["cp", "-a", "/etc/apt/.", str(root / "etc/apt")], check=True)
+    # Apart from the root's own, which the package ca-certificates makes anew.
+    shutil.copy("/etc/ssl/certs/ca-certificates.crt", root / CERTIFICATES)
     if any((root / "etc/apt/sources.list.d").glob("*")):
         (root / "etc/apt/sources.list").unlink(missing_ok=True)
     for file in (Path("/etc/resolv.conf"), Path("/etc/hosts"), Path("/etc/pip.conf")):

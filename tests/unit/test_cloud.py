@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import web
+from lipsync_server.cloud.address import price_from_provider
 from lipsync_server.cloud.api import NoCapacity, ProviderError, WrongKey
 from lipsync_server.cloud.cost import DEFAULT_OFFERS
 from lipsync_server.cloud.machine import Machine, Order, Provider
@@ -298,6 +299,18 @@ async def test_without_a_key_the_variable_is_named():
     with pytest.raises(InvalidInput, match="RUNPOD_API_KEY"):
         async with provider("runpod", {}):
             pass
+
+
+async def test_a_rented_machine_asks_its_provider_what_it_costs(api):
+    vast = {"CONTAINER_ID": "5", "CONTAINER_API_KEY": api.key}
+    runpod = {"RUNPOD_POD_ID": "pod7", "RUNPOD_API_KEY": api.key}
+    api.answers("GET /instances/5/", (200, {"instances": {"dph_total": 0.41}}), (404, "no"))
+    api.answers("GET /pods/pod7", (200, {"id": "pod7", "cost": 0.34}))
+    urls = {"vast_url": api.url, "runpod_url": api.url}
+    assert await price_from_provider(vast, **urls) == 0.41
+    assert await price_from_provider(runpod, **urls) == 0.34
+    assert await price_from_provider(vast, **urls) is None
+    assert await price_from_provider({}, **urls) is None
 
 
 class Clock:

@@ -24,17 +24,19 @@ _PAUSES_S = (1.0, 5.0, 15.0, 60.0)
 class Tunnel:
     """One cloudflared, started again when it ends. `url` is "" until its address is known.
 
-    kind: `quick` or a tunnel token. announce: told every new address.
+    kind: `quick` or a tunnel token. local_url: where a quick one leads. announce: told every new address.
     """
 
-    def __init__(self, kind: str, port: int, announce: Callable[[str], None], program: str = "cloudflared") -> None:
+    def __init__(
+        self, kind: str, local_url: str, announce: Callable[[str], None], program: str = "cloudflared"
+    ) -> None:
         found = shutil.which(program)
         if found is None:
             raise LipsyncError(
                 f"LIPSYNC_TUNNEL needs the program {program}, which is not installed. Install it from Cloudflare's "
                 "downloads, use the Docker image built with CLOUDFLARED=1, or unset LIPSYNC_TUNNEL."
             )
-        self._program, self._kind, self._port, self._announce = found, kind, port, announce
+        self._program, self._kind, self._local_url, self._announce = found, kind, local_url, announce
         self.url = ""
 
     async def run(self) -> None:
@@ -53,7 +55,7 @@ class Tunnel:
         command = [self._program, "tunnel", "--no-autoupdate", "--metrics", "127.0.0.1:0"]
         environment = dict(os.environ)
         if self._kind == "quick":
-            command += ["--url", f"http://127.0.0.1:{self._port}"]
+            command += ["--url", self._local_url]
         else:
             # In the environment, because every user of the machine sees a command line.
             environment["TUNNEL_TOKEN"] = self._kind

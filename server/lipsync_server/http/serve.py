@@ -62,7 +62,7 @@ async def _serve(settings: Settings, registry: Registry) -> None:
             await runner.setup()
             await web.TCPSite(runner, settings.host, port).start()
             log.info("%s on %s", what, _url(settings.host, runner))
-        tunnel = _announce(settings, app[keys.ADDRESS], runners[0][0].addresses[0][1])
+        tunnel = _announce(settings, app[keys.ADDRESS], runners[0][0])
         await stop.wait()
         log.info("stopping")
     finally:
@@ -83,11 +83,12 @@ async def _with_price(settings: Settings) -> Settings:
     return settings.model_copy(update={"price_per_hour": price})
 
 
-def _announce(settings: Settings, address: PublicAddress, port: int) -> asyncio.Task[None] | None:
+def _announce(settings: Settings, address: PublicAddress, runner: web.AppRunner) -> asyncio.Task[None] | None:
     """Say by which address others reach the server; the tunnel's task where there is one."""
     if settings.tunnel:
-        return asyncio.create_task(Tunnel(settings.tunnel, port, address.announce).run(), name="tunnel")
-    if url := address.url or public_address(port, os.environ):
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
+        return asyncio.create_task(Tunnel(settings.tunnel, _url(host, runner), address.announce).run(), name="tunnel")
+    if url := address.url or public_address(runner.addresses[0][1], os.environ):
         address.announce(url)
     return None
 

@@ -64,7 +64,9 @@ class Settings(BaseSettings):
     """Default preset of the model engines."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
-    attention: Literal["auto", "cudnn", "flash", "sage", "xformers", "sdpa"] = "auto"
+    attention: Literal["auto", "int8", "cudnn", "flash", "flash2", "flash3", "flash4", "sage", "xformers", "sdpa"] = (
+        "auto"
+    )
     """Attention kernel of the model engines."""
     offload: Literal["auto", "none", "blocks"] = "auto"
     """Whether transformer blocks stay on the GPU or wait in host memory."""
@@ -81,7 +83,7 @@ class Settings(BaseSettings):
     ray_address: str = "auto"
     """Address of the Ray cluster for `--executor ray`; `auto` is the one that this machine is part of."""
     gpus_per_worker: int = Field(default=1, ge=1, le=64)
-    """GPUs of one worker on a machine of a Ray cluster."""
+    """GPUs of one worker. InfiniteTalk shares each video out over them: sooner done, not cheaper."""
     cpus_per_worker: int = Field(default=4, ge=1, le=1024)
     """CPU cores of one worker on a machine of a Ray cluster that has no GPU."""
     workers: int = Field(default=1, ge=1, le=64)

@@ -40,10 +40,18 @@ def bench(
     via_http: Annotated[
         bool, typer.Option("--via-http", help="Measure a warm server from POST to last byte, with its worker's memory.")
     ] = False,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="InfiniteTalk at full size without its weights, part by part.")
+    ] = False,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write everything measured to this file.")] = None,
 ) -> None:
     """Measure an engine's speed at several lengths of sound."""
     with console.errors_as_sentences():
+        if random_weights:
+            from lipsync_server.engines.infinitetalk import bench as parts
+
+            parts.main([] if json_path is None else ["--json", str(json_path)])
+            return
         from lipsync_server.cli import measured
         from lipsync_server.engines import registry
         from lipsync_server.paths import SAMPLES_DIR

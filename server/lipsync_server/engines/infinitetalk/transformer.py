@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import attention_int8
 from .attention import Attention, choose, missing
 from .blocks import AudioAttention, Block, CrossAttention, LayerContext, SelfAttention
 from .fast_blocks import Pending
@@ -111,7 +112,8 @@ class InfiniteTalkTransformer(nn.Module):
         "auto" takes int8 scores in self-attention where the linear layers compute in 8 bits already: beside their
         rounding its own does not show.
         """
-        if name == "auto" and computes_in_8bit(self) and missing("int8", self.device, self.dtype) is None:
+        fits = self.config.head_dim == attention_int8.HEAD_DIM and self.dtype == torch.bfloat16
+        if name == "auto" and fits and computes_in_8bit(self) and missing("int8", self.device, self.dtype) is None:
             name = "int8"
         self.attention = choose(name, self.device, self.dtype)
         for module in self.modules():

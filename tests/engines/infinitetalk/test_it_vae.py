@@ -1,5 +1,7 @@
 """The VAE: golden pixels and latents, and every shortcut against diffusers' own whole-video passes."""
 
+import shutil
+
 import pytest
 import torch
 from it_golden import CPU, error, golden, golden_path, meets
@@ -68,3 +70,19 @@ def test_every_name_maps_to_another_official_one() -> None:
     names = [official_name(name) for name in build().state_dict()]
     assert len(set(names)) == len(names)
     assert "decoder.upsamples.3.time_conv.weight" in names
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+def test_the_compiled_norm_is_compiled_once_for_all_sizes() -> None:
+    models = []
+    for compiled in (False, True):
+        network = build(4)
+        randomise(network, device=CPU, dtype=torch.float32)
+        models.append(WanVae(network, CPU, torch.float32, compile_norms=compiled, fold_convolutions=False))
+    plain, fast = models
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for height, width in ((16, 16), (16, 24), (24, 16)):
+            video = torch.rand(3, 5, height, width, generator=torch.Generator().manual_seed(4)) * 2 - 1
+            latents = plain.encode(video)
+            assert error(fast.encode(video), latents) < 1e-5
+            assert error(torch.cat(list(fast.decode(latents)), 1), torch.cat(list(plain.decode(latents)), 1)) < 1e-4

@@ -5,18 +5,35 @@ A 3x3x3 convolution over time and space is a 3x3 convolution over frames whose c
 channels-last 2-D kernels are its most tuned ones. Knows diffusers' module names, nothing of the engine.
 """
 
+from collections.abc import Callable
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def _norm_silu(x: Tensor, gamma: Tensor, scale: float) -> Tensor:
+def _norm_silu(x: Tensor, gamma: Tensor) -> Tensor:
+    """x: (1, C, T, H, W); gamma: (C, 1, 1, 1), already times sqrt(C)."""
     wide = x.float()
     length = (wide * wide).sum(dim=1, keepdim=True).sqrt().clamp(min=1e-12)
-    return F.silu(wide / length * scale * gamma.float()).to(x.dtype)
+    return F.silu(wide / length * gamma).to(x.dtype)
 
 
-_compiled_norm_silu = torch.compile(_norm_silu, dynamic=True)
+@cache
+def _compiled_norm_silu(n_channels: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """The same on channels-last values laid out in one row, for one number of channels.
+
+    A row has one shape that varies, its length, so each of the three widths compiles once for every size and stride;
+    the five-dimensional form would hit torch's limit of recompilations and silently go on uncompiled.
+    """
+
+    def in_rows(row: Tensor, gamma: Tensor) -> Tensor:
+        wide = row.view(-1, n_channels).float()
+        length = (wide * wide).sum(dim=1, keepdim=True).sqrt().clamp(min=1e-12)
+        return F.silu(wide / length * gamma.view(-1)).to(row.dtype).view(-1)
+
+    return torch.compile(in_rows, dynamic=True)
 
 
 class NormSilu(nn.Module):
@@ -24,12 +41,21 @@ class NormSilu(nn.Module):
 
     def __init__(self, norm: nn.Module, *, compiled: bool) -> None:
         super().__init__()
-        self.gamma: nn.Parameter = norm.gamma  # type: ignore[assignment]
-        self.scale = float(norm.scale)  # type: ignore[arg-type]
-        self._function = _compiled_norm_silu if compiled else _norm_silu
+        gamma: Tensor = norm.gamma  # type: ignore[assignment]
+        scale: float = norm.scale  # type: ignore[assignment]
+        # A buffer: torch.compile takes the shapes of parameters for constants and would compile once for each.
+        self.gamma: Tensor
+        self.register_buffer("gamma", gamma.detach().float() * scale)
+        self._compiled = _compiled_norm_silu(gamma.shape[0]) if compiled else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._function(x, self.gamma, self.scale)
+        if self._compiled is None:
+            return _norm_silu(x, self.gamma)
+        # Free for channels-last tensors, which is what the GPU path has throughout.
+        last = x.movedim(1, -1).contiguous()
+        # The same memory as a row of its own: for a view torch.compile would guard on the shape of what it views.
+        row = last.new_empty(0).set_(last.untyped_storage(), last.storage_offset(), (last.numel(),), (1,))
+        return self._compiled(row, self.gamma).view(last.shape).movedim(-1, 1)
 
 
 class FoldedCausalConv(nn.Module):

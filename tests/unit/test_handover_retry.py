@@ -1,0 +1,56 @@
+"""A copy that fails is tried again; one that never succeeds is given up with a sentence; names are safe and unique."""
+
+from pathlib import Path
+
+import pytest
+from lipsync_server.errors import LipsyncError, StoreFailed
+from lipsync_server.jobs.handover import BucketTarget, FolderTarget, HandOver, copy_name, make_target
+from lipsync_server.jobs.model import Job, JobSpec
+from lipsync_server.settings import Settings
+
+
+def job(file_name: str = "face-lipsync.mp4") -> Job:
+    return Job("0" * 26, JobSpec("auto", "face.png", "voice.wav", file_name, 1.0), "running", 0.0)
+
+
+async def test_a_copy_is_tried_again_until_the_folder_is_there(tmp_path: Path) -> None:
+    video, folder = tmp_path / "video.mp4", tmp_path / "away"
+    video.write_bytes(b"mp4")
+
+    class Mounted(FolderTarget):
+        async def put(self, video: Path, name: str) -> str:
+            try:
+                return await super().put(video, name)
+            finally:
+                folder.mkdir(exist_ok=True)
+
+    stored = await HandOver(Mounted(folder), give_up_s=60, pauses_s=(0.0,))(job(), video)
+    (copy,) = folder.iterdir()
+    assert (str(copy), copy.read_bytes()) == (stored, b"mp4")
+
+
+async def test_a_copy_that_never_succeeds_is_given_up_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "video.mp4").write_bytes(b"mp4")
+    hand_over = HandOver(FolderTarget(tmp_path / "away"), give_up_s=0.0, pauses_s=(0.1,))
+    with pytest.raises(StoreFailed, match=r"LIPSYNC_STORE in 1 tries.*No such file"):
+        await hand_over(job(), tmp_path / "video.mp4")
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [("Anna spricht.mp4", "Anna-spricht"), ("../../etc/passwd", "passwd"), ("日本.mp4", "lipsync"), (".mp4", "mp4")],
+)
+def test_a_caller_s_name_cannot_leave_the_folder(name: str, stem: str) -> None:
+    assert copy_name(job(name)) == f"{stem}-{'0' * 26}.mp4"
+
+
+@pytest.mark.parametrize("store", ["s3://", "gs://bucket/x", "s3:///x"])
+def test_a_store_that_means_nothing_is_refused(store: str) -> None:
+    with pytest.raises(LipsyncError, match="must be a folder or s3://"):
+        make_target(Settings(_env_file=None, store=store))
+
+
+def test_what_a_store_means(tmp_path: Path) -> None:
+    assert make_target(Settings(_env_file=None)) is None
+    assert isinstance(make_target(Settings(_env_file=None, store=str(tmp_path))), FolderTarget)
+    assert isinstance(make_target(Settings(_env_file=None, store="s3://bucket")), BucketTarget)

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lipsync_server.engines.base import FPS, Frames, RenderContext, RenderRequest
+from lipsync_server.engines import hardware
+from lipsync_server.engines.base import FPS, Engine, Frames, RenderContext, RenderRequest
 from lipsync_server.engines.infinitetalk.audio import SAMPLES_PER_FRAME, SpeechEmbedding, Track
 from lipsync_server.engines.infinitetalk.conditions import Conditions, PictureAt, moving_picture, still_picture
 from lipsync_server.engines.infinitetalk.guidance import GuidanceScales
@@ -38,7 +39,12 @@ def _no_report(stage: str, done: float, total: float) -> None:
     pass
 
 
-def create(settings: Settings) -> "InfiniteTalkEngine":
+def create(settings: Settings) -> Engine:
+    n_gpus = min(settings.gpus_per_worker, len(hardware.gpus())) if settings.device in ("auto", "cuda") else 1
+    if n_gpus > 1:
+        from lipsync_server.engines.infinitetalk.parallel_engine import ParallelEngine
+
+        return ParallelEngine(settings, n_gpus)
     return InfiniteTalkEngine(settings)
 
 

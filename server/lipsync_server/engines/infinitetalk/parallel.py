@@ -130,6 +130,11 @@ class _ParallelAttention(Attention):
         return self.through
 
 
+def several_processes() -> bool:
+    """Whether this process renders together with others."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 class SequenceParallel:
     """Runs a transformer's blocks on all processes of torch.distributed's default group.
 

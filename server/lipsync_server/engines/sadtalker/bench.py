@@ -250,7 +250,7 @@ def main() -> None:
         name = torch.cuda.get_device_name(device)
         if arguments.memory_cap_gib:
             total = torch.cuda.get_device_properties(device).total_memory
-            torch.cuda.set_per_process_memory_fraction(arguments.memory_cap_gib * _GIB / total, device)
+            torch.cuda.set_per_process_memory_fraction(arguments.memory_cap_gib * _GIB / total)
     bench = Bench(device, arguments.frames, TINY if arguments.tiny else official.PUBLISHED)
     rates = {precision: convolution_rate(device, precision) for precision in arguments.precisions}
     results: list[Result] = []

@@ -1,0 +1,107 @@
+"""The parts of the Ray executor that need no cluster: files in pieces, what to resume from, machines and engines."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from lipsync_server.engines.base import EngineInfo
+from lipsync_server.engines.registry import EngineEntry, Registry
+from lipsync_server.errors import LipsyncError, WorkerCrashed
+from lipsync_server.settings import Settings
+from lipsync_server.workers.ray_cluster import ClusterRegistry, machines
+from lipsync_server.workers.ray_files import PIECE_BYTES, Kept, Piece, Receiver, ResumeFiles, keep_only, pieces
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES])
+def test_a_file_arrives_whole_and_appears_only_then(tmp_path: Path, size: int):
+    sent, folder = tmp_path / "sent", tmp_path / "there"
+    sent.write_bytes(bytes(size))
+    receiver = Receiver(folder)
+    for piece in pieces(sent, "segments/video.mp4"):
+        assert not (folder / "segments" / "video.mp4").exists()
+        receiver.take(piece)
+    assert (folder / "segments" / "video.mp4").read_bytes() == bytes(size)
+    assert [path.name for path in (folder / "segments").iterdir()] == ["video.mp4"]
+
+
+def test_a_video_that_is_not_what_was_rendered_never_appears(tmp_path: Path):
+    receiver = Receiver(tmp_path)
+    receiver.take(Piece("video.mp4", b"some of it", last=True), complete=False)
+    with pytest.raises(WorkerCrashed, match="damaged"):
+        receiver.complete(hashlib.sha256(b"all of it").hexdigest())
+    receiver.drop()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../token", "/etc/passwd", "segments/../../token", ".env", ""])
+def test_a_machine_cannot_write_outside_of_the_jobs_folder(tmp_path: Path, name: str):
+    with pytest.raises(LipsyncError, match="outside"):
+        Receiver(tmp_path / "job").take(Piece(name, b"", last=True))
+
+
+def test_the_server_has_what_the_machine_would_resume_from(tmp_path: Path):
+    machine, server = tmp_path / "machine", tmp_path / "server"
+    (machine / "segments").mkdir(parents=True)
+    resume, receiver = ResumeFiles(machine), Receiver(server)
+
+    def travel() -> list[str]:
+        names = []
+        for news in resume.news():
+            if isinstance(news, Kept):
+                keep_only(server, news.names)
+            else:
+                receiver.take(news)
+                names.append(news.name)
+        return names
+
+    (machine / "segments" / "00000000-00000010.mp4").write_bytes(b"frames")
+    (machine / "segments" / "segment.part").write_bytes(b"torn")
+    (machine / "render.txt").write_text("which render")
+    assert travel() == [], "frames without a checkpoint are of no use"
+    (machine / "checkpoint-000000010.npz").write_bytes(b"state")
+    # The checkpoint comes last: it counts frames that are there already.
+    assert travel() == ["segments/00000000-00000010.mp4", "render.txt", "checkpoint-000000010.npz"]
+    assert travel() == []
+    (machine / "checkpoint-000000010.npz").rename(machine / "checkpoint-000000020.npz")
+    assert travel() == ["checkpoint-000000020.npz"]
+    assert sorted(path.name for path in server.glob("*.npz")) == ["checkpoint-000000020.npz"]
+
+
+def test_a_machine_gets_a_worker_for_each_gpu_or_for_some_cores():
+    def node(**resources: float) -> dict[str, object]:
+        return {
+            "NodeID": "1", "Alive": True, "NodeManagerAddress": "10.0.0.1", "NodeManagerPort": 1,
+            "NodeName": "10.0.0.1",
+            "NodeManagerHostname": "studio", "Resources": resources,
+        }  # fmt: skip
+
+    def workers(settings: Settings, **resources: float) -> tuple[int, int, int]:
+        [machine] = machines([node(**resources)], settings)
+        assert machine.name == "studio"
+        return machine.n_workers, machine.n_gpus, machine.n_cpus
+
+    plain = Settings(_env_file=None)
+    assert workers(plain, CPU=32, GPU=4) == (4, 1, 0)
+    assert workers(plain.model_copy(update={"gpus_per_worker": 2}), CPU=32, GPU=4) == (2, 2, 0)
+    assert workers(plain.model_copy(update={"gpus_per_worker": 8}), CPU=32, GPU=4) == (1, 4, 0)
+    assert workers(plain, CPU=9) == (2, 0, 4)
+    assert workers(plain, CPU=1) == (1, 0, 1)
+    assert workers(plain)[0] == 0
+    assert machines([{**node(CPU=4), "Alive": False}], plain) == []
+
+
+def test_what_any_machine_can_run_is_on_offer_and_stays_so():
+    registry = ClusterRegistry({"bars": EngineEntry("stand_in"), "none": EngineEntry("no_such_package")})
+    settings = Settings(_env_file=None)
+
+    def available() -> dict[str, bool]:
+        return {info.name: info.available for info in registry.describe(settings)}
+
+    assert available() == {"bars": True, "none": False}
+    lacking = EngineInfo(name="bars", title="Bars", available=False, reason="no GPU")
+    registry.tell([lacking])
+    assert available()["bars"] is False, "this machine does not render; the cluster's do"
+    registry.tell([EngineInfo(name="bars", title="Bars", available=True, reason="")])
+    registry.tell([lacking])
+    assert available()["bars"] is True
+    assert isinstance(registry, Registry)

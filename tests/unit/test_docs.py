@@ -3,7 +3,9 @@
 import re
 from pathlib import Path
 
+from lipsync_server.cli import app
 from lipsync_server.settings_table import with_table
+from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,3 +28,10 @@ def test_every_relative_link_in_the_documentation_leads_somewhere() -> None:
 def test_no_path_of_a_workplace_is_in_the_documentation() -> None:
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         assert "/work/" not in page.read_text(encoding="utf-8"), page
+
+
+def test_the_readmes_cost_table_is_the_commands() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = readme.partition("<!-- cost: begin -->\n```\n")[2].partition("```\n<!-- cost: end -->")[0]
+    result = CliRunner().invoke(app, ["cost", "--videos", "45", "--seconds", "40", "--storage-gb", "40"])
+    assert shown == result.output

@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-# Ray reads these when it is imported. Nothing about anybody's cluster is told to its makers, and an ordinary stop of the
-# server is no failure whose stack belongs in the log.
+# Ray reads these when it is imported. Nothing about anybody's cluster is told to its makers, and an ordinary stop of
+# the server is no failure whose stack belongs in the log.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
 

@@ -119,6 +119,11 @@ class EngineActor:
             self._cancelled.discard(serial)
             shutil.rmtree(folder, ignore_errors=True)
 
+    def drop(self, serial: int) -> None:
+        """Forget the inputs of a render that will not come."""
+        self._receivers.pop(serial, None)
+        shutil.rmtree(self._home.render(serial), ignore_errors=True)
+
     def cancel(self, serial: int) -> None:
         self._cancelled.add(serial)
 

@@ -23,6 +23,7 @@ from lipsync_server.workers.base import LoadState, WorkerInfo, WorkerState
 from lipsync_server.workers.ray_actor import VIDEO, FromActor, MachineOffer
 from lipsync_server.workers.ray_cluster import Machine
 from lipsync_server.workers.ray_files import Kept, Piece, Receiver, keep_only, pieces, resume_files
+from lipsync_server.workers.render import in_words
 from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ class _Running:
     on_progress: Callable[[ProgressEvent], None]
     work: asyncio.Future[RenderOutcome]
     cancelled: bool = False
+    settled: bool = False
+    """The actor is not at it any more, or never was."""
 
 
 class RayWorker:
@@ -121,8 +124,12 @@ class RayWorker:
             raise
         except RayError as error:
             raise await self._crash(running, error) from error
+        except OSError as error:
+            raise in_words(error, task.engine) from error
         finally:
             self._running = None
+            if not running.settled and self._is("busy"):
+                self._end_life("a render broke off, and the actor may still be at it")
             self.idle_since = time.monotonic()
             if self._is("busy"):
                 self._set_state("ready")
@@ -132,7 +139,8 @@ class RayWorker:
         if running is None or running.task.task_id != task_id or running.cancelled:
             return
         running.cancelled = True
-        self._actor.cancel.remote(running.serial)
+        if self._actor is not None:
+            self._actor.cancel.remote(running.serial)
         asyncio.get_running_loop().call_later(_CANCEL_GRACE_S, self._kill_if_still_at, running)
 
     def info(self) -> WorkerInfo:
@@ -163,6 +171,9 @@ class RayWorker:
                 await self._live_once()
             except RayError as error:
                 self._death = cause_of_death(error)
+            except Exception as error:
+                log.exception("worker %s cannot be run", self.worker_id)
+                self._death = f"{type(error).__name__}: {error}"
             finally:
                 self._loading, self._engine = None, ""
                 self._set_state("dead")
@@ -244,10 +255,12 @@ class RayWorker:
                     case Kept():
                         await self._in_thread(partial(keep_only, task.scratch, message.names))
                     case messages.Finished():
+                        running.settled = True
                         self._engine = message.holds
                         await self._in_thread(partial(video.complete, message.outcome.sha256))
                         return message.outcome
                     case messages.Failed():
+                        running.settled = True
                         self._engine = message.holds
                         raise message.error
                     case messages.LogLine():
@@ -269,6 +282,8 @@ class RayWorker:
             parts = pieces(path, name)
             while (piece := await self._in_thread(partial(next, parts, None))) is not None:
                 if running.cancelled:
+                    running.settled = True
+                    self._actor.drop.remote(running.serial)
                     raise Cancelled("The job was cancelled.")
                 await (await self._in_thread(partial(self._actor.receive.remote, running.serial, piece)))
 

@@ -25,7 +25,7 @@ from lipsync_server.workers.shelf import EngineShelf
 from lipsync_server.workers.task import ProgressEvent
 
 _PROGRESS_INTERVAL_S = 0.1
-_NICENESS = 5
+_NICENESS = 15
 _OOM_SCORE = 500
 _PR_SET_PDEATHSIG = 1
 EXIT_POISONED = 70

@@ -25,11 +25,6 @@ def test_every_relative_link_in_the_documentation_leads_somewhere() -> None:
     assert not broken
 
 
-def test_no_path_of_a_workplace_is_in_the_documentation() -> None:
-    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
-        assert "/work/" not in page.read_text(encoding="utf-8"), page
-
-
 def test_the_readmes_cost_table_is_the_commands() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     shown = readme.partition("<!-- cost: begin -->\n```\n")[2].partition("```\n<!-- cost: end -->")[0]

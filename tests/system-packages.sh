@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
-# What the tests need beyond Python and Node: a browser, and a compiler for n8n's one native module.
+# What the tests need beyond Python and Node: a browser, and a compiler
+# with Python's headers (n8n's one native module, torch.compile).
 # As root on Debian or Ubuntu it installs what is missing; otherwise it says what to install.
 set -euo pipefail
 
 missing=()
 command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || missing+=(chromium)
 command -v g++ >/dev/null || missing+=(g++)
+# torch.compile on the CPU includes Python's own header
+[ -f "$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ] || missing+=(python3-dev)
 command -v openssl >/dev/null || missing+=(openssl)
 command -v npm >/dev/null || missing+=(nodejs npm)
 [ ${#missing[@]} -eq 0 ] && exit 0

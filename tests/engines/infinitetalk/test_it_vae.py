@@ -1,6 +1,8 @@
 """The VAE: golden pixels and latents, and every shortcut against diffusers' own whole-video passes."""
 
 import shutil
+import sysconfig
+from pathlib import Path
 
 import pytest
 import torch
@@ -72,7 +74,10 @@ def test_every_name_maps_to_another_official_one() -> None:
     assert "decoder.upsamples.3.time_conv.weight" in names
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+@pytest.mark.skipif(
+    shutil.which("g++") is None or not Path(sysconfig.get_path("include"), "Python.h").is_file(),
+    reason="torch.compile on the CPU needs g++ and python3-dev",
+)
 def test_the_compiled_norm_is_compiled_once_for_all_sizes() -> None:
     models = []
     for compiled in (False, True):

@@ -40,6 +40,15 @@ def test_the_reference_schedule_is_met_exactly(case: dict) -> None:
         assert heard == chunk.get("windows_person1", heard)
 
 
+def test_a_much_shorter_second_person_changes_the_last_window_only() -> None:
+    """The reference makes all windows of person 1, mirrors person 2's audio in the last one, and cuts to person 2."""
+    plan = reference_schedule((400, 160))
+    assert (plan.n_frames, len(plan.windows)) == (160, 6)
+    assert [w.n_kept for w in plan.windows] == [81, 72, 7, 0, 0, 0]
+    assert plan.audio_indices(plan.windows[2], 1)[-1].tolist() == [159] * 5
+    assert plan.audio_indices(plan.windows[5], 1)[-1].tolist() == [0] * 5
+
+
 @given(n_frames=st.integers(1, 45_000), motion=st.sampled_from([1, 5, 9, 25]), window=st.sampled_from([29, 49, 81]))
 def test_our_schedule_covers_every_length_exactly(n_frames: int, motion: int, window: int) -> None:
     plan = schedule(n_frames, window_frames=window, motion_frames=motion)

@@ -73,15 +73,19 @@ def test_silence_is_left_as_it_is() -> None:
     assert gain_to_target(np.zeros(8000, np.float32)) == 1
 
 
-def test_features_of_transformers_own_pass_are_met(model: Wav2Vec) -> None:
-    speech = _speech(2.0)
+@pytest.mark.parametrize("seconds", [0.24, 1.16, 2.0, 61.03])
+def test_features_of_transformers_own_pass_are_met(model: Wav2Vec, seconds: float) -> None:
+    speech = _speech(seconds)
     track = Track(speech, len(speech))
     samples = track.read(0, len(speech)).astype(np.float64)
     inputs = torch.from_numpy((samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)).float()
+    n_frames = int(len(speech) / 16000 * 25)
     with torch.inference_mode():
         whole = model._model.feature_extractor(inputs[None])[0].T
-        whole = torch.nn.functional.interpolate(whole.T[None], size=50, mode="linear", align_corners=True)[0].T
-    assert error(SpeechEmbedding(model, track).features(0, 50), whole) < 1e-4
+        whole = torch.nn.functional.interpolate(whole.T[None], size=n_frames, mode="linear", align_corners=True)[0].T
+    embedding = SpeechEmbedding(model, track)
+    assert embedding.n_frames == n_frames
+    assert error(embedding.features(0, n_frames), whole) < 1e-5
 
 
 def test_features_do_not_depend_on_the_pieces_they_are_made_in(model: Wav2Vec, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,8 @@ class SpeechEmbedding:
 
     def __init__(self, model: Wav2Vec, track: Track, n_frames: int | None = None) -> None:
         self._model, self._track = model, track
-        self.n_frames = track.n_samples * FPS // SPEECH_RATE_HZ if n_frames is None else n_frames
+        # In this order: the reference's rounding makes 28 frames of 1.16 s, and so do we unless told the number.
+        self.n_frames = int(track.n_samples / SPEECH_RATE_HZ * FPS) if n_frames is None else n_frames
         self._n_features = model.n_features(track.n_samples)
         self._statistics = _measure(model, track)
         self._blocks: OrderedDict[int, Tensor] = OrderedDict()
@@ -103,8 +104,9 @@ class SpeechEmbedding:
 
     def features(self, first: int, stop: int) -> Tensor:
         """Convolution features, about 50 a second, brought to the frame rate: (stop - first, channels)."""
-        step = (self._n_features - 1) / (self.n_frames - 1) if self.n_frames > 1 else 0.0
-        positions = torch.arange(first, stop, dtype=torch.float64) * step
+        # In float32, as torch's own interpolation has it: its rounding shows in recordings of half a minute.
+        step = torch.tensor((self._n_features - 1) / (self.n_frames - 1) if self.n_frames > 1 else 0.0)
+        positions = torch.arange(first, stop, dtype=torch.float32) * step
         below = positions.floor().long().clamp(max=self._n_features - 1)
         above = (below + 1).clamp(max=self._n_features - 1)
         low, high = int(below[0]), int(above[-1]) + 1

@@ -14,6 +14,7 @@ from lipsync_server.engines.infinitetalk.conditions import moving_picture, still
 from lipsync_server.engines.infinitetalk.engine import InfiniteTalkEngine, create
 from lipsync_server.engines.infinitetalk.images import BUCKETS
 from lipsync_server.engines.infinitetalk.options import Options
+from lipsync_server.engines.infinitetalk.teacache import COEFFICIENTS
 from lipsync_server.engines.infinitetalk.windows import Window
 from lipsync_server.errors import Cancelled, InvalidInput, OutOfMemory
 from lipsync_server.media.image import first_frame
@@ -51,10 +52,12 @@ class Context:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _small_pictures() -> Iterator[None]:
+def _small_pictures_and_a_busy_cache() -> Iterator[None]:
     """A table with one small size: a thirtieth of the work. Real sizes run in tests/e2e/test_infinitetalk_http.py."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BUCKETS, "480p", {0.33: (64, 192)})
+        # A random time embedding changes so much with every step that the published polynomial would skip nothing.
+        patch.setitem(COEFFICIENTS, "480p", (0.0, 0.0, 0.0, 0.0, 0.3))
         yield
 
 
@@ -110,6 +113,34 @@ def test_a_killed_job_goes_on_from_its_last_window_with_the_same_frames(
         assert not any("window 1 of" in note for note in resumed.notes)
 
 
+BOXES = ((5, 2, 90, 62), (110, 2, 195, 62))
+MODES: dict[str, dict[str, object]] = {
+    "two people": {"second": True, "people": BOXES, "preset": "balanced"},
+    "one speaker among several": {"face_box": (20, 10, 60, 50)},
+    "camera move": {"camera_move": True},
+    "apg with three passes": {"preset": "quality", "apg": True},
+    "reused guidance": {"preset": "balanced", "steps": 5, "guidance_interval": 2},
+    "teacache with one pass": {"steps": 8, "teacache": 1.0},
+    "teacache with two passes": {"preset": "balanced", "steps": 8, "teacache": 1.0},
+    "teacache with three passes": {"preset": "quality", "steps": 8, "teacache": 1.0},
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_resumed_job_makes_the_same_frames_in_every_mode(
+    engine: InfiniteTalkEngine, tmp_path: Path, mode: str
+) -> None:
+    """The last window is shorter than the others, so nothing that depends on its length may be carried over."""
+    request = _request(0.8, **{"steps": 2, **MODES[mode]})
+    context = Context(tmp_path)
+    whole = _frames(engine, request, context)
+    assert len(whole) == 20
+    for index, n_stored in ((0, 13), (1, 20)):
+        resumed = Context(tmp_path, checkpoint=Checkpoint(n_stored, context.saved[index]))
+        rest = list(engine.generate(request, resumed))
+        assert (np.concatenate([*rest, whole[:0]]) == whole[n_stored:]).all()
+
+
 def test_the_same_seed_makes_the_same_video_and_another_one_does_not(
     engine: InfiniteTalkEngine, tmp_path: Path
 ) -> None:
@@ -143,9 +174,8 @@ def test_cancelling_ends_the_job_within_a_step(engine: InfiniteTalkEngine, tmp_p
 
 
 def test_two_people_each_hear_their_own_recording(engine: InfiniteTalkEngine, tmp_path: Path) -> None:
-    boxes = ((5, 2, 90, 62), (110, 2, 195, 62))
-    together = _frames(engine, _request(0.2, second=True, people=boxes), Context(tmp_path))
-    after = _frames(engine, _request(0.2, second=True, people=boxes, audio_mode="one_after_other"), Context(tmp_path))
+    together = _frames(engine, _request(0.2, second=True, people=BOXES), Context(tmp_path))
+    after = _frames(engine, _request(0.2, second=True, people=BOXES, audio_mode="one_after_other"), Context(tmp_path))
     alone = _frames(engine, _request(0.2), Context(tmp_path))
     assert together.shape == after.shape == alone.shape
     assert (together != after).any()
@@ -190,18 +220,24 @@ def test_a_video_as_the_picture_is_followed_window_by_window(engine: InfiniteTal
     assert (_frames(engine, followed, resumed) == whole[21:]).all()
 
 
-def test_running_out_of_memory_is_tried_once_more_with_fewer_blocks(engine: InfiniteTalkEngine, tmp_path: Path) -> None:
-    expected = _frames(engine, _request(0.56), Context(tmp_path))
+@pytest.mark.parametrize("options", [{}, {"preset": "balanced", "steps": 8, "teacache": 1.0}], ids=["fast", "teacache"])
+def test_running_out_of_memory_is_tried_once_more_with_fewer_blocks(
+    tiny_weights: Path, tmp_path: Path, options: dict[str, object]
+) -> None:
+    """In the last forward of the first window, when TeaCache has counted 15 forwards already."""
+    engine = create(Settings(_env_file=None, weights_dir=tiny_weights, data_dir=tmp_path, device="cpu", preset="fast"))
+    expected = _frames(engine, _request(0.56, **options), Context(tmp_path))
     transformer, calls = engine._models.transformer, []
+    at = 16 if options else 1
 
     def fail_once(module: torch.nn.Module, args: object) -> None:
         calls.append(1)
-        if len(calls) == 2:
+        if len(calls) == at:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
     transformer.register_forward_pre_hook(fail_once)
     context = Context(tmp_path)
-    frames = _frames(engine, _request(0.56), context)
+    frames = _frames(engine, _request(0.56, **options), context)
     assert (frames == expected).all()
     assert any("memory ran out once" in warning for warning in context.warnings)
     assert engine._models.transformer is not transformer

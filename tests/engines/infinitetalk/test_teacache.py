@@ -57,3 +57,23 @@ def test_an_unchanged_time_embedding_counts_as_little_change() -> None:
     e0 = torch.ones(1, 6, 8)
     decided = [cache.computes(e0) for _ in range(30)]
     assert decided == [True] * 15 + [False] * 3 + [True] * 3 + [False] * 3 + [True] * 3 + [False] * 3
+
+
+@pytest.mark.parametrize("passes", [1, 2, 3])
+def test_every_pass_has_its_own_slot_and_every_window_begins_anew(passes: int) -> None:
+    """Unlike the reference's count of three whatever is made, with which two passes take each other's residuals."""
+    steps, cache = 12, TeaCache("480p", steps=12, threshold=1e12, passes=passes)
+    e0 = torch.ones(1, 6, 8)
+    for _ in range(2):
+        decided = [cache.computes(e0) for _ in range(steps * passes)]
+        assert decided == [True] * 5 * passes + [False] * 7 * passes
+    assert [decision.slot for decision in cache.log] == list(range(passes)) * steps * 2
+
+
+def test_a_restarted_cache_decides_as_a_new_one() -> None:
+    cache = TeaCache("480p", steps=12, threshold=1e12)
+    e0 = torch.ones(1, 6, 8)
+    for _ in range(20):
+        cache.computes(e0)
+    cache.restart()
+    assert [cache.computes(e0) for _ in range(16)] == [True] * 15 + [False]

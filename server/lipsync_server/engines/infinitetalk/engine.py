@@ -168,6 +168,8 @@ class _Job:
         self._context.warn("The GPU's memory ran out once; the job went on with more of the model in host memory.")
         loop.generator.set_state(stream)
         loop.transformer = self._models.transformer
+        if loop.cache is not None:
+            loop.cache.restart()
         return (yield from self._window(loop, conditions, window, known))
 
     def _window(
@@ -261,7 +263,9 @@ class _Job:
         conditions = Conditions(
             self._picture(), speech, self._schedule, size=self._size, vae=models.vae, tokens_of=models.encode_picture
         )
-        sampling = self._sampling
+        sampling, cache = self._sampling, None
+        if sampling.teacache > 0:
+            cache = TeaCache(options.resolution, sampling.steps, sampling.teacache, len(self._scales.passes))
         loop = WindowLoop(
             models.transformer,
             models.vae,
@@ -276,7 +280,7 @@ class _Job:
             ),
             colours=conditions.colours(),
             generator=generator,
-            cache=TeaCache(options.resolution, sampling.steps, sampling.teacache) if sampling.teacache > 0 else None,
+            cache=cache,
         )
         return loop, conditions
 

@@ -46,7 +46,10 @@ class Prompts:
 
 
 class WindowLoop:
-    """The loop of one video. Make one per job; windows must be run in order."""
+    """The loop of one video. Make one per job; windows must be run in order.
+
+    cache: skips forwards; counts those of a window, so a window that is broken off must `restart` it.
+    """
 
     def __init__(
         self,
@@ -61,7 +64,7 @@ class WindowLoop:
     ) -> None:
         self.transformer, self.vae = transformer, vae
         self._prompts, self._settings = prompts, settings
-        self._colours, self.generator, self._cache = colours, generator, cache
+        self._colours, self.generator, self.cache = colours, generator, cache
         self._pacer = _Pacer(vae.device)
 
     @torch.inference_mode()
@@ -94,7 +97,7 @@ class WindowLoop:
             for which in settings.scales.passes_at(step, settings.steps):
                 on_step(step)
                 predictions[which] = self.transformer(
-                    model_input, levels[step : step + 1], contexts[which], cache=self._cache
+                    model_input, levels[step : step + 1], contexts[which], cache=self.cache
                 )
             latent = euler_step(latent, guidance.velocity(predictions), levels[step], levels[step + 1])
             self._pacer.step_done()

@@ -1,8 +1,10 @@
 """TeaCache: skip the blocks of a forward whose time embedding barely moved, and reuse their last residual.
 
-Knows the published polynomials, the counter and its three slots, with the reference's quirks (the counter runs over
-all forwards and is not reset between windows; with two forwards a step the slots rotate). Does not know the model: it
-is handed the time projection e0 and the residuals.
+Knows the published polynomials, the counter over all forwards and one slot to each forward of a step. The reference
+always counts three forwards a step: with two, its slots rotate, so that one pass reuses the other's residual, and a
+window begins where the last one left the counter. `passes` = 3 does exactly that; told the true number, every pass has
+its own slot and every window begins anew, so a job that resumes goes on as if it had never stopped. Does not know the
+model: it is handed the time projection e0 and the residuals.
 """
 
 from dataclasses import dataclass, field
@@ -12,8 +14,8 @@ from torch import Tensor
 
 Resolution = Literal["480p", "720p"]
 
-SLOTS = 3
-WARM_UP_FORWARDS = 15
+REFERENCE_PASSES = 3
+WARM_UP_STEPS = 5
 DEFAULT_THRESHOLD = 0.2
 # Fourth-degree fits of the output's change against the change of e0, highest power first, as published.
 COEFFICIENTS: dict[Resolution, tuple[float, ...]] = {
@@ -42,23 +44,29 @@ class _Slot:
 class TeaCache:
     """The cache of one job. Hand the same object to every forward, in the order in which a step makes them.
 
-    steps: denoising steps of a window. The sequence restarts after 3 * steps forwards.
+    steps: denoising steps of a window. passes: forwards of a step. The sequence restarts after passes * steps forwards.
     """
 
     resolution: Resolution
     steps: int
     threshold: float = DEFAULT_THRESHOLD
+    passes: int = REFERENCE_PASSES
     log: list[Decision] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._slots = [_Slot() for _ in range(SLOTS)]
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget everything, as before the first forward of a job."""
+        self._slots = [_Slot() for _ in range(self.passes)]
         self._counter = 0
         self._slot = self._slots[0]
 
     def computes(self, e0: Tensor) -> bool:
         """Decide about the next forward and advance. e0: (1, 6, D) float32 of this forward's timestep."""
-        slot = self._slot = self._slots[self._counter % SLOTS]
-        if self._counter < WARM_UP_FORWARDS:
+        index = self._counter % self.passes
+        slot = self._slot = self._slots[index]
+        if self._counter < WARM_UP_STEPS * self.passes:
             compute = True
         else:
             slot.accumulated += self._change(e0, slot.e0)
@@ -66,9 +74,9 @@ class TeaCache:
         if compute:
             slot.accumulated = 0.0
         slot.e0 = e0.detach().clone()
-        self.log.append(Decision(self._counter, self._counter % SLOTS, compute, slot.accumulated))
+        self.log.append(Decision(self._counter, index, compute, slot.accumulated))
         self._counter += 1
-        if self._counter == SLOTS * self.steps:
+        if self._counter == self.passes * self.steps:
             self._counter = 0
         return compute
 

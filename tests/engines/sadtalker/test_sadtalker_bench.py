@@ -1,10 +1,20 @@
-"""The benchmark runs where only torch and the plain numerical packages are."""
+"""The benchmark: one command, one JSON, every section on disk as soon as it is known."""
 
 import json
+import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
+import pytest
+import torch
+from lipsync_server.engines.sadtalker import bench
+from lipsync_server.engines.sadtalker.bench import Bench, Case, Plan, Report
+from lipsync_server.engines.sadtalker.bench_rig import Material, Rig
+from lipsync_server.engines.sadtalker.tiny_checkpoint import TINY
+
+CPU = torch.device("cpu")
 ABSENT = (
     "pydantic",
     "pydantic_settings",
@@ -15,6 +25,7 @@ ABSENT = (
     "ai_edge_litert",
     "skimage",
     "diffusers",
+    "psutil",
 )
 RUN = f"""
 import runpy, sys
@@ -24,22 +35,85 @@ runpy.run_module("lipsync_server.engines.sadtalker.bench", run_name="__main__")
 """
 
 
-def test_the_benchmark_measures_without_the_server_s_packages(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def material() -> Material:
+    return Material(CPU, TINY)
+
+
+def test_one_command_measures_speed_and_memory_without_the_server_s_packages(tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
-    flags = ["--device", "cpu", "--sizes", "256", "--precisions", "float32", "bfloat16", "--batch-sizes", "2"]
+    flags = ["--device", "cpu", "--sizes", "256", "--precisions", "float32", "bfloat16", "--frames", "3", "--stages"]
     done = subprocess.run(
-        [sys.executable, "-c", RUN, *flags, "--frames", "3", "--tiny", "--out", str(out)],
+        [sys.executable, "-c", RUN, *flags, "--short-s", "0.2", "--long-s", "0.4", "--tiny", "--json", str(out)],
         capture_output=True,
         text=True,
         timeout=200,
         check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-2000:]
     report = json.loads(done.stdout)
     assert report == json.loads(out.read_text())
-    assert [result["precision"] for result in report["results"]] == ["float32", "bfloat16"]
-    for result in report["results"]:
-        assert result["fps"] > 0
-        assert set(result["stages_ms"]) >= {"mapping", "dense_motion", "decoder", "render", "paste_and_fetch"}
-    assert report["results"][0]["mean_error_to_float32"] == 0
-    assert 0 < report["results"][1]["mean_error_to_float32"] < 0.05
+    assert report["machine"]["torch"] == torch.__version__
+    assert not [section for section in report.values() if isinstance(section, dict) and "failed" in section]
+    exact, half = report["speed 256 float32"], report["speed 256 bfloat16"]
+    assert min(exact["fps"], half["fps"], exact["of_floor"]) > 0
+    assert exact["mean_error_to_float32"] == 0
+    assert 0 < half["mean_error_to_float32"] < 0.05
+    memory = report["length 256 bfloat16"]
+    assert (memory["short"]["n_frames"], memory["long"]["n_frames"]) == (5, 10)
+    assert min(memory["short"]["rss_mib"], memory["long"]["rss_mib"]) > 50
+    assert set(report["stages 256 float32"]) >= {"mapping", "dense_motion", "decoder", "render", "paste_and_fetch"}
+
+
+def test_a_gpu_s_plan_holds_every_figure_and_begins_with_compiled_ones() -> None:
+    cases = Plan(cap_gib=5.0).cases()
+    speeds = {(c.size, c.compiled, c.capped) for c in cases if c.what == "speed"}
+    assert len(speeds) == 8
+    assert [case.name for case in cases[:5]] == [
+        "speed 512 float16 compiled",
+        "speed 512 float16 compiled capped",
+        "speed 256 float16 compiled",
+        "length 256 float16 compiled",
+        "speed 256 float16 compiled capped",
+    ]
+    rigs = [case.size for case in cases]
+    changes = sum(a != b for a, b in pairwise(rigs))
+    assert changes == 2, "every change of size loads a renderer anew"
+
+
+def test_a_section_that_fails_or_comes_too_late_leaves_the_others_alone(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    report = Report(path, budget_s=60)
+    report.section("bad", lambda: 1 / 0)
+    assert "ZeroDivisionError" in json.loads(path.read_text())["bad"]["failed"]
+    report.section("good", lambda: {"fps": 2})
+    report.ends_at = 0
+    report.section("late", lambda: 1 / 0)
+    written = json.loads(path.read_text())
+    assert written["good"] == {"fps": 2}
+    assert "left_out" in written["late"]
+
+
+def test_every_frame_of_a_track_is_rendered(material: Material) -> None:
+    rig = Rig(material, 256, "float32", compiled=False)
+    rig.batch_size = 2
+    assert list(rig.stream(material.track(0.2))) == [2, 4, 5]
+
+
+def test_a_renderer_serves_cases_until_another_is_asked_for(material: Material) -> None:
+    measured = Bench(material, Plan(compiled=False, n_frames=1))
+    measured.measure(Case("speed", 256, "float32"))
+    first = measured.rig
+    measured.measure(Case("speed", 256, "float32"))
+    assert measured.rig is first
+    measured.measure(Case("speed", 256, "bfloat16"))
+    assert measured.rig is not first
+
+
+def test_the_floor_is_what_convolutions_reach(material: Material) -> None:
+    measured = Bench(material, Plan(compiled=False, n_frames=1), rates={"float32": 1.203})
+    numbers = measured.measure(Case("speed", 256, "float32"))
+    assert numbers["floor_fps"] == 1.0
+    assert numbers["of_floor"] == pytest.approx(numbers["fps"], abs=1e-3)
+    assert bench.convolution_rate(CPU, "float32") > 0

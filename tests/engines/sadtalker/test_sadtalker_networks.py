@@ -270,6 +270,7 @@ def test_generator_at_256_meets_the_golden_data() -> None:
     within("generator 256, prediction, max", 5e-3, prediction, data["out.prediction"])
 
 
+@pytest.mark.timeout(1200)
 def test_generator_at_512_meets_the_golden_data() -> None:
     slow()
     data = load_file(big("modules/generator_512.safetensors"))
@@ -286,6 +287,7 @@ def test_generator_at_512_meets_the_golden_data() -> None:
     within("generator 512, corner, max", 5e-3, corner, data["out.prediction_corner64"])
 
 
+@pytest.mark.timeout(1200)
 def test_animation_meets_the_golden_data() -> None:
     slow()
     data = load_file(big("modules/make_animation.safetensors"))

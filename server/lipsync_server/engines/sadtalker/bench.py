@@ -1,215 +1,238 @@
-"""How fast the engine renders on this machine, with random weights at the published size; prints JSON.
+"""How fast the engine renders on this machine and how much memory it takes, with random weights at the published size.
 
-python -m lipsync_server.engines.sadtalker.bench [--device cuda] [--sizes 256 512] [--frames 200] ...
+    python -m lipsync_server.engines.sadtalker.bench --json result.json [--only 512] [--precisions float32 bfloat16]
 
-Speed does not depend on what the weights say. Runs where only torch, numpy, scipy, cv2, Pillow and safetensors are:
-it goes round the engine interface and the face detector, and drives the same track, renderer and paste-back.
+Speed does not depend on what the weights say. Runs where only torch, numpy, scipy, cv2, Pillow and safetensors are.
+Every section is written to the JSON as soon as it is known; one that fails says why and leaves the others alone. Knows
+what to time; bench_rig.py knows what is rendered.
 """
 
 import argparse
+import gc
+import importlib.metadata
 import json
 import platform
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import TypedDict, TypeVar
+from typing import Literal, TypeVar
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lipsync_server.engines.sadtalker import official
-from lipsync_server.engines.sadtalker.arrays import Speech
-from lipsync_server.engines.sadtalker.audio_nets import ExpNet
-from lipsync_server.engines.sadtalker.checkpoint import build
-from lipsync_server.engines.sadtalker.coefficients import CoefficientTrack, TrackOptions, source_semantics
-from lipsync_server.engines.sadtalker.generator import Generator
-from lipsync_server.engines.sadtalker.keypoints import KeypointDetector
-from lipsync_server.engines.sadtalker.mapping import MappingNet
-from lipsync_server.engines.sadtalker.paste import FeatherPaste
-from lipsync_server.engines.sadtalker.pose_vae import PoseVAE
-from lipsync_server.engines.sadtalker.random_weights import random_tensors
-from lipsync_server.engines.sadtalker.renderer import DTYPES, Precision, Renderer, RenderSource, channels_last, delayed
+from lipsync_server.engines.sadtalker.bench_rig import Material, Rig
+from lipsync_server.engines.sadtalker.mel import FPS
+from lipsync_server.engines.sadtalker.renderer import DTYPES, Precision, channels_last
 from lipsync_server.engines.sadtalker.tiny_checkpoint import TINY
 
 TFLOP_PER_FRAME = {256: 1.203, 512: 4.813}  # of the whole generator, as the reference computes it, per frame
+PACKAGES = ("torch", "numpy", "scipy", "opencv-python-headless", "pillow", "safetensors")
 _GIB = 2**30
 _T = TypeVar("_T")
+Numbers = dict[str, object]
 
 
-class Result(TypedDict):
-    """One configuration. Stage times are milliseconds per frame; fps counts everything but encoding."""
+@dataclass(frozen=True)
+class Case:
+    """One section: what is measured of which renderer. capped: with the GPU memory of a 6 GB card."""
 
+    what: Literal["speed", "length", "stages"]
     size: int
-    precision: str
-    batch_size: int
-    compiled: bool
-    fps: float
-    seconds_per_second: float
-    cpu_s_per_frame: float
-    tflops: float
-    floor_fps: float
-    of_floor: float
-    prepare_s: float
-    first_batch_s: float
-    stages_ms: dict[str, float]
-    conv_ms: dict[str, float]
-    peak_gpu_gib: float
-    peak_gpu_reserved_gib: float
-    peak_rss_gib: float
-    mean_error_to_float32: float | None
+    precision: Precision
+    compiled: bool = False
+    capped: bool = False
+
+    @property
+    def name(self) -> str:
+        how = [word for word in ("compiled", "capped") if getattr(self, word)]
+        return " ".join([self.what, str(self.size), self.precision, *how])
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured. Lengths in seconds of video; long_s 0 leaves memory over length out."""
+
+    sizes: Sequence[int] = (512, 256)
+    precisions: Sequence[Precision] = ("float16",)
+    compiled: bool = True
+    n_frames: int = 200
+    short_s: float = 10.0
+    long_s: float = 300.0
+    cap_gib: float = 0.0
+    stages: bool = False
+
+    def cases(self) -> list[Case]:
+        """The sections in order: compiled before not, and memory over length at the smallest size.
+
+        What is not compiled goes through the sizes backwards, so that a renderer serves as many sections as it can.
+        """
+        cases: list[Case] = []
+        for compiled in (True, False) if self.compiled else (False,):
+            for size, precision in product(self.sizes if compiled else self.sizes[::-1], self.precisions):
+                cases.append(Case("speed", size, precision, compiled))
+                if self.long_s and compiled == self.compiled and size == min(self.sizes):
+                    cases.append(Case("length", size, precision, compiled))
+                if self.cap_gib:
+                    cases.append(Case("speed", size, precision, compiled, capped=True))
+        if self.stages:
+            cases += [Case("stages", *rig, self.compiled) for rig in product(self.sizes, self.precisions)]
+        return cases
+
+
+@dataclass
 class Bench:
-    """Networks are made once on the CPU; every configuration gets its own copies."""
+    """Goes through a plan, holding one renderer at a time."""
 
-    def __init__(
-        self, device: torch.device, n_frames: int, dimensions: official.Dimensions = official.PUBLISHED
-    ) -> None:
-        self.device, self.n_frames = device, n_frames
-        tensors = random_tensors(official.combined(dimensions))
-        self.parts = {
-            prefix: {name[len(prefix) + 1 :]: value for name, value in tensors.items() if name.startswith(prefix + ".")}
-            for prefix in ("kp_extractor", "generator", "audio2exp")
-        }
-        unused = official.UNUSED_PREFIXES
-        self.parts["audio2pose"] = {
-            name.removeprefix("audio2pose."): value
-            for name, value in tensors.items()
-            if name.startswith("audio2pose.") and not name.startswith(unused)
-        }
-        self.exp_net = build(ExpNet, self.parts["audio2exp"], "audio2exp", "bench").to(device)
-        self.pose_vae = build(PoseVAE, self.parts["audio2pose"], "audio2pose", "bench").to(device)
-        mapping = random_tensors(official.mapping(73, dimensions), seed=73)
-        self.mapping = build(MappingNet, mapping, "mapping", "bench").to(device)
-        rng = np.random.default_rng(0)
-        self.coefficients = (0.1 * rng.standard_normal(73)).astype(np.float32)
-        self.photo = rng.integers(0, 255, (1080, 1920, 3), dtype=np.uint8)
-        self.squares = {size: rng.integers(0, 255, (size, size, 3), dtype=np.uint8) for size in official.SIZES}
-        self.exact: dict[int, Tensor] = {}
+    material: Material
+    plan: Plan
+    rates: dict[Precision, float] = field(default_factory=dict)  # TFLOP/s of convolutions, by precision
+    exact: dict[int, torch.Tensor] = field(default_factory=dict)  # a frame in float32, by size
+    rig: Rig | None = None
 
-    def run(self, size: int, precision: Precision, batch_size: int, compiled: bool, rate_tflops: float) -> Result:
-        self._reset()
-        renderer = Renderer(
-            build(KeypointDetector, self.parts["kp_extractor"], "kp_extractor", "bench"),
-            build(Generator, self._copy("generator"), "generator", "bench"),
-            device=self.device,
-            precision=precision,
-            compile_generator=compiled,
-        )
-        track = self._track()
-        paste = FeatherPaste(self.photo, (560, 140, 1360, 940), self.device)
-        semantics = torch.from_numpy(source_semantics(self.coefficients))[None]
-        square = torch.from_numpy(self.squares[size])
-        renderer.prepare(square, semantics, self.mapping)
-        prepare_s, source = _timed(lambda: renderer.prepare(square, semantics, self.mapping), self.device)
+    @property
+    def device(self) -> torch.device:
+        return self.material.device
 
-        def launch(first: int) -> Tensor:
-            windows = torch.from_numpy(track.semantics(first, min(first + batch_size, self.n_frames)))
-            with torch.inference_mode():
-                return paste.blend(renderer.frames(source, windows, self.mapping, batch_size=batch_size))
+    def measure(self, case: Case) -> Numbers:
+        rig = self._rig_for(case)
+        rig.renderer.compiled = case.compiled
+        with memory_cap(self.device, self.plan.cap_gib if case.capped else 0.0):
+            if case.what == "speed":
+                return self.speed(rig)
+            return self.length(rig) if case.what == "length" else self.stages(rig)
 
-        def render(n_frames: int) -> None:
-            for patches in delayed(map(launch, range(0, n_frames, batch_size)), int(self.device.type == "cuda")):
-                paste.place(patches)
-
-        first_batch_s, _ = _timed(lambda: render(batch_size), self.device)
-        error = self._error(renderer, source, track, size, precision)
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            render(batch_size)
-        track = self._track()
+    def speed(self, rig: Rig) -> Numbers:
+        """Frames a second of everything but encoding, and what the first batch took (compiling, choosing kernels)."""
+        first = self.material.track(rig.batch_size / FPS)
+        first_batch_s, _ = timed(lambda: list(rig.stream(first)), self.device)
+        track = self.material.track(self.plan.n_frames / FPS)
         cpu_before_s = time.process_time()
-        loop_s, _ = _timed(lambda: render(self.n_frames), self.device)
-        cpu_s = time.process_time() - cpu_before_s
-        fps = self.n_frames / loop_s
-        stages = self._stages(renderer, source, track, paste, batch_size)
-        on_gpu = self.device.type == "cuda"
-        return Result(
-            size=size,
-            precision=precision,
-            batch_size=batch_size,
-            compiled=compiled,
-            fps=round(fps, 3),
-            seconds_per_second=round(25 / fps, 4),
-            cpu_s_per_frame=round(cpu_s / self.n_frames, 3),
-            tflops=round(fps * TFLOP_PER_FRAME[size], 2),
-            floor_fps=round(rate_tflops / TFLOP_PER_FRAME[size], 2),
-            of_floor=round(fps * TFLOP_PER_FRAME[size] / rate_tflops, 3),
-            prepare_s=round(prepare_s, 3),
-            first_batch_s=round(first_batch_s, 2),
-            stages_ms=stages,
-            conv_ms={name: round(value, 3) for name, value in renderer.conv_times.items()},
-            peak_gpu_gib=round(torch.cuda.max_memory_allocated() / _GIB, 3) if on_gpu else 0.0,
-            peak_gpu_reserved_gib=round(torch.cuda.max_memory_reserved() / _GIB, 3) if on_gpu else 0.0,
-            peak_rss_gib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / _GIB, 3),
-            mean_error_to_float32=error,
-        )
-
-    def _copy(self, part: str) -> dict[str, Tensor]:
-        return {name: value.clone() for name, value in self.parts[part].items()}
-
-    def _track(self) -> CoefficientTrack:
-        speech: Speech = (0.1 * np.random.default_rng(1).standard_normal(640 * self.n_frames)).astype(np.float32)
-        return CoefficientTrack(
-            self.exp_net, self.pose_vae, speech, self.n_frames, self.coefficients, TrackOptions(seed=1)
-        )
-
-    def _reset(self) -> None:
-        torch.compiler.reset()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-
-    @torch.inference_mode()
-    def _error(
-        self, renderer: Renderer, source: RenderSource, track: CoefficientTrack, size: int, precision: Precision
-    ) -> float | None:
-        """Mean difference on the 0..1 picture to the float32 configuration, if that ran before."""
-        frame = renderer.frames(source, torch.from_numpy(track.semantics(0, 1)), self.mapping).float().cpu()
-        if precision == "float32":
-            self.exact[size] = frame
-        return float((frame - self.exact[size]).abs().mean()) if size in self.exact else None
-
-    @torch.inference_mode()
-    def _stages(
-        self, renderer: Renderer, source: RenderSource, track: CoefficientTrack, paste: FeatherPaste, batch_size: int
-    ) -> dict[str, float]:
-        """Milliseconds per frame of the parts, each alone and not compiled; `render` as it runs."""
-        network, n = renderer.generator, batch_size
-        windows = torch.from_numpy(track.semantics(0, n)).to(self.device)
-        keypoints = source.canonical.expand(n, -1, -1) + 0.01
-        motion = network.dense_motion_network
-        feature, moved = network.features(source.generator, keypoints)
-        hourglass_out = motion.hourglass(moved.hourglass_input)
-        squares = network.decoder(feature)
-        fresh = self._track()
-        stages: dict[str, Callable[[], object]] = {
-            "mapping": lambda: self.mapping(windows),
-            "dense_motion": lambda: motion(source.generator.motion, keypoints),
-            "dense_motion.hourglass": lambda: motion.hourglass(moved.hourglass_input),
-            "dense_motion.mask": lambda: motion.mask(hourglass_out),
-            "features": lambda: network.features(source.generator, keypoints),
-            "decoder": lambda: network.decoder(feature),
-            "render": lambda: renderer._render(source.generator, keypoints),
-            "paste_and_fetch": lambda: paste.place(paste.blend(squares)),
+        loop_s, _ = timed(lambda: list(rig.stream(track)), self.device)
+        fps, rate = track.n_frames / loop_s, self.rates.get(rig.precision)
+        numbers: Numbers = {
+            "batch_size": rig.batch_size,
+            "stayed_compiled": rig.renderer.compiled,
+            "first_batch_s": round(first_batch_s, 2),
+            "fps": round(fps, 3),
+            "seconds_per_second": round(FPS / fps, 4),
+            "cpu_s_per_frame": round((time.process_time() - cpu_before_s) / track.n_frames, 4),
+            "tflops": round(fps * TFLOP_PER_FRAME[rig.size], 2),
+            **self._gpu_peak(),
+            "mean_error_to_float32": self._error(rig),
         }
+        if rate:
+            numbers["floor_fps"] = round(rate / TFLOP_PER_FRAME[rig.size], 2)
+            numbers["of_floor"] = round(fps * TFLOP_PER_FRAME[rig.size] / rate, 3)
+        return numbers
+
+    def length(self, rig: Rig) -> Numbers:
+        """Largest memory while a short and then a long recording are rendered, frames dropped as they come."""
+        return {
+            "short": self._streamed(rig, self.plan.short_s),
+            "long": self._streamed(rig, self.plan.long_s),
+        }
+
+    def stages(self, rig: Rig) -> Numbers:
+        """Milliseconds per frame of the parts."""
+        stages = rig.stages(self.material.track(1.0))
+        numbers: Numbers = {name: self._ms_per_frame(stage, rig.batch_size) for name, stage in stages.items()}
+        track = self.material.track(5.0)
+        seconds, _ = timed(lambda: track.rows(0, track.n_frames), self.device)
+        numbers["coefficients"] = round(seconds * 1000 / track.n_frames, 4)
+        numbers["convolutions"] = {name: round(value, 3) for name, value in rig.renderer.conv_times.items()}
+        return numbers
+
+    def _streamed(self, rig: Rig, duration_s: float) -> Numbers:
+        track = self.material.track(duration_s)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        seconds, rss_bytes = timed(lambda: _largest_rss(rig.stream(track)), self.device)
+        return {
+            "video_s": duration_s,
+            "n_frames": track.n_frames,
+            "fps": round(track.n_frames / seconds, 2),
+            "rss_mib": round(rss_bytes / 2**20, 1),
+            **self._gpu_peak(),
+        }
+
+    def _ms_per_frame(self, stage: Callable[[], object], batch_size: int) -> float:
         repeats = 1 if self.device.type == "cpu" else 5
-        result = {name: self._per_frame(stage, n, repeats) for name, stage in stages.items()}
-        heard = min(self.n_frames, 128)
-        coefficients_s, _ = _timed(lambda: fresh.rows(0, heard), self.device)
-        result["coefficients"] = round(coefficients_s * 1000 / heard, 4)
-        return result
-
-    def _per_frame(self, stage: Callable[[], object], n: int, repeats: int) -> float:
         stage()
-        seconds, _ = _timed(lambda: [stage() for _ in range(repeats)], self.device)
-        return round(seconds * 1000 / repeats / n, 4)
+        seconds, _ = timed(lambda: [stage() for _ in range(repeats)], self.device)
+        return round(seconds * 1000 / repeats / batch_size, 4)
+
+    def _rig_for(self, case: Case) -> Rig:
+        if self.rig is None or (self.rig.size, self.rig.precision) != (case.size, case.precision):
+            self.rig = None
+            gc.collect()
+            if self.plan.compiled:
+                torch.compiler.reset()
+            self.rig = Rig(self.material, case.size, case.precision, compiled=self.plan.compiled)
+        return self.rig
+
+    def _error(self, rig: Rig) -> float | None:
+        """Mean difference on the 0..1 picture to the float32 renderer, if that ran before."""
+        frame = rig.first_frame(self.material.track(1 / FPS))
+        if rig.precision == "float32":
+            self.exact[rig.size] = frame
+        return float((frame - self.exact[rig.size]).abs().mean()) if rig.size in self.exact else None
+
+    def _gpu_peak(self) -> Numbers:
+        if self.device.type != "cuda":
+            return {}
+        return {
+            "peak_gpu_gib": round(torch.cuda.max_memory_allocated() / _GIB, 3),
+            "peak_gpu_reserved_gib": round(torch.cuda.max_memory_reserved() / _GIB, 3),
+        }
 
 
-def _timed(work: Callable[[], _T], device: torch.device) -> tuple[float, _T]:
+class Report:
+    """Sections by name, on disk as soon as they are known."""
+
+    def __init__(self, path: Path | None, budget_s: float) -> None:
+        self.path, self.ends_at = path, time.monotonic() + budget_s
+        self.numbers: Numbers = {}
+
+    def section(self, name: str, measure: Callable[[], object]) -> None:
+        if time.monotonic() > self.ends_at:
+            self.numbers[name] = {"left_out": "the time was used up"}
+        else:
+            started = time.perf_counter()
+            try:
+                self.numbers[name] = measure()
+            except Exception as error:  # the other sections still count
+                self.numbers[name] = {"failed": f"{type(error).__name__}: {str(error)[:500]}"}
+            self.numbers[f"{name}, took s"] = round(time.perf_counter() - started, 1)
+        sys.stderr.write(f"{name}: {json.dumps(self.numbers[name])}\n")
+        if self.path is not None:
+            self.path.write_text(json.dumps(self.numbers, indent=1) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def memory_cap(device: torch.device, gib: float) -> Iterator[None]:
+    """Count GPU memory anew; while a cap is given the process may have no more than that."""
+    if device.type != "cuda":
+        yield
+        return
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(gib * _GIB / total if gib else 1.0)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def timed(work: Callable[[], _T], device: torch.device) -> tuple[float, _T]:
+    """Seconds until `work` and all that it has launched are done, and its result."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -227,55 +250,95 @@ def convolution_rate(device: torch.device, precision: Precision) -> float:
     repeats = 3 if device.type == "cpu" else 50
     with torch.inference_mode():
         conv(x)
-        seconds, _ = _timed(lambda: [conv(x) for _ in range(repeats)], device)
+        seconds, _ = timed(lambda: [conv(x) for _ in range(repeats)], device)
     return 2 * 9 * 512 * 512 * 64 * 64 * batch * repeats / seconds / 1e12
 
 
-def main() -> None:
+def machine(device: torch.device) -> Numbers:
+    """What the figures were measured on, and with what."""
+    installed = {name: _version(name) for name in PACKAGES}
+    found: Numbers = {
+        "device": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        **{name: version for name, version in installed.items() if version},
+        "threads": torch.get_num_threads(),
+    }
+    if device.type == "cuda":
+        found |= {
+            "device": torch.cuda.get_device_name(device),
+            "gpu_memory_gib": round(torch.cuda.get_device_properties(device).total_memory / _GIB, 1),
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+        }
+    return found
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _largest_rss(stream: Iterator[int]) -> int:
+    """The process's largest resident memory while a stream goes by, in bytes."""
+    largest = 0
+    for _ in stream:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        largest = max(largest, pages * resource.getpagesize())
+    return largest
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Measure the sadtalker renderer with random weights.")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512], choices=official.SIZES)
-    parser.add_argument("--precisions", nargs="+", default=["float32", "float16", "bfloat16"], choices=list(DTYPES))
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[8])
-    parser.add_argument("--frames", type=int, default=200)
-    parser.add_argument("--no-compile", action="store_true")
-    parser.add_argument("--memory-cap-gib", type=float, default=0.0, help="give the process only so much GPU memory")
+    on_gpu = torch.cuda.is_available()
+    parser.add_argument("--device", default="cuda" if on_gpu else "cpu")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[512, 256], choices=official.SIZES)
+    default_precisions: list[Precision] = ["float16"] if on_gpu else ["float32", "bfloat16"]
+    parser.add_argument("--precisions", nargs="+", default=default_precisions, choices=list(DTYPES))
+    parser.add_argument("--frames", type=int, default=200 if on_gpu else 5, help="frames of a speed measurement")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=on_gpu)
+    parser.add_argument("--short-s", type=float, default=10.0, help="seconds of video of the first memory measurement")
+    parser.add_argument("--long-s", type=float, default=300.0 if on_gpu else 0.0, help="and of the second; 0: neither")
+    parser.add_argument(
+        "--memory-cap-gib",
+        type=float,
+        default=5.0 if on_gpu else 0.0,
+        help="repeat speeds with so much GPU memory; 5 is what a 6 GB card leaves beside CUDA itself; 0: do not",
+    )
+    parser.add_argument("--stages", action="store_true", help="also the milliseconds of every part")
+    parser.add_argument("--only", default="", help="sections whose name contains this")
+    parser.add_argument("--budget-s", type=float, default=1e6, help="begin no section after so many seconds")
     parser.add_argument("--tiny", action="store_true", help="tiny networks: tries this program, measures nothing")
-    parser.add_argument("--out", type=Path, default=None, help="also write the JSON here")
-    arguments = parser.parse_args()
-    device = torch.device(arguments.device)
-    name = platform.processor() or platform.machine()
+    parser.add_argument("--json", type=Path, default=None, help="write the report here, section by section")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    given = _parser().parse_args(arguments)
+    device = torch.device(given.device)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-        name = torch.cuda.get_device_name(device)
-        if arguments.memory_cap_gib:
-            total = torch.cuda.get_device_properties(device).total_memory
-            torch.cuda.set_per_process_memory_fraction(arguments.memory_cap_gib * _GIB / total)
-    bench = Bench(device, arguments.frames, TINY if arguments.tiny else official.PUBLISHED)
-    rates = {precision: convolution_rate(device, precision) for precision in arguments.precisions}
-    results: list[Result] = []
-    report = {
-        "device": name,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "memory_cap_gib": arguments.memory_cap_gib,
-        "convolution_tflops": {precision: round(rate, 2) for precision, rate in rates.items()},
-        "results": results,
-    }
-    compile_modes = [False] if arguments.no_compile or device.type == "cpu" else [False, True]
-    for size in arguments.sizes:
-        for precision in arguments.precisions:
-            for batch_size in arguments.batch_sizes:
-                for compiled in compile_modes if precision != "float32" else [False]:
-                    try:
-                        results.append(bench.run(size, precision, batch_size, compiled, rates[precision]))
-                        line = json.dumps(results[-1])
-                    except torch.OutOfMemoryError:
-                        line = f"{size} {precision} batch {batch_size}: out of GPU memory"
-                    sys.stderr.write(f"{line}\n")
-                    if arguments.out:
-                        arguments.out.write_text(json.dumps(report, indent=1))
-    sys.stdout.write(json.dumps(report, indent=1) + "\n")
+        torch.backends.cudnn.allow_tf32 = False
+    report = Report(given.json, given.budget_s)
+    report.section("machine", lambda: machine(device))
+    plan = Plan(
+        sizes=given.sizes,
+        precisions=given.precisions,
+        compiled=given.compile,
+        n_frames=given.frames,
+        short_s=given.short_s,
+        long_s=given.long_s,
+        cap_gib=given.memory_cap_gib,
+        stages=given.stages,
+    )
+    bench = Bench(Material(device, TINY if given.tiny else official.PUBLISHED), plan)
+    bench.rates = {precision: convolution_rate(device, precision) for precision in plan.precisions}
+    report.section("convolution TFLOP/s", lambda: {name: round(rate, 3) for name, rate in bench.rates.items()})
+    for case in plan.cases():
+        if given.only in case.name:
+            report.section(case.name, partial(bench.measure, case))
+    sys.stdout.write(json.dumps(report.numbers, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,14 @@ from lipsync_server.engines.sadtalker.mel import n_whole_frames
 from lipsync_server.engines.sadtalker.options import Options
 from lipsync_server.engines.sadtalker.paste import Compositor, CropFrames, FeatherPaste, PoissonPaste, fit_video
 from lipsync_server.engines.sadtalker.reference import reference_rows
-from lipsync_server.engines.sadtalker.renderer import Precision, Renderer, RenderSource, angles_for, delayed
+from lipsync_server.engines.sadtalker.renderer import (
+    Precision,
+    Renderer,
+    RenderSource,
+    angles_for,
+    default_batch,
+    delayed,
+)
 from lipsync_server.engines.sadtalker.source import Source, prepare_source
 from lipsync_server.errors import Cancelled, OutOfMemory, WeightsError
 from lipsync_server.settings import Settings
@@ -161,6 +168,8 @@ class SadTalkerEngine:
         on_gpu = self._device.type == "cuda"
         if on_gpu:
             torch.backends.cudnn.benchmark = True
+            # What is float32 here decides where keypoints are; TF32's 10 bits would make them tremble.
+            torch.backends.cudnn.allow_tf32 = False
         renderer = Renderer(
             networks.keypoints,
             networks.generator,
@@ -171,7 +180,7 @@ class SadTalkerEngine:
         for network in (networks.exp_net, networks.pose_vae, networks.reconstruction, *networks.mappings.values()):
             network.to(self._device)
         if on_gpu:
-            renderer.warm_up(size, _default_batch(size, self._device), networks.mappings[73])
+            renderer.warm_up(size, default_batch(size, self._device), networks.mappings[73])
         self._loaded = _Loaded(size, precision, networks, renderer)
         log.info("sadtalker %d loaded on %s in %s", size, self._device, precision)
         return self._loaded
@@ -222,7 +231,7 @@ class _Render:
         }
         semantics = torch.from_numpy(source_semantics(coefficients))[None]
         self.source: RenderSource = loaded.renderer.prepare(torch.from_numpy(source.square), semantics, self.mapping)
-        self.batch_size = options.batch_size or _default_batch(loaded.size, device)
+        self.batch_size = options.batch_size or default_batch(loaded.size, device)
 
     def batches(self, context: RenderContext) -> Iterator[Frames]:
         done = saved = context.checkpoint.n_frames if context.checkpoint else 0
@@ -283,13 +292,6 @@ def _compositor(picture: Frames, options: Options, size: int, source: Source, de
     left, top, right, bottom = source.box
     box = (round(left * scale_x), round(top * scale_y), round(right * scale_x), round(bottom * scale_y))
     return FeatherPaste(video, box, device) if options.paste == "feather" else PoissonPaste(video, box)
-
-
-def _default_batch(size: int, device: torch.device) -> int:
-    """Frames per batch: a CPU gains nothing from more than one, a GPU is full from about eight of 256 pixels on."""
-    if device.type != "cuda":
-        return 1
-    return 8 if size == 256 else 2
 
 
 def _cpu_has_bfloat16() -> bool:

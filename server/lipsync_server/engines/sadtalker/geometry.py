@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lipsync_server.engines.sadtalker.arrays import Picture, Points
+from lipsync_server.errors import InvalidImage
 
 Preprocess = Literal["crop", "extcrop", "resize", "full", "extfull"]
 IntBox = tuple[int, int, int, int]  # left, top, right, bottom
 ALIGNED = 224
 _FACE_SCALE = 102.0
+_MOST_PIXELS = 64_000_000
 
 # Eyes (image left, image right), nose tip and mouth corners of the 3-D face model: x, y up, z towards the camera.
 STANDARD_POINTS: NDArray[np.float64] = np.array([
@@ -156,13 +158,22 @@ def align(square: Picture, landmarks: Points) -> Alignment:
 
 
 def align_points(square: Picture, points: NDArray[np.float64]) -> Alignment:
-    """The same from the five points, y up. What lies outside the picture becomes black."""
+    """The same from the five points, y up. What lies outside the picture becomes black.
+
+    Raises InvalidImage where the face is so small that the picture would have to be blown up beyond reason.
+    """
     height, width = square.shape[:2]
     design = np.concatenate([STANDARD_POINTS, np.ones((5, 1))], axis=1)
     solution, *_ = np.linalg.lstsq(design, points, rcond=None)
     row_x, row_y, (x, y) = solution[:3, 0], solution[:3, 1], solution[3]
     scale = _FACE_SCALE / ((np.linalg.norm(row_x) + np.linalg.norm(row_y)) / 2)
     w, h = int(width * scale), int(height * scale)
+    if w * h > _MOST_PIXELS:
+        raise InvalidImage(
+            f"The face is only a few of the {width} pixels that its picture is squeezed to; use preprocess full or "
+            "crop, or a picture in which the face is larger.",
+            field="image",
+        )
     left = int(w / 2 - ALIGNED / 2 + (x - width / 2) * scale)
     top = int(h / 2 - ALIGNED / 2 + (height / 2 - y) * scale)
     resized = Image.fromarray(square).resize((w, h), Image.Resampling.BICUBIC)

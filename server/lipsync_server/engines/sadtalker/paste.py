@@ -31,16 +31,24 @@ class Compositor(Protocol):
 
 
 class CropFrames:
-    """The crop alone, S wide and as high as its shape asks."""
+    """The crop alone, S wide and as high as its shape asks; narrower where it would be higher than a video may be.
+
+    Video needs even sides: an odd last row is left out rather than the frame squeezed, so that the rest stays exact.
+    """
 
     def __init__(self, square: int, crop_size: tuple[int, int]) -> None:
-        self.size = (square, max(2, crop_height(square, crop_size) // 2 * 2))
+        height = max(2, crop_height(square, crop_size))
+        self.scaled = (square, height)
+        if height > LONG_SIDE:
+            self.scaled = (max(2, square * LONG_SIDE // height // 2 * 2), LONG_SIDE)
+        self.size = (self.scaled[0], self.scaled[1] // 2 * 2)
 
     def blend(self, squares: Tensor) -> Tensor:
         return to_bytes(squares)
 
     def place(self, patches: Tensor) -> Picture:
-        return np.stack([_resize(frame, *self.size) for frame in patches.cpu().numpy()])
+        height = self.size[1]
+        return np.stack([_resize(frame, *self.scaled)[:height] for frame in patches.cpu().numpy()])
 
 
 class FeatherPaste:

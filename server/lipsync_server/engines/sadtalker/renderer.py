@@ -72,9 +72,10 @@ class Renderer:
             if prefer_2d(self.conv_times):
                 use_volume_convs(generator.dense_motion_network)
         self.generator = channels_last(generator.to(device=device, dtype=DTYPES[precision]))
-        self._render: Callable[[GeneratorSource, Tensor], Tensor] = self.generator
+        self.compiled = compile_generator
+        self._compiled: Callable[[GeneratorSource, Tensor], Tensor] = self.generator
         if compile_generator:
-            self._render = torch.compile(self.generator, dynamic=False)
+            self._compiled = torch.compile(self.generator, dynamic=False)
 
     @torch.inference_mode()
     def prepare(self, picture: Tensor, semantics: Tensor, mapping: MappingNet) -> RenderSource:
@@ -110,20 +111,32 @@ class Renderer:
         if angles is not None:
             pose = angles.over(pose)
         keypoints = posed_keypoints(source.canonical, pose)
-        compiled = self._render is not self.generator
-        if compiled and batch_size is not None and n < batch_size:
+        if self.compiled and batch_size is not None and n < batch_size:
             keypoints = torch.cat([keypoints, keypoints[-1:].expand(batch_size - n, -1, -1)])
-        try:
-            squares = self._render(source.generator, keypoints)
-        except Exception as error:
-            from torch._dynamo.exc import TorchDynamoException  # slow to import, and seldom needed
+        return self.render(source.generator, keypoints)[:n]
 
-            if not compiled or not isinstance(error, TorchDynamoException):
-                raise
-            log.warning("torch.compile does not work here, going on without: %s", str(error).splitlines()[0])
-            self._render = self.generator
-            squares = self._render(source.generator, keypoints)
-        return squares[:n]
+    @torch.inference_mode()
+    def render(self, source: GeneratorSource, keypoints: Tensor) -> Tensor:
+        """The generator alone, compiled while `compiled` holds: (B, K, 3) keypoints -> (B, 3, S, S)."""
+        if self.compiled:
+            try:
+                return self._compiled(source, keypoints)
+            except Exception as error:
+                from torch._dynamo.exc import TorchDynamoException  # slow to import, and seldom needed
+
+                if not isinstance(error, TorchDynamoException):
+                    raise
+                log.warning("torch.compile does not work here, going on without: %s", str(error).splitlines()[0])
+                self.compiled = False
+        squares: Tensor = self.generator(source, keypoints)
+        return squares
+
+
+def default_batch(size: int, device: torch.device) -> int:
+    """Frames per batch: a CPU gains nothing from more than one, a GPU is full from about eight of 256 pixels on."""
+    if device.type != "cuda":
+        return 1
+    return 8 if size == 256 else 2
 
 
 def channels_last(module: _M) -> _M:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,17 @@ TABLE: list[tuple[str, float, float]] = []
 
 
 def meets(case: str, ours: Tensor, reference: Tensor, tolerance: float) -> None:
-    """Assert that `ours` is the golden `reference` within `tolerance` (0: exactly)."""
-    found = error(ours, reference)
+    """Assert that `ours` is the golden `reference` within `tolerance` (0: exactly). `case` begins with its folder."""
+    within(case, error(ours, reference), tolerance)
+
+
+def within(case: str, found: float, tolerance: float) -> None:
+    """Note the difference `found` in the table and assert that it is at most `tolerance`; nan is not."""
     TABLE.append((case, tolerance, found))
     assert found <= tolerance, f"{case}: {found} is above {tolerance}"
+
+
+def equal(case: str, ours: object, reference: object) -> None:
+    """Assert that something that is no tensor is exactly the golden one."""
+    TABLE.append((case, 0.0, 0.0 if ours == reference else math.inf))
+    assert ours == reference, case

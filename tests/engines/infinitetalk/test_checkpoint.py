@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from it_golden import equal
 from lipsync_server.engines.infinitetalk.checkpoint import (
     is_adapter,
     load_transformer,
@@ -59,7 +60,8 @@ def save_quantized(folder: Path, parameters: dict[str, torch.Tensor], kind: str,
 
 def test_official_names_are_ours_with_nothing_missing_and_nothing_left_over() -> None:
     shapes = official_shapes(TransformerConfig())
-    assert shapes == {name: tuple(entry["shape"]) for name, entry in OFFICIAL.items()}
+    theirs = {name: tuple(entry["shape"]) for name, entry in OFFICIAL.items()}
+    equal(f"K dit_infinitetalk_14B: {len(theirs)} names and shapes", shapes, theirs)
     assert {name for name in shapes if is_adapter(name)} == {
         name for name, entry in OFFICIAL.items() if entry["file"] == "infinitetalk"
     }

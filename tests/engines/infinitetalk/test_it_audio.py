@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from it_golden import CPU, error, golden, golden_json, golden_path, meets
+from it_golden import CPU, equal, error, golden, golden_json, golden_path, meets, within
 from lipsync_server.engines.infinitetalk import audio
 from lipsync_server.engines.infinitetalk.audio import SpeechEmbedding, Track, silence
 from lipsync_server.engines.infinitetalk.loudness import gain_to_target, integrated_loudness
@@ -39,20 +39,20 @@ def test_loudness_and_embedding_are_golden(name: str) -> None:
     case = {k[2:]: v for k, v in golden("D_audio/audio_cases.safetensors").items() if k.startswith(f"{name}.")}
     network = Wav2Vec.load(golden_path("D_audio/wav2vec2_tiny"), device=CPU)
     samples = case["waveform"].numpy()
-    assert abs(integrated_loudness(samples) - float(case["lufs_before"])) < 1e-6
+    within(f"D audio {name} LUFS", abs(integrated_loudness(samples) - float(case["lufs_before"])), 1e-6)
     track = Track(samples, len(samples))
     normalised = track.read(0, len(samples))
     peak = float(case["loudness_normalised"].abs().max())
-    meets(f"audio {name} loudness", torch.from_numpy(normalised) / peak, case["loudness_normalised"] / peak, 1e-6)
+    meets(f"D audio {name} loudness", torch.from_numpy(normalised) / peak, case["loudness_normalised"] / peak, 1e-6)
     embedding = SpeechEmbedding(network, track)
     s = embedding._statistics
     inputs = torch.from_numpy((normalised - np.float32(s.mean)) / np.float32(s.deviation))
-    meets(f"audio {name} input values", inputs, case["input_values"], 1e-5)
-    meets(f"audio {name} features", embedding.features(0, embedding.n_frames), case["interpolated"], 1e-4)
-    meets(f"audio {name} embedding", embedding.gather(np.arange(embedding.n_frames)), case["embedding"], 1e-4)
+    meets(f"D audio {name} input values", inputs, case["input_values"], 1e-5)
+    meets(f"D audio {name} features", embedding.features(0, embedding.n_frames), case["interpolated"], 1e-4)
+    meets(f"D audio {name} embedding", embedding.gather(np.arange(embedding.n_frames)), case["embedding"], 1e-4)
     windowed = embedding.gather(case["window_indices"].numpy())
     kept = windowed[::4] if name == "a" else windowed[:3]
-    meets(f"audio {name} windowed", kept, case["windowed"], 1e-4)
+    meets(f"D audio {name} windowed", kept, case["windowed"], 1e-4)
 
 
 @pytest.mark.parametrize("seconds", [0.4, 0.75, 3.21, 61.3])
@@ -141,7 +141,7 @@ def test_two_recordings_one_after_the_other_as_in_the_reference() -> None:
     first, second = _speech(4.0), _speech(2.5, seed=1)
     n_samples = len(first) + len(second)
     one, two = Track(first, n_samples), Track(second, n_samples, offset=len(first))
-    assert n_samples == expected["add_lengths"][0]
+    equal("D two recordings, length", n_samples, expected["add_lengths"][0])
     assert np.flatnonzero(one.read(0, n_samples)).max() < expected["add_person1_nonzero"][1]
     assert np.flatnonzero(two.read(0, n_samples)).min() >= expected["add_person2_starts_at"]
 

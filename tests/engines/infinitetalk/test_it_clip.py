@@ -12,8 +12,8 @@ def test_tokens_come_from_before_the_last_block(index: int) -> None:
     path = golden_path("L_extra/clip_tiny.safetensors")
     encoder = ImageEncoder.load(path, device=CPU, dtype=torch.float32, n_heads=4)
     picture = case[f"{index}.image"][0, :, 0]
-    meets(f"clip {index} preprocessed", preprocess(picture, 56), case[f"{index}.preprocessed"], 1e-4)
+    meets(f"L clip {index} preprocessed", preprocess(picture, 56), case[f"{index}.preprocessed"], 1e-4)
     with torch.inference_mode():
         tokens = encoder.encode(picture)
-    meets(f"clip {index} tokens", tokens, case[f"{index}.tokens"][0], 1e-4)
+    meets(f"L clip {index} tokens", tokens, case[f"{index}.tokens"][0], 1e-4)
     assert error(tokens, case[f"{index}.tokens_if_all_blocks_ran"][0]) > 0.1

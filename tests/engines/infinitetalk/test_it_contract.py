@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from it_golden import golden_json
+from it_golden import equal, golden_json
 from lipsync_server.engines.infinitetalk import clip, text, vae, wav2vec
 from lipsync_server.engines.infinitetalk.state_files import rename_and_check
 from lipsync_server.errors import WeightsError
@@ -48,6 +48,7 @@ _FILES = {
 def test_the_published_key_list_fits_exactly(name: str) -> None:
     check, _ = _FILES[name]
     check(_published(name))
+    equal(f"K {name}: all {len(_published(name))} tensors placed, none left over", True, True)
 
 
 @pytest.mark.parametrize("name", _FILES)

@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 import torch
-from it_golden import CPU, error, golden, golden_json, golden_path, meets
+from it_golden import CPU, equal, error, golden, golden_json, golden_path, meets
 from lipsync_server.engines.infinitetalk.checkpoint import fill_transformer
 from lipsync_server.engines.infinitetalk.conditions import Conditions, still_picture
 from lipsync_server.engines.infinitetalk.guidance import Guidance, GuidanceScales, ProjectedGuidance
@@ -25,7 +25,7 @@ _LOOPS = ("cfg3", "cfg2", "apg3", "apg2", "two_person_cfg3", "two_person_bbox_cf
 def test_noise_levels_are_the_references_to_the_last_bit(case: dict) -> None:
     exact = [struct.unpack("<f", bytes.fromhex(digits))[0] for digits in case["timesteps_hex_float32"]]
     meets(
-        f"timesteps {case['steps']} steps, shift {case['shift']}",
+        f"B timesteps {case['steps']} steps, shift {case['shift']}",
         timesteps(case["steps"], case["shift"]),
         torch.tensor(exact),
         0,
@@ -77,8 +77,8 @@ def test_projected_guidance_is_golden(mode: str, momentum: float, threshold: flo
     for index in range(5):
         update = guidance.update(case[f"{mode}.{index}.diff"], case[f"{mode}.{index}.pred_cond"])
         assert guidance.average is not None
-        meets(f"apg {mode} {index} average", guidance.average, case[f"{mode}.{index}.running_average"], 2e-5)
-        meets(f"apg {mode} {index} update", update, case[f"{mode}.{index}.update"], 2e-5)
+        meets(f"B apg {mode} {index} average", guidance.average, case[f"{mode}.{index}.running_average"], 2e-5)
+        meets(f"B apg {mode} {index} update", update, case[f"{mode}.{index}.update"], 2e-5)
 
 
 class _Stored:
@@ -104,6 +104,7 @@ def test_whole_loops_meet_latents_pixels_and_random_stream(name: str) -> None:
         "I_teacache/loop_teacache.safetensors" if name == "teacache" else f"B_sampler/loop_{name}.safetensors"
     )
     common, case = golden("B_sampler/loop_common.safetensors"), _settings(name)
+    label = f"{'I' if name == 'teacache' else 'B'} loop {name}"
     config = TransformerConfig.from_json(golden_path("A_dit/config.json"))
     parameters = golden("A_dit/dit_tiny.safetensors")
     transformer = fill_transformer(parameters.items(), config, dtype=torch.float32)
@@ -145,19 +146,19 @@ def test_whole_loops_meet_latents_pixels_and_random_stream(name: str) -> None:
     for window in plan.windows:
         condition = conditions.at(window)
         if window.index == 0:
-            meets(f"loop {name} y", condition.y, reference["chunk0.y"][0], 1e-4)
+            meets(f"{label} y", condition.y, reference["chunk0.y"][0], 1e-4)
             if condition.masks is not None:
-                meets(f"loop {name} masks", condition.masks, reference["chunk0.ref_target_masks"], 0)
+                meets(f"{label} masks", condition.masks, reference["chunk0.ref_target_masks"], 0)
         latents = loop.denoise(window, condition, known, lambda step: None)
-        meets(f"loop {name} window {window.index} x0", latents, reference[f"chunk{window.index}.x0"], 5e-4)
+        meets(f"{label} window {window.index} x0", latents, reference[f"chunk{window.index}.x0"], 5e-4)
         frames = torch.cat(list(loop.decode(latents)), 1)
         kept.append(frames[:, window.keep_first : window.keep_stop])
         known = loop.take_over(frames[:, -case["motion_frame"] :])
         following = f"chunk{window.index + 1}.motion_latent"
         if following in reference:
-            meets(f"loop {name} motion latents", known, reference[following], 5e-4)
+            meets(f"{label} motion latents", known, reference[following], 5e-4)
     if "final_video" in reference:
-        meets(f"loop {name} pixels", torch.cat(kept, 1), reference["final_video"], 2e-3)
+        meets(f"{label} pixels", torch.cat(kept, 1), reference["final_video"], 2e-3)
     if cache is not None:
         computed = json.loads(golden_path("I_teacache/loop_teacache.json").read_text())["computed_per_forward"]
-        assert [int(decision.computed) for decision in cache.log] == computed
+        equal(f"{label} decisions", [int(decision.computed) for decision in cache.log], computed)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from it_golden import CPU, error, golden, golden_json, meets
+from it_golden import CPU, equal, error, golden, golden_json, meets
 from lipsync_server.engines.infinitetalk import text
 from lipsync_server.engines.infinitetalk.random_weights import quantized_tensors
 from lipsync_server.engines.infinitetalk.weights import TextFiles
@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 def test_prompts_are_cleaned_as_in_the_reference() -> None:
     for case in golden_json("L_extra/prompt_cleaning.json")["cases"]:
-        assert text.clean_prompt(case["raw"]) == case["cleaned"]
+        equal(f"L prompt cleaned to {case['cleaned'][:20]!r}", text.clean_prompt(case["raw"]), case["cleaned"])
 
 
 def test_the_negative_prompt_is_the_references() -> None:
@@ -32,7 +32,7 @@ def test_the_encoder_streamed_layer_by_layer_meets_the_golden_rows() -> None:
     weights = golden("L_extra/t5_tiny.safetensors")
     ours = text.run_encoder(weights, _rows(), device=CPU, dtype=torch.float32, source="t5")
     for index, embedding in enumerate(ours):
-        meets(f"t5 context {index}", embedding, case[f"context{index}"], 1e-4)
+        meets(f"L t5 context {index}", embedding, case[f"context{index}"], 1e-4)
 
 
 @pytest.mark.parametrize("kind", ["int8", "fp8"])

@@ -1,18 +1,19 @@
 """The windows over the audio: the reference's frame for frame, and ours for every length."""
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from it_golden import golden_json
+from it_golden import equal, golden_json
 from lipsync_server.engines.infinitetalk.windows import reference_schedule, schedule
 from lipsync_server.errors import InvalidInput
 
 CASES = golden_json("C_chunking/chunking.json")
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_the_reference_schedule_is_met_exactly(case: dict) -> None:
+@pytest.mark.parametrize("name", CASES)
+def test_the_reference_schedule_is_met_exactly(name: str) -> None:
+    case = CASES[name]
+
     def plan():
         return reference_schedule(
             tuple(case["audio_frames"]),
@@ -24,20 +25,29 @@ def test_the_reference_schedule_is_met_exactly(case: dict) -> None:
     if "error" in case:
         with pytest.raises(InvalidInput):
             plan()
+        equal(f"C {name}", "refused", "refused")
         return
     ours = plan()
-    assert (ours.n_frames, len(ours.windows)) == (case["final_frames"], case["n_chunks"])
-    assert [w.start for w in ours.windows] == case["cond_frame_index_per_chunk"]
-    assert [{"chunk": w.index, "first": w.keep_first, "stop": w.keep_stop} for w in ours.windows] == case["kept_frames"]
+    found: list[object] = [ours.n_frames, len(ours.windows), [w.start for w in ours.windows]]
+    wanted: list[object] = [case["final_frames"], case["n_chunks"], case["cond_frame_index_per_chunk"]]
+    found.append([{"chunk": w.index, "first": w.keep_first, "stop": w.keep_stop} for w in ours.windows])
+    wanted.append(case["kept_frames"])
     for window, chunk in zip(ours.windows, case["chunks"], strict=True):
-        assert (window.start, window.start + window.n_frames) == (chunk["audio_start_idx"], chunk["audio_end_idx"])
+        found.append((window.start, window.start + window.n_frames))
+        wanted.append((chunk["audio_start_idx"], chunk["audio_end_idx"]))
         for person, pieces in enumerate(chunk["centre_source_frames"]):
-            centres = np.concatenate([np.arange(a, b + step, step) for a, b, step in pieces])
-            assert (ours.audio_indices(window, person)[:, 2] == centres).all()
+            found.append(ours.audio_indices(window, person)[:, 2].tolist())
+            wanted.append([frame for a, b, step in pieces for frame in range(a, b + step, step)])
         heard = ours.audio_indices(window).tolist()
-        assert heard[0] == chunk.get("first_window", heard[0])
-        assert heard[-1] == chunk.get("last_window", heard[-1])
-        assert heard == chunk.get("windows_person1", heard)
+        found.append((heard[0], heard[-1], heard))
+        wanted.append(
+            (
+                chunk.get("first_window", heard[0]),
+                chunk.get("last_window", heard[-1]),
+                chunk.get("windows_person1", heard),
+            )
+        )
+    equal(f"C {name}", found, wanted)
 
 
 def test_a_much_shorter_second_person_changes_the_last_window_only() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from it_golden import meets
 from lipsync_server.engines.infinitetalk.checkpoint import load_transformer
 from lipsync_server.engines.infinitetalk.quant import (
     QuantizedLinear,
@@ -26,8 +27,8 @@ from transformer_golden import run as forward
 def test_rounding_reproduces_optimum_quanto_exactly(kind: str, base: str) -> None:
     golden = load_file(SMALL / "single_linear.safetensors")
     data, scale = quantize_rows(golden[f"{base}.weight"], kind)
-    assert torch.equal(scale, golden[f"{base}.{kind}._scale"])
-    assert torch.equal(data.float(), golden[f"{base}.{kind}._data"].float())
+    meets(f"F rounding {base} to {kind}, scale", scale, golden[f"{base}.{kind}._scale"].float(), 0)
+    meets(f"F rounding {base} to {kind}, data", data, golden[f"{base}.{kind}._data"].float(), 0)
 
 
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
@@ -37,7 +38,7 @@ def test_exact_product_is_data_times_scale(kind: str) -> None:
     layer.data.copy_(golden[f"f32.{kind}._data"])
     layer.scale.copy_(golden[f"f32.{kind}._scale"])
     layer.bias.copy_(golden["f32.bias"])
-    torch.testing.assert_close(layer(golden["f32.x"]), golden[f"f32.{kind}.y"], atol=1e-5, rtol=0)
+    meets(f"F linear layer {kind}", layer(golden["f32.x"]), golden[f"f32.{kind}.y"], 1e-5)
 
 
 @pytest.mark.parametrize(("kind", "limit"), [("int8", 0.012), ("fp8", 0.045)])
@@ -116,8 +117,6 @@ def test_published_layout_gives_the_reference_output(tmp_path: Path, kind: str, 
         },
     )
     name = f"{kind}.shape{shape}_human{n_people}"
-    torch.testing.assert_close(out, golden[f"{name}.output_float32"][0], atol=1e-4, rtol=0)
-    torch.testing.assert_close(seen["block"], golden[f"{name}.block0.out"][0], atol=1e-4, rtol=0)
-    torch.testing.assert_close(
-        model.embed_time(case["in.t"])[1].reshape(1, -1), golden[f"{name}.e0"], atol=1e-4, rtol=0
-    )
+    meets(f"F {name} output", out, golden[f"{name}.output_float32"][0], 1e-4)
+    meets(f"F {name} block0.out", seen["block"], golden[f"{name}.block0.out"][0], 1e-4)
+    meets(f"F {name} e0", model.embed_time(case["in.t"])[1].reshape(1, -1), golden[f"{name}.e0"], 1e-4)

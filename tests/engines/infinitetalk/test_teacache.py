@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from it_golden import within
 from lipsync_server.engines.infinitetalk.layers import unpatchify
 from lipsync_server.engines.infinitetalk.random_weights import random_transformer
 from lipsync_server.engines.infinitetalk.teacache import TeaCache
@@ -20,11 +21,13 @@ def test_decisions_match_the_reference(name: str) -> None:
     resolution = "480p" if run["scale"].endswith("480") else "720p"
     cache = TeaCache(resolution, steps=run["steps"], threshold=run["threshold"])
     assert {entry[6] for entry in run["log"]} > {0.0}
+    changes: list[float] = []
     for chunk, step, _, counter, slot, computed, accumulated in run["log"]:
         assert cache.computes(e0[step]) is bool(computed), (chunk, step)
         decision = cache.log[-1]
         assert (decision.counter, decision.slot) == (counter, slot)
-        assert decision.accumulated == pytest.approx(accumulated, abs=1e-4)
+        changes.append(abs(decision.accumulated - accumulated))
+    within(f"I {name} accumulated, {len(changes)} decisions equal", max(changes), 1e-4)
 
 
 def test_a_skipped_forward_adds_the_last_residual_of_its_slot() -> None:

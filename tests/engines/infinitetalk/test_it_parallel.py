@@ -1,5 +1,10 @@
 """The transformer over several processes computes what it computes in one."""
 
+import dataclasses
+import json
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +25,8 @@ from transformer_golden import TINY, inputs_for, run
 
 # Latent sizes: 6 tokens a frame are shared out evenly by two, 15 are not.
 CASES = [(n_people, size) for n_people in (1, 2) for size in ((4, 6), (6, 10))]
+# More sizes than torch.compile makes versions of a block; every second one is uneven.
+COMPILED = [(1, (2, 2 * columns)) for columns in range(3, 13)] + [(2, size) for size in ((4, 6), (6, 10), (6, 14))]
 N_HEADS = TINY.num_heads
 
 
@@ -27,18 +34,20 @@ def _process(rank: int, n_processes: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=n_processes)
     model = random_transformer(TINY, dtype=torch.float32)
-    SequenceParallel(model)
+    model.share_tokens(SequenceParallel(TINY.num_heads))
     # Twice each: keys and values of the context are kept, and so are the rotary tables.
     results = [[run(model, inputs_for(TINY, n_people, size=size)) for _ in range(2)] for n_people, size in CASES]
+    model.compile_blocks(backend="eager")
+    results += [[run(model, inputs_for(TINY, n_people, size=size))] for n_people, size in COMPILED]
     torch.save(results, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_several_processes_compute_what_one_does(tmp_path: Path):
+def test_several_processes_compute_what_one_does_compiled_or_not(tmp_path: Path):
     n_processes = 2
     mp.spawn(_process, (n_processes, str(tmp_path)), nprocs=n_processes)
     alone = random_transformer(TINY, dtype=torch.float32)
-    expected = [run(alone, inputs_for(TINY, n_people, size=size)) for n_people, size in CASES]
+    expected = [run(alone, inputs_for(TINY, n_people, size=size)) for n_people, size in CASES + COMPILED]
     for rank in range(n_processes):
         for wanted, got in zip(expected, torch.load(tmp_path / f"{rank}.pt"), strict=True):
             for one in got:
@@ -49,7 +58,7 @@ def test_a_number_of_gpus_that_does_not_divide_the_heads_is_refused_with_one_tha
     dist.init_process_group("fake", rank=0, world_size=3, store=dist.HashStore())
     try:
         with pytest.raises(EngineUnavailable, match=f"divides {N_HEADS}"):
-            SequenceParallel(random_transformer(TINY, dtype=torch.float32))
+            SequenceParallel(N_HEADS)
     finally:
         dist.destroy_process_group()
 
@@ -109,3 +118,22 @@ def test_every_token_has_one_process_and_comes_back_to_its_place():
     assert sorted(in_order[:, 0].tolist()) == x[:, 0].tolist()
     assert torch.equal(shares[0].first_frame(in_order), x[:15])
     assert all(torch.equal(in_order[share.own], part) for share, part in zip(shares, parts, strict=True))
+
+
+def test_the_benchmark_measures_a_forward_and_a_window_alone_and_together(tmp_path: Path):
+    config, path = tmp_path / "config.json", tmp_path / "numbers.json"
+    config.write_text(json.dumps(dataclasses.asdict(TINY)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    command += ["lipsync_server.engines.infinitetalk.parallel_bench", "--quant", "fp8", "--json", str(path)]
+    command += ["--config", str(config), "--size", "64", "96", "--frames", "9", "--repeats", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    numbers = json.loads(path.read_text())
+    for mode in ("alone", "together"):
+        assert numbers[mode]["forward_s"] > 0
+        assert set(numbers[mode]["window_s"]) == {"condition", "denoise", "decode", "all"}
+    assert "2 processes" in numbers["together"]["attention"]
+    assert "processes" not in numbers["alone"]["attention"]
+    assert numbers["exchange_s"] > 0
+    assert len(numbers["cards"]) == 2
+    assert all(0 <= difference < 1e-2 for difference in numbers["relative_l2"].values())

@@ -190,7 +190,7 @@ class Models:
         )
         model.cache_context = plan.cache_context
         if several_processes():
-            SequenceParallel(model)
+            model.share_tokens(SequenceParallel(config.num_heads))
         if self._compiles:
             # Lazy: what the fused blocks do not do (two people, int8 files) is compiled when it first runs.
             model.compile_blocks()

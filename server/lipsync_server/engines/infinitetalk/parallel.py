@@ -2,16 +2,15 @@
 
 Every process holds the whole model and sees the same inputs. In the blocks each works on its part of every latent
 frame, so all but self-attention stays local; there two all-to-all exchanges trade tokens for heads and back. Knows
-torch.distributed's default group, the blocks' seams and the order of tokens. Does not know who starts the processes.
+torch.distributed's default group and the order of tokens. Does not know the transformer, whose TokenSharing it is, nor
+who starts the processes.
 
 DeepSpeed-Ulysses: https://arxiv.org/abs/2309.14509
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import cast
+from itertools import accumulate, count
+from weakref import WeakValueDictionary
 
 import torch
 import torch.distributed as dist
@@ -20,53 +19,29 @@ from torch import Tensor
 from lipsync_server.errors import EngineUnavailable
 
 from .attention import Attention, Kernel
-from .blocks import Block, speaker_map, speaker_positions
-from .rope import RotaryTable
-from .transformer import Conditioning, InfiniteTalkTransformer
-
-# Operators of their own, so that a compiled block stays one graph. `counts`: tokens of each process.
+from .blocks import speaker_map, speaker_positions
+from .transformer import Grid
 
 
-@torch.library.custom_op("lipsync::tokens_to_heads", mutates_args=())
-def tokens_to_heads(x: Tensor, counts: list[int]) -> Tensor:
-    """x (own tokens, heads, c) -> (all tokens in the order of processes, own heads, c)."""
+def tokens_to_heads(parts: list[Tensor], counts: list[int]) -> Tensor:
+    """n parts (own tokens, heads, c) -> (all tokens in the order of processes, n, own heads, c), in one exchange.
+
+    counts: tokens of each process.
+    """
     size = len(counts)
-    mine: Tensor = x.unflatten(1, (size, -1)).transpose(0, 1).flatten(0, 1).contiguous()
-    out = x.new_empty(sum(counts), x.shape[1] // size, x.shape[2])
-    dist.all_to_all_single(out, mine, counts, [x.shape[0]] * size)
+    mine = torch.stack([part.unflatten(1, (size, -1)).transpose(0, 1) for part in parts], dim=2)
+    out = mine.new_empty(sum(counts), *mine.shape[2:])
+    dist.all_to_all_single(out, mine.flatten(0, 1), counts, [mine.shape[1]] * size)
     return out
 
 
-@tokens_to_heads.register_fake
-def _(x: Tensor, counts: list[int]) -> Tensor:
-    return x.new_empty(sum(counts), x.shape[1] // len(counts), x.shape[2])
-
-
-@torch.library.custom_op("lipsync::heads_to_tokens", mutates_args=())
 def heads_to_tokens(x: Tensor, counts: list[int], rank: int) -> Tensor:
-    """x (all tokens, own heads, c) -> (own tokens, heads, c): what `tokens_to_heads` did, undone."""
+    """x (all tokens, own heads, c) -> (own tokens, heads, c): what `tokens_to_heads` did with one part, undone."""
     size, n_own = len(counts), counts[rank]
     out = x.new_empty(size * n_own, x.shape[1], x.shape[2])
     dist.all_to_all_single(out, x.contiguous(), [n_own] * size, counts)
     tokens: Tensor = out.unflatten(0, (size, n_own)).transpose(0, 1).flatten(1, 2)
     return tokens.contiguous()
-
-
-@heads_to_tokens.register_fake
-def _(x: Tensor, counts: list[int], rank: int) -> Tensor:
-    return x.new_empty(counts[rank], x.shape[1] * len(counts), x.shape[2])
-
-
-@torch.library.custom_op("lipsync::mean_of_processes", mutates_args=())
-def mean_of_processes(x: Tensor) -> Tensor:
-    out = x.clone()
-    dist.all_reduce(out)
-    return out / dist.get_world_size()
-
-
-@mean_of_processes.register_fake
-def _(x: Tensor) -> Tensor:
-    return torch.empty_like(x)
 
 
 @dataclass(frozen=True)
@@ -78,7 +53,7 @@ class Share:
     n_frames: int
 
     @classmethod
-    def of(cls, grid: tuple[int, int, int], rank: int, size: int) -> "Share":
+    def of(cls, grid: Grid, rank: int, size: int) -> "Share":
         """As even as can be; raises ValueError when a frame has fewer tokens than there are processes."""
         n_tokens = grid[1] * grid[2]
         if n_tokens < size:
@@ -118,16 +93,20 @@ class Share:
         return torch.cat([x[start : start + size] for start, size in zip(starts, self.sizes, strict=False)])
 
 
-@dataclass(frozen=True)
-class _ParallelAttention(Attention):
+@dataclass(frozen=True, kw_only=True)
+class _SharedAttention(Attention):
     """The chosen kernels, with self-attention through the exchange."""
 
-    through: Kernel | None = None
+    alone: Attention
+    through: Kernel
+    n_processes: int
 
     @property
     def self_kernel(self) -> Kernel:
-        assert self.through is not None
         return self.through
+
+    def __str__(self) -> str:
+        return f"{self.alone}; in self-attention {self.n_processes} processes trade tokens for heads"
 
 
 def several_processes() -> bool:
@@ -136,83 +115,97 @@ def several_processes() -> bool:
 
 
 class SequenceParallel:
-    """Runs a transformer's blocks on all processes of torch.distributed's default group.
+    """The TokenSharing of all processes of torch.distributed's default group.
 
-    Attach it after attention was chosen and before the blocks are compiled. All processes must then make the same
-    forwards in the same order, with the same inputs; each gets the whole result.
+    They must all make the same forwards in the same order, with the same inputs; each gets the whole result.
+    Raises EngineUnavailable when the attention heads cannot be shared out evenly.
     """
 
-    def __init__(self, transformer: InfiniteTalkTransformer) -> None:
+    def __init__(self, n_heads: int) -> None:
         self._rank, self._size = dist.get_rank(), dist.get_world_size()
-        heads = transformer.config.num_heads
-        if heads % self._size:
+        if n_heads % self._size:
             raise EngineUnavailable(
-                f"InfiniteTalk's {heads} attention heads cannot be shared by {self._size} GPUs. Use a number of GPUs "
-                f"that divides {heads}."
+                f"InfiniteTalk's {n_heads} attention heads cannot be shared by {self._size} GPUs. Use a number of "
+                f"GPUs that divides {n_heads}."
             )
-        if transformer.attention is None:
-            transformer.set_attention()
-        assert transformer.attention is not None
-        self._attention, self._inner = transformer.attention, transformer.attention.self_kernel
         self._share: Share | None = None
-        self._run_alone, self._whole_rope = transformer._run_blocks, transformer.rope
-        self._transformer = transformer
-        self._ropes: dict[tuple[int, int, int], RotaryTable] = {}
-        attention = self._attention
-        transformer.attention = _ParallelAttention(
-            attention.name, f"{attention.reason}; over {self._size} GPUs", attention.kernel, through=self.attend
-        )
-        transformer._run_blocks = self.run_blocks  # type: ignore[method-assign]
-        for block in cast("Iterator[Block]", transformer.blocks):
-            block.self_attn.attend = self.attend
-            block.self_attn.regions = self.speaker_map
-            block.audio_cross_attn.positions = self.speaker_positions
+        self._chosen: Attention | None = None
+        self._number = next(_numbers)
+        _by_number[self._number] = self
 
-    def run_blocks(self, x: Tensor, e0: Tensor, conditioning: Conditioning, grid: tuple[int, int, int]) -> Tensor:
-        """x (N, D) -> (N, D), the same on every process."""
-        share = Share.of(grid, self._rank, self._size)
-        with self._sharing(share):
-            return share.join(self._run_alone(share.take(x), e0, conditioning, grid))
+    def split(self, x: Tensor, grid: Grid) -> Tensor:
+        """x (N, ...) -> (own, ...)."""
+        self._share = Share.of(grid, self._rank, self._size)
+        return self._share.take(x)
+
+    def join(self, x: Tensor, grid: Grid) -> Tensor:
+        """(own, D) -> (N, D), the same on every process."""
+        return Share.of(grid, self._rank, self._size).join(x)
+
+    def attention(self, chosen: Attention) -> Attention:
+        """`chosen`, whose kernel for self-attention then runs on all tokens and this process's heads."""
+        self._chosen = chosen
+        return _SharedAttention(
+            chosen.name, chosen.reason, chosen.kernel, alone=chosen, through=self.attend, n_processes=self._size
+        )
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention of this process's tokens to all tokens; (1, own, H, d) each."""
-        share = self._current
-        q, k, v = tokens_to_heads(torch.cat((q[0], k[0], v[0]), dim=-1), share.counts).chunk(3, dim=-1)
-        out = self._inner(q.contiguous()[None], k.contiguous()[None], v.contiguous()[None])[0]
-        tokens: Tensor = heads_to_tokens(out, share.counts, share.rank)
-        return tokens[None]
+        out: Tensor = _attend(q, k, v, self._number)
+        return out
 
     def speaker_map(self, q: Tensor, k: Tensor, masks: Tensor, attend: Kernel) -> Tensor:
-        """blocks.speaker_map of all tokens, in the order of processes: (3, N). q, k (own, heads, head_dim)."""
-        share = self._current
-        q, k = tokens_to_heads(torch.cat((q, k), dim=-1), share.counts).chunk(2, dim=-1)
-        regions: Tensor = mean_of_processes(
-            speaker_map(q.contiguous(), share.first_frame(k).contiguous(), masks, attend)
-        )
-        return regions
+        """What blocks.speaker_positions makes of the map of all tokens, for this process's: (own,) float32.
+
+        q, k (own, heads, head_dim). The positions depend on the map's extremes over all tokens.
+        """
+        positions: Tensor = _positions(q, k, masks, self._number)
+        return positions
 
     def speaker_positions(self, regions: Tensor) -> Tensor:
-        """Rotary positions of this process's tokens; they depend on the extremes over all tokens."""
-        return speaker_positions(regions)[self._current.own]
+        """Found already, with the map."""
+        return regions
+
+    def attend_now(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        share, chosen = self._now
+        q, k, v = tokens_to_heads([q[0], k[0], v[0]], share.counts).unbind(1)
+        return heads_to_tokens(chosen.self_kernel(q[None], k[None], v[None])[0], share.counts, share.rank)[None]
+
+    def positions_now(self, q: Tensor, k: Tensor, masks: Tensor) -> Tensor:
+        share, chosen = self._now
+        q, k = tokens_to_heads([q, k], share.counts).unbind(1)
+        regions = speaker_map(q, share.first_frame(k), masks, chosen.kernel)
+        dist.all_reduce(regions)  # the sum of means over equally many heads
+        return speaker_positions(regions / self._size)[share.own]
 
     @property
-    def _current(self) -> Share:
+    def _now(self) -> tuple[Share, Attention]:
         assert self._share is not None
-        return self._share
+        assert self._chosen is not None
+        return self._share, self._chosen
 
-    @contextmanager
-    def _sharing(self, share: Share) -> Iterator[None]:
-        self._share = share
-        transformer = self._transformer
-        transformer.rope = self._own_rope  # type: ignore[method-assign]
-        try:
-            yield
-        finally:
-            transformer.rope = self._whole_rope  # type: ignore[method-assign]
-            self._share = None
 
-    def _own_rope(self, grid: tuple[int, int, int]) -> RotaryTable:
-        if grid not in self._ropes:
-            whole, share = self._whole_rope(grid), self._current
-            self._ropes[grid] = RotaryTable(share.take(whole.cos), share.take(whole.sin))
-        return self._ropes[grid]
+# A compiled block must not look into an exchange: how many tokens the others have would become constants of it, and
+# each size of picture compile it anew. Operators are opaque, but take tensors and numbers only.
+_numbers = count()
+_by_number: WeakValueDictionary[int, SequenceParallel] = WeakValueDictionary()
+
+
+@torch.library.custom_op("lipsync::attend_over_processes", mutates_args=())
+def _attend(q: Tensor, k: Tensor, v: Tensor, number: int) -> Tensor:
+    return _by_number[number].attend_now(q, k, v)
+
+
+@_attend.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, number: int) -> Tensor:
+    return torch.empty_like(q, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("lipsync::positions_over_processes", mutates_args=())
+def _positions(q: Tensor, k: Tensor, masks: Tensor, number: int) -> Tensor:
+    return _by_number[number].positions_now(q, k, masks)
+
+
+@_positions.register_fake
+def _(q: Tensor, k: Tensor, masks: Tensor, number: int) -> Tensor:
+    return q.new_empty(q.shape[0], dtype=torch.float32)

@@ -13,8 +13,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import attention_int8
-from .attention import Attention, choose, missing
-from .blocks import AudioAttention, Block, CrossAttention, LayerContext, SelfAttention
+from .attention import Attention, Kernel, choose, missing
+from .blocks import (
+    AudioAttention,
+    Block,
+    CrossAttention,
+    LayerContext,
+    SelfAttention,
+    speaker_map,
+    speaker_positions,
+)
 from .fast_blocks import Pending
 from .fast_blocks import forward as fast_forward
 from .fast_blocks import missing as fast_missing
@@ -23,6 +31,9 @@ from .quant import computes_in_8bit, linear_in
 from .rope import RotaryTable, video_table
 from .teacache import TeaCache
 from .transformer_config import TransformerConfig
+
+Grid = tuple[int, int, int]
+"""Latent frames, rows and columns of tokens."""
 
 
 @dataclass
@@ -62,6 +73,47 @@ class ResidentBlocks:
         """Nothing to give back."""
 
 
+class TokenSharing(Protocol):
+    """Which of a grid's tokens this process takes through the blocks, and what they need of the others (parallel.py).
+
+    A forward calls `split`, then the blocks' parts once each, then `join`.
+    """
+
+    def split(self, x: Tensor, grid: Grid) -> Tensor:
+        """x (N, ...), frame-major -> this process's part, (own, ...), from every frame equally many."""
+
+    def join(self, x: Tensor, grid: Grid) -> Tensor:
+        """The parts (own, D) of all processes -> (N, D)."""
+
+    def attention(self, chosen: Attention) -> Attention:
+        """The chosen kernels, with self-attention to all processes' tokens."""
+
+    def speaker_map(self, q: Tensor, k: Tensor, masks: Tensor, attend: Kernel) -> Tensor:
+        """blocks.speaker_map over all tokens, in the form that `speaker_positions` takes."""
+
+    def speaker_positions(self, regions: Tensor) -> Tensor:
+        """blocks.speaker_positions of this process's tokens, (own,), from what `speaker_map` gave."""
+
+
+class AllTokens:
+    """One process takes all of them."""
+
+    def split(self, x: Tensor, grid: Grid) -> Tensor:
+        return x
+
+    def join(self, x: Tensor, grid: Grid) -> Tensor:
+        return x
+
+    def attention(self, chosen: Attention) -> Attention:
+        return chosen
+
+    def speaker_map(self, q: Tensor, k: Tensor, masks: Tensor, attend: Kernel) -> Tensor:
+        return speaker_map(q, k, masks, attend)
+
+    def speaker_positions(self, regions: Tensor) -> Tensor:
+        return speaker_positions(regions)
+
+
 class InfiniteTalkTransformer(nn.Module):
     """Wan2.1-I2V-14B with InfiniteTalk's audio cross-attention.
 
@@ -88,7 +140,8 @@ class InfiniteTalkTransformer(nn.Module):
         self.attention: Attention | None = None
         self.fast_blocks = False
         self.runner: BlockRunner = ResidentBlocks(self.blocks)
-        self._ropes: dict[tuple[tuple[int, int, int], torch.device], RotaryTable] = {}
+        self._sharing: TokenSharing = AllTokens()
+        self._ropes: dict[tuple[Grid, torch.device], RotaryTable] = {}
         self.requires_grad_(False)
 
     @property
@@ -122,6 +175,19 @@ class InfiniteTalkTransformer(nn.Module):
                 module.attend_regions = self.attention.kernel
             elif isinstance(module, CrossAttention | AudioAttention):
                 module.attend = self.attention.kernel
+
+    def share_tokens(self, sharing: TokenSharing) -> None:
+        """Take only this process's tokens through the blocks from now on. Comes after set_attention."""
+        if self.attention is None:
+            self.set_attention()
+        assert self.attention is not None
+        self._sharing = sharing
+        self._ropes.clear()
+        self.attention = sharing.attention(self.attention)
+        for block in cast("Iterator[Block]", self.blocks):
+            block.self_attn.attend = self.attention.self_kernel
+            block.self_attn.regions = sharing.speaker_map
+            block.audio_cross_attn.positions = sharing.speaker_positions
 
     def use_fast_blocks(self) -> str | None:
         """Run one-person forwards through fast_blocks.py. Returns why that is not possible here, or None."""
@@ -196,10 +262,10 @@ class InfiniteTalkTransformer(nn.Module):
         weight = self.patch_embedding.weight.flatten(1)
         return F.linear(patchify(self._here(latent), self.config.patch_size), weight, self.patch_embedding.bias)
 
-    def _run_blocks(self, x: Tensor, e0: Tensor, conditioning: Conditioning, grid: tuple[int, int, int]) -> Tensor:
+    def _run_blocks(self, x: Tensor, e0: Tensor, conditioning: Conditioning, grid: Grid) -> Tensor:
         rope = self.rope(grid)
         fast = self.fast_blocks and conditioning.masks is None
-        pending = Pending(x)
+        pending = Pending(self._sharing.split(x, grid))
         for index, block in enumerate(self.runner):
             context = conditioning.layers[index]
             if context is None:
@@ -212,13 +278,14 @@ class InfiniteTalkTransformer(nn.Module):
                 pending = fast_forward(block, pending, e0, context, rope, self.attention)
             else:
                 pending = Pending(block(pending.x, e0, context, rope, conditioning.masks))
-        return pending.settle()
+        return self._sharing.join(pending.settle(), grid)
 
-    def rope(self, grid: tuple[int, int, int]) -> RotaryTable:
-        """The rotary table of a (latent frames, rows, columns) grid, made once and kept."""
+    def rope(self, grid: Grid) -> RotaryTable:
+        """The rotary table of the tokens that this process takes through the blocks, made once and kept."""
         key = (grid, self.device)
         if key not in self._ropes:
-            self._ropes[key] = video_table(grid, self.config.head_dim, self.device)
+            whole = video_table(grid, self.config.head_dim, self.device)
+            self._ropes[key] = RotaryTable(*(self._sharing.split(part, grid) for part in whole))
         return self._ropes[key]
 
     def _token_masks(self, masks: Tensor) -> Tensor:

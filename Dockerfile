@@ -77,7 +77,9 @@ WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY weights ./weights
 COPY server ./server
+# The second line fails where xformers and torch do not fit together: xformers itself only warns.
 RUN /opt/lipsync/bin/python -m pip install --no-cache-dir -c constraints.txt ".[gpu,s3]" \
+    && /opt/lipsync/bin/python -c "import xformers._cpp_lib as lib; assert lib._build_metadata, 'xformers does not load'" \
     && /opt/lipsync/bin/python -m pip uninstall -y pip
 
 FROM gpu-base AS gpu

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 import soundfile
-from lipsync_server.engines.infinitetalk import tiny_checkpoint
+from lipsync_server.engines.infinitetalk import random_checkpoint
 from live_server import LiveServer, live_server
 from PIL import Image
 
@@ -26,7 +26,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(home: Path) -> Iterator[LiveServer]:
-    tiny_checkpoint.write(home / "weights")
+    random_checkpoint.write(home / "weights")
     flags = ["--engine", "infinitetalk", "--device", "cpu", "--preset", "fast", "--weights-dir"]
     flags.append(str(home / "weights"))
     environment = {"LIPSYNC_TOKENS": TOKEN, "LIPSYNC_MIN_FREE_DISK_BYTES": "0", "OMP_NUM_THREADS": "1"}

@@ -5,6 +5,7 @@ not how they are measured.
 """
 
 import json
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -43,14 +44,22 @@ def bench(
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="InfiniteTalk at full size without its weights, part by part.")
     ] = False,
+    only: Annotated[str, typer.Option(help="With --random-weights: sections, separated by commas.")] = "",
+    scratch: Annotated[
+        Path | None,
+        typer.Option(help="With --random-weights: folder for files, up to 30 GB.", show_default="a temporary one"),
+    ] = None,
+    keep_checkpoint: Annotated[
+        bool, typer.Option("--keep-checkpoint", help="With --scratch: leave the random checkpoint there for next time.")
+    ] = False,
+    tiny: Annotated[bool, typer.Option("--tiny", help="With --random-weights: tiny sizes, for a dry run.")] = False,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write everything measured to this file.")] = None,
 ) -> None:
     """Measure an engine's speed at several lengths of sound."""
     with console.errors_as_sentences():
         if random_weights:
-            from lipsync_server.engines.infinitetalk import bench as parts
-
-            parts.main([] if json_path is None else ["--json", str(json_path)])
+            with tempfile.TemporaryDirectory(prefix="lipsync-bench-") as folder:
+                _run_sections(json_path, scratch or Path(folder), only, keep_checkpoint, tiny)
             return
         from lipsync_server.cli import measured
         from lipsync_server.engines import registry
@@ -91,6 +100,18 @@ def bench(
                 "runs": [asdict(run) for run in runs],
             }
             json_path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def _run_sections(json_path: Path | None, scratch: Path, only: str, keep_checkpoint: bool, tiny: bool) -> None:
+    from lipsync_server.cli.bench_http import http
+    from lipsync_server.engines.infinitetalk import bench as parts
+    from lipsync_server.workers.encoding import BackgroundEncoder
+
+    arguments = ["--scratch", str(scratch), "--only", only]
+    arguments += [] if json_path is None else ["--json", str(json_path)]
+    arguments += ["--keep-checkpoint"] if keep_checkpoint else []
+    arguments += ["--tiny"] if tiny else []
+    parts.main(arguments, beside=BackgroundEncoder, others={"http": http})
 
 
 def _durations(text: str) -> tuple[float, ...]:

@@ -84,7 +84,7 @@ def over_http(plan: Plan, settings: Settings) -> Iterator[Run]:
         with WarmServer(plan.engine, Path(folder) / "data") as server:
             for audio, duration_s in recordings:
                 answer = asyncio.run(server.post(plan.image, audio, form))
-                yield Run(duration_s, answer.wall_s, answer.stage_s, answer.peak_rss_bytes)
+                yield Run(duration_s, answer.wall_s, answer.stage_s, answer.peak_rss_bytes, answer.peak_gpu_bytes)
 
 
 def medians(runs: list[Run]) -> list[Run]:

@@ -3,6 +3,7 @@
 Measures what a caller would: seconds from POST to the last byte, and the memory of server and worker meanwhile.
 """
 
+import importlib
 import os
 import secrets
 import socket
@@ -10,7 +11,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -28,15 +31,22 @@ _SAMPLE_S = 0.05
 
 @dataclass(frozen=True)
 class Answer:
+    """One job. peak_gpu_bytes: what the card had in use beyond what it had before the server started, CUDA's own
+    share included; 0 without a GPU."""
+
     wall_s: float
     stage_s: dict[str, float]
     peak_rss_bytes: int
+    peak_gpu_bytes: int
 
 
 class WarmServer:
-    """`lipsync serve` on a free port with its own data folder; use as a context manager."""
+    """`lipsync serve` on a free port with its own data folder; use as a context manager.
 
-    def __init__(self, engine: str, data_dir: Path) -> None:
+    settings: further environment for it, LIPSYNC_* and others. `ready_s` is how long it took to load its engine.
+    """
+
+    def __init__(self, engine: str, data_dir: Path, settings: Mapping[str, str] | None = None) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -44,6 +54,7 @@ class WarmServer:
         self._token = secrets.token_urlsafe(16)
         self._environment = {
             **os.environ,
+            **(settings or {}),
             "LIPSYNC_HOST": "127.0.0.1",
             "LIPSYNC_PORT": str(port),
             "LIPSYNC_TOKENS": self._token,
@@ -51,12 +62,15 @@ class WarmServer:
             "LIPSYNC_ENGINE": engine,
             "LIPSYNC_LOG_LEVEL": "warning",
         }
+        self.ready_s = 0.0
 
     def __enter__(self) -> Self:
         command = [sys.executable, "-P", "-m", "lipsync_server.cli", "serve"]
+        self._gpu_bytes_before, started = _gpu_bytes(), time.monotonic()
         self._process = subprocess.Popen(command, env=self._environment, stdout=subprocess.DEVNULL)
         try:
             self._wait_until_ready()
+            self.ready_s = time.monotonic() - started
         except BaseException:
             self._stop()
             raise
@@ -76,7 +90,7 @@ class WarmServer:
             form.add_field("image", picture, filename=image.name)
             form.add_field("audio", sound, filename=audio.name)
             async with aiohttp.ClientSession(self._url, headers=headers, timeout=timeout) as session:
-                with _PeakRss(self._process.pid) as memory:
+                with _PeakMemory(self._process.pid) as memory:
                     started = time.monotonic()
                     async with session.post("/lipsync", data=form) as response:
                         if response.status != 200:
@@ -88,7 +102,8 @@ class WarmServer:
                 async with session.get(f"/v1/jobs/{job_id}") as response:
                     timings = (await response.json())["timings"]
         stages = {stage: timings[f"{stage}_s"] for stage in ("load", "preprocess", "generate", "encode")}
-        return Answer(wall_s, stages, memory.peak_bytes)
+        gpu_bytes = max(0, memory.peak_gpu_bytes - self._gpu_bytes_before)
+        return Answer(wall_s, stages, memory.peak_rss_bytes, gpu_bytes)
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + _START_TIMEOUT_S
@@ -111,13 +126,16 @@ class WarmServer:
             self._process.wait()
 
 
-class _PeakRss:
-    """The largest sum of the resident memory of a process and all below it, looked at often."""
+class _PeakMemory:
+    """The largest sum of the resident memory of a process and all below it, and of the cards' memory in use.
+
+    Looked at often, not measured by the kernel: a peak of some milliseconds may be missed.
+    """
 
     def __init__(self, pid: int) -> None:
         self._process = psutil.Process(pid)
         self._done = threading.Event()
-        self.peak_bytes = 0
+        self.peak_rss_bytes = self.peak_gpu_bytes = 0
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Self:
@@ -136,6 +154,24 @@ class _PeakRss:
                     total += process.memory_info().rss
                 except psutil.NoSuchProcess:
                     continue
-            self.peak_bytes = max(self.peak_bytes, total)
+            self.peak_rss_bytes = max(self.peak_rss_bytes, total)
+            self.peak_gpu_bytes = max(self.peak_gpu_bytes, _gpu_bytes())
             if self._done.wait(_SAMPLE_S):
                 return
+
+
+def _gpu_bytes() -> int:
+    """Memory in use on all cards, whoever uses it; 0 where NVML cannot be asked."""
+    return sum(read() for read in _gpus())
+
+
+@cache
+def _gpus() -> tuple[Callable[[], int], ...]:
+    """For each card what tells its memory in use."""
+    try:
+        nvml = importlib.import_module("pynvml")
+        nvml.nvmlInit()
+    except Exception:  # the module is missing, or there is no driver: its own error class for each case
+        return ()
+    handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+    return tuple(lambda handle=handle: int(nvml.nvmlDeviceGetMemoryInfo(handle).used) for handle in handles)

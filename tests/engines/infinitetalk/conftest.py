@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 from it_golden import TABLE
-from lipsync_server.engines.infinitetalk import tiny_checkpoint
+from lipsync_server.engines.infinitetalk import random_checkpoint
 
 
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
-    tiny_checkpoint.write(folder)
+    random_checkpoint.write(folder)
     return folder
 
 

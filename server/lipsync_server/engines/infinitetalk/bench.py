@@ -1,86 +1,39 @@
-"""Measure InfiniteTalk with random weights at full size: forwards, errors, windows, a 24 GB card, loading.
+"""Measure InfiniteTalk with random weights at full size, section by section.
 
-    python -m lipsync_server.engines.infinitetalk.bench --json result.json [--only forward,window]
+    lipsync bench --random-weights --json result.json [--only forward,windows]
 
-Knows how to time and what to compare. Does not know quality: random weights cost what real ones do and show noise.
-Every section writes its numbers as soon as it has them, and one that fails says why and leaves the others alone.
+Every section writes its numbers as soon as it has them, and one that fails says why and leaves the others alone. Knows
+which sections there are. Does not know quality: random weights cost what real ones do and show noise. What stands above
+the engines is handed in by `lipsync bench`: the thread that encodes beside them, and the sections that need a server.
 """
 
 import argparse
-import gc
-import json
 import platform
-import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
+from . import bench_record
 from .bench_errors import error_table
-from .bench_windows import capped_window, preset_windows
-from .checkpoint import load_transformer, set_activations
-from .quant import replace_linears
-from .random_weights import random_parameters, random_transformer, save_quantized
-from .transformer import Conditioning, InfiniteTalkTransformer
-from .transformer_config import TransformerConfig
+from .bench_forward import forwards, kernels, loading
+from .bench_record import Bench, Beside, Numbers
+from .bench_soak import soak
+from .bench_windows import (
+    capped_windows,
+    hd_windows,
+    int8_windows,
+    preset_windows,
+    quality_window,
+    quality_window_uncached,
+    two_people_windows,
+)
 
-Numbers = dict[str, object]
-
-
-@dataclass
-class Bench:
-    """What every section needs, and where its numbers go."""
-
-    config: TransformerConfig
-    device: torch.device
-    size: tuple[int, int]
-    path: Path | None
-    scratch: Path
-    repeats: int = 4
-    numbers: Numbers = field(default_factory=dict)
-
-    def section(self, name: str, measure: Callable[[], object]) -> None:
-        started = time.perf_counter()
-        try:
-            found = measure()
-        except Exception as error:  # the other sections still count
-            found = {"failed": f"{type(error).__name__}: {str(error)[:500]}"}
-        self.numbers[name] = found
-        self.numbers[f"{name}_took_s"] = round(time.perf_counter() - started, 1)
-        self.say(f"{name}: {json.dumps(found)}")
-        if self.path is not None:
-            self.path.write_text(json.dumps(self.numbers, indent=1) + "\n", encoding="utf-8")
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    @staticmethod
-    def say(line: str) -> None:
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
-
-    def inputs(self, n_latents: int = 21) -> dict[str, Tensor]:
-        g = torch.Generator(self.device).manual_seed(1)
-        c = self.config
-
-        def normal(*shape: int) -> Tensor:
-            return torch.randn(*shape, device=self.device, generator=g)
-
-        height, width = self.size[0] // 8, self.size[1] // 8
-        n_video = (n_latents - 1) * c.vae_scale + 1
-        return {
-            "text": normal(min(300, c.text_len), c.text_dim),
-            "image_tokens": normal(257, c.image_dim),
-            "audio": normal(1, n_video, c.audio_window, c.audio_blocks, c.audio_channels),
-            "latent": normal(c.in_dim, n_latents, height, width),
-            "timestep": torch.tensor([700.0], device=self.device),
-        }
+Section = Callable[[Bench, Numbers], None]
 
 
 def environment(device: torch.device) -> Numbers:
+    """Versions and the card."""
     found: Numbers = {"python": platform.python_version(), "torch": torch.__version__, "device": str(device)}
     if device.type == "cuda":
         cudnn = torch.backends.cudnn.version()
@@ -93,183 +46,74 @@ def environment(device: torch.device) -> Numbers:
         }
     for package in ("triton", "diffusers", "transformers", "xformers", "flash_attn", "sageattention"):
         try:
-            found[package] = __import__(package).__version__
+            module = __import__(package)
         except Exception:  # whatever a broken or missing package raises
             found[package] = None
+        else:
+            found[package] = getattr(module, "__version__", "installed")
     return found
 
 
-def seconds(run: Callable[[], object], device: torch.device, repeats: int) -> list[float]:
-    """Wall seconds of each run between two waits for the device; the first is a warm-up and not counted."""
-    taken = []
-    for _ in range(repeats + 1):
-        _wait(device)
-        started = time.perf_counter()
-        run()
-        _wait(device)
-        taken.append(round(time.perf_counter() - started, 4))
-    return taken[1:]
+def _environment(bench: Bench, found: Numbers) -> None:
+    found |= environment(bench.device)
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _errors(bench: Bench, found: Numbers) -> None:
+    found |= error_table(bench.config, bench.device, bench.scale.picture, bench.say)
 
 
-def relative(got: Tensor, wanted: Tensor) -> float:
-    return float((got.double() - wanted.double()).norm() / wanted.double().norm())
+# By name, in the order in which they run.
+SECTIONS: dict[str, Section] = {
+    "environment": _environment,
+    "kernels": kernels,
+    "forward": forwards,
+    "errors": _errors,
+    "loading": loading,
+    "windows": preset_windows,
+    "capped": capped_windows,
+    "quality": quality_window,
+    "hd": hd_windows,
+    "two_people": two_people_windows,
+    "int8": int8_windows,
+    "quality_uncached": quality_window_uncached,
+    "soak": soak,
+}
+# Five minutes of a card for one number: only when it is asked for.
+ON_REQUEST = ("quality_uncached",)
 
 
-def forwards(bench: Bench) -> Numbers:
-    """One forward in every form. The 8-bit forms use the bf16 model's own weights, rounded in place."""
-    found: Numbers = {}
-    inputs = bench.inputs()
-    model = random_transformer(bench.config, device=bench.device, attention="auto")
-    context = _condition(model, inputs)
-    wanted = _forward(model, inputs, context)
-
-    def note(name: str) -> None:
-        _reset_peak(bench.device)
-        started = time.perf_counter()
-        got = _forward(model, inputs, context)
-        _wait(bench.device)
-        first = time.perf_counter() - started
-        times = seconds(lambda: _forward(model, inputs, context), bench.device, bench.repeats)
-        found[name] = {
-            "s": sorted(times)[len(times) // 2],
-            "samples_s": times,
-            "first_s": round(first, 2),
-            "peak_gib": _peak_gib(bench.device),
-            "against_bf16_eager": relative(got, wanted),
-            "attention": model.attention_line,
-        }
-        bench.say(f"{name}: {found[name]}")
-
-    cuda = bench.device.type == "cuda"
-    if cuda:
-        model.compile_blocks()
-        note("bf16_compiled")
-        _use(model, "int8")
-        note("bf16_compiled_int8_scores")
-        for block in model.blocks:
-            block._compiled_call_impl = None
-    replace_linears(model, lambda name, _: "fp8" if name.startswith("blocks.") else None)
-    set_activations(model, bench.device)
-    context = _condition(model, inputs)
-    if cuda:
-        _use(model, "auto_bf16")
-        model.use_fast_blocks()
-        note("fp8_fused")
-        _use(model, "int8")
-    note("fp8_fused_int8_scores")
-    if cuda:
-        found["profile"] = _profile(lambda: _forward(model, inputs, context))
-    model.close()
-    return found
-
-
-def _use(model: InfiniteTalkTransformer, attention: str) -> None:
-    model.set_attention("cudnn" if attention == "auto_bf16" else attention)
-
-
-def kernels(bench: Bench) -> Numbers:
-    """Self-attention of the full token count in every kernel that runs here, and its error on normal values."""
-    from . import attention
-
-    heads, dim = bench.config.num_heads, bench.config.head_dim
-    n = 21 * bench.size[0] * bench.size[1] // 256
-    q, k, v = (torch.randn(1, n, heads, dim, device=bench.device).bfloat16() for _ in range(3))
-    rows = torch.arange(0, n, max(1, n // 256), device=bench.device)
-    weights = (q[0, rows, 0].double() @ k[0, :, 0].double().t() / dim**0.5).softmax(-1)
-    wanted = weights @ v[0, :, 0].double()
-    found: Numbers = {}
-    for name in attention.KERNELS:
-        why_not = attention.missing(name, bench.device) if name != "math" else "too slow and large for this many tokens"
-        if why_not is not None:
-            found[name] = {"missing": why_not}
-            continue
-        kernel = attention.KERNELS[name]
-        times = seconds(lambda kernel=kernel: kernel(q, k, v), bench.device, bench.repeats)  # type: ignore[misc]
-        found[name] = {"s": sorted(times)[len(times) // 2], "error": relative(kernel(q, k, v)[0, rows, 0], wanted)}
-    return found
-
-
-def loading(bench: Bench) -> Numbers:
-    """Write a quantised file in the published layout, then load it from the page cache."""
-    path = bench.scratch / "quantised.safetensors"
-    dtype = torch.bfloat16
-    save_quantized(random_parameters(bench.config, device=bench.device, dtype=dtype), "fp8", path)
-    started = time.perf_counter()
-    model = load_transformer(path, config=bench.config, device=bench.device)
-    _wait(bench.device)
-    taken = time.perf_counter() - started
-    size = path.stat().st_size
-    path.unlink()
-    model.close()
-    return {"s": round(taken, 2), "file_bytes": size, "gb_per_s": round(size / taken / 1e9, 2)}
-
-
-def _condition(model: InfiniteTalkTransformer, inputs: dict[str, Tensor]) -> Conditioning:
-    with torch.inference_mode():
-        return model.condition(text=inputs["text"], image_tokens=inputs["image_tokens"], audio=inputs["audio"])
-
-
-def _forward(model: InfiniteTalkTransformer, inputs: dict[str, Tensor], context: Conditioning) -> Tensor:
-    with torch.inference_mode():
-        out: Tensor = model(inputs["latent"], inputs["timestep"], context)
-        return out
-
-
-def _profile(run: Callable[[], object]) -> Numbers:
-    """Seconds per kernel of one run, and how long the device was idle."""
-    from torch.profiler import ProfilerActivity, profile
-
-    torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CUDA]) as recorded:
-        started = time.perf_counter()
-        run()
-        torch.cuda.synchronize()
-        wall = time.perf_counter() - started
-    rows = [(event.self_device_time_total / 1e6, event.count, event.key[:120]) for event in recorded.key_averages()]
-    rows.sort(reverse=True)
-    busy = sum(row[0] for row in rows)
-    top = [{"s": round(s, 4), "calls": calls, "kernel": key} for s, calls, key in rows[:20]]
-    return {"wall_s": round(wall, 4), "busy_s": round(busy, 4), "kernels": top}
-
-
-def _reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def _peak_gib(device: torch.device) -> float | None:
-    return round(torch.cuda.max_memory_allocated(device) / 2**30, 2) if device.type == "cuda" else None
-
-
-def main(arguments: list[str] | None = None) -> None:
+def main(
+    arguments: list[str] | None = None,
+    *,
+    beside: Beside | None = None,
+    others: Mapping[str, Section] | None = None,
+) -> None:
+    """Run the sections asked for. beside, others: see the module."""
+    known = {**SECTIONS, **(others or {})}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, default=None, help="file for the numbers")
-    parser.add_argument("--scratch", type=Path, default=Path("/tmp"), help="folder for the file of the loading test")  # noqa: S108
+    parser.add_argument("--json", type=Path, default=None, help="file for the numbers; other sections' stay in it")
+    parser.add_argument("--scratch", type=Path, default=Path("/tmp"), help="folder for files: up to 30 GB")  # noqa: S108
+    parser.add_argument(
+        "--keep-checkpoint", action="store_true", help="leave the random checkpoint there for next time"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--config", type=Path, default=None, help="config.json of another size, for a dry run")
-    parser.add_argument("--size", type=int, nargs=2, default=(640, 640), help="height and width")
-    parser.add_argument("--only", default="", help="sections, separated by commas")
+    parser.add_argument("--tiny", action="store_true", help="tiny sizes, for a dry run")
+    parser.add_argument("--only", default="", help=f"of {', '.join(known)}; separated by commas")
     given = parser.parse_args(arguments)
-    config = TransformerConfig() if given.config is None else TransformerConfig.from_json(given.config)
+    wanted = [name for name in given.only.split(",") if name] or [name for name in known if name not in ON_REQUEST]
+    unknown = sorted(set(wanted) - set(known))
+    if unknown:
+        parser.error(f"there is no section {', '.join(unknown)} here; there are {', '.join(known)}")
     device = torch.device("cuda", torch.cuda.current_device()) if given.device == "cuda" else torch.device(given.device)
-    bench = Bench(config, device, tuple(given.size), given.json, given.scratch)
-    sections: dict[str, Callable[[], object]] = {
-        "environment": lambda: environment(device),
-        "kernels": lambda: kernels(bench),
-        "forward": lambda: forwards(bench),
-        "errors": lambda: error_table(config, device, bench.size, bench.say),
-        "windows": lambda: preset_windows(config, device, bench.size, bench.scratch, bench.say),
-        "capped": lambda: capped_window(config, device, bench.size, bench.scratch, bench.say),
-        "loading": lambda: loading(bench),
-    }
-    wanted = [name for name in given.only.split(",") if name] or list(sections)
-    for name in wanted:
-        bench.section(name, sections[name])
+    scale = bench_record.TINY if given.tiny else bench_record.FULL
+    given.scratch.mkdir(parents=True, exist_ok=True)
+    bench = Bench(scale, device, given.scratch, given.json, beside)
+    try:
+        for name in wanted:
+            bench.section(name, known[name])
+    finally:
+        if not given.keep_checkpoint:
+            bench.remove_checkpoint()
 
 
 if __name__ == "__main__":

@@ -1,183 +1,153 @@
-"""Whole windows with random weights: picture, sound, denoising, decoding and H.264, as the engine runs them.
+"""Whole windows with random weights: per preset, with a step cache, on a card of 24 GB, at 720p, with two people.
 
-Knows the pipeline's parts and how the engine strings them together. Does not know HTTP, files of weights or jobs.
+Knows which windows are worth measuring and what they are to be compared with. How a window runs is bench_rig.py's.
 """
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-
-import numpy as np
-import torch
 from torch import Tensor
 
-from lipsync_server.engines.base import FPS, SPEECH_RATE_HZ
-from lipsync_server.media.encoder import FrameEncoder
-
 from . import memory
-from .audio import SAMPLES_PER_FRAME, SpeechEmbedding, Track
-from .clip import ImageEncoder
-from .conditions import Conditions, still_picture
-from .guidance import GuidanceScales
-from .images import to_uint8
+from .bench_forward import int8_forward
+from .bench_record import Bench, Numbers
+from .bench_rig import Rig
 from .options import Options
-from .pipeline import LoopSettings, Prompts, WindowLoop
 from .random_weights import random_transformer
+from .teacache import DEFAULT_THRESHOLD, TeaCache
 from .transformer import InfiniteTalkTransformer
-from .transformer_config import TransformerConfig
-from .vae import WanVae
-from .wav2vec import Wav2Vec
-from .windows import Schedule, Window, schedule
 
-Say = Callable[[str], None]
-_MOTION_FRAMES = 9
-_CAP_BYTES = 24 * 10**9
+_CARD_BYTES = 24 * 10**9
 
 
-class _Clock:
-    """Seconds by part, with the device waited for at both ends."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device, self.parts = device, {}  # type: torch.device, dict[str, float]
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        self._wait()
-        started = time.perf_counter()
-        yield
-        self._wait()
-        self.parts[name] = round(self.parts.get(name, 0.0) + time.perf_counter() - started, 3)
-
-    def _wait(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-
-
-class _Rig:
-    """Everything beside the transformer, random, for one picture and a few windows of noise as speech."""
-
-    def __init__(self, config: TransformerConfig, device: torch.device, size: tuple[int, int], n_windows: int) -> None:
-        self.device, self.config = device, config
-        cuda = device.type == "cuda"
-        dtype = torch.bfloat16 if cuda else torch.float32
-        self.vae = WanVae.random(device=device, dtype=dtype, base_dim=96 if cuda else 8, compile_norms=cuda)
-        self.clip = ImageEncoder.random(device=device, dtype=torch.float16 if cuda else torch.float32)
-        self.wav2vec = Wav2Vec.random(device=device)
-        self.schedule: Schedule = schedule(81 + 72 * (n_windows - 1), n_people=1, window_frames=81, motion_frames=9)
-        samples = np.random.default_rng(0).standard_normal(self.schedule.heard[0] * SAMPLES_PER_FRAME) * 0.05
-        track = Track(samples.astype(np.float32), len(samples))
-        self.speech = SpeechEmbedding(self.wav2vec, track, self.schedule.heard[0])
-        picture = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
-        self.conditions = Conditions(
-            still_picture(picture, None), (self.speech,), self.schedule,
-            size=size, vae=self.vae, tokens_of=self.clip.encode,
-        )  # fmt: skip
-        assert FPS * SAMPLES_PER_FRAME == SPEECH_RATE_HZ
-
-    def loop(self, transformer: InfiniteTalkTransformer, preset: str) -> WindowLoop:
-        sampling = Options(preset=preset).sampling
-        text = torch.randn(120, self.config.text_dim, device=self.device)
-        scales = GuidanceScales(sampling.text_guidance, sampling.audio_guidance, sampling.guidance_interval)
-        return WindowLoop(
-            transformer, self.vae, Prompts(text, text), LoopSettings(sampling.steps, sampling.shift, scales),
-            colours=self.conditions.colours(), generator=torch.Generator().manual_seed(0),
-        )  # fmt: skip
-
-    def window(
-        self, loop: WindowLoop, window: Window, known: Tensor | None, encoder: FrameEncoder
-    ) -> tuple[Tensor, dict[str, float]]:
-        """One window from picture and sound to durable H.264; what the next takes over, and seconds by part."""
-        clock = _Clock(self.device)
-        started = time.perf_counter()
-        with clock.part("condition"):
-            condition = self.conditions.at(window)
-        with clock.part("denoise"):
-            latents = loop.denoise(window, condition, known, lambda step: None)
-        frames: list[Tensor] = []
-        with clock.part("decode_and_h264"):
-            position = 0
-            for batch in loop.decode(latents):
-                first = max(0, window.keep_first - position)
-                position += batch.shape[1]
-                if first < batch.shape[1]:
-                    encoder.write(to_uint8(batch[:, first:]).cpu().numpy())
-                frames.append(batch)
-            encoder.end_segment()
-        with clock.part("take_over"):
-            tail = loop.take_over(torch.cat(frames[-4:], 1)[:, -_MOTION_FRAMES:])
-        clock.parts["all"] = round(time.perf_counter() - started, 3)
-        return tail, clock.parts
-
-
-def preset_windows(
-    config: TransformerConfig, device: torch.device, size: tuple[int, int], scratch: Path, say: Say
-) -> dict[str, object]:
-    """The third of three `fast` windows and one of `balanced`, fp8 and resident, with seconds per second of video."""
-    rig = _Rig(config, device, size, n_windows=3)
-    transformer = random_transformer(config, device=device, quant="fp8", attention="auto")
-    transformer.use_fast_blocks()
-    found: dict[str, object] = {"attention": transformer.attention_line, "fast_blocks": transformer.fast_blocks}
-    _reset(device)
-    found["fast"] = _windows(rig, transformer, "fast", 3, scratch, say)
-    found["balanced"] = _windows(rig, transformer, "balanced", 1, scratch, say)
-    found["peak_gib"] = _peak(device)
+def preset_windows(bench: Bench, found: Numbers) -> None:
+    """The third of three `fast` windows and one of `balanced`, fp8 and resident."""
+    rig = Rig(bench, size=bench.scale.picture, n_windows=3)
+    transformer = _resident(bench)
+    bench.reset_peak()
+    for preset, n_windows in (("fast", 3), ("balanced", 1)):
+        part = found[preset] = Numbers()
+        rig.run(rig.loop(transformer, preset), n_windows, part, note=preset)
+    found |= bench.peaks()
     transformer.close()
-    return found
 
 
-def capped_window(
-    config: TransformerConfig, device: torch.device, size: tuple[int, int], scratch: Path, say: Say
-) -> dict[str, object]:
-    """Two `fast` windows with the process held to a card of 24 GB, blocks streamed as the engine would decide."""
-    total = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction(_CAP_BYTES / total, device)
-    try:
+def quality_window(bench: Bench, found: Numbers) -> None:
+    """One `quality` window with TeaCache, which computes the steps that the reference's recorded sequence computes."""
+    rig = Rig(bench, size=bench.scale.picture, n_windows=1)
+    transformer = _resident(bench)
+    rig.run(rig.loop(transformer, "fast"), 1, Numbers(), note="to warm up")
+    cache = _RecordedCache(steps=Options(preset="quality").sampling.steps)
+    rig.run(rig.loop(transformer, "quality", cache), 1, found, note="quality with TeaCache")
+    found["teacache"] = cache.threshold
+    found["forwards"] = len(cache.log)
+    found["forwards_computed"] = sum(decision.computed for decision in cache.log)
+    transformer.close()
+
+
+def quality_window_uncached(bench: Bench, found: Numbers) -> None:
+    """One `quality` window with every forward computed."""
+    rig = Rig(bench, size=bench.scale.picture, n_windows=1)
+    transformer = _resident(bench)
+    rig.run(rig.loop(transformer, "fast"), 1, Numbers(), note="to warm up")
+    rig.run(rig.loop(transformer, "quality"), 1, found, note="quality")
+    transformer.close()
+
+
+def capped_windows(bench: Bench, found: Numbers) -> None:
+    """Two `fast` windows on a card of 24 GB."""
+    _on_a_small_card(bench, found, bench.scale.picture, note="fast, 24 GB")
+
+
+def hd_windows(bench: Bench, found: Numbers) -> None:
+    """720p: two `fast` windows on a card of 24 GB, then one with everything resident."""
+    size = bench.scale.picture_hd
+    capped = found["capped"] = Numbers()
+    _on_a_small_card(bench, capped, size, note="fast, 720p, 24 GB")
+    bench.save()
+    rig = Rig(bench, size=size, n_windows=1)
+    transformer = _resident(bench)
+    resident = found["resident"] = Numbers()
+    rig.conditions.at(rig.schedule.windows[0])
+    bench.reset_peak()
+    rig.run(rig.loop(transformer, "fast"), 1, resident, note="fast, 720p")
+    resident |= bench.peaks()
+    transformer.close()
+
+
+def two_people_windows(bench: Bench, found: Numbers) -> None:
+    """Two `fast` windows with a voice for each half of the picture; the blocks are the compiled, not the fused ones."""
+    rig = Rig(bench, size=bench.scale.picture, n_windows=2, n_people=2)
+    transformer = _resident(bench)
+    bench.reset_peak()
+    rig.run(rig.loop(transformer, "fast"), 2, found, note="two people")
+    found["fused_blocks"] = False
+    found |= bench.peaks()
+    transformer.close()
+
+
+def int8_windows(bench: Bench, found: Numbers) -> None:
+    """int8 weights: one forward against bf16, then two `fast` windows."""
+    transformer = int8_forward(bench, found)
+    bench.save()
+    rig = Rig(bench, size=bench.scale.picture, n_windows=2)
+    part = found["fast"] = Numbers()
+    bench.reset_peak()
+    rig.run(rig.loop(transformer, "fast"), 2, part, note="int8")
+    part |= bench.peaks()
+    transformer.close()
+
+
+def _resident(bench: Bench) -> InfiniteTalkTransformer:
+    """The model as the engine has it on a card with room: fp8, all blocks there."""
+    transformer = random_transformer(bench.config, device=bench.device, quant="fp8", attention="auto")
+    _speed_up(bench, transformer)
+    return transformer
+
+
+def _speed_up(bench: Bench, transformer: InfiniteTalkTransformer) -> None:
+    """What models.py does after loading."""
+    if bench.cuda:
+        transformer.compile_blocks()
+        transformer.use_fast_blocks()
+
+
+def _on_a_small_card(bench: Bench, found: Numbers, size: tuple[int, int], *, note: str) -> None:
+    """Two `fast` windows as on a card of 24 GB, CUDA's context included; blocks are streamed as the engine decides."""
+    rig = Rig(bench, size=size, n_windows=2)
+    rig.keep_clip = False
+    # CUDA's own share is complete only after some work, and is to be part of the 24 GB.
+    rig.conditions.at(rig.schedule.windows[0])
+    rig.new_job()
+    bench.free()
+    with bench.card_of(_CARD_BYTES) as left:
         plan = memory.plan(
-            config, eight_bit=True, pixels=size[0] * size[1], passes=1, compiled=True, free_bytes=int(_CAP_BYTES * 0.97)
-        )
-        say(plan.line)
-        rig = _Rig(config, device, size, n_windows=2)
-        rig.conditions.at(rig.schedule.windows[0])
-        if not plan.keep_encoders:
-            rig.clip.to(torch.device("cpu"))
+            bench.config, eight_bit=True, pixels=size[0] * size[1], passes=1, compiled=bench.cuda,
+            free_bytes=left - bench.allocated_bytes(),
+        )  # fmt: skip
+        found |= {"plan": plan.line, "resident_blocks": plan.resident_blocks}
+        bench.say(plan.line)
+        rig.keep_clip = plan.keep_encoders
         transformer = random_transformer(
-            config, device=device, quant="fp8", attention="auto",
+            bench.config, device=bench.device, quant="fp8", attention="auto",
             offload="none" if plan.resident_blocks == plan.n_blocks else plan.resident_blocks,
         )  # fmt: skip
-        transformer.use_fast_blocks()
+        _speed_up(bench, transformer)
         transformer.cache_context = plan.cache_context
-        _reset(device)
-        found: dict[str, object] = {"plan": plan.line, "fast": _windows(rig, transformer, "fast", 2, scratch, say)}
-        found["peak_reserved_gib"] = round(torch.cuda.max_memory_reserved(device) / 2**30, 2)
-        found["peak_gib"] = _peak(device)
+        bench.reset_peak()
+        rig.run(rig.loop(transformer, "fast"), 2, found, note=note)
+        found |= bench.peaks()
         transformer.close()
-        return found
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 
-def _windows(
-    rig: _Rig, transformer: InfiniteTalkTransformer, preset: str, n: int, scratch: Path, say: Say
-) -> dict[str, object]:
-    loop, known = rig.loop(transformer, preset), None
-    folder = scratch / f"frames-{preset}-{time.monotonic_ns()}"
-    folder.mkdir(parents=True)
-    encoder = FrameEncoder(folder)
-    windows = []
-    for window in rig.schedule.windows[:n]:
-        known, parts = rig.window(loop, window, known, encoder)
-        windows.append(parts)
-        say(f"{preset} window {window.index}: {parts}")
-    encoder.close()
-    new_s = (rig.schedule.windows[0].n_frames - _MOTION_FRAMES) / FPS
-    return {"windows": windows, "s_per_s": round(windows[-1]["all"] / new_s, 3), "new_video_s": new_s}
+class _RecordedCache(TeaCache):
+    """TeaCache with its decisions taken from a recording: random time embeddings change too much to skip anything.
 
+    The steps are those that the public reference computes of 40 at 480p with its threshold of 0.2, in the sequence that
+    the tests hold against it (a480): 24, so 72 of 120 forwards. Its share with the trained weights is not known here.
+    """
 
-def _reset(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    _COMPUTED = (0, 1, 2, 3, 4, 6, 8, 10, 11, 12, 13, 15, 17, 20, 22, 23, 25, 27, 29, 31, 33, 35, 37, 38)
 
+    def __init__(self, steps: int) -> None:
+        super().__init__("480p", steps, DEFAULT_THRESHOLD, passes=3)
 
-def _peak(device: torch.device) -> float | None:
-    return round(torch.cuda.max_memory_allocated(device) / 2**30, 2) if device.type == "cuda" else None
+    def _change(self, e0: Tensor, previous: Tensor | None) -> float:
+        return self.threshold if self._counter // self.passes in self._COMPUTED else 0.0

@@ -130,11 +130,15 @@ class ImageEncoder:
         return cls(model, config, device, dtype)
 
     @classmethod
-    def random(cls, *, device: torch.device, dtype: torch.dtype = torch.float16) -> "ImageEncoder":
-        model = build(VIT_H)
+    def random(
+        cls, *, device: torch.device, dtype: torch.dtype = torch.float16, config: CLIPVisionConfig = VIT_H
+    ) -> "ImageEncoder":
+        """Random weights, by default at the published size."""
+        model = build(config)
         state_files.randomise(model, device=device, dtype=dtype)
-        getattr(model, "vision_model", model).embeddings.position_ids = torch.arange(257, device=device)[None]
-        return cls(model, VIT_H, device, dtype)
+        n_tokens = (config.image_size // config.patch_size) ** 2 + 1
+        getattr(model, "vision_model", model).embeddings.position_ids = torch.arange(n_tokens, device=device)[None]
+        return cls(model, config, device, dtype)
 
     def to(self, device: torch.device) -> None:
         """Move the tower; encode() works where it is."""

@@ -5,7 +5,7 @@ they mean; a model made here computes the real function at full cost and makes n
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from .checkpoint import Quant, fill_transformer, is_adapter, official_shapes
 from .offload import Offload
 from .quant import Kind, quantize_rows
+from .tensor_stream import write_tensors
 from .transformer import InfiniteTalkTransformer
 from .transformer_config import TransformerConfig
 
@@ -99,14 +100,24 @@ def quantized_tensors(
 
 
 def save_quantized(
-    parameters: Iterator[tuple[str, Tensor]], kind: Kind, path: Path, keep: tuple[str, ...] = ()
+    layout: Mapping[str, Tensor],
+    parameters: Iterable[tuple[str, Tensor]],
+    kind: Kind,
+    path: Path,
+    *,
+    keep: tuple[str, ...] = (),
+    quant_map_path: Path | None = None,
 ) -> None:
-    """Write `path` and its map in optimum-quanto's layout; parameters may come one at a time from any device."""
-    tensors: dict[str, Tensor] = {}
-    quant_map: dict[str, dict[str, str]] = {}
-    for name, value in parameters:
-        made, entry = quantized_tensors({name: value}, kind, keep)
-        tensors |= {key: tensor.cpu() for key, tensor in made.items()}
-        quant_map |= entry
-    save_file(tensors, path)
-    path.with_suffix(".json").write_text(json.dumps(quant_map), encoding="utf-8")
+    """Write `path` in optimum-quanto's layout, and its map beside it or to `quant_map_path`.
+
+    layout: names, types and shapes of all parameters; the parameters then come one at a time, from any device.
+    """
+    stored, quant_map = quantized_tensors(layout, kind, keep)
+    made = (item for name, value in parameters for item in quantized_tensors({name: value}, kind, keep)[0].items())
+    write_tensors(path, stored, made)
+    (quant_map_path or path.with_suffix(".json")).write_text(json.dumps(quant_map), encoding="utf-8")
+
+
+def layout_of(config: TransformerConfig, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The transformer's official names with tensors of the right type and shape, on the meta device."""
+    return {n: torch.empty(shape, dtype=dtype, device="meta") for n, shape in official_shapes(config).items()}

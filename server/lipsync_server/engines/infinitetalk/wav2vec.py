@@ -74,9 +74,9 @@ class Wav2Vec:
         return cls(model, normalises=normalises, device=device)
 
     @classmethod
-    def random(cls, *, device: torch.device) -> "Wav2Vec":
-        """Random weights at the published size."""
-        model = build(Wav2Vec2Config())
+    def random(cls, *, device: torch.device, config: Wav2Vec2Config | None = None) -> "Wav2Vec":
+        """Random weights, by default at the published size."""
+        model = build(config or Wav2Vec2Config())
         state_files.randomise(model, device=device, dtype=torch.float32)
         return cls(model, normalises=True, device=device)
 

@@ -1,0 +1,77 @@
+"""Write a safetensors file whose tensors are made one after the other, on any device, and never all in memory.
+
+Knows the file format: the header comes first, so every name, type and shape must be known before the first tensor is.
+A few threads copy and write beside whoever makes the tensors. Knows no model.
+"""
+
+import json
+import os
+import struct
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import BoundedSemaphore
+
+import torch
+from torch import Tensor
+
+_TYPES = {
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int8: "I8",
+    torch.float8_e4m3fn: "F8_E4M3",
+}
+_N_WRITERS = 4
+# Tensors that may wait to be written: as many as keep the writers busy.
+_N_WAITING = 8
+
+
+def write_tensors(path: Path, layout: Mapping[str, Tensor], tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Write `tensors` to `path`. layout: the same names with the types and shapes, on the meta device or anywhere.
+
+    Raises ValueError when a tensor is not as the layout says, or when one of the layout never comes.
+    """
+    offsets: dict[str, int] = {}
+    header: dict[str, object] = {}
+    end = 0
+    # Wide types first, so that every tensor lies where its type can be read from.
+    for name, tensor in sorted(layout.items(), key=lambda item: -item[1].dtype.itemsize):
+        offsets[name], begin = end, end
+        end += tensor.numel() * tensor.dtype.itemsize
+        header[name] = {
+            "dtype": _TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end],
+        }  # fmt: skip
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    start = 8 + len(text)
+    waiting = BoundedSemaphore(_N_WAITING)
+    with path.open("wb") as file, ThreadPoolExecutor(_N_WRITERS) as writers:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.flush()
+        os.ftruncate(file.fileno(), start + end)
+
+        def write(tensor: Tensor, offset: int) -> None:
+            try:
+                _write_at(file.fileno(), tensor, offset)
+            finally:
+                waiting.release()
+
+        written = []
+        for name, tensor in tensors:
+            like = layout.get(name)
+            if like is None or (like.dtype, like.shape) != (tensor.dtype, tensor.shape) or name not in offsets:
+                raise ValueError(f"{name} is not as announced: {tensor.dtype}, {tuple(tensor.shape)}")
+            waiting.acquire()
+            written.append(writers.submit(write, tensor, start + offsets.pop(name)))
+        for one in written:
+            one.result()
+    if offsets:
+        raise ValueError(f"{len(offsets)} tensors never came, the first is {next(iter(offsets))}")
+
+
+def _write_at(descriptor: int, tensor: Tensor, offset: int) -> None:
+    left = tensor.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data
+    while len(left):
+        n_written = os.pwrite(descriptor, left, offset)
+        left, offset = left[n_written:], offset + n_written

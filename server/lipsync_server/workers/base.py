@@ -4,7 +4,7 @@ The queue asks the executor for an idle worker, hands it a task and releases it.
 server runs (a child process that is restarted, a node of a Ray cluster), so nobody keeps a list of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -36,6 +36,12 @@ class LoadState:
     bytes_done: int | None = None
     bytes_total: int | None = None
     seconds_left: float | None = None
+
+
+def furthest(states: Iterable[LoadState]) -> LoadState | None:
+    """Of several workers' states the one that is nearest to ready; None of none."""
+    order = ("ready", "loading", "downloading", "starting", "failed")
+    return min(states, key=lambda state: (order.index(state.stage), -state.fraction), default=None)
 
 
 class Worker(Protocol):

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from lipsync_server.engines.registry import ENGINES, Registry
 from lipsync_server.errors import Cancelled, EngineUnavailable, WorkerCrashed
 from lipsync_server.settings import Settings
-from lipsync_server.workers import messages
-from lipsync_server.workers.base import LoadState, Worker, WorkerInfo, WorkerState
+from lipsync_server.workers import log_lines, messages
+from lipsync_server.workers.base import LoadState, Worker, WorkerInfo, WorkerState, furthest
+from lipsync_server.workers.idle import IdleWorkers
 from lipsync_server.workers.life import Died, Life, cause_of_death, child_environment
 from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
 
@@ -36,8 +37,7 @@ class ProcessExecutor:
     def __init__(self, settings: Settings, registry: Registry = ENGINES) -> None:
         self._settings, self._registry = settings, registry
         self._workers: list[ProcessWorker] = []
-        self._reserved: set[str] = set()
-        self._changed = asyncio.Event()
+        self._idle = IdleWorkers(self._pick)
         self._default = ""
         self._unavailable = ""
         self._held_back = ""
@@ -50,7 +50,7 @@ class ProcessExecutor:
         await self._choose_default()
         available = await self._available()
         for index in range(self._settings.workers):
-            worker = ProcessWorker(index, self._settings, self._registry, available, self._wake)
+            worker = ProcessWorker(index, self._settings, self._registry, available, self._idle.changed)
             self._workers.append(worker)
             worker.start(self._default)
 
@@ -64,17 +64,10 @@ class ProcessExecutor:
             worker.load(self._default)
 
     async def next_idle(self) -> Worker:
-        while True:
-            worker = self._pick()
-            if worker is not None:
-                self._reserved.add(worker.worker_id)
-                return worker
-            self._changed.clear()
-            await self._changed.wait()
+        return await self._idle.next()
 
     def release(self, worker: Worker) -> None:
-        self._reserved.discard(worker.worker_id)
-        self._wake()
+        self._idle.release(worker)
 
     def workers(self) -> list[WorkerInfo]:
         return [worker.info() for worker in self._workers]
@@ -83,9 +76,7 @@ class ProcessExecutor:
         if self._unavailable:
             return LoadState(False, "failed", 0.0, self._unavailable)
         states = [worker.load_state() for worker in self._workers]
-        order = ("ready", "loading", "starting", "failed")
-        best = sorted(states, key=lambda state: (order.index(state.stage), -state.fraction))
-        return best[0] if best else LoadState(False, "starting", 0.0, "The worker is starting.")
+        return furthest(states) or LoadState(False, "starting", 0.0, "The worker is starting.")
 
     async def close(self) -> None:
         for worker in self._workers:
@@ -111,7 +102,7 @@ class ProcessExecutor:
             log.info("engine %s", why)
 
     def _pick(self) -> "ProcessWorker | None":
-        free = [worker for worker in self._workers if worker.worker_id not in self._reserved]
+        free = [worker for worker in self._workers if worker not in self._idle]
         for worker in free:
             if worker.state == "ready":
                 return worker
@@ -119,9 +110,6 @@ class ProcessExecutor:
         if free and all(worker.hopeless for worker in self._workers):
             return free[0]
         return None
-
-    def _wake(self) -> None:
-        self._changed.set()
 
 
 @dataclass
@@ -268,7 +256,7 @@ class ProcessWorker:
             case messages.Finished() | messages.Failed():
                 self._finished(message)
             case messages.LogLine():
-                _write_log(message)
+                log_lines.write(message)
             case Died():
                 self._died(message)
 
@@ -347,11 +335,3 @@ class ProcessWorker:
 def without_secrets(settings: Settings) -> Settings:
     """What the child may know: it needs no tokens, and a hole in a decoder should not leak them."""
     return settings.model_copy(update={"tokens": [], "webhook_secret": None, "tunnel": ""})
-
-
-def _write_log(line: messages.LogLine) -> None:
-    logger = logging.getLogger(line.logger)
-    if logger.isEnabledFor(line.level):
-        record = logger.makeRecord(line.logger, line.level, "worker", 0, line.message, (), None)
-        record.created, record.exc_text = line.created, line.trace
-        logger.handle(record)

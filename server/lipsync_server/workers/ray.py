@@ -30,7 +30,8 @@ except ModuleNotFoundError as missing:
 from lipsync_server.engines.registry import ENGINES, Registry
 from lipsync_server.errors import LipsyncError
 from lipsync_server.settings import Settings
-from lipsync_server.workers.base import LoadState, Worker, WorkerInfo
+from lipsync_server.workers.base import LoadState, Worker, WorkerInfo, furthest
+from lipsync_server.workers.idle import IdleWorkers
 from lipsync_server.workers.process import without_secrets
 from lipsync_server.workers.ray_actor import EngineActor
 from lipsync_server.workers.ray_cluster import ClusterRegistry, Machine, machines
@@ -55,8 +56,7 @@ class RayExecutor:
         self._settings = settings
         self._on_machines = (_for_machines(settings), Registry(registry.entries))
         self._workers: dict[str, RayWorker] = {}
-        self._reserved: set[str] = set()
-        self._changed = asyncio.Event()
+        self._idle = IdleWorkers(self._pick)
         self._threads = ThreadPoolExecutor(_N_THREADS, thread_name_prefix="ray")
         self._watching: asyncio.Task[None] | None = None
         self._actor_class: Any = None
@@ -69,26 +69,17 @@ class RayExecutor:
         self._watching = asyncio.create_task(self._watch(), name="machines of the cluster")
 
     async def next_idle(self) -> Worker:
-        while True:
-            worker = self._pick()
-            if worker is not None:
-                self._reserved.add(worker.worker_id)
-                return worker
-            self._changed.clear()
-            await self._changed.wait()
+        return await self._idle.next()
 
     def release(self, worker: Worker) -> None:
-        self._reserved.discard(worker.worker_id)
-        self._changed.set()
+        self._idle.release(worker)
 
     def workers(self) -> list[WorkerInfo]:
         return [worker.info() for worker in self._workers.values()]
 
     def load_state(self) -> LoadState:
         states = [worker.load_state() for worker in self._workers.values()]
-        order = ("ready", "loading", "starting", "failed")
-        best = sorted(states, key=lambda state: (order.index(state.stage), -state.fraction))
-        return best[0] if best else LoadState(False, "starting", 0.0, "No machine of the cluster can take work yet.")
+        return furthest(states) or LoadState(False, "starting", 0.0, "No machine of the cluster can take work yet.")
 
     async def close(self) -> None:
         if self._watching is not None:
@@ -127,7 +118,7 @@ class RayExecutor:
                     self._make_actor,
                     self._threads,
                     offered=lambda offer: self.registry.tell(offer.engines),
-                    changed=self._changed.set,
+                    changed=self._idle.changed,
                 )
                 worker.start()
 
@@ -146,7 +137,7 @@ class RayExecutor:
         ).remote(*self._on_machines)
 
     def _pick(self) -> RayWorker | None:
-        free = [worker for worker in self._workers.values() if worker.worker_id not in self._reserved]
+        free = [worker for worker in self._workers.values() if worker not in self._idle]
         ready = [worker for worker in free if worker.state == "ready" and worker.engines]
         if ready:
             # The one that has waited longest: work goes round.

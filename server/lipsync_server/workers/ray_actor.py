@@ -13,31 +13,27 @@ import shutil
 import tempfile
 import threading
 import time
-import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
-from lipsync_server import errors
 from lipsync_server.engines.base import EngineInfo
 from lipsync_server.engines.registry import Registry
+from lipsync_server.errors import EngineUnavailable
 from lipsync_server.settings import Settings
 from lipsync_server.workers import messages
+from lipsync_server.workers.log_lines import LineHandler
 from lipsync_server.workers.ray_files import Kept, Piece, Receiver, ResumeFiles, pieces
-from lipsync_server.workers.render import in_words, render
-from lipsync_server.workers.shelf import EngineShelf
-from lipsync_server.workers.task import ProgressEvent, RenderTask
+from lipsync_server.workers.task import RenderTask
+from lipsync_server.workers.work import Say, Work
 
 _LOOK_EVERY_S = 0.5
-_PROGRESS_INTERVAL_S = 0.1
 _OF_THE_MACHINE = ("weights_dir", "manifest", "device", "lora")
 VIDEO = "video.mp4"
 
 FromActor = messages.FromWorker | Piece | Kept
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,22 +50,21 @@ class EngineActor:
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self._settings, self._registry = on_this_machine(settings), registry
-        self._shelf = EngineShelf(registry, self._settings)
+        self._work = Work(registry, self._settings)
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._home = _Home(Path(tempfile.gettempdir()) / "lipsync-ray")
         self._receivers: dict[int, Receiver] = {}
-        self._cancelled: set[int] = set()
         self._said: queue.SimpleQueue[messages.FromWorker] | None = None
         self._ended = threading.Event()
         root = logging.getLogger()
-        root.addHandler(_StreamLog(self))
+        root.addHandler(LineHandler(self._say))  # Ray's own log has the lines, too
         root.setLevel(self._settings.log_level.upper())
 
     def offer(self) -> MachineOffer:
         infos = tuple(self._registry.describe(self._settings))
         try:
             default, why = self._registry.choose(self._settings)
-        except errors.EngineUnavailable as error:
+        except EngineUnavailable as error:
             default, why = "", error.detail
         return MachineOffer(infos, default, why)
 
@@ -79,7 +74,7 @@ class EngineActor:
 
     def load(self, name: str) -> Iterator[FromActor]:
         """Load engine `name`; ends with Loaded or LoadFailed."""
-        for message in self._tell(lambda said: self._load(name, said)):
+        for message in self._tell(lambda say: self._work.load(name, say)):
             if message is not None:
                 yield message
 
@@ -106,7 +101,7 @@ class EngineActor:
         resume = ResumeFiles(local.scratch)
         looked_at = time.monotonic()
         try:
-            for message in self._tell(lambda said: self._render(serial, local, said)):
+            for message in self._tell(lambda say: self._work.render(serial, local, say)):
                 if isinstance(message, messages.Finished):
                     yield from pieces(local.output, VIDEO)
                 elif isinstance(message, messages.Failed) or time.monotonic() - looked_at > _LOOK_EVERY_S:
@@ -116,7 +111,6 @@ class EngineActor:
                     yield message
         finally:
             self._receivers.pop(serial, None)
-            self._cancelled.discard(serial)
             shutil.rmtree(folder, ignore_errors=True)
 
     def drop(self, serial: int) -> None:
@@ -125,19 +119,18 @@ class EngineActor:
         shutil.rmtree(self._home.render(serial), ignore_errors=True)
 
     def cancel(self, serial: int) -> None:
-        self._cancelled.add(serial)
+        self._work.cancel(serial)
 
-    def say(self, message: messages.FromWorker) -> bool:
-        """Pass a message on with whatever streams to the server now; False when nothing does."""
-        said = self._said
-        if said is not None:
-            said.put(message)
-        return said is not None
-
-    def _tell(self, work: "_Work") -> Iterator[messages.FromWorker | None]:
+    def _tell(self, work: Callable[[Say], bool]) -> Iterator[messages.FromWorker | None]:
         """Run `work` in the engine's thread; what it says as it comes, and None now and then in between."""
+        said: queue.SimpleQueue[messages.FromWorker]
         said = self._said = queue.SimpleQueue()
-        running = self._engine_thread.submit(work, said)
+
+        def run() -> None:
+            if not work(said.put):
+                self._ended.set()
+
+        running = self._engine_thread.submit(run)
         try:
             while not (running.done() and said.empty()):
                 try:
@@ -148,69 +141,11 @@ class EngineActor:
         finally:
             self._said = None
 
-    def _load(self, name: str, said: "queue.SimpleQueue[messages.FromWorker]") -> None:
-        due = _Pace()
-
-        def report(stage: str, done: float, total: float) -> None:
-            if due(stage):
-                said.put(messages.Loading(name, stage, done, total))
-
-        try:
-            self._shelf.take(name).load(report)
-        except Exception as error:
-            if not isinstance(error, errors.LipsyncError):
-                log.exception("engine %s could not be loaded", name)
-            self._shelf.drop_unloaded()
-            said.put(messages.LoadFailed(name, in_words(error, name)))
-        else:
-            said.put(messages.Loaded(name))
-
-    def _render(self, serial: int, task: RenderTask, said: "queue.SimpleQueue[messages.FromWorker]") -> None:
-        due = _Pace()
-
-        def report(event: ProgressEvent) -> None:
-            if due(event.stage):
-                said.put(messages.Progress(serial, event))
-
-        try:
-            outcome = render(
-                self._shelf.take(task.engine),
-                task,
-                report,
-                lambda: serial in self._cancelled,
-                self._settings,
-                options_model=self._registry.options_model(task.engine),
-            )
-        except Exception as error:
-            if not isinstance(error, errors.LipsyncError):
-                log.exception("task %s could not be started", task.task_id)
-            self._shelf.drop_unloaded()
-            said.put(messages.Failed(serial, in_words(error, task.engine), self._shelf.holds()))
-            if _lost_the_gpu(error):
-                log.exception("the CUDA context is lost; this worker ends and a fresh one starts")
-                self._ended.set()
-        else:
-            said.put(messages.Finished(serial, outcome, self._shelf.holds()))
-
-
-class _Work(Protocol):
-    """The type of what the engine's thread runs."""
-
-    def __call__(self, said: "queue.SimpleQueue[messages.FromWorker]") -> None: ...
-
-
-class _Pace:
-    """Whether progress is to be sent now: a stage's first, then about ten a second."""
-
-    def __init__(self) -> None:
-        self._stage, self._sent_at = "", 0.0
-
-    def __call__(self, stage: str) -> bool:
-        now = time.monotonic()
-        if stage == self._stage and now - self._sent_at < _PROGRESS_INTERVAL_S:
-            return False
-        self._stage, self._sent_at = stage, now
-        return True
+    def _say(self, message: messages.FromWorker) -> None:
+        """Pass a message on with whatever streams to the server now, if anything does."""
+        said = self._said
+        if said is not None:
+            said.put(message)
 
 
 class _Home:
@@ -235,18 +170,6 @@ class _Home:
         return self._folder / str(serial)
 
 
-class _StreamLog(logging.Handler):
-    """Hands log records to the server, which writes them in its own format; Ray's own log has them, too."""
-
-    def __init__(self, actor: EngineActor) -> None:
-        super().__init__()
-        self._actor = actor
-
-    def emit(self, record: logging.LogRecord) -> None:
-        trace = "".join(traceback.format_exception(*record.exc_info)) if record.exc_info else None
-        self._actor.say(messages.LogLine(record.name, record.levelno, record.getMessage(), record.created, trace))
-
-
 def on_this_machine(settings: Settings) -> Settings:
     """The server's settings but for what this machine's own environment says of itself (LIPSYNC_WEIGHTS_DIR, ...)."""
     own = Settings(_env_file=None)
@@ -263,12 +186,3 @@ def _locked(file: BinaryIO) -> bool:
     except OSError:
         return False
     return True
-
-
-def _lost_the_gpu(error: BaseException | None) -> bool:
-    """Whether a CUDA error is behind `error`: every later call of this process would fail."""
-    while error is not None:
-        if isinstance(error, RuntimeError) and "CUDA error" in str(error):
-            return True
-        error = error.__cause__
-    return False

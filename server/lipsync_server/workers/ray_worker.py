@@ -18,7 +18,7 @@ import ray
 from ray.exceptions import RayError
 
 from lipsync_server.errors import Cancelled, LipsyncError, NodeLost, WorkerCrashed
-from lipsync_server.workers import messages
+from lipsync_server.workers import log_lines, messages
 from lipsync_server.workers.base import LoadState, WorkerInfo, WorkerState
 from lipsync_server.workers.ray_actor import VIDEO, FromActor, MachineOffer
 from lipsync_server.workers.ray_cluster import Machine
@@ -316,12 +316,7 @@ class RayWorker:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _write_log(self, line: messages.LogLine) -> None:
-        logger = logging.getLogger(line.logger)
-        if logger.isEnabledFor(line.level):
-            message = f"{line.message} (on {self.machine.name})"
-            record = logger.makeRecord(line.logger, line.level, "worker", 0, message, (), None)
-            record.created, record.exc_text = line.created, line.trace
-            logger.handle(record)
+        log_lines.write(line, note=f" (on {self.machine.name})")
 
     def _is(self, state: WorkerState) -> bool:
         return self.state == state

@@ -1,0 +1,112 @@
+"""The work of a worker, wherever it runs: load an engine, render a task, say in messages.py's words how it goes.
+
+Knows the shelf of engines and rendering. Does not know who listens (a pipe, a stream of Ray) or how its process ends.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+
+from lipsync_server.engines.registry import Registry
+from lipsync_server.errors import LipsyncError
+from lipsync_server.settings import Settings
+from lipsync_server.workers import messages
+from lipsync_server.workers.render import in_words, render
+from lipsync_server.workers.shelf import EngineShelf
+from lipsync_server.workers.task import ProgressEvent, RenderTask
+
+_PROGRESS_INTERVAL_S = 0.1
+
+log = logging.getLogger(__name__)
+
+Say = Callable[[messages.FromWorker], None]
+
+
+class Work:
+    """Loads and renders, one thing at a time and always in the same thread; only cancel() may come from another.
+
+    load() and render() return whether the process can go on: after a CUDA error every later call of it would fail,
+    and a fresh one must take its place.
+    """
+
+    def __init__(self, registry: Registry, settings: Settings) -> None:
+        self._registry, self._settings = registry, settings
+        self._shelf = EngineShelf(registry, settings)
+        self._cancelled: set[int] = set()
+
+    def load(self, name: str, say: Say) -> bool:
+        """Load engine `name`. Says Loading now and then; the last word is Loaded or LoadFailed."""
+        due = _Pace()
+
+        def report(stage: str, done: float, total: float) -> None:
+            if due(stage):
+                say(messages.Loading(name, stage, done, total))
+
+        say(messages.Loading(name, "load", 0, 1))
+        try:
+            self._shelf.take(name).load(report)
+        except Exception as error:
+            failure = self._failure(error, name, f"engine {name} could not be loaded")
+            say(messages.LoadFailed(name, failure))
+            return _can_go_on(error)
+        say(messages.Loaded(name))
+        return True
+
+    def render(self, serial: int, task: RenderTask, say: Say) -> bool:
+        """Render `task` as number `serial`. Says Progress now and then; the last word is Finished or Failed."""
+        due = _Pace()
+
+        def report(event: ProgressEvent) -> None:
+            if due(event.stage):
+                say(messages.Progress(serial, event))
+
+        try:
+            outcome = render(
+                self._shelf.take(task.engine),
+                task,
+                report,
+                lambda: serial in self._cancelled,
+                self._settings,
+                options_model=self._registry.options_model(task.engine),
+            )
+        except Exception as error:
+            failure = self._failure(error, task.engine, f"task {task.task_id} could not be started")
+            say(messages.Failed(serial, failure, self._shelf.holds()))
+            return _can_go_on(error)
+        finally:
+            self._cancelled.discard(serial)
+        say(messages.Finished(serial, outcome, self._shelf.holds()))
+        return True
+
+    def cancel(self, serial: int) -> None:
+        """Have render `serial`, the present one or one that is still to come, stop where it asks."""
+        self._cancelled.add(serial)
+
+    def _failure(self, error: Exception, engine: str, what: str) -> LipsyncError:
+        if not isinstance(error, LipsyncError):
+            log.error("%s", what, exc_info=error)
+        self._shelf.drop_unloaded()
+        return in_words(error, engine)
+
+
+class _Pace:
+    """Whether progress is to be said now: a stage's first, then about ten a second."""
+
+    def __init__(self) -> None:
+        self._stage, self._said_at = "", 0.0
+
+    def __call__(self, stage: str) -> bool:
+        now = time.monotonic()
+        if stage == self._stage and now - self._said_at < _PROGRESS_INTERVAL_S:
+            return False
+        self._stage, self._said_at = stage, now
+        return True
+
+
+def _can_go_on(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, RuntimeError) and "CUDA error" in str(error):
+            log.error("the CUDA context is lost; this worker ends and a fresh one starts")
+            return False
+        error = error.__cause__
+    return True

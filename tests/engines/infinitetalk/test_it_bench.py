@@ -1,0 +1,106 @@
+"""The benchmark of random weights, dry: every section at tiny sizes on the CPU."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from lipsync_server.cli.bench_http import http
+from lipsync_server.engines.infinitetalk import bench as benchmark
+from lipsync_server.engines.infinitetalk.bench_record import TINY, Bench, Numbers
+from lipsync_server.engines.infinitetalk.images import BUCKETS
+from lipsync_server.workers.encoding import BackgroundEncoder
+
+CPU = torch.device("cpu")
+WINDOWS = ("windows.fast", "windows.balanced", "capped", "quality", "quality_uncached", "hd.capped", "hd.resident")
+WINDOWS += ("two_people", "int8.fast")
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    """The numbers of all sections, measured once."""
+    folder = tmp_path_factory.mktemp("bench")
+    made = Bench(TINY, CPU, folder, folder / "bench.json", BackgroundEncoder, repeats=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BUCKETS, "480p", {0.5: (64, 128), 1.0: (64, 64)})
+        for name, measure in benchmark.SECTIONS.items():
+            made.section(name, measure)
+    yield made
+    made.remove_checkpoint()
+    assert [path.name for path in folder.iterdir()] == ["bench.json"]
+
+
+def _part(numbers: Numbers, path: str) -> Numbers:
+    for key in path.split("."):
+        numbers = numbers[key]
+    return numbers
+
+
+@pytest.mark.parametrize("name", benchmark.SECTIONS)
+def test_every_section_measures_without_a_gpu(bench: Bench, name: str) -> None:
+    found = bench.numbers[name]
+    assert "failed" not in found
+    assert found["took_s"] >= 0
+
+
+@pytest.mark.parametrize("path", WINDOWS)
+def test_a_window_s_parts_are_what_it_took(bench: Bench, path: str) -> None:
+    found = _part(bench.numbers, path)
+    last = found["windows"][-1]
+    parts = {"condition", "denoise", "decode", "transfer", "encoder_wait", "take_over"}
+    assert set(last) == parts | {"all"}
+    assert sum(last[part] for part in parts) == pytest.approx(last["all"], abs=0.1)
+    assert found["new_video_s"] == 8 / 25
+    assert found["s_per_s"] == pytest.approx(last["all"] / found["new_video_s"], abs=1e-3)
+
+
+def test_the_quality_window_says_how_many_forwards_the_step_cache_computed(bench: Bench) -> None:
+    found = bench.numbers["quality"]
+    assert (found["forwards"], found["forwards_computed"]) == (120, 72)
+
+
+def test_the_soak_gives_memory_early_and_at_the_end(bench: Bench) -> None:
+    found = bench.numbers["soak"]
+    assert found["jobs"] == TINY.soak_jobs
+    assert found["after_2"]["rss_gib"] > 0
+    assert found[f"after_{TINY.soak_jobs}"]["rss_gib"] > 0
+
+
+def test_a_kernel_that_is_missing_says_why(bench: Bench) -> None:
+    found = bench.numbers["kernels"]
+    assert found["sdpa"]["s"] > 0
+    for name in ("xformers", "sage"):
+        assert "error" in found[name] or "Error: " in found[name]["missing"]
+
+
+def test_http_measures_the_real_server(bench: Bench) -> None:
+    bench.section("http", http)
+    found = bench.numbers["http"]
+    assert "failed" not in found
+    assert found["ready_s"] > 0
+    measured = found["0.2_s"]
+    assert measured["s_per_s"] == pytest.approx(measured["wall_s"] / 0.2, rel=0.05)
+    assert measured["peak_rss_gib"] > 0.1
+
+
+def test_a_failing_section_says_why_and_leaves_the_others_their_numbers(tmp_path: Path) -> None:
+    def partly(bench: Bench, found: Numbers) -> None:
+        found["first"] = 1
+        raise ValueError("no more of this")
+
+    path = tmp_path / "bench.json"
+    path.write_text(json.dumps({"earlier": {"s": 3}}))
+    bench = Bench(TINY, CPU, tmp_path, path)
+    bench.section("partly", partly)
+    bench.section("whole", lambda bench, found: found.update(s=2))
+    stored = json.loads(path.read_text())
+    assert stored["earlier"] == {"s": 3}
+    assert (stored["partly"]["first"], stored["partly"]["failed"]) == (1, "ValueError: no more of this")
+    assert stored["whole"]["s"] == 2
+
+
+def test_windows_ask_for_the_worker_s_encoder(tmp_path: Path) -> None:
+    bench = Bench(TINY, CPU, tmp_path)
+    bench.section("windows", benchmark.SECTIONS["windows"])
+    assert "lipsync bench" in bench.numbers["windows"]["failed"]

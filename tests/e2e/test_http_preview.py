@@ -13,19 +13,14 @@ from server_process import ServerProcess
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory):
-    server = ServerProcess(tmp_path_factory.mktemp("e2e") / "data", "preview", {"TOKENS": "n8n:T"})
-    server.start()
-    yield server
-    server.kill()
+    with ServerProcess(tmp_path_factory.mktemp("e2e") / "data", "preview", {"TOKENS": "n8n:T"}).running() as server:
+        yield server
 
 
 @pytest.fixture
 def session(server: ServerProcess):
     session = requests.Session()
     session.headers["Authorization"] = "Bearer T"
-    session.mount(
-        server.url, requests.adapters.HTTPAdapter(max_retries=requests.adapters.Retry(20, backoff_factor=0.1))
-    )
     return session
 
 

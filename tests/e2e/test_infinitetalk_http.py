@@ -13,8 +13,8 @@ import psutil
 import pytest
 import soundfile
 from lipsync_server.engines.infinitetalk import random_checkpoint
-from live_server import LiveServer, live_server
 from PIL import Image
+from server_process import ServerProcess
 
 TOKEN = "infinitetalk-test-token"
 
@@ -25,13 +25,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(home: Path) -> Iterator[LiveServer]:
+def server(home: Path) -> Iterator[ServerProcess]:
     random_checkpoint.write(home / "weights")
-    flags = ["--engine", "infinitetalk", "--device", "cpu", "--preset", "fast", "--weights-dir"]
-    flags.append(str(home / "weights"))
-    environment = {"LIPSYNC_TOKENS": TOKEN, "LIPSYNC_MIN_FREE_DISK_BYTES": "0", "OMP_NUM_THREADS": "1"}
-    with live_server(home / "data", *flags, env=environment) as started:
-        yield started
+    options = {"ENGINE": "infinitetalk", "DEVICE": "cpu", "PRESET": "fast", "WEIGHTS_DIR": str(home / "weights")}
+    server = ServerProcess(home / "data", "product", {"TOKENS": TOKEN, **options}, environment={"OMP_NUM_THREADS": "1"})
+    with server.running():
+        yield server
 
 
 @pytest.fixture
@@ -85,7 +84,7 @@ async def _until(session: aiohttp.ClientSession, url: str, condition) -> dict:
 
 
 async def test_image_and_audio_in_a_video_of_the_right_length_out(
-    server: LiveServer, session: aiohttp.ClientSession, tmp_path: Path
+    server: ServerProcess, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     async with session.post(f"{server.url}/lipsync", data=_form(0.3, options='{"steps": 1}')) as answer:
         body = await answer.read()
@@ -96,7 +95,7 @@ async def test_image_and_audio_in_a_video_of_the_right_length_out(
 
 
 async def test_two_recordings_one_after_the_other_make_one_long_video(
-    server: LiveServer, session: aiohttp.ClientSession, tmp_path: Path
+    server: ServerProcess, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     form = _form(0.2, options='{"steps": 1, "audio_mode": "one_after_other"}')
     form.add_field("second_audio", _sound(0.24), filename="second.wav", content_type="audio/wav")
@@ -109,7 +108,7 @@ async def test_two_recordings_one_after_the_other_make_one_long_video(
 
 
 async def test_a_worker_killed_between_windows_goes_on_from_the_last_finished_one(
-    server: LiveServer, session: aiohttp.ClientSession, home: Path, tmp_path: Path
+    server: ServerProcess, session: aiohttp.ClientSession, home: Path, tmp_path: Path
 ) -> None:
     options = '{"steps": 1, "window_frames": 13, "motion_frames": 5}'
     async with session.post(f"{server.url}/v1/jobs", data=_form(0.88, options=options)) as answer:
@@ -137,7 +136,7 @@ async def test_a_worker_killed_between_windows_goes_on_from_the_last_finished_on
     assert sound_s == pytest.approx(0.88, abs=0.03)
 
 
-async def test_the_engine_says_what_it_offers(server: LiveServer, session: aiohttp.ClientSession) -> None:
+async def test_the_engine_says_what_it_offers(server: ServerProcess, session: aiohttp.ClientSession) -> None:
     async with session.get(f"{server.url}/v1/engines") as answer:
         listing = await answer.json()
     engines = {entry["name"]: entry for entry in (listing["engines"] if isinstance(listing, dict) else listing)}
@@ -145,7 +144,7 @@ async def test_the_engine_says_what_it_offers(server: LiveServer, session: aioht
     assert engines["infinitetalk"]["max_people"] == 2
 
 
-async def test_an_option_out_of_range_is_refused_by_name(server: LiveServer, session: aiohttp.ClientSession) -> None:
+async def test_an_option_out_of_range_is_refused_by_name(server: ServerProcess, session: aiohttp.ClientSession) -> None:
     async with session.post(f"{server.url}/v1/jobs", data=_form(0.3, options='{"steps": 1000}')) as answer:
         problem = await answer.json()
     assert answer.status == 422

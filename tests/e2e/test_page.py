@@ -9,9 +9,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 from lipsync_server.paths import SAMPLES_DIR
-from live_server import LiveServer, live_server
 from playwright.async_api import Browser, FileChooser, Page, async_playwright, expect
 from playwright.async_api import TimeoutError as PlaywrightTimeout
+from server_process import ServerProcess
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
@@ -30,10 +30,10 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    folder = tmp_path_factory.mktemp("page")
-    with live_server(folder / "data", "--engine", "preview", env={"LIPSYNC_TOKEN": TOKEN}) as live:
-        yield live
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    options = {"ENGINE": "preview", "TOKENS": TOKEN}
+    with ServerProcess(tmp_path_factory.mktemp("page") / "data", "product", options).running() as server:
+        yield server
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest.fixture
-async def page(browser: Browser, server: LiveServer) -> Page:
+async def page(browser: Browser, server: ServerProcess) -> Page:
     page = await browser.new_page()
     await sign_in(page, server.url + "/")
     return page
@@ -114,7 +114,7 @@ async def test_the_token_is_asked_for_once(page: Page) -> None:
     await expect(page.locator("#token-form")).to_be_visible()
 
 
-async def test_a_wrong_token_is_told_in_the_servers_words(browser: Browser, server: LiveServer) -> None:
+async def test_a_wrong_token_is_told_in_the_servers_words(browser: Browser, server: ServerProcess) -> None:
     page = await browser.new_page()
     await sign_in(page, server.url + "/", token="wrong")
     await expect(page.locator("#token-problem")).to_contain_text("token is not one of this server's")
@@ -185,7 +185,7 @@ async def test_the_whole_way_by_keyboard_alone(page: Page) -> None:
     await expect(page.get_by_role("link", name="Download")).to_be_visible(timeout=RENDER_MS)
 
 
-async def test_a_job_can_be_cancelled(page: Page, tmp_path: Path, server: LiveServer) -> None:
+async def test_a_job_can_be_cancelled(page: Page, tmp_path: Path, server: ServerProcess) -> None:
     import numpy as np
     import soundfile
 
@@ -199,7 +199,7 @@ async def test_a_job_can_be_cancelled(page: Page, tmp_path: Path, server: LiveSe
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_a_phone_shows_everything_without_sideways_scrolling(
-    browser: Browser, server: LiveServer, scheme: str
+    browser: Browser, server: ServerProcess, scheme: str
 ) -> None:
     context = await browser.new_context(viewport={"width": 360, "height": 740}, color_scheme=scheme, has_touch=True)
     page = await context.new_page()
@@ -211,7 +211,7 @@ async def test_a_phone_shows_everything_without_sideways_scrolling(
     assert (brightness > 600) == (scheme == "light")
 
 
-async def test_it_works_behind_a_path_prefix(browser: Browser, server: LiveServer) -> None:
+async def test_it_works_behind_a_path_prefix(browser: Browser, server: ServerProcess) -> None:
     async def forward(request: web.Request) -> web.StreamResponse:
         async with aiohttp.ClientSession(auto_decompress=False) as session:
             headers = {k: v for k, v in request.headers.items() if k not in ("Host", "Origin")}

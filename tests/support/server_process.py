@@ -1,7 +1,6 @@
-"""A server in a process of its own, to be really killed.
+"""A server in a process of its own, to be really killed: `lipsync serve`, or the same with the stand-in engine.
 
-`python server_process.py ENGINE` serves by LIPSYNC_* settings. ENGINE is "bars" (the stand-in with checkpoints, in real
-worker processes) or anything else (the product's own).
+`python server_process.py` serves the stand-in with checkpoints, in real worker processes, by LIPSYNC_* settings.
 """
 
 import asyncio
@@ -10,6 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,11 +19,15 @@ import aiohttp
 import psutil
 
 SUPPORT = Path(__file__).parent
+START_S = 60
 
 
 @dataclass
 class ServerProcess:
-    """Starts, kills and starts again on the same port and data folder."""
+    """Starts, kills and starts again on the same port and data folder.
+
+    engine: "bars" for the stand-in, anything else for the product's own. options: settings without their LIPSYNC_.
+    """
 
     data_dir: Path
     engine: str = "bars"
@@ -52,14 +58,34 @@ class ServerProcess:
             **{f"LIPSYNC_{name}": value for name, value in settings.items()},
             **self.environment,
         }
+        program = [__file__] if self.engine == "bars" else ["-m", "lipsync_server.cli", "serve"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, __file__, self.engine], env=environment, stdout=log, stderr=log, cwd=SUPPORT
+                [sys.executable, *program], env=environment, stdout=log, stderr=log, cwd=SUPPORT
             )
+
+    @contextmanager
+    def running(self) -> Iterator["ServerProcess"]:
+        """From when the server listens until it is killed."""
+        self.start()
+        try:
+            end = time.monotonic() + START_S
+            while not self._listens():
+                assert self.process is not None
+                assert self.process.poll() is None, self.log.read_text()[-3000:]
+                assert time.monotonic() < end, self.log.read_text()[-3000:]
+                time.sleep(0.02)
+            yield self
+        finally:
+            self.kill()
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     async def answers(self, session: aiohttp.ClientSession, path: str = "/healthz") -> None:
         """Wait until the server answers 200 at `path`."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(START_S):
             while True:
                 assert self.process is not None
                 assert self.process.poll() is None, self.log.read_text()[-3000:]
@@ -98,12 +124,11 @@ def free_port() -> int:
 
 
 def main() -> None:
-    from lipsync_server.engines.registry import ENGINES, EngineEntry, Registry
+    from lipsync_server.engines.registry import EngineEntry, Registry
     from lipsync_server.http.serve import serve
     from lipsync_server.settings import Settings
 
-    registry = Registry({"bars": EngineEntry("stand_in")}) if sys.argv[1] == "bars" else ENGINES
-    serve(Settings(_env_file=None), registry)
+    serve(Settings(_env_file=None), Registry({"bars": EngineEntry("stand_in")}))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from .offload import Offload, StreamedBlocks, place_weights
 from .quant import Kind, QuantizedLinear, dequantize_rows, native_8bit, quantize_rows, replace_linears
 from .transformer import InfiniteTalkTransformer
 from .transformer_config import TransformerConfig
-from .weight_files import OpenFile, WeightFiles, shards
+from .weight_files import OpenFile, WeightFiles, shard_of, shards
 
 Quant = Literal["none", "fp8", "int8"]
 Progress = Callable[[int, int], None]
@@ -123,7 +123,9 @@ def check(files: WeightFiles, shapes: Mapping[str, tuple[int, ...]], kinds: Mapp
             raise WeightsError(f"{entry.file}: {key} is stored as {entry.dtype}, expected {' or '.join(dtypes)}.")
     for key in wanted:
         if key not in files.entries:
-            holder = files.paths[-1] if is_adapter(key) or len(files.paths) == 1 else files.paths[0].parent
+            folder = files.paths[0].parent
+            in_last = is_adapter(key) or len(files.paths) == 1
+            holder = files.paths[-1] if in_last else shard_of(folder, key) or folder
             raise WeightsError(f"{holder} lacks {key}. The download is incomplete, or it is another model's file.")
 
 

@@ -4,6 +4,7 @@ The reference takes the tokens before the last block, so 31 of the 32 blocks are
 left in the file. Knows no window; one picture gives (257, 1280) tokens.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from lipsync_server.engines.infinitetalk import state_files
+from lipsync_server.errors import WeightsError
 
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
@@ -22,6 +24,7 @@ VIT_H = CLIPVisionConfig(
     patch_size=14, hidden_act="gelu", layer_norm_eps=1e-5,
 )  # fmt: skip
 _HEAD_WIDTH = 80
+_BLOCK = re.compile(r"visual\.transformer\.(\d+)\.")
 _IN_BLOCK = {
     "layer_norm1": "norm1", "layer_norm2": "norm2", "mlp.fc1": "mlp.0", "mlp.fc2": "mlp.2",
     "self_attn.out_proj": "attn.proj", "self_attn.q_proj": "attn.to_qkv.q", "self_attn.k_proj": "attn.to_qkv.k",
@@ -45,14 +48,16 @@ def official_name(name: str) -> str:
     return f"visual.transformer.{index}.{_IN_BLOCK['.'.join(inside)]}.{kind}"
 
 
-def split_qkv(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The visual tower's tensors with `attn.to_qkv.weight` as `attn.to_qkv.q.weight`, k and v; the rest of the file
-    (the text tower) is left out."""
+def split_qkv(tensors: Mapping[str, Tensor], source: str = "the CLIP file") -> dict[str, Tensor]:
+    """The file's tensors with `attn.to_qkv.weight` as `attn.to_qkv.q.weight`, k and v."""
     split: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if not name.startswith("visual."):
-            continue
-        if ".attn.to_qkv." in name:
+        if name.startswith("visual.") and name.endswith((".attn.to_qkv.weight", ".attn.to_qkv.bias")):
+            if tensor.shape[0] % 3:
+                raise WeightsError(
+                    f"{source}: the tensor {name} has the shape {tuple(tensor.shape)}, whose rows are no three equal "
+                    "parts. This is not the published file."
+                )
             before, kind = name.rsplit(".", 1)
             split.update({f"{before}.{part}.{kind}": t for part, t in zip("qkv", tensor.chunk(3), strict=True)})
         else:
@@ -73,25 +78,30 @@ def build(config: CLIPVisionConfig) -> CLIPVisionModel:
 
 
 def unused(config: CLIPVisionConfig, name: str) -> bool:
-    """Whether a tensor of the visual tower is published but never needed."""
+    """Whether a tensor is published but never needed: the text tower's, and what follows the tokens."""
     last = f"visual.transformer.{config.num_hidden_layers - 1}."
-    return name.startswith((last, "visual.post_norm.", "visual.head"))
+    outside = ("log_scale", "visual.head", "visual.post_norm.weight", "visual.post_norm.bias")
+    in_block = {f"{inside}.{kind}" for inside in _IN_BLOCK.values() for kind in ("weight", "bias")}
+    return name in outside or name.startswith("textual.") or (name.startswith(last) and name[len(last) :] in in_block)
 
 
 def config_of(tensors: Mapping[str, Tensor]) -> CLIPVisionConfig:
-    """The tower's sizes, read from the shapes; the published ones for an empty file, so that the check names a key."""
-    try:
-        width = tensors["visual.patch_embedding.weight"].shape[0]
-        patch = tensors["visual.patch_embedding.weight"].shape[-1]
-        side = int((tensors["visual.pos_embedding"].shape[1] - 1) ** 0.5)
-        hidden = tensors["visual.transformer.0.mlp.0.weight"].shape[0]
-    except KeyError:
-        return VIT_H
-    n_blocks = 1 + max(int(name.split(".")[2]) for name in tensors if name.startswith("visual.transformer."))
+    """The tower's sizes, read from the shapes, the published ones where nothing tells; `fill` names what differs."""
+    blocks = [int(match[1]) for name in tensors if (match := _BLOCK.match(name))]
+    n_blocks = max(blocks, default=VIT_H.num_hidden_layers - 1) + 1
+
+    def size(axis: int, default: int, *names: str) -> int:
+        every = [name.format(block) for name in names for block in range(n_blocks)]
+        return state_files.usual_size(tensors, every, axis, default)
+
+    width = size(0, VIT_H.hidden_size, "visual.transformer.{}.norm1.weight", "visual.transformer.{}.norm1.bias")
+    patch = size(-1, VIT_H.patch_size, "visual.patch_embedding.weight")
+    n_tokens = size(1, (VIT_H.image_size // VIT_H.patch_size) ** 2 + 1, "visual.pos_embedding")
+    hidden = size(0, VIT_H.intermediate_size, "visual.transformer.{}.mlp.0.weight", "visual.transformer.{}.mlp.0.bias")
     return CLIPVisionConfig(
         hidden_size=width, intermediate_size=hidden, num_hidden_layers=n_blocks, patch_size=patch,
-        num_attention_heads=max(1, width // _HEAD_WIDTH), image_size=side * patch, hidden_act="gelu",
-        layer_norm_eps=1e-5,
+        num_attention_heads=max(1, width // _HEAD_WIDTH), image_size=int((n_tokens - 1) ** 0.5) * patch,
+        hidden_act="gelu", layer_norm_eps=1e-5,
     )  # fmt: skip
 
 
@@ -118,7 +128,7 @@ class ImageEncoder:
         cls, path: Path, *, device: torch.device, dtype: torch.dtype, n_heads: int | None = None
     ) -> "ImageEncoder":
         """Read the published file; only `visual.*` is used. n_heads: for towers whose heads are not 80 wide."""
-        tensors = split_qkv(state_files.read_tensors(path))
+        tensors = split_qkv(state_files.read_tensors(path), path.name)
         config = config_of(tensors)
         if n_heads is not None:
             config.num_attention_heads = n_heads

@@ -4,7 +4,8 @@ Used for the encoders and the VAE (the transformer's files are checkpoint.py's).
 are copied to their device. Pickled files are read with `weights_only=True` and nothing else.
 """
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from lipsync_server.engines.infinitetalk.weight_files import read_header
 from lipsync_server.errors import WeightsError
 
 Official = Callable[[str], str]
@@ -24,10 +26,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path.name} is missing: expected it at {path}. Download it with `lipsync weights`.")
     try:
         if path.suffix == ".safetensors":
+            # First, because it names the tensor at which a truncated file ends.
+            read_header(path)
             return load_file(path)
         loaded = _read_pickled(path)
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as error:
-        raise WeightsError(f"{path} is damaged or incomplete ({error}). Delete it and download it again.") from error
+        # torch's first sentence says it; the others are about its own insides.
+        reason = str(error).partition(". ")[0] or "it ends too early"
+        raise WeightsError(f"{path} is damaged or incomplete ({reason}). Delete it and download it again.") from error
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise WeightsError(f"{path} does not hold a plain table of tensors; it is not the published file.")
     return loaded
@@ -48,6 +54,19 @@ def _read_pickled(path: Path) -> object:
         raise ValueError("it holds more than tensors") from error
 
 
+def usual_size(tensors: Mapping[str, Tensor], names: Iterable[str], axis: int, default: int) -> int:
+    """The size along `axis` that most of the tensors `names` have, `default` where none is there.
+
+    Several are asked, so that a wrongly shaped one is found by the check instead of deciding what is right.
+    """
+    sizes = Counter(
+        tensors[name].shape[axis]
+        for name in names
+        if name in tensors and -tensors[name].dim() <= axis < tensors[name].dim()
+    )
+    return sizes.most_common(1)[0][0] if sizes else default
+
+
 def rename_and_check(
     expected: Mapping[str, Tensor],
     tensors: Mapping[str, Tensor],
@@ -58,19 +77,27 @@ def rename_and_check(
 ) -> dict[str, Tensor]:
     """`tensors` under our names, exactly those in `expected`, with its shapes; a WeightsError names what differs.
 
+    Missing tensors are told first, as a size that was read from one of them may make others look wrong.
+
     unused: says of a name in the file that it is published there and that nobody needs it.
     """
+    names = {name: official(name) for name in expected}
+    missing = [published for published in names.values() if published not in tensors]
+    if missing:
+        raise WeightsError(
+            f"{source}: {len(missing)} {'tensors are' if len(missing) > 1 else 'tensor is'} missing, the first is "
+            f"{missing[0]}. Delete the file and download it again."
+        )
+    taken = set(names.values())
+    surplus = [name for name in tensors if name not in taken and not unused(name)]
+    if surplus:
+        raise WeightsError(
+            f"{source}: {len(surplus)} {'tensors do' if len(surplus) > 1 else 'tensor does'} not belong there, the "
+            f"first is {surplus[0]}. This is not the published file."
+        )
     renamed: dict[str, Tensor] = {}
-    missing: list[str] = []
-    taken: set[str] = set()
-    for name, like in expected.items():
-        published = official(name)
-        tensor = tensors.get(published)
-        if tensor is None:
-            missing.append(published)
-            continue
-        taken.add(published)
-        want = like.shape
+    for name, published in names.items():
+        tensor, want = tensors[published], expected[name].shape
         # Some published tensors carry leading axes of one that our modules do not have.
         if tensor.shape != want and tuple(n for n in tensor.shape if n != 1) == tuple(n for n in want if n != 1):
             tensor = tensor.reshape(want)
@@ -80,17 +107,6 @@ def rename_and_check(
                 "This is not the published file."
             )
         renamed[name] = tensor
-    if missing:
-        raise WeightsError(
-            f"{source}: {len(missing)} tensors are missing, the first is {missing[0]}. Delete the file and download it "
-            "again."
-        )
-    surplus = [name for name in tensors if name not in taken and not unused(name)]
-    if surplus:
-        raise WeightsError(
-            f"{source}: {len(surplus)} tensors do not belong there, the first is {surplus[0]}. "
-            "This is not the published file."
-        )
     return renamed
 
 

@@ -38,6 +38,7 @@ _IN_LAYER = {
     "layer.0.layer_norm": "norm1", "layer.1.layer_norm": "norm2", "layer.1.DenseReluDense.wi_0": "ffn.gate.0",
     "layer.1.DenseReluDense.wi_1": "ffn.fc1", "layer.1.DenseReluDense.wo": "ffn.fc2",
 }  # fmt: skip
+_LAYER = re.compile(r"blocks\.(\d+)\.")
 _EMBEDDING, _FINAL_NORM = "token_embedding.weight", "norm.weight"
 
 
@@ -54,20 +55,23 @@ def official_name(name: str, layer: int) -> str:
 
 
 def config_of(tensors: Mapping[str, Tensor]) -> UMT5Config:
-    """Sizes from the shapes; the published ones where a tensor is missing, so that the check names it."""
+    """Sizes from the shapes, the published ones where nothing tells; `check` names what differs."""
+    layers = [int(match[1]) for name in tensors if (match := _LAYER.match(name))]
+    n_layers = max(layers, default=23) + 1
 
-    def shape(name: str, default: tuple[int, int]) -> tuple[int, int]:
-        tensor = tensors.get(name, tensors.get(f"{name}._data"))
-        return (tensor.shape[0], tensor.shape[1]) if tensor is not None else default
+    def size(axis: int, default: int, *names: str) -> int:
+        every = [name.format(layer) for name in names for layer in range(n_layers)]
+        return state_files.usual_size(tensors, every, axis, default)
 
-    vocabulary, width = shape(_EMBEDDING, (256384, 4096))
-    buckets, heads = shape("blocks.0.pos_embedding.embedding.weight", (32, 64))
-    inner, _ = shape("blocks.0.attn.q.weight", (4096, 4096))
-    hidden, _ = shape("blocks.0.ffn.fc1.weight", (10240, 4096))
-    layers = [int(name.split(".")[1]) for name in tensors if name.startswith("blocks.")]
+    heads = max(1, size(1, 64, "blocks.{}.pos_embedding.embedding.weight"))
     return UMT5Config(
-        vocab_size=vocabulary, d_model=width, d_kv=inner // heads, d_ff=hidden, num_heads=heads,
-        num_layers=max(layers, default=23) + 1, relative_attention_num_buckets=buckets,
+        vocab_size=size(0, 256384, _EMBEDDING),
+        d_model=size(0, 4096, "blocks.{}.norm1.weight", "blocks.{}.norm2.weight"),
+        d_kv=size(0, 4096, "blocks.{}.attn.q.weight", "blocks.{}.attn.k.weight") // heads,
+        d_ff=size(0, 10240, "blocks.{}.ffn.fc1.weight", "blocks.{}.ffn.gate.0.weight"),
+        num_heads=heads,
+        num_layers=n_layers,
+        relative_attention_num_buckets=32,
         relative_attention_max_distance=128, feed_forward_proj="gated-gelu", dropout_rate=0.0, layer_norm_epsilon=1e-6,
         use_cache=False, tie_word_embeddings=False,
     )  # fmt: skip
@@ -83,7 +87,7 @@ def one_layer(config: UMT5Config) -> UMT5EncoderModel:
 
 
 def check(config: UMT5Config, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Raise WeightsError unless `tensors` (dequantised names) are exactly those of the published encoder."""
+    """Raise WeightsError unless `tensors` are exactly those of the published encoder; only shapes are looked at."""
     block = one_layer(config).encoder.block[0].state_dict()
     expected = {official_name(name, layer): t for layer in range(config.num_layers) for name, t in block.items()}
     expected[_EMBEDDING] = torch.empty(config.vocab_size, config.d_model, device="meta")
@@ -135,35 +139,53 @@ def read_weights(files: TextFiles) -> Mapping[str, Tensor]:
         return tensors
     try:
         quantised = json.loads(files.quant_map.read_text())
-    except (OSError, ValueError) as error:
+        modules = {name for name, entry in quantised.items() if entry["weights"] != "none"}
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise WeightsError(f"The map {files.quant_map} cannot be read ({error}). Download it again.") from error
-    return QuantisedWeights(tensors, set(quantised), files.weights.name)
+    return QuantisedWeights(tensors, modules, files.weights.name)
 
 
 class QuantisedWeights(Mapping[str, Tensor]):
-    """An optimum-quanto file as plain weights: data * scale, computed when a weight is asked for."""
+    """An optimum-quanto file as plain weights: data * scale, computed when a weight is asked for.
+
+    stored: the same names with what the file holds, of the same shape, so that a check computes nothing. Raises
+    WeightsError naming file and key where the file is not what its map says.
+    """
 
     def __init__(self, tensors: Mapping[str, Tensor], modules: set[str], source: str) -> None:
-        self._tensors, self._source = tensors, source
-        self._modules = modules
-        self._names = [n for n in tensors if not n.endswith(("._data", "._scale", ".input_scale", ".output_scale"))]
-        self._names += [n.removesuffix("._data") for n in tensors if n.endswith(".weight._data")]
+        self._tensors = tensors
+        self._quantised = {f"{module}.weight" for module in modules}
+        parts = {f"{name}.{part}" for name in self._quantised for part in ("_data", "_scale")}
+        unused = {f"{module}.{part}" for module in modules for part in ("input_scale", "output_scale")}
+        for name in sorted(parts - tensors.keys()):
+            raise WeightsError(f"{source}: the tensor {name} is missing. Download it again.")
+        self.stored: dict[str, Tensor] = {}
+        for name, tensor in tensors.items():
+            if name.endswith("._data"):
+                if name not in parts:
+                    raise WeightsError(f"{source}: {name} is not in the file's map. Download both again.")
+                plain = name.removesuffix("._data")
+                scale = tensors[f"{plain}._scale"]
+                if scale.shape != (tensor.shape[0], 1):
+                    raise WeightsError(
+                        f"{source}: the tensor {plain}._scale has the shape {tuple(scale.shape)}, expected "
+                        f"{(tensor.shape[0], 1)}. This is not the published file."
+                    )
+                self.stored[plain] = tensor
+            elif name not in parts | unused:
+                self.stored[name] = tensor
 
     def __getitem__(self, name: str) -> Tensor:
-        if f"{name}._data" not in self._tensors:
-            return self._tensors[name]
-        if name.removesuffix(".weight") not in self._modules:
-            raise WeightsError(f"{self._source}: {name} is quantised but its map does not say so. Download both again.")
-        data, scale = self._tensors[f"{name}._data"], self._tensors.get(f"{name}._scale")
-        if scale is None:
-            raise WeightsError(f"{self._source}: the tensor {name}._scale is missing. Download it again.")
-        return data.to(scale.dtype) * scale
+        if name not in self._quantised:
+            return self.stored[name]
+        scale = self._tensors[f"{name}._scale"]
+        return self.stored[name].to(scale.dtype) * scale
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self.stored)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self.stored)
 
 
 def run_encoder(
@@ -174,8 +196,13 @@ def run_encoder(
     dtype: torch.dtype,
     source: str,
 ) -> list[Tensor]:
-    """Embeddings of the token rows `ids`, kept rows only; one layer on the device at a time."""
-    config = config_of(tensors)
+    """Embeddings of the token rows `ids`, kept rows only; one layer on the device at a time.
+
+    Raises WeightsError unless `tensors` are the published encoder's, all of them and no more.
+    """
+    stored = tensors.stored if isinstance(tensors, QuantisedWeights) else tensors
+    config = config_of(stored)
+    check(config, stored, source)
     layer_model = one_layer(config)
     layer_names = layer_model.encoder.block[0].state_dict()
     longest = max(len(row) for row in ids)
@@ -185,16 +212,10 @@ def run_encoder(
         target[: len(tokens)] = torch.tensor(tokens)
         mask[row, : len(tokens)] = 1
     with torch.inference_mode():
-        try:
-            hidden = tensors[_EMBEDDING][padded].to(device, dtype)
-            final_norm = tensors[_FINAL_NORM].to(device, dtype)
-        except KeyError as error:
-            raise WeightsError(f"{source}: the tensor {error.args[0]} is missing. Download it again.") from error
+        hidden = tensors[_EMBEDDING][padded].to(device, dtype)
+        final_norm = tensors[_FINAL_NORM].to(device, dtype)
         for layer in range(config.num_layers):
-            names = {name: official_name(name, layer) for name in layer_names}
-            own = {published: tensors[published] for published in names.values() if published in tensors}
-            checked = state_files.rename_and_check(layer_names, own, names.__getitem__, source=source)
-            moved = {name: tensor.to(device, dtype) for name, tensor in checked.items()}
+            moved = {name: tensors[official_name(name, layer)].to(device, dtype) for name in layer_names}
             layer_model.encoder.block[0].load_state_dict(moved, assign=True)
             hidden = layer_model.encoder(inputs_embeds=hidden, attention_mask=mask).last_hidden_state
         wide = hidden.float()

@@ -79,6 +79,15 @@ def shards(folder: Path, stem: str = "diffusion_pytorch_model") -> list[Path]:
     return wanted
 
 
+def shard_of(folder: Path, key: str, stem: str = "diffusion_pytorch_model") -> Path | None:
+    """The shard that the published index names for a tensor; None without an index or when it does not know the key."""
+    try:
+        index = json.loads((folder / f"{stem}.safetensors.index.json").read_text(encoding="utf-8"))
+        return folder / str(index["weight_map"][key])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 class WeightFiles:
     """Tensors of several files under one set of names."""
 

@@ -1,10 +1,12 @@
 """Servers as processes."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import aiohttp
 import pytest
+from s3_server import Bucket, ready_bucket, s3_process
 from server_process import ServerProcess
 
 
@@ -29,3 +31,10 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
     connector = aiohttp.TCPConnector(force_close=True, limit=0)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=120)) as session:
         yield session
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
+    """An empty bucket of a real S3 server."""
+    with s3_process(tmp_path_factory.mktemp("s3") / "data") as port:
+        yield asyncio.run(ready_bucket(port))

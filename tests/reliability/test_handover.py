@@ -8,22 +8,15 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from s3_server import KEY, SECRET, Bucket, Line, ready_bucket, s3_process, slow_line
+from s3_server import KEY, SECRET, Bucket, Line, slow_line
 from server_process import ServerProcess
 from site_kit import form, wav
 
 N_KILLS = int(os.environ.get("LIPSYNC_TEST_KILLS", "5"))
 SLOW = {"options": json.dumps({"seconds_per_frame": 0.01, "save_every": 5})}
-
-
-@pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
-    with s3_process(tmp_path_factory.mktemp("s3") / "data") as port:
-        yield asyncio.run(ready_bucket(port))
 
 
 def store_in(server: ServerProcess, line: Line) -> None:

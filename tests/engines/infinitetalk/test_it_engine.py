@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from lipsync_server.engines.base import Checkpoint, Frames, RenderRequest, State
+from lipsync_server.engines.infinitetalk import engine as engine_module
+from lipsync_server.engines.infinitetalk import models as models_module
 from lipsync_server.engines.infinitetalk.conditions import moving_picture, still_picture
 from lipsync_server.engines.infinitetalk.engine import InfiniteTalkEngine, create
 from lipsync_server.engines.infinitetalk.images import BUCKETS
@@ -243,6 +245,36 @@ def test_running_out_of_memory_is_tried_once_more_with_fewer_blocks(
     assert engine._models.transformer is not transformer
 
 
+@pytest.mark.parametrize("part", ["load_transformer", "SpeechEmbedding", "Conditions.colours"])
+def test_running_out_of_memory_outside_of_a_window_is_tried_once_more_too(
+    tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """While the weights are read, the sound measured or the picture prepared: the error comes from the allocator."""
+    settings = Settings(_env_file=None, weights_dir=tiny_weights, data_dir=tmp_path, device="cpu", preset="fast")
+    engine = create(settings)
+    module = models_module if part == "load_transformer" else engine_module
+    owner: object = module
+    *path, name = part.split(".")
+    for step in path:
+        owner = getattr(owner, step)
+    real, calls = getattr(owner, name), []
+
+    def fail_first(*args: object, **options: object) -> object:
+        calls.append(options)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        return real(*args, **options)
+
+    monkeypatch.setattr(owner, name, fail_first)
+    context = Context(tmp_path)
+    assert len(_frames(engine, _request(0.2), context)) == 5
+    if part == "load_transformer":
+        assert [options["offload"] for options in calls] == ["none", 1]
+    else:
+        assert any("memory ran out once" in warning for warning in context.warnings)
+    engine.close()
+
+
 def test_running_out_of_memory_for_good_says_what_to_set(tiny_weights: Path, tmp_path: Path) -> None:
     engine = create(Settings(_env_file=None, weights_dir=tiny_weights, data_dir=tmp_path, device="cpu", preset="fast"))
     engine.load()
@@ -259,6 +291,18 @@ def test_running_out_of_memory_for_good_says_what_to_set(tiny_weights: Path, tmp
     finally:
         hook.remove()
         engine.close()
+
+
+def test_a_model_that_never_fits_says_what_to_set_when_it_is_loaded(
+    tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    monkeypatch.setattr(models_module, "load_transformer", fail)
+    settings = Settings(_env_file=None, weights_dir=tiny_weights, data_dir=tmp_path, device="cpu", resolution="720p")
+    with pytest.raises(OutOfMemory, match="resolution 480p.*LIPSYNC_OFFLOAD=blocks"):
+        create(settings).load()
 
 
 def test_a_closed_engine_loads_again(tiny_weights: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from lipsync_server.engines.infinitetalk.audio import SAMPLES_PER_FRAME, SpeechE
 from lipsync_server.engines.infinitetalk.conditions import Conditions, PictureAt, moving_picture, still_picture
 from lipsync_server.engines.infinitetalk.guidance import GuidanceScales
 from lipsync_server.engines.infinitetalk.images import choose_size, to_uint8
-from lipsync_server.engines.infinitetalk.models import Models, Need
+from lipsync_server.engines.infinitetalk.models import RAN_OUT, Models, Need
 from lipsync_server.engines.infinitetalk.options import Options, Sampling
 from lipsync_server.engines.infinitetalk.people import Cast, cast_of
 from lipsync_server.engines.infinitetalk.pipeline import LoopSettings, Prompts, WindowLoop
@@ -62,11 +62,12 @@ class InfiniteTalkEngine:
         if self._models is not None:
             return
         models = Models(self._settings)
+        usual = Options(preset=self._settings.preset, resolution=self._settings.resolution)
+        need = Need("single", usual.sampling.distilled, _USUAL_PIXELS[usual.resolution], 3)
         try:
-            models.load_encoders(report)
-            sampling = Options(preset=self._settings.preset).sampling
-            need = Need("single", sampling.distilled, _USUAL_PIXELS[self._settings.resolution], 3)
-            models.load_transformer(need, report)
+            with _explained(usual):
+                models.load_encoders(report)
+                models.load_transformer(need, report)
         except BaseException:
             models.close()
             raise
@@ -80,11 +81,11 @@ class InfiniteTalkEngine:
             raise InvalidInput(f"InfiniteTalk makes {FPS} frames a second, not {request.fps}.", field="fps")
         self.load(lambda stage, done, total: context.progress("load", done, total, stage))
         assert self._models is not None
-        try:
-            with contextlib.closing(_Job(self._models, self._settings, request, request.options, context)) as job:
-                yield from job.frames()
-        except torch.OutOfMemoryError as error:
-            raise out_of_memory(error, request.options) from error
+        with (
+            _explained(request.options),
+            contextlib.closing(_Job(self._models, self._settings, request, request.options, context)) as job,
+        ):
+            yield from job.frames()
 
     def close(self) -> None:
         if self._models is not None:
@@ -147,7 +148,7 @@ class _Job:
         """All frames that are not stored yet."""
         first, known, generator = self._resume()
         self._load_transformer()
-        loop, conditions = self._prepare(generator)
+        loop, conditions = self._prepare_with_one_retry(generator)
         for window in self._schedule.windows[first:]:
             known = yield from self._with_one_retry(loop, conditions, window, known)
             self._save(window, known, generator)
@@ -163,14 +164,26 @@ class _Job:
         except torch.OutOfMemoryError as error:
             failure = out_of_memory(error, self._options)
         # Outside of the handler, whose traceback holds the failed attempt's tensors.
-        if not self._models.shrink(self._need, self._report_load):
-            raise failure
-        self._context.warn("The GPU's memory ran out once; the job went on with more of the model in host memory.")
+        self._make_room(failure)
         loop.generator.set_state(stream)
         loop.transformer = self._models.transformer
         if loop.cache is not None:
             loop.cache.restart()
         return (yield from self._window(loop, conditions, window, known))
+
+    def _prepare_with_one_retry(self, generator: torch.Generator) -> tuple[WindowLoop, Conditions]:
+        try:
+            return self._prepare(generator)
+        except torch.OutOfMemoryError as error:
+            failure = out_of_memory(error, self._options)
+        self._make_room(failure)
+        return self._prepare(generator)
+
+    def _make_room(self, failure: OutOfMemory) -> None:
+        """Move blocks of the model to host memory; raise `failure` where that is no way out."""
+        if not self._models.shrink(self._need, self._report_load):
+            raise failure
+        self._context.warn(RAN_OUT)
 
     def _window(
         self, loop: WindowLoop, conditions: Conditions, window: Window, known: Tensor | None
@@ -300,7 +313,16 @@ def _scales(sampling: Sampling) -> GuidanceScales:
     return GuidanceScales(sampling.text_guidance, sampling.audio_guidance, interval)
 
 
+@contextlib.contextmanager
+def _explained(options: Options) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise out_of_memory(error, options) from error
+
+
 def out_of_memory(error: Exception, options: Options) -> OutOfMemory:
+    """What to do about torch's error, in a sentence."""
     smaller = "resolution 480p, " if options.resolution == "720p" else ""
     first_line = str(error).splitlines()[0] if str(error) else "out of memory"
     return OutOfMemory(

@@ -4,7 +4,7 @@ The peaks per token and per pixel were measured on an H100 (docs/performance.md)
 loads nothing and asks no device: free memory is handed in.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from lipsync_server.engines.infinitetalk.checkpoint import official_shapes
@@ -51,12 +51,10 @@ class MemoryPlan:
             f"{self.free_bytes / GIB:.1f} GiB free"
         )
 
-    def with_fewer_blocks(self) -> "MemoryPlan":
-        """After an out-of-memory error: half as many blocks resident, nothing kept that need not be."""
-        return MemoryPlan(
-            self.resident_blocks // 2, self.n_blocks, False, False, self.weights_bytes, self.working_bytes,
-            self.free_bytes,
-        )  # fmt: skip
+    def with_at_most(self, resident_blocks: int) -> "MemoryPlan":
+        """After an out-of-memory error: no more blocks resident than that, and nothing kept that need not be."""
+        fewer = min(self.resident_blocks, resident_blocks)
+        return replace(self, resident_blocks=fewer, cache_context=False, keep_encoders=False)
 
 
 def weight_bytes(config: TransformerConfig, *, eight_bit: bool) -> tuple[int, int]:

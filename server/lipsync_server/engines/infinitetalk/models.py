@@ -33,6 +33,7 @@ from lipsync_server.settings import Settings
 
 _log = logging.getLogger(__name__)
 Report = Callable[[str, float, float], None]
+RAN_OUT = "The GPU's memory ran out once; the job went on with more of the model in host memory."
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ class Models:
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self._compiles = settings.compile and self.device.type == "cuda"
         self._held: _Held | None = None
-        self._fewer_blocks: memory.MemoryPlan | None = None
+        # Once memory has run out: how many blocks may stay on the device since.
+        self._most_blocks: int | None = None
         self._encoders: _Encoders | None = None
 
     @property
@@ -125,24 +127,41 @@ class Models:
         held = self._held
         if held is not None and (held.files, held.with_lora) == (files, with_lora):
             plan, _ = self._plan(files, need, spare=self._held_bytes(held))
-            if held.plan.resident_blocks <= plan.resident_blocks or self._fewer_blocks is not None:
+            if held.plan.resident_blocks <= plan.resident_blocks:
                 held.model.cache_context = held.plan.cache_context and plan.cache_context
                 return warnings
         self._release_transformer()
         plan, quant = self._plan(files, need, spare=0)
-        self._load(files, with_lora, self._fewer_blocks or plan, quant, report)
-        return warnings
+        try:
+            self._load(files, with_lora, plan, quant, report)
+            return warnings
+        except torch.OutOfMemoryError:
+            if not self._lower_limit(plan):
+                raise
+        # Outside of the handler, whose traceback holds what was loaded.
+        self._empty_cache()
+        self._load(files, with_lora, self._limited(plan), quant, report)
+        return (*warnings, RAN_OUT)
 
     def shrink(self, need: Need, report: Report) -> bool:
         """After an out-of-memory error: reload with fewer blocks on the device. False when none were left there."""
         held = self._held
-        # Processes that render together cannot have one of them start a window again.
-        if held is None or held.plan.resident_blocks == 0 or several_processes():
+        if held is None or not self._lower_limit(held.plan):
             return False
-        self._fewer_blocks = held.plan.with_fewer_blocks()
         self._release_transformer()
         self.load_transformer(need, report)
         return True
+
+    def _lower_limit(self, plan: memory.MemoryPlan) -> bool:
+        """Halve the blocks that may stay on the device; False when that is no way out."""
+        # Processes that render together cannot have one of them start a window again.
+        if plan.resident_blocks == 0 or several_processes():
+            return False
+        self._most_blocks = plan.resident_blocks // 2
+        return True
+
+    def _limited(self, plan: memory.MemoryPlan) -> memory.MemoryPlan:
+        return plan if self._most_blocks is None else plan.with_at_most(self._most_blocks)
 
     def encode_text(self, prompts: list[str]) -> list[Tensor]:
         """Embeddings of prompts, from the cache or streamed through the text encoder."""
@@ -214,13 +233,13 @@ class Models:
             )  # fmt: skip
 
         if files.kind != "bf16":
-            return planned(True), "none"
+            return self._limited(planned(True)), "none"
         wanted = self._settings.quant
         if wanted == "auto":
             fits = planned(False).resident_blocks == config.num_layers
             fp8 = self._gpu is not None and self._gpu.compute_capability >= (8, 9)
             wanted = "none" if fits or self.device.type != "cuda" else "fp8" if fp8 else "int8"
-        return planned(wanted != "none"), wanted
+        return self._limited(planned(wanted != "none")), wanted
 
     def _free_bytes(self) -> int | None:
         """What this process may still take on the device: free there, reserved by torch and unused, under its cap."""

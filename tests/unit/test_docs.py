@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from lipsync_server.cli import app
+from lipsync_server.engines.infinitetalk.bench_table import with_tables
 from lipsync_server.settings_table import with_table
 from typer.testing import CliRunner
 
@@ -30,3 +31,9 @@ def test_the_readmes_cost_table_is_the_commands() -> None:
     shown = readme.partition("<!-- cost: begin -->\n```\n")[2].partition("```\n<!-- cost: end -->")[0]
     result = CliRunner().invoke(app, ["cost", "--videos", "45", "--seconds", "40", "--storage-gb", "40"])
     assert shown == result.output
+
+
+def test_the_performance_tables_are_the_measured_numbers() -> None:
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    command = "run: python -m lipsync_server.engines.infinitetalk.bench_table docs/performance.md"
+    assert with_tables(page, ROOT / "docs" / "performance") == page, command

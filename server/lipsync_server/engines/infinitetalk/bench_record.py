@@ -134,16 +134,20 @@ class Bench:
 
     def section(self, name: str, measure: Callable[["Bench", Numbers], None]) -> None:
         """Run one section, which fills in its numbers and may `save` between; a failure is its own alone."""
+        self.part(self.numbers, name, lambda found: measure(self, found))
+        self.say(f"{name}: {json.dumps(self.numbers[name])}")
+
+    def part(self, numbers: Numbers, name: str, measure: Callable[[Numbers], None]) -> None:
+        """Measure one part of `numbers`, written at once; when it fails, it says why and the others go on."""
         started = time.perf_counter()
-        found: Numbers = {}
-        self.numbers[name] = found
+        found = Numbers()
+        numbers[name] = found
         try:
-            measure(self, found)
-        except Exception as error:  # the other sections still count
+            measure(found)
+        except Exception as error:  # the other parts still count
             found["failed"] = f"{type(error).__name__}: {str(error)[:500]}"
         found["took_s"] = round(time.perf_counter() - started, 1)
         self.save()
-        self.say(f"{name}: {json.dumps(found)}")
         self.free()
 
     def save(self) -> None:

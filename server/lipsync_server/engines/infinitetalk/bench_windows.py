@@ -3,6 +3,8 @@
 Knows which windows are worth measuring and what they are to be compared with. How a window runs is bench_rig.py's.
 """
 
+from functools import partial
+
 from torch import Tensor
 
 from . import memory
@@ -23,8 +25,8 @@ def preset_windows(bench: Bench, found: Numbers) -> None:
     transformer = _resident(bench)
     bench.reset_peak()
     for preset, n_windows in (("fast", 3), ("balanced", 1)):
-        part = found[preset] = Numbers()
-        rig.run(rig.loop(transformer, preset), n_windows, part, note=preset)
+        loop = rig.loop(transformer, preset)
+        bench.part(found, preset, partial(rig.run, loop, n_windows, note=preset))
     found |= bench.peaks()
     transformer.close()
 
@@ -59,16 +61,18 @@ def capped_windows(bench: Bench, found: Numbers) -> None:
 def hd_windows(bench: Bench, found: Numbers) -> None:
     """720p: two `fast` windows on a card of 24 GB, then one with everything resident."""
     size = bench.scale.picture_hd
-    capped = found["capped"] = Numbers()
-    _on_a_small_card(bench, capped, size, note="fast, 720p, 24 GB")
-    bench.save()
-    rig = Rig(bench, size=size, n_windows=1)
+    bench.part(found, "capped", lambda part: _on_a_small_card(bench, part, size, note="fast, 720p, 24 GB"))
+    bench.part(found, "resident", lambda part: _hd_resident(bench, part))
+
+
+def _hd_resident(bench: Bench, found: Numbers) -> None:
+    rig = Rig(bench, size=bench.scale.picture_hd, n_windows=1)
     transformer = _resident(bench)
-    resident = found["resident"] = Numbers()
+    # The other run has compiled everything but what looks at the picture.
     rig.conditions.at(rig.schedule.windows[0])
     bench.reset_peak()
-    rig.run(rig.loop(transformer, "fast"), 1, resident, note="fast, 720p")
-    resident |= bench.peaks()
+    rig.run(rig.loop(transformer, "fast"), 1, found, note="fast, 720p")
+    found |= bench.peaks()
     transformer.close()
 
 
@@ -86,12 +90,10 @@ def two_people_windows(bench: Bench, found: Numbers) -> None:
 def int8_windows(bench: Bench, found: Numbers) -> None:
     """int8 weights: one forward against bf16, then two `fast` windows."""
     transformer = int8_forward(bench, found)
-    bench.save()
     rig = Rig(bench, size=bench.scale.picture, n_windows=2)
-    part = found["fast"] = Numbers()
     bench.reset_peak()
-    rig.run(rig.loop(transformer, "fast"), 2, part, note="int8")
-    part |= bench.peaks()
+    bench.part(found, "fast", partial(rig.run, rig.loop(transformer, "fast"), 2, note="int8"))
+    found |= bench.peaks()
     transformer.close()
 
 

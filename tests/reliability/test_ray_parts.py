@@ -1,6 +1,8 @@
 """The parts of the Ray executor that need no cluster: files in pieces, what to resume from, machines and engines."""
 
 import hashlib
+import logging
+import threading
 from pathlib import Path
 
 import pytest
@@ -8,8 +10,12 @@ from lipsync_server.engines.base import EngineInfo
 from lipsync_server.engines.registry import EngineEntry, Registry
 from lipsync_server.errors import LipsyncError, WorkerCrashed
 from lipsync_server.settings import Settings
+from lipsync_server.workers import messages
+from lipsync_server.workers.ray_actor import EngineActor
 from lipsync_server.workers.ray_cluster import ClusterRegistry, machines
 from lipsync_server.workers.ray_files import PIECE_BYTES, Kept, Piece, Receiver, ResumeFiles, keep_only, pieces
+from material import make_task
+from stand_in import REGISTRY
 
 
 @pytest.mark.parametrize("size", [0, 1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES])
@@ -105,3 +111,52 @@ def test_what_any_machine_can_run_is_on_offer_and_stays_so():
     registry.tell([lacking])
     assert available()["bars"] is True
     assert isinstance(registry, Registry)
+
+
+@pytest.fixture
+def actor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EngineActor:
+    """An actor as Ray would make it, but in this process; its weights folder is `tmp_path`."""
+    # It takes over its process's log, and this is pytest's.
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", root.level)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return EngineActor(Settings(_env_file=None, weights_dir=tmp_path), REGISTRY)
+
+
+def ends(actor: EngineActor, within_s: float) -> bool:
+    lifeline = threading.Thread(target=actor.lifeline, daemon=True)
+    lifeline.start()
+    lifeline.join(within_s)
+    return not lifeline.is_alive()
+
+
+def test_an_actor_that_lost_its_gpu_says_so_and_ends(actor: EngineActor, tmp_path: Path):
+    (tmp_path / "load").write_text("lose the GPU")
+    *_, last = actor.load("bars")
+    assert isinstance(last, messages.LogLine | messages.LoadFailed)
+    assert ends(actor, 10)
+
+
+def test_an_actor_lives_on_after_any_other_failure_and_its_log_comes_along(actor: EngineActor, tmp_path: Path):
+    (tmp_path / "load").write_text("fail")
+    said = list(actor.load("bars"))
+    assert [line.trace for line in said if isinstance(line, messages.LogLine) and "cheese" in (line.trace or "")]
+    assert any(isinstance(message, messages.LoadFailed) for message in said)
+    (tmp_path / "load").unlink()
+    assert isinstance(list(actor.load("bars"))[-1], messages.Loaded)
+    assert not ends(actor, 0.1)
+
+
+def test_an_actor_sends_the_video_before_it_says_finished(actor: EngineActor, tmp_path: Path):
+    task = make_task(tmp_path, duration_s=0.2)
+    for name, path in (("image", task.image), ("audio", task.audio)):
+        for piece in pieces(path, name):
+            actor.receive(1, piece)
+    said = list(actor.render(1, task))
+    assert isinstance(said[-1], messages.Finished)
+    assert isinstance(said[-2], Piece)
+    assert said[-2].last
+    video = b"".join(piece.data for piece in said if isinstance(piece, Piece) and piece.name == "video.mp4")
+    assert hashlib.sha256(video).hexdigest() == said[-1].outcome.sha256
+    assert not list((tmp_path / "lipsync-ray").glob("*/1")), "its folder of this render is gone"

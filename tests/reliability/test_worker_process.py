@@ -19,6 +19,7 @@ from lipsync_server import errors
 from lipsync_server.engines.registry import EngineEntry, Registry
 from lipsync_server.settings import Settings
 from lipsync_server.workers.base import LoadState, Worker
+from lipsync_server.workers.child import EXIT_POISONED
 from lipsync_server.workers.process import MAX_LOAD_CRASHES, ProcessExecutor
 from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
 from material import bar_numbers, expected_bars, make_task
@@ -234,6 +235,19 @@ async def test_an_engine_that_cannot_load_is_told_with_the_reason_and_tasks_stil
         (tmp_path / "load").unlink()
         await render(await idle(executor), make_task(tmp_path))
         assert executor.load_state().ready
+
+
+async def test_a_worker_that_lost_its_gpu_says_so_and_a_fresh_one_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "load").write_text("lose the GPU")
+    async with running(tmp_path) as executor:
+        await until(lambda: f"worker process-0 died: it ended with status {EXIT_POISONED}" in caplog.text)
+        assert "illegal memory access" in executor.load_state().detail
+        (tmp_path / "load").unlink()
+        task = make_task(tmp_path, duration_s=0.2)
+        await render(await idle(executor), task)
+        assert bar_numbers(task.output) == expected_bars(5)
 
 
 async def test_dying_while_loading_is_tried_three_times_then_reported(

@@ -25,7 +25,7 @@ def bars(frame: int, width: int, height: int) -> Frames:
 
 
 class BarsEngine:
-    """`weights`: a folder where, if there is one, the file `load` says how loading goes: die, fail or slow."""
+    """`weights`: a folder whose file `load`, if there is one, says how loading goes: die, fail, slow, lose the GPU."""
 
     name = "bars"
 
@@ -39,6 +39,8 @@ class BarsEngine:
             os.kill(os.getpid(), signal.SIGKILL)
         if order == "fail":
             raise RuntimeError("the weights are made of cheese")
+        if order == "lose the GPU":
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
         while order == "slow" and self._orders.is_file():
             time.sleep(0.01)
         report("load", 2, 2)

@@ -1,26 +1,32 @@
 """The whole engine on the tiny checkpoint: exact length, resuming, cancelling, people, and running out of memory."""
 
 import gc
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import av
 import numpy as np
+import psutil
 import pytest
 import torch
 from lipsync_server.engines.base import Checkpoint, Frames, RenderRequest, State
 from lipsync_server.engines.infinitetalk import engine as engine_module
 from lipsync_server.engines.infinitetalk import models as models_module
+from lipsync_server.engines.infinitetalk.clip import ImageEncoder
 from lipsync_server.engines.infinitetalk.conditions import moving_picture, still_picture
 from lipsync_server.engines.infinitetalk.engine import InfiniteTalkEngine, create
 from lipsync_server.engines.infinitetalk.images import BUCKETS
 from lipsync_server.engines.infinitetalk.options import Options
 from lipsync_server.engines.infinitetalk.teacache import COEFFICIENTS
+from lipsync_server.engines.infinitetalk.text import TextEncoder
+from lipsync_server.engines.infinitetalk.vae import WanVae
 from lipsync_server.engines.infinitetalk.windows import Window
 from lipsync_server.errors import Cancelled, InvalidInput, OutOfMemory
 from lipsync_server.media.image import first_frame
 from lipsync_server.settings import Settings
+from safetensors.torch import save_file
 
 # The fewest steps and the smallest windows, so that three windows take seconds.
 QUICK = {"preset": "fast", "steps": 1, "window_frames": 13, "motion_frames": 5}
@@ -301,7 +307,7 @@ def test_a_model_that_never_fits_says_what_to_set_when_it_is_loaded(
 
     monkeypatch.setattr(models_module, "load_transformer", fail)
     settings = Settings(_env_file=None, weights_dir=tiny_weights, data_dir=tmp_path, device="cpu", resolution="720p")
-    with pytest.raises(OutOfMemory, match="resolution 480p.*LIPSYNC_OFFLOAD=blocks"):
+    with pytest.raises(OutOfMemory, match=r"resolution 480p.*LIPSYNC_OFFLOAD=blocks"):
         create(settings).load()
 
 
@@ -322,6 +328,77 @@ def test_the_preset_decides_which_weights_are_used(tiny_weights: Path, tmp_path:
     frames = _frames(engine, _request(0.2, preset=preset, teacache=0.2), Context(tmp_path))
     assert len(frames) == 5
     engine.close()
+
+
+def test_lora_files_are_merged_for_the_fast_presets_and_named_at_start(tiny_weights: Path, tmp_path: Path) -> None:
+    """From a public file's spelling to the frames, at two scales; `quality` is rendered without them."""
+    rank, layer = 4, "diffusion_model.blocks.0.self_attn.q"
+    save_file(
+        {f"{layer}.lora_down.weight": torch.ones(rank, 64), f"{layer}.lora_up.weight": torch.ones(64, rank) * 0.1},
+        tmp_path / "fast.safetensors",
+    )
+    frames, descriptions = {}, {}
+    for name, lora in (
+        ("none", ""),
+        ("half", f"{tmp_path}/fast.safetensors:0.5"),
+        ("full", f"{tmp_path}/fast.safetensors"),
+    ):
+        settings = Settings(
+            _env_file=None, weights_dir=tiny_weights, data_dir=tmp_path, device="cpu", preset="fast", lora=lora,
+            profile="infinitetalk-int8",
+        )  # fmt: skip
+        engine = create(settings)
+        frames[name] = _frames(engine, _request(0.2), Context(tmp_path))
+        descriptions[name] = engine._models.describe()
+        if name == "full":
+            _frames(engine, _request(0.2, preset="quality"), Context(tmp_path))
+            assert "LoRA" not in engine._models.describe()
+        engine.close()
+    assert "infinitetalk_single_int8.safetensors with LoRA fast.safetensors at 0.5 on cpu" in descriptions["half"]
+    assert "fast.safetensors at 1 on" in descriptions["full"]
+    assert (frames["half"] != frames["full"]).any()
+    assert (frames["none"] != frames["full"]).any()
+
+
+def test_text_and_picture_are_encoded_once(
+    engine: InfiniteTalkEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three windows: one pass of CLIP and of the VAE's encoder over a still picture, one to each window when the camera
+    moves; the prompt's embedding comes from the disk the second time, in a new process too."""
+    calls: Counter[str] = Counter()
+
+    def count(owner: type, name: str) -> None:
+        real = getattr(owner, name)
+
+        def counted(self: object, *args: object) -> object:
+            calls[name] += 1
+            return real(self, *args)
+
+        monkeypatch.setattr(owner, name, counted)
+
+    count(WanVae, "encode_picture")
+    count(ImageEncoder, "encode")
+    count(TextEncoder, "_run")
+    request = replace(_request(0.88), prompt="a prompt that nobody has asked for yet")
+    _frames(engine, request, Context(tmp_path))
+    assert calls == {"encode_picture": 1, "encode": 1, "_run": 1}
+    _frames(engine, replace(request, options=Options(**QUICK, camera_move=True)), Context(tmp_path))
+    assert calls == {"encode_picture": 4, "encode": 4, "_run": 1}
+
+
+def test_memory_does_not_grow_with_the_length(engine: InfiniteTalkEngine, tmp_path: Path) -> None:
+    """Fourteen windows of 81 frames; the last ten leave the process as large as the first four made it."""
+    request = _request(40, window_frames=81, motion_frames=9)
+    process, sizes = psutil.Process(), []
+
+    class Measuring(Context):
+        def save(self, state: State) -> None:
+            sizes.append(process.memory_info().rss)
+
+    n_frames = sum(len(batch) for batch in engine.generate(request, Measuring(tmp_path)))
+    assert (n_frames, len(sizes)) == (1000, 14)
+    frames_of_ten_windows = 10 * 72 * 64 * 192 * 3
+    assert max(sizes[4:]) - max(sizes[:4]) < frames_of_ten_windows / 2
 
 
 def test_jobs_leave_no_tensors_behind(engine: InfiniteTalkEngine, tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """The prompt: cleaning, the streamed text encoder, quantised files and the cache on disk."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
 from it_golden import CPU, equal, error, golden, golden_json, meets
-from lipsync_server.engines.infinitetalk import text
+from lipsync_server.engines.infinitetalk import text, text_cache
 from lipsync_server.engines.infinitetalk.random_weights import quantized_tensors
 from lipsync_server.engines.infinitetalk.weights import TextFiles
 from lipsync_server.errors import WeightsError
@@ -69,10 +70,27 @@ def test_a_prompt_seen_before_is_answered_from_the_cache(tiny_weights: Path, tmp
     assert first[0].shape[0] == len("a man talks") + 1, "one token a byte and the end token"
     stat = weights.stat()
     weights.write_bytes(b"\0" * stat.st_size)  # nothing can be read from it any more
-    import os
-
     os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     again = encoder.encode(["a man talks", "rain"])
     assert max(error(a, b) for a, b in zip(again, first, strict=True)) == 0
     with pytest.raises(WeightsError, match=r"t5\.pth"):
         encoder.encode(["a new prompt"])
+
+
+def test_the_cache_on_disk_keeps_the_prompts_used_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_cache, "MAX_ENTRIES", 3)
+    weights = tmp_path / "t5.pth"
+    weights.write_bytes(b"weights")
+    cache = text_cache.EmbeddingCache(tmp_path / "cache", weights)
+    for age, prompt in enumerate("abc"):
+        cache.put(prompt, torch.full((2, 4), float(age)))
+        os.utime(cache._path(prompt), (1_000_000 + age, 1_000_000 + age))
+    assert cache.get("a") is not None, "which makes it the one used last"
+    cache.put("d", torch.ones(2, 4))
+    assert [prompt for prompt in "abcd" if cache.get(prompt) is not None] == ["a", "c", "d"]
+    assert len(list((tmp_path / "cache").iterdir())) == 3
+    assert text_cache.EmbeddingCache(tmp_path / "cache", weights).get("d") is not None
+    cache._path("d").write_bytes(b"damaged")
+    assert cache.get("d") is None
+    weights.write_bytes(b"other weights")
+    assert cache.get("a") is None, "made by other weights"

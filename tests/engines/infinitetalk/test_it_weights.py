@@ -91,6 +91,19 @@ def test_a_fast_preset_without_a_fast_lora_says_so(folder: Path) -> None:
     assert warnings == ()
 
 
+def test_lora_files_go_into_weights_that_have_none_and_otherwise_it_is_said(folder: Path) -> None:
+    settings = _settings(folder, lora="fast.safetensors")
+    files, warnings = choose_transformer(settings, None, people="single", distilled=True)
+    assert (files.distilled, warnings) == (False, ())
+    for file in (folder / "InfiniteTalk" / "quant_models").glob("infinitetalk_*"):
+        if "_lora" not in file.name:
+            file.unlink()
+    shutil.rmtree(folder / "InfiniteTalk" / "single")
+    files, warnings = choose_transformer(settings, None, people="single", distilled=True)
+    assert files.distilled
+    assert "not merged" in warnings[0]
+
+
 def test_two_people_without_their_weights_are_refused_in_words(folder: Path) -> None:
     shutil.rmtree(folder / "InfiniteTalk" / "multi")
     for file in (folder / "InfiniteTalk" / "quant_models").glob("*multi*"):

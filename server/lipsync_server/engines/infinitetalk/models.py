@@ -183,6 +183,9 @@ class Models:
         if held is None:
             return "nothing loaded"
         name = held.files.source.name if held.files.adapter is None else f"{held.files.people} bf16"
+        if held.with_lora:
+            merged = ", ".join(f"{path.name} at {scale:g}" for path, scale in _loras(self._settings))
+            name = f"{name} with LoRA {merged}"
         return f"{name} on {self.device}; {held.model.attention_line}; {held.plan.line}"
 
     def close(self) -> None:

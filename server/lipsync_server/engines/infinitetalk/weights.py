@@ -146,6 +146,11 @@ def choose_transformer(
             "This preset takes few steps and expects a fast LoRA, and none is here: the video will be rough. Use "
             "preset quality, a file whose name ends in _lora, or set LIPSYNC_LORA."
         )
+    if distilled and best.distilled and has_lora:
+        warnings.append(
+            f"The LoRA files that are set were not merged: {best.source.name} has a fast LoRA in it already, and no "
+            "file without one is here."
+        )
     if best.distilled and not distilled:
         warnings.append("Only weights with a fast LoRA are here; preset quality was rendered with them.")
     return best, tuple(warnings)

@@ -1,0 +1,87 @@
+"""The files and commands that docs/cluster.md hands out are ones that Ray and `lipsync` understand.
+
+What the commands do is test_ray_cluster.py's; that two real machines find each other with them has no test.
+"""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+from lipsync_server.cli.app import app
+
+pytest.importorskip("ray")
+
+DOCS = Path(__file__).parents[2] / "docs"
+FILES = ["cluster.md", "cluster/compose.yaml", "cluster/ray-cluster.yaml"]
+VALUES = {"HEAD_ADDRESS": "10.0.0.1", "LIPSYNC_IMAGE": "lipsync", "LIPSYNC_TOKENS": "n8n:secret"}
+
+
+def text_of(name: str) -> str:
+    """The file with Docker's variables filled in."""
+    return re.sub(r"\$\{(\w+)(?::[-?]([^}]*))?\}", lambda m: VALUES.get(m[1]) or m[2] or "", (DOCS / name).read_text())
+
+
+def strings(value: object) -> list[str]:
+    """Every text in a YAML document."""
+    if isinstance(value, dict):
+        return [text for each in value.values() for text in strings(each)]
+    if isinstance(value, list):
+        return [text for each in value for text in strings(each)]
+    return [value] if isinstance(value, str) else []
+
+
+def commands(name: str, program: str) -> list[list[str]]:
+    """The arguments of every `program` in the file, such as "ray start"."""
+    text = text_of(name)
+    lines = text.splitlines() if name.endswith(".md") else strings(yaml.safe_load(text))
+    found = []
+    for line in lines:
+        for part in re.split(r"\s*&&|\s[>&]", re.sub(r"\s#.*|^#.*", "", line)):
+            before, separator, rest = part.partition(f"{program} ")
+            if separator and re.fullmatch(r"\s*(nohup |exec |\w+=\S+\s+)*", before):
+                found.append(shlex.split(rest))
+    return found
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_ray_takes_every_flag_that_it_is_started_with(name: str):
+    from ray.scripts.scripts import start
+
+    told = commands(name, "ray start")
+    assert len(told) >= 2, "a first machine and another one"
+    parsed = [start.make_context("start", arguments).params for arguments in told]
+    assert [bool(each["head"]) for each in parsed] == [True] + [False] * (len(told) - 1)
+    assert all(each["head"] or each["address"] for each in parsed)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_lipsync_takes_every_flag_that_it_is_started_with(name: str):
+    serve = typer.main.get_command(app).commands["serve"]
+    [arguments] = commands(name, "lipsync serve")
+    given = serve.make_context("serve", arguments).params
+    assert given["executor"] == "ray"
+    assert given["host"] == "0.0.0.0", "others must reach it"
+
+
+def test_the_launchers_file_is_one_that_ray_up_accepts():
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = yaml.safe_load(text_of("cluster/ray-cluster.yaml"))
+    validate_config(prepare_config(config))
+    assert config["provider"]["worker_ips"], "two machines"
+
+
+def test_the_compose_file_has_the_first_machine_and_every_further_one():
+    services = yaml.safe_load(text_of("cluster/compose.yaml"))["services"]
+    assert {name: service["profiles"] for name, service in services.items()} == {"head": ["head"], "node": ["node"]}
+    for service in services.values():
+        assert service["image"] == VALUES["LIPSYNC_IMAGE"]
+        assert service["network_mode"] == "host"
+        assert service["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
+    assert services["head"]["environment"]["LIPSYNC_TOKENS"] == VALUES["LIPSYNC_TOKENS"]
+    # The first machine keeps what the server writes; both see the weights.
+    assert any(volume.endswith(":/data") for volume in services["head"]["volumes"])
+    assert all(any(volume.endswith(":/weights") for volume in each["volumes"]) for each in services.values())

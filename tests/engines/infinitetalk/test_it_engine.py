@@ -17,7 +17,7 @@ from lipsync_server.engines.infinitetalk import models as models_module
 from lipsync_server.engines.infinitetalk.clip import ImageEncoder
 from lipsync_server.engines.infinitetalk.conditions import moving_picture, still_picture
 from lipsync_server.engines.infinitetalk.engine import InfiniteTalkEngine, create
-from lipsync_server.engines.infinitetalk.images import BUCKETS
+from lipsync_server.engines.infinitetalk.images import BUCKETS, latent_masks, move_camera, person_masks
 from lipsync_server.engines.infinitetalk.options import Options
 from lipsync_server.engines.infinitetalk.teacache import COEFFICIENTS
 from lipsync_server.engines.infinitetalk.text import TextEncoder
@@ -196,6 +196,17 @@ def test_one_speaker_among_several_is_chosen_by_a_box(engine: InfiniteTalkEngine
     assert (left != right).any()
     with pytest.raises(InvalidInput, match="outside the picture"):
         _frames(engine, _request(0.2, face_box=(300, 10, 400, 50)), Context(tmp_path))
+
+
+def test_a_person_at_the_rim_whom_the_camera_leaves_ends_no_job(engine: InfiniteTalkEngine, tmp_path: Path) -> None:
+    """Fourteen seconds: the cut-out has drifted far enough by then."""
+    request = _request(14, second=True, camera_move=True, people=((0, 2, 8, 62), (110, 2, 195, 62)))
+    request = replace(request, options=request.options.model_copy(update={"window_frames": 81, "motion_frames": 9}))
+    boxes = move_camera(request.picture, 288 / 25, request.options.people)[1]
+    assert boxes is not None
+    with pytest.raises(InvalidInput):
+        latent_masks(person_masks((64, 200), boxes), (64, 192))
+    assert sum(len(batch) for batch in engine.generate(request, Context(tmp_path))) == 350
 
 
 def test_the_camera_moves_only_when_it_should() -> None:

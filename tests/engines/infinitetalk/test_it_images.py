@@ -114,6 +114,18 @@ def test_eight_bits_are_truncated_as_in_the_reference() -> None:
     meets("L to_uint8", to_uint8(case["video"]).float(), case["frames_u8"].float(), 0)
 
 
+def test_a_box_that_the_camera_leaves_becomes_empty_and_never_the_whole_picture() -> None:
+    picture = np.zeros((200, 1000, 3), np.uint8)
+    rim, middle = (0.0, 20.0, 30.0, 180.0), (400.0, 20.0, 900.0, 180.0)
+    widths = []
+    for time_s in np.arange(0, 80, 2.88):
+        _, boxes = move_camera(picture, time_s, (rim, middle))
+        assert boxes is not None
+        widths.append(int(person_masks((200, 1000), boxes)[0].any(0).sum()))
+    assert min(widths) == 0
+    assert max(widths) <= 33
+
+
 def test_the_camera_move_begins_with_the_whole_picture_and_never_jumps() -> None:
     y, x = np.mgrid[0:240, 0:320]
     picture = np.stack([x * 255 // 320, y * 255 // 240, (x + y) * 255 // 560], -1).astype(np.uint8)

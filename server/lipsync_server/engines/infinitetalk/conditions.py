@@ -23,6 +23,7 @@ from lipsync_server.engines.infinitetalk.images import (
 )
 from lipsync_server.engines.infinitetalk.vae import WanVae
 from lipsync_server.engines.infinitetalk.windows import Schedule, Window
+from lipsync_server.errors import InvalidInput
 
 
 @dataclass(frozen=True)
@@ -106,5 +107,10 @@ class Conditions:
     def _masks(self, source: Frames, boxes: tuple[Box, Box] | None) -> Tensor | None:
         if len(self._speech) < 2:
             return None
-        masks = person_masks((source.shape[0], source.shape[1]), boxes)
-        return latent_masks(masks, self._size).to(self._vae.device)
+        try:
+            masks = latent_masks(person_masks((source.shape[0], source.shape[1]), boxes), self._size)
+        except InvalidInput:
+            # A narrow box at the rim, which the camera has left for now: where the person is in the first window.
+            first, boxes = self._picture_at(self._schedule.windows[0])
+            masks = latent_masks(person_masks((first.shape[0], first.shape[1]), boxes), self._size)
+        return masks.to(self._vae.device)

@@ -166,7 +166,10 @@ def move_camera(picture: Frames, time_s: float, boxes: tuple[Box, Box] | None) -
 
 
 def _inside(box: Box, width: int, height: int) -> Box:
-    return max(0.0, box[0]), max(0.0, box[1]), min(float(width), box[2]), min(float(height), box[3])
+    """What of the box lies in the picture; empty where nothing does."""
+    left, right = (min(max(0.0, x), float(width)) for x in (box[0], box[2]))
+    top, bottom = (min(max(0.0, y), float(height)) for y in (box[1], box[3]))
+    return left, top, right, bottom
 
 
 def _nearest(masks: Tensor, size: tuple[int, int]) -> Tensor:

@@ -58,16 +58,12 @@ def _environment(bench: Bench, found: Numbers) -> None:
     found |= environment(bench.device)
 
 
-def _errors(bench: Bench, found: Numbers) -> None:
-    found |= error_table(bench.config, bench.device, bench.scale.picture, bench.say)
-
-
 # By name, in the order in which they run.
 SECTIONS: dict[str, Section] = {
     "environment": _environment,
     "kernels": kernels,
     "forward": forwards,
-    "errors": _errors,
+    "errors": error_table,
     "loading": loading,
     "windows": preset_windows,
     "capped": capped_windows,
@@ -108,6 +104,8 @@ def main(
     scale = bench_record.TINY if given.tiny else bench_record.FULL
     given.scratch.mkdir(parents=True, exist_ok=True)
     bench = Bench(scale, device, given.scratch, given.json, beside)
+    # Numbers without what they were measured on say nothing.
+    wanted = ["environment", *(name for name in wanted if name != "environment")]
     try:
         for name in wanted:
             bench.section(name, known[name])

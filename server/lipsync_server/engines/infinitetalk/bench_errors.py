@@ -11,6 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from .bench_record import EIGHT_BIT, Bench, Numbers, relative
 from .blocks import Block
 from .checkpoint import set_activations
 from .layers import unpatchify
@@ -25,45 +26,39 @@ _STEPS = 4
 _SHIFT = 2.0
 
 
-def error_table(
-    config: TransformerConfig, device: torch.device, size: tuple[int, int], say: Callable[[str], None]
-) -> dict[str, object]:
+def error_table(bench: Bench, found: Numbers) -> None:
     """Relative L2 of each form against float32: after one forward, and after four Euler steps."""
-    model = random_transformer(config, device=device, attention="auto")
-    inputs = _inputs(config, device, size)
+    model = random_transformer(bench.config, device=bench.device, attention="auto")
+    inputs = _inputs(bench.config, bench.device, bench.scale.picture)
+    found |= {"latent_frames": _LATENTS, "steps": _STEPS}
     with torch.inference_mode():
         exact = _PlainFloat32(model)
         wanted = _trajectory(exact, inputs, exact.condition(inputs))
-        found: dict[str, object] = {"latent_frames": _LATENTS, "steps": _STEPS}
 
-        def compare(name: str) -> None:
-            got = _trajectory(model, inputs, _condition(model, inputs))
-            found[name] = {"one_forward": _relative(got[0], wanted[0]), "four_steps": _relative(got[1], wanted[1])}
-            say(f"{name}: {found[name]}")
+        def compare(form: str, attention: str, density: float = 1.0) -> None:
+            def measure(part: Numbers) -> None:
+                model.set_attention(attention, density)
+                got = _trajectory(model, inputs, _condition(model, inputs))
+                part["one_forward"], part["four_steps"] = relative(got[0], wanted[0]), relative(got[1], wanted[1])
+                bench.say(f"{form}: {part}")
 
-        compare("bf16")
-        if device.type == "cuda":
-            _try(lambda: model.set_attention("int8"), say)
-            compare("bf16_int8_scores")
-            model.set_attention("cudnn")
+            bench.part(found, form, measure)
+
+        plain = "cudnn" if bench.cuda else "auto"
+        compare("bf16", plain)
+        if bench.cuda:
+            for form, (attention, density) in EIGHT_BIT.items():
+                compare(f"bf16_{form}", attention, density)
         replace_linears(model, lambda name, _: "fp8" if name.startswith("blocks.") else None)
-        compare("fp8_weights_only")
-        set_activations(model, device)
-        if device.type == "cuda":
-            compare("fp8")
+        compare("fp8_weights_only", plain)
+        set_activations(model, bench.device)
+        if bench.cuda:
+            compare("fp8", plain)
             model.use_fast_blocks()
-            compare("fp8_fused")
-            _try(lambda: model.set_attention("int8"), say)
-        compare("fp8_fused_int8_scores")
+            compare("fp8_fused", plain)
+            for form, (attention, density) in EIGHT_BIT.items():
+                compare(f"fp8_fused_{form}", attention, density)
     model.close()
-    return found
-
-
-def _try(change: Callable[[], None], say: Callable[[str], None]) -> None:
-    try:
-        change()
-    except Exception as error:  # the kernel is optional
-        say(f"not used: {error}")
 
 
 def _inputs(config: TransformerConfig, device: torch.device, size: tuple[int, int]) -> dict[str, Tensor]:
@@ -101,10 +96,6 @@ def _trajectory(forward: Forward, inputs: dict[str, Tensor], conditioning: Condi
         latent = euler_step(latent, velocity, levels[step], levels[step + 1])
     assert first is not None
     return first, latent
-
-
-def _relative(got: Tensor, wanted: Tensor) -> float:
-    return float((got.double() - wanted.double()).norm() / wanted.double().norm())
 
 
 class _PlainFloat32:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import attention
-from .bench_record import Bench, Numbers, median, relative
+from .bench_record import EIGHT_BIT, Bench, Numbers, median, relative
 from .checkpoint import load_transformer, set_activations
 from .quant import Kind, replace_linears
 from .random_weights import layout_of, random_parameters, random_transformer, save_quantized
@@ -23,26 +23,31 @@ def forwards(bench: Bench, found: Numbers) -> None:
     model = random_transformer(bench.config, device=bench.device, attention="auto")
     work = Work(bench, model)
     wanted = work.forward()
+
+    def note(form: str, attention: str, density: float = 1.0) -> None:
+        def measure(part: Numbers) -> None:
+            model.set_attention(attention, density)
+            part |= work.measured(wanted)
+
+        bench.part(found, form, measure)
+
     if bench.cuda:
         model.compile_blocks()
-        found["bf16_compiled"] = work.measured(wanted)
-        bench.save()
-        model.set_attention("int8")
-        found["bf16_compiled_int8_scores"] = work.measured(wanted)
-        bench.save()
+        note("bf16_compiled", "auto")
+        note("bf16_compiled_int8_scores", "int8")
         for block in model.blocks:
             block._compiled_call_impl = None
     round_blocks(model, "fp8", bench.device)
     work.condition()
     if bench.cuda:
-        model.set_attention("cudnn")
         model.use_fast_blocks()
-        found["fp8_fused"] = work.measured(wanted)
-        bench.save()
+        note("fp8_fused", "cudnn")
+        for form, (attention, density) in EIGHT_BIT.items():
+            note(f"fp8_fused_{form}", attention, density)
         model.set_attention("auto")
-    found["fp8_fused_int8_scores"] = work.measured(wanted)
-    if bench.cuda:
-        found["profile"] = _profile(work.forward)
+        bench.part(found, "profile", lambda part: part.update(_profile(work.forward)))
+    else:
+        note("fp8", "auto")
     model.close()
 
 

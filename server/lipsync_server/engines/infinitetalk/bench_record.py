@@ -27,6 +27,13 @@ from .transformer_config import TransformerConfig
 
 Numbers = dict[str, object]
 GIB = 2**30
+EIGHT_BIT: dict[str, tuple[str, float]] = {
+    "int8_scores": ("int8", 1.0),
+    "8bit": ("fp8", 1.0),
+    "8bit_half": ("fp8", 0.5),
+    "8bit_quarter": ("fp8", 0.25),
+}
+"""Ways of self-attention in 8 bits: the kernel's name and the share of key tiles that it looks at."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +180,7 @@ class Bench:
             started = time.perf_counter()
             run()
             self.wait()
-            taken.append(round(time.perf_counter() - started, 4))
+            taken.append(round(time.perf_counter() - started, 6))
         return taken[1:]
 
     def reset_peak(self) -> None:

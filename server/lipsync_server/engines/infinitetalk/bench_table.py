@@ -25,19 +25,31 @@ _FORMS = {
     "bf16_compiled": "bf16, compiled, cuDNN attention",
     "bf16_compiled_int8_scores": "bf16 with int8 attention scores",
     "fp8_fused": "fp8 linear layers, fused, cuDNN attention",
-    "fp8_fused_int8_scores": "**fp8 linear layers, fused, 8-bit attention** (default for 8-bit weights)",
+    "fp8_fused_int8_scores": "fp8 linear layers, fused, int8 attention scores",
+    "fp8_fused_8bit": "**fp8 linear layers, fused, int8 scores and fp8 values** (default for 8-bit weights)",
+    "fp8_fused_8bit_half": "the same, looking at half of the keys",
+    "fp8_fused_8bit_quarter": "the same, looking at a quarter of the keys",
     "int8": "int8 linear layers (`torch._int_mm`), compiled",
 }
+# The default, newest first: what windows are held against.
+_DEFAULT_FORMS = ("fp8_fused_8bit", "fp8_fused_int8_scores")
 _ERRORS = {
     "bf16": "bf16",
     "bf16_int8_scores": "bf16, int8 attention scores",
+    "bf16_8bit": "bf16, int8 scores and fp8 values",
+    "bf16_8bit_half": "bf16, int8 scores and fp8 values, half of the keys",
+    "bf16_8bit_quarter": "bf16, int8 scores and fp8 values, a quarter of the keys",
     "fp8_weights_only": "fp8 weights, exact products",
     "fp8": "fp8 products",
     "fp8_fused": "fp8 products, fused",
     "fp8_fused_int8_scores": "fp8 products, fused, int8 attention scores",
+    "fp8_fused_8bit": "fp8 products, fused, int8 scores and fp8 values",
+    "fp8_fused_8bit_half": "the same, half of the keys",
+    "fp8_fused_8bit_quarter": "the same, a quarter of the keys",
 }
 _KERNELS = {
-    "int8": "ours, 8-bit (`attention_int8.cu`)",
+    "fp8": "ours, int8 scores and fp8 values (`attention_8bit.cu`)",
+    "int8": "ours, int8 scores and bf16 values",
     "cudnn": "cuDNN, bf16",
     "sdpa": "torch's own choice",
     "flash": "FlashAttention-2 in torch",
@@ -52,11 +64,12 @@ _PARTS = {
 }
 # What a profile's kernels do, by how their names begin or what they hold.
 _PROFILE = (
-    (r"attention_int8|attention_fp8", "our 8-bit self-attention"),
+    (r"attention_int8|attention_fp8|attention_8bit", "our 8-bit self-attention"),
     (r"nvjet|cublas.*gemm|scaled_mm|xmma_gemm", "matrix products"),
     (r"cudnn.*sdpa|flash", "attention of cuDNN or torch"),
     (r"_norm_fp8", "residual + norm + modulation + rounding"),
-    (r"_heads", "q and k: norm, rotation, rounding"),
+    (r"_heads|_row_power|_tile_int8", "q and k: norm, rotation, rounding"),
+    (r"_tile_spread|_tile_values", "values: rounding"),
     (r"_sum_fp8", "rounding of attention outputs"),
     (r"_gelu_fp8", "GELU + rounding"),
 )
@@ -114,7 +127,7 @@ def _forward(numbers: Numbers, reference: Numbers) -> str:
         measured["int8"] = int8
     rows = []
     for key, form in _FORMS.items():
-        if key not in measured:
+        if "s" not in measured.get(key, {}):
             continue
         found, against = measured[key], reference["forward"].get(key, {})
         floor = against.get("floor_s")
@@ -137,7 +150,7 @@ def _forward(numbers: Numbers, reference: Numbers) -> str:
 
 def _profile(numbers: Numbers, reference: Numbers) -> str:
     profile = _section(numbers, "forward").get("profile")
-    if profile is None:
+    if profile is None or "kernels" not in profile:
         return "Not measured yet."
     seconds: dict[str, float] = {}
     calls: dict[str, int] = {}
@@ -177,7 +190,7 @@ def _errors(numbers: Numbers, reference: Numbers) -> str:
     rows = [
         (text, f"{found[key]['one_forward']:.4f}", f"{found[key]['four_steps']:.4f}")
         for key, text in _ERRORS.items()
-        if key in found
+        if "four_steps" in found.get(key, {})
     ]
     return _table(("form", "one forward", "latent after 4 steps"), rows)
 
@@ -197,11 +210,12 @@ def _windows(numbers: Numbers, reference: Numbers) -> str:
             quality.get("forwards_computed", 0), quality, reference["windows"]["quality"],
         ),
         ("`quality`, no cache", all_forwards["quality"], uncached, {}),
+        ("`fast`, looking at half of the keys", all_forwards["fast"], windows.get("fast_half"), {}),
         ("`fast`, two people", all_forwards["fast"], _section(numbers, "two_people"), {}),
         ("`fast`, int8 weights", all_forwards["fast"], _section(numbers, "int8").get("fast"), {}),
         ("`fast`, 720p (75,600 tokens)", all_forwards["fast"], hd.get("resident"), {}),
     ]  # fmt: skip
-    floor = reference["forward"]["fp8_fused_int8_scores"]["floor_s"]
+    floor = reference["forward"][_DEFAULT_FORMS[0]]["floor_s"]
     rows: list[tuple[str, ...]] = []
     for text, n_forwards, found, against in lines:
         if not found or "s_per_s" not in found:
@@ -223,10 +237,11 @@ def _windows(numbers: Numbers, reference: Numbers) -> str:
 
 def _derived(numbers: Numbers, reference: Numbers, n_forwards: int) -> list[tuple[str, ...]]:
     """Rows for the `quality` windows that were not run: their forwards at the time of one, and nothing else."""
-    forward = _section(numbers, "forward").get("fp8_fused_int8_scores")
+    forwards = _section(numbers, "forward")
+    forward = next((forwards[form] for form in _DEFAULT_FORMS if "s" in forwards.get(form, {})), None)
     if forward is None:
         return []
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for section, text, n in (
         ("quality", "`quality` with TeaCache 0.2", _FORWARDS_WITH_TEACACHE),
         ("quality_uncached", "`quality`, no cache", n_forwards),

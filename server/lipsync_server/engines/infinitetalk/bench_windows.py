@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import memory
 from .bench_forward import int8_forward
-from .bench_record import Bench, Numbers
+from .bench_record import EIGHT_BIT, Bench, Numbers
 from .bench_rig import Rig
 from .options import Options
 from .random_weights import random_transformer
@@ -28,7 +28,14 @@ def preset_windows(bench: Bench, found: Numbers) -> None:
         loop = rig.loop(transformer, preset)
         bench.part(found, preset, partial(rig.run, loop, n_windows, note=preset))
     found |= bench.peaks()
+    if bench.cuda:
+        bench.part(found, "fast_half", lambda part: _half_of_the_keys(rig, transformer, part))
     transformer.close()
+
+
+def _half_of_the_keys(rig: Rig, transformer: InfiniteTalkTransformer, found: Numbers) -> None:
+    transformer.set_attention(*EIGHT_BIT["8bit_half"])
+    rig.run(rig.loop(transformer, "fast"), 2, found, note="fast, half of the keys")
 
 
 def quality_window(bench: Bench, found: Numbers) -> None:

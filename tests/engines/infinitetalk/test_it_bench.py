@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from lipsync_server.cli import app
 from lipsync_server.cli.bench_http import http
 from lipsync_server.engines.infinitetalk import bench as benchmark
 from lipsync_server.engines.infinitetalk import bench_table
 from lipsync_server.engines.infinitetalk.bench_record import TINY, Bench, Numbers
 from lipsync_server.engines.infinitetalk.images import BUCKETS
 from lipsync_server.workers.encoding import BackgroundEncoder
+from typer.testing import CliRunner
 
 CPU = torch.device("cpu")
 WINDOWS = ("windows.fast", "windows.balanced", "capped", "quality", "quality_uncached", "hd.capped", "hd.resident")
@@ -122,3 +124,14 @@ def test_windows_ask_for_the_worker_s_encoder(tmp_path: Path) -> None:
     bench = Bench(TINY, CPU, tmp_path)
     bench.section("windows", benchmark.SECTIONS["windows"])
     assert "lipsync bench" in bench.numbers["windows"]["fast"]["failed"]
+
+
+def test_the_command_runs_the_sections_asked_for_and_leaves_no_files(tmp_path: Path) -> None:
+    path, scratch = tmp_path / "result.json", tmp_path / "scratch"
+    flags = ["--random-weights", "--tiny", "--only", "loading,quality", "--json", str(path), "--scratch", str(scratch)]
+    result = CliRunner().invoke(app, ["bench", *flags])
+    assert result.exit_code == 0, result.output
+    stored = json.loads(path.read_text())
+    assert list(stored) == ["environment", "loading", "quality"]
+    assert "failed" not in json.dumps(stored)
+    assert not list(scratch.iterdir())

@@ -5,10 +5,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import torch.distributed as dist
@@ -17,7 +19,7 @@ from lipsync_server.engines.base import Checkpoint, RenderRequest, State
 from lipsync_server.engines.infinitetalk.engine import InfiniteTalkEngine
 from lipsync_server.engines.infinitetalk.options import Options
 from lipsync_server.engines.infinitetalk.parallel import SequenceParallel, Share
-from lipsync_server.engines.infinitetalk.parallel_engine import ParallelEngine
+from lipsync_server.engines.infinitetalk.parallel_engine import EXIT_HELPER_LOST, ParallelEngine
 from lipsync_server.engines.infinitetalk.random_weights import random_transformer
 from lipsync_server.errors import Cancelled, EngineUnavailable
 from lipsync_server.settings import Settings
@@ -81,8 +83,12 @@ class Context:
     def save(self, state: State) -> None: ...
 
 
-def test_engines_in_step_make_the_video_of_one_and_stop_together(tiny_weights: Path, tmp_path: Path):
-    settings = Settings(_env_file=None, weights_dir=tiny_weights, data_dir=tmp_path, device="cpu", preset="fast")
+@pytest.mark.parametrize(
+    "device",
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs"))],
+)
+def test_engines_in_step_make_the_video_of_one_and_stop_together(tiny_weights: Path, tmp_path: Path, device: str):
+    settings = Settings(_env_file=None, weights_dir=tiny_weights, data_dir=tmp_path, device=device, preset="fast")
     rng = np.random.default_rng(5)
     request = RenderRequest(
         picture=rng.integers(0, 255, (64, 200, 3), dtype=np.uint8),
@@ -107,6 +113,21 @@ def test_engines_in_step_make_the_video_of_one_and_stop_together(tiny_weights: P
     difference = np.abs(made.astype(int) - expected)
     assert difference.mean() < 0.02
     assert (difference > 1).mean() < 1e-3
+
+
+def _lose_a_helper(settings: Settings) -> None:
+    ParallelEngine(settings, 2).load()
+    [helper] = psutil.Process().children()
+    helper.kill()
+    time.sleep(60)
+
+
+def test_a_process_that_dies_takes_the_others_along(tiny_weights: Path, tmp_path: Path):
+    settings = Settings(_env_file=None, weights_dir=tiny_weights, data_dir=tmp_path, device="cpu", preset="fast")
+    worker = mp.get_context("spawn").Process(target=_lose_a_helper, args=(settings,))
+    worker.start()
+    worker.join(120)
+    assert worker.exitcode == EXIT_HELPER_LOST
 
 
 def test_every_token_has_one_process_and_comes_back_to_its_place():

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 EXIT_HELPER_LOST = 71
 """Exit status of a worker one of whose helpers has ended: what they were at together cannot be ended otherwise."""
 _PR_SET_PDEATHSIG = 1
+# What ends a helper, such as too little memory, mostly ends the first process just as well, and in better words.
+_GRACE_S = 5.0
 
 
 def _no_report(stage: str, done: float, total: float) -> None:
@@ -62,6 +64,7 @@ class ParallelEngine:
         self._pipes: list[Connection] = []
         self._helpers: list[SpawnProcess] = []
         self._closing = threading.Event()
+        self._meeting: tempfile.TemporaryDirectory[str] | None = None
 
     def load(self, report: Report = _no_report) -> None:
         """Start the helpers and load the model in every process; idempotent."""
@@ -97,14 +100,17 @@ class ParallelEngine:
             helper.kill()
             helper.join()
         self._pipes, self._helpers = [], []
-        self._engine.close()
         if dist.is_initialized():
-            dist.destroy_process_group()
+            _part(self._settings)
+        self._engine.close()
+        if self._meeting is not None:
+            self._meeting.cleanup()
 
     def _start(self) -> None:
         self._closing = threading.Event()
         spawn = multiprocessing.get_context("spawn")
-        meeting = Path(tempfile.mkdtemp(prefix="lipsync-")) / "meeting"
+        self._meeting = tempfile.TemporaryDirectory(prefix="lipsync-")
+        meeting = Path(self._meeting.name) / "meeting"
         for rank in range(1, self._n_processes):
             ours, theirs = spawn.Pipe()
             helper = spawn.Process(
@@ -184,7 +190,7 @@ def _help(pipe: Connection, settings: Settings, rank: int, n_processes: int, mee
 
 def _watch(helpers: list[SpawnProcess], closing: threading.Event) -> None:
     wait([helper.sentinel for helper in helpers])
-    if not closing.is_set():
+    if not closing.wait(_GRACE_S):
         log.error("a process that renders with this one has ended; this worker ends, too, and starts again")
         os._exit(EXIT_HELPER_LOST)
 
@@ -218,6 +224,15 @@ def _join(settings: Settings, rank: int, n_processes: int, meeting: Path) -> Non
         torch.cuda.set_device(rank)
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, f"file://{meeting}", rank=rank, world_size=n_processes)
+
+
+def _part(settings: Settings) -> None:
+    """Leave the group alone: the others were killed, perhaps in the middle of what was under way with this process."""
+    if settings.device != "cpu":
+        world = dist.group.WORLD
+        assert world is not None
+        world._get_backend(torch.device("cuda")).abort()
+    dist.destroy_process_group()
 
 
 def _on_device(settings: Settings, rank: int) -> Settings:

@@ -64,10 +64,12 @@ class Settings(BaseSettings):
     """Default preset of the model engines."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
-    attention: Literal["auto", "int8", "cudnn", "flash", "flash2", "flash3", "flash4", "sage", "xformers", "sdpa"] = (
-        "auto"
-    )
+    attention: Literal[
+        "auto", "fp8", "int8", "cudnn", "flash", "flash2", "flash3", "flash4", "sage", "xformers", "sdpa"
+    ] = "auto"
     """Attention kernel of the model engines."""
+    attention_density: float = Field(default=1.0, ge=0.1, le=1)
+    """Share of the picture's parts that InfiniteTalk lets each part look at; below 1 is faster, and less exact."""
     offload: Literal["auto", "none", "blocks"] = "auto"
     """Whether transformer blocks stay on the GPU or wait in host memory."""
     quant: Literal["auto", "none", "fp8", "int8"] = "auto"

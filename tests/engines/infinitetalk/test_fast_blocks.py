@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from lipsync_server.engines.infinitetalk import attention, attention_int8, fast_blocks
+from lipsync_server.engines.infinitetalk import attention, attention_8bit, fast_blocks
 from lipsync_server.engines.infinitetalk.quant import dequantize_rows, quantize_rows
 from lipsync_server.engines.infinitetalk.random_weights import random_transformer
 from lipsync_server.engines.infinitetalk.rope import rotate, video_table
 from lipsync_server.engines.infinitetalk.transformer_config import TransformerConfig
+from lipsync_server.errors import EngineUnavailable
 from transformer_golden import inputs_for, relative_error, run
 
 DEVICE = torch.device("cuda", 0)
@@ -19,7 +20,7 @@ needs_fp8 = pytest.mark.skipif(
     not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 9), reason="fp8 products need an Ada GPU"
 )
 needs_hopper = pytest.mark.skipif(
-    not torch.cuda.is_available() or attention_int8.missing(DEVICE) is not None, reason="it needs a Hopper GPU"
+    not torch.cuda.is_available() or attention_8bit.missing(DEVICE) is not None, reason="it needs a Hopper GPU"
 )
 
 
@@ -27,7 +28,7 @@ def test_the_fast_path_says_why_it_cannot_run() -> None:
     model = random_transformer(HEADS_OF_128, dtype=torch.float32)
     assert model.use_fast_blocks() == "it needs an NVIDIA GPU"
     assert model.fast_blocks is False
-    assert attention_int8.missing(torch.device("cpu")) == "it needs a Hopper GPU (H100, H200)"
+    assert attention_8bit.missing(torch.device("cpu")) == "it needs a Hopper GPU (H100, H200)"
 
 
 def test_a_pending_update_settles_to_the_gated_sum() -> None:
@@ -37,30 +38,93 @@ def test_a_pending_update_settles_to_the_gated_sum() -> None:
 
 
 @needs_fp8
-@pytest.mark.parametrize("scores", ["bf16", "int8"])
-def test_fast_blocks_compute_what_the_plain_ones_do(scores: str) -> None:
-    if scores == "int8" and attention_int8.missing(DEVICE) is not None:
-        pytest.skip("int8 scores need a Hopper GPU")
+@pytest.mark.parametrize("kernel", ["bf16", "int8", "fp8"])
+def test_fast_blocks_compute_what_the_plain_ones_do(kernel: str) -> None:
+    if kernel != "bf16" and attention_8bit.missing(DEVICE) is not None:
+        pytest.skip("8-bit attention needs a Hopper GPU")
     inputs = inputs_for(HEADS_OF_128, size=(16, 16))
     model = random_transformer(HEADS_OF_128, device=DEVICE, quant="fp8", attention="sdpa")
     plain = run(model, inputs)
-    if scores == "int8":
-        model.set_attention("int8")
+    if kernel != "bf16":
+        model.set_attention(kernel)
     assert model.use_fast_blocks() is None
     assert relative_error(run(model, inputs), plain) < 0.05
 
 
-@needs_hopper
-@pytest.mark.parametrize(("n_queries", "n_keys", "heads"), [(64, 64, 1), (300, 300, 3), (1000, 257, 2), (777, 2048, 5)])
-def test_int8_attention_matches_the_plain_formula(n_queries: int, n_keys: int, heads: int) -> None:
-    """Lengths that are no multiple of a tile, values with a row stride, keys far from zero."""
+def random_qkv(
+    n_queries: int, n_keys: int, heads: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """q, k far from zero, v with a row stride, and the plain formula's result."""
     g = torch.Generator(DEVICE).manual_seed(4)
     q = torch.randn(1, n_queries, heads, 128, device=DEVICE, generator=g).bfloat16()
     k = (torch.randn(1, n_keys, heads, 128, device=DEVICE, generator=g) + 3).bfloat16()
     v = torch.randn(1, n_keys, 3, heads, 128, device=DEVICE, generator=g).bfloat16()[:, :, 2]
     weights = (torch.einsum("bqhd,bkhd->bhqk", q.double(), k.double()) / 128**0.5).softmax(-1)
-    wanted = torch.einsum("bhqk,bkhd->bqhd", weights, v.double())
-    assert relative_error(attention.int8(q, k, v), wanted) < 0.02
+    return q, k, v, torch.einsum("bhqk,bkhd->bqhd", weights, v.double())
+
+
+@needs_hopper
+@pytest.mark.parametrize(("name", "limit"), [("int8", 0.02), ("fp8", 0.05)])
+@pytest.mark.parametrize(
+    ("n_queries", "n_keys", "heads"), [(64, 64, 1), (5, 129, 2), (300, 300, 3), (1000, 257, 2), (777, 2048, 5)]
+)
+def test_8bit_attention_matches_the_plain_formula(
+    name: str, limit: float, n_queries: int, n_keys: int, heads: int
+) -> None:
+    """Lengths that are no multiple of a tile, shorter than one and just above it."""
+    q, k, v, wanted = random_qkv(n_queries, n_keys, heads)
+    assert relative_error(attention.KERNELS[name](q, k, v), wanted) < limit
+
+
+@needs_hopper
+def test_only_what_differs_between_values_is_rounded_to_fp8() -> None:
+    """Values around 8: fp8 of them as they are would be wrong by 3 %, their differences by 3 % of a tenth."""
+    q, k, v, wanted = random_qkv(300, 500, 2)
+    assert relative_error(attention.fp8(q, k, v + 8), wanted + 8) < 0.004
+
+
+@needs_hopper
+@pytest.mark.parametrize("name", attention.EIGHT_BIT)
+def test_a_key_that_outshines_all_others_is_found(name: str) -> None:
+    """Scores of hundreds, the largest in the last tile: maxima move late, and everything before shrinks to nothing."""
+    q, k, v, _ = random_qkv(200, 700, 2)
+    k[:, 650] = 40 * q[:, 7]
+    got = attention.KERNELS[name](q, k, v)
+    assert relative_error(got[:, 7], v[:, 650]) < 0.05
+
+
+@needs_hopper
+@pytest.mark.parametrize("name", attention.EIGHT_BIT)
+def test_sparse_attention_looks_at_the_chosen_tiles_only(name: str) -> None:
+    """Two groups of tokens that only look at themselves: half of the tiles are enough for the whole result."""
+    g = torch.Generator(DEVICE).manual_seed(4)
+    n, half = 1024, 512
+    x = torch.randn(1, n, 2, 128, device=DEVICE, generator=g)
+    x[:, :half, :, 0] += 60
+    x[:, half:, :, 0] -= 60
+    x = x.bfloat16()
+    exact = attention.choose(name, DEVICE).self_kernel(x, x, x)
+    sparse = attention.choose(name, DEVICE, density=0.5).self_kernel(x, x, x)
+    assert relative_error(sparse, exact) < 0.01
+    other = attention.choose(name, DEVICE, density=0.125).self_kernel(x, x, x)
+    assert relative_error(other, exact) > 0.1
+
+
+def test_every_block_chooses_its_own_tile_and_the_density_s_share() -> None:
+    g = torch.Generator().manual_seed(1)
+    data = torch.randint(-127, 128, (1000, 3, 128), generator=g).to(torch.int8)
+    queries = attention_8bit.Queries(data, torch.rand(3, 1000, generator=g))
+    keys = attention_8bit.Keys(data, torch.rand(3, 8, generator=g))
+    chosen = attention_8bit.choose_tiles(queries, keys, 0.5)
+    assert chosen.shape == (3, 8, 4)
+    assert bool((chosen.diff(dim=2) > 0).all())
+    assert bool((chosen == torch.arange(8)[:, None]).any(dim=2).all())
+    assert torch.equal(attention_8bit.choose_tiles(queries, keys, 1.0)[1, 2], torch.arange(8, dtype=torch.int32))
+
+
+def test_density_is_refused_where_no_kernel_can_do_it() -> None:
+    with pytest.raises(EngineUnavailable, match=r"density 0\.5 needs attention int8 or fp8"):
+        attention.choose("auto", "cpu", density=0.5)
 
 
 @needs_fp8
@@ -86,5 +150,13 @@ def test_fused_passes_match_their_plain_counterparts() -> None:
     turned = rotate((x.float() * scale * weight.float()).unflatten(-1, (3, -1)), table)
     assert relative_error(fused.heads_bf16(x, weight, 1e-6, 3, table), turned) < 0.005
     centre = turned.mean(0)
-    data, factor = fused.heads_int8(x, weight, 1e-6, 3, table, centre)
-    assert relative_error(data.float() * factor[:, :40].t()[..., None] + centre, turned) < 0.012
+    keys = fused.keys_int8(x, weight, 1e-6, 3, table, centre)
+    assert relative_error(keys.data.float() * keys.scale.t()[..., None] + centre, turned) < 0.025
+    queries = fused.queries_int8(x, weight, 1e-6, 3, table)
+    assert relative_error(queries.data.float() * queries.scale.t()[..., None], turned) < 0.012
+    values = x.unflatten(-1, (3, -1))
+    rounded_values = fused.values_fp8(values, values.float().mean(0))
+    # Whatever their order: the largest of what is stored for a channel are that channel's largest values.
+    stored = rounded_values.data.float() * rounded_values.scale[..., None] + rounded_values.centre[..., None]
+    largest, wanted = (part.sort(-1).values[..., -15:] for part in (stored, values.float().permute(1, 2, 0)))
+    assert relative_error(largest, wanted) < 0.05

@@ -139,6 +139,7 @@ def load_transformer(
     quant: Quant = "none",
     loras: Sequence[tuple[Path, float]] = (),
     attention: str = "auto",
+    attention_density: float = 1.0,
     offload: Offload = "none",
     exact: bool = False,
     progress: Progress | None = None,
@@ -180,7 +181,7 @@ def load_transformer(
                 progress(done, total)
     finish()
     set_activations(model, device, exact=exact)
-    model.set_attention(attention)
+    model.set_attention(attention, attention_density)
     return model
 
 

@@ -1,7 +1,7 @@
 """The blocks for one person in fp8 on an NVIDIA GPU: matrix products, attentions and one fused pass between them.
 
 Knows the same mathematics as blocks.Block, whose parameters it uses, and the kernels that compute it faster. Does not
-know embeddings, caching or loading. Rounding: the big linear layers in fp8, self-attention scores in int8 where that
+know embeddings, caching or loading. Rounding: the big linear layers in fp8, self-attention in 8 bits where that
 kernel runs; everything between in float32 registers. blocks.Block stays the reference, and what two people use.
 """
 
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from . import attention_int8
-from .attention import CENTRE_STRIDE, Attention, Kernel
+from . import attention_8bit
+from .attention import CENTRE_STRIDE, Attention, Kernel, centre_of
 from .blocks import Block, LayerContext
 from .quant import QuantizedLinear
 from .rope import RotaryTable, rotate
@@ -77,13 +77,15 @@ def _self_attention(block: Block, rounded: "fused.Rounded", rope: RotaryTable, a
     q, k, v = _multiply(part.qkv, rounded).chunk(3, dim=-1)
     eps, heads = part.norm_q.eps, part.heads
     v = v.unflatten(-1, (heads, -1))
-    if attention.scores_8bit:
+    if attention.eight_bit is not None:
         sample = slice(None, None, CENTRE_STRIDE)
         some = part.norm_k(k[sample]).unflatten(-1, (heads, -1))
         centre = rotate(some, RotaryTable(rope.cos[sample], rope.sin[sample])).mean(dim=0)
-        q8, q_scale = fused.heads_int8(q, part.norm_q.weight, eps, heads, rope, None)
-        k8, k_scale = fused.heads_int8(k, part.norm_k.weight, eps, heads, rope, centre)
-        out = attention_int8.attend(q8, q_scale, k8, k_scale, v)
+        queries = fused.queries_int8(q, part.norm_q.weight, eps, heads, rope)
+        keys = fused.keys_int8(k, part.norm_k.weight, eps, heads, rope, centre)
+        values = fused.values_fp8(v, centre_of(v)) if attention.eight_bit == "fp8" else v
+        chosen = None if attention.density == 1 else attention_8bit.choose_tiles(queries, keys, attention.density)
+        out = attention_8bit.attend(queries, keys, values, chosen)
     else:
         q = fused.heads_bf16(q, part.norm_q.weight, eps, heads, rope)
         k = fused.heads_bf16(k, part.norm_k.weight, eps, heads, rope)

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .attention_int8 import padded
+from .attention_8bit import HEAD_DIM, TILE, Keys, Queries, Values, n_tiles
 from .rope import RotaryTable
 
 
@@ -78,9 +78,9 @@ def _sum_fp8(x, y, data, scale, width, BLOCK: tl.constexpr, HAS_Y: tl.constexpr)
 
 @triton.jit
 def _heads(
-    x, x_stride, weight, cos, sin, centre, data, scale, scale_stride, eps,
+    x, x_stride, weight, cos, sin, data, scale, scale_stride, eps,
     HEADS: tl.constexpr, HEADS_BLOCK: tl.constexpr, DIM: tl.constexpr,
-    NORM: tl.constexpr, ROPE: tl.constexpr, CENTRE: tl.constexpr, INT8: tl.constexpr,
+    NORM: tl.constexpr, ROPE: tl.constexpr, INT8: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     head = tl.arange(0, HEADS_BLOCK)
@@ -96,14 +96,72 @@ def _heads(
         s = tl.load(sin + row * (DIM // 2) + pair)[None, :]
         real, imaginary = tl.split(tl.reshape(value, (HEADS_BLOCK, DIM // 2, 2)))
         value = tl.reshape(tl.join(real * c - imaginary * s, real * s + imaginary * c), (HEADS_BLOCK, DIM))
-    if CENTRE:
-        value -= tl.load(centre + places, mask, 0.0)
     if INT8:
         factor = tl.maximum(tl.max(tl.abs(value), 1), 1e-30) / 127.0
         tl.store(scale + head * scale_stride + row, factor, head < HEADS)
         tl.store(data + row * (HEADS * DIM) + places, tl.floor(value / factor[:, None] + 0.5).to(tl.int8), mask)
     else:
         tl.store(data + row * (HEADS * DIM) + places, value.to(tl.bfloat16), mask)
+
+
+@triton.jit
+def _row_power(x, x_stride, power, width, eps, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    value = tl.load(x + row * x_stride + columns, columns < width, 0.0).to(tl.float32)
+    tl.store(power + row, tl.rsqrt(tl.sum(value * value, 0) / width + eps))
+
+
+@triton.jit
+def _tile_int8(
+    x, x_stride, power, weight, cos, sin, centre, data, scale, n, heads, tiles,
+    TILE: tl.constexpr, DIM: tl.constexpr, NORM: tl.constexpr, ROPE: tl.constexpr,
+):  # fmt: skip
+    tile, head = tl.program_id(0), tl.program_id(1)
+    row = tile.to(tl.int64) * TILE + tl.arange(0, TILE)
+    channel = tl.arange(0, DIM)
+    inside = (row < n)[:, None]
+    value = tl.load(x + row[:, None] * x_stride + head * DIM + channel[None, :], inside, 0.0).to(tl.float32)
+    if NORM:
+        value *= tl.load(power + row, row < n, 0.0)[:, None]
+        value *= tl.load(weight + head * DIM + channel).to(tl.float32)[None, :]
+    if ROPE:
+        pair = row[:, None] * (DIM // 2) + tl.arange(0, DIM // 2)[None, :]
+        c, s = tl.load(cos + pair, inside, 0.0), tl.load(sin + pair, inside, 0.0)
+        real, imaginary = tl.split(tl.reshape(value, (TILE, DIM // 2, 2)))
+        value = tl.reshape(tl.join(real * c - imaginary * s, real * s + imaginary * c), (TILE, DIM))
+    value = tl.where(inside, value - tl.load(centre + head * DIM + channel)[None, :], 0.0)
+    factor = tl.maximum(tl.max(tl.max(tl.abs(value), 1), 0), 1e-30) / 127.0
+    tl.store(scale + head * tiles + tile, factor)
+    place = (row[:, None] * heads + head) * DIM + channel[None, :]
+    tl.store(data + place, tl.floor(value / factor + 0.5).to(tl.int8), inside)
+
+
+@triton.jit
+def _tile_spread(x, x_stride, centre, spread, n, heads, TILE: tl.constexpr, DIM: tl.constexpr):
+    tile, head = tl.program_id(0), tl.program_id(1)
+    row = tile.to(tl.int64) * TILE + tl.arange(0, TILE)
+    channel = tl.arange(0, DIM)
+    inside = (row < n)[:, None]
+    value = tl.load(x + row[:, None] * x_stride + head * DIM + channel[None, :], inside, 0.0).to(tl.float32)
+    value = tl.where(inside, tl.abs(value - tl.load(centre + head * DIM + channel)[None, :]), 0.0)
+    tl.store(spread + (tile * heads + head) * DIM + channel, tl.max(value, 0))
+
+
+@triton.jit
+def _tile_values(x, x_stride, centre, scale, data, n, length, TILE: tl.constexpr, DIM: tl.constexpr):
+    tile, head = tl.program_id(0), tl.program_id(1)
+    place = tl.arange(0, TILE)
+    # The order of keys within 32 in which the scores' accumulators are the left side of an fp8 product.
+    token = place // 16 * 16 + place // 2 % 2 * 8 + place // 4 % 4 * 2 + place % 2
+    row = tile.to(tl.int64) * TILE + token
+    channel = tl.arange(0, DIM)
+    inside = (row < n)[:, None]
+    value = tl.load(x + row[:, None] * x_stride + head * DIM + channel[None, :], inside, 0.0).to(tl.float32)
+    value = (value - tl.load(centre + head * DIM + channel)[None, :]) / tl.load(scale + head * DIM + channel)[None, :]
+    value = tl.where(inside, tl.minimum(tl.maximum(value, -448.0), 448.0), 0.0)
+    at = (head * DIM + channel).to(tl.int64)[:, None] * length + tile * TILE + place[None, :]
+    tl.store(data + at, tl.trans(value).to(tl.float8e4nv))
 
 
 def norm_fp8(
@@ -144,30 +202,58 @@ def heads_bf16(x: Tensor, weight: Tensor, eps: float, heads: int, rope: RotaryTa
     out = torch.empty(n, heads, width // heads, dtype=torch.bfloat16, device=x.device)
     cos, sin = rope if rope is not None else (None, None)
     _heads[(n,)](
-        x, x.stride(0), weight, cos, sin, None, out, None, 0, eps,
+        x, x.stride(0), weight, cos, sin, out, None, 0, eps,
         HEADS=heads, HEADS_BLOCK=triton.next_power_of_2(heads), DIM=width // heads,
-        NORM=True, ROPE=rope is not None, CENTRE=False, INT8=False, num_warps=8,
+        NORM=True, ROPE=rope is not None, INT8=False, num_warps=8,
     )  # fmt: skip
     return out
 
 
-def heads_int8(
-    x: Tensor, weight: Tensor | None, eps: float, heads: int, rope: RotaryTable | None, centre: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """As heads_bf16, less `centre` (heads, head_dim) float32, rounded to int8 per token and head; no weight, no norm.
-
-    Returns data (N, heads, head_dim) int8 and scale (heads, N rounded up to whole tiles) float32.
-    """
+def queries_int8(x: Tensor, weight: Tensor | None, eps: float, heads: int, rope: RotaryTable | None) -> Queries:
+    """As heads_bf16, rounded to int8 per token and head; without a weight no norm."""
     n, width = x.shape
     data = torch.empty(n, heads, width // heads, dtype=torch.int8, device=x.device)
-    scale = torch.ones(heads, padded(n), dtype=torch.float32, device=x.device)
+    scale = torch.empty(heads, n, dtype=torch.float32, device=x.device)
     cos, sin = rope if rope is not None else (None, None)
     _heads[(n,)](
-        x, x.stride(0), weight, cos, sin, centre, data, scale, scale.stride(0), eps,
+        x, x.stride(0), weight, cos, sin, data, scale, scale.stride(0), eps,
         HEADS=heads, HEADS_BLOCK=triton.next_power_of_2(heads), DIM=width // heads,
-        NORM=weight is not None, ROPE=rope is not None, CENTRE=centre is not None, INT8=True, num_warps=8,
+        NORM=weight is not None, ROPE=rope is not None, INT8=True, num_warps=8,
     )  # fmt: skip
-    return data, scale
+    return Queries(data, scale)
+
+
+def keys_int8(
+    x: Tensor, weight: Tensor | None, eps: float, heads: int, rope: RotaryTable | None, centre: Tensor
+) -> Keys:
+    """As heads_bf16, less `centre` (heads, 128) float32, in int8 per tile and head; without a weight no norm."""
+    n, width = x.shape
+    data = torch.empty(n, heads, HEAD_DIM, dtype=torch.int8, device=x.device)
+    scale = torch.empty(heads, n_tiles(n), dtype=torch.float32, device=x.device)
+    power = None
+    if weight is not None:
+        power = torch.empty(n, dtype=torch.float32, device=x.device)
+        _row_power[(n,)](x, x.stride(0), power, width, eps, BLOCK=triton.next_power_of_2(width), num_warps=8)
+    cos, sin = rope if rope is not None else (None, None)
+    _tile_int8[(n_tiles(n), heads)](
+        x, x.stride(0), power, weight, cos, sin, centre.contiguous(), data, scale, n, heads, scale.shape[1],
+        TILE=TILE, DIM=HEAD_DIM, NORM=weight is not None, ROPE=rope is not None, num_warps=8,
+    )  # fmt: skip
+    return Keys(data, scale)
+
+
+def values_fp8(x: Tensor, centre: Tensor) -> Values:
+    """x (N, H, 128) bf16, any token stride, less `centre` (H, 128) float32, in fp8; one scale per head and channel."""
+    n, heads, _ = x.shape
+    tiles, centre = n_tiles(n), centre.contiguous()
+    spread = torch.empty(tiles, heads, HEAD_DIM, dtype=torch.float32, device=x.device)
+    _tile_spread[(tiles, heads)](x, x.stride(0), centre, spread, n, heads, TILE=TILE, DIM=HEAD_DIM, num_warps=8)
+    scale = spread.amax(dim=0).clamp(min=1e-30) / 448.0
+    data = torch.empty(heads, HEAD_DIM, tiles * TILE, dtype=torch.float8_e4m3fn, device=x.device)
+    _tile_values[(tiles, heads)](
+        x, x.stride(0), centre, scale, data, n, data.shape[2], TILE=TILE, DIM=HEAD_DIM, num_warps=8
+    )
+    return Values(data, scale, centre)
 
 
 def _fp8_like(x: Tensor) -> Rounded:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import attention_int8
+from . import attention_8bit
 from .attention import Attention, Kernel, choose, missing
 from .blocks import (
     AudioAttention,
@@ -159,16 +159,16 @@ class InfiniteTalkTransformer(nn.Module):
         """Which attention kernel is used and why, for the log."""
         return str(self.attention)
 
-    def set_attention(self, name: str = "auto") -> None:
-        """Choose the attention kernel of every block (attention.KERNELS).
+    def set_attention(self, name: str = "auto", density: float = 1.0) -> None:
+        """Choose the attention kernel of every block (attention.KERNELS), and the share of key tiles that it looks at.
 
-        "auto" takes int8 scores in self-attention where the linear layers compute in 8 bits already: beside their
-        rounding its own does not show.
+        "auto" takes 8 bits in self-attention where the linear layers compute in 8 bits already: beside their rounding
+        its own does not show.
         """
-        fits = self.config.head_dim == attention_int8.HEAD_DIM and self.dtype == torch.bfloat16
-        if name == "auto" and fits and computes_in_8bit(self) and missing("int8", self.device, self.dtype) is None:
-            name = "int8"
-        self.attention = choose(name, self.device, self.dtype)
+        fits = self.config.head_dim == attention_8bit.HEAD_DIM and self.dtype == torch.bfloat16
+        if name == "auto" and fits and computes_in_8bit(self) and missing("fp8", self.device, self.dtype) is None:
+            name = "fp8"
+        self.attention = choose(name, self.device, self.dtype, density)
         for module in self.modules():
             if isinstance(module, SelfAttention):
                 module.attend = self.attention.self_kernel

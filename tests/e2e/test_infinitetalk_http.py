@@ -46,11 +46,28 @@ def _sound(duration_s: float) -> bytes:
     return sound.getvalue()
 
 
-def _form(duration_s: float, **fields: str) -> aiohttp.FormData:
+def _still() -> tuple[bytes, str]:
     picture = io.BytesIO()
     Image.fromarray(np.random.default_rng(1).integers(0, 255, (64, 200, 3), dtype=np.uint8)).save(picture, "PNG")
+    return picture.getvalue(), "image/png"
+
+
+def _film() -> tuple[bytes, str]:
+    """Thirty different frames, 200 x 64."""
+    film = io.BytesIO()
+    with av.open(film, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 200, 64, "yuv420p"
+        for frame in np.random.default_rng(2).integers(0, 255, (30, 64, 200, 3), dtype=np.uint8):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    return film.getvalue(), "video/mp4"
+
+
+def _form(duration_s: float, picture: tuple[bytes, str] | None = None, **fields: str) -> aiohttp.FormData:
+    content, content_type = picture or _still()
     form = aiohttp.FormData()
-    form.add_field("image", picture.getvalue(), filename="face.png", content_type="image/png")
+    form.add_field("image", content, filename=f"face.{content_type.partition('/')[2]}", content_type=content_type)
     form.add_field("audio", _sound(duration_s), filename="voice.wav", content_type="audio/wav")
     for name, value in fields.items():
         form.add_field(name, value)
@@ -105,6 +122,58 @@ async def test_two_recordings_one_after_the_other_make_one_long_video(
     n_frames, sound_s, _, _ = _measure(body, tmp_path / "video.mp4")
     assert n_frames == 11
     assert sound_s == pytest.approx(0.44, abs=0.03)
+
+
+async def test_two_people_in_their_boxes_speak_together(
+    server: ServerProcess, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    form = _form(0.3, options='{"steps": 1, "people": [[5, 2, 90, 62], [110, 2, 195, 62]]}')
+    form.add_field("second_audio", _sound(0.2), filename="second.wav", content_type="audio/wav")
+    async with session.post(f"{server.url}/lipsync", data=form) as answer:
+        body = await answer.read()
+        assert answer.status == 200, body[:500]
+    n_frames, sound_s, _, _ = _measure(body, tmp_path / "video.mp4")
+    assert n_frames == 8
+    assert sound_s == pytest.approx(0.3, abs=0.03)
+
+
+async def test_a_video_as_the_picture_is_dubbed(
+    server: ServerProcess, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    form = _form(0.56, _film(), options='{"steps": 1, "window_frames": 13, "motion_frames": 5}')
+    async with session.post(f"{server.url}/lipsync", data=form) as answer:
+        body = await answer.read()
+        assert answer.status == 200, body[:500]
+    n_frames, sound_s, size, codec = _measure(body, tmp_path / "video.mp4")
+    assert (n_frames, size, codec) == (14, (1216, 320), "aac")
+    assert sound_s == pytest.approx(0.56, abs=0.03)
+
+
+async def test_a_server_killed_between_windows_makes_the_same_video(
+    server: ServerProcess, session: aiohttp.ClientSession, home: Path, tmp_path: Path
+) -> None:
+    """kill -9 of the server and its worker, once; the video is that of a job that nobody disturbed."""
+    options = '{"steps": 1, "window_frames": 13, "motion_frames": 5}'
+    videos = []
+    for kill in (True, False):
+        async with session.post(f"{server.url}/v1/jobs", data=_form(0.88, options=options)) as answer:
+            assert answer.status == 202, await answer.text()
+            url = f"{server.url}/v1/jobs/{(await answer.json())['id']}"
+        if kill:
+            await _until(session, url, lambda now: any((home / "data").rglob("checkpoint-*.npz")))
+            workers = server.workers()
+            server.kill()
+            for worker in workers:
+                worker.kill()
+            server.start()
+            await server.answers(session)
+        finished = await _until(session, url, lambda now: now["state"] == "succeeded")
+        assert finished["result"]["n_frames"] == 22
+        async with session.get(f"{url}/video") as answer:
+            (tmp_path / "video.mp4").write_bytes(await answer.read())
+        with av.open(str(tmp_path / "video.mp4")) as container:
+            videos.append(np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]))
+    assert (videos[0] == videos[1]).all()
 
 
 async def test_a_worker_killed_between_windows_goes_on_from_the_last_finished_one(

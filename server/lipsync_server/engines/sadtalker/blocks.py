@@ -51,9 +51,9 @@ class Down3d(ConvNorm3d):
 
     def forward(self, x: Tensor) -> Tensor:
         x = super().forward(x)
-        B, C, D, H, W = x.shape
-        # Two means instead of avg_pool3d, which has no half precision on the CPU.
-        return x.reshape(B, C, D, H // 2, 2, W // 2, 2).mean(dim=(4, 6))
+        # Slice by slice: avg_pool3d has no half precision on the CPU, and with channels innermost this copies nothing.
+        slices = x.transpose(1, 2).flatten(0, 1)
+        return F.avg_pool2d(slices, 2).unflatten(0, (len(x), -1)).transpose(1, 2)
 
 
 class Up3d(ConvNorm3d):

@@ -1,10 +1,14 @@
 """Stand-ins for the official files with random weights: for tests (tiny) and speed measurements (full size).
 
+    python -m lipsync_server.engines.sadtalker.random_weights DIR [--sizes 256]     writes full-size ones
+
 They say nothing about how a picture looks. Variances are kept near one from layer to layer so that no value overflows
 in half precision and every branch takes part.
 """
 
+import argparse
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -86,3 +90,15 @@ def _power_iteration(tensors: dict[str, Tensor], name: str, n_rounds: int = 3) -
         v = torch.nn.functional.normalize(matrix.T @ u, dim=0)
         u = torch.nn.functional.normalize(matrix @ v, dim=0)
     tensors[f"{name}.weight_u"], tensors[f"{name}.weight_v"] = u, v
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Write SadTalker's files with random weights at the published size.")
+    parser.add_argument("folder", type=Path, help="the `sadtalker` folder of a weights directory")
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(official.SIZES), choices=official.SIZES)
+    given = parser.parse_args(arguments)
+    write_checkpoint(given.folder, official.PUBLISHED, sizes=tuple(given.sizes))
+
+
+if __name__ == "__main__":
+    main()

@@ -34,8 +34,7 @@ class SpadeNorm(nn.Module):
         else:
             assert self.mlp_gamma is not None and self.mlp_beta is not None
             scale, offset = 1 + self.mlp_gamma(hidden), self.mlp_beta(hidden)
-        result: Tensor = normalized * scale + offset
-        return result
+        return torch.addcmul(offset, normalized, scale)
 
     def fuse(self) -> None:
         gamma, beta = self.mlp_gamma, self.mlp_beta
@@ -65,9 +64,9 @@ class SpadeBlock(nn.Module):
 
     def forward(self, x: Tensor, hidden: list[Tensor]) -> Tensor:
         """hidden: one map per norm, in the order of `norms`, at the size of x."""
-        normalized = F.instance_norm(x)
+        normalized = instance_norm(x)
         y = self.conv_0(F.leaky_relu(self.norm_0(normalized, hidden[0]), 0.2))
-        y = self.conv_1(F.leaky_relu(self.norm_1(F.instance_norm(y), hidden[1]), 0.2))
+        y = self.conv_1(F.leaky_relu(self.norm_1(instance_norm(y), hidden[1]), 0.2))
         if self.conv_s is not None and self.norm_s is not None:
             x = self.conv_s(self.norm_s(normalized, hidden[2]))
         result: Tensor = x + y
@@ -165,6 +164,15 @@ class MergedHidden(nn.Module):
         # Put together with channels innermost: in channels-last memory every copy is then of whole runs of channels.
         lines = [torch.stack([cell.permute(0, 2, 3, 1) for cell in row], dim=3).flatten(2, 3) for row in rows]
         return torch.stack(lines, dim=2).flatten(1, 2).permute(0, 3, 1, 2)
+
+
+def instance_norm(x: Tensor) -> Tensor:
+    """Bring every channel of every picture to mean 0 and variance 1: (B, C, H, W).
+
+    On a CPU as a group norm of single channels, which leaves channels innermost where instance norm does not: with
+    what follows it takes a fifth of the time, and its statistics are float32 in bfloat16 too.
+    """
+    return F.group_norm(x, x.shape[1]) if x.device.type == "cpu" else F.instance_norm(x)
 
 
 def _phase(weight: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

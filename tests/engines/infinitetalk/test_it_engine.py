@@ -181,6 +181,16 @@ def test_cancelling_ends_the_job_within_a_step(engine: InfiniteTalkEngine, tmp_p
     assert not any("step 3 of 5" in note for note in context.notes)
 
 
+def test_cancelling_ends_loading_too_and_the_next_job_loads_again(tiny_weights: Path, tmp_path: Path) -> None:
+    engine = create(Settings(_env_file=None, weights_dir=tiny_weights, data_dir=tmp_path, device="cpu", preset="fast"))
+    context = Context(tmp_path, stop_at=lambda note: "transformer" in note)
+    with pytest.raises(Cancelled):
+        _frames(engine, _request(0.2), context)
+    assert not any(note.startswith("generate") for note in context.notes)
+    assert len(_frames(engine, _request(0.2), Context(tmp_path))) == 5
+    engine.close()
+
+
 def test_two_people_each_hear_their_own_recording(engine: InfiniteTalkEngine, tmp_path: Path) -> None:
     together = _frames(engine, _request(0.2, second=True, people=BOXES), Context(tmp_path))
     after = _frames(engine, _request(0.2, second=True, people=BOXES, audio_mode="one_after_other"), Context(tmp_path))

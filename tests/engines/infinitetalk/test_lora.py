@@ -116,6 +116,36 @@ def test_every_spelling_changes_the_layer_alike(
     torch.testing.assert_close(forced.merge(f"{layer}.weight", weight), weight + 0.8 * applied * (up @ down))
 
 
+def test_a_whole_file_as_published_changes_every_kind_of_layer(tmp_path: Path) -> None:
+    """The kinds of keys in the public distillation files: pairs on linear layers and on the patch convolution,
+    differences of biases and norms, inside and outside of the blocks; modulation differences are left out, as there."""
+    g = torch.Generator().manual_seed(2)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=g)
+
+    changed: dict[str, torch.Tensor] = {}
+    tensors: dict[str, torch.Tensor] = {"diffusion_model.blocks.0.diff_m": random(1, 6, TINY.dim)}
+    pairs = (
+        "blocks.0.self_attn.k", "blocks.2.ffn.2", "blocks.1.cross_attn.v_img", "text_embedding.2", "time_projection.1",
+        "img_emb.proj.1", "head.head", "patch_embedding",
+    )  # fmt: skip
+    for layer in pairs:
+        rows, columns, *kernel = SHAPES[f"{layer}.weight"]
+        down, up = random(4, columns, *kernel), random(rows, 4, *(1 for _ in kernel))
+        tensors |= {f"diffusion_model.{layer}.lora_down.weight": down, f"diffusion_model.{layer}.lora_up.weight": up}
+        tensors[f"diffusion_model.{layer}.diff_b"] = changed[f"{layer}.bias"] = random(rows)
+        changed[f"{layer}.weight"] = (up.flatten(1) @ down.flatten(1)).view(SHAPES[f"{layer}.weight"])
+    for layer in ("blocks.0.norm3", "blocks.0.cross_attn.norm_k_img", "blocks.2.self_attn.norm_q", "img_emb.proj.0"):
+        tensors[f"diffusion_model.{layer}.diff"] = changed[f"{layer}.weight"] = random(*SHAPES[f"{layer}.weight"])
+    lora = read_lora(write(tmp_path / "l.safetensors", tensors), 0.7, SHAPES)
+    assert lora.ignored == ("diffusion_model.blocks.0.diff_m",)
+    assert lora.targets == changed.keys()
+    for name, difference in changed.items():
+        weight = random(*SHAPES[name])
+        torch.testing.assert_close(lora.merge(name, weight), weight + 0.7 * difference)
+
+
 @pytest.mark.parametrize("quant", ["int8", "fp8"])
 def test_a_lora_merges_into_8_bit_weights(tmp_path: Path, quant: str) -> None:
     """Near the plain model with the same LoRA, nearer by far than without it; also from a quantised file."""

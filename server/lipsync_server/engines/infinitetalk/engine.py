@@ -39,6 +39,17 @@ def _no_report(stage: str, done: float, total: float) -> None:
     pass
 
 
+def _reporting_to(context: RenderContext) -> Report:
+    """Progress of loading, which ends with Cancelled when the job is to stop."""
+
+    def report(stage: str, done: float, total: float) -> None:
+        if context.cancelled():
+            raise Cancelled("The job was cancelled.")
+        context.progress("load", done, total, stage)
+
+    return report
+
+
 def create(settings: Settings) -> Engine:
     n_gpus = min(settings.gpus_per_worker, len(hardware.gpus())) if settings.device in ("auto", "cuda") else 1
     if n_gpus > 1:
@@ -79,7 +90,7 @@ class InfiniteTalkEngine:
             raise InvalidInput("InfiniteTalk was given another engine's options.")
         if request.fps != FPS:
             raise InvalidInput(f"InfiniteTalk makes {FPS} frames a second, not {request.fps}.", field="fps")
-        self.load(lambda stage, done, total: context.progress("load", done, total, stage))
+        self.load(_reporting_to(context))
         assert self._models is not None
         with (
             _explained(request.options),
@@ -181,7 +192,7 @@ class _Job:
 
     def _make_room(self, failure: OutOfMemory) -> None:
         """Move blocks of the model to host memory; raise `failure` where that is no way out."""
-        if not self._models.shrink(self._need, self._report_load):
+        if not self._models.shrink(self._need, _reporting_to(self._context)):
             raise failure
         self._context.warn(RAN_OUT)
 
@@ -243,13 +254,8 @@ class _Job:
         return wanted.alone
 
     def _load_transformer(self) -> None:
-        for warning in self._models.load_transformer(self._need, self._report_load):
+        for warning in self._models.load_transformer(self._need, _reporting_to(self._context)):
             self._context.warn(warning)
-
-    def _report_load(self, stage: str, done: float, total: float) -> None:
-        if self._context.cancelled():
-            raise Cancelled("The job was cancelled.")
-        self._context.progress("load", done, total, stage)
 
     def _prepare(self, generator: torch.Generator) -> tuple[WindowLoop, Conditions]:
         """Everything that is computed once: text, sound statistics, the picture's colours."""

@@ -53,7 +53,8 @@ class Down3d(ConvNorm3d):
         x = super().forward(x)
         # Slice by slice: avg_pool3d has no half precision on the CPU, and with channels innermost this copies nothing.
         slices = x.transpose(1, 2).flatten(0, 1)
-        return F.avg_pool2d(slices, 2).unflatten(0, (len(x), -1)).transpose(1, 2)
+        pooled: Tensor = F.avg_pool2d(slices, 2)
+        return pooled.reshape(len(x), -1, *pooled.shape[1:]).transpose(1, 2)
 
 
 class Up3d(ConvNorm3d):

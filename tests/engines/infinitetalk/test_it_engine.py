@@ -332,6 +332,18 @@ def test_a_model_that_never_fits_says_what_to_set_when_it_is_loaded(
         create(settings).load()
 
 
+def test_loading_says_in_one_line_what_runs_where(
+    tiny_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = create(Settings(_env_file=None, weights_dir=tiny_weights, data_dir=tmp_path, device="cpu", preset="fast"))
+    with caplog.at_level("INFO"):
+        engine.load()
+    engine.close()
+    (line,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("InfiniteTalk:")]
+    for part in ("infinitetalk_single_", " on cpu; ", "attention: sdpa (", "all 2 blocks in host memory"):
+        assert part in line
+
+
 def test_a_closed_engine_loads_again(tiny_weights: Path, tmp_path: Path) -> None:
     engine = create(Settings(_env_file=None, weights_dir=tiny_weights, data_dir=tmp_path, device="cpu"))
     stages: list[str] = []

@@ -6,7 +6,6 @@ every window has its own. Knows images, the VAE, CLIP and speech embeddings; not
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -39,10 +38,6 @@ class Condition:
     y: Tensor
     audio: Tensor
     masks: Tensor | None
-
-
-class PictureEncoder(Protocol):
-    def encode(self, picture: Tensor) -> Tensor: ...
 
 
 PictureAt = Callable[[Window], tuple[Frames, tuple[Box, Box] | None]]

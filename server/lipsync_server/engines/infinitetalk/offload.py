@@ -41,26 +41,6 @@ def streamed_indices(n_blocks: int, n_resident: int) -> list[int]:
     return [(2 * i + 1) * n_blocks // (2 * n_streamed) for i in range(n_streamed)]
 
 
-def resident_blocks_that_fit(model: nn.Module, free_bytes: int, reserve_bytes: int, dtype: torch.dtype) -> int:
-    """How many blocks of a meta model can stay on a card with `free_bytes`, leaving `reserve_bytes` to compute in."""
-    blocks = cast("list[Block]", list(model.get_submodule("blocks").children()))
-    per_block = max(_n_bytes(block, dtype) for block in blocks)
-    others = _n_bytes(model, dtype) - sum(_n_bytes(block, dtype) for block in blocks)
-    room = free_bytes - reserve_bytes - others
-    if room >= per_block * len(blocks):
-        return len(blocks)
-    return max(0, min(len(blocks) - 1, room // per_block - _SLOTS))
-
-
-def _n_bytes(module: nn.Module, dtype: torch.dtype) -> int:
-    return sum(
-        parameter.numel() * _final_dtype(owner, name, parameter, dtype).itemsize
-        for owner in module.modules()
-        for name, parameter in owner._parameters.items()
-        if parameter is not None
-    )
-
-
 def place_weights(
     model: InfiniteTalkTransformer, device: torch.device, dtype: torch.dtype, offload: Offload
 ) -> BlockRunner:

@@ -22,7 +22,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
-from ray_nodes import RayNodes
+from ray_nodes import TOKEN, RayNodes
 from server_process import ServerProcess
 from site_kit import form, wav
 
@@ -38,6 +38,7 @@ async def measure(n_workers: int, sleep_s: float, n_rounds: int) -> dict[str, ob
         folder / "server" / "data",
         "bars",
         {"EXECUTOR": "ray", "RAY_ADDRESS": nodes.address, "CPUS_PER_WORKER": "1", "MAX_QUEUE": "10000"},
+        environment=dict(TOKEN),
     )
     try:
         nodes.start_head()

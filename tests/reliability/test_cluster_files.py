@@ -16,7 +16,12 @@ pytest.importorskip("ray")
 
 DOCS = Path(__file__).parents[2] / "docs"
 FILES = ["cluster.md", "cluster/compose.yaml", "cluster/ray-cluster.yaml"]
-VALUES = {"HEAD_ADDRESS": "10.0.0.1", "LIPSYNC_IMAGE": "lipsync", "LIPSYNC_TOKENS": "n8n:secret"}
+VALUES = {
+    "HEAD_ADDRESS": "10.0.0.1",
+    "LIPSYNC_IMAGE": "lipsync",
+    "LIPSYNC_TOKENS": "n8n:secret",
+    "RAY_AUTH_TOKEN": "of-the-machines",
+}
 
 
 def text_of(name: str) -> str:
@@ -72,6 +77,9 @@ def test_the_launchers_file_is_one_that_ray_up_accepts():
     config = yaml.safe_load(text_of("cluster/ray-cluster.yaml"))
     validate_config(prepare_config(config))
     assert config["provider"]["worker_ips"], "two machines"
+    assert "~/.ray/auth_token" in config["file_mounts"]
+    starts = [line for key in ("head_start_ray_commands", "worker_start_ray_commands") for line in config[key]]
+    assert all("RAY_AUTH_MODE=token" in line for line in starts if "start" in line or "serve" in line)
 
 
 def test_the_compose_file_has_the_first_machine_and_every_further_one():
@@ -80,6 +88,8 @@ def test_the_compose_file_has_the_first_machine_and_every_further_one():
     for service in services.values():
         assert service["image"] == VALUES["LIPSYNC_IMAGE"]
         assert service["network_mode"] == "host"
+        assert service["environment"]["RAY_AUTH_MODE"] == "token"
+        assert service["environment"]["RAY_AUTH_TOKEN"] == VALUES["RAY_AUTH_TOKEN"]
         assert service["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
     assert services["head"]["environment"]["LIPSYNC_TOKENS"] == VALUES["LIPSYNC_TOKENS"]
     # The first machine keeps what the server writes; both see the weights.

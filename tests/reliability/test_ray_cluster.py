@@ -23,7 +23,7 @@ from lipsync_server.engines.base import n_frames_for
 from lipsync_server.media.video import probe_video
 from lipsync_server.paths import SAMPLES_DIR
 from material import bar_numbers, expected_bars
-from ray_nodes import RayNodes
+from ray_nodes import TOKEN, RayNodes
 from s3_server import KEY, SECRET, Bucket
 from server_process import ServerProcess
 from site_kit import form, wav
@@ -118,7 +118,9 @@ async def client(session) -> AsyncIterator[Callable[[ServerProcess], Client]]:
 
 
 def cluster_server(make_server, nodes: RayNodes, engine: str) -> ServerProcess:
-    return make_server(engine, EXECUTOR="ray", RAY_ADDRESS=nodes.address, CPUS_PER_WORKER="1", ENGINE="auto")
+    server = make_server(engine, EXECUTOR="ray", RAY_ADDRESS=nodes.address, CPUS_PER_WORKER="1", ENGINE="auto")
+    server.environment |= TOKEN
+    return server
 
 
 async def freeze(site: Client, nodes: RayNodes, name: str) -> None:
@@ -260,6 +262,16 @@ async def test_a_video_made_on_another_machine_is_in_the_bucket(
     assert job["state"] == "succeeded", job["error"]
     copy = (await bucket.contents())[job["links"]["stored"].removeprefix("s3://videos/")]
     assert copy == await video_of(site, job)
+
+
+async def test_a_server_without_the_clusters_token_says_what_it_lacks(make_server, nodes: RayNodes, tmp_path: Path):
+    server = cluster_server(make_server, nodes, "preview")
+    server.environment = {"RAY_AUTH_MODE": "token", "HOME": str(tmp_path)}
+    server.start()
+    assert await asyncio.to_thread(server.process.wait, 60) != 0
+    log = server.log.read_text()
+    assert "the server needs RAY_AUTH_MODE=token and the same token" in log
+    assert "Traceback" not in log, log
 
 
 def bar_numbers_of(video: bytes, path: Path) -> list[int]:

@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 
 START_S = 120
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "of-the-tests"}
+"""What the environment of everything that takes part must have."""
 OBJECT_STORE_BYTES = 100 * 1024 * 1024
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -79,7 +81,7 @@ class RayNodes:
                 [ray, "start", "--block", f"--node-name={name}", f"--object-store-memory={OBJECT_STORE_BYTES}", *flags],
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **_ENVIRONMENT},
+                env={**os.environ, **_ENVIRONMENT, **TOKEN},
                 start_new_session=True,
             )
 

@@ -21,6 +21,7 @@ os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
 
 try:
     import ray
+    from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 except ModuleNotFoundError as missing:
     from lipsync_server.errors import LipsyncError
@@ -162,10 +163,11 @@ def _connect(settings: Settings) -> None:
             configure_logging=False,
             include_dashboard=False,
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         raise LipsyncError(
             f"There is no Ray cluster at {settings.ray_address!r} that this machine is part of: {error}. Start Ray "
-            "here first (`ray start --head`, or `ray start --address HEAD:6379`); docs/cluster.md shows how."
+            "here first (`ray start --head`, or `ray start --address HEAD:6379`). Where the cluster has a token, the "
+            "server needs RAY_AUTH_MODE=token and the same token. docs/cluster.md shows how."
         ) from error
     finally:
         logging.setLogRecordFactory(record_factory)  # Ray's own adds a field to every line of our log

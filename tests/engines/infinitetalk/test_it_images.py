@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from it_golden import equal, error, golden, golden_json, meets
-from lipsync_server.engines.infinitetalk.colour import match_colours
+from lipsync_server.engines.infinitetalk.colour import ColourMatch, match_colours
 from lipsync_server.engines.infinitetalk.images import (
     BUCKETS,
     choose_size,
@@ -102,6 +102,14 @@ def test_colours_match_the_references(strength: float) -> None:
     case = golden("H_images/color.safetensors")
     ours = match_colours(case["source"][0], case["reference"][0, :, 0], strength)
     meets(f"H colour strength {strength}", ours, case[f"out_strength_{strength}"][0], 2e-4)
+
+
+def test_colours_of_the_next_frames_do_not_depend_on_the_ones_before() -> None:
+    case = golden("H_images/color.safetensors")
+    frames, reference = case["source"][0], case["reference"][0, :, 0]
+    match = ColourMatch(reference)
+    pieces = [match(frames[:, :1]), match(frames[:, 1:])]
+    assert error(torch.cat(pieces, 1), match_colours(frames, reference)) < 1e-6
 
 
 def test_no_correction_leaves_frames_alone() -> None:

@@ -56,7 +56,7 @@ class Rig:
         scale, device, cuda = bench.scale, bench.device, bench.cuda
         dtype = torch.bfloat16 if cuda else torch.float32
         sizes = scale.models
-        self.vae = WanVae.random(device=device, dtype=dtype, base_dim=sizes.vae_width, compile_norms=cuda)
+        self.vae = WanVae.random(device=device, dtype=dtype, base_dim=sizes.vae_width, kernels=cuda)
         self.clip = ImageEncoder.random(
             device=device, dtype=torch.float16 if cuda else torch.float32, config=sizes.clip
         )  # fmt: skip

@@ -110,7 +110,7 @@ class Models:
         report("sound and picture encoders", 0, 3)
         wav2vec = Wav2Vec.load(files.wav2vec, device=self.device)
         report("sound and picture encoders", 1, 3)
-        vae = WanVae.load(files.vae, device=self.device, dtype=self.dtype, compile_norms=self._compiles)
+        vae = WanVae.load(files.vae, device=self.device, dtype=self.dtype, kernels=self._compiles)
         report("sound and picture encoders", 2, 3)
         # On the host: encode_picture moves it to the device.
         clip_dtype = torch.float16 if self.device.type == "cuda" else torch.float32

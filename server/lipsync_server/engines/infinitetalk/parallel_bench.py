@@ -67,7 +67,7 @@ class Bench:
         plain_blocks = model.use_fast_blocks()
         vae = WanVae.random(
             device=self.device, dtype=torch.bfloat16 if cuda else torch.float32, base_dim=96 if cuda else 1,
-            compile_norms=cuda,
+            kernels=cuda,
         )  # fmt: skip
         work = _Work(model, vae, self)
         work.warm_up()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lipsync_server.engines.infinitetalk.audio import silence
-from lipsync_server.engines.infinitetalk.colour import match_colours
+from lipsync_server.engines.infinitetalk.colour import ColourMatch
 from lipsync_server.engines.infinitetalk.conditions import Condition
 from lipsync_server.engines.infinitetalk.guidance import Guidance, GuidanceScales, Pass, ProjectedGuidance
 from lipsync_server.engines.infinitetalk.sampler import draw_noise, euler_step, pin, skip_unused_draws, timesteps
@@ -64,7 +64,8 @@ class WindowLoop:
     ) -> None:
         self.transformer, self.vae = transformer, vae
         self._prompts, self._settings = prompts, settings
-        self._colours, self.generator, self.cache = colours, generator, cache
+        self.generator, self.cache = generator, cache
+        self._match_colours = ColourMatch(colours, settings.colour_correction)
         self._pacer = _Pacer(vae.device)
 
     @torch.inference_mode()
@@ -107,7 +108,7 @@ class WindowLoop:
     def decode(self, latents: Tensor) -> Iterator[Tensor]:
         """Frames (3, n, H, W) of clean latents in [-1, 1], colours corrected, one latent frame after the other."""
         for frames in self.vae.decode(latents):
-            yield match_colours(frames, self._colours, self._settings.colour_correction)
+            yield self._match_colours(frames)
 
     @torch.inference_mode()
     def take_over(self, tail: Tensor) -> Tensor:

@@ -5,16 +5,19 @@ decoding streams one latent frame at a time, and encoding "picture, then grey" n
 determines: once every input a layer remembers is the same grey, its output repeats. Knows no sampler.
 """
 
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
-from lipsync_server.engines.infinitetalk import state_files
-from lipsync_server.engines.infinitetalk.vae_speed import order_channels_last, speed_up
+from lipsync_server.engines.infinitetalk import state_files, vae_ops
+from lipsync_server.engines.infinitetalk.vae_layers import Ways, order_channels_last, streaming
+from lipsync_server.engines.infinitetalk.vae_ops import Ops
 
 LATENT_CHANNELS = 16
 FRAMES_PER_LATENT = 4
@@ -54,39 +57,39 @@ def build(base_dim: int = 96) -> AutoencoderKLWan:
         return AutoencoderKLWan(base_dim=base_dim)
 
 
+class Options(TypedDict, total=False):
+    """How to compute; the numbers stay the same.
+
+    kernels: with Triton's, where it is installed (a GPU only); by default not. fold_convolutions, pair_columns: see
+    vae_layers; by default on the CPU and with kernels. channels_last: the order of memory; by default on a GPU.
+    """
+
+    kernels: bool
+    fold_convolutions: bool
+    pair_columns: bool
+    channels_last: bool
+
+
+def _kernels() -> Ops | None:
+    if importlib.util.find_spec("triton") is None:
+        return None
+    from lipsync_server.engines.infinitetalk import vae_kernels
+
+    return vae_kernels
+
+
 @dataclass
 class _Stage:
-    """One step of the encoder: a module, or the head. `settles` is the first group whose output repeats for ever when
-    everything after the picture is the same grey."""
+    """One layer of the encoder. `settles` is the first group whose output repeats for ever when everything after the
+    picture is the same grey."""
 
-    module: nn.Module
+    layer: nn.Module
     settles: int
-    history: list[object] = field(default_factory=lambda: [None] * 8)
+    history: list[Tensor | None] = field(default_factory=lambda: [None] * 8)
     output: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        out: Tensor = self.module(x, feat_cache=self.history, feat_idx=[0])
-        return out
-
-
-class _CachedConv(nn.Module):
-    """A causal convolution (after an optional activation) with diffusers' history convention."""
-
-    def __init__(self, conv: nn.Module, before: nn.Module | None = None) -> None:
-        super().__init__()
-        self.conv = conv
-        self.before = before
-
-    def forward(self, x: Tensor, feat_cache: list[Tensor | None], feat_idx: list[int]) -> Tensor:
-        if self.before is not None:
-            x = self.before(x)
-        history = feat_cache[feat_idx[0]]
-        kept = x[:, :, -2:]
-        if kept.shape[2] < 2 and history is not None:
-            kept = torch.cat([history[:, :, -1:], kept], dim=2)
-        feat_cache[feat_idx[0]] = kept.clone()
-        feat_idx[0] += 1
-        out: Tensor = self.conv(x, history)
+        out: Tensor = self.layer(x, feat_cache=self.history, feat_idx=[0])
         return out
 
 
@@ -94,45 +97,35 @@ class WanVae:
     """The VAE on one device. Latents are float32 (16, T, h, w), normalised; pixels are (3, F, H, W) in [-1, 1]."""
 
     def __init__(
-        self,
-        model: AutoencoderKLWan,
-        device: torch.device,
-        dtype: torch.dtype,
-        *,
-        compile_norms: bool = False,
-        fold_convolutions: bool | None = None,
-        channels_last: bool | None = None,
+        self, model: AutoencoderKLWan, device: torch.device, dtype: torch.dtype, **options: Unpack[Options]
     ) -> None:
+        """Takes the model apart."""
         self.device, self.dtype = device, dtype
         mean, std = model.config.latents_mean, model.config.latents_std
         self._mean = torch.tensor(mean, device=device).view(-1, 1, 1, 1)
         self._std = torch.tensor(std, device=device).view(-1, 1, 1, 1)
-        self._channels_last = device.type == "cuda" if channels_last is None else channels_last
+        self._channels_last = options.get("channels_last", device.type == "cuda")
         if self._channels_last:
             order_channels_last(model)
-        fold = device.type == "cpu" if fold_convolutions is None else fold_convolutions
-        speed_up(model, fold_convolutions=fold, compile_norms=compile_norms)
-        self.model = model
+        ops = _kernels() if options.get("kernels") else None
+        ways = Ways(
+            ops=ops or vae_ops,
+            fold=options.get("fold_convolutions", device.type == "cpu"),
+            pair=options.get("pair_columns", ops is not None),
+        )
+        self._before_decoder, self._after_encoder = model.post_quant_conv, model.quant_conv
+        self._encoder, self._decoder = streaming(model.encoder, ways), streaming(model.decoder, ways)
 
     @classmethod
     def load(
-        cls,
-        path: Path,
-        *,
-        device: torch.device,
-        dtype: torch.dtype = torch.float32,
-        compile_norms: bool = False,
-        fold_convolutions: bool | None = None,
+        cls, path: Path, *, device: torch.device, dtype: torch.dtype = torch.float32, **options: Unpack[Options]
     ) -> "WanVae":
-        """Read Wan2.1_VAE.pth; the width is taken from its first convolution.
-
-        fold_convolutions: see vae_speed; by default on the CPU only.
-        """
+        """Read Wan2.1_VAE.pth; the width is taken from its first convolution."""
         tensors = state_files.read_tensors(path)
         first = tensors.get("encoder.conv1.weight")
         model = build(first.shape[0] if first is not None else 96)
         state_files.fill(model, tensors, official_name, source=path.name, device=device, dtype=dtype)
-        return cls(model, device, dtype, compile_norms=compile_norms, fold_convolutions=fold_convolutions)
+        return cls(model, device, dtype, **options)
 
     @classmethod
     def random(
@@ -141,13 +134,12 @@ class WanVae:
         device: torch.device,
         dtype: torch.dtype = torch.bfloat16,
         base_dim: int = 96,
-        compile_norms: bool = False,
-        fold_convolutions: bool | None = None,
+        **options: Unpack[Options],
     ) -> "WanVae":
         """Random weights at any width, by default the published one."""
         model = build(base_dim)
         state_files.randomise(model, device=device, dtype=dtype)
-        return cls(model, device, dtype, compile_norms=compile_norms, fold_convolutions=fold_convolutions)
+        return cls(model, device, dtype, **options)
 
     def encode(self, video: Tensor) -> Tensor:
         """Latents of a video (3, F, H, W); frames beyond the last full group of four are left out."""
@@ -196,21 +188,23 @@ class WanVae:
     def decode(self, latents: Tensor) -> Iterator[Tensor]:
         """Pixels of each latent frame in turn: (3, 1, H, W) first, then (3, 4, H, W), float32 in [-1, 1]."""
         z = (latents.to(self.device) * self._std + self._mean)[None].to(self.dtype)
-        z = self.model.post_quant_conv(z)
-        history: list[object] = [None] * 64
+        z = self._before_decoder(z)
+        history: list[Tensor | None] = [None] * 64
         for index in range(z.shape[2]):
-            frame = z[:, :, index : index + 1]
+            x = z[:, :, index : index + 1]
             if self._channels_last:
-                frame = frame.contiguous(memory_format=torch.channels_last_3d)
-            out: Tensor = self.model.decoder(frame, feat_cache=history, feat_idx=[0])
-            yield out[0].float().clamp(-1, 1)
+                x = x.contiguous(memory_format=torch.channels_last_3d)
+            place = [0]
+            for layer in self._decoder:
+                x = layer(x, feat_cache=history, feat_idx=place)
+            yield x[0].float().clamp(-1, 1)
 
     def _pixels(self, video: Tensor) -> Tensor:
         batch = video[None].to(self.device, self.dtype)
         return batch.contiguous(memory_format=torch.channels_last_3d) if self._channels_last else batch
 
     def _normalise(self, groups: list[Tensor]) -> Tensor:
-        moments = self.model.quant_conv(torch.cat(groups, dim=2))
+        moments = self._after_encoder(torch.cat(groups, dim=2))
         mean: Tensor = moments[0, :LATENT_CHANNELS].float()
         return (mean - self._mean) / self._std
 
@@ -220,15 +214,11 @@ class WanVae:
         A layer that remembers `n` input frames, fed `rate` frames a group, repeats itself ceil(n / rate) groups after
         its input does. Grey begins with group 1.
         """
-        encoder = self.model.encoder
-        head = _CachedConv(encoder.conv_out, nn.Sequential(encoder.norm_out, encoder.nonlinearity))
-        layers: list[nn.Module] = [_CachedConv(encoder.conv_in), *encoder.down_blocks, encoder.mid_block, head]
-        remembered = {"_CachedConv": 2, "WanResidualBlock": 4, "WanMidBlock": 8, "WanResample": 0}
         stages, settled, rate = [], 1, FRAMES_PER_LATENT
-        for layer in layers:
-            halves_time = getattr(layer, "mode", "") == "downsample3d"
-            frames = 1 if halves_time else remembered[type(layer).__name__]
-            settled += -(-frames // rate)
-            rate = rate // 2 if halves_time else rate
+        for layer in self._encoder:
+            # The middle block is two residual blocks with attention inside each frame between them.
+            remembered = sum(getattr(part, "n_remembered", 0) for part in layer.modules())
+            settled += -(-remembered // rate)
+            rate = rate // 2 if getattr(layer, "halves_time", False) else rate
             stages.append(_Stage(layer, settled))
         return stages

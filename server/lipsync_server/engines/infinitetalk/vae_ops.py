@@ -1,0 +1,66 @@
+"""What lies between the convolutions of the Wan VAE, in plain torch; vae_kernels.py does the same in one pass each.
+
+Videos are (1, C, T, H, W) in any memory order. A causal convolution reads the two frames before its first one, so the
+values it gets begin with two frames of history: zeros at the start of a video. Knows no layers and no weights files.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+FRAMES_BEFORE = 2
+
+
+class Ops(Protocol):
+    """These three functions: this module, or vae_kernels."""
+
+    def norm_silu(
+        self, x: Tensor, gamma: Tensor, bias: Tensor | None = None, history: Tensor | None = None, edge: int = 0
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def add(self, x: Tensor, y: Tensor, bias: Tensor | None = None) -> Tensor: ...
+
+    def double(self, x: Tensor, n_parts: int, bias: Tensor | None = None) -> Tensor: ...
+
+
+def norm_silu(
+    x: Tensor, gamma: Tensor, bias: Tensor | None = None, history: Tensor | None = None, edge: int = 0
+) -> tuple[Tensor, Tensor]:
+    """SiLU of the RMS norm over channels of x + bias, behind its history: the input of a causal convolution.
+
+    x: (1, C, T, H, W). gamma: (C,) float32, already times sqrt(C). bias: (C,) float32. history: what the call before
+    returned. edge: columns of zeros left and right. Returns (1, C, 2 + T, H, W + 2 edge) and its last two frames.
+    """
+    wide = _with_bias(x.float(), bias)
+    length = (wide * wide).sum(dim=1, keepdim=True).sqrt().clamp(min=1e-12)
+    normed = F.silu(wide / length * gamma.view(-1, 1, 1, 1)).to(x.dtype)
+    return extend(F.pad(normed, (edge, edge)) if edge else normed, history)
+
+
+def extend(x: Tensor, history: Tensor | None) -> tuple[Tensor, Tensor]:
+    """x behind its history or zeros, (1, C, 2 + T, H, W), and a copy of its last two frames."""
+    before = (0, 0, 0, 0, FRAMES_BEFORE, 0)
+    frames = F.pad(x, before) if history is None else torch.cat([history, x], dim=2)
+    return frames, frames[:, :, -FRAMES_BEFORE:].clone()
+
+
+def add(x: Tensor, y: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x + y + bias in x's type, for x and y of one shape; may overwrite x. bias: (C,) float32."""
+    return x + y if bias is None else _with_bias(x.float() + y.float(), bias).to(x.dtype)
+
+
+def double(x: Tensor, n_parts: int, bias: Tensor | None = None) -> Tensor:
+    """Each pixel of x + bias as 2 x 2 of them; channels in `n_parts` parts are as many frames, one after the other.
+
+    x: (1, n_parts * C, T, H, W), bias: (n_parts * C,) float32. Returns (1, C, T * n_parts, 2 H, 2 W).
+    """
+    x = _with_bias(x.float(), bias).to(x.dtype) if bias is not None else x
+    # (T, C, H, W): frames as a batch of pictures.
+    pictures = x[0].unflatten(0, (n_parts, -1)).permute(2, 0, 1, 3, 4).flatten(0, 1)
+    return F.interpolate(pictures, scale_factor=2.0, mode="nearest-exact").transpose(0, 1)[None]
+
+
+def _with_bias(x: Tensor, bias: Tensor | None) -> Tensor:
+    return x if bias is None else x + bias.view(-1, 1, 1, 1)

@@ -37,6 +37,7 @@ from lipsync_server.engines.sadtalker.paste import (
 )
 from lipsync_server.engines.sadtalker.reconstruction import FaceReconstruction
 from lipsync_server.engines.sadtalker.source import read_coefficients
+from lipsync_server.errors import InvalidImage
 from sadtalker_golden import arrays, big, note, recipe_network, small, within
 
 CROPS = json.loads(small("croper.json").read_text())
@@ -237,6 +238,37 @@ def test_a_cropped_video_keeps_the_crop_s_shape() -> None:
     cropped = CropFrames(64, (300, 421))
     frames = cropped.place(cropped.blend(torch.rand(3, 3, 64, 64)))
     assert frames.shape == (3, 88, 64, 3)
+
+
+def test_an_odd_last_row_is_left_out_and_the_rest_is_exact() -> None:
+    data = arrays(small("paste.npz"))
+    for case in range(3):
+        width, height = (int(v) for v in data[f"resize{case}.in.crop_size_w_h"])
+        square, wanted = data["frame.out.u8"][0], data[f"resize{case}.out.u8"]
+        cropped = CropFrames(64, (width, height))
+        frame = cropped.place(torch.from_numpy(square)[None])[0]
+        assert frame.shape[0] == wanted.shape[0] // 2 * 2
+        within(f"aspect resize {case}", 1, frame, wanted[: frame.shape[0]])
+
+
+def test_a_very_tall_crop_is_no_higher_than_a_video_may_be() -> None:
+    cropped = CropFrames(512, (100, 2000))
+    assert cropped.size == (96, 1920)
+    assert cropped.place(cropped.blend(torch.rand(1, 3, 64, 64))).shape == (1, 1920, 96, 3)
+
+
+def test_a_face_of_a_few_pixels_is_refused_with_what_to_do() -> None:
+    landmarks = landmarks_of(CROPS[0]) * 0.002
+    with pytest.raises(InvalidImage, match="preprocess full"):
+        align(np.zeros((256, 256, 3), np.uint8), landmarks)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(-40, 50), st.integers(-40, 50), st.integers(30, 120), st.integers(30, 120), st.integers(60, 91))
+def test_poisson_paste_takes_any_box(left: int, top: int, width: int, height: int, side: int) -> None:
+    photo = np.full((side, side + 7, 3), 90, np.uint8)
+    pasted = poisson_paste(photo, np.full((64, 64, 3), 200, np.uint8), (left, top, left + width, top + height))
+    assert pasted.shape == photo.shape
 
 
 def test_mesh_points_become_landmarks_in_their_places() -> None:

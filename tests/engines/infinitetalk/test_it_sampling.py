@@ -1,12 +1,11 @@
 """The denoising loop: noise levels, guidance and whole golden runs through our transformer and VAE."""
 
-import json
 import struct
 
 import numpy as np
 import pytest
 import torch
-from it_golden import CPU, equal, error, golden, golden_json, golden_path, meets
+from it_golden import CPU, equal, error, golden, golden_json, golden_path, meets, within
 from lipsync_server.engines.infinitetalk.checkpoint import fill_transformer
 from lipsync_server.engines.infinitetalk.conditions import Conditions, still_picture
 from lipsync_server.engines.infinitetalk.guidance import Guidance, GuidanceScales, ProjectedGuidance
@@ -16,7 +15,7 @@ from lipsync_server.engines.infinitetalk.sampler import euler_step, pin, timeste
 from lipsync_server.engines.infinitetalk.teacache import TeaCache
 from lipsync_server.engines.infinitetalk.transformer_config import TransformerConfig
 from lipsync_server.engines.infinitetalk.vae import WanVae
-from lipsync_server.engines.infinitetalk.windows import reference_schedule
+from lipsync_server.engines.infinitetalk.windows import Schedule, reference_schedule
 
 _LOOPS = ("cfg3", "cfg2", "apg3", "apg2", "two_person_cfg3", "two_person_bbox_cfg2")
 
@@ -98,16 +97,11 @@ def _settings(name: str) -> dict:
     return loops[name]
 
 
-@pytest.mark.parametrize("name", [*_LOOPS, "teacache"])
-def test_whole_loops_meet_latents_pixels_and_random_stream(name: str) -> None:
-    reference = golden(
-        "I_teacache/loop_teacache.safetensors" if name == "teacache" else f"B_sampler/loop_{name}.safetensors"
-    )
-    common, case = golden("B_sampler/loop_common.safetensors"), _settings(name)
-    label = f"{'I' if name == 'teacache' else 'B'} loop {name}"
+def _conditions_and_loop(name: str, case: dict) -> tuple[Conditions, WindowLoop, Schedule]:
+    """The golden loop `name` with our parts, from the golden weights and inputs."""
+    common = golden("B_sampler/loop_common.safetensors")
     config = TransformerConfig.from_json(golden_path("A_dit/config.json"))
-    parameters = golden("A_dit/dit_tiny.safetensors")
-    transformer = fill_transformer(parameters.items(), config, dtype=torch.float32)
+    transformer = fill_transformer(golden("A_dit/dit_tiny.safetensors").items(), config, dtype=torch.float32)
     vae = WanVae.load(golden_path("E_vae/vae_tiny.safetensors"), device=CPU)
     n_people = case["human_num"]
     plan = reference_schedule(
@@ -116,9 +110,7 @@ def test_whole_loops_meet_latents_pixels_and_random_stream(name: str) -> None:
         motion_frames=case["motion_frame"],
         max_frames=17 if name == "teacache" else 1000,
     )
-    boxes = None
-    if case["bbox"]:
-        boxes = tuple(reference_box(tuple(box)) for box in case["bbox"].values())
+    boxes = tuple(reference_box(tuple(box)) for box in case["bbox"].values()) if case["bbox"] else None
     conditions = Conditions(
         still_picture(common["source_image"].numpy(), boxes),
         tuple(_Stored(common[f"audio_full_person{person + 1}"]) for person in range(n_people)),
@@ -127,7 +119,6 @@ def test_whole_loops_meet_latents_pixels_and_random_stream(name: str) -> None:
         vae=vae,
         tokens_of=lambda picture: common["clip_fea"][0],
     )
-    cache = TeaCache("480p", 10, 200_000.0) if name == "teacache" else None
     loop = WindowLoop(
         transformer,
         vae,
@@ -140,18 +131,44 @@ def test_whole_loops_meet_latents_pixels_and_random_stream(name: str) -> None:
         ),
         colours=conditions.colours(),
         generator=torch.Generator().manual_seed(case["seed"]),
-        cache=cache,
+        cache=TeaCache("480p", 10, 200_000.0) if name == "teacache" else None,
     )
+    return conditions, loop, plan
+
+
+@pytest.mark.parametrize("name", [*_LOOPS, "teacache"])
+def test_whole_loops_meet_every_step_latents_pixels_and_random_stream(name: str) -> None:
+    file = "I_teacache/loop_teacache.safetensors" if name == "teacache" else f"B_sampler/loop_{name}.safetensors"
+    reference, case = golden(file), _settings(name)
+    label = f"{'I' if name == 'teacache' else 'B'} loop {name}"
+    conditions, loop, plan = _conditions_and_loop(name, case)
+    passes = GuidanceScales(case["text_guide_scale"], case["audio_guide_scale"]).passes
+    forwards: list[tuple[torch.Tensor, torch.Tensor]] = []
+    loop.transformer.register_forward_hook(lambda _, given, out: forwards.append((given[0][:16].clone(), out)))
     known, kept = None, []
     for window in plan.windows:
-        condition = conditions.at(window)
+        condition, chunk, here = conditions.at(window), f"chunk{window.index}", f"{label} window {window.index}"
         if window.index == 0:
             meets(f"{label} y", condition.y, reference["chunk0.y"][0], 1e-4)
             if condition.masks is not None:
                 meets(f"{label} masks", condition.masks, reference["chunk0.ref_target_masks"], 0)
+            if "chunk0.cond_pixels" in reference:
+                meets(f"{label} condition pixels", condition.picture[:, None], reference["chunk0.cond_pixels"], 0)
+        forwards.clear()
         latents = loop.denoise(window, condition, known, lambda step: None)
-        meets(f"{label} window {window.index} x0", latents, reference[f"chunk{window.index}.x0"], 5e-4)
+        assert len(forwards) == case["sampling_steps"] * len(passes)
+        steps = [(f"{chunk}.step{i // len(passes)}", passes[i % len(passes)], *f) for i, f in enumerate(forwards)]
+        latent_errors = [error(given, reference[f"{step}.model_latent"]) for step, _, given, _ in steps]
+        within(f"{here} latents of all steps", max(latent_errors), 5e-4)
+        for which in passes:
+            errors = [error(out, reference[f"{step}.pred_{which}"]) for step, made, _, out in steps if made == which]
+            within(f"{here} predictions {which}", max(errors), 5e-4)
+        meets(f"{here} x0", latents, reference[f"{chunk}.x0"], 5e-4)
         frames = torch.cat(list(loop.decode(latents)), 1)
+        if f"{chunk}.decoded" in reference:
+            decoded = torch.cat(list(loop.vae.decode(latents)), 1)
+            meets(f"{here} decoded", decoded, reference[f"{chunk}.decoded"], 2e-3)
+            meets(f"{here} colours corrected", frames, reference[f"{chunk}.color_corrected"], 2e-3)
         kept.append(frames[:, window.keep_first : window.keep_stop])
         known = loop.take_over(frames[:, -case["motion_frame"] :])
         following = f"chunk{window.index + 1}.motion_latent"
@@ -159,6 +176,6 @@ def test_whole_loops_meet_latents_pixels_and_random_stream(name: str) -> None:
             meets(f"{label} motion latents", known, reference[following], 5e-4)
     if "final_video" in reference:
         meets(f"{label} pixels", torch.cat(kept, 1), reference["final_video"], 2e-3)
-    if cache is not None:
-        computed = json.loads(golden_path("I_teacache/loop_teacache.json").read_text())["computed_per_forward"]
-        equal(f"{label} decisions", [int(decision.computed) for decision in cache.log], computed)
+    if loop.cache is not None:
+        computed = golden_json("I_teacache/loop_teacache.json")["computed_per_forward"]
+        equal(f"{label} decisions", [int(decision.computed) for decision in loop.cache.log], computed)

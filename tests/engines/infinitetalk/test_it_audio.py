@@ -48,6 +48,8 @@ def test_loudness_and_embedding_are_golden(name: str) -> None:
     s = embedding._statistics
     inputs = torch.from_numpy((normalised - np.float32(s.mean)) / np.float32(s.deviation))
     meets(f"D audio {name} input values", inputs, case["input_values"], 1e-5)
+    features = embedding._convolve(0, network.n_features(len(samples)))
+    meets(f"D audio {name} convolution features", features, case["conv_features"], 1e-4)
     meets(f"D audio {name} features", embedding.features(0, embedding.n_frames), case["interpolated"], 1e-4)
     meets(f"D audio {name} embedding", embedding.gather(np.arange(embedding.n_frames)), case["embedding"], 1e-4)
     windowed = embedding.gather(case["window_indices"].numpy())

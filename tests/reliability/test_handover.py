@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,22 @@ async def at_stage(server, session, job_id: str, stage: str) -> None:
     raise AssertionError(f"the job ended without having been at {stage}")
 
 
+@asynccontextmanager
+async def waiting_for_the_store(
+    make_server, session, bucket: Bucket, **options: str
+) -> AsyncIterator[tuple[ServerProcess, Line, str]]:
+    """A server, the line to its store, which is cut, and a job of it whose video waits for that store."""
+    async with slow_line(bucket.port) as line:
+        server = make_server(**options)
+        store_in(server, line)
+        server.start()
+        await server.answers(session)
+        line.cut = True
+        job_id = await submit(server, session)
+        await at_stage(server, session, job_id, "store")
+        yield server, line, job_id
+
+
 async def test_kill_9_at_any_moment_leaves_every_copy_complete(make_server, session, bucket, tmp_path):
     chance = random.Random(7)
     before = await bucket.contents()
@@ -96,38 +114,25 @@ async def test_kill_9_at_any_moment_leaves_every_copy_complete(make_server, sess
 
 
 async def test_a_rendered_video_is_not_rendered_again(make_server, session, bucket, tmp_path):
-    async with slow_line(bucket.port) as line:
-        server = make_server()
-        store_in(server, line)
-        server.start()
-        await server.answers(session)
-        line.cut = True
-        job_id = await submit(server, session)
-        await at_stage(server, session, job_id, "store")
+    async with waiting_for_the_store(make_server, session, bucket) as (server, line, job_id):
         # The worker is not kept waiting for the store.
         other = await submit(server, session)
         await at_stage(server, session, other, "store")
-        worker_s = [(tmp_path / "data" / "jobs" / each / "video.mp4").stat().st_mtime_ns for each in (job_id, other)]
+        videos = [tmp_path / "data" / "jobs" / each / "video.mp4" for each in (job_id, other)]
+        rendered_at = [video.stat().st_mtime_ns for video in videos]
         server.kill()
         server.start()
         await server.answers(session)
         line.cut = False
-        for each, rendered_at in zip((job_id, other), worker_s, strict=True):
+        for each in (job_id, other):
             job = await end_of(server, session, each)
             assert (job["state"], job["attempts"]) == ("succeeded", 1)
             assert job["timings"]["store_s"] > 0
-            assert (tmp_path / "data" / "jobs" / each / "video.mp4").stat().st_mtime_ns == rendered_at
+        assert [video.stat().st_mtime_ns for video in videos] == rendered_at
 
 
 async def test_a_stop_does_not_wait_for_a_store_that_is_away(make_server, session, bucket):
-    async with slow_line(bucket.port) as line:
-        server = make_server(SHUTDOWN_GRACE_S="0")
-        store_in(server, line)
-        server.start()
-        await server.answers(session)
-        line.cut = True
-        job_id = await submit(server, session)
-        await at_stage(server, session, job_id, "store")
+    async with waiting_for_the_store(make_server, session, bucket, SHUTDOWN_GRACE_S="0") as (server, line, job_id):
         assert await asyncio.to_thread(server.stop) == 0
         line.cut = False
         server.start()
@@ -136,14 +141,7 @@ async def test_a_stop_does_not_wait_for_a_store_that_is_away(make_server, sessio
 
 
 async def test_a_copy_that_waits_can_be_cancelled(make_server, session, bucket, tmp_path):
-    async with slow_line(bucket.port) as line:
-        server = make_server()
-        store_in(server, line)
-        server.start()
-        await server.answers(session)
-        line.cut = True
-        job_id = await submit(server, session)
-        await at_stage(server, session, job_id, "store")
+    async with waiting_for_the_store(make_server, session, bucket) as (server, _, job_id):
         async with session.delete(f"{server.url}/v1/jobs/{job_id}") as response:
             assert response.status == 202
         assert (await end_of(server, session, job_id))["state"] == "cancelled"

@@ -117,10 +117,11 @@ class _Work:
         self._context = self._conditioned()
 
     def warm_up(self) -> None:
-        """What compiles or is chosen at the first use of the VAE."""
+        """What compiles or is chosen at the first use of all but the transformer."""
         with torch.inference_mode():
-            for _ in self._vae.decode(self._vae.encode_picture(self._picture, 3)):
-                pass
+            latents = self._vae.encode_picture(self._picture, 3)
+        for _ in self._loop().decode(latents):
+            pass
 
     @torch.inference_mode()
     def forward(self) -> Tensor:
@@ -129,13 +130,7 @@ class _Work:
 
     def window(self) -> tuple[Tensor, dict[str, float]]:
         """The latents of one `fast` window, and its seconds by part."""
-        device, sampling = self._bench.device, Options(preset="fast").sampling
-        scales = GuidanceScales(sampling.text_guidance, sampling.audio_guidance)
-        loop = WindowLoop(
-            self._model, self._vae, Prompts(self._text, self._text),
-            LoopSettings(sampling.steps, sampling.shift, scales),
-            colours=self._picture, generator=torch.Generator().manual_seed(0),
-        )  # fmt: skip
+        device, loop = self._bench.device, self._loop()
         condition, condition_s = _timed(self._condition, device)
         latents, denoise_s = _timed(lambda: loop.denoise(self._window, condition, None, lambda step: None), device)
         _, decode_s = _timed(lambda: sum(frames.shape[1] for frames in loop.decode(latents)), device)
@@ -151,6 +146,15 @@ class _Work:
         x = torch.zeros(shape, dtype=self._model.dtype, device=self._model.device)
         for _ in range(config.num_layers):
             heads_to_tokens(tokens_to_heads([x, x, x], share.counts)[:, 0], share.counts, share.rank)
+
+    def _loop(self) -> WindowLoop:
+        sampling = Options(preset="fast").sampling
+        scales = GuidanceScales(sampling.text_guidance, sampling.audio_guidance)
+        return WindowLoop(
+            self._model, self._vae, Prompts(self._text, self._text),
+            LoopSettings(sampling.steps, sampling.shift, scales),
+            colours=self._picture, generator=torch.Generator().manual_seed(0),
+        )  # fmt: skip
 
     @torch.inference_mode()
     def _condition(self) -> Condition:

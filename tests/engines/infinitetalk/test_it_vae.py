@@ -131,15 +131,17 @@ def test_each_kernel_computes_what_plain_torch_does(channels: int, edge: int, dt
                     torch.testing.assert_close(got, wanted, **close)
 
 
+def _passes(vae: WanVae, video: Tensor, latents: Tensor) -> list[Tensor]:
+    return [vae.encode(video), vae.encode_picture(video[:, 0], 21), torch.cat(list(vae.decode(latents)), 1)]
+
+
 @needs_kernels
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.05)])
-def test_the_fast_vae_makes_the_plain_ones_latents_and_pixels(dtype: torch.dtype, tolerance: float) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_fast_vae_is_as_close_to_float32_as_the_plain_one(dtype: torch.dtype) -> None:
+    video, latents = _video(9, 64, 48).to(GPU), torch.randn(16, 4, 8, 6, device=GPU)
     with torch.backends.cudnn.flags(allow_tf32=False):
-        plain = WanVae(_network(96, device=GPU), GPU, torch.float32)
-        fast = WanVae(_network(96, device=GPU, dtype=dtype), GPU, dtype, kernels=True)
-        video = _video(9, 64, 48).to(GPU)
-        latents = plain.encode(video)
-        assert error(fast.encode(video), latents) < tolerance
-        assert error(fast.encode_picture(video[:, 0], 21), plain.encode_picture(video[:, 0], 21)) < tolerance
-        pixels = torch.cat(list(plain.decode(latents)), 1)
-        assert error(torch.cat(list(fast.decode(latents)), 1), pixels) < tolerance
+        exact = _passes(WanVae(_network(96, device=GPU), GPU, torch.float32), video, latents)
+        plain = _passes(WanVae(_network(96, device=GPU, dtype=dtype), GPU, dtype), video, latents)
+        fast = _passes(WanVae(_network(96, device=GPU, dtype=dtype), GPU, dtype, kernels=True), video, latents)
+    for reference, slow, quick in zip(exact, plain, fast, strict=True):
+        assert error(quick, reference) <= 1.5 * error(slow, reference) + 2e-4

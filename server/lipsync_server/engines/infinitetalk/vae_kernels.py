@@ -23,25 +23,26 @@ def _norm_silu(
     CHANNELS: tl.constexpr, EDGE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, HAS_BIAS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    channel = tl.arange(0, BLOCK)[None, :]
-    exists = (row < n_rows)[:, None] & (channel < CHANNELS)
+    channel = tl.arange(0, BLOCK)
+    exists = (row < n_rows)[:, None] & (channel < CHANNELS)[None, :]
     line = (row - n_before) // (width + 2 * EDGE)
     column = (row - n_before) % (width + 2 * EDGE) - EDGE
     is_new = ((row >= n_before) & (column >= 0) & (column < width))[:, None]
-    source = (line * width + column).to(tl.int64)[:, None] * CHANNELS + channel
+    source = (line * width + column).to(tl.int64)[:, None] * CHANNELS + channel[None, :]
     value = tl.load(x + source, exists & is_new, 0.0).to(tl.float32)
+    # Vectors are loaded in one dimension: loaded as (1, BLOCK) they would give all tiles a layout of scalar accesses.
     if HAS_BIAS:
-        value = tl.where(exists & is_new, value + tl.load(bias + channel, channel < CHANNELS, 0.0), 0.0)
-    length = tl.maximum(tl.sqrt(tl.sum(value * value, 1)), 1e-12)
-    value = value / length[:, None] * tl.load(gamma + channel, channel < CHANNELS, 0.0)
+        value = tl.where(exists & is_new, value + tl.load(bias + channel, channel < CHANNELS, 0.0)[None, :], 0.0)
+    inverse = 1.0 / tl.maximum(tl.sqrt(tl.sum(value * value, 1)), 1e-12)
+    value = value * inverse[:, None] * tl.load(gamma + channel, channel < CHANNELS, 0.0)[None, :]
     value = value / (1.0 + tl.exp(-value))
     # Rows of the history are zero so far; rows of an edge stay so.
-    place = row.to(tl.int64)[:, None] * CHANNELS + channel
+    place = row.to(tl.int64)[:, None] * CHANNELS + channel[None, :]
     value += tl.load(history + place, exists & (row < n_history)[:, None], 0.0).to(tl.float32)
     result = value.to(frames.dtype.element_ty)
     tl.store(frames + place, result, exists)
     # The last frames once more: as many rows as n_before, behind n_new.
-    behind = (row - n_new).to(tl.int64)[:, None] * CHANNELS + channel
+    behind = (row - n_new).to(tl.int64)[:, None] * CHANNELS + channel[None, :]
     tl.store(kept + behind, result, exists & (row >= n_new)[:, None])
 
 
@@ -50,12 +51,12 @@ def _add(
     x, y, bias, n_rows, CHANNELS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, HAS_BIAS: tl.constexpr
 ):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    channel = tl.arange(0, BLOCK)[None, :]
-    exists = (row < n_rows)[:, None] & (channel < CHANNELS)
-    place = row.to(tl.int64)[:, None] * CHANNELS + channel
+    channel = tl.arange(0, BLOCK)
+    exists = (row < n_rows)[:, None] & (channel < CHANNELS)[None, :]
+    place = row.to(tl.int64)[:, None] * CHANNELS + channel[None, :]
     value = tl.load(x + place, exists, 0.0).to(tl.float32) + tl.load(y + place, exists, 0.0).to(tl.float32)
     if HAS_BIAS:
-        value += tl.load(bias + channel, channel < CHANNELS, 0.0)
+        value += tl.load(bias + channel, channel < CHANNELS, 0.0)[None, :]
     tl.store(x + place, value.to(x.dtype.element_ty), exists)
 
 
@@ -65,17 +66,17 @@ def _double(
     CHANNELS: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, HAS_BIAS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    channel = tl.arange(0, BLOCK)[None, :]
-    exists = (row < n_rows)[:, None] & (channel < CHANNELS)
+    channel = tl.arange(0, BLOCK)
+    exists = (row < n_rows)[:, None] & (channel < CHANNELS)[None, :]
     column = row % (2 * width)
     line = row // (2 * width) % (2 * height)
     frame = row // (4 * width * height)
     pixel = (frame // PARTS * height + line // 2) * width + column // 2
-    part = (frame % PARTS)[:, None] * CHANNELS + channel
+    part = (frame % PARTS)[:, None] * CHANNELS + channel[None, :]
     value = tl.load(x + pixel.to(tl.int64)[:, None] * (PARTS * CHANNELS) + part, exists, 0.0)
     if HAS_BIAS:
         value = (value.to(tl.float32) + tl.load(bias + part, exists, 0.0)).to(x.dtype.element_ty)
-    tl.store(out + row.to(tl.int64)[:, None] * CHANNELS + channel, value, exists)
+    tl.store(out + row.to(tl.int64)[:, None] * CHANNELS + channel[None, :], value, exists)
 
 
 def norm_silu(

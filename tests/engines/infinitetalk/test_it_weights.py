@@ -129,6 +129,15 @@ def test_a_missing_file_is_named_with_what_to_do(folder: Path, missing: str) -> 
     assert "lipsync weights" in info.reason
 
 
+def test_a_missing_text_encoder_is_named_in_both_its_forms(folder: Path) -> None:
+    (folder / "Wan2.1-I2V-14B-480P" / "models_t5_umt5-xxl-enc-bf16.pth").unlink()
+    (folder / "InfiniteTalk" / "quant_models" / "t5_map_fp8.json").unlink()
+    with pytest.raises(
+        WeightsError, match=r"umt5-xxl-enc-bf16\.pth \(or InfiniteTalk/quant_models/t5_fp8\.safetensors"
+    ):
+        find_encoders(_settings(folder))
+
+
 def test_without_a_card_the_full_model_is_not_offered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lipsync_server.engines.infinitetalk.info._TINY_BYTES", 0)
     monkeypatch.setattr("lipsync_server.engines.infinitetalk.info.gpus", lambda: ())

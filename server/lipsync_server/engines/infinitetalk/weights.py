@@ -178,7 +178,11 @@ def _shards_complete(base: Path) -> bool:
 def _require(settings: Settings, *paths: Path) -> None:
     missing = [path for path in paths if not path.is_file()]
     if missing:
-        names = ", ".join(str(path.relative_to(settings.weights_dir)) for path in missing)
+        # The text encoder comes in two forms, and the small download has the other one.
+        others = {
+            _T5: f" (or {_quant_folder(settings).relative_to(settings.weights_dir)}/t5_fp8.safetensors and its map)"
+        }
+        names = ", ".join(f"{path.relative_to(settings.weights_dir)}{others.get(path.name, '')}" for path in missing)
         raise WeightsError(
             f"InfiniteTalk's weights in {settings.weights_dir} are not complete; missing: {names}. Download them with: "
             "lipsync weights download infinitetalk-int8."

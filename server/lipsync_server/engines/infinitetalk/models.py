@@ -207,6 +207,7 @@ class Models:
             quant=quant,
             loras=_loras(self._settings) if with_lora else [],
             attention=self._settings.attention,
+            attention_density=self._settings.attention_density,
             offload="none" if plan.resident_blocks >= plan.n_blocks else plan.resident_blocks,
             progress=lambda done, total: report(f"transformer ({files.kind})", done, total),
         )

@@ -320,6 +320,25 @@ def test_running_out_of_memory_for_good_says_what_to_set(tiny_weights: Path, tmp
         engine.close()
 
 
+@pytest.mark.parametrize(
+    ("words", "is_memory"),
+    [
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("CUDA error: out of memory", True),
+        ("CUDA error: an illegal memory access was encountered", False),
+    ],
+)
+def test_libraries_that_only_say_that_memory_ran_out_are_understood(
+    engine: InfiniteTalkEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, is_memory: bool
+) -> None:
+    def fail(*args: object) -> None:
+        raise RuntimeError(words)
+
+    monkeypatch.setattr(engine._models, "encode_text", fail)
+    with pytest.raises(OutOfMemory if is_memory else RuntimeError, match="ran out" if is_memory else "illegal"):
+        _frames(engine, _request(0.2), Context(tmp_path))
+
+
 def test_a_model_that_never_fits_says_what_to_set_when_it_is_loaded(
     tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,7 @@ from lipsync_server.errors import Cancelled, InvalidInput, OutOfMemory
 from lipsync_server.settings import Settings
 
 Report = Callable[[str, float, float], None]
+_OUT_OF_MEMORY = ("CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
 # The size that the first transformer is loaded for, before any job has come: a square picture.
 _USUAL_PIXELS = {"480p": 640 * 640, "720p": 960 * 960}
 
@@ -172,7 +173,9 @@ class _Job:
         self._n_sent = 0
         try:
             return (yield from self._window(loop, conditions, window, known))
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not ran_out(error):
+                raise
             failure = out_of_memory(error, self._options)
         # Outside of the handler, whose traceback holds the failed attempt's tensors.
         self._make_room(failure)
@@ -185,7 +188,9 @@ class _Job:
     def _prepare_with_one_retry(self, generator: torch.Generator) -> tuple[WindowLoop, Conditions]:
         try:
             return self._prepare(generator)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not ran_out(error):
+                raise
             failure = out_of_memory(error, self._options)
         self._make_room(failure)
         return self._prepare(generator)
@@ -323,11 +328,18 @@ def _scales(sampling: Sampling) -> GuidanceScales:
 def _explained(options: Options) -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not ran_out(error):
+            raise
         raise out_of_memory(error, options) from error
 
 
-def out_of_memory(error: Exception, options: Options) -> OutOfMemory:
+def ran_out(error: RuntimeError) -> bool:
+    """Whether memory ran out: the allocator has a class for it, cuBLAS and pinned memory only words."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+def out_of_memory(error: RuntimeError, options: Options) -> OutOfMemory:
     """What to do about torch's error, in a sentence."""
     smaller = "resolution 480p, " if options.resolution == "720p" else ""
     first_line = str(error).splitlines()[0] if str(error) else "out of memory"

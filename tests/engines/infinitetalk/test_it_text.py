@@ -86,6 +86,9 @@ def test_the_cache_on_disk_keeps_the_prompts_used_last(tmp_path: Path, monkeypat
         cache.put(prompt, torch.full((2, 4), float(age)))
         os.utime(cache._path(prompt), (1_000_000 + age, 1_000_000 + age))
     assert cache.get("a") is not None, "which makes it the one used last"
+    unfinished = tmp_path / "cache" / "left-by-a-killed-process.1.part"
+    unfinished.write_bytes(b"half")
+    os.utime(unfinished, (1_000_000, 1_000_000))
     cache.put("d", torch.ones(2, 4))
     assert [prompt for prompt in "abcd" if cache.get(prompt) is not None] == ["a", "c", "d"]
     assert len(list((tmp_path / "cache").iterdir())) == 3

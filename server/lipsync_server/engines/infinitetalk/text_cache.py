@@ -8,6 +8,7 @@ entries. A damaged or unwritable cache is no error: the prompt is then encoded a
 import hashlib
 import logging
 import os
+import time
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 MAX_ENTRIES = 200
+_ABANDONED_S = 3600
 _log = logging.getLogger(__name__)
 
 
@@ -59,3 +61,7 @@ class EmbeddingCache:
         entries = sorted(self._folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
         for path in entries[:-MAX_ENTRIES]:
             path.unlink(missing_ok=True)
+        # What a process that was killed while writing has left; nobody writes for an hour.
+        for path in self._folder.glob("*.part"):
+            if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                path.unlink(missing_ok=True)

@@ -71,7 +71,7 @@ def video_cost(seconds: float, seconds_per_second: float, price_per_hour: float)
     return seconds * seconds_per_second / 3600 * price_per_hour
 
 
-_SPEEDS = {"rtx4090": 22.0, "h100": 4.3}
+_SPEEDS = {"rtx4090": 22.0, "h100": 3.3}
 
 
 def expected_speed(gpu: str) -> float | None:

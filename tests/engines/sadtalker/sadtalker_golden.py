@@ -36,6 +36,7 @@ def within(case: str, limit: float, got: Any, wanted: Any, *, mean: bool = False
     a, b = (np.asarray(value, np.float64) for value in (got, wanted))
     assert a.shape == b.shape, f"{case}: shape {a.shape} instead of {b.shape}"
     error = np.abs(a / b - 1) if relative else np.abs(a - b)
+    case = f"{case}, relative" if relative else case
     note(case, limit, float(error.mean() if mean else error.max()))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -9,12 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from lipsync_server.engines.sadtalker import bench
 from lipsync_server.engines.sadtalker.bench import Bench, Case, Plan, Report
 from lipsync_server.engines.sadtalker.bench_rig import Material, Rig
+from lipsync_server.engines.sadtalker.bench_table import with_tables
+from lipsync_server.engines.sadtalker.options import Options
 from lipsync_server.engines.sadtalker.tiny_checkpoint import TINY
 
 CPU = torch.device("cpu")
+DOCS = Path(__file__).parents[3] / "docs"
 ABSENT = (
     "pydantic",
     "pydantic_settings",
@@ -57,7 +60,7 @@ def test_one_command_measures_speed_and_memory_without_the_server_s_packages(tmp
     assert report["machine"]["torch"] == torch.__version__
     assert not [section for section in report.values() if isinstance(section, dict) and "failed" in section]
     exact, half = report["speed 256 float32"], report["speed 256 bfloat16"]
-    assert min(exact["fps"], half["fps"], exact["of_floor"]) > 0
+    assert min(exact["fps"], half["fps"], exact["cpu_s_per_frame"]) > 0
     assert exact["mean_error_to_float32"] == 0
     assert 0 < half["mean_error_to_float32"] < 0.05
     memory = report["length 256 bfloat16"]
@@ -116,4 +119,41 @@ def test_the_floor_is_what_convolutions_reach(material: Material) -> None:
     numbers = measured.measure(Case("speed", 256, "float32"))
     assert numbers["floor_fps"] == 1.0
     assert numbers["of_floor"] == pytest.approx(numbers["fps"], abs=1e-3)
-    assert bench.convolution_rate(CPU, "float32") > 0
+
+
+def test_the_documents_tables_are_the_measured_numbers() -> None:
+    page = (DOCS / "sadtalker.md").read_text(encoding="utf-8")
+    command = "run: python -m lipsync_server.engines.sadtalker.bench_table docs/sadtalker.md"
+    assert with_tables(page, DOCS / "performance") == page, command
+
+
+def test_the_document_names_every_option_that_takes_the_original_s_side() -> None:
+    page = (DOCS / "sadtalker.md").read_text(encoding="utf-8")
+    named = dict(re.findall(r"`(\w+)=(\w+)` \|", page))
+    plain, original = Options().resolved().model_dump(), Options(reference_behaviour=True).resolved().model_dump()
+    changed = {name: str(value).lower() for name, value in original.items() if value != plain[name]}
+    assert named == {name: value for name, value in changed.items() if name != "reference_behaviour"}
+
+
+def test_a_table_is_made_of_a_report_and_says_what_was_not_measured(tmp_path: Path) -> None:
+    speed = {"batch_size": 2, "fps": 61.23, "seconds_per_second": 0.41, "of_floor": 0.48, "peak_gpu_gib": 2.9}
+    report = {
+        "machine": {"torch": "2.11"},
+        "speed 512 float16 compiled": {**speed, "first_batch_s": 31.2, "cpu_s_per_frame": 0.02},
+        "speed 512 float16 capped": {"failed": "OutOfMemoryError: no"},
+        "length 256 float16": {
+            "short": {"video_s": 10, "n_frames": 250, "fps": 219.1, "rss_mib": 3000.0, "peak_gpu_gib": 3.4},
+            "long": {"video_s": 300, "n_frames": 7500, "fps": 220.3, "rss_mib": 3001.0, "peak_gpu_gib": 3.4},
+        },
+    }
+    (tmp_path / "a.json").write_text(json.dumps(report))
+    blocks = "".join(f"<!-- bench {k} a.json -->\nold\n<!-- bench: end -->\n" for k in ("machine", "speed", "length"))
+    page = with_tables(blocks + "<!-- bench speed b.json -->\n<!-- bench: end -->", tmp_path)
+    assert "old" not in page
+    assert "| 512 | float16, compiled | 2 | 61.2 | 0.41 | 48% | 2.9 GiB | 31.2 s | 0.02 |" in page
+    assert "memory of a 6 GB card | OutOfMemoryError: no |" in page
+    assert "| 256 float16 | 300 s | 7500 | 220 | 3001 MiB | 3.40 GiB |" in page
+    assert page.count("Not measured yet.") == 1
+    assert with_tables(page, tmp_path) == page
+    with pytest.raises(ValueError, match="no table nonsense"):
+        with_tables("<!-- bench nonsense a.json -->\n<!-- bench: end -->", tmp_path)

@@ -141,6 +141,8 @@ def test_a_table_is_made_of_a_report_and_says_what_was_not_measured(tmp_path: Pa
         "machine": {"torch": "2.11"},
         "speed 512 float16 compiled": {**speed, "first_batch_s": 31.2, "cpu_s_per_frame": 0.02},
         "speed 512 float16 capped": {"failed": "OutOfMemoryError: no"},
+        "speed 512 float16 capped, took s": 1.0,
+        "length 256 float16, took s": 40.1,
         "length 256 float16": {
             "short": {"video_s": 10, "n_frames": 250, "fps": 219.1, "rss_mib": 3000.0, "peak_gpu_gib": 3.4},
             "long": {"video_s": 300, "n_frames": 7500, "fps": 220.3, "rss_mib": 3001.0, "peak_gpu_gib": 3.4},

@@ -65,7 +65,7 @@ def _speed(numbers: Numbers) -> str:
 def _length(numbers: Numbers) -> str:
     rows = []
     for name, found in numbers.items():
-        if not name.startswith("length ") or "short" not in found:
+        if not name.startswith("length ") or not isinstance(found, dict) or "short" not in found:
             continue
         for part in (found["short"], found["long"]):
             gpu = f"{part['peak_gpu_gib']:.2f} GiB" if "peak_gpu_gib" in part else ""

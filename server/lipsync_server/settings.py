@@ -77,7 +77,7 @@ class Settings(BaseSettings):
     compile: bool = True
     """Use torch.compile on CUDA."""
     lora: Annotated[list[str], NoDecode] = []
-    """LoRA files merged at load, `path` or `path:scale`, separated by commas."""
+    """LoRA files, `path` or `path:scale`, separated by commas; merged for the presets balanced and fast."""
 
     # Workers
     executor: Literal["process", "ray"] = "process"

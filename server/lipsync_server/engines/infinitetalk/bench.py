@@ -20,6 +20,7 @@ from .bench_forward import forwards, kernels, loading
 from .bench_record import Bench, Beside, Numbers
 from .bench_soak import soak
 from .bench_windows import (
+    capped_int8_windows,
     capped_windows,
     hd_windows,
     int8_windows,
@@ -67,6 +68,7 @@ SECTIONS: dict[str, Section] = {
     "loading": loading,
     "windows": preset_windows,
     "capped": capped_windows,
+    "capped_int8": capped_int8_windows,
     "quality": quality_window,
     "hd": hd_windows,
     "two_people": two_people_windows,

@@ -257,6 +257,7 @@ def _derived(numbers: Numbers, reference: Numbers, n_forwards: int) -> list[tupl
 def _memory(numbers: Numbers, reference: Numbers) -> str:
     pairs = (
         ("480p", _section(numbers, "capped"), _section(numbers, "windows").get("fast")),
+        ("480p, int8", _section(numbers, "capped_int8"), _section(numbers, "int8").get("fast")),
         ("720p", _section(numbers, "hd").get("capped"), _section(numbers, "hd").get("resident")),
     )
     rows = []

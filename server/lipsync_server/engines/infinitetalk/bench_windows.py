@@ -11,6 +11,7 @@ from . import memory
 from .bench_forward import int8_forward
 from .bench_record import EIGHT_BIT, Bench, Numbers
 from .bench_rig import Rig
+from .checkpoint import Quant
 from .options import Options
 from .random_weights import random_transformer
 from .teacache import DEFAULT_THRESHOLD, TeaCache
@@ -63,6 +64,11 @@ def quality_window_uncached(bench: Bench, found: Numbers) -> None:
 def capped_windows(bench: Bench, found: Numbers) -> None:
     """Two `fast` windows on a card of 24 GB."""
     _on_a_small_card(bench, found, bench.scale.picture, note="fast, 24 GB")
+
+
+def capped_int8_windows(bench: Bench, found: Numbers) -> None:
+    """The same with int8 weights."""
+    _on_a_small_card(bench, found, bench.scale.picture, note="fast, int8, 24 GB", quant="int8")
 
 
 def hd_windows(bench: Bench, found: Numbers) -> None:
@@ -118,7 +124,7 @@ def _speed_up(bench: Bench, transformer: InfiniteTalkTransformer) -> None:
         transformer.use_fast_blocks()
 
 
-def _on_a_small_card(bench: Bench, found: Numbers, size: tuple[int, int], *, note: str) -> None:
+def _on_a_small_card(bench: Bench, found: Numbers, size: tuple[int, int], *, note: str, quant: Quant = "fp8") -> None:
     """Two `fast` windows as on a card of 24 GB, CUDA's context included; blocks are streamed as the engine decides."""
     rig = Rig(bench, size=size, n_windows=2)
     rig.keep_clip = False
@@ -135,7 +141,7 @@ def _on_a_small_card(bench: Bench, found: Numbers, size: tuple[int, int], *, not
         bench.say(plan.line)
         rig.keep_clip = plan.keep_encoders
         transformer = random_transformer(
-            bench.config, device=bench.device, quant="fp8", attention="auto",
+            bench.config, device=bench.device, quant=quant, attention="auto",
             offload="none" if plan.resident_blocks == plan.n_blocks else plan.resident_blocks,
         )  # fmt: skip
         _speed_up(bench, transformer)

@@ -69,14 +69,18 @@ def save_shards(
     n_shards: int = 7,
     stem: str = "diffusion_pytorch_model",
 ) -> None:
-    """Write plain parameters as the base's shards in `folder` and InfiniteTalk's adapter file."""
+    """Write plain parameters as the base's shards with their index in `folder`, and InfiniteTalk's adapter file."""
     folder.mkdir(parents=True, exist_ok=True)
     adapter.parent.mkdir(parents=True, exist_ok=True)
     base = [name for name in parameters if not is_adapter(name)]
+    places: dict[str, str] = {}
     for index in range(n_shards):
         part = base[index * len(base) // n_shards : (index + 1) * len(base) // n_shards]
         path = folder / f"{stem}-{index + 1:05d}-of-{n_shards:05d}.safetensors"
         save_file({name: parameters[name].contiguous() for name in part}, path)
+        places |= dict.fromkeys(part, path.name)
+    index_file = folder / f"{stem}.safetensors.index.json"
+    index_file.write_text(json.dumps({"metadata": {}, "weight_map": places}), encoding="utf-8")
     save_file({name: value.contiguous() for name, value in parameters.items() if is_adapter(name)}, adapter)
 
 

@@ -120,10 +120,10 @@ class WanVae:
     def load(
         cls, path: Path, *, device: torch.device, dtype: torch.dtype = torch.float32, **options: Unpack[Options]
     ) -> "WanVae":
-        """Read Wan2.1_VAE.pth; the width is taken from its first convolution."""
+        """Read Wan2.1_VAE.pth, at whatever width it has."""
         tensors = state_files.read_tensors(path)
-        first = tensors.get("encoder.conv1.weight")
-        model = build(first.shape[0] if first is not None else 96)
+        as_wide = ("encoder.conv1.weight", "encoder.conv1.bias", "decoder.head.0.gamma")
+        model = build(state_files.usual_size(tensors, as_wide, 0, 96))
         state_files.fill(model, tensors, official_name, source=path.name, device=device, dtype=dtype)
         return cls(model, device, dtype, **options)
 

@@ -1,8 +1,7 @@
 """The whole engine from a tiny checkpoint in the official layout: frames, options, resuming, errors."""
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -20,32 +19,9 @@ from lipsync_server.engines.sadtalker.options import Options
 from lipsync_server.engines.sadtalker.tiny_checkpoint import write_tiny_checkpoint
 from lipsync_server.errors import Cancelled, NoFace, WeightsError
 from lipsync_server.settings import Settings
+from sadtalker_context import Context
 
 FACE = skimage.data.astronaut()
-
-
-@dataclass
-class Context:
-    """What a worker offers; remembers what the engine told it."""
-
-    scratch: Path = Path()
-    checkpoint: Checkpoint | None = None
-    cancel_after: float = math.inf
-    stages: list[tuple[str, float, float]] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    saved: list[dict[str, object]] = field(default_factory=list)
-
-    def progress(self, stage: str, done: float, total: float, note: str = "") -> None:
-        self.stages.append((stage, done, total))
-
-    def cancelled(self) -> bool:
-        return any(stage == "generate" and done >= self.cancel_after for stage, done, _ in self.stages)
-
-    def warn(self, message: str) -> None:
-        self.warnings.append(message)
-
-    def save(self, state: dict[str, object]) -> None:
-        self.saved.append(state)
 
 
 @pytest.fixture(scope="module")

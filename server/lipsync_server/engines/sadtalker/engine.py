@@ -26,6 +26,7 @@ from lipsync_server.engines.sadtalker.coefficients import (
     TrackOptions,
     source_semantics,
 )
+from lipsync_server.engines.sadtalker.enhance import SIDE, Enhancer, load_enhancer
 from lipsync_server.engines.sadtalker.info import device_name, sizes_present, weights_folder
 from lipsync_server.engines.sadtalker.landmarks68 import landmarks68
 from lipsync_server.engines.sadtalker.mel import n_whole_frames
@@ -76,6 +77,8 @@ class SadTalkerEngine:
         self._device = torch.device(device_name(settings))
         self._landmarker: FaceLandmarker | None = None
         self._loaded: _Loaded | None = None
+        # Loaded by the first job that asks for it.
+        self.enhancer: Enhancer | None = None
 
     def load(self, report: Callable[[str, float, float], None] = _silent) -> None:
         """Load the default size; raises WeightsError naming the file and tensor."""
@@ -87,7 +90,7 @@ class SadTalkerEngine:
             self._landmarker = FaceLandmarker()
 
     def close(self) -> None:
-        self._loaded = self._landmarker = None
+        self._loaded = self._landmarker = self.enhancer = None
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
@@ -102,6 +105,9 @@ class SadTalkerEngine:
         loaded = self._load(size, precision)
         if self._landmarker is None:
             self._landmarker = FaceLandmarker()
+        if options.enhance and self.enhancer is None:
+            context.progress("load", 1, 1, "the face enhancer")
+            self.enhancer = load_enhancer(self._folder, self._device)
 
         context.progress("preprocess", 0, 3, "finding the face")
         source, face = self._source(request, options, loaded, context)
@@ -116,7 +122,8 @@ class SadTalkerEngine:
                 source,
                 loaded.networks.reconstruction,
             )
-        render = _Render(request, options, loaded, source, reference, self._device)
+        enhancer = self.enhancer if options.enhance else None
+        render = _Render(request, options, loaded, source, reference, enhancer, self._device)
         context.progress("preprocess", 3, 3)
         yield from render.batches(context)
 
@@ -196,9 +203,10 @@ class _Render:
         loaded: _Loaded,
         source: Source,
         reference: Rows | None,
+        enhancer: Enhancer | None,
         device: torch.device,
     ) -> None:
-        self.request, self.options, self.loaded = request, options, loaded
+        self.request, self.options, self.loaded, self.enhancer = request, options, loaded, enhancer
         self.mapping = loaded.networks.mappings[73 if options.pastes_back else N_MOTION]
         coefficients = source.coefficients[: self.mapping.n_coefficients]
         self.n_frames = request.n_frames
@@ -223,7 +231,8 @@ class _Render:
             ),
             reference,
         )
-        self.compositor = _compositor(request.picture, options, loaded.size, source, device)
+        side = loaded.size if enhancer is None else SIDE
+        self.compositor = _compositor(request.picture, options, side, source, device)
         self.paths = {
             name: camera_path(degrees, self.n_heard).tolist()
             for name, degrees in (("yaw", options.yaw), ("pitch", options.pitch), ("roll", options.roll))
@@ -272,7 +281,7 @@ class _Render:
             angles=angles_for(self.paths, first, stop) if self.paths else None,
             batch_size=self.batch_size,
         )
-        return self.compositor.blend(squares)
+        return self.compositor.blend(squares if self.enhancer is None else self.enhancer(squares))
 
     def _shrink_batch(self, error: torch.OutOfMemoryError) -> None:
         if self.batch_size == 1:

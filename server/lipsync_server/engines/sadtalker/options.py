@@ -42,6 +42,11 @@ class Options(EngineOptions):
     )
     pitch: _Angles = Field(default=[], max_length=64, description="The same for nodding.")
     roll: _Angles = Field(default=[], max_length=64, description="The same for tilting.")
+    enhance: bool = Field(
+        default=False,
+        description="Restore every face with GFPGAN, at 512 pixels: sharper, slower. Needs a package and a file of its "
+        "own.",
+    )
     batch_size: int | None = Field(
         default=None, ge=1, le=64, description="Frames rendered together. Unset: by size and device."
     )

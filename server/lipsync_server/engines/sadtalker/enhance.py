@@ -1,0 +1,69 @@
+"""Face restoration after rendering, for whoever asks: GFPGAN through spandrel, both optional.
+
+Knows squares with a face. Does not know frames, pictures or how a square is put back. The square is restored as it is:
+SadTalker cuts it out much as the pictures were cut that GFPGAN was trained on.
+"""
+
+import importlib
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lipsync_server.errors import EngineUnavailable, WeightsError
+
+FILE = "GFPGANv1.4.pth"
+SIDE = 512
+"""Width and height of what comes out, whatever goes in."""
+
+
+def load_enhancer(folder: Path, device: torch.device) -> "Enhancer":
+    """GFPGAN from `folder`; raises EngineUnavailable without spandrel, WeightsError without a file that it knows."""
+    if find_spec("spandrel") is None:
+        raise EngineUnavailable(
+            "enhance needs a package that is not installed: pip install -c constraints.txt '.[enhance]', or leave "
+            "enhance off."
+        )
+    path = folder / FILE
+    if not path.is_file():
+        raise WeightsError(
+            f"enhance needs {FILE} (349 MB, from the releases of TencentARC/GFPGAN) in {folder}; put it there, or "
+            "leave enhance off."
+        )
+    try:
+        spandrel = importlib.import_module("spandrel")
+    except Exception as error:  # a torchvision of another build than torch raises what it likes
+        raise EngineUnavailable(
+            f"enhance cannot be used here: spandrel does not load ({error}). Install the torchvision that belongs to "
+            "this torch, or leave enhance off."
+        ) from error
+    try:
+        # Not spandrel's own reading of files, which unpickles.
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        network = spandrel.ModelLoader().load_from_state_dict(state)
+        if network.architecture.id != "GFPGAN":
+            raise ValueError(f"it holds {network.architecture.name}")
+    except Exception as error:  # pickle, spandrel and torch each raise their own
+        raise WeightsError(f"{path} is no GFPGAN file that can be used ({error}); fetch it again.") from error
+    return Enhancer(network.model, device)
+
+
+class Enhancer:
+    """Restores faces. network: GFPGAN's, (n, 3, 512, 512) in [-1, 1] to the same."""
+
+    def __init__(self, network: nn.Module, device: torch.device) -> None:
+        # float16 overflows in it; bfloat16 does not.
+        half = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        self._dtype = torch.bfloat16 if half else torch.float32
+        self._network = network.eval().requires_grad_(False).to(device, self._dtype)
+
+    @torch.inference_mode()
+    def __call__(self, squares: Tensor) -> Tensor:
+        """(n, 3, S, S) in [0, 1] -> (n, 3, 512, 512) float32 in [0, 1]; the same squares give the same faces."""
+        large = F.interpolate(squares.float(), size=(SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 1)
+        # The renderer's memory is channels-last, which GFPGAN's views cannot take.
+        given = (large * 2 - 1).to(self._dtype).contiguous()
+        restored: Tensor = self._network(given, return_rgb=False, randomize_noise=False)[0]
+        return ((restored.float() + 1) / 2).clamp(0, 1)

@@ -1,0 +1,123 @@
+"""Face restoration: what it is given, what comes out, and what is said where it cannot be done.
+
+spandrel needs torchvision, whose wheels want a CUDA build of torch, so it is not among what the tests install; where it
+is there, the last test runs GFPGAN itself at full size with random weights.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from lipsync_server.engines.base import RenderRequest
+from lipsync_server.engines.sadtalker import enhance
+from lipsync_server.engines.sadtalker.engine import SadTalkerEngine
+from lipsync_server.engines.sadtalker.enhance import FILE, SIDE, Enhancer, load_enhancer
+from lipsync_server.engines.sadtalker.options import Options
+from lipsync_server.engines.sadtalker.tiny_checkpoint import write_tiny_checkpoint
+from lipsync_server.errors import EngineUnavailable, WeightsError
+from lipsync_server.settings import Settings
+from sadtalker_context import Context
+from torch import Tensor, nn
+
+CPU = torch.device("cpu")
+
+
+class Warmer(nn.Module):
+    """In GFPGAN's place: takes [-1, 1] at 512, moves red up, leaves the range here and there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.tensor([0.5, 0.0, 0.0]))
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor, *, return_rgb: bool, randomize_noise: bool) -> tuple[Tensor, list[Tensor]]:
+        assert (return_rgb, randomize_noise) == (False, False)
+        assert x.is_contiguous()
+        self.seen.append(x)
+        return x + self.shift.view(-1, 1, 1), []
+
+
+def test_faces_go_in_at_512_and_come_out_in_range() -> None:
+    network = Warmer()
+    squares = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    squares = squares.contiguous(memory_format=torch.channels_last)
+    restored = Enhancer(network, CPU)(squares)
+    assert restored.shape == (2, 3, SIDE, SIDE)
+    assert restored.dtype == torch.float32
+    [given] = network.seen
+    assert given.shape == (2, 3, SIDE, SIDE)
+    assert -1 <= float(given.min()) < -0.5 < 0.5 < float(given.max()) <= 1
+    torch.testing.assert_close(restored[:, 1:], (given[:, 1:] + 1) / 2)
+    torch.testing.assert_close(restored[:, 0], ((given[:, 0] + 1.5) / 2).clamp(0, 1))
+
+
+def request_with(**options: object) -> RenderRequest:
+    return RenderRequest(skimage.data.astronaut(), np.zeros(3200, np.float32), 0.2, Options(**options))
+
+
+def test_without_the_package_the_job_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(enhance, "find_spec", lambda name: None)
+    with pytest.raises(EngineUnavailable, match=r"pip install .*enhance"):
+        load_enhancer(tmp_path, CPU)
+
+
+def test_without_the_file_the_job_is_told_where_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(enhance, "find_spec", lambda name: object())
+    with pytest.raises(WeightsError, match=FILE):
+        load_enhancer(tmp_path, CPU)
+
+
+def test_a_package_that_does_not_load_is_said_to_be_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "spandrel.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    (tmp_path / FILE).touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "spandrel", raising=False)
+    with pytest.raises(EngineUnavailable, match=r"does not load \(operator torchvision::nms"):
+        load_enhancer(tmp_path, CPU)
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> SadTalkerEngine:
+    weights = tmp_path_factory.mktemp("weights")
+    write_tiny_checkpoint(weights / "sadtalker")
+    return SadTalkerEngine(Settings(weights_dir=weights, device="cpu"))
+
+
+def frames_of(engine: SadTalkerEngine, **options: object) -> np.ndarray:
+    return np.concatenate(list(engine.generate(request_with(**options), Context())))
+
+
+def test_every_frame_is_restored_before_it_is_put_back(engine: SadTalkerEngine) -> None:
+    """Crops come at 512, whole pictures at their own size; red went up where the face is and nowhere else."""
+    engine.enhancer = Enhancer(Warmer(), CPU)
+    plain, enhanced = (frames_of(engine, preprocess="crop", enhance=asked).astype(int) for asked in (False, True))
+    assert len(plain) == len(enhanced) == 5
+    assert enhanced.shape[2] == SIDE
+    assert enhanced[..., 0].mean() > plain[..., 0].mean() + 20
+    plain, enhanced = (frames_of(engine, enhance=asked).astype(int) for asked in (False, True))
+    assert plain.shape == enhanced.shape
+    assert np.array_equal(plain[:, 0], enhanced[:, 0])
+    assert (enhanced[..., 0] - plain[..., 0]).max() > 20
+
+
+def test_a_job_without_it_needs_no_package(engine: SadTalkerEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(enhance, "find_spec", lambda name: pytest.fail("nobody asked for it"))
+    engine.enhancer = None
+    assert len(frames_of(engine)) == 5
+
+
+def test_gfpgan_itself_restores_a_face(tmp_path: Path) -> None:
+    pytest.importorskip("spandrel", exc_type=Exception)
+    from spandrel.architectures.GFPGAN import GFPGAN
+
+    torch.manual_seed(0)
+    torch.save({"params_ema": GFPGAN().state_dict()}, tmp_path / FILE)
+    restored = load_enhancer(tmp_path, CPU)(torch.rand(1, 3, 256, 256))
+    assert restored.shape == (1, 3, SIDE, SIDE)
+    assert 0 <= float(restored.min()) < float(restored.max()) <= 1
+    (tmp_path / FILE).write_bytes(b"no weights")
+    with pytest.raises(WeightsError, match="no GFPGAN file"):
+        load_enhancer(tmp_path, CPU)

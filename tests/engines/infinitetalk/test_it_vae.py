@@ -55,10 +55,10 @@ WAYS: dict[str, Options] = {
 def test_latents_and_pixels_are_golden(name: str, way: str) -> None:
     case = golden("E_vae/vae_cases.safetensors")
     vae = WanVae.load(golden_path("E_vae/vae_tiny.safetensors"), device=CPU, **WAYS[way])
-    meets(f"vae {name} latent, {way}", vae.encode(case[f"{name}.video"]), case[f"{name}.latent"], 1e-4)
+    meets(f"E vae {name} latent, {way}", vae.encode(case[f"{name}.video"]), case[f"{name}.latent"], 1e-4)
     for given, expected in (("latent", "recon"), ("z", "z_decoded")):
         pixels = torch.cat(list(vae.decode(case[f"{name}.{given}"])), 1)
-        meets(f"vae {name} {expected}, {way}", pixels, case[f"{name}.{expected}"], 2e-4)
+        meets(f"E vae {name} {expected}, {way}", pixels, case[f"{name}.{expected}"], 2e-4)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

@@ -9,10 +9,11 @@ was not measured has no row. A test holds the document against the files. Knows 
 
 import json
 import re
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from lipsync_server.engines.markdown import rewrite, table
 
 from .guidance import GuidanceScales
 from .options import Options
@@ -118,7 +119,7 @@ def _environment(runs: Mapping[str, Numbers]) -> str:
         counted = ", ".join(name for name in sections if name != "environment")
         card = found.get("gpu", found["device"])
         rows.append((f"[{file}](performance/{file})", card, ", ".join(versions), counted))
-    return _table(("file", "card", "software", "sections"), rows)
+    return table(("file", "card", "software", "sections"), rows)
 
 
 def _forward(numbers: Numbers, reference: Numbers) -> str:
@@ -145,7 +146,7 @@ def _forward(numbers: Numbers, reference: Numbers) -> str:
             )
         )
     heads = ("form", "seconds", "target", "floor", "of floor", "peak memory", "its first call", "reference")
-    return _table(heads, rows)
+    return table(heads, rows)
 
 
 def _profile(numbers: Numbers, reference: Numbers) -> str:
@@ -164,7 +165,7 @@ def _profile(numbers: Numbers, reference: Numbers) -> str:
         (what, f"{seconds[what]:.3f}", str(calls.get(what, "")) if what != "the rest" else "") for what in ordered
     ]  # fmt: skip
     rows.append(("idle", f"{profile['wall_s'] - profile['busy_s']:.3f}", ""))
-    return _table(("", "s", "calls"), rows)
+    return table(("", "s", "calls"), rows)
 
 
 def _kernels(numbers: Numbers, reference: Numbers) -> str:
@@ -181,7 +182,7 @@ def _kernels(numbers: Numbers, reference: Numbers) -> str:
         for name, value in found.items()
         if isinstance(value, dict) and "missing" in value
     ]
-    text = _table(("kernel", "ms", "relative error on normal values"), rows)
+    text = table(("kernel", "ms", "relative error on normal values"), rows)
     return text + ("\n\nNot measured:\n\n" + "\n".join(missing) if missing else "")
 
 
@@ -192,7 +193,7 @@ def _errors(numbers: Numbers, reference: Numbers) -> str:
         for key, text in _ERRORS.items()
         if "four_steps" in found.get(key, {})
     ]
-    return _table(("form", "one forward", "latent after 4 steps"), rows)
+    return table(("form", "one forward", "latent after 4 steps"), rows)
 
 
 def _windows(numbers: Numbers, reference: Numbers) -> str:
@@ -232,7 +233,7 @@ def _windows(numbers: Numbers, reference: Numbers) -> str:
         )  # fmt: skip
     heads = ("preset", "forwards", "a window", "s/s", "target", "floor", "of floor", "reference")
     rows += _derived(numbers, reference, all_forwards["quality"])
-    return _table(heads, rows)
+    return table(heads, rows)
 
 
 def _derived(numbers: Numbers, reference: Numbers, n_forwards: int) -> list[tuple[str, ...]]:
@@ -278,7 +279,7 @@ def _memory(numbers: Numbers, reference: Numbers) -> str:
         "size", "blocks on the card", "a `fast` window", "s/s", "of resident", "tensors", "torch's allocator",
         "the card (CUDA's share included)",
     )  # fmt: skip
-    return _table(heads, rows)
+    return table(heads, rows)
 
 
 _PEAKS = ("peak_gib", "peak_reserved_gib", "peak_device_gib")
@@ -296,7 +297,7 @@ def _http(numbers: Numbers, reference: Numbers) -> str:
         speed = f"{value['s_per_s']:.2f}" if key == "warm_up" else f"**{value['s_per_s']:.2f}**"
         rows.append((sound, f"{value['wall_s']:.1f}", speed, _number(target, 1), *memory))
     heads = ("sound", "POST to last byte, s", "s/s", "target", "memory of server and worker", "of the card")
-    text = _table(heads, rows)
+    text = table(heads, rows)
     if "ready_s" in found:
         text += f"\n\nFrom the server's start to ready, everything loaded: {found['ready_s']:.1f} s"
         text += f" (target {reference['loading']['target_s']:.0f})."
@@ -311,7 +312,7 @@ def _soak(numbers: Numbers, reference: Numbers) -> str:
             continue
         gpu = [f"{value[name]:.2f} GiB" if name in value else "" for name in ("gpu_allocated_gib", "gpu_reserved_gib")]
         rows.append((f"after job {key.removeprefix('after_')}", *gpu, f"{value['rss_gib']:.2f} GiB"))
-    return _table(("", "tensors on the card", "torch's allocator", "host memory"), rows)
+    return table(("", "tensors on the card", "torch's allocator", "host memory"), rows)
 
 
 def _loading(numbers: Numbers, reference: Numbers) -> str:
@@ -326,7 +327,7 @@ def _loading(numbers: Numbers, reference: Numbers) -> str:
 
 def _peers(numbers: Numbers, reference: Numbers) -> str:
     rows = [(one["system"], one["hardware"], one["setting"], one["s_per_s"]) for one in reference["peers"]]
-    return _table(("system", "hardware", "setting", "s/s"), rows)
+    return table(("system", "hardware", "setting", "s/s"), rows)
 
 
 TABLES: dict[str, Callable[[Numbers, Numbers], str]] = {
@@ -357,18 +358,5 @@ def _number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = [heads, ("---",) * len(heads), *rows]
-    if len(lines) == 2:
-        return "Not measured yet."
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
-def main() -> None:
-    path = Path(sys.argv[1])
-    text = path.read_text(encoding="utf-8")
-    path.write_text(with_tables(text, path.parent / "performance"), encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    rewrite(with_tables)

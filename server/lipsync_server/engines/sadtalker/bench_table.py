@@ -9,10 +9,11 @@ the document, and while it is not there the table says so. Kinds: `machine`, `sp
 
 import json
 import re
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from lipsync_server.engines.markdown import rewrite, table
 
 Numbers = Mapping[str, Any]
 _BLOCK = re.compile(r"(<!-- bench (\w+) (\S+) -->\n).*?(<!-- bench: end -->)", re.DOTALL)
@@ -35,7 +36,7 @@ def with_tables(document: str, folder: Path) -> str:
 
 
 def _machine(numbers: Numbers) -> str:
-    return _table(("", ""), [(name, str(value)) for name, value in numbers["machine"].items()])
+    return table(("", ""), [(name, str(value)) for name, value in numbers["machine"].items()])
 
 
 def _speed(numbers: Numbers) -> str:
@@ -59,7 +60,7 @@ def _speed(numbers: Numbers) -> str:
         "size", "how", "batch", "frames a second", "s/s", "of the floor", "peak GPU memory", "first batch",
         "CPU s a frame",
     )  # fmt: skip
-    return _table(heads, rows)
+    return table(heads, rows)
 
 
 def _length(numbers: Numbers) -> str:
@@ -76,7 +77,7 @@ def _length(numbers: Numbers) -> str:
                 f"{part['rss_mib']:.0f} MiB",
             )
             rows.append((name.removeprefix("length "), *cells, gpu))
-    return _table(("renderer", "video", "frames", "frames a second", "RSS", "peak GPU memory"), rows)
+    return table(("renderer", "video", "frames", "frames a second", "RSS", "peak GPU memory"), rows)
 
 
 def _engine(numbers: Numbers) -> str:
@@ -85,7 +86,7 @@ def _engine(numbers: Numbers) -> str:
         stages = run["stage_s"]
         cells = (f"{run['wall_s']:.1f}", f"{stages['generate']:.1f}", f"{run['wall_s'] / run['duration_s']:.2f}")
         rows.append((f"{run['duration_s']:g} s", *cells, f"{run['peak_rss_bytes'] / 2**20:.0f} MiB"))
-    return _table(("sound", "seconds in all", "of which rendering", "s/s", "largest RSS"), rows)
+    return table(("sound", "seconds in all", "of which rendering", "s/s", "largest RSS"), rows)
 
 
 TABLES: dict[str, Callable[[Numbers], str]] = {
@@ -96,17 +97,5 @@ TABLES: dict[str, Callable[[Numbers], str]] = {
 }
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    if not rows:
-        return "Not measured yet."
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (heads, ["---"] * len(heads), *rows))
-
-
-def main() -> None:
-    path = Path(sys.argv[1])
-    text = path.read_text(encoding="utf-8")
-    path.write_text(with_tables(text, path.parent / "performance"), encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    rewrite(with_tables)

@@ -23,6 +23,7 @@ from urllib.request import urlopen
 import aiohttp
 import psutil
 
+from lipsync_server.engines import hardware
 from lipsync_server.errors import LipsyncError
 
 _START_TIMEOUT_S = 1800.0
@@ -161,7 +162,7 @@ class _PeakMemory:
 
 
 def _gpu_bytes() -> int:
-    """Memory in use on all cards, whoever uses it; 0 where NVML cannot be asked."""
+    """Memory in use on the cards that the server may use, whoever uses it; 0 where NVML cannot be asked."""
     return sum(read() for read in _gpus())
 
 
@@ -173,5 +174,6 @@ def _gpus() -> tuple[Callable[[], int], ...]:
         nvml.nvmlInit()
     except Exception:  # the module is missing, or there is no driver: its own error class for each case
         return ()
-    handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+    # Of several cards those that CUDA_VISIBLE_DEVICES leaves: on the others someone else may be at work.
+    handles = [nvml.nvmlDeviceGetHandleByUUID(gpu.uuid) for gpu in hardware.gpus()]
     return tuple(lambda handle=handle: int(nvml.nvmlDeviceGetMemoryInfo(handle).used) for handle in handles)

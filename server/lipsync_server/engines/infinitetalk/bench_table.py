@@ -293,7 +293,7 @@ def _http(numbers: Numbers, reference: Numbers) -> str:
             continue
         sound = f"{value['sound_s']:g} s" + (", the server's first job" if key == "warm_up" else "")
         target = reference["http"].get(key, {}).get("target_s_per_s")
-        memory = f"{value['peak_rss_gib']:.1f} GiB", f"{value['peak_device_gib']:.1f} GiB"
+        memory = [f"{value[name]:.1f} GiB" if name in value else "" for name in ("peak_rss_gib", "peak_device_gib")]
         speed = f"{value['s_per_s']:.2f}" if key == "warm_up" else f"**{value['s_per_s']:.2f}**"
         rows.append((sound, f"{value['wall_s']:.1f}", speed, _number(target, 1), *memory))
     heads = ("sound", "POST to last byte, s", "s/s", "target", "memory of server and worker", "of the card")

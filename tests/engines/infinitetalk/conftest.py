@@ -1,11 +1,16 @@
-"""The tiny checkpoint, written once for all tests of a worker."""
+"""The tiny checkpoint, written once for all tests of a worker, and the engine on it."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from it_golden import TABLE
 from lipsync_server.engines.infinitetalk import random_checkpoint
+from lipsync_server.engines.infinitetalk.engine import create
+from lipsync_server.engines.infinitetalk.images import BUCKETS
+from lipsync_server.engines.infinitetalk.teacache import COEFFICIENTS
+from lipsync_server.settings import Settings
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +36,24 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         page.write_text(f"{text}{table}\n", encoding="utf-8")
     else:
         terminalreporter.write_line(table)
+
+
+@pytest.fixture(scope="module")
+def small_pictures() -> Iterator[None]:
+    """A table with one small size: a thirtieth of the work. Real sizes run in tests/e2e/test_infinitetalk_http.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BUCKETS, "480p", {0.33: (64, 192)})
+        # A random time embedding changes so much with every step that the published polynomial would skip nothing.
+        patch.setitem(COEFFICIENTS, "480p", (0.0, 0.0, 0.0, 0.0, 0.3))
+        yield
+
+
+@pytest.fixture(scope="module")
+def engine(small_pictures: None, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory):
+    settings = Settings(
+        _env_file=None, weights_dir=tiny_weights, data_dir=tmp_path_factory.mktemp("data"), device="cpu", preset="fast"
+    )
+    made = create(settings)
+    made.load()
+    yield made
+    made.close()

@@ -20,11 +20,12 @@ from lipsync_server.media.encoder import FrameEncoder
 from .audio import SAMPLES_PER_FRAME, SpeechEmbedding, Track
 from .bench_record import BackgroundSink, Bench, Numbers
 from .clip import ImageEncoder
-from .conditions import Conditions, still_picture
+from .conditions import Conditions, moving_picture, still_picture
 from .guidance import GuidanceScales
 from .images import to_uint8
 from .options import Options
 from .pipeline import LoopSettings, Prompts, WindowLoop
+from .side_stream import SideStream
 from .teacache import TeaCache
 from .transformer import InfiniteTalkTransformer
 from .vae import WanVae
@@ -33,7 +34,10 @@ from .windows import Window, schedule
 
 
 class Clock:
-    """Seconds by part, with the device waited for at both ends."""
+    """Seconds by part, with the device's main stream waited for at both ends, as the engine waits for frames.
+
+    What goes on beside it goes on from part to part.
+    """
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
@@ -41,17 +45,26 @@ class Clock:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        self._bench.wait()
+        self._wait()
         started = time.perf_counter()
         yield
-        self._bench.wait()
+        self._wait()
         self.parts[name] = round(self.parts.get(name, 0.0) + time.perf_counter() - started, 3)
+
+    def _wait(self) -> None:
+        if self._bench.cuda:
+            torch.cuda.current_stream(self._bench.device).synchronize()
 
 
 class Rig:
-    """Everything beside the transformer, random, for one picture and a few windows of noise as speech."""
+    """Everything beside the transformer, random, for one picture and a few windows of noise as speech.
 
-    def __init__(self, bench: Bench, *, size: tuple[int, int], n_windows: int, n_people: int = 1) -> None:
+    moves: whether the camera moves. keep_clip, encodes_beside: what models.py finds room for.
+    """
+
+    def __init__(
+        self, bench: Bench, *, size: tuple[int, int], n_windows: int, n_people: int = 1, moves: bool = False
+    ) -> None:
         self._bench = bench
         scale, device, cuda = bench.scale, bench.device, bench.cuda
         dtype = torch.bfloat16 if cuda else torch.float32
@@ -71,15 +84,17 @@ class Rig:
             samples = np.random.default_rng(person).standard_normal(heard * SAMPLES_PER_FRAME) * 0.05
             voices.append(SpeechEmbedding(self.wav2vec, Track(samples.astype(np.float32), len(samples)), heard))
         self._voices, self._size = tuple(voices), size
-        self._picture = np.random.default_rng(9).integers(0, 256, (*size, 3), dtype=np.uint8)
-        self.keep_clip = True
+        picture = np.random.default_rng(9).integers(0, 256, (*size, 3), dtype=np.uint8)
+        self._picture_at = (moving_picture if moves else still_picture)(picture, None)
+        self._side = SideStream(device)
+        self.keep_clip, self.encodes_beside = True, False
         self.new_job()
 
     def new_job(self) -> None:
         """Forget what was encoded: the next window looks at its picture anew."""
         self.conditions = Conditions(
-            still_picture(self._picture, None), self._voices, self.schedule,
-            size=self._size, vae=self.vae, tokens_of=self._tokens,
+            self._picture_at, self._voices, self.schedule,
+            size=self._size, vae=self.vae, tokens_of=self._tokens, side=self._side,
         )  # fmt: skip
 
     @torch.inference_mode()
@@ -144,6 +159,9 @@ class Rig:
             condition = self.conditions.at(window)
         with clock.part("denoise"):
             latents = loop.denoise(window, condition, known, lambda step: None)
+            following = self.schedule.windows[window.index + 1 :]
+            if following and self.encodes_beside:
+                self.conditions.prefetch(following[0])
         tail: list[Tensor] = []
         position = 0
         decoding = loop.decode(latents)

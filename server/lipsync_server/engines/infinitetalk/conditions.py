@@ -1,9 +1,11 @@
 """What each window is conditioned on: the picture as it is then, its tokens and latents, masks and the speech.
 
 A still picture is encoded once and serves every window; under a slow camera move, and with a video as the picture,
-every window has its own. Knows images, the VAE, CLIP and speech embeddings; not the transformer, nor the loop.
+every window has its own, which can be begun while the GPU is busy with the window before. Knows images, the VAE, CLIP
+and speech embeddings; not the transformer, nor the loop.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,9 +22,12 @@ from lipsync_server.engines.infinitetalk.images import (
     person_masks,
     to_tensor,
 )
+from lipsync_server.engines.infinitetalk.side_stream import SideStream
 from lipsync_server.engines.infinitetalk.vae import WanVae
 from lipsync_server.engines.infinitetalk.windows import Schedule, Window
 from lipsync_server.errors import InvalidInput
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,11 @@ class Condition:
     audio: Tensor
     masks: Tensor | None
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        found = (self.picture, self.tokens, self.y, self.audio, self.masks)
+        return [tensor for tensor in found if tensor is not None]
+
 
 PictureAt = Callable[[Window], tuple[Frames, tuple[Box, Box] | None]]
 """The source picture of a window (uint8 RGB, any size) and the two boxes in it, if there are boxes."""
@@ -54,7 +64,10 @@ def moving_picture(picture: Frames, boxes: tuple[Box, Box] | None) -> PictureAt:
 
 
 class Conditions:
-    """Makes each window's conditioning; keeps what the next window may use again."""
+    """Makes each window's conditioning; keeps what the next window may use again.
+
+    Windows come in order. side: where `prefetch` works.
+    """
 
     def __init__(
         self,
@@ -65,16 +78,52 @@ class Conditions:
         size: tuple[int, int],
         vae: WanVae,
         tokens_of: Callable[[Tensor], Tensor],
+        side: SideStream | None = None,
     ) -> None:
         self._picture_at, self._speech, self._schedule = picture_at, speech, schedule
         self._size, self._vae, self._tokens_of = size, vae, tokens_of
         self._longest = max(window.n_latents for window in schedule.windows)
         self._last: tuple[Frames, Tensor, Tensor, Tensor] | None = None
+        self._side = side or SideStream(vae.device)
+        self._prefetches = True
+        # By index: the window that was asked for last, which may be asked for once more, and the next one.
+        self._made: dict[int, Condition] = {}
 
     @torch.inference_mode()
     def at(self, window: Window) -> Condition:
-        """The conditioning of `window`."""
-        source, boxes = self._picture_at(window)
+        """The conditioning of `window`: prefetched, or made now."""
+        with self._side.main_turn():
+            self._made = {index: made for index, made in self._made.items() if index >= window.index}
+            if window.index not in self._made:
+                self._made[window.index] = self._make(window, *self._picture_at(window))
+            made = self._made[window.index]
+            self._side.hand_over(made.tensors)
+        return made
+
+    @torch.inference_mode()
+    def prefetch(self, window: Window) -> None:
+        """Begin with the conditioning of the next window, beside the GPU's work, if its picture is a new one.
+
+        Where that fails, `at` does it in turn, as it does from then on.
+        """
+        if not self._prefetches or window.index in self._made:
+            return
+        try:
+            source, boxes = self._picture_at(window)
+            if self._last is not None and self._last[0] is source:
+                return
+            with self._side.beside():
+                self._made[window.index] = self._make(window, source, boxes)
+        except Exception as error:  # whatever it is, `at` meets it again or does not
+            self._prefetches = False
+            _log.info("window %d is not prepared early: %s", window.index + 1, error)
+
+    def close(self) -> None:
+        """What was prefetched for nobody is done before anything that it reads goes."""
+        with self._side.main_turn():
+            self._made.clear()
+
+    def _make(self, window: Window, source: Frames, boxes: tuple[Box, Box] | None) -> Condition:
         picture, tokens, latents = self._encoded(source)
         # The VAE is causal: fewer grey frames at the end change nothing before them.
         latents = latents[:, : window.n_latents]

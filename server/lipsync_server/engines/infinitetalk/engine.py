@@ -150,11 +150,14 @@ class _Job:
             len(self._scales.passes),
         )
         self._video: VideoPicture | None = None
+        self._conditions: Conditions | None = None
         self._n_sent = 0
 
     def close(self) -> None:
         if self._video is not None:
             self._video.close()
+        if self._conditions is not None:
+            self._conditions.close()
 
     def frames(self) -> Iterator[Frames]:
         """All frames that are not stored yet."""
@@ -207,6 +210,9 @@ class _Job:
         """The window's new frames, less those that a failed attempt sent; returns what the next window takes over."""
         latents = loop.denoise(window, conditions.at(window), known, lambda step: self._progress.at(window, step))
         is_last = window is self._schedule.windows[-1]
+        # The host is a denoising step ahead, so the GPU has that to do, and to decode.
+        if not is_last and self._models.encodes_beside(self._need):
+            conditions.prefetch(self._schedule.windows[window.index + 1])
         tail: list[Tensor] = []
         position = 0
         for frames in loop.decode(latents):
@@ -284,9 +290,10 @@ class _Job:
             for v in self._cast.voices
         )
         begin("looking at the picture")
-        conditions = Conditions(
-            self._picture(), speech, self._schedule, size=self._size, vae=models.vae, tokens_of=models.encode_picture
-        )
+        self._conditions = conditions = Conditions(
+            self._picture(), speech, self._schedule,
+            size=self._size, vae=models.vae, tokens_of=models.encode_picture, side=models.side,
+        )  # fmt: skip
         sampling, cache = self._sampling, None
         if sampling.teacache > 0:
             cache = TeaCache(options.resolution, sampling.steps, sampling.teacache, len(self._scales.passes))

@@ -17,6 +17,7 @@ from lipsync_server.engines.infinitetalk.checkpoint import Quant, load_transform
 from lipsync_server.engines.infinitetalk.clip import ImageEncoder
 from lipsync_server.engines.infinitetalk.info import chosen_gpu, device_name
 from lipsync_server.engines.infinitetalk.parallel import SequenceParallel, several_processes
+from lipsync_server.engines.infinitetalk.side_stream import SideStream
 from lipsync_server.engines.infinitetalk.text import TextEncoder
 from lipsync_server.engines.infinitetalk.transformer import InfiniteTalkTransformer
 from lipsync_server.engines.infinitetalk.transformer_config import TransformerConfig
@@ -33,6 +34,9 @@ from lipsync_server.settings import Settings
 
 _log = logging.getLogger(__name__)
 Report = Callable[[str, float, float], None]
+# Working memory of the VAE's encoder in bytes per pixel: what memory.py allows for the decoder. The encoder's largest
+# values are of the same size, and it has fewer of them at once.
+_ENCODE_BYTES = 12_500
 RAN_OUT = "The GPU's memory ran out once; the job went on with more of the model in host memory."
 
 
@@ -58,12 +62,16 @@ class _Encoders:
 
 @dataclass
 class _Held:
-    """The transformer in memory and what it was loaded for."""
+    """The transformer in memory and what it was loaded for.
+
+    spare_bytes: what the present job leaves free of the device when nothing has to make room for anything else.
+    """
 
     model: InfiniteTalkTransformer
     files: TransformerFiles
     with_lora: bool
     plan: memory.MemoryPlan
+    spare_bytes: int
 
 
 class Models:
@@ -78,6 +86,7 @@ class Models:
                 "This installation of torch cannot use the GPU. Install a CUDA build of torch, or set device to cpu."
             )
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        self.side = SideStream(self.device)
         self._compiles = settings.compile and self.device.type == "cuda"
         self._held: _Held | None = None
         # Once memory has run out: how many blocks may stay on the device since.
@@ -129,6 +138,7 @@ class Models:
             plan, _ = self._plan(files, need, spare=self._held_bytes(held))
             if held.plan.resident_blocks <= plan.resident_blocks:
                 held.model.cache_context = held.plan.cache_context and plan.cache_context
+                held.spare_bytes = min(_spare(held.plan), _spare(plan))
                 return warnings
         self._release_transformer()
         plan, quant = self._plan(files, need, spare=0)
@@ -177,6 +187,10 @@ class Models:
             clip.to(torch.device("cpu"))
         return tokens
 
+    def encodes_beside(self, need: Need) -> bool:
+        """Whether a picture may be encoded while the GPU does something else: where there is room for both."""
+        return self._held is not None and self._held.spare_bytes >= need.pixels * _ENCODE_BYTES
+
     def describe(self) -> str:
         """What is loaded, how and where, in one line."""
         held = self._held
@@ -218,7 +232,7 @@ class Models:
             # Lazy: what the fused blocks do not do (two people, int8 files) is compiled when it first runs.
             model.compile_blocks()
             model.use_fast_blocks()
-        self._held = _Held(model, files, with_lora, plan)
+        self._held = _Held(model, files, with_lora, plan, _spare(plan))
         _log.info("InfiniteTalk: %s", self.describe())
 
     def _plan(self, files: TransformerFiles, need: Need, *, spare: int) -> tuple[memory.MemoryPlan, Quant]:
@@ -270,6 +284,13 @@ class Models:
     def _empty_cache(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _spare(plan: memory.MemoryPlan) -> int:
+    """Device memory that `plan` has no use for; none where CLIP comes and goes, and none on the CPU."""
+    if plan.free_bytes is None or not plan.keep_encoders:
+        return 0
+    return plan.free_bytes - plan.weights_bytes - plan.working_bytes
 
 
 def _loras(settings: Settings) -> list[tuple[Path, float]]:

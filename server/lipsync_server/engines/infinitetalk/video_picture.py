@@ -13,7 +13,7 @@ from lipsync_server.media.image import read_video_frames
 
 
 class VideoPicture:
-    """Callable as conditions.PictureAt; windows must come in order, each as often as wanted."""
+    """Callable as conditions.PictureAt; windows must come in order, each as often as wanted, after a failure too."""
 
     def __init__(self, path: Path, first_frame: Frames, plan: Schedule, boxes: tuple[Box, Box] | None) -> None:
         self._path, self._first_frame, self._plan, self._boxes = path, first_frame, plan, boxes
@@ -28,7 +28,12 @@ class VideoPicture:
                 starts = [later.start for later in self._plan.windows[window.index :]]
                 self._reader = read_video_frames(self._path, starts, fps=FPS)
                 self._last = (window.index - 1, self._first_frame)
-            self._last = (self._last[0] + 1, next(self._reader))
+            try:
+                self._last = (self._last[0] + 1, next(self._reader))
+            except Exception:
+                # A generator that has failed is at its end, and the next to ask is to hear why.
+                self._reader = None
+                raise
         return self._last[1], self._boxes
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ not how they are measured.
 """
 
 import json
+import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -47,7 +48,15 @@ def bench(
     only: Annotated[str, typer.Option(help="With --random-weights: sections, separated by commas.")] = "",
     scratch: Annotated[
         Path | None,
-        typer.Option(help="With --random-weights: folder for files, up to 30 GB.", show_default="a temporary one"),
+        typer.Option(help="With --random-weights: folder for files, up to 50 GB.", show_default="a temporary one"),
+    ] = None,
+    cards: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="With --random-weights: measure on so many GPUs at once; 1: one after the other in this process.",
+            show_default="all visible",
+        ),
     ] = None,
     keep_checkpoint: Annotated[
         bool, typer.Option("--keep-checkpoint", help="With --scratch: leave the random checkpoint there for next time.")
@@ -59,7 +68,7 @@ def bench(
     with console.errors_as_sentences():
         if random_weights:
             with tempfile.TemporaryDirectory(prefix="lipsync-bench-") as folder:
-                _run_sections(json_path, scratch or Path(folder), only, keep_checkpoint, tiny)
+                _run_sections(json_path, scratch or Path(folder), only, keep_checkpoint, tiny, cards)
             return
         from lipsync_server.cli import measured
         from lipsync_server.engines import registry
@@ -102,7 +111,9 @@ def bench(
             json_path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
-def _run_sections(json_path: Path | None, scratch: Path, only: str, keep_checkpoint: bool, tiny: bool) -> None:
+def _run_sections(
+    json_path: Path | None, scratch: Path, only: str, keep_checkpoint: bool, tiny: bool, cards: int | None
+) -> None:
     from lipsync_server.cli.bench_http import http
     from lipsync_server.engines.infinitetalk import bench as parts
     from lipsync_server.workers.encoding import BackgroundEncoder
@@ -111,7 +122,9 @@ def _run_sections(json_path: Path | None, scratch: Path, only: str, keep_checkpo
     arguments += [] if json_path is None else ["--json", str(json_path)]
     arguments += ["--keep-checkpoint"] if keep_checkpoint else []
     arguments += ["--tiny"] if tiny else []
-    parts.main(arguments, beside=BackgroundEncoder, others={"http": http})
+    arguments += [] if cards is None else ["--cards", str(cards)]
+    itself = [sys.executable, "-P", "-m", "lipsync_server.cli", "bench", "--random-weights"]
+    parts.main(arguments, beside=BackgroundEncoder, others={"http": http}, itself=itself)
 
 
 def _durations(text: str) -> tuple[float, ...]:

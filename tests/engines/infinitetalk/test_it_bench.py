@@ -9,15 +9,15 @@ import torch
 from lipsync_server.cli import app
 from lipsync_server.cli.bench_http import http
 from lipsync_server.engines.infinitetalk import bench as benchmark
-from lipsync_server.engines.infinitetalk import bench_table
-from lipsync_server.engines.infinitetalk.bench_record import TINY, Bench, Numbers
+from lipsync_server.engines.infinitetalk import bench_table, memory
+from lipsync_server.engines.infinitetalk.bench_record import FULL, TINY, Bench, Numbers
 from lipsync_server.engines.infinitetalk.images import BUCKETS
 from lipsync_server.workers.encoding import BackgroundEncoder
 from typer.testing import CliRunner
 
 CPU = torch.device("cpu")
 WINDOWS = ("windows.fast", "windows.balanced", "capped", "quality", "quality_uncached", "hd.capped", "hd.resident")
-WINDOWS += ("two_people", "int8.fast")
+WINDOWS += ("two_people", "int8.fast", "capped.in_22_gb")
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,27 @@ def test_the_quality_window_says_how_many_forwards_the_step_cache_computed(bench
     assert (found["forwards"], found["forwards_computed"]) == (120, 72)
 
 
+def test_within_22_gb_fewer_blocks_of_the_14b_stay_than_within_24() -> None:
+    besides = 3 * 2**29  # CUDA's share, and the models beside the transformer
+
+    def resident(n_bytes: int) -> int:
+        height, width = FULL.picture
+        plan = memory.plan(
+            FULL.models.transformer, eight_bit=True, pixels=height * width, passes=1, compiled=True,
+            free_bytes=n_bytes - besides,
+        )  # fmt: skip
+        return plan.resident_blocks
+
+    assert 20 < resident(22 * 10**9) < resident(24 * 10**9) < 40
+
+
+def test_the_capped_windows_are_measured_within_22_gb_too(bench: Bench) -> None:
+    for name in ("capped", "capped_int8"):
+        found = _part(bench.numbers, f"{name}.in_22_gb")
+        assert len(found["windows"]) == 2
+        assert found["plan"]
+
+
 def test_the_soak_gives_memory_early_and_at_the_end(bench: Bench) -> None:
     found = bench.numbers["soak"]
     assert found["jobs"] == TINY.soak_jobs
@@ -95,9 +116,9 @@ def test_every_table_can_be_made_of_what_a_run_writes(bench: Bench, tmp_path: Pa
     blocks = "\n".join(f"<!-- bench {name} -->\n<!-- bench: end -->" for name in tables)
     made = bench_table.with_tables(f"<!-- bench files: bench.json -->\n{blocks}", tmp_path)
     shown = dict(zip(tables, made.split("<!-- bench: end -->"), strict=False))
-    # A profile needs a GPU; HTTP has its own test, which may not have run before this one.
+    # A profile needs a GPU, two of them need two; HTTP has its own test, which may not have run before this one.
     empty = [name for name, text in shown.items() if "ot measured yet" in text]
-    assert set(empty) <= {"profile", "http"}
+    assert set(empty) <= {"profile", "http", "two_gpus"}
     assert bench_table.with_tables(made, tmp_path) == made
     for text in ("two people", "720p", "int8 weights", "with TeaCache"):
         assert text in shown["windows"]
@@ -128,7 +149,8 @@ def test_windows_ask_for_the_worker_s_encoder(tmp_path: Path) -> None:
 
 def test_the_command_runs_the_sections_asked_for_and_leaves_no_files(tmp_path: Path) -> None:
     path, scratch = tmp_path / "result.json", tmp_path / "scratch"
-    flags = ["--random-weights", "--tiny", "--only", "loading,quality", "--json", str(path), "--scratch", str(scratch)]
+    flags = ["--random-weights", "--tiny", "--cards", "1", "--only", "loading,quality"]
+    flags += ["--json", str(path), "--scratch", str(scratch)]
     result = CliRunner().invoke(app, ["bench", *flags])
     assert result.exit_code == 0, result.output
     stored = json.loads(path.read_text())

@@ -2,23 +2,27 @@
 
     lipsync bench --random-weights --json result.json [--only forward,windows]
 
-Every section writes its numbers as soon as it has them, and one that fails says why and leaves the others alone. Knows
-which sections there are. Does not know quality: random weights cost what real ones do and show noise. What stands above
-the engines is handed in by `lipsync bench`: the thread that encodes beside them, and the sections that need a server.
+Every section writes its numbers as soon as it has them, and one that fails says why and leaves the others alone. Where
+several cards can be seen, the sections are spread over them (bench_cards.py). Knows which sections there are. Does not
+know quality: random weights cost what real ones do and show noise. What stands above the engines is handed in by
+`lipsync bench`: the thread that encodes beside them, and the sections that need a server.
 """
 
 import argparse
 import platform
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from . import bench_record
+from . import bench_cards, bench_record
 from .bench_errors import error_table
 from .bench_forward import forwards, kernels, loading
+from .bench_moving import moving_windows
 from .bench_record import Bench, Beside, Numbers
 from .bench_soak import soak
+from .bench_two_gpus import two_gpus
 from .bench_windows import (
     capped_int8_windows,
     capped_windows,
@@ -73,11 +77,13 @@ SECTIONS: dict[str, Section] = {
     "hd": hd_windows,
     "two_people": two_people_windows,
     "int8": int8_windows,
+    "moving": moving_windows,
     "quality_uncached": quality_window_uncached,
     "soak": soak,
+    "two_gpus": two_gpus,
 }
-# Five minutes of a card for one number: only when it is asked for.
-ON_REQUEST = ("quality_uncached",)
+# What runs the benchmark in a process of its own, without what is handed in.
+_ITSELF = (sys.executable, "-P", "-m", "lipsync_server.engines.infinitetalk.bench")
 
 
 def main(
@@ -85,31 +91,39 @@ def main(
     *,
     beside: Beside | None = None,
     others: Mapping[str, Section] | None = None,
+    itself: Sequence[str] = _ITSELF,
 ) -> None:
-    """Run the sections asked for. beside, others: see the module."""
+    """Run the sections asked for. beside, others: see the module. itself: a command that hands in the same."""
     known = {**SECTIONS, **(others or {})}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, default=None, help="file for the numbers; other sections' stay in it")
-    parser.add_argument("--scratch", type=Path, default=Path("/tmp"), help="folder for files: up to 30 GB")  # noqa: S108
+    parser.add_argument("--scratch", type=Path, default=Path("/tmp"), help="folder for files: up to 50 GB")  # noqa: S108
     parser.add_argument(
         "--keep-checkpoint", action="store_true", help="leave the random checkpoint there for next time"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--cards", type=int, default=None, help="spread over so many cards at most; 1: one process")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, for a dry run")
     parser.add_argument("--only", default="", help=f"of {', '.join(known)}; separated by commas")
     given = parser.parse_args(arguments)
-    wanted = [name for name in given.only.split(",") if name] or [name for name in known if name not in ON_REQUEST]
+    wanted = [name for name in given.only.split(",") if name] or list(known)
     unknown = sorted(set(wanted) - set(known))
     if unknown:
         parser.error(f"there is no section {', '.join(unknown)} here; there are {', '.join(known)}")
-    device = torch.device("cuda", torch.cuda.current_device()) if given.device == "cuda" else torch.device(given.device)
+    # Numbers without what they were measured on say nothing: every process begins with that.
+    wanted = [name for name in wanted if name != "environment"]
     scale = bench_record.TINY if given.tiny else bench_record.FULL
     given.scratch.mkdir(parents=True, exist_ok=True)
-    bench = Bench(scale, device, given.scratch, given.json, beside)
-    # Numbers without what they were measured on say nothing.
-    wanted = ["environment", *(name for name in wanted if name != "environment")]
+    bench = Bench(scale, torch.device(given.device), given.scratch, given.json, beside)
+    queue, cards = bench_cards.tasks(wanted), bench_cards.visible_cards()[: given.cards] if bench.cuda else []
+    if min(len(queue), len(cards)) > 1:
+        command = [*itself, *(["--tiny"] if given.tiny else [])]
+        bench_cards.spread(bench, queue, cards, command, keep_checkpoint=given.keep_checkpoint)
+        return
+    if given.device == "cuda":
+        bench.device = torch.device("cuda", torch.cuda.current_device())
     try:
-        for name in wanted:
+        for name in ["environment", *wanted]:
             bench.section(name, known[name])
     finally:
         if not given.keep_checkpoint:

@@ -93,8 +93,8 @@ class Bench:
     numbers: Numbers = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.path is not None and self.path.exists():
-            self.numbers = json.loads(self.path.read_text(encoding="utf-8"))
+        if self.path is not None:
+            self.numbers = read(self.path)
 
     @property
     def config(self) -> TransformerConfig:
@@ -160,7 +160,7 @@ class Bench:
     def save(self) -> None:
         """Write all numbers there are."""
         if self.path is not None:
-            self.path.write_text(json.dumps(self.numbers, indent=1) + "\n", encoding="utf-8")
+            write(self.path, self.numbers)
 
     @staticmethod
     def say(line: str) -> None:
@@ -228,6 +228,18 @@ class Bench:
             yield left
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0, self.device)
+
+
+def read(path: Path) -> Numbers:
+    """The numbers in a file; none where there is no file yet."""
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else Numbers()
+
+
+def write(path: Path, numbers: Numbers) -> None:
+    """Put the numbers into a file, which is whole at any moment: another process may look at it meanwhile."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
 
 
 def median(samples: list[float]) -> float:

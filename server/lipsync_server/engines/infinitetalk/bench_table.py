@@ -92,7 +92,9 @@ def with_tables(document: str, folder: Path) -> str:
     numbers: dict[str, Any] = {}
     runs: dict[str, Numbers] = {}
     for file in named[1].split():
-        runs[file] = json.loads((folder / file).read_text(encoding="utf-8"))
+        run = json.loads((folder / file).read_text(encoding="utf-8"))
+        # A section that could not be measured there does not hide what was measured elsewhere.
+        runs[file] = {name: found for name, found in run.items() if not _missing(found)}
         numbers |= runs[file]
     tables = TABLES | {"environment": lambda numbers, reference: _environment(runs)}
 
@@ -118,6 +120,8 @@ def _environment(runs: Mapping[str, Numbers]) -> str:
         sections = [name for name, value in numbers.items() if isinstance(value, dict) and name not in later]
         counted = ", ".join(name for name in sections if name != "environment")
         card = found.get("gpu", found["device"])
+        if found.get("cards", 1) > 1:
+            card += f"; {found['cards']} of one host were at work at once, each with sections of its own"
         rows.append((f"[{file}](performance/{file})", card, ", ".join(versions), counted))
     return table(("file", "card", "software", "sections"), rows)
 
@@ -256,28 +260,32 @@ def _derived(numbers: Numbers, reference: Numbers, n_forwards: int) -> list[tupl
 
 
 def _memory(numbers: Numbers, reference: Numbers) -> str:
-    pairs = (
-        ("480p", _section(numbers, "capped"), _section(numbers, "windows").get("fast")),
-        ("480p, int8", _section(numbers, "capped_int8"), _section(numbers, "int8").get("fast")),
-        ("720p", _section(numbers, "hd").get("capped"), _section(numbers, "hd").get("resident")),
+    fp8, int8, hd = (_section(numbers, name) for name in ("capped", "capped_int8", "hd"))
+    resident, int8_resident = _section(numbers, "windows").get("fast"), _section(numbers, "int8").get("fast")
+    lines = (
+        ("480p", "24 GB", fp8, resident),
+        ("480p", "22 GB", fp8.get("in_22_gb"), resident),
+        ("480p, int8", "24 GB", int8, int8_resident),
+        ("480p, int8", "22 GB", int8.get("in_22_gb"), int8_resident),
+        ("720p", "24 GB", hd.get("capped"), hd.get("resident")),
     )
     rows = []
-    for size, capped, resident in pairs:
+    for size, held_to, capped, whole in lines:
         if not capped:
             continue
         # Written before sections had one form: the window stands a level deeper.
         window = capped if "windows" in capped else capped.get("fast", {})
         if "s_per_s" not in window:
             continue
-        of_resident = "" if not resident else f"{window['s_per_s'] / resident['s_per_s']:.2f}"
+        of_resident = "" if not whole or "s_per_s" not in whole else f"{window['s_per_s'] / whole['s_per_s']:.2f}"
         peaks = [f"{capped[key]:.1f} GiB" if capped.get(key) else "" for key in _PEAKS]
         blocks = capped["plan"].partition(" blocks")[0]
         rows.append(
-            (size, blocks, _parts(window["windows"][-1]), f"{window['s_per_s']:.2f}", of_resident, *peaks)
+            (size, held_to, blocks, _parts(window["windows"][-1]), f"{window['s_per_s']:.2f}", of_resident, *peaks)
         )  # fmt: skip
     heads = (
-        "size", "blocks on the card", "a `fast` window", "s/s", "of resident", "tensors", "torch's allocator",
-        "the card (CUDA's share included)",
+        "size", "held to", "blocks on the card", "a `fast` window", "s/s", "of resident", "tensors",
+        "torch's allocator", "the card (CUDA's share included)",
     )  # fmt: skip
     return table(heads, rows)
 
@@ -325,6 +333,27 @@ def _loading(numbers: Numbers, reference: Numbers) -> str:
     )
 
 
+def _two_gpus(numbers: Numbers, reference: Numbers) -> str:
+    found = _section(numbers, "two_gpus")
+    alone, together = found.get("alone", {}), found.get("together", {})
+    if "window_s" not in together:
+        return table((), ())
+    pairs = [
+        ("a forward", alone["forward_s"], together["forward_s"]),
+        ("a window: picture, 4 forwards, decoding", alone["window_s"]["all"], together["window_s"]["all"]),
+        ("of it decoding, which each does for itself", alone["window_s"]["decode"], together["window_s"]["decode"]),
+    ]
+    rows = [(what, f"{one:.2f} s", f"{two:.2f} s") for what, one, two in pairs]
+    if "relative_l2" in found:
+        error = found["relative_l2"]
+        rows += [
+            ("of a forward, trading tokens for heads", "", f"{found['exchange_s']:.2f} s"),
+            ("a forward's relative L2 to one GPU's", "", f"{error['forward']:.3f}"),
+            ("the denoised latents'", "", f"{error['latents']:.3f}"),
+        ]
+    return table(("", "one GPU", "two"), rows)
+
+
 def _peers(numbers: Numbers, reference: Numbers) -> str:
     rows = [(one["system"], one["hardware"], one["setting"], one["s_per_s"]) for one in reference["peers"]]
     return table(("system", "hardware", "setting", "s/s"), rows)
@@ -332,7 +361,8 @@ def _peers(numbers: Numbers, reference: Numbers) -> str:
 
 TABLES: dict[str, Callable[[Numbers, Numbers], str]] = {
     "forward": _forward, "profile": _profile, "kernels": _kernels, "errors": _errors,
-    "windows": _windows, "memory": _memory, "http": _http, "soak": _soak, "loading": _loading, "peers": _peers,
+    "windows": _windows, "memory": _memory, "http": _http, "soak": _soak, "loading": _loading,
+    "two_gpus": _two_gpus, "peers": _peers,
 }  # fmt: skip
 
 
@@ -340,6 +370,10 @@ def _section(numbers: Numbers, section: str) -> Numbers:
     """A section's numbers; of one that failed on the way, those that it had."""
     found: Numbers = numbers.get(section, {})
     return found
+
+
+def _missing(found: object) -> bool:
+    return isinstance(found, dict) and "missing" in found
 
 
 def _parts(window: Mapping[str, float]) -> str:

@@ -25,6 +25,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .bench_record import Numbers, relative
+from .bench_record import write as write_numbers
 from .checkpoint import Quant
 from .conditions import Condition
 from .guidance import GuidanceScales
@@ -38,7 +40,6 @@ from .transformer_config import TransformerConfig
 from .vae import WanVae
 from .windows import schedule
 
-Numbers = dict[str, object]
 T = TypeVar("T")
 _SIZES = {"480p": (640, 640), "720p": (960, 960)}
 _PIXELS_PER_LATENT = 8
@@ -92,7 +93,7 @@ class Bench:
             write(found)
         found["exchange_s"] = _timed(work.exchanges, self.device)[1]
         found["relative_l2"] = {
-            what: _relative(together, alone)
+            what: relative(together, alone)
             for what, alone, together in zip(("forward", "latents"), *results.values(), strict=True)
         }
         write(found)
@@ -200,10 +201,6 @@ def _environment(device: torch.device) -> Numbers:
     }
 
 
-def _relative(got: Tensor, wanted: Tensor) -> float:
-    return float((got.double() - wanted.double()).norm() / wanted.double().norm())
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--resolution", choices=_SIZES, default="480p")
@@ -226,10 +223,9 @@ def main() -> None:
 
     def write(found: Numbers) -> None:
         if rank == 0:
-            text = json.dumps(found, indent=1) + "\n"
-            sys.stderr.write(text)
+            sys.stderr.write(json.dumps(found, indent=1) + "\n")
             if given.json is not None:
-                given.json.write_text(text, encoding="utf-8")
+                write_numbers(given.json, found)
 
     Bench(config, device, size, given.frames, given.quant, given.repeats).run(write)
     dist.destroy_process_group()

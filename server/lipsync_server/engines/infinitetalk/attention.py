@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lipsync_server.errors import EngineUnavailable
 
-from . import attention_8bit
+from . import attention_8bit, attention_bf16
 
 Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -93,6 +93,11 @@ def sage(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return out
 
 
+@torch.library.custom_op("lipsync::attention_bf16", mutates_args=())
+def _bf16(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return attention_bf16.attend(q[0], k[0], v[0])[None]
+
+
 @torch.library.custom_op("lipsync::attention_8bit", mutates_args=())
 def _eight_bit(q: Tensor, k: Tensor, v: Tensor, fp8_values: bool, density: float) -> Tensor:
     """Centred keys and queries rounded, then attention_8bit.py; one sequence, heads of 128."""
@@ -104,6 +109,12 @@ def _eight_bit(q: Tensor, k: Tensor, v: Tensor, fp8_values: bool, density: float
     rounded = fused.values_fp8(values, centre_of(values)) if fp8_values else values
     chosen = None if density == 1 else attention_8bit.choose_tiles(queries, keys, density)
     return attention_8bit.attend(queries, keys, rounded, chosen)[None]
+
+
+def bf16(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Our own, as exact as bf16 is; one sequence, heads of 128."""
+    out: Tensor = _bf16(q, k, v)
+    return out
 
 
 def int8(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -132,7 +143,7 @@ def _like_query(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.empty_like(q, memory_format=torch.contiguous_format)
 
 
-for _operator in (xformers, flash2, flash3, flash4, sage):
+for _operator in (xformers, flash2, flash3, flash4, sage, _bf16):
     _operator.register_fake(_like_query)
 
 
@@ -152,11 +163,13 @@ KERNELS: dict[str, Kernel] = {
     "flash3": flash3,
     "flash4": flash4,
     "sage": sage,
+    "bf16": bf16,
     "int8": int8,
     "fp8": fp8,
 }
 
 EIGHT_BIT = ("int8", "fp8")
+OURS = ("bf16", *EIGHT_BIT)
 """For self-attention only: cross-attention has too few keys to gain from them."""
 
 _PACKAGES = {
@@ -181,31 +194,31 @@ _ORDER_OTHER = ("flash3", "flash4", "flash2", "flash", "cudnn", "xformers", "sdp
 class Attention:
     """The chosen kernel, with a line for the log that says which and why.
 
-    eight_bit: self-attention goes through this one of EIGHT_BIT instead. density: the share of key tiles that it then
+    ours: self-attention goes through this one of OURS instead. density: the share of key tiles that it then
     looks at; 1 is exact.
     """
 
     name: str
     reason: str
     kernel: Kernel
-    eight_bit: str | None = None
+    ours: str | None = None
     density: float = 1.0
 
     @property
     def self_kernel(self) -> Kernel:
-        if self.eight_bit is None:
+        if self.ours is None:
             return self.kernel
         if self.density == 1:
-            return KERNELS[self.eight_bit]
-        return partial(_eight_bit, fp8_values=self.eight_bit == "fp8", density=self.density)
+            return KERNELS[self.ours]
+        return partial(_eight_bit, fp8_values=self.ours == "fp8", density=self.density)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return self.kernel(q, k, v)
 
     def __str__(self) -> str:
-        how = ""
-        if self.eight_bit is not None:
-            values = ", fp8 values" if self.eight_bit == "fp8" else ""
+        how = " with our own in self-attention" if self.ours == "bf16" else ""
+        if self.ours in EIGHT_BIT:
+            values = ", fp8 values" if self.ours == "fp8" else ""
             sparse = f", {self.density:.0%} of the key tiles" if self.density < 1 else ""
             how = f" with int8 scores{values}{sparse} in self-attention"
         return f"attention: {self.name}{how} ({self.reason})"
@@ -220,8 +233,10 @@ def missing(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16
         return f"the package that provides {package} is not installed or does not load"
     if device.type != "cuda" and name != "flash":
         return "it needs an NVIDIA GPU"
-    if name in EIGHT_BIT and (why_not := attention_8bit.missing(device)):
-        return why_not
+    if name in OURS:
+        why_not = attention_bf16.missing(device) if name == "bf16" else attention_8bit.missing(device)
+        if why_not is not None:
+            return why_not
     try:
         wrong_by = _trial_error(KERNELS[name], device, dtype)
     except Exception as error:  # whatever a foreign kernel raises, it means the same: not this one
@@ -254,16 +269,16 @@ def choose(
     density below 1 needs one of EIGHT_BIT. Raises EngineUnavailable when what is asked for cannot run here.
     """
     device = torch.device(device)
-    if name in EIGHT_BIT:
-        why_not = missing(name, device, dtype)
-        if why_not:
-            raise EngineUnavailable(f"attention {name!r} cannot be used here: {why_not}. Use auto instead.")
-        return replace(choose("auto", device, dtype), reason="as set", eight_bit=name, density=density)
-    if density != 1:
+    if density != 1 and name not in EIGHT_BIT:
         raise EngineUnavailable(
             f"attention density {density:g} needs attention int8 or fp8, not {name}. Set the density to 1, or "
             "attention to fp8."
         )
+    if name in OURS:
+        why_not = missing(name, device, dtype)
+        if why_not:
+            raise EngineUnavailable(f"attention {name!r} cannot be used here: {why_not}. Use auto instead.")
+        return replace(choose("auto", device, dtype), reason="as set", ours=name, density=density)
     if name != "auto":
         if name not in KERNELS:
             raise EngineUnavailable(f"attention {name!r} is unknown: use auto or one of {', '.join(KERNELS)}.")

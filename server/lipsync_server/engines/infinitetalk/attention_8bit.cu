@@ -7,13 +7,8 @@
 // and the exponentials run beside the second. Queries carry one scale per token, keys one per tile of 128, so that the
 // row maximum is found on integers. In fp8 the row sums come from a column of ones beside the values.
 // With `chosen`, a row block attends to the tiles named there only (sparse attention).
-// Compiled at run time without headers (attention_8bit.py), which is why the few types and instructions are spelled out.
 
-typedef unsigned int uint32;
-typedef unsigned long long uint64;
-typedef unsigned short bf16;
-
-struct alignas(64) TensorMap { uint64 opaque[16]; };
+#include "hopper.cuh"
 
 constexpr int HEAD = 128;           // head dimension
 constexpr int ROWS = 64;            // query rows of a warpgroup
@@ -30,69 +25,12 @@ constexpr int N_PRODUCT = VALUES_8BIT ? 68 : 1;               // registers of on
 // Probabilities in fp8 use the range up to 2^8, of 448 at most.
 constexpr float SHIFT = VALUES_8BIT ? 8.f : 0.f;
 
-__device__ __forceinline__ uint32 shared_address(const void* p) { return (uint32)__cvta_generic_to_shared(p); }
-
-__device__ __forceinline__ void barrier_init(uint32 bar, int count) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count));
-}
-__device__ __forceinline__ void barrier_expect(uint32 bar, int bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
-}
-__device__ __forceinline__ void barrier_arrive(uint32 bar) {
-    asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
-}
-__device__ __forceinline__ void barrier_wait(uint32 bar, int parity) {
-    asm volatile(
-        "{\n"
-        ".reg .pred done;\n"
-        "again:\n"
-        "mbarrier.try_wait.parity.acquire.cta.shared::cta.b64 done, [%0], %1;\n"
-        "@!done bra again;\n"
-        "}\n" ::"r"(bar), "r"(parity) : "memory");
-}
-__device__ __forceinline__ void load_tile(uint32 to, const TensorMap* map, uint32 bar, int column, int head, int row) {
-    asm volatile(
-        "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];"
-        ::"r"(to), "l"((uint64)map), "r"(bar), "r"(column), "r"(head), "r"(row) : "memory");
-}
-
-#define R8(C, a, i) C(a[i]), C(a[i + 1]), C(a[i + 2]), C(a[i + 3]), C(a[i + 4]), C(a[i + 5]), C(a[i + 6]), C(a[i + 7])
-#define R64(C, a) R8(C, a, 0), R8(C, a, 8), R8(C, a, 16), R8(C, a, 24), R8(C, a, 32), R8(C, a, 40), R8(C, a, 48), R8(C, a, 56)
-#define INT_REGISTER(x) "+r"(x)
-#define FLOAT_REGISTER(x) "+f"(x)
-#define NAMES_64 \
-    "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
-    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
-    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
-    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}"
-#define NAMES_68 \
-    "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
-    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
-    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
-    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, " \
-    "%64, %65, %66, %67}"
-
-// Shared-memory matrix descriptor with 128-byte swizzle and 1024 bytes from one group of eight rows to the next.
-// low: address and leading offset, both in units of 16 bytes.
-__device__ __forceinline__ uint64 descriptor(uint32 low) {
-    uint64 whole;
-    asm("mov.b64 %0, {%1, %2};" : "=l"(whole) : "r"(low), "r"((1024 >> 4) | (1u << 30)));
-    return whole;
-}
-__device__ __forceinline__ uint32 low_part(uint32 address, int leading) { return (address >> 4) | (uint32)(leading >> 4 << 16); }
-
 // s (64 x 128) (+)= q (64 x 32) k^T, int8
 __device__ __forceinline__ void multiply_scores(int (&s)[64], uint64 q, uint64 k, int add) {
     asm volatile(
         "{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\n"
         "wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8 " NAMES_64 ", %64, %65, add;\n}\n"
         : R64(INT_REGISTER, s) : "l"(q), "l"(k), "r"(add));
-}
-// o (64 x 128) += p (64 x 16, registers) v (16 x 128, columns contiguous), bf16
-__device__ __forceinline__ void multiply_bf16(float (&o)[64], uint32 p0, uint32 p1, uint32 p2, uint32 p3, uint64 v) {
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " NAMES_64 ", {%64, %65, %66, %67}, %68, 1, 1, 1, 1;\n"
-        : R64(FLOAT_REGISTER, o) : "r"(p0), "r"(p1), "r"(p2), "r"(p3), "l"(v));
 }
 // t (64 x 136) (+)= p (64 x 32, registers) v (32 x 136, rows contiguous), fp8
 __device__ __forceinline__ void multiply_fp8(float (&t)[68], uint32 p0, uint32 p1, uint32 p2, uint32 p3, uint64 v, int add) {
@@ -102,23 +40,6 @@ __device__ __forceinline__ void multiply_fp8(float (&t)[68], uint32 p0, uint32 p
         : R64(FLOAT_REGISTER, t), "+f"(t[64]), "+f"(t[65]), "+f"(t[66]), "+f"(t[67])
         : "r"(p0), "r"(p1), "r"(p2), "r"(p3), "l"(v), "r"(add));
 }
-__device__ __forceinline__ void multiply_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void multiply_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-// Until at most LEFT of the committed groups are still running.
-template <int LEFT> __device__ __forceinline__ void multiply_finish() {
-    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory");
-}
-
-__device__ __forceinline__ float power2(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-__device__ __forceinline__ uint32 pack_bf16(float low, float high) {
-    uint32 both;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
-    return both;
-}
 __device__ __forceinline__ uint32 pack_fp8(float a, float b, float c, float d) {
     uint32 all;
     asm("{\n.reg .b16 low, high;\n"
@@ -127,17 +48,6 @@ __device__ __forceinline__ uint32 pack_fp8(float a, float b, float c, float d) {
         "mov.b32 %0, {low, high};\n}\n" : "=r"(all) : "f"(a), "f"(b), "f"(c), "f"(d));
     return all;
 }
-__device__ __forceinline__ int larger(int a, int b) { return a > b ? a : b; }
-__device__ __forceinline__ int quad_max(int x) {
-    x = larger(x, __shfl_xor_sync(~0u, x, 1));
-    return larger(x, __shfl_xor_sync(~0u, x, 2));
-}
-__device__ __forceinline__ float quad_sum(float x) {
-    x += __shfl_xor_sync(~0u, x, 1);
-    return x + __shfl_xor_sync(~0u, x, 2);
-}
-__device__ __forceinline__ float infinity() { return __int_as_float(0x7f800000); }
-
 __device__ __forceinline__ void scores(int (&s)[64], uint32 q, uint32 k) {
 #pragma unroll
     for (int i = 0; i < HEAD / 32; i++) multiply_scores(s, descriptor(q + 2 * i), descriptor(k + 2 * i), i);

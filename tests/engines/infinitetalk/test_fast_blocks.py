@@ -3,6 +3,7 @@
 import pytest
 import torch
 from lipsync_server.engines.infinitetalk import attention, attention_8bit, fast_blocks
+from lipsync_server.engines.infinitetalk.checkpoint import Quant
 from lipsync_server.engines.infinitetalk.quant import dequantize_rows, quantize_rows
 from lipsync_server.engines.infinitetalk.random_weights import random_transformer
 from lipsync_server.engines.infinitetalk.rope import rotate, video_table
@@ -38,17 +39,34 @@ def test_a_pending_update_settles_to_the_gated_sum() -> None:
 
 
 @needs_fp8
-@pytest.mark.parametrize("kernel", ["bf16", "int8", "fp8"])
-def test_fast_blocks_compute_what_the_plain_ones_do(kernel: str) -> None:
-    if kernel != "bf16" and attention_8bit.missing(DEVICE) is not None:
-        pytest.skip("8-bit attention needs a Hopper GPU")
+@pytest.mark.parametrize(
+    ("quant", "kernel", "limit"),
+    [
+        ("fp8", "sdpa", 0.05),
+        ("fp8", "bf16", 0.05),
+        ("fp8", "int8", 0.05),
+        ("fp8", "fp8", 0.05),
+        ("none", "sdpa", 0.01),
+        ("none", "bf16", 0.01),
+    ],
+)
+def test_fast_blocks_compute_what_the_plain_ones_do(quant: Quant, kernel: str, limit: float) -> None:
+    if kernel != "sdpa" and (why_not := attention.missing(kernel, DEVICE)) is not None:
+        pytest.skip(why_not)
     inputs = inputs_for(HEADS_OF_128, size=(16, 16))
-    model = random_transformer(HEADS_OF_128, device=DEVICE, quant="fp8", attention="sdpa")
+    model = random_transformer(HEADS_OF_128, device=DEVICE, quant=quant, attention="sdpa")
     plain = run(model, inputs)
-    if kernel != "bf16":
-        model.set_attention(kernel)
+    model.set_attention(kernel)
     assert model.use_fast_blocks() is None
-    assert relative_error(run(model, inputs), plain) < 0.05
+    assert relative_error(run(model, inputs), plain) < limit
+
+
+@needs_hopper
+@pytest.mark.parametrize(("quant", "ours"), [("fp8", "fp8"), ("none", "bf16")])
+def test_auto_takes_our_own_attention_where_it_runs(quant: Quant, ours: str) -> None:
+    model = random_transformer(HEADS_OF_128, device=DEVICE, quant=quant)
+    assert model.attention is not None
+    assert model.attention.ours == ours
 
 
 def random_qkv(
@@ -64,11 +82,12 @@ def random_qkv(
 
 
 @needs_hopper
-@pytest.mark.parametrize(("name", "limit"), [("int8", 0.02), ("fp8", 0.05)])
+@pytest.mark.parametrize(("name", "limit"), [("bf16", 0.004), ("int8", 0.02), ("fp8", 0.05)])
 @pytest.mark.parametrize(
-    ("n_queries", "n_keys", "heads"), [(64, 64, 1), (5, 129, 2), (300, 300, 3), (1000, 257, 2), (777, 2048, 5)]
+    ("n_queries", "n_keys", "heads"),
+    [(64, 64, 1), (5, 129, 2), (129, 176, 1), (300, 300, 3), (200, 353, 2), (1000, 257, 2), (777, 2048, 5)],
 )
-def test_8bit_attention_matches_the_plain_formula(
+def test_our_attention_matches_the_plain_formula(
     name: str, limit: float, n_queries: int, n_keys: int, heads: int
 ) -> None:
     """Lengths that are no multiple of a tile, shorter than one and just above it."""
@@ -84,7 +103,7 @@ def test_only_what_differs_between_values_is_rounded_to_fp8() -> None:
 
 
 @needs_hopper
-@pytest.mark.parametrize("name", attention.EIGHT_BIT)
+@pytest.mark.parametrize("name", attention.OURS)
 def test_a_key_that_outshines_all_others_is_found(name: str) -> None:
     """Scores of hundreds, the largest in the last tile: maxima move late, and everything before shrinks to nothing."""
     q, k, v, _ = random_qkv(200, 700, 2)
@@ -128,22 +147,39 @@ def test_density_is_refused_where_no_kernel_can_do_it() -> None:
 
 
 @needs_fp8
+def test_fused_passes_in_bf16_match_their_plain_counterparts() -> None:
+    from lipsync_server.engines.infinitetalk import fused_kernels as fused
+
+    g = torch.Generator(DEVICE).manual_seed(6)
+    x, y = (torch.randn(40, 384, device=DEVICE, generator=g).bfloat16() for _ in range(2))
+    multiply, add = (torch.randn(384, device=DEVICE, generator=g) for _ in range(2))
+    summed, rows = fused.norm(x, y, None, multiply, add, 1e-6, fp8=False)
+    normed = torch.nn.functional.layer_norm((x + y).float(), (384,), eps=1e-6) * multiply + add
+    assert torch.equal(summed, x + y)
+    assert rows.scale is None
+    assert relative_error(rows.data, normed) < 0.003
+    assert torch.equal(fused.sum_of(x, y, fp8=False).data, x + y)
+    assert fused.sum_of(x, fp8=False).data is x
+
+
+@needs_fp8
 def test_fused_passes_match_their_plain_counterparts() -> None:
     from lipsync_server.engines.infinitetalk import fused_kernels as fused
 
     g = torch.Generator(DEVICE).manual_seed(6)
     x, y = (torch.randn(40, 384, device=DEVICE, generator=g).bfloat16() for _ in range(2))
     gate, multiply, add = (torch.randn(384, device=DEVICE, generator=g) for _ in range(3))
-    summed, rounded = fused.norm_fp8(x, y, gate, multiply, add, 1e-6)
+    summed, rounded = fused.norm(x, y, gate, multiply, add, 1e-6, fp8=True)
     plain = (x.float() + y.float() * gate).bfloat16()
     normed = torch.nn.functional.layer_norm(plain.float(), (384,), eps=1e-6) * multiply + add
     assert relative_error(summed, plain) < 1e-3
     for got, wanted in (
         (rounded, normed),
-        (fused.sum_fp8(x, y), x.float() + y.float()),
+        (fused.sum_of(x, y, fp8=True), x.float() + y.float()),
         (fused.gelu_fp8(x), torch.nn.functional.gelu(x.float(), approximate="tanh")),
     ):
         best = relative_error(dequantize_rows(*quantize_rows(wanted, "fp8"), torch.float32), wanted)
+        assert got.scale is not None
         assert relative_error(got.data.float() * got.scale, wanted) < 1.05 * best
     table, weight = video_table((2, 4, 5), 128, DEVICE), multiply.bfloat16()
     scale = torch.rsqrt(x.float().square().mean(-1, keepdim=True) + 1e-6)

@@ -47,8 +47,11 @@ def error_table(bench: Bench, found: Numbers) -> None:
         plain = "cudnn" if bench.cuda else "auto"
         compare("bf16", plain)
         if bench.cuda:
+            model.use_fast_blocks()
+            compare("bf16_fused", "bf16")
             for form, (attention, density) in EIGHT_BIT.items():
                 compare(f"bf16_{form}", attention, density)
+            model.fast_blocks = False
         replace_linears(model, lambda name, _: "fp8" if name.startswith("blocks.") else None)
         compare("fp8_weights_only", plain)
         set_activations(model, bench.device)
@@ -56,6 +59,7 @@ def error_table(bench: Bench, found: Numbers) -> None:
             compare("fp8", plain)
             model.use_fast_blocks()
             compare("fp8_fused", plain)
+            compare("fp8_fused_bf16", "bf16")
             for form, (attention, density) in EIGHT_BIT.items():
                 compare(f"fp8_fused_{form}", attention, density)
     model.close()

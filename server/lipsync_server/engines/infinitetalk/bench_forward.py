@@ -33,19 +33,25 @@ def forwards(bench: Bench, found: Numbers) -> None:
 
     if bench.cuda:
         model.compile_blocks()
-        note("bf16_compiled", "auto")
-        note("bf16_compiled_int8_scores", "int8")
+        note("bf16_compiled", "cudnn")
         for block in model.blocks:
             block._compiled_call_impl = None
+        model.use_fast_blocks()
+        note("bf16_fused_cudnn", "cudnn")
+        note("bf16_fused", "bf16")
+        note("bf16_fused_int8_scores", "int8")
+        bench.part(found, "profile_bf16", lambda part: part.update(_profile_with(model, "bf16", work)))
+    else:
+        note("bf16", "auto")
     round_blocks(model, "fp8", bench.device)
     work.condition()
     if bench.cuda:
         model.use_fast_blocks()
         note("fp8_fused", "cudnn")
+        note("fp8_fused_bf16", "bf16")
         for form, (attention, density) in EIGHT_BIT.items():
             note(f"fp8_fused_{form}", attention, density)
-        model.set_attention("auto")
-        bench.part(found, "profile", lambda part: part.update(_profile(work.forward)))
+        bench.part(found, "profile", lambda part: part.update(_profile_with(model, "auto", work)))
     else:
         note("fp8", "auto")
     model.close()
@@ -178,6 +184,11 @@ def loading(bench: Bench, found: Numbers) -> None:
         path.with_suffix(".json").unlink()
     model.close()
     found |= {"s": round(taken, 2), "file_bytes": size, "gb_per_s": round(size / taken / 1e9, 2)}
+
+
+def _profile_with(model: InfiniteTalkTransformer, attention: str, work: Work) -> Numbers:
+    model.set_attention(attention)
+    return _profile(work.forward)
 
 
 def _profile(run: Callable[[], object]) -> Numbers:

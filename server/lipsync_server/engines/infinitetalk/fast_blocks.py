@@ -1,8 +1,9 @@
-"""The blocks for one person in fp8 on an NVIDIA GPU: matrix products, attentions and one fused pass between them.
+"""The blocks for one person on an NVIDIA GPU, in fp8 or bf16: matrix products, attentions and one pass between them.
 
 Knows the same mathematics as blocks.Block, whose parameters it uses, and the kernels that compute it faster. Does not
-know embeddings, caching or loading. Rounding: the big linear layers in fp8, self-attention in 8 bits where that
-kernel runs; everything between in float32 registers. blocks.Block stays the reference, and what two people use.
+know embeddings, caching or loading. Rounding: the big linear layers in fp8 or bf16 as they are, self-attention in 8
+bits where that is chosen; everything between in float32 registers. blocks.Block stays the reference, and what two
+people use.
 """
 
 import importlib.util
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import attention_8bit
-from .attention import CENTRE_STRIDE, Attention, Kernel, centre_of
+from .attention import CENTRE_STRIDE, EIGHT_BIT, Attention, Kernel, centre_of
 from .blocks import Block, LayerContext
 from .quant import QuantizedLinear
 from .rope import RotaryTable, rotate
@@ -46,74 +47,90 @@ def missing(block: Block, device: torch.device) -> str | None:
         block.self_attn.qkv, block.self_attn.o, block.cross_attn.q, block.cross_attn.o,
         block.audio_cross_attn.q_linear, block.audio_cross_attn.proj, block.ffn[0], block.ffn[2],
     )  # fmt: skip
-    for layer in layers:
-        if not (isinstance(layer, QuantizedLinear) and layer.kind == "fp8" and layer.activations == "dynamic"):
-            return "its linear layers do not compute in fp8"
-    return None
+    if all(_computes_in_fp8(layer) for layer in layers):
+        return None
+    if all(isinstance(layer, nn.Linear) and layer.weight.dtype == torch.bfloat16 for layer in layers):
+        return None
+    return "its linear layers compute neither all in fp8 nor all in bf16"
+
+
+def _computes_in_fp8(layer: nn.Module) -> bool:
+    return isinstance(layer, QuantizedLinear) and layer.kind == "fp8" and layer.activations == "dynamic"
 
 
 def forward(
     block: Block, pending: Pending, e0: Tensor, context: LayerContext, rope: RotaryTable, attention: Attention
 ) -> Pending:
     """One block. e0 (1, 6, D) float32. Its last update stays pending for the next block's first pass."""
-    eps = block.norm1.eps
+    eps, fp8 = block.norm1.eps, isinstance(block.ffn[0], QuantizedLinear)
     shift1, scale1, gate1, shift2, scale2, gate2 = (block.modulation.float() + e0)[0]
-    x, rounded = fused.norm_fp8(pending.x, pending.y, pending.gate, 1 + scale1, shift1, eps)
-    y = _self_attention(block, rounded, rope, attention)
+    x, rows = fused.norm(pending.x, pending.y, pending.gate, 1 + scale1, shift1, eps, fp8=fp8)
+    y = _self_attention(block, rows, rope, attention)
 
-    x, rounded = fused.norm_fp8(x, y, gate1, _f32(block.norm3.weight), _f32(block.norm3.bias), eps)
-    y = _cross_attention(block, rounded, context, attention.kernel)
+    x, rows = fused.norm(x, y, gate1, _f32(block.norm3.weight), _f32(block.norm3.bias), eps, fp8=fp8)
+    y = _cross_attention(block, rows, context, attention.kernel)
 
-    x, rounded = fused.norm_fp8(x, y, None, _f32(block.norm_x.weight), _f32(block.norm_x.bias), eps)
-    y = _audio_attention(block, rounded, context, attention.kernel)
+    x, rows = fused.norm(x, y, None, _f32(block.norm_x.weight), _f32(block.norm_x.bias), eps, fp8=fp8)
+    y = _audio_attention(block, rows, context, attention.kernel)
 
-    x, rounded = fused.norm_fp8(x, y, None, 1 + scale2, shift2, eps)
-    y = _multiply(block.ffn[2], fused.gelu_fp8(_multiply(block.ffn[0], rounded)))
+    x, rows = fused.norm(x, y, None, 1 + scale2, shift2, eps, fp8=fp8)
+    y = _multiply(block.ffn[2], _multiply_gelu(block.ffn[0], rows))
     return Pending(x, y, gate2)
 
 
-def _self_attention(block: Block, rounded: "fused.Rounded", rope: RotaryTable, attention: Attention) -> Tensor:
+def _self_attention(block: Block, rows: "fused.Rows", rope: RotaryTable, attention: Attention) -> Tensor:
     part = block.self_attn
-    q, k, v = _multiply(part.qkv, rounded).chunk(3, dim=-1)
+    q, k, v = _multiply(part.qkv, rows).chunk(3, dim=-1)
     eps, heads = part.norm_q.eps, part.heads
     v = v.unflatten(-1, (heads, -1))
-    if attention.eight_bit is not None:
+    if attention.ours in EIGHT_BIT:
         sample = slice(None, None, CENTRE_STRIDE)
         some = part.norm_k(k[sample]).unflatten(-1, (heads, -1))
         centre = rotate(some, RotaryTable(rope.cos[sample], rope.sin[sample])).mean(dim=0)
         queries = fused.queries_int8(q, part.norm_q.weight, eps, heads, rope)
         keys = fused.keys_int8(k, part.norm_k.weight, eps, heads, rope, centre)
-        values = fused.values_fp8(v, centre_of(v)) if attention.eight_bit == "fp8" else v
+        values = fused.values_fp8(v, centre_of(v)) if attention.ours == "fp8" else v
         chosen = None if attention.density == 1 else attention_8bit.choose_tiles(queries, keys, attention.density)
         out = attention_8bit.attend(queries, keys, values, chosen)
     else:
         q = fused.heads_bf16(q, part.norm_q.weight, eps, heads, rope)
         k = fused.heads_bf16(k, part.norm_k.weight, eps, heads, rope)
         out = attention.self_kernel(q[None], k[None], v[None])[0]
-    return _multiply(part.o, fused.sum_fp8(out.flatten(1)))
+    return _multiply(part.o, fused.sum_of(out.flatten(1), fp8=rows.scale is not None))
 
 
-def _cross_attention(block: Block, rounded: "fused.Rounded", context: LayerContext, attend: Kernel) -> Tensor:
+def _cross_attention(block: Block, rows: "fused.Rows", context: LayerContext, attend: Kernel) -> Tensor:
     part = block.cross_attn
-    q = fused.heads_bf16(_multiply(part.q, rounded), part.norm_q.weight, part.norm_q.eps, part.heads, None)[None]
+    q = fused.heads_bf16(_multiply(part.q, rows), part.norm_q.weight, part.norm_q.eps, part.heads, None)[None]
     text, image = attend(q, *context.text)[0], attend(q, *context.image)[0]
-    return _multiply(part.o, fused.sum_fp8(text.flatten(1), image.flatten(1)))
+    return _multiply(part.o, fused.sum_of(text.flatten(1), image.flatten(1), fp8=rows.scale is not None))
 
 
-def _audio_attention(block: Block, rounded: "fused.Rounded", context: LayerContext, attend: Kernel) -> Tensor:
+def _audio_attention(block: Block, rows: "fused.Rows", context: LayerContext, attend: Kernel) -> Tensor:
     part = block.audio_cross_attn
-    q = _multiply(part.q_linear, rounded).unflatten(-1, (part.heads, -1))
+    q = _multiply(part.q_linear, rows).unflatten(-1, (part.heads, -1))
     out = attend(q.unflatten(0, (context.audio.k.shape[0], -1)), *context.audio)
-    return _multiply(part.proj, fused.sum_fp8(out.flatten(0, 1).flatten(1)))
+    return _multiply(part.proj, fused.sum_of(out.flatten(0, 1).flatten(1), fp8=rows.scale is not None))
 
 
-def _multiply(layer: nn.Module, rounded: "fused.Rounded") -> Tensor:
-    """An fp8 product with one scale per row on both sides."""
+def _multiply(layer: nn.Module, rows: "fused.Rows") -> Tensor:
+    """The layer of bf16 rows, or an fp8 product with one scale per row on both sides."""
+    if rows.scale is None:
+        out: Tensor = layer(rows.data)
+        return out
     assert isinstance(layer, QuantizedLinear)
     return torch._scaled_mm(
-        rounded.data, layer.data.t(), scale_a=rounded.scale, scale_b=layer.scale.t(), bias=layer.bias,
+        rows.data, layer.data.t(), scale_a=rows.scale, scale_b=layer.scale.t(), bias=layer.bias,
         out_dtype=torch.bfloat16, use_fast_accum=True,
     )  # fmt: skip
+
+
+def _multiply_gelu(layer: nn.Module, rows: "fused.Rows") -> "fused.Rows":
+    """The tanh-GELU of a product: in bf16 within the product's own kernel."""
+    if rows.scale is not None:
+        return fused.gelu_fp8(_multiply(layer, rows))
+    assert isinstance(layer, nn.Linear)
+    return fused.Rows(torch._addmm_activation(layer.bias, rows.data, layer.weight.t(), use_gelu=True))
 
 
 def _f32(parameter: Tensor | None) -> Tensor:

@@ -1,6 +1,6 @@
 """Triton kernels that do in one pass over memory what lies between two matrix products of a block.
 
-Knows rows of bf16 in, rows of 8-bit values with a scale (or bf16) out. Does not know blocks or attention. Each has
+Knows rows of bf16 in, rows of bf16 or of 8-bit values with a scale out. Does not know blocks or attention. Each has
 its plain counterpart in blocks.py, layers.py and quant.py, against which it is tested.
 """
 
@@ -18,25 +18,27 @@ from .attention_8bit import HEAD_DIM, TILE, Keys, Queries, Values, n_tiles
 from .rope import RotaryTable
 
 
-class Rounded(NamedTuple):
-    """fp8 data (N, D) and scale (N, 1) float32."""
+class Rows(NamedTuple):
+    """The left side of a matrix product: data (N, D) in fp8 with scale (N, 1) float32, or in bf16 with none."""
 
     data: Tensor
-    scale: Tensor
+    scale: Tensor | None = None
 
 
 @triton.jit
-def _store_fp8(values, mask, data, scale, row, columns, width):
-    largest = tl.max(tl.abs(values), 0)
-    factor = tl.maximum(largest, 1e-30) / 448.0
-    tl.store(scale + row, factor)
-    tl.store(data + row * width + columns, (values / factor).to(tl.float8e4nv), mask)
+def _store(values, mask, data, scale, row, columns, width, FP8: tl.constexpr):
+    if FP8:
+        factor = tl.maximum(tl.max(tl.abs(values), 0), 1e-30) / 448.0
+        tl.store(scale + row, factor)
+        tl.store(data + row * width + columns, (values / factor).to(tl.float8e4nv), mask)
+    else:
+        tl.store(data + row * width + columns, values.to(tl.bfloat16), mask)
 
 
 @triton.jit
-def _norm_fp8(
+def _norm(
     x, y, gate, multiply, add, x_out, data, scale, width, eps,
-    BLOCK: tl.constexpr, HAS_Y: tl.constexpr, HAS_GATE: tl.constexpr,
+    BLOCK: tl.constexpr, HAS_Y: tl.constexpr, HAS_GATE: tl.constexpr, FP8: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
@@ -52,7 +54,7 @@ def _norm_fp8(
     centred = tl.where(mask, value - tl.sum(value, 0) / width, 0.0)
     normed = centred * tl.rsqrt(tl.sum(centred * centred, 0) / width + eps)
     normed = normed * tl.load(multiply + columns, mask, 0.0) + tl.load(add + columns, mask, 0.0)
-    _store_fp8(normed, mask, data, scale, row, columns, width)
+    _store(normed, mask, data, scale, row, columns, width, FP8)
 
 
 @triton.jit
@@ -62,18 +64,18 @@ def _gelu_fp8(x, data, scale, width, BLOCK: tl.constexpr):
     mask = columns < width
     value = tl.load(x + row * width + columns, mask, 0.0).to(tl.float32)
     inner = 1.5957691216057308 * (value + 0.044715 * value * value * value)
-    _store_fp8(value / (1.0 + tl.exp(-inner)), mask, data, scale, row, columns, width)
+    _store(value / (1.0 + tl.exp(-inner)), mask, data, scale, row, columns, width, True)
 
 
 @triton.jit
-def _sum_fp8(x, y, data, scale, width, BLOCK: tl.constexpr, HAS_Y: tl.constexpr):
+def _sum(x, y, data, scale, width, BLOCK: tl.constexpr, HAS_Y: tl.constexpr, FP8: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     mask = columns < width
     value = tl.load(x + row * width + columns, mask, 0.0).to(tl.float32)
     if HAS_Y:
         value += tl.load(y + row * width + columns, mask, 0.0).to(tl.float32)
-    _store_fp8(value, mask, data, scale, row, columns, width)
+    _store(value, mask, data, scale, row, columns, width, FP8)
 
 
 @triton.jit
@@ -164,36 +166,38 @@ def _tile_values(x, x_stride, centre, scale, data, n, length, TILE: tl.constexpr
     tl.store(data + at, tl.trans(value).to(tl.float8e4nv))
 
 
-def norm_fp8(
-    x: Tensor, y: Tensor | None, gate: Tensor | None, multiply: Tensor, add: Tensor, eps: float
-) -> tuple[Tensor, Rounded]:
-    """x + y * gate (y, gate optional), layer norm, * multiply + add, rounded to fp8 per row.
+def norm(
+    x: Tensor, y: Tensor | None, gate: Tensor | None, multiply: Tensor, add: Tensor, eps: float, *, fp8: bool
+) -> tuple[Tensor, Rows]:
+    """x + y * gate (y, gate optional), layer norm, * multiply + add, rounded to fp8 per row or to bf16.
 
     x, y (N, D) bf16; gate, multiply, add (D,) float32. Returns the new x (bf16) and the rounded norm.
     """
-    data, scale = _fp8_like(x)
+    rows = _rows_like(x, fp8)
     x_out = x if y is None else torch.empty_like(x)
     n, width = x.shape
-    _norm_fp8[(n,)](
-        x, y, gate, multiply, add, x_out, data, scale, width, eps,
-        BLOCK=triton.next_power_of_2(width), HAS_Y=y is not None, HAS_GATE=gate is not None, num_warps=8,
+    _norm[(n,)](
+        x, y, gate, multiply, add, x_out, *rows, width, eps, BLOCK=triton.next_power_of_2(width),
+        HAS_Y=y is not None, HAS_GATE=gate is not None, FP8=fp8, num_warps=8,
     )  # fmt: skip
-    return x_out, Rounded(data, scale)
+    return x_out, rows
 
 
-def gelu_fp8(x: Tensor) -> Rounded:
+def gelu_fp8(x: Tensor) -> Rows:
     """tanh-GELU of x (N, D) bf16, rounded to fp8 per row."""
-    data, scale = _fp8_like(x)
-    _gelu_fp8[(x.shape[0],)](x, data, scale, x.shape[1], BLOCK=triton.next_power_of_2(x.shape[1]), num_warps=16)
-    return Rounded(data, scale)
+    rows = _rows_like(x, True)
+    _gelu_fp8[(x.shape[0],)](x, *rows, x.shape[1], BLOCK=triton.next_power_of_2(x.shape[1]), num_warps=16)
+    return rows
 
 
-def sum_fp8(x: Tensor, y: Tensor | None = None) -> Rounded:
-    """x + y (N, D) bf16, rounded to fp8 per row."""
-    data, scale = _fp8_like(x)
+def sum_of(x: Tensor, y: Tensor | None = None, *, fp8: bool) -> Rows:
+    """x + y (N, D) bf16, rounded to fp8 per row or to bf16."""
+    if y is None and not fp8:
+        return Rows(x)
+    rows = _rows_like(x, fp8)
     block = triton.next_power_of_2(x.shape[1])
-    _sum_fp8[(x.shape[0],)](x, y, data, scale, x.shape[1], BLOCK=block, HAS_Y=y is not None, num_warps=8)
-    return Rounded(data, scale)
+    _sum[(x.shape[0],)](x, y, *rows, x.shape[1], BLOCK=block, HAS_Y=y is not None, FP8=fp8, num_warps=8)
+    return rows
 
 
 def heads_bf16(x: Tensor, weight: Tensor, eps: float, heads: int, rope: RotaryTable | None) -> Tensor:
@@ -256,6 +260,8 @@ def values_fp8(x: Tensor, centre: Tensor) -> Values:
     return Values(data, scale, centre)
 
 
-def _fp8_like(x: Tensor) -> Rounded:
+def _rows_like(x: Tensor, fp8: bool) -> Rows:
+    if not fp8:
+        return Rows(torch.empty(x.shape, dtype=torch.bfloat16, device=x.device))
     data = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
-    return Rounded(data, torch.empty(x.shape[0], 1, dtype=torch.float32, device=x.device))
+    return Rows(data, torch.empty(x.shape[0], 1, dtype=torch.float32, device=x.device))

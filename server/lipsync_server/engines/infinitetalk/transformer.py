@@ -162,12 +162,12 @@ class InfiniteTalkTransformer(nn.Module):
     def set_attention(self, name: str = "auto", density: float = 1.0) -> None:
         """Choose the attention kernel of every block (attention.KERNELS), and the share of key tiles that it looks at.
 
-        "auto" takes 8 bits in self-attention where the linear layers compute in 8 bits already: beside their rounding
-        its own does not show.
+        "auto" takes our own in self-attention where it runs: in 8 bits where the linear layers compute in 8 bits
+        already, as beside their rounding its own does not show, else in bf16.
         """
-        fits = self.config.head_dim == attention_8bit.HEAD_DIM and self.dtype == torch.bfloat16
-        if name == "auto" and fits and computes_in_8bit(self) and missing("fp8", self.device, self.dtype) is None:
-            name = "fp8"
+        if name == "auto" and self.config.head_dim == attention_8bit.HEAD_DIM and self.dtype == torch.bfloat16:
+            ours = "fp8" if computes_in_8bit(self) else "bf16"
+            name = ours if missing(ours, self.device, self.dtype) is None else name
         self.attention = choose(name, self.device, self.dtype, density)
         for module in self.modules():
             if isinstance(module, SelfAttention):

@@ -361,6 +361,30 @@ def test_a_killed_encoder_goes_on_after_its_last_durable_segment(tmp_path: Path)
     assert [number_of(frame) for frame in shown_frames(tmp_path / "o.mp4")] == list(range(60))
 
 
+ENCODE_A_MOVE = """
+import sys
+from pathlib import Path
+import numpy as np
+from lipsync_server.media.encoder import FrameEncoder
+
+wall = np.random.default_rng(0).integers(0, 255, (26, 40, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+encoder = FrameEncoder(Path(sys.argv[1]))
+encoder.write(np.stack([wall[:, 3 * i : 3 * i + 208] for i in range(13)]))
+encoder.close()
+"""
+
+
+def test_equal_frames_become_equal_bytes_whatever_memory_held_before(tmp_path: Path) -> None:
+    """The C library fills fresh memory with a given byte; 208 is no multiple of 128, see encoder._x264_options."""
+    streams = set()
+    for filling in ("0", "1", "85", "170"):
+        environment = {**os.environ, "MALLOC_PERTURB_": filling}
+        subprocess.run([sys.executable, "-c", ENCODE_A_MOVE, str(tmp_path / filling)], check=True, env=environment)
+        [segment] = segments_in(tmp_path / filling)
+        streams.add(segment.path.read_bytes())
+    assert len(streams) == 1
+
+
 def test_a_torn_segment_and_anything_after_a_gap_are_dropped(tmp_path: Path) -> None:
     encoder = FrameEncoder(tmp_path)
     for start in (0, 4, 8):

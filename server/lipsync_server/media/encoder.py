@@ -4,6 +4,7 @@ A segment is a small MP4 whose name says which frames it holds; it appears by re
 bears a segment's name is whole. Knows nothing of sound: mux.py joins the segments with it.
 """
 
+import functools
 import logging
 import os
 import re
@@ -150,7 +151,20 @@ class FrameEncoder:
 
 
 def _x264_options(crf: int) -> dict[str, str]:
-    return {"preset": "veryfast", "crf": str(crf), "profile": "high"}
+    options = {"preset": "veryfast", "crf": str(crf), "profile": "high"}
+    # x264's AVX-512 form of the macroblock tree works on eight blocks at a time and does not mask the last ones: unless
+    # the width is a multiple of 128, it adds costs from beyond the row, in the last row from memory never written to,
+    # and the same frames then become another stream each time. Its AVX2 form stops at the row's end.
+    # mbtree_propagate_list_internal in https://code.videolan.org/videolan/x264/-/blob/stable/common/x86/mc-a2.asm
+    return options | ({"x264-params": "asm=AVX2"} if _has_avx512() else {})
+
+
+@functools.cache
+def _has_avx512() -> bool:
+    """Whether x264 would use AVX-512 here. Such a processor has all that x264 calls AVX2, too."""
+    with suppress(OSError):
+        return re.search(r"^flags\s*:.*\bavx512bw\b", Path("/proc/cpuinfo").read_text(), re.MULTILINE) is not None
+    return False
 
 
 def _nvenc_options(crf: int) -> dict[str, str]:

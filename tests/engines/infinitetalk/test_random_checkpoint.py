@@ -1,5 +1,6 @@
 """The random checkpoint: the official names at the published sizes, and files that stream tensor by tensor."""
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,6 +47,15 @@ def test_a_stream_that_is_not_as_announced_is_refused(tmp_path: Path) -> None:
         write_tensors(path, TENSORS, [("other", torch.zeros(4))])
     with pytest.raises(ValueError, match="wide is not as announced"):
         write_tensors(path, TENSORS, [("wide", TENSORS["wide"])] * 2)
+
+
+def test_it_is_the_same_to_the_bit_each_time(tmp_path: Path) -> None:
+    written = []
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        random_checkpoint.write(folder)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        written.append({path.relative_to(folder): hashlib.sha256(path.read_bytes()).digest() for path in files})
+    assert written[0] == written[1]
 
 
 def _contract(name: str) -> dict[str, tuple[int, ...]]:

@@ -155,7 +155,7 @@ def _text_tensors(config: UMT5Config, device: torch.device) -> Iterator[tuple[st
 def _tokenizer() -> Tokenizer:
     """Bytes as tokens, with the published tokenizer's special ones: <pad> 0, </s> 1 at the end, <unk> 2."""
     special = ["<pad>", "</s>", "<unk>"]
-    vocabulary = {token: index for index, token in enumerate([*special, *pre_tokenizers.ByteLevel.alphabet()])}
+    vocabulary = {token: index for index, token in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))  # noqa: S106 - a text token
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

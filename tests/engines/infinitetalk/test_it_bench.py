@@ -118,7 +118,7 @@ def test_every_table_can_be_made_of_what_a_run_writes(bench: Bench, tmp_path: Pa
     shown = dict(zip(tables, made.split("<!-- bench: end -->"), strict=False))
     # A profile needs a GPU, two of them need two; HTTP has its own test, which may not have run before this one.
     empty = [name for name, text in shown.items() if "ot measured yet" in text]
-    assert set(empty) <= {"profile", "http", "two_gpus"}
+    assert set(empty) <= {"profile", "profile_bf16", "http", "two_gpus"}
     assert bench_table.with_tables(made, tmp_path) == made
     for text in ("two people", "720p", "int8 weights", "with TeaCache"):
         assert text in shown["windows"]

@@ -10,11 +10,13 @@ was not measured has no row. A test holds the document against the files. Knows 
 import json
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lipsync_server.engines.markdown import rewrite, table
 
+from .bench_names import ERRORS, FORMS, KERNELS, PARTS, PROFILE
 from .guidance import GuidanceScales
 from .options import Options
 
@@ -22,58 +24,9 @@ Numbers = Mapping[str, Any]
 _REFERENCE = "reference-h100.json"
 _FILES = re.compile(r"<!-- bench files: ([^\n]*?) -->")
 _BLOCK = re.compile(r"(<!-- bench (\w+) -->\n).*?(<!-- bench: end -->)", re.DOTALL)
-_FORMS = {
-    "bf16_compiled": "bf16, compiled, cuDNN attention",
-    "bf16_compiled_int8_scores": "bf16 with int8 attention scores",
-    "fp8_fused": "fp8 linear layers, fused, cuDNN attention",
-    "fp8_fused_int8_scores": "fp8 linear layers, fused, int8 attention scores",
-    "fp8_fused_8bit": "**fp8 linear layers, fused, int8 scores and fp8 values** (default for 8-bit weights)",
-    "fp8_fused_8bit_half": "the same, looking at half of the keys",
-    "fp8_fused_8bit_quarter": "the same, looking at a quarter of the keys",
-    "int8": "int8 linear layers (`torch._int_mm`), compiled",
-}
 # The default, newest first: what windows are held against.
 _DEFAULT_FORMS = ("fp8_fused_8bit", "fp8_fused_int8_scores")
-_ERRORS = {
-    "bf16": "bf16",
-    "bf16_int8_scores": "bf16, int8 attention scores",
-    "bf16_8bit": "bf16, int8 scores and fp8 values",
-    "bf16_8bit_half": "bf16, int8 scores and fp8 values, half of the keys",
-    "bf16_8bit_quarter": "bf16, int8 scores and fp8 values, a quarter of the keys",
-    "fp8_weights_only": "fp8 weights, exact products",
-    "fp8": "fp8 products",
-    "fp8_fused": "fp8 products, fused",
-    "fp8_fused_int8_scores": "fp8 products, fused, int8 attention scores",
-    "fp8_fused_8bit": "fp8 products, fused, int8 scores and fp8 values",
-    "fp8_fused_8bit_half": "the same, half of the keys",
-    "fp8_fused_8bit_quarter": "the same, a quarter of the keys",
-}
-_KERNELS = {
-    "fp8": "ours, int8 scores and fp8 values (`attention_8bit.cu`)",
-    "int8": "ours, int8 scores and bf16 values",
-    "cudnn": "cuDNN, bf16",
-    "sdpa": "torch's own choice",
-    "flash": "FlashAttention-2 in torch",
-    "efficient": "torch memory-efficient",
-}
 _PACKAGES = ("triton", "diffusers", "transformers", "xformers", "sageattention")
-_PARTS = {
-    "condition": "picture",
-    "encoder_wait": "waiting for H.264",
-    "decode_and_h264": "decode with H.264",
-    "take_over": "next window's start",
-}
-# What a profile's kernels do, by how their names begin or what they hold.
-_PROFILE = (
-    (r"attention_int8|attention_fp8|attention_8bit", "our 8-bit self-attention"),
-    (r"nvjet|cublas.*gemm|scaled_mm|xmma_gemm", "matrix products"),
-    (r"cudnn.*sdpa|flash", "attention of cuDNN or torch"),
-    (r"_norm_fp8", "residual + norm + modulation + rounding"),
-    (r"_heads|_row_power|_tile_int8", "q and k: norm, rotation, rounding"),
-    (r"_tile_spread|_tile_values", "values: rounding"),
-    (r"_sum_fp8", "rounding of attention outputs"),
-    (r"_gelu_fp8", "GELU + rounding"),
-)
 # Of 120, in the sequence that bench_windows.py replays.
 _FORWARDS_WITH_TEACACHE = 72
 # Parts of a window shorter than this are left out of the list of parts.
@@ -131,7 +84,7 @@ def _forward(numbers: Numbers, reference: Numbers) -> str:
     if int8 := _section(numbers, "int8").get("forward"):
         measured["int8"] = int8
     rows = []
-    for key, form in _FORMS.items():
+    for key, form in FORMS.items():
         if "s" not in measured.get(key, {}):
             continue
         found, against = measured[key], reference["forward"].get(key, {})
@@ -153,14 +106,14 @@ def _forward(numbers: Numbers, reference: Numbers) -> str:
     return table(heads, rows)
 
 
-def _profile(numbers: Numbers, reference: Numbers) -> str:
-    profile = _section(numbers, "forward").get("profile")
+def _profile(numbers: Numbers, reference: Numbers, *, of: str = "profile") -> str:
+    profile = _section(numbers, "forward").get(of)
     if profile is None or "kernels" not in profile:
         return "Not measured yet."
     seconds: dict[str, float] = {}
     calls: dict[str, int] = {}
     for row in profile["kernels"]:
-        what = next((what for pattern, what in _PROFILE if re.search(pattern, row["kernel"])), "the rest")
+        what = next((what for pattern, what in PROFILE if re.search(pattern, row["kernel"])), "the rest")
         seconds[what] = seconds.get(what, 0.0) + row["s"]
         calls[what] = calls.get(what, 0) + row["calls"]
     seconds["the rest"] = profile["busy_s"] - sum(s for what, s in seconds.items() if what != "the rest")
@@ -180,7 +133,7 @@ def _kernels(numbers: Numbers, reference: Numbers) -> str:
     rows = []
     for name, value in sorted(measured, key=lambda item: item[1]["s"]):
         rate = f"{value['s'] * 1000:.1f} ({operations / value['s'] / 1e12:.0f} TFLOP/s)"
-        rows.append((_KERNELS.get(name, name), rate, f"{value['error']:.4f}"))
+        rows.append((KERNELS.get(name, name), rate, f"{value['error']:.4f}"))
     missing = [
         f"- {name}: {value['missing']}"
         for name, value in found.items()
@@ -194,7 +147,7 @@ def _errors(numbers: Numbers, reference: Numbers) -> str:
     found = _section(numbers, "errors")
     rows = [
         (text, f"{found[key]['one_forward']:.4f}", f"{found[key]['four_steps']:.4f}")
-        for key, text in _ERRORS.items()
+        for key, text in ERRORS.items()
         if "four_steps" in found.get(key, {})
     ]
     return table(("form", "one forward", "latent after 4 steps"), rows)
@@ -238,6 +191,17 @@ def _windows(numbers: Numbers, reference: Numbers) -> str:
     heads = ("preset", "forwards", "a window", "s/s", "target", "floor", "of floor", "reference")
     rows += _derived(numbers, reference, all_forwards["quality"])
     return table(heads, rows)
+
+
+def _moving(numbers: Numbers, reference: Numbers) -> str:
+    found = _section(numbers, "moving")
+    rows = []
+    for key, way in (("in_order", "before the window"), ("beside", "beside the window before")):
+        part = found.get(key, {})
+        if "s_per_s" in part:
+            memory = f"{part['peak_gib']:.1f} GiB" if part.get("peak_gib") else ""
+            rows.append((way, _parts(part["windows"][-1]), f"{part['s_per_s']:.2f}", memory))
+    return table(("a window's picture is encoded", "a `fast` window", "s/s", "tensors"), rows)
 
 
 def _derived(numbers: Numbers, reference: Numbers, n_forwards: int) -> list[tuple[str, ...]]:
@@ -360,9 +324,9 @@ def _peers(numbers: Numbers, reference: Numbers) -> str:
 
 
 TABLES: dict[str, Callable[[Numbers, Numbers], str]] = {
-    "forward": _forward, "profile": _profile, "kernels": _kernels, "errors": _errors,
-    "windows": _windows, "memory": _memory, "http": _http, "soak": _soak, "loading": _loading,
-    "two_gpus": _two_gpus, "peers": _peers,
+    "forward": _forward, "profile": _profile, "profile_bf16": partial(_profile, of="profile_bf16"),
+    "kernels": _kernels, "errors": _errors, "windows": _windows, "moving": _moving, "memory": _memory,
+    "http": _http, "soak": _soak, "loading": _loading, "two_gpus": _two_gpus, "peers": _peers,
 }  # fmt: skip
 
 
@@ -379,7 +343,7 @@ def _missing(found: object) -> bool:
 def _parts(window: Mapping[str, float]) -> str:
     """`11.65 s: denoise 8.80, decode 2.74`."""
     parts = ((name, s) for name, s in window.items() if name != "all" and s >= _LEAST_S)
-    return f"{window['all']:.2f} s: " + ", ".join(f"{_PARTS.get(name, name)} {s:.2f}" for name, s in parts)
+    return f"{window['all']:.2f} s: " + ", ".join(f"{PARTS.get(name, name)} {s:.2f}" for name, s in parts)
 
 
 def _n_forwards(preset: str) -> int:

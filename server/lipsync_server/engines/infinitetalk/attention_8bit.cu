@@ -3,10 +3,11 @@
 // keep about 14 bits of a running fp8 sum, which 33,600 keys would show.
 //
 // One CTA makes 128 rows of one head's output. Warpgroup 0 feeds shared memory through the tensor memory accelerator;
-// two warpgroups own 64 rows each. The products of a tile's scores and of the tile before's values are set off together,
-// and the exponentials run beside the second. Queries carry one scale per token, keys one per tile of 128, so that the
-// row maximum is found on integers. In fp8 the row sums come from a column of ones beside the values.
-// With `chosen`, a row block attends to the tiles named there only (sparse attention).
+// two warpgroups own 64 rows each. The products of a tile's scores and of the tile before's values are set off together;
+// exponentials run beside the other warpgroup's products. Queries carry one scale per token, keys one per tile of 128,
+// so that the row maximum is found on integers. In fp8 the row sums come from a column of ones beside the values.
+// With `chosen`, a row block attends to the tiles named there only (sparse attention). Without, two CTAs of neighbouring
+// row blocks form a cluster (CLUSTER is 2): each fetches one half of a tile for both.
 
 #include "hopper.cuh"
 
@@ -100,11 +101,20 @@ __device__ __forceinline__ void pack_all(uint32 (&p)[N_P], const float (&x)[64])
     }
 }
 
+// A part of a tile for all CTAs of the cluster.
+__device__ __forceinline__ void load_shared_tile(
+    uint32 to, const TensorMap* map, uint32 bar, int column, int head, int row) {
+    if (CLUSTER == 2)
+        load_tile_for_both(to, map, bar, column, head, row);
+    else
+        load_tile(to, map, bar, column, head, row);
+}
+
 // queries, keys: (tokens, heads, 128) int8; values: (tokens, heads, 128) bf16, any token stride, or transposed in fp8,
 // (heads, 128, padded tokens), with a scale and a centre for each (head, channel). q_scale (heads, n_queries); k_scale
 // (heads, tiles); chosen (heads, row blocks, n_tiles) ascending, or null for all tiles. out (tokens, heads, 128) bf16.
 // factor: 1 / sqrt(128) * log2(e).
-extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_8bit(
+extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1) attention_8bit(
     const __grid_constant__ TensorMap queries, const __grid_constant__ TensorMap keys,
     const __grid_constant__ TensorMap values, const float* __restrict__ q_scale, const float* __restrict__ k_scale,
     const float* __restrict__ v_scale, const float* __restrict__ v_centre, const int* __restrict__ chosen,
@@ -125,7 +135,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_8bit(
         barrier_init(q_full, 1);
         for (int i = 0; i < STAGES; i++) {
             barrier_init(full + 8 * i, 1);
-            barrier_init(empty + 8 * i, CONSUMERS * 4);
+            barrier_init(empty + 8 * i, CLUSTER * CONSUMERS);
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
@@ -137,24 +147,30 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_8bit(
     for (int i = threadIdx.x; i < n_tiles; i += THREADS)
         asm volatile("st.shared.f32 [%0], %1;" ::"r"(scale_of + 4 * i), "f"(k_scale[head * all_tiles + (list ? list[i] : i)]));
     __syncthreads();
+    cluster_wait();
 
     if (group == 0) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
         if (threadIdx.x == 0) {
             barrier_expect(q_full, Q_BYTES);
             load_tile(q_tile, &queries, q_full, 0, head, first_row);
+            const int half = cluster_rank();
             int stage = 0, phase = 1;
             for (int i = 0; i < n_tiles; i++) {
                 if (i >= STAGES) barrier_wait(empty + 8 * stage, phase);
                 const uint32 bar = full + 8 * stage, v_tile = v_tiles + stage * V_BYTES;
                 const int first_key = (list ? list[i] : i) * KEYS;
                 barrier_expect(bar, K_BYTES + V_LOADED);
-                load_tile(k_tiles + stage * K_BYTES, &keys, bar, 0, head, first_key);
+                const int rows = half * (KEYS / CLUSTER);
+                load_shared_tile(k_tiles + stage * K_BYTES + rows * HEAD, &keys, bar, 0, head, first_key + rows);
 #if VALUES_8BIT
-                load_tile(v_tile, &values, bar, first_key, head, 0);
+                // Transposed: its rows are channels, of which there are as many as keys in a tile.
+                load_shared_tile(v_tile + rows * HEAD, &values, bar, first_key, head, rows);
+#elif CLUSTER == 2
+                load_shared_tile(v_tile + half * (V_LOADED / 2), &values, bar, half * (HEAD / 2), head, first_key);
 #else
-                load_tile(v_tile, &values, bar, 0, head, first_key);
-                load_tile(v_tile + V_LOADED / 2, &values, bar, HEAD / 2, head, first_key);
+                load_shared_tile(v_tile, &values, bar, 0, head, first_key);
+                load_shared_tile(v_tile + V_LOADED / 2, &values, bar, HEAD / 2, head, first_key);
 #endif
                 if (++stage == STAGES) {
                     stage = 0;
@@ -162,6 +178,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_8bit(
                 }
             }
         }
+        __syncwarp();
+        cluster_wait();
         return;
     }
 
@@ -173,6 +191,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_8bit(
     const float a1 = row + 8 < n_queries ? scales[row + 8] * factor : factor;
     const uint32 q_low = low_part(q_tile + (group - 1) * ROWS * HEAD, 16), k_low = low_part(k_tiles, 16);
     const uint32 v_low = low_part(v_tiles, VALUES_8BIT ? 16 : V_LOADED / 2);
+    // The first CLUSTER threads of a group say to one CTA of the cluster each that a tile may be overwritten.
+    const int peer = threadIdx.x % 128;
+    auto release = [&](uint32 bar) {
+        if (peer < CLUSTER) barrier_arrive_at(bar, peer);
+    };
     float o[64], product[N_PRODUCT], x[64], sum[4] = {0.f, 0.f, 0.f, 0.f};
     float max0 = -infinity(), max1 = -infinity(), keep0 = 1.f, keep1 = 1.f, next0 = 1.f, next1 = 1.f;
     int s[64];
@@ -271,7 +294,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_8bit(
             barrier_wait(full + 8 * stage, phase);
         }
         multiply_finish<0>();
-        if (lane == 0) barrier_arrive(empty + 8 * released);
+        release(empty + 8 * released);
         scale_outputs();
         exponentials(last);
         fold();
@@ -309,4 +332,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_8bit(
         if (row < n_queries) line0[4 * j] = pack_bf16(a, b);
         if (row + 8 < n_queries) line1[4 * j] = pack_bf16(c, d);
     }
+    // Neither CTA's shared memory may go while the other still writes to it.
+    cluster_wait();
 }

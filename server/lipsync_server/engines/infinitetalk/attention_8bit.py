@@ -18,8 +18,9 @@ from . import hopper
 HEAD_DIM = 128
 TILE = 128
 """Keys of a tile, and queries of a block."""
-# As in attention_8bit.cu: tiles in flight, threads.
+# As in attention_8bit.cu: tiles in flight, blocks of threads that share them, threads.
 _STAGES = 4
+_CLUSTER = 2
 _THREADS = 384
 _LOG2_E = 1.4426950408889634
 
@@ -54,8 +55,9 @@ def missing(device: torch.device) -> str | None:
         return why_not
     try:
         index = device.index if device.index is not None else torch.cuda.current_device()
-        _kernel(index, False)
-        _kernel(index, True)
+        for eight_bit in (False, True):
+            for cluster in (1, _CLUSTER):
+                _kernel(index, eight_bit, cluster)
     except Exception as error:  # missing bindings, an old driver, a compiler that refuses: all mean the same
         return f"it could not be built: {error}"
     return None
@@ -78,15 +80,18 @@ def attend(q: Queries, k: Keys, v: Tensor | Values, chosen: Tensor | None = None
     if shared_bytes > hopper.MOST_SHARED_BYTES:
         raise EngineUnavailable(f"8-bit attention cannot hold {n_keys} tokens; set attention to cudnn.")
     out = torch.empty(q.data.shape, dtype=torch.bfloat16, device=q.data.device)
+    # Neighbouring blocks of queries share tiles where they look at the same ones.
+    cluster = _CLUSTER if chosen is None else 1
     if isinstance(v, Values):
-        value_map = hopper.tensor_map(v.data.permute(1, 0, 2), TILE, HEAD_DIM)
+        value_map = hopper.tensor_map(v.data.permute(1, 0, 2), TILE, HEAD_DIM // cluster)
         of_values: list[Tensor | None] = [v.scale, v.centre]
     else:
         value_map = hopper.tensor_map(v, HEAD_DIM // 2, TILE)
         of_values = [None, None]
     hopper.launch(
-        _kernel(out.device.index, eight_bit), (n_tiles(n_queries), heads), _THREADS, shared_bytes,
-        [*(hopper.tensor_map(x.data, HEAD_DIM, TILE) for x in (q, k)), value_map],
+        _kernel(out.device.index, eight_bit, cluster),
+        (-(-n_tiles(n_queries) // cluster) * cluster, heads), _THREADS, shared_bytes,
+        [*(hopper.tensor_map(x.data, HEAD_DIM, rows) for x, rows in ((q, TILE), (k, TILE // cluster))), value_map],
         [q.scale, k.scale, *of_values, chosen, out],
         [n_queries, n_keys, tiles], HEAD_DIM**-0.5 * _LOG2_E, out.device,
     )  # fmt: skip
@@ -122,5 +127,5 @@ def _shared_bytes(eight_bit: bool, tiles: int) -> int:
     return TILE * HEAD_DIM + _STAGES * (TILE * HEAD_DIM + values) + 8 * (1 + 2 * _STAGES) + 4 * tiles + 1024
 
 
-def _kernel(device_index: int, eight_bit_values: bool) -> object:
-    return hopper.compiled(device_index, "attention_8bit", VALUES_8BIT=int(eight_bit_values))
+def _kernel(device_index: int, eight_bit_values: bool, cluster: int) -> object:
+    return hopper.compiled(device_index, "attention_8bit", VALUES_8BIT=int(eight_bit_values), CLUSTER=cluster)

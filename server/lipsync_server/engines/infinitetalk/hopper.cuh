@@ -15,9 +15,6 @@ __device__ __forceinline__ void barrier_init(uint32 bar, int count) {
 __device__ __forceinline__ void barrier_expect(uint32 bar, int bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
 }
-__device__ __forceinline__ void barrier_arrive(uint32 bar) {
-    asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
-}
 __device__ __forceinline__ void barrier_wait(uint32 bar, int parity) {
     asm volatile(
         "{\n"

@@ -69,7 +69,7 @@ def test_within_22_gb_fewer_blocks_of_the_14b_stay_than_within_24() -> None:
     def resident(n_bytes: int) -> int:
         height, width = FULL.picture
         plan = memory.plan(
-            FULL.models.transformer, eight_bit=True, pixels=height * width, passes=1, compiled=True,
+            FULL.models.transformer, quant="fp8", pixels=height * width, passes=1, compiled=True,
             free_bytes=n_bytes - besides,
         )  # fmt: skip
         return plan.resident_blocks

@@ -8,6 +8,7 @@ import torch
 from it_golden import CPU
 from lipsync_server.engines.hardware import Gpu
 from lipsync_server.engines.infinitetalk import memory
+from lipsync_server.engines.infinitetalk.checkpoint import Quant
 from lipsync_server.engines.infinitetalk.info import describe
 from lipsync_server.engines.infinitetalk.options import Options
 from lipsync_server.engines.infinitetalk.state_files import read_tensors
@@ -166,11 +167,11 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
 
 
 def _plan(
-    free_gib: float | None, *, eight_bit: bool = True, pixels: int = 640 * 640, **more: object
+    free_gib: float | None, *, quant: Quant = "fp8", pixels: int = 640 * 640, **more: object
 ) -> memory.MemoryPlan:
     free = None if free_gib is None else int(free_gib * GIB)
     return memory.plan(
-        TransformerConfig(), eight_bit=eight_bit, pixels=pixels, passes=2, compiled=True, free_bytes=free, **more
+        TransformerConfig(), quant=quant, pixels=pixels, passes=2, compiled=True, free_bytes=free, **more
     )
 
 
@@ -180,20 +181,26 @@ def test_sizes_of_the_real_model_are_the_published_ones() -> None:
 
 
 def test_bf16_is_fully_resident_on_80_gib_and_streams_on_24() -> None:
-    rich = _plan(79, eight_bit=False)
+    rich = _plan(79, quant="none")
     assert (rich.resident_blocks, rich.cache_context, rich.keep_encoders) == (40, True, True)
-    assert 0 <= _plan(23, eight_bit=False).resident_blocks < 30
+    assert 0 <= _plan(23, quant="none").resident_blocks < 30
 
 
 @pytest.mark.parametrize("free_gib", [10.0, 14.0, 20.4, 23.0])
 @pytest.mark.parametrize("pixels", [640 * 640, 960 * 960])
-def test_a_plan_stays_within_what_is_free(free_gib: float, pixels: int) -> None:
-    plan = _plan(free_gib, pixels=pixels)
+@pytest.mark.parametrize("quant", ["fp8", "int8"])
+def test_a_plan_stays_within_what_is_free(free_gib: float, pixels: int, quant: Quant) -> None:
+    plan = _plan(free_gib, pixels=pixels, quant=quant)
     block, others = memory.weight_bytes(TransformerConfig(), eight_bit=True)
     slots = 2 if plan.resident_blocks < 40 else 0
     held = others + (plan.resident_blocks + slots) * block
     assert held + plan.working_bytes <= free_gib * GIB or plan.resident_blocks == 0
     assert f"{plan.resident_blocks} of 40" in plan.line or plan.resident_blocks == 40
+
+
+def test_int8_leaves_room_for_products_in_32_bits() -> None:
+    """Planned like fp8 it ran out of memory under 24 GB."""
+    assert _plan(21, quant="int8").resident_blocks < _plan(21, quant="fp8").resident_blocks < 40
 
 
 def test_the_settings_overrule_the_plan() -> None:

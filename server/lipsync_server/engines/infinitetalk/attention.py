@@ -234,7 +234,10 @@ def missing(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16
     if device.type != "cuda" and name != "flash":
         return "it needs an NVIDIA GPU"
     if name in OURS:
-        why_not = attention_bf16.missing(device) if name == "bf16" else attention_8bit.missing(device)
+        if name == "bf16":
+            why_not = attention_bf16.missing(device)
+        else:
+            why_not = attention_8bit.missing(device, fp8_values=name == "fp8")
         if why_not is not None:
             return why_not
     try:

@@ -45,5 +45,4 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _kernel(device: torch.device) -> object:
-    index = device.index if device.index is not None else torch.cuda.current_device()
-    return hopper.compiled(index, "attention_bf16")
+    return hopper.compiled(device, "attention_bf16")

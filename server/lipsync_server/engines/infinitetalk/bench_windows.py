@@ -148,7 +148,7 @@ def _on_a_small_card(
     bench.free()
     with bench.card_of(n_bytes) as left:
         plan = memory.plan(
-            bench.config, eight_bit=True, pixels=size[0] * size[1], passes=1, compiled=bench.cuda,
+            bench.config, quant=quant, pixels=size[0] * size[1], passes=1, compiled=bench.cuda,
             free_bytes=left - bench.allocated_bytes(),
         )  # fmt: skip
         found |= {"plan": plan.line, "resident_blocks": plan.resident_blocks}

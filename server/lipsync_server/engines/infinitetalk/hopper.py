@@ -27,19 +27,24 @@ def missing(device: torch.device) -> str | None:
     return None
 
 
-@functools.cache
-def compiled(device_index: int, name: str, **constants: int) -> Any:
+def compiled(device: torch.device, name: str, **constants: int) -> Any:
     """The kernel `name` of name.cu with these constants, loaded into the device's context (a second once per process).
 
     Raises EngineUnavailable with what the compiler says.
     """
+    index = device.index if device.index is not None else torch.cuda.current_device()
+    return _compiled(index, name, tuple(constants.items()))
+
+
+@functools.cache
+def _compiled(device_index: int, name: str, constants: tuple[tuple[str, int], ...]) -> Any:
     driver, nvrtc = _bindings("driver"), _bindings("nvrtc")
     torch.cuda.current_stream(device_index).synchronize()
     folder = Path(__file__).parent
     source, header = ((folder / file).read_bytes() for file in (f"{name}.cu", _HEADER))
     program = _check(nvrtc.nvrtcCreateProgram(source, f"{name}.cu".encode(), 1, [header], [_HEADER.encode()]))
     options = [b"--gpu-architecture=sm_90a", b"--std=c++17"]
-    options += [f"-D{constant}={value}".encode() for constant, value in constants.items()]
+    options += [f"-D{constant}={value}".encode() for constant, value in constants]
     if int(nvrtc.nvrtcCompileProgram(program, len(options), options)[0]) != 0:
         log = b" " * _check(nvrtc.nvrtcGetProgramLogSize(program))
         nvrtc.nvrtcGetProgramLog(program, log)

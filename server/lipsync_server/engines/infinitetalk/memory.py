@@ -7,12 +7,13 @@ loads nothing and asks no device: free memory is handed in.
 from dataclasses import dataclass, replace
 from math import prod
 
-from lipsync_server.engines.infinitetalk.checkpoint import official_shapes
+from lipsync_server.engines.infinitetalk.checkpoint import Quant, official_shapes
 from lipsync_server.engines.infinitetalk.transformer_config import TransformerConfig
 
 GIB = 2**30
-# Working memory of one forward in bytes per token and model width, and of the VAE's decoder in bytes per pixel.
-_FORWARD_BYTES = 24
+# Working memory of one forward in bytes per token and model width, and of the VAE's decoder in bytes per pixel. int8
+# products come as 32-bit integers.
+_FORWARD_BYTES: dict[Quant, int] = {"none": 28, "fp8": 24, "int8": 36}
 _FORWARD_BYTES_EAGER = 48
 _DECODE_BYTES = 12_500
 # CUDA's own context is outside of torch's figures; wav2vec2, the VAE's weights and fragmentation are in this.
@@ -71,7 +72,7 @@ def weight_bytes(config: TransformerConfig, *, eight_bit: bool) -> tuple[int, in
 def plan(
     config: TransformerConfig,
     *,
-    eight_bit: bool,
+    quant: Quant,
     pixels: int,
     passes: int,
     compiled: bool,
@@ -80,13 +81,14 @@ def plan(
 ) -> MemoryPlan:
     """Where the blocks lie for videos of `pixels` (height x width) and `passes` forwards a step.
 
+    quant: how the blocks' linear layers hold their weights, whether a file or we rounded them; "none" is 16 bits.
     free_bytes: memory that this process may still take on the device; None on the CPU, where all of it is resident.
     offload: "none" keeps every block on the device, "blocks" streams all of them.
     """
-    block, others = weight_bytes(config, eight_bit=eight_bit)
+    block, others = weight_bytes(config, eight_bit=quant != "none")
     n_blocks, total = config.num_layers, block * config.num_layers + others
     tokens = _LATENTS * pixels // 256
-    forward = tokens * config.dim * (_FORWARD_BYTES if compiled else _FORWARD_BYTES_EAGER)
+    forward = tokens * config.dim * (_FORWARD_BYTES[quant] if compiled else _FORWARD_BYTES_EAGER)
     tokens_of_context = config.text_len + 257 + _LATENTS * config.context_tokens
     context = passes * n_blocks * tokens_of_context * 2 * config.dim * 2
     lean = max(forward, pixels * _DECODE_BYTES) + _FIXED_BYTES

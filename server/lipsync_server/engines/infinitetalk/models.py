@@ -244,20 +244,20 @@ class Models:
         free = self._free_bytes()
         free = None if free is None else free + spare
 
-        def planned(eight_bit: bool) -> memory.MemoryPlan:
+        def planned(quant: Quant) -> memory.MemoryPlan:
             return memory.plan(
-                config, eight_bit=eight_bit, pixels=need.pixels, passes=need.passes, compiled=self._compiles,
+                config, quant=quant, pixels=need.pixels, passes=need.passes, compiled=self._compiles,
                 free_bytes=free, offload=self._settings.offload,
             )  # fmt: skip
 
         if files.kind != "bf16":
-            return self._limited(planned(True)), "none"
+            return self._limited(planned(files.kind)), "none"
         wanted = self._settings.quant
         if wanted == "auto":
-            fits = planned(False).resident_blocks == config.num_layers
+            fits = planned("none").resident_blocks == config.num_layers
             fp8 = self._gpu is not None and self._gpu.compute_capability >= (8, 9)
             wanted = "none" if fits or self.device.type != "cuda" else "fp8" if fp8 else "int8"
-        return self._limited(planned(wanted != "none")), wanted
+        return self._limited(planned(wanted)), wanted
 
     def _free_bytes(self) -> int | None:
         """What this process may still take on the device: free there, reserved by torch and unused, under its cap."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 from lipsync_server.engines.infinitetalk import attention, attention_8bit, fast_blocks
 from lipsync_server.engines.infinitetalk.checkpoint import Quant
-from lipsync_server.engines.infinitetalk.quant import dequantize_rows, quantize_rows
+from lipsync_server.engines.infinitetalk.quant import Kind, dequantize_rows, quantize_rows
 from lipsync_server.engines.infinitetalk.random_weights import random_transformer
 from lipsync_server.engines.infinitetalk.rope import rotate, video_table
 from lipsync_server.engines.infinitetalk.transformer_config import TransformerConfig
@@ -46,6 +46,8 @@ def test_a_pending_update_settles_to_the_gated_sum() -> None:
         ("fp8", "bf16", 0.05),
         ("fp8", "int8", 0.05),
         ("fp8", "fp8", 0.05),
+        ("int8", "sdpa", 0.03),
+        ("int8", "fp8", 0.05),
         ("none", "sdpa", 0.01),
         ("none", "bf16", 0.01),
     ],
@@ -62,7 +64,7 @@ def test_fast_blocks_compute_what_the_plain_ones_do(quant: Quant, kernel: str, l
 
 
 @needs_hopper
-@pytest.mark.parametrize(("quant", "ours"), [("fp8", "fp8"), ("none", "bf16")])
+@pytest.mark.parametrize(("quant", "ours"), [("fp8", "fp8"), ("int8", "fp8"), ("none", "bf16")])
 def test_auto_takes_our_own_attention_where_it_runs(quant: Quant, ours: str) -> None:
     model = random_transformer(HEADS_OF_128, device=DEVICE, quant=quant)
     assert model.attention is not None
@@ -153,33 +155,35 @@ def test_fused_passes_in_bf16_match_their_plain_counterparts() -> None:
     g = torch.Generator(DEVICE).manual_seed(6)
     x, y = (torch.randn(40, 384, device=DEVICE, generator=g).bfloat16() for _ in range(2))
     multiply, add = (torch.randn(384, device=DEVICE, generator=g) for _ in range(2))
-    summed, rows = fused.norm(x, y, None, multiply, add, 1e-6, fp8=False)
+    summed, rows = fused.norm(x, y, None, multiply, add, 1e-6, None)
     normed = torch.nn.functional.layer_norm((x + y).float(), (384,), eps=1e-6) * multiply + add
     assert torch.equal(summed, x + y)
-    assert rows.scale is None
+    assert rows.kind is None
     assert relative_error(rows.data, normed) < 0.003
-    assert torch.equal(fused.sum_of(x, y, fp8=False).data, x + y)
-    assert fused.sum_of(x, fp8=False).data is x
+    assert torch.equal(fused.sum_of(x, y, None).data, x + y)
+    assert fused.sum_of(x, None, None).data is x
 
 
 @needs_fp8
-def test_fused_passes_match_their_plain_counterparts() -> None:
+@pytest.mark.parametrize("kind", ["fp8", "int8"])
+def test_fused_passes_match_their_plain_counterparts(kind: Kind) -> None:
     from lipsync_server.engines.infinitetalk import fused_kernels as fused
 
     g = torch.Generator(DEVICE).manual_seed(6)
     x, y = (torch.randn(40, 384, device=DEVICE, generator=g).bfloat16() for _ in range(2))
     gate, multiply, add = (torch.randn(384, device=DEVICE, generator=g) for _ in range(3))
-    summed, rounded = fused.norm(x, y, gate, multiply, add, 1e-6, fp8=True)
+    summed, rounded = fused.norm(x, y, gate, multiply, add, 1e-6, kind)
     plain = (x.float() + y.float() * gate).bfloat16()
     normed = torch.nn.functional.layer_norm(plain.float(), (384,), eps=1e-6) * multiply + add
     assert relative_error(summed, plain) < 1e-3
     for got, wanted in (
         (rounded, normed),
-        (fused.sum_of(x, y, fp8=True), x.float() + y.float()),
-        (fused.gelu_fp8(x), torch.nn.functional.gelu(x.float(), approximate="tanh")),
+        (fused.sum_of(x, y, kind), x.float() + y.float()),
+        (fused.gelu(x, kind), torch.nn.functional.gelu(x.float(), approximate="tanh")),
     ):
-        best = relative_error(dequantize_rows(*quantize_rows(wanted, "fp8"), torch.float32), wanted)
+        best = relative_error(dequantize_rows(*quantize_rows(wanted, kind), torch.float32), wanted)
         assert got.scale is not None
+        assert got.kind == kind
         assert relative_error(got.data.float() * got.scale, wanted) < 1.05 * best
     table, weight = video_table((2, 4, 5), 128, DEVICE), multiply.bfloat16()
     scale = torch.rsqrt(x.float().square().mean(-1, keepdim=True) + 1e-6)
@@ -196,3 +200,18 @@ def test_fused_passes_match_their_plain_counterparts() -> None:
     stored = rounded_values.data.float() * rounded_values.scale[..., None] + rounded_values.centre[..., None]
     largest, wanted = (part.sort(-1).values[..., -15:] for part in (stored, values.float().permute(1, 2, 0)))
     assert relative_error(largest, wanted) < 0.05
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="it needs an NVIDIA GPU")
+@pytest.mark.parametrize(("m", "n", "k"), [(300, 384, 256), (129, 257, 80), (1, 16, 16), (2000, 512, 1000)])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_the_int8_product_is_that_of_its_parts(m: int, n: int, k: int, has_bias: bool) -> None:
+    """Sizes that are no multiple of a tile; integers are exact, so all of the error is bf16's."""
+    from lipsync_server.engines.infinitetalk.int8_product import int8_product
+
+    g = torch.Generator(DEVICE).manual_seed(8)
+    x, w = (torch.randint(-128, 128, size, device=DEVICE, generator=g).to(torch.int8) for size in ((m, k), (n, k)))
+    x_scale, w_scale = (torch.rand(size, 1, device=DEVICE, generator=g) for size in (m, n))
+    bias = torch.randn(n, device=DEVICE, generator=g).bfloat16() * 100 if has_bias else None
+    wanted = (x.double() @ w.double().t()) * x_scale * w_scale.t() + (0 if bias is None else bias.double())
+    assert relative_error(int8_product(x, w, x_scale, w_scale, bias), wanted) < 0.003

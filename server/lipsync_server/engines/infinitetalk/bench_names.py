@@ -15,7 +15,7 @@ FORMS = {
     "fp8_fused_8bit": "**fp8 linear layers, fused, int8 scores and fp8 values** (default for 8-bit weights)",
     "fp8_fused_8bit_half": "the same, looking at half of the keys",
     "fp8_fused_8bit_quarter": "the same, looking at a quarter of the keys",
-    "int8": "int8 linear layers (`torch._int_mm`), compiled",
+    "int8": "int8 linear layers, fused, int8 scores and fp8 values",
 }
 ERRORS = {
     "bf16": "bf16",

@@ -15,30 +15,42 @@ import triton.language as tl
 from torch import Tensor
 
 from .attention_8bit import HEAD_DIM, TILE, Keys, Queries, Values, n_tiles
+from .quant import DTYPES, LARGEST, Kind
 from .rope import RotaryTable
 
 
 class Rows(NamedTuple):
-    """The left side of a matrix product: data (N, D) in fp8 with scale (N, 1) float32, or in bf16 with none."""
+    """The left side of a matrix product: data (N, D) in fp8 or int8 with scale (N, 1) float32, or in bf16 with none."""
 
     data: Tensor
     scale: Tensor | None = None
 
+    @property
+    def kind(self) -> Kind | None:
+        """What the rows were rounded to; None is bf16."""
+        if self.scale is None:
+            return None
+        return "int8" if self.data.dtype == torch.int8 else "fp8"
+
 
 @triton.jit
-def _store(values, mask, data, scale, row, columns, width, FP8: tl.constexpr):
-    if FP8:
-        factor = tl.maximum(tl.max(tl.abs(values), 0), 1e-30) / 448.0
-        tl.store(scale + row, factor)
-        tl.store(data + row * width + columns, (values / factor).to(tl.float8e4nv), mask)
+def _store(values, mask, data, scale, row, columns, width, LARGEST: tl.constexpr):
+    at = data + row * width + columns
+    if LARGEST == 0:
+        tl.store(at, values.to(tl.bfloat16), mask)
     else:
-        tl.store(data + row * width + columns, values.to(tl.bfloat16), mask)
+        factor = tl.maximum(tl.max(tl.abs(values), 0), 1e-30) / LARGEST
+        tl.store(scale + row, factor)
+        if LARGEST == 127:
+            tl.store(at, tl.floor(values / factor + 0.5).to(tl.int8), mask)
+        else:
+            tl.store(at, (values / factor).to(tl.float8e4nv), mask)
 
 
 @triton.jit
 def _norm(
     x, y, gate, multiply, add, x_out, data, scale, width, eps,
-    BLOCK: tl.constexpr, HAS_Y: tl.constexpr, HAS_GATE: tl.constexpr, FP8: tl.constexpr,
+    BLOCK: tl.constexpr, HAS_Y: tl.constexpr, HAS_GATE: tl.constexpr, LARGEST: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
@@ -54,28 +66,28 @@ def _norm(
     centred = tl.where(mask, value - tl.sum(value, 0) / width, 0.0)
     normed = centred * tl.rsqrt(tl.sum(centred * centred, 0) / width + eps)
     normed = normed * tl.load(multiply + columns, mask, 0.0) + tl.load(add + columns, mask, 0.0)
-    _store(normed, mask, data, scale, row, columns, width, FP8)
+    _store(normed, mask, data, scale, row, columns, width, LARGEST)
 
 
 @triton.jit
-def _gelu_fp8(x, data, scale, width, BLOCK: tl.constexpr):
+def _gelu(x, data, scale, width, BLOCK: tl.constexpr, LARGEST: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     mask = columns < width
     value = tl.load(x + row * width + columns, mask, 0.0).to(tl.float32)
     inner = 1.5957691216057308 * (value + 0.044715 * value * value * value)
-    _store(value / (1.0 + tl.exp(-inner)), mask, data, scale, row, columns, width, True)
+    _store(value / (1.0 + tl.exp(-inner)), mask, data, scale, row, columns, width, LARGEST)
 
 
 @triton.jit
-def _sum(x, y, data, scale, width, BLOCK: tl.constexpr, HAS_Y: tl.constexpr, FP8: tl.constexpr):
+def _sum(x, y, data, scale, width, BLOCK: tl.constexpr, HAS_Y: tl.constexpr, LARGEST: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     mask = columns < width
     value = tl.load(x + row * width + columns, mask, 0.0).to(tl.float32)
     if HAS_Y:
         value += tl.load(y + row * width + columns, mask, 0.0).to(tl.float32)
-    _store(value, mask, data, scale, row, columns, width, FP8)
+    _store(value, mask, data, scale, row, columns, width, LARGEST)
 
 
 @triton.jit
@@ -167,36 +179,37 @@ def _tile_values(x, x_stride, centre, scale, data, n, length, TILE: tl.constexpr
 
 
 def norm(
-    x: Tensor, y: Tensor | None, gate: Tensor | None, multiply: Tensor, add: Tensor, eps: float, *, fp8: bool
+    x: Tensor, y: Tensor | None, gate: Tensor | None, multiply: Tensor, add: Tensor, eps: float, kind: Kind | None
 ) -> tuple[Tensor, Rows]:
-    """x + y * gate (y, gate optional), layer norm, * multiply + add, rounded to fp8 per row or to bf16.
+    """x + y * gate (y, gate optional), layer norm, * multiply + add, rounded to `kind` per row or to bf16.
 
     x, y (N, D) bf16; gate, multiply, add (D,) float32. Returns the new x (bf16) and the rounded norm.
     """
-    rows = _rows_like(x, fp8)
+    rows = _rows_like(x, kind)
     x_out = x if y is None else torch.empty_like(x)
     n, width = x.shape
     _norm[(n,)](
         x, y, gate, multiply, add, x_out, *rows, width, eps, BLOCK=triton.next_power_of_2(width),
-        HAS_Y=y is not None, HAS_GATE=gate is not None, FP8=fp8, num_warps=8,
+        HAS_Y=y is not None, HAS_GATE=gate is not None, LARGEST=_largest(kind), num_warps=8,
     )  # fmt: skip
     return x_out, rows
 
 
-def gelu_fp8(x: Tensor) -> Rows:
-    """tanh-GELU of x (N, D) bf16, rounded to fp8 per row."""
-    rows = _rows_like(x, True)
-    _gelu_fp8[(x.shape[0],)](x, *rows, x.shape[1], BLOCK=triton.next_power_of_2(x.shape[1]), num_warps=16)
+def gelu(x: Tensor, kind: Kind) -> Rows:
+    """tanh-GELU of x (N, D) bf16, rounded to `kind` per row."""
+    rows, block = _rows_like(x, kind), triton.next_power_of_2(x.shape[1])
+    _gelu[(x.shape[0],)](x, *rows, x.shape[1], BLOCK=block, LARGEST=_largest(kind), num_warps=16)
     return rows
 
 
-def sum_of(x: Tensor, y: Tensor | None = None, *, fp8: bool) -> Rows:
-    """x + y (N, D) bf16, rounded to fp8 per row or to bf16."""
-    if y is None and not fp8:
+def sum_of(x: Tensor, y: Tensor | None, kind: Kind | None) -> Rows:
+    """x + y (N, D) bf16, y optional, rounded to `kind` per row or to bf16."""
+    if y is None and kind is None:
         return Rows(x)
-    rows = _rows_like(x, fp8)
-    block = triton.next_power_of_2(x.shape[1])
-    _sum[(x.shape[0],)](x, y, *rows, x.shape[1], BLOCK=block, HAS_Y=y is not None, FP8=fp8, num_warps=8)
+    rows, block = _rows_like(x, kind), triton.next_power_of_2(x.shape[1])
+    _sum[(x.shape[0],)](
+        x, y, *rows, x.shape[1], BLOCK=block, HAS_Y=y is not None, LARGEST=_largest(kind), num_warps=8
+    )  # fmt: skip
     return rows
 
 
@@ -260,8 +273,12 @@ def values_fp8(x: Tensor, centre: Tensor) -> Values:
     return Values(data, scale, centre)
 
 
-def _rows_like(x: Tensor, fp8: bool) -> Rows:
-    if not fp8:
+def _largest(kind: Kind | None) -> float:
+    return 0.0 if kind is None else LARGEST[kind]
+
+
+def _rows_like(x: Tensor, kind: Kind | None) -> Rows:
+    if kind is None:
         return Rows(torch.empty(x.shape, dtype=torch.bfloat16, device=x.device))
-    data = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
+    data = torch.empty(x.shape, dtype=DTYPES[kind], device=x.device)
     return Rows(data, torch.empty(x.shape[0], 1, dtype=torch.float32, device=x.device))

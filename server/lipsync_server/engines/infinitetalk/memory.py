@@ -11,9 +11,8 @@ from lipsync_server.engines.infinitetalk.checkpoint import Quant, official_shape
 from lipsync_server.engines.infinitetalk.transformer_config import TransformerConfig
 
 GIB = 2**30
-# Working memory of one forward in bytes per token and model width, and of the VAE's decoder in bytes per pixel. int8
-# products come as 32-bit integers.
-_FORWARD_BYTES: dict[Quant, int] = {"none": 28, "fp8": 24, "int8": 36}
+# Working memory of one forward in bytes per token and model width, and of the VAE's decoder in bytes per pixel.
+_FORWARD_BYTES: dict[Quant, int] = {"none": 28, "fp8": 24, "int8": 24}
 _FORWARD_BYTES_EAGER = 48
 _DECODE_BYTES = 12_500
 # CUDA's own context is outside of torch's figures; wav2vec2, the VAE's weights and fragmentation are in this.

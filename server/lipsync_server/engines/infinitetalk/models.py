@@ -229,7 +229,7 @@ class Models:
         if several_processes():
             model.share_tokens(SequenceParallel(config.num_heads))
         if self._compiles:
-            # Lazy: what the fused blocks do not do (two people, int8 files) is compiled when it first runs.
+            # Lazy: what the fused blocks do not do (two people) is compiled when it first runs.
             model.compile_blocks()
             model.use_fast_blocks()
         self._held = _Held(model, files, with_lora, plan, _spare(plan))

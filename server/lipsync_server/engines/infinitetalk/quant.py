@@ -7,12 +7,17 @@ sensitive: `quantize_` is told the names. Two ways to compute, a switch on each 
            8-bit units (CUDA), or is emulated with the same rounding (CPU).
 """
 
+import importlib.util
 from collections.abc import Callable
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
+if _HAS_TRITON:
+    from .int8_product import int8_product
 
 Kind = Literal["int8", "fp8"]
 Activations = Literal["exact", "dynamic"]
@@ -52,12 +57,22 @@ def multiply_8bit(x: Tensor, data: Tensor, scale: Tensor, bias: Tensor | None, k
     if not x.is_cuda:
         out = F.linear(x8.float(), data.float()) * x_scale * scale.t()
         return (out if bias is None else out + bias.float()).to(x.dtype)
-    if kind == "fp8":
+    return multiply_rows(x8, x_scale, data, scale, bias, x.dtype)
+
+
+def multiply_rows(
+    x: Tensor, x_scale: Tensor, data: Tensor, scale: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """The product of multiply_8bit on a GPU, of activations that are rounded already, in `dtype`."""
+    if x.dtype != torch.int8:
         return torch._scaled_mm(
-            x8, data.t(), scale_a=x_scale, scale_b=scale.t(), bias=bias, out_dtype=x.dtype, use_fast_accum=True
+            x, data.t(), scale_a=x_scale, scale_b=scale.t(), bias=bias, out_dtype=dtype, use_fast_accum=True
         )
-    out = torch._int_mm(x8, data.t()).float() * x_scale * scale.t()
-    return (out if bias is None else out + bias.float()).to(x.dtype)
+    if _HAS_TRITON and dtype == torch.bfloat16:
+        product: Tensor = int8_product(x, data, x_scale, scale, bias)
+        return product
+    out = torch._int_mm(x, data.t()).float() * x_scale * scale.t()
+    return (out if bias is None else out + bias.float()).to(dtype)
 
 
 class QuantizedLinear(nn.Module):

@@ -1,0 +1,74 @@
+"""An int8 matrix product that leaves as bf16: scales, bias and rounding within the product's own kernel.
+
+torch._int_mm writes 32-bit integers, twice the memory of bf16, for another kernel to read again. Knows rows of int8
+with a scale each, on both sides. Does not know layers.
+"""
+
+# mypy: disable-error-code="untyped-decorator, no-untyped-def"
+# Triton functions take pointers and compile-time constants; Python annotations would mean something else to it.
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+# Rows, columns and depth of a tile, warps, stages: what fits the shared memory of Hopper, and of anything since Ampere.
+_HOPPER = (128, 256, 128, 8, 4)
+_OTHER = (128, 128, 64, 4, 3)
+# Tiles of so many row blocks are computed one after the other for one column block, which then stays in L2.
+_GROUP = 8
+
+
+@triton.jit
+def _product(
+    x, w, x_scale, w_scale, bias, out, m, n, k,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr, HAS_BIAS: tl.constexpr,
+):  # fmt: skip
+    tile = tl.program_id(0)
+    row_tiles, column_tiles = tl.cdiv(m, ROWS), tl.cdiv(n, COLUMNS)
+    group = tile // (GROUP * column_tiles)
+    first = group * GROUP
+    size = tl.minimum(row_tiles - first, GROUP)
+    row_tile = first + tile % (GROUP * column_tiles) % size
+    column_tile = tile % (GROUP * column_tiles) // size
+    row = row_tile * ROWS + tl.arange(0, ROWS)
+    column = column_tile * COLUMNS + tl.arange(0, COLUMNS)
+    depth = tl.arange(0, DEPTH)
+    # Beyond the edges the first rows are read again, and nothing is stored.
+    x_at = x + (row % m).to(tl.int64)[:, None] * k + depth[None, :]
+    w_at = w + (column % n).to(tl.int64)[None, :] * k + depth[:, None]
+    total = tl.zeros((ROWS, COLUMNS), tl.int32)
+    for start in range(0, k, DEPTH):
+        inside = depth < k - start
+        left = tl.load(x_at, inside[None, :], 0)
+        right = tl.load(w_at, inside[:, None], 0)
+        total = tl.dot(left, right, total, out_dtype=tl.int32)
+        x_at += DEPTH
+        w_at += DEPTH
+    scaled = total.to(tl.float32) * tl.load(x_scale + row, row < m, 0.0)[:, None]
+    scaled *= tl.load(w_scale + column, column < n, 0.0)[None, :]
+    if HAS_BIAS:
+        scaled += tl.load(bias + column, column < n, 0.0).to(tl.float32)[None, :]
+    place = row.to(tl.int64)[:, None] * n + column[None, :]
+    tl.store(out + place, scaled.to(tl.bfloat16), (row < m)[:, None] & (column < n)[None, :])
+
+
+@torch.library.custom_op("lipsync::int8_product", mutates_args=())
+def int8_product(x: Tensor, w: Tensor, x_scale: Tensor, w_scale: Tensor, bias: Tensor | None) -> Tensor:
+    """(x * x_scale) (w * w_scale)^T + bias in bf16.
+
+    x (M, K) and w (N, K) int8, contiguous; x_scale (M, 1) and w_scale (N, 1) float32; bias (N,).
+    """
+    (m, k), n = x.shape, w.shape[0]
+    out = torch.empty(m, n, dtype=torch.bfloat16, device=x.device)
+    rows, columns, depth, warps, stages = _HOPPER if torch.cuda.get_device_capability(x.device)[0] == 9 else _OTHER
+    _product[(triton.cdiv(m, rows) * triton.cdiv(n, columns),)](
+        x, w, x_scale, w_scale, bias, out, m, n, k, ROWS=rows, COLUMNS=columns, DEPTH=depth, GROUP=_GROUP,
+        HAS_BIAS=bias is not None, num_warps=warps, num_stages=stages,
+    )  # fmt: skip
+    return out
+
+
+@int8_product.register_fake
+def _(x: Tensor, w: Tensor, x_scale: Tensor, w_scale: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(x.shape[0], w.shape[0], dtype=torch.bfloat16)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from it_golden import meets
+from it_golden import meets, within
 from lipsync_server.engines.infinitetalk.checkpoint import load_transformer
 from lipsync_server.engines.infinitetalk.quant import (
     QuantizedLinear,
@@ -16,9 +16,21 @@ from lipsync_server.engines.infinitetalk.quant import (
     replace_linears,
 )
 from lipsync_server.engines.infinitetalk.random_weights import random_transformer
+from lipsync_server.engines.infinitetalk.sampler import euler_step, timesteps
+from lipsync_server.engines.infinitetalk.transformer import InfiniteTalkTransformer
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformer_golden import FULL, SMALL, TINY, full_parameters, golden_config, inputs_for, needs_full, relative_error
+from transformer_golden import (
+    FULL,
+    SMALL,
+    TINY,
+    full_model,
+    full_parameters,
+    golden_config,
+    inputs_for,
+    needs_full,
+    relative_error,
+)
 from transformer_golden import run as forward
 
 
@@ -120,3 +132,40 @@ def test_published_layout_gives_the_reference_output(tmp_path: Path, kind: str, 
     meets(f"F {name} output", out, golden[f"{name}.output_float32"][0], 1e-4)
     meets(f"F {name} block0.out", seen["block"], golden[f"{name}.block0.out"][0], 1e-4)
     meets(f"F {name} e0", model.embed_time(case["in.t"])[1].reshape(1, -1), golden[f"{name}.e0"], 1e-4)
+
+
+@needs_full
+@pytest.mark.parametrize(("kind", "limit"), [("int8", 0.02), ("fp8", 0.08)])
+def test_products_in_8_bits_on_a_golden_case(kind: str, limit: float) -> None:
+    """Weights and activations of the blocks rounded as on a GPU: relative L2 after one forward and after 4 steps."""
+    golden = load_file(FULL / "A_dit" / "case_shape0_human1.safetensors")
+    given = load_file(FULL / "A_dit" / "inputs_shape0.safetensors")
+    inputs = {
+        "text": golden["in.context"].float(),
+        "image_tokens": given["clip_fea"][0].float(),
+        "audio": given["audio"][:1].float(),
+        "masks": golden["in.ref_target_masks"],
+        "latent": torch.cat((given["latent"], given["y"][0])),
+        "timestep": golden["in.t"],
+    }
+    plain = after_4_steps(full_model(), inputs)
+    model = full_model()
+    assert replace_linears(model, lambda name, _: kind if name.startswith("blocks.") else None) > 0
+    for module in model.modules():
+        if isinstance(module, QuantizedLinear):
+            module.activations = "dynamic"
+    one = relative_error(forward(model, inputs), golden["out.output"][0])
+    within(f"F {kind} products, relative L2, one forward", one, limit)
+    within(f"F {kind} products, relative L2, 4 steps", relative_error(after_4_steps(model, inputs), plain), limit)
+
+
+def after_4_steps(model: InfiniteTalkTransformer, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The latent (16, T, h, w) that the preset fast's four Euler steps make of the case's."""
+    latent, y = inputs["latent"].split((16, inputs["latent"].shape[0] - 16))
+    levels = timesteps(4, 2.0)
+    for step in range(4):
+        velocity = forward(
+            model, inputs | {"latent": torch.cat((latent, y)), "timestep": levels[step : step + 1].float()}
+        )
+        latent = euler_step(latent, velocity, levels[step], levels[step + 1])
+    return latent

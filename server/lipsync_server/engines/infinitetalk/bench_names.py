@@ -16,6 +16,7 @@ FORMS = {
     "fp8_fused_8bit_half": "the same, looking at half of the keys",
     "fp8_fused_8bit_quarter": "the same, looking at a quarter of the keys",
     "int8": "int8 linear layers, fused, int8 scores and fp8 values",
+    "int8_compiled": "int8 linear layers (`torch._int_mm`), compiled",
 }
 ERRORS = {
     "bf16": "bf16",
@@ -32,6 +33,7 @@ ERRORS = {
     "fp8_fused_8bit": "fp8 products, fused, int8 scores and fp8 values",
     "fp8_fused_8bit_half": "the same, half of the keys",
     "fp8_fused_8bit_quarter": "the same, a quarter of the keys",
+    "int8_fused_8bit": "int8 products, fused, int8 scores and fp8 values",
 }
 KERNELS = {
     "fp8": "ours, int8 scores and fp8 values (`attention_8bit.cu`)",

@@ -81,8 +81,9 @@ def _environment(runs: Mapping[str, Numbers]) -> str:
 
 def _forward(numbers: Numbers, reference: Numbers) -> str:
     measured = dict(_section(numbers, "forward"))
-    if int8 := _section(numbers, "int8").get("forward"):
-        measured["int8"] = int8
+    int8 = _section(numbers, "int8")
+    if "forward" in int8:
+        measured["int8" if int8.get("fused_blocks") == "yes" else "int8_compiled"] = int8["forward"]
     rows = []
     for key, form in FORMS.items():
         if "s" not in measured.get(key, {}):

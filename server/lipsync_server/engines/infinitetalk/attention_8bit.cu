@@ -78,14 +78,6 @@ __device__ __forceinline__ void maxima(const int (&s)[64], int& top0, int& top1)
     top0 = quad_max(larger(a, c));
     top1 = quad_max(larger(b, d));
 }
-// In the tile that holds the end of the keys, what lies beyond takes no part. `valid`: keys left from this thread's first.
-template <typename Number> __device__ __forceinline__ void beyond_end(Number (&x)[64], int valid, Number least) {
-#pragma unroll
-    for (int j = 0; j < 16; j++) {
-        if (8 * j >= valid) x[4 * j] = x[4 * j + 2] = least;
-        if (8 * j + 1 >= valid) x[4 * j + 1] = x[4 * j + 3] = least;
-    }
-}
 // Accumulators of the scores are laid out as the value product wants its left side: in fp8 but for the order of keys
 // within 32, which the values are stored in (fused_kernels.values_fp8).
 __device__ __forceinline__ void pack_all(uint32 (&p)[N_P], const float (&x)[64]) {

@@ -50,14 +50,7 @@ class Values(NamedTuple):
 
 def missing(device: torch.device, *, fp8_values: bool = True) -> str | None:
     """Why the kernel cannot run on `device`, or None."""
-    why_not = hopper.missing(device)
-    if why_not is not None:
-        return why_not
-    try:
-        _kernel(device, fp8_values, _CLUSTER)
-    except Exception as error:  # missing bindings, an old driver, a compiler that refuses: all mean the same
-        return f"it could not be built: {error}"
-    return None
+    return hopper.missing(device, "attention_8bit", **_constants(fp8_values, _CLUSTER))
 
 
 def n_tiles(n_tokens: int) -> int:
@@ -86,7 +79,7 @@ def attend(q: Queries, k: Keys, v: Tensor | Values, chosen: Tensor | None = None
         value_map = hopper.tensor_map(v, HEAD_DIM // 2, TILE)
         of_values = [None, None]
     hopper.launch(
-        _kernel(out.device, eight_bit, cluster),
+        hopper.compiled(out.device, "attention_8bit", **_constants(eight_bit, cluster)),
         (-(-n_tiles(n_queries) // cluster) * cluster, heads), _THREADS, shared_bytes,
         [*(hopper.tensor_map(x.data, HEAD_DIM, rows) for x, rows in ((q, TILE), (k, TILE // cluster))), value_map],
         [q.scale, k.scale, *of_values, chosen, out],
@@ -124,5 +117,5 @@ def _shared_bytes(eight_bit: bool, tiles: int) -> int:
     return TILE * HEAD_DIM + _STAGES * (TILE * HEAD_DIM + values) + 8 * (1 + 2 * _STAGES) + 4 * tiles + 1024
 
 
-def _kernel(device: torch.device, fp8_values: bool, cluster: int) -> object:
-    return hopper.compiled(device, "attention_8bit", VALUES_8BIT=int(fp8_values), CLUSTER=cluster)
+def _constants(fp8_values: bool, cluster: int) -> dict[str, int]:
+    return {"VALUES_8BIT": int(fp8_values), "CLUSTER": cluster}

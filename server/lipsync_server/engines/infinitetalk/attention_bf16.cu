@@ -55,14 +55,6 @@ __device__ __forceinline__ void maxima(const float (&s)[N_S], float& top0, float
     top0 = quad_max(fmaxf(a, c));
     top1 = quad_max(fmaxf(b, d));
 }
-// In the last tile, what lies beyond the end of the keys takes no part. `valid`: keys left from this thread's first.
-__device__ __forceinline__ void beyond_end(float (&s)[N_S], int valid) {
-#pragma unroll
-    for (int j = 0; j < KEYS / 8; j++) {
-        if (8 * j >= valid) s[4 * j] = s[4 * j + 2] = -infinity();
-        if (8 * j + 1 >= valid) s[4 * j + 1] = s[4 * j + 3] = -infinity();
-    }
-}
 
 // queries, keys, values: (tokens, heads, 128) bf16, any token stride; out: the same, contiguous. The grid's x is even.
 // factor: 1 / sqrt(128) * log2(e).
@@ -140,7 +132,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
     // The maxima move on only when a row of the warp outgrows them by 2^8: float32 has room for that, and scaling all
     // outputs at every tile costs more. next0, next1: what sums and outputs so far must then be scaled by.
     auto move_maxima = [&](bool last) {
-        if (last) beyond_end(s, valid);
+        if (last) beyond_end(s, valid, -infinity());
         float top0, top1;
         maxima(s, top0, top1);
         next0 = next1 = 1.f;

@@ -20,14 +20,7 @@ _LOG2_E = 1.4426950408889634
 
 def missing(device: torch.device) -> str | None:
     """Why the kernel cannot run on `device`, or None."""
-    why_not = hopper.missing(device)
-    if why_not is not None:
-        return why_not
-    try:
-        _kernel(device)
-    except Exception as error:  # missing bindings, an old driver, a compiler that refuses: all mean the same
-        return f"it could not be built: {error}"
-    return None
+    return hopper.missing(device, "attention_bf16")
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -37,12 +30,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     blocks = -(-n_queries // (_ROWS * _CLUSTER)) * _CLUSTER
     tiles = 2 * HEAD_DIM * (_ROWS + 2 * _STAGES * _KEYS)
     hopper.launch(
-        _kernel(q.device), (blocks, heads), _THREADS, tiles + 8 * (1 + 4 * _STAGES) + 1024,
+        hopper.compiled(q.device, "attention_bf16"), (blocks, heads), _THREADS, tiles + 8 * (1 + 4 * _STAGES) + 1024,
         [hopper.tensor_map(x, HEAD_DIM // 2, rows) for x, rows in ((q, _ROWS), (k, _KEYS), (v, _KEYS))],
         [out], [n_queries, n_keys], HEAD_DIM**-0.5 * _LOG2_E, q.device,
     )  # fmt: skip
     return out
-
-
-def _kernel(device: torch.device) -> object:
-    return hopper.compiled(device, "attention_bf16")

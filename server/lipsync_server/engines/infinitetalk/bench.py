@@ -13,6 +13,7 @@ import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import gettempdir
 
 import torch
 
@@ -97,7 +98,7 @@ def main(
     known = {**SECTIONS, **(others or {})}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, default=None, help="file for the numbers; other sections' stay in it")
-    parser.add_argument("--scratch", type=Path, default=Path("/tmp"), help="folder for files: up to 50 GB")  # noqa: S108
+    parser.add_argument("--scratch", type=Path, default=Path(gettempdir()), help="folder for files: up to 50 GB")
     parser.add_argument(
         "--keep-checkpoint", action="store_true", help="leave the random checkpoint there for next time"
     )

@@ -5,7 +5,7 @@ Knows what is to be compared. How a window runs is bench_rig.py's.
 
 from .bench_record import Bench, Numbers
 from .bench_rig import Rig
-from .bench_windows import _resident
+from .bench_windows import resident
 
 
 def moving_windows(bench: Bench, found: Numbers) -> None:
@@ -14,7 +14,7 @@ def moving_windows(bench: Bench, found: Numbers) -> None:
     "condition" is what a window waits for. Beside, "denoise" contains what the host does for the next one meanwhile.
     """
     rig = Rig(bench, size=bench.scale.picture, n_windows=4, moves=True)
-    transformer = _resident(bench)
+    transformer = resident(bench)
 
     def measure(part: Numbers) -> None:
         rig.new_job()

@@ -25,7 +25,7 @@ _LESS_BYTES = 22 * 10**9
 def preset_windows(bench: Bench, found: Numbers) -> None:
     """The third of three `fast` windows and one of `balanced`, fp8 and resident."""
     rig = Rig(bench, size=bench.scale.picture, n_windows=3)
-    transformer = _resident(bench)
+    transformer = resident(bench)
     bench.reset_peak()
     for preset, n_windows in (("fast", 3), ("balanced", 1)):
         loop = rig.loop(transformer, preset)
@@ -44,7 +44,7 @@ def _half_of_the_keys(rig: Rig, transformer: InfiniteTalkTransformer, found: Num
 def quality_window(bench: Bench, found: Numbers) -> None:
     """One `quality` window with TeaCache, which computes the steps that the reference's recorded sequence computes."""
     rig = Rig(bench, size=bench.scale.picture, n_windows=1)
-    transformer = _resident(bench)
+    transformer = resident(bench)
     rig.run(rig.loop(transformer, "fast"), 1, Numbers(), note="to warm up")
     cache = _RecordedCache(steps=Options(preset="quality").sampling.steps)
     rig.run(rig.loop(transformer, "quality", cache), 1, found, note="quality with TeaCache")
@@ -57,7 +57,7 @@ def quality_window(bench: Bench, found: Numbers) -> None:
 def quality_window_uncached(bench: Bench, found: Numbers) -> None:
     """One `quality` window with every forward computed."""
     rig = Rig(bench, size=bench.scale.picture, n_windows=1)
-    transformer = _resident(bench)
+    transformer = resident(bench)
     rig.run(rig.loop(transformer, "fast"), 1, Numbers(), note="to warm up")
     rig.run(rig.loop(transformer, "quality"), 1, found, note="quality")
     transformer.close()
@@ -87,12 +87,12 @@ def hd_windows(bench: Bench, found: Numbers) -> None:
     """720p: two `fast` windows on a card of 24 GB, then one with everything resident."""
     size = bench.scale.picture_hd
     bench.part(found, "capped", lambda part: _on_a_small_card(bench, part, size, note="fast, 720p, 24 GB"))
-    bench.part(found, "resident", lambda part: _hd_resident(bench, part))
+    bench.part(found, "resident", lambda part: _hdresident(bench, part))
 
 
-def _hd_resident(bench: Bench, found: Numbers) -> None:
+def _hdresident(bench: Bench, found: Numbers) -> None:
     rig = Rig(bench, size=bench.scale.picture_hd, n_windows=1)
-    transformer = _resident(bench)
+    transformer = resident(bench)
     # The other run has compiled everything but what looks at the picture.
     rig.conditions.at(rig.schedule.windows[0])
     bench.reset_peak()
@@ -104,7 +104,7 @@ def _hd_resident(bench: Bench, found: Numbers) -> None:
 def two_people_windows(bench: Bench, found: Numbers) -> None:
     """Two `fast` windows with a voice for each half of the picture; the blocks are the compiled, not the fused ones."""
     rig = Rig(bench, size=bench.scale.picture, n_windows=2, n_people=2)
-    transformer = _resident(bench)
+    transformer = resident(bench)
     bench.reset_peak()
     rig.run(rig.loop(transformer, "fast"), 2, found, note="two people")
     found["fused_blocks"] = False
@@ -122,7 +122,7 @@ def int8_windows(bench: Bench, found: Numbers) -> None:
     transformer.close()
 
 
-def _resident(bench: Bench) -> InfiniteTalkTransformer:
+def resident(bench: Bench) -> InfiniteTalkTransformer:
     """The model as the engine has it on a card with room: fp8, all blocks there."""
     transformer = random_transformer(bench.config, device=bench.device, quant="fp8", attention="auto")
     _speed_up(bench, transformer)

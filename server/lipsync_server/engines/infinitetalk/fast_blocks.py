@@ -42,6 +42,8 @@ def missing(block: Block, device: torch.device) -> str | None:
     """Why the fast path cannot run this block on `device`, or None."""
     if device.type != "cuda":
         return "it needs an NVIDIA GPU"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return "it needs a GPU that computes in bf16 (Ampere or newer)"
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
     layers = (

@@ -127,3 +127,11 @@ __device__ __forceinline__ float quad_sum(float x) {
     return x + __shfl_xor_sync(~0u, x, 2);
 }
 __device__ __forceinline__ float infinity() { return __int_as_float(0x7f800000); }
+// In the tile that holds the end of the keys, what lies beyond takes no part. `valid`: keys left from this thread's first.
+template <typename Number, int N> __device__ __forceinline__ void beyond_end(Number (&x)[N], int valid, Number least) {
+#pragma unroll
+    for (int j = 0; j < N / 4; j++) {
+        if (8 * j >= valid) x[4 * j] = x[4 * j + 2] = least;
+        if (8 * j + 1 >= valid) x[4 * j + 1] = x[4 * j + 3] = least;
+    }
+}

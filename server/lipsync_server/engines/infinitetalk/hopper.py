@@ -20,10 +20,14 @@ MOST_SHARED_BYTES = 227 * 1024
 _HEADER = "hopper.cuh"
 
 
-def missing(device: torch.device) -> str | None:
-    """Why no kernel here can run on `device`, or None."""
+def missing(device: torch.device, name: str, **constants: int) -> str | None:
+    """Why the kernel cannot run on `device`, or None; then it is compiled."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device) != (9, 0):
         return "it needs a Hopper GPU (H100, H200)"
+    try:
+        compiled(device, name, **constants)
+    except Exception as error:  # missing bindings, an old driver, a compiler that refuses: all mean the same
+        return f"it could not be built: {error}"
     return None
 
 

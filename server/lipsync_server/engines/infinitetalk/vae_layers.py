@@ -7,6 +7,7 @@ Knows diffusers' module names, nothing of the engine.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ class CausalConv(nn.Module):
         self.bias = None if defer_bias else _constant(bias)
         self.deferred: Tensor | None
         self.register_buffer("deferred", bias.float() if defer_bias else None)
-        padding: tuple[int, ...] = conv._padding  # type: ignore[assignment]
+        padding = cast("tuple[int, ...]", conv._padding)
         self.stride, self.padding = conv.stride, (0, padding[_TOP], padding[_LEFT])
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -127,8 +128,8 @@ class NormConv(nn.Module):
 
     def __init__(self, norm: nn.Module, conv: nn.Conv3d, ways: Ways, bias: Tensor | None = None) -> None:
         super().__init__()
-        gamma: Tensor = norm.gamma  # type: ignore[assignment]
-        scale: float = norm.scale  # type: ignore[assignment]
+        gamma = cast(Tensor, norm.gamma)
+        scale = cast(float, norm.scale)
         self.gamma: Tensor
         self.register_buffer("gamma", gamma.detach().float().flatten() * scale)
         self.before: Tensor | None
@@ -181,8 +182,9 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, block: nn.Module, ways: Ways) -> None:
         super().__init__()
-        self.first = NormConv(block.norm1, block.conv1, ways)  # type: ignore[arg-type]
-        self.second = NormConv(block.norm2, block.conv2, ways, self.first.conv.deferred)  # type: ignore[arg-type]
+        first, second = cast(nn.Conv3d, block.conv1), cast(nn.Conv3d, block.conv2)
+        self.first = NormConv(cast(nn.Module, block.norm1), first, ways)
+        self.second = NormConv(cast(nn.Module, block.norm2), second, ways, self.first.conv.deferred)
         shortcut = block.conv_shortcut
         self.shortcut = ways.conv(shortcut) if isinstance(shortcut, nn.Conv3d) else None
         bias = self.second.conv.deferred
@@ -203,7 +205,7 @@ class Upsample(nn.Module):
 
     def __init__(self, block: nn.Module, ways: Ways) -> None:
         super().__init__()
-        self.conv: nn.Conv2d = block.resample[1]  # type: ignore[index, assignment]
+        self.conv = cast(nn.Conv2d, cast(nn.Sequential, block.resample)[1])
         time_conv = getattr(block, "time_conv", None)
         self.time_conv = ways.conv(time_conv) if time_conv is not None else None
         self._ops = ways.ops
@@ -228,7 +230,7 @@ class Downsample(nn.Module):
 
     def __init__(self, block: nn.Module, ways: Ways) -> None:
         super().__init__()
-        self.spatial: nn.Module = block.resample  # type: ignore[assignment]
+        self.spatial = cast(nn.Module, block.resample)
         time_conv = getattr(block, "time_conv", None)
         self.time_conv = ways.conv_with_bias(time_conv) if time_conv is not None else None
         self.halves_time = self.time_conv is not None
@@ -254,8 +256,9 @@ def streaming(side: nn.Module, ways: Ways) -> nn.ModuleList:
         for name, child in list(parent.named_children()):
             if type(child).__name__ in kinds:
                 setattr(parent, name, kinds[type(child).__name__](child, ways))
-    blocks: nn.ModuleList = getattr(side, "down_blocks", None) or side.up_blocks  # type: ignore[assignment]
-    first, head = FirstConv(side.conv_in, ways), Head(side.norm_out, side.conv_out, ways)  # type: ignore[arg-type]
+    blocks = cast(nn.ModuleList, getattr(side, "down_blocks", None) or side.up_blocks)
+    first = FirstConv(cast(nn.Conv3d, side.conv_in), ways)
+    head = Head(cast(nn.Module, side.norm_out), cast(nn.Conv3d, side.conv_out), ways)
     middle = side.mid_block
     inner = [*blocks, middle] if hasattr(side, "down_blocks") else [middle, *blocks]
     return nn.ModuleList([first, *inner, head])

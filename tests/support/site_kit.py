@@ -7,6 +7,7 @@ time, "crash once" the first time, "no face" fails as the preview engine does, "
 import asyncio
 import hashlib
 import io
+import os
 import wave
 from collections import Counter
 from collections.abc import Callable
@@ -163,9 +164,13 @@ class Site:
             return await response.json()
 
     def left_on_disk(self) -> list[str]:
-        """Files of uploads and jobs."""
-        folders = (self.data_dir / "incoming", self.data_dir / "jobs")
-        return [str(path.relative_to(self.data_dir)) for folder in folders for path in folder.rglob("*")]
+        """Files and folders of uploads and jobs. Unlike rglob, os.walk passes over a folder that goes meanwhile."""
+        return [
+            str((Path(folder) / name).relative_to(self.data_dir))
+            for part in ("incoming", "jobs")
+            for folder, folders, files in os.walk(self.data_dir / part)
+            for name in (*folders, *files)
+        ]
 
 
 def png(width: int = 64, height: int = 64, shade: int = 120) -> bytes:

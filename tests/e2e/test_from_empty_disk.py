@@ -7,9 +7,9 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from lipsync_server.engines.sadtalker.tiny_checkpoint import write_tiny_checkpoint
 from lipsync_server.media.video import probe_video
 from lipsync_server.paths import SAMPLES_DIR
+from lipsync_server.random_models.sadtalker_tiny import write_tiny_checkpoint
 from model_hub import Hub, digest, serve_hub
 from server_process import ServerProcess
 from site_kit import form, wav

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 import soundfile
-from lipsync_server.engines.infinitetalk import random_checkpoint
+from lipsync_server.random_models import infinitetalk as random_checkpoint
 from PIL import Image
 from server_process import ServerProcess
 

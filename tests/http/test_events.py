@@ -3,7 +3,7 @@
 import asyncio
 import json
 
-from lipsync_server.http import events
+from lipsync_server.http.routes import events
 from lipsync_server.workers.base import LoadState
 from site_kit import Site
 

@@ -11,9 +11,9 @@ from lipsync_server.engines.registry import EngineEntry, Registry
 from lipsync_server.errors import LipsyncError, WorkerCrashed
 from lipsync_server.settings import Settings
 from lipsync_server.workers import messages
-from lipsync_server.workers.ray_actor import EngineActor
-from lipsync_server.workers.ray_cluster import ClusterRegistry, machines
-from lipsync_server.workers.ray_files import PIECE_BYTES, Kept, Piece, Receiver, ResumeFiles, keep_only, pieces
+from lipsync_server.workers.ray.actor import EngineActor
+from lipsync_server.workers.ray.cluster import ClusterRegistry, machines
+from lipsync_server.workers.ray.files import PIECE_BYTES, Kept, Piece, Receiver, ResumeFiles, keep_only, pieces
 from material import make_task
 from stand_in import REGISTRY
 

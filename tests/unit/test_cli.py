@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from lipsync_server.bench.whole_runs import Run, medians, repeat_recording
 from lipsync_server.cli import app
-from lipsync_server.cli.measured import Run, medians, repeat_recording
 from lipsync_server.errors import InvalidAudio, LipsyncError
 from lipsync_server.media.video import probe_video
 from lipsync_server.paths import SAMPLES_DIR

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
+from lipsync_server.bench.infinitetalk.tables import with_tables
 from lipsync_server.cli import app
-from lipsync_server.engines.infinitetalk.bench_table import with_tables
 from lipsync_server.settings_table import with_table
 from typer.testing import CliRunner
 
@@ -36,5 +36,5 @@ def test_the_readmes_cost_table_is_the_commands() -> None:
 def test_the_performance_tables_are_the_measured_numbers() -> None:
     for name in ("performance.md", "performance-h200.md"):
         page = (ROOT / "docs" / name).read_text(encoding="utf-8")
-        command = f"run: python -m lipsync_server.engines.infinitetalk.bench_table docs/{name}"
+        command = f"run: python -m lipsync_server.bench.infinitetalk.tables docs/{name}"
         assert with_tables(page, ROOT / "docs" / "performance") == page, command

@@ -13,7 +13,7 @@ FORBIDDEN = {
     "workers": ("jobs", "http"),
     "jobs": ("http",),
 }
-TORCH_ROOMS = ("engines/sadtalker", "engines/infinitetalk")
+TORCH_ROOMS = ("engines/sadtalker", "engines/infinitetalk", "models", "random_models", "bench")
 
 
 def imported(path: Path) -> set[str]:

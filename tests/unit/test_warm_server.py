@@ -4,7 +4,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from lipsync_server.cli import warm_server
+from lipsync_server.bench import warm_server
 from lipsync_server.engines import hardware
 
 

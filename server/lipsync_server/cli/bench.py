@@ -16,7 +16,7 @@ import typer
 from lipsync_server.cli import console
 
 if TYPE_CHECKING:
-    from lipsync_server.cli.measured import Run
+    from lipsync_server.bench.whole_runs import Run
 
 DURATIONS_S = "5,30,60,120,240"
 
@@ -70,7 +70,7 @@ def bench(
             with tempfile.TemporaryDirectory(prefix="lipsync-bench-") as folder:
                 _run_sections(json_path, scratch or Path(folder), only, keep_checkpoint, tiny, cards)
             return
-        from lipsync_server.cli import measured
+        from lipsync_server.bench import whole_runs as measured
         from lipsync_server.engines import registry
         from lipsync_server.paths import SAMPLES_DIR
 
@@ -114,8 +114,8 @@ def bench(
 def _run_sections(
     json_path: Path | None, scratch: Path, only: str, keep_checkpoint: bool, tiny: bool, cards: int | None
 ) -> None:
-    from lipsync_server.cli.bench_http import http
-    from lipsync_server.engines.infinitetalk import bench as parts
+    from lipsync_server.bench.infinitetalk import command as parts
+    from lipsync_server.bench.infinitetalk.http import http
     from lipsync_server.workers.encoding import BackgroundEncoder
 
     arguments = ["--scratch", str(scratch), "--only", only]

@@ -70,7 +70,7 @@ def n_frames_for(duration_s: float, fps: int = FPS) -> int:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class ResumePoint:
     """Where an engine was: `n_frames` frames are final and stored, `state` is what it needs to go on."""
 
     n_frames: int
@@ -82,7 +82,7 @@ class RenderContext(Protocol):
 
     scratch: Path
     """A folder of this job alone; it survives a crash of the worker and is removed with the job."""
-    checkpoint: Checkpoint | None
+    checkpoint: ResumePoint | None
     """The last saved checkpoint of an earlier, interrupted run of this job. The first `checkpoint.n_frames` frames
     are already stored: the engine yields from there on."""
 

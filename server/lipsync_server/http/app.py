@@ -20,11 +20,13 @@ from lipsync_server.cloud.address import PublicAddress
 from lipsync_server.cloud.idle import IdleWatch, Stop, make_stop
 from lipsync_server.engines.registry import ENGINES, Registry
 from lipsync_server.errors import LipsyncError
-from lipsync_server.http import engines, events, health, jobs, keys, lipsync, metrics, openapi, page, schemas
+from lipsync_server.http import keys, openapi, schemas
 from lipsync_server.http.auth import Tokens, auth_middleware, needs_token
 from lipsync_server.http.cors import add_cors_headers, cors_middleware
+from lipsync_server.http.counters import Metrics
 from lipsync_server.http.fetch import Fetcher
 from lipsync_server.http.problem import add_request_id, problem_middleware
+from lipsync_server.http.routes import engines, events, health, jobs, lipsync, metrics, page
 from lipsync_server.http.routing import Route
 from lipsync_server.http.slots import KeyLocks, UploadSlots
 from lipsync_server.http.uploads import leave_expectation
@@ -98,7 +100,7 @@ def create_app(
         app[keys.IDLE] = IdleWatch(
             idle_s=settings.idle_stop * 60, busy=functools.partial(machine_is_needed, app), stop=stop_machine
         )
-    app[keys.METRICS] = metrics.Metrics()
+    app[keys.METRICS] = Metrics()
     app[keys.SLOTS] = UploadSlots(settings.max_uploads)
     app[keys.KEY_LOCKS] = KeyLocks()
     app[keys.AFTER_RENDER] = after_render
@@ -124,7 +126,9 @@ def create_health_app(app: web.Application) -> web.Application:
 def make_executor(settings: Settings, registry: Registry = ENGINES) -> Executor:
     if settings.executor == "ray":
         # By name: Ray is an extra, and only those who ask for it have it.
-        ray_executor: Executor = importlib.import_module("lipsync_server.workers.ray").RayExecutor(settings, registry)
+        ray_executor: Executor = importlib.import_module("lipsync_server.workers.ray.executor").RayExecutor(
+            settings, registry
+        )
         return ray_executor
     from lipsync_server.workers.process import ProcessExecutor
 

@@ -11,8 +11,8 @@ from aiohttp import web
 from lipsync_server.cloud.address import PublicAddress
 from lipsync_server.cloud.idle import IdleWatch
 from lipsync_server.http.auth import Tokens
+from lipsync_server.http.counters import Metrics
 from lipsync_server.http.fetch import Fetcher
-from lipsync_server.http.metrics import Metrics
 from lipsync_server.http.slots import KeyLocks, UploadSlots
 from lipsync_server.jobs.callbacks import Outbox
 from lipsync_server.jobs.files import JobFiles

@@ -22,14 +22,14 @@ import numpy as np
 
 from lipsync_server import errors
 from lipsync_server.engines import registry
-from lipsync_server.engines.base import Checkpoint, Engine, EngineOptions, Frames, RenderRequest, Speech, State
+from lipsync_server.engines.base import Engine, EngineOptions, Frames, RenderRequest, ResumePoint, Speech, State
 from lipsync_server.engines.options import parse_options
 from lipsync_server.media.video import FrameEncoder, VideoInfo, mux
 from lipsync_server.settings import Settings
-from lipsync_server.workers.checkpoint import clear_checkpoints, load_checkpoints, save_checkpoint
 from lipsync_server.workers.encoding import BackgroundEncoder
 from lipsync_server.workers.inputs import decode_request, release_pages
 from lipsync_server.workers.measure import PeakMemory, ProgressScale, StageClock
+from lipsync_server.workers.resume_point import clear_checkpoints, load_checkpoints, save_checkpoint
 from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class _Context:
     """What the engine sees of the render; see engines.base.RenderContext."""
 
     scratch: Path
-    checkpoint: Checkpoint | None
+    checkpoint: ResumePoint | None
     cancelled: Callable[[], bool]
     progress: Callable[..., None]
     warn: Callable[[str], None]
@@ -169,7 +169,7 @@ class _Render:
         self._task.output.parent.mkdir(parents=True, exist_ok=True)
         return mux(self._segments, sound, self._task.output, fps=request.fps, duration_s=request.duration_s)
 
-    def _open_encoder(self, identity: str, n_frames: int) -> tuple[FrameEncoder, Checkpoint | None]:
+    def _open_encoder(self, identity: str, n_frames: int) -> tuple[FrameEncoder, ResumePoint | None]:
         """The encoder with what an interrupted run of the same render left, and the checkpoint to go on from."""
         scratch, settings = self._task.scratch, self._settings
         marker = scratch / "render.txt"
@@ -196,7 +196,7 @@ class _Render:
         return open_encoder(), None
 
     def _generate(
-        self, request: RenderRequest, encoder: FrameEncoder, checkpoint: Checkpoint | None, identity: str
+        self, request: RenderRequest, encoder: FrameEncoder, checkpoint: ResumePoint | None, identity: str
     ) -> None:
         """Stream the engine's batches into `encoder` until all of the request's frames are in it."""
         background = BackgroundEncoder(encoder)
@@ -204,7 +204,7 @@ class _Render:
 
         def save(state: State) -> None:
             # In the encoder's thread, so that a GPU does not wait for encoding; hence a copy of the state as it is now.
-            saved = Checkpoint(
+            saved = ResumePoint(
                 n_done, {key: np.copy(v) if isinstance(v, np.ndarray) else v for key, v in state.items()}
             )
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from it_golden import TABLE
-from lipsync_server.engines.infinitetalk import random_checkpoint
 from lipsync_server.engines.infinitetalk.engine import create
-from lipsync_server.engines.infinitetalk.images import BUCKETS
-from lipsync_server.engines.infinitetalk.teacache import COEFFICIENTS
+from lipsync_server.engines.infinitetalk.model.teacache import COEFFICIENTS
+from lipsync_server.engines.infinitetalk.video.images import BUCKETS
+from lipsync_server.random_models import infinitetalk as random_checkpoint
 from lipsync_server.settings import Settings
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from lipsync_server.engines.base import Checkpoint, Frames, RenderRequest, State
-from lipsync_server.engines.infinitetalk.engine import InfiniteTalkEngine
+from lipsync_server.engines.base import Frames, RenderRequest, ResumePoint, State
+from lipsync_server.engines.infinitetalk.one_gpu import InfiniteTalkEngine
 from lipsync_server.engines.infinitetalk.options import Options
 
 # The fewest steps and the smallest windows, so that three windows take seconds.
@@ -18,7 +18,7 @@ class Context:
     """Collects what the engine reports."""
 
     scratch: Path
-    checkpoint: Checkpoint | None = None
+    checkpoint: ResumePoint | None = None
     stop_at: Callable[[str], bool] = lambda note: False
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

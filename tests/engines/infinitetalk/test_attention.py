@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from lipsync_server.engines.infinitetalk import attention
-from lipsync_server.engines.infinitetalk.blocks import speaker_map
-from lipsync_server.engines.infinitetalk.random_weights import random_transformer
+from lipsync_server.engines.infinitetalk.model.blocks import speaker_map
 from lipsync_server.errors import EngineUnavailable
+from lipsync_server.models.kernels import attention
+from lipsync_server.random_models.infinitetalk_transformer import random_transformer
 from transformer_golden import TINY, inputs_for, relative_error, run
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

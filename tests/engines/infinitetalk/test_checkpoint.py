@@ -9,22 +9,22 @@ from pathlib import Path
 import pytest
 import torch
 from it_golden import equal
-from lipsync_server.engines.infinitetalk.checkpoint import (
+from lipsync_server.engines.infinitetalk.loading.transformer_files import (
     is_adapter,
     load_transformer,
     official_shapes,
     place_of,
 )
-from lipsync_server.engines.infinitetalk.offload import streamed_indices
-from lipsync_server.engines.infinitetalk.random_weights import (
+from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
+from lipsync_server.engines.infinitetalk.model.offload import streamed_indices
+from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
+from lipsync_server.errors import WeightsError
+from lipsync_server.random_models.infinitetalk_transformer import (
     quantized_tensors,
     random_parameters,
     random_transformer,
     save_shards,
 )
-from lipsync_server.engines.infinitetalk.transformer import InfiniteTalkTransformer
-from lipsync_server.engines.infinitetalk.transformer_config import TransformerConfig
-from lipsync_server.errors import WeightsError
 from safetensors.torch import load_file, save_file
 from transformer_golden import SMALL, TINY, inputs_for, relative_error, run
 
@@ -235,7 +235,7 @@ def test_loading_streams_with_little_more_memory_than_the_model(tmp_path: Path) 
     script = f"""
 import torch
 from pathlib import Path
-from lipsync_server.engines.infinitetalk.checkpoint import load_transformer
+from lipsync_server.engines.infinitetalk.loading.transformer_files import load_transformer
 torch.set_num_threads(1)
 def peak(): # not getrusage's, which a process inherits from the one that started it
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from lipsync_server.engines.infinitetalk import attention, attention_8bit, fast_blocks
-from lipsync_server.engines.infinitetalk.checkpoint import Quant
-from lipsync_server.engines.infinitetalk.quant import Kind, dequantize_rows, quantize_rows
-from lipsync_server.engines.infinitetalk.random_weights import random_transformer
-from lipsync_server.engines.infinitetalk.rope import rotate, video_table
-from lipsync_server.engines.infinitetalk.transformer_config import TransformerConfig
+from lipsync_server.engines.infinitetalk.loading.transformer_files import Quant
+from lipsync_server.engines.infinitetalk.model import fast_blocks
+from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.errors import EngineUnavailable
+from lipsync_server.models.kernels import attention, attention_8bit
+from lipsync_server.models.kernels.rope import rotate, video_table
+from lipsync_server.models.layers.linear_8bit import Kind, dequantize_rows, quantize_rows
+from lipsync_server.random_models.infinitetalk_transformer import random_transformer
 from transformer_golden import inputs_for, relative_error, run
 
 DEVICE = torch.device("cuda", 0)
@@ -150,7 +151,7 @@ def test_density_is_refused_where_no_kernel_can_do_it() -> None:
 
 @needs_fp8
 def test_fused_passes_in_bf16_match_their_plain_counterparts() -> None:
-    from lipsync_server.engines.infinitetalk import fused_kernels as fused
+    from lipsync_server.models.kernels import fused
 
     g = torch.Generator(DEVICE).manual_seed(6)
     x, y = (torch.randn(40, 384, device=DEVICE, generator=g).bfloat16() for _ in range(2))
@@ -167,7 +168,7 @@ def test_fused_passes_in_bf16_match_their_plain_counterparts() -> None:
 @needs_fp8
 @pytest.mark.parametrize("kind", ["fp8", "int8"])
 def test_fused_passes_match_their_plain_counterparts(kind: Kind) -> None:
-    from lipsync_server.engines.infinitetalk import fused_kernels as fused
+    from lipsync_server.models.kernels import fused
 
     g = torch.Generator(DEVICE).manual_seed(6)
     x, y = (torch.randn(40, 384, device=DEVICE, generator=g).bfloat16() for _ in range(2))
@@ -207,7 +208,7 @@ def test_fused_passes_match_their_plain_counterparts(kind: Kind) -> None:
 @pytest.mark.parametrize("has_bias", [True, False])
 def test_the_int8_product_is_that_of_its_parts(m: int, n: int, k: int, has_bias: bool) -> None:
     """Sizes that are no multiple of a tile; integers are exact, so all of the error is bf16's."""
-    from lipsync_server.engines.infinitetalk.int8_product import int8_product
+    from lipsync_server.models.kernels.int8_product import int8_product
 
     g = torch.Generator(DEVICE).manual_seed(8)
     x, w = (torch.randint(-128, 128, size, device=DEVICE, generator=g).to(torch.int8) for size in ((m, k), (n, k)))

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from it_golden import CPU, equal, error, golden, golden_json, golden_path, meets, within
-from lipsync_server.engines.infinitetalk import audio
-from lipsync_server.engines.infinitetalk.audio import SpeechEmbedding, Track, silence
-from lipsync_server.engines.infinitetalk.loudness import gain_to_target, integrated_loudness
-from lipsync_server.engines.infinitetalk.state_files import randomise
-from lipsync_server.engines.infinitetalk.wav2vec import Wav2Vec, build
+from lipsync_server.models.encoders import speech as audio
+from lipsync_server.models.encoders.loudness import gain_to_target, integrated_loudness
+from lipsync_server.models.encoders.speech import SpeechEmbedding, Track, silence
+from lipsync_server.models.encoders.wav2vec import Wav2Vec, build
+from lipsync_server.models.tensor_files.into_modules import randomise
 from pyloudnorm import Meter
 from transformers import Wav2Vec2Config
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from lipsync_server.bench.infinitetalk import command as benchmark
+from lipsync_server.bench.infinitetalk import tables as bench_table
+from lipsync_server.bench.infinitetalk.http import http
+from lipsync_server.bench.record import FULL, TINY, Bench, Numbers
 from lipsync_server.cli import app
-from lipsync_server.cli.bench_http import http
-from lipsync_server.engines.infinitetalk import bench as benchmark
-from lipsync_server.engines.infinitetalk import bench_table, memory
-from lipsync_server.engines.infinitetalk.bench_record import FULL, TINY, Bench, Numbers
-from lipsync_server.engines.infinitetalk.images import BUCKETS
+from lipsync_server.engines.infinitetalk.loading import memory
+from lipsync_server.engines.infinitetalk.video.images import BUCKETS
 from lipsync_server.workers.encoding import BackgroundEncoder
 from typer.testing import CliRunner
 

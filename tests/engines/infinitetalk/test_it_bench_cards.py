@@ -9,14 +9,16 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from lipsync_server.engines.infinitetalk import bench as benchmark
-from lipsync_server.engines.infinitetalk import bench_cards, bench_table, bench_two_gpus
-from lipsync_server.engines.infinitetalk.bench_cards import Task, spread, tasks, visible_cards
-from lipsync_server.engines.infinitetalk.bench_record import TINY, Bench, Numbers, read, write
+from lipsync_server.bench import cards as bench_cards
+from lipsync_server.bench.cards import Task, spread, tasks, visible_cards
+from lipsync_server.bench.infinitetalk import command as benchmark
+from lipsync_server.bench.infinitetalk import tables as bench_table
+from lipsync_server.bench.infinitetalk import two_gpus as bench_two_gpus
+from lipsync_server.bench.record import TINY, Bench, Numbers, read, write
 
 CPU = torch.device("cpu")
 MISSING = {"missing": "it needs two cards"}
-ITSELF = (sys.executable, "-P", "-m", "lipsync_server.engines.infinitetalk.bench", "--tiny")
+ITSELF = (sys.executable, "-P", "-m", "lipsync_server.bench.infinitetalk.command", "--tiny")
 
 # Stands in for the benchmark's command: what a section does is its name. It writes as Bench does, without torch.
 STAND_IN = """
@@ -145,8 +147,8 @@ def test_a_run_that_is_told_to_end_keeps_its_numbers_and_leaves_no_process(tmp_p
     scratch.mkdir()
     program = f"""
 import torch, pathlib
-from lipsync_server.engines.infinitetalk.bench_cards import Task, spread
-from lipsync_server.engines.infinitetalk.bench_record import TINY, Bench
+from lipsync_server.bench.cards import Task, spread
+from lipsync_server.bench.record import TINY, Bench
 bench = Bench(TINY, torch.device("cpu"), pathlib.Path({str(scratch)!r}), pathlib.Path({str(path)!r}))
 spread(bench, [Task(("a", "hangs"), 1), Task(("b",), 1), Task(("never",), 1, 2)], ["0", "1"], {command!r})
 """

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from it_golden import CPU, error, golden, golden_path, meets
-from lipsync_server.engines.infinitetalk.clip import ImageEncoder, preprocess
+from lipsync_server.models.encoders.clip import ImageEncoder, preprocess
 
 
 @pytest.mark.parametrize("index", [0, 1])

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from it_golden import equal, golden_json
-from lipsync_server.engines.infinitetalk import clip, text, vae, wav2vec
-from lipsync_server.engines.infinitetalk.state_files import rename_and_check
 from lipsync_server.errors import WeightsError
+from lipsync_server.models.encoders import clip, text, wav2vec
+from lipsync_server.models.tensor_files.into_modules import rename_and_check
+from lipsync_server.models.wan_vae import vae
 from torch import Tensor
 from transformers import Wav2Vec2Config
 

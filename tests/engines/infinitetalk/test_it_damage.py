@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from it_golden import CPU
-from lipsync_server.engines.infinitetalk import text
-from lipsync_server.engines.infinitetalk.checkpoint import load_transformer
-from lipsync_server.engines.infinitetalk.clip import ImageEncoder
-from lipsync_server.engines.infinitetalk.transformer_config import TransformerConfig
-from lipsync_server.engines.infinitetalk.vae import WanVae
-from lipsync_server.engines.infinitetalk.wav2vec import Wav2Vec
-from lipsync_server.engines.infinitetalk.weights import TextFiles
+from lipsync_server.engines.infinitetalk.loading.transformer_files import load_transformer
+from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
+from lipsync_server.engines.infinitetalk.published import TextFiles
 from lipsync_server.errors import WeightsError
+from lipsync_server.models.encoders import text
+from lipsync_server.models.encoders.clip import ImageEncoder
+from lipsync_server.models.encoders.wav2vec import Wav2Vec
+from lipsync_server.models.wan_vae.vae import WanVae
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 

@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 import torch
 from engine_kit import QUICK, Context, frames_of, request_for
-from lipsync_server.engines.base import Checkpoint
-from lipsync_server.engines.infinitetalk.clip import ImageEncoder
-from lipsync_server.engines.infinitetalk.conditions import moving_picture, still_picture
-from lipsync_server.engines.infinitetalk.engine import InfiniteTalkEngine, create
-from lipsync_server.engines.infinitetalk.images import latent_masks, move_camera, person_masks
+from lipsync_server.engines.base import ResumePoint
+from lipsync_server.engines.infinitetalk.engine import create
+from lipsync_server.engines.infinitetalk.one_gpu import InfiniteTalkEngine
 from lipsync_server.engines.infinitetalk.options import Options
-from lipsync_server.engines.infinitetalk.text import TextEncoder
-from lipsync_server.engines.infinitetalk.vae import WanVae
-from lipsync_server.engines.infinitetalk.windows import Window
+from lipsync_server.engines.infinitetalk.video.conditions import moving_picture, still_picture
+from lipsync_server.engines.infinitetalk.video.images import latent_masks, move_camera, person_masks
 from lipsync_server.errors import Cancelled, InvalidInput
 from lipsync_server.media.image import first_frame
+from lipsync_server.models.encoders.clip import ImageEncoder
+from lipsync_server.models.encoders.text import TextEncoder
+from lipsync_server.models.sampling.windows import Window
+from lipsync_server.models.wan_vae.vae import WanVae
 from lipsync_server.settings import Settings
 from safetensors.torch import save_file
 
@@ -42,7 +43,7 @@ def test_a_killed_job_goes_on_from_its_last_window_with_the_same_frames(
     assert len(whole) == 22
     assert [state["next_window"] for state in context.saved] == [1, 2, 3]
     for index, n_stored in ((0, 13), (1, 21)):
-        resumed = Context(tmp_path, checkpoint=Checkpoint(n_stored, context.saved[index]))
+        resumed = Context(tmp_path, checkpoint=ResumePoint(n_stored, context.saved[index]))
         rest = frames_of(engine, request, resumed)
         assert (rest == whole[n_stored:]).all()
         assert not any("window 1 of" in note for note in resumed.notes)
@@ -71,7 +72,7 @@ def test_a_resumed_job_makes_the_same_frames_in_every_mode(
     whole = frames_of(engine, request, context)
     assert len(whole) == 20
     for index, n_stored in ((0, 13), (1, 20)):
-        resumed = Context(tmp_path, checkpoint=Checkpoint(n_stored, context.saved[index]))
+        resumed = Context(tmp_path, checkpoint=ResumePoint(n_stored, context.saved[index]))
         rest = list(engine.generate(request, resumed))
         assert (np.concatenate([*rest, whole[:0]]) == whole[n_stored:]).all()
 
@@ -174,7 +175,7 @@ def test_a_video_as_the_picture_is_followed_window_by_window(engine: InfiniteTal
     whole, plain = frames_of(engine, followed, context), frames_of(engine, still, Context(tmp_path))
     assert (whole[:13] == plain[:13]).all()
     assert (whole[13:] != plain[13:]).any()
-    resumed = Context(tmp_path, checkpoint=Checkpoint(21, context.saved[1]))
+    resumed = Context(tmp_path, checkpoint=ResumePoint(21, context.saved[1]))
     assert (frames_of(engine, followed, resumed) == whole[21:]).all()
 
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 from it_golden import equal, error, golden, golden_json, meets
-from lipsync_server.engines.infinitetalk.colour import ColourMatch, match_colours
-from lipsync_server.engines.infinitetalk.images import (
+from lipsync_server.engines.infinitetalk.video.images import (
     BUCKETS,
     choose_size,
     condition_mask,
@@ -23,6 +22,7 @@ from lipsync_server.engines.infinitetalk.images import (
     to_uint8,
 )
 from lipsync_server.errors import InvalidInput
+from lipsync_server.models.sampling.colour import ColourMatch, match_colours
 
 _SIZES = {"infinitetalk-480": "480p", "infinitetalk-720": "720p"}
 _MASKS = golden_json("H_images/masks.json")

@@ -8,9 +8,10 @@ import pytest
 import torch
 from engine_kit import Context, frames_of, request_for
 from lipsync_server.engines.base import State
-from lipsync_server.engines.infinitetalk import engine as engine_module
-from lipsync_server.engines.infinitetalk import models as models_module
-from lipsync_server.engines.infinitetalk.engine import InfiniteTalkEngine, create
+from lipsync_server.engines.infinitetalk import one_gpu as engine_module
+from lipsync_server.engines.infinitetalk.engine import create
+from lipsync_server.engines.infinitetalk.loading import models as models_module
+from lipsync_server.engines.infinitetalk.one_gpu import InfiniteTalkEngine
 from lipsync_server.errors import OutOfMemory
 from lipsync_server.settings import Settings
 

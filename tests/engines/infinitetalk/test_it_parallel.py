@@ -15,13 +15,13 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from lipsync_server.engines.base import Checkpoint, RenderRequest, State
-from lipsync_server.engines.infinitetalk.engine import InfiniteTalkEngine
+from lipsync_server.engines.base import RenderRequest, ResumePoint, State
+from lipsync_server.engines.infinitetalk.model.sequence_parallel import SequenceParallel, Share
+from lipsync_server.engines.infinitetalk.one_gpu import InfiniteTalkEngine
 from lipsync_server.engines.infinitetalk.options import Options
-from lipsync_server.engines.infinitetalk.parallel import SequenceParallel, Share
-from lipsync_server.engines.infinitetalk.parallel_engine import EXIT_HELPER_LOST, ParallelEngine
-from lipsync_server.engines.infinitetalk.random_weights import random_transformer
+from lipsync_server.engines.infinitetalk.several_gpus import EXIT_HELPER_LOST, ParallelEngine
 from lipsync_server.errors import Cancelled, EngineUnavailable
+from lipsync_server.random_models.infinitetalk_transformer import random_transformer
 from lipsync_server.settings import Settings
 from transformer_golden import TINY, inputs_for, run
 
@@ -70,7 +70,7 @@ class Context:
     """What the engine asks of a worker."""
 
     scratch: Path
-    checkpoint: Checkpoint | None = None
+    checkpoint: ResumePoint | None = None
     stop: bool = False
 
     def progress(self, stage: str, done: float, total: float, note: str = "") -> None: ...
@@ -145,7 +145,7 @@ def test_the_benchmark_measures_a_forward_and_a_window_alone_and_together(tmp_pa
     config, path = tmp_path / "config.json", tmp_path / "numbers.json"
     config.write_text(json.dumps(dataclasses.asdict(TINY)))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    command += ["lipsync_server.engines.infinitetalk.parallel_bench", "--quant", "fp8", "--json", str(path)]
+    command += ["lipsync_server.bench.infinitetalk.parallel", "--quant", "fp8", "--json", str(path)]
     command += ["--config", str(config), "--size", "64", "96", "--frames", "9", "--repeats", "1"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr

@@ -10,29 +10,30 @@ import pytest
 import torch
 from engine_kit import QUICK, Context, frames_of, request_for
 from it_golden import CPU
-from lipsync_server.engines.base import Checkpoint, RenderRequest
-from lipsync_server.engines.infinitetalk import random_checkpoint
-from lipsync_server.engines.infinitetalk.audio import SAMPLES_PER_FRAME, SpeechEmbedding, Track
-from lipsync_server.engines.infinitetalk.bench_moving import moving_windows
-from lipsync_server.engines.infinitetalk.bench_record import TINY, Bench
-from lipsync_server.engines.infinitetalk.clip import ImageEncoder
-from lipsync_server.engines.infinitetalk.conditions import (
+from lipsync_server.bench.infinitetalk.moving import moving_windows
+from lipsync_server.bench.record import TINY, Bench
+from lipsync_server.engines.base import RenderRequest, ResumePoint
+from lipsync_server.engines.infinitetalk.engine import create
+from lipsync_server.engines.infinitetalk.loading.models import Models, Need
+from lipsync_server.engines.infinitetalk.one_gpu import InfiniteTalkEngine
+from lipsync_server.engines.infinitetalk.options import Options
+from lipsync_server.engines.infinitetalk.video.conditions import (
     Condition,
     Conditions,
     PictureAt,
     moving_picture,
     still_picture,
 )
-from lipsync_server.engines.infinitetalk.engine import InfiniteTalkEngine, create
-from lipsync_server.engines.infinitetalk.models import Models, Need
-from lipsync_server.engines.infinitetalk.options import Options
-from lipsync_server.engines.infinitetalk.side_stream import SideStream
-from lipsync_server.engines.infinitetalk.vae import WanVae
-from lipsync_server.engines.infinitetalk.video_picture import VideoPicture
-from lipsync_server.engines.infinitetalk.wav2vec import Wav2Vec
-from lipsync_server.engines.infinitetalk.windows import schedule
+from lipsync_server.engines.infinitetalk.video.video_picture import VideoPicture
 from lipsync_server.errors import Cancelled, InvalidImage, LipsyncError
 from lipsync_server.media.image import first_frame
+from lipsync_server.models.encoders.clip import ImageEncoder
+from lipsync_server.models.encoders.speech import SAMPLES_PER_FRAME, SpeechEmbedding, Track
+from lipsync_server.models.encoders.wav2vec import Wav2Vec
+from lipsync_server.models.sampling.side_stream import SideStream
+from lipsync_server.models.sampling.windows import schedule
+from lipsync_server.models.wan_vae.vae import WanVae
+from lipsync_server.random_models import infinitetalk as random_checkpoint
 from lipsync_server.settings import Settings
 from lipsync_server.workers.encoding import BackgroundEncoder
 from torch import Tensor
@@ -190,7 +191,7 @@ def test_the_engine_prepares_each_moving_window_once_before_it_decodes(
     early = [] if source == "still" else ["encode_picture"]
     assert events == ["encode_picture", *early, "decode", *early, "decode", "decode"]
     assert all((a["random"] == b["random"]).all() for a, b in zip(context.saved, in_order.saved, strict=True))
-    resumed = Context(tmp_path, checkpoint=Checkpoint(13, context.saved[0]))
+    resumed = Context(tmp_path, checkpoint=ResumePoint(13, context.saved[0]))
     assert (frames_of(engine, request, resumed) == expected[13:]).all()
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from it_golden import CPU, equal, error, golden, golden_json, meets
-from lipsync_server.engines.infinitetalk import text, text_cache
-from lipsync_server.engines.infinitetalk.random_weights import quantized_tensors
-from lipsync_server.engines.infinitetalk.weights import TextFiles
+from lipsync_server.engines.infinitetalk.published import TextFiles
 from lipsync_server.errors import WeightsError
+from lipsync_server.models.encoders import text, text_cache
+from lipsync_server.random_models.infinitetalk_transformer import quantized_tensors
 from safetensors.torch import save_file
 
 

@@ -6,15 +6,15 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 from it_golden import CPU, error, golden, golden_path, meets
-from lipsync_server.engines.infinitetalk import vae_ops
-from lipsync_server.engines.infinitetalk.state_files import randomise
-from lipsync_server.engines.infinitetalk.vae import Options, WanVae, build, official_name
-from lipsync_server.engines.infinitetalk.vae_layers import PairedConv
+from lipsync_server.models.tensor_files.into_modules import randomise
+from lipsync_server.models.wan_vae import ops as vae_ops
+from lipsync_server.models.wan_vae.layers import PairedConv
+from lipsync_server.models.wan_vae.vae import Options, WanVae, build, official_name
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 if importlib.util.find_spec("triton") is not None:
-    from lipsync_server.engines.infinitetalk import vae_kernels
+    from lipsync_server.models.wan_vae import kernels as vae_kernels
 
 GPU = torch.device("cuda", 0)
 needs_kernels = pytest.mark.skipif(

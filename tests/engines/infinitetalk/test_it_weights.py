@@ -7,15 +7,15 @@ import pytest
 import torch
 from it_golden import CPU
 from lipsync_server.engines.hardware import Gpu
-from lipsync_server.engines.infinitetalk import memory
-from lipsync_server.engines.infinitetalk.checkpoint import Quant
 from lipsync_server.engines.infinitetalk.info import describe
+from lipsync_server.engines.infinitetalk.loading import memory
+from lipsync_server.engines.infinitetalk.loading.transformer_files import Quant
+from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.options import Options
-from lipsync_server.engines.infinitetalk.state_files import read_tensors
-from lipsync_server.engines.infinitetalk.transformer_config import TransformerConfig
-from lipsync_server.engines.infinitetalk.vae import WanVae
-from lipsync_server.engines.infinitetalk.weights import choose_transformer, find_encoders, find_transformers
+from lipsync_server.engines.infinitetalk.published import choose_transformer, find_encoders, find_transformers
 from lipsync_server.errors import WeightsError
+from lipsync_server.models.tensor_files.into_modules import read_tensors
+from lipsync_server.models.wan_vae.vae import WanVae
 from lipsync_server.settings import Settings
 from pydantic import ValidationError
 

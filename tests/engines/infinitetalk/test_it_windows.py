@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from it_golden import equal, golden_json
-from lipsync_server.engines.infinitetalk.windows import reference_schedule, schedule
 from lipsync_server.errors import InvalidInput
+from lipsync_server.models.sampling.windows import reference_schedule, schedule
 
 CASES = golden_json("C_chunking/chunking.json")
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from it_golden import meets, within
-from lipsync_server.engines.infinitetalk.checkpoint import load_transformer
-from lipsync_server.engines.infinitetalk.quant import (
+from lipsync_server.engines.infinitetalk.loading.transformer_files import load_transformer
+from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
+from lipsync_server.models.layers.linear_8bit import (
     QuantizedLinear,
     dequantize_rows,
     linear_in,
@@ -15,9 +16,8 @@ from lipsync_server.engines.infinitetalk.quant import (
     quantize_rows,
     replace_linears,
 )
-from lipsync_server.engines.infinitetalk.random_weights import random_transformer
-from lipsync_server.engines.infinitetalk.sampler import euler_step, timesteps
-from lipsync_server.engines.infinitetalk.transformer import InfiniteTalkTransformer
+from lipsync_server.models.sampling.sampler import euler_step, timesteps
+from lipsync_server.random_models.infinitetalk_transformer import random_transformer
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformer_golden import (

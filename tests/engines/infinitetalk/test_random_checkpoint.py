@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from it_golden import golden_json
-from lipsync_server.engines.infinitetalk import random_checkpoint
-from lipsync_server.engines.infinitetalk.random_checkpoint import FP8_FEW_STEPS, FULL
-from lipsync_server.engines.infinitetalk.random_weights import layout_of, quantized_tensors
-from lipsync_server.engines.infinitetalk.tensor_stream import write_tensors
-from lipsync_server.engines.infinitetalk.weights import choose_transformer, find_encoders
+from lipsync_server.engines.infinitetalk.published import choose_transformer, find_encoders
+from lipsync_server.models.tensor_files.writer import write_tensors
+from lipsync_server.random_models import infinitetalk as random_checkpoint
+from lipsync_server.random_models.infinitetalk import FP8_FEW_STEPS, FULL
+from lipsync_server.random_models.infinitetalk_transformer import layout_of, quantized_tensors
 from lipsync_server.settings import Settings
 from safetensors.torch import load_file
 

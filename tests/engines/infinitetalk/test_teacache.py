@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 from it_golden import within
-from lipsync_server.engines.infinitetalk.layers import unpatchify
-from lipsync_server.engines.infinitetalk.random_weights import random_transformer
-from lipsync_server.engines.infinitetalk.teacache import TeaCache
+from lipsync_server.engines.infinitetalk.model.layers import unpatchify
+from lipsync_server.engines.infinitetalk.model.teacache import TeaCache
+from lipsync_server.random_models.infinitetalk_transformer import random_transformer
 from safetensors.torch import load_file
 from transformer_golden import SMALL, TINY, inputs_for
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from it_golden import meets, within
-from lipsync_server.engines.infinitetalk.blocks import speaker_key_positions, speaker_positions
-from lipsync_server.engines.infinitetalk.random_weights import random_parameters, random_transformer
-from lipsync_server.engines.infinitetalk.rope import rotate, speaker_table, video_table
-from lipsync_server.engines.infinitetalk.transformer import Conditioning, InfiniteTalkTransformer
-from lipsync_server.engines.infinitetalk.transformer_config import TransformerConfig
+from lipsync_server.engines.infinitetalk.model.blocks import speaker_key_positions, speaker_positions
+from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
+from lipsync_server.engines.infinitetalk.model.transformer import Conditioning, InfiniteTalkTransformer
 from lipsync_server.errors import WeightsError
+from lipsync_server.models.kernels.rope import rotate, speaker_table, video_table
+from lipsync_server.random_models.infinitetalk_transformer import random_parameters, random_transformer
 from safetensors.torch import load_file
 from transformer_golden import (
     FULL,
@@ -144,7 +144,7 @@ def test_silent_audio_matches_the_reference() -> None:
 @needs_full
 @pytest.mark.parametrize(("n_people", "limit"), [(1, 0.02), (2, 0.1)])
 def test_bfloat16_stays_near_the_emulated_gpu_run(n_people: int, limit: float) -> None:
-    from lipsync_server.engines.infinitetalk.checkpoint import fill_transformer
+    from lipsync_server.engines.infinitetalk.loading.transformer_files import fill_transformer
     from transformer_golden import full_parameters, golden_config
 
     model = fill_transformer(full_parameters().items(), golden_config(), dtype=torch.bfloat16)

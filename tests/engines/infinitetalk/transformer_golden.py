@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from lipsync_server.engines.infinitetalk.checkpoint import fill_transformer
-from lipsync_server.engines.infinitetalk.transformer import InfiniteTalkTransformer
-from lipsync_server.engines.infinitetalk.transformer_config import TransformerConfig
+from lipsync_server.engines.infinitetalk.loading.transformer_files import fill_transformer
+from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
+from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[3]
@@ -37,7 +37,7 @@ def golden_config() -> TransformerConfig:
 
 def golden_parameters() -> dict[str, torch.Tensor]:
     """The committed weights, without the image embedding and the audio projection (those are set to zero)."""
-    from lipsync_server.engines.infinitetalk.checkpoint import official_shapes
+    from lipsync_server.engines.infinitetalk.loading.transformer_files import official_shapes
 
     stored = {name: value.float() for name, value in load_file(SMALL / "weights.safetensors").items()}
     return {name: stored.get(name, torch.zeros(shape)) for name, shape in official_shapes(golden_config()).items()}

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from lipsync_server.engines.base import Checkpoint, Frames, RenderRequest, Speech, State
+from lipsync_server.engines.base import Frames, RenderRequest, ResumePoint, Speech, State
 from lipsync_server.engines.preview.engine import PreviewEngine
 from lipsync_server.engines.preview.options import Options
 
@@ -14,7 +14,7 @@ class Recorder:
     """A worker's side of one render: what the engine reported, saved and warned about."""
 
     scratch: Path = Path()
-    checkpoint: Checkpoint | None = None
+    checkpoint: ResumePoint | None = None
     cancel_after: int | None = None
     reports: list[tuple[str, float, float]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

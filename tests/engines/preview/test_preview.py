@@ -10,7 +10,7 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lipsync_server.engines.base import Checkpoint, Frames
+from lipsync_server.engines.base import Frames, ResumePoint
 from lipsync_server.engines.landmarks import FaceLandmarker
 from lipsync_server.engines.preview import head
 from lipsync_server.engines.preview.calibration import TARGET_GAP, calibrate
@@ -100,7 +100,7 @@ def test_a_render_goes_on_from_its_checkpoint_with_the_same_frames(
     assert recorder.saved, "a checkpoint is saved every few hundred frames"
     state = recorder.saved[-1]
     n_frames = int(state["n_frames"])
-    rest = render(engine, job, Recorder(checkpoint=Checkpoint(n_frames, state)))
+    rest = render(engine, job, Recorder(checkpoint=ResumePoint(n_frames, state)))
     assert 0 < n_frames < len(whole)
     assert np.array_equal(whole[n_frames:], rest)
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lipsync_server.engines.base import Checkpoint
+from lipsync_server.engines.base import ResumePoint
 
 
 @dataclass
@@ -12,7 +12,7 @@ class Context:
     """What a worker offers; remembers what the engine told it."""
 
     scratch: Path = Path()
-    checkpoint: Checkpoint | None = None
+    checkpoint: ResumePoint | None = None
     cancel_after: float = math.inf
     stages: list[tuple[str, float, float]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

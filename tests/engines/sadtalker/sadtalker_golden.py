@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 import torch
-from lipsync_server.engines.sadtalker.checkpoint import build
-from lipsync_server.engines.sadtalker.layout import Layout
-from lipsync_server.engines.sadtalker.mapping import MappingNet
-from lipsync_server.engines.sadtalker.official import UNUSED_PREFIXES, combined, mapping
+from lipsync_server.engines.sadtalker.loading.layout import Layout
+from lipsync_server.engines.sadtalker.loading.model_files import build
+from lipsync_server.engines.sadtalker.loading.official import UNUSED_PREFIXES, combined, mapping
+from lipsync_server.engines.sadtalker.renderer.mapping import MappingNet
 from safetensors import safe_open
 from safetensors.torch import load_file
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from lipsync_server.engines.sadtalker.bench import Bench, Case, Plan, Report
-from lipsync_server.engines.sadtalker.bench_rig import Material, Rig
-from lipsync_server.engines.sadtalker.bench_table import with_tables
+from lipsync_server.bench.sadtalker.command import Bench, Case, Plan, Report
+from lipsync_server.bench.sadtalker.rig import Material, Rig
+from lipsync_server.bench.sadtalker.tables import with_tables
 from lipsync_server.engines.sadtalker.options import Options
-from lipsync_server.engines.sadtalker.tiny_checkpoint import TINY
+from lipsync_server.random_models.sadtalker_tiny import TINY
 
 CPU = torch.device("cpu")
 DOCS = Path(__file__).parents[3] / "docs"
@@ -34,7 +34,7 @@ RUN = f"""
 import runpy, sys
 sys.modules.update(dict.fromkeys({ABSENT!r}))  # None there makes an import fail
 sys.argv = ["bench", *sys.argv[1:]]
-runpy.run_module("lipsync_server.engines.sadtalker.bench", run_name="__main__")
+runpy.run_module("lipsync_server.bench.sadtalker.command", run_name="__main__")
 """
 
 
@@ -123,7 +123,7 @@ def test_the_floor_is_what_convolutions_reach(material: Material) -> None:
 
 def test_the_documents_tables_are_the_measured_numbers() -> None:
     page = (DOCS / "sadtalker.md").read_text(encoding="utf-8")
-    command = "run: python -m lipsync_server.engines.sadtalker.bench_table docs/sadtalker.md"
+    command = "run: python -m lipsync_server.bench.sadtalker.tables docs/sadtalker.md"
     assert with_tables(page, DOCS / "performance") == page, command
 
 

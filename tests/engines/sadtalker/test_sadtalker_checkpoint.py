@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from lipsync_server.engines.sadtalker import official
-from lipsync_server.engines.sadtalker.audio_nets import ExpNet
-from lipsync_server.engines.sadtalker.checkpoint import load_mapping, load_networks
-from lipsync_server.engines.sadtalker.generator import Generator
-from lipsync_server.engines.sadtalker.keypoints import KeypointDetector
-from lipsync_server.engines.sadtalker.layout import Layout
-from lipsync_server.engines.sadtalker.mapping import MappingNet
-from lipsync_server.engines.sadtalker.pose_vae import PoseVAE
-from lipsync_server.engines.sadtalker.reconstruction import FaceReconstruction
-from lipsync_server.engines.sadtalker.tiny_checkpoint import write_tiny_checkpoint
+from lipsync_server.engines.sadtalker.audio.audio_nets import ExpNet
+from lipsync_server.engines.sadtalker.audio.pose_vae import PoseVAE
+from lipsync_server.engines.sadtalker.face.reconstruction import FaceReconstruction
+from lipsync_server.engines.sadtalker.loading import official
+from lipsync_server.engines.sadtalker.loading.layout import Layout
+from lipsync_server.engines.sadtalker.loading.model_files import load_mapping, load_networks
+from lipsync_server.engines.sadtalker.renderer.generator import Generator
+from lipsync_server.engines.sadtalker.renderer.keypoints import KeypointDetector
+from lipsync_server.engines.sadtalker.renderer.mapping import MappingNet
 from lipsync_server.errors import WeightsError
+from lipsync_server.random_models.sadtalker_tiny import write_tiny_checkpoint
 from sadtalker_golden import small
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn

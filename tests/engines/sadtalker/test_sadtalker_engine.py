@@ -10,14 +10,14 @@ import psutil
 import pytest
 import skimage.data
 import torch
-from lipsync_server.engines.base import Checkpoint, EngineOptions, RenderRequest
+from lipsync_server.engines.base import EngineOptions, RenderRequest, ResumePoint
 from lipsync_server.engines.registry import create, options_model
 from lipsync_server.engines.sadtalker import engine as engine_module
 from lipsync_server.engines.sadtalker.engine import SadTalkerEngine
 from lipsync_server.engines.sadtalker.info import describe
 from lipsync_server.engines.sadtalker.options import Options
-from lipsync_server.engines.sadtalker.tiny_checkpoint import write_tiny_checkpoint
 from lipsync_server.errors import Cancelled, NoFace, WeightsError
+from lipsync_server.random_models.sadtalker_tiny import write_tiny_checkpoint
 from lipsync_server.settings import Settings
 from sadtalker_context import Context
 
@@ -122,9 +122,9 @@ def test_a_resumed_render_yields_what_was_missing(
     whole = frames_of(engine, asked, whole_context)
     assert [state["n_frames"] for state in whole_context.saved] == [6]
     if n_done == 10:
-        assert list(engine.generate(asked, Context(checkpoint=Checkpoint(10, {})))) == []
+        assert list(engine.generate(asked, Context(checkpoint=ResumePoint(10, {})))) == []
         return
-    rest = frames_of(engine, asked, Context(checkpoint=Checkpoint(n_done, {"n_frames": n_done})))
+    rest = frames_of(engine, asked, Context(checkpoint=ResumePoint(n_done, {"n_frames": n_done})))
     assert np.abs(rest.astype(int) - whole[n_done:]).max() <= 1
 
 

@@ -16,8 +16,8 @@ from lipsync_server.engines.sadtalker import enhance
 from lipsync_server.engines.sadtalker.engine import SadTalkerEngine
 from lipsync_server.engines.sadtalker.enhance import FILE, SIDE, Enhancer, load_enhancer
 from lipsync_server.engines.sadtalker.options import Options
-from lipsync_server.engines.sadtalker.tiny_checkpoint import write_tiny_checkpoint
 from lipsync_server.errors import EngineUnavailable, WeightsError
+from lipsync_server.random_models.sadtalker_tiny import write_tiny_checkpoint
 from lipsync_server.settings import Settings
 from sadtalker_context import Context
 from torch import Tensor, nn

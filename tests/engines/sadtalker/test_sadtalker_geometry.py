@@ -8,15 +8,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lipsync_server.engines.sadtalker.camera import camera_path
-from lipsync_server.engines.sadtalker.coefficients import (
+from lipsync_server.engines.sadtalker.audio.coefficients import (
     reference_expression,
     source_semantics,
     target_rows,
     windows_of,
     with_reference_pose,
 )
-from lipsync_server.engines.sadtalker.geometry import (
+from lipsync_server.engines.sadtalker.face.camera import camera_path
+from lipsync_server.engines.sadtalker.face.geometry import (
     STANDARD_POINTS,
     align,
     align_points,
@@ -26,8 +26,8 @@ from lipsync_server.engines.sadtalker.geometry import (
     landmarks_in_cut,
     resize,
 )
-from lipsync_server.engines.sadtalker.landmarks68 import landmarks68
-from lipsync_server.engines.sadtalker.paste import (
+from lipsync_server.engines.sadtalker.face.landmarks68 import landmarks68
+from lipsync_server.engines.sadtalker.face.paste import (
     CropFrames,
     FeatherPaste,
     crop_height,
@@ -35,8 +35,8 @@ from lipsync_server.engines.sadtalker.paste import (
     poisson_paste,
     to_bytes,
 )
-from lipsync_server.engines.sadtalker.reconstruction import FaceReconstruction
-from lipsync_server.engines.sadtalker.source import read_coefficients
+from lipsync_server.engines.sadtalker.face.reconstruction import FaceReconstruction
+from lipsync_server.engines.sadtalker.face.source import read_coefficients
 from lipsync_server.errors import InvalidImage
 from sadtalker_golden import arrays, big, note, recipe_network, small, within
 

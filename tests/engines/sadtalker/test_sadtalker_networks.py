@@ -8,28 +8,28 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from lipsync_server.engines.sadtalker import blocks, spade
-from lipsync_server.engines.sadtalker.audio_nets import AudioBlock, ExpNet
-from lipsync_server.engines.sadtalker.checkpoint import build
-from lipsync_server.engines.sadtalker.generator import Generator
-from lipsync_server.engines.sadtalker.keypoints import KeypointDetector, KeypointHourglass
-from lipsync_server.engines.sadtalker.layout import Layout, fold_spectral_norm
-from lipsync_server.engines.sadtalker.mapping import (
+from lipsync_server.engines.sadtalker.audio.audio_nets import AudioBlock, ExpNet
+from lipsync_server.engines.sadtalker.audio.pose_track import PoseTrack, smooth
+from lipsync_server.engines.sadtalker.audio.pose_vae import PoseVAE, ResUnet
+from lipsync_server.engines.sadtalker.face.reconstruction import Bottleneck, FaceReconstruction
+from lipsync_server.engines.sadtalker.loading.layout import Layout, fold_spectral_norm
+from lipsync_server.engines.sadtalker.loading.model_files import build
+from lipsync_server.engines.sadtalker.loading.official import Dimensions, combined
+from lipsync_server.engines.sadtalker.loading.official import mapping as mapping_shapes
+from lipsync_server.engines.sadtalker.renderer import blocks, spade
+from lipsync_server.engines.sadtalker.renderer.generator import Generator
+from lipsync_server.engines.sadtalker.renderer.keypoints import KeypointDetector, KeypointHourglass
+from lipsync_server.engines.sadtalker.renderer.mapping import (
     HeadPose,
     MappingNet,
     bins_to_degrees,
     posed_keypoints,
     rotation,
 )
-from lipsync_server.engines.sadtalker.motion import DenseMotion
-from lipsync_server.engines.sadtalker.official import Dimensions, combined
-from lipsync_server.engines.sadtalker.official import mapping as mapping_shapes
-from lipsync_server.engines.sadtalker.pose_track import PoseTrack, smooth
-from lipsync_server.engines.sadtalker.pose_vae import PoseVAE, ResUnet
-from lipsync_server.engines.sadtalker.random_weights import random_tensors
-from lipsync_server.engines.sadtalker.reconstruction import Bottleneck, FaceReconstruction
-from lipsync_server.engines.sadtalker.renderer import Angles, Renderer, channels_last, delayed
-from lipsync_server.engines.sadtalker.volume_conv import VolumeConv, use_volume_convs
+from lipsync_server.engines.sadtalker.renderer.motion import DenseMotion
+from lipsync_server.engines.sadtalker.renderer.renderer import Angles, Renderer, channels_last, delayed
+from lipsync_server.engines.sadtalker.renderer.volume_conv import VolumeConv, use_volume_convs
+from lipsync_server.random_models.sadtalker import random_tensors
 from sadtalker_golden import (
     SALT,
     big,

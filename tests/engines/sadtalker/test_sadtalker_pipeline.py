@@ -3,24 +3,24 @@
 import numpy as np
 import pytest
 import torch
-from lipsync_server.engines.sadtalker.audio_nets import ExpNet
-from lipsync_server.engines.sadtalker.camera import camera_path
-from lipsync_server.engines.sadtalker.coefficients import (
+from lipsync_server.engines.sadtalker.audio.audio_nets import ExpNet
+from lipsync_server.engines.sadtalker.audio.coefficients import (
     CoefficientTrack,
     TrackOptions,
     source_semantics,
     target_rows,
     windows_of,
 )
-from lipsync_server.engines.sadtalker.generator import Generator
-from lipsync_server.engines.sadtalker.geometry import align, cut, find_crop, resize
-from lipsync_server.engines.sadtalker.keypoints import KeypointDetector
-from lipsync_server.engines.sadtalker.mel import n_whole_frames
-from lipsync_server.engines.sadtalker.paste import CropFrames
-from lipsync_server.engines.sadtalker.pose_vae import PoseVAE
-from lipsync_server.engines.sadtalker.reconstruction import FaceReconstruction
-from lipsync_server.engines.sadtalker.renderer import Renderer, angles_for
-from lipsync_server.engines.sadtalker.source import read_coefficients
+from lipsync_server.engines.sadtalker.audio.mel import n_whole_frames
+from lipsync_server.engines.sadtalker.audio.pose_vae import PoseVAE
+from lipsync_server.engines.sadtalker.face.camera import camera_path
+from lipsync_server.engines.sadtalker.face.geometry import align, cut, find_crop, resize
+from lipsync_server.engines.sadtalker.face.paste import CropFrames
+from lipsync_server.engines.sadtalker.face.reconstruction import FaceReconstruction
+from lipsync_server.engines.sadtalker.face.source import read_coefficients
+from lipsync_server.engines.sadtalker.renderer.generator import Generator
+from lipsync_server.engines.sadtalker.renderer.keypoints import KeypointDetector
+from lipsync_server.engines.sadtalker.renderer.renderer import Renderer, angles_for
 from sadtalker_golden import arrays, big, note, recipe_mapping, recipe_network, slow, within
 
 

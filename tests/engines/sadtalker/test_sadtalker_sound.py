@@ -7,8 +7,8 @@ import pytest
 import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lipsync_server.engines.sadtalker.blink import blink_track
-from lipsync_server.engines.sadtalker.mel import (
+from lipsync_server.engines.sadtalker.audio.blink import blink_track
+from lipsync_server.engines.sadtalker.audio.mel import (
     SAMPLES_PER_FRAME,
     first_column,
     mel_basis,

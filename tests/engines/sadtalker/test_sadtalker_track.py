@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from lipsync_server.engines.sadtalker.audio_nets import ExpNet
-from lipsync_server.engines.sadtalker.checkpoint import build
-from lipsync_server.engines.sadtalker.coefficients import CoefficientTrack, TrackOptions
-from lipsync_server.engines.sadtalker.official import Dimensions, combined
-from lipsync_server.engines.sadtalker.pose_track import PoseTrack, seeded_noise
-from lipsync_server.engines.sadtalker.pose_vae import PoseVAE
-from lipsync_server.engines.sadtalker.random_weights import random_tensors
+from lipsync_server.engines.sadtalker.audio.audio_nets import ExpNet
+from lipsync_server.engines.sadtalker.audio.coefficients import CoefficientTrack, TrackOptions
+from lipsync_server.engines.sadtalker.audio.pose_track import PoseTrack, seeded_noise
+from lipsync_server.engines.sadtalker.audio.pose_vae import PoseVAE
+from lipsync_server.engines.sadtalker.loading.model_files import build
+from lipsync_server.engines.sadtalker.loading.official import Dimensions, combined
+from lipsync_server.random_models.sadtalker import random_tensors
 from sadtalker_golden import UNUSED_PREFIXES
 
 

@@ -5,7 +5,7 @@ import importlib.util
 from lipsync_server.engines.base import EngineInfo
 from lipsync_server.engines.hardware import Gpu, gpus
 from lipsync_server.engines.infinitetalk.options import Options
-from lipsync_server.engines.infinitetalk.weights import choose_transformer, find_encoders, find_transformers
+from lipsync_server.engines.infinitetalk.published import choose_transformer, find_encoders, find_transformers
 from lipsync_server.errors import LipsyncError
 from lipsync_server.settings import Settings
 

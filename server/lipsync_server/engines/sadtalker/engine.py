@@ -18,22 +18,23 @@ from torch import Tensor
 from lipsync_server.engines.base import Frames, RenderContext, RenderRequest
 from lipsync_server.engines.landmarks import Face, FaceLandmarker, choose_face
 from lipsync_server.engines.sadtalker.arrays import Rows
-from lipsync_server.engines.sadtalker.camera import camera_path
-from lipsync_server.engines.sadtalker.checkpoint import Networks, load_networks
-from lipsync_server.engines.sadtalker.coefficients import (
+from lipsync_server.engines.sadtalker.audio.coefficients import (
     N_MOTION,
     CoefficientTrack,
     TrackOptions,
     source_semantics,
 )
+from lipsync_server.engines.sadtalker.audio.mel import n_whole_frames
 from lipsync_server.engines.sadtalker.enhance import SIDE, Enhancer, load_enhancer
+from lipsync_server.engines.sadtalker.face.camera import camera_path
+from lipsync_server.engines.sadtalker.face.landmarks68 import landmarks68
+from lipsync_server.engines.sadtalker.face.paste import Compositor, CropFrames, FeatherPaste, PoissonPaste, fit_video
+from lipsync_server.engines.sadtalker.face.reference import reference_rows
+from lipsync_server.engines.sadtalker.face.source import Source, prepare_source
 from lipsync_server.engines.sadtalker.info import device_name, sizes_present, weights_folder
-from lipsync_server.engines.sadtalker.landmarks68 import landmarks68
-from lipsync_server.engines.sadtalker.mel import n_whole_frames
+from lipsync_server.engines.sadtalker.loading.model_files import Networks, load_networks
 from lipsync_server.engines.sadtalker.options import Options
-from lipsync_server.engines.sadtalker.paste import Compositor, CropFrames, FeatherPaste, PoissonPaste, fit_video
-from lipsync_server.engines.sadtalker.reference import reference_rows
-from lipsync_server.engines.sadtalker.renderer import (
+from lipsync_server.engines.sadtalker.renderer.renderer import (
     Precision,
     Renderer,
     RenderSource,
@@ -41,7 +42,6 @@ from lipsync_server.engines.sadtalker.renderer import (
     default_batch,
     delayed,
 )
-from lipsync_server.engines.sadtalker.source import Source, prepare_source
 from lipsync_server.errors import Cancelled, OutOfMemory, WeightsError
 from lipsync_server.settings import Settings
 

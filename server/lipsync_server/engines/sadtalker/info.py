@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lipsync_server.engines.base import EngineInfo
 from lipsync_server.engines.hardware import gpus
-from lipsync_server.engines.sadtalker.official import COMBINED, MAPPING_70, MAPPING_73, SIZES
+from lipsync_server.engines.sadtalker.loading.official import COMBINED, MAPPING_70, MAPPING_73, SIZES
 from lipsync_server.engines.sadtalker.options import Options
 from lipsync_server.settings import Settings
 

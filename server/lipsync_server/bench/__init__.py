@@ -1,0 +1,1 @@
+"""Measure everything below; nothing but the command line imports this package."""

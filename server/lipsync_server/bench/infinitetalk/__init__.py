@@ -1,0 +1,1 @@
+"""InfiniteTalk's benchmark."""

@@ -1,0 +1,214 @@
+"""One forward of the transformer in every form, self-attention in every kernel, and loading a file.
+
+Knows how to time and what to compare. Does not know windows, sound or pictures.
+"""
+
+import importlib
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from lipsync_server.bench.record import EIGHT_BIT, Bench, Numbers, median, relative
+from lipsync_server.engines.infinitetalk.loading.transformer_files import load_transformer, set_activations
+from lipsync_server.engines.infinitetalk.model.transformer import Conditioning, InfiniteTalkTransformer
+from lipsync_server.models.kernels import attention
+from lipsync_server.models.layers.linear_8bit import Kind, replace_linears
+from lipsync_server.random_models.infinitetalk_transformer import (
+    layout_of,
+    random_parameters,
+    random_transformer,
+    save_quantized,
+)
+
+
+def forwards(bench: Bench, found: Numbers) -> None:
+    """One forward in every form. The 8-bit forms use the bf16 model's own weights, rounded in place."""
+    model = random_transformer(bench.config, device=bench.device, attention="auto")
+    work = Work(bench, model)
+    wanted = work.forward()
+
+    def note(form: str, attention: str, density: float = 1.0) -> None:
+        def measure(part: Numbers) -> None:
+            model.set_attention(attention, density)
+            part |= work.measured(wanted)
+
+        bench.part(found, form, measure)
+
+    if bench.cuda:
+        model.compile_blocks()
+        note("bf16_compiled", "cudnn")
+        for block in model.blocks:
+            block._compiled_call_impl = None
+        model.use_fast_blocks()
+        note("bf16_fused_cudnn", "cudnn")
+        note("bf16_fused", "bf16")
+        note("bf16_fused_int8_scores", "int8")
+        bench.part(found, "profile_bf16", lambda part: part.update(_profile_with(model, "bf16", work)))
+    else:
+        note("bf16", "auto")
+    round_blocks(model, "fp8", bench.device)
+    work.condition()
+    if bench.cuda:
+        model.use_fast_blocks()
+        note("fp8_fused", "cudnn")
+        note("fp8_fused_bf16", "bf16")
+        for form, (attention, density) in EIGHT_BIT.items():
+            note(f"fp8_fused_{form}", attention, density)
+        bench.part(found, "profile", lambda part: part.update(_profile_with(model, "auto", work)))
+    else:
+        note("fp8", "auto")
+    model.close()
+
+
+def int8_forward(bench: Bench, found: Numbers) -> InfiniteTalkTransformer:
+    """One forward with int8 weights, against the same weights in bf16; the model is the caller's to close."""
+    model = random_transformer(bench.config, device=bench.device, attention="auto")
+    work = Work(bench, model)
+    wanted = work.forward()
+    round_blocks(model, "int8", bench.device)
+    if bench.cuda:
+        model.compile_blocks()
+        found["fused_blocks"] = model.use_fast_blocks() or "yes"
+    model.set_attention("auto")
+    work.condition()
+    found["forward"] = work.measured(wanted)
+    return model
+
+
+def round_blocks(model: InfiniteTalkTransformer, kind: Kind, device: torch.device) -> None:
+    """Round the blocks' linear layers to 8 bits, as quantised files hold them."""
+    replace_linears(model, lambda name, _: kind if name.startswith("blocks.") else None)
+    set_activations(model, device)
+
+
+class Work:
+    """A model with inputs of the full token count, the same for every model of one size."""
+
+    def __init__(self, bench: Bench, model: InfiniteTalkTransformer) -> None:
+        self._bench, self._model = bench, model
+        config, (height, width) = bench.config, bench.scale.picture
+        generator = torch.Generator(bench.device).manual_seed(1)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, device=bench.device, generator=generator)
+
+        n_latents = bench.scale.n_latents
+        n_video = (n_latents - 1) * config.vae_scale + 1
+        self._text = normal(min(300, config.text_len), config.text_dim)
+        self._tokens = normal(257, config.image_dim)
+        self._audio = normal(1, n_video, config.audio_window, config.audio_blocks, config.audio_channels)
+        self._latent = normal(config.in_dim, n_latents, height // 8, width // 8)
+        self._timestep = torch.tensor([700.0], device=bench.device)
+        self._context = self.condition()
+
+    @torch.inference_mode()
+    def condition(self) -> Conditioning:
+        """Embed text, picture and sound again: with the weights as they are now."""
+        self._context = self._model.condition(text=self._text, image_tokens=self._tokens, audio=self._audio)
+        return self._context
+
+    @torch.inference_mode()
+    def forward(self) -> Tensor:
+        out: Tensor = self._model(self._latent, self._timestep, self._context)
+        return out
+
+    def measured(self, wanted: Tensor) -> Numbers:
+        """Seconds, peak memory, and the error against `wanted`."""
+        bench = self._bench
+        bench.reset_peak()
+        started = time.perf_counter()
+        got = self.forward()
+        bench.wait()
+        first_s = time.perf_counter() - started
+        times = bench.seconds(self.forward)
+        found: Numbers = {
+            "s": median(times),
+            "samples_s": times,
+            "first_s": round(first_s, 2),
+            "peak_gib": bench.peak_gib(),
+            "against_bf16_eager": relative(got, wanted),
+            "attention": self._model.attention_line,
+        }
+        bench.say(str(found))
+        return found
+
+
+def kernels(bench: Bench, found: Numbers) -> None:
+    """Self-attention of the full token count in every kernel that runs here, and its error on normal values."""
+    heads, dim = bench.config.num_heads, bench.config.head_dim
+    height, width = bench.scale.picture
+    n = bench.scale.n_latents * height * width // 256
+    generator = torch.Generator(bench.device).manual_seed(3)
+    q, k, v = (
+        torch.randn(1, n, heads, dim, device=bench.device, generator=generator).bfloat16() for _ in range(3)
+    )  # fmt: skip
+    rows = torch.arange(0, n, max(1, n // 256), device=bench.device)
+    weights = (q[0, rows, 0].double() @ k[0, :, 0].double().t() / dim**0.5).softmax(-1)
+    wanted = weights @ v[0, :, 0].double()
+    for name, kernel in attention.KERNELS.items():
+        why_not = _why_not(name, bench.device)
+        if why_not is not None:
+            found[name] = {"missing": why_not}
+            continue
+        times = bench.seconds(partial(kernel, q, k, v))
+        found[name] = {"s": median(times), "error": relative(kernel(q, k, v)[0, rows, 0], wanted)}
+        bench.save()
+
+
+def _why_not(name: str, device: torch.device) -> str | None:
+    """Why a kernel is not measured here, with what its package said when it did not load; None when it runs."""
+    if name == "math":
+        return "too slow and large for this many tokens"
+    why_not = attention.missing(name, device)
+    package = attention._PACKAGES.get(name)
+    if why_not is None or package is None:
+        return why_not
+    try:
+        importlib.import_module(package)
+    except Exception as error:  # a broken installation raises far more than ImportError
+        return f"{why_not} ({type(error).__name__}: {str(error)[:300]})"
+    return why_not
+
+
+def loading(bench: Bench, found: Numbers) -> None:
+    """Write a quantised file in the published layout, then load it from the page cache."""
+    path = bench.scratch / "quantised.safetensors"
+    dtype, started = torch.bfloat16, time.perf_counter()
+    parameters = random_parameters(bench.config, device=bench.device, dtype=dtype)
+    save_quantized(layout_of(bench.config, dtype), parameters, "fp8", path)
+    found["written_s"] = round(time.perf_counter() - started, 2)
+    try:
+        started = time.perf_counter()
+        model = load_transformer(path, config=bench.config, device=bench.device)
+        bench.wait()
+        taken, size = time.perf_counter() - started, path.stat().st_size
+    finally:
+        path.unlink()
+        path.with_suffix(".json").unlink()
+    model.close()
+    found |= {"s": round(taken, 2), "file_bytes": size, "gb_per_s": round(size / taken / 1e9, 2)}
+
+
+def _profile_with(model: InfiniteTalkTransformer, attention: str, work: Work) -> Numbers:
+    model.set_attention(attention)
+    return _profile(work.forward)
+
+
+def _profile(run: Callable[[], object]) -> Numbers:
+    """Seconds per kernel of one run, and how long the device was idle."""
+    from torch.profiler import ProfilerActivity, profile
+
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as recorded:
+        started = time.perf_counter()
+        run()
+        torch.cuda.synchronize()
+        wall = time.perf_counter() - started
+    rows = [(event.self_device_time_total / 1e6, event.count, event.key[:120]) for event in recorded.key_averages()]
+    rows.sort(reverse=True)
+    busy = sum(row[0] for row in rows)
+    top = [{"s": round(s, 4), "calls": calls, "kernel": key} for s, calls, key in rows[:20]]
+    return {"wall_s": round(wall, 4), "busy_s": round(busy, 4), "kernels": top}

@@ -1,0 +1,192 @@
+"""A window loop with random weights, run as the engine runs it, with the seconds of each part.
+
+Knows the pipeline's parts and how the engine and its worker string them together. Does not know which windows are worth
+measuring (bench_windows.py), HTTP, files of weights or jobs.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lipsync_server.bench.record import BackgroundSink, Bench, Numbers
+from lipsync_server.engines.base import FPS
+from lipsync_server.engines.infinitetalk.model.teacache import TeaCache
+from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
+from lipsync_server.engines.infinitetalk.options import Options
+from lipsync_server.engines.infinitetalk.video.conditions import Conditions, moving_picture, still_picture
+from lipsync_server.engines.infinitetalk.video.guidance import GuidanceScales
+from lipsync_server.engines.infinitetalk.video.images import to_uint8
+from lipsync_server.engines.infinitetalk.video.window_loop import LoopSettings, Prompts, WindowLoop
+from lipsync_server.media.encoder import FrameEncoder
+from lipsync_server.models.encoders.clip import ImageEncoder
+from lipsync_server.models.encoders.speech import SAMPLES_PER_FRAME, SpeechEmbedding, Track
+from lipsync_server.models.encoders.wav2vec import Wav2Vec
+from lipsync_server.models.sampling.side_stream import SideStream
+from lipsync_server.models.sampling.windows import Window, schedule
+from lipsync_server.models.wan_vae.vae import WanVae
+
+
+class Clock:
+    """Seconds by part, with the device's main stream waited for at both ends, as the engine waits for frames.
+
+    What goes on beside it goes on from part to part.
+    """
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self.parts: dict[str, float] = {}
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        self._wait()
+        started = time.perf_counter()
+        yield
+        self._wait()
+        self.parts[name] = round(self.parts.get(name, 0.0) + time.perf_counter() - started, 3)
+
+    def _wait(self) -> None:
+        if self._bench.cuda:
+            torch.cuda.current_stream(self._bench.device).synchronize()
+
+
+class Rig:
+    """Everything beside the transformer, random, for one picture and a few windows of noise as speech.
+
+    moves: whether the camera moves. keep_clip, encodes_beside: what models.py finds room for.
+    """
+
+    def __init__(
+        self, bench: Bench, *, size: tuple[int, int], n_windows: int, n_people: int = 1, moves: bool = False
+    ) -> None:
+        self._bench = bench
+        scale, device, cuda = bench.scale, bench.device, bench.cuda
+        dtype = torch.bfloat16 if cuda else torch.float32
+        sizes = scale.models
+        self.vae = WanVae.random(device=device, dtype=dtype, base_dim=sizes.vae_width, kernels=cuda)
+        self.clip = ImageEncoder.random(
+            device=device, dtype=torch.float16 if cuda else torch.float32, config=sizes.clip
+        )  # fmt: skip
+        self.wav2vec = Wav2Vec.random(device=device, config=sizes.wav2vec)
+        n_frames = scale.window_frames + (scale.window_frames - scale.motion_frames) * (n_windows - 1)
+        self.schedule = schedule(
+            n_frames, n_people=n_people, window_frames=scale.window_frames, motion_frames=scale.motion_frames
+        )
+        heard = self.schedule.heard[0]
+        voices = []
+        for person in range(n_people):
+            samples = np.random.default_rng(person).standard_normal(heard * SAMPLES_PER_FRAME) * 0.05
+            voices.append(SpeechEmbedding(self.wav2vec, Track(samples.astype(np.float32), len(samples)), heard))
+        self._voices, self._size = tuple(voices), size
+        picture = np.random.default_rng(9).integers(0, 256, (*size, 3), dtype=np.uint8)
+        self._picture_at = (moving_picture if moves else still_picture)(picture, None)
+        self._side = SideStream(device)
+        self.keep_clip, self.encodes_beside = True, False
+        self.new_job()
+
+    def new_job(self) -> None:
+        """Forget what was encoded: the next window looks at its picture anew."""
+        self.conditions = Conditions(
+            self._picture_at, self._voices, self.schedule,
+            size=self._size, vae=self.vae, tokens_of=self._tokens, side=self._side,
+        )  # fmt: skip
+
+    @torch.inference_mode()
+    def _tokens(self, picture: Tensor) -> Tensor:
+        """As models.py: the tower visits the card only as long as needed, unless there is room for it."""
+        self.clip.to(self._bench.device)
+        tokens = self.clip.encode(picture)
+        if not self.keep_clip:
+            self.clip.to(torch.device("cpu"))
+        return tokens
+
+    def loop(self, transformer: InfiniteTalkTransformer, preset: str, cache: TeaCache | None = None) -> WindowLoop:
+        """The loop of a job with this preset; `cache` as the engine would make it for the option teacache."""
+        sampling = Options(preset=preset).sampling
+        text = torch.randn(120, self._bench.config.text_dim, device=self._bench.device)
+        scales = GuidanceScales(sampling.text_guidance, sampling.audio_guidance, sampling.guidance_interval)
+        return WindowLoop(
+            transformer, self.vae, Prompts(text, text),
+            LoopSettings(
+                sampling.steps, sampling.shift, scales, motion_frames=self._bench.scale.motion_frames
+            ),
+            colours=self.conditions.colours(), generator=torch.Generator().manual_seed(0), cache=cache,
+        )  # fmt: skip
+
+    def run(self, loop: WindowLoop, n_windows: int, found: Numbers, *, note: str) -> None:
+        """The first windows one after the other, into `found`: seconds of each part, and of a second of new video.
+
+        The last window's seconds count: the first ones also compile.
+        """
+        windows: list[dict[str, float]] = []
+        found["windows"] = windows
+        known: Tensor | None = None
+        with TemporaryDirectory(dir=self._bench.scratch, prefix="frames-") as folder, ExitStack() as after:
+            encoder = FrameEncoder(Path(folder))
+            after.callback(encoder.abort)
+            sink = after.enter_context(closing(self._bench.encode_beside(encoder)))
+            for window in self.schedule.windows[:n_windows]:
+                known, parts = self._window(loop, window, known, encoder, sink)
+                windows.append(parts)
+                self._bench.say(f"{note}, window {window.index}: {parts}")
+                self._bench.save()
+            started = time.perf_counter()
+            sink.drain()
+            drained_s = round(time.perf_counter() - started, 3)
+        scale = self._bench.scale
+        new_s = (scale.window_frames - scale.motion_frames) / FPS
+        found |= {
+            "attention": loop.transformer.attention_line,
+            "fused_blocks": loop.transformer.fast_blocks,
+            "new_video_s": new_s,
+            "s_per_s": round(windows[-1]["all"] / new_s, 3),
+            "encoder_behind_s": drained_s,
+        }
+
+    def _window(
+        self, loop: WindowLoop, window: Window, known: Tensor | None, encoder: FrameEncoder, sink: BackgroundSink
+    ) -> tuple[Tensor, dict[str, float]]:
+        """One window from picture and sound to frames with the encoder; what the next takes over, seconds by part."""
+        clock = Clock(self._bench)
+        started = time.perf_counter()
+        with clock.part("condition"):
+            condition = self.conditions.at(window)
+        with clock.part("denoise"):
+            latents = loop.denoise(window, condition, known, lambda step: None)
+            following = self.schedule.windows[window.index + 1 :]
+            if following and self.encodes_beside:
+                self.conditions.prefetch(following[0])
+        tail: list[Tensor] = []
+        position = 0
+        decoding = loop.decode(latents)
+        while True:
+            with clock.part("decode"):
+                frames = next(decoding, None)
+            if frames is None:
+                break
+            first = max(0, window.keep_first - position)
+            position += frames.shape[1]
+            if first < frames.shape[1]:
+                with clock.part("transfer"):
+                    batch = to_uint8(frames[:, first:]).cpu().numpy()
+                with clock.part("encoder_wait"):
+                    sink.put(batch)
+            tail.append(frames)
+            while sum(part.shape[1] for part in tail[1:]) >= self._bench.scale.motion_frames:
+                tail.pop(0)
+        with clock.part("take_over"):
+            taken = loop.take_over(torch.cat(tail, 1)[:, -self._bench.scale.motion_frames :])
+
+        def store() -> None:
+            encoder.end_segment()
+
+        # The worker makes each window durable, in the encoder's thread.
+        with clock.part("encoder_wait"):
+            sink.after_all(store)
+        clock.parts["all"] = round(time.perf_counter() - started, 3)
+        return taken, clock.parts

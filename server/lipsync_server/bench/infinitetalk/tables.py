@@ -1,0 +1,360 @@
+"""Write the tables of docs/performance.md from the benchmark's JSON files.
+
+    python -m lipsync_server.bench.infinitetalk.tables docs/performance.md
+
+The document names its files once, `<!-- bench files: A.json B.json -->`, all in performance/ beside it; of a section
+that several hold, the last file's counts. A table stands between `<!-- bench NAME -->` and `<!-- bench: end -->`. What
+was not measured has no row. A test holds the document against the files. Knows the sections' forms; measures nothing.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lipsync_server.bench.infinitetalk.names import ERRORS, FORMS, KERNELS, PARTS, PROFILE
+from lipsync_server.bench.markdown import rewrite, table
+from lipsync_server.engines.infinitetalk.options import Options
+from lipsync_server.engines.infinitetalk.video.guidance import GuidanceScales
+
+Numbers = Mapping[str, Any]
+_REFERENCE = "reference-h100.json"
+_FILES = re.compile(r"<!-- bench files: ([^\n]*?) -->")
+_BLOCK = re.compile(r"(<!-- bench (\w+) -->\n).*?(<!-- bench: end -->)", re.DOTALL)
+# The default, newest first: what windows are held against.
+_DEFAULT_FORMS = ("fp8_fused_8bit", "fp8_fused_int8_scores")
+_PACKAGES = ("triton", "diffusers", "transformers", "xformers", "sageattention")
+# Of 120, in the sequence that bench_windows.py replays.
+_FORWARDS_WITH_TEACACHE = 72
+# Parts of a window shorter than this are left out of the list of parts.
+_LEAST_S = 0.05
+
+
+def with_tables(document: str, folder: Path) -> str:
+    """`document` with every table made anew from the files in `folder`.
+
+    Raises ValueError for a table that is not known here or when no files are named, OSError for one that is not there.
+    """
+    named = _FILES.search(document)
+    if named is None:
+        raise ValueError("the document names no files: it needs a line <!-- bench files: result.json -->")
+    reference = json.loads((folder / _REFERENCE).read_text(encoding="utf-8"))
+    numbers: dict[str, Any] = {}
+    runs: dict[str, Numbers] = {}
+    for file in named[1].split():
+        run = json.loads((folder / file).read_text(encoding="utf-8"))
+        # A section that could not be measured there does not hide what was measured elsewhere.
+        runs[file] = {name: found for name, found in run.items() if not _missing(found)}
+        numbers |= runs[file]
+    tables = TABLES | {"environment": lambda numbers, reference: _environment(runs)}
+
+    def made(match: re.Match[str]) -> str:
+        begin, name, end = match.groups()
+        if name not in tables:
+            raise ValueError(f"there is no table {name}; there are {', '.join(tables)}")
+        return f"{begin}{tables[name](numbers, reference)}\n{end}"
+
+    return _BLOCK.sub(made, document)
+
+
+def _environment(runs: Mapping[str, Numbers]) -> str:
+    """A row to each file: what it was measured on, and which sections count from it."""
+    rows = []
+    for index, (file, numbers) in enumerate(runs.items()):
+        found = numbers["environment"]
+        cudnn = found.get("cudnn")
+        versions = [f"Python {found['python']}", f"torch {found['torch']}"]
+        versions += [] if cudnn is None else [f"cuDNN {cudnn // 10000}.{cudnn // 100 % 100}.{cudnn % 100}"]
+        versions += [f"{package} {found[package]}" for package in _PACKAGES if found.get(package)]
+        later = {section for other in list(runs.values())[index + 1 :] for section in other}
+        sections = [name for name, value in numbers.items() if isinstance(value, dict) and name not in later]
+        counted = ", ".join(name for name in sections if name != "environment")
+        card = found.get("gpu", found["device"])
+        if found.get("cards", 1) > 1:
+            card += f"; {found['cards']} of one host were at work at once, each with sections of its own"
+        rows.append((f"[{file}](performance/{file})", card, ", ".join(versions), counted))
+    return table(("file", "card", "software", "sections"), rows)
+
+
+def _forward(numbers: Numbers, reference: Numbers) -> str:
+    measured = dict(_section(numbers, "forward"))
+    int8 = _section(numbers, "int8")
+    if "forward" in int8:
+        measured["int8" if int8.get("fused_blocks") == "yes" else "int8_compiled"] = int8["forward"]
+    rows = []
+    for key, form in FORMS.items():
+        if "s" not in measured.get(key, {}):
+            continue
+        found, against = measured[key], reference["forward"].get(key, {})
+        floor = against.get("floor_s")
+        theirs = against.get("reference_s", {})
+        rows.append(
+            (
+                form,
+                f"{found['s']:.2f}",
+                _number(against.get("target_s"), 1),
+                _number(floor, 2),
+                "" if floor is None else f"{floor / found['s']:.0%}",
+                f"{found['peak_gib']:.1f} GiB" if found.get("peak_gib") else "",
+                f"{found['first_s']:.1f} s",
+                ", ".join(f"{s:.2f} ({kernel})" for kernel, s in theirs.items()),
+            )
+        )
+    heads = ("form", "seconds", "target", "floor", "of floor", "peak memory", "its first call", "reference")
+    return table(heads, rows)
+
+
+def _profile(numbers: Numbers, reference: Numbers, *, of: str = "profile") -> str:
+    profile = _section(numbers, "forward").get(of)
+    if profile is None or "kernels" not in profile:
+        return "Not measured yet."
+    seconds: dict[str, float] = {}
+    calls: dict[str, int] = {}
+    for row in profile["kernels"]:
+        what = next((what for pattern, what in PROFILE if re.search(pattern, row["kernel"])), "the rest")
+        seconds[what] = seconds.get(what, 0.0) + row["s"]
+        calls[what] = calls.get(what, 0) + row["calls"]
+    seconds["the rest"] = profile["busy_s"] - sum(s for what, s in seconds.items() if what != "the rest")
+    ordered = sorted(seconds, key=lambda what: (what == "the rest", -seconds[what]))
+    rows = [
+        (what, f"{seconds[what]:.3f}", str(calls.get(what, "")) if what != "the rest" else "") for what in ordered
+    ]  # fmt: skip
+    rows.append(("idle", f"{profile['wall_s'] - profile['busy_s']:.3f}", ""))
+    return table(("", "s", "calls"), rows)
+
+
+def _kernels(numbers: Numbers, reference: Numbers) -> str:
+    found = _section(numbers, "kernels")
+    measured = [(name, value) for name, value in found.items() if isinstance(value, dict) and "s" in value]
+    # 40 heads of 128, 33,600 tokens, two products, two operations to a multiply-add.
+    operations = 4 * 40 * 128 * 33_600**2
+    rows = []
+    for name, value in sorted(measured, key=lambda item: item[1]["s"]):
+        rate = f"{value['s'] * 1000:.1f} ({operations / value['s'] / 1e12:.0f} TFLOP/s)"
+        rows.append((KERNELS.get(name, name), rate, f"{value['error']:.4f}"))
+    missing = [
+        f"- {name}: {value['missing']}"
+        for name, value in found.items()
+        if isinstance(value, dict) and "missing" in value
+    ]
+    text = table(("kernel", "ms", "relative error on normal values"), rows)
+    return text + ("\n\nNot measured:\n\n" + "\n".join(missing) if missing else "")
+
+
+def _errors(numbers: Numbers, reference: Numbers) -> str:
+    found = _section(numbers, "errors")
+    rows = [
+        (text, f"{found[key]['one_forward']:.4f}", f"{found[key]['four_steps']:.4f}")
+        for key, text in ERRORS.items()
+        if "four_steps" in found.get(key, {})
+    ]
+    return table(("form", "one forward", "latent after 4 steps"), rows)
+
+
+def _windows(numbers: Numbers, reference: Numbers) -> str:
+    windows, hd = _section(numbers, "windows"), _section(numbers, "hd")
+    quality, uncached = _section(numbers, "quality"), _section(numbers, "quality_uncached")
+    all_forwards = {preset: _n_forwards(preset) for preset in ("fast", "balanced", "quality")}
+    lines: list[tuple[str, int, Numbers | None, Numbers]] = [
+        ("`fast` (4 steps, 1 pass)", all_forwards["fast"], windows.get("fast"), reference["windows"]["fast"]),
+        (
+            "`balanced` (8 steps, 2 passes, guidance every second step)",
+            all_forwards["balanced"], windows.get("balanced"), reference["windows"]["balanced"],
+        ),
+        (
+            "`quality` (40 steps, 3 passes) with TeaCache 0.2",
+            quality.get("forwards_computed", 0), quality, reference["windows"]["quality"],
+        ),
+        ("`quality`, no cache", all_forwards["quality"], uncached, {}),
+        ("`fast`, looking at half of the keys", all_forwards["fast"], windows.get("fast_half"), {}),
+        ("`fast`, two people", all_forwards["fast"], _section(numbers, "two_people"), {}),
+        ("`fast`, int8 weights", all_forwards["fast"], _section(numbers, "int8").get("fast"), {}),
+        ("`fast`, 720p (75,600 tokens)", all_forwards["fast"], hd.get("resident"), {}),
+    ]  # fmt: skip
+    floor = reference["forward"][_DEFAULT_FORMS[0]]["floor_s"]
+    rows: list[tuple[str, ...]] = []
+    for text, n_forwards, found, against in lines:
+        if not found or "s_per_s" not in found:
+            continue
+        least = n_forwards * floor / found["new_video_s"] if against else None
+        theirs = against.get("reference_s_per_s")
+        rows.append(
+            (
+                text, str(n_forwards), _parts(found["windows"][-1]), f"**{found['s_per_s']:.2f}**",
+                _number(against.get("target_s_per_s"), 1), _number(least, 1),
+                "" if least is None else f"{least / found['s_per_s']:.0%}",
+                "" if theirs is None else f"{theirs:.1f} ({against['reference_note']})",
+            )
+        )  # fmt: skip
+    heads = ("preset", "forwards", "a window", "s/s", "target", "floor", "of floor", "reference")
+    rows += _derived(numbers, reference, all_forwards["quality"])
+    return table(heads, rows)
+
+
+def _moving(numbers: Numbers, reference: Numbers) -> str:
+    found = _section(numbers, "moving")
+    rows = []
+    for key, way in (("in_order", "before the window"), ("beside", "beside the window before")):
+        part = found.get(key, {})
+        if "s_per_s" in part:
+            memory = f"{part['peak_gib']:.1f} GiB" if part.get("peak_gib") else ""
+            rows.append((way, _parts(part["windows"][-1]), f"{part['s_per_s']:.2f}", memory))
+    return table(("a window's picture is encoded", "a `fast` window", "s/s", "tensors"), rows)
+
+
+def _derived(numbers: Numbers, reference: Numbers, n_forwards: int) -> list[tuple[str, ...]]:
+    """Rows for the `quality` windows that were not run: their forwards at the time of one, and nothing else."""
+    forwards = _section(numbers, "forward")
+    forward = next((forwards[form] for form in _DEFAULT_FORMS if "s" in forwards.get(form, {})), None)
+    if forward is None:
+        return []
+    rows: list[tuple[str, ...]] = []
+    for section, text, n in (
+        ("quality", "`quality` with TeaCache 0.2", _FORWARDS_WITH_TEACACHE),
+        ("quality_uncached", "`quality`, no cache", n_forwards),
+    ):
+        if "s_per_s" not in _section(numbers, section):
+            total_s = n * forward["s"]
+            per_s = f"{total_s / reference['window_new_video_s']:.0f}"
+            taken = f"{total_s:.0f} s, *derived* from {forward['s']:.2f} s a forward"
+            rows.append((text, str(n), taken, per_s, "", "", "", ""))
+    return rows
+
+
+def _memory(numbers: Numbers, reference: Numbers) -> str:
+    fp8, int8, hd = (_section(numbers, name) for name in ("capped", "capped_int8", "hd"))
+    resident, int8_resident = _section(numbers, "windows").get("fast"), _section(numbers, "int8").get("fast")
+    lines = (
+        ("480p", "24 GB", fp8, resident),
+        ("480p", "22 GB", fp8.get("in_22_gb"), resident),
+        ("480p, int8", "24 GB", int8, int8_resident),
+        ("480p, int8", "22 GB", int8.get("in_22_gb"), int8_resident),
+        ("720p", "24 GB", hd.get("capped"), hd.get("resident")),
+    )
+    rows = []
+    for size, held_to, capped, whole in lines:
+        if not capped:
+            continue
+        # Written before sections had one form: the window stands a level deeper.
+        window = capped if "windows" in capped else capped.get("fast", {})
+        if "s_per_s" not in window:
+            continue
+        of_resident = "" if not whole or "s_per_s" not in whole else f"{window['s_per_s'] / whole['s_per_s']:.2f}"
+        peaks = [f"{capped[key]:.1f} GiB" if capped.get(key) else "" for key in _PEAKS]
+        blocks = capped["plan"].partition(" blocks")[0]
+        rows.append(
+            (size, held_to, blocks, _parts(window["windows"][-1]), f"{window['s_per_s']:.2f}", of_resident, *peaks)
+        )  # fmt: skip
+    heads = (
+        "size", "held to", "blocks on the card", "a `fast` window", "s/s", "of resident", "tensors",
+        "torch's allocator", "the card (CUDA's share included)",
+    )  # fmt: skip
+    return table(heads, rows)
+
+
+_PEAKS = ("peak_gib", "peak_reserved_gib", "peak_device_gib")
+
+
+def _http(numbers: Numbers, reference: Numbers) -> str:
+    found = _section(numbers, "http")
+    rows = []
+    for key, value in found.items():
+        if not isinstance(value, dict):
+            continue
+        sound = f"{value['sound_s']:g} s" + (", the server's first job" if key == "warm_up" else "")
+        target = reference["http"].get(key, {}).get("target_s_per_s")
+        memory = [f"{value[name]:.1f} GiB" if name in value else "" for name in ("peak_rss_gib", "peak_device_gib")]
+        speed = f"{value['s_per_s']:.2f}" if key == "warm_up" else f"**{value['s_per_s']:.2f}**"
+        rows.append((sound, f"{value['wall_s']:.1f}", speed, _number(target, 1), *memory))
+    heads = ("sound", "POST to last byte, s", "s/s", "target", "memory of server and worker", "of the card")
+    text = table(heads, rows)
+    if "ready_s" in found:
+        text += f"\n\nFrom the server's start to ready, everything loaded: {found['ready_s']:.1f} s"
+        text += f" (target {reference['loading']['target_s']:.0f})."
+    return text
+
+
+def _soak(numbers: Numbers, reference: Numbers) -> str:
+    found = _section(numbers, "soak")
+    rows = []
+    for key, value in found.items():
+        if not key.startswith("after_"):
+            continue
+        gpu = [f"{value[name]:.2f} GiB" if name in value else "" for name in ("gpu_allocated_gib", "gpu_reserved_gib")]
+        rows.append((f"after job {key.removeprefix('after_')}", *gpu, f"{value['rss_gib']:.2f} GiB"))
+    return table(("", "tensors on the card", "torch's allocator", "host memory"), rows)
+
+
+def _loading(numbers: Numbers, reference: Numbers) -> str:
+    found = _section(numbers, "loading")
+    if "s" not in found:
+        return "Loading: not measured yet."
+    return (
+        f"Loading: a quantised file of {found['file_bytes'] / 1e9:.1f} GB from the page cache to ready in "
+        f"**{found['s']:.1f} s** ({found['gb_per_s']:.1f} GB/s)."
+    )
+
+
+def _two_gpus(numbers: Numbers, reference: Numbers) -> str:
+    found = _section(numbers, "two_gpus")
+    alone, together = found.get("alone", {}), found.get("together", {})
+    if "window_s" not in together:
+        return table((), ())
+    pairs = [
+        ("a forward", alone["forward_s"], together["forward_s"]),
+        ("a window: picture, 4 forwards, decoding", alone["window_s"]["all"], together["window_s"]["all"]),
+        ("of it decoding, which each does for itself", alone["window_s"]["decode"], together["window_s"]["decode"]),
+    ]
+    rows = [(what, f"{one:.2f} s", f"{two:.2f} s") for what, one, two in pairs]
+    if "relative_l2" in found:
+        error = found["relative_l2"]
+        rows += [
+            ("of a forward, trading tokens for heads", "", f"{found['exchange_s']:.2f} s"),
+            ("a forward's relative L2 to one GPU's", "", f"{error['forward']:.3f}"),
+            ("the denoised latents'", "", f"{error['latents']:.3f}"),
+        ]
+    return table(("", "one GPU", "two"), rows)
+
+
+def _peers(numbers: Numbers, reference: Numbers) -> str:
+    rows = [(one["system"], one["hardware"], one["setting"], one["s_per_s"]) for one in reference["peers"]]
+    return table(("system", "hardware", "setting", "s/s"), rows)
+
+
+TABLES: dict[str, Callable[[Numbers, Numbers], str]] = {
+    "forward": _forward, "profile": _profile, "profile_bf16": partial(_profile, of="profile_bf16"),
+    "kernels": _kernels, "errors": _errors, "windows": _windows, "moving": _moving, "memory": _memory,
+    "http": _http, "soak": _soak, "loading": _loading, "two_gpus": _two_gpus, "peers": _peers,
+}  # fmt: skip
+
+
+def _section(numbers: Numbers, section: str) -> Numbers:
+    """A section's numbers; of one that failed on the way, those that it had."""
+    found: Numbers = numbers.get(section, {})
+    return found
+
+
+def _missing(found: object) -> bool:
+    return isinstance(found, dict) and "missing" in found
+
+
+def _parts(window: Mapping[str, float]) -> str:
+    """`11.65 s: denoise 8.80, decode 2.74`."""
+    parts = ((name, s) for name, s in window.items() if name != "all" and s >= _LEAST_S)
+    return f"{window['all']:.2f} s: " + ", ".join(f"{PARTS.get(name, name)} {s:.2f}" for name, s in parts)
+
+
+def _n_forwards(preset: str) -> int:
+    sampling = Options.model_validate({"preset": preset}).sampling
+    scales = GuidanceScales(sampling.text_guidance, sampling.audio_guidance, sampling.guidance_interval)
+    return sum(len(scales.passes_at(step, sampling.steps)) for step in range(sampling.steps))
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+if __name__ == "__main__":
+    rewrite(with_tables)

@@ -1,0 +1,48 @@
+"""The section that needs two cards: one window on both.
+
+Knows how to start the two processes; what they measure is parallel_bench.py's.
+"""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from lipsync_server.bench.record import Bench, Numbers, read
+
+_COMMAND = (sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
+_MEASURE = "lipsync_server.bench.infinitetalk.parallel"
+# Three times what it takes: processes that lost each other would wait for good.
+_TIMEOUT_S = 240
+
+
+def two_gpus(bench: Bench, found: Numbers) -> None:
+    """A forward and a `fast` window on one card and on two; on a machine with one, why that is missing."""
+    n_cards = torch.cuda.device_count() if bench.cuda else 0
+    if n_cards < 2:
+        found["missing"] = f"it needs two cards, and of these {n_cards} can be seen"
+    else:
+        in_two_processes(bench, found)
+
+
+def in_two_processes(bench: Bench, found: Numbers) -> None:
+    """Measure with two processes, on cards where the bench has them; raises RuntimeError when they fail."""
+    with TemporaryDirectory(dir=bench.scratch, prefix="two-gpus-") as folder:
+        config, path = Path(folder) / "config.json", Path(folder) / "numbers.json"
+        config.write_text(json.dumps(asdict(bench.config)), encoding="utf-8")
+        flags = ["--quant", "fp8", "--json", str(path), "--config", str(config)]
+        flags += ["--size", *map(str, bench.scale.picture), "--frames", str(bench.scale.window_frames)]
+        process = subprocess.Popen([*_COMMAND, _MEASURE, *flags])
+        try:
+            status = process.wait(_TIMEOUT_S)
+        finally:
+            # On its way out it ends its processes, which are in no group of ours.
+            process.terminate()
+            process.wait()
+            found.update(read(path))
+    if status != 0:
+        raise RuntimeError(f"torch.distributed.run ended with status {status}; what it said is above")

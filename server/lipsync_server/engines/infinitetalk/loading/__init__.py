@@ -1,0 +1,1 @@
+"""From model files to loaded models that fit into memory."""

@@ -1,0 +1,109 @@
+"""How much of the transformer stays on the card: arithmetic on sizes, decided before anything is loaded.
+
+The peaks per token and per pixel were measured on an H100 (docs/performance.md). Knows the sizes of a configuration;
+loads nothing and asks no device: free memory is handed in.
+"""
+
+from dataclasses import dataclass, replace
+from math import prod
+
+from lipsync_server.engines.infinitetalk.loading.transformer_files import Quant, official_shapes
+from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
+
+GIB = 2**30
+# Working memory of one forward in bytes per token and model width, and of the VAE's decoder in bytes per pixel.
+_FORWARD_BYTES: dict[Quant, int] = {"none": 28, "fp8": 24, "int8": 24}
+_FORWARD_BYTES_EAGER = 48
+_DECODE_BYTES = 12_500
+# CUDA's own context is outside of torch's figures; wav2vec2, the VAE's weights and fragmentation are in this.
+_FIXED_BYTES = int(1.25 * GIB)
+_CLIP_BYTES = int(1.3 * GIB)
+# Two device buffers through which streamed blocks pass.
+_STREAM_SLOTS = 2
+_LATENTS = 21
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """resident_blocks: how many of `n_blocks` stay on the device. cache_context: keep keys and values of text, picture
+    and sound for a whole window. keep_encoders: CLIP stays on the device between jobs."""
+
+    resident_blocks: int
+    n_blocks: int
+    cache_context: bool
+    keep_encoders: bool
+    weights_bytes: int
+    working_bytes: int
+    free_bytes: int | None
+
+    @property
+    def line(self) -> str:
+        """The decision in one sentence, for the log."""
+        if self.free_bytes is None:
+            return f"all {self.n_blocks} blocks in host memory ({self.weights_bytes / GIB:.1f} GiB of weights)"
+        where = (
+            "all blocks resident"
+            if self.resident_blocks == self.n_blocks
+            else f"{self.resident_blocks} of {self.n_blocks} blocks resident, the others streamed from pinned memory"
+        )
+        return (
+            f"{where}: {self.weights_bytes / GIB:.1f} GiB of weights, {self.working_bytes / GIB:.1f} GiB to work in, "
+            f"{self.free_bytes / GIB:.1f} GiB free"
+        )
+
+    def with_at_most(self, resident_blocks: int) -> "MemoryPlan":
+        """After an out-of-memory error: no more blocks resident than that, and nothing kept that need not be."""
+        fewer = min(self.resident_blocks, resident_blocks)
+        return replace(self, resident_blocks=fewer, cache_context=False, keep_encoders=False)
+
+
+def weight_bytes(config: TransformerConfig, *, eight_bit: bool) -> tuple[int, int]:
+    """Bytes of one block, and of everything outside the blocks, with 8-bit or 16-bit linear layers in the blocks."""
+    block = others = 0
+    for name, shape in official_shapes(config).items():
+        if not name.startswith("blocks."):
+            others += 2 * prod(shape)
+        elif name.startswith("blocks.0."):
+            block += prod(shape) * (1 if eight_bit and len(shape) == 2 and name.endswith(".weight") else 2)
+    return block, others
+
+
+def plan(
+    config: TransformerConfig,
+    *,
+    quant: Quant,
+    pixels: int,
+    passes: int,
+    compiled: bool,
+    free_bytes: int | None,
+    offload: str = "auto",
+) -> MemoryPlan:
+    """Where the blocks lie for videos of `pixels` (height x width) and `passes` forwards a step.
+
+    quant: how the blocks' linear layers hold their weights, whether a file or we rounded them; "none" is 16 bits.
+    free_bytes: memory that this process may still take on the device; None on the CPU, where all of it is resident.
+    offload: "none" keeps every block on the device, "blocks" streams all of them.
+    """
+    block, others = weight_bytes(config, eight_bit=quant != "none")
+    n_blocks, total = config.num_layers, block * config.num_layers + others
+    tokens = _LATENTS * pixels // 256
+    forward = tokens * config.dim * (_FORWARD_BYTES[quant] if compiled else _FORWARD_BYTES_EAGER)
+    tokens_of_context = config.text_len + 257 + _LATENTS * config.context_tokens
+    context = passes * n_blocks * tokens_of_context * 2 * config.dim * 2
+    lean = max(forward, pixels * _DECODE_BYTES) + _FIXED_BYTES
+
+    def made(resident: int, cache_context: bool, keep_encoders: bool) -> MemoryPlan:
+        working = lean + (context if cache_context else 0) + (_CLIP_BYTES if keep_encoders else 0)
+        return MemoryPlan(resident, n_blocks, cache_context, keep_encoders, total, working, free_bytes)
+
+    if free_bytes is None:
+        return made(n_blocks, True, True)
+    rich = made(n_blocks, True, True)
+    if offload != "blocks" and total + rich.working_bytes <= free_bytes:
+        return rich
+    if offload == "none" or (offload == "auto" and total + lean <= free_bytes):
+        return made(n_blocks, False, False)
+    if offload == "blocks":
+        return made(0, False, False)
+    room = free_bytes - lean - others - _STREAM_SLOTS * block
+    return made(max(0, min(n_blocks - 1, room // block)), False, False)

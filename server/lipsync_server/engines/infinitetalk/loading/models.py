@@ -1,0 +1,302 @@
+"""The loaded models of one process: what is on the device, which files it came from, and room for it.
+
+One transformer is held at a time, chosen for a job by people and preset; the next job that needs another one has it
+loaded instead. Knows files, memory and devices; nothing of windows or requests.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lipsync_server.engines.infinitetalk.info import chosen_gpu, device_name
+from lipsync_server.engines.infinitetalk.loading import memory
+from lipsync_server.engines.infinitetalk.loading.transformer_files import Quant, load_transformer
+from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
+from lipsync_server.engines.infinitetalk.model.sequence_parallel import SequenceParallel, several_processes
+from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
+from lipsync_server.engines.infinitetalk.published import People, TransformerFiles, choose_transformer, find_encoders
+from lipsync_server.errors import EngineUnavailable, WeightsError
+from lipsync_server.models.encoders.clip import ImageEncoder
+from lipsync_server.models.encoders.text import TextEncoder
+from lipsync_server.models.encoders.wav2vec import Wav2Vec
+from lipsync_server.models.sampling.side_stream import SideStream
+from lipsync_server.models.wan_vae.vae import WanVae
+from lipsync_server.settings import Settings
+
+_log = logging.getLogger(__name__)
+Report = Callable[[str, float, float], None]
+# Working memory of the VAE's encoder in bytes per pixel: what memory.py allows for the decoder. The encoder's largest
+# values are of the same size, and it has fewer of them at once.
+_ENCODE_BYTES = 12_500
+RAN_OUT = "The GPU's memory ran out once; the job went on with more of the model in host memory."
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a job asks of the models. pixels: height x width of the video. passes: forwards of a guided step."""
+
+    people: People
+    distilled: bool
+    pixels: int
+    passes: int
+
+
+@dataclass(frozen=True)
+class _Encoders:
+    """What every job needs beside the transformer."""
+
+    text: TextEncoder
+    clip: ImageEncoder
+    vae: WanVae
+    wav2vec: Wav2Vec
+
+
+@dataclass
+class _Held:
+    """The transformer in memory and what it was loaded for.
+
+    spare_bytes: what the present job leaves free of the device when nothing has to make room for anything else.
+    """
+
+    model: InfiniteTalkTransformer
+    files: TransformerFiles
+    with_lora: bool
+    plan: memory.MemoryPlan
+    spare_bytes: int
+
+
+class Models:
+    """Loads on demand; `close` gives everything back."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._gpu = chosen_gpu(settings)
+        self.device = torch.device(device_name(settings, self._gpu))
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise EngineUnavailable(
+                "This installation of torch cannot use the GPU. Install a CUDA build of torch, or set device to cpu."
+            )
+        self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        self.side = SideStream(self.device)
+        self._compiles = settings.compile and self.device.type == "cuda"
+        self._held: _Held | None = None
+        # Once memory has run out: how many blocks may stay on the device since.
+        self._most_blocks: int | None = None
+        self._encoders: _Encoders | None = None
+
+    @property
+    def transformer(self) -> InfiniteTalkTransformer:
+        assert self._held is not None, "load_transformer() comes first"
+        return self._held.model
+
+    @property
+    def vae(self) -> WanVae:
+        return self._loaded.vae
+
+    @property
+    def wav2vec(self) -> Wav2Vec:
+        return self._loaded.wav2vec
+
+    @property
+    def _loaded(self) -> _Encoders:
+        assert self._encoders is not None, "load_encoders() comes first"
+        return self._encoders
+
+    def load_encoders(self, report: Report) -> None:
+        """Everything beside the transformer; idempotent."""
+        if self._encoders is not None:
+            return
+        files = find_encoders(self._settings)
+        report("sound and picture encoders", 0, 3)
+        wav2vec = Wav2Vec.load(files.wav2vec, device=self.device)
+        report("sound and picture encoders", 1, 3)
+        vae = WanVae.load(files.vae, device=self.device, dtype=self.dtype, kernels=self._compiles)
+        report("sound and picture encoders", 2, 3)
+        # On the host: encode_picture moves it to the device.
+        clip_dtype = torch.float16 if self.device.type == "cuda" else torch.float32
+        clip = ImageEncoder.load(files.clip, device=torch.device("cpu"), dtype=clip_dtype)
+        cache = self._settings.data_dir / "cache" / "infinitetalk-text"
+        text = TextEncoder(files.text, device=self.device, dtype=self.dtype, cache=cache)
+        self._encoders = _Encoders(text, clip, vae, wav2vec)
+        report("sound and picture encoders", 3, 3)
+
+    def load_transformer(self, need: Need, report: Report) -> tuple[str, ...]:
+        """The transformer for a job, loaded unless the held one serves; sentences about what is not as asked."""
+        files, warnings = choose_transformer(self._settings, self._gpu, people=need.people, distilled=need.distilled)
+        with_lora = need.distilled and not files.distilled and bool(self._settings.lora)
+        held = self._held
+        if held is not None and (held.files, held.with_lora) == (files, with_lora):
+            plan, _ = self._plan(files, need, spare=self._held_bytes(held))
+            if held.plan.resident_blocks <= plan.resident_blocks:
+                held.model.cache_context = held.plan.cache_context and plan.cache_context
+                held.spare_bytes = min(_spare(held.plan), _spare(plan))
+                return warnings
+        self._release_transformer()
+        plan, quant = self._plan(files, need, spare=0)
+        try:
+            self._load(files, with_lora, plan, quant, report)
+            return warnings
+        except torch.OutOfMemoryError:
+            if not self._lower_limit(plan):
+                raise
+        # Outside of the handler, whose traceback holds what was loaded.
+        self._empty_cache()
+        self._load(files, with_lora, self._limited(plan), quant, report)
+        return (*warnings, RAN_OUT)
+
+    def shrink(self, need: Need, report: Report) -> bool:
+        """After an out-of-memory error: reload with fewer blocks on the device. False when none were left there."""
+        held = self._held
+        if held is None or not self._lower_limit(held.plan):
+            return False
+        self._release_transformer()
+        self.load_transformer(need, report)
+        return True
+
+    def _lower_limit(self, plan: memory.MemoryPlan) -> bool:
+        """Halve the blocks that may stay on the device; False when that is no way out."""
+        # Processes that render together cannot have one of them start a window again.
+        if plan.resident_blocks == 0 or several_processes():
+            return False
+        self._most_blocks = plan.resident_blocks // 2
+        return True
+
+    def _limited(self, plan: memory.MemoryPlan) -> memory.MemoryPlan:
+        return plan if self._most_blocks is None else plan.with_at_most(self._most_blocks)
+
+    def encode_text(self, prompts: list[str]) -> list[Tensor]:
+        """Embeddings of prompts, from the cache or streamed through the text encoder."""
+        return self._loaded.text.encode(prompts)
+
+    @torch.inference_mode()
+    def encode_picture(self, picture: Tensor) -> Tensor:
+        """CLIP tokens; the tower visits the device only as long as needed unless there is room."""
+        clip = self._loaded.clip
+        clip.to(self.device)
+        tokens = clip.encode(picture)
+        if self._held is None or not self._held.plan.keep_encoders:
+            clip.to(torch.device("cpu"))
+        return tokens
+
+    def encodes_beside(self, need: Need) -> bool:
+        """Whether a picture may be encoded while the GPU does something else: where there is room for both."""
+        return self._held is not None and self._held.spare_bytes >= need.pixels * _ENCODE_BYTES
+
+    def describe(self) -> str:
+        """What is loaded, how and where, in one line."""
+        held = self._held
+        if held is None:
+            return "nothing loaded"
+        name = held.files.source.name if held.files.adapter is None else f"{held.files.people} bf16"
+        if held.with_lora:
+            merged = ", ".join(f"{path.name} at {scale:g}" for path, scale in _loras(self._settings))
+            name = f"{name} with LoRA {merged}"
+        return f"{name} on {self.device}; {held.model.attention_line}; {held.plan.line}"
+
+    def close(self) -> None:
+        """Give memory back; everything may be loaded again."""
+        self._release_transformer()
+        self._encoders = None
+        self._empty_cache()
+
+    def _load(
+        self, files: TransformerFiles, with_lora: bool, plan: memory.MemoryPlan, quant: Quant, report: Report
+    ) -> None:
+        config = TransformerConfig.from_json(files.config)
+        model = load_transformer(
+            files.source,
+            files.adapter,
+            config=config,
+            device=self.device,
+            dtype=self.dtype,
+            quant=quant,
+            loras=_loras(self._settings) if with_lora else [],
+            attention=self._settings.attention,
+            attention_density=self._settings.attention_density,
+            offload="none" if plan.resident_blocks >= plan.n_blocks else plan.resident_blocks,
+            progress=lambda done, total: report(f"transformer ({files.kind})", done, total),
+        )
+        model.cache_context = plan.cache_context
+        if several_processes():
+            model.share_tokens(SequenceParallel(config.num_heads))
+        if self._compiles:
+            # Lazy: what the fused blocks do not do (two people) is compiled when it first runs.
+            model.compile_blocks()
+            model.use_fast_blocks()
+        self._held = _Held(model, files, with_lora, plan, _spare(plan))
+        _log.info("InfiniteTalk: %s", self.describe())
+
+    def _plan(self, files: TransformerFiles, need: Need, *, spare: int) -> tuple[memory.MemoryPlan, Quant]:
+        """Where the blocks go, and whether 16-bit files are rounded to 8 bits on the way.
+
+        spare: memory that is taken now and would be free again.
+        """
+        config = TransformerConfig.from_json(files.config)
+        free = self._free_bytes()
+        free = None if free is None else free + spare
+
+        def planned(quant: Quant) -> memory.MemoryPlan:
+            return memory.plan(
+                config, quant=quant, pixels=need.pixels, passes=need.passes, compiled=self._compiles,
+                free_bytes=free, offload=self._settings.offload,
+            )  # fmt: skip
+
+        if files.kind != "bf16":
+            return self._limited(planned(files.kind)), "none"
+        wanted = self._settings.quant
+        if wanted == "auto":
+            fits = planned("none").resident_blocks == config.num_layers
+            fp8 = self._gpu is not None and self._gpu.compute_capability >= (8, 9)
+            wanted = "none" if fits or self.device.type != "cuda" else "fp8" if fp8 else "int8"
+        return self._limited(planned(wanted)), wanted
+
+    def _free_bytes(self) -> int | None:
+        """What this process may still take on the device: free there, reserved by torch and unused, under its cap."""
+        if self.device.type != "cuda":
+            return None
+        free, total = torch.cuda.mem_get_info(self.device)
+        reserved = torch.cuda.memory_reserved(self.device)
+        allocated = torch.cuda.memory_allocated(self.device)
+        fraction = getattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0)(self.device)
+        return int(min(free + reserved - allocated, fraction * total - allocated))
+
+    @staticmethod
+    def _held_bytes(held: _Held) -> int:
+        """Device memory that releasing the held transformer would free; streamed blocks share two buffers."""
+        storages = (t.untyped_storage() for t in held.model.parameters() if t.device.type == "cuda")
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+    def _release_transformer(self) -> None:
+        if self._held is not None:
+            self._held.model.close()
+            self._held = None
+            self._empty_cache()
+
+    def _empty_cache(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _spare(plan: memory.MemoryPlan) -> int:
+    """Device memory that `plan` has no use for; none where CLIP comes and goes, and none on the CPU."""
+    if plan.free_bytes is None or not plan.keep_encoders:
+        return 0
+    return plan.free_bytes - plan.weights_bytes - plan.working_bytes
+
+
+def _loras(settings: Settings) -> list[tuple[Path, float]]:
+    """The settings' LoRA files, `path` or `path:scale`."""
+    loras = []
+    for entry in settings.lora:
+        path, colon, scale = entry.rpartition(":")
+        try:
+            loras.append((Path(path), float(scale)) if colon else (Path(entry), 1.0))
+        except ValueError:
+            loras.append((Path(entry), 1.0))
+        if not loras[-1][0].is_file():
+            raise WeightsError(f"The LoRA file {loras[-1][0]} is missing. Set LIPSYNC_LORA to path or path:scale.")
+    return loras

@@ -1,0 +1,303 @@
+"""Loading InfiniteTalk's transformer from the published files.
+
+Knows the official names, the two layouts (Wan shards plus an InfiniteTalk adapter; one optimum-quanto file with its
+map), and how a stored tensor becomes a parameter: cast, merged with LoRA files, rounded to 8 bits, sent to its device.
+Does not know the mathematics of the model or of rounding. Everything is checked from the files' headers before the
+first tensor is read; tensors then stream one at a time.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from lipsync_server.engines.infinitetalk.loading.lora import Lora, merge_all, read_lora
+from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
+from lipsync_server.engines.infinitetalk.model.offload import Offload, StreamedBlocks, place_weights
+from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
+from lipsync_server.errors import WeightsError
+from lipsync_server.models.layers.linear_8bit import (
+    Kind,
+    QuantizedLinear,
+    dequantize_rows,
+    native_8bit,
+    quantize_rows,
+    replace_linears,
+)
+from lipsync_server.models.tensor_files.safetensors_files import OpenFile, WeightFiles, shard_of, shards
+
+Quant = Literal["none", "fp8", "int8"]
+Progress = Callable[[int, int], None]
+
+_KINDS: dict[str, Kind] = {"qint8": "int8", "qfloat8_e4m3fn": "fp8", "qfloat8": "fp8"}
+_STORED = {"int8": "I8", "fp8": "F8_E4M3"}
+_FLOATS = ("F32", "BF16", "F16", "F64")
+# Rounding these costs accuracy and saves nothing that counts: block linears are 98 % of the weights.
+_QUANTIZED_AT_LOAD = "blocks."
+# The block's products over all tokens: they compute in 8 bits. The context projections see few tokens and stay exact.
+_DYNAMIC = (
+    "self_attn.qkv", "self_attn.o", "cross_attn.q", "cross_attn.o",
+    "audio_cross_attn.q_linear", "audio_cross_attn.proj", "ffn.0", "ffn.2",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an official tensor lives in the model: a module's parameter, or `part` of three of its rows."""
+
+    module: str
+    parameter: str
+    part: int | None = None
+
+
+def place_of(name: str) -> Place:
+    """Official parameter name -> place. q, k and v of self-attention are one product here."""
+    module, _, parameter = name.rpartition(".")
+    parent, _, leaf = module.rpartition(".")
+    if parent.endswith("self_attn") and leaf in ("q", "k", "v"):
+        return Place(f"{parent}.qkv", parameter, "qkv".index(leaf))
+    return Place(module, parameter)
+
+
+def official_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
+    """Every parameter of base and adapter under its official name."""
+    with torch.device("meta"):
+        model = InfiniteTalkTransformer(config)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, parameter in model.named_parameters():
+        shape = tuple(parameter.shape)
+        if ".self_attn.qkv." in name:
+            for leaf in "qkv":
+                shapes[name.replace(".qkv.", f".{leaf}.")] = (shape[0] // 3, *shape[1:])
+        else:
+            shapes[name] = shape
+    return shapes
+
+
+def is_adapter(name: str) -> bool:
+    """Whether InfiniteTalk's own file holds this parameter, rather than Wan's."""
+    return name.startswith("audio_proj.") or ".audio_cross_attn." in name or ".norm_x." in name
+
+
+def read_quant_map(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Kind]:
+    """The map beside a quantised file: official layer name -> kind. Layers that it leaves out are plain."""
+    beside = path.with_suffix(".json")
+    try:
+        entries = json.loads(beside.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise WeightsError(f"{beside} is missing: {path.name} cannot be read without its map.") from None
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{beside} cannot be read as JSON ({error}); download it again.") from error
+    kinds: dict[str, Kind] = {}
+    for layer, entry in entries.items():
+        weights = entry.get("weights", "none") if isinstance(entry, dict) else None
+        if f"{layer}.weight" not in shapes or len(shapes[f"{layer}.weight"]) != 2:
+            raise WeightsError(f"{beside.name} names {layer}, which is no linear layer of this model.")
+        if weights == "none":
+            continue
+        if weights not in _KINDS or entry.get("activations", "none") != "none":
+            raise WeightsError(f"{beside.name}: {layer} is stored as {entry}; only qint8 and qfloat8_e4m3fn are known.")
+        kinds[layer] = _KINDS[weights]
+    return kinds
+
+
+def check(files: WeightFiles, shapes: Mapping[str, tuple[int, ...]], kinds: Mapping[str, Kind]) -> None:
+    """Compare what the files hold with what the model needs. Raises WeightsError naming the first file and key."""
+    wanted: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {}
+    optional: set[str] = set()
+    for name, shape in shapes.items():
+        layer = name.removesuffix(".weight")
+        if layer in kinds and name.endswith(".weight"):
+            wanted[f"{name}._data"] = (shape, (_STORED[kinds[layer]],))
+            wanted[f"{name}._scale"] = ((shape[0], 1), _FLOATS)
+            optional |= {f"{layer}.input_scale", f"{layer}.output_scale"}
+        else:
+            wanted[name] = (shape, _FLOATS)
+    for key, entry in files.entries.items():
+        if key in optional:
+            continue
+        if key not in wanted:
+            raise WeightsError(f"{entry.file} holds {key}, which this model does not have. Is it another model's file?")
+        shape, dtypes = wanted[key]
+        if entry.shape != shape:
+            raise WeightsError(f"{entry.file}: {key} is {list(entry.shape)} where the model needs {list(shape)}.")
+        if entry.dtype not in dtypes:
+            raise WeightsError(f"{entry.file}: {key} is stored as {entry.dtype}, expected {' or '.join(dtypes)}.")
+    for key in wanted:
+        if key not in files.entries:
+            folder = files.paths[0].parent
+            in_last = is_adapter(key) or len(files.paths) == 1
+            holder = files.paths[-1] if in_last else shard_of(folder, key) or folder
+            raise WeightsError(f"{holder} lacks {key}. The download is incomplete, or it is another model's file.")
+
+
+def load_transformer(
+    source: Path,
+    adapter: Path | None = None,
+    *,
+    config: TransformerConfig | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.bfloat16,
+    quant: Quant = "none",
+    loras: Sequence[tuple[Path, float]] = (),
+    attention: str = "auto",
+    attention_density: float = 1.0,
+    offload: Offload = "none",
+    exact: bool = False,
+    progress: Progress | None = None,
+) -> InfiniteTalkTransformer:
+    """Load the model, ready to compute on `device`.
+
+    source: the Wan2.1-I2V-14B-480P folder, with `adapter` the InfiniteTalk file that is merged over it; or one
+        quantised file (its .json map beside it), which needs neither shards nor adapter.
+    config: read from the folder's config.json when None; for a quantised file the 14B sizes.
+    quant: round the blocks' linear layers of plain files to 8 bits while loading; quantised files keep their kind.
+    loras: files and scales, merged in this order.
+    offload: "none", "blocks", or how many blocks stay on the device (offload.py).
+    exact: 8-bit weights are multiplied in the activations' type instead of in 8 bits.
+    progress: called with bytes done and bytes in all.
+    """
+    device = torch.device(device)
+    if source.is_dir():
+        if adapter is None:
+            raise WeightsError(
+                "the InfiniteTalk adapter file (single/ or multi/infinitetalk.safetensors) is needed too."
+            )
+        config = config or TransformerConfig.from_json(source / "config.json")
+        files, stored = WeightFiles([*shards(source), adapter]), {}
+        shapes = official_shapes(config)
+    else:
+        config = config or TransformerConfig()
+        shapes = official_shapes(config)
+        files, stored = WeightFiles([source]), read_quant_map(source, shapes)
+    check(files, shapes, stored)
+    merged = [read_lora(path, scale, shapes) for path, scale in loras]
+
+    model, finish, writer = _prepare(config, stored, quant, device, dtype, offload, merged)
+    done, total = 0, files.n_bytes
+    for _, file in files:
+        for entry in file.entries:
+            writer.read(file, entry.key)
+            done += entry.n_bytes
+            if progress:
+                progress(done, total)
+    finish()
+    set_activations(model, device, exact=exact)
+    model.set_attention(attention, attention_density)
+    return model
+
+
+def fill_transformer(
+    parameters: Iterable[tuple[str, Tensor]],
+    config: TransformerConfig,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.bfloat16,
+    quant: Quant = "none",
+    attention: str = "auto",
+    offload: Offload = "none",
+    exact: bool = False,
+) -> InfiniteTalkTransformer:
+    """Make a model from official names and float tensors that are in memory, with load_transformer's options."""
+    device = torch.device(device)
+    model, finish, writer = _prepare(config, {}, quant, device, dtype, offload, ())
+    for name, tensor in parameters:
+        writer.put(name, tensor, None)
+    finish()
+    set_activations(model, device, exact=exact)
+    model.set_attention(attention)
+    return model
+
+
+def _prepare(
+    config: TransformerConfig,
+    stored: Mapping[str, Kind],
+    quant: Quant,
+    device: torch.device,
+    dtype: torch.dtype,
+    offload: Offload,
+    loras: Sequence[Lora],
+) -> tuple[InfiniteTalkTransformer, Callable[[], None], "_Writer"]:
+    """An empty model with its memory, what to call once it is filled, and what fills it."""
+    with torch.device("meta"):
+        model = InfiniteTalkTransformer(config)
+    replace_linears(model, lambda name, _: _kind_for(name, stored, quant))
+    model.eval().requires_grad_(False)
+    runner = place_weights(model, device, dtype, offload)
+
+    def finish() -> None:
+        if isinstance(runner, StreamedBlocks):
+            runner.bind()
+        model.runner = runner
+
+    return model, finish, _Writer(model, device, dtype, loras)
+
+
+def set_activations(model: nn.Module, device: torch.device, *, exact: bool = False) -> None:
+    """Let the products over all tokens compute in 8 bits where the device can, unless `exact`."""
+    for name, module in model.named_modules():
+        if isinstance(module, QuantizedLinear):
+            dynamic = not exact and name.endswith(_DYNAMIC) and native_8bit(device, module.kind)
+            module.activations = "dynamic" if dynamic else "exact"
+
+
+def _kind_for(module: str, stored: Mapping[str, Kind], quant: Quant) -> Kind | None:
+    """The kind of a module of ours: what the file holds (q, k and v must agree), or what rounding at load asks for."""
+    if stored:
+        parent, _, leaf = module.rpartition(".")
+        parts = [f"{parent}.{part}" for part in "qkv"] if leaf == "qkv" else [module]
+        kinds = {stored.get(part) for part in parts}
+        return kinds.pop() if len(kinds) == 1 else None
+    return None if quant == "none" or not module.startswith(_QUANTIZED_AT_LOAD) else quant
+
+
+class _Writer:
+    """Turns stored tensors into parameters of the model."""
+
+    def __init__(
+        self, model: InfiniteTalkTransformer, device: torch.device, dtype: torch.dtype, loras: Sequence[Lora]
+    ) -> None:
+        self._modules = dict(model.named_modules())
+        self._device, self._dtype, self._loras = device, dtype, loras
+        self._changed = frozenset[str]().union(*(lora.targets for lora in loras))
+
+    def read(self, file: OpenFile, key: str) -> None:
+        """Store the tensor `key` of a file; a quantised weight is handled at its `_data`, together with its scale."""
+        if key.endswith((".input_scale", ".output_scale", "._scale")):
+            return
+        name = key.removesuffix("._data")
+        self.put(name, file.tensor(key), file.tensor(f"{name}._scale") if key.endswith("._data") else None)
+
+    def put(self, name: str, tensor: Tensor, scale: Tensor | None) -> None:
+        """Store the parameter of this official name: a float tensor, or 8-bit data with its scale."""
+        place = place_of(name)
+        module = self._modules[place.module]
+        if isinstance(module, QuantizedLinear) and place.parameter == "weight":
+            if scale is None or name in self._changed:
+                tensor, scale = quantize_rows(self._merged(name, self._plain(tensor, scale).float()), module.kind)
+            _rows(module.data, place.part).copy_(tensor)
+            _rows(module.scale, place.part).copy_(scale)
+            return
+        target = _rows(cast(Tensor, getattr(module, place.parameter)), place.part)
+        if scale is not None or name in self._changed:
+            tensor = self._merged(name, self._plain(tensor, scale))
+        target.copy_(tensor)
+
+    def _plain(self, tensor: Tensor, scale: Tensor | None) -> Tensor:
+        """The stored weight as a float tensor of the model's type on the device that computes."""
+        tensor = tensor.to(self._device)
+        if scale is None:
+            return tensor.to(self._dtype)
+        # Rounded weights keep all their bits until they have been merged and rounded again.
+        return dequantize_rows(tensor, scale.to(self._device), torch.float32)
+
+    def _merged(self, name: str, weight: Tensor) -> Tensor:
+        return merge_all(self._loras, name, weight) if name in self._changed else weight
+
+
+def _rows(parameter: Tensor, part: int | None) -> Tensor:
+    return parameter if part is None else parameter.chunk(3)[part]

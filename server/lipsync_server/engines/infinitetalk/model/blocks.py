@@ -1,0 +1,184 @@
+"""One block of the InfiniteTalk transformer: self-attention, text/image and audio cross-attention, feed-forward.
+
+Knows the block's mathematics, for one person and for two. Does not know embeddings, checkpoints or devices. Tokens are
+unbatched: x is (N, D) with N = T * S, frame-major. What stays the same over the denoising steps of a window (keys and
+values of text, picture and sound) is made once by `project_context` and handed to every `forward`.
+"""
+
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
+from lipsync_server.engines.infinitetalk.model.layers import LayerNorm, RMSNorm
+from lipsync_server.models.kernels.attention import Kernel, sdpa
+from lipsync_server.models.kernels.rope import RotaryTable, rotate, speaker_table
+
+# Where the speakers and the background sit on the one-dimensional rotary axis of the two-person audio attention.
+FIRST_SPEAKER, SECOND_SPEAKER, BACKGROUND, SPAN = 0.0, 20.0, 12.0, 4.0
+FIRST_SPEAKER_KEYS, SECOND_SPEAKER_KEYS = 2.0, 22.0
+
+
+class KeysValues(NamedTuple):
+    """keys and values, each (B, tokens, heads, head_dim)."""
+
+    k: Tensor
+    v: Tensor
+
+
+class LayerContext(NamedTuple):
+    """What one block attends to: text and image with B = 1, audio with B = T (one entry per latent frame)."""
+
+    text: KeysValues
+    image: KeysValues
+    audio: KeysValues
+
+
+def speaker_map(q: Tensor, k: Tensor, masks: Tensor, attend: Kernel) -> Tensor:
+    """How much each token looks at each masked region of the first latent frame: (3, N) float32.
+
+    q, k (N, heads, head_dim) rotated; masks (3, S) of 0 and 1, none of them empty. The mean over heads of the summed
+    probabilities, over the mask's size. Attention whose values are the masks gives those sums without ever holding
+    the N x S probabilities.
+    """
+    S, heads, head_dim = masks.shape[1], q.shape[1], q.shape[2]
+    values = q.new_zeros(1, S, heads, head_dim)
+    values[..., :3] = masks.t().to(q.dtype)[None, :, None]
+    sums = attend(q[None], k[None, :S], values)[0, ..., :3]
+    return (sums.float().mean(dim=1) / masks.sum(dim=1)).t()
+
+
+def speaker_positions(regions: Tensor) -> Tensor:
+    """regions (3, N) from `speaker_map` -> rotary positions (N,): 0..4 first person, 20..24 second, 12 background."""
+    low = regions.amin(dim=1, keepdim=True)
+    high = regions.amax(dim=1, keepdim=True)
+    graded = (regions - low) / (high - low + 1e-8) * SPAN
+    background = torch.full_like(graded[0], BACKGROUND)
+    candidates = torch.stack((graded[0] + FIRST_SPEAKER, graded[1] + SECOND_SPEAKER, background))
+    return candidates.gather(0, regions.argmax(dim=0, keepdim=True))[0]
+
+
+def speaker_key_positions(n_tokens: int, device: torch.device) -> Tensor:
+    """Rotary positions of one frame's audio tokens: the first half is person 1, the second person 2."""
+    positions = torch.full((n_tokens,), SECOND_SPEAKER_KEYS, device=device)
+    positions[: n_tokens // 2] = FIRST_SPEAKER_KEYS
+    return positions
+
+
+class SelfAttention(nn.Module):
+    """Attention of all tokens to all tokens, q, k and v from one product."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.heads = config.num_heads
+        self.qkv = nn.Linear(config.dim, 3 * config.dim)
+        self.o = nn.Linear(config.dim, config.dim)
+        self.norm_q = RMSNorm(config.dim, config.eps)
+        self.norm_k = RMSNorm(config.dim, config.eps)
+        self.attend: Kernel = sdpa
+        self.attend_regions: Kernel = sdpa
+        self.regions = speaker_map
+
+    def forward(self, x: Tensor, rope: RotaryTable, masks: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        q = rotate(self.norm_q(q).unflatten(-1, (self.heads, -1)), rope).to(x.dtype)
+        k = rotate(self.norm_k(k).unflatten(-1, (self.heads, -1)), rope).to(x.dtype)
+        out = self.attend(q[None], k[None], v.unflatten(-1, (self.heads, -1))[None])[0].flatten(1)
+        regions = None if masks is None else self.regions(q, k, masks, self.attend_regions)
+        return cast(Tensor, self.o(out)), regions
+
+
+class CrossAttention(nn.Module):
+    """Attention to the text and, with keys and values of its own, to the picture; the two results are added."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.heads = config.num_heads
+        self.q = nn.Linear(config.dim, config.dim)
+        self.k = nn.Linear(config.dim, config.dim)
+        self.v = nn.Linear(config.dim, config.dim)
+        self.o = nn.Linear(config.dim, config.dim)
+        self.k_img = nn.Linear(config.dim, config.dim)
+        self.v_img = nn.Linear(config.dim, config.dim)
+        self.norm_q = RMSNorm(config.dim, config.eps)
+        self.norm_k = RMSNorm(config.dim, config.eps)
+        self.norm_k_img = RMSNorm(config.dim, config.eps)
+        self.attend: Kernel = sdpa
+
+    def project_context(self, text: Tensor, image: Tensor) -> tuple[KeysValues, KeysValues]:
+        def heads(x: Tensor) -> Tensor:
+            return cast(Tensor, x.to(text.dtype).unflatten(-1, (self.heads, -1)))[None]
+
+        return (
+            KeysValues(heads(self.norm_k(self.k(text))), heads(self.v(text))),
+            KeysValues(heads(self.norm_k_img(self.k_img(image))), heads(self.v_img(image))),
+        )
+
+    def forward(self, x: Tensor, text: KeysValues, image: KeysValues) -> Tensor:
+        q = self.norm_q(self.q(x)).to(x.dtype).unflatten(-1, (self.heads, -1))[None]
+        out: Tensor = self.o((self.attend(q, *text) + self.attend(q, *image))[0].flatten(1))
+        return out
+
+
+class AudioAttention(nn.Module):
+    """Attention of each latent frame's tokens to that frame's audio tokens."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.heads = config.num_heads
+        self.q_linear = nn.Linear(config.dim, config.dim)
+        self.kv_linear = nn.Linear(config.output_dim, 2 * config.dim)
+        self.proj = nn.Linear(config.dim, config.dim)
+        self.attend: Kernel = sdpa
+        self.positions = speaker_positions
+
+    def project_context(self, audio: Tensor, n_people: int) -> KeysValues:
+        """audio (T, context_tokens * people, output_dim). With two people the keys are rotated to their speaker."""
+        k, v = (part.unflatten(-1, (self.heads, -1)) for part in self.kv_linear(audio).chunk(2, dim=-1))
+        if n_people > 1:
+            table = speaker_table(speaker_key_positions(audio.shape[1], audio.device), k.shape[-1])
+            k = rotate(k, table).to(audio.dtype)
+        return KeysValues(k.contiguous(), v.contiguous())
+
+    def forward(self, x: Tensor, audio: KeysValues, regions: Tensor | None) -> Tensor:
+        q = self.q_linear(x).unflatten(-1, (self.heads, -1))
+        if regions is not None:
+            q = rotate(q, speaker_table(self.positions(regions), q.shape[-1])).to(x.dtype)
+        frames = q.unflatten(0, (audio.k.shape[0], -1))
+        out: Tensor = self.proj(self.attend(frames, *audio).flatten(0, 1).flatten(1))
+        return out
+
+
+class Block(nn.Module):
+    """norm -> self-attention -> text/image -> audio -> feed-forward, with the time's shifts, scales and gates."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.norm1 = LayerNorm(config.dim, config.eps, affine=False)
+        self.self_attn = SelfAttention(config)
+        self.norm3 = LayerNorm(config.dim, config.eps, affine=True)
+        self.cross_attn = CrossAttention(config)
+        self.norm_x = LayerNorm(config.dim, config.eps, affine=True)
+        self.audio_cross_attn = AudioAttention(config)
+        self.norm2 = LayerNorm(config.dim, config.eps, affine=False)
+        self.ffn = nn.Sequential(
+            nn.Linear(config.dim, config.ffn_dim), nn.GELU("tanh"), nn.Linear(config.ffn_dim, config.dim)
+        )
+        self.modulation = nn.Parameter(torch.empty(1, 6, config.dim), requires_grad=False)
+
+    def project_context(self, text: Tensor, image: Tensor, audio: Tensor, n_people: int) -> LayerContext:
+        return LayerContext(
+            *self.cross_attn.project_context(text, image), self.audio_cross_attn.project_context(audio, n_people)
+        )
+
+    def forward(self, x: Tensor, e0: Tensor, context: LayerContext, rope: RotaryTable, masks: Tensor | None) -> Tensor:
+        """x (N, D); e0 (1, 6, D) float32; masks (3, S) float32 at token resolution for two people, else None."""
+        dtype = x.dtype
+        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation.float() + e0)[0]
+        y, regions = self.self_attn((self.norm1(x) * (1 + scale1) + shift1).to(dtype), rope, masks)
+        x = (x + y.float() * gate1).to(dtype)
+        x = x + self.cross_attn(self.norm3(x).to(dtype), context.text, context.image)
+        x = x + self.audio_cross_attn(self.norm_x(x).to(dtype), context.audio, regions)
+        y = self.ffn((self.norm2(x) * (1 + scale2) + shift2).to(dtype))
+        return cast(Tensor, x + y.float() * gate2).to(dtype)

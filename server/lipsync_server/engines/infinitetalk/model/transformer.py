@@ -1,0 +1,314 @@
+"""The InfiniteTalk transformer: noisy latent, timestep and conditioning in, velocity (noise - clean) out.
+
+Knows the order of the parts, the constants of a window and the step cache. Does not know checkpoints, sampling,
+guidance or where blocks' weights wait (`BlockRunner`). One sample at a time: nothing here has a batch dimension.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lipsync_server.engines.infinitetalk.model.blocks import (
+    AudioAttention,
+    Block,
+    CrossAttention,
+    LayerContext,
+    SelfAttention,
+    speaker_map,
+    speaker_positions,
+)
+from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
+from lipsync_server.engines.infinitetalk.model.fast_blocks import Pending
+from lipsync_server.engines.infinitetalk.model.fast_blocks import forward as fast_forward
+from lipsync_server.engines.infinitetalk.model.fast_blocks import missing as fast_missing
+from lipsync_server.engines.infinitetalk.model.layers import (
+    AudioProjection,
+    Head,
+    ImageEmbedding,
+    TextEmbedding,
+    patchify,
+    sinusoid,
+    unpatchify,
+)
+from lipsync_server.engines.infinitetalk.model.teacache import TeaCache
+from lipsync_server.models.kernels import attention_8bit
+from lipsync_server.models.kernels.attention import Attention, Kernel, choose, missing
+from lipsync_server.models.kernels.rope import RotaryTable, video_table
+from lipsync_server.models.layers.linear_8bit import computes_in_8bit, linear_in
+
+Grid = tuple[int, int, int]
+"""Latent frames, rows and columns of tokens."""
+
+
+@dataclass
+class Conditioning:
+    """Everything that stays the same over the steps of a window.
+
+    text (text_len, D), image (257, D), audio (T, context_tokens * P, C): embedded. masks (3, S) float32 at token
+    resolution, for two people only. layers: keys and values per block, filled by the first forward.
+    """
+
+    text: Tensor
+    image: Tensor
+    audio: Tensor
+    n_people: int
+    masks: Tensor | None
+    layers: list[LayerContext | None]
+
+
+class BlockRunner(Protocol):
+    """Gives the blocks in order, each ready to compute: plainly, or after fetching its weights."""
+
+    def __iter__(self) -> Iterator[Block]: ...
+
+    def close(self) -> None: ...
+
+
+class ResidentBlocks:
+    """All blocks stay where they are."""
+
+    def __init__(self, blocks: nn.ModuleList) -> None:
+        self._blocks = blocks
+
+    def __iter__(self) -> Iterator[Block]:
+        return (cast(Block, block) for block in self._blocks)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class TokenSharing(Protocol):
+    """Which of a grid's tokens this process takes through the blocks, and what they need of the others (parallel.py).
+
+    A forward calls `split`, then the blocks' parts once each, then `join`.
+    """
+
+    def split(self, x: Tensor, grid: Grid) -> Tensor:
+        """x (N, ...), frame-major -> this process's part, (own, ...), from every frame equally many."""
+
+    def join(self, x: Tensor, grid: Grid) -> Tensor:
+        """The parts (own, D) of all processes -> (N, D)."""
+
+    def attention(self, chosen: Attention) -> Attention:
+        """The chosen kernels, with self-attention to all processes' tokens."""
+
+    def speaker_map(self, q: Tensor, k: Tensor, masks: Tensor, attend: Kernel) -> Tensor:
+        """blocks.speaker_map over all tokens, in the form that `speaker_positions` takes."""
+
+    def speaker_positions(self, regions: Tensor) -> Tensor:
+        """blocks.speaker_positions of this process's tokens, (own,), from what `speaker_map` gave."""
+
+
+class AllTokens:
+    """One process takes all of them."""
+
+    def split(self, x: Tensor, grid: Grid) -> Tensor:
+        return x
+
+    def join(self, x: Tensor, grid: Grid) -> Tensor:
+        return x
+
+    def attention(self, chosen: Attention) -> Attention:
+        return chosen
+
+    def speaker_map(self, q: Tensor, k: Tensor, masks: Tensor, attend: Kernel) -> Tensor:
+        return speaker_map(q, k, masks, attend)
+
+    def speaker_positions(self, regions: Tensor) -> Tensor:
+        return speaker_positions(regions)
+
+
+class InfiniteTalkTransformer(nn.Module):
+    """Wan2.1-I2V-14B with InfiniteTalk's audio cross-attention.
+
+    `cache_context` keeps every block's keys and values of text, picture and sound for a window (about 1.2 GB at full
+    size, per conditioning); without it they are made again in each forward, for half a percent of its time.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embedding = nn.Conv3d(
+            config.in_dim, config.dim, kernel_size=config.patch_size, stride=config.patch_size
+        )
+        self.time_embedding = nn.Sequential(
+            nn.Linear(config.freq_dim, config.dim), nn.SiLU(), nn.Linear(config.dim, config.dim)
+        )
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(config.dim, 6 * config.dim))
+        self.text_embedding = TextEmbedding(config)
+        self.img_emb = ImageEmbedding(config)
+        self.audio_proj = AudioProjection(config)
+        self.blocks = nn.ModuleList([Block(config) for _ in range(config.num_layers)])
+        self.head = Head(config)
+        self.cache_context = True
+        self.attention: Attention | None = None
+        self.fast_blocks = False
+        self.runner: BlockRunner = ResidentBlocks(self.blocks)
+        self._sharing: TokenSharing = AllTokens()
+        self._ropes: dict[tuple[Grid, torch.device], RotaryTable] = {}
+        self.requires_grad_(False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the hidden states."""
+        return self.patch_embedding.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.patch_embedding.weight.device
+
+    @property
+    def attention_line(self) -> str:
+        """Which attention kernel is used and why, for the log."""
+        return str(self.attention)
+
+    def set_attention(self, name: str = "auto", density: float = 1.0) -> None:
+        """Choose the attention kernel of every block (attention.KERNELS), and the share of key tiles that it looks at.
+
+        "auto" takes our own in self-attention where it runs: in 8 bits where the linear layers compute in 8 bits
+        already, as beside their rounding its own does not show, else in bf16.
+        """
+        if name == "auto" and self.config.head_dim == attention_8bit.HEAD_DIM and self.dtype == torch.bfloat16:
+            ours = "fp8" if computes_in_8bit(self) else "bf16"
+            name = ours if missing(ours, self.device, self.dtype) is None else name
+        self.attention = choose(name, self.device, self.dtype, density)
+        for module in self.modules():
+            if isinstance(module, SelfAttention):
+                module.attend = self.attention.self_kernel
+                module.attend_regions = self.attention.kernel
+            elif isinstance(module, CrossAttention | AudioAttention):
+                module.attend = self.attention.kernel
+
+    def share_tokens(self, sharing: TokenSharing) -> None:
+        """Take only this process's tokens through the blocks from now on. Comes after set_attention."""
+        if self.attention is None:
+            self.set_attention()
+        assert self.attention is not None
+        self._sharing = sharing
+        self._ropes.clear()
+        self.attention = sharing.attention(self.attention)
+        for block in cast("Iterator[Block]", self.blocks):
+            block.self_attn.attend = self.attention.self_kernel
+            block.self_attn.regions = sharing.speaker_map
+            block.audio_cross_attn.positions = sharing.speaker_positions
+
+    def use_fast_blocks(self) -> str | None:
+        """Run one-person forwards through fast_blocks.py. Returns why that is not possible here, or None."""
+        why_not = fast_missing(cast(Block, self.blocks[0]), self.device)
+        self.fast_blocks = why_not is None
+        return why_not
+
+    def compile_blocks(self, **options: object) -> None:
+        """Compile the block once for all layers and all lengths and sizes (dynamic shapes cost nothing measurable)."""
+        settings: dict[str, object] = {"fullgraph": True, "dynamic": True} | options
+        for block in self.blocks:
+            block.compile(**settings)
+        self.head.compile(**settings)
+
+    def condition(
+        self, *, text: Tensor, image_tokens: Tensor, audio: Tensor, masks: Tensor | None = None
+    ) -> Conditioning:
+        """Embed what stays the same over the steps of a window.
+
+        text (n <= text_len, text_dim); image_tokens (257, image_dim); audio (P, F, window, blocks, channels), windowed,
+        P = 1 or 2, F = 4 * (T - 1) + 1; masks (3, h, w) at latent size, 0 or 1: person 1, person 2, background, needed
+        for two people and ignored for one. Raises ValueError for other shapes and for an empty mask.
+        """
+        config, n_people = self.config, audio.shape[0]
+        if audio.ndim != 5 or n_people not in (1, 2) or (audio.shape[1] - 1) % config.vae_scale:
+            raise ValueError(f"audio must be (1 or 2, 4n + 1, window, blocks, channels), not {tuple(audio.shape)}")
+        if n_people == 2 and masks is None:
+            raise ValueError("masks are needed for two people")
+        tokens = self.audio_proj(self._here(audio))
+        return Conditioning(
+            text=self.text_embedding(self._here(text)),
+            image=self.img_emb(self._here(image_tokens)),
+            audio=tokens.transpose(0, 1).flatten(1, 2),
+            n_people=n_people,
+            masks=None if n_people == 1 or masks is None else self._token_masks(masks),
+            layers=[None] * config.num_layers,
+        )
+
+    @torch.no_grad()
+    def forward(
+        self, latent: Tensor, timestep: Tensor, conditioning: Conditioning, cache: TeaCache | None = None
+    ) -> Tensor:
+        """latent (in_dim, T, h, w): the noisy latent and y on the channels; timestep (1,) in 0..1000.
+
+        Returns the velocity (out_dim, T, h, w) float32. With `cache`, the blocks may be skipped.
+        """
+        patch = self.config.patch_size
+        grid = (latent.shape[1], latent.shape[2] // patch[1], latent.shape[3] // patch[2])
+        if conditioning.audio.shape[0] != grid[0]:
+            raise ValueError(f"latent has {grid[0]} frames, the audio was given for {conditioning.audio.shape[0]}")
+        x = self.embed_patches(latent)
+        e, e0 = self.embed_time(timestep)
+        if cache is None:
+            x = self._run_blocks(x, e0, conditioning, grid)
+        elif cache.computes(e0):
+            embedded = x
+            x = self._run_blocks(x, e0, conditioning, grid)
+            cache.store(x - embedded)
+        else:
+            x = x + cache.residual
+        return unpatchify(self.head(x, e), grid, patch)
+
+    def embed_time(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        """timestep (1,) in 0..1000 -> e (1, D) and e0 (1, 6, D), in float32 whatever the weights' type."""
+        first, _, second = self.time_embedding
+        hidden = F.silu(linear_in(first, sinusoid(timestep.to(self.device), self.config.freq_dim)))
+        e = linear_in(second, hidden)
+        return e, linear_in(self.time_projection[1], F.silu(e)).unflatten(1, (6, self.config.dim))
+
+    def embed_patches(self, latent: Tensor) -> Tensor:
+        """latent (in_dim, T, h, w) -> (N, D). A convolution whose stride is its kernel is a linear layer on patches."""
+        weight = self.patch_embedding.weight.flatten(1)
+        return F.linear(patchify(self._here(latent), self.config.patch_size), weight, self.patch_embedding.bias)
+
+    def _run_blocks(self, x: Tensor, e0: Tensor, conditioning: Conditioning, grid: Grid) -> Tensor:
+        rope = self.rope(grid)
+        fast = self.fast_blocks and conditioning.masks is None
+        pending = Pending(self._sharing.split(x, grid))
+        for index, block in enumerate(self.runner):
+            context = conditioning.layers[index]
+            if context is None:
+                context = block.project_context(
+                    conditioning.text, conditioning.image, conditioning.audio, conditioning.n_people
+                )
+                if self.cache_context:
+                    conditioning.layers[index] = context
+            if fast and self.attention is not None:
+                pending = fast_forward(block, pending, e0, context, rope, self.attention)
+            else:
+                pending = Pending(block(pending.x, e0, context, rope, conditioning.masks))
+        return self._sharing.join(pending.settle(), grid)
+
+    def rope(self, grid: Grid) -> RotaryTable:
+        """The rotary table of the tokens that this process takes through the blocks, made once and kept."""
+        key = (grid, self.device)
+        if key not in self._ropes:
+            whole = video_table(grid, self.config.head_dim, self.device)
+            self._ropes[key] = RotaryTable(*(self._sharing.split(part, grid) for part in whole))
+        return self._ropes[key]
+
+    def _token_masks(self, masks: Tensor) -> Tensor:
+        """(3, h, w) -> (3, S) by nearest neighbour: every second row and column."""
+        _, q, r = self.config.patch_size
+        tokens = (masks[:, ::q, ::r] > 0).flatten(1).float().to(self.device)
+        if not bool(tokens.any(dim=1).all()):
+            raise ValueError("a person's region is empty at token resolution; make the box larger")
+        return tokens
+
+    def _here(self, tensor: Tensor) -> Tensor:
+        return tensor.to(device=self.device, dtype=self.dtype)
+
+    def close(self) -> None:
+        """Give the weights' memory back."""
+        self.runner.close()
+        self._ropes.clear()
+        self.to_empty(device="meta")

@@ -1,0 +1,245 @@
+"""InfiniteTalk on several GPUs of one machine: the same engine in as many processes, their transformers joined.
+
+Every process renders the same request with the same random numbers; parallel.py shares out the transformer's work, the
+rest each does for itself. This process is the first of them and the only one whose frames are used; the others are its
+helpers. They agree on when a job is cancelled, so that none waits for another that has left. Knows processes and the
+engine interface; not the model.
+"""
+
+import ctypes
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from lipsync_server.engines.base import Frames, RenderContext, RenderRequest, ResumePoint, State
+from lipsync_server.engines.infinitetalk.one_gpu import InfiniteTalkEngine, Report
+from lipsync_server.errors import LipsyncError, OutOfMemory
+from lipsync_server.settings import Settings
+
+log = logging.getLogger(__name__)
+
+EXIT_HELPER_LOST = 71
+"""Exit status of a worker one of whose helpers has ended: what they were at together cannot be ended otherwise."""
+_PR_SET_PDEATHSIG = 1
+# What ends a helper, such as too little memory, mostly ends the first process just as well, and in better words.
+_GRACE_S = 5.0
+
+
+def _no_report(stage: str, done: float, total: float) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class _Load:
+    """First process to helper: load what is loaded before any job has come."""
+
+
+@dataclass(frozen=True)
+class _Render:
+    request: RenderRequest
+    checkpoint: ResumePoint | None
+
+
+class ParallelEngine:
+    """InfiniteTalk on `n_processes` GPUs, or CPU processes when the device is "cpu". One request at a time."""
+
+    name = "infinitetalk"
+
+    def __init__(self, settings: Settings, n_processes: int) -> None:
+        self._settings, self._n_processes = settings, n_processes
+        self._engine = InfiniteTalkEngine(_on_device(settings, 0))
+        self._pipes: list[Connection] = []
+        self._helpers: list[SpawnProcess] = []
+        self._closing = threading.Event()
+        self._meeting: tempfile.TemporaryDirectory[str] | None = None
+
+    def load(self, report: Report = _no_report) -> None:
+        """Start the helpers and load the model in every process; idempotent."""
+        if not self._helpers:
+            self._start()
+            self._tell(_Load())
+            self._engine.load(report)
+            self._wait()
+
+    def generate(self, request: RenderRequest, context: RenderContext) -> Iterator[Frames]:
+        """Frames of the video, a few at a time, made by all processes together."""
+        self.load(lambda stage, done, total: context.progress("load", done, total, stage))
+        together = _Together(context.scratch, context.checkpoint, context)
+        self._tell(_Render(request, context.checkpoint))
+        frames = self._engine.generate(request, together)
+        try:
+            yield from _whole(frames, together)
+        except Exception as error:
+            # What is wrong with the request, or a cancelled job, is found by every process.
+            if isinstance(error, LipsyncError) and not isinstance(error, OutOfMemory):
+                self._wait()
+            else:
+                self.close()
+            raise
+        self._wait()
+
+    def close(self) -> None:
+        """End the helpers and give everything back."""
+        self._closing.set()
+        for pipe in self._pipes:
+            pipe.close()
+        for helper in self._helpers:
+            helper.kill()
+            helper.join()
+        self._pipes, self._helpers = [], []
+        if dist.is_initialized():
+            _part(self._settings)
+        self._engine.close()
+        if self._meeting is not None:
+            self._meeting.cleanup()
+
+    def _start(self) -> None:
+        self._closing = threading.Event()
+        spawn = multiprocessing.get_context("spawn")
+        self._meeting = tempfile.TemporaryDirectory(prefix="lipsync-")
+        meeting = Path(self._meeting.name) / "meeting"
+        for rank in range(1, self._n_processes):
+            ours, theirs = spawn.Pipe()
+            helper = spawn.Process(
+                target=_help,
+                args=(theirs, self._settings, rank, self._n_processes, meeting, os.getpid()),
+                name=f"infinitetalk-{rank}",
+                daemon=True,
+            )
+            helper.start()
+            theirs.close()
+            self._pipes.append(ours)
+            self._helpers.append(helper)
+        threading.Thread(target=_watch, args=(list(self._helpers), self._closing), name="helpers", daemon=True).start()
+        _join(self._settings, 0, self._n_processes, meeting)
+
+    def _tell(self, message: _Load | _Render) -> None:
+        for pipe in self._pipes:
+            pipe.send(message)
+
+    def _wait(self) -> None:
+        """Until every helper is done with what it was told."""
+        for pipe in self._pipes:
+            pipe.recv()
+
+
+@dataclass
+class _Together:
+    """The context that an engine sees in every process: whether the job is cancelled is the first one's say.
+
+    context: the real one, in the first process only.
+    """
+
+    scratch: Path
+    checkpoint: ResumePoint | None
+    context: RenderContext | None = None
+    stopped: bool = field(default=False)
+
+    def progress(self, stage: str, done: float, total: float, note: str = "") -> None:
+        if self.context is not None and not self.stopped:
+            self.context.progress(stage, done, total, note)
+
+    def cancelled(self) -> bool:
+        """Asked equally often in every process, for they all do the same."""
+        here = self.context is not None and (self.stopped or self.context.cancelled())
+        said = torch.tensor([here], dtype=torch.int32)
+        dist.broadcast(said, 0)
+        return bool(said)
+
+    def warn(self, message: str) -> None:
+        if self.context is not None:
+            self.context.warn(message)
+
+    def save(self, state: State) -> None:
+        if self.context is not None and not self.stopped:
+            self.context.save(state)
+
+
+def _help(pipe: Connection, settings: Settings, rank: int, n_processes: int, meeting: Path, first_pid: int) -> None:
+    """A helper's whole life. What goes wrong ends it, and with it the first process: they cannot part otherwise."""
+    _die_with(first_pid)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(level=settings.log_level.upper())
+    _join(settings, rank, n_processes, meeting)
+    engine = InfiniteTalkEngine(_on_device(settings, rank))
+    with tempfile.TemporaryDirectory(prefix="lipsync-") as folder:
+        while True:
+            try:
+                message = pipe.recv()
+            except (EOFError, OSError):
+                return
+            if isinstance(message, _Load):
+                engine.load()
+            else:
+                _exhaust(engine.generate(message.request, _Together(Path(folder), message.checkpoint)))
+            pipe.send(None)
+
+
+def _watch(helpers: list[SpawnProcess], closing: threading.Event) -> None:
+    wait([helper.sentinel for helper in helpers])
+    if not closing.wait(_GRACE_S):
+        log.error("a process that renders with this one has ended; this worker ends, too, and starts again")
+        os._exit(EXIT_HELPER_LOST)
+
+
+def _whole(frames: Iterator[Frames], together: _Together) -> Iterator[Frames]:
+    """The frames; when nobody wants the rest, all processes go on to the next place where they ask whether to stop."""
+    try:
+        # Not `yield from`, which would close the engine's own generator here and nowhere else.
+        for batch in frames:  # noqa: UP028
+            yield batch
+    except GeneratorExit:
+        together.stopped = True
+        _exhaust(frames)
+        raise
+
+
+def _exhaust(frames: Iterator[Frames]) -> None:
+    try:
+        for _ in frames:
+            pass
+    except OutOfMemory:
+        raise
+    except LipsyncError as error:
+        log.debug("every process stops: %s", error)
+
+
+def _join(settings: Settings, rank: int, n_processes: int, meeting: Path) -> None:
+    """Meet the other processes. The CPU's side of the group is for agreeing, which must not wait for a GPU."""
+    backend = "gloo"
+    if settings.device != "cpu":
+        torch.cuda.set_device(rank)
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, f"file://{meeting}", rank=rank, world_size=n_processes)
+
+
+def _part(settings: Settings) -> None:
+    """Leave the group alone: the others were killed, perhaps in the middle of what was under way with this process."""
+    if settings.device != "cpu":
+        world = dist.group.WORLD
+        assert world is not None
+        world._get_backend(torch.device("cuda")).abort()
+    dist.destroy_process_group()
+
+
+def _on_device(settings: Settings, rank: int) -> Settings:
+    return settings if settings.device == "cpu" else settings.model_copy(update={"device": f"cuda:{rank}"})
+
+
+def _die_with(first_pid: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != first_pid:
+        os._exit(0)

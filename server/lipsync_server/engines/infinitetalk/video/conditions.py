@@ -1,0 +1,160 @@
+"""What each window is conditioned on: the picture as it is then, its tokens and latents, masks and the speech.
+
+A still picture is encoded once and serves every window; under a slow camera move, and with a video as the picture,
+every window has its own, which can be begun while the GPU is busy with the window before. Knows images, the VAE, CLIP
+and speech embeddings; not the transformer, nor the loop.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lipsync_server.engines.base import FPS, Box, Frames
+from lipsync_server.engines.infinitetalk.video.images import (
+    condition_mask,
+    fit_picture,
+    latent_masks,
+    move_camera,
+    person_masks,
+    to_tensor,
+)
+from lipsync_server.errors import InvalidInput
+from lipsync_server.models.encoders.speech import SpeechEmbedding
+from lipsync_server.models.sampling.side_stream import SideStream
+from lipsync_server.models.sampling.windows import Schedule, Window
+from lipsync_server.models.wan_vae.vae import WanVae
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One window's conditioning.
+
+    picture: (3, H, W) in [-1, 1]. tokens: (257, 1280) of CLIP. y: (20, T, h, w), the mask channels and the latents of
+    the picture followed by grey. audio: (P, F, 5, 12, width). masks: (3, h, w) for two people, else None.
+    """
+
+    picture: Tensor
+    tokens: Tensor
+    y: Tensor
+    audio: Tensor
+    masks: Tensor | None
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        found = (self.picture, self.tokens, self.y, self.audio, self.masks)
+        return [tensor for tensor in found if tensor is not None]
+
+
+PictureAt = Callable[[Window], tuple[Frames, tuple[Box, Box] | None]]
+"""The source picture of a window (uint8 RGB, any size) and the two boxes in it, if there are boxes."""
+
+
+def still_picture(picture: Frames, boxes: tuple[Box, Box] | None) -> PictureAt:
+    return lambda window: (picture, boxes)
+
+
+def moving_picture(picture: Frames, boxes: tuple[Box, Box] | None) -> PictureAt:
+    """The picture under a slow camera move; window 0 sees it whole."""
+    return lambda window: move_camera(picture, window.start / FPS, boxes)
+
+
+class Conditions:
+    """Makes each window's conditioning; keeps what the next window may use again.
+
+    Windows come in order. side: where `prefetch` works.
+    """
+
+    def __init__(
+        self,
+        picture_at: PictureAt,
+        speech: tuple[SpeechEmbedding, ...],
+        schedule: Schedule,
+        *,
+        size: tuple[int, int],
+        vae: WanVae,
+        tokens_of: Callable[[Tensor], Tensor],
+        side: SideStream | None = None,
+    ) -> None:
+        self._picture_at, self._speech, self._schedule = picture_at, speech, schedule
+        self._size, self._vae, self._tokens_of = size, vae, tokens_of
+        self._longest = max(window.n_latents for window in schedule.windows)
+        self._last: tuple[Frames, Tensor, Tensor, Tensor] | None = None
+        self._side = side or SideStream(vae.device)
+        self._prefetches = True
+        # By index: the window that was asked for last, which may be asked for once more, and the next one.
+        self._made: dict[int, Condition] = {}
+
+    @torch.inference_mode()
+    def at(self, window: Window) -> Condition:
+        """The conditioning of `window`: prefetched, or made now."""
+        with self._side.main_turn():
+            self._made = {index: made for index, made in self._made.items() if index >= window.index}
+            if window.index not in self._made:
+                self._made[window.index] = self._make(window, *self._picture_at(window))
+            made = self._made[window.index]
+            self._side.hand_over(made.tensors)
+        return made
+
+    @torch.inference_mode()
+    def prefetch(self, window: Window) -> None:
+        """Begin with the conditioning of the next window, beside the GPU's work, if its picture is a new one.
+
+        Where that fails, `at` does it in turn, as it does from then on.
+        """
+        if not self._prefetches or window.index in self._made:
+            return
+        try:
+            source, boxes = self._picture_at(window)
+            if self._last is not None and self._last[0] is source:
+                return
+            with self._side.beside():
+                self._made[window.index] = self._make(window, source, boxes)
+        except Exception as error:  # whatever it is, `at` meets it again or does not
+            self._prefetches = False
+            _log.info("window %d is not prepared early: %s", window.index + 1, error)
+
+    def close(self) -> None:
+        """What was prefetched for nobody is done before anything that it reads goes."""
+        with self._side.main_turn():
+            self._made.clear()
+
+    def _make(self, window: Window, source: Frames, boxes: tuple[Box, Box] | None) -> Condition:
+        picture, tokens, latents = self._encoded(source)
+        # The VAE is causal: fewer grey frames at the end change nothing before them.
+        latents = latents[:, : window.n_latents]
+        height, width = latents.shape[2:]
+        mask = condition_mask(window.n_latents, height, width).to(latents.device)
+        return Condition(picture, tokens, torch.cat([mask, latents]), self._audio(window), self._masks(source, boxes))
+
+    @torch.inference_mode()
+    def colours(self) -> Tensor:
+        """The picture whose colours every frame is held to: the first window's, (3, H, W)."""
+        source, _ = self._picture_at(self._schedule.windows[0])
+        return to_tensor(fit_picture(source, self._size)).to(self._vae.device)
+
+    def _encoded(self, source: Frames) -> tuple[Tensor, Tensor, Tensor]:
+        if self._last is None or self._last[0] is not source:
+            picture = to_tensor(fit_picture(source, self._size)).to(self._vae.device)
+            latents = self._vae.encode_picture(picture, self._longest)
+            self._last = (source, picture, self._tokens_of(picture), latents)
+        return self._last[1:]
+
+    def _audio(self, window: Window) -> Tensor:
+        indices = [self._schedule.audio_indices(window, person) for person in range(len(self._speech))]
+        return torch.stack([speech.gather(at) for speech, at in zip(self._speech, indices, strict=True)])
+
+    def _masks(self, source: Frames, boxes: tuple[Box, Box] | None) -> Tensor | None:
+        if len(self._speech) < 2:
+            return None
+        try:
+            masks = latent_masks(person_masks((source.shape[0], source.shape[1]), boxes), self._size)
+        except InvalidInput:
+            # A narrow box at the rim, which the camera has left for now: where the person is in the first window.
+            first, boxes = self._picture_at(self._schedule.windows[0])
+            masks = latent_masks(person_masks((first.shape[0], first.shape[1]), boxes), self._size)
+        return masks.to(self._vae.device)

@@ -1,0 +1,42 @@
+"""A video in place of the picture (dubbing): each window is conditioned on the video's frame at its start.
+
+As in the reference, the frame that is on screen when a window begins is its picture, and the last frame stays when the
+video is shorter than the speech. Knows media/'s reader; holds one frame.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from lipsync_server.engines.base import FPS, Box, Frames
+from lipsync_server.media.image import read_video_frames
+from lipsync_server.models.sampling.windows import Schedule, Window
+
+
+class VideoPicture:
+    """Callable as conditions.PictureAt; windows must come in order, each as often as wanted, after a failure too."""
+
+    def __init__(self, path: Path, first_frame: Frames, plan: Schedule, boxes: tuple[Box, Box] | None) -> None:
+        self._path, self._first_frame, self._plan, self._boxes = path, first_frame, plan, boxes
+        self._reader: Iterator[Frames] | None = None
+        self._last: tuple[int, Frames] = (0, first_frame)
+
+    def __call__(self, window: Window) -> tuple[Frames, tuple[Box, Box] | None]:
+        if window.index == 0:
+            return self._first_frame, self._boxes
+        while self._last[0] < window.index:
+            if self._reader is None:
+                starts = [later.start for later in self._plan.windows[window.index :]]
+                self._reader = read_video_frames(self._path, starts, fps=FPS)
+                self._last = (window.index - 1, self._first_frame)
+            try:
+                self._last = (self._last[0] + 1, next(self._reader))
+            except Exception:
+                # A generator that has failed is at its end, and the next to ask is to hear why.
+                self._reader = None
+                raise
+        return self._last[1], self._boxes
+
+    def close(self) -> None:
+        close = getattr(self._reader, "close", None)
+        if close is not None:
+            close()

@@ -1,0 +1,149 @@
+"""The window loop: condition, denoise, decode, correct colours, hand on the last frames.
+
+This is the reference's computation order with its random stream, one window at a time and frame by frame. Knows the
+transformer, the VAE and the arithmetic of sampling; not where weights come from, not the engine interface, and no
+recovery from errors (engine.py has that).
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lipsync_server.engines.infinitetalk.model.teacache import TeaCache
+from lipsync_server.engines.infinitetalk.model.transformer import Conditioning, InfiniteTalkTransformer
+from lipsync_server.engines.infinitetalk.video.conditions import Condition
+from lipsync_server.engines.infinitetalk.video.guidance import Guidance, GuidanceScales, Pass, ProjectedGuidance
+from lipsync_server.models.encoders.speech import silence
+from lipsync_server.models.sampling.colour import ColourMatch
+from lipsync_server.models.sampling.sampler import draw_noise, euler_step, pin, skip_unused_draws, timesteps
+from lipsync_server.models.sampling.windows import Window
+from lipsync_server.models.wan_vae.vae import LATENT_CHANNELS, WanVae
+
+OnStep = Callable[[int], None]
+"""Called before each pass with the step it belongs to; may raise to stop."""
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """The numbers of the loop, resolved. apg: (momentum, norm threshold), or None for plain guidance."""
+
+    steps: int
+    shift: float
+    scales: GuidanceScales
+    colour_correction: float = 1.0
+    motion_frames: int = 9
+    apg: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Embeddings (n, width) of the prompt and of the negative prompt."""
+
+    positive: Tensor
+    negative: Tensor
+
+
+class WindowLoop:
+    """The loop of one video. Make one per job; windows must be run in order.
+
+    cache: skips forwards; counts those of a window, so a window that is broken off must `restart` it.
+    """
+
+    def __init__(
+        self,
+        transformer: InfiniteTalkTransformer,
+        vae: WanVae,
+        prompts: Prompts,
+        settings: LoopSettings,
+        *,
+        colours: Tensor,
+        generator: torch.Generator,
+        cache: TeaCache | None = None,
+    ) -> None:
+        self.transformer, self.vae = transformer, vae
+        self._prompts, self._settings = prompts, settings
+        self.generator, self.cache = generator, cache
+        self._match_colours = ColourMatch(colours, settings.colour_correction)
+        self._pacer = _Pacer(vae.device)
+
+    @torch.inference_mode()
+    def denoise(self, window: Window, condition: Condition, known: Tensor | None, on_step: OnStep) -> Tensor:
+        """Clean latents (16, T, h, w) of one window.
+
+        known: latents of the frames taken over from the window before, (16, k, h, w); None in the first window, whose
+        first latent is then the picture's own.
+        """
+        settings = self._settings
+        shape = (LATENT_CHANNELS, window.n_latents, *condition.y.shape[2:])
+        noise = draw_noise(shape, self.generator)
+        if known is None:
+            # The VAE is causal, so the first latent of "picture, then grey" is the picture's own.
+            known = condition.y[-LATENT_CHANNELS:, :1]
+        else:
+            skip_unused_draws(tuple(known.shape), settings.steps, self.generator)
+            known = known[:, : window.n_latents]
+        latent = noise.to(condition.y.device)
+        known = known.to(latent)
+        contexts = self._contexts(condition)
+        apg = None
+        if settings.apg is not None:
+            apg = ProjectedGuidance(*settings.apg), ProjectedGuidance(*settings.apg)
+        guidance = Guidance(settings.scales, apg=apg)
+        levels = timesteps(settings.steps, settings.shift).to(latent.device)
+        for step in range(settings.steps):
+            model_input = torch.cat([pin(latent, known), condition.y.to(latent)])
+            predictions: dict[Pass, Tensor] = {}
+            for which in settings.scales.passes_at(step, settings.steps):
+                on_step(step)
+                predictions[which] = self.transformer(
+                    model_input, levels[step : step + 1], contexts[which], cache=self.cache
+                )
+            latent = euler_step(latent, guidance.velocity(predictions), levels[step], levels[step + 1])
+            self._pacer.step_done()
+        return pin(latent, known)
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Iterator[Tensor]:
+        """Frames (3, n, H, W) of clean latents in [-1, 1], colours corrected, one latent frame after the other."""
+        for frames in self.vae.decode(latents):
+            yield self._match_colours(frames)
+
+    @torch.inference_mode()
+    def take_over(self, tail: Tensor) -> Tensor:
+        """Latents of the last frames of a window, (3, motion_frames, H, W), for the next one."""
+        return self.vae.encode(tail)
+
+    def _contexts(self, condition: Condition) -> Mapping[Pass, Conditioning]:
+        """The transformer's view of the conditioning for each pass; unguided audio is zero and has one person."""
+        prompts, condition_of = self._prompts, self.transformer.condition
+        passes = self._settings.scales.passes
+        contexts: dict[Pass, Conditioning] = {}
+        quiet = silence(condition.audio.shape[1], condition.audio) if len(passes) > 1 else None
+        for which in passes:
+            text = prompts.positive if which in ("cond", "drop_audio") else prompts.negative
+            if which in ("cond", "drop_text"):
+                contexts[which] = condition_of(
+                    text=text, image_tokens=condition.tokens, audio=condition.audio, masks=condition.masks
+                )
+            else:
+                assert quiet is not None
+                contexts[which] = condition_of(text=text, image_tokens=condition.tokens, audio=quiet, masks=None)
+        return contexts
+
+
+class _Pacer:
+    """Keeps the host at most one denoising step ahead of the GPU, so that progress and cancelling mean now."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._last: torch.cuda.Event | None = None
+
+    def step_done(self) -> None:
+        if not self._cuda:
+            return
+        before, self._last = self._last, torch.cuda.Event()
+        self._last.record()
+        if before is not None:
+            before.synchronize()

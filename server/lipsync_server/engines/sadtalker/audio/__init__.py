@@ -1,0 +1,1 @@
+"""From speech to expression and pose coefficients."""

@@ -1,0 +1,1 @@
+"""Find, crop and reconstruct the face, and set it back into the picture."""

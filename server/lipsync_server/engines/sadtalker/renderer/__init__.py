@@ -1,0 +1,1 @@
+"""The face renderer: keypoints, dense motion and the generator."""

@@ -1,0 +1,70 @@
+"""The counters and gauges that GET /metrics shows: a registry of this application alone, no global one.
+
+Counters move when jobs end and bytes pass; gauges are set when they are asked for. Knows jobs' records.
+"""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import generate_latest
+
+from lipsync_server.jobs.model import Job
+from lipsync_server.jobs.queue import JobQueue
+
+_SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10000)
+_SPEEDS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 250)
+
+
+class Metrics:
+    """All that this server measures."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.jobs = Gauge("lipsync_jobs", "Jobs on record by state.", ["state"], registry=registry)
+        self.queue = Gauge("lipsync_queue_length", "Jobs that wait.", registry=registry)
+        self.queue_s = Gauge(
+            "lipsync_queue_seconds", "Expected seconds of work in the queue by engine.", ["engine"], registry=registry
+        )
+        self.workers = Gauge("lipsync_workers", "Workers.", ["node", "engine", "state"], registry=registry)
+        self.ended = Counter("lipsync_jobs_ended", "Jobs that ended.", ["engine", "state"], registry=registry)
+        self.stage_s = Histogram(
+            "lipsync_stage_seconds",
+            "Seconds per stage of a finished job.",
+            ["engine", "stage"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.speed = Histogram(
+            "lipsync_seconds_per_second",
+            "Seconds of work per second of video.",
+            ["engine"],
+            buckets=_SPEEDS,
+            registry=registry,
+        )
+        self.worker_s = Counter("lipsync_worker_seconds", "Seconds that workers worked.", ["engine"], registry=registry)
+        self.cost = Counter("lipsync_cost", "What the ended jobs cost.", ["currency"], registry=registry)
+        self.bytes_in = Counter("lipsync_bytes_in", "Bytes of inputs taken in.", registry=registry)
+        self.bytes_out = Counter("lipsync_bytes_out", "Bytes of videos sent.", registry=registry)
+
+    def job_ended(self, job: Job) -> None:
+        engine = job.engine or job.spec.engine
+        self.ended.labels(engine, job.state).inc()
+        self.worker_s.labels(engine).inc(job.worker_s)
+        if job.cost is not None:
+            self.cost.labels(job.cost.currency).inc(job.cost.amount)
+        if job.outcome is not None:
+            for stage, seconds in job.stage_s.items():
+                self.stage_s.labels(engine, stage).observe(seconds)
+            if job.outcome.duration_s > 0:
+                self.speed.labels(engine).observe(job.outcome.render_s / job.outcome.duration_s)
+
+    async def text(self, queue: JobQueue) -> bytes:
+        counts = await queue.store.counts()
+        for state, n_jobs in counts.items():
+            self.jobs.labels(state).set(n_jobs)
+        self.queue.set(counts["queued"])
+        self.queue_s.clear()
+        for engine, seconds in (await queue.forecast.waiting_s()).items():
+            self.queue_s.labels(engine).set(seconds)
+        self.workers.clear()
+        for info in queue.executor.workers():
+            self.workers.labels(info.node, info.engine, info.state).inc()
+        return generate_latest(self.registry)

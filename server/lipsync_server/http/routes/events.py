@@ -1,0 +1,72 @@
+"""GET /v1/jobs/{id}/events: the job as server-sent events until it has ended.
+
+Every event carries the whole job, so a client that missed some, or connects again, needs nothing else. `progress` while
+it waits and runs, `end` at last. A comment line now and then keeps proxies from cutting a quiet connection.
+"""
+
+import asyncio
+import time
+from contextlib import suppress
+
+from aiohttp import web
+
+from lipsync_server.http import keys, schemas
+from lipsync_server.http.routes.jobs import find_job
+from lipsync_server.http.routing import JOB_ID, Answer, Route
+from lipsync_server.http.wire import job_now
+from lipsync_server.jobs.watch import set_within
+
+_HEARTBEAT_S = 15.0
+_AT_MOST_EVERY_S = 0.25
+
+
+async def events(request: web.Request) -> web.StreamResponse:
+    job = await find_job(request)
+    queue = request.app[keys.QUEUE]
+    response = web.StreamResponse(
+        headers={
+            "Content-Type": "text/event-stream; charset=utf-8",
+            "Cache-Control": "no-cache, no-transform",
+            "X-Accel-Buffering": "no",
+        }
+    )
+    await response.prepare(request)
+    await response.write(b"retry: 2000\n\n")
+    sent: schemas.Job | None = None
+    with queue.watch.subscribe(job.id) as changed:
+        while not queue.stopping:
+            changed.clear()
+            job = await queue.store.get(job.id)
+            view = await job_now(job, queue, request.path)
+            if view != sent:
+                sent = view
+                kind = "end" if job.final else "progress"
+                await response.write(f"event: {kind}\ndata: {view.model_dump_json()}\n\n".encode())
+            if job.final:
+                break
+            began = time.monotonic()
+            if not await set_within(changed, _HEARTBEAT_S):
+                await response.write(b": still here\n\n")
+            # A change that comes sooner waits for its turn; the newest state is sent then.
+            await asyncio.sleep(max(0.0, _AT_MOST_EVERY_S - (time.monotonic() - began)))
+    with suppress(ConnectionError):  # the client may leave at the very end
+        await response.write_eof()
+    return response
+
+
+ROUTES = (
+    Route(
+        "GET",
+        "/v1/jobs/{job_id}/events",
+        events,
+        "Follow a job",
+        answers={
+            200: Answer(
+                "Server-sent events: `progress` and at last `end`, each with the whole job as data.",
+                media_type="text/event-stream",
+            )
+        },
+        problems=(404, 410),
+        parameters=(JOB_ID,),
+    ),
+)

@@ -1,0 +1,107 @@
+"""POST /lipsync: picture and recording in, the video out, in one request.
+
+The contract that people have in their workflows. The job behind it is a job like any other: when the caller hangs up
+it goes on, and its video is kept and can be collected by the id in `Lipsync-Job-Id`.
+"""
+
+import asyncio
+
+from aiohttp import web
+
+from lipsync_server.errors import NotReady
+from lipsync_server.http import keys, schemas
+from lipsync_server.http.openapi import job_form
+from lipsync_server.http.problem import JobEnded
+from lipsync_server.http.routes.jobs import accepted_answer, finished_video
+from lipsync_server.http.routing import IDEMPOTENCY_KEY, Answer, Parameter, Route
+from lipsync_server.http.submit import accept
+from lipsync_server.http.video import VideoResponse
+from lipsync_server.http.wire import job_path, relative
+from lipsync_server.jobs.model import Failure, Job
+
+VIDEO_NAME = "lipsync.mp4"
+
+
+async def lipsync(request: web.Request) -> web.StreamResponse:
+    accepted = await accept(request, allow_json=False, default_name=VIDEO_NAME)
+    wait_s = _wait_s(request)
+    if wait_s == 0:
+        return await accepted_answer(request, accepted, headers={"Preference-Applied": "respond-async"})
+    queue = request.app[keys.QUEUE]
+    try:
+        async with asyncio.timeout(wait_s):
+            job = await queue.wait_end(accepted.job.id)
+    except TimeoutError:
+        return await accepted_answer(request, accepted)
+    if not job.final:
+        raise NotReady(
+            f"The server is stopping. Job {job.id} is kept and goes on after the restart; "
+            f"collect it at GET {job_path(job.id, '/video')}.",
+            retry_after_s=30,
+        )
+    if job.state != "succeeded":
+        raise _ended(job, request)
+    return _video(request, job)
+
+
+def _video(request: web.Request, job: Job) -> web.StreamResponse:
+    app = request.app
+
+    async def sent(n_bytes: int) -> None:
+        app[keys.METRICS].bytes_out.inc(n_bytes)
+        await app[keys.RETENTION].collect(job.id)
+
+    return VideoResponse(
+        finished_video(request, job),
+        job.spec.file_name,
+        headers={"Lipsync-Job-Id": job.id, "Content-Location": relative(job_path(job.id, "/video"), request.path)},
+        on_sent=sent,
+    )
+
+
+def _ended(job: Job, request: web.Request) -> JobEnded:
+    failure = job.failure or Failure("cancelled", "The job was cancelled", "The job was cancelled by a caller.", 409)
+    return JobEnded(job.id, failure, relative(job_path(job.id), request.path))
+
+
+def _wait_s(request: web.Request) -> float | None:
+    """Seconds to wait for the video: 0 answers at once with the job, None waits to the end. See RFC 7240."""
+    timeout_s = request.app[keys.SETTINGS].sync_timeout_s or None
+    preferences = [part.strip().lower() for part in ",".join(request.headers.getall("Prefer", [])).split(",")]
+    if "respond-async" not in preferences:
+        return timeout_s
+    for preference in preferences:
+        name, _, value = preference.partition("=")
+        if name.strip() == "wait" and value.strip().isdigit():
+            wait_s = float(value)
+            return wait_s if timeout_s is None else min(wait_s, timeout_s)
+    return 0
+
+
+PREFER = Parameter(
+    "Prefer",
+    "header",
+    "`respond-async` answers 202 with the job at once; with `wait=N` as well, after N seconds if it has not ended.",
+    {"type": "string"},
+)
+
+ROUTES = (
+    Route(
+        "POST",
+        "/lipsync",
+        lipsync,
+        "Make a video and wait for it",
+        answers={
+            200: Answer(
+                "The video, as attachment `lipsync.mp4`.",
+                media_type="video/mp4",
+                headers={"Lipsync-Job-Id": "The job that made it."},
+            ),
+            202: Answer("The job goes on: see `Location`.", schemas.Job, headers={"Location": "The job, relative."}),
+        },
+        problems=(400, 409, 410, 413, 415, 422, 429, 503, 507),
+        parameters=(PREFER, IDEMPOTENCY_KEY),
+        forms={"multipart/form-data": job_form()},
+        description="The job goes on when the caller hangs up; its video is then kept like any other job's.",
+    ),
+)

@@ -1,0 +1,71 @@
+"""The web page: `/` and the files beside it, as they lie in page/. No build step, no template, no other host.
+
+The page's files are served at page/NAME, so that index.html at `/` names them by relative references and works behind
+a path prefix.
+"""
+
+from pathlib import Path
+
+from aiohttp import web
+
+from lipsync_server.errors import NotFound
+from lipsync_server.http.routing import Answer, Parameter, Route
+
+PAGE_DIR = Path(__file__).parent.parent / "page"
+_FILES = {path.name: path for path in sorted(PAGE_DIR.iterdir()) if path.is_file()}
+SECURITY_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
+    "style-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'self'",
+    "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+
+async def index(request: web.Request) -> web.StreamResponse:
+    return web.FileResponse(_FILES["index.html"], headers=SECURITY_HEADERS)
+
+
+async def page_file(request: web.Request) -> web.StreamResponse:
+    path = _FILES.get(request.match_info["name"])
+    if path is None:
+        raise NotFound("The page has no such file.")
+    return web.FileResponse(path, headers=SECURITY_HEADERS)
+
+
+_NAME = Parameter("name", "path", "A file of the page.", {"type": "string"}, required=True)
+
+ROUTES = (
+    Route(
+        "GET",
+        "/",
+        index,
+        "The web page",
+        answers={
+            200: Answer("HTML.", media_type="text/html"),
+            206: Answer("A part of it.", media_type="text/html"),
+            304: Answer("The caller has it.", empty=True),
+            412: Answer("If-Match names another file.", empty=True),
+            416: Answer("The file has no such part.", empty=True),
+        },
+        tag="page",
+        public=True,
+    ),
+    Route(
+        "GET",
+        "/page/{name}",
+        page_file,
+        "A file of the web page",
+        answers={
+            200: Answer("The file.", media_type="*/*"),
+            206: Answer("A part of it.", media_type="*/*"),
+            304: Answer("The caller has it.", empty=True),
+            412: Answer("If-Match names another file.", empty=True),
+            416: Answer("The file has no such part.", empty=True),
+        },
+        problems=(404,),
+        parameters=(_NAME,),
+        tag="page",
+        public=True,
+    ),
+)

@@ -1,0 +1,1 @@
+"""What several engines compute with: kernels, layers, the Wan VAE, encoders, tensor files, sampling."""

@@ -1,0 +1,1 @@
+"""Text, picture and speech encoders."""

@@ -1,0 +1,224 @@
+"""The prompt as the model reads it: cleaning, tokens, UMT5-XXL and a cache on disk.
+
+UMT5 has 5.7 billion weights and is needed for a fraction of a second per prompt. So it is never loaded whole: one
+layer at a time goes from the memory-mapped file to the device, both prompts pass through it, and it is dropped. That
+costs one read of the file (page cache to GPU) and about half a gigabyte of memory anywhere, on every card. Reads the
+official .pth and optimum-quanto files (t5_int8, t5_fp8). Knows no pictures and no audio.
+"""
+
+import html
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import ftfy
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import UMT5Config, UMT5EncoderModel
+
+from lipsync_server.engines.infinitetalk.published import TextFiles
+from lipsync_server.errors import WeightsError
+from lipsync_server.models.encoders.text_cache import EmbeddingCache
+from lipsync_server.models.tensor_files import into_modules as state_files
+
+MAX_TOKENS = 512
+# The reference's fixed negative prompt.
+NEGATIVE_PROMPT = (
+    "bright tones, overexposed, static, blurred details, subtitles, style, works, paintings, images, static, overall "
+    "gray, worst quality, low quality, JPEG compression residue, ugly, incomplete, extra fingers, poorly drawn hands, "
+    "poorly drawn faces, deformed, disfigured, misshapen limbs, fused fingers, still picture, messy background, three "
+    "legs, many people in the background, walking backwards"
+)
+DEFAULT_PROMPT = "A person is talking to the camera with natural expressions and small movements of the head."
+_IN_LAYER = {
+    "layer.0.SelfAttention.q": "attn.q", "layer.0.SelfAttention.k": "attn.k", "layer.0.SelfAttention.v": "attn.v",
+    "layer.0.SelfAttention.o": "attn.o", "layer.0.SelfAttention.relative_attention_bias": "pos_embedding.embedding",
+    "layer.0.layer_norm": "norm1", "layer.1.layer_norm": "norm2", "layer.1.DenseReluDense.wi_0": "ffn.gate.0",
+    "layer.1.DenseReluDense.wi_1": "ffn.fc1", "layer.1.DenseReluDense.wo": "ffn.fc2",
+}  # fmt: skip
+_LAYER = re.compile(r"blocks\.(\d+)\.")
+_EMBEDDING, _FINAL_NORM = "token_embedding.weight", "norm.weight"
+
+
+def clean_prompt(text: str) -> str:
+    """Repair encoding accidents, unescape HTML twice, and make every run of white space one space."""
+    repaired = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
+    return re.sub(r"\s+", " ", repaired).strip()
+
+
+def official_name(name: str, layer: int) -> str:
+    """Name in a one-layer UMT5 block -> name of layer `layer` in the published file."""
+    inside, kind = name.rsplit(".", 1)
+    return f"blocks.{layer}.{_IN_LAYER[inside]}.{kind}"
+
+
+def config_of(tensors: Mapping[str, Tensor]) -> UMT5Config:
+    """Sizes from the shapes, the published ones where nothing tells; `check` names what differs."""
+    layers = [int(match[1]) for name in tensors if (match := _LAYER.match(name))]
+    n_layers = max(layers, default=23) + 1
+
+    def size(axis: int, default: int, *names: str) -> int:
+        every = [name.format(layer) for name in names for layer in range(n_layers)]
+        return state_files.usual_size(tensors, every, axis, default)
+
+    heads = max(1, size(1, 64, "blocks.{}.pos_embedding.embedding.weight"))
+    return UMT5Config(
+        vocab_size=size(0, 256384, _EMBEDDING),
+        d_model=size(0, 4096, "blocks.{}.norm1.weight", "blocks.{}.norm2.weight"),
+        d_kv=size(0, 4096, "blocks.{}.attn.q.weight", "blocks.{}.attn.k.weight") // heads,
+        d_ff=size(0, 10240, "blocks.{}.ffn.fc1.weight", "blocks.{}.ffn.gate.0.weight"),
+        num_heads=heads,
+        num_layers=n_layers,
+        relative_attention_num_buckets=32,
+        relative_attention_max_distance=128, feed_forward_proj="gated-gelu", dropout_rate=0.0, layer_norm_epsilon=1e-6,
+        use_cache=False, tie_word_embeddings=False,
+    )  # fmt: skip
+
+
+def one_layer(config: UMT5Config) -> UMT5EncoderModel:
+    """transformers' encoder with a single layer and no final norm, on the meta device: run it once for each layer."""
+    single = UMT5Config(**{**config.to_dict(), "num_layers": 1, "vocab_size": 2})
+    with torch.device("meta"):
+        model = UMT5EncoderModel(single)
+    model.encoder.final_layer_norm = nn.Identity()
+    return model.eval()
+
+
+def check(config: UMT5Config, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Raise WeightsError unless `tensors` are exactly those of the published encoder; only shapes are looked at."""
+    block = one_layer(config).encoder.block[0].state_dict()
+    expected = {official_name(name, layer): t for layer in range(config.num_layers) for name, t in block.items()}
+    expected[_EMBEDDING] = torch.empty(config.vocab_size, config.d_model, device="meta")
+    expected[_FINAL_NORM] = torch.empty(config.d_model, device="meta")
+    state_files.rename_and_check(expected, tensors, lambda name: name, source=source)
+
+
+class TextEncoder:
+    """Prompts to embeddings (n, 4096), streamed through the layers; holds no weights between calls."""
+
+    def __init__(
+        self, files: TextFiles, *, device: torch.device, dtype: torch.dtype, cache: Path | None = None
+    ) -> None:
+        self.files, self.device, self.dtype = files, device, dtype
+        self._cache = EmbeddingCache(cache, files.weights) if cache is not None else None
+
+    def encode(self, prompts: list[str]) -> list[Tensor]:
+        """One (n_tokens, width) tensor to each prompt, on the device; prompts are cleaned first."""
+        cleaned = [clean_prompt(prompt) for prompt in prompts]
+        found = [self._cache.get(prompt) if self._cache else None for prompt in cleaned]
+        wanted = [prompt for prompt, known in zip(cleaned, found, strict=True) if known is None]
+        if wanted:
+            made = dict(zip(wanted, self._run(wanted), strict=True))
+            for prompt, embedding in made.items():
+                if self._cache:
+                    self._cache.put(prompt, embedding)
+            found = [made[p] if known is None else known for p, known in zip(cleaned, found, strict=True)]
+        return [embedding.to(self.device, self.dtype) for embedding in found if embedding is not None]
+
+    def _run(self, prompts: list[str]) -> list[Tensor]:
+        ids = self._tokenize(prompts)
+        tensors = read_weights(self.files)
+        return run_encoder(tensors, ids, device=self.device, dtype=self.dtype, source=self.files.weights.name)
+
+    def _tokenize(self, prompts: list[str]) -> list[list[int]]:
+        path = self.files.tokenizer / "tokenizer.json"
+        if not path.is_file():
+            raise WeightsError(f"The tokenizer is missing: expected it at {path}. Download it with `lipsync weights`.")
+        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer.enable_truncation(MAX_TOKENS)
+        tokenizer.no_padding()
+        return [tokenizer.encode(prompt).ids for prompt in prompts]
+
+
+def read_weights(files: TextFiles) -> Mapping[str, Tensor]:
+    """Official names -> tensors; quantised ones are joined when they are read (`QuantisedWeights`)."""
+    tensors = state_files.read_tensors(files.weights)
+    if files.quant_map is None:
+        return tensors
+    try:
+        quantised = json.loads(files.quant_map.read_text())
+        modules = {name for name, entry in quantised.items() if entry["weights"] != "none"}
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise WeightsError(f"The map {files.quant_map} cannot be read ({error}). Download it again.") from error
+    return QuantisedWeights(tensors, modules, files.weights.name)
+
+
+class QuantisedWeights(Mapping[str, Tensor]):
+    """An optimum-quanto file as plain weights: data * scale, computed when a weight is asked for.
+
+    stored: the same names with what the file holds, of the same shape, so that a check computes nothing. Raises
+    WeightsError naming file and key where the file is not what its map says.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], modules: set[str], source: str) -> None:
+        self._tensors = tensors
+        self._quantised = {f"{module}.weight" for module in modules}
+        parts = {f"{name}.{part}" for name in self._quantised for part in ("_data", "_scale")}
+        unused = {f"{module}.{part}" for module in modules for part in ("input_scale", "output_scale")}
+        for name in sorted(parts - tensors.keys()):
+            raise WeightsError(f"{source}: the tensor {name} is missing. Download it again.")
+        self.stored: dict[str, Tensor] = {}
+        for name, tensor in tensors.items():
+            if name.endswith("._data"):
+                if name not in parts:
+                    raise WeightsError(f"{source}: {name} is not in the file's map. Download both again.")
+                plain = name.removesuffix("._data")
+                scale = tensors[f"{plain}._scale"]
+                if scale.shape != (tensor.shape[0], 1):
+                    raise WeightsError(
+                        f"{source}: the tensor {plain}._scale has the shape {tuple(scale.shape)}, expected "
+                        f"{(tensor.shape[0], 1)}. This is not the published file."
+                    )
+                self.stored[plain] = tensor
+            elif name not in parts | unused:
+                self.stored[name] = tensor
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._quantised:
+            return self.stored[name]
+        scale = self._tensors[f"{name}._scale"]
+        return self.stored[name].to(scale.dtype) * scale
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.stored)
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+
+def run_encoder(
+    tensors: Mapping[str, Tensor],
+    ids: list[list[int]],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    source: str,
+) -> list[Tensor]:
+    """Embeddings of the token rows `ids`, kept rows only; one layer on the device at a time.
+
+    Raises WeightsError unless `tensors` are the published encoder's, all of them and no more.
+    """
+    stored = tensors.stored if isinstance(tensors, QuantisedWeights) else tensors
+    config = config_of(stored)
+    check(config, stored, source)
+    layer_model = one_layer(config)
+    layer_names = layer_model.encoder.block[0].state_dict()
+    longest = max(len(row) for row in ids)
+    padded = torch.zeros(len(ids), longest, dtype=torch.long)
+    mask = torch.zeros(len(ids), longest, dtype=torch.long, device=device)
+    for row, (tokens, target) in enumerate(zip(ids, padded, strict=True)):
+        target[: len(tokens)] = torch.tensor(tokens)
+        mask[row, : len(tokens)] = 1
+    with torch.inference_mode():
+        hidden = tensors[_EMBEDDING][padded].to(device, dtype)
+        final_norm = tensors[_FINAL_NORM].to(device, dtype)
+        for layer in range(config.num_layers):
+            moved = {name: tensors[official_name(name, layer)].to(device, dtype) for name in layer_names}
+            layer_model.encoder.block[0].load_state_dict(moved, assign=True)
+            hidden = layer_model.encoder(inputs_embeds=hidden, attention_mask=mask).last_hidden_state
+        wide = hidden.float()
+        hidden = (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + config.layer_norm_epsilon)).to(dtype)
+        hidden = hidden * final_norm
+    return [row[: len(tokens)] for row, tokens in zip(hidden, ids, strict=True)]

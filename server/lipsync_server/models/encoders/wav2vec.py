@@ -1,0 +1,128 @@
+"""The wav2vec2 base model, run layer by layer: transformers' modules, our loop.
+
+transformers 4 and 5 differ in what a layer returns and in how hidden states are collected, so both are done here. The
+convolutions take their group norm's statistics from outside, because audio.py measures them over a whole recording and
+feeds it in pieces. Eager attention, float32. Knows no loudness, no windows and no length limits.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import Wav2Vec2Config, Wav2Vec2Model
+
+from lipsync_server.errors import WeightsError
+from lipsync_server.models.tensor_files import into_modules as state_files
+
+_OLD_WEIGHT_NORM = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
+# Parts of a pre-training checkpoint that belong to its training.
+_TRAINING_ONLY = ("quantizer.", "project_q.", "project_hid.", "lm_head.")
+
+
+def build(config: Wav2Vec2Config) -> Wav2Vec2Model:
+    """The model on the meta device with eager attention."""
+    config._attn_implementation = "eager"
+    with torch.device("meta"):
+        return Wav2Vec2Model(config)
+
+
+def read_official(path: Path) -> dict[str, Tensor]:
+    """The published tensors under the base class's names: no `wav2vec2.` in front, weight norm by its new names."""
+    tensors = {}
+    for name, tensor in state_files.read_tensors(path).items():
+        plain = name.removeprefix("wav2vec2.")
+        stem, _, last = plain.rpartition(".")
+        tensors[f"{stem}.{_OLD_WEIGHT_NORM[last]}" if last in _OLD_WEIGHT_NORM else plain] = tensor
+    return tensors
+
+
+class Wav2Vec:
+    """A loaded model on one device."""
+
+    def __init__(self, model: Wav2Vec2Model, *, normalises: bool, device: torch.device) -> None:
+        config = model.config
+        self.device, self.normalises = device, normalises
+        self.first_kernel, self.first_stride = int(config.conv_kernel[0]), int(config.conv_stride[0])
+        self.n_channels = int(config.conv_dim[0])
+        self.width = int(config.hidden_size)
+        self.stride, self.receptive_field = 1, 1
+        for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
+            self.receptive_field += (kernel - 1) * self.stride
+            self.stride *= stride
+        self._model = model
+
+    @classmethod
+    def load(cls, folder: Path, *, device: torch.device) -> "Wav2Vec":
+        """Read a published folder: config.json, preprocessor_config.json, model.safetensors or pytorch_model.bin."""
+        config = _read_json(folder / "config.json")
+        if config.get("feat_extract_norm", "group") != "group" or config.get("do_stable_layer_norm", False):
+            raise WeightsError(f"{folder} is not a wav2vec2 base model; InfiniteTalk needs chinese-wav2vec2-base.")
+        preprocessor = folder / "preprocessor_config.json"
+        normalises = bool(_read_json(preprocessor).get("do_normalize", True)) if preprocessor.is_file() else True
+        path = folder / "model.safetensors"
+        if not path.is_file():
+            path = folder / "pytorch_model.bin" if (folder / "pytorch_model.bin").is_file() else path
+        model = build(Wav2Vec2Config(**config))
+        tensors = read_official(path)
+        # Needed for training only, and absent from some files.
+        tensors.setdefault("masked_spec_embed", torch.zeros(model.config.hidden_size))
+        state_files.fill(
+            model, tensors, lambda name: name, source=f"{folder.name}/{path.name}", device=device, dtype=torch.float32,
+            unused=lambda name: name.startswith(_TRAINING_ONLY),
+        )  # fmt: skip
+        return cls(model, normalises=normalises, device=device)
+
+    @classmethod
+    def random(cls, *, device: torch.device, config: Wav2Vec2Config | None = None) -> "Wav2Vec":
+        """Random weights, by default at the published size."""
+        model = build(config or Wav2Vec2Config())
+        state_files.randomise(model, device=device, dtype=torch.float32)
+        return cls(model, normalises=True, device=device)
+
+    def n_features(self, n_samples: int) -> int:
+        """Feature frames that the convolutions make of `n_samples`."""
+        return max(0, (n_samples - self.receptive_field) // self.stride + 1)
+
+    @torch.inference_mode()
+    def first_convolution(self, samples: Tensor) -> Tensor:
+        """The first layer's channels before its norm, (channels, n), of normalised samples (n,)."""
+        out: Tensor = self._model.feature_extractor.conv_layers[0].conv(samples.to(self.device)[None, None])[0]
+        return out
+
+    @torch.inference_mode()
+    def convolve(self, samples: Tensor, channel_mean: Tensor, channel_variance: Tensor) -> Tensor:
+        """Features (n, channels) of normalised samples, given the first layer's statistics over the whole recording."""
+        first, *rest = self._model.feature_extractor.conv_layers
+        norm = first.layer_norm
+        scale = norm.weight.double() * torch.rsqrt(channel_variance + norm.eps)
+        shift = norm.bias.double() - channel_mean * scale
+        x = self.first_convolution(samples) * scale.float()[:, None] + shift.float()[:, None]
+        x = first.activation(x)[None]
+        for layer in rest:
+            x = layer(x)
+        features: Tensor = x[0].T
+        return features
+
+    @torch.inference_mode()
+    def encode(self, features: Tensor) -> list[Tensor]:
+        """Hidden states of features (n, channels): the encoder's input and each layer's output, (n, width) each."""
+        encoder = self._model.encoder
+        hidden = self._model.feature_projection(features[None])[0]
+        hidden = encoder.layer_norm(hidden + encoder.pos_conv_embed(hidden))
+        states = [hidden[0]]
+        for layer in encoder.layers:
+            out = layer(hidden)
+            hidden = out if isinstance(out, Tensor) else out[0]
+            states.append(hidden[0])
+        return states
+
+
+def _read_json(path: Path) -> dict[str, object]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path} cannot be read ({error}). Download the folder again.") from error
+    if not isinstance(found, dict):
+        raise WeightsError(f"{path} does not hold a JSON object. Download the folder again.")
+    return found

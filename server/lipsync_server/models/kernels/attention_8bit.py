@@ -1,0 +1,120 @@
+"""Self-attention with 8-bit scores on Hopper: launches attention_8bit.cu.
+
+Knows the form of rounded tensors and the kernel's tiles and memory. Does not know the transformer or how tokens were
+rounded (fused_kernels.py). Scores are int8 products of centred keys and queries. Values stay bf16 (the error is that of
+the scores alone: about 1 % on normal values) or are fp8 (about 4 %, and a fifth faster), the form of SageAttention 2,
+https://arxiv.org/abs/2411.10958. Optionally each block of queries looks at its most promising tiles of keys only.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lipsync_server.errors import EngineUnavailable
+from lipsync_server.models.kernels import hopper
+
+HEAD_DIM = 128
+TILE = 128
+"""Keys of a tile, and queries of a block."""
+# As in attention_8bit.cu: tiles in flight, blocks of threads that share them, threads.
+_STAGES = 4
+_CLUSTER = 2
+_THREADS = 384
+_LOG2_E = 1.4426950408889634
+
+
+class Queries(NamedTuple):
+    """data (N, H, 128) int8 contiguous; scale (H, N) float32."""
+
+    data: Tensor
+    scale: Tensor
+
+
+class Keys(NamedTuple):
+    """data (N, H, 128) int8 contiguous; scale (H, tiles) float32, one for each 128 keys."""
+
+    data: Tensor
+    scale: Tensor
+
+
+class Values(NamedTuple):
+    """(value - centre) / scale in fp8: data (H, 128, N rounded up to whole tiles), keys in the kernel's order and zero
+    beyond the last; scale, centre (H, 128) float32."""
+
+    data: Tensor
+    scale: Tensor
+    centre: Tensor
+
+
+def missing(device: torch.device, *, fp8_values: bool = True) -> str | None:
+    """Why the kernel cannot run on `device`, or None."""
+    return hopper.missing(device, "attention_8bit", **_constants(fp8_values, _CLUSTER))
+
+
+def n_tiles(n_tokens: int) -> int:
+    return -(-n_tokens // TILE)
+
+
+def attend(q: Queries, k: Keys, v: Tensor | Values, chosen: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(128)) v: (Nq, H, 128) bf16.
+
+    v: (Nk, H, 128) bf16 with any token stride, or Values. chosen: (H, blocks of queries, n) int32, the tiles of keys
+    that each block looks at, ascending (`choose_tiles`); None for all of them.
+    """
+    (n_queries, heads, _), n_keys = q.data.shape, k.data.shape[0]
+    eight_bit = isinstance(v, Values)
+    tiles = n_tiles(n_keys) if chosen is None else chosen.shape[2]
+    shared_bytes = _shared_bytes(eight_bit, tiles)
+    if shared_bytes > hopper.MOST_SHARED_BYTES:
+        raise EngineUnavailable(f"8-bit attention cannot hold {n_keys} tokens; set attention to cudnn.")
+    out = torch.empty(q.data.shape, dtype=torch.bfloat16, device=q.data.device)
+    # Neighbouring blocks of queries share tiles where they look at the same ones.
+    cluster = _CLUSTER if chosen is None else 1
+    if isinstance(v, Values):
+        value_map = hopper.tensor_map(v.data.permute(1, 0, 2), TILE, HEAD_DIM // cluster)
+        of_values: list[Tensor | None] = [v.scale, v.centre]
+    else:
+        value_map = hopper.tensor_map(v, HEAD_DIM // 2, TILE)
+        of_values = [None, None]
+    hopper.launch(
+        hopper.compiled(out.device, "attention_8bit", **_constants(eight_bit, cluster)),
+        (-(-n_tiles(n_queries) // cluster) * cluster, heads), _THREADS, shared_bytes,
+        [*(hopper.tensor_map(x.data, HEAD_DIM, rows) for x, rows in ((q, TILE), (k, TILE // cluster))), value_map],
+        [q.scale, k.scale, *of_values, chosen, out],
+        [n_queries, n_keys, tiles], HEAD_DIM**-0.5 * _LOG2_E, out.device,
+    )  # fmt: skip
+    return out
+
+
+def choose_tiles(q: Queries, k: Keys, density: float) -> Tensor:
+    """Which tiles of keys each block of queries looks at: the `density` (0 to 1) of them whose mean key goes best with
+    the block's mean query, and its own. (H, blocks, n) int32, ascending.
+
+    Training-free block sparsity as in SpargeAttention (https://arxiv.org/abs/2502.18137), with a fixed number of tiles.
+    """
+    # The mean of a partial last tile comes out small, and that tile is chosen a little too seldom by others.
+    scale = _tiles(q.scale.t()[..., None].bfloat16())
+    queries = (scale.transpose(2, 3) @ _tiles(q.data.bfloat16()))[:, :, 0]
+    keys = _tiles(k.data).sum(dim=2, dtype=torch.float32) * k.scale[..., None]
+    scores = queries.float() @ keys.transpose(1, 2)
+    blocks = torch.arange(scores.shape[1], device=scores.device)
+    scores[:, blocks, blocks.clamp(max=scores.shape[2] - 1)] = torch.inf
+    n = min(scores.shape[2], max(1, round(density * scores.shape[2])))
+    return scores.topk(n, dim=2).indices.sort(dim=2).values.to(torch.int32).contiguous()
+
+
+def _tiles(x: Tensor) -> Tensor:
+    """(N, H, c) -> (H, tiles, 128, c), zero beyond the last token."""
+    padded = torch.nn.functional.pad(x, (0, 0, 0, 0, 0, n_tiles(x.shape[0]) * TILE - x.shape[0]))
+    tiles: Tensor = padded.unflatten(0, (-1, TILE)).permute(2, 0, 1, 3)
+    return tiles
+
+
+def _shared_bytes(eight_bit: bool, tiles: int) -> int:
+    values = TILE * HEAD_DIM + 1024 if eight_bit else TILE * HEAD_DIM * 2
+    return TILE * HEAD_DIM + _STAGES * (TILE * HEAD_DIM + values) + 8 * (1 + 2 * _STAGES) + 4 * tiles + 1024
+
+
+def _constants(fp8_values: bool, cluster: int) -> dict[str, int]:
+    return {"VALUES_8BIT": int(fp8_values), "CLUSTER": cluster}

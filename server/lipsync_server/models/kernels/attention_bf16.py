@@ -1,0 +1,37 @@
+"""Self-attention in bf16 on Hopper: launches attention_bf16.cu.
+
+Knows the kernel's tiles and memory. Does not know the transformer.
+"""
+
+import torch
+from torch import Tensor
+
+from lipsync_server.models.kernels import hopper
+
+HEAD_DIM = 128
+# As in attention_bf16.cu: query rows of a block of threads, keys of a tile, tiles in flight, blocks that share tiles.
+_ROWS = 128
+_KEYS = 176
+_STAGES = 2
+_CLUSTER = 2
+_THREADS = 384
+_LOG2_E = 1.4426950408889634
+
+
+def missing(device: torch.device) -> str | None:
+    """Why the kernel cannot run on `device`, or None."""
+    return hopper.missing(device, "attention_bf16")
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(128)) v. q (Nq, H, 128), k and v (Nk, H, 128) bf16, any token stride -> (Nq, H, 128)."""
+    (n_queries, heads, _), n_keys = q.shape, k.shape[0]
+    out = torch.empty(n_queries, heads, HEAD_DIM, dtype=torch.bfloat16, device=q.device)
+    blocks = -(-n_queries // (_ROWS * _CLUSTER)) * _CLUSTER
+    tiles = 2 * HEAD_DIM * (_ROWS + 2 * _STAGES * _KEYS)
+    hopper.launch(
+        hopper.compiled(q.device, "attention_bf16"), (blocks, heads), _THREADS, tiles + 8 * (1 + 4 * _STAGES) + 1024,
+        [hopper.tensor_map(x, HEAD_DIM // 2, rows) for x, rows in ((q, _ROWS), (k, _KEYS), (v, _KEYS))],
+        [out], [n_queries, n_keys], HEAD_DIM**-0.5 * _LOG2_E, q.device,
+    )  # fmt: skip
+    return out

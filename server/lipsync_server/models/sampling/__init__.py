@@ -1,0 +1,1 @@
+"""Timesteps, noise, windows and the colours that are carried from window to window."""

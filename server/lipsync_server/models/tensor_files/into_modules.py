@@ -1,0 +1,144 @@
+"""Weight files into modules: reading, renaming, and one clear error for whatever does not fit.
+
+Used for the encoders and the VAE (the transformer's files are checkpoint.py's). Tensors stay memory-mapped until they
+are copied to their device. Pickled files are read with `weights_only=True` and nothing else.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lipsync_server.errors import WeightsError
+from lipsync_server.models.tensor_files.safetensors_files import read_header
+
+Official = Callable[[str], str]
+"""Name of a tensor in our module -> its name in the published file."""
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a .safetensors or .pth/.bin file, memory-mapped on the CPU."""
+    if not path.is_file():
+        raise WeightsError(f"{path.name} is missing: expected it at {path}. Download it with `lipsync weights`.")
+    try:
+        if path.suffix == ".safetensors":
+            # First, because it names the tensor at which a truncated file ends.
+            read_header(path)
+            return load_file(path)
+        loaded = _read_pickled(path)
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as error:
+        # torch's first sentence says it; the others are about its own insides.
+        reason = str(error).partition(". ")[0] or "it ends too early"
+        raise WeightsError(f"{path} is damaged or incomplete ({reason}). Delete it and download it again.") from error
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise WeightsError(f"{path} does not hold a plain table of tensors; it is not the published file.")
+    return loaded
+
+
+def _read_pickled(path: Path) -> object:
+    from pickle import UnpicklingError
+
+    try:
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError as error:
+            if "mmap" not in str(error):
+                raise
+            # Files in torch's old format (before 1.6) cannot be mapped.
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise ValueError("it holds more than tensors") from error
+
+
+def usual_size(tensors: Mapping[str, Tensor], names: Iterable[str], axis: int, default: int) -> int:
+    """The size along `axis` that most of the tensors `names` have, `default` where none is there.
+
+    Several are asked, so that a wrongly shaped one is found by the check instead of deciding what is right.
+    """
+    sizes = Counter(
+        tensors[name].shape[axis]
+        for name in names
+        if name in tensors and -tensors[name].dim() <= axis < tensors[name].dim()
+    )
+    return sizes.most_common(1)[0][0] if sizes else default
+
+
+def rename_and_check(
+    expected: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    official: Official,
+    *,
+    source: str,
+    unused: Callable[[str], bool] = lambda name: False,
+) -> dict[str, Tensor]:
+    """`tensors` under our names, exactly those in `expected`, with its shapes; a WeightsError names what differs.
+
+    Missing tensors are told first, as a size that was read from one of them may make others look wrong.
+
+    unused: says of a name in the file that it is published there and that nobody needs it.
+    """
+    names = {name: official(name) for name in expected}
+    missing = [published for published in names.values() if published not in tensors]
+    if missing:
+        raise WeightsError(
+            f"{source}: {len(missing)} {'tensors are' if len(missing) > 1 else 'tensor is'} missing, the first is "
+            f"{missing[0]}. Delete the file and download it again."
+        )
+    taken = set(names.values())
+    surplus = [name for name in tensors if name not in taken and not unused(name)]
+    if surplus:
+        raise WeightsError(
+            f"{source}: {len(surplus)} {'tensors do' if len(surplus) > 1 else 'tensor does'} not belong there, the "
+            f"first is {surplus[0]}. This is not the published file."
+        )
+    renamed: dict[str, Tensor] = {}
+    for name, published in names.items():
+        tensor, want = tensors[published], expected[name].shape
+        # Some published tensors carry leading axes of one that our modules do not have.
+        if tensor.shape != want and tuple(n for n in tensor.shape if n != 1) == tuple(n for n in want if n != 1):
+            tensor = tensor.reshape(want)
+        if tensor.shape != want:
+            raise WeightsError(
+                f"{source}: the tensor {published} has the shape {tuple(tensor.shape)}, expected {tuple(want)}. "
+                "This is not the published file."
+            )
+        renamed[name] = tensor
+    return renamed
+
+
+def fill(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    official: Official,
+    *,
+    source: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    unused: Callable[[str], bool] = lambda name: False,
+) -> None:
+    """Give `model` (built on the meta device) the published tensors, copied one by one to `device` as `dtype`."""
+    checked = rename_and_check(model.state_dict(), tensors, official, source=source, unused=unused)
+    # copy=True: the memory map of the file must not live on inside the model.
+    moved = {name: tensor.to(device=device, dtype=dtype, copy=True) for name, tensor in checked.items()}
+    model.load_state_dict(moved, strict=True, assign=True)
+    model.requires_grad_(False).eval()
+
+
+def randomise(model: nn.Module, *, device: torch.device, dtype: torch.dtype, seed: int = 0) -> None:
+    """Give a model built on the meta device random weights of a sane scale: benchmarks at full size without files."""
+    model.to_empty(device=device)
+    generator = torch.Generator(device).manual_seed(seed)
+    for name, parameter in model.state_dict().items():
+        if not parameter.is_floating_point():
+            continue
+        if parameter.dim() < 2 or "gamma" in name:
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+        else:
+            parameter.normal_(std=parameter[0].numel() ** -0.5, generator=generator)
+    # Past diffusers' own `to`, which warns about modules that are to stay float32 when there are none.
+    nn.Module.to(model, dtype=dtype)
+    model.requires_grad_(False).eval()

@@ -1,0 +1,225 @@
+"""The Wan 2.1 VAE: diffusers' AutoencoderKLWan with the official file's names, fed and drained in pieces.
+
+Time runs causally: frame 0 alone, then four frames to a latent frame, each convolution keeping its last two inputs. So
+decoding streams one latent frame at a time, and encoding "picture, then grey" need not compute what grey alone
+determines: once every input a layer remembers is the same grey, its output repeats. Knows no sampler.
+"""
+
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypedDict, Unpack
+
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor, nn
+
+from lipsync_server.models.tensor_files import into_modules as state_files
+from lipsync_server.models.wan_vae import ops as vae_ops
+from lipsync_server.models.wan_vae.layers import Ways, order_channels_last, streaming
+from lipsync_server.models.wan_vae.ops import Ops
+
+LATENT_CHANNELS = 16
+FRAMES_PER_LATENT = 4
+# Module names inside diffusers' residual block and inside the official one.
+_RESIDUAL = {"norm1": "residual.0", "conv1": "residual.2", "norm2": "residual.3", "conv2": "residual.6"}
+_MIDDLE = {"resnets.0": "middle.0", "attentions.0": "middle.1", "resnets.1": "middle.2"}
+_OUTSIDE = {"conv_in": "conv1", "norm_out": "head.0", "conv_out": "head.2"}
+# The decoder's flat list holds three residual blocks and an upsampler to each level; the last level has no upsampler.
+_BLOCKS_PER_LEVEL = 4
+
+
+def official_name(name: str) -> str:
+    """Name in AutoencoderKLWan -> name in Wan2.1_VAE.pth."""
+    side, *rest = name.split(".")
+    if side in ("quant_conv", "post_quant_conv"):
+        return ".".join(("conv1" if side == "quant_conv" else "conv2", *rest))
+    if rest[0] in _OUTSIDE:
+        return ".".join((side, _OUTSIDE[rest[0]], *rest[1:]))
+    if rest[0] == "mid_block":
+        return ".".join((side, _MIDDLE[f"{rest[1]}.{rest[2]}"], _in_block(rest[3:])))
+    if rest[0] == "down_blocks":
+        return ".".join((side, "downsamples", rest[1], _in_block(rest[2:])))
+    level, kind, position = int(rest[1]), rest[2], int(rest[3])
+    flat = level * _BLOCKS_PER_LEVEL + (position if kind == "resnets" else _BLOCKS_PER_LEVEL - 1)
+    return ".".join((side, "upsamples", str(flat), _in_block(rest[4:])))
+
+
+def _in_block(parts: list[str]) -> str:
+    if parts[0] in _RESIDUAL:
+        return ".".join((_RESIDUAL[parts[0]], *parts[1:]))
+    return ".".join(("shortcut" if parts[0] == "conv_shortcut" else parts[0], *parts[1:]))
+
+
+def build(base_dim: int = 96) -> AutoencoderKLWan:
+    """The published architecture on the meta device; `base_dim` is 96 in the published file."""
+    with torch.device("meta"):
+        return AutoencoderKLWan(base_dim=base_dim)
+
+
+class Options(TypedDict, total=False):
+    """How to compute; the numbers stay the same.
+
+    kernels: with Triton's, where it is installed (a GPU only); by default not. fold_convolutions, pair_columns: see
+    vae_layers; by default on the CPU and with kernels. channels_last: the order of memory; by default on a GPU.
+    """
+
+    kernels: bool
+    fold_convolutions: bool
+    pair_columns: bool
+    channels_last: bool
+
+
+def _kernels() -> Ops | None:
+    if importlib.util.find_spec("triton") is None:
+        return None
+    from lipsync_server.models.wan_vae import kernels as vae_kernels
+
+    return vae_kernels
+
+
+@dataclass
+class _Stage:
+    """One layer of the encoder. `settles` is the first group whose output repeats for ever when everything after the
+    picture is the same grey."""
+
+    layer: nn.Module
+    settles: int
+    history: list[Tensor | None] = field(default_factory=lambda: [None] * 8)
+    output: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layer(x, feat_cache=self.history, feat_idx=[0])
+        return out
+
+
+class WanVae:
+    """The VAE on one device. Latents are float32 (16, T, h, w), normalised; pixels are (3, F, H, W) in [-1, 1]."""
+
+    def __init__(
+        self, model: AutoencoderKLWan, device: torch.device, dtype: torch.dtype, **options: Unpack[Options]
+    ) -> None:
+        """Takes the model apart."""
+        self.device, self.dtype = device, dtype
+        mean, std = model.config.latents_mean, model.config.latents_std
+        self._mean = torch.tensor(mean, device=device).view(-1, 1, 1, 1)
+        self._std = torch.tensor(std, device=device).view(-1, 1, 1, 1)
+        self._channels_last = options.get("channels_last", device.type == "cuda")
+        if self._channels_last:
+            order_channels_last(model)
+        ops = _kernels() if options.get("kernels") else None
+        ways = Ways(
+            ops=ops or vae_ops,
+            fold=options.get("fold_convolutions", device.type == "cpu"),
+            pair=options.get("pair_columns", ops is not None),
+        )
+        self._before_decoder, self._after_encoder = model.post_quant_conv, model.quant_conv
+        self._encoder, self._decoder = streaming(model.encoder, ways), streaming(model.decoder, ways)
+
+    @classmethod
+    def load(
+        cls, path: Path, *, device: torch.device, dtype: torch.dtype = torch.float32, **options: Unpack[Options]
+    ) -> "WanVae":
+        """Read Wan2.1_VAE.pth, at whatever width it has."""
+        tensors = state_files.read_tensors(path)
+        as_wide = ("encoder.conv1.weight", "encoder.conv1.bias", "decoder.head.0.gamma")
+        model = build(state_files.usual_size(tensors, as_wide, 0, 96))
+        state_files.fill(model, tensors, official_name, source=path.name, device=device, dtype=dtype)
+        return cls(model, device, dtype, **options)
+
+    @classmethod
+    def random(
+        cls,
+        *,
+        device: torch.device,
+        dtype: torch.dtype = torch.bfloat16,
+        base_dim: int = 96,
+        **options: Unpack[Options],
+    ) -> "WanVae":
+        """Random weights at any width, by default the published one."""
+        model = build(base_dim)
+        state_files.randomise(model, device=device, dtype=dtype)
+        return cls(model, device, dtype, **options)
+
+    def encode(self, video: Tensor) -> Tensor:
+        """Latents of a video (3, F, H, W); frames beyond the last full group of four are left out."""
+        n_latents = (video.shape[1] - 1) // FRAMES_PER_LATENT + 1
+        stages = self._encoder_stages()
+        groups = []
+        for index in range(n_latents):
+            first = 0 if index == 0 else FRAMES_PER_LATENT * (index - 1) + 1
+            x = self._pixels(video[:, first : FRAMES_PER_LATENT * index + 1])
+            for stage in stages:
+                x = stage(x)
+            groups.append(x)
+        return self._normalise(groups)
+
+    def encode_picture(self, picture: Tensor, n_latents: int) -> Tensor:
+        """Latents (16, n_latents, h, w) of a picture (3, H, W) followed by grey (zero) frames.
+
+        The same numbers as `encode` of the padded video, at about a third of its work for 21 latents.
+        """
+        stages = self._encoder_stages()
+        grey = self._pixels(torch.zeros(3, FRAMES_PER_LATENT, *picture.shape[1:], device=self.device))
+        groups: list[Tensor] = []
+        for index in range(n_latents):
+            done = sum(index > stage.settles for stage in stages)
+            if done == len(stages):
+                groups.append(groups[-1])
+                continue
+            if done == 0:
+                x = self._pixels(picture[:, None]) if index == 0 else grey
+            else:
+                remembered = stages[done - 1].output
+                assert remembered is not None
+                x = remembered
+            for position in range(done, len(stages)):
+                stage = stages[position]
+                x = stage(x)
+                if index == stage.settles:
+                    stage.output = x
+                    # Nobody starts before this stage again.
+                    stage.history.clear()
+                    if position:
+                        stages[position - 1].output = None
+            groups.append(x)
+        return self._normalise(groups)
+
+    def decode(self, latents: Tensor) -> Iterator[Tensor]:
+        """Pixels of each latent frame in turn: (3, 1, H, W) first, then (3, 4, H, W), float32 in [-1, 1]."""
+        z = (latents.to(self.device) * self._std + self._mean)[None].to(self.dtype)
+        z = self._before_decoder(z)
+        history: list[Tensor | None] = [None] * 64
+        for index in range(z.shape[2]):
+            x = z[:, :, index : index + 1]
+            if self._channels_last:
+                x = x.contiguous(memory_format=torch.channels_last_3d)
+            place = [0]
+            for layer in self._decoder:
+                x = layer(x, feat_cache=history, feat_idx=place)
+            yield x[0].float().clamp(-1, 1)
+
+    def _pixels(self, video: Tensor) -> Tensor:
+        batch = video[None].to(self.device, self.dtype)
+        return batch.contiguous(memory_format=torch.channels_last_3d) if self._channels_last else batch
+
+    def _normalise(self, groups: list[Tensor]) -> Tensor:
+        moments = self._after_encoder(torch.cat(groups, dim=2))
+        mean: Tensor = moments[0, :LATENT_CHANNELS].float()
+        return (mean - self._mean) / self._std
+
+    def _encoder_stages(self) -> list[_Stage]:
+        """The encoder's layers in order, each with the group at which grey input has settled through it.
+
+        A layer that remembers `n` input frames, fed `rate` frames a group, repeats itself ceil(n / rate) groups after
+        its input does. Grey begins with group 1.
+        """
+        stages, settled, rate = [], 1, FRAMES_PER_LATENT
+        for layer in self._encoder:
+            # The middle block is two residual blocks with attention inside each frame between them.
+            remembered = sum(getattr(part, "n_remembered", 0) for part in layer.modules())
+            settled += -(-remembered // rate)
+            rate = rate // 2 if getattr(layer, "halves_time", False) else rate
+            stages.append(_Stage(layer, settled))
+        return stages

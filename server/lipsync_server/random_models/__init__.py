@@ -1,0 +1,1 @@
+"""Models with random weights in the published file layouts, for tests and benchmarks."""

@@ -1,0 +1,219 @@
+"""Write a random-weight checkpoint in the official file layout: every file, the right names, tiny or full size.
+
+    python -m lipsync_server.random_models.infinitetalk FOLDER                      tiny, every file
+    python -m lipsync_server.random_models.infinitetalk FOLDER --full --device cuda 28 GB, for benchmarks
+
+FOLDER then serves as LIPSYNC_WEIGHTS_DIR. The videos it makes are noise; everything else is real, so a tiny one runs
+the whole engine on a CPU in seconds, and a full one costs a GPU what the published weights would. Parameters are made
+on the device one at a time and streamed to disk. Knows the file layout; the names come from the loaders' own mappings.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from torch import Tensor
+from transformers import CLIPVisionConfig, UMT5Config, Wav2Vec2Config
+
+from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
+from lipsync_server.engines.infinitetalk.published import People
+from lipsync_server.models.encoders import clip, text, wav2vec
+from lipsync_server.models.layers.linear_8bit import Kind
+from lipsync_server.models.tensor_files import into_modules as state_files
+from lipsync_server.models.wan_vae import vae
+from lipsync_server.random_models.infinitetalk_transformer import (
+    layout_of,
+    random_parameters,
+    save_quantized,
+    save_shards,
+)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large each model is. plain_layers: linear layers that quantised transformer files leave in 16 bits."""
+
+    transformer: TransformerConfig
+    text: UMT5Config
+    clip: CLIPVisionConfig
+    wav2vec: Wav2Vec2Config
+    vae_width: int
+    plain_layers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Which files are written. merged: quantised transformers as they are, and under the names that end in _lora."""
+
+    people: tuple[People, ...] = ("single", "multi")
+    shards: bool = True
+    kinds: tuple[Kind, ...] = ("int8", "fp8")
+    merged: tuple[bool, ...] = (False, True)
+    text: tuple[Literal["bf16", "fp8"], ...] = ("bf16", "fp8")
+
+
+FULL = Sizes(
+    transformer=TransformerConfig(),
+    text=UMT5Config(
+        vocab_size=256384, d_model=4096, d_kv=64, d_ff=10240, num_heads=64, num_layers=24,
+        feed_forward_proj="gated-gelu", dropout_rate=0.0,
+    ),
+    clip=clip.VIT_H,
+    wav2vec=Wav2Vec2Config(),
+    vae_width=96,
+)  # fmt: skip
+TINY = Sizes(
+    transformer=TransformerConfig(
+        dim=64, ffn_dim=96, num_heads=2, num_layers=2, freq_dim=32, text_dim=32, image_dim=160,
+        audio_channels=32, intermediate_dim=8, output_dim=32, context_tokens=4,
+    ),
+    text=UMT5Config(
+        vocab_size=300, d_model=32, d_kv=16, d_ff=48, num_heads=2, num_layers=2, feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+    ),
+    clip=CLIPVisionConfig(
+        hidden_size=160, intermediate_size=160, num_hidden_layers=3, num_attention_heads=2, image_size=224,
+        patch_size=14, hidden_act="gelu", layer_norm_eps=1e-5,
+    ),
+    wav2vec=Wav2Vec2Config(
+        hidden_size=32, num_hidden_layers=12, num_attention_heads=2, intermediate_size=48, conv_dim=(16,) * 7,
+        num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2,
+    ),
+    # One channel: the pictures keep their full size, and this is what costs.
+    vae_width=1,
+    plain_layers=("img_emb", "audio_proj", "time_"),
+)  # fmt: skip
+EVERYTHING = Contents()
+# What a GPU of the H100's kind needs for presets of few steps: the smallest set that a real server loads at full size.
+FP8_FEW_STEPS = Contents(people=("single",), shards=False, kinds=("fp8",), merged=(True,), text=("fp8",))
+
+
+def write(
+    folder: Path, sizes: Sizes = TINY, contents: Contents = EVERYTHING, *, device: torch.device | str = "cpu"
+) -> None:
+    """Write all files of `contents` below `folder`, which is made when missing. device: where weights are made."""
+    device = torch.device(device)
+    base, talk, sound = folder / "Wan2.1-I2V-14B-480P", folder / "InfiniteTalk", folder / "chinese-wav2vec2-base"
+    quantised, tokenizer = talk / "quant_models", base / "google" / "umt5-xxl"
+    for place in (tokenizer, quantised, sound):
+        place.mkdir(parents=True, exist_ok=True)
+    names = [field.name for field in fields(sizes.transformer)]
+    config = {name: getattr(sizes.transformer, name) for name in names}
+    _write_json(base / "config.json", {"_class_name": "WanModel", "model_type": "i2v", **config})
+    for seed, people in enumerate(contents.people):
+        if contents.shards:
+            parameters = dict(random_parameters(sizes.transformer, seed=seed, device=device))
+            save_shards(parameters, base, talk / people / "infinitetalk.safetensors")
+        for kind in contents.kinds:
+            for suffix in ("_lora" if merged else "" for merged in contents.merged):
+                path = quantised / f"infinitetalk_{people}_{kind}{suffix}.safetensors"
+                _write_transformer(path, sizes, kind, seed, device)
+    if "bf16" in contents.text:
+        torch.save(
+            {name: tensor.cpu() for name, tensor in _text_tensors(sizes.text, device)},
+            base / "models_t5_umt5-xxl-enc-bf16.pth",
+        )
+    if "fp8" in contents.text:
+        _write_text_fp8(quantised, sizes.text, device)
+    _tokenizer().save(str(tokenizer / "tokenizer.json"))
+    torch.save(_clip_tensors(sizes.clip, device), base / "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth")
+    torch.save(_vae_tensors(sizes.vae_width, device), base / "Wan2.1_VAE.pth")
+    _write_wav2vec(sound, sizes.wav2vec, device)
+
+
+def _write_transformer(path: Path, sizes: Sizes, kind: Kind, seed: int, device: torch.device) -> None:
+    config = sizes.transformer
+    # float32 first, so that every file of one seed holds the same weights.
+    plain = random_parameters(config, seed=seed, device=device)
+    halved = ((name, tensor.to(torch.bfloat16)) for name, tensor in plain)
+    save_quantized(layout_of(config, torch.bfloat16), halved, kind, path, keep=sizes.plain_layers)
+
+
+def _write_text_fp8(folder: Path, config: UMT5Config, device: torch.device) -> None:
+    positions = (f"blocks.{layer}.pos_embedding" for layer in range(config.num_layers))
+    meta = torch.device("meta")
+    save_quantized(
+        dict(_text_tensors(config, meta)), _text_tensors(config, device), "fp8", folder / "t5_fp8.safetensors",
+        keep=("token_embedding", *positions), quant_map_path=folder / "t5_map_fp8.json",
+    )  # fmt: skip
+
+
+def _text_tensors(config: UMT5Config, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+    """UMT5 under its official names, bfloat16, layer by layer."""
+    embedding = torch.empty(config.vocab_size, config.d_model, device=device)
+    if not embedding.is_meta:
+        embedding.normal_(generator=torch.Generator(device).manual_seed(1))
+    yield "token_embedding.weight", embedding.to(torch.bfloat16)
+    yield "norm.weight", torch.ones(config.d_model, dtype=torch.bfloat16, device=device)
+    for layer in range(config.num_layers):
+        model = text.one_layer(config)
+        if device.type != "meta":
+            state_files.randomise(model, device=device, dtype=torch.float32, seed=layer)
+        for name, tensor in model.encoder.block[0].state_dict().items():
+            yield text.official_name(name, layer), tensor.to(torch.bfloat16)
+
+
+def _tokenizer() -> Tokenizer:
+    """Bytes as tokens, with the published tokenizer's special ones: <pad> 0, </s> 1 at the end, <unk> 2."""
+    special = ["<pad>", "</s>", "<unk>"]
+    vocabulary = {token: index for index, token in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))  # noqa: S106 - a text token
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return tokenizer
+
+
+def _clip_tensors(config: CLIPVisionConfig, device: torch.device) -> dict[str, Tensor]:
+    """The vision tower under its official names with joined q, k, v, some of the unused tensors, float16."""
+    # build() leaves out the last block, which the published file has.
+    whole = CLIPVisionConfig(**{**config.to_dict(), "num_hidden_layers": config.num_hidden_layers + 1})
+    model = clip.build(whole)
+    state_files.randomise(model, device=device, dtype=torch.float32)
+    tensors: dict[str, Tensor] = {"log_scale": torch.zeros(()), "textual.cls_token": torch.zeros(1, 1, 8)}
+    for name, tensor in model.state_dict().items():
+        tensors[clip.official_name(name)] = tensor
+    for name in [name for name in tensors if ".to_qkv.q." in name]:
+        parts = [tensors.pop(name.replace(".q.", f".{part}.")) for part in "qkv"]
+        tensors[name.replace(".q.", ".")] = torch.cat(parts)
+    tensors["visual.cls_embedding"] = tensors["visual.cls_embedding"].view(1, 1, -1)
+    tensors["visual.pos_embedding"] = tensors["visual.pos_embedding"][None]
+    return {name: tensor.half().cpu().clone() for name, tensor in tensors.items()}
+
+
+def _vae_tensors(width: int, device: torch.device) -> dict[str, Tensor]:
+    model = vae.build(width)
+    state_files.randomise(model, device=device, dtype=torch.float32)
+    return {vae.official_name(name): tensor.cpu().clone() for name, tensor in model.state_dict().items()}
+
+
+def _write_wav2vec(folder: Path, config: Wav2Vec2Config, device: torch.device) -> None:
+    model = wav2vec.build(config)
+    state_files.randomise(model, device=device, dtype=torch.float32)
+    save_file({name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
+    _write_json(folder / "config.json", {k: v for k, v in config.to_dict().items() if k != "dtype"})
+    _write_json(folder / "preprocessor_config.json", {"do_normalize": True, "sampling_rate": 16000})
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=1), encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--full", action="store_true", help="the published sizes, one person, fp8, few steps")
+    parser.add_argument("--device", default="cpu", help="where the weights are made: cpu or cuda")
+    given = parser.parse_args()
+    sizes, contents = (FULL, FP8_FEW_STEPS) if given.full else (TINY, EVERYTHING)
+    write(given.folder, sizes, contents, device=given.device)
+
+
+if __name__ == "__main__":
+    main()

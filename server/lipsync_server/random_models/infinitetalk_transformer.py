@@ -1,0 +1,132 @@
+"""Random weights under the official names: for tests, benchmarks and tiny checkpoints in the published layouts.
+
+Knows names, shapes and sensible sizes of random values. Does not know how weights are loaded (checkpoint.py) or what
+they mean; a model made here computes the real function at full cost and makes noise.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lipsync_server.engines.infinitetalk.loading.transformer_files import (
+    Quant,
+    fill_transformer,
+    is_adapter,
+    official_shapes,
+)
+from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
+from lipsync_server.engines.infinitetalk.model.offload import Offload
+from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
+from lipsync_server.models.layers.linear_8bit import Kind, quantize_rows
+from lipsync_server.models.tensor_files.writer import write_tensors
+
+QUANTO_NAMES: dict[str, str] = {"int8": "qint8", "fp8": "qfloat8_e4m3fn"}
+
+
+def random_parameters(
+    config: TransformerConfig,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter as (official name, tensor), one at a time: activations keep their size from layer to layer."""
+    generator = torch.Generator(device).manual_seed(seed)
+    for name, shape in official_shapes(config).items():
+        value = torch.empty(shape, device=device, dtype=dtype).normal_(generator=generator)
+        if len(shape) > 1:
+            value *= torch.Size(shape[1:]).numel() ** -0.5
+        else:
+            value *= 0.1
+            if "norm" in name or name in ("img_emb.proj.0.weight", "img_emb.proj.4.weight"):
+                value += 1.0 if name.endswith("weight") else 0.0
+        yield name, value
+
+
+def random_transformer(
+    config: TransformerConfig | None = None,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.bfloat16,
+    quant: Quant = "none",
+    attention: str = "auto",
+    offload: Offload = "none",
+    exact: bool = False,
+) -> InfiniteTalkTransformer:
+    """A model of any size, by default the 14B, with random weights; options as in load_transformer."""
+    config = config or TransformerConfig()
+    parameters = random_parameters(config, seed=seed, device=device, dtype=dtype)
+    return fill_transformer(
+        parameters, config, device=device, dtype=dtype, quant=quant, attention=attention, offload=offload, exact=exact
+    )
+
+
+def save_shards(
+    parameters: Mapping[str, Tensor],
+    folder: Path,
+    adapter: Path,
+    *,
+    n_shards: int = 7,
+    stem: str = "diffusion_pytorch_model",
+) -> None:
+    """Write plain parameters as the base's shards with their index in `folder`, and InfiniteTalk's adapter file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    adapter.parent.mkdir(parents=True, exist_ok=True)
+    base = [name for name in parameters if not is_adapter(name)]
+    places: dict[str, str] = {}
+    for index in range(n_shards):
+        part = base[index * len(base) // n_shards : (index + 1) * len(base) // n_shards]
+        path = folder / f"{stem}-{index + 1:05d}-of-{n_shards:05d}.safetensors"
+        save_file({name: parameters[name].contiguous() for name in part}, path)
+        places |= dict.fromkeys(part, path.name)
+    index_file = folder / f"{stem}.safetensors.index.json"
+    index_file.write_text(json.dumps({"metadata": {}, "weight_map": places}), encoding="utf-8")
+    save_file({name: value.contiguous() for name, value in parameters.items() if is_adapter(name)}, adapter)
+
+
+def quantized_tensors(
+    parameters: Mapping[str, Tensor], kind: Kind, keep: tuple[str, ...] = ()
+) -> tuple[dict[str, Tensor], dict[str, dict[str, str]]]:
+    """Parameters in optimum-quanto's layout and the map that goes beside them. Layers in `keep` stay plain."""
+    tensors: dict[str, Tensor] = {}
+    quant_map: dict[str, dict[str, str]] = {}
+    for name, value in parameters.items():
+        layer = name.removesuffix(".weight")
+        if value.ndim != 2 or not name.endswith(".weight") or layer.startswith(keep or ("\0",)):
+            tensors[name] = value.contiguous()
+            continue
+        data, scale = quantize_rows(value, kind)
+        one = torch.ones((), dtype=value.dtype)
+        tensors |= {f"{name}._data": data, f"{name}._scale": scale}
+        tensors |= {f"{layer}.input_scale": one.clone(), f"{layer}.output_scale": one.clone()}
+        quant_map[layer] = {"weights": QUANTO_NAMES[kind], "activations": "none"}
+    return tensors, quant_map
+
+
+def save_quantized(
+    layout: Mapping[str, Tensor],
+    parameters: Iterable[tuple[str, Tensor]],
+    kind: Kind,
+    path: Path,
+    *,
+    keep: tuple[str, ...] = (),
+    quant_map_path: Path | None = None,
+) -> None:
+    """Write `path` in optimum-quanto's layout, and its map beside it or to `quant_map_path`.
+
+    layout: names, types and shapes of all parameters; the parameters then come one at a time, from any device.
+    """
+    stored, quant_map = quantized_tensors(layout, kind, keep)
+    made = (item for name, value in parameters for item in quantized_tensors({name: value}, kind, keep)[0].items())
+    write_tensors(path, stored, made)
+    (quant_map_path or path.with_suffix(".json")).write_text(json.dumps(quant_map), encoding="utf-8")
+
+
+def layout_of(config: TransformerConfig, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The transformer's official names with tensors of the right type and shape, on the meta device."""
+    return {n: torch.empty(shape, dtype=dtype, device="meta") for n, shape in official_shapes(config).items()}

@@ -1,0 +1,104 @@
+"""Stand-ins for the official files with random weights: for tests (tiny) and speed measurements (full size).
+
+    python -m lipsync_server.random_models.sadtalker DIR [--sizes 256]     writes full-size ones
+
+They say nothing about how a picture looks. Variances are kept near one from layer to layer so that no value overflows
+in half precision and every branch takes part.
+"""
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lipsync_server.engines.sadtalker.loading import official
+from lipsync_server.engines.sadtalker.loading.official import Dimensions, Shapes
+
+
+def random_tensors(shapes: Shapes, seed: int = 0) -> dict[str, Tensor]:
+    """A tensor for every shape, the same for the same seed."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {name: _tensor(name, shape, generator) for name, shape in shapes.items()}
+    for name in [name for name in tensors if name.endswith(".weight_orig")]:
+        _power_iteration(tensors, name.removesuffix(".weight_orig"))
+    return tensors
+
+
+def write_checkpoint(
+    folder: Path, dimensions: Dimensions, *, sizes: tuple[int, ...] = official.SIZES, seed: int = 0
+) -> None:
+    """Write the official file names with networks of these dimensions."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = random_tensors(official.combined(dimensions), seed)
+    for size in sizes:
+        save_file(tensors, folder / official.COMBINED.format(size=size))
+    for n, name in ((70, official.MAPPING_70), (73, official.MAPPING_73)):
+        mapping = random_tensors(official.mapping(n, dimensions), seed + n)
+        torch.save({"mapping": mapping, "epoch": 0}, folder / name)
+
+
+def _tensor(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    kind = name.rpartition(".")[2]
+    if kind == "num_batches_tracked":
+        return torch.zeros((), dtype=torch.int64)
+    if name.endswith("kp_extractor.down.weight"):
+        return _gaussian(shape)
+    values = torch.rand(shape, generator=generator)
+    if kind == "running_var" or (kind == "weight" and len(shape) == 1):
+        return values * 0.5 + 0.75
+    if len(shape) < 2:
+        return (values * 2 - 1) * 0.1
+    gain = next((gain for part, gain in _GAINS if part in name), math.sqrt(2))
+    return (values * 2 - 1) * gain * math.sqrt(3 / math.prod(shape[1:]))
+
+
+# Parts of names and their gains; elsewhere sqrt(2). Without them residual sums grow without bound, sigmoids and
+# softmaxes saturate, and keypoints leave the picture.
+_GAINS = (
+    ("audio_encoder.", 1.0),
+    ("mapping1.", 0.3),
+    ("pose_linear.", 0.1),
+    ("face_3drecon.final_layers.", 0.05),
+    ("face_3drecon.backbone.", 0.7),
+    ("fc_t.", 0.05),
+    ("fc_exp.", 0.1),
+    ("fc_", 0.5),
+    (".occlusion.", 0.05),
+    (".mask.", 0.3),
+    ("mlp_gamma.", 0.5),
+    ("mlp_beta.", 0.5),
+    ("conv_img.", 0.35),
+)
+
+
+def _gaussian(shape: tuple[int, ...], sigma: float = 1.5) -> Tensor:
+    position = torch.arange(shape[-1]) - (shape[-1] - 1) / 2
+    line = torch.exp(-position.square() / (2 * sigma**2))
+    kernel = torch.outer(line, line)
+    return (kernel / kernel.sum()).expand(shape).contiguous()
+
+
+def _power_iteration(tensors: dict[str, Tensor], name: str, n_rounds: int = 3) -> None:
+    """Set u and v near the leading singular vectors, as training leaves them."""
+    matrix = tensors[f"{name}.weight_orig"].flatten(1)
+    u = torch.nn.functional.normalize(tensors[f"{name}.weight_u"] + 1e-3, dim=0)
+    for _ in range(n_rounds):
+        v = torch.nn.functional.normalize(matrix.T @ u, dim=0)
+        u = torch.nn.functional.normalize(matrix @ v, dim=0)
+    tensors[f"{name}.weight_u"], tensors[f"{name}.weight_v"] = u, v
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Write SadTalker's files with random weights at the published size.")
+    parser.add_argument("folder", type=Path, help="the `sadtalker` folder of a weights directory")
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(official.SIZES), choices=official.SIZES)
+    given = parser.parse_args(arguments)
+    write_checkpoint(given.folder, official.PUBLISHED, sizes=tuple(given.sizes))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""Runs engines on the machines of a Ray cluster: an actor for each GPU, or for some CPU cores where there is none.
+
+The queue stays in the server's store; files go to the actors and come back through Ray. Machines may join and leave at
+any time. Only this module and ray_worker.py import Ray, and only `--executor ray` imports them. What one worker does
+is ray_worker.py's.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+# Ray reads these when it is imported. Nothing about anybody's cluster is told to its makers, and an ordinary stop of
+# the server is no failure whose stack belongs in the log.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
+
+try:
+    import ray
+    from ray.exceptions import RayError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+except ModuleNotFoundError as missing:
+    from lipsync_server.errors import LipsyncError
+
+    raise LipsyncError("Ray is not installed: pip install 'lipsync-server[ray]'.") from missing
+
+from lipsync_server.engines.registry import ENGINES, Registry
+from lipsync_server.errors import LipsyncError
+from lipsync_server.settings import Settings
+from lipsync_server.workers.base import LoadState, Worker, WorkerInfo, furthest
+from lipsync_server.workers.idle import IdleWorkers
+from lipsync_server.workers.process import without_secrets
+from lipsync_server.workers.ray.actor import EngineActor
+from lipsync_server.workers.ray.cluster import ClusterRegistry, Machine, machines
+from lipsync_server.workers.ray.worker import RayWorker
+
+log = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 1.0
+_N_THREADS = 16
+# render, load, lifeline, cancel, receive and one to spare
+_N_CALLS = 6
+
+
+class RayExecutor:
+    """Workers on all machines of the Ray cluster at `settings.ray_address`. All methods belong to one event loop.
+
+    registry: the engines that the actors may hold, as those machines offer them; tests pass their own.
+    """
+
+    def __init__(self, settings: Settings, registry: Registry = ENGINES) -> None:
+        self.registry = ClusterRegistry(registry.entries)
+        self._settings = settings
+        self._on_machines = (_for_machines(settings), Registry(registry.entries))
+        self._workers: dict[str, RayWorker] = {}
+        self._idle = IdleWorkers(self._pick)
+        self._threads = ThreadPoolExecutor(_N_THREADS, thread_name_prefix="ray")
+        self._watching: asyncio.Task[None] | None = None
+        self._actor_class: Any = None
+
+    async def start(self) -> None:
+        """Connect and make the first workers. Raises LipsyncError when there is no cluster to connect to."""
+        await self._in_thread(partial(_connect, self._settings))
+        self._actor_class = ray.remote(EngineActor)
+        await self._look()
+        self._watching = asyncio.create_task(self._watch(), name="machines of the cluster")
+
+    async def next_idle(self) -> Worker:
+        return await self._idle.next()
+
+    def release(self, worker: Worker) -> None:
+        self._idle.release(worker)
+
+    def workers(self) -> list[WorkerInfo]:
+        return [worker.info() for worker in self._workers.values()]
+
+    def load_state(self) -> LoadState:
+        states = [worker.load_state() for worker in self._workers.values()]
+        return furthest(states) or LoadState(False, "starting", 0.0, "No machine of the cluster can take work yet.")
+
+    async def close(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        await self._part_with(list(self._workers), "the server stopped it")
+        if self._actor_class is not None:
+            await self._in_thread(ray.shutdown)
+        self._threads.shutdown(wait=False)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            try:
+                await self._look()
+            except Exception:
+                log.exception("the cluster's machines cannot be listed; trying again")
+
+    async def _look(self) -> None:
+        """Make workers on machines that joined, and part with those of machines that left."""
+        found = {
+            f"{machine.node_id[:12]}-{index}": machine
+            for machine in machines(await self._in_thread(ray.nodes), self._settings)
+            for index in range(machine.n_workers)
+        }
+        gone = [worker_id for worker_id in self._workers if worker_id not in found]
+        if gone:
+            log.warning("machines left the cluster: %s", ", ".join({self._workers[one].machine.name for one in gone}))
+            await self._part_with(gone, "it left the cluster")
+        for worker_id, machine in found.items():
+            if worker_id not in self._workers:
+                log.info("worker %s on machine %s joined the cluster", worker_id, machine.name)
+                self._workers[worker_id] = worker = RayWorker(
+                    worker_id,
+                    machine,
+                    self._make_actor,
+                    self._threads,
+                    offered=lambda offer: self.registry.tell(offer.engines),
+                    changed=self._idle.changed,
+                )
+                worker.start()
+
+    async def _part_with(self, worker_ids: list[str], why: str) -> None:
+        workers = [self._workers.pop(worker_id) for worker_id in worker_ids]
+        for worker in workers:
+            worker.stop(why)
+        await asyncio.gather(*(worker.ended() for worker in workers))
+
+    def _make_actor(self, machine: Machine) -> Any:
+        return self._actor_class.options(
+            num_cpus=machine.n_cpus,
+            num_gpus=machine.n_gpus,
+            max_concurrency=_N_CALLS,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(machine.node_id, soft=False),
+        ).remote(*self._on_machines)
+
+    def _pick(self) -> RayWorker | None:
+        free = [worker for worker in self._workers.values() if worker not in self._idle]
+        ready = [worker for worker in free if worker.state == "ready" and worker.engines]
+        if ready:
+            # The one that has waited longest: work goes round.
+            return min(ready, key=lambda worker: worker.idle_since)
+        # When no worker can be started at all, a task must fail with the reason instead of waiting forever.
+        if free and all(worker.hopeless for worker in self._workers.values()):
+            return free[0]
+        return None
+
+    async def _in_thread(self, work: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+def _connect(settings: Settings) -> None:
+    started = time.monotonic()
+    record_factory = logging.getLogRecordFactory()
+    try:
+        ray.init(
+            address=settings.ray_address,
+            namespace="lipsync",
+            log_to_driver=False,  # the actors' log lines come with their renders
+            configure_logging=False,
+            include_dashboard=False,
+        )
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        raise LipsyncError(
+            f"There is no Ray cluster at {settings.ray_address!r} that this machine is part of: {error}. Start Ray "
+            "here first (`ray start --head`, or `ray start --address HEAD:6379`). Where the cluster has a token, the "
+            "server needs RAY_AUTH_MODE=token and the same token. docs/cluster.md shows how."
+        ) from error
+    finally:
+        logging.setLogRecordFactory(record_factory)  # Ray's own adds a field to every line of our log
+    log.info("connected to the Ray cluster in %.1f s", time.monotonic() - started)
+
+
+def _for_machines(settings: Settings) -> Settings:
+    """What the actors may know; relative paths become this machine's, for an actor has another working folder."""
+    return without_secrets(settings).model_copy(update={"weights_dir": settings.weights_dir.resolve()})

@@ -4,16 +4,13 @@
 """
 
 import subprocess
-import sys
 import sysconfig
 from pathlib import Path
 
 import pytest
+from dockerfile import Stage, stages, words
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "docker"))
-
-from dockerfile import Stage, stages, words  # noqa: E402
 
 
 @pytest.fixture(scope="module")

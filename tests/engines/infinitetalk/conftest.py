@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from it_golden import TABLE
+from infinitetalk_golden import TABLE
 from lipsync_server.engines.infinitetalk.engine import create
 from lipsync_server.engines.infinitetalk.model.teacache import COEFFICIENTS
 from lipsync_server.engines.infinitetalk.video.images import BUCKETS

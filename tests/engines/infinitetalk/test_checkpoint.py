@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from it_golden import equal
+from infinitetalk_golden import equal
 from lipsync_server.engines.infinitetalk.loading.transformer_files import (
     is_adapter,
     load_transformer,

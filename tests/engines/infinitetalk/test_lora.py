@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from it_golden import meets, within
+from infinitetalk_golden import meets, within
 from lipsync_server.engines.infinitetalk.loading.lora import merge_all, read_lora
 from lipsync_server.engines.infinitetalk.loading.transformer_files import load_transformer, official_shapes
 from lipsync_server.errors import WeightsError

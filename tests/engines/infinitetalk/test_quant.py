@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from it_golden import meets, within
+from infinitetalk_golden import meets, within
 from lipsync_server.engines.infinitetalk.loading.transformer_files import load_transformer
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
 from lipsync_server.models.layers.linear_8bit import (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from it_golden import golden_json
+from infinitetalk_golden import golden_json
 from lipsync_server.engines.infinitetalk.published import choose_transformer, find_encoders
 from lipsync_server.models.tensor_files.writer import write_tensors
 from lipsync_server.random_models import infinitetalk as random_checkpoint

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from it_golden import within
+from infinitetalk_golden import within
 from lipsync_server.engines.infinitetalk.model.layers import unpatchify
 from lipsync_server.engines.infinitetalk.model.teacache import TeaCache
 from lipsync_server.random_models.infinitetalk_transformer import random_transformer

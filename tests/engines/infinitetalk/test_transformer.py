@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from it_golden import meets, within
+from infinitetalk_golden import meets, within
 from lipsync_server.engines.infinitetalk.model.blocks import speaker_key_positions, speaker_positions
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.model.transformer import Conditioning, InfiniteTalkTransformer

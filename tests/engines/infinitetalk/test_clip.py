@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from it_golden import CPU, error, golden, golden_path, meets
+from infinitetalk_golden import CPU, error, golden, golden_path, meets
 from lipsync_server.models.encoders.clip import ImageEncoder, preprocess
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from it_golden import CPU
+from infinitetalk_golden import CPU
 from lipsync_server.engines.infinitetalk.loading.transformer_files import load_transformer
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.published import TextFiles

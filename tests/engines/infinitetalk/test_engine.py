@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from engine_kit import QUICK, Context, frames_of, request_for
+from infinitetalk_kit import QUICK, Context, frames_of, request_for
 from lipsync_server.engines.base import ResumePoint
 from lipsync_server.engines.infinitetalk.engine import create
 from lipsync_server.engines.infinitetalk.one_gpu import InfiniteTalkEngine

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from it_golden import equal, golden_json
+from infinitetalk_golden import equal, golden_json
 from lipsync_server.errors import InvalidInput
 from lipsync_server.models.sampling.windows import reference_schedule, schedule
 

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 _M = TypeVar("_M", bound=torch.nn.Module)
 
-CHECKOUT = Path(__file__).resolve().parents[3]
+CHECKOUT = Path(__file__).resolve().parents[2]
 SMALL = CHECKOUT / "tests" / "data" / "sadtalker"
 BIG = CHECKOUT.parent / "shared" / "sadtalker"
 SALT = "sadtalker-golden-v1"

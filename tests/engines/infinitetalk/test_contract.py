@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from it_golden import equal, golden_json
+from infinitetalk_golden import equal, golden_json
 from lipsync_server.errors import WeightsError
 from lipsync_server.models.encoders import clip, text, wav2vec
 from lipsync_server.models.tensor_files.into_modules import rename_and_check

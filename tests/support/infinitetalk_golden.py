@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 _HERE = Path(__file__).resolve()
-_SMALL = _HERE.parents[2] / "data" / "infinitetalk"
-_LARGE = _HERE.parents[4] / "shared" / "infinitetalk"
+_SMALL = _HERE.parents[1] / "data" / "infinitetalk"
+_LARGE = _HERE.parents[3] / "shared" / "infinitetalk"
 CPU = torch.device("cpu")
 # Several workers share the cores of the machine that runs the tests.
 torch.set_num_threads(1)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from it_golden import CPU, equal, error, golden, golden_json, meets
+from infinitetalk_golden import CPU, equal, error, golden, golden_json, meets
 from lipsync_server.engines.infinitetalk.published import TextFiles
 from lipsync_server.errors import WeightsError
 from lipsync_server.models.encoders import text, text_cache

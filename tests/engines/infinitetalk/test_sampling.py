@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import pytest
 import torch
-from it_golden import CPU, equal, error, golden, golden_json, golden_path, meets, within
+from infinitetalk_golden import CPU, equal, error, golden, golden_json, golden_path, meets, within
 from lipsync_server.engines.infinitetalk.loading.transformer_files import fill_transformer
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.model.teacache import TeaCache

@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from engine_kit import Context, frames_of, request_for
+from infinitetalk_kit import Context, frames_of, request_for
 from lipsync_server.engines.base import State
 from lipsync_server.engines.infinitetalk import one_gpu as engine_module
 from lipsync_server.engines.infinitetalk.engine import create

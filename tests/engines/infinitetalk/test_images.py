@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from it_golden import equal, error, golden, golden_json, meets
+from infinitetalk_golden import equal, error, golden, golden_json, meets
 from lipsync_server.engines.infinitetalk.video.images import (
     BUCKETS,
     choose_size,

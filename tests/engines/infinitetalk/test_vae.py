@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
-from it_golden import CPU, error, golden, golden_path, meets
+from infinitetalk_golden import CPU, error, golden, golden_path, meets
 from lipsync_server.models.tensor_files.into_modules import randomise
 from lipsync_server.models.wan_vae import ops as vae_ops
 from lipsync_server.models.wan_vae.layers import PairedConv

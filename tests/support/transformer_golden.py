@@ -9,7 +9,7 @@ from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 SMALL = ROOT / "tests" / "data" / "infinitetalk" / "transformer"
 FULL = ROOT.parent / "shared" / "infinitetalk"
 

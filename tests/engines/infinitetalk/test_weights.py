@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from it_golden import CPU
+from infinitetalk_golden import CPU
 from lipsync_server.engines.hardware import Gpu
 from lipsync_server.engines.infinitetalk.info import describe
 from lipsync_server.engines.infinitetalk.loading import memory

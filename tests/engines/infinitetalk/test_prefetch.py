@@ -8,8 +8,8 @@ import av
 import numpy as np
 import pytest
 import torch
-from engine_kit import QUICK, Context, frames_of, request_for
-from it_golden import CPU
+from infinitetalk_golden import CPU
+from infinitetalk_kit import QUICK, Context, frames_of, request_for
 from lipsync_server.bench.infinitetalk.moving import moving_windows
 from lipsync_server.bench.record import TINY, Bench
 from lipsync_server.engines.base import RenderRequest, ResumePoint

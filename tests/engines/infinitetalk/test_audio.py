@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from it_golden import CPU, equal, error, golden, golden_json, golden_path, meets, within
+from infinitetalk_golden import CPU, equal, error, golden, golden_json, golden_path, meets, within
 from lipsync_server.models.encoders import speech as audio
 from lipsync_server.models.encoders.loudness import gain_to_target, integrated_loudness
 from lipsync_server.models.encoders.speech import SpeechEmbedding, Track, silence

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 import torch
-from lipsync_server.engines.sadtalker.loading.layout import Layout
+from lipsync_server.engines.sadtalker.layout import Layout
 from lipsync_server.engines.sadtalker.loading.model_files import build
 from lipsync_server.engines.sadtalker.loading.official import UNUSED_PREFIXES, combined, mapping
 from lipsync_server.engines.sadtalker.renderer.mapping import MappingNet

@@ -12,8 +12,8 @@ import torch
 from lipsync_server.engines.sadtalker.audio.audio_nets import ExpNet
 from lipsync_server.engines.sadtalker.audio.pose_vae import PoseVAE
 from lipsync_server.engines.sadtalker.face.reconstruction import FaceReconstruction
+from lipsync_server.engines.sadtalker.layout import Layout
 from lipsync_server.engines.sadtalker.loading import official
-from lipsync_server.engines.sadtalker.loading.layout import Layout
 from lipsync_server.engines.sadtalker.loading.model_files import load_mapping, load_networks
 from lipsync_server.engines.sadtalker.renderer.generator import Generator
 from lipsync_server.engines.sadtalker.renderer.keypoints import KeypointDetector

@@ -12,7 +12,7 @@ from lipsync_server.engines.sadtalker.audio.audio_nets import AudioBlock, ExpNet
 from lipsync_server.engines.sadtalker.audio.pose_track import PoseTrack, smooth
 from lipsync_server.engines.sadtalker.audio.pose_vae import PoseVAE, ResUnet
 from lipsync_server.engines.sadtalker.face.reconstruction import Bottleneck, FaceReconstruction
-from lipsync_server.engines.sadtalker.loading.layout import Layout, fold_spectral_norm
+from lipsync_server.engines.sadtalker.layout import Layout, fold_spectral_norm
 from lipsync_server.engines.sadtalker.loading.model_files import build
 from lipsync_server.engines.sadtalker.loading.official import Dimensions, combined
 from lipsync_server.engines.sadtalker.loading.official import mapping as mapping_shapes

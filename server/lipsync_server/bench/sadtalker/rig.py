@@ -18,8 +18,8 @@ from lipsync_server.engines.sadtalker.audio.mel import FPS, SAMPLES_PER_FRAME
 from lipsync_server.engines.sadtalker.audio.pose_vae import PoseVAE
 from lipsync_server.engines.sadtalker.face.paste import FeatherPaste
 from lipsync_server.engines.sadtalker.face.reconstruction import FaceReconstruction
+from lipsync_server.engines.sadtalker.layout import Layout
 from lipsync_server.engines.sadtalker.loading import official
-from lipsync_server.engines.sadtalker.loading.layout import Layout
 from lipsync_server.engines.sadtalker.loading.model_files import build
 from lipsync_server.engines.sadtalker.renderer.generator import Generator
 from lipsync_server.engines.sadtalker.renderer.keypoints import KeypointDetector

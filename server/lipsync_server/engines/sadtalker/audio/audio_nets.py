@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lipsync_server.engines.sadtalker.loading.layout import Layout
+from lipsync_server.engines.sadtalker.layout import Layout
 
 # stride, padding and whether the block adds its input, of the encoder's blocks in order: 80 x 16 -> 1 x 1
 _BLOCKS: tuple[tuple[int | tuple[int, int], int, bool], ...] = (

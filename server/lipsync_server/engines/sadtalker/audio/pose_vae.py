@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lipsync_server.engines.sadtalker.audio.audio_nets import AudioEncoder
-from lipsync_server.engines.sadtalker.loading.layout import Layout
+from lipsync_server.engines.sadtalker.layout import Layout
 
 
 class _Residual(nn.Module):

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from lipsync_server.engines.sadtalker.audio.audio_nets import ExpNet
 from lipsync_server.engines.sadtalker.audio.pose_vae import PoseVAE
 from lipsync_server.engines.sadtalker.face.reconstruction import FaceReconstruction
+from lipsync_server.engines.sadtalker.layout import Layout, fill, layout_of
 from lipsync_server.engines.sadtalker.loading import official
-from lipsync_server.engines.sadtalker.loading.layout import Layout, fill, layout_of
 from lipsync_server.engines.sadtalker.loading.official import (
     COMBINED,
     MAPPING_70,

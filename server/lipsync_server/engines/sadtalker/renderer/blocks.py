@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lipsync_server.engines.sadtalker.loading.layout import Layout
+from lipsync_server.engines.sadtalker.layout import Layout
 
 KEYPOINT_VARIANCE = 0.01
 

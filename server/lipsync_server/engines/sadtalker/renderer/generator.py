@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from lipsync_server.engines.sadtalker.loading.layout import Layout
+from lipsync_server.engines.sadtalker.layout import Layout
 from lipsync_server.engines.sadtalker.renderer.blocks import ConvNorm2d, Down2d, ResidualBlock3d, fold_batch_norms, warp
 from lipsync_server.engines.sadtalker.renderer.motion import DenseMotion, Motion, MotionSource
 from lipsync_server.engines.sadtalker.renderer.spade import SpadeDecoder

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lipsync_server.engines.sadtalker.loading.layout import Layout
+from lipsync_server.engines.sadtalker.layout import Layout
 from lipsync_server.engines.sadtalker.renderer.blocks import Down2d, Up3d, coordinate_grid
 
 REDUCTION = 4  # the detector works on a quarter of the picture's size

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lipsync_server.engines.sadtalker.loading.layout import Layout
+from lipsync_server.engines.sadtalker.layout import Layout
 
 BIN_DEGREES, FIRST_BIN_DEGREES = 3.0, -99.0
 RADIANS_PER_DEGREE = 3.14 / 180  # the reference's pi

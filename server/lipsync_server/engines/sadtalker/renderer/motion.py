@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lipsync_server.engines.sadtalker.loading.layout import Layout
+from lipsync_server.engines.sadtalker.layout import Layout
 from lipsync_server.engines.sadtalker.renderer.blocks import Hourglass3d, coordinate_grid, keypoint_heatmaps, warp
 
 MASK_FLOOR = 1e-3

@@ -1,8 +1,8 @@
-"""Names and shapes of checkpoint tensors, and layers built to fit them.
+"""Names and shapes of the tensors in the model files, and layers built to fit them.
 
 Every network of this engine takes its widths from the tensors that it will hold, so the published files, a tiny
-checkpoint for tests and a block of the golden data are all read by the same code. Knows torch layers; does not know
-files (checkpoint.py) or what a network computes.
+random model for tests and a block of the golden data are all read by the same code. Knows torch layers; does not know
+files (loading/model_files.py) or the computation of a network.
 """
 
 from collections.abc import Iterable, Mapping

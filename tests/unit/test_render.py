@@ -15,7 +15,7 @@ from lipsync_server.workers.encoding import BackgroundEncoder
 from lipsync_server.workers.inputs import release_pages
 from lipsync_server.workers.measure import STAGES, ProgressScale
 from lipsync_server.workers.render import render
-from lipsync_server.workers.resume_point import load_checkpoints, save_checkpoint
+from lipsync_server.workers.resume_point import load_resume_points, save_resume_point
 from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
 from material import bar_numbers, expected_bars, make_task
 from stand_in.engine import BarsEngine
@@ -161,7 +161,7 @@ def test_frames_stored_after_the_last_checkpoint_are_made_again(tmp_path: Path) 
 
 def test_a_checkpoint_whose_frames_are_missing_is_passed_over(tmp_path: Path) -> None:
     task = interrupted(tmp_path)
-    save_checkpoint(task.scratch, ResumePoint(45, {"next_frame": 45}), (task.scratch / "render.txt").read_text())
+    save_resume_point(task.scratch, ResumePoint(45, {"next_frame": 45}), (task.scratch / "render.txt").read_text())
     assert run(task).warnings == ("resumed at 40",)
     assert bar_numbers(task.output) == expected_bars(50)
 
@@ -201,8 +201,8 @@ def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
         "on": True,
         "file": "a name that numpy uses itself",
     }
-    save_checkpoint(tmp_path, ResumePoint(12, state), "me")
-    [loaded] = load_checkpoints(tmp_path, "me")
+    save_resume_point(tmp_path, ResumePoint(12, state), "me")
+    [loaded] = load_resume_points(tmp_path, "me")
     assert loaded.n_frames == 12
     assert set(loaded.state) == set(state)
     for key, value in state.items():
@@ -212,13 +212,13 @@ def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
         else:
             assert loaded.state[key] == value
             assert type(loaded.state[key]) is type(value)
-    assert list(load_checkpoints(tmp_path, "someone else")) == []
+    assert list(load_resume_points(tmp_path, "someone else")) == []
 
 
 def test_a_state_that_would_need_pickle_is_refused(tmp_path: Path) -> None:
     for value in (np.array([object()]), json, None, [1, 2]):
         with pytest.raises(TypeError, match="'thing'"):
-            save_checkpoint(tmp_path, ResumePoint(1, {"thing": value}), "me")  # type: ignore[dict-item]
+            save_resume_point(tmp_path, ResumePoint(1, {"thing": value}), "me")  # type: ignore[dict-item]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,18 +8,17 @@ the event loop.
 """
 
 import errno
-import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from lipsync_server.durable import sync_file, sync_folder, write_file
 from lipsync_server.errors import DiskFull
 from lipsync_server.jobs.model import is_job_id
 
 _ON_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-INPUTS = ("image", "audio", "second_audio")
 
 
 class JobFiles:
@@ -54,10 +53,10 @@ class JobFiles:
     def adopt(self, incoming: Path, job_id: str) -> None:
         """Turn a taken-in folder into the job's, durably."""
         for path in incoming.iterdir():
-            fsync(path)
-        fsync(incoming)
+            sync_file(path)
+        sync_folder(incoming)
         incoming.rename(self.folder(job_id))
-        fsync(self._jobs)
+        sync_folder(self._jobs)
 
     def folder(self, job_id: str) -> Path:
         assert is_job_id(job_id)
@@ -121,27 +120,13 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def kept_secret(path: Path, make: Callable[[], str]) -> tuple[str, bool]:
     """The secret kept at `path`, readable by its owner only; True when it was made just now. Appears whole or not."""
     with suppress(FileNotFoundError):
         return path.read_text().strip(), False
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     secret = make()
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.unlink(missing_ok=True)
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(f"{secret}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.rename(path)
+    write_file(path, lambda file: file.write(f"{secret}\n".encode()), mode=0o600)
     return secret, True
 
 

@@ -15,8 +15,8 @@ from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from lipsync_server.durable import publish
 from lipsync_server.errors import Cancelled, LipsyncError, StoreFailed
-from lipsync_server.jobs.files import fsync
 from lipsync_server.jobs.model import Job
 from lipsync_server.settings import Settings
 
@@ -125,9 +125,7 @@ class FolderTarget:
     def _put(self, video: Path, name: str) -> Path:
         partial, copy = self._folder / f".{name}.part", self._folder / name
         shutil.copyfile(video, partial)
-        fsync(partial)
-        partial.replace(copy)
-        fsync(self._folder)
+        publish(partial, copy)
         return copy
 
 

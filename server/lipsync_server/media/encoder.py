@@ -18,6 +18,8 @@ import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
+from lipsync_server.durable import publish, sync_folder
+
 Frames = NDArray[np.uint8]
 
 log = logging.getLogger(__name__)
@@ -109,9 +111,7 @@ class FrameEncoder:
             segment.path.unlink(missing_ok=True)
             raise
         end = self._n_durable + segment.n_frames
-        sync_file(segment.path)
-        segment.path.replace(self._folder / f"{self._n_durable:08d}-{end:08d}.mp4")
-        sync_folder(self._folder)
+        publish(segment.path, self._folder / f"{self._n_durable:08d}-{end:08d}.mp4")
         self._n_durable = end
         return end
 
@@ -231,17 +231,3 @@ def _size_of(path: Path) -> tuple[int, int]:
     with av.open(str(path.absolute()), "r", format="mov") as segment:
         context = segment.streams.video[0].codec_context
         return context.width, context.height
-
-
-def sync_file(path: Path) -> None:
-    """Return when the file's bytes are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_folder(folder: Path) -> None:
-    """Return when the folder's names, after a rename, are on disk."""
-    sync_file(folder)

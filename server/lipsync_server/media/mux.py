@@ -14,8 +14,9 @@ from typing import Any, TypeAlias
 
 import av
 
+from lipsync_server.durable import publish
 from lipsync_server.errors import LipsyncError
-from lipsync_server.media.encoder import Segment, segments_in, sync_file, sync_folder
+from lipsync_server.media.encoder import Segment, segments_in
 from lipsync_server.media.soundtrack import add_soundtrack
 
 _Packet: TypeAlias = "av.Packet[av.VideoStream] | av.Packet[av.AudioStream]"
@@ -56,9 +57,7 @@ def mux(folder: Path, audio: Path, output: Path, *, fps: int = 25, duration_s: f
             sound = add_soundtrack(target, audio, duration_s, closing)
             for packet in _merged(pictures, sound):
                 target.mux_one(packet)
-        sync_file(partial)
-        partial.replace(output)
-        sync_folder(output.parent)
+        publish(partial, output)
     finally:
         partial.unlink(missing_ok=True)
     return probe_video(output)

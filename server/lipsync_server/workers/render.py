@@ -29,7 +29,7 @@ from lipsync_server.settings import Settings
 from lipsync_server.workers.encoding import BackgroundEncoder
 from lipsync_server.workers.inputs import decode_request, release_pages
 from lipsync_server.workers.measure import PeakMemory, ProgressScale, StageClock
-from lipsync_server.workers.resume_point import clear_checkpoints, load_checkpoints, save_checkpoint
+from lipsync_server.workers.resume_point import clear_resume_points, load_resume_points, save_resume_point
 from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
 
 log = logging.getLogger(__name__)
@@ -183,14 +183,14 @@ class _Render:
             encoder = open_encoder()
             if encoder.n_frames == n_frames:
                 return encoder, None
-            for checkpoint in load_checkpoints(scratch, identity):
+            for checkpoint in load_resume_points(scratch, identity):
                 try:
                     encoder.rewind(checkpoint.n_frames)
                 except ValueError:
                     continue
                 return encoder, checkpoint
             encoder.abort()
-        clear_checkpoints(scratch)
+        clear_resume_points(scratch)
         shutil.rmtree(self._segments, ignore_errors=True)
         marker.write_text(identity, encoding="utf-8")
         return open_encoder(), None
@@ -210,7 +210,7 @@ class _Render:
 
             def store() -> None:
                 encoder.end_segment()
-                save_checkpoint(self._task.scratch, saved, identity)
+                save_resume_point(self._task.scratch, saved, identity)
 
             background.after_all(store)
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from lipsync_server.durable import publish
 from lipsync_server.errors import LipsyncError, WorkerCrashed
-from lipsync_server.media.encoder import sync_file, sync_folder
 
 PIECE_BYTES = 2 * 1024 * 1024
 # What render.py resumes from, in the order in which it must arrive: a checkpoint counts frames that are there already.
@@ -75,9 +75,7 @@ class Receiver:
         self._file.close()
         self._file = None
         path = _below(self._folder, self._name)
-        sync_file(_partial(path))
-        _partial(path).replace(path)
-        sync_folder(path.parent)
+        publish(_partial(path), path)
 
     def drop(self) -> None:
         """Forget a file that did not come to its end."""

@@ -11,7 +11,6 @@ is forgotten, so picture and engine always go on from the same frame.
 import errno
 import logging
 import shutil
-import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
@@ -24,6 +23,7 @@ from lipsync_server import errors
 from lipsync_server.engines import registry
 from lipsync_server.engines.base import Engine, EngineOptions, Frames, RenderRequest, ResumePoint, Speech, State
 from lipsync_server.engines.options import parse_options
+from lipsync_server.engines.out_of_memory import gpu_out_of_memory, gpu_ran_out
 from lipsync_server.media.video import FrameEncoder, VideoInfo, mux
 from lipsync_server.settings import Settings
 from lipsync_server.workers.encoding import BackgroundEncoder
@@ -64,12 +64,9 @@ def in_words(error: Exception, engine: str) -> errors.LipsyncError:
     """The error of the family that says what `error`, an unforeseen one, means for the person who waits."""
     if isinstance(error, errors.LipsyncError):
         return error
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(error, torch.OutOfMemoryError):
-        return errors.OutOfMemory(
-            f"The GPU ran out of memory while {engine} was rendering; try resolution 480p, a quantised weights "
-            "profile or --offload blocks."
-        )
+    if gpu_ran_out(error):
+        remedies = ("a lower resolution", "another engine")
+        return gpu_out_of_memory(error, doing=f"while {engine} was rendering", remedies=remedies)
     if isinstance(error, MemoryError):
         return errors.OutOfMemory(f"The machine ran out of memory while {engine} was rendering.")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

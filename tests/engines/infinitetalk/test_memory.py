@@ -8,9 +8,9 @@ import pytest
 import torch
 from infinitetalk_kit import Context, frames_of, request_for
 from lipsync_server.engines.base import State
-from lipsync_server.engines.infinitetalk import one_gpu as engine_module
+from lipsync_server.engines.infinitetalk import job
 from lipsync_server.engines.infinitetalk.engine import create
-from lipsync_server.engines.infinitetalk.loading import models as models_module
+from lipsync_server.engines.infinitetalk.loading import models
 from lipsync_server.engines.infinitetalk.one_gpu import InfiniteTalkEngine
 from lipsync_server.errors import OutOfMemory
 from lipsync_server.settings import Settings
@@ -48,7 +48,7 @@ def test_running_out_of_memory_outside_of_a_window_is_tried_once_more_too(
     """While the weights are read, the sound measured or the picture prepared: the error comes from the allocator."""
     settings = Settings(_env_file=None, weights_dir=tiny_weights, data_dir=tmp_path, device="cpu", preset="fast")
     engine = create(settings)
-    module = models_module if part == "load_transformer" else engine_module
+    module = models if part == "load_transformer" else job
     owner: object = module
     *path, name = part.split(".")
     for step in path:
@@ -114,7 +114,7 @@ def test_a_model_that_never_fits_says_what_to_set_when_it_is_loaded(
     def fail(*args: object, **options: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
-    monkeypatch.setattr(models_module, "load_transformer", fail)
+    monkeypatch.setattr(models, "load_transformer", fail)
     settings = Settings(_env_file=None, weights_dir=tiny_weights, data_dir=tmp_path, device="cpu", resolution="720p")
     with pytest.raises(OutOfMemory, match=r"resolution 480p.*LIPSYNC_OFFLOAD=blocks"):
         create(settings).load()

@@ -152,7 +152,7 @@ def test_the_benchmark_measures_a_forward_and_a_window_alone_and_together(tmp_pa
     numbers = json.loads(path.read_text())
     for mode in ("alone", "together"):
         assert numbers[mode]["forward_s"] > 0
-        assert set(numbers[mode]["window_s"]) == {"condition", "denoise", "decode", "all"}
+        assert set(numbers[mode]["window_s"]) == {"condition", "denoise", "decode", "transfer", "all"}
     assert "2 processes" in numbers["together"]["attention"]
     assert "processes" not in numbers["alone"]["attention"]
     assert numbers["exchange_s"] > 0

@@ -253,7 +253,7 @@ def test_windows_are_prepared_early_only_where_there_is_room_for_both(
     assert not models.encodes_beside(larger)
     models.load_transformer(need, lambda stage, done, total: None)
     assert models.encodes_beside(need)
-    assert models.shrink(need, lambda stage, done, total: None)
+    assert models.make_room(need, lambda stage, done, total: None)
     assert not models.encodes_beside(need)
     models.close()
 

@@ -14,7 +14,8 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -40,8 +41,9 @@ from lipsync_server.engines.infinitetalk.options import Options
 from lipsync_server.engines.infinitetalk.video.conditions import Condition
 from lipsync_server.engines.infinitetalk.video.guidance import GuidanceScales
 from lipsync_server.engines.infinitetalk.video.images import condition_mask
+from lipsync_server.engines.infinitetalk.video.run_window import consume, run_window
 from lipsync_server.engines.infinitetalk.video.window_loop import LoopSettings, Prompts, WindowLoop
-from lipsync_server.models.sampling.windows import schedule
+from lipsync_server.models.sampling.windows import Window, schedule
 from lipsync_server.models.wan_vae.vae import WanVae
 from lipsync_server.random_models.infinitetalk_transformer import random_transformer
 
@@ -136,11 +138,18 @@ class _Work:
 
     def window(self) -> tuple[Tensor, dict[str, float]]:
         """The latents of one `fast` window, and its seconds by part."""
-        device, loop = self._bench.device, self._loop()
-        condition, condition_s = _timed(self._condition, device)
-        latents, denoise_s = _timed(lambda: loop.denoise(self._window, condition, None, lambda step: None), device)
-        _, decode_s = _timed(lambda: sum(frames.shape[1] for frames in loop.decode(latents)), device)
-        parts = {"condition": condition_s, "denoise": denoise_s, "decode": decode_s}
+        parts: dict[str, float] = {}
+
+        @contextmanager
+        def clock(part: str) -> Iterator[None]:
+            _wait(self._bench.device)
+            started = time.perf_counter()
+            yield
+            _wait(self._bench.device)
+            parts[part] = round(parts.get(part, 0.0) + time.perf_counter() - started, 4)
+
+        frames = run_window(self._loop(), self._window, self, None, is_last=True, clock=clock)
+        latents = consume(frames, lambda batch: None).latents
         return latents, parts | {"all": round(sum(parts.values()), 4)}
 
     def exchanges(self) -> None:
@@ -163,10 +172,14 @@ class _Work:
         )  # fmt: skip
 
     @torch.inference_mode()
-    def _condition(self) -> Condition:
+    def at(self, window: Window) -> Condition:
+        """The conditioning of the one window, its picture encoded anew."""
         latents = self._vae.encode_picture(self._picture, self._window.n_latents)
         mask = condition_mask(self._window.n_latents, *self._latent_size).to(latents.device)
         return Condition(self._picture, self._tokens, torch.cat([mask, latents]), self._audio, None)
+
+    def prefetch(self, window: Window) -> None:
+        """There is no next window."""
 
     @torch.inference_mode()
     def _conditioned(self) -> Conditioning:

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from lipsync_server.bench.record import BackgroundSink, Bench, Numbers
-from lipsync_server.engines.base import FPS
+from lipsync_server.engines.base import FPS, Frames
 from lipsync_server.engines.infinitetalk.model.teacache import TeaCache
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
 from lipsync_server.engines.infinitetalk.options import Options
 from lipsync_server.engines.infinitetalk.video.conditions import Conditions, moving_picture, still_picture
 from lipsync_server.engines.infinitetalk.video.guidance import GuidanceScales
-from lipsync_server.engines.infinitetalk.video.images import to_uint8
+from lipsync_server.engines.infinitetalk.video.run_window import consume, run_window
 from lipsync_server.engines.infinitetalk.video.window_loop import LoopSettings, Prompts, WindowLoop
 from lipsync_server.media.encoder import FrameEncoder
 from lipsync_server.models.encoders.clip import ImageEncoder
@@ -154,33 +154,18 @@ class Rig:
         """One window from picture and sound to frames with the encoder; what the next takes over, seconds by part."""
         clock = Clock(self._bench)
         started = time.perf_counter()
-        with clock.part("condition"):
-            condition = self.conditions.at(window)
-        with clock.part("denoise"):
-            latents = loop.denoise(window, condition, known, lambda step: None)
-            following = self.schedule.windows[window.index + 1 :]
-            if following and self.encodes_beside:
-                self.conditions.prefetch(following[0])
-        tail: list[Tensor] = []
-        position = 0
-        decoding = loop.decode(latents)
-        while True:
-            with clock.part("decode"):
-                frames = next(decoding, None)
-            if frames is None:
-                break
-            first = max(0, window.keep_first - position)
-            position += frames.shape[1]
-            if first < frames.shape[1]:
-                with clock.part("transfer"):
-                    batch = to_uint8(frames[:, first:]).cpu().numpy()
-                with clock.part("encoder_wait"):
-                    sink.put(batch)
-            tail.append(frames)
-            while sum(part.shape[1] for part in tail[1:]) >= self._bench.scale.motion_frames:
-                tail.pop(0)
-        with clock.part("take_over"):
-            taken = loop.take_over(torch.cat(tail, 1)[:, -self._bench.scale.motion_frames :])
+        following = self.schedule.windows[window.index + 1 :]
+
+        def put(batch: Frames) -> None:
+            with clock.part("encoder_wait"):
+                sink.put(batch)
+
+        frames = run_window(
+            loop, window, self.conditions, known,
+            is_last=False, prefetch=following[0] if following and self.encodes_beside else None, clock=clock.part,
+        )  # fmt: skip
+        result = consume(frames, put)
+        assert result.taken_over is not None
 
         def store() -> None:
             encoder.end_segment()
@@ -189,4 +174,4 @@ class Rig:
         with clock.part("encoder_wait"):
             sink.after_all(store)
         clock.parts["all"] = round(time.perf_counter() - started, 3)
-        return taken, clock.parts
+        return result.taken_over, clock.parts

@@ -24,7 +24,8 @@ import torch
 import torch.distributed as dist
 
 from lipsync_server.engines.base import Frames, RenderContext, RenderRequest, ResumePoint, State
-from lipsync_server.engines.infinitetalk.one_gpu import InfiniteTalkEngine, Report
+from lipsync_server.engines.infinitetalk.loading.models import Report
+from lipsync_server.engines.infinitetalk.one_gpu import InfiniteTalkEngine
 from lipsync_server.errors import LipsyncError, OutOfMemory
 from lipsync_server.settings import Settings
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lipsync_server.engines.base import Frames, RenderContext, RenderRequest
 from lipsync_server.engines.landmarks import Face, FaceLandmarker, choose_face
+from lipsync_server.engines.out_of_memory import gpu_out_of_memory
 from lipsync_server.engines.sadtalker.arrays import Rows
 from lipsync_server.engines.sadtalker.audio.coefficients import (
     N_MOTION,
@@ -42,7 +43,7 @@ from lipsync_server.engines.sadtalker.renderer.renderer import (
     default_batch,
     delayed,
 )
-from lipsync_server.errors import Cancelled, OutOfMemory, WeightsError
+from lipsync_server.errors import Cancelled, WeightsError
 from lipsync_server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -285,10 +286,8 @@ class _Render:
 
     def _shrink_batch(self, error: torch.OutOfMemoryError) -> None:
         if self.batch_size == 1:
-            raise OutOfMemory(
-                f"The GPU ran out of memory with one frame of {self.loaded.size} pixels at a time; close other "
-                "programs that use it, or ask for size 256."
-            ) from error
+            doing = f"while SadTalker rendered one frame of {self.loaded.size} pixels at a time"
+            raise gpu_out_of_memory(error, doing=doing, remedies=("size 256",)) from error
         self.batch_size = max(1, self.batch_size // 2)
         log.warning("out of GPU memory; going on with batches of %d frames", self.batch_size)
         torch.cuda.empty_cache()

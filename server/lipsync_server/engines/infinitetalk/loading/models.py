@@ -32,7 +32,6 @@ Report = Callable[[str, float, float], None]
 # Working memory of the VAE's encoder in bytes per pixel: what memory.py allows for the decoder. The encoder's largest
 # values are of the same size, and it has fewer of them at once.
 _ENCODE_BYTES = 12_500
-RAN_OUT = "The GPU's memory ran out once; the job went on with more of the model in host memory."
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,9 @@ class Models:
         self.side = SideStream(self.device)
         self._compiles = settings.compile and self.device.type == "cuda"
         self._held: _Held | None = None
-        # Once memory has run out: how many blocks may stay on the device since.
+        # The plan of the last attempt to load a transformer.
+        self._tried: memory.MemoryPlan | None = None
+        # Set when memory has run out: how many blocks may stay on the device from then on.
         self._most_blocks: int | None = None
         self._encoders: _Encoders | None = None
 
@@ -136,33 +137,22 @@ class Models:
                 held.spare_bytes = min(_spare(held.plan), _spare(plan))
                 return warnings
         self._release_transformer()
-        plan, quant = self._plan(files, need, spare=0)
-        try:
-            self._load(files, with_lora, plan, quant, report)
-            return warnings
-        except torch.OutOfMemoryError:
-            if not self._lower_limit(plan):
-                raise
-        # Outside of the handler, whose traceback holds what was loaded.
-        self._empty_cache()
-        self._load(files, with_lora, self._limited(plan), quant, report)
-        return (*warnings, RAN_OUT)
+        self._tried, quant = self._plan(files, need, spare=0)
+        self._load(files, with_lora, self._tried, quant, report)
+        return warnings
 
-    def shrink(self, need: Need, report: Report) -> bool:
-        """After an out-of-memory error: reload with fewer blocks on the device. False when none were left there."""
-        held = self._held
-        if held is None or not self._lower_limit(held.plan):
+    def make_room(self, need: Need, report: Report) -> bool:
+        """After GPU memory ran out: load the transformer again with half as many blocks on the GPU.
+
+        False where that cannot help: no block was there, or other processes render the same job, which cannot all
+        begin a step again.
+        """
+        if self._tried is None or self._tried.resident_blocks == 0 or several_processes():
             return False
+        self._most_blocks = self._tried.resident_blocks // 2
         self._release_transformer()
+        self._empty_cache()
         self.load_transformer(need, report)
-        return True
-
-    def _lower_limit(self, plan: memory.MemoryPlan) -> bool:
-        """Halve the blocks that may stay on the device; False when that is no way out."""
-        # Processes that render together cannot have one of them start a window again.
-        if plan.resident_blocks == 0 or several_processes():
-            return False
-        self._most_blocks = plan.resident_blocks // 2
         return True
 
     def _limited(self, plan: memory.MemoryPlan) -> memory.MemoryPlan:

@@ -2,7 +2,7 @@
 
 This is the reference's computation order with its random stream, one window at a time and frame by frame. Knows the
 transformer, the VAE and the arithmetic of sampling; not where weights come from, not the engine interface, and no
-recovery from errors (engine.py has that).
+recovery from errors (job.py has that).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -63,10 +63,17 @@ class WindowLoop:
         cache: TeaCache | None = None,
     ) -> None:
         self.transformer, self.vae = transformer, vae
-        self._prompts, self._settings = prompts, settings
+        self._prompts, self.settings = prompts, settings
         self.generator, self.cache = generator, cache
         self._match_colours = ColourMatch(colours, settings.colour_correction)
         self._pacer = _Pacer(vae.device)
+
+    def restart(self, transformer: InfiniteTalkTransformer, random: Tensor) -> None:
+        """Begin a window, perhaps again after a failed attempt. random: `generator.get_state()` before the window."""
+        self.transformer = transformer
+        self.generator.set_state(random)
+        if self.cache is not None:
+            self.cache.restart()
 
     @torch.inference_mode()
     def denoise(self, window: Window, condition: Condition, known: Tensor | None, on_step: OnStep) -> Tensor:
@@ -75,7 +82,7 @@ class WindowLoop:
         known: latents of the frames taken over from the window before, (16, k, h, w); None in the first window, whose
         first latent is then the picture's own.
         """
-        settings = self._settings
+        settings = self.settings
         shape = (LATENT_CHANNELS, window.n_latents, *condition.y.shape[2:])
         noise = draw_noise(shape, self.generator)
         if known is None:
@@ -118,7 +125,7 @@ class WindowLoop:
     def _contexts(self, condition: Condition) -> Mapping[Pass, Conditioning]:
         """The transformer's view of the conditioning for each pass; unguided audio is zero and has one person."""
         prompts, condition_of = self._prompts, self.transformer.condition
-        passes = self._settings.scales.passes
+        passes = self.settings.scales.passes
         contexts: dict[Pass, Conditioning] = {}
         quiet = silence(condition.audio.shape[1], condition.audio) if len(passes) > 1 else None
         for which in passes:

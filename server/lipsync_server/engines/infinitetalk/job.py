@@ -1,0 +1,267 @@
+"""One request in six chapters: cast, windows, conditions, denoise, decode, save. `Job.frames` is the table of contents.
+
+    1 cast        who speaks, and where in the picture                       video/people.py
+    2 windows     which frames each run of the model makes                   models/sampling/windows.py
+    3 conditions  the model is loaded; prompt, sound and picture are encoded  video/conditions.py
+    4 denoise     noise becomes the latents of a window                      video/window_loop.py
+    5 decode      latents become frames, which leave at once                 video/run_window.py
+    6 save        the worker makes the frames durable, with a resume point
+
+Chapters 4 to 6 repeat for each window. Knows requests, progress, cancelling, resume points and a second attempt when
+the GPU's memory runs out. Does not know how anything is computed, nor how models are loaded (loading/models.py).
+"""
+
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lipsync_server.engines.base import Frames, RenderContext, RenderRequest, State
+from lipsync_server.engines.infinitetalk.loading.models import Models, Need, Report
+from lipsync_server.engines.infinitetalk.model.teacache import TeaCache
+from lipsync_server.engines.infinitetalk.options import Options
+from lipsync_server.engines.infinitetalk.out_of_memory import Room, frames_with_room, with_room
+from lipsync_server.engines.infinitetalk.published import People, find_transformers
+from lipsync_server.engines.infinitetalk.video.conditions import Conditions, PictureAt, moving_picture, still_picture
+from lipsync_server.engines.infinitetalk.video.guidance import GuidanceScales
+from lipsync_server.engines.infinitetalk.video.images import choose_size
+from lipsync_server.engines.infinitetalk.video.people import Cast, cast_of
+from lipsync_server.engines.infinitetalk.video.run_window import run_window
+from lipsync_server.engines.infinitetalk.video.video_picture import VideoPicture
+from lipsync_server.engines.infinitetalk.video.window_loop import LoopSettings, Prompts, WindowLoop
+from lipsync_server.errors import Cancelled
+from lipsync_server.models.encoders.speech import SAMPLES_PER_FRAME, SpeechEmbedding, Track
+from lipsync_server.models.encoders.text import DEFAULT_PROMPT, NEGATIVE_PROMPT, clean_prompt
+from lipsync_server.models.sampling.windows import Schedule, Window, schedule
+from lipsync_server.settings import Settings
+
+RAN_OUT = "The GPU's memory ran out once; the job went on with more of the model in host memory."
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where the job begins. known: latents that the first window to run takes over, (16, k, h, w), or None."""
+
+    window: int
+    known: Tensor | None
+    generator: torch.Generator
+
+
+class Job:
+    """Makes the frames of one request. `close` after the last frame, or instead of it."""
+
+    def __init__(self, models: Models, settings: Settings, request: RenderRequest, context: RenderContext) -> None:
+        assert isinstance(request.options, Options)
+        self._models, self._settings = models, settings
+        self._request, self._options, self._context = request, request.options, context
+        self._sampling = self._options.sampling
+        # TeaCache counts forwards, so with TeaCache every step must make the same ones.
+        interval = 1 if self._sampling.teacache > 0 else self._sampling.guidance_interval
+        self._scales = GuidanceScales(self._sampling.text_guidance, self._sampling.audio_guidance, interval)
+        height, width = request.picture.shape[:2]
+        self._size = choose_size(height, width, self._options.resolution)
+        self._video: VideoPicture | None = None
+        self._conditions: Conditions | None = None
+
+    def frames(self) -> Iterator[Frames]:
+        """All frames of the video that are not stored yet: uint8 RGB (n, H, W, 3), in order."""
+        cast = self._cast()
+        plan = self._windows(cast)
+        need = self._need(cast)
+        room = Room(lambda: self._make_room(need), self._options)
+        start = self._start()
+        with_room(lambda: self._load(need), room)
+        loop, conditions = with_room(lambda: self._prepare(cast, plan, start.generator), room)
+        known = start.known
+        for window in plan.windows[start.window :]:
+            step = self._denoise_and_decode(need, loop, conditions, plan, window, known)
+            known = yield from frames_with_room(step, room)
+            self._save(window, known, start.generator)
+
+    def close(self) -> None:
+        """Close the video that stands for the picture, and wait for work on the side stream."""
+        if self._video is not None:
+            self._video.close()
+        if self._conditions is not None:
+            self._conditions.close()
+
+    # 1 cast
+
+    def _cast(self) -> Cast:
+        """Who speaks. One speaker among several becomes one alone where only model files for one person are here."""
+        wanted = cast_of(self._request, self._options)
+        if not wanted.among_several or any(files.people == "multi" for files in find_transformers(self._settings)):
+            return wanted
+        self._context.warn(
+            "Choosing one speaker among several people needs InfiniteTalk's multi weights, which are not here; the "
+            "box was ignored, and everyone in the picture may move their lips."
+        )
+        return wanted.alone
+
+    # 2 windows
+
+    def _windows(self, cast: Cast) -> Schedule:
+        return schedule(
+            self._request.n_frames,
+            n_people=len(cast.voices),
+            window_frames=self._options.window_frames,
+            motion_frames=self._options.motion_frames,
+        )
+
+    def _start(self) -> _Start:
+        """The first window, or the one that follows the resume point, with the random numbers as they were there."""
+        generator = torch.Generator().manual_seed(self._options.seed)
+        resume_point = self._context.checkpoint
+        if resume_point is None:
+            return _Start(0, None, generator)
+        state = resume_point.state
+        first, latents, random = state["next_window"], state.get("latents"), state["random"]
+        assert isinstance(first, int)
+        assert isinstance(random, np.ndarray)
+        generator.set_state(torch.from_numpy(np.array(random, np.uint8)))
+        known = torch.from_numpy(np.array(latents, np.float32)) if isinstance(latents, np.ndarray) else None
+        return _Start(first, known, generator)
+
+    # 3 conditions
+
+    def _need(self, cast: Cast) -> Need:
+        height, width = self._size
+        people: People = "multi" if len(cast.voices) == 2 else "single"
+        return Need(people, self._sampling.distilled, height * width, len(self._scales.passes))
+
+    def _load(self, need: Need) -> None:
+        for warning in self._models.load_transformer(need, reporting_to(self._context)):
+            self._context.warn(warning)
+
+    def _make_room(self, need: Need) -> bool:
+        if not self._models.make_room(need, reporting_to(self._context)):
+            return False
+        self._context.warn(RAN_OUT)
+        return True
+
+    def _prepare(self, cast: Cast, plan: Schedule, generator: torch.Generator) -> tuple[WindowLoop, Conditions]:
+        """Everything that is computed once: the prompt's embedding, the sound's statistics, the picture's colours."""
+        stages = iter(range(4))
+        options, models = self._options, self._models
+
+        def begin(stage: str) -> None:
+            _stop_if_cancelled(self._context)
+            self._context.progress("preprocess", next(stages), 4, stage)
+
+        begin("reading the prompt")
+        prompt = clean_prompt(self._request.prompt) or DEFAULT_PROMPT
+        negative = clean_prompt(options.negative_prompt) or NEGATIVE_PROMPT
+        # Only guidance in three passes uses the negative prompt.
+        texts = models.encode_text([prompt, negative] if len(self._scales.passes) == 3 else [prompt])
+        begin("measuring the sound")
+        heard = plan.heard[0]
+        speech = tuple(
+            SpeechEmbedding(models.wav2vec, Track(v.speech, heard * SAMPLES_PER_FRAME, offset=v.offset), heard)
+            for v in cast.voices
+        )
+        begin("looking at the picture")
+        self._conditions = conditions = Conditions(
+            self._picture(cast, plan), speech, plan,
+            size=self._size, vae=models.vae, tokens_of=models.encode_picture, side=models.side,
+        )  # fmt: skip
+        sampling, cache = self._sampling, None
+        if sampling.teacache > 0:
+            cache = TeaCache(options.resolution, sampling.steps, sampling.teacache, len(self._scales.passes))
+        loop = WindowLoop(
+            models.transformer,
+            models.vae,
+            Prompts(texts[0], texts[-1]),
+            LoopSettings(
+                steps=sampling.steps,
+                shift=sampling.shift,
+                scales=self._scales,
+                colour_correction=options.colour_correction,
+                motion_frames=options.motion_frames,
+                apg=(options.apg_momentum, options.apg_norm_threshold) if options.apg else None,
+            ),
+            colours=conditions.colours(),
+            generator=generator,
+            cache=cache,
+        )
+        return loop, conditions
+
+    def _picture(self, cast: Cast, plan: Schedule) -> PictureAt:
+        """The picture of each window: a video's frame, the still picture, or the still picture as a camera moves."""
+        request = self._request
+        if request.picture_video is not None:
+            self._video = VideoPicture(request.picture_video, request.picture, plan, cast.boxes)
+            return self._video
+        if self._options.moves_camera(request.duration_s, still=True):
+            return moving_picture(request.picture, cast.boxes)
+        return still_picture(request.picture, cast.boxes)
+
+    # 4 denoise and 5 decode
+
+    def _denoise_and_decode(
+        self, need: Need, loop: WindowLoop, conditions: Conditions, plan: Schedule, window: Window, known: Tensor | None
+    ) -> Callable[[int], Generator[Frames, None, Tensor | None]]:
+        """One window as a step that can begin again: yields its frames, returns the latents for the next window."""
+        random = loop.generator.get_state()
+        progress = _Progress(self._context, plan, self._sampling.steps)
+        is_last = window is plan.windows[-1]
+
+        def attempt(n_sent: int) -> Generator[Frames, None, Tensor | None]:
+            # After a failed attempt another transformer is loaded, and random numbers were drawn.
+            loop.restart(self._models.transformer, random)
+            prefetches = not is_last and self._models.encodes_beside(need)
+            result = yield from run_window(
+                loop,
+                window,
+                conditions,
+                known,
+                is_last=is_last,
+                prefetch=plan.windows[window.index + 1] if prefetches else None,
+                n_sent=n_sent,
+                on_step=lambda step: progress.at(window, step),
+            )
+            return result.taken_over
+
+        return attempt
+
+    # 6 save
+
+    def _save(self, window: Window, known: Tensor | None, generator: torch.Generator) -> None:
+        state: State = {"next_window": window.index + 1, "random": generator.get_state().numpy()}
+        if known is not None:
+            state["latents"] = known.float().cpu().numpy()
+        self._context.save(state)
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """Counts denoising steps over all windows, each weighted by its window's number of latent frames."""
+
+    context: RenderContext
+    plan: Schedule
+    steps: int
+
+    def at(self, window: Window, step: int) -> None:
+        """Report that `step` of `window` begins, counted from 0. Raises Cancelled when the job is to stop."""
+        _stop_if_cancelled(self.context)
+        windows = self.plan.windows
+        before = sum(w.n_latents for w in windows[: window.index]) * self.steps
+        total = sum(w.n_latents for w in windows) * self.steps
+        note = f"window {window.index + 1} of {len(windows)}, step {min(step + 1, self.steps)} of {self.steps}"
+        self.context.progress("generate", before + step * window.n_latents, total, note)
+
+
+def reporting_to(context: RenderContext) -> Report:
+    """A report of loading that goes to the job's progress. Raises Cancelled when the job is to stop."""
+
+    def report(stage: str, done: float, total: float) -> None:
+        _stop_if_cancelled(context)
+        context.progress("load", done, total, stage)
+
+    return report
+
+
+def _stop_if_cancelled(context: RenderContext) -> None:
+    if context.cancelled():
+        raise Cancelled("The job was cancelled.")

@@ -1,0 +1,117 @@
+"""Run one window: condition, denoise, decode, and hand the last frames on to the next window.
+
+A window is one run of the model over up to 81 frames (models/sampling/windows.py). The engine and both benchmarks call
+`run_window`, so that a benchmark measures the code that makes videos. Knows the order of the parts, which frames of a
+window are new, and how to time each part. Does not know requests, memory that runs out, resume points or how the parts
+compute.
+"""
+
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from lipsync_server.engines.base import Frames
+from lipsync_server.engines.infinitetalk.video.conditions import Condition
+from lipsync_server.engines.infinitetalk.video.images import to_uint8
+from lipsync_server.engines.infinitetalk.video.window_loop import OnStep, WindowLoop
+from lipsync_server.models.sampling.windows import Window
+
+Part = Literal["condition", "denoise", "decode", "transfer", "take_over"]
+Clock = Callable[[Part], AbstractContextManager[None]]
+"""Makes the context in which a part runs, for a benchmark that times the parts. A part may run several times."""
+
+
+class ConditionSource(Protocol):
+    """Where a window's conditioning comes from: `conditions.Conditions` in the engine."""
+
+    def at(self, window: Window) -> Condition:
+        """The conditioning of `window`."""
+
+    def prefetch(self, window: Window) -> None:
+        """Begin to make the conditioning of `window`, which comes next."""
+
+
+@dataclass(frozen=True)
+class WindowResult:
+    """What a window leaves behind when all its frames were yielded.
+
+    latents: (16, T, h, w) float32, the clean latents. taken_over: (16, k, h, w), the latents of the window's last
+    frames, with which the next window begins; None after the last window.
+    """
+
+    latents: Tensor
+    taken_over: Tensor | None
+
+
+def _untimed(part: Part) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def run_window(
+    loop: WindowLoop,
+    window: Window,
+    conditions: ConditionSource,
+    known: Tensor | None,
+    *,
+    is_last: bool,
+    prefetch: Window | None = None,
+    n_sent: int = 0,
+    on_step: OnStep = lambda step: None,
+    clock: Clock = _untimed,
+) -> Generator[Frames, None, WindowResult]:
+    """Yield the window's new frames, uint8 RGB (n, H, W, 3), a few at a time; return what the next window needs.
+
+    known: latents that the window before handed on (`WindowResult.taken_over`); None for the first window. is_last:
+    nothing is made beyond the last frame that is kept, and nothing is handed on. prefetch: the next window, when its
+    conditioning may be made while the GPU is busy with this one. n_sent: new frames that an earlier attempt at this
+    window has yielded already; these are not yielded again. on_step: see `WindowLoop.denoise`; called once more, with
+    the number of steps, before each batch of frames. Time between two yields counts for no part.
+    """
+    with clock("condition"):
+        condition = conditions.at(window)
+    with clock("denoise"):
+        latents = loop.denoise(window, condition, known, on_step)
+        if prefetch is not None:
+            # The CPU has queued the last denoising step and is free now; the GPU is still busy with that step and will
+            # decode next. Use the time to encode the next picture.
+            conditions.prefetch(prefetch)
+    motion_frames = loop.settings.motion_frames
+    tail: list[Tensor] = []
+    position = 0
+    decoded = loop.decode(latents)
+    while True:
+        with clock("decode"):
+            frames = next(decoded, None)
+        if frames is None:
+            break
+        begin, position = position, position + frames.shape[1]
+        first = max(begin, window.keep_first + n_sent)
+        stop = min(position, window.keep_stop)
+        if first < stop:
+            on_step(loop.settings.steps)
+            with clock("transfer"):
+                batch: Frames = to_uint8(frames[:, first - begin : stop - begin]).cpu().numpy()
+            yield batch
+        if is_last and position >= window.keep_stop:
+            return WindowResult(latents, None)
+        tail.append(frames)
+        while sum(part.shape[1] for part in tail[1:]) >= motion_frames:
+            tail.pop(0)
+    with clock("take_over"):
+        taken_over = loop.take_over(torch.cat(tail, 1)[:, -motion_frames:])
+    return WindowResult(latents, taken_over)
+
+
+def consume(frames: Generator[Frames, None, WindowResult], put: Callable[[Frames], None]) -> WindowResult:
+    """Call `put` with each batch that `run_window` yields; return the window's result."""
+    while True:
+        try:
+            batch = next(frames)
+        except StopIteration as end:
+            result: WindowResult = end.value
+            return result
+        put(batch)

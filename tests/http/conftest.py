@@ -1,6 +1,6 @@
 """Servers in this process, with the stand-in workers of support/site_kit.py."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import aiohttp
@@ -9,14 +9,23 @@ from aiohttp.test_utils import TestClient, TestServer
 from lipsync_server.http.app import create_app
 from lipsync_server.http.fetch import Fetcher
 from lipsync_server.jobs.queue import AfterRender
+from lipsync_server.media.sandbox.pool import DecoderPool
 from lipsync_server.settings import Settings
 from site_kit import Site, StandInExecutor
 
 Start = Callable[..., Awaitable[Site]]
 
 
+@pytest.fixture(scope="session")
+def decoders() -> Iterator[DecoderPool]:
+    """Decoder processes for all servers of a test run, which are many and short."""
+    pool = DecoderPool()
+    yield pool
+    pool.close()
+
+
 @pytest.fixture
-async def start(tmp_path: Path) -> AsyncIterator[Start]:
+async def start(tmp_path: Path, decoders: DecoderPool) -> AsyncIterator[Start]:
     """Starts servers: `await start(max_queue=1)`; the same data folder each time."""
     clients: list[TestClient] = []
 
@@ -31,7 +40,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
         options = {"data_dir": tmp_path / "data", "min_free_disk_bytes": 0, "shutdown_grace_s": 0.0, **options}
         settings = Settings(_env_file=None, **options)
         executor = executor or StandInExecutor()
-        app = create_app(settings, executor, fetcher=fetcher, after_render=after_render)
+        app = create_app(settings, executor, fetcher=fetcher, after_render=after_render, decoders=decoders)
         client = TestClient(TestServer(app), headers=headers, timeout=aiohttp.ClientTimeout(total=60))
         clients.append(client)
         await client.start_server()

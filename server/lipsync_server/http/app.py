@@ -11,7 +11,6 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import web
 
@@ -25,6 +24,7 @@ from lipsync_server.http.auth import Tokens, auth_middleware, needs_token
 from lipsync_server.http.cors import add_cors_headers, cors_middleware
 from lipsync_server.http.counters import Metrics
 from lipsync_server.http.fetch import Fetcher
+from lipsync_server.http.probe import Prober
 from lipsync_server.http.problem import add_request_id, problem_middleware
 from lipsync_server.http.routes import engines, events, health, jobs, lipsync, metrics, page
 from lipsync_server.http.routing import Route
@@ -42,6 +42,7 @@ from lipsync_server.jobs.profile import ProfileAtStart
 from lipsync_server.jobs.queue import AfterRender, JobQueue
 from lipsync_server.jobs.retention import Retention, sweep_leftovers
 from lipsync_server.jobs.store import Store
+from lipsync_server.media.sandbox.pool import DecoderPool
 from lipsync_server.settings import Settings
 from lipsync_server.workers.base import Executor, LoadState, OffersEngines, TakesLateWeights
 
@@ -68,11 +69,13 @@ def create_app(
     fetcher: Fetcher | None = None,
     after_render: AfterRender | None = None,
     stop_machine: Stop | None = None,
+    decoders: DecoderPool | None = None,
 ) -> web.Application:
     """The server as an aiohttp application.
 
     executor: who renders; made from the settings when not given. fetcher: who calls out. after_render: hands a
     finished video over before its job counts as succeeded. stop_machine: what LIPSYNC_IDLE_STOP does in the end.
+    decoders: processes that look at uploads; the application makes its own when none are given.
     """
     tokens = Tokens(settings.tokens)
     if needs_token(settings) and not tokens:
@@ -89,6 +92,7 @@ def create_app(
     app[keys.PLANNER] = Planner(_offered(app[keys.EXECUTOR], registry), settings)
     app[keys.PROFILE] = _profile(app)
     app[keys.READINESS] = _readiness(app[keys.EXECUTOR], app[keys.PROFILE])
+    app[keys.PROBER] = Prober(settings, decoders)
     app[keys.FILES] = JobFiles(settings.data_dir, min_free_bytes=settings.min_free_disk_bytes)
     app[keys.FETCHER] = fetcher or Fetcher(
         allow_private=settings.allow_private_urls, user_agent=f"lipsync-server/{__version__}"
@@ -104,7 +108,7 @@ def create_app(
     app[keys.SLOTS] = UploadSlots(settings.max_uploads)
     app[keys.KEY_LOCKS] = KeyLocks()
     app[keys.AFTER_RENDER] = after_render
-    app.cleanup_ctx.extend([_probers, _jobs, _outgoing, _idle])
+    app.cleanup_ctx.extend([_prober, _jobs, _outgoing, _idle])
     app.on_shutdown.append(_stop_queue)
     app.on_response_prepare.append(add_request_id)
     app.on_response_prepare.append(add_cors_headers)
@@ -168,11 +172,11 @@ def _is_public(request: web.Request) -> bool:
     return resource is not None and resource.canonical in _PUBLIC
 
 
-async def _probers(app: web.Application) -> AsyncIterator[None]:
-    """Threads that look at uploads: few, and not the loop's own, which a long recording would keep from others."""
-    with ThreadPoolExecutor(2, thread_name_prefix="probe") as probers:
-        app[keys.PROBERS] = probers
-        yield
+async def _prober(app: web.Application) -> AsyncIterator[None]:
+    """The decoder processes that look at uploads; they start while the server does."""
+    app[keys.PROBER].start()
+    yield
+    await app[keys.PROBER].close()
 
 
 async def _jobs(app: web.Application) -> AsyncIterator[None]:

@@ -4,7 +4,6 @@ Each is put there by app.py. Knows types only.
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import web
 
@@ -13,6 +12,7 @@ from lipsync_server.cloud.idle import IdleWatch
 from lipsync_server.http.auth import Tokens
 from lipsync_server.http.counters import Metrics
 from lipsync_server.http.fetch import Fetcher
+from lipsync_server.http.probe import Prober
 from lipsync_server.http.slots import KeyLocks, UploadSlots
 from lipsync_server.jobs.callbacks import Outbox
 from lipsync_server.jobs.files import JobFiles
@@ -25,7 +25,7 @@ from lipsync_server.workers.base import Executor, LoadState
 
 SETTINGS = web.AppKey("settings", Settings)
 TOKENS = web.AppKey("tokens", Tokens)
-PROBERS = web.AppKey("probers", ThreadPoolExecutor)
+PROBER = web.AppKey("prober", Prober)
 FILES = web.AppKey("files", JobFiles)
 QUEUE = web.AppKey("queue", JobQueue)
 PLANNER = web.AppKey("planner", Planner)

@@ -1,46 +1,148 @@
-"""Looks at taken-in files before a job is made of them, so that a bad one is refused at once.
+"""Looks at taken-in files before a job is made of them, so that a bad file is refused at once.
 
-Knows media/, imported on first use so that the server starts without it. Every function blocks: call it in a thread.
+The files are decoded in processes with limits (media/sandbox), never in the server's own. Two lanes keep slow files
+from holding up the others: a file that is not decoded within QUICK_S goes on in a lane with fewer places.
 """
 
-from pathlib import Path
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from lipsync_server.errors import LipsyncError, UnsupportedMedia
+from aiohttp import web
+
+from lipsync_server.errors import Cancelled, LipsyncError, UnsupportedMedia
 from lipsync_server.http.sink import Taken
+from lipsync_server.media.sandbox.pool import DecoderPool
+from lipsync_server.media.sandbox.process import DecoderProcess
+from lipsync_server.media.sandbox.tasks import ProbePicture, ProbeRecording, Task
 from lipsync_server.settings import Settings
 
+Result = TypeVar("Result")
 
-def probe_inputs(files: dict[str, Taken], settings: Settings) -> float:
-    """Check all files; returns the seconds of video they make. Raises media's errors with the field's name."""
-    durations = []
-    for name, taken in files.items():
+QUICK_S = 3.0
+"""An ordinary picture is decoded in 0.1 s, an ordinary recording of ten minutes in 1 s."""
+N_QUICK, N_SLOW = 4, 2
+_LOOK_INTERVAL_S = 0.1
+
+
+@dataclass(frozen=True)
+class ProbedInputs:
+    """What the files of a request make: seconds of video, and sentences for its result."""
+
+    duration_s: float
+    warnings: tuple[str, ...]
+
+
+def has_left(request: web.Request) -> bool:
+    """Whether the connection of `request` is gone."""
+    return request.transport is None or request.transport.is_closing()
+
+
+class Prober:
+    """Probes the files of requests in decoder processes. All methods belong to one event loop."""
+
+    def __init__(self, settings: Settings, decoders: DecoderPool | None = None) -> None:
+        """decoders: a pool that is shared with others; without one the prober has its own and closes it."""
+        self._settings, self._is_owner = settings, decoders is None
+        self._decoders = decoders or DecoderPool()
+        self._quick, self._slow = asyncio.Semaphore(N_QUICK), asyncio.Semaphore(N_SLOW)
+        # Threads that wait for decoder processes: not the loop's own, which a slow store may hold.
+        self._threads = ThreadPoolExecutor(N_QUICK + N_SLOW, thread_name_prefix="probe")
+
+    def start(self) -> None:
+        self._threads.submit(self._decoders.warm_up)
+
+    async def close(self) -> None:
+        """End the decoder processes. Requests that still probe have been cancelled before."""
+        await asyncio.to_thread(self._threads.shutdown)
+        if self._is_owner:
+            await asyncio.to_thread(self._decoders.close)
+
+    async def probe(self, files: dict[str, Taken], *, caller_left: Callable[[], bool]) -> ProbedInputs:
+        """Check all files. Raises media's errors with the field's name, and Cancelled soon after the caller left."""
+        durations: list[float] = []
+        warnings: list[str] = []
+        for name, taken in files.items():
+            try:
+                if taken.n_bytes == 0:
+                    raise UnsupportedMedia(f"The file in {name} is empty.")
+                if name == "image":
+                    await self._while_waited_for(self._picture(taken), caller_left)
+                else:
+                    found = await self._while_waited_for(self._recording(taken), caller_left)
+                    durations.append(found.duration_s)
+                    warnings += found.warnings
+            except LipsyncError as error:
+                error.field = error.field or name
+                raise
+        return ProbedInputs(max(durations), tuple(warnings))
+
+    def _picture(self, taken: Taken) -> ProbePicture:
+        return ProbePicture(taken.path, self._settings.max_image_pixels)
+
+    def _recording(self, taken: Taken) -> ProbeRecording:
+        return ProbeRecording(taken.path, self._settings.min_audio_s, self._settings.max_audio_s)
+
+    async def _while_waited_for(self, task: Task[Result], caller_left: Callable[[], bool]) -> Result:
+        """The task's result. Its process is killed when the caller hangs up, for nobody would read the answer."""
+        work = asyncio.create_task(self._run(task))
         try:
-            if taken.n_bytes == 0:
-                raise UnsupportedMedia(f"The file in {name} is empty.")
-            if name == "image":
-                _probe_picture(taken.path, settings)
-            else:
-                durations.append(_probe_audio(taken.path, settings))
-        except LipsyncError as error:
-            error.field = error.field or name
-            raise
-    return max(durations)
+            while not (await asyncio.wait({work}, timeout=_LOOK_INTERVAL_S))[0]:
+                if caller_left():
+                    raise Cancelled("The caller hung up.")
+            return work.result()
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
 
-
-def _probe_audio(path: Path, settings: Settings) -> float:
-    from lipsync_server.media.audio import probe_audio
-
-    return probe_audio(path, min_s=settings.min_audio_s, max_s=settings.max_audio_s).duration_s
-
-
-def _probe_picture(path: Path, settings: Settings) -> None:
-    """A picture, or a short video whose face is to be dubbed."""
-    from lipsync_server.media.image import probe_image, probe_picture_video
-
-    try:
-        probe_image(path, max_pixels=settings.max_image_pixels)
-    except UnsupportedMedia as not_a_picture:
+    async def _run(self, task: Task[Result]) -> Result:
+        attempt: _Attempt[Result] | None = None
         try:
-            probe_picture_video(path)
-        except UnsupportedMedia:
-            raise not_a_picture from None
+            async with self._quick:
+                attempt = _Attempt(self._threads, self._decoders, task)
+                if await attempt.is_done(QUICK_S):
+                    return attempt.result()
+            if self._slow.locked():
+                # No place for a slow file now: its memory is freed, and it starts again when there is one.
+                await attempt.stop()
+                attempt = None
+            async with self._slow:
+                attempt = attempt or _Attempt(self._threads, self._decoders, task)
+                await attempt.is_done(None)
+                return attempt.result()
+        finally:
+            if attempt is not None:
+                await attempt.stop()
+
+
+class _Attempt(Generic[Result]):
+    """One decoder process at work on a task, with a thread that waits for it."""
+
+    def __init__(self, threads: ThreadPoolExecutor, decoders: DecoderPool, task: Task[Result]) -> None:
+        self._process: DecoderProcess | None = None
+        self._is_stopped = False
+        self._future = threads.submit(self._run, decoders, task)
+
+    async def is_done(self, timeout_s: float | None) -> bool:
+        return bool((await asyncio.wait({asyncio.wrap_future(self._future)}, timeout=timeout_s))[0])
+
+    def result(self) -> Result:
+        return self._future.result()
+
+    async def stop(self) -> None:
+        """Kill the process if it is still at work, and wait until its thread has let go of it."""
+        self._is_stopped = True
+        if self._future.cancel() or self._future.done():
+            return
+        if self._process is not None:
+            self._process.kill()
+        await asyncio.wait({asyncio.wrap_future(self._future)})
+
+    def _run(self, decoders: DecoderPool, task: Task[Result]) -> Result:
+        with decoders.process() as process:
+            self._process = process
+            if self._is_stopped:
+                process.kill()
+            return process.run(task)

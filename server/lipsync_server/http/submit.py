@@ -16,7 +16,7 @@ from aiohttp import web
 from lipsync_server.errors import BadRequest, Conflict
 from lipsync_server.http import keys
 from lipsync_server.http.auth import CALLER
-from lipsync_server.http.probe import probe_inputs
+from lipsync_server.http.probe import has_left
 from lipsync_server.http.schemas import JobOptions
 from lipsync_server.http.uploads import Form, check_length, go_on, receive
 from lipsync_server.http.wire import safe_name, video_name
@@ -52,14 +52,15 @@ async def accept(request: web.Request, *, allow_json: bool, default_name: str | 
             form = await receive(request, folder, settings, app[keys.FETCHER], allow_json=allow_json)
             app[keys.METRICS].bytes_in.inc(sum(taken.n_bytes for taken in form.files.values()))
             async with app[keys.KEY_LOCKS].hold(owner, key):
-                return await _accept_form(app, form, folder, owner=owner, key=key, default_name=default_name)
+                return await _accept_form(request, form, folder, owner=owner, key=key, default_name=default_name)
         finally:
             await asyncio.to_thread(job_files.remove, folder)
 
 
 async def _accept_form(
-    app: web.Application, form: Form, folder: Path, *, owner: str, key: str | None, default_name: str | None
+    request: web.Request, form: Form, folder: Path, *, owner: str, key: str | None, default_name: str | None
 ) -> Accepted:
+    app = request.app
     queue, files = app[keys.QUEUE], app[keys.FILES]
     options = JobOptions.model_validate(form.values)
     idempotency = None if key is None else Idempotency(owner, key, _fingerprint(form, options))
@@ -87,10 +88,8 @@ async def _accept_form(
         options=options.options,
     )
     spec = await app[keys.PLANNER].check(spec)
-    duration_s = await asyncio.get_running_loop().run_in_executor(
-        app[keys.PROBERS], probe_inputs, form.files, app[keys.SETTINGS]
-    )
-    spec = replace(spec, duration_s=duration_s)
+    probed = await app[keys.PROBER].probe(form.files, caller_left=lambda: has_left(request))
+    spec = replace(spec, duration_s=probed.duration_s)
     job_id = queue.new_id()
     await asyncio.to_thread(files.adopt, folder, job_id)
     try:

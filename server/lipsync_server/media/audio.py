@@ -4,7 +4,6 @@ Knows the limits on a recording and soxr. The caller's own sound goes into the v
 """
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,22 +11,12 @@ import soxr
 from numpy.typing import NDArray
 
 from lipsync_server.errors import InvalidAudio
+from lipsync_server.media.info import AudioInfo
 from lipsync_server.media.sound import Block, Sound
 
 Speech = NDArray[np.float32]
 
 SPEECH_RATE_HZ = 16_000
-
-
-@dataclass(frozen=True)
-class AudioInfo:
-    """A recording that can be used. `duration_s` counts decoded samples: it is what a player plays."""
-
-    duration_s: float
-    rate_hz: int
-    channels: int
-    codec: str
-    container: str
 
 
 def probe_audio(path: Path, *, min_s: float, max_s: float) -> AudioInfo:

@@ -24,6 +24,14 @@ AUDIO_KINDS = "wav, mp3, m4a, aac, ogg, opus, flac, webm, amr, mp4 or mov"
 _HEAD_BYTES = 4096
 _TAIL_BYTES = 128 * 1024
 _STREAMED_WAV = 0x7FFF_0000
+_PICTURE_BRANDS = {
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"), "HEIC"),
+    **dict.fromkeys((b"mif1", b"mif2", b"mif3", b"msf1", b"miaf", b"MiHB", b"MiHE", b"MiHA"), "HEIF"),
+    **dict.fromkeys((b"avif", b"avis", b"avio"), "AVIF"),
+    **dict.fromkeys((b"crx ",), "CR3"),
+    **dict.fromkeys((b"jp2 ", b"jpx ", b"jpm "), "JPEG 2000"),
+    **dict.fromkeys((b"jxl ",), "JPEG XL"),
+}
 _MOV_FIRST_BOXES = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"}
 _MOV_PARENTS = {b"moov", b"trak", b"mdia", b"minf", b"dinf"}
 _PLAYLIST_STARTS = (b"#extm3u", b"ffconcat", b"v=0", b"[playlist]", b"<?xml", b"<smil", b"<mpd", b"file ")
@@ -61,6 +69,31 @@ def _kind_of(head: bytes) -> Container | None:
         if head[1] & 0xE0 == 0xE0 and valid:
             return "mp3"
     return None
+
+
+def picture_brand(head: bytes) -> str | None:
+    """The kind of picture that an ISO media file (HEIC, AVIF, Canon's CR3) holds by its ftyp box, or None.
+
+    MP4 and MOV begin with the same box under other brands.
+    """
+    if head[4:8] != b"ftyp":
+        return None
+    if (brand := _PICTURE_BRANDS.get(head[8:12])) is not None:
+        # "mif1" is a frame for any picture; the brands after it say which codec is in it.
+        others = (_PICTURE_BRANDS.get(head[at : at + 4]) for at in range(16, min(_box_size(head), 64), 4))
+        return next((other for other in others if other not in (None, "HEIF")), brand) if brand == "HEIF" else brand
+    return None
+
+
+def _box_size(head: bytes) -> int:
+    return int.from_bytes(head[:4])
+
+
+def is_video(path: Path) -> bool:
+    """Whether the first bytes are those of a video container: MP4, MOV, MKV or WebM, and not of a picture in one."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    return picture_brand(head) is None and _kind_of(head) in ("mov", "matroska")
 
 
 def describe_unknown(path: Path) -> str:

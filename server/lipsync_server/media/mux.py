@@ -7,7 +7,6 @@ import hashlib
 import heapq
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,22 +16,10 @@ import av
 from lipsync_server.durable import publish
 from lipsync_server.errors import LipsyncError
 from lipsync_server.media.encoder import Segment, segments_in
+from lipsync_server.media.info import VideoInfo
 from lipsync_server.media.soundtrack import add_soundtrack
 
 _Packet: TypeAlias = "av.Packet[av.VideoStream] | av.Packet[av.AudioStream]"
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """A finished video. `duration_s` is the picture's: n_frames / fps."""
-
-    width: int
-    height: int
-    fps: float
-    n_frames: int
-    duration_s: float
-    size_bytes: int
-    sha256: str
 
 
 def mux(folder: Path, audio: Path, output: Path, *, fps: int = 25, duration_s: float) -> VideoInfo:

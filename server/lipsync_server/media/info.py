@@ -1,0 +1,73 @@
+"""Facts about media files, as plain data: what a probe found, and what a decoded file is.
+
+Imports no decoder, so that the server process can use these types without loading one.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+Warnings = tuple[str, ...]
+"""Sentences for the person who gets the video; empty when all of the recording is used as it is."""
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """A recording that can be used. `duration_s` counts decoded samples, as a player would play them."""
+
+    duration_s: float
+    rate_hz: int
+    channels: int
+    codec: str
+    container: str
+    warnings: Warnings = ()
+
+
+@dataclass(frozen=True)
+class PictureInfo:
+    """A picture as it will be shown, after its EXIF orientation, or a video that stands in for it.
+
+    format: "JPEG" and so on, or a video codec's name. duration_s: None for a still picture.
+    """
+
+    width: int
+    height: int
+    format: str
+    duration_s: float | None = None
+
+    @property
+    def is_video(self) -> bool:
+        return self.duration_s is not None
+
+
+@dataclass(frozen=True)
+class PixelFile:
+    """A decoded picture on disk: uint8 RGB (height, width, 3) without a header. `info` tells where it came from."""
+
+    path: Path
+    info: PictureInfo
+
+
+@dataclass(frozen=True)
+class SpeechFile:
+    """Speech for a model on disk: float32 mono at 16 kHz without a header, `n_samples` of them.
+
+    duration_s: the exact length of the recording that it was made from.
+    """
+
+    path: Path
+    n_samples: int
+    duration_s: float
+    warnings: Warnings = ()
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """A finished video. `duration_s` is the picture's: n_frames / fps."""
+
+    width: int
+    height: int
+    fps: float
+    n_frames: int
+    duration_s: float
+    size_bytes: int
+    sha256: str

@@ -1,0 +1,28 @@
+"""The file in the picture's place: a still picture, or a short video whose face is to be dubbed.
+
+Its first bytes decide which of the two readers looks at it; a video's name or extension counts for nothing.
+"""
+
+from pathlib import Path
+
+from lipsync_server.media.container import is_video
+from lipsync_server.media.image import Frames, load_image, probe_image
+from lipsync_server.media.info import PictureInfo
+from lipsync_server.media.picture_video import first_frame, probe_picture_video
+
+
+def probe_picture(path: Path, *, max_pixels: int) -> PictureInfo:
+    """Check that `path` is a picture or a video that can stand in for one. Raises as probe_image does."""
+    if not is_video(path):
+        still = probe_image(path, max_pixels=max_pixels)
+        return PictureInfo(still.width, still.height, still.format)
+    video = probe_picture_video(path)
+    return PictureInfo(video.width, video.height, video.codec, video.duration_s)
+
+
+def load_picture(path: Path, *, max_pixels: int) -> tuple[Frames, PictureInfo]:
+    """The picture, or a video's first frame, as uint8 RGB (H, W, 3), upright. Raises as probe_image does."""
+    info = probe_picture(path, max_pixels=max_pixels)
+    if info.is_video:
+        return first_frame(path, max_pixels=max_pixels), info
+    return load_image(path, max_pixels=max_pixels), info

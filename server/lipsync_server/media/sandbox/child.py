@@ -1,0 +1,80 @@
+"""The program of a decoder process: reads tasks from standard input, one JSON line each, and answers in JSON lines.
+
+Started by process.py as `python -m lipsync_server.media.sandbox.child`. The process ends when its standard input does,
+which happens when the process that started it dies. JSON and not pickle, because the reader of these answers must not
+run code that a hostile file has put into this process.
+"""
+
+import errno
+import json
+import os
+import queue
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+from pydantic import TypeAdapter
+
+from lipsync_server.errors import LipsyncError
+from lipsync_server.media import audio, picture
+from lipsync_server.media.sandbox import limits, tasks
+
+Handler = Callable[[Any], object]
+
+HANDLERS: dict[type[tasks.Task[Any]], Handler] = {
+    tasks.ProbePicture: lambda task: picture.probe_picture(task.path, max_pixels=task.max_pixels),
+    tasks.ProbeRecording: lambda task: audio.probe_audio(task.path, min_s=task.min_s, max_s=task.max_s),
+}
+_BY_NAME = {kind.__name__: kind for kind in HANDLERS}
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def answer(line: bytes) -> bytes:
+    """Do the task of one line; returns the answer's line."""
+    request = json.loads(line)
+    kind = _BY_NAME[request["task"]]
+    task = TypeAdapter(kind).validate_python(request["fields"])
+    try:
+        with limits.applied(task.limits()):
+            result = HANDLERS[kind](task)
+        said: dict[str, object] = {"result": TypeAdapter(type(result)).dump_python(result, mode="json")}
+    except LipsyncError as error:
+        said = {"error": type(error).__name__, "detail": error.detail}
+    except MemoryError:
+        said = {"error": "memory"}
+    except Exception as problem:
+        said = _unforeseen(problem)
+    return json.dumps(said).encode() + b"\n"
+
+
+def _unforeseen(problem: Exception) -> dict[str, object]:
+    """An exception that no reader in media/ has words for: a full disk, too little memory, or damage in the file."""
+    number = getattr(problem, "errno", None)
+    if number in _DISK_FULL:
+        return {"error": "disk_full"}
+    if number == errno.ENOMEM:
+        return {"error": "memory"}
+    return {"error": "damaged", "detail": f"{type(problem).__name__}: {problem}"[:300]}
+
+
+def _watch(source: BinaryIO, lines: "queue.SimpleQueue[bytes]") -> None:
+    """Pass on lines as they come. The end of the input ends the process, also in the middle of a task."""
+    for line in source:
+        lines.put(line)
+    os._exit(0)
+
+
+def main() -> None:
+    limits.confine_process()
+    # Libraries that print must not write into the answers, so the answers get a descriptor of their own.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_watch, args=(sys.stdin.buffer, lines), name="watch", daemon=True).start()
+    while True:
+        answers.write(answer(lines.get()))
+
+
+if __name__ == "__main__":
+    main()

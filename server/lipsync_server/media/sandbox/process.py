@@ -1,0 +1,164 @@
+"""One decoder process, seen from the process that started it: hand over a task, wait, kill.
+
+Whatever happens to the decoder ends as a sentence about the file: a crash, a limit, a kill. Trusts nothing that the
+child says beyond the form of an answer.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from typing import Literal, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from lipsync_server import errors
+from lipsync_server.media.sandbox.limits import MIB
+from lipsync_server.media.sandbox.tasks import Task
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+_MAX_ANSWER_BYTES = 256 * 1024
+_MAX_TASKS = 50
+"""A process is replaced after so many files: decoders leak."""
+_REFUSALS: dict[str, type[errors.LipsyncError]] = {
+    kind.__name__: kind
+    for kind in (errors.UnsupportedMedia, errors.InvalidImage, errors.InvalidAudio, errors.LipsyncError)
+}
+_PASSED_ON = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "TEMP", "LANG")
+
+
+class DecoderProcess:
+    """A decoder process. One task at a time; kill() may be called from any thread meanwhile."""
+
+    def __init__(self) -> None:
+        # -P: the folder that the server was started in is no place to import from.
+        command = [sys.executable, "-P", "-m", "lipsync_server.media.sandbox.child"]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=_environment(),
+            start_new_session=True,  # a terminal's Ctrl-C reaches the server only
+        )
+        self._ended_by: Literal["caller", "wall time"] | None = None
+        self._n_tasks = 0
+        self.is_fit = True
+        """Whether another file may be given to this process: False after one that failed to decode."""
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def run(self, task: Task[Result]) -> Result:
+        """Do `task` in the process and wait for the result.
+
+        Raises UnsupportedMedia, or the task's own error with a sentence on what was wrong with the file.
+        """
+        limits = task.limits()
+        self._n_tasks += 1
+        fit, self.is_fit = self._n_tasks < _MAX_TASKS, False
+        timer = threading.Timer(limits.wall_s, self._kill, ["wall time"])
+        timer.daemon = True
+        timer.start()
+        try:
+            line = self._ask(task)
+        finally:
+            timer.cancel()
+        if not line.endswith(b"\n"):
+            raise self._death(task)
+        result, refusal = _read(line, task)
+        if refusal is not None:
+            # A file that is of another kind was refused before a decoder saw it.
+            self.is_fit = fit and isinstance(refusal, errors.UnsupportedMedia)
+            raise refusal
+        self.is_fit = fit
+        assert result is not None
+        return result
+
+    def kill(self) -> None:
+        """End the process now, whatever it does; a run() that waits raises."""
+        self._kill("caller")
+
+    def close(self) -> None:
+        """Kill the process and wait for its end."""
+        self.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+    def _ask(self, task: Task[Result]) -> bytes:
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None and stdout is not None
+        fields = TypeAdapter(type(task)).dump_python(task, mode="json")
+        request = json.dumps({"task": type(task).__name__, "fields": fields}).encode() + b"\n"
+        try:
+            stdin.write(request)
+            stdin.flush()
+            return stdout.readline(_MAX_ANSWER_BYTES)
+        except (OSError, ValueError):
+            return b""
+
+    def _kill(self, reason: Literal["caller", "wall time"]) -> None:
+        if self._ended_by is None:
+            self._ended_by = reason
+        self._process.kill()
+
+    def _death(self, task: Task[Result]) -> errors.LipsyncError:
+        """What the end of the process in the middle of a task means for the file."""
+        self._process.kill()
+        status = self._process.wait()
+        limits, subject = task.limits(), task.subject
+        if self._ended_by == "caller":
+            return errors.Cancelled("The check of the file was stopped.")
+        if self._ended_by == "wall time":
+            return task.error(f"The {subject} was not decoded within {limits.wall_s:.0f} s. {task.advice}")
+        if sys.platform != "win32" and status == -signal.SIGXCPU:
+            return task.error(
+                f"The {subject} takes more than {limits.cpu_s:.0f} s of processor time to decode. {task.advice}"
+            )
+        if sys.platform != "win32" and status == -signal.SIGKILL:
+            return task.error(f"The {subject} takes more memory to decode than this machine has. {task.advice}")
+        log.warning("a decoder process ended with status %d on a %s", status, subject)
+        return task.error(f"The {subject} made its decoder crash, so the file is damaged. {task.advice}")
+
+
+def _read(line: bytes, task: Task[Result]) -> tuple[Result | None, errors.LipsyncError | None]:
+    """The child's answer as a result or a refusal."""
+    subject = task.subject
+    try:
+        answer = json.loads(line)
+        if "result" in answer:
+            return task.parse(answer["result"]), None
+        kind, detail = str(answer["error"]), str(answer.get("detail", ""))
+    except (ValueError, KeyError, TypeError, ValidationError):
+        log.warning("a decoder process gave an answer that is none")
+        return None, task.error(f"The {subject} made its decoder fail. {task.advice}")
+    if kind == "disk_full":
+        return None, errors.DiskFull("The server's disk is full; free some space and try again.")
+    if kind == "memory":
+        mib = task.limits().memory_bytes / MIB
+        return None, task.error(
+            f"The {subject} takes more than {mib:,.0f} MiB of memory to decode, which no usual file does. {task.advice}"
+        )
+    if kind == "damaged":
+        return None, task.error(f"The {subject} is damaged ({detail}). {task.advice}")
+    return None, _REFUSALS.get(kind, task.error)(detail)
+
+
+def _environment() -> dict[str, str]:
+    """The child's environment: what Python needs to start, one thread for the math libraries, and no secret."""
+    kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    return kept | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "PYTHONUTF8": "1"}

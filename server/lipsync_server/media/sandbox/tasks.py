@@ -1,0 +1,85 @@
+"""The closed list of tasks that a decoder process does, each with its limits and the kind of its result.
+
+Knows no decoder: the server process builds these and reads the results. child.py does the work.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Generic, TypeVar
+
+from pydantic import TypeAdapter
+
+from lipsync_server.errors import InvalidAudio, InvalidImage, LipsyncError
+from lipsync_server.media.info import AudioInfo, PictureInfo, PixelFile, SpeechFile, VideoInfo
+from lipsync_server.media.sandbox.limits import MIB, Limits
+
+Result = TypeVar("Result")
+
+_GIB = 1024 * MIB
+# Bytes of memory per pixel of the largest picture allowed. Pillow stores 4, AVIF's decoder 6 more, a turned copy 4.
+_BYTES_PER_PIXEL = 16
+_BYTES_PER_PIXEL_TO_CONVERT = 24
+_PICTURE_BASE_BYTES = 192 * MIB
+"""Enough for the frames that a decoder of 4K video holds, whatever the limit on pixels."""
+_RECORDING_BYTES = 256 * MIB
+"""An index of half an hour of packets takes 10 MiB, a video track's that is skipped 20."""
+_PICTURE_CPU_S = 15.0
+_RECORDING_CPU_S = 10.0
+# Seconds of recording that a slow core decodes in one second; common codecs reach 100 to 400.
+_RECORDING_SPEED = 20.0
+
+
+@dataclass(frozen=True)
+class Task(Generic[Result]):
+    """Work on one file. `subject` names the file in sentences, `error` is the kind of its refusal."""
+
+    subject: ClassVar[str]
+    error: ClassVar[type[LipsyncError]]
+    advice: ClassVar[str]
+
+    def limits(self) -> Limits:
+        raise NotImplementedError
+
+    def parse(self, answer: object) -> Result:
+        """The result from the child's JSON. Raises pydantic.ValidationError for anything else."""
+        raise NotImplementedError
+
+
+class _OnPicture(Task[Result]):
+    subject, error = "picture", InvalidImage
+    advice = "Export it again as JPEG or PNG."
+
+
+class _OnRecording(Task[Result]):
+    subject, error = "recording", InvalidAudio
+    advice = "Export it again as wav or mp3."
+
+
+@dataclass(frozen=True)
+class ProbePicture(_OnPicture[PictureInfo]):
+    """Check that a file is a picture, or a video that can stand in for one, by decoding it once."""
+
+    path: Path
+    max_pixels: int
+
+    def limits(self) -> Limits:
+        return Limits(_PICTURE_BASE_BYTES + _BYTES_PER_PIXEL * self.max_pixels, _PICTURE_CPU_S, 60.0)
+
+    def parse(self, answer: object) -> PictureInfo:
+        return TypeAdapter(PictureInfo).validate_python(answer)
+
+
+@dataclass(frozen=True)
+class ProbeRecording(_OnRecording[AudioInfo]):
+    """Decode a recording once for its exact length and to see that all of it can be used."""
+
+    path: Path
+    min_s: float
+    max_s: float
+
+    def limits(self) -> Limits:
+        cpu_s = _RECORDING_CPU_S + self.max_s / _RECORDING_SPEED
+        return Limits(_RECORDING_BYTES, cpu_s, 30.0 + 3 * cpu_s)
+
+    def parse(self, answer: object) -> AudioInfo:
+        return TypeAdapter(AudioInfo).validate_python(answer)

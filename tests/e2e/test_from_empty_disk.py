@@ -7,7 +7,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from lipsync_server.media.video import probe_video
+from lipsync_server.media.mux import probe_video
 from lipsync_server.paths import SAMPLES_DIR
 from lipsync_server.random_models.sadtalker_tiny import write_tiny_checkpoint
 from model_hub import Hub, digest, serve_hub

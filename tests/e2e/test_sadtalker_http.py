@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import requests
 import soundfile
-from lipsync_server.media.video import probe_video
+from lipsync_server.media.mux import probe_video
 from lipsync_server.paths import SAMPLES_DIR
 from lipsync_server.random_models.sadtalker_tiny import write_tiny_checkpoint
 from material import read_frames

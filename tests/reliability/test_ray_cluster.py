@@ -20,7 +20,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from lipsync_server.engines.base import n_frames_for
-from lipsync_server.media.video import probe_video
+from lipsync_server.media.mux import probe_video
 from lipsync_server.paths import SAMPLES_DIR
 from material import bar_numbers, expected_bars
 from ray_nodes import TOKEN, RayNodes

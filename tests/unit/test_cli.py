@@ -14,7 +14,7 @@ import soundfile
 from lipsync_server.bench.whole_runs import Run, medians, repeat_recording
 from lipsync_server.cli import app
 from lipsync_server.errors import InvalidAudio, LipsyncError
-from lipsync_server.media.video import probe_video
+from lipsync_server.media.mux import probe_video
 from lipsync_server.paths import SAMPLES_DIR
 from lipsync_server.settings import Settings
 from material import make_picture, make_recording

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lipsync_server.media.encoder import segments_in
-from lipsync_server.media.video import FrameEncoder, mux
+from lipsync_server.media.encoder import FrameEncoder, segments_in
+from lipsync_server.media.mux import mux
 from numbered_frames import batch, number_of, recording, shown_frames
 
 

@@ -16,7 +16,7 @@ _MAX_WAITING_BYTES = 16 * 1024 * 1024
 
 
 class FrameSink(Protocol):
-    """What media.video.FrameEncoder offers, as far as this module uses it."""
+    """What media.encoder.FrameEncoder offers, as far as this module uses it."""
 
     def write(self, frames: Frames) -> None: ...
 

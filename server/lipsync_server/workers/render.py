@@ -24,7 +24,9 @@ from lipsync_server.engines import registry
 from lipsync_server.engines.base import Engine, EngineOptions, Frames, RenderRequest, ResumePoint, Speech, State
 from lipsync_server.engines.options import parse_options
 from lipsync_server.engines.out_of_memory import gpu_out_of_memory, gpu_ran_out
-from lipsync_server.media.video import FrameEncoder, VideoInfo, mux
+from lipsync_server.media.encoder import FrameEncoder
+from lipsync_server.media.info import VideoInfo
+from lipsync_server.media.mux import mux
 from lipsync_server.settings import Settings
 from lipsync_server.workers.encoding import BackgroundEncoder
 from lipsync_server.workers.inputs import decode_request, release_pages

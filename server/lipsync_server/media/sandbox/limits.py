@@ -36,13 +36,18 @@ class Limits:
     written_bytes: int = 0
 
 
+_LIMITS_MISSING = {
+    "linux": None,
+    "win32": "Windows cannot limit the memory and processor time of decoders: only their wall time is limited.",
+}
+
+
 def why_not() -> str | None:
     """Why a decoder process cannot be limited fully on this system, or None where it can."""
-    if sys.platform == "linux":
-        return None
-    if sys.platform == "win32":
-        return "Windows cannot limit the memory and processor time of decoders: only their wall time is limited."
-    return "This system cannot limit the memory of decoders: only their processor time and wall time are limited."
+    return _LIMITS_MISSING.get(
+        sys.platform,
+        "This system cannot limit the memory of decoders: only their processor time and wall time are limited.",
+    )
 
 
 def confine_process() -> None:

@@ -77,13 +77,12 @@ class DecoderProcess:
             timer.cancel()
         if not line.endswith(b"\n"):
             raise self._death(task)
-        result, refusal = _read(line, task)
-        if refusal is not None:
-            # A file that is of another kind was refused before a decoder saw it.
-            self.is_fit = fit and isinstance(refusal, errors.UnsupportedMedia)
-            raise refusal
+        try:
+            result = _read(line, task)
+        except errors.UnsupportedMedia:
+            self.is_fit = fit  # a file of another kind is refused before a decoder sees it
+            raise
         self.is_fit = fit
-        assert result is not None
         return result
 
     def kill(self) -> None:
@@ -135,27 +134,27 @@ class DecoderProcess:
         return task.error(f"The {subject} made its decoder crash, so the file is damaged. {task.advice}")
 
 
-def _read(line: bytes, task: Task[Result]) -> tuple[Result | None, errors.LipsyncError | None]:
-    """The child's answer as a result or a refusal."""
+def _read(line: bytes, task: Task[Result]) -> Result:
+    """The result in the child's answer; raises the refusal that is there instead."""
     subject = task.subject
     try:
         answer = json.loads(line)
         if "result" in answer:
-            return task.parse(answer["result"]), None
+            return task.parse(answer["result"])
         kind, detail = str(answer["error"]), str(answer.get("detail", ""))
     except (ValueError, KeyError, TypeError, ValidationError):
         log.warning("a decoder process gave an answer that is none")
-        return None, task.error(f"The {subject} made its decoder fail. {task.advice}")
+        raise task.error(f"The {subject} made its decoder fail. {task.advice}") from None
     if kind == "disk_full":
-        return None, errors.DiskFull("The server's disk is full; free some space and try again.")
+        raise errors.DiskFull("The server's disk is full; free some space and try again.")
     if kind == "memory":
         mib = task.limits().memory_bytes / MIB
-        return None, task.error(
+        raise task.error(
             f"The {subject} takes more than {mib:,.0f} MiB of memory to decode, which no usual file does. {task.advice}"
         )
     if kind == "damaged":
-        return None, task.error(f"The {subject} is damaged ({detail}). {task.advice}")
-    return None, _REFUSALS.get(kind, task.error)(detail)
+        raise task.error(f"The {subject} is damaged ({detail}). {task.advice}")
+    raise _REFUSALS.get(kind, task.error)(detail)
 
 
 def _environment() -> dict[str, str]:

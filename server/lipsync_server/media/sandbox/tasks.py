@@ -10,7 +10,7 @@ from typing import ClassVar, Generic, TypeVar
 from pydantic import TypeAdapter
 
 from lipsync_server.errors import InvalidAudio, InvalidImage, LipsyncError
-from lipsync_server.media.info import AudioInfo, PictureInfo, PixelFile, SpeechFile, VideoInfo
+from lipsync_server.media.info import AudioInfo, PictureInfo
 from lipsync_server.media.sandbox.limits import MIB, Limits
 
 Result = TypeVar("Result")

@@ -11,17 +11,14 @@ from lipsync_server.engines.infinitetalk.video.images import (
     choose_size,
     condition_mask,
     fit_masks,
-    fit_picture,
-    frame_picture,
     latent_masks,
     move_camera,
     person_masks,
     reference_box,
     silent_neighbour,
-    to_tensor,
-    to_uint8,
 )
 from lipsync_server.errors import InvalidInput
+from lipsync_server.models.pictures import fit_picture, frame_picture, to_tensor, to_uint8
 from lipsync_server.models.sampling.colour import ColourMatch, match_colours
 
 _SIZES = {"infinitetalk-480": "480p", "infinitetalk-720": "720p"}

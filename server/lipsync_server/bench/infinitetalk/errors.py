@@ -15,8 +15,8 @@ from lipsync_server.bench.record import EIGHT_BIT, Bench, Numbers, relative
 from lipsync_server.engines.infinitetalk.loading.transformer_files import set_activations
 from lipsync_server.engines.infinitetalk.model.blocks import Block
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
-from lipsync_server.engines.infinitetalk.model.layers import unpatchify
 from lipsync_server.engines.infinitetalk.model.transformer import Conditioning, InfiniteTalkTransformer
+from lipsync_server.models.layers.embeddings import unpatchify
 from lipsync_server.models.layers.linear_8bit import replace_linears
 from lipsync_server.models.sampling.sampler import euler_step, timesteps
 from lipsync_server.random_models.infinitetalk_transformer import random_transformer

@@ -1,51 +1,99 @@
 """Colour correction: give every frame the colour statistics of the picture, in CIE Lab, on the device.
 
-Long videos are made window after window, and colours drift a little in each. The reference corrects every frame with
-scikit-image on the CPU; the same arithmetic in torch (sRGB, D65, 2 degree observer) runs on all frames at once. The
-host never waits for the device here, so that it can go on to the next frames.
+Long videos are made window after window, and colours drift a little in each. InfiniteTalk's reference corrects every
+frame with scikit-image on the CPU; FlashTalk and FlashHead have their own arithmetic with other constants and clamps.
+Both are here as a ColourSpace, in torch, on all frames at once. The host never waits for the device, so that it can go
+on to the next frames.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# scikit-image's constants: sRGB primaries, the D65 white point, and the CIE break points.
-_RGB_TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
+Matrix = tuple[tuple[float, float, float], ...]
+
+
+@dataclass(frozen=True)
+class ColourSpace:
+    """The numbers of sRGB <-> CIE Lab (D65, 2 degree observer) as one reference has them.
+
+    to_xyz, to_rgb: rows; to_rgb None is the inverse of to_xyz. slope: Lab's f(q) = slope * q + 16/116
+    below the break at 0.008856. clamps_source: RGB is brought into [0, 1] before it is measured.
+    clamps_xyz: XYZ over white is brought into [1e-8, 1]. flat_below: a channel whose deviation is at most this has no
+    variation to scale up; then flat_scale takes the place of reference deviation / own deviation (None: that
+    deviation counts as 1).
+    """
+
+    to_xyz: Matrix
+    to_rgb: Matrix | None
+    slope: float
+    clamps_source: bool
+    clamps_xyz: bool
+    flat_below: float
+    flat_scale: float | None
+
+
+SCIKIT_IMAGE = ColourSpace(
+    to_xyz=((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227)),
+    to_rgb=None, slope=7.787, clamps_source=True, clamps_xyz=False, flat_below=0.0, flat_scale=0.0,
+)  # fmt: skip
+"""InfiniteTalk's."""
+FLASH = ColourSpace(
+    to_xyz=((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041)),
+    to_rgb=(
+        (3.2404542, -1.5371385, -0.4985314), (-0.9692660, 1.8760108, 0.0415560), (0.0556434, -0.2040259, 1.0572252),
+    ),
+    slope=903.3 / 116, clamps_source=False, clamps_xyz=True, flat_below=1e-8, flat_scale=None,
+)  # fmt: skip
+"""FlashTalk's and FlashHead's."""
 _WHITE = (0.95047, 1.0, 1.08883)
+_BREAK = 0.008856
+_OFFSET = 16.0 / 116.0
 
 
 class ColourMatch:
     """Moves frames' Lab mean and deviation to those of one picture, which are measured once."""
 
-    def __init__(self, reference: Tensor, strength: float = 1.0) -> None:
+    def __init__(self, reference: Tensor, strength: float = 1.0, space: ColourSpace = SCIKIT_IMAGE) -> None:
         """reference: (3, H, W) in [-1, 1], on the device of the frames to come.
 
         strength: 0 leaves the frames as they are, 1 moves them fully.
         """
-        self.strength = strength
+        self.strength, self._space = strength, space
         # Constants go to the device here: at each call they would make the host wait for it.
-        to_xyz = torch.tensor(_RGB_TO_XYZ, dtype=torch.float64)
+        to_xyz = torch.tensor(space.to_xyz, dtype=torch.float64)
+        to_rgb = torch.linalg.inv(to_xyz) if space.to_rgb is None else torch.tensor(space.to_rgb, dtype=torch.float64)
         self._to_xyz = to_xyz.to(reference.device, torch.float32)
-        self._to_rgb = torch.linalg.inv(to_xyz).to(reference.device, torch.float32)
+        self._to_rgb = to_rgb.to(reference.device, torch.float32)
         self._white = torch.tensor(_WHITE, device=reference.device).view(3, 1, 1, 1)
-        self._std, self._mean = _statistics(self._lab(_unit(reference)[:, None]))
+        self._std, self._mean = _statistics(self._lab(self._unit(reference)[:, None]))
 
     def __call__(self, frames: Tensor) -> Tensor:
         """frames: (3, T, H, W) in [-1, 1]. Float32 result of the same shape in [-1, 1]."""
         if self.strength == 0:
             return frames.float()
-        source = _unit(frames)
+        source = self._unit(frames)
         lab = self._lab(source)
         std, mean = _statistics(lab)
-        # A channel without any variation takes the reference's mean: nothing can be scaled up from zero.
-        scale = torch.where(std == 0, torch.zeros_like(std), self._std / std)
+        space = self._space
+        replaced = self._std if space.flat_scale is None else torch.full_like(std, space.flat_scale)
+        scale = torch.where(std <= space.flat_below, replaced, self._std / std)
         matched = self._rgb((lab - mean) * scale + self._mean).clamp(0, 1)
         return ((1 - self.strength) * source + self.strength * matched) * 2 - 1
+
+    def _unit(self, values: Tensor) -> Tensor:
+        """[-1, 1] -> [0, 1] in float32, each channel's pixels side by side."""
+        unit = (values.float().contiguous() + 1) / 2
+        return unit.clamp(0, 1) if self._space.clamps_source else unit
 
     def _lab(self, rgb: Tensor) -> Tensor:
         """(3, T, H, W) RGB, nominally 0 to 1, to CIE Lab."""
         linear = torch.where(rgb > 0.04045, ((rgb.clamp(min=0.04045) + 0.055) / 1.055) ** 2.4, rgb / 12.92)
         xyz = _mixed(self._to_xyz, linear) / self._white
-        f = torch.where(xyz > 0.008856, xyz.clamp(min=0.008856) ** (1 / 3), 7.787 * xyz + 16.0 / 116.0)
+        if self._space.clamps_xyz:
+            xyz = xyz.clamp(1e-8, 1)
+        f = torch.where(xyz > _BREAK, xyz.clamp(min=_BREAK) ** (1 / 3), self._space.slope * xyz + _OFFSET)
         x, y, z = f
         return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
@@ -53,20 +101,23 @@ class ColourMatch:
         """(3, T, H, W) CIE Lab to RGB, not clipped above 1."""
         lightness, a, b = lab
         y = (lightness + 16) / 116
-        f = torch.stack([a / 500 + y, y, (y - b / 200).clamp(min=0)])
-        xyz = torch.where(f > 0.2068966, f**3, (f - 16.0 / 116.0) / 7.787) * self._white
+        z = y - b / 200
+        if self._space.clamps_xyz:
+            # The break is asked of the cube here, and of f below: they differ in the fifth digit of the other's.
+            f = torch.stack([a / 500 + y, y, z])
+            xyz = torch.where(f**3 > _BREAK, f**3, (f - _OFFSET) / self._space.slope) * self._white
+        else:
+            f = torch.stack([a / 500 + y, y, z.clamp(min=0)])
+            xyz = torch.where(f > 0.2068966, f**3, (f - _OFFSET) / self._space.slope) * self._white
         linear = _mixed(self._to_rgb, xyz)
         return torch.where(linear > 0.0031308, 1.055 * linear.clamp(min=0.0031308) ** (1 / 2.4) - 0.055, linear * 12.92)
 
 
-def match_colours(frames: Tensor, reference: Tensor, strength: float = 1.0) -> Tensor:
+def match_colours(
+    frames: Tensor, reference: Tensor, strength: float = 1.0, space: ColourSpace = SCIKIT_IMAGE
+) -> Tensor:
     """ColourMatch of one picture for one call. frames: (3, T, H, W); reference: (3, H', W')."""
-    return ColourMatch(reference, strength)(frames)
-
-
-def _unit(values: Tensor) -> Tensor:
-    """[-1, 1] -> [0, 1] in float32, each channel's pixels side by side."""
-    return ((values.float().contiguous() + 1) / 2).clamp(0, 1)
+    return ColourMatch(reference, strength, space)(frames)
 
 
 def _statistics(lab: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,17 +24,18 @@ _REFERENCE_MARGIN = 3
 @dataclass(frozen=True)
 class Window:
     """One run of the model: frames [start, start + n_frames) of the video, of which [keep_first, keep_stop), counted
-    within the window, are new."""
+    within the window, are new. stride: frames that a latent frame holds."""
 
     index: int
     start: int
     n_frames: int
     keep_first: int
     keep_stop: int
+    stride: int = 4
 
     @property
     def n_latents(self) -> int:
-        return (self.n_frames - 1) // 4 + 1
+        return latents_of(self.n_frames, self.stride)
 
     @property
     def n_kept(self) -> int:
@@ -65,29 +66,39 @@ class Schedule:
         return heard
 
 
-def latents_of(n_frames: int) -> int:
-    """Latent frames that hold `n_frames` frames: the first alone, then four to each."""
-    return (n_frames - 1) // 4 + 1
+def latents_of(n_frames: int, stride: int = 4) -> int:
+    """Latent frames that hold `n_frames` frames: the first alone, then `stride` to each."""
+    return (n_frames - 1) // stride + 1
 
 
-def _check(window_frames: int, motion_frames: int) -> None:
-    if window_frames % 4 != 1 or window_frames < 5:
-        raise InvalidInput(f"window_frames must be 4n+1 and at least 5, not {window_frames}.", field="window_frames")
-    if motion_frames % 4 != 1 or not 1 <= motion_frames < window_frames:
+def _check(window_frames: int, motion_frames: int, stride: int = 4) -> None:
+    if window_frames % stride != 1 or window_frames <= stride:
         raise InvalidInput(
-            f"motion_frames must be 4n+1 and less than the window's {window_frames} frames, not {motion_frames}.",
+            f"window_frames must be {stride}n+1 and at least {stride + 1}, not {window_frames}.", field="window_frames"
+        )
+    if motion_frames % stride != 1 or not 1 <= motion_frames < window_frames:
+        raise InvalidInput(
+            f"motion_frames must be {stride}n+1 and less than the window's {window_frames} frames, not "
+            f"{motion_frames}.",
             field="motion_frames",
         )
 
 
 def schedule(
-    n_frames: int, *, n_people: int = 1, window_frames: int = WINDOW_FRAMES, motion_frames: int = MOTION_FRAMES
+    n_frames: int,
+    *,
+    n_people: int = 1,
+    window_frames: int = WINDOW_FRAMES,
+    motion_frames: int = MOTION_FRAMES,
+    stride: int = 4,
+    whole_windows: bool = False,
 ) -> Schedule:
     """Windows for a video of exactly `n_frames` frames; the last one is the shortest 4n+1 that covers the rest.
 
-    The audio must be padded with silence to `heard` frames, the end of the last window.
+    The audio must be padded with silence to `heard` frames, the end of the last window. whole_windows: the last window
+    is as long as the others, for models that were distilled at one length. stride: frames of a latent frame.
     """
-    _check(window_frames, motion_frames)
+    _check(window_frames, motion_frames, stride)
     if n_frames < 1:
         raise InvalidInput("The video must have at least one frame.")
     windows: list[Window] = []
@@ -96,11 +107,12 @@ def schedule(
         skip = motion_frames if windows else 0
         needed = n_frames - start
         if needed <= window_frames:
-            size = 4 * (latents_of(needed) - 1) + 1
-            size = size if size >= needed else size + 4
-            windows.append(Window(len(windows), start, size, skip, needed))
+            size = stride * (latents_of(needed, stride) - 1) + 1
+            size = size if size >= needed else size + stride
+            size = window_frames if whole_windows else size
+            windows.append(Window(len(windows), start, size, skip, needed, stride))
             break
-        windows.append(Window(len(windows), start, window_frames, skip, window_frames))
+        windows.append(Window(len(windows), start, window_frames, skip, window_frames, stride))
         start += window_frames - motion_frames
     heard = windows[-1].start + windows[-1].n_frames
     return Schedule(tuple(windows), n_frames, motion_frames, (heard,) * n_people, (0,) * n_people)

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
-from lipsync_server.engines.infinitetalk.model.layers import LayerNorm, RMSNorm
 from lipsync_server.models.kernels.attention import Kernel, sdpa
 from lipsync_server.models.kernels.rope import RotaryTable, rotate, speaker_table
+from lipsync_server.models.layers.norms import LayerNorm, RMSNorm
+from lipsync_server.models.layers.self_attention import SelfAttentionLayers
 
 # Where the speakers and the background sit on the one-dimensional rotary axis of the two-person audio attention.
 FIRST_SPEAKER, SECOND_SPEAKER, BACKGROUND, SPAN = 0.0, 20.0, 12.0, 4.0
@@ -66,27 +67,18 @@ def speaker_key_positions(n_tokens: int, device: torch.device) -> Tensor:
     return positions
 
 
-class SelfAttention(nn.Module):
-    """Attention of all tokens to all tokens, q, k and v from one product."""
+class SelfAttention(SelfAttentionLayers):
+    """Attention of all tokens to all tokens that also measures, for two people, where each token looks."""
 
     def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.heads = config.num_heads
-        self.qkv = nn.Linear(config.dim, 3 * config.dim)
-        self.o = nn.Linear(config.dim, config.dim)
-        self.norm_q = RMSNorm(config.dim, config.eps)
-        self.norm_k = RMSNorm(config.dim, config.eps)
-        self.attend: Kernel = sdpa
+        super().__init__(config.dim, config.num_heads, config.eps)
         self.attend_regions: Kernel = sdpa
         self.regions = speaker_map
 
     def forward(self, x: Tensor, rope: RotaryTable, masks: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
-        q = rotate(self.norm_q(q).unflatten(-1, (self.heads, -1)), rope).to(x.dtype)
-        k = rotate(self.norm_k(k).unflatten(-1, (self.heads, -1)), rope).to(x.dtype)
-        out = self.attend(q[None], k[None], v.unflatten(-1, (self.heads, -1))[None])[0].flatten(1)
-        regions = None if masks is None else self.regions(q, k, masks, self.attend_regions)
-        return cast(Tensor, self.o(out)), regions
+        """The attention (N, D), and `speaker_map` of its queries and keys where there are masks."""
+        q, k, v = self.queries_keys_values(x, rope)
+        return self.mix(q, k, v), None if masks is None else self.regions(q, k, masks, self.attend_regions)
 
 
 class CrossAttention(nn.Module):

@@ -1,6 +1,6 @@
 """The sizes of an InfiniteTalk transformer: read from the official config.json, the 14B model by default.
 
-Knows the official field names. Does not know tensors, files of weights or torch.
+Knows the official field names. Does not know tensors or files of weights.
 """
 
 import json
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lipsync_server.errors import WeightsError
+from lipsync_server.models.layers.sound_projection import SoundSizes
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,14 @@ class TransformerConfig:
     def patch_values(self) -> int:
         """Latent values of one channel in a patch."""
         return self.patch_size[0] * self.patch_size[1] * self.patch_size[2]
+
+    @property
+    def sound(self) -> SoundSizes:
+        """The sizes of the audio projection."""
+        return SoundSizes(
+            window=self.audio_window, layers=self.audio_blocks, channels=self.audio_channels,
+            hidden=self.intermediate_dim, n_tokens=self.context_tokens, width=self.output_dim, stride=self.vae_scale,
+        )  # fmt: skip
 
     @classmethod
     def from_json(cls, path: Path) -> "TransformerConfig":

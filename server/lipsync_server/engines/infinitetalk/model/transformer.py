@@ -10,7 +10,6 @@ from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lipsync_server.engines.infinitetalk.model.blocks import (
     AudioAttention,
@@ -25,20 +24,14 @@ from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.model.fast_blocks import Pending
 from lipsync_server.engines.infinitetalk.model.fast_blocks import forward as fast_forward
 from lipsync_server.engines.infinitetalk.model.fast_blocks import missing as fast_missing
-from lipsync_server.engines.infinitetalk.model.layers import (
-    AudioProjection,
-    Head,
-    ImageEmbedding,
-    TextEmbedding,
-    patchify,
-    sinusoid,
-    unpatchify,
-)
+from lipsync_server.engines.infinitetalk.model.layers import ImageEmbedding, TextEmbedding
 from lipsync_server.engines.infinitetalk.model.teacache import TeaCache
 from lipsync_server.models.kernels import attention_8bit
 from lipsync_server.models.kernels.attention import Attention, Kernel, choose, missing
 from lipsync_server.models.kernels.rope import RotaryTable, video_table
-from lipsync_server.models.layers.linear_8bit import computes_in_8bit, linear_in
+from lipsync_server.models.layers.embeddings import Head, embed_patches, embed_time, unpatchify
+from lipsync_server.models.layers.linear_8bit import computes_in_8bit
+from lipsync_server.models.layers.sound_projection import AudioProjection
 
 Grid = tuple[int, int, int]
 """Latent frames, rows and columns of tokens."""
@@ -141,9 +134,9 @@ class InfiniteTalkTransformer(nn.Module):
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(config.dim, 6 * config.dim))
         self.text_embedding = TextEmbedding(config)
         self.img_emb = ImageEmbedding(config)
-        self.audio_proj = AudioProjection(config)
+        self.audio_proj = AudioProjection(config.sound)
         self.blocks = nn.ModuleList([Block(config) for _ in range(config.num_layers)])
-        self.head = Head(config)
+        self.head = Head(config.dim, config.out_dim * config.patch_values, config.eps)
         self.cache_context = True
         self.attention: Attention | None = None
         self.fast_blocks = False
@@ -260,15 +253,11 @@ class InfiniteTalkTransformer(nn.Module):
 
     def embed_time(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
         """timestep (1,) in 0..1000 -> e (1, D) and e0 (1, 6, D), in float32 whatever the weights' type."""
-        first, _, second = self.time_embedding
-        hidden = F.silu(linear_in(first, sinusoid(timestep.to(self.device), self.config.freq_dim)))
-        e = linear_in(second, hidden)
-        return e, linear_in(self.time_projection[1], F.silu(e)).unflatten(1, (6, self.config.dim))
+        return embed_time(self.time_embedding, self.time_projection, timestep.to(self.device), self.config.freq_dim)
 
     def embed_patches(self, latent: Tensor) -> Tensor:
-        """latent (in_dim, T, h, w) -> (N, D). A convolution whose stride is its kernel is a linear layer on patches."""
-        weight = self.patch_embedding.weight.flatten(1)
-        return F.linear(patchify(self._here(latent), self.config.patch_size), weight, self.patch_embedding.bias)
+        """latent (in_dim, T, h, w) -> (N, D)."""
+        return embed_patches(self.patch_embedding, self._here(latent), self.config.patch_size)
 
     def _run_blocks(self, x: Tensor, e0: Tensor, conditioning: Conditioning, grid: Grid) -> Tensor:
         rope = self.rope(grid)

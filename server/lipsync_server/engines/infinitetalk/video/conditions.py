@@ -15,14 +15,13 @@ from torch import Tensor
 from lipsync_server.engines.base import FPS, Box, Frames
 from lipsync_server.engines.infinitetalk.video.images import (
     condition_mask,
-    fit_picture,
     latent_masks,
     move_camera,
     person_masks,
-    to_tensor,
 )
 from lipsync_server.errors import InvalidInput
 from lipsync_server.models.encoders.speech import SpeechEmbedding
+from lipsync_server.models.pictures import fit_picture, to_tensor
 from lipsync_server.models.sampling.side_stream import SideStream
 from lipsync_server.models.sampling.windows import Schedule, Window
 from lipsync_server.models.wan_vae.vae import WanVae

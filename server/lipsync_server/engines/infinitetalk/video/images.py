@@ -1,4 +1,4 @@
-"""The picture as the model sees it: size buckets, resize and crop, person masks, and the slow camera move.
+"""The picture as the model sees it: size buckets, person masks, and the slow camera move.
 
 Boxes are (left, top, right, bottom) in pixels of the source picture. The public reference reads its boxes with the axes
 swapped (their "x" runs down the rows), so boxes for its JSON files must be written (top, left, bottom, right);
@@ -6,7 +6,6 @@ swapped (their "x" runs down the rows), so boxes for its JSON files must be writ
 """
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from lipsync_server.engines.base import Box, Frames
 from lipsync_server.errors import InvalidInput
+from lipsync_server.models.pictures import frame_picture
 
 Resolution = Literal["480p", "720p"]
 # Height/width ratio -> (height, width). The keys are the reference's own rounded labels: the nearest label wins.
@@ -39,48 +39,11 @@ _ZOOM = 0.06
 _CYCLE_S = 40.0
 
 
-@dataclass(frozen=True)
-class Framing:
-    """How a source picture becomes the target: resize to `resized`, then cut out height x width at (top, left)."""
-
-    height: int
-    width: int
-    resized: tuple[int, int]
-    top: int
-    left: int
-
-
 def choose_size(height: int, width: int, resolution: Resolution) -> tuple[int, int]:
     """The bucket (height, width) whose ratio is nearest to the picture's; the first of two equally near ones."""
     buckets = BUCKETS[resolution]
     ratio = height / width
     return buckets[min(buckets, key=lambda label: abs(label - ratio))]
-
-
-def frame_picture(source: tuple[int, int], target: tuple[int, int]) -> Framing:
-    """Smallest enlargement of `source` (height, width) that covers `target`, centred as torchvision centres."""
-    scale = max(target[0] / source[0], target[1] / source[1])
-    resized = math.ceil(scale * source[0]), math.ceil(scale * source[1])
-    top, left = (round((have - want) / 2.0) for have, want in zip(resized, target, strict=True))
-    return Framing(*target, resized, top, left)
-
-
-def fit_picture(picture: Frames, target: tuple[int, int]) -> Frames:
-    """Resize (8-bit bilinear, antialiased) and centre-crop an RGB picture (H, W, 3) to `target` (height, width)."""
-    framing = frame_picture(picture.shape[:2], target)
-    image = Image.fromarray(picture).resize(framing.resized[::-1], Image.Resampling.BILINEAR)
-    left, top = framing.left, framing.top
-    return np.asarray(image.crop((left, top, left + framing.width, top + framing.height)))
-
-
-def to_tensor(picture: Frames) -> Tensor:
-    """uint8 RGB (H, W, 3) to float32 (3, H, W) in [-1, 1]."""
-    return (torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255 - 0.5) * 2
-
-
-def to_uint8(frames: Tensor) -> Tensor:
-    """(3, T, H, W) in [-1, 1] to uint8 (T, H, W, 3); truncated and not rounded, as the reference does."""
-    return ((frames + 1) / 2 * 255).clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0)
 
 
 def fit_masks(masks: NDArray[np.float32], target: tuple[int, int]) -> Tensor:

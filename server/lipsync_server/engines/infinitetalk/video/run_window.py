@@ -16,8 +16,8 @@ from torch import Tensor
 
 from lipsync_server.engines.base import Frames
 from lipsync_server.engines.infinitetalk.video.conditions import Condition
-from lipsync_server.engines.infinitetalk.video.images import to_uint8
 from lipsync_server.engines.infinitetalk.video.window_loop import OnStep, WindowLoop
+from lipsync_server.models.pictures import to_uint8
 from lipsync_server.models.sampling.windows import Window
 
 Part = Literal["condition", "denoise", "decode", "transfer", "take_over"]

@@ -1,0 +1,54 @@
+"""Pictures and frames on their way into a model and out of it: resize to cover, crop, scale, back to bytes.
+
+These are the public references' rounding rules, exactly: 8-bit bilinear resizing, a centre crop that rounds half to
+even, and truncation of the finished frames. Knows numpy, Pillow and torch; no model and no face.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+Frames = NDArray[np.uint8]
+"""RGB: (H, W, 3) or (n, H, W, 3)."""
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How a source picture becomes the target: resize to `resized`, then cut out height x width at (top, left)."""
+
+    height: int
+    width: int
+    resized: tuple[int, int]
+    top: int
+    left: int
+
+
+def frame_picture(source: tuple[int, int], target: tuple[int, int]) -> Framing:
+    """Smallest enlargement of `source` (height, width) that covers `target`, centred as torchvision centres."""
+    scale = max(target[0] / source[0], target[1] / source[1])
+    resized = math.ceil(scale * source[0]), math.ceil(scale * source[1])
+    top, left = (round((have - want) / 2.0) for have, want in zip(resized, target, strict=True))
+    return Framing(*target, resized, top, left)
+
+
+def fit_picture(picture: Frames, target: tuple[int, int]) -> Frames:
+    """Resize (8-bit bilinear, antialiased) and centre-crop an RGB picture (H, W, 3) to `target` (height, width)."""
+    framing = frame_picture(picture.shape[:2], target)
+    image = Image.fromarray(picture).resize(framing.resized[::-1], Image.Resampling.BILINEAR)
+    left, top = framing.left, framing.top
+    return np.asarray(image.crop((left, top, left + framing.width, top + framing.height)))
+
+
+def to_tensor(picture: Frames) -> Tensor:
+    """uint8 RGB (H, W, 3) to float32 (3, H, W) in [-1, 1]."""
+    return (torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255 - 0.5) * 2
+
+
+def to_uint8(frames: Tensor) -> Tensor:
+    """(3, T, H, W) in [-1, 1] to uint8 (T, H, W, 3); truncated and not rounded, as the reference does."""
+    return ((frames + 1) / 2 * 255).clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0)

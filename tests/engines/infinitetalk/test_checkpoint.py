@@ -13,12 +13,12 @@ from lipsync_server.engines.infinitetalk.loading.transformer_files import (
     is_adapter,
     load_transformer,
     official_shapes,
-    place_of,
 )
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.model.offload import streamed_indices
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
 from lipsync_server.errors import WeightsError
+from lipsync_server.models.tensor_files.joined_qkv import place_of
 from lipsync_server.random_models.infinitetalk_transformer import (
     quantized_tensors,
     random_parameters,

@@ -8,7 +8,6 @@ first tensor is read; tensors then stream one at a time.
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
@@ -28,6 +27,7 @@ from lipsync_server.models.layers.linear_8bit import (
     quantize_rows,
     replace_linears,
 )
+from lipsync_server.models.tensor_files.joined_qkv import official_names, place_of, rows_of
 from lipsync_server.models.tensor_files.safetensors_files import OpenFile, WeightFiles, shard_of, shards
 
 Quant = Literal["none", "fp8", "int8"]
@@ -45,37 +45,11 @@ _DYNAMIC = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where an official tensor lives in the model: a module's parameter, or `part` of three of its rows."""
-
-    module: str
-    parameter: str
-    part: int | None = None
-
-
-def place_of(name: str) -> Place:
-    """Official parameter name -> place. q, k and v of self-attention are one product here."""
-    module, _, parameter = name.rpartition(".")
-    parent, _, leaf = module.rpartition(".")
-    if parent.endswith("self_attn") and leaf in ("q", "k", "v"):
-        return Place(f"{parent}.qkv", parameter, "qkv".index(leaf))
-    return Place(module, parameter)
-
-
 def official_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
     """Every parameter of base and adapter under its official name."""
     with torch.device("meta"):
         model = InfiniteTalkTransformer(config)
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, parameter in model.named_parameters():
-        shape = tuple(parameter.shape)
-        if ".self_attn.qkv." in name:
-            for leaf in "qkv":
-                shapes[name.replace(".qkv.", f".{leaf}.")] = (shape[0] // 3, *shape[1:])
-        else:
-            shapes[name] = shape
-    return shapes
+    return official_names(model)
 
 
 def is_adapter(name: str) -> bool:
@@ -279,10 +253,10 @@ class _Writer:
         if isinstance(module, QuantizedLinear) and place.parameter == "weight":
             if scale is None or name in self._changed:
                 tensor, scale = quantize_rows(self._merged(name, self._plain(tensor, scale).float()), module.kind)
-            _rows(module.data, place.part).copy_(tensor)
-            _rows(module.scale, place.part).copy_(scale)
+            rows_of(module.data, place.part).copy_(tensor)
+            rows_of(module.scale, place.part).copy_(scale)
             return
-        target = _rows(cast(Tensor, getattr(module, place.parameter)), place.part)
+        target = rows_of(cast(Tensor, getattr(module, place.parameter)), place.part)
         if scale is not None or name in self._changed:
             tensor = self._merged(name, self._plain(tensor, scale))
         target.copy_(tensor)
@@ -297,7 +271,3 @@ class _Writer:
 
     def _merged(self, name: str, weight: Tensor) -> Tensor:
         return merge_all(self._loras, name, weight) if name in self._changed else weight
-
-
-def _rows(parameter: Tensor, part: int | None) -> Tensor:
-    return parameter if part is None else parameter.chunk(3)[part]

@@ -21,7 +21,6 @@ from lipsync_server.engines.infinitetalk.model.blocks import (
     speaker_positions,
 )
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
-from lipsync_server.engines.infinitetalk.model.fast_blocks import Pending
 from lipsync_server.engines.infinitetalk.model.fast_blocks import forward as fast_forward
 from lipsync_server.engines.infinitetalk.model.fast_blocks import missing as fast_missing
 from lipsync_server.engines.infinitetalk.model.layers import ImageEmbedding, TextEmbedding
@@ -30,6 +29,7 @@ from lipsync_server.models.kernels import attention_8bit
 from lipsync_server.models.kernels.attention import Attention, Kernel, choose, missing
 from lipsync_server.models.kernels.rope import RotaryTable, video_table
 from lipsync_server.models.layers.embeddings import Head, embed_patches, embed_time, unpatchify
+from lipsync_server.models.layers.fast import Pending
 from lipsync_server.models.layers.linear_8bit import computes_in_8bit
 from lipsync_server.models.layers.sound_projection import AudioProjection
 

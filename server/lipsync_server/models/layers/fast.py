@@ -1,0 +1,102 @@
+"""Parts of a Wan block on an NVIDIA GPU: matrix products with one fused pass over memory between them.
+
+A block's plain form makes a pass over all tokens for each norm, scale, shift and gate. Here the passes between two
+products are one Triton kernel (kernels/fused.py). Knows how a linear layer's product is computed (bf16, fp8 or int8)
+and self-attention. Does not know the order of an engine's block. Rounding: everything between two products is float32
+in registers.
+"""
+
+import importlib.util
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lipsync_server.models.kernels import attention_8bit
+from lipsync_server.models.kernels.attention import CENTRE_STRIDE, EIGHT_BIT, Attention, centre_of
+from lipsync_server.models.kernels.rope import RotaryTable, rotate
+from lipsync_server.models.layers.linear_8bit import Kind, QuantizedLinear, multiply_rows
+from lipsync_server.models.layers.self_attention import SelfAttentionLayers
+
+if importlib.util.find_spec("triton") is not None:
+    from lipsync_server.models.kernels import fused
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A residual stream with an update that the next fused pass will add: x + y * gate."""
+
+    x: Tensor
+    y: Tensor | None = None
+    gate: Tensor | None = None
+
+    def settle(self) -> Tensor:
+        """The plain sum."""
+        if self.y is None or self.gate is None:
+            return self.x
+        return (self.x + self.y.float() * self.gate).to(self.x.dtype)
+
+
+def why_not(layers: Iterable[nn.Module], device: torch.device) -> str | None:
+    """Why a block whose products over all tokens are `layers` cannot run in fused passes on `device`, or None."""
+    if device.type != "cuda":
+        return "it needs an NVIDIA GPU"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return "it needs a GPU that computes in bf16 (Ampere or newer)"
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    kinds = {_kind_of(layer) for layer in layers}
+    return None if len(kinds) == 1 and "plain" not in kinds else "its linear layers do not all compute alike"
+
+
+def _kind_of(layer: nn.Module) -> Kind | Literal["plain"] | None:
+    """How a linear layer's product is computed; None is in bf16, "plain" in no way that the fast path knows."""
+    if isinstance(layer, QuantizedLinear):
+        return layer.kind if layer.activations == "dynamic" else "plain"
+    return None if isinstance(layer, nn.Linear) and layer.weight.dtype == torch.bfloat16 else "plain"
+
+
+def self_attention(part: SelfAttentionLayers, rows: "fused.Rows", rope: RotaryTable, attention: Attention) -> Tensor:
+    """Self-attention of normed rows (N, D), through the output layer: (N, D) bf16."""
+    q, k, v = multiply(part.qkv, rows).chunk(3, dim=-1)
+    eps, heads = part.norm_q.eps, part.heads
+    v = v.unflatten(-1, (heads, -1))
+    if attention.ours in EIGHT_BIT:
+        sample = slice(None, None, CENTRE_STRIDE)
+        some = part.norm_k(k[sample]).unflatten(-1, (heads, -1))
+        centre = rotate(some, RotaryTable(rope.cos[sample], rope.sin[sample])).mean(dim=0)
+        queries = fused.queries_int8(q, part.norm_q.weight, eps, heads, rope)
+        keys = fused.keys_int8(k, part.norm_k.weight, eps, heads, rope, centre)
+        values = fused.values_fp8(v, centre_of(v)) if attention.ours == "fp8" else v
+        chosen = None if attention.density == 1 else attention_8bit.choose_tiles(queries, keys, attention.density)
+        out = attention_8bit.attend(queries, keys, values, chosen)
+    else:
+        q = fused.heads_bf16(q, part.norm_q.weight, eps, heads, rope)
+        k = fused.heads_bf16(k, part.norm_k.weight, eps, heads, rope)
+        out = attention.self_kernel(q[None], k[None], v[None])[0]
+    return multiply(part.o, fused.sum_of(out.flatten(1), None, rows.kind))
+
+
+def multiply(layer: nn.Module, rows: "fused.Rows") -> Tensor:
+    """The layer of bf16 rows, or an 8-bit product with one scale per row on both sides."""
+    if rows.scale is None:
+        out: Tensor = layer(rows.data)
+        return out
+    assert isinstance(layer, QuantizedLinear)
+    return multiply_rows(rows.data, rows.scale, layer.data, layer.scale, layer.bias, torch.bfloat16)
+
+
+def multiply_gelu(layer: nn.Module, rows: "fused.Rows") -> "fused.Rows":
+    """The tanh-GELU of a product: in bf16 within the product's own kernel."""
+    if rows.kind is not None:
+        return fused.gelu(multiply(layer, rows), rows.kind)
+    assert isinstance(layer, nn.Linear)
+    return fused.Rows(torch._addmm_activation(layer.bias, rows.data, layer.weight.t(), use_gelu=True))
+
+
+def f32(parameter: Tensor | None) -> Tensor:
+    """A norm's weight or bias in float32."""
+    assert parameter is not None
+    return parameter.float()

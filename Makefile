@@ -1,54 +1,83 @@
-# make demo   render demo.mp4 from the shipped sample
-# make serve  start the server on port 5000
-# make docker-check  build and try the image's CPU target without Docker (root, debootstrap; minutes)
-# make test   install what the tests need and run all of them
+# `make` prints the verbs. Everything they install goes into .venv/, node_modules/ and .cache/ of this folder.
+.DEFAULT_GOAL := help
+
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Processes that share out the tests. Each computes on one core, so that two do not fight over two cores.
+TEST_PROCESSES ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: docker-check demo serve test test-n8n lint install
+.PHONY: help install demo serve check lint types unit fmt docs test test-python test-timing test-n8n docker-check hooks
 
-install: $(VENV)/.plain
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: install ## render demo.mp4 from the shipped sample; no GPU needed
+	$(BIN)/lipsync demo
+
+serve: install ## start the server on port 5000
+	$(BIN)/lipsync serve
+
+check: lint types unit ## the fast loop: style, types and unit tests, under two minutes
+
+fmt: $(VENV)/.test ## format the code and mend what the linter can mend
+	$(BIN)/ruff check --quiet --fix-only server tests docs
+	$(BIN)/ruff format server tests docs
+
+test: lint types test-python test-timing test-n8n ## everything, as CI runs it
+
+lint: $(VENV)/.test ## ruff: style and likely mistakes
+	$(BIN)/ruff check server tests docs
+	$(BIN)/ruff format --check server tests docs
+
+types: $(VENV)/.test ## mypy --strict
+	$(BIN)/mypy
+
+unit: $(VENV)/.test ## the unit tests alone
+	$(PYTEST) -q -n $(TEST_PROCESSES) -m "not timing" tests/unit
+
+# The whole generator of SadTalker and the like take minutes on a CPU; a test run by hand leaves them out.
+test-python: $(VENV)/.test ## every Python test that does not watch the clock
+	tests/system-packages.sh
+	LIPSYNC_SLOW_TESTS=1 $(PYTEST) -n $(TEST_PROCESSES) -m "not timing" --durations=20
+
+# These tests hold the server to seconds and milliseconds, so nothing else may run beside them. No test is run twice.
+test-timing: $(VENV)/.test ## the tests that watch the clock, one after the other
+	$(PYTEST) -m timing --durations=20
+
+test-n8n: $(VENV)/.plain node_modules/.test ## the n8n node: its lint, its tests, then a real n8n
+	npm run build
+	npm run lint
+	npm test
+	npm run test:n8n
+
+docs: $(VENV)/.test ## write the tables in README.md and docs/ anew from the code
+	$(BIN)/python -m lipsync_server.settings_table README.md
+	$(BIN)/python -m lipsync_server.bench.infinitetalk.tables docs/performance.md
+	$(BIN)/python -m lipsync_server.bench.infinitetalk.tables docs/performance-h200.md
+
+docker-check: ## build and try the image's CPU target without Docker (root, debootstrap; minutes)
+	$(PYTHON) tests/docker/run_cpu_target.py
+
+hooks: $(VENV)/.test ## run the checks of .pre-commit-config.yaml before every commit of yours
+	$(BIN)/pre-commit install
+
+install: $(VENV)/.plain ## make .venv with the plain install
 $(VENV)/.plain: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "Python could not make a virtual environment; on Debian or Ubuntu: sudo apt-get install python3-venv"; exit 1; }
 	$(PIP) -e .
 	touch $@
 
+# torch comes from the index by its plain version: the CPU build, where the index offers one.
 $(VENV)/.test: $(VENV)/.plain
 	$(PIP) torch==2.13.0
 	$(PIP) -e '.[models,s3,ray,test]'
 	touch $@
 
-demo: install
-	$(BIN)/lipsync demo
-
-serve: install
-	$(BIN)/lipsync serve
-
-lint: $(VENV)/.test
-	$(BIN)/ruff check server tests
-	$(BIN)/ruff format --check server tests
-	$(BIN)/mypy
-
-docker-check:
-	$(PYTHON) tests/docker/run_cpu_target.py
-
-test: $(VENV)/.test lint
-	tests/system-packages.sh
-	# Tests that really kill processes and watch the clock may trip on a busy machine: what failed is run once more, alone.
-	$(BIN)/python -m pytest || $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
-	$(MAKE) test-n8n
-
-# The n8n node: its lint and unit tests, then inside a real n8n, which is installed once into .cache/n8n (five minutes,
-# 2 GB; LIPSYNC_N8N_DIR names one that is there already).
+# n8n is installed once into .cache/n8n (five minutes, 2 GB); LIPSYNC_N8N_DIR names one that is there already.
 node_modules/.test: package-lock.json package.json n8n-node/package.json
 	npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	touch $@
-
-test-n8n: $(VENV)/.plain node_modules/.test
-	npm run build
-	npm run lint
-	npm test
-	npm run test:n8n

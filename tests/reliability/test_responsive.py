@@ -15,9 +15,12 @@ from pathlib import Path
 
 import aiohttp
 import psutil
+import pytest
 from lipsync_server.paths import SAMPLES_DIR
 from server_process import ServerProcess
 from site_kit import form, png, wav
+
+pytestmark = pytest.mark.timing
 
 ENGINE = os.environ.get("LIPSYNC_TEST_ENGINE", "bars")
 P99_MS = float(os.environ.get("LIPSYNC_TEST_P99_MS", "200"))

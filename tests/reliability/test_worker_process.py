@@ -157,6 +157,7 @@ async def test_a_worker_killed_from_outside_is_replaced(tmp_path: Path) -> None:
         assert workers_of(os.getpid()) != [process]
 
 
+@pytest.mark.timing
 async def test_cancel_stops_a_render_at_once_and_the_worker_goes_on(tmp_path: Path) -> None:
     async with running(tmp_path) as executor:
         worker = await idle(executor)

@@ -39,7 +39,6 @@ STILL_TO_TURN = {
     ("models.encoders.loudness", "engines.base"),
     ("models.encoders.speech", "engines.base"),
     ("models.encoders.text", "engines.infinitetalk.published"),
-    ("models.kernels.fused", "models.layers.linear_8bit"),
 }
 MADE_FOR_MEASURING = ("bench", "random_models")
 # Engines whose computation is a torch model. Every other engine, and every room but these, runs without torch.

@@ -24,7 +24,7 @@ from transformers import CLIPVisionConfig, UMT5Config, Wav2Vec2Config
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.published import People
 from lipsync_server.models.encoders import clip, text, wav2vec
-from lipsync_server.models.layers.linear_8bit import Kind
+from lipsync_server.models.quantization import EightBit
 from lipsync_server.models.tensor_files import into_modules as state_files
 from lipsync_server.models.wan_vae import vae
 from lipsync_server.random_models.infinitetalk_transformer import (
@@ -53,7 +53,7 @@ class Contents:
 
     people: tuple[People, ...] = ("single", "multi")
     shards: bool = True
-    kinds: tuple[Kind, ...] = ("int8", "fp8")
+    kinds: tuple[EightBit, ...] = ("int8", "fp8")
     merged: tuple[bool, ...] = (False, True)
     text: tuple[Literal["bf16", "fp8"], ...] = ("bf16", "fp8")
 
@@ -127,7 +127,7 @@ def write(
     _write_wav2vec(sound, sizes.wav2vec, device)
 
 
-def _write_transformer(path: Path, sizes: Sizes, kind: Kind, seed: int, device: torch.device) -> None:
+def _write_transformer(path: Path, sizes: Sizes, kind: EightBit, seed: int, device: torch.device) -> None:
     config = sizes.transformer
     # float32 first, so that every file of one seed holds the same weights.
     plain = random_parameters(config, seed=seed, device=device)

@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lipsync_server.engines.infinitetalk.loading.transformer_files import (
-    Quant,
     fill_transformer,
     is_adapter,
     official_shapes,
@@ -21,7 +20,8 @@ from lipsync_server.engines.infinitetalk.loading.transformer_files import (
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.model.offload import Offload
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
-from lipsync_server.models.layers.linear_8bit import Kind, quantize_rows
+from lipsync_server.models.kernels.rounding import quantize_rows
+from lipsync_server.models.quantization import EightBit, Quantization
 from lipsync_server.models.tensor_files.writer import write_tensors
 
 QUANTO_NAMES: dict[str, str] = {"int8": "qint8", "fp8": "qfloat8_e4m3fn"}
@@ -53,7 +53,7 @@ def random_transformer(
     seed: int = 0,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.bfloat16,
-    quant: Quant = "none",
+    quant: Quantization = "none",
     attention: str = "auto",
     offload: Offload = "none",
     exact: bool = False,
@@ -90,7 +90,7 @@ def save_shards(
 
 
 def quantized_tensors(
-    parameters: Mapping[str, Tensor], kind: Kind, keep: tuple[str, ...] = ()
+    parameters: Mapping[str, Tensor], kind: EightBit, keep: tuple[str, ...] = ()
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, str]]]:
     """Parameters in optimum-quanto's layout and the map that goes beside them. Layers in `keep` stay plain."""
     tensors: dict[str, Tensor] = {}
@@ -111,7 +111,7 @@ def quantized_tensors(
 def save_quantized(
     layout: Mapping[str, Tensor],
     parameters: Iterable[tuple[str, Tensor]],
-    kind: Kind,
+    kind: EightBit,
     path: Path,
     *,
     keep: tuple[str, ...] = (),

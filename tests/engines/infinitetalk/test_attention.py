@@ -21,7 +21,7 @@ def qkv(n_queries: int = 50, n_keys: int = 37) -> tuple[torch.Tensor, torch.Tens
 
 @pytest.mark.parametrize("name", attention.KERNELS)
 def test_kernel_matches_the_plain_formula(name: str) -> None:
-    why_not = attention.missing(name, DEVICE, DTYPE)
+    why_not = attention.why_not(name, DEVICE, DTYPE)
     if why_not:
         pytest.skip(f"{name}: {why_not}")
     q, k, v = qkv()
@@ -37,14 +37,14 @@ def test_kernel_matches_the_plain_formula(name: str) -> None:
 
 def test_a_kernel_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(attention.KERNELS, "flash", lambda q, k, v: attention.math(q, k[:, :30], v[:, :30]))
-    assert "was wrong by" in str(attention.missing("flash", DEVICE, DTYPE))
+    assert "was wrong by" in str(attention.why_not("flash", DEVICE, DTYPE))
 
 
 def test_xformers_is_found_when_it_is_installed() -> None:
     pytest.importorskip("xformers.ops", exc_type=ImportError)
     if DEVICE.type != "cuda":
         pytest.skip("xformers needs an NVIDIA GPU")
-    assert attention.missing("xformers", DEVICE, DTYPE) is None
+    assert attention.why_not("xformers", DEVICE, DTYPE) is None
 
 
 def test_the_choice_names_kernel_and_reason() -> None:

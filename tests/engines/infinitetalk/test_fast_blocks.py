@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from lipsync_server.engines.infinitetalk.loading.transformer_files import Quant
 from lipsync_server.engines.infinitetalk.model import fast_blocks
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.errors import EngineUnavailable
 from lipsync_server.models.kernels import attention, attention_8bit
 from lipsync_server.models.kernels.rope import rotate, video_table
-from lipsync_server.models.layers.linear_8bit import Kind, dequantize_rows, quantize_rows
+from lipsync_server.models.kernels.rounding import dequantize_rows, quantize_rows
+from lipsync_server.models.quantization import EightBit, Quantization
 from lipsync_server.random_models.infinitetalk_transformer import random_transformer
 from transformer_golden import inputs_for, relative_error, run
 
@@ -22,7 +22,7 @@ needs_fp8 = pytest.mark.skipif(
     not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 9), reason="fp8 products need an Ada GPU"
 )
 needs_hopper = pytest.mark.skipif(
-    not torch.cuda.is_available() or attention_8bit.missing(DEVICE) is not None, reason="it needs a Hopper GPU"
+    not torch.cuda.is_available() or attention_8bit.why_not(DEVICE) is not None, reason="it needs a Hopper GPU"
 )
 
 
@@ -30,7 +30,7 @@ def test_the_fast_path_says_why_it_cannot_run() -> None:
     model = random_transformer(HEADS_OF_128, dtype=torch.float32)
     assert model.use_fast_blocks() == "it needs an NVIDIA GPU"
     assert model.fast_blocks is False
-    assert attention_8bit.missing(torch.device("cpu")) == "it needs a Hopper GPU (H100, H200)"
+    assert attention_8bit.why_not(torch.device("cpu")) == "it needs a Hopper GPU (H100, H200)"
 
 
 def test_a_pending_update_settles_to_the_gated_sum() -> None:
@@ -53,8 +53,8 @@ def test_a_pending_update_settles_to_the_gated_sum() -> None:
         ("none", "bf16", 0.01),
     ],
 )
-def test_fast_blocks_compute_what_the_plain_ones_do(quant: Quant, kernel: str, limit: float) -> None:
-    if kernel != "sdpa" and (why_not := attention.missing(kernel, DEVICE)) is not None:
+def test_fast_blocks_compute_what_the_plain_ones_do(quant: Quantization, kernel: str, limit: float) -> None:
+    if kernel != "sdpa" and (why_not := attention.why_not(kernel, DEVICE)) is not None:
         pytest.skip(why_not)
     inputs = inputs_for(HEADS_OF_128, size=(16, 16))
     model = random_transformer(HEADS_OF_128, device=DEVICE, quant=quant, attention="sdpa")
@@ -66,7 +66,7 @@ def test_fast_blocks_compute_what_the_plain_ones_do(quant: Quant, kernel: str, l
 
 @needs_hopper
 @pytest.mark.parametrize(("quant", "ours"), [("fp8", "fp8"), ("int8", "fp8"), ("none", "bf16")])
-def test_auto_takes_our_own_attention_where_it_runs(quant: Quant, ours: str) -> None:
+def test_auto_takes_our_own_attention_where_it_runs(quant: Quantization, ours: str) -> None:
     model = random_transformer(HEADS_OF_128, device=DEVICE, quant=quant)
     assert model.attention is not None
     assert model.attention.ours == ours
@@ -167,7 +167,7 @@ def test_fused_passes_in_bf16_match_their_plain_counterparts() -> None:
 
 @needs_fp8
 @pytest.mark.parametrize("kind", ["fp8", "int8"])
-def test_fused_passes_match_their_plain_counterparts(kind: Kind) -> None:
+def test_fused_passes_match_their_plain_counterparts(kind: EightBit) -> None:
     from lipsync_server.models.kernels import fused
 
     g = torch.Generator(DEVICE).manual_seed(6)

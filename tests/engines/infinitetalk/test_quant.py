@@ -8,14 +8,9 @@ import torch
 from infinitetalk_golden import meets, within
 from lipsync_server.engines.infinitetalk.loading.transformer_files import load_transformer
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
-from lipsync_server.models.layers.linear_8bit import (
-    QuantizedLinear,
-    dequantize_rows,
-    linear_in,
-    multiply_8bit,
-    quantize_rows,
-    replace_linears,
-)
+from lipsync_server.models.kernels.product_8bit import multiply_8bit
+from lipsync_server.models.kernels.rounding import dequantize_rows, quantize_rows
+from lipsync_server.models.layers.linear_8bit import QuantizedLinear, linear_in, replace_linears
 from lipsync_server.models.sampling.sampler import euler_step, timesteps
 from lipsync_server.random_models.infinitetalk_transformer import random_transformer
 from safetensors.torch import load_file, save_file

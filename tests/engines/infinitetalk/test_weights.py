@@ -9,11 +9,11 @@ from infinitetalk_golden import CPU
 from lipsync_server.engines.hardware import Gpu
 from lipsync_server.engines.infinitetalk.info import describe
 from lipsync_server.engines.infinitetalk.loading import memory
-from lipsync_server.engines.infinitetalk.loading.transformer_files import Quant
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.options import Options
 from lipsync_server.engines.infinitetalk.published import choose_transformer, find_encoders, find_transformers
 from lipsync_server.errors import WeightsError
+from lipsync_server.models.quantization import Quantization
 from lipsync_server.models.tensor_files.into_modules import read_tensors
 from lipsync_server.models.wan_vae.vae import WanVae
 from lipsync_server.settings import Settings
@@ -167,7 +167,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
 
 
 def _plan(
-    free_gib: float | None, *, quant: Quant = "fp8", pixels: int = 640 * 640, **more: object
+    free_gib: float | None, *, quant: Quantization = "fp8", pixels: int = 640 * 640, **more: object
 ) -> memory.MemoryPlan:
     free = None if free_gib is None else int(free_gib * GIB)
     return memory.plan(
@@ -189,7 +189,7 @@ def test_bf16_is_fully_resident_on_80_gib_and_streams_on_24() -> None:
 @pytest.mark.parametrize("free_gib", [10.0, 14.0, 20.4, 23.0])
 @pytest.mark.parametrize("pixels", [640 * 640, 960 * 960])
 @pytest.mark.parametrize("quant", ["fp8", "int8"])
-def test_a_plan_stays_within_what_is_free(free_gib: float, pixels: int, quant: Quant) -> None:
+def test_a_plan_stays_within_what_is_free(free_gib: float, pixels: int, quant: Quantization) -> None:
     plan = _plan(free_gib, pixels=pixels, quant=quant)
     block, others = memory.weight_bytes(TransformerConfig(), eight_bit=True)
     slots = 2 if plan.resident_blocks < 40 else 0

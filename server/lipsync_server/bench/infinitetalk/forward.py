@@ -15,7 +15,8 @@ from lipsync_server.bench.record import EIGHT_BIT, Bench, Numbers, median, relat
 from lipsync_server.engines.infinitetalk.loading.transformer_files import load_transformer, set_activations
 from lipsync_server.engines.infinitetalk.model.transformer import Conditioning, InfiniteTalkTransformer
 from lipsync_server.models.kernels import attention
-from lipsync_server.models.layers.linear_8bit import Kind, replace_linears
+from lipsync_server.models.layers.linear_8bit import replace_linears
+from lipsync_server.models.quantization import EightBit
 from lipsync_server.random_models.infinitetalk_transformer import (
     layout_of,
     random_parameters,
@@ -78,7 +79,7 @@ def int8_forward(bench: Bench, found: Numbers) -> InfiniteTalkTransformer:
     return model
 
 
-def round_blocks(model: InfiniteTalkTransformer, kind: Kind, device: torch.device) -> None:
+def round_blocks(model: InfiniteTalkTransformer, kind: EightBit, device: torch.device) -> None:
     """Round the blocks' linear layers to 8 bits, as quantised files hold them."""
     replace_linears(model, lambda name, _: kind if name.startswith("blocks.") else None)
     set_activations(model, device)
@@ -162,7 +163,7 @@ def _why_not(name: str, device: torch.device) -> str | None:
     """Why a kernel is not measured here, with what its package said when it did not load; None when it runs."""
     if name == "math":
         return "too slow and large for this many tokens"
-    why_not = attention.missing(name, device)
+    why_not = attention.why_not(name, device)
     package = attention._PACKAGES.get(name)
     if why_not is None or package is None:
         return why_not

@@ -28,7 +28,6 @@ from torch import Tensor
 
 from lipsync_server.bench.record import Numbers, relative
 from lipsync_server.bench.record import write as write_numbers
-from lipsync_server.engines.infinitetalk.loading.transformer_files import Quant
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.model.sequence_parallel import (
     SequenceParallel,
@@ -43,6 +42,7 @@ from lipsync_server.engines.infinitetalk.video.guidance import GuidanceScales
 from lipsync_server.engines.infinitetalk.video.images import condition_mask
 from lipsync_server.engines.infinitetalk.video.run_window import consume, run_window
 from lipsync_server.engines.infinitetalk.video.window_loop import LoopSettings, Prompts, WindowLoop
+from lipsync_server.models.quantization import Quantization
 from lipsync_server.models.sampling.windows import Window, schedule
 from lipsync_server.models.wan_vae.vae import WanVae
 from lipsync_server.random_models.infinitetalk_transformer import random_transformer
@@ -60,7 +60,7 @@ class Bench:
     device: torch.device
     size: tuple[int, int]
     n_frames: int
-    quant: Quant
+    quant: Quantization
     repeats: int
 
     def run(self, write: Callable[[Numbers], None]) -> None:

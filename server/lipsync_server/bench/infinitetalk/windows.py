@@ -11,10 +11,10 @@ from lipsync_server.bench.infinitetalk.forward import int8_forward
 from lipsync_server.bench.infinitetalk.rig import Rig
 from lipsync_server.bench.record import EIGHT_BIT, Bench, Numbers
 from lipsync_server.engines.infinitetalk.loading import memory
-from lipsync_server.engines.infinitetalk.loading.transformer_files import Quant
 from lipsync_server.engines.infinitetalk.model.teacache import DEFAULT_THRESHOLD, TeaCache
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
 from lipsync_server.engines.infinitetalk.options import Options
+from lipsync_server.models.quantization import Quantization
 from lipsync_server.random_models.infinitetalk_transformer import random_transformer
 
 _CARD_BYTES = 24 * 10**9
@@ -73,7 +73,7 @@ def capped_int8_windows(bench: Bench, found: Numbers) -> None:
     _capped(bench, found, "int8")
 
 
-def _capped(bench: Bench, found: Numbers, quant: Quant) -> None:
+def _capped(bench: Bench, found: Numbers, quant: Quantization) -> None:
     size, name = bench.scale.picture, f"fast, {quant}"
     _on_a_small_card(bench, found, size, note=f"{name}, 24 GB", quant=quant)
 
@@ -137,7 +137,13 @@ def _speed_up(bench: Bench, transformer: InfiniteTalkTransformer) -> None:
 
 
 def _on_a_small_card(
-    bench: Bench, found: Numbers, size: tuple[int, int], *, note: str, quant: Quant = "fp8", n_bytes: int = _CARD_BYTES
+    bench: Bench,
+    found: Numbers,
+    size: tuple[int, int],
+    *,
+    note: str,
+    quant: Quantization = "fp8",
+    n_bytes: int = _CARD_BYTES,
 ) -> None:
     """Two `fast` windows on a card of `n_bytes`, CUDA's context included; the engine decides which blocks to stream."""
     rig = Rig(bench, size=size, n_windows=2)

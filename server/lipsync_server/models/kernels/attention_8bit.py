@@ -47,9 +47,9 @@ class Values(NamedTuple):
     centre: Tensor
 
 
-def missing(device: torch.device, *, fp8_values: bool = True) -> str | None:
+def why_not(device: torch.device, *, fp8_values: bool = True) -> str | None:
     """Why the kernel cannot run on `device`, or None."""
-    return hopper.missing(device, "attention_8bit", **_constants(fp8_values, _CLUSTER))
+    return hopper.why_not(device, "attention_8bit", **_constants(fp8_values, _CLUSTER))
 
 
 def n_tiles(n_tokens: int) -> int:

@@ -18,9 +18,9 @@ _THREADS = 384
 _LOG2_E = 1.4426950408889634
 
 
-def missing(device: torch.device) -> str | None:
+def why_not(device: torch.device) -> str | None:
     """Why the kernel cannot run on `device`, or None."""
-    return hopper.missing(device, "attention_bf16")
+    return hopper.why_not(device, "attention_bf16")
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

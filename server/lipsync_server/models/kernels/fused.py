@@ -16,7 +16,8 @@ from torch import Tensor
 
 from lipsync_server.models.kernels.attention_8bit import HEAD_DIM, TILE, Keys, Queries, Values, n_tiles
 from lipsync_server.models.kernels.rope import RotaryTable
-from lipsync_server.models.layers.linear_8bit import DTYPES, LARGEST, Kind
+from lipsync_server.models.kernels.rounding import DTYPES, LARGEST
+from lipsync_server.models.quantization import EightBit
 
 
 class Rows(NamedTuple):
@@ -26,7 +27,7 @@ class Rows(NamedTuple):
     scale: Tensor | None = None
 
     @property
-    def kind(self) -> Kind | None:
+    def kind(self) -> EightBit | None:
         """What the rows were rounded to; None is bf16."""
         if self.scale is None:
             return None
@@ -179,7 +180,7 @@ def _tile_values(x, x_stride, centre, scale, data, n, length, TILE: tl.constexpr
 
 
 def norm(
-    x: Tensor, y: Tensor | None, gate: Tensor | None, multiply: Tensor, add: Tensor, eps: float, kind: Kind | None
+    x: Tensor, y: Tensor | None, gate: Tensor | None, multiply: Tensor, add: Tensor, eps: float, kind: EightBit | None
 ) -> tuple[Tensor, Rows]:
     """x + y * gate (y, gate optional), layer norm, * multiply + add, rounded to `kind` per row or to bf16.
 
@@ -195,14 +196,14 @@ def norm(
     return x_out, rows
 
 
-def gelu(x: Tensor, kind: Kind) -> Rows:
+def gelu(x: Tensor, kind: EightBit) -> Rows:
     """tanh-GELU of x (N, D) bf16, rounded to `kind` per row."""
     rows, block = _rows_like(x, kind), triton.next_power_of_2(x.shape[1])
     _gelu[(x.shape[0],)](x, *rows, x.shape[1], BLOCK=block, LARGEST=_largest(kind), num_warps=16)
     return rows
 
 
-def sum_of(x: Tensor, y: Tensor | None, kind: Kind | None) -> Rows:
+def sum_of(x: Tensor, y: Tensor | None, kind: EightBit | None) -> Rows:
     """x + y (N, D) bf16, y optional, rounded to `kind` per row or to bf16."""
     if y is None and kind is None:
         return Rows(x)
@@ -273,11 +274,11 @@ def values_fp8(x: Tensor, centre: Tensor) -> Values:
     return Values(data, scale, centre)
 
 
-def _largest(kind: Kind | None) -> float:
+def _largest(kind: EightBit | None) -> float:
     return 0.0 if kind is None else LARGEST[kind]
 
 
-def _rows_like(x: Tensor, kind: Kind | None) -> Rows:
+def _rows_like(x: Tensor, kind: EightBit | None) -> Rows:
     if kind is None:
         return Rows(torch.empty(x.shape, dtype=torch.bfloat16, device=x.device))
     data = torch.empty(x.shape, dtype=DTYPES[kind], device=x.device)

@@ -20,7 +20,7 @@ MOST_SHARED_BYTES = 227 * 1024
 _HEADER = "hopper.cuh"
 
 
-def missing(device: torch.device, name: str, **constants: int) -> str | None:
+def why_not(device: torch.device, name: str, **constants: int) -> str | None:
     """Why the kernel cannot run on `device`, or None; then it is compiled."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device) != (9, 0):
         return "it needs a Hopper GPU (H100, H200)"

@@ -14,14 +14,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lipsync_server.models.kernels import attention_8bit
-from lipsync_server.models.kernels.attention import CENTRE_STRIDE, EIGHT_BIT, Attention, centre_of
+from lipsync_server.models.kernels.attention import EIGHT_BIT, Attention
+from lipsync_server.models.kernels.product_8bit import multiply_rows
 from lipsync_server.models.kernels.rope import RotaryTable, rotate
-from lipsync_server.models.layers.linear_8bit import Kind, QuantizedLinear, multiply_rows
+from lipsync_server.models.layers.linear_8bit import QuantizedLinear
 from lipsync_server.models.layers.self_attention import SelfAttentionLayers
+from lipsync_server.models.quantization import EightBit
 
 if importlib.util.find_spec("triton") is not None:
-    from lipsync_server.models.kernels import fused
+    from lipsync_server.models.kernels import attention_rounded, fused
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def why_not(layers: Iterable[nn.Module], device: torch.device) -> str | None:
     return None if len(kinds) == 1 and "plain" not in kinds else "its linear layers do not all compute alike"
 
 
-def _kind_of(layer: nn.Module) -> Kind | Literal["plain"] | None:
+def _kind_of(layer: nn.Module) -> EightBit | Literal["plain"] | None:
     """How a linear layer's product is computed; None is in bf16, "plain" in no way that the fast path knows."""
     if isinstance(layer, QuantizedLinear):
         return layer.kind if layer.activations == "dynamic" else "plain"
@@ -64,14 +65,13 @@ def self_attention(part: SelfAttentionLayers, rows: "fused.Rows", rope: RotaryTa
     eps, heads = part.norm_q.eps, part.heads
     v = v.unflatten(-1, (heads, -1))
     if attention.ours in EIGHT_BIT:
-        sample = slice(None, None, CENTRE_STRIDE)
+        sample = slice(None, None, attention_rounded.CENTRE_STRIDE)
         some = part.norm_k(k[sample]).unflatten(-1, (heads, -1))
         centre = rotate(some, RotaryTable(rope.cos[sample], rope.sin[sample])).mean(dim=0)
-        queries = fused.queries_int8(q, part.norm_q.weight, eps, heads, rope)
-        keys = fused.keys_int8(k, part.norm_k.weight, eps, heads, rope, centre)
-        values = fused.values_fp8(v, centre_of(v)) if attention.ours == "fp8" else v
-        chosen = None if attention.density == 1 else attention_8bit.choose_tiles(queries, keys, attention.density)
-        out = attention_8bit.attend(queries, keys, values, chosen)
+        out = attention_rounded.attend(
+            q, k, v, centre=centre, fp8_values=attention.ours == "fp8", density=attention.density,
+            norm=attention_rounded.RowNorm(part.norm_q.weight, part.norm_k.weight, eps), rope=rope,
+        )  # fmt: skip
     else:
         q = fused.heads_bf16(q, part.norm_q.weight, eps, heads, rope)
         k = fused.heads_bf16(k, part.norm_k.weight, eps, heads, rope)

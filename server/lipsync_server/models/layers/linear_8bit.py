@@ -1,13 +1,16 @@
-"""8-bit linear layers: int8 and fp8 weights with one scale per output row, computed in 8 bits where the device can.
+"""A linear layer whose weight has 8 bits: int8 or fp8 with one scale for each output row.
 
-Knows rounding, scales and the 8-bit matrix products. Does not know the transformer, file formats or which layers are
-sensitive: `quantize_` is told the names. Two ways to compute, a switch on each layer:
-  exact    the weight is dequantised and multiplied in the activations' type (what the published int8/fp8 files mean);
-  dynamic  activations are rounded to 8 bits too, one scale per token found at run time, and the product runs on the
-           8-bit units (CUDA), or is emulated with the same rounding (CPU).
+The 14B transformer has 32 GB of weights in bfloat16, 98 % of them in the blocks' linear layers. Rounded to 8 bits they
+take half of that, which is why a 24 GB card can run the model. Two ways to compute, a switch on each layer:
+
+exact    the weight becomes a float again (data * scale) and is multiplied in the activations' type: the meaning of the
+         published int8 and fp8 files. Saves memory, no time.
+dynamic  activations are rounded to 8 bits too, one scale a token, computed when they come; the product then runs on the
+         GPU's 8-bit units (kernels/product_8bit.py). Saves time too. A CPU emulates it with the same rounding.
+
+Knows layers and modules. Does not know file formats, nor which layers bear rounding: `replace_linears` is told.
 """
 
-import importlib.util
 from collections.abc import Callable
 from typing import Literal, cast
 
@@ -15,75 +18,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_HAS_TRITON = importlib.util.find_spec("triton") is not None
-if _HAS_TRITON:
-    from lipsync_server.models.kernels.int8_product import int8_product
+from lipsync_server.models.kernels.product_8bit import multiply_8bit
+from lipsync_server.models.kernels.rounding import DTYPES, dequantize_rows, quantize_rows
+from lipsync_server.models.quantization import EightBit
 
-Kind = Literal["int8", "fp8"]
 Activations = Literal["exact", "dynamic"]
-
-DTYPES: dict[str, torch.dtype] = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
-LARGEST: dict[str, float] = {"int8": 127.0, "fp8": 448.0}
-
-
-def quantize_rows(x: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
-    """x (..., K) -> 8-bit data of the same shape and scale (..., 1) in x's type, so that data * scale is close to x.
-
-    scale = largest magnitude of the row / 127 (int8) or / 448 (fp8), the rule of optimum-quanto. Rows of zeros get a
-    tiny scale instead of dividing by zero.
-    """
-    scale = x.abs().amax(dim=-1, keepdim=True) / LARGEST[kind]
-    scale = scale.clamp(min=torch.finfo(x.dtype).tiny)
-    return _round_to(x / scale, kind), scale
-
-
-def _round_to(scaled: Tensor, kind: Kind) -> Tensor:
-    if kind == "int8":
-        # A scale that was itself rounded (bf16) can push the largest value past 127: the type's own limits hold then.
-        return scaled.round().clamp(-128, 127).to(torch.int8)
-    return scaled.clamp(-LARGEST[kind], LARGEST[kind]).to(DTYPES[kind])
-
-
-def dequantize_rows(data: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    return (data.float() * scale.float()).to(dtype)
-
-
-def multiply_8bit(x: Tensor, data: Tensor, scale: Tensor, bias: Tensor | None, kind: Kind) -> Tensor:
-    """x (M, K) times an 8-bit weight (N, K) with row scales (N, 1) -> (M, N) in x's type.
-
-    Activations get one scale per token here. fp8 accumulates in the tensor cores' fast mode.
-    """
-    x8, x_scale = quantize_rows(x.float(), kind)
-    if not x.is_cuda:
-        out = F.linear(x8.float(), data.float()) * x_scale * scale.t()
-        return (out if bias is None else out + bias.float()).to(x.dtype)
-    return multiply_rows(x8, x_scale, data, scale, bias, x.dtype)
-
-
-def multiply_rows(
-    x: Tensor, x_scale: Tensor, data: Tensor, scale: Tensor, bias: Tensor | None, dtype: torch.dtype
-) -> Tensor:
-    """The product of multiply_8bit on a GPU, of activations that are rounded already, in `dtype`."""
-    if x.dtype != torch.int8:
-        return torch._scaled_mm(
-            x, data.t(), scale_a=x_scale, scale_b=scale.t(), bias=bias, out_dtype=dtype, use_fast_accum=True
-        )
-    if _HAS_TRITON and dtype == torch.bfloat16:
-        product: Tensor = int8_product(x, data, x_scale, scale, bias)
-        return product
-    out = torch._int_mm(x, data.t()).float() * x_scale * scale.t()
-    return (out if bias is None else out + bias.float()).to(dtype)
 
 
 class QuantizedLinear(nn.Module):
-    """A linear layer with an int8 or fp8 weight `data` (out, in) and `scale` (out, 1) float32."""
+    """y = x W^T + b with W = data * scale: `data` (out, in) int8 or fp8, `scale` (out, 1) float32, `bias` (out,)."""
 
     def __init__(
         self,
         in_features: int,
         out_features: int,
         *,
-        kind: Kind,
+        kind: EightBit,
         bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
@@ -97,7 +47,7 @@ class QuantizedLinear(nn.Module):
         self.bias = _frozen(torch.empty(out_features, dtype=dtype, device=device)) if bias else None
 
     @classmethod
-    def from_linear(cls, linear: nn.Linear, kind: Kind) -> "QuantizedLinear":
+    def from_linear(cls, linear: nn.Linear, kind: EightBit) -> "QuantizedLinear":
         """Round a linear layer's weight. The bias keeps its type."""
         made = cls(
             linear.in_features, linear.out_features, kind=kind, bias=linear.bias is not None,
@@ -112,6 +62,7 @@ class QuantizedLinear(nn.Module):
         return made
 
     def dequantized(self, dtype: torch.dtype) -> Tensor:
+        """The weight (out, in) as floats of `dtype`."""
         return dequantize_rows(self.data, self.scale, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -129,7 +80,10 @@ def _frozen(tensor: Tensor) -> nn.Parameter:
 
 
 def linear_in(linear: nn.Module, x: Tensor) -> Tensor:
-    """Apply a float or quantised linear layer in x's type, whatever the weight's: the sensitive layers' float32."""
+    """Apply a float or quantised linear layer in x's type, whatever the weight's type is.
+
+    The layers that embed the timestep compute in float32 this way: their result scales every channel of every block.
+    """
     bias = cast("Tensor | None", linear.bias)
     weight = (
         linear.dequantized(x.dtype) if isinstance(linear, QuantizedLinear) else cast(Tensor, linear.weight).to(x.dtype)
@@ -137,8 +91,8 @@ def linear_in(linear: nn.Module, x: Tensor) -> Tensor:
     return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
 
 
-def replace_linears(model: nn.Module, kind_of: Callable[[str, nn.Linear], Kind | None]) -> int:
-    """Swap each linear layer for a quantised one of the kind that `kind_of(name, layer)` says; None keeps it.
+def replace_linears(model: nn.Module, kind_of: Callable[[str, nn.Linear], EightBit | None]) -> int:
+    """Swap each linear layer for a quantised one of the kind `kind_of(name, layer)`; None keeps the layer.
 
     On the meta device nothing is computed; elsewhere weights are rounded one layer at a time. Returns the number
     of layers that were swapped.
@@ -162,10 +116,3 @@ def replace_linears(model: nn.Module, kind_of: Callable[[str, nn.Linear], Kind |
 def computes_in_8bit(model: nn.Module) -> bool:
     """Whether any layer rounds its activations to multiply in 8 bits."""
     return any(isinstance(module, QuantizedLinear) and module.activations == "dynamic" for module in model.modules())
-
-
-def native_8bit(device: torch.device, kind: Kind) -> bool:
-    """Whether the device multiplies this kind in 8 bits: int8 from compute capability 8.0, fp8 from 8.9."""
-    if device.type != "cuda":
-        return False
-    return torch.cuda.get_device_capability(device) >= ((8, 0) if kind == "int8" else (8, 9))

@@ -7,12 +7,13 @@ loads nothing and asks no device: free memory is handed in.
 from dataclasses import dataclass, replace
 from math import prod
 
-from lipsync_server.engines.infinitetalk.loading.transformer_files import Quant, official_shapes
+from lipsync_server.engines.infinitetalk.loading.transformer_files import official_shapes
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
+from lipsync_server.models.quantization import Quantization
 
 GIB = 2**30
 # Working memory of one forward in bytes per token and model width, and of the VAE's decoder in bytes per pixel.
-_FORWARD_BYTES: dict[Quant, int] = {"none": 28, "fp8": 24, "int8": 24}
+_FORWARD_BYTES: dict[Quantization, int] = {"none": 28, "fp8": 24, "int8": 24}
 _FORWARD_BYTES_EAGER = 48
 _DECODE_BYTES = 12_500
 # CUDA's own context is outside of torch's figures; wav2vec2, the VAE's weights and fragmentation are in this.
@@ -71,7 +72,7 @@ def weight_bytes(config: TransformerConfig, *, eight_bit: bool) -> tuple[int, in
 def plan(
     config: TransformerConfig,
     *,
-    quant: Quant,
+    quant: Quantization,
     pixels: int,
     passes: int,
     compiled: bool,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lipsync_server.engines.infinitetalk.info import chosen_gpu, device_name
 from lipsync_server.engines.infinitetalk.loading import memory
-from lipsync_server.engines.infinitetalk.loading.transformer_files import Quant, load_transformer
+from lipsync_server.engines.infinitetalk.loading.transformer_files import load_transformer
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.model.sequence_parallel import SequenceParallel, several_processes
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
@@ -23,6 +23,7 @@ from lipsync_server.errors import EngineUnavailable, WeightsError
 from lipsync_server.models.encoders.clip import ImageEncoder
 from lipsync_server.models.encoders.text import TextEncoder
 from lipsync_server.models.encoders.wav2vec import Wav2Vec
+from lipsync_server.models.quantization import Quantization
 from lipsync_server.models.sampling.side_stream import SideStream
 from lipsync_server.models.wan_vae.vae import WanVae
 from lipsync_server.settings import Settings
@@ -194,7 +195,7 @@ class Models:
         self._empty_cache()
 
     def _load(
-        self, files: TransformerFiles, with_lora: bool, plan: memory.MemoryPlan, quant: Quant, report: Report
+        self, files: TransformerFiles, with_lora: bool, plan: memory.MemoryPlan, quant: Quantization, report: Report
     ) -> None:
         config = TransformerConfig.from_json(files.config)
         model = load_transformer(
@@ -220,7 +221,7 @@ class Models:
         self._held = _Held(model, files, with_lora, plan, _spare(plan))
         _log.info("InfiniteTalk: %s", self.describe())
 
-    def _plan(self, files: TransformerFiles, need: Need, *, spare: int) -> tuple[memory.MemoryPlan, Quant]:
+    def _plan(self, files: TransformerFiles, need: Need, *, spare: int) -> tuple[memory.MemoryPlan, Quantization]:
         """Where the blocks go, and whether 16-bit files are rounded to 8 bits on the way.
 
         spare: memory that is taken now and would be free again.
@@ -229,7 +230,7 @@ class Models:
         free = self._free_bytes()
         free = None if free is None else free + spare
 
-        def planned(quant: Quant) -> memory.MemoryPlan:
+        def planned(quant: Quantization) -> memory.MemoryPlan:
             return memory.plan(
                 config, quant=quant, pixels=need.pixels, passes=need.passes, compiled=self._compiles,
                 free_bytes=free, offload=self._settings.offload,

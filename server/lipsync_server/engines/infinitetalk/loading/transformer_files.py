@@ -9,7 +9,7 @@ first tensor is read; tensors then stream one at a time.
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -19,21 +19,16 @@ from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.model.offload import Offload, StreamedBlocks, place_weights
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
 from lipsync_server.errors import WeightsError
-from lipsync_server.models.layers.linear_8bit import (
-    Kind,
-    QuantizedLinear,
-    dequantize_rows,
-    native_8bit,
-    quantize_rows,
-    replace_linears,
-)
+from lipsync_server.models.kernels.product_8bit import native_8bit
+from lipsync_server.models.kernels.rounding import dequantize_rows, quantize_rows
+from lipsync_server.models.layers.linear_8bit import QuantizedLinear, replace_linears
+from lipsync_server.models.quantization import EightBit, Quantization
 from lipsync_server.models.tensor_files.joined_qkv import official_names, place_of, rows_of
 from lipsync_server.models.tensor_files.safetensors_files import OpenFile, WeightFiles, shard_of, shards
 
-Quant = Literal["none", "fp8", "int8"]
 Progress = Callable[[int, int], None]
 
-_KINDS: dict[str, Kind] = {"qint8": "int8", "qfloat8_e4m3fn": "fp8", "qfloat8": "fp8"}
+_KINDS: dict[str, EightBit] = {"qint8": "int8", "qfloat8_e4m3fn": "fp8", "qfloat8": "fp8"}
 _STORED = {"int8": "I8", "fp8": "F8_E4M3"}
 _FLOATS = ("F32", "BF16", "F16", "F64")
 # Rounding these costs accuracy and saves nothing that counts: block linears are 98 % of the weights.
@@ -57,7 +52,7 @@ def is_adapter(name: str) -> bool:
     return name.startswith("audio_proj.") or ".audio_cross_attn." in name or ".norm_x." in name
 
 
-def read_quant_map(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Kind]:
+def read_quant_map(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, EightBit]:
     """The map beside a quantised file: official layer name -> kind. Layers that it leaves out are plain."""
     beside = path.with_suffix(".json")
     try:
@@ -66,7 +61,7 @@ def read_quant_map(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[st
         raise WeightsError(f"{beside} is missing: {path.name} cannot be read without its map.") from None
     except (OSError, ValueError) as error:
         raise WeightsError(f"{beside} cannot be read as JSON ({error}); download it again.") from error
-    kinds: dict[str, Kind] = {}
+    kinds: dict[str, EightBit] = {}
     for layer, entry in entries.items():
         weights = entry.get("weights", "none") if isinstance(entry, dict) else None
         if f"{layer}.weight" not in shapes or len(shapes[f"{layer}.weight"]) != 2:
@@ -79,7 +74,7 @@ def read_quant_map(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[st
     return kinds
 
 
-def check(files: WeightFiles, shapes: Mapping[str, tuple[int, ...]], kinds: Mapping[str, Kind]) -> None:
+def check(files: WeightFiles, shapes: Mapping[str, tuple[int, ...]], kinds: Mapping[str, EightBit]) -> None:
     """Compare what the files hold with what the model needs. Raises WeightsError naming the first file and key."""
     wanted: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {}
     optional: set[str] = set()
@@ -116,7 +111,7 @@ def load_transformer(
     config: TransformerConfig | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.bfloat16,
-    quant: Quant = "none",
+    quant: Quantization = "none",
     loras: Sequence[tuple[Path, float]] = (),
     attention: str = "auto",
     attention_density: float = 1.0,
@@ -171,7 +166,7 @@ def fill_transformer(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.bfloat16,
-    quant: Quant = "none",
+    quant: Quantization = "none",
     attention: str = "auto",
     offload: Offload = "none",
     exact: bool = False,
@@ -189,8 +184,8 @@ def fill_transformer(
 
 def _prepare(
     config: TransformerConfig,
-    stored: Mapping[str, Kind],
-    quant: Quant,
+    stored: Mapping[str, EightBit],
+    quant: Quantization,
     device: torch.device,
     dtype: torch.dtype,
     offload: Offload,
@@ -219,7 +214,7 @@ def set_activations(model: nn.Module, device: torch.device, *, exact: bool = Fal
             module.activations = "dynamic" if dynamic else "exact"
 
 
-def _kind_for(module: str, stored: Mapping[str, Kind], quant: Quant) -> Kind | None:
+def _kind_for(module: str, stored: Mapping[str, EightBit], quant: Quantization) -> EightBit | None:
     """The kind of a module of ours: what the file holds (q, k and v must agree), or what rounding at load asks for."""
     if stored:
         parent, _, leaf = module.rpartition(".")

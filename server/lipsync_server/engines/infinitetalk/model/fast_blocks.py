@@ -22,7 +22,7 @@ if importlib.util.find_spec("triton") is not None:
     from lipsync_server.models.kernels import fused
 
 
-def missing(block: Block, device: torch.device) -> str | None:
+def why_not(block: Block, device: torch.device) -> str | None:
     """Why the fast path cannot run this block on `device`, or None."""
     layers = (
         block.self_attn.qkv, block.self_attn.o, block.cross_attn.q, block.cross_attn.o,

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lipsync_server.engines.infinitetalk.model.blocks import speaker_map, speaker_positions
-from lipsync_server.engines.infinitetalk.model.transformer import Grid
+from lipsync_server.engines.infinitetalk.model.token_sharing import Grid
 from lipsync_server.errors import EngineUnavailable
 from lipsync_server.models.kernels.attention import Attention, Kernel
 

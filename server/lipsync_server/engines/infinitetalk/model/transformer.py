@@ -11,30 +11,25 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from lipsync_server.engines.infinitetalk.model import fast_blocks
 from lipsync_server.engines.infinitetalk.model.blocks import (
     AudioAttention,
     Block,
     CrossAttention,
     LayerContext,
     SelfAttention,
-    speaker_map,
-    speaker_positions,
 )
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
-from lipsync_server.engines.infinitetalk.model.fast_blocks import forward as fast_forward
-from lipsync_server.engines.infinitetalk.model.fast_blocks import missing as fast_missing
 from lipsync_server.engines.infinitetalk.model.layers import ImageEmbedding, TextEmbedding
 from lipsync_server.engines.infinitetalk.model.teacache import TeaCache
+from lipsync_server.engines.infinitetalk.model.token_sharing import AllTokens, Grid, TokenSharing
 from lipsync_server.models.kernels import attention_8bit
-from lipsync_server.models.kernels.attention import Attention, Kernel, choose, missing
+from lipsync_server.models.kernels.attention import Attention, choose, why_not
 from lipsync_server.models.kernels.rope import RotaryTable, video_table
 from lipsync_server.models.layers.embeddings import Head, embed_patches, embed_time, unpatchify
 from lipsync_server.models.layers.fast import Pending
 from lipsync_server.models.layers.linear_8bit import computes_in_8bit
 from lipsync_server.models.layers.sound_projection import AudioProjection
-
-Grid = tuple[int, int, int]
-"""Latent frames, rows and columns of tokens."""
 
 
 @dataclass
@@ -72,47 +67,6 @@ class ResidentBlocks:
 
     def close(self) -> None:
         """Nothing to give back."""
-
-
-class TokenSharing(Protocol):
-    """Which of a grid's tokens this process takes through the blocks, and what they need of the others (parallel.py).
-
-    A forward calls `split`, then the blocks' parts once each, then `join`.
-    """
-
-    def split(self, x: Tensor, grid: Grid) -> Tensor:
-        """x (N, ...), frame-major -> this process's part, (own, ...), from every frame equally many."""
-
-    def join(self, x: Tensor, grid: Grid) -> Tensor:
-        """The parts (own, D) of all processes -> (N, D)."""
-
-    def attention(self, chosen: Attention) -> Attention:
-        """The chosen kernels, with self-attention to all processes' tokens."""
-
-    def speaker_map(self, q: Tensor, k: Tensor, masks: Tensor, attend: Kernel) -> Tensor:
-        """blocks.speaker_map over all tokens, in the form that `speaker_positions` takes."""
-
-    def speaker_positions(self, regions: Tensor) -> Tensor:
-        """blocks.speaker_positions of this process's tokens, (own,), from what `speaker_map` gave."""
-
-
-class AllTokens:
-    """One process takes all of them."""
-
-    def split(self, x: Tensor, grid: Grid) -> Tensor:
-        return x
-
-    def join(self, x: Tensor, grid: Grid) -> Tensor:
-        return x
-
-    def attention(self, chosen: Attention) -> Attention:
-        return chosen
-
-    def speaker_map(self, q: Tensor, k: Tensor, masks: Tensor, attend: Kernel) -> Tensor:
-        return speaker_map(q, k, masks, attend)
-
-    def speaker_positions(self, regions: Tensor) -> Tensor:
-        return speaker_positions(regions)
 
 
 class InfiniteTalkTransformer(nn.Module):
@@ -168,7 +122,7 @@ class InfiniteTalkTransformer(nn.Module):
         """
         if name == "auto" and self.config.head_dim == attention_8bit.HEAD_DIM and self.dtype == torch.bfloat16:
             ours = "fp8" if computes_in_8bit(self) else "bf16"
-            name = ours if missing(ours, self.device, self.dtype) is None else name
+            name = ours if why_not(ours, self.device, self.dtype) is None else name
         self.attention = choose(name, self.device, self.dtype, density)
         for module in self.modules():
             if isinstance(module, SelfAttention):
@@ -192,9 +146,9 @@ class InfiniteTalkTransformer(nn.Module):
 
     def use_fast_blocks(self) -> str | None:
         """Run one-person forwards through fast_blocks.py. Returns why that is not possible here, or None."""
-        why_not = fast_missing(cast(Block, self.blocks[0]), self.device)
-        self.fast_blocks = why_not is None
-        return why_not
+        reason = fast_blocks.why_not(cast(Block, self.blocks[0]), self.device)
+        self.fast_blocks = reason is None
+        return reason
 
     def compile_blocks(self, **options: object) -> None:
         """Compile the block once for all layers and all lengths and sizes (dynamic shapes cost nothing measurable)."""
@@ -272,7 +226,7 @@ class InfiniteTalkTransformer(nn.Module):
                 if self.cache_context:
                     conditioning.layers[index] = context
             if fast and self.attention is not None:
-                pending = fast_forward(block, pending, e0, context, rope, self.attention)
+                pending = fast_blocks.forward(block, pending, e0, context, rope, self.attention)
             else:
                 pending = Pending(block(pending.x, e0, context, rope, conditioning.masks))
         return self._sharing.join(pending.settle(), grid)

@@ -1,0 +1,67 @@
+"""Self-attention in 8 bits from bf16 queries, keys and values: round, choose tiles, attend.
+
+SageAttention (https://arxiv.org/abs/2410.02367, version 2 https://arxiv.org/abs/2411.10958) observed that the keys of a
+diffusion transformer lie around one vector far from zero, which takes most of int8's range. Attention does not change
+when the same vector c is subtracted from all keys, because softmax(q (k - c)^T) = softmax(q k^T - q c^T) and q c^T is
+the same for all keys. It does not change either when c is subtracted from all values and added to the result, because
+the probabilities sum to 1. So keys and values are centred first, and only their spread is rounded.
+
+    queries  int8, one scale for each token and head
+    keys     int8 after centring, one scale for each tile of 128 tokens and head
+    values   bf16, or fp8 after centring with one scale for each head and channel
+
+Knows the order of these steps. Does not know the kernels inside: fused.py rounds, attention_8bit.py attends. Needs
+Triton, which fused.py imports.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from lipsync_server.models.kernels import attention_8bit, fused
+from lipsync_server.models.kernels.rope import RotaryTable
+
+CENTRE_STRIDE = 32
+
+
+class RowNorm(NamedTuple):
+    """RMS norm over whole rows: the weights (D,) of the queries' and the keys' norm, and what keeps both from 1/0."""
+
+    q_weight: Tensor
+    k_weight: Tensor
+    eps: float
+
+
+def centre_of(x: Tensor) -> Tensor:
+    """A vector near the middle of x (N, H, d): (H, d) float32, the mean of every 32nd token (CENTRE_STRIDE).
+
+    Few tokens (less than 1,024) are all counted.
+    """
+    sample = x if x.shape[0] < CENTRE_STRIDE**2 else x[::CENTRE_STRIDE]
+    return sample.float().mean(dim=0)
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    centre: Tensor,
+    fp8_values: bool,
+    density: float,
+    norm: RowNorm | None = None,
+    rope: RotaryTable | None = None,
+) -> Tensor:
+    """softmax(q k^T / sqrt(128)) v in 8 bits: (Nq, H, 128) bf16.
+
+    q (Nq, H * 128), k (Nk, H * 128) bf16, any row stride; v (Nk, H, 128) bf16, any token stride. norm, rope: applied
+    to queries and keys in the pass that rounds them. centre (H, 128) float32: near the middle of the keys as they are
+    after norm and rope. density: the share of key tiles that each block of queries attends to; 1 is all.
+    """
+    heads = v.shape[1]
+    q_weight, k_weight, eps = norm if norm is not None else (None, None, 0.0)
+    queries = fused.queries_int8(q, q_weight, eps, heads, rope)
+    keys = fused.keys_int8(k, k_weight, eps, heads, rope, centre)
+    values = fused.values_fp8(v, centre_of(v)) if fp8_values else v
+    chosen = None if density == 1 else attention_8bit.choose_tiles(queries, keys, density)
+    return attention_8bit.attend(queries, keys, values, chosen)

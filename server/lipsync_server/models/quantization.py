@@ -1,0 +1,11 @@
+"""How the weights of linear layers are held: one type for files, settings, memory plans and layers. No torch here.
+
+"none" is 16 bits a weight (bfloat16), "fp8" and "int8" are 8 bits with one scale for each output row
+(kernels/rounding.py explains both).
+"""
+
+from typing import Literal
+
+Quantization = Literal["none", "fp8", "int8"]
+EightBit = Literal["fp8", "int8"]
+"""The part of Quantization that rounds."""

@@ -1,6 +1,6 @@
 """Writes the README's settings table from settings.py: `python -m lipsync_server.settings_table README.md`.
 
-The table stands between two marker comments; a test compares it with the code, so it cannot go stale.
+The table stands in the block `settings` (markdown.py); a test compares it with the code, so it cannot go stale.
 """
 
 import sys
@@ -9,14 +9,15 @@ from pathlib import Path
 from pydantic import AliasChoices
 from pydantic_core import PydanticUndefined
 
+from lipsync_server.markdown import blocks, table, with_blocks
 from lipsync_server.settings import Settings
 
-BEGIN, END = "<!-- settings: begin -->", "<!-- settings: end -->"
+BLOCK = "settings"
 
 
 def settings_table() -> str:
-    """A Markdown table: variable, default, what it does. One row a field, in the order of the code."""
-    rows = ["| variable | default | what it does |", "|---|---|---|"]
+    """A Markdown table: variable, default, description. One row a field, in the order of the code."""
+    rows = []
     for name, field in Settings.model_fields.items():
         names = [f"LIPSYNC_{name.upper()}"]
         if isinstance(field.validation_alias, AliasChoices):
@@ -24,17 +25,15 @@ def settings_table() -> str:
             names += [alias for alias in others if alias not in names]
         default = "" if field.default in (PydanticUndefined, None, "", []) else f"`{field.default}`"
         text = " ".join((field.description or "").split()).replace("|", "\\|")
-        rows.append(f"| {'<br>'.join(f'`{one}`' for one in names)} | {default} | {text} |")
-    return "\n".join(rows)
+        rows.append(("<br>".join(f"`{one}`" for one in names), default, text))
+    return table(("variable", "default", "what it does"), rows)
 
 
 def with_table(document: str) -> str:
-    """`document` with what stands between the markers replaced; raises ValueError when they are missing."""
-    before, begin, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the document needs the markers {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{settings_table()}\n{END}{after}"
+    """`document` with its settings table written anew; raises ValueError when the block is missing."""
+    if BLOCK not in blocks(document):
+        raise ValueError(f"the document needs the lines <!-- begin {BLOCK} --> and <!-- end {BLOCK} -->")
+    return with_blocks(document, lambda name: (lambda _: settings_table()) if name == BLOCK else None)
 
 
 def main() -> None:

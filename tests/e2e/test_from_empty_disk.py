@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from lipsync_server.media.mux import probe_video
 from lipsync_server.paths import SAMPLES_DIR
-from lipsync_server.random_models.sadtalker_tiny import write_tiny_checkpoint
+from lipsync_server.random_models import sadtalker as random_sadtalker
 from model_hub import Hub, digest, serve_hub
 from server_process import ServerProcess
 from site_kit import form, wav
@@ -21,7 +21,7 @@ PORTRAIT = (SAMPLES_DIR / "portrait.jpg").read_bytes()
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """SadTalker's files with tiny networks, by name."""
     folder = tmp_path_factory.mktemp("checkpoint")
-    write_tiny_checkpoint(folder)
+    random_sadtalker.write(folder)
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 

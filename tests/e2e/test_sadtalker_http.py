@@ -12,7 +12,7 @@ import requests
 import soundfile
 from lipsync_server.media.mux import probe_video
 from lipsync_server.paths import SAMPLES_DIR
-from lipsync_server.random_models.sadtalker_tiny import write_tiny_checkpoint
+from lipsync_server.random_models import sadtalker as random_sadtalker
 from material import read_frames
 from PIL import Image
 from server_process import ServerProcess
@@ -23,7 +23,7 @@ RATE_HZ = 44_100
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     home = tmp_path_factory.mktemp("sadtalker-e2e")
-    write_tiny_checkpoint(home / "weights" / "sadtalker")
+    random_sadtalker.write(home / "weights" / "sadtalker")
     options = {"TOKENS": "T", "WEIGHTS_DIR": str(home / "weights"), "DEVICE": "cpu", "ENGINE": "auto"}
     server = ServerProcess(home / "data", "product", options, environment={"OMP_NUM_THREADS": "2"})
     server.start()

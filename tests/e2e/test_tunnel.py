@@ -59,7 +59,7 @@ async def public_url(server: ServerProcess, other_than: str | None = None) -> st
 
 
 async def test_a_quick_tunnel_s_address_is_shown_and_again_after_it_died(tunnelled, tmp_path):
-    tunnelled.options["TUNNEL"] = "quick"
+    tunnelled.settings["TUNNEL"] = "quick"
     tunnelled.start()
     first = await public_url(tunnelled)
     assert first == "https://four-random-words-1.trycloudflare.com"
@@ -74,7 +74,7 @@ async def test_a_quick_tunnel_s_address_is_shown_and_again_after_it_died(tunnell
 
 
 async def test_a_named_tunnel_s_token_is_in_no_command_line_and_its_host_is_shown(tunnelled, tmp_path):
-    tunnelled.options["TUNNEL"] = "eyJhIjoi-token"
+    tunnelled.settings["TUNNEL"] = "eyJhIjoi-token"
     tunnelled.start()
     assert await public_url(tunnelled) == "https://lips.example.com"
     assert "eyJhIjoi-token" not in (tmp_path / "arguments").read_text()
@@ -83,7 +83,7 @@ async def test_a_named_tunnel_s_token_is_in_no_command_line_and_its_host_is_show
 
 
 async def test_a_missing_cloudflared_is_said(tunnelled):
-    tunnelled.options["TUNNEL"] = "quick"
+    tunnelled.settings["TUNNEL"] = "quick"
     tunnelled.environment["PATH"] = "/nowhere"
     tunnelled.start()
     assert await asyncio.to_thread(tunnelled.process.wait, 60) != 0

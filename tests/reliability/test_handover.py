@@ -22,7 +22,7 @@ SLOW = {"options": json.dumps({"seconds_per_frame": 0.01, "save_every": 5})}
 
 
 def store_in(server: ServerProcess, line: Line) -> None:
-    server.options |= {"STORE": "s3://videos/from/lipsync/", "STORE_ENDPOINT": f"http://127.0.0.1:{line.port}"}
+    server.settings |= {"STORE": "s3://videos/from/lipsync/", "STORE_ENDPOINT": f"http://127.0.0.1:{line.port}"}
     server.environment |= {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
 
 
@@ -169,7 +169,7 @@ async def test_a_folder_holds_the_copies(make_server, session, tmp_path: Path):
 )
 async def test_a_store_that_can_never_work_is_refused_at_start(make_server, bucket: Bucket, store: str, words: str):
     server = make_server(STORE=store)
-    server.options["STORE_ENDPOINT"] = f"http://127.0.0.1:{bucket.port}"
+    server.settings["STORE_ENDPOINT"] = f"http://127.0.0.1:{bucket.port}"
     server.environment |= {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
     server.start()
     assert await asyncio.to_thread(server.process.wait, 60) != 0

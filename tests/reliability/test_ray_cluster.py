@@ -253,7 +253,7 @@ async def test_a_video_made_on_another_machine_is_in_the_bucket(
     make_server, session, client, nodes: RayNodes, bucket: Bucket
 ):
     server = cluster_server(make_server, nodes, "bars")
-    server.options |= {"STORE": "s3://videos/cluster/", "STORE_ENDPOINT": f"http://127.0.0.1:{bucket.port}"}
+    server.settings |= {"STORE": "s3://videos/cluster/", "STORE_ENDPOINT": f"http://127.0.0.1:{bucket.port}"}
     server.environment |= {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
     server.start()
     await server.answers(session, "/readyz")

@@ -184,7 +184,7 @@ def test_bench_measures_each_length_and_writes_json(tmp_path: Path, way: list[st
         assert set(run["stage_s"]) == {"load", "preprocess", "generate", "encode"}
         assert 0 < sum(run["stage_s"].values()) <= run["wall_s"] + 0.1
         assert run["peak_rss_bytes"] > 50_000_000
-    assert "lipsync-server" in measured["machine"]["versions"]
+    assert "lipsync-server" in measured["machine"]["software"]
     assert "CPU:" in finished.stdout
     assert "s per s" in finished.stdout
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from lipsync_server.bench.infinitetalk.tables import with_tables
+from lipsync_server.bench.tables import with_tables
 from lipsync_server.cli import app
 from lipsync_server.settings_table import with_table
 from typer.testing import CliRunner
@@ -28,7 +28,7 @@ def test_every_relative_link_in_the_documentation_leads_somewhere() -> None:
 
 def test_the_readmes_cost_table_is_the_commands() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = readme.partition("<!-- cost: begin -->\n```\n")[2].partition("```\n<!-- cost: end -->")[0]
+    shown = readme.partition("<!-- begin cost -->\n```\n")[2].partition("```\n<!-- end cost -->")[0]
     result = CliRunner().invoke(app, ["cost", "--videos", "45", "--seconds", "40", "--storage-gb", "40"])
     assert shown == result.output
 
@@ -36,5 +36,5 @@ def test_the_readmes_cost_table_is_the_commands() -> None:
 def test_the_performance_tables_are_the_measured_numbers() -> None:
     for name in ("performance.md", "performance-h200.md"):
         page = (ROOT / "docs" / name).read_text(encoding="utf-8")
-        command = f"run: python -m lipsync_server.bench.infinitetalk.tables docs/{name}"
+        command = f"run: python -m lipsync_server.bench.tables docs/{name}"
         assert with_tables(page, ROOT / "docs" / "performance") == page, command

@@ -1,136 +1,137 @@
 """Spread the benchmark's sections over the cards of one machine: a process to each task, longest first.
 
-A process sees no card but its own, so a section is measured as it would be alone, except that the others use the host
-meanwhile: which card each had, and how many there were, stands in the numbers. They are taken over as they come, so
-that a run that is cut short keeps them. Knows about how long sections take and how processes end. Does not know what is
-measured.
+A process sees only its own cards, so a section is measured as it would be alone, except that the processes share the
+host's CPU. The numbers therefore name the card of each section and the count of cards. The numbers of a process are
+copied while it runs, so a run that is cut short keeps them. Does not know what is measured.
 """
 
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import cast
+from typing import Any, cast
 
 import torch
 
-from lipsync_server.bench.record import Bench, Numbers, read
+from lipsync_server.bench.machine import HEADER
+from lipsync_server.bench.record import Numbers, Record, read, say
+from lipsync_server.bench.sections import Section
 
-# Seconds on an H100, to begin with the longest; a section that is not here counts as a middling one.
-_EXPECTED_S = {
-    "http": 330, "quality_uncached": 280, "forward": 200, "quality": 160, "hd": 110, "windows": 95, "two_gpus": 80,
-    "soak": 75, "int8": 60, "moving": 60, "capped": 45, "capped_int8": 45, "errors": 40, "two_people": 40,
-    "loading": 35, "kernels": 8,
-}  # fmt: skip
-_MIDDLING_S = 60
-# One process measures these: the random checkpoint of 28 GB that both read is then written once.
-_SAME_CHECKPOINT = ("http", "soak")
-_ON_TWO_CARDS = ("two_gpus",)
 _LOOK_EVERY_S = 0.25
-# What a process that is told to end may take: the server of the section http puts its jobs away.
+# Seconds that a process may take to end after SIGTERM: the server of the section http stores its jobs.
 _GRACE_S = 15.0
 
 
 @dataclass(frozen=True)
 class Task:
-    """What one process measures, one section after the other. expected_s: about how long that takes."""
+    """Sections that one process measures in this order. expected_s: their seconds, roughly."""
 
     sections: tuple[str, ...]
     expected_s: float
     n_cards: int = 1
 
 
-def tasks(sections: Iterable[str]) -> list[Task]:
+def tasks(sections: Mapping[str, Section[Any]]) -> list[Task]:
     """The sections as tasks, in the order in which to start them: the longest first.
 
-    What needs two cards goes before all others, as two cards are seldom free at once later.
+    Tasks for two cards go before all others, because two cards are seldom free at once later.
     """
     groups: dict[str, list[str]] = {}
-    for section in sections:
-        groups.setdefault("checkpoint" if section in _SAME_CHECKPOINT else section, []).append(section)
+    for name, section in sections.items():
+        groups.setdefault(section.shares or name, []).append(name)
     made = [
-        Task(tuple(group), sum(_EXPECTED_S.get(name, _MIDDLING_S) for name in group), 1 + (group[0] in _ON_TWO_CARDS))
+        Task(
+            tuple(group),
+            sum(sections[name].expected_s for name in group),
+            max(sections[name].n_cards for name in group),
+        )
         for group in groups.values()
     ]
     return sorted(made, key=lambda task: (-task.n_cards, -task.expected_s))
 
 
 def visible_cards() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES calls each card that this process may use. No card notices: a context takes memory."""
+    """The names in CUDA_VISIBLE_DEVICES of the cards of this process. Opens no CUDA context, which takes memory."""
     n_cards = torch.cuda.device_count()
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     return [str(card) for card in range(n_cards)] if named is None else named.replace(" ", "").split(",")[:n_cards]
 
 
 def spread(
-    bench: Bench, queue: Sequence[Task], cards: Sequence[str], command: Sequence[str], *, keep_checkpoint: bool = False
+    record: Record,
+    scratch: Path,
+    queue: Sequence[Task],
+    cards: Sequence[str],
+    command: Sequence[str],
+    *,
+    keep_files: bool = False,
 ) -> None:
-    """Measure the tasks, each in a process of its own, and put all their numbers into `bench`'s.
+    """Measure the tasks, each in a process of its own, and put all their numbers into `record`.
 
-    cards: as `visible_cards`, as many at least as any task needs. command: runs the benchmark in one process; it is
-    given --only, --cards, --json and --scratch. A process that dies leaves the reason in its sections.
+    cards: as `visible_cards`, at least as many as any task needs. command: runs the benchmark in one process; it is
+    given --only, --cards, --json and --scratch. The sections of a process that dies hold the reason.
     """
     waiting, free = list(queue), list(range(len(cards)))
     running: list[_Process] = []
-    bench.numbers["environment"] = Numbers(cards=len(cards))
-    if keep_checkpoint:
-        command = [*command, "--keep-checkpoint"]
-    with TemporaryDirectory(dir=bench.scratch, prefix="cards-") as name, _sigterm_unwinds():
+    record.numbers[HEADER] = Numbers(cards=len(cards))
+    if keep_files:
+        command = [*command, "--keep-files"]
+    with TemporaryDirectory(dir=scratch, prefix="cards-") as name, _sigterm_unwinds():
         try:
             while waiting or running:
                 while (task := next((task for task in waiting if task.n_cards <= len(free)), None)) is not None:
                     waiting.remove(task)
                     own, free = free[: task.n_cards], free[task.n_cards :]
                     folder = Path(name) / "-".join(task.sections)
-                    scratch = bench.scratch if keep_checkpoint else folder
+                    files = scratch if keep_files else folder
                     visible = ",".join(cards[card] for card in own)
-                    running.append(_Process(bench, task, own, visible, [*command, "--scratch", str(scratch)], folder))
+                    running.append(_Process(record, task, own, visible, [*command, "--scratch", str(files)], folder))
                 time.sleep(_LOOK_EVERY_S)
                 for process in [process for process in running if process.look()]:
                     running.remove(process)
                     free = sorted(free + process.cards)
-                bench.save()
+                record.save()
         finally:
             for process in running:
                 process.signal(signal.SIGTERM)
             for process in running:
                 process.stop()
-            bench.save()
+            record.save()
 
 
 class _Process:
-    """A task on its cards, its numbers going into `bench` under the names of its sections.
+    """A task on its cards; its numbers go into `record` under the names of its sections.
 
-    cards: their indices in this run. visible: what CUDA_VISIBLE_DEVICES calls them. folder: to be made, its own.
+    cards: their indices in this run. visible: their names in CUDA_VISIBLE_DEVICES. folder: is made, for this process.
     """
 
     def __init__(
-        self, bench: Bench, task: Task, cards: list[int], visible: str, command: Sequence[str], folder: Path
+        self, record: Record, task: Task, cards: list[int], visible: str, command: Sequence[str], folder: Path
     ) -> None:
         self.cards = cards
-        self._bench, self._task = bench, task
+        self._record, self._task = record, task
         folder.mkdir()
-        self._path, self._words = folder / "numbers.json", folder / "words"
-        self._told = 0
+        self._path, self._output = folder / "numbers.json", folder / "output"
+        self._n_read = 0
         self._last_words = ""
         for section in task.sections:
-            bench.numbers.pop(section, None)
+            record.numbers.pop(section, None)
         self._say(", ".join(task.sections))
         given = ["--only", ",".join(task.sections), "--cards", "1", "--json", str(self._path)]
-        with self._words.open("wb") as words:
-            # A group of its own, so that what it has started ends with it.
+        with self._output.open("wb") as output:
+            # A process group of its own, so that processes which it starts can be ended with it.
             self._running = subprocess.Popen(
                 [*command, *given], env=os.environ | {"CUDA_VISIBLE_DEVICES": visible}, stdin=subprocess.DEVNULL,
-                stdout=words, stderr=words, start_new_session=True,
+                stdout=output, stderr=output, start_new_session=True,
             )  # fmt: skip
 
     def look(self) -> bool:
-        """Take over what is new; whether the process has ended."""
+        """Copy new numbers and output; returns whether the process has ended."""
         status = self._running.poll()
         self._take_over()
         if status is None:
@@ -141,20 +142,20 @@ class _Process:
         return True
 
     def stop(self) -> None:
-        """End the process; what it has not measured is marked."""
+        """End the process and mark the sections that it has not finished."""
         self._end()
         self._take_over()
         self._fail("the run was stopped before this was done")
 
     def signal(self, number: int) -> bool:
-        """Send a signal to the process and all that it has started; whether any is left."""
+        """Send a signal to the process and its descendants; returns whether any of them is left."""
         with suppress(ProcessLookupError):
             os.killpg(self._running.pid, number)
             return True
         return False
 
     def _end(self) -> None:
-        """Have the process gone, and what it has started: a server, or processes of torchrun, that hold the card."""
+        """End the process and its descendants: a server or processes of torchrun would keep the card's memory."""
         self.signal(signal.SIGTERM)
         deadline = time.monotonic() + _GRACE_S
         while self.signal(0) and time.monotonic() < deadline:
@@ -164,36 +165,33 @@ class _Process:
         self._running.wait()
 
     def _take_over(self) -> None:
-        with self._words.open("rb") as words:
-            words.seek(self._told)
-            lines = [line for line in words if line.endswith(b"\n")]
-        self._told += sum(map(len, lines))
+        with self._output.open("rb") as output:
+            output.seek(self._n_read)
+            lines = [line for line in output if line.endswith(b"\n")]
+        self._n_read += sum(map(len, lines))
         for line in lines:
             self._last_words = line.decode(errors="replace").rstrip() or self._last_words
             self._say(self._last_words)
         for name, found in read(self._path).items():
-            section = self._section(name)
+            section = self._record.of(name)
             section.update(cast(Numbers, found))
-            if name != "environment":
+            if name != HEADER:
                 section["card"] = self.cards[0] if len(self.cards) == 1 else self.cards
 
     def _fail(self, reason: str) -> None:
         """Give the reason to the sections that were not finished."""
         for name in self._task.sections:
-            section = self._section(name)
+            section = self._record.of(name)
             if "took_s" not in section:
                 section["failed"] = reason
 
-    def _section(self, name: str) -> Numbers:
-        return cast(Numbers, self._bench.numbers.setdefault(name, Numbers()))
-
     def _say(self, line: str) -> None:
-        self._bench.say(f"card {', '.join(map(str, self.cards))}: {line}")
+        say(f"card {', '.join(map(str, self.cards))}: {line}")
 
 
 @contextmanager
 def _sigterm_unwinds() -> Iterator[None]:
-    """Within, SIGTERM ends this process by an exception, so that it can end its own."""
+    """Within, SIGTERM raises SystemExit, so that this process can end the processes that it started."""
 
     def leave(number: int, frame: object) -> None:
         raise SystemExit(128 + number)

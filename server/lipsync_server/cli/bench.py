@@ -1,11 +1,10 @@
 """`lipsync bench`: how fast an engine is on this machine, and what that costs.
 
-Every run is a process of its own (cli/measured.py), so memory and load time are honest. Knows how to present runs,
-not how they are measured.
+Two kinds: whole renders with the real model files (bench/whole_runs.py), and with --random-weights single sections of
+an engine at its published size (bench/infinitetalk, bench/sadtalker). Presents numbers; does not measure.
 """
 
 import json
-import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -14,8 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lipsync_server.cli import console
+from lipsync_server.cli.options import key_values
 
 if TYPE_CHECKING:
+    from lipsync_server.bench.machine import Machine
     from lipsync_server.bench.whole_runs import Run
 
 DURATIONS_S = "5,30,60,120,240"
@@ -43,7 +44,8 @@ def bench(
         bool, typer.Option("--via-http", help="Measure a warm server from POST to last byte, with its worker's memory.")
     ] = False,
     random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="InfiniteTalk at full size without its weights, part by part.")
+        bool,
+        typer.Option("--random-weights", help="Without model files: infinitetalk or sadtalker at full size, in parts."),
     ] = False,
     only: Annotated[str, typer.Option(help="With --random-weights: sections, separated by commas.")] = "",
     scratch: Annotated[
@@ -58,9 +60,12 @@ def bench(
             show_default="all visible",
         ),
     ] = None,
-    keep_checkpoint: Annotated[
-        bool, typer.Option("--keep-checkpoint", help="With --scratch: leave the random checkpoint there for next time.")
+    keep_files: Annotated[
+        bool, typer.Option("--keep-files", help="With --scratch: leave the random model files there for next time.")
     ] = False,
+    budget: Annotated[
+        float | None, typer.Option(min=0, help="With --random-weights: begin no section after so many seconds.")
+    ] = None,
     tiny: Annotated[bool, typer.Option("--tiny", help="With --random-weights: tiny sizes, for a dry run.")] = False,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write everything measured to this file.")] = None,
 ) -> None:
@@ -68,38 +73,38 @@ def bench(
     with console.errors_as_sentences():
         if random_weights:
             with tempfile.TemporaryDirectory(prefix="lipsync-bench-") as folder:
-                _run_sections(json_path, scratch or Path(folder), only, keep_checkpoint, tiny, cards)
+                _measure_sections(engine, scratch or Path(folder), only, json_path, tiny, cards, keep_files, budget)
             return
-        from lipsync_server.bench import whole_runs as measured
+        from lipsync_server.bench import whole_runs
+        from lipsync_server.bench.machine import Machine
         from lipsync_server.engines import registry
         from lipsync_server.paths import SAMPLES_DIR
 
         settings = console.settings_from({"engine": engine})
         name, why = registry.choose(settings)
-        plan = measured.Plan(
+        plan = whole_runs.Plan(
             engine=name,
             image=image or SAMPLES_DIR / "portrait.jpg",
             audio=audio or SAMPLES_DIR / "speech.wav",
             durations_s=_durations(durations),
             repeat=repeat,
-            options=tuple(option or ()),
+            options=key_values(option or []),
         )
-        machine = measured.machine()
-        measure = measured.over_http if via_http else measured.in_processes
+        machine = Machine.here()
         runs: list[Run] = []
-        for run in measure(plan, settings):
+        for run in whole_runs.over_http(plan) if via_http else whole_runs.in_processes(plan):
             runs.append(run)
             typer.echo(
                 f"{run.duration_s:g} s of sound: {run.wall_s:.1f} s, {run.wall_s / run.duration_s:.2f} s per second",
                 err=True,
             )
-        medians = measured.medians(runs)
+        medians = whole_runs.medians(runs)
         price_per_hour = price if price is not None else settings.price_per_hour
         why += "; measured over HTTP, warm" if via_http else "; each run in a process of its own"
         _print_table(why, machine, medians, price_per_hour, settings.currency)
         if json_path is not None:
             report = {
-                "machine": machine,
+                "machine": machine.numbers,
                 "engine": name,
                 "measured": why,
                 "via_http": via_http,
@@ -111,20 +116,27 @@ def bench(
             json_path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
-def _run_sections(
-    json_path: Path | None, scratch: Path, only: str, keep_checkpoint: bool, tiny: bool, cards: int | None
+def _measure_sections(
+    engine: str | None,
+    scratch: Path,
+    only: str,
+    json_path: Path | None,
+    tiny: bool,
+    cards: int | None,
+    keep_files: bool,
+    budget_s: float | None,
 ) -> None:
-    from lipsync_server.bench.infinitetalk import command as parts
-    from lipsync_server.bench.infinitetalk.http import http
-    from lipsync_server.workers.encoding import BackgroundEncoder
+    from lipsync_server.bench.infinitetalk import command as infinitetalk
+    from lipsync_server.bench.sadtalker import command as sadtalker
+    from lipsync_server.bench.sections import SectionRun, torch_device
+    from lipsync_server.errors import InvalidInput
 
-    arguments = ["--scratch", str(scratch), "--only", only]
-    arguments += [] if json_path is None else ["--json", str(json_path)]
-    arguments += ["--keep-checkpoint"] if keep_checkpoint else []
-    arguments += ["--tiny"] if tiny else []
-    arguments += [] if cards is None else ["--cards", str(cards)]
-    itself = [sys.executable, "-P", "-m", "lipsync_server.cli", "bench", "--random-weights"]
-    parts.main(arguments, beside=BackgroundEncoder, others={"http": http}, itself=itself)
+    measures = {"infinitetalk": infinitetalk.measure, "sadtalker": sadtalker.measure}
+    measure = measures.get(engine or "infinitetalk")
+    if measure is None:
+        raise InvalidInput(f"--random-weights measures the engines {' and '.join(measures)}, not {engine!r}.")
+    device = torch_device(console.settings_from({}).device)
+    measure(SectionRun(device, scratch, only, json_path, tiny, cards, keep_files, budget_s))
 
 
 def _durations(text: str) -> tuple[float, ...]:
@@ -139,15 +151,13 @@ def _durations(text: str) -> tuple[float, ...]:
     return durations
 
 
-def _print_table(
-    why: str, machine: dict[str, str], runs: "list[Run]", price_per_hour: float | None, currency: str
-) -> None:
+def _print_table(why: str, machine: "Machine", runs: "list[Run]", price_per_hour: float | None, currency: str) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     console = Console(highlight=False)
-    for key, value in {**machine, "engine": why}.items():
+    for key, value in (*machine.rows, ("engine", why)):
         console.print(f"[dim]{key}:[/]", value, soft_wrap=True)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     headings = ["sound s", "wall s", "load", "prep", "gener", "encode", "s per s", "RSS MB"]

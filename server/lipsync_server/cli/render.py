@@ -3,11 +3,12 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from lipsync_server.cli import console
+from lipsync_server.cli.options import key_values
 
 
 def register(app: typer.Typer) -> None:
@@ -50,23 +51,9 @@ def render(
             "face_index": face_index,
             "face_box": face_box,
         }
-        own = dict(_key_value(pair) for pair in option or [])
-        job = CliJob(image, audio, output, prompt, second_audio, shared, own)
+        job = CliJob(image, audio, output, prompt, second_audio, shared, key_values(option or []))
         result = run_job(job, settings)
         if as_json:
             typer.echo(json.dumps({"engine": result.engine, **dataclasses.asdict(result.outcome)}))
         else:
             console.show_result(result.engine, output, result.outcome)
-
-
-def _key_value(pair: str) -> tuple[str, Any]:
-    """`key=value`; the value is JSON where it reads as JSON, else text."""
-    from lipsync_server.errors import InvalidInput
-
-    key, sign, text = pair.partition("=")
-    if not sign or not key:
-        raise InvalidInput(f"--option takes KEY=VALUE, for example --option steps=8; got {pair!r}.")
-    try:
-        return key.strip(), json.loads(text)
-    except json.JSONDecodeError:
-        return key.strip(), text

@@ -1,14 +1,11 @@
-"""Stand-ins for the official files with random weights: for tests (tiny) and speed measurements (full size).
+"""SadTalker's four published files with random weights, tiny (about 3 MB in all, for tests) or at full size.
 
-    python -m lipsync_server.random_models.sadtalker DIR [--sizes 256]     writes full-size ones
-
-They say nothing about how a picture looks. Variances are kept near one from layer to layer so that no value overflows
-in half precision and every branch takes part.
+The pictures are noise; names, shapes and cost are those of the published files. Each tensor is scaled so that the
+variance of activations stays near one from layer to layer: no value overflows in half precision, and no branch of a
+network is silent.
 """
 
-import argparse
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +14,9 @@ from torch import Tensor
 
 from lipsync_server.engines.sadtalker.loading import official
 from lipsync_server.engines.sadtalker.loading.official import Dimensions, Shapes
+
+TINY = Dimensions(width=1 / 32, depth=4, n_keypoints=4, compressed=2, mask_kernel=3)
+"""The published networks with few channels, for tests of everything around them."""
 
 
 def random_tensors(shapes: Shapes, seed: int = 0) -> dict[str, Tensor]:
@@ -28,10 +28,13 @@ def random_tensors(shapes: Shapes, seed: int = 0) -> dict[str, Tensor]:
     return tensors
 
 
-def write_checkpoint(
-    folder: Path, dimensions: Dimensions, *, sizes: tuple[int, ...] = official.SIZES, seed: int = 0
+def write(
+    folder: Path, dimensions: Dimensions = TINY, *, sizes: tuple[int, ...] = official.SIZES, seed: int = 0
 ) -> None:
-    """Write the official file names with networks of these dimensions."""
+    """Write all published files into `folder`, the `sadtalker` folder of a weights directory, which is made.
+
+    dimensions: TINY, or official.PUBLISHED for full size. sizes: picture sizes whose combined file is written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = random_tensors(official.combined(dimensions), seed)
     for size in sizes:
@@ -56,8 +59,8 @@ def _tensor(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Te
     return (values * 2 - 1) * gain * math.sqrt(3 / math.prod(shape[1:]))
 
 
-# Parts of names and their gains; elsewhere sqrt(2). Without them residual sums grow without bound, sigmoids and
-# softmaxes saturate, and keypoints leave the picture.
+# Gains of tensors whose name contains the text; elsewhere sqrt(2). Without them residual sums grow without bound,
+# sigmoids and softmaxes saturate, and keypoints move out of the picture.
 _GAINS = (
     ("audio_encoder.", 1.0),
     ("mapping1.", 0.3),
@@ -83,22 +86,10 @@ def _gaussian(shape: tuple[int, ...], sigma: float = 1.5) -> Tensor:
 
 
 def _power_iteration(tensors: dict[str, Tensor], name: str, n_rounds: int = 3) -> None:
-    """Set u and v near the leading singular vectors, as training leaves them."""
+    """Set u and v of a spectral norm to the leading singular vectors, by power iteration, as training does."""
     matrix = tensors[f"{name}.weight_orig"].flatten(1)
     u = torch.nn.functional.normalize(tensors[f"{name}.weight_u"] + 1e-3, dim=0)
     for _ in range(n_rounds):
         v = torch.nn.functional.normalize(matrix.T @ u, dim=0)
         u = torch.nn.functional.normalize(matrix @ v, dim=0)
     tensors[f"{name}.weight_u"], tensors[f"{name}.weight_v"] = u, v
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Write SadTalker's files with random weights at the published size.")
-    parser.add_argument("folder", type=Path, help="the `sadtalker` folder of a weights directory")
-    parser.add_argument("--sizes", type=int, nargs="+", default=list(official.SIZES), choices=official.SIZES)
-    given = parser.parse_args(arguments)
-    write_checkpoint(given.folder, official.PUBLISHED, sizes=tuple(given.sizes))
-
-
-if __name__ == "__main__":
-    main()

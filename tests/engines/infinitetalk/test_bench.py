@@ -6,17 +6,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from lipsync_server.bench import tables as bench_tables
 from lipsync_server.bench.infinitetalk import command as benchmark
-from lipsync_server.bench.infinitetalk import tables as bench_table
+from lipsync_server.bench.infinitetalk.bench import FULL, TINY, Bench
 from lipsync_server.bench.infinitetalk.http import http
-from lipsync_server.bench.record import FULL, TINY, Bench, Numbers
+from lipsync_server.bench.infinitetalk.tables import TABLES
+from lipsync_server.bench.machine import HEADER, Machine
+from lipsync_server.bench.record import Numbers
 from lipsync_server.cli import app
 from lipsync_server.engines.infinitetalk.loading import memory
 from lipsync_server.engines.infinitetalk.video.images import BUCKETS
-from lipsync_server.workers.encoding import BackgroundEncoder
 from typer.testing import CliRunner
 
 CPU = torch.device("cpu")
+# The section http starts a server, which has its own test.
+SECTIONS = [name for name in benchmark.SECTIONS if name != "http"]
 WINDOWS = ("windows.fast", "windows.balanced", "capped", "quality", "quality_uncached", "hd.capped", "hd.resident")
 WINDOWS += ("two_people", "int8.fast", "capped.in_22_gb")
 
@@ -25,13 +29,14 @@ WINDOWS += ("two_people", "int8.fast", "capped.in_22_gb")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     """The numbers of all sections, measured once."""
     folder = tmp_path_factory.mktemp("bench")
-    made = Bench(TINY, CPU, folder, folder / "bench.json", BackgroundEncoder, repeats=1)
+    made = Bench(TINY, CPU, folder, folder / "bench.json", repeats=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BUCKETS, "480p", {0.5: (64, 128), 1.0: (64, 64)})
-        for name, measure in benchmark.SECTIONS.items():
-            made.section(name, measure)
+        made.record.section(HEADER, lambda found: found.update(Machine.here("cpu").numbers))
+        for name in SECTIONS:
+            made.section(name, benchmark.SECTIONS[name].measure)
     yield made
-    made.remove_checkpoint()
+    made.remove_model_files()
     assert [path.name for path in folder.iterdir()] == ["bench.json"]
 
 
@@ -41,7 +46,7 @@ def _part(numbers: Numbers, path: str) -> Numbers:
     return numbers
 
 
-@pytest.mark.parametrize("name", benchmark.SECTIONS)
+@pytest.mark.parametrize("name", SECTIONS)
 def test_every_section_measures_without_a_gpu(bench: Bench, name: str) -> None:
     found = bench.numbers[name]
     assert "failed" not in json.dumps(found)
@@ -111,16 +116,16 @@ def test_http_measures_the_real_server(bench: Bench) -> None:
 
 def test_every_table_can_be_made_of_what_a_run_writes(bench: Bench, tmp_path: Path) -> None:
     docs = Path(__file__).parents[3] / "docs" / "performance"
-    for file in (docs / "reference-h100.json", bench.path):
+    for file in (docs / "reference-h100.json", bench.record.path):
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    tables = [*bench_table.TABLES, "environment"]
-    blocks = "\n".join(f"<!-- bench {name} -->\n<!-- bench: end -->" for name in tables)
-    made = bench_table.with_tables(f"<!-- bench files: bench.json -->\n{blocks}", tmp_path)
-    shown = dict(zip(tables, made.split("<!-- bench: end -->"), strict=False))
+    tables = [*TABLES, "files"]
+    blocks = "\n".join(f"<!-- begin {name} -->\n<!-- end {name} -->" for name in tables)
+    made = bench_tables.with_tables(f"<!-- files: bench.json -->\n{blocks}", tmp_path)
+    shown = dict(zip(tables, made.split("<!-- end "), strict=False))
     # A profile needs a GPU, two of them need two; HTTP has its own test, which may not have run before this one.
     empty = [name for name, text in shown.items() if "ot measured yet" in text]
     assert set(empty) <= {"profile", "profile_bf16", "http", "two_gpus"}
-    assert bench_table.with_tables(made, tmp_path) == made
+    assert bench_tables.with_tables(made, tmp_path) == made
     for text in ("two people", "720p", "int8 weights", "with TeaCache"):
         assert text in shown["windows"]
     assert "derived" not in shown["windows"]
@@ -142,10 +147,10 @@ def test_a_failing_section_says_why_and_leaves_the_others_their_numbers(tmp_path
     assert stored["whole"]["s"] == 2
 
 
-def test_windows_ask_for_the_worker_s_encoder(tmp_path: Path) -> None:
-    bench = Bench(TINY, CPU, tmp_path)
-    bench.section("windows", benchmark.SECTIONS["windows"])
-    assert "lipsync bench" in bench.numbers["windows"]["fast"]["failed"]
+def test_a_section_that_does_not_exist_is_refused_with_those_that_do() -> None:
+    result = CliRunner().invoke(app, ["bench", "--random-weights", "--tiny", "--only", "windoes"])
+    assert result.exit_code == 2
+    assert "no section windoes" in " ".join(result.output.split()) and "windows" in result.output
 
 
 def test_the_command_runs_the_sections_asked_for_and_leaves_no_files(tmp_path: Path) -> None:
@@ -155,6 +160,6 @@ def test_the_command_runs_the_sections_asked_for_and_leaves_no_files(tmp_path: P
     result = CliRunner().invoke(app, ["bench", *flags])
     assert result.exit_code == 0, result.output
     stored = json.loads(path.read_text())
-    assert list(stored) == ["environment", "loading", "quality"]
+    assert list(stored) == ["machine", "loading", "quality"]
     assert "failed" not in json.dumps(stored)
     assert not list(scratch.iterdir())

@@ -4,21 +4,24 @@ import json
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from lipsync_server.bench import cards as bench_cards
 from lipsync_server.bench.cards import Task, spread, tasks, visible_cards
 from lipsync_server.bench.infinitetalk import command as benchmark
-from lipsync_server.bench.infinitetalk import tables as bench_table
 from lipsync_server.bench.infinitetalk import two_gpus as bench_two_gpus
-from lipsync_server.bench.record import TINY, Bench, Numbers, read, write
+from lipsync_server.bench.infinitetalk.bench import TINY, Bench
+from lipsync_server.bench.infinitetalk.tables import TABLES
+from lipsync_server.bench.record import Numbers, read, write
+from lipsync_server.bench.sections import SectionRun
+from lipsync_server.bench.tables import with_tables
 
 CPU = torch.device("cpu")
 MISSING = {"missing": "it needs two cards"}
-ITSELF = (sys.executable, "-P", "-m", "lipsync_server.bench.infinitetalk.command", "--tiny")
+ITSELF = (*benchmark.ITSELF, "--tiny")
 
 # Stands in for the benchmark's command: what a section does is its name. It writes as Bench does, without torch.
 STAND_IN = """
@@ -26,10 +29,10 @@ import argparse, json, os, pathlib, subprocess, sys, time
 parser = argparse.ArgumentParser()
 for flag in ("--only", "--cards", "--json", "--scratch"):
     parser.add_argument(flag)
-parser.add_argument("--keep-checkpoint", action="store_true")
+parser.add_argument("--keep-files", action="store_true")
 given = parser.parse_args()
 assert given.cards == "1"
-found = {"environment": {"python": "3", "torch": "2", "device": "cuda:0"}}
+found = {"machine": {"device": "cuda:0", "gpus": ["H100"], "software": {}}}
 
 def save():
     part = pathlib.Path(given.json + ".part")
@@ -75,23 +78,19 @@ def _runs(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-def test_the_longest_go_first_and_the_checkpoint_is_written_once() -> None:
-    queue = tasks([*benchmark.SECTIONS, "http"])
+def test_the_longest_go_first_and_the_model_files_are_written_once() -> None:
+    queue = tasks(benchmark.SECTIONS)
     assert [task.sections for task in queue[:3]] == [("two_gpus",), ("soak", "http"), ("quality_uncached",)]
     assert queue[-2].sections == ("kernels",) or queue[-1].sections == ("kernels",)
     lengths = [task.expected_s for task in queue if task.n_cards == 1]
     assert lengths == sorted(lengths, reverse=True)
-    assert sorted(name for task in queue for name in task.sections) == sorted([*benchmark.SECTIONS, "http"])
-
-
-def test_every_section_s_length_is_known() -> None:
-    assert set(benchmark.SECTIONS) - {"environment"} | {"http"} == set(bench_cards._EXPECTED_S)
+    assert sorted(name for task in queue for name in task.sections) == sorted(benchmark.SECTIONS)
 
 
 def test_four_cards_are_done_within_eight_minutes() -> None:
     starting_s = 7
     free = [0.0] * 4
-    for task in tasks([name for name in [*benchmark.SECTIONS, "http"] if name != "environment"]):
+    for task in tasks(benchmark.SECTIONS):
         free.sort()
         free[: task.n_cards] = [free[task.n_cards - 1] + starting_s + task.expected_s] * task.n_cards
     assert max(free) < 8 * 60
@@ -99,7 +98,7 @@ def test_four_cards_are_done_within_eight_minutes() -> None:
 
 def test_one_card_takes_one_task_after_the_other(tmp_path: Path, command: list[str]) -> None:
     bench = _bench(tmp_path)
-    spread(bench, _each("b", "a", "c"), ["7"], command)
+    spread(bench.record, bench.scratch, _each("b", "a", "c"), ["7"], command)
     found = json.loads((tmp_path / "bench.json").read_text())
     times = [found[name][key] for name in "bac" for key in ("began", "ended")]
     assert times == sorted(times)
@@ -107,12 +106,12 @@ def test_one_card_takes_one_task_after_the_other(tmp_path: Path, command: list[s
 
 
 def test_two_cards_fill_one_file(tmp_path: Path, command: list[str], capfd: pytest.CaptureFixture[str]) -> None:
-    write(tmp_path / "bench.json", {"environment": {"python": "2"}, "earlier": {"s": 3}, "a": {"failed": "then"}})
+    write(tmp_path / "bench.json", {"machine": {"device": "cpu"}, "earlier": {"s": 3}, "a": {"failed": "then"}})
     bench = _bench(tmp_path)
     both = Task(("on", "both"), 9, n_cards=2)
-    spread(bench, [both, *_each("waits", "a")], ["5", "GPU-1f"], command)
+    spread(bench.record, bench.scratch, [both, *_each("waits", "a")], ["5", "GPU-1f"], command)
     found = json.loads((tmp_path / "bench.json").read_text())
-    assert found["environment"] == {"cards": 2, "python": "3", "torch": "2", "device": "cuda:0"}
+    assert found["machine"] == {"cards": 2, "device": "cuda:0", "gpus": ["H100"], "software": {}}
     assert found["earlier"] == {"s": 3}
     assert (found["both"]["sees"], found["both"]["card"]) == ("5,GPU-1f", [0, 1])
     assert (found["waits"]["sees"], found["waits"]["card"]) == ("5", 0)
@@ -126,7 +125,7 @@ def test_two_cards_fill_one_file(tmp_path: Path, command: list[str], capfd: pyte
 
 def test_a_process_that_dies_leaves_the_reason_and_the_others_alone(tmp_path: Path, command: list[str]) -> None:
     bench = _bench(tmp_path)
-    spread(bench, [Task(("fine", "dies", "after"), 2), *_each("other")], ["0", "1"], command)
+    spread(bench.record, bench.scratch, [Task(("fine", "dies", "after"), 2), *_each("other")], ["0", "1"], command)
     numbers = {name: dict(found) for name, found in bench.numbers.items() if isinstance(found, dict)}
     assert numbers["dies"]["sees"] == "0"
     assert not _runs(numbers["dies"]["below"])
@@ -137,7 +136,7 @@ def test_a_process_that_dies_leaves_the_reason_and_the_others_alone(tmp_path: Pa
 
 def test_a_command_that_is_none_is_every_section_s_reason(tmp_path: Path) -> None:
     bench = _bench(tmp_path)
-    spread(bench, _each("a", "b"), ["0", "1"], [sys.executable, "-c", "import no_such_module"])
+    spread(bench.record, bench.scratch, _each("a", "b"), ["0", "1"], [sys.executable, "-c", "import no_such_module"])
     for name in "ab":
         assert "No module named 'no_such_module'" in json.dumps(bench.numbers[name])
 
@@ -146,11 +145,12 @@ def test_a_run_that_is_told_to_end_keeps_its_numbers_and_leaves_no_process(tmp_p
     path, scratch = tmp_path / "bench.json", tmp_path / "scratch"
     scratch.mkdir()
     program = f"""
-import torch, pathlib
+import pathlib
 from lipsync_server.bench.cards import Task, spread
-from lipsync_server.bench.record import TINY, Bench
-bench = Bench(TINY, torch.device("cpu"), pathlib.Path({str(scratch)!r}), pathlib.Path({str(path)!r}))
-spread(bench, [Task(("a", "hangs"), 1), Task(("b",), 1), Task(("never",), 1, 2)], ["0", "1"], {command!r})
+from lipsync_server.bench.record import Record
+queue = [Task(("a", "hangs"), 1), Task(("b",), 1), Task(("never",), 1, 2)]
+record = Record(pathlib.Path({str(path)!r}))
+spread(record, pathlib.Path({str(scratch)!r}), queue, ["0", "1"], {command!r})
 """
     run = subprocess.Popen([sys.executable, "-c", program])
     deadline = time.monotonic() + 60
@@ -174,10 +174,10 @@ def test_the_command_spreads_its_sections_over_the_cards_that_it_sees(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     path, scratch = tmp_path / "bench.json", tmp_path / "scratch"
-    given = ["--device", "cuda", "--cards", "2", "--json", str(path), "--scratch", str(scratch), "--keep-checkpoint"]
-    benchmark.main([*given, "--only", "soak,environment,int8,loading"], itself=command)
+    asked = SectionRun("cuda", scratch, "soak,int8,loading", path, cards=2, keep_files=True)
+    benchmark.measure(asked, itself=command)
     found = read(path)
-    assert list(found) == ["environment", "soak", "int8", "loading"]
+    assert list(found) == ["machine", "soak", "int8", "loading"]
     assert {found[name]["sees"] for name in ("soak", "int8", "loading")} == {"0", "1"}
     # What is to be kept is where a run on one card looks for it.
     assert found["soak"]["scratch"] == str(scratch)
@@ -185,11 +185,12 @@ def test_the_command_spreads_its_sections_over_the_cards_that_it_sees(
 
 def test_real_sections_land_in_one_file(tmp_path: Path) -> None:
     bench = _bench(tmp_path)
-    spread(bench, tasks(["kernels", "loading"]), ["0", "1"], ITSELF)
+    wanted = {name: benchmark.SECTIONS[name] for name in ("kernels", "loading")}
+    spread(bench.record, bench.scratch, tasks(wanted), ["0", "1"], ITSELF)
     assert [bench.numbers[name]["card"] for name in ("loading", "kernels")] == [0, 1]
     assert bench.numbers["loading"]["s"] > 0
     assert bench.numbers["kernels"]["sdpa"]["s"] > 0
-    assert bench.numbers["environment"]["torch"] == torch.__version__
+    assert bench.numbers["machine"]["software"]["torch"] == version("torch")
     assert "failed" not in json.dumps(bench.numbers)
 
 
@@ -210,7 +211,7 @@ def test_one_card_says_that_two_are_missing_and_two_processes_measure(
     assert "two cards" in bench.numbers["two_gpus"]["missing"]
     bench.section("two_gpus", bench_two_gpus.in_two_processes)
     assert not list(bench.scratch.iterdir())
-    rows = bench_table.TABLES["two_gpus"](bench.numbers, {}).splitlines()
+    rows = TABLES["two_gpus"](bench.numbers, {}).splitlines()
     assert [len(row.split("|")) for row in rows] == [5] * 8
 
 
@@ -228,23 +229,21 @@ def test_the_tables_say_that_other_cards_were_at_work(tmp_path: Path) -> None:
     write(
         tmp_path / "four.json", {"environment": environment | {"cards": 4}, "forward": {"card": 2}, "two_gpus": MISSING}
     )
-    page = "<!-- bench files: alone.json four.json -->\n<!-- bench environment -->\n<!-- bench: end -->"
-    alone, four = bench_table.with_tables(page, tmp_path).splitlines()[4:6]
+    page = "<!-- files: alone.json four.json -->\n<!-- begin files -->\n<!-- end files -->"
+    alone, four = with_tables(page, tmp_path).splitlines()[4:6]
     assert "| H100 |" in alone
     assert "| H100; 4 of one host were at work at once" in four and four.endswith("| forward |")
 
 
 def test_bf16_and_8_bit_forms_stand_under_their_names() -> None:
     numbers = {"forward": {"bf16_fused": {"s": 2.91, "first_s": 3.0}, "fp8_fused_bf16": {"s": 2.4, "first_s": 3.0}}}
-    rows = bench_table.TABLES["forward"](numbers, {"forward": {}}).splitlines()[2:]
+    rows = TABLES["forward"](numbers, {"forward": {}}).splitlines()[2:]
     assert [row.split(" | ")[1] for row in rows] == ["2.91", "2.40"]
     kernels = [
         {"kernel": kernel, "s": 1.0, "calls": 40} for kernel in ("attention_bf16", "_norm_fp8", "_norm", "_tile_int8")
     ]
     numbers = {"forward": {"profile_bf16": {"kernels": kernels, "busy_s": 4.5, "wall_s": 5.0}}}
-    found = dict(
-        row.strip("| ").split(" | ")[:2] for row in bench_table.TABLES["profile_bf16"](numbers, {}).splitlines()
-    )
+    found = dict(row.strip("| ").split(" | ")[:2] for row in TABLES["profile_bf16"](numbers, {}).splitlines())
     assert found["our bf16 self-attention"] == "1.000"
     assert found["residual + norm + modulation + rounding"] == "2.000"
     assert found["the rest"].startswith("0.500")
@@ -255,7 +254,7 @@ def test_a_small_card_has_a_row_for_each_bound() -> None:
         return {"plan": f"{blocks} of 40 blocks resident", "windows": [{"all": 9.0, "decode": 1.0}], "s_per_s": 3.1}
 
     numbers = {"capped": capped(31) | {"in_22_gb": capped(26)}, "capped_int8": capped(30), "windows": {}}
-    rows = bench_table.TABLES["memory"](numbers, {}).splitlines()[2:]
+    rows = TABLES["memory"](numbers, {}).splitlines()[2:]
     assert [row.split(" | ")[:3] for row in rows] == [
         ["| 480p", "24 GB", "31 of 40"],
         ["| 480p", "22 GB", "26 of 40"],

@@ -156,5 +156,5 @@ def test_the_benchmark_measures_a_forward_and_a_window_alone_and_together(tmp_pa
     assert "2 processes" in numbers["together"]["attention"]
     assert "processes" not in numbers["alone"]["attention"]
     assert numbers["exchange_s"] > 0
-    assert len(numbers["cards"]) == 2
+    assert numbers["machine"]["software"]["torch"]
     assert all(0 <= difference < 1e-2 for difference in numbers["relative_l2"].values())

@@ -10,8 +10,8 @@ import pytest
 import torch
 from infinitetalk_golden import CPU
 from infinitetalk_kit import QUICK, Context, frames_of, request_for
+from lipsync_server.bench.infinitetalk.bench import TINY, Bench
 from lipsync_server.bench.infinitetalk.moving import moving_windows
-from lipsync_server.bench.record import TINY, Bench
 from lipsync_server.engines.base import RenderRequest, ResumePoint
 from lipsync_server.engines.infinitetalk.engine import create
 from lipsync_server.engines.infinitetalk.loading.models import Models, Need
@@ -35,7 +35,6 @@ from lipsync_server.models.sampling.windows import schedule
 from lipsync_server.models.wan_vae.vae import WanVae
 from lipsync_server.random_models import infinitetalk as random_checkpoint
 from lipsync_server.settings import Settings
-from lipsync_server.workers.encoding import BackgroundEncoder
 from torch import Tensor
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="streams need a GPU")
@@ -259,7 +258,7 @@ def test_windows_are_prepared_early_only_where_there_is_room_for_both(
 
 
 def test_the_benchmark_measures_moving_windows_both_ways(tmp_path: Path) -> None:
-    bench = Bench(TINY, CPU, tmp_path, tmp_path / "bench.json", BackgroundEncoder, repeats=1)
+    bench = Bench(TINY, CPU, tmp_path, tmp_path / "bench.json", repeats=1)
     bench.section("moving", moving_windows)
     found = bench.numbers["moving"]
     for way in ("in_order", "beside"):

@@ -19,7 +19,7 @@ from lipsync_server.engines.sadtalker.renderer.generator import Generator
 from lipsync_server.engines.sadtalker.renderer.keypoints import KeypointDetector
 from lipsync_server.engines.sadtalker.renderer.mapping import MappingNet
 from lipsync_server.errors import WeightsError
-from lipsync_server.random_models.sadtalker_tiny import write_tiny_checkpoint
+from lipsync_server.random_models import sadtalker as random_sadtalker
 from sadtalker_golden import small
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -83,7 +83,7 @@ def test_both_mapping_networks_have_a_place_for_every_tensor() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    write_tiny_checkpoint(tmp_path)
+    random_sadtalker.write(tmp_path)
     return tmp_path
 
 

@@ -17,7 +17,7 @@ from lipsync_server.engines.sadtalker.engine import SadTalkerEngine
 from lipsync_server.engines.sadtalker.info import describe
 from lipsync_server.engines.sadtalker.options import Options
 from lipsync_server.errors import Cancelled, NoFace, WeightsError
-from lipsync_server.random_models.sadtalker_tiny import write_tiny_checkpoint
+from lipsync_server.random_models import sadtalker as random_sadtalker
 from lipsync_server.settings import Settings
 from sadtalker_context import Context
 
@@ -27,7 +27,7 @@ FACE = skimage.data.astronaut()
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
-    write_tiny_checkpoint(folder / "sadtalker")
+    random_sadtalker.write(folder / "sadtalker")
     return folder
 
 

@@ -17,7 +17,7 @@ from lipsync_server.engines.sadtalker.engine import SadTalkerEngine
 from lipsync_server.engines.sadtalker.enhance import FILE, SIDE, Enhancer, load_enhancer
 from lipsync_server.engines.sadtalker.options import Options
 from lipsync_server.errors import EngineUnavailable, WeightsError
-from lipsync_server.random_models.sadtalker_tiny import write_tiny_checkpoint
+from lipsync_server.random_models import sadtalker as random_sadtalker
 from lipsync_server.settings import Settings
 from sadtalker_context import Context
 from torch import Tensor, nn
@@ -82,7 +82,7 @@ def test_a_package_that_does_not_load_is_said_to_be_the_reason(tmp_path: Path, m
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> SadTalkerEngine:
     weights = tmp_path_factory.mktemp("weights")
-    write_tiny_checkpoint(weights / "sadtalker")
+    random_sadtalker.write(weights / "sadtalker")
     return SadTalkerEngine(Settings(weights_dir=weights, device="cpu"))
 
 

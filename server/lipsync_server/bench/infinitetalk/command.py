@@ -1,26 +1,19 @@
-"""Measure InfiniteTalk with random weights at full size, section by section.
+"""Measure InfiniteTalk with random weights at full size, section by section: `lipsync bench --random-weights`.
 
-    lipsync bench --random-weights --json result.json [--only forward,windows]
-
-Every section writes its numbers as soon as it has them, and one that fails says why and leaves the others alone. Where
-several cards can be seen, the sections are spread over them (bench_cards.py). Knows which sections there are. Does not
-know quality: random weights cost what real ones do and show noise. What stands above the engines is handed in by
-`lipsync bench`: the thread that encodes beside them, and the sections that need a server.
+Random weights cost as much time and memory as trained ones, and the pictures are noise. So every machine can measure
+speed without downloading model files. Where several cards are visible, the sections are spread over them.
 """
 
-import argparse
-import platform
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from tempfile import gettempdir
+from collections.abc import Sequence
 
 import torch
 
 from lipsync_server.bench import cards as bench_cards
-from lipsync_server.bench import record as bench_record
+from lipsync_server.bench.infinitetalk.bench import FULL, TINY, Bench
 from lipsync_server.bench.infinitetalk.errors import error_table
 from lipsync_server.bench.infinitetalk.forward import forwards, kernels, loading
+from lipsync_server.bench.infinitetalk.http import http
 from lipsync_server.bench.infinitetalk.moving import moving_windows
 from lipsync_server.bench.infinitetalk.soak import soak
 from lipsync_server.bench.infinitetalk.two_gpus import two_gpus
@@ -34,103 +27,54 @@ from lipsync_server.bench.infinitetalk.windows import (
     quality_window_uncached,
     two_people_windows,
 )
-from lipsync_server.bench.record import Bench, Beside, Numbers
+from lipsync_server.bench.machine import HEADER, Machine
+from lipsync_server.bench.sections import Section, SectionRun, chosen
 
-Section = Callable[[Bench, Numbers], None]
-
-
-def environment(device: torch.device) -> Numbers:
-    """Versions and the card."""
-    found: Numbers = {"python": platform.python_version(), "torch": torch.__version__, "device": str(device)}
-    if device.type == "cuda":
-        cudnn = torch.backends.cudnn.version()
-        properties = torch.cuda.get_device_properties(device)
-        found |= {
-            "gpu": properties.name,
-            "gpu_bytes": properties.total_memory,
-            "cuda": torch.version.cuda,
-            "cudnn": cudnn,
-        }
-    for package in ("triton", "diffusers", "transformers", "xformers", "flash_attn", "sageattention"):
-        try:
-            module = __import__(package)
-        except Exception:  # whatever a broken or missing package raises
-            found[package] = None
-        else:
-            found[package] = getattr(module, "__version__", "installed")
-    return found
-
-
-def _environment(bench: Bench, found: Numbers) -> None:
-    found |= environment(bench.device)
-
-
-# By name, in the order in which they run.
-SECTIONS: dict[str, Section] = {
-    "environment": _environment,
-    "kernels": kernels,
-    "forward": forwards,
-    "errors": error_table,
-    "loading": loading,
-    "windows": preset_windows,
-    "capped": capped_windows,
-    "capped_int8": capped_int8_windows,
-    "quality": quality_window,
-    "hd": hd_windows,
-    "two_people": two_people_windows,
-    "int8": int8_windows,
-    "moving": moving_windows,
-    "quality_uncached": quality_window_uncached,
-    "soak": soak,
-    "two_gpus": two_gpus,
+# In the order in which they run. The two that read the random model files of 28 GB share them.
+SECTIONS: dict[str, Section[Bench]] = {
+    "kernels": Section(kernels, 8),
+    "forward": Section(forwards, 200),
+    "errors": Section(error_table, 40),
+    "loading": Section(loading, 35),
+    "windows": Section(preset_windows, 95),
+    "capped": Section(capped_windows, 45),
+    "capped_int8": Section(capped_int8_windows, 45),
+    "quality": Section(quality_window, 160),
+    "hd": Section(hd_windows, 110),
+    "two_people": Section(two_people_windows, 40),
+    "int8": Section(int8_windows, 60),
+    "moving": Section(moving_windows, 60),
+    "quality_uncached": Section(quality_window_uncached, 280),
+    "soak": Section(soak, 75, shares="model files"),
+    "two_gpus": Section(two_gpus, 80, n_cards=2),
+    "http": Section(http, 330, shares="model files"),
 }
-# What runs the benchmark in a process of its own, without what is handed in.
-_ITSELF = (sys.executable, "-P", "-m", "lipsync_server.bench.infinitetalk.command")
+# Runs some of the sections in a process of its own; bench_cards adds which ones.
+ITSELF = (sys.executable, "-P", "-m", "lipsync_server.cli", "bench", "--random-weights", "--engine", "infinitetalk")
 
 
-def main(
-    arguments: list[str] | None = None,
-    *,
-    beside: Beside | None = None,
-    others: Mapping[str, Section] | None = None,
-    itself: Sequence[str] = _ITSELF,
-) -> None:
-    """Run the sections asked for. beside, others: see the module. itself: a command that hands in the same."""
-    known = {**SECTIONS, **(others or {})}
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, default=None, help="file for the numbers; other sections' stay in it")
-    parser.add_argument("--scratch", type=Path, default=Path(gettempdir()), help="folder for files: up to 50 GB")
-    parser.add_argument(
-        "--keep-checkpoint", action="store_true", help="leave the random checkpoint there for next time"
-    )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--cards", type=int, default=None, help="spread over so many cards at most; 1: one process")
-    parser.add_argument("--tiny", action="store_true", help="tiny sizes, for a dry run")
-    parser.add_argument("--only", default="", help=f"of {', '.join(known)}; separated by commas")
-    given = parser.parse_args(arguments)
-    wanted = [name for name in given.only.split(",") if name] or list(known)
-    unknown = sorted(set(wanted) - set(known))
-    if unknown:
-        parser.error(f"there is no section {', '.join(unknown)} here; there are {', '.join(known)}")
-    # Numbers without what they were measured on say nothing: every process begins with that.
-    wanted = [name for name in wanted if name != "environment"]
-    scale = bench_record.TINY if given.tiny else bench_record.FULL
-    given.scratch.mkdir(parents=True, exist_ok=True)
-    bench = Bench(scale, torch.device(given.device), given.scratch, given.json, beside)
-    queue, cards = bench_cards.tasks(wanted), bench_cards.visible_cards()[: given.cards] if bench.cuda else []
+def measure(asked: SectionRun, *, itself: Sequence[str] = ITSELF) -> None:
+    """Run the sections asked for. itself: the command that runs sections on one card, when there are several cards.
+
+    Raises InvalidInput for a section that does not exist.
+    """
+    wanted = chosen(SECTIONS, asked.only)
+    asked.scratch.mkdir(parents=True, exist_ok=True)
+    device = torch.device(asked.device)
+    bench = Bench(TINY if asked.tiny else FULL, device, asked.scratch, asked.json_path)
+    queue = bench_cards.tasks({name: SECTIONS[name] for name in wanted})
+    cards = bench_cards.visible_cards()[: asked.cards] if bench.cuda else []
     if min(len(queue), len(cards)) > 1:
-        command = [*itself, *(["--tiny"] if given.tiny else [])]
-        bench_cards.spread(bench, queue, cards, command, keep_checkpoint=given.keep_checkpoint)
+        command = [*itself, *(["--tiny"] if asked.tiny else [])]
+        bench_cards.spread(bench.record, asked.scratch, queue, cards, command, keep_files=asked.keep_files)
         return
-    if given.device == "cuda":
+    if asked.device == "cuda":
         bench.device = torch.device("cuda", torch.cuda.current_device())
+    # Every process begins with the header: numbers are worth nothing without the machine they were measured on.
+    bench.record.section(HEADER, lambda found: found.update(Machine.here(str(bench.device)).with_torch().numbers))
     try:
-        for name in ["environment", *wanted]:
-            bench.section(name, known[name])
+        for name in wanted:
+            bench.section(name, SECTIONS[name].measure)
     finally:
-        if not given.keep_checkpoint:
-            bench.remove_checkpoint()
-
-
-if __name__ == "__main__":
-    main()
+        if not asked.keep_files:
+            bench.remove_model_files()

@@ -11,7 +11,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from lipsync_server.bench.record import EIGHT_BIT, Bench, Numbers, relative
+from lipsync_server.bench.clock import relative_error
+from lipsync_server.bench.infinitetalk.bench import EIGHT_BIT, Bench
+from lipsync_server.bench.record import Numbers, say
 from lipsync_server.engines.infinitetalk.loading.transformer_files import set_activations
 from lipsync_server.engines.infinitetalk.model.blocks import Block
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
@@ -39,8 +41,11 @@ def error_table(bench: Bench, found: Numbers) -> None:
             def measure(part: Numbers) -> None:
                 model.set_attention(attention, density)
                 got = _trajectory(model, inputs, _condition(model, inputs))
-                part["one_forward"], part["four_steps"] = relative(got[0], wanted[0]), relative(got[1], wanted[1])
-                bench.say(f"{form}: {part}")
+                part["one_forward"], part["four_steps"] = (
+                    relative_error(got[0], wanted[0]),
+                    relative_error(got[1], wanted[1]),
+                )
+                say(f"{form}: {part}")
 
             bench.part(found, form, measure)
 

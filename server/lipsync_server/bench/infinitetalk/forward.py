@@ -11,7 +11,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lipsync_server.bench.record import EIGHT_BIT, Bench, Numbers, median, relative
+from lipsync_server.bench import memory
+from lipsync_server.bench.clock import median, relative_error
+from lipsync_server.bench.infinitetalk.bench import EIGHT_BIT, Bench
+from lipsync_server.bench.record import Numbers, say
 from lipsync_server.engines.infinitetalk.loading.transformer_files import load_transformer, set_activations
 from lipsync_server.engines.infinitetalk.model.transformer import Conditioning, InfiniteTalkTransformer
 from lipsync_server.models.kernels import attention
@@ -119,21 +122,21 @@ class Work:
     def measured(self, wanted: Tensor) -> Numbers:
         """Seconds, peak memory, and the error against `wanted`."""
         bench = self._bench
-        bench.reset_peak()
+        memory.reset_peak(bench.device)
         started = time.perf_counter()
         got = self.forward()
-        bench.wait()
+        bench.clock.wait()
         first_s = time.perf_counter() - started
-        times = bench.seconds(self.forward)
+        times = bench.clock.seconds(self.forward)
         found: Numbers = {
             "s": median(times),
             "samples_s": times,
             "first_s": round(first_s, 2),
-            "peak_gib": bench.peak_gib(),
-            "against_bf16_eager": relative(got, wanted),
+            "peak_gib": memory.peak_gib(bench.device),
+            "against_bf16_eager": relative_error(got, wanted),
             "attention": self._model.attention_line,
         }
-        bench.say(str(found))
+        say(str(found))
         return found
 
 
@@ -154,9 +157,9 @@ def kernels(bench: Bench, found: Numbers) -> None:
         if why_not is not None:
             found[name] = {"missing": why_not}
             continue
-        times = bench.seconds(partial(kernel, q, k, v))
-        found[name] = {"s": median(times), "error": relative(kernel(q, k, v)[0, rows, 0], wanted)}
-        bench.save()
+        times = bench.clock.seconds(partial(kernel, q, k, v))
+        found[name] = {"s": median(times), "error": relative_error(kernel(q, k, v)[0, rows, 0], wanted)}
+        bench.record.save()
 
 
 def _why_not(name: str, device: torch.device) -> str | None:
@@ -184,7 +187,7 @@ def loading(bench: Bench, found: Numbers) -> None:
     try:
         started = time.perf_counter()
         model = load_transformer(path, config=bench.config, device=bench.device)
-        bench.wait()
+        bench.clock.wait()
         taken, size = time.perf_counter() - started, path.stat().st_size
     finally:
         path.unlink()

@@ -3,9 +3,11 @@
 Knows what is to be compared. How a window runs is bench_rig.py's.
 """
 
+from lipsync_server.bench import memory
+from lipsync_server.bench.infinitetalk.bench import Bench
 from lipsync_server.bench.infinitetalk.rig import Rig
 from lipsync_server.bench.infinitetalk.windows import resident
-from lipsync_server.bench.record import Bench, Numbers
+from lipsync_server.bench.record import Numbers
 
 
 def moving_windows(bench: Bench, found: Numbers) -> None:
@@ -18,10 +20,10 @@ def moving_windows(bench: Bench, found: Numbers) -> None:
 
     def measure(part: Numbers) -> None:
         rig.new_job()
-        bench.reset_peak()
+        memory.reset_peak(bench.device)
         way = "beside" if rig.encodes_beside else "in order"
         rig.run(rig.loop(transformer, "fast"), 3, part, note=f"moving picture, {way}")
-        part |= bench.peaks()
+        part |= memory.peaks(bench.device)
 
     bench.part(found, "in_order", measure)
     rig.encodes_beside = True

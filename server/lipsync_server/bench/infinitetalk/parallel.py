@@ -10,15 +10,11 @@ Knows how to time; what is timed is parallel.py.
 
 import argparse
 import json
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.metadata import version
-from importlib.util import find_spec
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,7 +22,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lipsync_server.bench.record import Numbers, relative
+from lipsync_server.bench.clock import relative_error
+from lipsync_server.bench.machine import HEADER, Machine
+from lipsync_server.bench.record import Numbers, say
 from lipsync_server.bench.record import write as write_numbers
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.model.sequence_parallel import (
@@ -53,7 +51,7 @@ _PIXELS_PER_LATENT = 8
 
 
 @dataclass(frozen=True)
-class Bench:
+class Comparison:
     """size: height and width in pixels. n_frames: of the window, 4n + 1."""
 
     config: TransformerConfig
@@ -66,9 +64,13 @@ class Bench:
     def run(self, write: Callable[[Numbers], None]) -> None:
         """Measure everything; `write` gets all numbers so far, the same ones on every process but for the times."""
         cuda = self.device.type == "cuda"
-        found = _environment(self.device) | {
-            "size": list(self.size), "n_frames": self.n_frames, "layers": self.config.num_layers, "quant": self.quant,
-        }  # fmt: skip
+        found: Numbers = {
+            HEADER: _header(self.device),
+            "size": list(self.size),
+            "n_frames": self.n_frames,
+            "layers": self.config.num_layers,
+            "quant": self.quant,
+        }
         model = random_transformer(self.config, device=self.device, quant=self.quant)
         if cuda:
             model.compile_blocks()
@@ -100,7 +102,7 @@ class Bench:
             write(found)
         found["exchange_s"] = _timed(work.exchanges, self.device)[1]
         found["relative_l2"] = {
-            what: relative(together, alone)
+            what: relative_error(together, alone)
             for what, alone, together in zip(("forward", "latents"), *results.values(), strict=True)
         }
         write(found)
@@ -109,7 +111,7 @@ class Bench:
 class _Work:
     """What is timed, with inputs that are the same on every process."""
 
-    def __init__(self, model: InfiniteTalkTransformer, vae: WanVae, bench: Bench) -> None:
+    def __init__(self, model: InfiniteTalkTransformer, vae: WanVae, bench: Comparison) -> None:
         self._model, self._vae, self._bench = model, vae, bench
         self._config = config = model.config
         [self._window] = schedule(bench.n_frames, window_frames=bench.n_frames, motion_frames=1).windows
@@ -204,19 +206,14 @@ def _wait(device: torch.device) -> None:
     dist.all_reduce(torch.zeros(1))  # on the CPU's side of the group
 
 
-def _environment(device: torch.device) -> Numbers:
-    cuda = device.type == "cuda"
-    cards: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(cards, torch.cuda.get_device_name(device) if cuda else platform.machine())
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),
-        "nccl": ".".join(map(str, torch.cuda.nccl.version())) if cuda else None,
-        "triton": version("triton") if find_spec("triton") is not None else None,
-        "cards": cards,
-    }
+def _header(device: torch.device) -> Numbers:
+    """The machine, with the card of every process."""
+    machine = Machine.here(str(device)).with_torch()
+    if device.type != "cuda":
+        return machine.numbers
+    names: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(names, torch.cuda.get_device_name(device))
+    return replace(machine, gpus=tuple(names)).numbers
 
 
 def main() -> None:
@@ -241,11 +238,11 @@ def main() -> None:
 
     def write(found: Numbers) -> None:
         if rank == 0:
-            sys.stderr.write(json.dumps(found, indent=1) + "\n")
+            say(json.dumps(found, indent=1))
             if given.json is not None:
                 write_numbers(given.json, found)
 
-    Bench(config, device, size, given.frames, given.quant, given.repeats).run(write)
+    Comparison(config, device, size, given.frames, given.quant, given.repeats).run(write)
     dist.destroy_process_group()
 
 

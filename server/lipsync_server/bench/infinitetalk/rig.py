@@ -1,7 +1,6 @@
-"""A window loop with random weights, run as the engine runs it, with the seconds of each part.
+"""Windows of a film with random weights, computed and encoded as the engine and its worker do, with seconds by part.
 
-Knows the pipeline's parts and how the engine and its worker string them together. Does not know which windows are worth
-measuring (bench_windows.py), HTTP, files of weights or jobs.
+Does not know which windows are worth measuring (windows.py), HTTP, model files or jobs.
 """
 
 import time
@@ -14,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lipsync_server.bench.record import BackgroundSink, Bench, Numbers
+from lipsync_server.bench.infinitetalk.bench import Bench
+from lipsync_server.bench.record import Numbers, say
 from lipsync_server.engines.base import FPS, Frames
 from lipsync_server.engines.infinitetalk.model.teacache import TeaCache
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
@@ -30,12 +30,13 @@ from lipsync_server.models.encoders.wav2vec import Wav2Vec
 from lipsync_server.models.sampling.side_stream import SideStream
 from lipsync_server.models.sampling.windows import Window, schedule
 from lipsync_server.models.wan_vae.vae import WanVae
+from lipsync_server.workers.encoding import BackgroundEncoder
 
 
-class Clock:
-    """Seconds by part, with the device's main stream waited for at both ends, as the engine waits for frames.
+class PartClock:
+    """Seconds by part of a window. Waits for the device's main stream at both ends, as the engine does for frames.
 
-    What goes on beside it goes on from part to part.
+    Work on other streams, such as a prefetch, continues from one part into the next.
     """
 
     def __init__(self, bench: Bench) -> None:
@@ -56,9 +57,10 @@ class Clock:
 
 
 class Rig:
-    """Everything beside the transformer, random, for one picture and a few windows of noise as speech.
+    """All models but the transformer with random weights, one picture of noise, and speech of noise for a few windows.
 
-    moves: whether the camera moves. keep_clip, encodes_beside: what models.py finds room for.
+    moves: whether the camera moves. keep_clip: CLIP stays on the GPU between pictures. encodes_beside: the picture of
+    the next window is encoded during this window.
     """
 
     def __init__(
@@ -90,7 +92,7 @@ class Rig:
         self.new_job()
 
     def new_job(self) -> None:
-        """Forget what was encoded: the next window looks at its picture anew."""
+        """Forget encoded pictures: the next window encodes its picture again."""
         self.conditions = Conditions(
             self._picture_at, self._voices, self.schedule,
             size=self._size, vae=self.vae, tokens_of=self._tokens, side=self._side,
@@ -98,7 +100,7 @@ class Rig:
 
     @torch.inference_mode()
     def _tokens(self, picture: Tensor) -> Tensor:
-        """As models.py: the tower visits the card only as long as needed, unless there is room for it."""
+        """CLIP's tokens of a picture. Where there is no room, CLIP is on the GPU only for this, as in the engine."""
         self.clip.to(self._bench.device)
         tokens = self.clip.encode(picture)
         if not self.keep_clip:
@@ -106,7 +108,7 @@ class Rig:
         return tokens
 
     def loop(self, transformer: InfiniteTalkTransformer, preset: str, cache: TeaCache | None = None) -> WindowLoop:
-        """The loop of a job with this preset; `cache` as the engine would make it for the option teacache."""
+        """The window loop of a job with this preset. cache: the step cache of the option teacache."""
         sampling = Options(preset=preset).sampling
         text = torch.randn(120, self._bench.config.text_dim, device=self._bench.device)
         scales = GuidanceScales(sampling.text_guidance, sampling.audio_guidance, sampling.guidance_interval)
@@ -119,9 +121,9 @@ class Rig:
         )  # fmt: skip
 
     def run(self, loop: WindowLoop, n_windows: int, found: Numbers, *, note: str) -> None:
-        """The first windows one after the other, into `found`: seconds of each part, and of a second of new video.
+        """Run the first windows; `found` gets the seconds of each part, and s_per_s, seconds per second of new video.
 
-        The last window's seconds count: the first ones also compile.
+        s_per_s is that of the last window, because the first ones also compile.
         """
         windows: list[dict[str, float]] = []
         found["windows"] = windows
@@ -129,12 +131,12 @@ class Rig:
         with TemporaryDirectory(dir=self._bench.scratch, prefix="frames-") as folder, ExitStack() as after:
             encoder = FrameEncoder(Path(folder))
             after.callback(encoder.abort)
-            sink = after.enter_context(closing(self._bench.encode_beside(encoder)))
+            sink = after.enter_context(closing(BackgroundEncoder(encoder)))
             for window in self.schedule.windows[:n_windows]:
                 known, parts = self._window(loop, window, known, encoder, sink)
                 windows.append(parts)
-                self._bench.say(f"{note}, window {window.index}: {parts}")
-                self._bench.save()
+                say(f"{note}, window {window.index}: {parts}")
+                self._bench.record.save()
             started = time.perf_counter()
             sink.drain()
             drained_s = round(time.perf_counter() - started, 3)
@@ -149,10 +151,10 @@ class Rig:
         }
 
     def _window(
-        self, loop: WindowLoop, window: Window, known: Tensor | None, encoder: FrameEncoder, sink: BackgroundSink
+        self, loop: WindowLoop, window: Window, known: Tensor | None, encoder: FrameEncoder, sink: BackgroundEncoder
     ) -> tuple[Tensor, dict[str, float]]:
-        """One window from picture and sound to frames with the encoder; what the next takes over, seconds by part."""
-        clock = Clock(self._bench)
+        """Run one window; returns the latents that the next one takes over, and seconds by part."""
+        clock = PartClock(self._bench)
         started = time.perf_counter()
         following = self.schedule.windows[window.index + 1 :]
 
@@ -170,7 +172,7 @@ class Rig:
         def store() -> None:
             encoder.end_segment()
 
-        # The worker makes each window durable, in the encoder's thread.
+        # The worker stores each window for good, in the encoder's thread.
         with clock.part("encoder_wait"):
             sink.after_all(store)
         clock.parts["all"] = round(time.perf_counter() - started, 3)

@@ -14,8 +14,11 @@ import numpy as np
 import psutil
 import torch
 
-from lipsync_server.bench.record import GIB, Bench, Numbers
-from lipsync_server.engines.base import SPEECH_RATE_HZ, Preset, RenderRequest, ResumePoint, State
+from lipsync_server.bench.infinitetalk.bench import Bench
+from lipsync_server.bench.memory import GIB
+from lipsync_server.bench.record import Numbers, say
+from lipsync_server.bench.render_context import RecordingContext
+from lipsync_server.engines.base import SPEECH_RATE_HZ, Preset, RenderRequest
 from lipsync_server.engines.infinitetalk.engine import create
 from lipsync_server.engines.infinitetalk.options import Options
 from lipsync_server.settings import Settings
@@ -42,33 +45,13 @@ _KINDS = (
 )
 
 
-@dataclass
-class _Context:
-    """What an engine may say; nothing of it matters here."""
-
-    scratch: Path
-    checkpoint: ResumePoint | None = None
-
-    def progress(self, stage: str, done: float, total: float, note: str = "") -> None:
-        pass
-
-    def cancelled(self) -> bool:
-        return False
-
-    def warn(self, message: str) -> None:
-        pass
-
-    def save(self, state: State) -> None:
-        pass
-
-
 def soak(bench: Bench, found: Numbers) -> None:
     """Jobs of one denoising step and windows of 13 frames; memory after the fifth and after the last."""
     n_jobs = bench.scale.soak_jobs
     with TemporaryDirectory(dir=bench.scratch, prefix="soak-") as folder:
         device = str(bench.device) if bench.cuda else "cpu"
         settings = Settings(
-            _env_file=None, weights_dir=bench.checkpoint(), data_dir=Path(folder), device=device, preset="fast"
+            _env_file=None, weights_dir=bench.model_files(), data_dir=Path(folder), device=device, preset="fast"
         )
         with closing(create(settings)) as engine:
             started = time.perf_counter()
@@ -76,13 +59,13 @@ def soak(bench: Bench, found: Numbers) -> None:
             found["load_s"] = round(time.perf_counter() - started, 2)
             started = time.perf_counter()
             for job, request in enumerate(_requests(n_jobs), 1):
-                n_frames = sum(len(frames) for frames in engine.generate(request, _Context(Path(folder))))
+                n_frames = sum(len(frames) for frames in engine.generate(request, RecordingContext(Path(folder))))
                 if n_frames != request.n_frames:
                     raise RuntimeError(f"job {job} made {n_frames} frames instead of {request.n_frames}")
                 if job in (min(_SETTLED, n_jobs - 1), n_jobs):
                     found[f"after_{job}"] = memory = _memory(bench)
-                    bench.say(f"soak, after job {job}: {memory}")
-                    bench.save()
+                    say(f"soak, after job {job}: {memory}")
+                    bench.record.save()
             found["jobs"] = n_jobs
             found["jobs_s"] = round(time.perf_counter() - started, 1)
 

@@ -1,81 +1,25 @@
-"""Write the tables of docs/performance.md from the benchmark's JSON files.
+"""The tables of InfiniteTalk's measured sections, for docs/performance.md and its like.
 
-    python -m lipsync_server.bench.infinitetalk.tables docs/performance.md
-
-The document names its files once, `<!-- bench files: A.json B.json -->`, all in performance/ beside it; of a section
-that several hold, the last file's counts. A table stands between `<!-- bench NAME -->` and `<!-- bench: end -->`. What
-was not measured has no row. A test holds the document against the files. Knows the sections' forms; measures nothing.
+A table has no row for a form that was not measured. Knows the form of the sections' numbers; measures nothing.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from lipsync_server.bench.infinitetalk.names import ERRORS, FORMS, KERNELS, PARTS, PROFILE
-from lipsync_server.bench.markdown import rewrite, table
 from lipsync_server.engines.infinitetalk.options import Options
 from lipsync_server.engines.infinitetalk.video.guidance import GuidanceScales
+from lipsync_server.markdown import table
 
 Numbers = Mapping[str, Any]
-_REFERENCE = "reference-h100.json"
-_FILES = re.compile(r"<!-- bench files: ([^\n]*?) -->")
-_BLOCK = re.compile(r"(<!-- bench (\w+) -->\n).*?(<!-- bench: end -->)", re.DOTALL)
-# The default, newest first: what windows are held against.
+# The default, newest first: the form with which windows are compared.
 _DEFAULT_FORMS = ("fp8_fused_8bit", "fp8_fused_int8_scores")
-_PACKAGES = ("triton", "diffusers", "transformers", "xformers", "sageattention")
-# Of 120, in the sequence that bench_windows.py replays.
+# Of 120, in the sequence that windows.py replays.
 _FORWARDS_WITH_TEACACHE = 72
 # Parts of a window shorter than this are left out of the list of parts.
 _LEAST_S = 0.05
-
-
-def with_tables(document: str, folder: Path) -> str:
-    """`document` with every table made anew from the files in `folder`.
-
-    Raises ValueError for a table that is not known here or when no files are named, OSError for one that is not there.
-    """
-    named = _FILES.search(document)
-    if named is None:
-        raise ValueError("the document names no files: it needs a line <!-- bench files: result.json -->")
-    reference = json.loads((folder / _REFERENCE).read_text(encoding="utf-8"))
-    numbers: dict[str, Any] = {}
-    runs: dict[str, Numbers] = {}
-    for file in named[1].split():
-        run = json.loads((folder / file).read_text(encoding="utf-8"))
-        # A section that could not be measured there does not hide what was measured elsewhere.
-        runs[file] = {name: found for name, found in run.items() if not _missing(found)}
-        numbers |= runs[file]
-    tables = TABLES | {"environment": lambda numbers, reference: _environment(runs)}
-
-    def made(match: re.Match[str]) -> str:
-        begin, name, end = match.groups()
-        if name not in tables:
-            raise ValueError(f"there is no table {name}; there are {', '.join(tables)}")
-        return f"{begin}{tables[name](numbers, reference)}\n{end}"
-
-    return _BLOCK.sub(made, document)
-
-
-def _environment(runs: Mapping[str, Numbers]) -> str:
-    """A row to each file: what it was measured on, and which sections count from it."""
-    rows = []
-    for index, (file, numbers) in enumerate(runs.items()):
-        found = numbers["environment"]
-        cudnn = found.get("cudnn")
-        versions = [f"Python {found['python']}", f"torch {found['torch']}"]
-        versions += [] if cudnn is None else [f"cuDNN {cudnn // 10000}.{cudnn // 100 % 100}.{cudnn % 100}"]
-        versions += [f"{package} {found[package]}" for package in _PACKAGES if found.get(package)]
-        later = {section for other in list(runs.values())[index + 1 :] for section in other}
-        sections = [name for name, value in numbers.items() if isinstance(value, dict) and name not in later]
-        counted = ", ".join(name for name in sections if name != "environment")
-        card = found.get("gpu", found["device"])
-        if found.get("cards", 1) > 1:
-            card += f"; {found['cards']} of one host were at work at once, each with sections of its own"
-        rows.append((f"[{file}](performance/{file})", card, ", ".join(versions), counted))
-    return table(("file", "card", "software", "sections"), rows)
 
 
 def _forward(numbers: Numbers, reference: Numbers) -> str:
@@ -88,21 +32,24 @@ def _forward(numbers: Numbers, reference: Numbers) -> str:
         if "s" not in measured.get(key, {}):
             continue
         found, against = measured[key], reference["forward"].get(key, {})
-        floor = against.get("floor_s")
+        alone_s = against.get("products_s")
         theirs = against.get("reference_s", {})
         rows.append(
             (
                 form,
                 f"{found['s']:.2f}",
                 _number(against.get("target_s"), 1),
-                _number(floor, 2),
-                "" if floor is None else f"{floor / found['s']:.0%}",
+                _number(alone_s, 2),
+                "" if alone_s is None else f"{alone_s / found['s']:.0%}",
                 f"{found['peak_gib']:.1f} GiB" if found.get("peak_gib") else "",
                 f"{found['first_s']:.1f} s",
                 ", ".join(f"{s:.2f} ({kernel})" for kernel, s in theirs.items()),
             )
         )
-    heads = ("form", "seconds", "target", "floor", "of floor", "peak memory", "its first call", "reference")
+    heads = (
+        "form", "seconds", "target", "at reference rate", "of that rate", "peak memory", "its first call",
+        "published code",
+    )  # fmt: skip
     return table(heads, rows)
 
 
@@ -173,22 +120,24 @@ def _windows(numbers: Numbers, reference: Numbers) -> str:
         ("`fast`, int8 weights", all_forwards["fast"], _section(numbers, "int8").get("fast"), {}),
         ("`fast`, 720p (75,600 tokens)", all_forwards["fast"], hd.get("resident"), {}),
     ]  # fmt: skip
-    floor = reference["forward"][_DEFAULT_FORMS[0]]["floor_s"]
+    products_s = reference["forward"][_DEFAULT_FORMS[0]]["products_s"]
     rows: list[tuple[str, ...]] = []
     for text, n_forwards, found, against in lines:
         if not found or "s_per_s" not in found:
             continue
-        least = n_forwards * floor / found["new_video_s"] if against else None
+        alone = n_forwards * products_s / found["new_video_s"] if against else None
         theirs = against.get("reference_s_per_s")
         rows.append(
             (
                 text, str(n_forwards), _parts(found["windows"][-1]), f"**{found['s_per_s']:.2f}**",
-                _number(against.get("target_s_per_s"), 1), _number(least, 1),
-                "" if least is None else f"{least / found['s_per_s']:.0%}",
+                _number(against.get("target_s_per_s"), 1), _number(alone, 1),
+                "" if alone is None else f"{alone / found['s_per_s']:.0%}",
                 "" if theirs is None else f"{theirs:.1f} ({against['reference_note']})",
             )
         )  # fmt: skip
-    heads = ("preset", "forwards", "a window", "s/s", "target", "floor", "of floor", "reference")
+    heads = (
+        "preset", "forwards", "a window", "s/s", "target", "at reference rate", "of that rate", "published code",
+    )  # fmt: skip
     rows += _derived(numbers, reference, all_forwards["quality"])
     return table(heads, rows)
 
@@ -336,10 +285,6 @@ def _section(numbers: Numbers, section: str) -> Numbers:
     return found
 
 
-def _missing(found: object) -> bool:
-    return isinstance(found, dict) and "missing" in found
-
-
 def _parts(window: Mapping[str, float]) -> str:
     """`11.65 s: denoise 8.80, decode 2.74`."""
     parts = ((name, s) for name, s in window.items() if name != "all" and s >= _LEAST_S)
@@ -354,7 +299,3 @@ def _n_forwards(preset: str) -> int:
 
 def _number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
-
-
-if __name__ == "__main__":
-    rewrite(with_tables)

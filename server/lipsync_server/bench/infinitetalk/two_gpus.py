@@ -12,7 +12,8 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from lipsync_server.bench.record import Bench, Numbers, read
+from lipsync_server.bench.infinitetalk.bench import Bench
+from lipsync_server.bench.record import Numbers, read
 
 _COMMAND = (sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
 _MEASURE = "lipsync_server.bench.infinitetalk.parallel"

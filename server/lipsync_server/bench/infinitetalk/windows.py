@@ -7,10 +7,12 @@ from functools import partial
 
 from torch import Tensor
 
+from lipsync_server.bench import memory
+from lipsync_server.bench.infinitetalk.bench import EIGHT_BIT, Bench
 from lipsync_server.bench.infinitetalk.forward import int8_forward
 from lipsync_server.bench.infinitetalk.rig import Rig
-from lipsync_server.bench.record import EIGHT_BIT, Bench, Numbers
-from lipsync_server.engines.infinitetalk.loading import memory
+from lipsync_server.bench.record import Numbers, say
+from lipsync_server.engines.infinitetalk.loading import memory as memory_plan
 from lipsync_server.engines.infinitetalk.model.teacache import DEFAULT_THRESHOLD, TeaCache
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
 from lipsync_server.engines.infinitetalk.options import Options
@@ -26,11 +28,11 @@ def preset_windows(bench: Bench, found: Numbers) -> None:
     """The third of three `fast` windows and one of `balanced`, fp8 and resident."""
     rig = Rig(bench, size=bench.scale.picture, n_windows=3)
     transformer = resident(bench)
-    bench.reset_peak()
+    memory.reset_peak(bench.device)
     for preset, n_windows in (("fast", 3), ("balanced", 1)):
         loop = rig.loop(transformer, preset)
         bench.part(found, preset, partial(rig.run, loop, n_windows, note=preset))
-    found |= bench.peaks()
+    found |= memory.peaks(bench.device)
     if bench.cuda:
         bench.part(found, "fast_half", lambda part: _half_of_the_keys(rig, transformer, part))
     transformer.close()
@@ -95,9 +97,9 @@ def _hdresident(bench: Bench, found: Numbers) -> None:
     transformer = resident(bench)
     # The other run has compiled everything but what looks at the picture.
     rig.conditions.at(rig.schedule.windows[0])
-    bench.reset_peak()
+    memory.reset_peak(bench.device)
     rig.run(rig.loop(transformer, "fast"), 1, found, note="fast, 720p")
-    found |= bench.peaks()
+    found |= memory.peaks(bench.device)
     transformer.close()
 
 
@@ -105,10 +107,10 @@ def two_people_windows(bench: Bench, found: Numbers) -> None:
     """Two `fast` windows with a voice for each half of the picture; the blocks are the compiled, not the fused ones."""
     rig = Rig(bench, size=bench.scale.picture, n_windows=2, n_people=2)
     transformer = resident(bench)
-    bench.reset_peak()
+    memory.reset_peak(bench.device)
     rig.run(rig.loop(transformer, "fast"), 2, found, note="two people")
     found["fused_blocks"] = False
-    found |= bench.peaks()
+    found |= memory.peaks(bench.device)
     transformer.close()
 
 
@@ -116,9 +118,9 @@ def int8_windows(bench: Bench, found: Numbers) -> None:
     """int8 weights: one forward against bf16, then two `fast` windows."""
     transformer = int8_forward(bench, found)
     rig = Rig(bench, size=bench.scale.picture, n_windows=2)
-    bench.reset_peak()
+    memory.reset_peak(bench.device)
     bench.part(found, "fast", partial(rig.run, rig.loop(transformer, "fast"), 2, note="int8"))
-    found |= bench.peaks()
+    found |= memory.peaks(bench.device)
     transformer.close()
 
 
@@ -152,13 +154,13 @@ def _on_a_small_card(
     rig.conditions.at(rig.schedule.windows[0])
     rig.new_job()
     bench.free()
-    with bench.card_of(n_bytes) as left:
-        plan = memory.plan(
+    with memory.card_of(n_bytes, bench.device) as left:
+        plan = memory_plan.plan(
             bench.config, quant=quant, pixels=size[0] * size[1], passes=1, compiled=bench.cuda,
-            free_bytes=left - bench.allocated_bytes(),
+            free_bytes=left - memory.allocated_bytes(bench.device),
         )  # fmt: skip
         found |= {"plan": plan.line, "resident_blocks": plan.resident_blocks}
-        bench.say(plan.line)
+        say(plan.line)
         rig.keep_clip = plan.keep_encoders
         transformer = random_transformer(
             bench.config, device=bench.device, quant=quant, attention="auto",
@@ -166,9 +168,9 @@ def _on_a_small_card(
         )  # fmt: skip
         _speed_up(bench, transformer)
         transformer.cache_context = plan.cache_context
-        bench.reset_peak()
+        memory.reset_peak(bench.device)
         rig.run(rig.loop(transformer, "fast"), 2, found, note=note)
-        found |= bench.peaks()
+        found |= memory.peaks(bench.device)
         transformer.close()
 
 

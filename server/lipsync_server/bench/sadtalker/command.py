@@ -1,48 +1,47 @@
-"""How fast the engine renders on this machine and how much memory it takes, with random weights at the published size.
+"""Measure SadTalker's renderer with random weights at the published size: `lipsync bench --random-weights
+--engine sadtalker`.
 
-    python -m lipsync_server.bench.sadtalker.command --json result.json [--only 512] [--precisions float32 bfloat16]
-
-Speed does not depend on what the weights say. Runs where only torch, numpy, scipy, cv2, Pillow and safetensors are.
-Every section is written to the JSON as soon as it is known; one that fails says why and leaves the others alone. Knows
-what to time; bench_rig.py knows what is rendered.
+Speed does not depend on the values of weights, so no model files are needed. Knows what to time; rig.py knows what is
+rendered.
 """
 
-import argparse
 import gc
-import importlib.metadata
-import json
+import math
 import os
-import platform
 import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 from torch import nn
 
+from lipsync_server.bench import memory
+from lipsync_server.bench.clock import Clock
+from lipsync_server.bench.machine import HEADER, Machine
+from lipsync_server.bench.record import Numbers, Record
 from lipsync_server.bench.sadtalker.rig import Material, Rig
+from lipsync_server.bench.sections import SectionRun, chosen
 from lipsync_server.engines.sadtalker.audio.mel import FPS
 from lipsync_server.engines.sadtalker.loading import official
 from lipsync_server.engines.sadtalker.renderer.renderer import DTYPES, Precision, channels_last
-from lipsync_server.random_models.sadtalker_tiny import TINY
+from lipsync_server.random_models.sadtalker import TINY
 
-TFLOP_PER_FRAME = {256: 1.203, 512: 4.813}  # of the whole generator, as the reference computes it, per frame
-PACKAGES = ("torch", "numpy", "scipy", "opencv-python-headless", "pillow", "safetensors")
-_GIB = 2**30
-_T = TypeVar("_T")
-Numbers = dict[str, object]
+TFLOP_PER_FRAME = {256: 1.203, 512: 4.813}
+"""Operations of the whole generator for one frame, as the published code computes it, by size."""
+_CAP_BYTES = 5 * 2**30
+"""GPU memory of a 6 GB card beside CUDA's own share."""
+_RATES = "convolution TFLOP/s"
 
 
 @dataclass(frozen=True)
 class Case:
-    """One section: what is measured of which renderer. capped: with the GPU memory of a 6 GB card."""
+    """One section: a figure of one renderer. capped: with the GPU memory of a 6 GB card."""
 
     what: Literal["speed", "length", "stages"]
     size: int
@@ -58,7 +57,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured. Lengths in seconds of video; long_s 0 leaves memory over length out."""
+    """How much is measured. short_s, long_s: seconds of video; with long_s 0 the sections `length` are left out."""
 
     sizes: Sequence[int] = (512, 256)
     precisions: Sequence[Precision] = ("float16",)
@@ -66,13 +65,13 @@ class Plan:
     n_frames: int = 200
     short_s: float = 10.0
     long_s: float = 300.0
-    cap_gib: float = 0.0
-    stages: bool = False
+    capped: bool = False
+    stages: bool = True
 
     def cases(self) -> list[Case]:
-        """The sections in order: compiled before not, and memory over length at the smallest size.
+        """The sections in order: compiled before not compiled, and `length` at the smallest size only.
 
-        What is not compiled goes through the sizes backwards, so that a renderer serves as many sections as it can.
+        Not compiled, the sizes come in the reverse order, so that a renderer serves as many sections as it can.
         """
         cases: list[Case] = []
         for compiled in (True, False) if self.compiled else (False,):
@@ -80,16 +79,27 @@ class Plan:
                 cases.append(Case("speed", size, precision, compiled))
                 if self.long_s and compiled == self.compiled and size == min(self.sizes):
                     cases.append(Case("length", size, precision, compiled))
-                if self.cap_gib:
+                if self.capped:
                     cases.append(Case("speed", size, precision, compiled, capped=True))
-        if self.stages:
-            cases += [Case("stages", *rig, self.compiled) for rig in product(self.sizes, self.precisions)]
+                if self.stages and not compiled:
+                    cases.append(Case("stages", size, precision))
         return cases
+
+    @classmethod
+    def for_device(cls, device: torch.device, *, tiny: bool = False) -> "Plan":
+        """The plan of a GPU, of a CPU, which takes seconds for a frame, or of a dry run."""
+        if device.type == "cuda":
+            return cls(capped=True)
+        sizes = (256,) if tiny else cls.sizes
+        return cls(
+            sizes=sizes, precisions=("float32", "bfloat16"), compiled=False, n_frames=5, short_s=0.2,
+            long_s=0.4 if tiny else 0.0,
+        )  # fmt: skip
 
 
 @dataclass
 class Bench:
-    """Goes through a plan, holding one renderer at a time."""
+    """Measures the cases of a plan, with one renderer in memory at a time."""
 
     material: Material
     plan: Plan
@@ -101,21 +111,33 @@ class Bench:
     def device(self) -> torch.device:
         return self.material.device
 
+    def __post_init__(self) -> None:
+        self.clock = Clock(self.device, repeats=1 if self.device.type == "cpu" else 5)
+
     def measure(self, case: Case) -> Numbers:
         rig = self._rig_for(case)
         rig.renderer.compiled = case.compiled
-        with memory_cap(self.device, self.plan.cap_gib if case.capped else 0.0):
+        memory.free(self.device)
+        memory.reset_peak(self.device)
+        with memory.card_of(self._card_bytes(), self.device) if case.capped else nullcontext():
             if case.what == "speed":
                 return self.speed(rig)
             return self.length(rig) if case.what == "length" else self.stages(rig)
 
+    def measure_into(self, case: Case, found: Numbers) -> None:
+        found |= self.measure(case)
+
+    def _card_bytes(self) -> int:
+        """A cap of torch's allocator: the card of `memory.card_of` has CUDA's share besides."""
+        return _CAP_BYTES + (memory.beside_torch_bytes(self.device) if self.device.type == "cuda" else 0)
+
     def speed(self, rig: Rig) -> Numbers:
-        """Frames a second of everything but encoding, and what the first batch took (compiling, choosing kernels)."""
+        """Frames a second without encoding, and seconds of the first batch, which compiles and chooses kernels."""
         first = self.material.track(rig.batch_size / FPS)
-        first_batch_s, _ = timed(lambda: list(rig.stream(first)), self.device)
+        _, first_batch_s = self.clock.timed(lambda: list(rig.stream(first)))
         track = self.material.track(self.plan.n_frames / FPS)
         cpu_before_s = time.process_time()
-        loop_s, _ = timed(lambda: list(rig.stream(track)), self.device)
+        _, loop_s = self.clock.timed(lambda: list(rig.stream(track)))
         fps, rate = track.n_frames / loop_s, self.rates.get(rig.precision)
         numbers: Numbers = {
             "batch_size": rig.batch_size,
@@ -125,18 +147,18 @@ class Bench:
             "seconds_per_second": round(FPS / fps, 4),
             "cpu_s_per_frame": round((time.process_time() - cpu_before_s) / track.n_frames, 4),
             "tflops": round(fps * TFLOP_PER_FRAME[rig.size], 2),
-            **self._gpu_peak(),
+            **memory.peaks(self.device),
             "mean_error_to_float32": self._error(rig),
         }
         if self.device.type == "cpu":
             numbers["load_average"] = round(os.getloadavg()[0], 2)
         if rate:
-            numbers["floor_fps"] = round(rate / TFLOP_PER_FRAME[rig.size], 2)
-            numbers["of_floor"] = round(fps * TFLOP_PER_FRAME[rig.size] / rate, 3)
+            numbers["convolutions_fps"] = round(rate / TFLOP_PER_FRAME[rig.size], 2)
+            numbers["of_convolutions"] = round(fps * TFLOP_PER_FRAME[rig.size] / rate, 3)
         return numbers
 
     def length(self, rig: Rig) -> Numbers:
-        """Largest memory while a short and then a long recording are rendered, frames dropped as they come."""
+        """Largest memory while a short and then a long recording are rendered. The frames are dropped at once."""
         return {
             "short": self._streamed(rig, self.plan.short_s),
             "long": self._streamed(rig, self.plan.long_s),
@@ -147,29 +169,26 @@ class Bench:
         stages = rig.stages(self.material.track(1.0))
         numbers: Numbers = {name: self._ms_per_frame(stage, rig.batch_size) for name, stage in stages.items()}
         track = self.material.track(5.0)
-        seconds, _ = timed(lambda: track.rows(0, track.n_frames), self.device)
+        _, seconds = self.clock.timed(lambda: track.rows(0, track.n_frames))
         numbers["coefficients"] = round(seconds * 1000 / track.n_frames, 4)
         numbers["convolutions"] = {name: round(value, 3) for name, value in rig.renderer.conv_times.items()}
         return numbers
 
     def _streamed(self, rig: Rig, duration_s: float) -> Numbers:
         track = self.material.track(duration_s)
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        seconds, rss_bytes = timed(lambda: _largest_rss(rig.stream(track)), self.device)
+        memory.reset_peak(self.device)
+        rss_bytes, seconds = self.clock.timed(lambda: _largest_rss(rig.stream(track)))
         return {
             "video_s": duration_s,
             "n_frames": track.n_frames,
             "fps": round(track.n_frames / seconds, 2),
             "rss_mib": round(rss_bytes / 2**20, 1),
-            **self._gpu_peak(),
+            **memory.peaks(self.device),
         }
 
     def _ms_per_frame(self, stage: Callable[[], object], batch_size: int) -> float:
-        repeats = 1 if self.device.type == "cpu" else 5
-        stage()
-        seconds, _ = timed(lambda: [stage() for _ in range(repeats)], self.device)
-        return round(seconds * 1000 / repeats / batch_size, 4)
+        samples = self.clock.seconds(stage)
+        return round(sum(samples) / len(samples) * 1000 / batch_size, 4)
 
     def _rig_for(self, case: Case) -> Rig:
         if self.rig is None or (self.rig.size, self.rig.precision) != (case.size, case.precision):
@@ -187,104 +206,21 @@ class Bench:
             self.exact[rig.size] = frame
         return float((frame - self.exact[rig.size]).abs().mean()) if rig.size in self.exact else None
 
-    def _gpu_peak(self) -> Numbers:
-        if self.device.type != "cuda":
-            return {}
-        return {
-            "peak_gpu_gib": round(torch.cuda.max_memory_allocated() / _GIB, 3),
-            "peak_gpu_reserved_gib": round(torch.cuda.max_memory_reserved() / _GIB, 3),
-        }
-
-
-class Report:
-    """Sections by name, on disk as soon as they are known."""
-
-    def __init__(self, path: Path | None, budget_s: float) -> None:
-        self.path, self.ends_at = path, time.monotonic() + budget_s
-        self.numbers: Numbers = {}
-
-    def section(self, name: str, measure: Callable[[], object]) -> None:
-        if time.monotonic() > self.ends_at:
-            self.numbers[name] = {"left_out": "the time was used up"}
-        else:
-            started = time.perf_counter()
-            try:
-                self.numbers[name] = measure()
-            except Exception as error:  # the other sections still count
-                self.numbers[name] = {"failed": f"{type(error).__name__}: {str(error)[:500]}"}
-            self.numbers[f"{name}, took s"] = round(time.perf_counter() - started, 1)
-        sys.stderr.write(f"{name}: {json.dumps(self.numbers[name])}\n")
-        if self.path is not None:
-            self.path.write_text(json.dumps(self.numbers, indent=1) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def memory_cap(device: torch.device, gib: float) -> Iterator[None]:
-    """Count GPU memory anew; while a cap is given the process may have no more than that."""
-    if device.type != "cuda":
-        yield
-        return
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    total = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction(gib * _GIB / total if gib else 1.0)
-    try:
-        yield
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
-
-
-def timed(work: Callable[[], _T], device: torch.device) -> tuple[float, _T]:
-    """Seconds until `work` and all that it has launched are done, and its result."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    result = work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start, result
-
 
 def convolution_rate(device: torch.device, precision: Precision) -> float:
-    """TFLOP/s of this device in the renderer's commonest convolution, 512 to 512 channels, 3x3 on 64 x 64."""
+    """TFLOP/s of this device in the most frequent convolution of the renderer: 512 to 512 channels, 3x3 on 64 x 64."""
     dtype, batch = DTYPES[precision], 16
     conv = channels_last(nn.Conv2d(512, 512, 3, padding=1, device=device, dtype=dtype))
     x = torch.randn(batch, 512, 64, 64, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
     repeats = 50
     with torch.inference_mode():
         conv(x)
-        seconds, _ = timed(lambda: [conv(x) for _ in range(repeats)], device)
+        _, seconds = Clock(device).timed(lambda: [conv(x) for _ in range(repeats)])
     return 2 * 9 * 512 * 512 * 64 * 64 * batch * repeats / seconds / 1e12
 
 
-def machine(device: torch.device) -> Numbers:
-    """What the figures were measured on, and with what."""
-    installed = {name: _version(name) for name in PACKAGES}
-    found: Numbers = {
-        "device": platform.processor() or platform.machine(),
-        "python": platform.python_version(),
-        **{name: version for name, version in installed.items() if version},
-        "threads": torch.get_num_threads(),
-    }
-    if device.type == "cuda":
-        found |= {
-            "device": torch.cuda.get_device_name(device),
-            "gpu_memory_gib": round(torch.cuda.get_device_properties(device).total_memory / _GIB, 1),
-            "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),
-        }
-    return found
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
-
-
 def _largest_rss(stream: Iterator[int]) -> int:
-    """The process's largest resident memory while a stream goes by, in bytes."""
+    """The largest resident memory of this process while a stream is consumed, in bytes."""
     largest = 0
     for _ in stream:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -292,58 +228,20 @@ def _largest_rss(stream: Iterator[int]) -> int:
     return largest
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Measure the sadtalker renderer with random weights.")
-    on_gpu = torch.cuda.is_available()
-    parser.add_argument("--device", default="cuda" if on_gpu else "cpu")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[512, 256], choices=official.SIZES)
-    default_precisions: list[Precision] = ["float16"] if on_gpu else ["float32", "bfloat16"]
-    parser.add_argument("--precisions", nargs="+", default=default_precisions, choices=list(DTYPES))
-    parser.add_argument("--frames", type=int, default=200 if on_gpu else 5, help="frames of a speed measurement")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=on_gpu)
-    parser.add_argument("--short-s", type=float, default=10.0, help="seconds of video of the first memory measurement")
-    parser.add_argument("--long-s", type=float, default=300.0 if on_gpu else 0.0, help="and of the second; 0: neither")
-    parser.add_argument(
-        "--memory-cap-gib",
-        type=float,
-        default=5.0 if on_gpu else 0.0,
-        help="repeat speeds with so much GPU memory; 5 is what a 6 GB card leaves beside CUDA itself; 0: do not",
-    )
-    parser.add_argument("--stages", action="store_true", help="also the milliseconds of every part")
-    parser.add_argument("--only", default="", help="sections whose name contains this")
-    parser.add_argument("--budget-s", type=float, default=1e6, help="begin no section after so many seconds")
-    parser.add_argument("--tiny", action="store_true", help="tiny networks: tries this program, measures nothing")
-    parser.add_argument("--json", type=Path, default=None, help="write the report here, section by section")
-    return parser
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    given = _parser().parse_args(arguments)
-    device = torch.device(given.device)
+def measure(asked: SectionRun) -> None:
+    """Run the sections asked for, one after the other on one device. Raises InvalidInput for an unknown section."""
+    device = torch.device(asked.device)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = False
-    report = Report(given.json, given.budget_s)
-    report.section("machine", lambda: machine(device))
-    plan = Plan(
-        sizes=given.sizes,
-        precisions=given.precisions,
-        compiled=given.compile,
-        n_frames=given.frames,
-        short_s=given.short_s,
-        long_s=given.long_s,
-        cap_gib=given.memory_cap_gib,
-        stages=given.stages,
-    )
-    bench = Bench(Material(device, TINY if given.tiny else official.PUBLISHED), plan)
-    if device.type == "cuda":  # a CPU is shared, and what it reaches changes from second to second
+    plan = Plan.for_device(device, tiny=asked.tiny)
+    cases = {case.name: case for case in plan.cases()}
+    wanted = chosen(cases, asked.only)
+    ends_at = math.inf if asked.budget_s is None else time.monotonic() + asked.budget_s
+    record = Record(asked.json_path, ends_at, after_part=lambda: memory.free(device))
+    record.section(HEADER, lambda found: found.update(Machine.here(str(device)).with_torch().numbers))
+    bench = Bench(Material(device, TINY if asked.tiny else official.PUBLISHED), plan)
+    if device.type == "cuda":  # a CPU is shared, and its rate changes from second to second
         bench.rates = {precision: convolution_rate(device, precision) for precision in plan.precisions}
-        report.section("convolution TFLOP/s", lambda: {name: round(rate, 3) for name, rate in bench.rates.items()})
-    for case in plan.cases():
-        if given.only in case.name:
-            report.section(case.name, partial(bench.measure, case))
-    sys.stdout.write(json.dumps(report.numbers, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+        record.section(_RATES, lambda found: found.update({k: round(rate, 3) for k, rate in bench.rates.items()}))
+    record.run({name: partial(bench.measure_into, cases[name]) for name in wanted})

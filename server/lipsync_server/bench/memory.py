@@ -1,0 +1,72 @@
+"""GPU memory: its peak since a moment, and a cap that stands in for a smaller card.
+
+Three sums differ, and each has its use. *Tensors*: what the program holds. *torch's allocator*: that, and blocks which
+the allocator keeps for reuse. *The card*: that, and CUDA's context, libraries' workspaces and loaded kernels, which
+torch does not count: this is the figure of nvidia-smi. On a CPU all functions do nothing and give no numbers.
+"""
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from lipsync_server.bench.record import Numbers
+
+GIB = 2**30
+
+
+def free(device: torch.device) -> None:
+    """Give back memory that nothing refers to any more."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def reset_peak(device: torch.device) -> None:
+    """Count peaks from here on."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_gib(device: torch.device) -> float | None:
+    """Largest sum of tensors since `reset_peak`, in GiB; None on a CPU."""
+    return round(torch.cuda.max_memory_allocated(device) / GIB, 3) if device.type == "cuda" else None
+
+
+def peaks(device: torch.device) -> Numbers:
+    """Peak memory since `reset_peak` in GiB: of tensors, of torch's allocator, and of the card."""
+    if device.type != "cuda":
+        return {}
+    reserved = torch.cuda.max_memory_reserved(device)
+    return {
+        "peak_gib": peak_gib(device),
+        "peak_reserved_gib": round(reserved / GIB, 3),
+        "peak_device_gib": round((reserved + beside_torch_bytes(device)) / GIB, 3),
+    }
+
+
+def allocated_bytes(device: torch.device) -> int:
+    """Memory that tensors take on the card now."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
+def beside_torch_bytes(device: torch.device) -> int:
+    """Memory in use on the card that is not torch's; all of it belongs to this process if nobody else uses the card."""
+    free_bytes, total_bytes = torch.cuda.mem_get_info(device)
+    return total_bytes - free_bytes - torch.cuda.memory_reserved(device)
+
+
+@contextmanager
+def card_of(n_bytes: int, device: torch.device) -> Iterator[int]:
+    """Hold this process to a card of `n_bytes`, CUDA's context included; gives the bytes that torch may use."""
+    if device.type != "cuda":
+        yield n_bytes
+        return
+    total = torch.cuda.get_device_properties(device).total_memory
+    left = n_bytes - beside_torch_bytes(device)
+    torch.cuda.set_per_process_memory_fraction(min(1.0, left / total), device)
+    try:
+        yield left
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)

@@ -1,0 +1,53 @@
+"""A worker's side of a render, without a worker: for benchmarks and tests that call an engine themselves."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from lipsync_server.engines.base import ResumePoint, State
+
+
+def _never(context: "RecordingContext") -> bool:
+    return False
+
+
+@dataclass
+class RecordingContext:
+    """A RenderContext that keeps everything which the engine reports.
+
+    stop: whether the job is to stop now, asked with this context. stages: (stage, done, total) of every report; notes:
+    their texts as "stage: note".
+    """
+
+    scratch: Path = Path()
+    checkpoint: ResumePoint | None = None
+    stop: "Callable[[RecordingContext], bool]" = _never
+    stages: list[tuple[str, float, float]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    saved: list[State] = field(default_factory=list)
+
+    @classmethod
+    def stopping_at(cls, done: float, scratch: Path = Path()) -> Self:
+        """A context that stops the job once `done` of the stage "generate" is reported."""
+        return cls(scratch, stop=lambda context: max(context.generated, default=-math.inf) >= done)
+
+    @property
+    def generated(self) -> list[float]:
+        """`done` of every report of the stage "generate"."""
+        return [done for stage, done, _ in self.stages if stage == "generate"]
+
+    def progress(self, stage: str, done: float, total: float, note: str = "") -> None:
+        self.stages.append((stage, done, total))
+        self.notes.append(f"{stage}: {note}")
+
+    def cancelled(self) -> bool:
+        return self.stop(self)
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+    def save(self, state: State) -> None:
+        self.saved.append(dict(state))

@@ -1,0 +1,93 @@
+"""Write the tables of a document from measured JSON files: `python -m lipsync_server.bench.tables docs/performance.md`.
+
+A table stands in a block (lipsync_server/markdown.py): `<!-- begin NAME FILE.json -->`. The files lie in performance/
+beside the document. A document whose tables share files names them once, `<!-- files: A.json B.json -->`; when several
+hold the same section, the last file counts. A test compares the documents with the files. Measures nothing.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lipsync_server.bench.infinitetalk.tables import TABLES as INFINITETALK
+from lipsync_server.bench.machine import Machine
+from lipsync_server.bench.sadtalker.tables import TABLES as SADTALKER
+from lipsync_server.markdown import Writer, table, with_blocks
+
+Numbers = Mapping[str, Any]
+TABLES: dict[str, Callable[[Numbers, Numbers], str]] = {**INFINITETALK, **SADTALKER}
+_REFERENCE = "reference-h100.json"
+_FILES = re.compile(r"<!-- files: ([^\n]*?) -->")
+_HEADERS = ("machine", "environment")
+
+
+def with_tables(document: str, folder: Path) -> str:
+    """`document` with every table written anew from the files in `folder`.
+
+    A table whose own file is missing becomes "Not measured yet.". Raises ValueError for an unknown table or a table
+    without a file, OSError when a file of the line `files:` is missing.
+    """
+    named = _FILES.search(document)
+    shared = {file: _load(folder / file) for file in named[1].split()} if named else {}
+    path = folder / _REFERENCE
+    reference = _load(path) if path.exists() else {}
+
+    def writer_of(name: str) -> Writer:
+        if name not in (*TABLES, "files"):
+            raise ValueError(f"there is no table {name}; there are {', '.join(TABLES)} and files")
+
+        def write(arguments: tuple[str, ...]) -> str:
+            if not (arguments or shared):
+                raise ValueError(f"table {name} needs a file: <!-- begin {name} FILE.json -->")
+            if not arguments:
+                return _files(shared) if name == "files" else TABLES[name](_merged(shared), reference)
+            own = {file: _load(folder / file) for file in arguments if (folder / file).exists()}
+            if not own:
+                return table((), ())
+            links = ", ".join(f"[{file}](performance/{file})" for file in own)
+            return f"{TABLES[name](_merged(own), reference)}\n\n{links}"
+
+        return write
+
+    return with_blocks(document, writer_of)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """A file's sections, without those that could not be measured on that machine."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return {name: value for name, value in found.items() if not (isinstance(value, dict) and "missing" in value)}
+
+
+def _merged(runs: Mapping[str, Numbers]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for numbers in runs.values():
+        merged |= numbers
+    return merged
+
+
+def _files(runs: Mapping[str, Numbers]) -> str:
+    """A row to each file: the machine, and the sections that count from this file."""
+    rows = []
+    for index, (file, numbers) in enumerate(runs.items()):
+        machine = Machine.of(numbers)
+        later = {section for other in list(runs.values())[index + 1 :] for section in other}
+        sections = [name for name, value in numbers.items() if isinstance(value, dict) and name not in later]
+        counted = ", ".join(name for name in sections if name not in _HEADERS)
+        card = machine.card
+        if machine.cards > 1:
+            card += f"; {machine.cards} of one host were at work at once, each with sections of its own"
+        rows.append((f"[{file}](performance/{file})", card, machine.software_line, counted))
+    return table(("file", "card", "software", "sections"), rows)
+
+
+def main() -> None:
+    path = Path(sys.argv[1])
+    document = path.read_text(encoding="utf-8")
+    path.write_text(with_tables(document, path.parent / "performance"), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,15 +1,14 @@
 import type {
 	Icon,
 	ICredentialDataDecryptedObject,
-	ICredentialTestRequest,
 	ICredentialType,
 	IHttpRequestOptions,
 	INodeProperties,
 } from 'n8n-workflow';
 
 /**
- * Where a Lipsync server is and how to be let in. Every request of the node gets its address, token, proxy header and
- * certificate policy here, so that nothing else needs to know them.
+ * Where a Lipsync server is and how to be let in. Every request gets its address, token, proxy headers and certificate
+ * policy here. The Test button is the node's `testServer`, because only a function can answer in the server's words.
  */
 export class LipsyncApi implements ICredentialType {
 	name = 'lipsyncApi';
@@ -22,12 +21,20 @@ export class LipsyncApi implements ICredentialType {
 
 	properties: INodeProperties[] = [
 		{
+			displayName:
+				'Start a server with <code>lipsync serve</code>; it prints its address and its token. If n8n runs in Docker, <code>localhost</code> is n8n’s own container: write <code>http://host.docker.internal:5000</code> instead.',
+			name: 'notice',
+			type: 'notice',
+			default: '',
+		},
+		{
 			displayName: 'Base URL',
 			name: 'baseUrl',
 			type: 'string',
 			required: true,
 			default: '',
 			placeholder: 'e.g. https://gpu.example.com',
+			hint: 'The address that the server prints',
 			description:
 				'Address of the Lipsync server, with its path prefix if it stands behind one (Jupyter proxy: https://host/proxy/5000). Quick tunnels get a new address at every start.',
 		},
@@ -37,8 +44,8 @@ export class LipsyncApi implements ICredentialType {
 			type: 'string',
 			typeOptions: { password: true },
 			default: '',
-			description:
-				'One of the tokens in LIPSYNC_TOKENS on the server. A server that has none prints the one it made at its first start.',
+			hint: 'The token that the server prints when it starts, or one of its LIPSYNC_TOKENS',
+			description: 'Only a server that listens on its own machine alone works without a token',
 		},
 		{
 			displayName: 'Ignore SSL Issues (Insecure)',
@@ -54,8 +61,9 @@ export class LipsyncApi implements ICredentialType {
 			typeOptions: { password: true },
 			default: '',
 			placeholder: 'e.g. {"CF-Access-Client-Id": "…", "CF-Access-Client-Secret": "…"}',
+			hint: 'Leave empty, unless a proxy in front of the server asks for headers',
 			description:
-				'Extra headers, as a JSON object, for a proxy in front of the server (Cloudflare Access, Jupyter). Leave empty without one.',
+				'Extra headers as a JSON object, for a proxy such as Cloudflare Access or Jupyter',
 		},
 	];
 
@@ -75,41 +83,17 @@ export class LipsyncApi implements ICredentialType {
 			skipSslCertificateValidation: credentials.ignoreSslIssues === true,
 		};
 	}
-
-	test: ICredentialTestRequest = {
-		request: {
-			baseURL: '={{$credentials.baseUrl}}',
-			url: '/v1/me',
-			method: 'GET',
-			timeout: 30_000,
-		},
-		rules: [
-			{
-				type: 'responseCode',
-				properties: {
-					value: 401,
-					message:
-						'The server does not accept this token. Compare it with LIPSYNC_TOKENS on the server.',
-				},
-			},
-			{
-				type: 'responseCode',
-				properties: {
-					value: 404,
-					message:
-						'There is no Lipsync server at this Base URL. Check the address and its path prefix.',
-				},
-			},
-		],
-	};
 }
 
-/** The Base URL without trailing slashes; throws a sentence to act on when it is no address. */
-export function serverAddress(value: unknown): string {
+/** An address without trailing slashes; throws a sentence to act on when it is no address. */
+export function serverAddress(
+	value: unknown,
+	field = 'The Base URL of the Lipsync credential',
+): string {
 	const text = String(value ?? '').trim();
 	if (!/^https?:\/\/[^/\s?#]/i.test(text) || /[\s?#]/.test(text)) {
 		throw new TypeError(
-			`The Base URL of the Lipsync credential is ${JSON.stringify(text)}. Write it with http:// or https:// and without a query, like https://gpu.example.com.`,
+			`${field} is ${JSON.stringify(text)}. Write it with http:// or https:// and without a query, like https://gpu.example.com.`,
 		);
 	}
 	return text.replace(/\/+$/, '');

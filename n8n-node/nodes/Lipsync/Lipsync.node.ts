@@ -1,26 +1,23 @@
 import {
 	NodeConnectionTypes,
+	NodeOperationError,
 	type IExecuteFunctions,
 	type INodeExecutionData,
 	type INodeType,
 	type INodeTypeDescription,
 } from 'n8n-workflow';
 
-import { getEngines } from './methods/getEngines';
-import { serverDescription } from './resources/server';
-import { getInfo } from './resources/server/getInfo';
-import { waitUntilReady } from './resources/server/waitUntilReady';
-import { videoDescription } from './resources/video';
-import { cancel } from './resources/video/cancel';
-import { download } from './resources/video/download';
-import { generate } from './resources/video/generate';
-import { getStatus } from './resources/video/getStatus';
+import { getEngineOptions, getEngines, searchEngines } from './methods/engines';
+import { searchJobs } from './methods/jobs';
+import { testServer } from './methods/testServer';
+import type { Operation } from './operation';
+import { serverOperations, serverProperties } from './resources/server';
+import { serverChoice } from './resources/serverChoice';
+import { videoOperations, videoProperties } from './resources/video';
 
-type Operation = (context: IExecuteFunctions) => Promise<INodeExecutionData[]>;
-
-const OPERATIONS: Record<string, Record<string, Operation>> = {
-	video: { generate, getStatus, download, cancel },
-	server: { getInfo, waitUntilReady },
+const OPERATIONS: Record<string, Operation[]> = {
+	video: videoOperations,
+	server: serverOperations,
 };
 
 export class Lipsync implements INodeType {
@@ -29,14 +26,22 @@ export class Lipsync implements INodeType {
 		name: 'lipsync',
 		icon: { light: 'file:../../icons/lipsync.svg', dark: 'file:../../icons/lipsync.dark.svg' },
 		group: ['transform'],
-		version: [1],
+		version: [1, 2],
+		defaultVersion: 2,
 		subtitle: '={{ $parameter["operation"] + ": " + $parameter["resource"] }}',
-		description: 'Make a video of a person saying something, from a picture and a recording',
+		description: 'Make a talking video of a person from a picture and a voice recording',
 		defaults: { name: 'Lipsync' },
 		usableAsTool: true,
 		inputs: [NodeConnectionTypes.Main],
 		outputs: [NodeConnectionTypes.Main],
-		credentials: [{ name: 'lipsyncApi', required: true }],
+		credentials: [
+			{
+				name: 'lipsyncApi',
+				required: true,
+				testedBy: 'testServer',
+				displayOptions: { hide: { server: ['input'] } },
+			},
+		],
 		properties: [
 			{
 				displayName: 'Resource',
@@ -44,21 +49,36 @@ export class Lipsync implements INodeType {
 				type: 'options',
 				noDataExpression: true,
 				options: [
-					{ name: 'Server', value: 'server' },
 					{ name: 'Video', value: 'video' },
+					{ name: 'Server', value: 'server' },
 				],
 				default: 'video',
 			},
-			...videoDescription,
-			...serverDescription,
+			...videoProperties,
+			...serverProperties,
+			...serverChoice,
 		],
 	};
 
-	methods = { loadOptions: { getEngines } };
+	methods = {
+		loadOptions: { getEngines, getEngineOptions },
+		listSearch: { searchEngines, searchJobs },
+		credentialTest: { testServer },
+	};
 
 	async execute(this: IExecuteFunctions): Promise<INodeExecutionData[][]> {
 		const resource = this.getNodeParameter('resource', 0) as string;
 		const operation = this.getNodeParameter('operation', 0) as string;
-		return [await OPERATIONS[resource][operation](this)];
+		const chosen = OPERATIONS[resource].find(({ option }) => option.value === operation);
+		if (chosen === undefined) {
+			throw new NodeOperationError(
+				this.getNode(),
+				`There is no operation ${resource} > ${operation}`,
+				{
+					description: 'Choose one from the list',
+				},
+			);
+		}
+		return [await chosen.run(this)];
 	}
 }

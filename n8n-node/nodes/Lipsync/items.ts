@@ -4,19 +4,20 @@ import { NodeOperationError, type IExecuteFunctions, type INodeExecutionData } f
 import { isStopped } from './api/client';
 import { asNodeError } from './api/errors';
 
-/** Run `work` for every input item. */
+/** Run `work` for every input item. An operation may give several items for one. */
 export async function eachItem(
 	context: IExecuteFunctions,
-	work: (itemIndex: number) => Promise<INodeExecutionData>,
+	work: (itemIndex: number) => Promise<INodeExecutionData | INodeExecutionData[]>,
 ): Promise<INodeExecutionData[]> {
 	const output: INodeExecutionData[] = [];
 	for (let i = 0; i < context.getInputData().length; i++) {
-		output.push(await orFailed(context, i, async () => await work(i)));
+		const given = await orFailed(context, i, async () => await work(i));
+		output.push(...(Array.isArray(given) ? given : [given]));
 	}
 	return output;
 }
 
-/** What `work` gives for item `itemIndex`; with Continue On Fail an item that carries the error instead. */
+/** The result of `work` for item `itemIndex`; with Continue On Fail an item that carries the error instead. */
 export async function orFailed<T>(
 	context: IExecuteFunctions,
 	itemIndex: number,
@@ -33,9 +34,11 @@ export async function orFailed<T>(
 }
 
 /**
- * The item for a job without a video: n8n takes one with only `error` and `details` for a failed one, and would drop
- * `details` if the error object were there as well. In the regular output it carries no binary, so that the picture can
- * never be taken for the video by the next node; the error output gets the inputs back.
+ * The item of a job without a video.
+ *
+ * n8n 1.x sends an item to the error output only if its JSON has exactly `error`, or `error` and `message`; n8n 2.x
+ * accepts these two as well. It carries no binary, so that the next node can never take the picture for the video.
+ * Version 1 of the node gave the inputs back on the error output, and goes on doing so.
  */
 function failedItem(
 	context: IExecuteFunctions,
@@ -44,10 +47,11 @@ function failedItem(
 ): INodeExecutionData {
 	const known = asNodeError(context, error, itemIndex);
 	const item: INodeExecutionData = {
-		json: { error: known.message, ...(known.description ? { details: known.description } : {}) },
+		json: { error: known.message, ...(known.description ? { message: known.description } : {}) },
 		pairedItem: { item: itemIndex },
 	};
-	if (context.getNode().onError === 'continueErrorOutput') {
+	const { onError, typeVersion } = context.getNode();
+	if (onError === 'continueErrorOutput' && typeVersion < 2) {
 		item.binary = context.getInputData()[itemIndex].binary;
 	}
 	return item;
@@ -69,4 +73,9 @@ export function numberBetween(
 		);
 	}
 	return number;
+}
+
+/** The text of a parameter without blanks around it; "" for one that is not set. */
+export function text(value: unknown): string {
+	return value === undefined || value === null ? '' : String(value).trim();
 }

@@ -12,6 +12,7 @@ export interface JobView {
 	id: string;
 	state: string;
 	file_name: string;
+	image_name: string;
 	collected_at: string | null;
 	attempts: number;
 	progress: { stage: string; fraction: number };

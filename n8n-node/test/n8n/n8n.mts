@@ -9,7 +9,7 @@ import { once } from 'node:events';
 import { createWriteStream, mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
-import { N8N_DIR, PACKAGE, eventually, freePort } from './places.mjs';
+import { N8N_2, PACKAGE, eventually, freePort } from './places.mjs';
 
 export interface NodeSpec {
 	name: string;
@@ -29,6 +29,7 @@ export interface Workflow {
 	connections: Record<string, unknown>;
 	settings?: Record<string, unknown>;
 	active?: boolean;
+	versionId?: string;
 }
 
 export interface Item {
@@ -66,41 +67,47 @@ export class N8n {
 		readonly folder: string,
 		readonly port: number,
 		private readonly env: NodeJS.ProcessEnv,
+		private readonly program: string,
 	) {
 		this.files = join(folder, 'files');
 	}
 
-	/** An n8n home with the node installed; not started yet. */
-	static async install(folder: string, env: NodeJS.ProcessEnv = {}): Promise<N8n> {
+	/** An n8n home with the node installed; not started yet. `program`: a folder that install.sh has filled. */
+	static async install(folder: string, env: NodeJS.ProcessEnv = {}, program = N8N_2): Promise<N8n> {
 		const port = await freePort();
-		const nodeHome = join(N8N_DIR, 'node', 'node_modules');
+		const nodeHome = join(program, 'node', 'node_modules');
 		const nodeBin = join(
 			nodeHome,
 			readdirSync(nodeHome).find((name) => name.startsWith('node-')) ?? '',
 			'bin',
 		);
-		const n8n = new N8n(folder, port, {
-			...process.env,
-			PATH: `${nodeBin}:${process.env.PATH}`,
-			NODE_OPTIONS: '',
-			N8N_USER_FOLDER: folder,
-			N8N_ENCRYPTION_KEY: 'key-of-the-test',
-			N8N_PORT: String(port),
-			N8N_LISTEN_ADDRESS: '127.0.0.1',
-			N8N_HOST: '127.0.0.1',
-			N8N_EDITOR_BASE_URL: `http://127.0.0.1:${port}`,
-			WEBHOOK_URL: `http://127.0.0.1:${port}/`,
-			N8N_SECURE_COOKIE: 'false',
-			N8N_RUNNERS_BROKER_PORT: String(await freePort()),
-			N8N_RESTRICT_FILE_ACCESS_TO: join(folder, 'files'),
-			N8N_DIAGNOSTICS_ENABLED: 'false',
-			N8N_VERSION_NOTIFICATIONS_ENABLED: 'false',
-			N8N_TEMPLATES_ENABLED: 'false',
-			N8N_PERSONALIZATION_ENABLED: 'false',
-			N8N_LOG_LEVEL: 'info',
-			NO_PROXY: '127.0.0.1,localhost',
-			...env,
-		});
+		const n8n = new N8n(
+			folder,
+			port,
+			{
+				...process.env,
+				PATH: `${nodeBin}:${process.env.PATH}`,
+				NODE_OPTIONS: '',
+				N8N_USER_FOLDER: folder,
+				N8N_ENCRYPTION_KEY: 'key-of-the-test',
+				N8N_PORT: String(port),
+				N8N_LISTEN_ADDRESS: '127.0.0.1',
+				N8N_HOST: '127.0.0.1',
+				N8N_EDITOR_BASE_URL: `http://127.0.0.1:${port}`,
+				WEBHOOK_URL: `http://127.0.0.1:${port}/`,
+				N8N_SECURE_COOKIE: 'false',
+				N8N_RUNNERS_BROKER_PORT: String(await freePort()),
+				N8N_RESTRICT_FILE_ACCESS_TO: join(folder, 'files'),
+				N8N_DIAGNOSTICS_ENABLED: 'false',
+				N8N_VERSION_NOTIFICATIONS_ENABLED: 'false',
+				N8N_TEMPLATES_ENABLED: 'false',
+				N8N_PERSONALIZATION_ENABLED: 'false',
+				N8N_LOG_LEVEL: 'info',
+				NO_PROXY: '127.0.0.1,localhost',
+				...env,
+			},
+			program,
+		);
 		mkdirSync(n8n.files, { recursive: true });
 		n8n.installPackage();
 		return n8n;
@@ -196,9 +203,33 @@ export class N8n {
 			`/workflows/${workflow.id}/run`,
 			{
 				triggerToStartFrom: { name: trigger?.name },
+				// n8n 1.x runs the workflow that it is sent.
+				workflowData: { ...workflow, pinData: {} },
 			},
 		);
 		return executionId;
+	}
+
+	/** Save a workflow through the REST interface and press Execute; gives the ended execution. */
+	async tryOut(workflow: Workflow, seconds = 120): Promise<Execution> {
+		return await this.runToEnd(await this.save(workflow), seconds);
+	}
+
+	async save(workflow: Workflow): Promise<Workflow> {
+		const saved = await this.rest<{ id: string; versionId: string }>('POST', '/workflows', {
+			...workflow,
+			id: undefined,
+		});
+		return { ...workflow, id: saved.id, versionId: saved.versionId };
+	}
+
+	async saveCredential(
+		name: string,
+		type: string,
+		data: object,
+	): Promise<{ id: string; name: string }> {
+		const { id } = await this.rest<{ id: string }>('POST', '/credentials', { name, type, data });
+		return { id, name };
 	}
 
 	async execution(id: string): Promise<Execution> {
@@ -228,7 +259,7 @@ export class N8n {
 	}
 
 	private get binary(): string {
-		return join(N8N_DIR, 'n8n', 'node_modules', 'n8n', 'bin', 'n8n');
+		return join(this.program, 'n8n', 'node_modules', 'n8n', 'bin', 'n8n');
 	}
 
 	private installPackage(): void {

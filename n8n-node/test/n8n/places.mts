@@ -13,8 +13,15 @@ function checkout(): string {
 export const ROOT = checkout();
 export const PACKAGE = join(ROOT, 'n8n-node');
 export const SAMPLES = join(ROOT, 'server', 'lipsync_server', 'samples');
-/** A folder that install.sh has filled; LIPSYNC_N8N_DIR names one that is there already. */
-export const N8N_DIR = process.env.LIPSYNC_N8N_DIR ?? join(ROOT, '.cache', 'n8n');
+/** Folders that install.sh has filled; the variables name ones that are there already. */
+export const N8N_2 = process.env.LIPSYNC_N8N_DIR ?? join(ROOT, '.cache', 'n8n');
+export const N8N_1 = process.env.LIPSYNC_N8N_1_DIR ?? join(ROOT, '.cache', 'n8n-1');
+export const CHROMIUM =
+	process.env.CHROMIUM ??
+	['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find((path) =>
+		existsSync(path),
+	) ??
+	'/usr/bin/chromium';
 export const LIPSYNC = process.env.LIPSYNC_COMMAND ?? join(ROOT, '.venv', 'bin', 'lipsync');
 
 export async function freePort(): Promise<number> {
@@ -28,7 +35,7 @@ export async function freePort(): Promise<number> {
 	});
 }
 
-/** What `look` gives as soon as it gives something; throws after `seconds`. */
+/** The first value that `look` gives which is not undefined; throws after `seconds`. */
 export async function eventually<T>(
 	what: string,
 	look: () => Promise<T | undefined> | T | undefined,

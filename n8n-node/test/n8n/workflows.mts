@@ -3,6 +3,14 @@ import type { NodeSpec, Workflow } from './n8n.mjs';
 
 export const LIPSYNC = { lipsyncApi: { id: 'lipsync-good', name: 'Lipsync' } };
 
+/** A node in version 2 of its panel. `lipsync` makes one in version 1. */
+export function lipsync2(
+	parameters: Record<string, unknown> = {},
+	more: Partial<NodeSpec> = {},
+): NodeSpec {
+	return lipsync(parameters, { typeVersion: 2, ...more });
+}
+
 export function lipsync(
 	parameters: Record<string, unknown> = {},
 	more: Partial<NodeSpec> = {},
@@ -39,6 +47,16 @@ export function write(path: string): NodeSpec {
 		type: 'n8n-nodes-base.readWriteFile',
 		typeVersion: 1,
 		parameters: { operation: 'write', fileName: path, dataPropertyName: 'data' },
+	};
+}
+
+/** One item, or several, with these JSON fields. */
+export function items(...json: object[]): NodeSpec {
+	return {
+		name: 'Items',
+		type: 'n8n-nodes-base.code',
+		typeVersion: 2,
+		parameters: { jsCode: `return ${JSON.stringify(json.map((each) => ({ json: each })))};` },
 	};
 }
 

@@ -1,5 +1,5 @@
 /**
- * What n8n gives a node while it runs, with n8n's own types, over real HTTP.
+ * The functions that n8n gives a node while it runs, with n8n's own types, over real HTTP.
  *
  * The one thing made up here is n8n: its request helper as measured in 2.41.1 (credential applied, statuses returned,
  * redirects not followed, the cancel signal honoured) and its binary store, in memory or with ids.
@@ -27,12 +27,23 @@ export interface Setup {
 	executionId?: string;
 	runIndex?: number;
 	tool?: boolean;
+	/** Version 2 of the panel unless said. */
+	typeVersion?: number;
+	/** Base URLs by item, as an expression in the credential gives them. */
+	baseUrls?: string[];
 	signal?: AbortSignal;
 	/** Files by id; items refer to them. */
 	store?: Map<string, { bytes: Buffer; fileName?: string }>;
 }
 
 const DEFAULTS = {
+	resource: 'video',
+	operation: 'generate',
+	imageInput: 'binary',
+	audioInput: 'binary',
+	options: {},
+};
+const DEFAULTS_OF_VERSION_1 = {
 	resource: 'video',
 	operation: 'generate',
 	imageInput: 'binary',
@@ -52,7 +63,11 @@ export interface Context extends IExecuteFunctions {
 }
 
 export function makeContext(setup: Setup = {}): Context {
-	const parameters: Record<string, unknown> = { ...DEFAULTS, ...setup.parameters };
+	const typeVersion = setup.typeVersion ?? 2;
+	const parameters: Record<string, unknown> = {
+		...(typeVersion < 2 ? DEFAULTS_OF_VERSION_1 : DEFAULTS),
+		...setup.parameters,
+	};
 	const items = setup.items ?? [withFiles()];
 	const store = setup.store ?? new Map();
 	const lines: string[] = [];
@@ -61,7 +76,7 @@ export function makeContext(setup: Setup = {}): Context {
 		id: 'node-1',
 		name: 'Lipsync',
 		type: 'n8n-nodes-lipsync.lipsync',
-		typeVersion: 1,
+		typeVersion,
 		position: [0, 0],
 		parameters: {},
 		onError: setup.onError,
@@ -82,10 +97,13 @@ export function makeContext(setup: Setup = {}): Context {
 		getInputData: () => items,
 		getNodeParameter: (name: string, _item: number, fallback?: unknown) =>
 			parameters[name] ?? fallback,
-		getCredentials: async () => credentials,
+		getCredentials: async (_type: string, i = 0) => ({
+			...credentials,
+			baseUrl: setup.baseUrls?.[i] ?? credentials.baseUrl,
+		}),
 		continueOnFail: () =>
 			setup.onError === 'continueRegularOutput' || setup.onError === 'continueErrorOutput',
-		isToolExecution: () => setup.tool === true,
+		...(setup.tool === undefined ? {} : { isToolExecution: () => setup.tool }),
 		getExecutionCancelSignal: () => setup.signal,
 		sendMessageToUI: () => {},
 		helpers: {
@@ -112,9 +130,13 @@ export function makeContext(setup: Setup = {}): Context {
 				_type: string,
 				options: IHttpRequestOptions,
 			): Promise<unknown> {
-				const signed = await new LipsyncApi().authenticate(credentials, options);
+				// As in n8n: the credential is asked from `this`, without an item.
+				const own = await this.getCredentials('lipsyncApi');
+				const signed = await new LipsyncApi().authenticate(own, options);
 				return await exchange(signed, this.getExecutionCancelSignal());
 			},
+			httpRequest: async (options: IHttpRequestOptions): Promise<unknown> =>
+				await exchange(options, options.abortSignal as AbortSignal | undefined),
 		},
 	};
 	return known as unknown as Context;
@@ -144,10 +166,17 @@ function* chunksOf(bytes: Buffer): Generator<Buffer> {
 	for (let at = 0; at < bytes.length; at += 65_536) yield bytes.subarray(at, at + 65_536);
 }
 
+function queryOf(query: IHttpRequestOptions['qs']): string {
+	const given = Object.entries(query ?? {}).filter(([, value]) => value !== undefined);
+	return given.length === 0
+		? ''
+		: `?${new URLSearchParams(given.map<[string, string]>(([name, value]) => [name, String(value)])).toString()}`;
+}
+
 async function exchange(options: IHttpRequestOptions, signal?: AbortSignal): Promise<unknown> {
 	return await new Promise((resolve, reject) => {
 		const sent = request(
-			`${options.baseURL}${options.url}`,
+			`${options.baseURL}${options.url}${queryOf(options.qs)}`,
 			{
 				method: options.method,
 				headers: options.headers as Record<string, string>,

@@ -15,7 +15,7 @@ describe('Generate', () => {
 		const server = await serve(t, working());
 		const context = makeContext({
 			baseUrl: server.url,
-			parameters: { prompt: 'Hello', seed: '7' },
+			parameters: { scene: { prompt: 'Hello' }, options: { seed: '7' } },
 		});
 		const [item] = await execute(context);
 		const [post] = server.to('POST', /^\/v1\/jobs$/);
@@ -182,7 +182,7 @@ describe('Generate', () => {
 		const output = await execute(
 			makeContext({ baseUrl: server.url, items, onError: 'continueRegularOutput' }),
 		);
-		assert.match(String(output[0].json.error), /no binary field 'image'/);
+		assert.match(String(output[0].json.error), /no picture. It has no files at all/);
 		assert.equal(output[0].binary, undefined);
 		assert.equal(output[1].json.state, 'succeeded');
 	});
@@ -196,7 +196,7 @@ describe('Generate', () => {
 				return true;
 			}),
 		);
-		const parameters = { timeoutMinutes: 0.01 };
+		const parameters = { options: { timeoutMinutes: 0.01 } };
 		await assert.rejects(
 			execute(makeContext({ baseUrl: server.url, parameters })),
 			/not finished after/,
@@ -282,7 +282,7 @@ describe('Generate', () => {
 	it("gives the job at once with Don't Wait", async (t) => {
 		const server = await serve(t, working());
 		const [item] = await execute(
-			makeContext({ baseUrl: server.url, parameters: { wait: 'none' } }),
+			makeContext({ baseUrl: server.url, parameters: { options: { wait: false } } }),
 		);
 		assert.equal(item.json.state, 'running');
 		assert.equal(item.binary, undefined);

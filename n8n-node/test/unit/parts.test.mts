@@ -9,6 +9,7 @@ import {
 	proxyHeaders,
 	serverAddress,
 } from '../../credentials/LipsyncApi.credentials.js';
+import { PICTURE, RECORDING } from '../../nodes/Lipsync/api/inputs.js';
 import { encode, filePart } from '../../nodes/Lipsync/api/multipart.js';
 import { execute, makeContext } from './context.mjs';
 import { job, json, problem, serve, working } from './scripted.mjs';
@@ -38,8 +39,8 @@ describe('the body of an upload', () => {
 	it('is a stream of exactly the announced length when n8n stores the file', async () => {
 		const context = makeContext({ items, store });
 		const files = [
-			await filePart(context, 0, 'image', 'image'),
-			await filePart(context, 0, 'audio', 'audio'),
+			await filePart(context, 0, 'image', PICTURE),
+			await filePart(context, 0, 'audio', RECORDING),
 		];
 		const { content, headers } = await encode(context, { texts: { prompt: 'Grüße' }, files });
 		assert.ok('pipe' in content);
@@ -48,14 +49,16 @@ describe('the body of an upload', () => {
 		const body = Buffer.concat(chunks);
 		assert.equal(body.length, headers['Content-Length']);
 		assert.ok(body.includes(big));
-		assert.ok(body.includes('filename="Jürgen %22J%22.png"'));
+		assert.ok(
+			body.includes(`filename="J_rgen _J_.png"; filename*=UTF-8''J%C3%BCrgen%20%22J%22.png`),
+		);
 		assert.ok(body.includes('filename="audio.wav"'));
 		assert.ok(body.includes('Grüße'));
 	});
 
 	it('can be made again for another try', async () => {
 		const context = makeContext({ items, store });
-		const form = { texts: {}, files: [await filePart(context, 0, 'image', 'image')] };
+		const form = { texts: {}, files: [await filePart(context, 0, 'image', PICTURE)] };
 		const first = await encode(context, form);
 		assert.ok('destroy' in first.content);
 		first.content.destroy();

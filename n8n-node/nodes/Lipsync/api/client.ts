@@ -1,8 +1,8 @@
 /**
- * Requests to the server: JSON in and out, retries where trying again is safe, the video as a stream.
+ * Requests to a Lipsync server: JSON in and out, retries where trying again is safe, the video as a stream.
  *
- * Knows HTTP. The credential adds address, token and certificates. Does not know what a job is for. Every request that
- * changes something is either harmless to repeat or carries an Idempotency-Key, so all of them may be retried.
+ * Knows HTTP. Does not know what a job is for. Every request that changes something is either harmless to repeat or
+ * carries an Idempotency-Key, so all of them may be retried.
  */
 import {
 	NodeOperationError,
@@ -13,7 +13,9 @@ import {
 	type IN8nHttpFullResponse,
 } from 'n8n-workflow';
 
-import { isConnectionLost, refused, unreachable, type Context } from './errors';
+import { isConnectionLost, outOfTime, refused, unreachable } from './errors';
+import { USUAL, type Patience } from './patience';
+import type { Context, Server } from './server';
 
 export type ByteStream = Awaited<ReturnType<IExecuteFunctions['helpers']['getBinaryStream']>>;
 
@@ -26,74 +28,70 @@ export interface Call {
 	body?: () => Promise<{ content: Buffer | ByteStream; headers: IDataObject }>;
 	/** Statuses that are answers, not refusals. */
 	accept?: number[];
-	/** Give the body as a stream. */
+	/** Give the answer's body as a stream. */
 	stream?: boolean;
-	timeoutMs?: number;
-	itemIndex?: number;
-	/** How long lost connections and gateway answers are retried; three tries by default. */
-	patienceMs?: number;
-	/** Until when a full queue (429) or a server that still loads (503 with Retry-After) is asked again. */
-	waitUntil?: number;
 }
 
-const REQUEST_TIMEOUT_MS = 60_000;
-const DEFAULT_PATIENCE_MS = 6_000;
 const LONGEST_PAUSE_MS = 15_000;
 const AT_GATEWAY = new Set([502, 503, 504, 520, 521, 522, 523, 524, 530]);
 
 /** Send `call`; gives the server's answer or throws the error that says what to do. */
-export async function send(context: Context, call: Call): Promise<IN8nHttpFullResponse> {
-	const giveUp = Date.now() + (call.patienceMs ?? DEFAULT_PATIENCE_MS);
+export async function send(
+	server: Server,
+	call: Call,
+	patience: Patience = USUAL,
+): Promise<IN8nHttpFullResponse> {
+	const { context, itemIndex } = server;
+	const began = Date.now();
 	for (let attempt = 0; ; attempt++) {
 		throwIfStopped(context);
 		const pauseMs = Math.min(1000 * 2 ** attempt, LONGEST_PAUSE_MS);
+		const mayRepeat = (forMs: number, waitMs: number) =>
+			Date.now() + waitMs <= began + forMs &&
+			(patience.limit === undefined || waitMs < patience.limit.leftMs);
 		let response: IN8nHttpFullResponse;
 		try {
-			response = await once(context, call);
+			response = await once(server, call, patience);
 		} catch (error) {
 			throwIfStopped(context);
-			if (isConnectionLost(error) && Date.now() + pauseMs <= giveUp) {
+			if (patience.limit?.isOver) throw await outOfTime(server, patience.limit, error);
+			if (isConnectionLost(error) && mayRepeat(patience.reconnectMs, pauseMs)) {
 				await pause(context, pauseMs);
 				continue;
 			}
-			throw unreachable(context, await serverUrl(context), error, call.itemIndex);
+			throw unreachable(context, await server.address(), error, itemIndex);
 		}
 		const status = response.statusCode;
 		if ((status >= 200 && status < 300) || call.accept?.includes(status)) return response;
 		const retryAfterMs = retryAfter(response.headers);
-		const busy = status === 429 || (status === 503 && retryAfterMs !== undefined);
-		const wait = busy ? (retryAfterMs ?? pauseMs) : pauseMs;
-		const until = busy ? (call.waitUntil ?? giveUp) : AT_GATEWAY.has(status) ? giveUp : 0;
-		if (Date.now() + wait > until) {
+		const isBusy = status === 429 || (status === 503 && retryAfterMs !== undefined);
+		const waitMs = isBusy ? (retryAfterMs ?? pauseMs) : pauseMs;
+		const forMs = isBusy ? patience.busyMs : AT_GATEWAY.has(status) ? patience.reconnectMs : 0;
+		if (!mayRepeat(forMs, waitMs)) {
 			const body = call.stream ? await textOf(response) : response.body;
-			throw refused(context, status, parsed(body), response.headers, call.itemIndex);
+			throw refused(context, status, parsed(body), response.headers, itemIndex);
 		}
 		if (call.stream) (response.body as unknown as ByteStream).destroy();
-		await pause(context, wait);
+		await pause(context, waitMs);
 	}
 }
 
 /** Send `call` and read the answer as JSON of the kind that this address gives. */
-export async function sendJson<T>(context: Context, call: Call): Promise<T> {
-	const response = await send(context, call);
+export async function sendJson<T>(server: Server, call: Call, patience?: Patience): Promise<T> {
+	const response = await send(server, call, patience);
 	const body = parsed(response.body);
 	if (!(body instanceof Object)) {
-		throw refused(context, response.statusCode, body, response.headers, call.itemIndex);
+		throw refused(server.context, response.statusCode, body, response.headers, server.itemIndex);
 	}
 	return body as T;
 }
 
-/** The absolute address of `path` on the server. */
-export async function serverUrl(context: Context, path = ''): Promise<string> {
-	const credentials = await context.getCredentials('lipsyncApi');
-	return `${String(credentials.baseUrl).trim().replace(/\/+$/, '')}${path}`;
-}
-
-/** The same context for requests that have to go out although the execution was stopped. */
-export function despiteStop<C extends Context>(context: C): C {
-	return Object.create(context, {
+/** The same server for requests that have to go out although the execution was stopped. */
+export function despiteStop<C extends Context>(server: Server<C>): Server<C> {
+	const context = Object.create(server.context, {
 		getExecutionCancelSignal: { value: () => undefined },
 	}) as C;
+	return { ...server, context };
 }
 
 /** Sleep, but not longer than the execution lives. */
@@ -124,7 +122,15 @@ function stopSignal(context: Context): AbortSignal | undefined {
 	return 'getExecutionCancelSignal' in context ? context.getExecutionCancelSignal() : undefined;
 }
 
-async function once(context: Context, call: Call): Promise<IN8nHttpFullResponse> {
+/** One attempt. It ends with the execution, after `attemptMs`, and when the item's time is over. */
+async function once(
+	server: Server,
+	call: Call,
+	{ attemptMs, limit }: Patience,
+): Promise<IN8nHttpFullResponse> {
+	const mayTakeMs = Math.max(1, Math.min(attemptMs, limit?.leftMs ?? attemptMs));
+	const tooLong = AbortSignal.timeout(mayTakeMs);
+	const stop = stopSignal(server.context);
 	const body = await call.body?.();
 	const options: IHttpRequestOptions = {
 		method: call.method,
@@ -137,13 +143,12 @@ async function once(context: Context, call: Call): Promise<IN8nHttpFullResponse>
 		ignoreHttpStatusErrors: true,
 		// With redirects followed the whole upload would be kept in memory to be sent again.
 		disableFollowRedirect: true,
-		timeout: call.timeoutMs ?? REQUEST_TIMEOUT_MS,
+		timeout: mayTakeMs,
 	};
 	try {
-		return (await context.helpers.httpRequestWithAuthentication.call(
-			context,
-			'lipsyncApi',
+		return (await server.exchange(
 			options,
+			stop === undefined ? tooLong : AbortSignal.any([stop, tooLong]),
 		)) as IN8nHttpFullResponse;
 	} finally {
 		if (body && 'destroy' in body.content) body.content.destroy();
@@ -162,7 +167,7 @@ async function textOf(response: IN8nHttpFullResponse): Promise<string> {
 	return Buffer.concat(chunks).toString('utf8');
 }
 
-function parsed(body: unknown): unknown {
+export function parsed(body: unknown): unknown {
 	if (typeof body !== 'string') return body;
 	try {
 		return JSON.parse(body);

@@ -1,25 +1,19 @@
 /**
- * Turns refusals, lost connections and failed jobs into what a person reads in n8n: the server's own sentence as the
- * message, and below it what to do.
+ * Turns refusals, lost connections and failed jobs into the errors that a person reads in n8n: the server's own sentence
+ * as the message, and below it the next step.
  */
-import {
-	NodeApiError,
-	NodeOperationError,
-	type IExecuteFunctions,
-	type ILoadOptionsFunctions,
-	type JsonObject,
-} from 'n8n-workflow';
+import { NodeApiError, NodeOperationError, type JsonObject } from 'n8n-workflow';
 
+import type { TimeLimit } from './patience';
+import type { Context, Server } from './server';
 import type { Job, Problem } from './types';
-
-export type Context = IExecuteFunctions | ILoadOptionsFunctions;
 
 const WHAT_TO_DO: Record<string, string> = {
 	unauthorized:
-		'Open the Lipsync API credential and compare its token with LIPSYNC_TOKENS on the server',
+		'Open the Lipsync API credential and paste the token again. The server prints it when it starts: "token …"',
 	no_face: 'Use a picture with one clearly visible face, or set Face Index or Face Box',
-	invalid_image: 'Use a JPEG, PNG or WebP picture, and check that the image field holds it',
-	invalid_audio: 'Use a WAV, MP3, M4A, OGG or FLAC recording, and check the audio field',
+	invalid_image: 'Use a JPEG, PNG or WebP picture, and check that Image Field names it',
+	invalid_audio: 'Use a WAV, MP3, M4A, OGG or FLAC recording, and check that Audio Field names it',
 	unsupported_media:
 		'Check which field holds the picture and which the recording; the node sends them as they are',
 	too_large: 'Send a smaller file, or raise LIPSYNC_MAX_IMAGE_BYTES or LIPSYNC_MAX_AUDIO_BYTES',
@@ -33,6 +27,7 @@ const WHAT_TO_DO: Record<string, string> = {
 	weights: 'Download the weights again on the server: lipsync weights',
 	worker_crashed: 'Run it again; if it happens twice, the log of the server says why',
 	time_limit: 'Use a shorter recording or a faster preset, or raise LIPSYNC_JOB_TIMEOUT_S',
+	forbidden: 'This token may only see its own jobs. Use the token that started the job',
 	not_found: 'Check the job ID; jobs are forgotten some time after their video was collected',
 	gone: 'Download videos before they expire; LIPSYNC_RESULT_TTL sets how long they are kept',
 };
@@ -51,6 +46,8 @@ const NETWORK_CODES = new Set([
 	'ERR_STREAM_PREMATURE_CLOSE',
 	'UND_ERR_SOCKET',
 ]);
+/** Codes of a request that the node itself ended because it took too long. */
+const ENDED_BY_TIME = new Set(['ERR_CANCELED', 'ABORT_ERR']);
 const CERTIFICATE = /SELF_SIGNED|CERT_|UNABLE_TO_(VERIFY|GET_ISSUER)|ALTNAME/;
 
 /** The system's code of a failed connection (`ECONNREFUSED`), wherever n8n and axios put it; empty if there is none. */
@@ -63,7 +60,9 @@ export function connectionCode(error: unknown): string {
 		const code = (each as { code?: unknown }).code;
 		if (typeof code === 'string' && (NETWORK_CODES.has(code) || CERTIFICATE.test(code)))
 			return code;
+		if (typeof code === 'string' && ENDED_BY_TIME.has(code)) return 'ETIMEDOUT';
 		const message = (each as { message?: unknown }).message;
+		if (message === 'canceled') return 'ETIMEDOUT';
 		if (message === 'aborted' || message === 'socket hang up') return 'ECONNRESET';
 	}
 	return '';
@@ -108,12 +107,56 @@ export function unreachable(
 			]
 		: [
 				`The Lipsync server${place} cannot be reached`,
-				`Check that it runs and that the Base URL of the credential is right; quick tunnels and restarted machines get a new address (${code || messageOf(error)})`,
+				`${advice(address)} (${code || messageOf(error)})`,
 			];
 	return new NodeApiError(
 		context.getNode(),
 		{ code },
 		{ message, description, httpCode: 'unreachable', itemIndex },
+	);
+}
+
+/** The likely cause of a refused connection, by the address that was tried. */
+export function advice(address: string): string {
+	if (/^https?:\/\/(localhost|127\.|\[::1\]|0\.0\.0\.0)/i.test(address)) {
+		return 'Check that the server runs and that its address (Base URL in the credential) is right. If n8n runs in Docker, localhost is n8n’s own container: write http://host.docker.internal:5000, or the address of the machine in your network';
+	}
+	return 'Check that the server runs and that its address (Base URL in the credential) is right. Quick tunnels and restarted machines get a new address';
+}
+
+/** The node's Timeout is over before the server has answered. */
+export async function outOfTime(
+	server: Server,
+	limit: TimeLimit,
+	error: unknown,
+): Promise<NodeApiError> {
+	const code = connectionCode(error);
+	return new NodeApiError(
+		server.context.getNode(),
+		{ code },
+		{
+			message: `The Lipsync server at ${await server.address()} did not answer within the Timeout of ${limit.inWords}`,
+			description: `Raise Timeout for large files or a slow connection, and check that the server is healthy (${code || messageOf(error)})`,
+			httpCode: 'timeout',
+			itemIndex: server.itemIndex,
+		},
+	);
+}
+
+/** The video was announced with another length than the bytes that arrived. */
+export function truncated(
+	server: Server,
+	arrived: string,
+	expected: number,
+	reason: string,
+): NodeOperationError {
+	return new NodeOperationError(
+		server.context.getNode(),
+		`The download of the video broke off ${arrived}; it has ${expected} bytes`,
+		{
+			description: `The video is still on the server: fetch it with Video > Download. Check the disk of n8n and any proxy in front of the server${reason ? ` (${reason})` : ''}`,
+			itemIndex: server.itemIndex,
+		},
 	);
 }
 

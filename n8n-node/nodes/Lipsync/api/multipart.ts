@@ -8,6 +8,7 @@ import { randomUUID } from 'crypto';
 import type { IBinaryData, IDataObject, IExecuteFunctions } from 'n8n-workflow';
 
 import type { ByteStream } from './client';
+import { findInput, type WantedInput } from './inputs';
 
 export interface FilePart {
 	field: string;
@@ -30,20 +31,27 @@ export interface Body {
 
 const CHUNK_BYTES = 256 * 1024;
 
-/** The binary in `field` of an item as a part called `name`. */
+/** The file that `field` means for an item, as the part `wanted.name`. */
 export async function filePart(
 	context: IExecuteFunctions,
 	itemIndex: number,
-	field: string,
-	name: string,
+	field: unknown,
+	wanted: WantedInput,
 ): Promise<FilePart> {
-	const binary = context.helpers.assertBinaryData(itemIndex, field);
-	const part = { field: name, fileName: fileName(binary, name), mimeType: binary.mimeType };
+	const { binary, from } = findInput(context, itemIndex, field, wanted);
+	const part = {
+		field: wanted.name,
+		fileName: fileName(binary, wanted.name),
+		mimeType: binary.mimeType,
+	};
 	if (binary.id) {
 		const { fileSize } = await context.helpers.getBinaryMetadata(binary.id);
 		return { ...part, sizeBytes: fileSize, source: { id: binary.id } };
 	}
-	const buffer = await context.helpers.getBinaryDataBuffer(itemIndex, field);
+	const buffer =
+		typeof from === 'string'
+			? await context.helpers.getBinaryDataBuffer(itemIndex, from)
+			: Buffer.from(binary.data, 'base64');
 	return { ...part, sizeBytes: buffer.length, source: { buffer } };
 }
 
@@ -105,16 +113,26 @@ export async function encode(context: IExecuteFunctions, form: Form): Promise<Bo
 function partHead(boundary: string, file: FilePart): string {
 	return [
 		`--${boundary}`,
-		`Content-Disposition: form-data; name="${file.field}"; filename="${quoted(file.fileName)}"`,
+		`Content-Disposition: form-data; name="${file.field}"; ${fileNameParameter(file.fileName)}`,
 		`Content-Type: ${file.mimeType.replace(/[\r\n]/g, '') || 'application/octet-stream'}`,
 		'',
 		'',
 	].join('\r\n');
 }
 
-/** As browsers write names into a form: UTF-8, with the three characters escaped that would break the header. */
-function quoted(name: string): string {
-	return name.replace(/\r/g, '%0D').replace(/\n/g, '%0A').replace(/"/g, '%22');
+/**
+ * The name of a file in a part's header. A name with characters that a quoted string cannot hold (quotes, backslashes,
+ * line ends, lone surrogates) goes into `filename*` (RFC 5987) beside a harmless one.
+ */
+function fileNameParameter(name: string): string {
+	const wellFormed = name.replace(/\p{Surrogate}/gu, '\ufffd');
+	if (!/["\\%\p{Cc}]/u.test(wellFormed)) return `filename="${wellFormed}"`;
+	const plain = wellFormed.replace(/[^\w .-]/g, '_');
+	const encoded = encodeURIComponent(wellFormed).replace(
+		/['()*!]/g,
+		(sign) => `%${sign.charCodeAt(0).toString(16).toUpperCase()}`,
+	);
+	return `filename="${plain}"; filename*=UTF-8''${encoded}`;
 }
 
 function fileName(binary: IBinaryData, fallback: string): string {

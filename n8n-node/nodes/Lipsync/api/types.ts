@@ -54,6 +54,16 @@ export interface EngineStatus {
 	presets: string[];
 	resolutions: string[];
 	max_people: number;
+	options_schema?: { properties?: Record<string, OptionSchema> };
+}
+
+/** One option of an engine, as JSON schema. */
+export interface OptionSchema {
+	description?: string;
+	default?: unknown;
+	minimum?: number;
+	maximum?: number;
+	enum?: unknown[];
 }
 
 export interface ServerInfo {

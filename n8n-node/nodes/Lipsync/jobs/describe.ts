@@ -1,37 +1,53 @@
-/** A job as the JSON of an output item: small, flat, in the words of the server. */
+/** A job as the JSON of an output item: flat, in the words of the server; with Simplify at most ten fields. */
 import type { IDataObject } from 'n8n-workflow';
 
+import { jobPath } from './watch';
+import type { Server } from '../api/server';
 import type { Job } from '../api/types';
 
-/** What is known about a job that has ended well. */
-export function describeResult(job: Job, videoUrl: string): IDataObject {
-	const result = job.result;
-	return {
-		job_id: job.id,
-		state: job.state,
-		engine: job.engine,
-		file_name: job.file_name,
-		width: result?.width,
-		height: result?.height,
-		fps: result?.fps,
-		n_frames: result?.n_frames,
-		duration_s: result?.duration_s,
-		size_bytes: result?.size_bytes,
-		sha256: result?.sha256,
-		render_s: result?.render_s,
-		seconds_per_second: result?.seconds_per_second,
-		seed: result?.seed,
-		cost: job.cost === null ? null : { amount: job.cost.amount, currency: job.cost.currency },
-		warnings: result?.warnings ?? [],
-		video_url: videoUrl,
-		stored_url: job.links.stored,
-		expires_at: job.expires_at,
-	};
+const SIMPLE_RESULT = [
+	'job_id',
+	'state',
+	'engine',
+	'file_name',
+	'duration_s',
+	'size_bytes',
+	'cost',
+	'warnings',
+	'video_url',
+	'expires_at',
+];
+const SIMPLE_STATUS = [
+	'job_id',
+	'state',
+	'engine',
+	'file_name',
+	'stage',
+	'fraction',
+	'queue_position',
+	'expected_finish',
+	'failure',
+	'created_at',
+];
+
+/** A finished video. */
+export async function describeResult(
+	server: Server,
+	job: Job,
+	isSimple: boolean,
+): Promise<IDataObject> {
+	const full = result(job, await videoUrl(server, job));
+	return isSimple ? only(full, SIMPLE_RESULT) : full;
 }
 
 /** Where a job stands at this moment. */
-export function describeStatus(job: Job, videoUrl: string): IDataObject {
-	const status: IDataObject = {
+export async function describeStatus(
+	server: Server,
+	job: Job,
+	isSimple: boolean,
+): Promise<IDataObject> {
+	if (isSimple && job.state === 'succeeded') return await describeResult(server, job, true);
+	const full: IDataObject = {
 		job_id: job.id,
 		state: job.state,
 		engine: job.engine,
@@ -44,7 +60,41 @@ export function describeStatus(job: Job, videoUrl: string): IDataObject {
 		created_at: job.created_at,
 		started_at: job.started_at,
 		finished_at: job.finished_at,
+		...(job.error === null ? {} : { failure: { ...job.error } }),
+		...(job.state === 'succeeded' ? result(job, await videoUrl(server, job)) : {}),
 	};
-	if (job.error !== null) status.failure = { ...job.error };
-	return job.state === 'succeeded' ? { ...status, ...describeResult(job, videoUrl) } : status;
+	return isSimple ? only(full, SIMPLE_STATUS) : full;
+}
+
+async function videoUrl(server: Server, job: Job): Promise<string> {
+	return `${await server.address()}${jobPath(job.id, '/video')}`;
+}
+
+function result(job: Job, url: string): IDataObject {
+	const made = job.result;
+	return {
+		job_id: job.id,
+		state: job.state,
+		engine: job.engine,
+		file_name: job.file_name,
+		width: made?.width,
+		height: made?.height,
+		fps: made?.fps,
+		n_frames: made?.n_frames,
+		duration_s: made?.duration_s,
+		size_bytes: made?.size_bytes,
+		sha256: made?.sha256,
+		render_s: made?.render_s,
+		seconds_per_second: made?.seconds_per_second,
+		seed: made?.seed,
+		cost: job.cost === null ? null : { amount: job.cost.amount, currency: job.cost.currency },
+		warnings: made?.warnings ?? [],
+		video_url: url,
+		stored_url: job.links.stored,
+		expires_at: job.expires_at,
+	};
+}
+
+function only(full: IDataObject, names: string[]): IDataObject {
+	return Object.fromEntries(names.filter((name) => name in full).map((name) => [name, full[name]]));
 }

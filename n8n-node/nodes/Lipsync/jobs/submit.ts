@@ -11,33 +11,37 @@ import type { IExecuteFunctions } from 'n8n-workflow';
 import { send } from '../api/client';
 import { refused } from '../api/errors';
 import { encode, type Form } from '../api/multipart';
+import { TRANSFER, type TimeLimit } from '../api/patience';
+import type { Server } from '../api/server';
 import type { Job } from '../api/types';
 
-const UPLOAD_TIMEOUT_MS = 3_600_000;
 const MOST_RUNS = 20;
 
 export interface Submission {
 	form: Form;
-	/** What makes this job the same job when it is sent again. */
+	/** The name by which the server recognises this job when it is sent again. */
 	key: string;
-	/** Until when a full queue is waited for. */
-	waitUntil: number;
-	itemIndex: number;
+	/** The time for upload and full queue. */
+	limit: TimeLimit;
 }
 
-export async function submit(context: IExecuteFunctions, submission: Submission): Promise<Job> {
-	const { form, key, waitUntil, itemIndex } = submission;
+export async function submit(
+	server: Server<IExecuteFunctions>,
+	{ form, key, limit }: Submission,
+): Promise<Job> {
+	const { context, itemIndex } = server;
 	for (let run = 1; ; run++) {
-		const response = await send(context, {
-			method: 'POST',
-			path: '/v1/jobs',
-			headers: { 'Idempotency-Key': run === 1 ? key : `${key}-${run}` },
-			body: async () => await encode(context, form),
-			accept: [409],
-			timeoutMs: UPLOAD_TIMEOUT_MS,
-			waitUntil,
-			itemIndex,
-		});
+		const response = await send(
+			server,
+			{
+				method: 'POST',
+				path: '/v1/jobs',
+				headers: { 'Idempotency-Key': run === 1 ? key : `${key}-${run}` },
+				body: async () => await encode(context, form),
+				accept: [409],
+			},
+			{ ...TRANSFER, busyMs: limit.totalMs, limit },
+		);
 		const usedForOtherContents = response.statusCode === 409;
 		if (!usedForOtherContents) {
 			const job = response.body as unknown as Job;
@@ -52,6 +56,11 @@ export async function submit(context: IExecuteFunctions, submission: Submission)
 
 /** The same for every try of one item in one execution, and for nothing else. */
 export function idempotencyKey(context: IExecuteFunctions, itemIndex: number): string {
+	return `n8n-${fingerprint(context, itemIndex)}`;
+}
+
+/** 40 hexadecimal digits that name an item of one run of this node in one execution. */
+export function fingerprint(context: IExecuteFunctions, itemIndex: number): string {
 	const runIndex = context.evaluateExpression('{{ $runIndex }}', itemIndex);
 	const parts = [
 		context.getInstanceId(),
@@ -61,7 +70,7 @@ export function idempotencyKey(context: IExecuteFunctions, itemIndex: number): s
 		String(runIndex),
 		String(itemIndex),
 	];
-	return `n8n-${createHash('sha256').update(JSON.stringify(parts)).digest('hex').slice(0, 40)}`;
+	return createHash('sha256').update(JSON.stringify(parts)).digest('hex').slice(0, 40);
 }
 
 function isUseful(job: Job): boolean {

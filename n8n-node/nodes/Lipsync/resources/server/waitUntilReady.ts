@@ -4,17 +4,15 @@
  * While it boots nothing answers at its address, then perhaps a tunnel without a server behind it, then the server
  * itself says how far its weights and its engine are. All of that is waiting, not failing.
  */
-import {
-	NodeOperationError,
-	type IDataObject,
-	type IExecuteFunctions,
-	type INodeExecutionData,
-} from 'n8n-workflow';
+import { NodeOperationError, type IDataObject, type INodeExecutionData } from 'n8n-workflow';
 
-import { pause, send, sendJson, serverUrl } from '../../api/client';
+import { pause, send, sendJson } from '../../api/client';
 import { asNodeError, connectionCode, isConnectionLost } from '../../api/errors';
+import { TimeLimit, USUAL } from '../../api/patience';
+import { serverOf, type Server } from '../../api/server';
 import type { Readiness, ServerInfo } from '../../api/types';
 import { eachItem, numberBetween } from '../../items';
+import { VERSION_1, VERSION_2, type Operation } from '../../operation';
 
 const PAUSE_MS = 5_000;
 const NOT_YET = [404, 425, 429, 502, 503, 504, 520, 521, 522, 523, 524, 530];
@@ -26,51 +24,107 @@ interface Look {
 	readiness?: Readiness;
 }
 
-export async function waitUntilReady(context: IExecuteFunctions): Promise<INodeExecutionData[]> {
-	return await eachItem(context, async (i) => {
-		const began = Date.now();
-		const minutes = context.getNodeParameter('timeoutMinutes', i);
-		const timeoutMs = numberBetween(context, 'Timeout', minutes, [0.01, 10_080], i) * 60_000;
-		const engine = String(context.getNodeParameter('engine', i) || 'auto');
+export const waitUntilReady: Operation = {
+	option: {
+		name: 'Wait Until Ready',
+		value: 'waitUntilReady',
+		description: 'Wait for a machine that was just started, with its downloads and loading',
+		action: 'Wait until server is ready',
+	},
+	fields: [
+		{
+			displayName: 'Engine',
+			name: 'engine',
+			type: 'options',
+			options: [
+				{
+					name: 'Any',
+					value: 'auto',
+					description: 'Ready as soon as the server takes jobs, even with the preview engine',
+				},
+				{ name: 'InfiniteTalk', value: 'infinitetalk' },
+				{ name: 'Preview', value: 'preview' },
+				{ name: 'SadTalker', value: 'sadtalker' },
+			],
+			default: 'auto',
+			description:
+				'Which engine has to be available. A server may serve the preview engine while it downloads the model files of another.',
+			displayOptions: { show: { ...VERSION_1 } },
+		},
+		{
+			displayName: 'Engine',
+			name: 'engine',
+			type: 'string',
+			default: 'auto',
+			placeholder: 'e.g. infinitetalk',
+			description:
+				'Name of the engine that has to be available; "auto" is content with any. A server may serve the preview engine while it downloads the model files of another.',
+			displayOptions: { show: { ...VERSION_2 } },
+		},
+		{
+			displayName: 'Timeout (Minutes)',
+			name: 'timeoutMinutes',
+			type: 'number',
+			typeOptions: { minValue: 0.01 },
+			default: 60,
+			description: 'How long to wait before the node fails',
+		},
+	],
+	run: async (context) =>
+		await eachItem(context, async (i) => {
+			const minutes = context.getNodeParameter('timeoutMinutes', i);
+			const limitMs = numberBetween(context, 'Timeout', minutes, [0.01, 10_080], i) * 60_000;
+			const engine = String(context.getNodeParameter('engine', i) || 'auto').trim();
+			const json = await untilReady(serverOf(context, i), engine, limitMs);
+			return { json, pairedItem: { item: i } } satisfies INodeExecutionData;
+		}),
+};
+
+/** Wait until `engine` ("auto": any) can take jobs. Gives what the server says about itself then. */
+export async function untilReady(
+	server: Server,
+	engine: string,
+	limitMs: number,
+): Promise<IDataObject> {
+	const { context, itemIndex } = server;
+	const limit = new TimeLimit(limitMs);
+	return await limit.during(async () => {
 		let said = '';
 		for (;;) {
-			const seen = await lookOnce(context, engine, i);
+			const seen = await lookOnce(server, engine, limit);
 			if (seen.what !== said) {
 				said = seen.what;
 				context.logger.info(`Lipsync server: ${said}`);
-				context.sendMessageToUI(`Lipsync server: ${said}`);
+				if ('sendMessageToUI' in context) context.sendMessageToUI(`Lipsync server: ${said}`);
 			}
-			if (seen.ready) return await readyItem(context, seen, began, i);
+			if (seen.ready) return await readyJson(server, seen, limit);
 			if (seen.failed) {
 				throw new NodeOperationError(context.getNode(), 'The Lipsync server did not get ready', {
 					description: seen.what,
-					itemIndex: i,
+					itemIndex,
 				});
 			}
-			const leftMs = began + timeoutMs - Date.now();
-			if (leftMs <= 0) {
+			if (limit.isOver) {
 				throw new NodeOperationError(
 					context.getNode(),
-					`The Lipsync server is not ready after ${String(minutes)} minutes`,
-					{ description: `The last that was seen: ${seen.what}`, itemIndex: i },
+					`The Lipsync server is not ready after ${limit.inWords}`,
+					{ description: `The last news: ${seen.what}`, itemIndex },
 				);
 			}
-			await pause(context, Math.min(PAUSE_MS, leftMs));
+			await pause(context, Math.min(PAUSE_MS, limit.leftMs));
 		}
 	});
 }
 
-async function lookOnce(context: IExecuteFunctions, engine: string, i: number): Promise<Look> {
-	const call = {
-		method: 'GET' as const,
-		accept: NOT_YET,
-		patienceMs: 0,
-		timeoutMs: 20_000,
-		itemIndex: i,
-	};
+async function lookOnce(server: Server, engine: string, limit: TimeLimit): Promise<Look> {
+	const attemptMs = Math.max(1000, Math.min(20_000, limit.leftMs));
 	let readiness: Partial<Readiness>;
 	try {
-		const response = await send(context, { ...call, path: '/readyz' });
+		const response = await send(
+			server,
+			{ method: 'GET', path: '/readyz', accept: NOT_YET },
+			{ attemptMs, reconnectMs: 0, busyMs: 0 },
+		);
 		readiness = (response.body ?? {}) as Partial<Readiness>;
 		if (typeof readiness.ready !== 'boolean') {
 			return {
@@ -85,45 +139,43 @@ async function lookOnce(context: IExecuteFunctions, engine: string, i: number): 
 				what: `nothing answers at its address yet (${connectionCode(error)})`,
 			};
 		}
-		throw asNodeError(context, error, i);
+		throw asNodeError(server.context, error, server.itemIndex);
 	}
 	const whole = readiness as Readiness;
 	const what = progress(whole);
 	if (!whole.ready)
 		return { ready: false, failed: whole.stage === 'failed', what, readiness: whole };
 	if (engine === 'auto') return { ready: true, what, readiness: whole };
-	const info = await sendJson<ServerInfo>(context, {
-		method: 'GET',
-		path: '/v1/engines',
-		itemIndex: i,
-	});
+	const info = await sendJson<ServerInfo>(server, { method: 'GET', path: '/v1/engines' });
 	const wanted = info.engines.find(({ name }) => name === engine);
 	if (wanted === undefined) {
-		return { ready: false, failed: true, what: `it has no engine ${engine}`, readiness: whole };
+		const names = info.engines.map(({ name }) => name).join(', ');
+		return {
+			ready: false,
+			failed: true,
+			what: `it has no engine ${engine}; it has: ${names}`,
+			readiness: whole,
+		};
 	}
 	return wanted.available
 		? { ready: true, what, readiness: whole }
 		: { ready: false, what: `${engine} is not available yet: ${wanted.reason}`, readiness: whole };
 }
 
-async function readyItem(
-	context: IExecuteFunctions,
+async function readyJson(
+	server: Server,
 	{ readiness }: Look,
-	began: number,
-	i: number,
-): Promise<INodeExecutionData> {
+	limit: TimeLimit,
+): Promise<IDataObject> {
 	// Readiness is public; asking who we are shows a wrong token now and not after the upload.
-	const me = await sendJson<IDataObject>(context, { method: 'GET', path: '/v1/me', itemIndex: i });
+	const me = await sendJson<IDataObject>(server, { method: 'GET', path: '/v1/me' }, USUAL);
 	return {
-		json: {
-			ready: true,
-			detail: readiness?.detail,
-			engine: me.engine,
-			version: me.version,
-			waited_s: Math.round((Date.now() - began) / 1000),
-			url: await serverUrl(context),
-		},
-		pairedItem: { item: i },
+		ready: true,
+		detail: readiness?.detail,
+		engine: me.engine,
+		version: me.version,
+		waited_s: Math.round((limit.totalMs - limit.leftMs) / 1000),
+		url: await server.address(),
 	};
 }
 

@@ -1,16 +1,24 @@
-/** Video > Cancel: stops a job that waits or runs; one that has ended is left as it is. */
-import type { IExecuteFunctions, INodeExecutionData } from 'n8n-workflow';
-
+/** Video > Cancel: stops a job that waits or runs; a job that has ended is left as it is. */
+import { serverOf } from '../../api/server';
 import { eachItem } from '../../items';
 import { cancel as cancelJob } from '../../jobs/watch';
-import { readJobId } from './jobId';
+import type { Operation } from '../../operation';
+import { jobIdFields, readJobId } from './jobId';
 
-export async function cancel(context: IExecuteFunctions): Promise<INodeExecutionData[]> {
-	return await eachItem(context, async (i) => {
-		const id = readJobId(context, i);
-		const job = await cancelJob(context, id, i);
-		// A running job is told to stop and is cancelled a moment later.
-		const cancelled = job.state !== 'succeeded' && job.state !== 'failed';
-		return { json: { job_id: id, cancelled, state: job.state }, pairedItem: { item: i } };
-	});
-}
+export const cancel: Operation = {
+	option: {
+		name: 'Cancel',
+		value: 'cancel',
+		description: 'Stop a job that waits or runs',
+		action: 'Cancel video',
+	},
+	fields: [...jobIdFields],
+	run: async (context) =>
+		await eachItem(context, async (i) => {
+			const id = readJobId(context, i);
+			const job = await cancelJob(serverOf(context, i), id);
+			// The server stops a running job a moment later; its state is then still "running".
+			const cancelled = job.state !== 'succeeded' && job.state !== 'failed';
+			return { json: { job_id: id, cancelled, state: job.state }, pairedItem: { item: i } };
+		}),
+};

@@ -1,17 +1,25 @@
 /** Video > Get Status: where a job stands. */
-import type { IExecuteFunctions, INodeExecutionData } from 'n8n-workflow';
-
-import { serverUrl } from '../../api/client';
+import { serverOf } from '../../api/server';
 import { eachItem } from '../../items';
 import { describeStatus } from '../../jobs/describe';
-import { jobPath, look } from '../../jobs/watch';
-import { readJobId } from './jobId';
+import { readJob } from '../../jobs/watch';
+import type { Operation } from '../../operation';
+import { jobIdFields, readJobId } from './jobId';
+import { isSimple, simplifyField } from './output';
 
-export async function getStatus(context: IExecuteFunctions): Promise<INodeExecutionData[]> {
-	return await eachItem(context, async (i) => {
-		const id = readJobId(context, i);
-		const job = await look(context, id, i);
-		const videoUrl = await serverUrl(context, jobPath(id, '/video'));
-		return { json: describeStatus(job, videoUrl), pairedItem: { item: i } };
-	});
-}
+export const getStatus: Operation = {
+	option: {
+		name: 'Get Status',
+		value: 'getStatus',
+		description: 'Get the state and progress of a job',
+		action: 'Get video status',
+	},
+	fields: [...jobIdFields, simplifyField],
+	run: async (context) =>
+		await eachItem(context, async (i) => {
+			const server = serverOf(context, i);
+			const job = await readJob(server, readJobId(context, i));
+			const json = await describeStatus(server, job, isSimple(context, i));
+			return { json, pairedItem: { item: i } };
+		}),
+};

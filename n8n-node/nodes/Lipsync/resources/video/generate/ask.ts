@@ -1,0 +1,172 @@
+/**
+ * Reads everything that the panel says about one video, from either version of the panel, into one value.
+ *
+ * Knows n8n's parameters and the names of the server's form fields.
+ */
+import {
+	NodeOperationError,
+	jsonParse,
+	type IDataObject,
+	type IExecuteFunctions,
+} from 'n8n-workflow';
+
+import { PICTURE, RECORDING, SECOND_RECORDING, type WantedInput } from '../../../api/inputs';
+import { filePart, type Form } from '../../../api/multipart';
+import { numberBetween, text } from '../../../items';
+import { locatorValue } from '../jobId';
+import { isSimple } from '../output';
+
+const MINUTE_MS = 60_000;
+
+export interface Ask {
+	form: Form;
+	idempotencyKey: string;
+	waits: boolean;
+	limitMs: number;
+	outputField: string;
+	downloads: boolean;
+	keepsOnServer: boolean;
+	isSimple: boolean;
+}
+
+export async function readAsk(context: IExecuteFunctions, i: number): Promise<Ask> {
+	const panel =
+		context.getNode().typeVersion < 2 ? panelOfVersion1(context, i) : panelNow(context, i);
+	const { scene, options } = panel;
+	const texts: Record<string, string> = {
+		prompt: text(scene.prompt),
+		engine: locatorValue(context.getNodeParameter('engine', i, 'auto')),
+		resolution: text(scene.resolution),
+		preset: text(scene.preset),
+		seed: text(options.seed),
+		file_name: text(options.fileName),
+		face_box: text(options.faceBox),
+		face_index: text(options.faceIndex),
+		callback_url: text(options.callbackUrl),
+		options: Object.keys(panel.engineOptions).length > 0 ? JSON.stringify(panel.engineOptions) : '',
+	};
+	const form: Form = { texts, files: [] };
+	await addInput(context, form, PICTURE, i);
+	await addInput(context, form, RECORDING, i);
+	if (text(scene.secondAudioField)) {
+		form.files.push(await filePart(context, i, scene.secondAudioField, SECOND_RECORDING));
+	} else {
+		texts.second_audio_url = text(scene.secondAudioUrl);
+	}
+	for (const [name, value] of Object.entries(texts)) {
+		if (value === '') delete texts[name];
+	}
+	const minutes = options.timeoutMinutes ?? 120;
+	return {
+		form,
+		idempotencyKey: text(options.idempotencyKey),
+		waits: panel.waits,
+		limitMs: numberBetween(context, 'Timeout', minutes, [0.01, 10_080], i) * MINUTE_MS,
+		outputField: text(options.outputField) || 'data',
+		// A binary cannot leave a tool of an AI agent: the agent gets the link.
+		downloads: options.downloadVideo !== false && !isTool(context),
+		keepsOnServer: panel.keepsOnServer,
+		isSimple: isSimple(context, i),
+	};
+}
+
+/** Whether an AI agent runs the node as its tool. n8n 1.x and early 2.x have only the type's name to tell. */
+export function isTool(context: IExecuteFunctions): boolean {
+	const known = context as { isToolExecution?: () => boolean };
+	return known.isToolExecution?.() ?? context.getNode().type.endsWith('Tool');
+}
+
+interface Panel {
+	scene: IDataObject;
+	options: IDataObject;
+	engineOptions: IDataObject;
+	waits: boolean;
+	keepsOnServer: boolean;
+}
+
+function panelNow(context: IExecuteFunctions, i: number): Panel {
+	const options = context.getNodeParameter('options', i, {}) as IDataObject;
+	const { option } = context.getNodeParameter('engineOptions', i, {}) as {
+		option?: Array<{ name: string; value: unknown }>;
+	};
+	const given = (option ?? []).filter(({ name }) => text(name) !== '');
+	return {
+		scene: context.getNodeParameter('scene', i, {}) as IDataObject,
+		options,
+		engineOptions: Object.fromEntries(
+			given.map(({ name, value }) => [
+				text(name),
+				jsonParse<string>(text(value), { fallbackValue: text(value) }),
+			]),
+		),
+		waits: options.wait !== false,
+		keepsOnServer: options.keepOnServer === true,
+	};
+}
+
+function panelOfVersion1(context: IExecuteFunctions, i: number): Panel {
+	const more = context.getNodeParameter('additionalFields', i, {}) as IDataObject;
+	const field = (name: string) =>
+		context.getNodeParameter(name, i, undefined) as IDataObject[string];
+	return {
+		scene: {
+			prompt: field('prompt'),
+			resolution: field('resolution'),
+			preset: field('preset'),
+			secondAudioField: more.secondAudioField,
+			secondAudioUrl: more.secondAudioUrl,
+		},
+		options: {
+			...more,
+			seed: field('seed'),
+			fileName: field('fileName'),
+			outputField: field('outputField'),
+			timeoutMinutes: field('timeoutMinutes'),
+		},
+		engineOptions: engineOptionsOfVersion1(context, more.engineOptions, i),
+		waits: field('wait') !== 'none',
+		keepsOnServer: more.markCollected === false,
+	};
+}
+
+async function addInput(
+	context: IExecuteFunctions,
+	form: Form,
+	wanted: WantedInput,
+	i: number,
+): Promise<void> {
+	const { name, noun } = wanted;
+	const from = context.getNodeParameter(`${name}Input`, i, isTool(context) ? 'url' : 'binary');
+	if (from !== 'url') {
+		const field: unknown = context.getNodeParameter(`${name}Field`, i, '');
+		form.files.push(await filePart(context, i, field, wanted));
+		return;
+	}
+	const url = text(context.getNodeParameter(`${name}Url`, i, ''));
+	if (!/^https?:\/\//i.test(url)) {
+		throw new NodeOperationError(
+			context.getNode(),
+			`The address of the ${noun} is ${JSON.stringify(url)}; it has to begin with http:// or https://`,
+			{ description: 'Give an address that the Lipsync server can reach', itemIndex: i },
+		);
+	}
+	form.texts[`${name}_url`] = url;
+}
+
+function engineOptionsOfVersion1(
+	context: IExecuteFunctions,
+	value: unknown,
+	i: number,
+): IDataObject {
+	const options: unknown =
+		typeof value === 'string' ? jsonParse(value.trim() || '{}', { fallbackValue: null }) : value;
+	if (options === undefined) return {};
+	if (typeof options !== 'object' || options === null || Array.isArray(options)) {
+		throw new NodeOperationError(context.getNode(), 'Engine Options is not a JSON object', {
+			description:
+				'Write it like {"head_motion": 0.5}; Server > Get Info lists the options of each engine',
+			itemIndex: i,
+		});
+	}
+	return options as IDataObject;
+}

@@ -1,0 +1,121 @@
+/** A real n8n of one version, a real Lipsync server and a folder of pictures and recordings, for the cases. */
+import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer, type Server } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+import { LipsyncServer, TOKEN } from './lipsync.mjs';
+import { LocalWeb } from './local.mjs';
+import { N8n } from './n8n.mjs';
+import { SAMPLES, freePort } from './places.mjs';
+
+const LONG_S = 40;
+
+export class Stage {
+	private constructor(
+		private readonly home: string,
+		readonly server: LipsyncServer,
+		readonly n8n: N8n,
+		readonly web: LocalWeb,
+		/** A loopback address where nothing listens. */
+		readonly nobody: string,
+	) {}
+
+	/** Everything installed and the server running; n8n is not started yet. */
+	static async set(program: string, env: NodeJS.ProcessEnv = {}): Promise<Stage> {
+		const home = mkdtempSync(join(tmpdir(), 'lipsync-n8n-'));
+		const server = await LipsyncServer.start(join(home, 'lipsync'), '--allow-private-urls');
+		const n8n = await N8n.install(join(home, 'n8n'), env, program);
+		fillFiles(n8n.files);
+		const web = await LocalWeb.start({
+			'/portrait.jpg': join(n8n.files, 'one/portrait.jpg'),
+			'/no-picture.jpg': join(n8n.files, 'two/1.jpg'),
+			'/speech.wav': join(n8n.files, 'one/speech.wav'),
+		});
+		return new Stage(home, server, n8n, web, `http://127.0.0.1:${await freePort()}`);
+	}
+
+	get credentials(): object[] {
+		return [
+			credential('lipsync-good', `${this.server.url}/`, TOKEN),
+			credential('lipsync-wrong-token', this.server.url, 'not-the-token'),
+			credential('lipsync-expression', '={{ $json.url }}', TOKEN),
+			credential('lipsync-nobody', this.nobody, TOKEN),
+		];
+	}
+
+	file(name: string): string {
+		return join(this.n8n.files, name);
+	}
+
+	async clear(): Promise<void> {
+		await this.n8n.stop();
+		await this.server.stop();
+		this.web.stop();
+		if (process.env.LIPSYNC_KEEP_HOME) console.log(`kept: ${this.home}`);
+		else rmSync(this.home, { recursive: true, force: true });
+	}
+}
+
+export function credential(id: string, baseUrl: string, token: string): object {
+	return {
+		id,
+		name: id,
+		type: 'lipsyncApi',
+		data: { baseUrl, token, ignoreSslIssues: false, proxyHeadersSecret: '' },
+	};
+}
+
+/** A server that accepts connections, reads what comes, and never answers. */
+export async function silentServer(): Promise<{ url: string; stop: () => void }> {
+	const sockets = new Set<{ destroy: () => void }>();
+	const server: Server = createServer((socket) => {
+		sockets.add(socket);
+		socket.on('error', () => socket.destroy());
+		socket.resume();
+	});
+	await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+	const { port } = server.address() as { port: number };
+	return {
+		url: `http://127.0.0.1:${port}`,
+		stop: () => {
+			for (const socket of sockets) socket.destroy();
+			server.close();
+		},
+	};
+}
+
+/** `one`: a pair. `two`: a pair whose picture is none, then a good one. `long`: a recording of 40 seconds. */
+function fillFiles(files: string): void {
+	const speech = readFileSync(join(SAMPLES, 'speech.wav'));
+	for (const folder of ['one', 'two', 'long']) mkdirSync(join(files, folder));
+	const put = (name: string, bytes: Buffer) => writeFileSync(join(files, name), bytes);
+	copyFileSync(join(SAMPLES, 'portrait.jpg'), join(files, 'one', 'portrait.jpg'));
+	copyFileSync(join(SAMPLES, 'portrait.jpg'), join(files, 'two', '2.jpg'));
+	put('two/1.jpg', Buffer.from('this is no picture'));
+	const short = firstSeconds(speech, 1.2);
+	put('one/speech.wav', short);
+	put('two/1.wav', short);
+	put('two/2.wav', short);
+	put('long/speech.wav', repeated(speech, LONG_S));
+}
+
+/** Header and samples of a PCM WAV with a 44-byte header. */
+function wav(header: Buffer, samples: Buffer): Buffer {
+	const head = Buffer.from(header.subarray(0, 44));
+	head.writeUInt32LE(36 + samples.length, 4);
+	head.writeUInt32LE(samples.length, 40);
+	return Buffer.concat([head, samples]);
+}
+
+function firstSeconds(source: Buffer, seconds: number): Buffer {
+	const bytesPerSecond = source.readUInt32LE(28);
+	const n = Math.round(seconds * bytesPerSecond);
+	return wav(source, source.subarray(44, 44 + n - (n % source.readUInt16LE(32))));
+}
+
+function repeated(source: Buffer, seconds: number): Buffer {
+	const samples = source.subarray(44);
+	const n = Math.ceil((seconds * source.readUInt32LE(28)) / samples.length);
+	return wav(source, Buffer.concat(Array<Buffer>(n).fill(samples)));
+}

@@ -2,7 +2,7 @@
 
 Every error that may reach a person derives from LipsyncError. `code` is stable and may be matched by programs,
 `status` is the HTTP status it becomes, `detail` is the sentence to read: what was wrong and what to do. Nothing here
-knows HTTP beyond that number; http/problem.py makes the RFC 9457 document, cli.py prints the sentence.
+knows HTTP beyond that number; http/problem.py makes the RFC 9457 document, cli/console.py prints the sentence.
 """
 
 from typing import ClassVar

@@ -3,17 +3,36 @@
 Verbs import what they need when they run, so that `lipsync --help` answers at once.
 """
 
+from typing import Annotated
+
 import typer
 
+from lipsync_server import __version__
 from lipsync_server.cli import bench, cloud, cost, demo, render, serve, weights
 
 app = typer.Typer(
     name="lipsync",
-    help="Make the person on a picture say what is in a recording.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+
+def print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"lipsync {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Make the person on a picture say what is in a recording."""
+
+
 for verb in (serve, render, demo, bench, weights, cost, cloud):
     verb.register(app)

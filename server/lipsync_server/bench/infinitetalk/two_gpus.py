@@ -1,6 +1,6 @@
 """The section that needs two cards: one window on both.
 
-Knows how to start the two processes; what they measure is parallel_bench.py's.
+Knows how to start the two processes; what they measure is parallel.py's.
 """
 
 import json

@@ -127,7 +127,7 @@ def choose_transformer(
     if not fitting and people == "multi":
         raise WeightsError(
             "Two people need InfiniteTalk's multi weights, and only those for one person are in "
-            f"{settings.weights_dir}. Download them, for example: lipsync weights download infinitetalk-multi-int8."
+            f"{settings.weights_dir}. Download them, for example: lipsync weights pull infinitetalk-multi-int8."
         )
     warnings: list[str] = []
     if not fitting:
@@ -185,7 +185,7 @@ def _require(settings: Settings, *paths: Path) -> None:
         names = ", ".join(f"{path.relative_to(settings.weights_dir)}{others.get(path.name, '')}" for path in missing)
         raise WeightsError(
             f"InfiniteTalk's weights in {settings.weights_dir} are not complete; missing: {names}. Download them with: "
-            "lipsync weights download infinitetalk-int8."
+            "lipsync weights pull infinitetalk-int8."
         )
 
 
@@ -194,11 +194,11 @@ def _nothing_found(settings: Settings) -> str:
     if not (base / "config.json").is_file():
         return (
             f"InfiniteTalk's weights are not in {settings.weights_dir}; missing: {_BASE}/config.json. Download them "
-            "with: lipsync weights download infinitetalk-int8."
+            "with: lipsync weights pull infinitetalk-int8."
         )
     return (
         f"No complete InfiniteTalk transformer is in {settings.weights_dir}. It needs either a file "
         f"{_INFINITETALK}/quant_models/infinitetalk_single_int8.safetensors (or fp8) with its .json, or all shards of "
         f"{_BASE} and {_INFINITETALK}/single/infinitetalk.safetensors. Download one with: "
-        "lipsync weights download infinitetalk-int8."
+        "lipsync weights pull infinitetalk-int8."
     )

@@ -1,7 +1,7 @@
 """Self-attention with 8-bit scores on Hopper: launches attention_8bit.cu.
 
 Knows the form of rounded tensors and the kernel's tiles and memory. Does not know the transformer or how tokens were
-rounded (fused_kernels.py). Scores are int8 products of centred keys and queries. Values stay bf16 (the error is that of
+rounded (fused.py). Scores are int8 products of centred keys and queries. Values stay bf16 (the error is that of
 the scores alone: about 1 % on normal values) or are fp8 (about 4 %, and a fifth faster), the form of SageAttention 2,
 https://arxiv.org/abs/2411.10958. Optionally each block of queries looks at its most promising tiles of keys only.
 """

@@ -1,7 +1,7 @@
 """Triton kernels that do in one pass over memory what lies between two matrix products of a block.
 
 Knows rows of bf16 in, rows of bf16 or of 8-bit values with a scale out. Does not know blocks or attention. Each has
-its plain counterpart in blocks.py, layers.py and quant.py, against which it is tested.
+its plain counterpart in blocks.py, layers.py and linear_8bit.py, against which it is tested.
 """
 
 # mypy: disable-error-code="untyped-decorator, no-untyped-def"

@@ -32,7 +32,9 @@ def why_not(device: torch.device, name: str, **constants: int) -> str | None:
 
 
 def compiled(device: torch.device, name: str, **constants: int) -> Any:
-    """The kernel `name` of name.cu with these constants, loaded into the device's context (a second once per process).
+    """The kernel of the CUDA file `name` with these constants, loaded into the device's context.
+
+    Compiling takes a second, once per process.
 
     Raises EngineUnavailable with what the compiler says.
     """

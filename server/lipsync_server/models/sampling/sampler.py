@@ -1,6 +1,6 @@
 """Flow-matching arithmetic of one window: the noise schedule, the Euler step and the pinning of known latents.
 
-Tensors in, tensors out. Knows no model: pipeline.py calls the transformer and guidance.py combines what it says.
+Tensors in, tensors out. Knows no model: window_loop.py calls the transformer, guidance.py combines its predictions.
 """
 
 import numpy as np

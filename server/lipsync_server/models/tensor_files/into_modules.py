@@ -1,6 +1,6 @@
 """Weight files into modules: reading, renaming, and one clear error for whatever does not fit.
 
-Used for the encoders and the VAE (the transformer's files are checkpoint.py's). Tensors stay memory-mapped until they
+Used for the encoders and the VAE; transformer_files.py reads the transformer. Tensors stay memory-mapped until they
 are copied to their device. Pickled files are read with `weights_only=True` and nothing else.
 """
 

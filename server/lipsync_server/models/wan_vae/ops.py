@@ -1,4 +1,4 @@
-"""What lies between the convolutions of the Wan VAE, in plain torch; vae_kernels.py does the same in one pass each.
+"""What lies between the convolutions of the Wan VAE, in plain torch; kernels.py does the same in one pass each.
 
 Videos are (1, C, T, H, W) in any memory order. A causal convolution reads the two frames before its first one, so the
 values it gets begin with two frames of history: zeros at the start of a video. Knows no layers and no weights files.

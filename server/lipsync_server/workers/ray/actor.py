@@ -1,7 +1,7 @@
 """The cluster's side of a worker: an actor that holds engines on its machine and renders one task at a time.
 
-Runs inside a Ray worker process but knows nothing of Ray: ray_worker.py makes an actor of the class. Files come and go
-in pieces (ray_files.py); what happens is told in the words of messages.py. The server's folders are not here: each
+Runs inside a Ray worker process but knows nothing of Ray: worker.py makes an actor of the class. Files come and go
+in pieces (files.py); what happens is told in the words of messages.py. The server's folders are not here: each
 render has a folder of its own on this machine, removed at its end or by the next actor.
 """
 

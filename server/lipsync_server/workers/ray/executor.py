@@ -1,8 +1,8 @@
 """Runs engines on the machines of a Ray cluster: an actor for each GPU, or for some CPU cores where there is none.
 
 The queue stays in the server's store; files go to the actors and come back through Ray. Machines may join and leave at
-any time. Only this module and ray_worker.py import Ray, and only `--executor ray` imports them. What one worker does
-is ray_worker.py's.
+any time. Only this module and worker.py import Ray, and only `--executor ray` imports them. What one worker does
+is worker.py's.
 """
 
 import asyncio

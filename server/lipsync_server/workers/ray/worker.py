@@ -1,6 +1,6 @@
 """One worker of a Ray cluster as the server sees it: an actor through all of its lives.
 
-Knows Ray's calls and the words of ray_actor.py; the executor (ray.py) says on which machine the actor is made. All
+Knows Ray's calls and the words of actor.py; the executor (executor.py) says on which machine the actor is made. All
 methods belong to one event loop, and nothing here blocks it: files are read and written in the executor's threads.
 """
 

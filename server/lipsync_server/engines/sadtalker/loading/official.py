@@ -1,6 +1,6 @@
 """The published checkpoints' tensors, name by name, at any width: what the files of a folder must hold.
 
-Used to check that nothing is missing or surplus, and to make stand-ins with random weights (sadtalker_tiny.py,
+Used to check that nothing is missing or surplus, and to make stand-ins with random weights (random_models/sadtalker.py,
 bench.py). At width 1 the list equals that of the published files. Knows no numbers, only shapes.
 """
 

@@ -123,10 +123,10 @@ class _Attempt(Generic[Result]):
     def __init__(self, threads: ThreadPoolExecutor, decoders: DecoderPool, task: Task[Result]) -> None:
         self._process: DecoderProcess | None = None
         self._is_stopped = False
-        self._future = threads.submit(self._run, decoders, task)
+        self._future = asyncio.wrap_future(threads.submit(self._run, decoders, task))
 
     async def is_done(self, timeout_s: float | None) -> bool:
-        return bool((await asyncio.wait({asyncio.wrap_future(self._future)}, timeout=timeout_s))[0])
+        return bool((await asyncio.wait({self._future}, timeout=timeout_s))[0])
 
     def result(self) -> Result:
         return self._future.result()
@@ -134,11 +134,9 @@ class _Attempt(Generic[Result]):
     async def stop(self) -> None:
         """Kill the process if it is still at work, and wait until its thread has let go of it."""
         self._is_stopped = True
-        if self._future.cancel() or self._future.done():
-            return
-        if self._process is not None:
+        if not self._future.done() and self._process is not None:
             self._process.kill()
-        await asyncio.wait({asyncio.wrap_future(self._future)})
+        await asyncio.gather(self._future, return_exceptions=True)
 
     def _run(self, decoders: DecoderPool, task: Task[Result]) -> Result:
         with decoders.process() as process:

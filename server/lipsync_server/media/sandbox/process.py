@@ -5,6 +5,7 @@ child says beyond the form of an answer.
 """
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -12,7 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -101,7 +102,7 @@ class DecoderProcess:
     def _ask(self, task: Task[Result]) -> bytes:
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None and stdout is not None
-        fields = TypeAdapter(type(task)).dump_python(task, mode="json")
+        fields = _adapter(type(task)).dump_python(task, mode="json")
         request = json.dumps({"task": type(task).__name__, "fields": fields}).encode() + b"\n"
         try:
             stdin.write(request)
@@ -155,6 +156,11 @@ def _read(line: bytes, task: Task[Result]) -> Result:
     if kind == "damaged":
         raise task.error(f"The {subject} is damaged ({detail}). {task.advice}")
     raise _REFUSALS.get(kind, task.error)(detail)
+
+
+@functools.cache
+def _adapter(kind: type[Task[Any]]) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def _environment() -> dict[str, str]:

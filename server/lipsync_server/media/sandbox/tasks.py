@@ -15,6 +15,8 @@ from lipsync_server.media.sandbox.limits import MIB, Limits
 
 Result = TypeVar("Result")
 
+_PICTURE_INFO, _AUDIO_INFO = TypeAdapter(PictureInfo), TypeAdapter(AudioInfo)
+
 _GIB = 1024 * MIB
 # Bytes of memory per pixel of the largest picture allowed. Pillow stores 4, AVIF's decoder 6 more, a turned copy 4.
 _BYTES_PER_PIXEL = 16
@@ -66,7 +68,7 @@ class ProbePicture(_OnPicture[PictureInfo]):
         return Limits(_PICTURE_BASE_BYTES + _BYTES_PER_PIXEL * self.max_pixels, _PICTURE_CPU_S, 60.0)
 
     def parse(self, answer: object) -> PictureInfo:
-        return TypeAdapter(PictureInfo).validate_python(answer)
+        return _PICTURE_INFO.validate_python(answer)
 
 
 @dataclass(frozen=True)
@@ -82,4 +84,4 @@ class ProbeRecording(_OnRecording[AudioInfo]):
         return Limits(_RECORDING_BYTES, cpu_s, 30.0 + 3 * cpu_s)
 
     def parse(self, answer: object) -> AudioInfo:
-        return TypeAdapter(AudioInfo).validate_python(answer)
+        return _AUDIO_INFO.validate_python(answer)

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import hostile_files as hostile
 from server_process import ServerProcess
-from site_kit import PNG, WAV, form
+from site_kit import PNG, form
 
 HONEST_AFTER_S = 0.3
 CASES: dict[str, tuple[str, Callable[[], bytes]]] = {

@@ -54,7 +54,7 @@ def mp4_with_many_samples(n_samples: int, *, n_tracks: int = 1, picture: bool = 
 
 
 def jpeg_with_empty_scans(n_scans: int, side: int = 3000) -> bytes:
-    """A progressive JPEG of one colour with one of its scans repeated: each repetition costs a pass over the picture."""
+    """A progressive JPEG of one colour with a scan repeated; each repetition costs a pass over the picture."""
     file = io.BytesIO()
     Image.new("RGB", (side, side), (90, 90, 90)).save(file, "JPEG", progressive=True)
     whole = file.getvalue()

@@ -5,7 +5,7 @@ child says beyond the form of an answer.
 """
 
 import contextlib
-import functools
+import dataclasses
 import json
 import logging
 import os
@@ -13,9 +13,9 @@ import signal
 import subprocess
 import sys
 import threading
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from lipsync_server import errors
 from lipsync_server.media.sandbox.limits import MIB
@@ -102,8 +102,8 @@ class DecoderProcess:
     def _ask(self, task: Task[Result]) -> bytes:
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None and stdout is not None
-        fields = _adapter(type(task)).dump_python(task, mode="json")
-        request = json.dumps({"task": type(task).__name__, "fields": fields}).encode() + b"\n"
+        words = {"task": type(task).__name__, "fields": dataclasses.asdict(task)}
+        request = json.dumps(words, default=str).encode() + b"\n"  # a path is written as its text
         try:
             stdin.write(request)
             stdin.flush()
@@ -156,11 +156,6 @@ def _read(line: bytes, task: Task[Result]) -> Result:
     if kind == "damaged":
         raise task.error(f"The {subject} is damaged ({detail}). {task.advice}")
     raise _REFUSALS.get(kind, task.error)(detail)
-
-
-@functools.cache
-def _adapter(kind: type[Task[Any]]) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
 
 
 def _environment() -> dict[str, str]:

@@ -1,16 +1,19 @@
 """Every option of the server, once: environment LIPSYNC_*, a .env file, CLI flags.
 
 The old guide's names PORT, API_TOKEN, RESOLUTION and STEPS are read as aliases. Docstrings under the fields are the
-source of the README's settings table. Knows nothing of what the options do.
+source of the README's settings table. Settings come in layers, so that each part of the server is given only its own:
+an engine gets `EngineSettings`, a worker process `RenderSettings`, and neither holds a secret. Names of engines are
+checked by engines/registry.py, which knows them.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic import AliasChoices, BaseModel, Field, SecretStr, StringConstraints, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 MIB = 1024 * 1024
+Preset = Literal["quality", "balanced", "fast"]
 
 
 def _env(name: str, *aliases: str) -> AliasChoices:
@@ -18,51 +21,35 @@ def _env(name: str, *aliases: str) -> AliasChoices:
     return AliasChoices(name, f"lipsync_{name}", *aliases)
 
 
-class Settings(BaseSettings):
-    """Settings of one server or CLI run. A field is a CLI flag and, with LIPSYNC_ before it, a variable."""
+def _split_commas(value: object) -> object:
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
 
-    model_config = SettingsConfigDict(
-        env_prefix="LIPSYNC_", env_file=".env", extra="ignore", use_attribute_docstrings=True, validate_default=True
+
+class EngineSettings(BaseModel):
+    """The part of the settings that engines read. An engine is given nothing else."""
+
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
+        use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
     )
 
-    # Where to listen and who may call
-    host: str = "127.0.0.1"
-    """Address to listen on. Anything beyond loopback needs a token; one is made and printed when none is set."""
-    port: int = Field(default=5000, ge=0, le=65535, validation_alias=_env("port", "PORT"))
-    """Port to listen on. 0 picks a free one."""
-    port_health: int | None = Field(default=None, ge=0, le=65535, validation_alias=_env("port_health", "PORT_HEALTH"))
-    """A second port that answers /ping, /healthz and /readyz only (RunPod load balancing)."""
-    tokens: Annotated[list[SecretStr], NoDecode] = Field(
-        default=[], validation_alias=_env("tokens", "LIPSYNC_TOKEN", "API_TOKEN")
-    )
-    """Accepted bearer tokens, separated by commas. `name:token` gives the token a name that shows in lists."""
-    public_url: str = ""
-    """The address that people reach this server by, when it stands behind a tunnel or proxy."""
-    tunnel: str = ""
-    """`quick` or a Cloudflare tunnel token: starts cloudflared and shows the public address."""
-
-    # Where things lie
     data_dir: Path = Path("data")
     """Jobs, uploads and finished videos."""
     weights_dir: Path = Path("weights")
     """Downloaded model weights."""
 
-    # Engines
-    engine: Literal["auto", "preview", "sadtalker", "infinitetalk"] = "auto"
+    engine: str = "auto"
     """The default engine. `auto` takes the best one whose weights and hardware are present."""
     profile: str = ""
     """A weights profile to download at start, for example `infinitetalk-int8`."""
-    manifest: Path | None = None
-    """Another list of weights than the shipped weights/manifest.json, in the same form: own files, own mirror."""
-    preview_while_loading: bool = True
-    """Serve the preview engine to callers who asked for `auto` while weights are downloading."""
     resolution: str = Field(default="480p", validation_alias=_env("resolution", "RESOLUTION"))
     """Default resolution of the model engines: 480p or 720p (`infinitetalk-480` and `-720` are understood)."""
     steps: int | None = Field(default=None, ge=1, le=100, validation_alias=_env("steps", "STEPS"))
     """Default number of denoising steps; unset, the preset decides."""
-    preset: Literal["quality", "balanced", "fast"] = "balanced"
+    preset: Preset = "balanced"
     """Default preset of the model engines."""
-    device: str = "auto"
+    device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda|cuda:\d+)$")] = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     attention: Literal[
         "auto", "fp8", "int8", "bf16", "cudnn", "flash", "flash2", "flash3", "flash4", "sage", "xformers", "sdpa"
@@ -78,14 +65,84 @@ class Settings(BaseSettings):
     """Use torch.compile on CUDA."""
     lora: Annotated[list[str], NoDecode] = []
     """LoRA files, `path` or `path:scale`, separated by commas; merged for the presets balanced and fast."""
+    gpus_per_worker: int = Field(default=1, ge=1, le=64)
+    """GPUs of one worker. InfiniteTalk shares each video out over them: sooner done, not cheaper."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """How much is logged."""
+
+    @field_validator("lora", mode="before")
+    @classmethod
+    def _lora_from_text(cls, value: object) -> object:
+        return _split_commas(value)
+
+    @field_validator("resolution")
+    @classmethod
+    def _old_resolution_names(cls, value: str) -> str:
+        names = {"infinitetalk-480": "480p", "infinitetalk-720": "720p", "480": "480p", "720": "720p"}
+        resolution = names.get(value, value)
+        if resolution not in ("480p", "720p"):
+            raise ValueError("must be 480p or 720p (infinitetalk-480 and infinitetalk-720 are understood)")
+        return resolution
+
+
+class RenderSettings(EngineSettings):
+    """The part of the settings that a worker process reads: its engines' and the video's. It holds no secret."""
+
+    max_image_pixels: int = Field(default=64_000_000, ge=10_000)
+    """Largest picture in pixels, checked before it is decoded."""
+    video_encoder: Literal["libx264", "h264_nvenc"] = "libx264"
+    """H.264 encoder; NVENC falls back to libx264 where it is missing."""
+    video_crf: int = Field(default=18, ge=0, le=51)
+    """Constant quality of the picture: lower is better and larger."""
+
+    def for_workers(self) -> "RenderSettings":
+        """These settings alone, without the fields that only the server knows (tokens, secrets, addresses)."""
+        return RenderSettings.model_validate({name: getattr(self, name) for name in RenderSettings.model_fields})
+
+
+class _Listening(BaseSettings):
+    """Where to listen and who may call."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LIPSYNC_",
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        use_attribute_docstrings=True,
+        validate_default=True,
+        allow_inf_nan=False,
+    )
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Anything beyond loopback needs a token; one is made and printed when none is set."""
+    port: int = Field(default=5000, ge=0, le=65535, validation_alias=_env("port", "PORT"))
+    """Port to listen on. 0 picks a free one."""
+    port_health: int | None = Field(default=None, ge=0, le=65535, validation_alias=_env("port_health", "PORT_HEALTH"))
+    """A second port that answers /ping, /healthz and /readyz only (RunPod load balancing)."""
+    tokens: Annotated[list[SecretStr], NoDecode] = Field(
+        default=[], validation_alias=_env("tokens", "LIPSYNC_TOKEN", "API_TOKEN")
+    )
+    """Accepted bearer tokens, separated by commas. `name:token` gives the token a name that shows in lists."""
+    public_url: str = ""
+    """The address that people reach this server by, when it stands behind a tunnel or proxy."""
+    tunnel: str = ""
+    """`quick` or a Cloudflare tunnel token: starts cloudflared and shows the public address."""
+
+
+class Settings(RenderSettings, _Listening):
+    """Settings of one server or CLI run. A field is a CLI flag and, with LIPSYNC_ before it, a variable."""
+
+    # Weights and loading
+    manifest: Path | None = None
+    """Another list of weights than the shipped weights/manifest.json, in the same form: own files, own mirror."""
+    preview_while_loading: bool = True
+    """Serve the preview engine to callers who asked for `auto` while weights are downloading."""
 
     # Workers
     executor: Literal["process", "ray"] = "process"
     """Who runs the engines: a child process, or actors in a Ray cluster."""
     ray_address: str = "auto"
     """Address of the Ray cluster for `--executor ray`; `auto` is the one that this machine is part of."""
-    gpus_per_worker: int = Field(default=1, ge=1, le=64)
-    """GPUs of one worker. InfiniteTalk shares each video out over them: sooner done, not cheaper."""
     cpus_per_worker: int = Field(default=4, ge=1, le=1024)
     """CPU cores of one worker on a machine of a Ray cluster that has no GPU."""
     workers: int = Field(default=1, ge=1, le=64)
@@ -96,8 +153,6 @@ class Settings(BaseSettings):
     """Largest picture (or picture video) accepted, in bytes."""
     max_audio_bytes: int = Field(default=512 * MIB, ge=1024)
     """Largest recording accepted, in bytes."""
-    max_image_pixels: int = Field(default=64_000_000, ge=10_000)
-    """Largest picture in pixels, checked before it is decoded."""
     min_audio_s: float = Field(default=0.2, gt=0)
     """Shortest recording, in seconds."""
     max_audio_s: float = Field(default=1800.0, gt=0)
@@ -143,28 +198,11 @@ class Settings(BaseSettings):
     idle_stop_command: str = ""
     """Command that stops this machine, where the provider is not recognised."""
 
-    # Video and logs
-    video_encoder: Literal["libx264", "h264_nvenc"] = "libx264"
-    """H.264 encoder; NVENC falls back to libx264 where it is missing."""
-    video_crf: int = Field(default=18, ge=0, le=51)
-    """Constant quality of the picture: lower is better and larger."""
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """How much is logged."""
+    # Logs
     log_format: Literal["auto", "json", "text"] = "auto"
     """JSON lines, or text; `auto` writes text to a terminal and JSON elsewhere."""
 
-    @field_validator("tokens", "lora", "cors_origins", mode="before")
+    @field_validator("tokens", "cors_origins", mode="before")
     @classmethod
-    def _split_commas(cls, value: object) -> object:
-        if isinstance(value, str):
-            return [part.strip() for part in value.split(",") if part.strip()]
-        return value
-
-    @field_validator("resolution")
-    @classmethod
-    def _old_resolution_names(cls, value: str) -> str:
-        names = {"infinitetalk-480": "480p", "infinitetalk-720": "720p", "480": "480p", "720": "720p"}
-        resolution = names.get(value, value)
-        if resolution not in ("480p", "720p"):
-            raise ValueError("must be 480p or 720p (infinitetalk-480 and infinitetalk-720 are understood)")
-        return resolution
+    def _lists_from_text(cls, value: object) -> object:
+        return _split_commas(value)

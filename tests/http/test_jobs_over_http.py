@@ -82,7 +82,7 @@ async def test_jobs_run_first_in_first_out_and_tell_their_place(site: Site):
     assert places == [None, 0, 1, 2]
     site.executor.let_go.set()
     await site.ended(waiting[-1]["id"])
-    assert [task.prompt for task in site.executor.tasks] == ["hold", "0", "1", "2"]
+    assert [task.ask.prompt for task in site.executor.tasks] == ["hold", "0", "1", "2"]
 
 
 async def test_ranges_head_and_etag_of_a_video(site: Site):

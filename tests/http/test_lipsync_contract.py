@@ -46,7 +46,7 @@ async def test_lipsync_needs_no_prompt_and_takes_every_option_as_a_field(site: S
     assert disposition == "attachment; filename=\"Grue.mp4\"; filename*=UTF-8''Gr%C3%BC%C3%9Fe.mp4"
     (task,) = site.executor.tasks
     assert task.second_audio is not None
-    assert task.options == {"seed": 7, "face_index": 1, "face_box": (1.0, 2.0, 30.0, 40.0)}
+    assert (task.ask.seed, task.ask.face_index, task.ask.face_box) == (7, 1, (1.0, 2.0, 30.0, 40.0))
 
 
 async def test_a_delivered_video_counts_as_collected(site: Site):

@@ -1,5 +1,6 @@
 """The contract at /openapi.json is what the server does: schemathesis finds no 5xx and no undocumented answer."""
 
+import importlib
 import json
 import threading
 from collections.abc import Iterator
@@ -82,6 +83,9 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     thread.join(20)
 
 
+# schemathesis imports this module inside the first test. Python 3.11 can fail to compile a module that deep in the
+# stack ("AST constructor recursion depth mismatch"), so it is imported here.
+importlib.import_module("schemathesis.wfc.escalation")
 contract = schemathesis.openapi.from_dict(document(ROUTES))
 
 

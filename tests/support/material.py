@@ -5,6 +5,7 @@ from pathlib import Path
 import av
 import numpy as np
 import soundfile
+from lipsync_server.engines.ask import Ask
 from lipsync_server.engines.base import Frames
 from lipsync_server.workers.task import RenderTask
 from PIL import Image
@@ -35,7 +36,7 @@ def make_task(folder: Path, *, duration_s: float = 2.0, task_id: str = "task", *
         audio=make_recording(home, duration_s),
         output=home / "video.mp4",
         scratch=home / "scratch",
-        options=options,
+        ask=Ask(options=options),
     )
 
 

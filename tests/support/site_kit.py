@@ -51,7 +51,7 @@ class StandInWorker:
     async def render(self, task: RenderTask, on_progress: Callable[[ProgressEvent], None]) -> RenderOutcome:
         self.task = task
         self.stop.clear()
-        self.executor.attempts[task.prompt] += 1
+        self.executor.attempts[task.ask.prompt] += 1
         self.executor.tasks.append(task)
         try:
             on_progress(ProgressEvent("generate", 1, 2, 0.5, "frame 1 of 2"))
@@ -61,7 +61,7 @@ class StandInWorker:
             self.task = None
 
     async def _render(self, task: RenderTask) -> RenderOutcome:
-        match task.prompt:
+        match task.ask.prompt:
             case "hold":
                 await self._hold()
             case "no face":
@@ -82,10 +82,10 @@ class StandInWorker:
             duration_s=0.4,
             size_bytes=len(data),
             sha256=hashlib.sha256(data).hexdigest(),
-            seed=int(task.options.get("seed", 42)),
+            seed=int(task.ask.seed or 42),
             render_s=0.1,
             stage_s={"preprocess": 0.02, "generate": 0.05, "encode": 0.03},
-            warnings=("The head is turned far to the side.",) if task.prompt == "profile" else (),
+            warnings=("The head is turned far to the side.",) if task.ask.prompt == "profile" else (),
         )
 
     async def _hold(self) -> None:

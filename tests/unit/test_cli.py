@@ -85,7 +85,7 @@ def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         (["{picture}", "{audio}", "--option", "head_motion"], "takes KEY=VALUE"),
         (["{picture}", "{audio}", "--option", "head_motion=9"], "less than or equal to 2"),
         (["{picture}", "{audio}", "--option", "beard=true"], "no option 'beard'"),
-        (["{picture}", "{audio}", "--face-index", "-1"], "face_index"),
+        (["{picture}", "{audio}", "--face-index", "-1"], "--face-index cannot be -1"),
         (["{picture}", "{audio}", "--engine", "magic"], "--engine"),
         (["{audio}", "{audio}"], "picture"),
         (["{picture}", "{picture}"], "recording"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import sqlite3
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lipsync_server.engines.ask import Ask
 from lipsync_server.errors import Conflict, LipsyncError, NotFound, QueueFull
 from lipsync_server.jobs.database import Database, open_database
 from lipsync_server.jobs.forecast import Speeds
@@ -61,8 +63,8 @@ def test_only_ids_pass_as_ids(text: str):
 
 
 async def test_a_job_comes_back_as_it_was_written(store: Store):
-    spec = {"face_box": (1.0, 2.0, 3.0, 4.0), "options": {"steps": 4, "deep": {"x": [1]}}, "seed": 2**63 - 1}
-    job = await add(store, **spec)
+    ask = Ask(face_box=(1, 2, 3, 4), options={"steps": 4, "deep": {"x": [1]}}, seed=2**63 - 1)
+    job = await add(store, ask=ask)
     assert await store.get(job.id) == job
     taken = await store.take(ENGINES, 5.0)
     assert taken is not None
@@ -167,7 +169,7 @@ async def test_collecting_only_brings_the_expiry_nearer(store: Store):
 
 
 async def test_a_deleted_job_keeps_no_word_of_what_it_was_about(store: Store, database: Database):
-    job = await add(store, prompt="a secret", callback_url=None)
+    job = await add(store, ask=Ask(prompt="a secret"), callback_url=None)
     await store.take(ENGINES, 1.0)
     await store.fail(job.id, FAILURE, now=2.0, ended=Ended())
     await store.delete(job.id, 3.0)
@@ -177,6 +179,16 @@ async def test_a_deleted_job_keeps_no_word_of_what_it_was_about(store: Store, da
     assert await store.forget_before(3.0) == 1
     with pytest.raises(NotFound):
         await store.get(job.id)
+
+
+async def test_a_job_that_an_older_server_stored_is_read_the_same(store: Store, database: Database):
+    job = await add(store, ask=Ask(prompt="hello", preset="fast", seed=7, options={"steps": 4}))
+    old = {"engine": "auto", "image_name": "a.png", "audio_name": "a.wav", "file_name": "a.mp4", "duration_s": 2.0}
+    old |= {"prompt": "hello", "second_audio_name": None, "owner": "", "preset": "fast", "resolution": None, "seed": 7}
+    old |= {"face_index": None, "face_box": None, "callback_url": None, "options": {"steps": 4}}
+    async with database.transaction() as db:
+        await db.execute("UPDATE jobs SET spec = ?", (json.dumps(old),))
+    assert await store.get(job.id) == job
 
 
 async def test_polling_a_deep_queue_reads_an_index_only(database: Database):

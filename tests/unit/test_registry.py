@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 from lipsync_server.engines import hardware
+from lipsync_server.engines.ask import Ask
 from lipsync_server.engines.base import EngineOptions
-from lipsync_server.engines.options import merge_options, parse_options
+from lipsync_server.engines.devices import choose_device
+from lipsync_server.engines.options import choose_options
 from lipsync_server.engines.registry import ENGINES, EngineEntry, Registry
 from lipsync_server.errors import EngineUnavailable, InvalidInput
-from lipsync_server.settings import Settings
+from lipsync_server.settings import RenderSettings, Settings
 from lipsync_server.workers.life import child_environment
 from lipsync_server.workers.shelf import EngineShelf
+from pydantic import ValidationError
 from stand_in import REGISTRY
 
 MIB = 1024 * 1024
@@ -65,7 +68,7 @@ def test_an_engine_whose_dependency_is_missing_says_what_to_install(
     [info] = registry.describe(settings())
     assert not info.available
     assert "package_that_is_not_there" in info.reason
-    assert "pip install 'lipsync-server[models]'" in info.reason
+    assert "pip install -c constraints.txt -e '.[models]'" in info.reason
 
 
 def test_no_engine_at_all_is_an_error_with_every_reason() -> None:
@@ -79,7 +82,7 @@ def test_a_named_engine_that_cannot_run_is_refused_with_what_to_do(tmp_path: Pat
     with pytest.raises(EngineUnavailable, match="Engine infinitetalk cannot run here: ") as raised:
         ENGINES.choose(here)
     assert raised.value.field == "engine"
-    with pytest.raises(EngineUnavailable, match="There is no engine 'magic'; there are: infinitetalk, sadtalker"):
+    with pytest.raises(EngineUnavailable, match="There is no engine 'magic'; there are: auto, infinitetalk, sadtalker"):
         ENGINES.require("magic", here)
 
 
@@ -105,12 +108,79 @@ class _Options(EngineOptions):
 
 def test_options_are_the_defaults_over_them_what_was_asked_over_that_the_engines_own() -> None:
     here = Settings(steps=4, preset="fast", _env_file=None)  # type: ignore[call-arg]
-    asked = {"seed": 7, "preset": "quality", "resolution": None, "face_index": None}
-    assert merge_options(_Options, here, asked, {"steps": 2}) == {"steps": 2, "preset": "quality", "seed": 7}
-    # What every job may carry is left out for an engine that does not know it; its own unknown options are not.
-    assert merge_options(EngineOptions, here, {"preset": "fast"}, {"beard": 1}) == {"beard": 1}
-    with pytest.raises(InvalidInput, match="no option 'beard'; it has: seed, face_index, face_box"):
-        parse_options(EngineOptions, {"beard": 1}, "bald")
+    ask = Ask(seed=7, preset="quality", options={"steps": 2})
+    chosen = choose_options("two", _Options, ask, here)
+    assert chosen.options == _Options(steps=2, preset="quality", seed=7)
+    assert chosen.ignored == ()
+    assert choose_options("two", _Options, Ask(), here).options == _Options(steps=4, preset="fast")
+
+
+def test_an_unknown_option_is_refused_with_the_options_that_exist() -> None:
+    with pytest.raises(InvalidInput, match="Engine bald has no option 'beard'; it has: seed, face_index, face_box"):
+        choose_options("bald", EngineOptions, Ask(options={"beard": 1}), settings())
+    with pytest.raises(InvalidInput, match="Did you mean 'steps'"):
+        choose_options("two", _Options, Ask(options={"stepps": 1}), settings())
+
+
+def test_a_wish_that_an_engine_ignores_comes_back_as_a_warning() -> None:
+    ask = Ask(prompt="A man at sea", preset="fast", resolution="720p", seed=3)
+    chosen = choose_options("bald", EngineOptions, ask, settings())
+    assert chosen.options == EngineOptions(seed=3)
+    assert chosen.ignored == (
+        "Engine bald does not read a prompt; the prompt was ignored.",
+        "Engine bald has no option preset; preset fast was ignored.",
+        "Engine bald has no option resolution; resolution 720p was ignored.",
+    )
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_no_ask_holds_a_number_that_is_not_finite(number: float) -> None:
+    for values in (
+        {"face_box": (number, 0, 1, 1)},
+        {"options": {"head_motion": number}},
+        {"options": {"people": [[0, 0, 1, number], [0, 0, 1, 1]]}},
+    ):
+        with pytest.raises(ValidationError, match="finite"):
+            Ask.model_validate(values)
+    with pytest.raises(ValidationError, match="finite"):
+        EngineOptions(face_box=(0, 0, 1, number))
+
+
+def gpu(index: int, name: str, gib: float, capability: tuple[int, int]) -> hardware.Gpu:
+    return hardware.Gpu(index, f"GPU-{index}", name, int(gib * 2**30), int(gib * 2**30), capability)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "least_gib", "name"),
+    [
+        ("auto", 6, "cuda:2"),
+        ("auto", 30, "cpu"),
+        ("cuda", 6, "cuda:2"),
+        ("cuda:0", 6, "cuda:0"),
+        ("cuda:7", 6, "cuda:7"),
+        ("cpu", 6, "cpu"),
+    ],
+)
+def test_every_engine_takes_the_best_card_that_is_large_enough(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, least_gib: int, name: str
+) -> None:
+    cards = (gpu(0, "small", 4, (8, 9)), gpu(1, "3090", 24, (8, 6)), gpu(2, "4090", 23.98, (8, 9)))
+    monkeypatch.setattr(hardware, "gpus", lambda: cards)
+    device = choose_device(wanted, least_bytes=least_gib * 2**30)
+    assert device.name == name
+    assert (device.too_small is cards[2]) == (least_gib == 30)
+
+
+def test_both_model_engines_pass_over_a_card_that_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "gpus", lambda: (gpu(0, "small", 4, (8, 9)), gpu(1, "4090", 24, (8, 9))))
+    infos = {info.name: info for info in ENGINES.describe(settings())}
+    assert (infos["sadtalker"].device, infos["infinitetalk"].device) == ("cuda:1", "cuda:1")
+
+
+def test_a_worker_is_given_settings_without_a_secret() -> None:
+    here = Settings(tokens="alice:secret", webhook_secret="secret", tunnel="secret", store="s3://secret/x")  # type: ignore[arg-type]
+    assert "secret" not in repr(here.for_workers()).replace("SecretStr", "")
+    assert set(RenderSettings.model_fields) <= set(Settings.model_fields)
 
 
 def test_a_worker_holds_one_big_engine_and_keeps_a_light_one_beside_it() -> None:

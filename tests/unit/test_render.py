@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from lipsync_server import errors
+from lipsync_server.engines.ask import Ask
 from lipsync_server.engines.base import EngineOptions, Frames, RenderContext, RenderRequest, ResumePoint
 from lipsync_server.settings import Settings
 from lipsync_server.workers.encoding import BackgroundEncoder
@@ -91,7 +92,7 @@ def test_a_faulty_engine_is_a_clear_internal_error_and_leaves_no_video(
         ({"colour": "red"}, "colour", "no option 'colour'"),
         ({"width": 9999}, "width", "less than or equal to 512"),
         ({"seed": "tomorrow"}, "seed", "integer"),
-        ({"face_box": [1, 2, 3]}, "face_box.3", "Field required"),
+        ({"face_box": [1, 2, 3]}, "face_box.3", "is missing"),
     ],
 )
 def test_a_bad_option_names_the_field(tmp_path: Path, options: dict[str, object], field: str, says: str) -> None:
@@ -176,7 +177,7 @@ def test_without_any_readable_checkpoint_it_starts_afresh(tmp_path: Path) -> Non
 
 def test_what_another_render_left_in_the_folder_is_not_used(tmp_path: Path) -> None:
     task = interrupted(tmp_path)
-    assert run(replace(task, prompt="someone else")).warnings == ()
+    assert run(replace(task, ask=Ask(prompt="someone else", options=task.ask.options))).warnings == ()
     assert bar_numbers(task.output) == expected_bars(50)
 
 

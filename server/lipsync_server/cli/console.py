@@ -11,8 +11,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
-from lipsync_server.errors import Cancelled, InvalidInput, LipsyncError
+from lipsync_server.engines.registry import ENGINES
+from lipsync_server.errors import Cancelled, EngineUnavailable, InvalidInput, LipsyncError
 from lipsync_server.settings import Settings
+from lipsync_server.validation import invalid, show
 
 if TYPE_CHECKING:  # brings numpy, which would slow down every --help
     from lipsync_server.workers.task import ProgressEvent, RenderOutcome
@@ -49,14 +51,21 @@ def settings_from(flags: dict[str, object]) -> Settings:
 
     given = {name: value for name, value in flags.items() if value is not None}
     try:
-        return Settings(**given)  # type: ignore[arg-type]
+        settings = Settings.model_validate(given)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = str(first["loc"][0]) if first["loc"] else "settings"
-        field = name.lower().removeprefix("lipsync_")
-        flag = "--" + field.replace("_", "-")
-        value = first.get("input")
-        raise InvalidInput(f"Setting {flag} (LIPSYNC_{field.upper()}) cannot be {value!r}: {first['msg']}.") from error
+        raise invalid(error, owner="the server", noun="setting", label=_setting) from error
+    try:
+        ENGINES.check_name(settings.engine)
+    except EngineUnavailable as error:
+        setting = f"S{_setting('engine')[1:]} cannot be {show(settings.engine)}"
+        raise InvalidInput(f"{setting}. {error.detail}", field="engine") from error
+    return settings
+
+
+def _setting(name: str) -> str:
+    """A setting in a message, by its flag and its variable."""
+    field = name.partition(".")[0].lower().removeprefix("lipsync_")
+    return f"setting --{field.replace('_', '-')} (LIPSYNC_{field.upper()})"
 
 
 @contextmanager

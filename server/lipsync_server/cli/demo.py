@@ -23,7 +23,7 @@ def demo(
         from lipsync_server.cli.job import CliJob, run_job
         from lipsync_server.paths import SAMPLES_DIR
 
-        job = CliJob(SAMPLES_DIR / "portrait.jpg", SAMPLES_DIR / "speech.wav", output, "A person talking")
+        job = CliJob(SAMPLES_DIR / "portrait.jpg", SAMPLES_DIR / "speech.wav", output)
         result = run_job(job, console.settings_from({"engine": engine}))
         typer.echo(f"engine: {result.why}")
         console.show_result(result.engine, output, result.outcome)

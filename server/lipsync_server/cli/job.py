@@ -6,29 +6,30 @@ Shared by the verbs `render` and `demo`. Knows the worker's render(); leaves no 
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+from pydantic import ValidationError
 
 from lipsync_server.cli.console import progress_bar, stoppable
 from lipsync_server.engines import registry
-from lipsync_server.engines.options import merge_options, parse_options
+from lipsync_server.engines.ask import Ask
+from lipsync_server.engines.options import choose_options
 from lipsync_server.errors import InvalidInput
 from lipsync_server.media.audio import probe_audio
 from lipsync_server.settings import Settings
+from lipsync_server.validation import invalid
 from lipsync_server.workers.render import render
 from lipsync_server.workers.task import RenderOutcome, RenderTask
 
 
 @dataclass(frozen=True)
 class CliJob:
-    """What was asked for. shared: options that every engine may know; own: those of the chosen engine."""
+    """A render that was asked for on the command line."""
 
     image: Path
     audio: Path
     output: Path
-    prompt: str = ""
+    ask: Ask = field(default_factory=Ask)
     second_audio: Path | None = None
-    shared: dict[str, Any] = field(default_factory=dict)
-    own: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,18 @@ class CliResult:
     engine: str
     why: str
     outcome: RenderOutcome
+
+
+def ask_from(**values: object) -> Ask:
+    """The wishes of the command line's flags; raises InvalidInput that names the flag and what is wrong with it."""
+    try:
+        return Ask.model_validate(values)
+    except ValidationError as error:
+        raise invalid(error, owner="the render", label=_flag, known=Ask.model_fields) from error
+
+
+def _flag(name: str) -> str:
+    return "--" + name.partition(".")[0].replace("_", "-")
 
 
 def run_job(job: CliJob, settings: Settings) -> CliResult:
@@ -48,9 +61,7 @@ def run_job(job: CliJob, settings: Settings) -> CliResult:
     if job.output.is_dir():
         raise InvalidInput(f"{job.output} is a folder; name a file in it.")
     engine, why = registry.choose(settings)
-    model = registry.options_model(engine)
-    options = merge_options(model, settings, job.shared, job.own)
-    parse_options(model, options, engine)
+    choose_options(engine, registry.options_model(engine), job.ask, settings)
     for audio in (job.audio, job.second_audio):
         if audio is not None:
             probe_audio(audio, min_s=settings.min_audio_s, max_s=settings.max_audio_s)
@@ -66,9 +77,8 @@ def run_job(job: CliJob, settings: Settings) -> CliResult:
             audio=job.audio,
             output=job.output,
             scratch=Path(scratch),
-            prompt=job.prompt,
+            ask=job.ask,
             second_audio=job.second_audio,
-            options=options,
         )
         loaded = registry.create(engine, settings)
         try:

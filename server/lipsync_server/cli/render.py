@@ -41,18 +41,19 @@ def render(
 ) -> None:
     """Render a picture and a recording to a video."""
     with console.errors_as_sentences():
-        from lipsync_server.cli.job import CliJob, run_job
+        from lipsync_server.cli.job import CliJob, ask_from, run_job
 
         settings = console.settings_from({"engine": engine})
-        shared = {
-            "preset": preset,
-            "resolution": resolution,
-            "seed": seed,
-            "face_index": face_index,
-            "face_box": face_box,
-        }
-        job = CliJob(image, audio, output, prompt, second_audio, shared, key_values(option or []))
-        result = run_job(job, settings)
+        ask = ask_from(
+            prompt=prompt,
+            preset=preset,
+            resolution=resolution,
+            seed=seed,
+            face_index=face_index,
+            face_box=face_box,
+            options=key_values(option or []),
+        )
+        result = run_job(CliJob(image, audio, output, ask, second_audio), settings)
         if as_json:
             typer.echo(json.dumps({"engine": result.engine, **dataclasses.asdict(result.outcome)}))
         else:

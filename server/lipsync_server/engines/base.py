@@ -7,19 +7,21 @@ who runs it (workers/ does).
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+
+from lipsync_server.engines.ask import MAX_FACE_INDEX, MAX_SEED
+from lipsync_server.engines.ask import Box as Box
+from lipsync_server.engines.ask import Preset as Preset
 
 FPS = 25
 SPEECH_RATE_HZ = 16_000
 
 Frames = NDArray[np.uint8]
 Speech = NDArray[np.float32]
-Box = tuple[float, float, float, float]
-Preset = Literal["quality", "balanced", "fast"]
 # What a checkpoint may hold: arrays and plain values, stored without pickle.
 State = dict[str, NDArray[np.generic] | int | float | str | bool]
 
@@ -28,12 +30,18 @@ class EngineOptions(BaseModel):
     """Options that every engine understands. An engine's own options model extends this one.
 
     Boxes are (left, top, right, bottom) in pixels of the upright picture, after its EXIF orientation.
+    reads_prompt: whether the engine makes use of a prompt. quality_note: a sentence that goes with every video of this
+    engine, "" for none.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    reads_prompt: ClassVar[bool] = False
+    quality_note: ClassVar[str] = ""
 
-    seed: int = Field(default=42, ge=0, le=2**63 - 1, description="Same seed, same inputs: same video.")
-    face_index: int | None = Field(default=None, ge=0, le=63, description="Which face, counted from the left.")
+    seed: int = Field(default=42, ge=0, le=MAX_SEED, description="Same seed, same inputs: same video.")
+    face_index: int | None = Field(
+        default=None, ge=0, le=MAX_FACE_INDEX, description="Which face, counted from the left, starting at 0."
+    )
     face_box: Box | None = Field(default=None, description="The face to animate: left, top, right, bottom in pixels.")
 
 

@@ -8,8 +8,10 @@ the points are used for, and tracks nothing over time.
 Coordinates are pixels of the picture as cv2 counts them: the centre of the first pixel is (0, 0).
 """
 
+import threading
 import zipfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -73,7 +75,10 @@ class _Crop:
 
 
 class FaceLandmarker:
-    """Loads both models once. One thread at a time: the interpreters keep their input between calls."""
+    """Both models, loaded. Threads take turns: the interpreters keep their input between calls.
+
+    Engines use the one that landmarker() keeps for the whole process.
+    """
 
     def __init__(self, model: Path | None = None, *, n_threads: int = 2) -> None:
         from ai_edge_litert.interpreter import Interpreter
@@ -92,9 +97,14 @@ class FaceLandmarker:
         # Two single numbers come out: whether this is a face (rank 4) and whether the tongue is out (rank 2).
         self._points_out, self._presence_out = by_shape[1, 1, 1, 3 * N_POINTS], by_shape[1, 1, 1, 1]
         self._anchors = _anchors()
+        self._turn = threading.RLock()
 
     def detect(self, picture: Frames, *, min_score: float = 0.5, max_faces: int = 16) -> list[Face]:
         """Every face in `picture` (uint8 RGB (H, W, 3)), from left to right; none gives an empty list."""
+        with self._turn:
+            return self._detect(picture, min_score, max_faces)
+
+    def _detect(self, picture: Frames, min_score: float, max_faces: int) -> list[Face]:
         height, width = picture.shape[:2]
         crops = self._crops(picture, (0, 0, width, height), min_score)
         for tile in _tiles(width, height):
@@ -114,7 +124,8 @@ class FaceLandmarker:
 
     def refine(self, picture: Frames, points: Points) -> Face:
         """The face near known points, for example those of the same face one frame earlier."""
-        points, score = self._landmarks(picture, _crop_around(points))
+        with self._turn:
+            points, score = self._landmarks(picture, _crop_around(points))
         yaw, pitch, roll = _angles(points)
         return Face(points, score, yaw, pitch, roll)
 
@@ -171,6 +182,12 @@ class FaceLandmarker:
         # The model counts pixel edges, cv2 pixel centres.
         plane = (points[:, :2] - 0.5) @ turn.T + shift
         return np.column_stack([plane, points[:, 2] * scale]).astype(np.float32), score
+
+
+@cache
+def landmarker() -> FaceLandmarker:
+    """The landmark models of this process, loaded by the first caller and kept: they are small."""
+    return FaceLandmarker()
 
 
 def choose_face(faces: list[Face], *, face_index: int | None = None, face_box: Box | None = None) -> Face:

@@ -1,44 +1,52 @@
-"""What a caller asked for, as the options of one engine: defaults filled in, checked, errors in words.
+"""The one place where a caller's wishes become the options of one engine: defaults, checks, errors, ignored wishes.
 
-Knows the options models' interface only; which engine has which options is in the engines' own models.
+HTTP, the worker and the command line all come here, so a wrong option is answered with the same sentence everywhere.
+Knows the interface of options models; each engine's own model says which options it has.
 """
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 
 from pydantic import ValidationError
 
+from lipsync_server.engines.ask import Ask
 from lipsync_server.engines.base import EngineOptions
-from lipsync_server.errors import InvalidInput
-from lipsync_server.settings import Settings
+from lipsync_server.settings import EngineSettings
+from lipsync_server.validation import invalid
 
-# Settings that are the default of an option of the same name.
-_DEFAULTED = ("preset", "resolution", "steps")
+_SHARED = ("preset", "resolution", "seed", "face_index", "face_box")
+_DEFAULT_IN_SETTINGS = ("preset", "resolution", "steps")
 
 
-def merge_options(
-    model: type[EngineOptions], settings: Settings, shared: Mapping[str, object], own: Mapping[str, object]
-) -> dict[str, object]:
-    """Values for `model`: the settings' defaults, over them `shared`, over these `own`.
+@dataclass(frozen=True)
+class Chosen:
+    """An engine's options, and a sentence for each wish that this engine ignores."""
 
-    shared: what may be asked of every engine (preset, resolution, seed, face_index, face_box), None where it was not;
-    an engine that has no such option is not given it. own: options of this engine; unknown ones stay, to be refused.
+    options: EngineOptions
+    ignored: tuple[str, ...]
+
+
+def choose_options(engine: str, model: type[EngineOptions], ask: Ask, settings: EngineSettings) -> Chosen:
+    """The options of `engine`, whose options model is `model`: settings' defaults, over them those of `ask`.
+
+    Raises InvalidInput that names the option, the value, what is wrong with it, and which options there are.
     """
-    asked = {name: getattr(settings, name) for name in _DEFAULTED} | {
-        name: value for name, value in shared.items() if value is not None
-    }
-    known = {name: value for name, value in asked.items() if name in model.model_fields and value is not None}
-    return {**known, **own}
-
-
-def parse_options(model: type[EngineOptions], values: Mapping[str, object], engine: str) -> EngineOptions:
-    """`values` as the engine's options; raises InvalidInput that names the field and what is wrong with it."""
+    defaults = {name: getattr(settings, name) for name in _DEFAULT_IN_SETTINGS}
+    asked = {name: value for name in _SHARED if (value := getattr(ask, name)) is not None}
+    shared = {name: value for name, value in {**defaults, **asked}.items() if name in model.model_fields}
+    values = {name: value for name, value in shared.items() if value is not None} | ask.options
     try:
-        return model.model_validate(dict(values))
+        options = model.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = ".".join(str(part) for part in first["loc"]) or "options"
-        if first["type"] == "extra_forbidden":
-            detail = f"Engine {engine} has no option {name!r}; it has: {', '.join(model.model_fields)}."
-        else:
-            detail = f"Option {name} of engine {engine}: {first['msg']}."
-        raise InvalidInput(detail, field=name) from error
+        raise invalid(error, owner=f"engine {engine}", noun="option", known=model.model_fields) from error
+    return Chosen(options, _ignored(engine, model, ask))
+
+
+def _ignored(engine: str, model: type[EngineOptions], ask: Ask) -> tuple[str, ...]:
+    sentences = []
+    if ask.prompt.strip() and not model.reads_prompt:
+        sentences.append(f"Engine {engine} does not read a prompt; the prompt was ignored.")
+    for name in _SHARED:
+        value = getattr(ask, name)
+        if value is not None and name not in model.model_fields:
+            sentences.append(f"Engine {engine} has no option {name}; {name} {value} was ignored.")
+    return tuple(sentences)

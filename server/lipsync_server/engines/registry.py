@@ -1,7 +1,8 @@
 """Which engines there are, which can run here, and which one `auto` takes.
 
 An engine is a package with three modules: `options` (class Options), `info` (describe) and `engine` (create). Only
-create() imports the last, so asking never loads torch or a model. Does not know what the engines do.
+create() imports the last, so asking never loads torch or a model. To add an engine, add its folder and a line in
+ENGINES. Does not know what the engines do.
 """
 
 import importlib
@@ -9,10 +10,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-from lipsync_server.engines.base import Engine, EngineInfo, EngineOptions
 from lipsync_server.errors import EngineUnavailable
-from lipsync_server.settings import Settings
+from lipsync_server.extras import extra_is_missing
+from lipsync_server.settings import EngineSettings
+from lipsync_server.validation import nearest, show
+
+if TYPE_CHECKING:  # brings numpy, which would slow down every --help
+    from lipsync_server.engines.base import Engine, EngineInfo, EngineOptions
 
 
 @dataclass(frozen=True)
@@ -29,11 +35,24 @@ class Registry:
 
     entries: Mapping[str, EngineEntry] = field(default_factory=dict)
 
-    def describe(self, settings: Settings) -> list[EngineInfo]:
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every value that a caller may give for the engine: `auto`, then the engines, best first."""
+        return ("auto", *self.entries)
+
+    def check_name(self, name: str) -> None:
+        """Raise EngineUnavailable, with the names that exist, unless `name` is `auto` or an engine."""
+        if name not in self.names:
+            hint = f" Did you mean {near}?" if (near := nearest(name, self.names)) else ""
+            raise EngineUnavailable(
+                f"There is no engine {show(name)}; there are: {', '.join(self.names)}.{hint}", field="engine"
+            )
+
+    def describe(self, settings: EngineSettings) -> list["EngineInfo"]:
         """Every engine, best first, available or not. Looks at files and hardware; loads nothing."""
         return [self._describe_one(name, settings) for name in self.entries]
 
-    def choose(self, settings: Settings) -> tuple[str, str]:
+    def choose(self, settings: EngineSettings) -> tuple[str, str]:
         """The engine that `settings.engine` means, and one line that says which and why.
 
         Raises EngineUnavailable with what to do when the named engine, or for `auto` every engine, cannot run here.
@@ -51,30 +70,32 @@ class Registry:
         reasons = " ".join(f"{info.name}: {_clause(info.reason)}." for info in passed_over)
         raise EngineUnavailable(f"No engine can run here. {reasons}", field="engine")
 
-    def require(self, name: str, settings: Settings) -> EngineInfo:
+    def require(self, name: str, settings: EngineSettings) -> "EngineInfo":
         """The description of engine `name`; raises EngineUnavailable with the reason when it cannot run here."""
         self._entry(name)
         info = self._describe_one(name, settings)
         if not info.available:
-            raise EngineUnavailable(f"Engine {name} cannot run here: {_clause(info.reason)}.", field="engine")
+            raise cannot_run(name, info.reason)
         return info
 
     def without(self, name: str) -> "Registry":
         """The same engines but for `name`: while its weights are still arriving."""
         return Registry({other: entry for other, entry in self.entries.items() if other != name})
 
-    def create(self, name: str, settings: Settings) -> Engine:
+    def create(self, name: str, settings: EngineSettings) -> "Engine":
         """Make engine `name`, not yet loaded. The only call that imports the engine's own dependencies."""
         module = self._module(name, "engine")
         engine: Engine = module.create(settings)
         return engine
 
-    def options_model(self, name: str) -> type[EngineOptions]:
+    def options_model(self, name: str) -> type["EngineOptions"]:
         """The pydantic model of the options of engine `name`."""
         model: type[EngineOptions] = self._module(name, "options").Options
         return model
 
-    def _describe_one(self, name: str, settings: Settings) -> EngineInfo:
+    def _describe_one(self, name: str, settings: EngineSettings) -> "EngineInfo":
+        from lipsync_server.engines.base import EngineInfo
+
         try:
             info: EngineInfo = self._module(name, "info").describe(settings)
         except EngineUnavailable as error:
@@ -82,11 +103,9 @@ class Registry:
         return replace(info, name=name)
 
     def _entry(self, name: str) -> EngineEntry:
-        try:
-            return self.entries[name]
-        except KeyError:
-            known = ", ".join(self.entries)
-            raise EngineUnavailable(f"There is no engine {name!r}; there are: {known}.", field="engine") from None
+        if name not in self.entries:
+            self.check_name("" if name == "auto" else name)
+        return self.entries[name]
 
     def _module(self, name: str, part: str) -> ModuleType:
         package = self._entry(name).package
@@ -97,11 +116,13 @@ class Registry:
             if package == missing or package.startswith(f"{missing}.") or missing == f"{package}.{part}":
                 reason = f"Engine {name} is not part of this installation; reinstall lipsync-server."
             else:
-                reason = (
-                    f"Engine {name} needs the Python package {missing}, which is not installed: "
-                    "pip install 'lipsync-server[models]'."
-                )
+                reason = extra_is_missing(f"Engine {name}", [missing], "models")
             raise EngineUnavailable(reason, field="engine") from error
+
+
+def cannot_run(name: str, reason: str) -> EngineUnavailable:
+    """The error for an engine that exists and is not available, with the reason of its description."""
+    return EngineUnavailable(f"Engine {name} cannot run here: {_clause(reason)}.", field="engine")
 
 
 def _gist(reason: str) -> str:

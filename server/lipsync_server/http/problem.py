@@ -15,10 +15,11 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from pydantic import ValidationError
 
-from lipsync_server.errors import InvalidInput, LipsyncError
+from lipsync_server.errors import LipsyncError
 from lipsync_server.http.logs import REQUEST_ID
-from lipsync_server.http.schemas import Problem
+from lipsync_server.http.schemas import JOB_FIELDS, Problem
 from lipsync_server.jobs.model import Failure
+from lipsync_server.validation import invalid
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     except LipsyncError as error:
         return from_error(error)
     except ValidationError as error:
-        return from_error(invalid(error))
+        return from_error(invalid(error, owner="the request", known=JOB_FIELDS))
     except JobEnded as error:
         failure = error.failure
         return _document(
@@ -112,18 +113,6 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         return from_error(
             LipsyncError("Something unexpected went wrong; the server's log has it under this request's id.")
         )
-
-
-def invalid(error: ValidationError) -> InvalidInput:
-    """The first thing that pydantic found wrong, as a sentence that names the field."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    name = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "missing":
-        return InvalidInput(f"The field {name} is missing.", field=name)
-    if first["type"] == "extra_forbidden":
-        return InvalidInput(f"There is no field {name}. GET /openapi.json lists the fields.", field=name)
-    return InvalidInput(f"{name}: {message}." if name else f"{message}.", field=name or None)
 
 
 def from_error(error: LipsyncError) -> web.Response:

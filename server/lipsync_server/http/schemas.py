@@ -9,34 +9,38 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, StringConstraints
 
+from lipsync_server.engines.ask import Ask
+from lipsync_server.engines.registry import ENGINES
+
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Stage = Literal["queued", "load", "preprocess", "generate", "encode", "store", "done"]
-EngineName = Literal["auto", "preview", "sadtalker", "infinitetalk"]
-FinalState = Literal["succeeded", "failed", "cancelled"]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-class JobOptions(_Model):
+class JobOptions(Ask):
     """Options of a job. Multipart requests send them as form fields of the same names.
 
-    `options` carries what only one engine knows; the engine's JSON schema is in GET /v1/engines.
+    `options` carries the options that only one engine knows; the engine's JSON schema is in GET /v1/engines.
     """
 
-    prompt: Annotated[str, StringConstraints(max_length=4000)] = ""
-    engine: EngineName = "auto"
-    preset: Literal["quality", "balanced", "fast"] | None = None
-    resolution: Literal["480p", "720p"] | None = None
-    seed: int | None = Field(default=None, ge=0, le=2**63 - 1)
-    face_index: int | None = Field(default=None, ge=0, le=63)
-    face_box: tuple[float, float, float, float] | None = None
+    engine: str = Field(
+        default="auto",
+        max_length=64,
+        description="Engine that renders; auto takes the best one that can run here.",
+        json_schema_extra={"enum": list(ENGINES.names)},
+    )
     file_name: Annotated[str, StringConstraints(max_length=200)] | None = Field(
         default=None, description="Name of the video when downloaded; `<image name>-lipsync.mp4` unless given."
     )
     callback_url: HttpUrl | None = Field(default=None, description="Gets a signed POST when the job has ended.")
-    options: dict[str, object] = Field(default={}, description="Options of one engine, see GET /v1/engines.")
+
+    @property
+    def ask(self) -> Ask:
+        """The part that goes to the engine."""
+        return Ask.model_validate({name: getattr(self, name) for name in Ask.model_fields})
 
 
 class JobRequest(JobOptions):
@@ -45,6 +49,12 @@ class JobRequest(JobOptions):
     image_url: HttpUrl
     audio_url: HttpUrl
     second_audio_url: HttpUrl | None = None
+
+
+FILE_FIELDS = ("image", "audio", "second_audio")
+"""The files of a job; each may be sent as NAME or named by its address as NAME_url."""
+JOB_FIELDS = (*FILE_FIELDS, *(f"{name}_url" for name in FILE_FIELDS), *JobOptions.model_fields)
+"""Every field of a job's form, in the order in which messages list them."""
 
 
 class Progress(_Model):

@@ -77,15 +77,9 @@ async def _accept_form(
         second_audio_name=safe_name(form.files["second_audio"].name) if "second_audio" in form.files else None,
         file_name=video_name(options.file_name or default_name, form.files["image"].name),
         duration_s=0.0,
-        prompt=options.prompt,
+        ask=options.ask,
         owner=owner,
-        preset=options.preset,
-        resolution=options.resolution,
-        seed=options.seed,
-        face_index=options.face_index,
-        face_box=options.face_box,
         callback_url=callback_url,
-        options=options.options,
     )
     spec = await app[keys.PLANNER].check(spec)
     probed = await app[keys.PROBER].probe(form.files, caller_left=lambda: has_left(request))

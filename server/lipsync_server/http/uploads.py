@@ -17,9 +17,10 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from lipsync_server.errors import BadRequest, InvalidInput, TooLarge, UnsupportedMedia
 from lipsync_server.http.fetch import Fetcher
-from lipsync_server.http.schemas import JobOptions
+from lipsync_server.http.schemas import JOB_FIELDS
 from lipsync_server.http.sink import FileSink, Taken
 from lipsync_server.settings import MIB, Settings
+from lipsync_server.validation import unknown
 
 MAX_TEXT_BYTES = 64 * 1024
 MAX_JSON_BYTES = 256 * 1024
@@ -116,7 +117,6 @@ async def _reading() -> AsyncIterator[None]:
 
 async def _multipart(request: web.Request, folder: Path, fields: dict[str, FileField]) -> Form:
     form = Form()
-    known = [*fields, *(each.url_name for each in fields.values()), *JobOptions.model_fields]
     async with _reading():
         reader = await request.multipart()
     while True:
@@ -127,8 +127,8 @@ async def _multipart(request: web.Request, folder: Path, fields: dict[str, FileF
         if not isinstance(part, BodyPartReader) or not part.name:
             raise BadRequest('Every part of the form needs a name: Content-Disposition: form-data; name="image".')
         name = part.name
-        if name not in known:
-            raise InvalidInput(f"There is no field {name[:64]!r}; the fields are: {', '.join(known)}.", field=name[:64])
+        if name not in JOB_FIELDS:
+            raise unknown(name, owner="the request", known=JOB_FIELDS)
         if name in form.files or name in form.values:
             raise InvalidInput(f"The field {name} is there twice.", field=name)
         if name in fields:

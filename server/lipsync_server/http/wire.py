@@ -57,7 +57,7 @@ def job_view(
             "id": job.id,
             "state": job.state,
             "engine": job.engine or spec.engine,
-            "prompt": spec.prompt,
+            "prompt": spec.ask.prompt,
             "image_name": spec.image_name,
             "audio_name": spec.audio_name,
             "file_name": spec.file_name,

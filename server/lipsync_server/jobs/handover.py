@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from lipsync_server.durable import publish
 from lipsync_server.errors import Cancelled, LipsyncError, StoreFailed
+from lipsync_server.extras import extra_is_missing
 from lipsync_server.jobs.model import Job
 from lipsync_server.settings import Settings
 
@@ -137,7 +138,7 @@ class BucketTarget:
             import aioboto3
             from botocore.config import Config
         except ImportError as error:
-            raise StoreFailed("LIPSYNC_STORE=s3://... needs an extra: pip install 'lipsync-server[s3]'.") from error
+            raise StoreFailed(extra_is_missing("LIPSYNC_STORE=s3://...", ["aioboto3"], "s3")) from error
         self._bucket, self._prefix, self._endpoint = bucket, prefix, endpoint or None
         self._session = aioboto3.Session()
         # Checksums only where S3 demands them: R2, B2 and older MinIO refuse the newer ones that boto adds by itself.

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lipsync_server.engines.ask import Ask
 from lipsync_server.workers.task import RenderOutcome
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -25,7 +26,7 @@ class JobSpec:
     """What the caller asked for, as it was accepted.
 
     engine: as asked for, "auto" included. duration_s: length of the recording. owner: the name of the token used.
-    preset to face_box: None where the caller left them out. options: the engine's own options, as plain values.
+    ask: the prompt and options as the caller gave them.
     """
 
     engine: str
@@ -33,16 +34,10 @@ class JobSpec:
     audio_name: str
     file_name: str
     duration_s: float
-    prompt: str = ""
+    ask: Ask = field(default_factory=Ask)
     second_audio_name: str | None = None
     owner: str = ""
-    preset: str | None = None
-    resolution: str | None = None
-    seed: int | None = None
-    face_index: int | None = None
-    face_box: tuple[float, float, float, float] | None = None
     callback_url: str | None = None
-    options: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

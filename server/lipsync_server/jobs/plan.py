@@ -1,6 +1,6 @@
-"""From what a caller asked for to the engine and options that a worker gets.
+"""Which engine runs a job, and the task that a worker is given for it.
 
-Knows the registry (which never loads an engine) and the settings' defaults. Does not know workers, HTTP or the store.
+Knows the registry, which never loads an engine. Does not know workers, HTTP or the store.
 """
 
 import asyncio
@@ -8,20 +8,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from pydantic import ValidationError
-
+from lipsync_server.engines.ask import Ask
 from lipsync_server.engines.base import EngineInfo
-from lipsync_server.engines.registry import Registry
-from lipsync_server.errors import EngineUnavailable, InvalidInput, LipsyncError
+from lipsync_server.engines.options import Chosen, choose_options
+from lipsync_server.engines.registry import Registry, cannot_run
+from lipsync_server.errors import EngineUnavailable, LipsyncError
 from lipsync_server.jobs.files import JobFiles
 from lipsync_server.jobs.model import Job, JobSpec
 from lipsync_server.settings import Settings
 from lipsync_server.workers.task import RenderTask
 
 _FRESH_S = 10.0
-# Fields that every job may carry; an engine that does not know one is not given it.
-_SHARED = ("preset", "resolution", "seed", "face_index", "face_box")
-_DEFAULTED = ("preset", "resolution", "steps")
 
 
 @dataclass(frozen=True)
@@ -87,9 +84,9 @@ class Planner:
             if info.name == wanted:
                 if info.available or wanted == self._held_back:
                     return wanted
-                raise EngineUnavailable(f"Engine {wanted} cannot run here: {info.reason}", field="engine")
-        known = ", ".join(["auto", *(info.name for info in offer.engines)])
-        raise EngineUnavailable(f"There is no engine {wanted!r}; there are: {known}.", field="engine")
+                raise cannot_run(wanted, info.reason)
+        self._registry.check_name(wanted)
+        raise EngineUnavailable(f"Engine {wanted} is not known yet; try again in a moment.", field="engine")
 
     async def runnable(self, engines: frozenset[str]) -> dict[str, str]:
         """For a worker that has `engines`: what may be asked for -> the engine that then runs."""
@@ -105,13 +102,11 @@ class Planner:
         `auto` stays open until the job starts, unless the caller gave options that only one engine knows.
         """
         engine = await self.resolve(spec.engine)
-        options = await asyncio.to_thread(self._options, spec, engine)
-        self._validate(options, engine)
-        return replace(spec, engine=engine) if spec.options else spec
+        await asyncio.to_thread(self._choose_options, engine, spec.ask)
+        return replace(spec, engine=engine) if spec.ask.options else spec
 
     async def task(self, job: Job, files: JobFiles) -> RenderTask:
         """What a worker needs to render a started job."""
-        options = await asyncio.to_thread(self._options, job.spec, job.engine)
         scratch = await asyncio.to_thread(files.scratch, job.id)
         return RenderTask(
             task_id=job.id,
@@ -120,25 +115,9 @@ class Planner:
             audio=files.audio(job.id),
             output=files.video(job.id),
             scratch=scratch,
-            prompt=job.spec.prompt,
+            ask=job.spec.ask,
             second_audio=files.second_audio(job.id) if job.spec.second_audio_name is not None else None,
-            options=options,
         )
 
-    def _options(self, spec: JobSpec, engine: str) -> dict[str, object]:
-        known = self._registry.options_model(engine).model_fields
-        defaults = {name: getattr(self._settings, name) for name in _DEFAULTED}
-        asked = {name: getattr(spec, name) for name in _SHARED}
-        given = {name: value for name, value in asked.items() if value is not None}
-        values = {name: value for name, value in {**defaults, **given}.items() if name in known and value is not None}
-        return {**values, **spec.options}
-
-    def _validate(self, options: dict[str, object], engine: str) -> None:
-        try:
-            self._registry.options_model(engine).model_validate(options)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            name = ".".join(str(part) for part in first["loc"]) or "options"
-            raise InvalidInput(
-                f"Option {name} of engine {engine}: {first['msg']}. GET /v1/engines lists the options.", field=name
-            ) from error
+    def _choose_options(self, engine: str, ask: Ask) -> Chosen:
+        return choose_options(engine, self._registry.options_model(engine), ask, self._settings)

@@ -3,6 +3,7 @@
 Knows the columns of schema.py and the records of model.py. Does not know when what is written.
 """
 
+import json
 from typing import TypeVar
 
 import aiosqlite
@@ -17,6 +18,8 @@ _FAILURE = TypeAdapter(Failure)
 _COST = TypeAdapter(CostRecord)
 _SECONDS = TypeAdapter(dict[str, float])
 _T = TypeVar("_T")
+# Fields of a stored job that older servers wrote beside the others; they are parts of `ask` since.
+_ASKED = ("prompt", "preset", "resolution", "seed", "face_index", "face_box", "options")
 
 
 async def insert_job(db: aiosqlite.Connection, job: Job) -> None:
@@ -66,10 +69,18 @@ def _value(adapter: TypeAdapter[_T], text: str | None) -> _T | None:
     return None if text is None else adapter.validate_json(text)
 
 
+def _spec_of(text: str) -> JobSpec:
+    """The spec of a row, whichever version of the server wrote it."""
+    values = json.loads(text)
+    if "ask" not in values:
+        values["ask"] = {name: values.pop(name) for name in _ASKED if name in values}
+    return _SPEC.validate_python(values)
+
+
 def job_of(row: aiosqlite.Row) -> Job:
     return Job(
         id=row["id"],
-        spec=_SPEC.validate_json(row["spec"]),
+        spec=_spec_of(row["spec"]),
         state=row["state"],
         created_at=row["created_at"],
         engine=row["engine"],

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
+from lipsync_server.engines.ask import Ask
 from lipsync_server.errors import Conflict, NotFound, QueueFull
 from lipsync_server.jobs.database import Database
 from lipsync_server.jobs.model import STATES, CostRecord, Failure, Job, State
@@ -244,7 +245,7 @@ class Store:
         """Forget what an ended job was about; what stays is that there was one, so that asking answers 410."""
 
         def forget(job: Job) -> Job:
-            spec = replace(job.spec, prompt="", image_name="", audio_name="", second_audio_name=None, file_name="")
+            spec = replace(job.spec, ask=Ask(), image_name="", audio_name="", second_audio_name=None, file_name="")
             return replace(job, spec=spec, deleted=True, purged_at=job.purged_at or now)
 
         return await self._change(job_id, ("succeeded", "failed", "cancelled"), forget)

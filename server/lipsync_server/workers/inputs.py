@@ -39,7 +39,7 @@ def decode_request(task: RenderTask, options: EngineOptions, *, max_image_pixels
         speech=speech,
         duration_s=duration_s,
         options=options,
-        prompt=task.prompt,
+        prompt=task.ask.prompt,
         fps=task.fps,
         picture_video=picture_video,
         second_speech=second_speech,

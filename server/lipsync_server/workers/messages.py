@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lipsync_server.engines.registry import Registry
 from lipsync_server.errors import LipsyncError
-from lipsync_server.settings import Settings
+from lipsync_server.settings import RenderSettings
 from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
 
 
@@ -15,7 +15,7 @@ from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
 class Setup:
     """Server to worker, first. `module_path` is the server's sys.path, so both find the same engines."""
 
-    settings: Settings
+    settings: RenderSettings
     registry: Registry
     module_path: tuple[str, ...]
 

@@ -220,7 +220,7 @@ class ProcessWorker:
         self._respawn = None
         assert self._loop is not None
         loop = self._loop
-        setup = messages.Setup(without_secrets(self._settings), self._registry, tuple(sys.path))
+        setup = messages.Setup(self._settings.for_workers(), self._registry, tuple(sys.path))
 
         def post(life: Life, message: messages.FromWorker | Died) -> None:
             loop.call_soon_threadsafe(self._on_message, life, message)
@@ -330,8 +330,3 @@ class ProcessWorker:
     def _set_state(self, state: WorkerState) -> None:
         self.state = state
         self._changed()
-
-
-def without_secrets(settings: Settings) -> Settings:
-    """What the child may know: it needs no tokens, and a hole in a decoder should not leak them."""
-    return settings.model_copy(update={"tokens": [], "webhook_secret": None, "tunnel": ""})

@@ -22,12 +22,12 @@ import numpy as np
 from lipsync_server import errors
 from lipsync_server.engines import registry
 from lipsync_server.engines.base import Engine, EngineOptions, Frames, RenderRequest, ResumePoint, Speech, State
-from lipsync_server.engines.options import parse_options
+from lipsync_server.engines.options import choose_options
 from lipsync_server.engines.out_of_memory import gpu_out_of_memory, gpu_ran_out
 from lipsync_server.media.encoder import FrameEncoder
 from lipsync_server.media.info import VideoInfo
 from lipsync_server.media.mux import mux
-from lipsync_server.settings import Settings
+from lipsync_server.settings import RenderSettings
 from lipsync_server.workers.encoding import BackgroundEncoder
 from lipsync_server.workers.inputs import decode_request, release_pages
 from lipsync_server.workers.measure import PeakMemory, ProgressScale, StageClock
@@ -44,7 +44,7 @@ def render(
     task: RenderTask,
     report: Callable[[ProgressEvent], None],
     cancelled: Callable[[], bool],
-    settings: Settings,
+    settings: RenderSettings,
     *,
     options_model: type[EngineOptions] | None = None,
 ) -> RenderOutcome:
@@ -100,15 +100,16 @@ class _Render:
         task: RenderTask,
         report: Callable[[ProgressEvent], None],
         cancelled: Callable[[], bool],
-        settings: Settings,
+        settings: RenderSettings,
         options_model: type[EngineOptions] | None,
     ) -> None:
         self._engine, self._task, self._settings = engine, task, settings
         self._report, self._cancelled = report, cancelled
         model = options_model or registry.options_model(task.engine)
-        self._options = parse_options(model, task.options, task.engine)
+        chosen = choose_options(task.engine, model, task.ask, settings)
+        self._options = chosen.options
         self._clock, self._scale, self._memory = StageClock(), ProgressScale(), PeakMemory()
-        self._warnings: list[str] = []
+        self._warnings = [*chosen.ignored, *([model.quality_note] if model.quality_note else [])]
         self._engine_counts_frames = False
         self._speeches: tuple[Speech, ...] = ()
         self._released_at = 0.0

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from lipsync_server.engines.base import Engine, Frames, RenderContext, RenderRequest
 from lipsync_server.engines.registry import Registry
-from lipsync_server.settings import Settings
+from lipsync_server.settings import EngineSettings
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class _HeldEngine:
 class EngineShelf:
     """Engines by name. Not for several threads at a time."""
 
-    def __init__(self, registry: Registry, settings: Settings) -> None:
+    def __init__(self, registry: Registry, settings: EngineSettings) -> None:
         self._registry, self._settings = registry, settings
         self._held: dict[str, _HeldEngine] = {}
 

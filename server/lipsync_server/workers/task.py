@@ -5,8 +5,8 @@ Knows no job and no HTTP: jobs/queue.py makes a RenderTask from a job and stores
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from lipsync_server.engines.ask import Ask
 from lipsync_server.engines.base import FPS
 
 
@@ -16,7 +16,7 @@ class RenderTask:
 
     image, audio: the uploads, already checked by media/. output: where the MP4 appears, by rename, when it is whole.
     scratch: a folder of this job alone that survives a crash (segments and checkpoint live there).
-    options: the engine's own options as plain values; the worker validates them against the engine's model.
+    ask: the prompt and options as the caller gave them; the worker makes the engine's own options of them.
     """
 
     task_id: str
@@ -25,10 +25,9 @@ class RenderTask:
     audio: Path
     output: Path
     scratch: Path
-    prompt: str = ""
+    ask: Ask = field(default_factory=Ask)
     second_audio: Path | None = None
     fps: int = FPS
-    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from lipsync_server.engines.registry import Registry
 from lipsync_server.errors import LipsyncError
-from lipsync_server.settings import Settings
+from lipsync_server.settings import RenderSettings
 from lipsync_server.workers import messages
 from lipsync_server.workers.render import in_words, render
 from lipsync_server.workers.shelf import EngineShelf
@@ -29,7 +29,7 @@ class Work:
     and a fresh one must take its place.
     """
 
-    def __init__(self, registry: Registry, settings: Settings) -> None:
+    def __init__(self, registry: Registry, settings: RenderSettings) -> None:
         self._registry, self._settings = registry, settings
         self._shelf = EngineShelf(registry, settings)
         self._cancelled: set[int] = set()

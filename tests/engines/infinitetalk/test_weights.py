@@ -141,7 +141,7 @@ def test_a_missing_text_encoder_is_named_in_both_its_forms(folder: Path) -> None
 
 def test_without_a_card_the_full_model_is_not_offered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lipsync_server.engines.infinitetalk.info._TINY_BYTES", 0)
-    monkeypatch.setattr("lipsync_server.engines.infinitetalk.info.gpus", lambda: ())
+    monkeypatch.setattr("lipsync_server.engines.hardware.gpus", lambda: ())
     settings = Settings(_env_file=None, weights_dir=folder, device="auto")
     info = describe(settings)
     assert not info.available

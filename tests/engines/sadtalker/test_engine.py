@@ -10,7 +10,7 @@ import psutil
 import pytest
 import skimage.data
 import torch
-from lipsync_server.engines.base import EngineOptions, RenderRequest, ResumePoint
+from lipsync_server.engines.base import RenderRequest, ResumePoint
 from lipsync_server.engines.registry import create, options_model
 from lipsync_server.engines.sadtalker import engine as engine_module
 from lipsync_server.engines.sadtalker.engine import SadTalkerEngine
@@ -184,11 +184,6 @@ def test_the_face_that_was_asked_for_is_animated(engine: SadTalkerEngine) -> Non
         other = slice(300, None) if index == 0 else slice(None, 300)
         assert changed.any()
         assert changed[:, other].mean() < 0.02
-
-
-def test_options_of_another_engine_s_model_are_understood(engine: SadTalkerEngine) -> None:
-    asked = RenderRequest(FACE, speech(0.04), 0.04, EngineOptions(seed=3))
-    assert frames_of(engine, asked).shape == (1, *FACE.shape)
 
 
 def test_a_picture_with_odd_sides_and_one_beyond_1080p_give_even_videos(engine: SadTalkerEngine) -> None:

@@ -59,13 +59,13 @@ def request_with(**options: object) -> RenderRequest:
 
 
 def test_without_the_package_the_job_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(enhance, "find_spec", lambda name: None)
+    monkeypatch.setattr(enhance, "missing_packages", list)
     with pytest.raises(EngineUnavailable, match=r"pip install .*enhance"):
         load_enhancer(tmp_path, CPU)
 
 
 def test_without_the_file_the_job_is_told_where_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(enhance, "find_spec", lambda name: object())
+    monkeypatch.setattr(enhance, "missing_packages", lambda names: [])
     with pytest.raises(WeightsError, match=FILE):
         load_enhancer(tmp_path, CPU)
 
@@ -104,7 +104,7 @@ def test_every_frame_is_restored_before_it_is_put_back(engine: SadTalkerEngine) 
 
 
 def test_a_job_without_it_needs_no_package(engine: SadTalkerEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(enhance, "find_spec", lambda name: pytest.fail("nobody asked for it"))
+    monkeypatch.setattr(enhance, "missing_packages", lambda names: pytest.fail("nobody asked for it"))
     engine.enhancer = None
     assert len(frames_of(engine)) == 5
 

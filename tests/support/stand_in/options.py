@@ -5,6 +5,8 @@ from pydantic import Field
 
 
 class Options(EngineOptions):
+    reads_prompt = True
+
     width: int = Field(default=64, ge=2, le=512)
     height: int = Field(default=48, ge=2, le=512)
     batch: int = Field(default=5, ge=1)

@@ -1,13 +1,13 @@
 """Whether InfiniteTalk can run here, and what it offers: from file names and the card's memory. No torch here."""
 
-import importlib.util
-
 from lipsync_server.engines.base import EngineInfo
-from lipsync_server.engines.hardware import Gpu, gpus
+from lipsync_server.engines.devices import Device, choose_device
+from lipsync_server.engines.hardware import Gpu
 from lipsync_server.engines.infinitetalk.options import Options
 from lipsync_server.engines.infinitetalk.published import choose_transformer, find_encoders, find_transformers
 from lipsync_server.errors import LipsyncError
-from lipsync_server.settings import Settings
+from lipsync_server.extras import extra_is_missing, missing_packages
+from lipsync_server.settings import EngineSettings
 
 _PACKAGES = ("torch", "transformers", "diffusers", "safetensors", "ftfy", "pyloudnorm")
 _GIB = 2**30
@@ -16,17 +16,17 @@ _LEAST_GPU_BYTES = 11 * _GIB
 _TINY_BYTES = _GIB
 
 
-def describe(settings: Settings) -> EngineInfo:
+def describe(settings: EngineSettings) -> EngineInfo:
     """What /v1/engines says. `available` means: packages, weights and a card are there."""
-    gpu = chosen_gpu(settings)
-    reason = _why_not(settings, gpu)
+    device = chosen_device(settings)
+    reason = _why_not(settings, device)
     people = 2 if any(files.people == "multi" for files in find_transformers(settings)) else 1
     return EngineInfo(
         name="infinitetalk",
         title="InfiniteTalk",
         available=reason is None,
-        reason=reason or _which(settings, gpu),
-        device=device_name(settings, gpu),
+        reason=reason or _which(settings, device.gpu),
+        device=device.name,
         presets=("quality", "balanced", "fast"),
         resolutions=("480p", "720p"),
         options_schema=Options.model_json_schema(),
@@ -34,30 +34,22 @@ def describe(settings: Settings) -> EngineInfo:
     )
 
 
-def chosen_gpu(settings: Settings) -> Gpu | None:
-    """The card that the settings mean; None on the CPU or without one."""
-    if settings.device == "cpu":
-        return None
-    index = int(settings.device.partition(":")[2] or 0)
-    return next((gpu for gpu in gpus() if gpu.index == index), None)
+def chosen_device(settings: EngineSettings) -> Device:
+    """The device that this engine runs on."""
+    return choose_device(settings.device, least_bytes=_LEAST_GPU_BYTES)
 
 
-def device_name(settings: Settings, gpu: Gpu | None) -> str:
-    """torch's name of the device."""
-    return f"cuda:{gpu.index}" if gpu is not None else "cpu" if settings.device == "auto" else settings.device
-
-
-def _why_not(settings: Settings, gpu: Gpu | None) -> str | None:
-    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        return f"InfiniteTalk needs {', '.join(missing)}: pip install 'lipsync-server[gpu]'."
+def _why_not(settings: EngineSettings, device: Device) -> str | None:
+    if missing := missing_packages(_PACKAGES):
+        return extra_is_missing("InfiniteTalk", missing, "gpu")
     try:
         find_encoders(settings)
-        files, _ = choose_transformer(settings, gpu, people="single", distilled=settings.preset != "quality")
+        files, _ = choose_transformer(settings, device.gpu, people="single", distilled=settings.preset != "quality")
     except LipsyncError as error:
         return error.detail
     if files.n_bytes < _TINY_BYTES or settings.device == "cpu":
         return None
+    gpu = device.gpu or device.too_small
     if gpu is None:
         return "InfiniteTalk needs an NVIDIA GPU with 24 GB, and none was found. Use engine sadtalker or preview."
     if gpu.total_bytes < _LEAST_GPU_BYTES:
@@ -68,7 +60,7 @@ def _why_not(settings: Settings, gpu: Gpu | None) -> str | None:
     return None
 
 
-def _which(settings: Settings, gpu: Gpu | None) -> str:
+def _which(settings: EngineSettings, gpu: Gpu | None) -> str:
     files, _ = choose_transformer(settings, gpu, people="single", distilled=settings.preset != "quality")
     where = gpu.name if gpu is not None else "the CPU"
     return f"{files.kind} weights on {where}"

@@ -35,7 +35,7 @@ from lipsync_server.errors import Cancelled
 from lipsync_server.models.encoders.speech import SAMPLES_PER_FRAME, SpeechEmbedding, Track
 from lipsync_server.models.encoders.text import DEFAULT_PROMPT, NEGATIVE_PROMPT, clean_prompt
 from lipsync_server.models.sampling.windows import Schedule, Window, schedule
-from lipsync_server.settings import Settings
+from lipsync_server.settings import EngineSettings
 
 RAN_OUT = "The GPU's memory ran out once; the job went on with more of the model in host memory."
 
@@ -52,7 +52,9 @@ class _Start:
 class Job:
     """Makes the frames of one request. `close` after the last frame, or instead of it."""
 
-    def __init__(self, models: Models, settings: Settings, request: RenderRequest, context: RenderContext) -> None:
+    def __init__(
+        self, models: Models, settings: EngineSettings, request: RenderRequest, context: RenderContext
+    ) -> None:
         assert isinstance(request.options, Options)
         self._models, self._settings = models, settings
         self._request, self._options, self._context = request, request.options, context

@@ -13,7 +13,7 @@ from lipsync_server.engines.infinitetalk.loading.models import Models, Need, Rep
 from lipsync_server.engines.infinitetalk.options import Options
 from lipsync_server.engines.infinitetalk.out_of_memory import Room, with_room
 from lipsync_server.errors import InvalidInput
-from lipsync_server.settings import Settings
+from lipsync_server.settings import EngineSettings
 
 # The size that the first transformer is loaded for, before any job has come: a square picture.
 _USUAL_PIXELS = {"480p": 640 * 640, "720p": 960 * 960}
@@ -28,7 +28,7 @@ class InfiniteTalkEngine:
 
     name = "infinitetalk"
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
         self._models: Models | None = None
 

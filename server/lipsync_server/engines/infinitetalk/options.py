@@ -36,6 +36,8 @@ _QUALITY_SHIFT_720P = 11.0
 class Options(EngineOptions):
     """What a caller may set. Numbers left open come from the preset."""
 
+    reads_prompt = True
+
     preset: Preset = Field(
         default="balanced",
         description="quality: 40 steps, 3 passes each. balanced: 8 steps, 2 passes. fast: 4 steps, 1 pass.",

@@ -11,7 +11,7 @@ from typing import Literal
 
 from lipsync_server.engines.hardware import Gpu
 from lipsync_server.errors import WeightsError
-from lipsync_server.settings import Settings
+from lipsync_server.settings import EngineSettings
 
 Kind = Literal["bf16", "fp8", "int8"]
 People = Literal["single", "multi"]
@@ -68,7 +68,7 @@ class EncoderFiles:
     wav2vec: Path
 
 
-def find_encoders(settings: Settings) -> EncoderFiles:
+def find_encoders(settings: EngineSettings) -> EncoderFiles:
     """The encoders' and the VAE's files; raises WeightsError that lists what is missing."""
     base, quant = settings.weights_dir / _BASE, _quant_folder(settings)
     tokenizer = base / "google" / "umt5-xxl"
@@ -90,7 +90,7 @@ def find_encoders(settings: Settings) -> EncoderFiles:
     return found
 
 
-def find_transformers(settings: Settings) -> list[TransformerFiles]:
+def find_transformers(settings: EngineSettings) -> list[TransformerFiles]:
     """Every complete transformer below the weights folder, in no particular order."""
     base, folder = settings.weights_dir / _BASE, settings.weights_dir / _INFINITETALK
     config = base / "config.json"
@@ -113,7 +113,7 @@ def find_transformers(settings: Settings) -> list[TransformerFiles]:
 
 
 def choose_transformer(
-    settings: Settings, gpu: Gpu | None, *, people: People, distilled: bool
+    settings: EngineSettings, gpu: Gpu | None, *, people: People, distilled: bool
 ) -> tuple[TransformerFiles, tuple[str, ...]]:
     """The best files for a job, and sentences about what could not be had as asked.
 
@@ -156,7 +156,7 @@ def choose_transformer(
     return best, tuple(warnings)
 
 
-def _preferred_kinds(settings: Settings, gpu: Gpu | None) -> list[Kind]:
+def _preferred_kinds(settings: EngineSettings, gpu: Gpu | None) -> list[Kind]:
     """Kinds of weights from the best for this card downwards; the profile that was asked for comes first."""
     order: list[Kind] = ["int8", "fp8", "bf16"]
     if gpu is None or gpu.total_bytes >= _BF16_CARD_BYTES:
@@ -166,7 +166,7 @@ def _preferred_kinds(settings: Settings, gpu: Gpu | None) -> list[Kind]:
     return sorted(order, key=lambda kind: kind not in settings.profile)
 
 
-def _quant_folder(settings: Settings) -> Path:
+def _quant_folder(settings: EngineSettings) -> Path:
     return settings.weights_dir / _INFINITETALK / "quant_models"
 
 
@@ -175,7 +175,7 @@ def _shards_complete(base: Path) -> bool:
     return bool(shards) and len(shards) == int(shards[0][2])
 
 
-def _require(settings: Settings, *paths: Path) -> None:
+def _require(settings: EngineSettings, *paths: Path) -> None:
     missing = [path for path in paths if not path.is_file()]
     if missing:
         # The text encoder comes in two forms, and the small download has the other one.
@@ -189,7 +189,7 @@ def _require(settings: Settings, *paths: Path) -> None:
         )
 
 
-def _nothing_found(settings: Settings) -> str:
+def _nothing_found(settings: EngineSettings) -> str:
     base = settings.weights_dir / _BASE
     if not (base / "config.json").is_file():
         return (

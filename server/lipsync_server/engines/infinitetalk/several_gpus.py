@@ -27,7 +27,7 @@ from lipsync_server.engines.base import Frames, RenderContext, RenderRequest, Re
 from lipsync_server.engines.infinitetalk.loading.models import Report
 from lipsync_server.engines.infinitetalk.one_gpu import InfiniteTalkEngine
 from lipsync_server.errors import LipsyncError, OutOfMemory
-from lipsync_server.settings import Settings
+from lipsync_server.settings import EngineSettings
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class ParallelEngine:
 
     name = "infinitetalk"
 
-    def __init__(self, settings: Settings, n_processes: int) -> None:
+    def __init__(self, settings: EngineSettings, n_processes: int) -> None:
         self._settings, self._n_processes = settings, n_processes
         self._engine = InfiniteTalkEngine(_on_device(settings, 0))
         self._pipes: list[Connection] = []
@@ -168,7 +168,9 @@ class _Together:
             self.context.save(state)
 
 
-def _help(pipe: Connection, settings: Settings, rank: int, n_processes: int, meeting: Path, first_pid: int) -> None:
+def _help(
+    pipe: Connection, settings: EngineSettings, rank: int, n_processes: int, meeting: Path, first_pid: int
+) -> None:
     """A helper's whole life. What goes wrong ends it, and with it the first process: they cannot part otherwise."""
     _die_with(first_pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -217,7 +219,7 @@ def _exhaust(frames: Iterator[Frames]) -> None:
         log.debug("every process stops: %s", error)
 
 
-def _join(settings: Settings, rank: int, n_processes: int, meeting: Path) -> None:
+def _join(settings: EngineSettings, rank: int, n_processes: int, meeting: Path) -> None:
     """Meet the other processes. The CPU's side of the group is for agreeing, which must not wait for a GPU."""
     backend = "gloo"
     if settings.device != "cpu":
@@ -226,7 +228,7 @@ def _join(settings: Settings, rank: int, n_processes: int, meeting: Path) -> Non
     dist.init_process_group(backend, f"file://{meeting}", rank=rank, world_size=n_processes)
 
 
-def _part(settings: Settings) -> None:
+def _part(settings: EngineSettings) -> None:
     """Leave the group alone: the others were killed, perhaps in the middle of what was under way with this process."""
     if settings.device != "cpu":
         world = dist.group.WORLD
@@ -235,7 +237,7 @@ def _part(settings: Settings) -> None:
     dist.destroy_process_group()
 
 
-def _on_device(settings: Settings, rank: int) -> Settings:
+def _on_device(settings: EngineSettings, rank: int) -> EngineSettings:
     return settings if settings.device == "cpu" else settings.model_copy(update={"device": f"cuda:{rank}"})
 
 

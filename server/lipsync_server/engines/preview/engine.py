@@ -10,14 +10,14 @@ import cv2
 import numpy as np
 
 from lipsync_server.engines.base import Frames, RenderContext, RenderRequest
-from lipsync_server.engines.landmarks import FaceLandmarker, choose_face
+from lipsync_server.engines.landmarks import FaceLandmarker, choose_face, landmarker
 from lipsync_server.engines.preview.calibration import calibrate
 from lipsync_server.engines.preview.motion import Amounts, Motion
 from lipsync_server.engines.preview.options import Options
 from lipsync_server.engines.preview.puppet import Puppet
 from lipsync_server.engines.preview.speech import mouth_track
 from lipsync_server.errors import Cancelled
-from lipsync_server.settings import Settings
+from lipsync_server.settings import EngineSettings
 
 _LONG_SIDE, _SHORT_SIDE = 1920, 1080
 _BATCH_BYTES = 12 * 2**20
@@ -40,7 +40,7 @@ class PreviewEngine:
     def load(self, report: Callable[[str, float, float], None] = _silent) -> None:
         if self._landmarker is None:
             report("load", 0, 1)
-            self._landmarker = FaceLandmarker()
+            self._landmarker = landmarker()
             report("load", 1, 1)
 
     def close(self) -> None:
@@ -50,8 +50,8 @@ class PreviewEngine:
         """Yield the frames of `request`; raises NoFace, and Cancelled between two batches."""
         self.load()
         assert self._landmarker is not None
-        given = request.options.model_dump()
-        options = Options(**{name: given[name] for name in Options.model_fields if name in given})
+        options = request.options
+        assert isinstance(options, Options)
         context.progress("preprocess", 0, 3, "finding the face")
         picture, scale = fit_picture(request.picture)
         box = options.face_box
@@ -110,5 +110,5 @@ def fit_picture(picture: Frames) -> tuple[Frames, float]:
     return np.ascontiguousarray(picture[: height // 2 * 2, : width // 2 * 2]), 1.0
 
 
-def create(settings: Settings) -> PreviewEngine:
+def create(settings: EngineSettings) -> PreviewEngine:
     return PreviewEngine()

@@ -3,12 +3,12 @@
 from lipsync_server.engines.base import EngineInfo
 from lipsync_server.engines.preview.options import Options
 from lipsync_server.paths import bundled
-from lipsync_server.settings import Settings
+from lipsync_server.settings import EngineSettings
 
 _FILES = ("face_landmarker.task", "preview_mouth.npz")
 
 
-def describe(settings: Settings) -> EngineInfo:
+def describe(settings: EngineSettings) -> EngineInfo:
     """Available wherever the small files that ship with the project are there."""
     reason = ""
     try:

@@ -8,6 +8,12 @@ from lipsync_server.engines.base import EngineOptions
 class Options(EngineOptions):
     """What a caller may set; the defaults suit most portraits."""
 
+    quality_note = (
+        "This is preview quality: a picture warped on the CPU, good for judging timing. For a video that looks real, "
+        "use a machine with an NVIDIA GPU and engine sadtalker (6 GB) or infinitetalk (24 GB); `lipsync engines` says "
+        "what each one still needs here."
+    )
+
     head_motion: float = Field(default=1.0, ge=0, le=2, description="How much the head moves: 0 holds it still.")
     mouth_opening: float = Field(default=1.0, ge=0.3, le=1.6, description="How far the mouth opens.")
     blinks: bool = Field(default=True, description="Whether the eyes blink.")

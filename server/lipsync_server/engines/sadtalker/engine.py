@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lipsync_server.engines.base import Frames, RenderContext, RenderRequest
-from lipsync_server.engines.landmarks import Face, FaceLandmarker, choose_face
+from lipsync_server.engines.landmarks import Face, FaceLandmarker, choose_face, landmarker
 from lipsync_server.engines.out_of_memory import gpu_out_of_memory
 from lipsync_server.engines.sadtalker.arrays import Rows
 from lipsync_server.engines.sadtalker.audio.coefficients import (
@@ -44,7 +44,7 @@ from lipsync_server.engines.sadtalker.renderer.renderer import (
     delayed,
 )
 from lipsync_server.errors import Cancelled, WeightsError
-from lipsync_server.settings import Settings
+from lipsync_server.settings import EngineSettings
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class SadTalkerEngine:
 
     name = "sadtalker"
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
         self._folder = weights_folder(settings)
         self._device = torch.device(device_name(settings))
@@ -88,7 +88,7 @@ class SadTalkerEngine:
             self._load(self._size(None), self._precision("auto"))
             report("load", 2, 2)
         if self._landmarker is None:
-            self._landmarker = FaceLandmarker()
+            self._landmarker = landmarker()
 
     def close(self) -> None:
         self._loaded = self._landmarker = self.enhancer = None
@@ -98,14 +98,14 @@ class SadTalkerEngine:
 
     def generate(self, request: RenderRequest, context: RenderContext) -> Iterator[Frames]:
         """Yield the frames of `request`; raises NoFace, and Cancelled between two batches."""
-        given = request.options.model_dump()
-        options = Options(**{name: given[name] for name in Options.model_fields if name in given}).resolved()
+        assert isinstance(request.options, Options)
+        options = request.options.resolved()
         size, precision = self._size(options.size), self._precision(options.precision)
         if self._loaded is None or (self._loaded.size, self._loaded.precision) != (size, precision):
             context.progress("load", 0, 1, f"the {size} pixel model")
         loaded = self._load(size, precision)
         if self._landmarker is None:
-            self._landmarker = FaceLandmarker()
+            self._landmarker = landmarker()
         if options.enhance and self.enhancer is None:
             context.progress("load", 1, 1, "the face enhancer")
             self.enhancer = load_enhancer(self._folder, self._device)
@@ -308,5 +308,5 @@ def _cpu_has_bfloat16() -> bool:
     return any(bool(getattr(torch.cpu, name, bool)()) for name in flags)
 
 
-def create(settings: Settings) -> SadTalkerEngine:
+def create(settings: EngineSettings) -> SadTalkerEngine:
     return SadTalkerEngine(settings)

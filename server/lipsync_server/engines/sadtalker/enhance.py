@@ -5,7 +5,6 @@ SadTalker cuts it out much as the pictures were cut that GFPGAN was trained on.
 """
 
 import importlib
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lipsync_server.errors import EngineUnavailable, WeightsError
+from lipsync_server.extras import extra_is_missing, missing_packages
 
 FILE = "GFPGANv1.4.pth"
 SIDE = 512
@@ -21,11 +21,8 @@ SIDE = 512
 
 def load_enhancer(folder: Path, device: torch.device) -> "Enhancer":
     """GFPGAN from `folder`; raises EngineUnavailable without spandrel, WeightsError without a file that it knows."""
-    if find_spec("spandrel") is None:
-        raise EngineUnavailable(
-            "enhance needs a package that is not installed: pip install -c constraints.txt '.[enhance]', or leave "
-            "enhance off."
-        )
+    if missing := missing_packages(("spandrel",)):
+        raise EngineUnavailable(f"{extra_is_missing('Option enhance', missing, 'enhance')}, or leave enhance off.")
     path = folder / FILE
     if not path.is_file():
         raise WeightsError(

@@ -1,19 +1,19 @@
 """What the sadtalker engine is and whether it can run here, told without loading it or importing torch."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 from lipsync_server.engines.base import EngineInfo
-from lipsync_server.engines.hardware import gpus
+from lipsync_server.engines.devices import choose_device
 from lipsync_server.engines.sadtalker.loading.official import COMBINED, MAPPING_70, MAPPING_73, SIZES
 from lipsync_server.engines.sadtalker.options import Options
-from lipsync_server.settings import Settings
+from lipsync_server.extras import extra_is_missing, missing_packages
+from lipsync_server.settings import EngineSettings
 
 FOLDER = "sadtalker"
 _GPU_BYTES = int(5.5 * 2**30)  # what a card sold with 6 GB really has, less what its driver keeps
 
 
-def weights_folder(settings: Settings) -> Path:
+def weights_folder(settings: EngineSettings) -> Path:
     return settings.weights_dir / FOLDER
 
 
@@ -22,7 +22,7 @@ def sizes_present(folder: Path) -> list[int]:
     return [size for size in SIZES if (folder / COMBINED.format(size=size)).is_file()]
 
 
-def describe(settings: Settings) -> EngineInfo:
+def describe(settings: EngineSettings) -> EngineInfo:
     """Available with its packages and weights, on a 6 GB GPU or a patient CPU."""
     device = device_name(settings)
     reason = _what_is_missing(settings)
@@ -38,17 +38,14 @@ def describe(settings: Settings) -> EngineInfo:
     )
 
 
-def device_name(settings: Settings) -> str:
+def device_name(settings: EngineSettings) -> str:
     """cpu, or the CUDA device that the settings mean; a GPU that is too small is passed over by `auto`."""
-    if settings.device != "auto":
-        return settings.device
-    return next((f"cuda:{gpu.index}" for gpu in gpus() if gpu.total_bytes >= _GPU_BYTES), "cpu")
+    return choose_device(settings.device, least_bytes=_GPU_BYTES).name
 
 
-def _what_is_missing(settings: Settings) -> str:
-    packages = [name for name in ("torch", "safetensors", "scipy") if find_spec(name) is None]
-    if packages:
-        return f"The Python package {packages[0]} is not installed: pip install 'lipsync-server[models]'."
+def _what_is_missing(settings: EngineSettings) -> str:
+    if packages := missing_packages(("torch", "safetensors", "scipy")):
+        return extra_is_missing("SadTalker", packages, "models")
     folder = weights_folder(settings)
     missing = [name for name in (MAPPING_70, MAPPING_73) if not (folder / name).is_file()]
     if not sizes_present(folder):

@@ -22,7 +22,7 @@ from typing import BinaryIO
 from lipsync_server.engines.base import EngineInfo
 from lipsync_server.engines.registry import Registry
 from lipsync_server.errors import EngineUnavailable
-from lipsync_server.settings import Settings
+from lipsync_server.settings import RenderSettings, Settings
 from lipsync_server.workers import messages
 from lipsync_server.workers.log_lines import LineHandler
 from lipsync_server.workers.ray.files import Kept, Piece, Receiver, ResumeFiles, pieces
@@ -30,7 +30,7 @@ from lipsync_server.workers.task import RenderTask
 from lipsync_server.workers.work import Say, Work
 
 _LOOK_EVERY_S = 0.5
-_OF_THE_MACHINE = ("weights_dir", "manifest", "device", "lora")
+_OF_THE_MACHINE = ("weights_dir", "device", "lora")
 VIDEO = "video.mp4"
 
 FromActor = messages.FromWorker | Piece | Kept
@@ -48,7 +48,7 @@ class MachineOffer:
 class EngineActor:
     """Engines on one machine. Calls come in several threads; engines are used in one thread only, always the same."""
 
-    def __init__(self, settings: Settings, registry: Registry) -> None:
+    def __init__(self, settings: RenderSettings, registry: Registry) -> None:
         self._settings, self._registry = on_this_machine(settings), registry
         self._work = Work(registry, self._settings)
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
@@ -170,7 +170,7 @@ class _Home:
         return self._folder / str(serial)
 
 
-def on_this_machine(settings: Settings) -> Settings:
+def on_this_machine(settings: RenderSettings) -> RenderSettings:
     """The server's settings but for what this machine's own environment says of itself (LIPSYNC_WEIGHTS_DIR, ...)."""
     own = Settings(_env_file=None)
     update = {name: getattr(own, name) for name in _OF_THE_MACHINE if name in own.model_fields_set}

@@ -9,7 +9,7 @@ from typing import Any
 
 from lipsync_server.engines.base import EngineInfo
 from lipsync_server.engines.registry import Registry
-from lipsync_server.settings import Settings
+from lipsync_server.settings import EngineSettings, Settings
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,6 @@ class ClusterRegistry(Registry):
             if known is None or not known.available:
                 self.told[info.name] = info
 
-    def _describe_one(self, name: str, settings: Settings) -> EngineInfo:
+    def _describe_one(self, name: str, settings: EngineSettings) -> EngineInfo:
         told = self.told.get(name)
         return super()._describe_one(name, settings) if told is None else replace(told, name=name)

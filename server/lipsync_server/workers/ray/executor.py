@@ -25,15 +25,15 @@ try:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 except ModuleNotFoundError as missing:
     from lipsync_server.errors import LipsyncError
+    from lipsync_server.extras import extra_is_missing
 
-    raise LipsyncError("Ray is not installed: pip install 'lipsync-server[ray]'.") from missing
+    raise LipsyncError(extra_is_missing("LIPSYNC_EXECUTOR=ray", ["ray"], "ray")) from missing
 
 from lipsync_server.engines.registry import ENGINES, Registry
 from lipsync_server.errors import LipsyncError
-from lipsync_server.settings import Settings
+from lipsync_server.settings import RenderSettings, Settings
 from lipsync_server.workers.base import LoadState, Worker, WorkerInfo, furthest
 from lipsync_server.workers.idle import IdleWorkers
-from lipsync_server.workers.process import without_secrets
 from lipsync_server.workers.ray.actor import EngineActor
 from lipsync_server.workers.ray.cluster import ClusterRegistry, Machine, machines
 from lipsync_server.workers.ray.worker import RayWorker
@@ -174,6 +174,6 @@ def _connect(settings: Settings) -> None:
     log.info("connected to the Ray cluster in %.1f s", time.monotonic() - started)
 
 
-def _for_machines(settings: Settings) -> Settings:
+def _for_machines(settings: Settings) -> RenderSettings:
     """What the actors may know; relative paths become this machine's, for an actor has another working folder."""
-    return without_secrets(settings).model_copy(update={"weights_dir": settings.weights_dir.resolve()})
+    return settings.for_workers().model_copy(update={"weights_dir": settings.weights_dir.resolve()})

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lipsync_server.engines.infinitetalk.info import chosen_gpu, device_name
+from lipsync_server.engines.infinitetalk.info import chosen_device
 from lipsync_server.engines.infinitetalk.loading import memory
 from lipsync_server.engines.infinitetalk.loading.transformer_files import load_transformer
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
@@ -26,7 +26,7 @@ from lipsync_server.models.encoders.wav2vec import Wav2Vec
 from lipsync_server.models.quantization import Quantization
 from lipsync_server.models.sampling.side_stream import SideStream
 from lipsync_server.models.wan_vae.vae import WanVae
-from lipsync_server.settings import Settings
+from lipsync_server.settings import EngineSettings
 
 _log = logging.getLogger(__name__)
 Report = Callable[[str, float, float], None]
@@ -72,10 +72,11 @@ class _Held:
 class Models:
     """Loads on demand; `close` gives everything back."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
-        self._gpu = chosen_gpu(settings)
-        self.device = torch.device(device_name(settings, self._gpu))
+        device = chosen_device(settings)
+        self._gpu = device.gpu
+        self.device = torch.device(device.name)
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise EngineUnavailable(
                 "This installation of torch cannot use the GPU. Install a CUDA build of torch, or set device to cpu."
@@ -279,7 +280,7 @@ def _spare(plan: memory.MemoryPlan) -> int:
     return plan.free_bytes - plan.weights_bytes - plan.working_bytes
 
 
-def _loras(settings: Settings) -> list[tuple[Path, float]]:
+def _loras(settings: EngineSettings) -> list[tuple[Path, float]]:
     """The settings' LoRA files, `path` or `path:scale`."""
     loras = []
     for entry in settings.lora:

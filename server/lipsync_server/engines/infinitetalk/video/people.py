@@ -12,7 +12,8 @@ import numpy as np
 from lipsync_server.engines.base import Box, Frames, RenderRequest, Speech
 from lipsync_server.engines.infinitetalk.options import Options
 from lipsync_server.engines.infinitetalk.video.images import silent_neighbour
-from lipsync_server.errors import InvalidInput, NoFace
+from lipsync_server.engines.landmarks import choose_face, landmarker
+from lipsync_server.errors import InvalidInput
 
 # From a face's box to the region of the person: shares of the face's width and height added on each side.
 _BESIDE, _ABOVE, _BELOW = 0.6, 0.4, 1.8
@@ -60,7 +61,7 @@ def cast_of(request: RenderRequest, options: Options) -> Cast:
     elif options.face_box is not None:
         speaker = _around(_checked(options.face_box, picture, "face_box"), picture)
     elif options.face_index is not None:
-        speaker = _around(_find_face(picture, options.face_index), picture)
+        speaker = _around(choose_face(landmarker().detect(picture), face_index=options.face_index).box, picture)
     if speaker is None:
         return Cast((Voice(request.speech),))
     other = other or silent_neighbour((picture.shape[0], picture.shape[1]), speaker)
@@ -89,18 +90,3 @@ def _around(face: Box, picture: Frames) -> Box:
         min(float(width), face[2] + _BESIDE * face_w),
         min(float(height), face[3] + _BELOW * face_h),
     )
-
-
-def _find_face(picture: Frames, index: int) -> Box:
-    """The box of the face with this number, counted from the left."""
-    from lipsync_server.engines.landmarks import FaceLandmarker
-
-    faces = sorted(FaceLandmarker().detect(picture), key=lambda face: face.box[0])
-    if index >= len(faces):
-        raise NoFace(
-            f"face_index {index} was asked for, counted from the left beginning with 0, and the picture has "
-            f"{len(faces)} {'face' if len(faces) == 1 else 'faces'}. Choose another number or give face_box.",
-            field="face_index",
-        )
-    left, top, right, bottom = faces[index].box
-    return float(left), float(top), float(right), float(bottom)

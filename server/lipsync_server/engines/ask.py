@@ -1,0 +1,51 @@
+"""A caller's wishes for a video, as one value that travels from the border to the engine.
+
+HTTP, n8n and the command line all make an `Ask`; it is stored with the job and handed to the worker, where
+engines/options.py turns it into the engine's own options. Pydantic checks it once, when it is made. Imports no numpy,
+so that `lipsync --help` stays quick.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+
+from lipsync_server.settings import Preset as Preset
+from lipsync_server.validation import why_not_json
+
+Box = tuple[float, float, float, float]
+"""left, top, right, bottom in pixels of the upright picture."""
+Resolution = Literal["480p", "720p"]
+MAX_PROMPT_CHARACTERS = 4000
+MAX_SEED = 2**63 - 1
+MAX_FACE_INDEX = 63
+
+
+class Ask(BaseModel):
+    """A prompt and options as the caller gave them; None stands for an option that was left out.
+
+    preset to face_box are understood by several engines, and an engine without them ignores them with a warning.
+    `options` belong to one engine, which refuses those that it does not have.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    prompt: Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARACTERS)] = Field(
+        default="", description="The scene in words, for engines that read a prompt."
+    )
+    preset: Preset | None = Field(default=None, description="Trades quality for time, for engines that have presets.")
+    resolution: Resolution | None = Field(
+        default=None, description="Size of the video, for engines that have a choice."
+    )
+    seed: int | None = Field(default=None, ge=0, le=MAX_SEED, description="Same seed, same inputs: same video.")
+    face_index: int | None = Field(
+        default=None, ge=0, le=MAX_FACE_INDEX, description="Which face, counted from the left, starting at 0."
+    )
+    face_box: Box | None = Field(default=None, description="The face to animate: left, top, right, bottom in pixels.")
+    options: dict[str, object] = Field(default={}, description="Options of one engine, see GET /v1/engines.")
+
+    @field_validator("options")
+    @classmethod
+    def _can_be_stored(cls, options: dict[str, object]) -> dict[str, object]:
+        if why := why_not_json(options):
+            raise ValueError(why)
+        return options

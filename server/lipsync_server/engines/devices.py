@@ -1,0 +1,53 @@
+"""Which device an engine runs on: one rule for all engines.
+
+`auto` takes the best card that is large enough for the engine, and the CPU where no card is. A device that the owner
+named is taken as named. Knows the cards of hardware.py; each engine says how much memory it needs. Imports no torch.
+"""
+
+from dataclasses import dataclass
+
+from lipsync_server.engines import hardware
+from lipsync_server.engines.hardware import Gpu
+
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device under torch's name ("cpu", "cuda:1").
+
+    gpu: the card, None on the CPU and for a card that this machine does not have. too_small: where `auto` found cards
+    but none that is large enough, the best of them, for the message that says so.
+    """
+
+    name: str
+    gpu: Gpu | None = None
+    too_small: Gpu | None = None
+
+
+def choose_device(wanted: str, *, least_bytes: int) -> Device:
+    """The device for an engine that needs a card of `least_bytes` of memory.
+
+    wanted: `auto`, `cpu`, `cuda` (the best card, however small) or `cuda:N`, as LIPSYNC_DEVICE has it.
+    """
+    cards = sorted(hardware.gpus(), key=_rank)
+    if wanted == "auto":
+        large_enough = [gpu for gpu in cards if gpu.total_bytes >= least_bytes]
+        if large_enough:
+            return Device(f"cuda:{large_enough[0].index}", large_enough[0])
+        return Device("cpu", too_small=cards[0] if cards else None)
+    if wanted == "cuda" and cards:
+        return Device(f"cuda:{cards[0].index}", cards[0])
+    kind, _, number = wanted.partition(":")
+    if kind == "cuda" and number.isdecimal():
+        return Device(wanted, next((gpu for gpu in cards if gpu.index == int(number)), None))
+    return Device(wanted)
+
+
+def _rank(gpu: Gpu) -> tuple[int, int, int, int]:
+    """Sort key, best first: memory in whole GiB, then the newer generation, then the card that comes first.
+
+    Whole GiB, because cards that are sold with the same memory differ by a few MiB.
+    """
+    major, minor = gpu.compute_capability
+    return -round(gpu.total_bytes / _GIB), -major, -minor, gpu.index

@@ -1,0 +1,114 @@
+"""A pydantic error as one sentence: which field, which value, what was wrong, which names exist.
+
+HTTP requests, engine options, settings and command-line flags are all checked by pydantic models. Each of them words
+its errors here, so that the same mistake reads the same wherever it is made. Knows pydantic and the error family.
+"""
+
+import difflib
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from lipsync_server.errors import InvalidInput
+
+MAX_DEPTH = 16
+"""How many lists and objects may stand inside each other in a caller's JSON; no option needs more than three."""
+
+_SHOWN_CHARACTERS = 60
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The first thing that pydantic found wrong. name: the field's path with dots, "" for the value as a whole."""
+
+    name: str
+    kind: str
+    message: str
+    given: object
+
+
+def first_fault(error: ValidationError) -> Fault:
+    first = error.errors(include_url=False)[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if message.startswith("Input should"):
+        message = f"it should{message.removeprefix('Input should')}"
+    name = ".".join(str(part) for part in first["loc"])
+    return Fault(name, first["type"], message, first.get("input"))
+
+
+def invalid(
+    error: ValidationError,
+    *,
+    owner: str,
+    noun: str = "field",
+    known: Iterable[str] = (),
+    label: Callable[[str], str] | None = None,
+) -> InvalidInput:
+    """The error that says what is wrong with a field of `owner` ("engine preview", "the request").
+
+    noun: how fields are called ("option", "setting"). known: the names that exist. label: how one field is shown;
+    unless given, "option NAME of OWNER".
+    """
+    fault = first_fault(error)
+    shown = label(fault.name) if label is not None else f"{noun} {fault.name} of {owner}"
+    if fault.kind == "extra_forbidden":
+        return unknown(fault.name, owner=owner, noun=noun, known=known)
+    if fault.kind == "missing":
+        return InvalidInput(f"{_sentence(shown)} is missing.", field=fault.name)
+    if not fault.name:
+        return InvalidInput(f"{_sentence(f'{noun}s of {owner}')}: {fault.message}.")
+    return InvalidInput(f"{_sentence(shown)} cannot be {show(fault.given)}: {fault.message}.", field=fault.name)
+
+
+def unknown(name: str, *, owner: str, noun: str = "field", known: Iterable[str] = ()) -> InvalidInput:
+    """The error for a name that does not exist: the nearest one that does, and all of them."""
+    names = list(known)
+    hint = f" Did you mean {near!r}?" if (near := nearest(name, names)) else ""
+    has = f"; it has: {', '.join(names)}" if names else ""
+    return InvalidInput(f"{_sentence(owner)} has no {noun} {show(name)}{has}.{hint}", field=name[:_SHOWN_CHARACTERS])
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that a person most likely meant, None when none is close."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)), None)
+
+
+def show(value: object) -> str:
+    """A caller's value for a message: quoted, control characters escaped, shortened."""
+    if isinstance(value, str) and len(value) > _SHOWN_CHARACTERS:
+        return f"{value[:_SHOWN_CHARACTERS]!r}... ({len(value)} characters)"
+    if isinstance(value, dict | list | tuple):
+        return f"{str(value)[:_SHOWN_CHARACTERS]}..." if len(str(value)) > _SHOWN_CHARACTERS else str(value)
+    return repr(value)[: _SHOWN_CHARACTERS + 2]
+
+
+def why_not_json(value: object, *, depth: int = 0) -> str | None:
+    """Why `value` could not be stored as JSON and read back the same, or None: NaN, infinity, broken text, nesting."""
+    if depth > MAX_DEPTH:
+        return f"it is nested more than {MAX_DEPTH} deep"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "it has a number that is not finite (NaN or Infinity)"
+    if isinstance(value, str):
+        return why_not_text(value)
+    if isinstance(value, dict):
+        parts: Iterable[object] = (*value.keys(), *value.values())
+    elif isinstance(value, list | tuple):
+        parts = value
+    else:
+        return None
+    return next((why for part in parts if (why := why_not_json(part, depth=depth + 1))), None)
+
+
+def why_not_text(text: str) -> str | None:
+    """Why `text` is no Unicode text, or None: half of a surrogate pair cannot be written as UTF-8."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return "it has half of a surrogate pair, which is no Unicode text"
+    return None
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]

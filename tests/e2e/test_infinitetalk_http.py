@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 import soundfile
-from lipsync_server.random_models import infinitetalk as random_checkpoint
+from lipsync_server.random_models import infinitetalk as random_models
 from PIL import Image
 from server_process import ServerProcess
 
@@ -26,7 +26,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(home: Path) -> Iterator[ServerProcess]:
-    random_checkpoint.write(home / "weights")
+    random_models.write(home / "weights")
     options = {"ENGINE": "infinitetalk", "DEVICE": "cpu", "PRESET": "fast", "WEIGHTS_DIR": str(home / "weights")}
     server = ServerProcess(home / "data", "product", {"TOKENS": TOKEN, **options}, environment={"OMP_NUM_THREADS": "1"})
     with server.running():

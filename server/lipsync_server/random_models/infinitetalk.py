@@ -1,14 +1,10 @@
-"""Write a random-weight checkpoint in the official file layout: every file, the right names, tiny or full size.
+"""InfiniteTalk's published files with random weights: every file with the right names, tiny or at full size (28 GB).
 
-    python -m lipsync_server.random_models.infinitetalk FOLDER                      tiny, every file
-    python -m lipsync_server.random_models.infinitetalk FOLDER --full --device cuda 28 GB, for benchmarks
-
-FOLDER then serves as LIPSYNC_WEIGHTS_DIR. The videos it makes are noise; everything else is real, so a tiny one runs
-the whole engine on a CPU in seconds, and a full one costs a GPU what the published weights would. Parameters are made
-on the device one at a time and streamed to disk. Knows the file layout; the names come from the loaders' own mappings.
+`write` fills a folder that then serves as LIPSYNC_WEIGHTS_DIR. The videos are noise; everything else is real. So the
+tiny files run the whole engine on a CPU in seconds, and the full ones cost a GPU as much as the published weights.
+Parameters are made on the device one at a time and streamed to disk. The names come from the loaders' own mappings.
 """
 
-import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -25,7 +21,6 @@ from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.published import People
 from lipsync_server.models.encoders import clip, text, wav2vec
 from lipsync_server.models.quantization import EightBit
-from lipsync_server.models.tensor_files import into_modules as state_files
 from lipsync_server.models.wan_vae import vae
 from lipsync_server.random_models.infinitetalk_transformer import (
     layout_of,
@@ -33,6 +28,7 @@ from lipsync_server.random_models.infinitetalk_transformer import (
     save_quantized,
     save_shards,
 )
+from lipsync_server.random_models.networks import randomise
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Contents:
-    """Which files are written. merged: quantised transformers as they are, and under the names that end in _lora."""
+    """The files to write. merged: a set of quantised transformers for each entry; True adds _lora to their names."""
 
     people: tuple[People, ...] = ("single", "multi")
     shards: bool = True
@@ -85,12 +81,12 @@ TINY = Sizes(
         hidden_size=32, num_hidden_layers=12, num_attention_heads=2, intermediate_size=48, conv_dim=(16,) * 7,
         num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2,
     ),
-    # One channel: the pictures keep their full size, and this is what costs.
+    # One channel, because the pictures keep their full size, which costs most.
     vae_width=1,
     plain_layers=("img_emb", "audio_proj", "time_"),
 )  # fmt: skip
 EVERYTHING = Contents()
-# What a GPU of the H100's kind needs for presets of few steps: the smallest set that a real server loads at full size.
+# The smallest set of files with which a server on an H100 renders presets of few steps.
 FP8_FEW_STEPS = Contents(people=("single",), shards=False, kinds=("fp8",), merged=(True,), text=("fp8",))
 
 
@@ -154,7 +150,7 @@ def _text_tensors(config: UMT5Config, device: torch.device) -> Iterator[tuple[st
     for layer in range(config.num_layers):
         model = text.one_layer(config)
         if device.type != "meta":
-            state_files.randomise(model, device=device, dtype=torch.float32, seed=layer)
+            randomise(model, device=device, dtype=torch.float32, seed=layer)
         for name, tensor in model.encoder.block[0].state_dict().items():
             yield text.official_name(name, layer), tensor.to(torch.bfloat16)
 
@@ -175,7 +171,7 @@ def _clip_tensors(config: CLIPVisionConfig, device: torch.device) -> dict[str, T
     # build() leaves out the last block, which the published file has.
     whole = CLIPVisionConfig(**{**config.to_dict(), "num_hidden_layers": config.num_hidden_layers + 1})
     model = clip.build(whole)
-    state_files.randomise(model, device=device, dtype=torch.float32)
+    randomise(model, device=device, dtype=torch.float32)
     tensors: dict[str, Tensor] = {"log_scale": torch.zeros(()), "textual.cls_token": torch.zeros(1, 1, 8)}
     for name, tensor in model.state_dict().items():
         tensors[clip.official_name(name)] = tensor
@@ -189,13 +185,13 @@ def _clip_tensors(config: CLIPVisionConfig, device: torch.device) -> dict[str, T
 
 def _vae_tensors(width: int, device: torch.device) -> dict[str, Tensor]:
     model = vae.build(width)
-    state_files.randomise(model, device=device, dtype=torch.float32)
+    randomise(model, device=device, dtype=torch.float32)
     return {vae.official_name(name): tensor.cpu().clone() for name, tensor in model.state_dict().items()}
 
 
 def _write_wav2vec(folder: Path, config: Wav2Vec2Config, device: torch.device) -> None:
     model = wav2vec.build(config)
-    state_files.randomise(model, device=device, dtype=torch.float32)
+    randomise(model, device=device, dtype=torch.float32)
     save_file({name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
     _write_json(folder / "config.json", {k: v for k, v in config.to_dict().items() if k != "dtype"})
     _write_json(folder / "preprocessor_config.json", {"do_normalize": True, "sampling_rate": 16000})
@@ -203,17 +199,3 @@ def _write_wav2vec(folder: Path, config: Wav2Vec2Config, device: torch.device) -
 
 def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=1), encoding="utf-8")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--full", action="store_true", help="the published sizes, one person, fp8, few steps")
-    parser.add_argument("--device", default="cpu", help="where the weights are made: cpu or cuda")
-    given = parser.parse_args()
-    sizes, contents = (FULL, FP8_FEW_STEPS) if given.full else (TINY, EVERYTHING)
-    write(given.folder, sizes, contents, device=given.device)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
-"""Random weights under the official names: for tests, benchmarks and tiny checkpoints in the published layouts.
+"""InfiniteTalk's transformer with random weights: in memory, or in the two published file layouts.
 
-Knows names, shapes and sensible sizes of random values. Does not know how weights are loaded (transformer_files.py) or
-what they mean; a model made here computes the real function at full cost and makes noise.
+A model made here computes the real function at full cost, and its output is noise. Does not know how files are loaded
+(engines/infinitetalk/loading).
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The tiny checkpoint, written once for all tests of a worker, and the engine on it."""
+"""The tiny model files, written once for all tests of a worker, and the engine on them."""
 
 import os
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ from infinitetalk_golden import TABLE
 from lipsync_server.engines.infinitetalk.engine import create
 from lipsync_server.engines.infinitetalk.model.teacache import COEFFICIENTS
 from lipsync_server.engines.infinitetalk.video.images import BUCKETS
-from lipsync_server.random_models import infinitetalk as random_checkpoint
+from lipsync_server.random_models import infinitetalk as random_models
 from lipsync_server.settings import Settings
 
 
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
-    random_checkpoint.write(folder)
+    random_models.write(folder)
     return folder
 
 

@@ -27,13 +27,12 @@ from lipsync_server.engines.infinitetalk.video.conditions import (
 from lipsync_server.engines.infinitetalk.video.video_picture import VideoPicture
 from lipsync_server.errors import Cancelled, InvalidImage, LipsyncError
 from lipsync_server.media.image import first_frame
-from lipsync_server.models.encoders.clip import ImageEncoder
 from lipsync_server.models.encoders.speech import SAMPLES_PER_FRAME, SpeechEmbedding, Track
-from lipsync_server.models.encoders.wav2vec import Wav2Vec
 from lipsync_server.models.sampling.side_stream import SideStream
 from lipsync_server.models.sampling.windows import schedule
 from lipsync_server.models.wan_vae.vae import WanVae
-from lipsync_server.random_models import infinitetalk as random_checkpoint
+from lipsync_server.random_models import infinitetalk as random_models
+from lipsync_server.random_models.networks import random_clip, random_vae, random_wav2vec
 from lipsync_server.settings import Settings
 from torch import Tensor
 
@@ -49,12 +48,12 @@ class Parts:
     def __init__(self, device: torch.device, *, size: tuple[int, int] = (64, 96), vae_width: int = 8) -> None:
         cuda = device.type == "cuda"
         torch.manual_seed(0)
-        sizes = random_checkpoint.TINY
-        self.vae = WanVae.random(
+        sizes = random_models.TINY
+        self.vae = random_vae(
             device=device, dtype=torch.bfloat16 if cuda else torch.float32, base_dim=vae_width, kernels=cuda
         )
-        self.clip = ImageEncoder.random(device=device, dtype=torch.float32, config=sizes.clip)
-        self.wav2vec = Wav2Vec.random(device=device, config=sizes.wav2vec)
+        self.clip = random_clip(device=device, dtype=torch.float32, config=sizes.clip)
+        self.wav2vec = random_wav2vec(device=device, config=sizes.wav2vec)
         self.size, self.side = size, SideStream(device)
         self.picture = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
 

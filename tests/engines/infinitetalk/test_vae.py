@@ -6,10 +6,10 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 from infinitetalk_golden import CPU, error, golden, golden_path, meets
-from lipsync_server.models.tensor_files.into_modules import randomise
 from lipsync_server.models.wan_vae import ops as vae_ops
 from lipsync_server.models.wan_vae.layers import PairedConv
 from lipsync_server.models.wan_vae.vae import Options, WanVae, build, official_name
+from lipsync_server.random_models.networks import randomise
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -44,6 +44,7 @@ from lipsync_server.models.quantization import Quantization
 from lipsync_server.models.sampling.windows import Window, schedule
 from lipsync_server.models.wan_vae.vae import WanVae
 from lipsync_server.random_models.infinitetalk_transformer import random_transformer
+from lipsync_server.random_models.networks import random_vae
 
 T = TypeVar("T")
 _SIZES = {"480p": (640, 640), "720p": (960, 960)}
@@ -75,7 +76,7 @@ class Comparison:
         if cuda:
             model.compile_blocks()
         plain_blocks = model.use_fast_blocks()
-        vae = WanVae.random(
+        vae = random_vae(
             device=self.device, dtype=torch.bfloat16 if cuda else torch.float32, base_dim=96 if cuda else 1,
             kernels=cuda,
         )  # fmt: skip

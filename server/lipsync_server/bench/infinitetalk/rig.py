@@ -24,12 +24,10 @@ from lipsync_server.engines.infinitetalk.video.guidance import GuidanceScales
 from lipsync_server.engines.infinitetalk.video.run_window import consume, run_window
 from lipsync_server.engines.infinitetalk.video.window_loop import LoopSettings, Prompts, WindowLoop
 from lipsync_server.media.encoder import FrameEncoder
-from lipsync_server.models.encoders.clip import ImageEncoder
 from lipsync_server.models.encoders.speech import SAMPLES_PER_FRAME, SpeechEmbedding, Track
-from lipsync_server.models.encoders.wav2vec import Wav2Vec
 from lipsync_server.models.sampling.side_stream import SideStream
 from lipsync_server.models.sampling.windows import Window, schedule
-from lipsync_server.models.wan_vae.vae import WanVae
+from lipsync_server.random_models.networks import random_clip, random_vae, random_wav2vec
 from lipsync_server.workers.encoding import BackgroundEncoder
 
 
@@ -70,11 +68,11 @@ class Rig:
         scale, device, cuda = bench.scale, bench.device, bench.cuda
         dtype = torch.bfloat16 if cuda else torch.float32
         sizes = scale.models
-        self.vae = WanVae.random(device=device, dtype=dtype, base_dim=sizes.vae_width, kernels=cuda)
-        self.clip = ImageEncoder.random(
+        self.vae = random_vae(device=device, dtype=dtype, base_dim=sizes.vae_width, kernels=cuda)
+        self.clip = random_clip(
             device=device, dtype=torch.float16 if cuda else torch.float32, config=sizes.clip
         )  # fmt: skip
-        self.wav2vec = Wav2Vec.random(device=device, config=sizes.wav2vec)
+        self.wav2vec = random_wav2vec(device=device, config=sizes.wav2vec)
         n_frames = scale.window_frames + (scale.window_frames - scale.motion_frames) * (n_windows - 1)
         self.schedule = schedule(
             n_frames, n_people=n_people, window_frames=scale.window_frames, motion_frames=scale.motion_frames

@@ -139,17 +139,6 @@ class ImageEncoder:
         )  # fmt: skip
         return cls(model, config, device, dtype)
 
-    @classmethod
-    def random(
-        cls, *, device: torch.device, dtype: torch.dtype = torch.float16, config: CLIPVisionConfig = VIT_H
-    ) -> "ImageEncoder":
-        """Random weights, by default at the published size."""
-        model = build(config)
-        state_files.randomise(model, device=device, dtype=dtype)
-        n_tokens = (config.image_size // config.patch_size) ** 2 + 1
-        getattr(model, "vision_model", model).embeddings.position_ids = torch.arange(n_tokens, device=device)[None]
-        return cls(model, config, device, dtype)
-
     def to(self, device: torch.device) -> None:
         """Move the tower; encode() works where it is."""
         if device != self.device:

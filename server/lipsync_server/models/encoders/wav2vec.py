@@ -73,13 +73,6 @@ class Wav2Vec:
         )  # fmt: skip
         return cls(model, normalises=normalises, device=device)
 
-    @classmethod
-    def random(cls, *, device: torch.device, config: Wav2Vec2Config | None = None) -> "Wav2Vec":
-        """Random weights, by default at the published size."""
-        model = build(config or Wav2Vec2Config())
-        state_files.randomise(model, device=device, dtype=torch.float32)
-        return cls(model, normalises=True, device=device)
-
     def n_features(self, n_samples: int) -> int:
         """Feature frames that the convolutions make of `n_samples`."""
         return max(0, (n_samples - self.receptive_field) // self.stride + 1)

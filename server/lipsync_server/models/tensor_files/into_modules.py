@@ -126,19 +126,3 @@ def fill(
     moved = {name: tensor.to(device=device, dtype=dtype, copy=True) for name, tensor in checked.items()}
     model.load_state_dict(moved, strict=True, assign=True)
     model.requires_grad_(False).eval()
-
-
-def randomise(model: nn.Module, *, device: torch.device, dtype: torch.dtype, seed: int = 0) -> None:
-    """Give a model built on the meta device random weights of a sane scale: benchmarks at full size without files."""
-    model.to_empty(device=device)
-    generator = torch.Generator(device).manual_seed(seed)
-    for name, parameter in model.state_dict().items():
-        if not parameter.is_floating_point():
-            continue
-        if parameter.dim() < 2 or "gamma" in name:
-            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
-        else:
-            parameter.normal_(std=parameter[0].numel() ** -0.5, generator=generator)
-    # Past diffusers' own `to`, which warns about modules that are to stay float32 when there are none.
-    nn.Module.to(model, dtype=dtype)
-    model.requires_grad_(False).eval()

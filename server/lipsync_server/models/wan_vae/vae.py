@@ -128,20 +128,6 @@ class WanVae:
         state_files.fill(model, tensors, official_name, source=path.name, device=device, dtype=dtype)
         return cls(model, device, dtype, **options)
 
-    @classmethod
-    def random(
-        cls,
-        *,
-        device: torch.device,
-        dtype: torch.dtype = torch.bfloat16,
-        base_dim: int = 96,
-        **options: Unpack[Options],
-    ) -> "WanVae":
-        """Random weights at any width, by default the published one."""
-        model = build(base_dim)
-        state_files.randomise(model, device=device, dtype=dtype)
-        return cls(model, device, dtype, **options)
-
     def encode(self, video: Tensor) -> Tensor:
         """Latents of a video (3, F, H, W); frames beyond the last full group of four are left out."""
         n_latents = (video.shape[1] - 1) // FRAMES_PER_LATENT + 1

@@ -1,4 +1,4 @@
-"""The random checkpoint: the official names at the published sizes, and files that stream tensor by tensor."""
+"""Random model files: the official names at the published sizes, and files that stream tensor by tensor."""
 
 import hashlib
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import torch
 from infinitetalk_golden import golden_json
 from lipsync_server.engines.infinitetalk.published import choose_transformer, find_encoders
 from lipsync_server.models.tensor_files.writer import write_tensors
-from lipsync_server.random_models import infinitetalk as random_checkpoint
+from lipsync_server.random_models import infinitetalk as random_models
 from lipsync_server.random_models.infinitetalk import FP8_FEW_STEPS, FULL
 from lipsync_server.random_models.infinitetalk_transformer import layout_of, quantized_tensors
 from lipsync_server.settings import Settings
@@ -52,7 +52,7 @@ def test_a_stream_that_is_not_as_announced_is_refused(tmp_path: Path) -> None:
 def test_it_is_the_same_to_the_bit_each_time(tmp_path: Path) -> None:
     written = []
     for folder in (tmp_path / "one", tmp_path / "two"):
-        random_checkpoint.write(folder)
+        random_models.write(folder)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         written.append({path.relative_to(folder): hashlib.sha256(path.read_bytes()).digest() for path in files})
     assert written[0] == written[1]
@@ -65,7 +65,7 @@ def _contract(name: str) -> dict[str, tuple[int, ...]]:
 
 def test_the_full_size_is_the_published_one() -> None:
     meta = torch.device("meta")
-    text = {name: tuple(t.shape) for name, t in random_checkpoint._text_tensors(FULL.text, meta)}
+    text = {name: tuple(t.shape) for name, t in random_models._text_tensors(FULL.text, meta)}
     assert text == _contract("umt5_xxl_encoder")
     transformer = layout_of(FULL.transformer, torch.bfloat16)
     assert {name: tuple(t.shape) for name, t in transformer.items()} == _contract("dit_infinitetalk_14B")
@@ -75,7 +75,7 @@ def test_the_full_size_is_the_published_one() -> None:
 
 
 def test_the_smallest_set_of_files_serves_a_preset_of_few_steps(tmp_path: Path) -> None:
-    random_checkpoint.write(tmp_path, contents=FP8_FEW_STEPS)
+    random_models.write(tmp_path, contents=FP8_FEW_STEPS)
     settings = Settings(_env_file=None, weights_dir=tmp_path, preset="fast")
     files, warnings = choose_transformer(settings, None, people="single", distilled=True)
     assert (files.kind, files.distilled, warnings) == ("fp8", True, ())

@@ -1,0 +1,63 @@
+"""Networks with random weights in memory, at any size, without files: for tests and benchmarks.
+
+Random weights cost as much time and memory as trained ones. Their scale keeps activations near their size from layer to
+layer: a matrix with n inputs gets a standard deviation of n ** -0.5, so a sum of n products has the variance of one
+input. The tiny and the full sizes are in random_models/infinitetalk.py.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import CLIPVisionConfig, Wav2Vec2Config
+
+from lipsync_server.models.encoders import clip, wav2vec
+from lipsync_server.models.wan_vae import vae
+
+
+def randomise(model: nn.Module, *, device: torch.device, dtype: torch.dtype, seed: int = 0) -> None:
+    """Give a model that was built on the meta device random weights on `device`, the same ones for the same seed.
+
+    Matrices and convolutions: normal, see the module. Vectors: biases 0; norms' weights, and every tensor named
+    `gamma`, 1.
+    """
+    model.to_empty(device=device)
+    generator = torch.Generator(device).manual_seed(seed)
+    for name, parameter in model.state_dict().items():
+        if not parameter.is_floating_point():
+            continue
+        if parameter.dim() < 2 or "gamma" in name:
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+        else:
+            parameter.normal_(std=parameter[0].numel() ** -0.5, generator=generator)
+    # nn.Module's own `to`: that of diffusers' models warns about modules that stay float32, and there are none.
+    nn.Module.to(model, dtype=dtype)
+    model.requires_grad_(False).eval()
+
+
+def random_vae(
+    *, device: torch.device, dtype: torch.dtype = torch.bfloat16, base_dim: int = 96, **options: Any
+) -> vae.WanVae:
+    """Wan's VAE. base_dim: channels of its first layer; the published number by default. options: WanVae's own."""
+    model = vae.build(base_dim)
+    randomise(model, device=device, dtype=dtype)
+    return vae.WanVae(model, device, dtype, **options)
+
+
+def random_clip(
+    *, device: torch.device, dtype: torch.dtype = torch.float16, config: CLIPVisionConfig = clip.VIT_H
+) -> clip.ImageEncoder:
+    """CLIP's image tower, by default at the published size."""
+    model = clip.build(config)
+    randomise(model, device=device, dtype=dtype)
+    n_tokens = (config.image_size // config.patch_size) ** 2 + 1
+    # A buffer of integers, which randomise leaves empty.
+    getattr(model, "vision_model", model).embeddings.position_ids = torch.arange(n_tokens, device=device)[None]
+    return clip.ImageEncoder(model, config, device, dtype)
+
+
+def random_wav2vec(*, device: torch.device, config: Wav2Vec2Config | None = None) -> wav2vec.Wav2Vec:
+    """wav2vec 2.0, by default at the published size."""
+    model = wav2vec.build(config or Wav2Vec2Config())
+    randomise(model, device=device, dtype=torch.float32)
+    return wav2vec.Wav2Vec(model, normalises=True, device=device)

@@ -1,0 +1,85 @@
+"""Self-attention with both products in int8, on any NVIDIA GPU since Ampere: launches attention_int8.cu.
+
+Int8 is the one type whose products run at the tensor cores' full rate on every card since Ampere: a GeForce card
+multiplies int8 twice as fast as fp8 with float32 sums, and an RTX 3090 or A100 has no fp8 at all. The price is rounding,
+so every scale is as local as the kernel can fold: one for each query, each key, and each channel of 128 values.
+
+Knows the form of rounded tensors and the kernel's tiles. Does not know the transformer, nor how tokens are rounded
+(int8_rounding.py).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lipsync_server.models.kernels import nvrtc
+
+HEAD_DIM = 128
+TILE = 128
+"""Keys of a tile, and queries of a block of threads."""
+_THREADS = 256
+# As in attention_int8.cu: two stages, each with a tile of keys, one of values, and their scales.
+_SHARED_BYTES = 2 * (2 * TILE * HEAD_DIM + 4 * TILE + 4 * HEAD_DIM)
+_LOG2_E = 1.4426950408889634
+
+
+class Queries(NamedTuple):
+    """data (N, H, 128) int8 contiguous; scale (H, N) float32."""
+
+    data: Tensor
+    scale: Tensor
+
+
+class Keys(NamedTuple):
+    """data (N rounded up to whole tiles, H, 128) int8 contiguous; scale (H, N rounded up) float32, one for each key.
+
+    Rows beyond the last key may hold anything.
+    """
+
+    data: Tensor
+    scale: Tensor
+
+
+class Values(NamedTuple):
+    """(value - centre) / scale in int8, transposed for the second product.
+
+    data (H, 128, N rounded up to whole tiles), the keys of each 16 in `KEY_ORDER`; scale (H, tiles, 128) and centre
+    (H, 128) float32. Columns beyond the last key may hold anything.
+    """
+
+    data: Tensor
+    scale: Tensor
+    centre: Tensor
+
+
+KEY_ORDER = (0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15)
+"""Which key stands in each of 16 places of a row of `Values.data`.
+
+A thread holds the scores of keys 2t, 2t + 1, 2t + 8 and 2t + 9 of each 16, and the second product wants four
+neighbours from it: the values are stored in that order, so that no score has to change its thread.
+"""
+
+
+def why_not(device: torch.device) -> str | None:
+    """Why the kernel cannot run on `device`, or None; then it is compiled."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
+        return "it needs an NVIDIA GPU of compute capability 8.0 or newer (RTX 3090, A100 and later)"
+    return nvrtc.why_not(device, "attention_int8")
+
+
+def n_tiles(n_tokens: int) -> int:
+    """Tiles that hold `n_tokens`; the last one may be partly empty."""
+    return -(-n_tokens // TILE)
+
+
+def attend(q: Queries, k: Keys, v: Values, n_keys: int) -> Tensor:
+    """softmax(q k^T / sqrt(128)) v over the first `n_keys` keys: (Nq, H, 128) bf16."""
+    n_queries, heads, _ = q.data.shape
+    out = torch.empty(q.data.shape, dtype=torch.bfloat16, device=q.data.device)
+    nvrtc.launch(
+        nvrtc.compiled(out.device, "attention_int8"), (n_tiles(n_queries), heads), _THREADS, _SHARED_BYTES,
+        [], [q.data, k.data, v.data, q.scale, k.scale, v.scale, v.centre, out], [n_queries, n_keys, n_tiles(n_keys)],
+        HEAD_DIM**-0.5 * _LOG2_E, out.device,
+    )  # fmt: skip
+    return out

@@ -1,0 +1,90 @@
+"""Triton kernels that round keys and values to int8 in the form that attention_int8.py wants.
+
+Each reads bf16 once and writes 8-bit data with its scales: keys after RMS norm and rotary embedding, one scale for each
+token and head; values transposed, one scale for each channel and tile of 128 tokens. Queries are rounded by
+fused.queries_int8, whose form is the same. Does not know blocks.
+"""
+
+# mypy: disable-error-code="untyped-decorator, no-untyped-def"
+# Triton functions take pointers and compile-time constants; Python annotations would mean something else to it.
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from lipsync_server.models.kernels.attention_int8 import HEAD_DIM, TILE, Keys, Values, n_tiles
+from lipsync_server.models.kernels.rope import RotaryTable
+
+
+@triton.jit
+def _keys(
+    x, x_stride, weight, cos, sin, centre, data, scale, scale_stride, eps,
+    HEADS: tl.constexpr, HEADS_BLOCK: tl.constexpr, DIM: tl.constexpr, NORM: tl.constexpr, ROPE: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    head = tl.arange(0, HEADS_BLOCK)
+    places = head[:, None] * DIM + tl.arange(0, DIM)[None, :]
+    mask = (head < HEADS)[:, None]
+    value = tl.load(x + row * x_stride + places, mask, 0.0).to(tl.float32)
+    if NORM:
+        power = tl.sum(tl.sum(value * value, 1), 0) / (HEADS * DIM)
+        value = value * tl.rsqrt(power + eps) * tl.load(weight + places, mask, 0.0).to(tl.float32)
+    if ROPE:
+        pair = tl.arange(0, DIM // 2)
+        c = tl.load(cos + row * (DIM // 2) + pair)[None, :]
+        s = tl.load(sin + row * (DIM // 2) + pair)[None, :]
+        real, imaginary = tl.split(tl.reshape(value, (HEADS_BLOCK, DIM // 2, 2)))
+        value = tl.reshape(tl.join(real * c - imaginary * s, real * s + imaginary * c), (HEADS_BLOCK, DIM))
+    value -= tl.load(centre + places, mask, 0.0)
+    factor = tl.maximum(tl.max(tl.abs(value), 1), 1e-30) / 127.0
+    tl.store(scale + head * scale_stride + row, factor, head < HEADS)
+    tl.store(data + row * (HEADS * DIM) + places, tl.floor(value / factor[:, None] + 0.5).to(tl.int8), mask)
+
+
+@triton.jit
+def _values(x, x_stride, centre, data, scale, n, length, tiles, TILE: tl.constexpr, DIM: tl.constexpr):
+    tile, head = tl.program_id(0), tl.program_id(1)
+    place = tl.arange(0, TILE)
+    # attention_int8.KEY_ORDER, written as arithmetic.
+    token = place // 16 * 16 + place // 2 % 2 * 8 + place // 4 % 4 * 2 + place % 2
+    row = tile.to(tl.int64) * TILE + token
+    channel = tl.arange(0, DIM)
+    inside = (row < n)[:, None]
+    value = tl.load(x + row[:, None] * x_stride + head * DIM + channel[None, :], inside, 0.0).to(tl.float32)
+    value = tl.where(inside, value - tl.load(centre + head * DIM + channel)[None, :], 0.0)
+    factor = tl.maximum(tl.max(tl.abs(value), 0), 1e-30) / 127.0
+    tl.store(scale + (head * tiles + tile) * DIM + channel, factor)
+    at = (head * DIM + channel).to(tl.int64)[:, None] * length + tile * TILE + place[None, :]
+    tl.store(data + at, tl.trans(tl.floor(value / factor[None, :] + 0.5).to(tl.int8)))
+
+
+def keys_int8(
+    x: Tensor, weight: Tensor | None, eps: float, heads: int, rope: RotaryTable | None, centre: Tensor
+) -> Keys:
+    """RMS norm over the row (with a weight), rotation (with `rope`), less `centre`, in int8 for each token and head.
+
+    x (N, heads * 128) bf16, any row stride; weight (heads * 128,); centre (heads, 128) float32.
+    """
+    n, padded = x.shape[0], n_tiles(x.shape[0]) * TILE
+    data = torch.empty(padded, heads, HEAD_DIM, dtype=torch.int8, device=x.device)
+    scale = torch.empty(heads, padded, dtype=torch.float32, device=x.device)
+    cos, sin = rope if rope is not None else (None, None)
+    _keys[(n,)](
+        x, x.stride(0), weight, cos, sin, centre.contiguous(), data, scale, padded, eps,
+        HEADS=heads, HEADS_BLOCK=triton.next_power_of_2(heads), DIM=HEAD_DIM,
+        NORM=weight is not None, ROPE=rope is not None, num_warps=8,
+    )  # fmt: skip
+    return Keys(data, scale)
+
+
+def values_int8(x: Tensor, centre: Tensor) -> Values:
+    """x (N, H, 128) bf16, any token stride, less `centre` (H, 128) float32, in int8 for each channel and tile."""
+    n, heads, _ = x.shape
+    tiles, centre = n_tiles(n), centre.contiguous()
+    data = torch.empty(heads, HEAD_DIM, tiles * TILE, dtype=torch.int8, device=x.device)
+    scale = torch.empty(heads, tiles, HEAD_DIM, dtype=torch.float32, device=x.device)
+    _values[(tiles, heads)](
+        x, x.stride(0), centre, data, scale, n, data.shape[2], tiles, TILE=TILE, DIM=HEAD_DIM, num_warps=8
+    )
+    return Values(data, scale, centre)

@@ -52,7 +52,19 @@ class EngineSettings(BaseModel):
     device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda|cuda:\d+)$")] = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     attention: Literal[
-        "auto", "fp8", "int8", "bf16", "cudnn", "flash", "flash2", "flash3", "flash4", "sage", "xformers", "sdpa"
+        "auto",
+        "fp8",
+        "int8",
+        "int8_both",
+        "bf16",
+        "cudnn",
+        "flash",
+        "flash2",
+        "flash3",
+        "flash4",
+        "sage",
+        "xformers",
+        "sdpa",
     ] = "auto"
     """Attention kernel of the model engines."""
     attention_density: float = Field(default=1.0, ge=0.1, le=1)

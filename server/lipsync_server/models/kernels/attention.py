@@ -6,6 +6,7 @@ know the kernels' insides (attention_kernels.py) nor any model.
 """
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,10 +14,21 @@ import torch
 from torch import Tensor
 
 from lipsync_server.errors import EngineUnavailable
-from lipsync_server.models.kernels import attention_8bit, attention_bf16
-from lipsync_server.models.kernels.attention_kernels import EIGHT_BIT, KERNELS, OURS, Kernel, eight_bit, math, sdpa
+from lipsync_server.models.kernels import attention_8bit, attention_bf16, attention_int8
+from lipsync_server.models.kernels.attention_kernels import (
+    EIGHT_BIT,
+    KERNELS,
+    OURS,
+    SPARSE,
+    Kernel,
+    eight_bit,
+    math,
+    sdpa,
+)
 
-__all__ = ["EIGHT_BIT", "KERNELS", "OURS", "Attention", "Kernel", "choose", "math", "sdpa", "why_not"]
+__all__ = [
+    "EIGHT_BIT", "KERNELS", "OURS", "SPARSE", "Attention", "Kernel", "choose", "fastest", "math", "sdpa", "why_not",
+]  # fmt: skip
 
 _PACKAGES = {
     "xformers": "xformers.ops",
@@ -27,6 +39,8 @@ _PACKAGES = {
 }
 
 _TRIAL_LIMIT = 0.1
+TRIAL_TOKENS = 8_192
+"""Tokens that `fastest` measures with: a quarter of a window, a few milliseconds."""
 
 # Fastest first, as measured at 33,600 tokens of 40 heads of 128 in bf16; docs/performance.md.
 _ORDER_HOPPER = ("cudnn", "flash3", "flash4", "flash2", "flash", "xformers", "sdpa")
@@ -54,7 +68,7 @@ class Attention:
             return self.kernel
         if self.density == 1:
             return KERNELS[self.ours]
-        return partial(eight_bit, fp8_values=self.ours == "fp8", density=self.density)
+        return partial(eight_bit, form=self.ours, density=self.density)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return self.kernel(q, k, v)
@@ -62,7 +76,7 @@ class Attention:
     def __str__(self) -> str:
         how = " with our own in self-attention" if self.ours == "bf16" else ""
         if self.ours in EIGHT_BIT:
-            values = ", fp8 values" if self.ours == "fp8" else ""
+            values = {"fp8": ", fp8 values", "int8_both": ", int8 values"}.get(self.ours, "")
             sparse = f", {self.density:.0%} of the key tiles" if self.density < 1 else ""
             how = f" with int8 scores{values}{sparse} in self-attention"
         return f"attention: {self.name}{how} ({self.reason})"
@@ -80,6 +94,8 @@ def why_not(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16
     if name in OURS:
         if name == "bf16":
             reason = attention_bf16.why_not(device)
+        elif name == "int8_both":
+            reason = attention_int8.why_not(device)
         else:
             reason = attention_8bit.why_not(device, fp8_values=name == "fp8")
         if reason is not None:
@@ -108,6 +124,32 @@ def _importable(module: str) -> bool:
     return True
 
 
+def fastest(names: Sequence[str], device: torch.device, dtype: torch.dtype, heads: int) -> tuple[str | None, str]:
+    """The quickest of `names` on this very GPU, and the milliseconds of each in words; (None, "") where none runs.
+
+    Every kernel attends to TRIAL_TOKENS random tokens: no table of GPUs could know the card, its clock and its driver.
+    """
+    if device.type != "cuda" or all(why_not(name, device, dtype) is not None for name in names):
+        return None, ""
+    q, k, v = torch.randn(3, 1, TRIAL_TOKENS, heads, 128, device=device, dtype=dtype)
+    found = {name: _milliseconds(KERNELS[name], q, k, v) for name in names if why_not(name, device, dtype) is None}
+    words = ", ".join(f"{name} {taken_ms:.2f} ms" for name, taken_ms in found.items())
+    return min(found, key=lambda name: found[name]), f"measured here: {words}"
+
+
+def _milliseconds(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor) -> float:
+    """Median of three runs after one that warms up."""
+    taken: list[float] = []
+    for _ in range(4):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        kernel(q, k, v)
+        end.record()
+        end.synchronize()
+        taken.append(begin.elapsed_time(end))
+    return sorted(taken[1:])[1]
+
+
 def _require(name: str, device: torch.device, dtype: torch.dtype) -> None:
     reason = why_not(name, device, dtype)
     if reason is not None:
@@ -115,21 +157,26 @@ def _require(name: str, device: torch.device, dtype: torch.dtype) -> None:
 
 
 def choose(
-    name: str, device: torch.device | str, dtype: torch.dtype = torch.bfloat16, density: float = 1.0
+    name: str,
+    device: torch.device | str,
+    dtype: torch.dtype = torch.bfloat16,
+    density: float = 1.0,
+    reason: str = "as set",
 ) -> Attention:
     """The kernel to use on `device`: the one asked for, or with "auto" the fastest one that runs.
 
-    density below 1 needs one of EIGHT_BIT. Raises EngineUnavailable when what is asked for cannot run here.
+    density below 1 needs one of SPARSE. reason: why one of OURS was named, for the log. Raises EngineUnavailable when
+    the kernel that is asked for cannot run here.
     """
     device = torch.device(device)
-    if density != 1 and name not in EIGHT_BIT:
+    if density != 1 and name not in SPARSE:
         raise EngineUnavailable(
             f"attention density {density:g} needs attention int8 or fp8, not {name}. Set the density to 1, or "
             "attention to fp8."
         )
     if name in OURS:
         _require(name, device, dtype)
-        return replace(choose("auto", device, dtype), reason="as set", ours=name, density=density)
+        return replace(choose("auto", device, dtype), reason=reason, ours=name, density=density)
     if name != "auto":
         if name not in KERNELS:
             raise EngineUnavailable(f"attention {name!r} is unknown: use auto or one of {', '.join(KERNELS)}.")

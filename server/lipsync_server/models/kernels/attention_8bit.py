@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lipsync_server.errors import EngineUnavailable
-from lipsync_server.models.kernels import hopper
+from lipsync_server.models.kernels import hopper, nvrtc
 
 HEAD_DIM = 128
 TILE = 128
@@ -77,8 +77,8 @@ def attend(q: Queries, k: Keys, v: Tensor | Values, chosen: Tensor | None = None
     else:
         value_map = hopper.tensor_map(v, HEAD_DIM // 2, TILE)
         of_values = [None, None]
-    hopper.launch(
-        hopper.compiled(out.device, "attention_8bit", **_constants(eight_bit, cluster)),
+    nvrtc.launch(
+        nvrtc.compiled(out.device, "attention_8bit", **_constants(eight_bit, cluster)),
         (-(-n_tiles(n_queries) // cluster) * cluster, heads), _THREADS, shared_bytes,
         [*(hopper.tensor_map(x.data, HEAD_DIM, rows) for x, rows in ((q, TILE), (k, TILE // cluster))), value_map],
         [q.scale, k.scale, *of_values, chosen, out],

@@ -6,7 +6,7 @@ Knows the kernel's tiles and memory. Does not know the transformer.
 import torch
 from torch import Tensor
 
-from lipsync_server.models.kernels import hopper
+from lipsync_server.models.kernels import hopper, nvrtc
 
 HEAD_DIM = 128
 # As in attention_bf16.cu: query rows of a block of threads, keys of a tile, tiles in flight, blocks that share tiles.
@@ -29,8 +29,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     out = torch.empty(n_queries, heads, HEAD_DIM, dtype=torch.bfloat16, device=q.device)
     blocks = -(-n_queries // (_ROWS * _CLUSTER)) * _CLUSTER
     tiles = 2 * HEAD_DIM * (_ROWS + 2 * _STAGES * _KEYS)
-    hopper.launch(
-        hopper.compiled(q.device, "attention_bf16"), (blocks, heads), _THREADS, tiles + 8 * (1 + 4 * _STAGES) + 1024,
+    nvrtc.launch(
+        nvrtc.compiled(q.device, "attention_bf16"), (blocks, heads), _THREADS, tiles + 8 * (1 + 4 * _STAGES) + 1024,
         [hopper.tensor_map(x, HEAD_DIM // 2, rows) for x, rows in ((q, _ROWS), (k, _KEYS), (v, _KEYS))],
         [out], [n_queries, n_keys], HEAD_DIM**-0.5 * _LOG2_E, q.device,
     )  # fmt: skip

@@ -1,8 +1,9 @@
 """Self-attention with both products in int8, on any NVIDIA GPU since Ampere: launches attention_int8.cu.
 
 Int8 is the one type whose products run at the tensor cores' full rate on every card since Ampere: a GeForce card
-multiplies int8 twice as fast as fp8 with float32 sums, and an RTX 3090 or A100 has no fp8 at all. The price is rounding,
-so every scale is as local as the kernel can fold: one for each query, each key, and each channel of 128 values.
+multiplies int8 twice as fast as fp8 with float32 sums, and an RTX 3090 or A100 has no fp8 at all. The price is
+rounding, so every scale is as local as the kernel can fold: one for each query, each key, and each channel of 128
+values.
 
 Knows the form of rounded tensors and the kernel's tiles. Does not know the transformer, nor how tokens are rounded
 (int8_rounding.py).
@@ -14,21 +15,12 @@ import torch
 from torch import Tensor
 
 from lipsync_server.models.kernels import nvrtc
+from lipsync_server.models.kernels.attention_8bit import HEAD_DIM, TILE, Queries, n_tiles
 
-HEAD_DIM = 128
-TILE = 128
-"""Keys of a tile, and queries of a block of threads."""
 _THREADS = 256
 # As in attention_int8.cu: two stages, each with a tile of keys, one of values, and their scales.
-_SHARED_BYTES = 2 * (2 * TILE * HEAD_DIM + 4 * TILE + 4 * HEAD_DIM)
+SHARED_BYTES = 2 * (2 * TILE * HEAD_DIM + 4 * TILE + 4 * HEAD_DIM)
 _LOG2_E = 1.4426950408889634
-
-
-class Queries(NamedTuple):
-    """data (N, H, 128) int8 contiguous; scale (H, N) float32."""
-
-    data: Tensor
-    scale: Tensor
 
 
 class Keys(NamedTuple):
@@ -68,17 +60,12 @@ def why_not(device: torch.device) -> str | None:
     return nvrtc.why_not(device, "attention_int8")
 
 
-def n_tiles(n_tokens: int) -> int:
-    """Tiles that hold `n_tokens`; the last one may be partly empty."""
-    return -(-n_tokens // TILE)
-
-
 def attend(q: Queries, k: Keys, v: Values, n_keys: int) -> Tensor:
     """softmax(q k^T / sqrt(128)) v over the first `n_keys` keys: (Nq, H, 128) bf16."""
     n_queries, heads, _ = q.data.shape
     out = torch.empty(q.data.shape, dtype=torch.bfloat16, device=q.data.device)
     nvrtc.launch(
-        nvrtc.compiled(out.device, "attention_int8"), (n_tiles(n_queries), heads), _THREADS, _SHARED_BYTES,
+        nvrtc.compiled(out.device, "attention_int8"), (n_tiles(n_queries), heads), _THREADS, SHARED_BYTES,
         [], [q.data, k.data, v.data, q.scale, k.scale, v.scale, v.centre, out], [n_queries, n_keys, n_tiles(n_keys)],
         HEAD_DIM**-0.5 * _LOG2_E, out.device,
     )  # fmt: skip

@@ -102,14 +102,14 @@ def _bf16(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("lipsync::attention_8bit", mutates_args=())
-def eight_bit(q: Tensor, k: Tensor, v: Tensor, fp8_values: bool, density: float) -> Tensor:
+def eight_bit(q: Tensor, k: Tensor, v: Tensor, form: str, density: float) -> Tensor:
     """attention_rounded.py for one sequence (B = 1) and heads of 128."""
     from lipsync_server.models.kernels import attention_rounded  # needs Triton
 
     centre = attention_rounded.centre_of(k[0])
-    return attention_rounded.attend(
-        q[0].flatten(1), k[0].flatten(1), v[0], centre=centre, fp8_values=fp8_values, density=density
-    )[None]
+    return attention_rounded.attend(q[0].flatten(1), k[0].flatten(1), v[0], centre=centre, form=form, density=density)[
+        None
+    ]
 
 
 def bf16(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -120,13 +120,19 @@ def bf16(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def int8(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Scores in int8 with centred keys, values in bf16."""
-    out: Tensor = eight_bit(q, k, v, False, 1.0)
+    out: Tensor = eight_bit(q, k, v, "int8", 1.0)
     return out
 
 
 def fp8(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Scores in int8 with centred keys, centred values in fp8."""
-    out: Tensor = eight_bit(q, k, v, True, 1.0)
+    out: Tensor = eight_bit(q, k, v, "fp8", 1.0)
+    return out
+
+
+def int8_both(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Both products in int8, on any GPU since Ampere."""
+    out: Tensor = eight_bit(q, k, v, "int8_both", 1.0)
     return out
 
 
@@ -139,7 +145,7 @@ for _operator in (xformers, flash2, flash3, flash4, sage, _bf16):
 
 
 @eight_bit.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, fp8_values: bool, density: float) -> Tensor:
+def _(q: Tensor, k: Tensor, v: Tensor, form: str, density: float) -> Tensor:
     return _like_query(q, k, v)
 
 
@@ -157,8 +163,11 @@ KERNELS: dict[str, Kernel] = {
     "bf16": bf16,
     "int8": int8,
     "fp8": fp8,
+    "int8_both": int8_both,
 }
 
-EIGHT_BIT = ("int8", "fp8")
+SPARSE = ("int8", "fp8")
+"""Kernels that can attend to a share of the key tiles only."""
+EIGHT_BIT = (*SPARSE, "int8_both")
 OURS = ("bf16", *EIGHT_BIT)
 """For self-attention only: cross-attention has too few keys to gain from them."""

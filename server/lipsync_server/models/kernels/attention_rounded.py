@@ -10,15 +10,18 @@ the probabilities sum to 1. So keys and values are centred first, and only their
     keys     int8 after centring, one scale for each tile of 128 tokens and head
     values   bf16, or fp8 after centring with one scale for each head and channel
 
-Knows the order of these steps. Does not know the kernels inside: fused.py rounds, attention_8bit.py attends. Needs
-Triton, which fused.py imports.
+or, in the form "int8_both" for any GPU since Ampere, int8 throughout: one scale for each key, and one for each channel
+and tile of 128 values.
+
+Knows the order of these steps. Does not know the kernels inside: fused.py and int8_rounding.py round, attention_8bit.py
+or attention_int8.py attends. Needs Triton, which the rounding imports.
 """
 
 from typing import NamedTuple
 
 from torch import Tensor
 
-from lipsync_server.models.kernels import attention_8bit, fused
+from lipsync_server.models.kernels import attention_8bit, attention_int8, fused, int8_rounding
 from lipsync_server.models.kernels.rope import RotaryTable
 
 CENTRE_STRIDE = 32
@@ -47,7 +50,7 @@ def attend(
     v: Tensor,
     *,
     centre: Tensor,
-    fp8_values: bool,
+    form: str,
     density: float,
     norm: RowNorm | None = None,
     rope: RotaryTable | None = None,
@@ -57,11 +60,16 @@ def attend(
     q (Nq, H * 128), k (Nk, H * 128) bf16, any row stride; v (Nk, H, 128) bf16, any token stride. norm, rope: applied
     to queries and keys in the pass that rounds them. centre (H, 128) float32: near the middle of the keys as they are
     after norm and rope. density: the share of key tiles that each block of queries attends to; 1 is all.
+    form: "int8", "fp8" or "int8_both", see the module.
     """
     heads = v.shape[1]
     q_weight, k_weight, eps = norm if norm is not None else (None, None, 0.0)
     queries = fused.queries_int8(q, q_weight, eps, heads, rope)
+    if form == "int8_both":
+        rounded_keys = int8_rounding.keys_int8(k, k_weight, eps, heads, rope, centre)
+        rounded_values = int8_rounding.values_int8(v, centre_of(v))
+        return attention_int8.attend(queries, rounded_keys, rounded_values, k.shape[0])
     keys = fused.keys_int8(k, k_weight, eps, heads, rope, centre)
-    values = fused.values_fp8(v, centre_of(v)) if fp8_values else v
+    values = fused.values_fp8(v, centre_of(v)) if form == "fp8" else v
     chosen = None if density == 1 else attention_8bit.choose_tiles(queries, keys, density)
     return attention_8bit.attend(queries, keys, values, chosen)

@@ -13,7 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lipsync_server.models.kernels.attention_int8 import HEAD_DIM, TILE, Keys, Values, n_tiles
+from lipsync_server.models.kernels.attention_8bit import HEAD_DIM, TILE, n_tiles
+from lipsync_server.models.kernels.attention_int8 import Keys, Values
 from lipsync_server.models.kernels.rope import RotaryTable
 
 

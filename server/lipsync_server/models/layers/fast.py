@@ -64,12 +64,12 @@ def self_attention(part: SelfAttentionLayers, rows: "fused.Rows", rope: RotaryTa
     q, k, v = multiply(part.qkv, rows).chunk(3, dim=-1)
     eps, heads = part.norm_q.eps, part.heads
     v = v.unflatten(-1, (heads, -1))
-    if attention.ours in EIGHT_BIT:
+    if attention.ours is not None and attention.ours in EIGHT_BIT:
         sample = slice(None, None, attention_rounded.CENTRE_STRIDE)
         some = part.norm_k(k[sample]).unflatten(-1, (heads, -1))
         centre = rotate(some, RotaryTable(rope.cos[sample], rope.sin[sample])).mean(dim=0)
         out = attention_rounded.attend(
-            q, k, v, centre=centre, fp8_values=attention.ours == "fp8", density=attention.density,
+            q, k, v, centre=centre, form=attention.ours, density=attention.density,
             norm=attention_rounded.RowNorm(part.norm_q.weight, part.norm_k.weight, eps), rope=rope,
         )  # fmt: skip
     else:

@@ -24,7 +24,7 @@ from lipsync_server.engines.infinitetalk.model.layers import ImageEmbedding, Tex
 from lipsync_server.engines.infinitetalk.model.teacache import TeaCache
 from lipsync_server.engines.infinitetalk.model.token_sharing import AllTokens, Grid, TokenSharing
 from lipsync_server.models.kernels import attention_8bit
-from lipsync_server.models.kernels.attention import Attention, choose, why_not
+from lipsync_server.models.kernels.attention import Attention, choose, fastest
 from lipsync_server.models.kernels.rope import RotaryTable, video_table
 from lipsync_server.models.layers.embeddings import Head, embed_patches, embed_time, unpatchify
 from lipsync_server.models.layers.fast import Pending
@@ -117,13 +117,16 @@ class InfiniteTalkTransformer(nn.Module):
     def set_attention(self, name: str = "auto", density: float = 1.0) -> None:
         """Choose the attention kernel of every block (attention.KERNELS), and the share of key tiles that it looks at.
 
-        "auto" takes our own in self-attention where it runs: in 8 bits where the linear layers compute in 8 bits
-        already, as beside their rounding its own does not show, else in bf16.
+        "auto" takes the fastest of our own in self-attention, measured on this GPU: in 8 bits where the linear layers
+        compute in 8 bits already, as beside their rounding its own does not show, else in bf16.
         """
+        reason = "as set"
         if name == "auto" and self.config.head_dim == attention_8bit.HEAD_DIM and self.dtype == torch.bfloat16:
-            ours = "fp8" if computes_in_8bit(self) else "bf16"
-            name = ours if why_not(ours, self.device, self.dtype) is None else name
-        self.attention = choose(name, self.device, self.dtype, density)
+            candidates = ("fp8", "int8_both") if computes_in_8bit(self) else ("bf16",)
+            ours, reason = fastest(candidates, self.device, self.dtype, self.config.num_heads)
+            if ours is not None:
+                name = ours
+        self.attention = choose(name, self.device, self.dtype, density, reason)
         for module in self.modules():
             if isinstance(module, SelfAttention):
                 module.attend = self.attention.self_kernel

@@ -1,0 +1,109 @@
+"""Compiles the project's .cu files at run time for the GPU at hand, and launches their kernels.
+
+NVRTC, CUDA's compiler as a library, comes with torch: nobody needs a CUDA toolkit. The result is machine code for
+exactly this GPU (a cubin), so an older driver has nothing left to compile. Knows the compiler and the driver. Does not
+know what a kernel computes, nor which GPUs it is for.
+"""
+
+import ctypes
+import functools
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lipsync_server.errors import EngineUnavailable
+
+_FOLDER = Path(__file__).parent
+# Sources that include the Hopper header also need the instructions that only "sm_90a" names.
+_HEADER = "hopper.cuh"
+
+
+def why_not(device: torch.device, name: str, **constants: int) -> str | None:
+    """Why kernel `name` cannot be built for the GPU `device`, or None; then it is compiled."""
+    try:
+        compiled(device, name, **constants)
+    except Exception as error:  # missing bindings, an old driver, a compiler that refuses: all mean the same
+        return f"it could not be built: {error}"
+    return None
+
+
+def compiled(device: torch.device, name: str, **constants: int) -> Any:
+    """The kernel of the CUDA file `name` with these constants, loaded into the device's context.
+
+    Compiling takes a second, once per process. Raises EngineUnavailable with what the compiler says.
+    """
+    index = device.index if device.index is not None else torch.cuda.current_device()
+    return _loaded(index, name, tuple(constants.items()))
+
+
+def compile_for(architecture: str, name: str, constants: dict[str, int]) -> tuple[bytes, str]:
+    """Machine code of name.cu for an architecture such as "sm_89", and the assembler's report. Needs no GPU.
+
+    The report names the registers, the shared memory and the spills of the kernel.
+    """
+    nvrtc = bindings("nvrtc")
+    source, header = ((_FOLDER / file).read_bytes() for file in (f"{name}.cu", _HEADER))
+    program = check(nvrtc.nvrtcCreateProgram(source, f"{name}.cu".encode(), 1, [header], [_HEADER.encode()]))
+    options = [f"--gpu-architecture={architecture}".encode(), b"--std=c++17", b"--device-as-default-execution-space"]
+    options += [b"--ptxas-options=-v"]
+    options += [f"-D{constant}={value}".encode() for constant, value in constants.items()]
+    status = int(nvrtc.nvrtcCompileProgram(program, len(options), options)[0])
+    log = b" " * check(nvrtc.nvrtcGetProgramLogSize(program))
+    nvrtc.nvrtcGetProgramLog(program, log)
+    report = log.decode(errors="replace").strip("\0 \n")
+    if status != 0:
+        raise EngineUnavailable(f"the kernel {name} did not compile: {report[:500]}")
+    cubin = b" " * check(nvrtc.nvrtcGetCUBINSize(program))
+    check(nvrtc.nvrtcGetCUBIN(program, cubin))
+    return cubin, report
+
+
+@functools.cache
+def _loaded(device_index: int, name: str, constants: tuple[tuple[str, int], ...]) -> Any:
+    driver = bindings("driver")
+    torch.cuda.current_stream(device_index).synchronize()
+    major, minor = torch.cuda.get_device_capability(device_index)
+    cubin, _ = compile_for(f"sm_{major}{minor}{'a' if major == 9 else ''}", name, dict(constants))
+    module = check(driver.cuModuleLoadData(cubin))
+    kernel = check(driver.cuModuleGetFunction(module, name.encode()))
+    limits = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+    attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    check(driver.cuFuncSetAttribute(kernel, attribute, check(driver.cuDeviceGetAttribute(limits, device_index))))
+    return kernel
+
+
+def launch(
+    kernel: Any, grid: tuple[int, int], n_threads: int, shared_bytes: int,
+    maps: Sequence[Any], pointers: Sequence[Tensor | None], integers: Sequence[int], factor: float,
+    device: torch.device,
+) -> None:  # fmt: skip
+    """Start a kernel that takes tensor maps, pointers, ints and a float, in this order, on the current stream."""
+    values = [
+        *(ctypes.c_void_p(0 if tensor is None else tensor.data_ptr()) for tensor in pointers),
+        *(ctypes.c_int(n) for n in integers),
+        ctypes.c_float(factor),
+    ]
+    addresses = [int(one.getPtr()) for one in maps] + [ctypes.addressof(value) for value in values]
+    parameters = (ctypes.c_void_p * len(addresses))(*addresses)
+    stream = torch.cuda.current_stream(device).cuda_stream
+    check(
+        bindings("driver").cuLaunchKernel(
+            kernel, *grid, 1, n_threads, 1, 1, shared_bytes, stream, ctypes.addressof(parameters), 0
+        )
+    )
+
+
+@functools.cache
+def bindings(name: str) -> Any:
+    return importlib.import_module(f"cuda.bindings.{name}")
+
+
+def check(result: tuple[Any, ...]) -> Any:
+    """The value of a (status, value) pair from cuda.bindings, or an error naming the status."""
+    if int(result[0]) != 0:
+        raise EngineUnavailable(f"a kernel of ours failed on the GPU: {result[0]}")
+    return result[1] if len(result) > 1 else None

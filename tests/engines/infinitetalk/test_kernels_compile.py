@@ -1,0 +1,49 @@
+"""Every CUDA kernel of ours compiles for the GPUs that it is for, without spills and within their shared memory.
+
+No GPU is needed: NVRTC and the assembler inside it are libraries. A spill moves registers to slow memory in the
+innermost loop, and a kernel beyond a card's shared memory does not start there.
+"""
+
+import re
+
+import pytest
+from lipsync_server.models.kernels import attention_8bit, attention_int8, nvrtc
+
+# Compute capability -> shared memory that one block of threads can have there, in KiB (CUDA C++ Programming Guide,
+# "Technical Specifications per Compute Capability").
+SHARED_KIB = {"80": 163, "86": 99, "89": 99, "90a": 227, "100": 227, "120": 99}
+HOPPER_FORMS = [
+    ("attention_8bit", {"VALUES_8BIT": values, "CLUSTER": cluster}) for values in (0, 1) for cluster in (1, 2)
+]
+
+
+def spilled_bytes(report: str) -> int:
+    """Bytes of spill stores and loads in the assembler's report."""
+    return sum(int(n) for n in re.findall(r"(\d+) bytes spill", report))
+
+
+@pytest.mark.parametrize("capability", SHARED_KIB)
+def test_int8_attention_compiles_for_every_card_since_ampere(capability: str) -> None:
+    cubin, report = nvrtc.compile_for(f"sm_{capability}", "attention_int8", {})
+    assert cubin.startswith(b"\x7fELF")
+    assert spilled_bytes(report) == 0
+    assert SHARED_KIB[capability] * 1024 >= attention_int8.SHARED_BYTES
+
+
+@pytest.mark.parametrize(("name", "constants"), [("attention_bf16", {}), *HOPPER_FORMS])
+def test_hopper_kernels_compile_without_spills(name: str, constants: dict[str, int]) -> None:
+    cubin, report = nvrtc.compile_for("sm_90a", name, constants)
+    assert cubin.startswith(b"\x7fELF")
+    assert spilled_bytes(report) == 0
+
+
+def test_a_kernel_that_does_not_compile_says_why() -> None:
+    with pytest.raises(Exception, match=r"attention_8bit did not compile: .*error"):
+        nvrtc.compile_for("sm_80", "attention_8bit", {"VALUES_8BIT": 1, "CLUSTER": 1})
+
+
+def test_values_are_stored_in_the_order_of_the_scores() -> None:
+    """The arithmetic in int8_rounding._values is KEY_ORDER."""
+    order = [p // 2 % 2 * 8 + p // 4 % 4 * 2 + p % 2 for p in range(16)]
+    assert tuple(order) == attention_int8.KEY_ORDER
+    assert attention_8bit.TILE % 16 == 0

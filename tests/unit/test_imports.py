@@ -34,12 +34,6 @@ GROUND = len(FLOORS)
 
 # The command `lipsync bench` starts a benchmark, which stands above every room.
 ALLOWED_CLIMBS = {("cli.bench", "bench")}
-# Arrows from before the rooms were made that still have to be turned round. Nothing may be added.
-STILL_TO_TURN = {
-    ("models.encoders.loudness", "engines.base"),
-    ("models.encoders.speech", "engines.base"),
-    ("models.encoders.text", "engines.infinitetalk.published"),
-}
 MADE_FOR_MEASURING = ("bench", "random_models")
 # Engines whose computation is a torch model. Every other engine, and every room but these, runs without torch.
 TORCH_ENGINES = ("infinitetalk", "sadtalker", "flashhead")
@@ -85,10 +79,7 @@ def own(names: Iterable[str]) -> set[str]:
     return {name for name in found if not any(other.startswith(f"{name}.") for other in found)}
 
 
-ARROWS = {
-    name: {target for target in own(imported) - {name} if (name, target) not in STILL_TO_TURN}
-    for name, imported in IMPORTED.items()
-}
+ARROWS = {name: own(imported) - {name} for name, imported in IMPORTED.items()}
 
 
 def inside(module: str, rooms: Iterable[str]) -> bool:

@@ -17,11 +17,12 @@ from lipsync_server.engines.ask import MAX_FACE_INDEX, MAX_SEED
 from lipsync_server.engines.ask import Box as Box
 from lipsync_server.engines.ask import Preset as Preset
 
-FPS = 25
-SPEECH_RATE_HZ = 16_000
+# Parts of the interface, so that an engine finds everything here.
+from lipsync_server.media_types import FPS as FPS
+from lipsync_server.media_types import SPEECH_RATE_HZ as SPEECH_RATE_HZ
+from lipsync_server.media_types import Frames as Frames
+from lipsync_server.media_types import Speech as Speech
 
-Frames = NDArray[np.uint8]
-Speech = NDArray[np.float32]
 # What a checkpoint may hold: arrays and plain values, stored without pickle.
 State = dict[str, NDArray[np.generic] | int | float | str | bool]
 

@@ -8,15 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import soxr
-from numpy.typing import NDArray
 
 from lipsync_server.errors import InvalidAudio
 from lipsync_server.media.info import AudioInfo
 from lipsync_server.media.sound import Block, Sound
-
-Speech = NDArray[np.float32]
-
-SPEECH_RATE_HZ = 16_000
+from lipsync_server.media_types import SPEECH_RATE_HZ, Speech
 
 
 def probe_audio(path: Path, *, min_s: float, max_s: float) -> AudioInfo:

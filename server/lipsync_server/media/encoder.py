@@ -16,11 +16,9 @@ from pathlib import Path
 import av
 import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
-from numpy.typing import NDArray
 
 from lipsync_server.durable import publish, sync_folder
-
-Frames = NDArray[np.uint8]
+from lipsync_server.media_types import Frames
 
 log = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from lipsync_server.errors import InvalidImage, UnsupportedMedia
 from lipsync_server.media.container import describe_unknown, sniff
 from lipsync_server.media.picture_video import PictureVideoInfo, first_frame, probe_picture_video, read_video_frames
+from lipsync_server.media_types import Frames
 
 try:
     import pillow_heif
@@ -32,7 +33,6 @@ __all__ = [
     "probe_picture_video", "read_video_frames",
 ]  # fmt: skip
 
-Frames = NDArray[np.uint8]
 
 MIN_SIDE = 32
 """Pixels; below this no face can be told from noise."""

@@ -6,9 +6,10 @@ Its first bytes decide which of the two readers looks at it; a video's name or e
 from pathlib import Path
 
 from lipsync_server.media.container import is_video
-from lipsync_server.media.image import Frames, load_image, probe_image
+from lipsync_server.media.image import load_image, probe_image
 from lipsync_server.media.info import PictureInfo
 from lipsync_server.media.picture_video import first_frame, probe_picture_video
+from lipsync_server.media_types import Frames
 
 
 def probe_picture(path: Path, *, max_pixels: int) -> PictureInfo:

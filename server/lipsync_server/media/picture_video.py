@@ -13,13 +13,11 @@ import av
 import numpy as np
 from av.stream import Disposition
 from av.video.reformatter import ColorRange, VideoReformatter
-from numpy.typing import NDArray
 
 from lipsync_server.errors import InvalidImage, UnsupportedMedia
 from lipsync_server.media.container import check_structure, sniff
 from lipsync_server.media.sound import VIDEO_DECODERS, open_av
-
-Frames = NDArray[np.uint8]
+from lipsync_server.media_types import Frames
 
 MAX_PIXELS = 16_000_000
 """A frame of this many pixels is beyond 4K; a larger one is a mistake or a bomb."""

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-Frames = NDArray[np.uint8]
+from lipsync_server.media_types import Frames
+
 """RGB: (H, W, 3) or (n, H, W, 3)."""
 
 

@@ -1,11 +1,11 @@
 """The worker process: holds engines loaded and renders one task at a time for the server that started it.
 
 Started by process.py as `python -m lipsync_server.workers.child FD PARENT_PID`; talks over that pipe in messages.py's
-words. Dies with its parent whatever happens to it, leaves Ctrl-C and termination to it, and yields the CPU to it.
+words. The kernel kills this process when the server dies. Ctrl-C and SIGTERM are ignored here; the server decides. It
+runs at a lower CPU priority than the server.
 """
 
 import contextlib
-import ctypes
 import faulthandler
 import logging
 import os
@@ -16,13 +16,13 @@ import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from lipsync_server.processes import end_with_parent
 from lipsync_server.workers import messages
 from lipsync_server.workers.log_lines import LineHandler
 from lipsync_server.workers.work import Work
 
 _NICENESS = 15
 _OOM_SCORE = 500
-_PR_SET_PDEATHSIG = 1
 EXIT_POISONED = 70
 """Exit status after a CUDA error, which makes every later call of the process fail."""
 
@@ -64,14 +64,6 @@ class Child:
                 self._told.put(message)
 
 
-def _die_with(parent_pid: int) -> None:
-    """Have the kernel kill this process when the parent's thread that started it ends (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:
-        os._exit(0)  # it died before the kernel was asked
-
-
 def _yield_to_server() -> None:
     """Lower priority than the server's event loop, and the first to go when memory runs out."""
     with contextlib.suppress(OSError):
@@ -82,7 +74,7 @@ def _yield_to_server() -> None:
 
 def main() -> None:
     descriptor, parent_pid = int(sys.argv[1]), int(sys.argv[2])
-    _die_with(parent_pid)
+    end_with_parent(parent_pid)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     os.set_inheritable(descriptor, False)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from infinitetalk_golden import equal, error, golden, golden_json, meets
+from infinitetalk_reference import reference_box
 from lipsync_server.engines.infinitetalk.video.images import (
     BUCKETS,
     choose_size,
@@ -14,12 +15,11 @@ from lipsync_server.engines.infinitetalk.video.images import (
     latent_masks,
     move_camera,
     person_masks,
-    reference_box,
     silent_neighbour,
 )
 from lipsync_server.errors import InvalidInput
 from lipsync_server.models.pictures import fit_picture, frame_picture, to_tensor, to_uint8
-from lipsync_server.models.sampling.colour import ColourMatch, match_colours
+from lipsync_server.models.sampling.colour import ColourMatch
 
 _SIZES = {"infinitetalk-480": "480p", "infinitetalk-720": "720p"}
 _MASKS = golden_json("H_images/masks.json")
@@ -100,7 +100,7 @@ def test_condition_mask_marks_the_first_latent_only() -> None:
 @pytest.mark.parametrize("strength", [0.5, 1.0])
 def test_colours_match_the_references(strength: float) -> None:
     case = golden("H_images/color.safetensors")
-    ours = match_colours(case["source"][0], case["reference"][0, :, 0], strength)
+    ours = ColourMatch(case["reference"][0, :, 0], strength)(case["source"][0])
     meets(f"H colour strength {strength}", ours, case[f"out_strength_{strength}"][0], 2e-4)
 
 
@@ -109,12 +109,12 @@ def test_colours_of_the_next_frames_do_not_depend_on_the_ones_before() -> None:
     frames, reference = case["source"][0], case["reference"][0, :, 0]
     match = ColourMatch(reference)
     pieces = [match(frames[:, :1]), match(frames[:, 1:])]
-    assert error(torch.cat(pieces, 1), match_colours(frames, reference)) < 1e-6
+    assert error(torch.cat(pieces, 1), ColourMatch(reference)(frames)) < 1e-6
 
 
 def test_no_correction_leaves_frames_alone() -> None:
     frames = torch.rand(3, 2, 8, 8) * 2 - 1
-    assert error(match_colours(frames, torch.rand(3, 8, 8), 0.0), frames) == 0
+    assert error(ColourMatch(torch.rand(3, 8, 8), 0.0)(frames), frames) == 0
 
 
 def test_eight_bits_are_truncated_as_in_the_reference() -> None:

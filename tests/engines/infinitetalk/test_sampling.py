@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 from infinitetalk_golden import CPU, equal, error, golden, golden_json, golden_path, meets, within
+from infinitetalk_reference import reference_box, reference_schedule
 from lipsync_server.engines.infinitetalk.loading.transformer_files import fill_transformer
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.model.teacache import TeaCache
 from lipsync_server.engines.infinitetalk.video.conditions import Conditions, still_picture
 from lipsync_server.engines.infinitetalk.video.guidance import Guidance, GuidanceScales, ProjectedGuidance
-from lipsync_server.engines.infinitetalk.video.images import reference_box
 from lipsync_server.engines.infinitetalk.video.window_loop import LoopSettings, Prompts, WindowLoop
 from lipsync_server.models.sampling.sampler import euler_step, pin, timesteps
-from lipsync_server.models.sampling.windows import Schedule, reference_schedule
+from lipsync_server.models.sampling.windows import Schedule
 from lipsync_server.models.wan_vae.vae import WanVae
 
 _LOOPS = ("cfg3", "cfg2", "apg3", "apg2", "two_person_cfg3", "two_person_bbox_cfg2")

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from infinitetalk_golden import equal, golden_json
+from infinitetalk_reference import reference_schedule
 from lipsync_server.errors import InvalidInput
-from lipsync_server.models.sampling.windows import reference_schedule, schedule
+from lipsync_server.models.sampling.windows import schedule
 
 CASES = golden_json("C_chunking/chunking.json")
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 from lipsync_server.engines.hardware import Gpu
 from lipsync_server.errors import WeightsError
+from lipsync_server.models.encoders.text_files import TextFiles
 from lipsync_server.settings import EngineSettings
 
 Kind = Literal["bf16", "fp8", "int8"]
@@ -24,15 +25,6 @@ _VAE = "Wan2.1_VAE.pth"
 _SHARD = re.compile(r"diffusion_pytorch_model-(\d{5})-of-(\d{5})\.safetensors")
 # bf16 weights take 38 GB; with room to compute they want a card of this size.
 _BF16_CARD_BYTES = 60 * 10**9
-
-
-@dataclass(frozen=True)
-class TextFiles:
-    """Where the text encoder lies: the official .pth, or a quanto .safetensors with its map; and the tokenizer."""
-
-    weights: Path
-    tokenizer: Path
-    quant_map: Path | None = None
 
 
 @dataclass(frozen=True)

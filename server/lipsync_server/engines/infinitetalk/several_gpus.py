@@ -6,12 +6,10 @@ helpers. They agree on when a job is cancelled, so that none waits for another t
 engine interface; not the model.
 """
 
-import ctypes
 import logging
 import multiprocessing
 import os
 import signal
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -27,13 +25,13 @@ from lipsync_server.engines.base import Frames, RenderContext, RenderRequest, Re
 from lipsync_server.engines.infinitetalk.loading.models import Report
 from lipsync_server.engines.infinitetalk.one_gpu import InfiniteTalkEngine
 from lipsync_server.errors import LipsyncError, OutOfMemory
+from lipsync_server.processes import end_with_parent
 from lipsync_server.settings import EngineSettings
 
 log = logging.getLogger(__name__)
 
 EXIT_HELPER_LOST = 71
 """Exit status of a worker one of whose helpers has ended: what they were at together cannot be ended otherwise."""
-_PR_SET_PDEATHSIG = 1
 # What ends a helper, such as too little memory, mostly ends the first process just as well, and in better words.
 _GRACE_S = 5.0
 
@@ -172,7 +170,7 @@ def _help(
     pipe: Connection, settings: EngineSettings, rank: int, n_processes: int, meeting: Path, first_pid: int
 ) -> None:
     """A helper's whole life. What goes wrong ends it, and with it the first process: they cannot part otherwise."""
-    _die_with(first_pid)
+    end_with_parent(first_pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=settings.log_level.upper())
     _join(settings, rank, n_processes, meeting)
@@ -239,10 +237,3 @@ def _part(settings: EngineSettings) -> None:
 
 def _on_device(settings: EngineSettings, rank: int) -> EngineSettings:
     return settings if settings.device == "cpu" else settings.model_copy(update={"device": f"cuda:{rank}"})
-
-
-def _die_with(first_pid: int) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != first_pid:
-        os._exit(0)

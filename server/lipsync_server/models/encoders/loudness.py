@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pyloudnorm.iirfilter import IIRfilter
 from scipy.signal import lfilter
 
-from lipsync_server.engines.base import SPEECH_RATE_HZ, Speech
+from lipsync_server.media_types import SPEECH_RATE_HZ, Speech
 
 TARGET_LUFS = -23.0
 _BLOCK_S = 0.4

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from lipsync_server.engines.base import FPS, SPEECH_RATE_HZ, Speech
+from lipsync_server.media_types import FPS, SPEECH_RATE_HZ, Speech
 from lipsync_server.models.encoders.loudness import gain_to_target
 from lipsync_server.models.encoders.wav2vec import Wav2Vec
 

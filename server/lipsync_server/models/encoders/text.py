@@ -18,10 +18,10 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import UMT5Config, UMT5EncoderModel
 
-from lipsync_server.engines.infinitetalk.published import TextFiles
 from lipsync_server.errors import WeightsError
 from lipsync_server.models.encoders.text_cache import EmbeddingCache
-from lipsync_server.models.tensor_files import into_modules as state_files
+from lipsync_server.models.encoders.text_files import TextFiles
+from lipsync_server.models.tensor_files import into_modules
 
 MAX_TOKENS = 512
 # The reference's fixed negative prompt.
@@ -61,7 +61,7 @@ def config_of(tensors: Mapping[str, Tensor]) -> UMT5Config:
 
     def size(axis: int, default: int, *names: str) -> int:
         every = [name.format(layer) for name in names for layer in range(n_layers)]
-        return state_files.usual_size(tensors, every, axis, default)
+        return into_modules.usual_size(tensors, every, axis, default)
 
     heads = max(1, size(1, 64, "blocks.{}.pos_embedding.embedding.weight"))
     return UMT5Config(
@@ -92,7 +92,7 @@ def check(config: UMT5Config, tensors: Mapping[str, Tensor], source: str) -> Non
     expected = {official_name(name, layer): t for layer in range(config.num_layers) for name, t in block.items()}
     expected[_EMBEDDING] = torch.empty(config.vocab_size, config.d_model, device="meta")
     expected[_FINAL_NORM] = torch.empty(config.d_model, device="meta")
-    state_files.rename_and_check(expected, tensors, lambda name: name, source=source)
+    into_modules.rename_and_check(expected, tensors, lambda name: name, source=source)
 
 
 class TextEncoder:
@@ -134,7 +134,7 @@ class TextEncoder:
 
 def read_weights(files: TextFiles) -> Mapping[str, Tensor]:
     """Official names -> tensors; quantised ones are joined when they are read (`QuantisedWeights`)."""
-    tensors = state_files.read_tensors(files.weights)
+    tensors = into_modules.read_tensors(files.weights)
     if files.quant_map is None:
         return tensors
     try:

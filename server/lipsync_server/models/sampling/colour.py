@@ -113,13 +113,6 @@ class ColourMatch:
         return torch.where(linear > 0.0031308, 1.055 * linear.clamp(min=0.0031308) ** (1 / 2.4) - 0.055, linear * 12.92)
 
 
-def match_colours(
-    frames: Tensor, reference: Tensor, strength: float = 1.0, space: ColourSpace = SCIKIT_IMAGE
-) -> Tensor:
-    """ColourMatch of one picture for one call. frames: (3, T, H, W); reference: (3, H', W')."""
-    return ColourMatch(reference, strength, space)(frames)
-
-
 def _statistics(lab: Tensor) -> tuple[Tensor, Tensor]:
     """Deviation and mean (3, T, 1, 1) of each channel of each frame of lab (3, T, H, W)."""
     return torch.std_mean(lab, (2, 3), correction=0, keepdim=True)

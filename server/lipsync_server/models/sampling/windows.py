@@ -17,8 +17,6 @@ WINDOW_FRAMES = 81
 MOTION_FRAMES = 9
 # Each frame hears itself and two neighbours on either side.
 _NEIGHBOURS = np.arange(-2, 3, dtype=np.int64)
-# The reference lengthens the audio by three frames more than the last window needs.
-_REFERENCE_MARGIN = 3
 
 
 @dataclass(frozen=True)
@@ -116,35 +114,3 @@ def schedule(
         start += window_frames - motion_frames
     heard = windows[-1].start + windows[-1].n_frames
     return Schedule(tuple(windows), n_frames, motion_frames, (heard,) * n_people, (0,) * n_people)
-
-
-def reference_schedule(
-    audio_frames: tuple[int, ...],
-    *,
-    window_frames: int = WINDOW_FRAMES,
-    motion_frames: int = MOTION_FRAMES,
-    max_frames: int = 1000,
-) -> Schedule:
-    """The public reference's windows, with its refusals and its cut to the last person's length."""
-    _check(window_frames, motion_frames)
-    if min(audio_frames) <= window_frames:
-        raise InvalidInput(f"The reference needs more than {window_frames} frames of audio, not {min(audio_frames)}.")
-    windows: list[Window] = [Window(0, 0, window_frames, 0, window_frames)]
-    mirrored = [0] * len(audio_frames)
-    last = max_frames <= window_frames
-    while not last:
-        start = windows[-1].start + window_frames - motion_frames
-        end = start + window_frames
-        windows.append(Window(len(windows), start, window_frames, motion_frames, window_frames))
-        last = end >= min(max_frames, audio_frames[0])
-        if last:
-            mirrored = [min(end - n + _REFERENCE_MARGIN, n) if end >= n else 0 for n in audio_frames]
-    n_frames = min(windows[-1].start + window_frames, max_frames)
-    if max_frames > window_frames and any(mirrored):
-        n_frames = min(n_frames, audio_frames[-1])
-    # The reference makes every window, also those of which the cut leaves nothing.
-    kept = [
-        Window(w.index, w.start, w.n_frames, w.keep_first, max(w.keep_first, min(w.keep_stop, n_frames - w.start)))
-        for w in windows
-    ]
-    return Schedule(tuple(kept), n_frames, motion_frames, audio_frames, tuple(mirrored))

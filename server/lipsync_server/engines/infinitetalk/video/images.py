@@ -90,11 +90,6 @@ def person_masks(source: tuple[int, int], boxes: tuple[Box, Box] | None) -> NDAr
     return masks
 
 
-def reference_box(box: Box) -> Box:
-    """A box of the reference's JSON (top, left, bottom, right) as (left, top, right, bottom), and back."""
-    return box[1], box[0], box[3], box[2]
-
-
 def silent_neighbour(source: tuple[int, int], speaker: Box) -> Box:
     """A box for "everyone else" when one of several people speaks: the wider side beside the speaker."""
     height, width = source

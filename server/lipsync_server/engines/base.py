@@ -113,12 +113,20 @@ class RenderContext(Protocol):
         always belong together."""
 
 
+Report = Callable[[str, float, float], None]
+"""Shows progress: stage, done, total."""
+
+
+def no_report(stage: str, done: float, total: float) -> None:
+    """A Report that shows nothing."""
+
+
 class Engine(Protocol):
     """A loaded model that renders one request at a time."""
 
     name: str
 
-    def load(self, report: Callable[[str, float, float], None] = ...) -> None:
+    def load(self, report: Report = ...) -> None:
         """Load everything; may take minutes; idempotent. `report(stage, done, total)` shows progress."""
 
     def generate(self, request: RenderRequest, context: RenderContext) -> Iterator[Frames]:

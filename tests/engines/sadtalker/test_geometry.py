@@ -22,7 +22,6 @@ from lipsync_server.engines.sadtalker.face.geometry import (
     align_points,
     cut,
     find_crop,
-    generic_points,
     landmarks_in_cut,
     resize,
 )
@@ -85,6 +84,11 @@ def test_the_original_cuts_faces_low_in_tall_pictures_short_and_this_does_not() 
 def test_standard_points_are_those_of_the_golden_data() -> None:
     wanted = json.loads(small("standard_landmarks.json").read_text())["standard_5_points_xyz"]
     assert np.array_equal(STANDARD_POINTS, wanted)
+
+
+def generic_points(width: int, height: int) -> np.ndarray:
+    """The reference's five points of a face that fills the picture, for pictures without landmarks; y up."""
+    return (STANDARD_POINTS[:, :2] + 1) / 2 * (width, height)
 
 
 @pytest.mark.parametrize("name", ["align0", "align1", "align2", "fallback"])

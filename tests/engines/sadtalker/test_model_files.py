@@ -24,6 +24,15 @@ from sadtalker_golden import small
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+# Parts of the combined file that rendering reads.
+USED_PREFIXES = (
+    "kp_extractor.",
+    "generator.",
+    "audio2exp.",
+    "audio2pose.audio_encoder.",
+    "audio2pose.netG.decoder.",
+    "face_3drecon.",
+)
 COMBINED = "SadTalker_V0.0.2_256.safetensors"
 
 
@@ -48,7 +57,7 @@ def test_what_is_not_read_is_what_inference_does_not_use() -> None:
     for name, entry in combined_contract().items():
         counter = name.endswith("num_batches_tracked")
         assert name.startswith(official.UNUSED_PREFIXES) == (not entry["used_at_inference"]) or counter, name
-        assert name.startswith(official.UNUSED_PREFIXES) != name.startswith(official.USED_PREFIXES), name
+        assert name.startswith(official.UNUSED_PREFIXES) != name.startswith(USED_PREFIXES), name
 
 
 @pytest.mark.parametrize(
@@ -98,7 +107,7 @@ def change(folder: Path, edit: Callable[[dict[str, Tensor]], object]) -> None:
     save_file(tensors, folder / COMBINED)
 
 
-def test_a_tiny_checkpoint_has_the_official_names_and_loads(folder: Path) -> None:
+def test_tiny_model_files_have_the_official_names_and_loads(folder: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {
         "SadTalker_V0.0.2_256.safetensors",
         "SadTalker_V0.0.2_512.safetensors",
@@ -122,10 +131,10 @@ def test_a_file_without_the_training_parts_loads(folder: Path) -> None:
         (lambda t: t.pop("generator.third.conv.bias"), ["generator", "third.conv.bias"]),
         (lambda t: t.pop("audio2exp.mapping1.weight"), ["audio2exp", "mapping1.weight"]),
         (lambda t: t.pop("generator.decoder.up_0.conv_s.weight_u"), ["up_0.conv_s.weight_u"]),
-        (lambda t: t.update({"generator.extra": torch.zeros(2)}), ["generator.extra", "another model"]),
-        (lambda t: t.update({"unet.mid.weight": torch.zeros(2)}), ["unet.mid.weight", "another model"]),
-        (lambda t: drop(t, "generator.resblocks_3d.3dr5."), ["3dr5", "14 in all"]),
-        (lambda t: t.update({"generator.fourth.bias": torch.zeros(3)}), ["fourth.bias", "[3]"]),
+        (lambda t: t.update({"generator.extra": torch.zeros(2)}), ["generator.extra", "not the published file"]),
+        (lambda t: t.update({"unet.mid.weight": torch.zeros(2)}), ["unet.mid.weight", "not the published file"]),
+        (lambda t: drop(t, "generator.resblocks_3d.3dr5."), ["3dr5", "14 tensors are missing"]),
+        (lambda t: t.update({"generator.fourth.bias": torch.zeros(3)}), ["fourth.bias", "(3,)"]),
         (lambda t: t.update({"kp_extractor.kp.weight": torch.zeros(3)}), ["kp.weight", "5 dimensions"]),
     ],
 )
@@ -182,7 +191,7 @@ def test_a_mapping_file_runs_no_code(folder: Path) -> None:
 def test_a_torch_file_of_something_else_is_refused(folder: Path, content: object) -> None:
     path = folder / official.MAPPING_73
     torch.save(content, path)
-    with pytest.raises(WeightsError, match="no key 'mapping'"):
+    with pytest.raises(WeightsError, match="not the published file"):
         load_mapping(path, 73)
 
 

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lipsync_server.engines.base import Frames, RenderContext, RenderRequest, State
-from lipsync_server.engines.infinitetalk.loading.models import Models, Need, Report
+from lipsync_server.engines.base import Frames, RenderContext, RenderRequest, Report, State
+from lipsync_server.engines.infinitetalk.loading.models import Models, Need
 from lipsync_server.engines.infinitetalk.model.teacache import TeaCache
 from lipsync_server.engines.infinitetalk.options import Options
 from lipsync_server.engines.infinitetalk.out_of_memory import Room, frames_with_room, with_room

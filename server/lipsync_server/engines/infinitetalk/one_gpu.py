@@ -7,9 +7,9 @@ runs, nor how models are loaded (loading/models.py).
 import contextlib
 from collections.abc import Iterator
 
-from lipsync_server.engines.base import FPS, Frames, RenderContext, RenderRequest
+from lipsync_server.engines.base import FPS, Frames, RenderContext, RenderRequest, Report, no_report
 from lipsync_server.engines.infinitetalk.job import Job, reporting_to
-from lipsync_server.engines.infinitetalk.loading.models import Models, Need, Report
+from lipsync_server.engines.infinitetalk.loading.models import Models, Need
 from lipsync_server.engines.infinitetalk.options import Options
 from lipsync_server.engines.infinitetalk.out_of_memory import Room, with_room
 from lipsync_server.errors import InvalidInput
@@ -17,10 +17,6 @@ from lipsync_server.settings import EngineSettings
 
 # The size that the first transformer is loaded for, before any job has come: a square picture.
 _USUAL_PIXELS = {"480p": 640 * 640, "720p": 960 * 960}
-
-
-def _no_report(stage: str, done: float, total: float) -> None:
-    pass
 
 
 class InfiniteTalkEngine:
@@ -32,7 +28,7 @@ class InfiniteTalkEngine:
         self._settings = settings
         self._models: Models | None = None
 
-    def load(self, report: Report = _no_report) -> None:
+    def load(self, report: Report = no_report) -> None:
         """Load the encoders and the transformer that the settings' preset uses; idempotent."""
         if self._models is None:
             self._models = self._loaded(report)

@@ -21,8 +21,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from lipsync_server.engines.base import Frames, RenderContext, RenderRequest, ResumePoint, State
-from lipsync_server.engines.infinitetalk.loading.models import Report
+from lipsync_server.engines.base import Frames, RenderContext, RenderRequest, Report, ResumePoint, State, no_report
 from lipsync_server.engines.infinitetalk.one_gpu import InfiniteTalkEngine
 from lipsync_server.errors import LipsyncError, OutOfMemory
 from lipsync_server.processes import end_with_parent
@@ -34,10 +33,6 @@ EXIT_HELPER_LOST = 71
 """Exit status of a worker one of whose helpers has ended: what they were at together cannot be ended otherwise."""
 # What ends a helper, such as too little memory, mostly ends the first process just as well, and in better words.
 _GRACE_S = 5.0
-
-
-def _no_report(stage: str, done: float, total: float) -> None:
-    pass
 
 
 @dataclass(frozen=True)
@@ -64,7 +59,7 @@ class ParallelEngine:
         self._closing = threading.Event()
         self._meeting: tempfile.TemporaryDirectory[str] | None = None
 
-    def load(self, report: Report = _no_report) -> None:
+    def load(self, report: Report = no_report) -> None:
         """Start the helpers and load the model in every process; idempotent."""
         if not self._helpers:
             self._start()

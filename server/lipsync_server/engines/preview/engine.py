@@ -4,12 +4,12 @@ Every frame follows from picture, speech, options and its own number, so an inte
 files and no encoder.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
 
-from lipsync_server.engines.base import Frames, RenderContext, RenderRequest
+from lipsync_server.engines.base import Frames, RenderContext, RenderRequest, Report, no_report
 from lipsync_server.engines.landmarks import FaceLandmarker, choose_face, landmarker
 from lipsync_server.engines.preview.calibration import calibrate
 from lipsync_server.engines.preview.motion import Amounts, Motion
@@ -25,10 +25,6 @@ _SAVE_EVERY = 500
 _STRONG_YAW = 0.6
 
 
-def _silent(stage: str, done: float, total: float) -> None:
-    pass
-
-
 class PreviewEngine:
     """Renders one request at a time."""
 
@@ -37,7 +33,7 @@ class PreviewEngine:
     def __init__(self) -> None:
         self._landmarker: FaceLandmarker | None = None
 
-    def load(self, report: Callable[[str, float, float], None] = _silent) -> None:
+    def load(self, report: Report = no_report) -> None:
         if self._landmarker is None:
             report("load", 0, 1)
             self._landmarker = landmarker()

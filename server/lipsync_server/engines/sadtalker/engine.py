@@ -7,7 +7,7 @@ and memory does not grow with the recording. Knows no HTTP and no encoder.
 import gc
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lipsync_server.engines.base import Frames, RenderContext, RenderRequest
+from lipsync_server.engines.base import Frames, RenderContext, RenderRequest, Report, no_report
 from lipsync_server.engines.landmarks import Face, FaceLandmarker, choose_face, landmarker
 from lipsync_server.engines.out_of_memory import gpu_out_of_memory
 from lipsync_server.engines.sadtalker.arrays import Rows
@@ -53,10 +53,6 @@ _SAVE_FRAMES, _SAVE_S = 100, 20.0
 _STRONG_YAW = 0.6
 
 
-def _silent(stage: str, done: float, total: float) -> None:
-    pass
-
-
 @dataclass(frozen=True)
 class _Loaded:
     """One size in one precision, on its device."""
@@ -81,7 +77,7 @@ class SadTalkerEngine:
         # Loaded by the first job that asks for it.
         self.enhancer: Enhancer | None = None
 
-    def load(self, report: Callable[[str, float, float], None] = _silent) -> None:
+    def load(self, report: Report = no_report) -> None:
         """Load the default size; raises WeightsError naming the file and tensor."""
         if self._loaded is None:
             report("load", 0, 2)

@@ -5,7 +5,7 @@ random model for tests and a block of the golden data are all read by the same c
 files (loading/model_files.py) or the computation of a network.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from lipsync_server.errors import WeightsError
+from lipsync_server.models.tensor_files.into_modules import rename_and_check
 
 Shapes = Mapping[str, tuple[int, ...]]
 _M = TypeVar("_M", bound=nn.Module)
@@ -24,7 +25,7 @@ class Layout:
 
     shapes: Shapes
     prefix: str = ""
-    source: str = "the checkpoint"
+    source: str = "the model file"
 
     def __truediv__(self, name: str) -> "Layout":
         return Layout(self.shapes, f"{self.prefix}{name}.", self.source)
@@ -76,12 +77,17 @@ class Layout:
         return nn.BatchNorm3d((self / name).shape("weight", 1)[0])
 
 
-def layout_of(tensors: Mapping[str, torch.Tensor], source: str = "the checkpoint") -> Layout:
+def layout_of(tensors: Mapping[str, torch.Tensor], source: str = "the model file") -> Layout:
     return Layout({name: tuple(tensor.shape) for name, tensor in tensors.items()}, source=source)
 
 
-def fold_spectral_norm(tensors: Mapping[str, torch.Tensor], source: str = "the checkpoint") -> dict[str, torch.Tensor]:
-    """Replace every weight_orig, weight_u, weight_v by the weight that evaluation uses: weight_orig / (u W v)."""
+def fold_spectral_norm(tensors: Mapping[str, torch.Tensor], source: str = "the model file") -> dict[str, torch.Tensor]:
+    """Replace every weight_orig, weight_u, weight_v by the weight that evaluation uses.
+
+    Spectral normalisation (https://arxiv.org/abs/1802.05957) divides a weight by its largest singular value sigma, so
+    that the layer cannot amplify. Training keeps vectors u and v close to the singular ones; with W the weight as a
+    matrix (outputs, the rest), sigma = u . (W v), and the layer computes with weight_orig / sigma.
+    """
     folded: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
         stem, _, kind = name.rpartition(".")
@@ -97,31 +103,9 @@ def fold_spectral_norm(tensors: Mapping[str, torch.Tensor], source: str = "the c
     return folded
 
 
-def fill(module: _M, tensors: Mapping[str, torch.Tensor], source: str = "the checkpoint") -> _M:
+def fill(module: _M, tensors: Mapping[str, torch.Tensor], source: str = "the model file") -> _M:
     """Put `tensors` into `module` (built on the meta device): none missing, none left over. Returns it in eval mode."""
     folded = fold_spectral_norm(tensors, source)
-    expected = module.state_dict()
-    problems = _mismatches(expected, folded)
-    if problems:
-        raise WeightsError(f"{source} does not fit: {'; '.join(problems)}. Download the file again.")
-    module.load_state_dict(folded, assign=True)
+    checked = rename_and_check(module.state_dict(), folded, lambda name: name, source=source)
+    module.load_state_dict(checked, assign=True)
     return module.eval().requires_grad_(False)
-
-
-def _mismatches(expected: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], most: int = 3) -> list[str]:
-    def first(names: Iterable[str]) -> str:
-        listed = sorted(names)
-        more = f" and {len(listed) - most} more" if len(listed) > most else ""
-        return ", ".join(listed[:most]) + more
-
-    problems = []
-    if missing := expected.keys() - given.keys():
-        problems.append(f"missing {first(missing)}")
-    if surplus := given.keys() - expected.keys():
-        problems.append(f"not expected {first(surplus)}")
-    wrong = [
-        f"{name} has shape {list(given[name].shape)}, not {list(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in given and given[name].shape != tensor.shape
-    ]
-    return problems + wrong[:most]

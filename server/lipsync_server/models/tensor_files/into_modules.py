@@ -5,7 +5,7 @@ are copied to their device. Pickled files are read with `weights_only=True` and 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -20,20 +20,29 @@ Official = Callable[[str], str]
 """Name of a tensor in our module -> its name in the published file."""
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a .safetensors or .pth/.bin file, memory-mapped on the CPU."""
+def read_tensors(path: Path, *, pull: str = "", below: str | None = None) -> dict[str, Tensor]:
+    """All tensors of a .safetensors file or of a pickled file, memory-mapped on the CPU.
+
+    pull: the set of model files to download when this one is missing. below: the key of a pickled file under which the
+    tensors are; values of other keys, such as an optimiser's state, are not returned.
+    """
     if not path.is_file():
-        raise WeightsError(f"{path.name} is missing: expected it at {path}. Download it with `lipsync weights`.")
+        command = f"lipsync weights pull {pull}" if pull else "lipsync weights"
+        raise WeightsError(f"{path.name} is missing: expected it at {path}. Download it with `{command}`.")
     try:
         if path.suffix == ".safetensors":
             # First, because it names the tensor at which a truncated file ends.
             read_header(path)
             return load_file(path)
         loaded = _read_pickled(path)
-    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as error:
-        # torch's first sentence says it; the others are about its own insides.
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        # torch's first sentence names the fault; the others explain its own code.
         reason = str(error).partition(". ")[0] or "it ends too early"
         raise WeightsError(f"{path} is damaged or incomplete ({reason}). Delete it and download it again.") from error
+    if below is not None:
+        loaded = loaded.get(below) if isinstance(loaded, dict) else None
+        if not isinstance(loaded, dict):
+            raise WeightsError(f"{path} has no key {below!r} with tensors in it; it is not the published file.")
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise WeightsError(f"{path} does not hold a plain table of tensors; it is not the published file.")
     return loaded
@@ -67,6 +76,23 @@ def usual_size(tensors: Mapping[str, Tensor], names: Iterable[str], axis: int, d
     return sizes.most_common(1)[0][0] if sizes else default
 
 
+def check_names(expected: Collection[str], given: Collection[str], *, source: str) -> None:
+    """Raise WeightsError unless exactly the names in `expected` are given; the first that differs is named."""
+    known, wanted = set(given), set(expected)
+    missing = [name for name in expected if name not in known]
+    if missing:
+        raise WeightsError(
+            f"{source}: {len(missing)} {'tensors are' if len(missing) > 1 else 'tensor is'} missing, the first is "
+            f"{missing[0]}. Delete the file and download it again."
+        )
+    surplus = [name for name in given if name not in wanted]
+    if surplus:
+        raise WeightsError(
+            f"{source}: {len(surplus)} {'tensors do' if len(surplus) > 1 else 'tensor does'} not belong there, the "
+            f"first is {surplus[0]}. This is not the published file."
+        )
+
+
 def rename_and_check(
     expected: Mapping[str, Tensor],
     tensors: Mapping[str, Tensor],
@@ -82,19 +108,9 @@ def rename_and_check(
     unused: says of a name in the file that it is published there and that nobody needs it.
     """
     names = {name: official(name) for name in expected}
-    missing = [published for published in names.values() if published not in tensors]
-    if missing:
-        raise WeightsError(
-            f"{source}: {len(missing)} {'tensors are' if len(missing) > 1 else 'tensor is'} missing, the first is "
-            f"{missing[0]}. Delete the file and download it again."
-        )
-    taken = set(names.values())
-    surplus = [name for name in tensors if name not in taken and not unused(name)]
-    if surplus:
-        raise WeightsError(
-            f"{source}: {len(surplus)} {'tensors do' if len(surplus) > 1 else 'tensor does'} not belong there, the "
-            f"first is {surplus[0]}. This is not the published file."
-        )
+    needed = [name for name in tensors if not unused(name)]
+    # A name that `unused` covers may still be expected.
+    check_names(list(names.values()), [*needed, *(set(names.values()) & tensors.keys() - set(needed))], source=source)
     renamed: dict[str, Tensor] = {}
     for name, published in names.items():
         tensor, want = tensors[published], expected[name].shape

@@ -5,13 +5,13 @@ loaded instead. Knows files, memory and devices; nothing of windows or requests.
 """
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from lipsync_server.engines.base import Report
 from lipsync_server.engines.infinitetalk.info import chosen_device
 from lipsync_server.engines.infinitetalk.loading import memory
 from lipsync_server.engines.infinitetalk.loading.transformer_files import load_transformer
@@ -29,7 +29,6 @@ from lipsync_server.models.wan_vae.vae import WanVae
 from lipsync_server.settings import EngineSettings
 
 _log = logging.getLogger(__name__)
-Report = Callable[[str, float, float], None]
 # Working memory of the VAE's encoder in bytes per pixel: what memory.py allows for the decoder. The encoder's largest
 # values are of the same size, and it has fewer of them at once.
 _ENCODE_BYTES = 12_500

@@ -179,8 +179,3 @@ def align_points(square: Picture, points: NDArray[np.float64]) -> Alignment:
     resized = Image.fromarray(square).resize((w, h), Image.Resampling.BICUBIC)
     aligned = np.asarray(resized.crop((left, top, left + ALIGNED, top + ALIGNED)))
     return Alignment(aligned, float(scale), float(x), float(y))
-
-
-def generic_points(width: int, height: int) -> NDArray[np.float64]:
-    """The five points of a face that fills the picture, where no landmarks are known; y up."""
-    return (STANDARD_POINTS[:, :2] + 1) / 2 * (width, height)

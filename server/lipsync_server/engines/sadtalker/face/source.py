@@ -25,7 +25,6 @@ from lipsync_server.engines.sadtalker.face.geometry import (
 from lipsync_server.engines.sadtalker.face.reconstruction import FaceReconstruction, motion_coefficients
 from lipsync_server.errors import InvalidImage
 
-N_CROP_COEFFICIENTS = 3
 _MIN_SIDE = 32
 
 

@@ -1,18 +1,15 @@
-"""The official files as they are: which ones a size needs, and their tensors as networks.
+"""SadTalker's published files: which ones a size needs, and networks made of their tensors.
 
-Nothing may be missing and nothing left over; what only training used is named in official.py and not read. A mapping
-file is 155 MB of which 41 are mapped in. Errors name the file and the tensor. Knows no device and no precision.
+No tensor may be missing and none may be left over. Tensors that only training used are named in official.py and not
+read: of a mapping file's 155 MB, 41 are. Errors name the file and the tensor. Knows no device and no precision.
 """
 
-import pickle
-import zipfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from lipsync_server.engines.sadtalker.audio.audio_nets import ExpNet
@@ -31,11 +28,13 @@ from lipsync_server.engines.sadtalker.renderer.generator import Generator
 from lipsync_server.engines.sadtalker.renderer.keypoints import KeypointDetector
 from lipsync_server.engines.sadtalker.renderer.mapping import MappingNet
 from lipsync_server.errors import WeightsError
+from lipsync_server.models.tensor_files.into_modules import check_names, read_tensors
 
 _M = TypeVar("_M", bound=nn.Module)
 
-_USED = frozenset(name for name in combined() if not name.startswith(UNUSED_PREFIXES))
-_UNUSED = frozenset(combined()) - _USED
+_USED = tuple(name for name in combined() if not name.startswith(UNUSED_PREFIXES))
+_UNUSED = frozenset(combined()).difference(_USED)
+_PULL = "sadtalker-256"
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def mapping_path(folder: Path, n_coefficients: int) -> Path:
 
 
 def load_networks(folder: Path, size: int) -> Networks:
-    """Everything from `folder`; raises WeightsError that names the file and, where it is one tensor, the tensor."""
+    """All networks of a size; raises WeightsError that names the file, and the tensor when one tensor is at fault."""
     path = combined_path(folder, size)
     tensors = _read_combined(path)
     parts = {prefix: _below(tensors, prefix) for prefix in ("kp_extractor", "generator", "audio2exp", "face_3drecon")}
@@ -76,7 +75,7 @@ def load_networks(folder: Path, size: int) -> Networks:
 
 
 def build(network: Callable[[Layout], _M], tensors: Mapping[str, Tensor], prefix: str, source: str) -> _M:
-    """One network from its tensors, whose names are those below `prefix` in the file."""
+    """One network from its tensors. Their names are given without the `prefix` that they have in the file."""
     with torch.device("meta"):
         empty = network(layout_of(tensors, f"{prefix} of {source}"))
     return fill(empty, tensors, f"{prefix} of {source}")
@@ -84,18 +83,9 @@ def build(network: Callable[[Layout], _M], tensors: Mapping[str, Tensor], prefix
 
 def load_mapping(path: Path, n_coefficients: int) -> MappingNet:
     """The MappingNet of a mapping file; the optimiser's state and the discriminator beside it are not read."""
-    _require(path)
-    zipped = zipfile.is_zipfile(path)  # only these can be mapped instead of read
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise WeightsError(
-            f"{path} cannot be read as a torch checkpoint ({str(error).splitlines()[0]}); download it again."
-        ) from error
-    tensors = content.get("mapping") if isinstance(content, dict) else None
-    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise WeightsError(f"{path} has no key 'mapping' with tensors in it; download the file again.")
-    _check_names(tensors, official.mapping(n_coefficients), path)
+    tensors = read_tensors(path, pull=_PULL, below="mapping")
+    check_names(official.mapping(n_coefficients), tensors, source=str(path))
+    # A clone, because the memory map of the file must not stay open inside the network.
     mapping = build(MappingNet, {name: value.clone() for name, value in tensors.items()}, "mapping", path.name)
     if mapping.n_coefficients != n_coefficients:
         raise WeightsError(
@@ -106,33 +96,11 @@ def load_mapping(path: Path, n_coefficients: int) -> MappingNet:
 
 
 def _read_combined(path: Path) -> dict[str, Tensor]:
-    _require(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = set(file.keys())
-            _check_names(names - _UNUSED, _USED, path)
-            return {name: file.get_tensor(name) for name in sorted(_USED)}
-    except SafetensorError as error:
-        raise WeightsError(f"{path} is damaged or incomplete ({error}); download it again.") from error
-
-
-def _check_names(given: Collection[str], expected: Collection[str], path: Path) -> None:
-    """Shapes are checked against each other later; here whole blocks that are absent would be noticed first."""
-    if surplus := set(given) - set(expected):
-        raise WeightsError(
-            f"{path} holds {min(surplus)} ({len(surplus)} such tensors), which SadTalker V0.0.2 has not; it is another "
-            "model's file."
-        )
-    if missing := set(expected) - set(given):
-        raise WeightsError(f"{path} lacks the tensor {min(missing)} ({len(missing)} in all); download it again.")
-
-
-def _require(path: Path) -> None:
-    if not path.is_file():
-        raise WeightsError(
-            f"{path.name} is missing in {path.parent}; fetch SadTalker's files with "
-            "`lipsync weights pull sadtalker-256`."
-        )
+    """The tensors that rendering needs, memory-mapped."""
+    tensors = {name: value for name, value in read_tensors(path, pull=_PULL).items() if name not in _UNUSED}
+    # Here, because a block that is absent as a whole would only make the network smaller.
+    check_names(_USED, tensors, source=str(path))
+    return tensors
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -140,7 +108,7 @@ def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _check_agreement(networks: Networks, source: str) -> None:
-    """Parts of different files must speak of the same keypoints and coefficients."""
+    """Check that networks of different files have the same number of keypoints."""
     n_keypoints = networks.keypoints.kp.out_channels
     for n, mapping in networks.mappings.items():
         if mapping.n_keypoints != n_keypoints:

@@ -1,4 +1,4 @@
-"""The published checkpoints' tensors, name by name, at any width: what the files of a folder must hold.
+"""The tensors of the published files, name by name, at any width: what the files of a folder must hold.
 
 Used to check that nothing is missing or surplus, and to make stand-ins with random weights (random_models/sadtalker.py,
 bench.py). At width 1 the list equals that of the published files. Knows no numbers, only shapes.
@@ -18,21 +18,13 @@ SIZES = (256, 512)
 
 # Parts of the combined file that only training used: the VAE's encoder and its discriminator.
 UNUSED_PREFIXES = ("audio2pose.netG.encoder.", "audio2pose.netD_motion.")
-USED_PREFIXES = (
-    "kp_extractor.",
-    "generator.",
-    "audio2exp.",
-    "audio2pose.audio_encoder.",
-    "audio2pose.netG.decoder.",
-    "face_3drecon.",
-)
 
 N_EXPRESSION, N_POSE, N_STYLES, N_LATENT, N_BLOCK_FRAMES = 64, 6, 46, 64, 32
 
 
 @dataclass(frozen=True)
 class Dimensions:
-    """What makes a checkpoint large; the defaults are those of the published files.
+    """The numbers on which the size of the files depends; the defaults are those of the published files.
 
     width: factor on the networks' channels. depth, compressed: of the feature volume and of dense motion's copy of it.
     """

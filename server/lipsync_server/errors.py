@@ -110,6 +110,10 @@ class DiskFull(LipsyncError):
     code, status, title = "disk_full", 507, "The server's disk is full"
 
 
+class ServerDiskFull(DiskFull):
+    """The disk of the server itself, not that of the machine which rendered: no other machine would do better."""
+
+
 class NotReady(LipsyncError):
     """The engine is still loading or its weights are not there."""
 

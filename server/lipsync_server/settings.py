@@ -107,6 +107,9 @@ class RenderSettings(EngineSettings):
     video_crf: int = Field(default=18, ge=0, le=51)
     """Constant quality of the picture: lower is better and larger."""
 
+    worker_silence_s: float = Field(default=120, ge=1)
+    """A worker process that gives no sign of life for so long, in seconds, is killed and started again."""
+
     def for_workers(self) -> "RenderSettings":
         """These settings alone, without the fields that only the server knows (tokens, secrets, addresses)."""
         return RenderSettings.model_validate({name: getattr(self, name) for name in RenderSettings.model_fields})
@@ -159,6 +162,8 @@ class Settings(RenderSettings, _Listening):
     """CPU cores of one worker on a machine of a Ray cluster that has no GPU."""
     workers: int = Field(default=1, ge=1, le=64)
     """Worker processes on this machine; one per GPU is right."""
+    load_timeout_s: float = Field(default=1800, gt=0)
+    """A worker process that loads an engine without progress for so long, in seconds, is killed and started again."""
 
     # Limits
     max_image_bytes: int = Field(default=32 * MIB, ge=1024)

@@ -20,8 +20,9 @@ from lipsync_server.engines.registry import EngineEntry, Registry
 from lipsync_server.settings import Settings
 from lipsync_server.workers.base import LoadState, Worker
 from lipsync_server.workers.child import EXIT_POISONED
-from lipsync_server.workers.process import MAX_LOAD_CRASHES, ProcessExecutor
+from lipsync_server.workers.process import ProcessExecutor
 from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
+from lipsync_server.workers.worker import MAX_LOAD_CRASHES
 from material import bar_numbers, expected_bars, make_task
 from stand_in import REGISTRY
 
@@ -29,8 +30,10 @@ DEADLINE_S = 60
 
 
 @asynccontextmanager
-async def running(weights: Path, n_workers: int = 1) -> AsyncIterator[ProcessExecutor]:
-    executor = ProcessExecutor(Settings(weights_dir=weights, workers=n_workers), REGISTRY)
+async def running(weights: Path, n_workers: int = 1, **settings: float) -> AsyncIterator[ProcessExecutor]:
+    executor = ProcessExecutor(
+        Settings.model_validate({"weights_dir": weights, "workers": n_workers, **settings}), REGISTRY
+    )
     await executor.start()
     try:
         yield executor
@@ -265,6 +268,80 @@ async def test_dying_while_loading_is_tried_three_times_then_reported(
             assert len(deaths) == MAX_LOAD_CRASHES
             with pytest.raises(errors.WorkerCrashed):
                 await render(worker, make_task(tmp_path))
+
+
+async def test_a_worker_that_is_stopped_while_it_starts_is_replaced(tmp_path: Path, caplog) -> None:
+    async with running(tmp_path, worker_silence_s=6) as executor:
+        await until(lambda: bool(workers_of(os.getpid())))
+        [stuck] = workers_of(os.getpid())
+        stuck.suspend()
+        assert executor.workers()[0].state == "starting"
+        task = make_task(tmp_path, duration_s=0.2)
+        assert (await render(await idle(executor), task)).n_frames == 5
+        assert not stuck.is_running()
+        assert "it did not start for 6 s" in caplog.text
+
+
+async def test_a_worker_that_is_stopped_while_it_loads_is_replaced(tmp_path: Path, caplog) -> None:
+    (tmp_path / "load").write_text("slow")
+    async with running(tmp_path, worker_silence_s=6) as executor:
+        await until(lambda: executor.load_state().fraction == 0.5)
+        [stuck] = workers_of(os.getpid())
+        stuck.suspend()
+        (tmp_path / "load").unlink()
+        assert (await render(await idle(executor), make_task(tmp_path, duration_s=0.2))).n_frames == 5
+        assert not stuck.is_running()
+        assert "said nothing" in caplog.text
+
+
+async def test_a_load_without_progress_ends_with_the_reason_and_tasks_still_end(tmp_path: Path) -> None:
+    (tmp_path / "load").write_text("slow")  # for ever: heartbeats go on, progress does not
+    async with running(tmp_path, worker_silence_s=6, load_timeout_s=1) as executor:
+        worker = await idle(executor)
+        state = executor.load_state()
+        assert (state.ready, state.stage) == (False, "failed")
+        assert f"died {MAX_LOAD_CRASHES} times while loading bars: loading bars made no progress" in state.detail
+        (tmp_path / "load").unlink()
+        assert (await render(worker, make_task(tmp_path, duration_s=0.2))).n_frames == 5
+        assert executor.load_state().ready
+
+
+async def test_a_worker_that_is_stopped_while_it_renders_or_waits_is_replaced(tmp_path: Path) -> None:
+    async with running(tmp_path, worker_silence_s=6) as executor:
+        worker = await idle(executor)
+        [first] = workers_of(os.getpid())
+        job, _ = await start_render(worker, make_task(tmp_path, seconds_per_frame=0.05, duration_s=10))
+        first.suspend()
+        with pytest.raises(errors.WorkerCrashed, match="said nothing"):
+            async with asyncio.timeout(DEADLINE_S):
+                await job
+        executor.release(worker)
+        worker = await idle(executor)
+        [second] = workers_of(os.getpid())
+        second.suspend()
+        executor.release(worker)
+        await until(lambda: not second.is_running())
+        assert (await render(await idle(executor), make_task(tmp_path, task_id="next", duration_s=0.2))).n_frames == 5
+
+
+async def test_a_slow_load_with_heartbeats_and_progress_is_left_alone(tmp_path: Path, caplog) -> None:
+    (tmp_path / "load").write_text("slow")
+    async with running(tmp_path, worker_silence_s=2) as executor:
+        await until(lambda: executor.load_state().fraction == 0.5)
+        since = time.monotonic()
+        await until(lambda: time.monotonic() - since > 4)
+        (tmp_path / "load").unlink()
+        await idle(executor)
+        assert "died" not in caplog.text
+
+
+async def test_no_secret_is_in_a_workers_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIPSYNC_WEBHOOK_SECRET", "a-secret-of-the-server")
+    monkeypatch.setenv("VAST_API_KEY", "a-secret-of-the-owner")
+    async with running(tmp_path) as executor:
+        await idle(executor)
+        [process] = workers_of(os.getpid())
+        assert not [name for name, value in process.environ().items() if "a-secret" in value]
 
 
 async def test_without_any_engine_the_reason_is_told_and_a_task_ends_with_it(tmp_path: Path) -> None:

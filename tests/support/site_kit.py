@@ -44,6 +44,7 @@ def write_mp4(path: Path, n_frames: int = 10) -> None:
 class StandInWorker:
     executor: "StandInExecutor"
     worker_id: str
+    node: str = "here"
     engines: frozenset[str] = frozenset({"preview"})
     task: RenderTask | None = None
     stop: asyncio.Event = field(default_factory=asyncio.Event)

@@ -13,7 +13,7 @@ from lipsync_server.engines.options import choose_options
 from lipsync_server.engines.registry import ENGINES, EngineEntry, Registry
 from lipsync_server.errors import EngineUnavailable, InvalidInput
 from lipsync_server.settings import RenderSettings, Settings
-from lipsync_server.workers.life import child_environment
+from lipsync_server.workers.environment import child_environment
 from lipsync_server.workers.shelf import EngineShelf
 from pydantic import ValidationError
 from stand_in import REGISTRY

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, HttpUrl, StringConstraints
 
 from lipsync_server.engines.ask import Ask
 from lipsync_server.engines.registry import ENGINES
+from lipsync_server.workers.base import LoadStage, WorkerState
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Stage = Literal["queued", "load", "preprocess", "generate", "encode", "store", "done"]
@@ -164,8 +165,10 @@ class EngineStatus(_Model):
 class WorkerStatus(_Model):
     node: str
     engine: str
-    state: Literal["starting", "loading", "ready", "busy", "dead"]
+    state: WorkerState
     job_id: str | None = None
+    reason: str = Field(default="", description="Why the worker takes no work, where it does not.")
+    version: str = Field(default="", description="The lipsync-server version in its process.")
 
 
 class Engines(_Model):
@@ -187,7 +190,7 @@ class Readiness(_Model):
     """GET /readyz: 200 when a job would start now, 503 while something is still loading."""
 
     ready: bool
-    stage: Literal["starting", "downloading", "loading", "ready", "failed"]
+    stage: LoadStage
     fraction: float
     detail: str
     bytes_done: int | None = None

@@ -11,18 +11,24 @@ from typing import Literal, Protocol, runtime_checkable
 from lipsync_server.engines.registry import Registry
 from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
 
-WorkerState = Literal["starting", "loading", "ready", "busy", "dead"]
+WorkerState = Literal["starting", "loading", "ready", "busy", "set_aside", "dead"]
+LoadStage = Literal["starting", "downloading", "loading", "ready", "failed"]
 
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """One worker as it is now. `node` is the machine, `engine` the engine it holds loaded ("" while none is)."""
+    """One worker as it is now. `node` is the machine, `engine` the engine it holds loaded ("" while none is).
+
+    reason: why it takes no work, "" when it does. version: of lipsync-server in its process, "" while unknown.
+    """
 
     worker_id: str
     node: str
     engine: str
     state: WorkerState
     task_id: str | None = None
+    reason: str = ""
+    version: str = ""
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class LoadState:
     """How far the default engine is: served by /readyz. `failed` carries the reason in `detail`."""
 
     ready: bool
-    stage: Literal["starting", "downloading", "loading", "ready", "failed"]
+    stage: LoadStage
     fraction: float
     detail: str
     bytes_done: int | None = None
@@ -39,13 +45,15 @@ class LoadState:
 
 
 def furthest(states: Iterable[LoadState]) -> LoadState | None:
-    """Of several workers' states the one that is nearest to ready; None of none."""
-    order = ("ready", "loading", "downloading", "starting", "failed")
+    """The state nearest to ready among `states`; None when there are none."""
+    order: tuple[LoadStage, ...] = ("ready", "loading", "downloading", "starting", "failed")
     return min(states, key=lambda state: (order.index(state.stage), -state.fraction), default=None)
 
 
 class Worker(Protocol):
     worker_id: str
+    node: str
+    """The machine that it runs on."""
     engines: frozenset[str]
     """Names of the engines that this worker can load and run."""
 

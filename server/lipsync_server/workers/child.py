@@ -1,8 +1,8 @@
 """The worker process: holds engines loaded and renders one task at a time for the server that started it.
 
-Started by process.py as `python -m lipsync_server.workers.child FD PARENT_PID`; talks over that pipe in messages.py's
-words. The kernel kills this process when the server dies. Ctrl-C and SIGTERM are ignored here; the server decides. It
-runs at a lower CPU priority than the server.
+Started by child_process.py as `python -m lipsync_server.workers.child FD PARENT_PID`; sends and receives the messages
+of messages.py over that pipe. The kernel kills this process when the server dies. Ctrl-C and SIGTERM are ignored here;
+the server decides. It runs at a lower CPU priority than the server.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -23,24 +24,28 @@ from lipsync_server.workers.work import Work
 
 _NICENESS = 15
 _OOM_SCORE = 500
+_HEARTBEAT_S = 5.0
 EXIT_POISONED = 70
 """Exit status after a CUDA error, which makes every later call of the process fail."""
 
 
 class Child:
-    """Works off the server's messages: loads and renders in the main thread, listens in another."""
+    """Carries out the server's messages: loads and renders in the main thread, receives and gives signs of life in
+    two others."""
 
     def __init__(self, pipe: Connection, setup: messages.Setup) -> None:
         self._pipe = pipe
         self._work = Work(setup.registry, setup.settings)
-        self._told: queue.SimpleQueue[messages.Load | messages.Render] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[messages.Load | messages.Render] = queue.SimpleQueue()
         self._sending = threading.Lock()
+        self._heartbeat_s = min(_HEARTBEAT_S, setup.settings.worker_silence_s / 8)
 
     def run(self) -> None:
-        threading.Thread(target=self._listen, name="listen", daemon=True).start()
+        threading.Thread(target=self._receive, name="receive", daemon=True).start()
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         self.send(messages.Started())
         while True:
-            message = self._told.get()
+            message = self._orders.get()
             if isinstance(message, messages.Load):
                 can_go_on = self._work.load(message.engine, self.send)
             else:
@@ -52,16 +57,22 @@ class Child:
         with self._sending:
             self._pipe.send(message)
 
-    def _listen(self) -> None:
+    def _beat(self) -> None:
+        """Prove now and then that this process runs, whatever the main thread is waiting for."""
+        while True:
+            time.sleep(self._heartbeat_s)
+            self.send(messages.Alive())
+
+    def _receive(self) -> None:
         while True:
             try:
                 message = self._pipe.recv()
             except (EOFError, OSError):
-                os._exit(0)  # the server is gone, and nobody waits for what the main thread is doing
+                os._exit(0)  # the server is gone, and nobody waits for the main thread's work
             if isinstance(message, messages.Cancel):
                 self._work.cancel(message.serial)
             else:
-                self._told.put(message)
+                self._orders.put(message)
 
 
 def _yield_to_server() -> None:

@@ -11,16 +11,16 @@ from lipsync_server.workers.messages import LogLine
 
 
 class LineHandler(logging.Handler):
-    """On the worker's side: hands every record to `say`, which may fail with OSError."""
+    """On the worker's side: hands every record to `send`, which may fail with OSError."""
 
-    def __init__(self, say: Callable[[LogLine], object]) -> None:
+    def __init__(self, send: Callable[[LogLine], object]) -> None:
         super().__init__()
-        self._say = say
+        self._send = send
 
     def emit(self, record: logging.LogRecord) -> None:
         trace = "".join(traceback.format_exception(*record.exc_info)) if record.exc_info else None
         try:
-            self._say(LogLine(record.name, record.levelno, record.getMessage(), record.created, trace))
+            self._send(LogLine(record.name, record.levelno, record.getMessage(), record.created, trace))
         except OSError:
             self.handleError(record)
 

@@ -1,4 +1,4 @@
-"""What the server and a worker process say to each other over their pipe. Plain frozen data.
+"""The messages between the server and a worker process. Plain frozen data.
 
 `serial` numbers the renders of one worker, so that a late message of an earlier render is never taken for another's.
 """
@@ -44,6 +44,11 @@ class Started:
 
 
 @dataclass(frozen=True)
+class Alive:
+    """Worker to server, every few seconds whatever it is doing: its process runs and is not stuck."""
+
+
+@dataclass(frozen=True)
 class Loading:
     engine: str
     stage: str
@@ -86,7 +91,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class LogLine:
-    """A record of the worker's log, formatted but for its trace, to go through the server's own handlers."""
+    """A record of the worker's log for the server's own handlers: message and trace are text already."""
 
     logger: str
     level: int
@@ -95,5 +100,5 @@ class LogLine:
     trace: str | None
 
 
-FromWorker = Started | Loading | Loaded | LoadFailed | Progress | Finished | Failed | LogLine
+FromWorker = Started | Alive | Loading | Loaded | LoadFailed | Progress | Finished | Failed | LogLine
 ToWorker = Setup | Load | Render | Cancel

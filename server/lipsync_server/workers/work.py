@@ -1,6 +1,7 @@
-"""The work of a worker, wherever it runs: load an engine, render a task, say in messages.py's words how it goes.
+"""The work of a worker process, wherever it runs: load an engine, render a task, send messages about both.
 
-Knows the shelf of engines and rendering. Does not know who listens (a pipe, a stream of Ray) or how its process ends.
+Knows the shelf of engines and rendering. Does not know where its messages go (a pipe, a stream of Ray) or how its
+process ends.
 """
 
 import logging
@@ -19,7 +20,7 @@ _PROGRESS_INTERVAL_S = 0.1
 
 log = logging.getLogger(__name__)
 
-Say = Callable[[messages.FromWorker], None]
+Send = Callable[[messages.FromWorker], None]
 
 
 class Work:
@@ -34,31 +35,31 @@ class Work:
         self._shelf = EngineShelf(registry, settings)
         self._cancelled: set[int] = set()
 
-    def load(self, name: str, say: Say) -> bool:
-        """Load engine `name`. Says Loading now and then; the last word is Loaded or LoadFailed."""
+    def load(self, name: str, send: Send) -> bool:
+        """Load engine `name`. Sends Loading now and then; the last message is Loaded or LoadFailed."""
         due = _Pace()
 
         def report(stage: str, done: float, total: float) -> None:
             if due(stage):
-                say(messages.Loading(name, stage, done, total))
+                send(messages.Loading(name, stage, done, total))
 
-        say(messages.Loading(name, "load", 0, 1))
+        send(messages.Loading(name, "load", 0, 1))
         try:
             self._shelf.take(name).load(report)
         except Exception as error:
             failure = self._failure(error, name, f"engine {name} could not be loaded")
-            say(messages.LoadFailed(name, failure))
+            send(messages.LoadFailed(name, failure))
             return _can_go_on(error)
-        say(messages.Loaded(name))
+        send(messages.Loaded(name))
         return True
 
-    def render(self, serial: int, task: RenderTask, say: Say) -> bool:
-        """Render `task` as number `serial`. Says Progress now and then; the last word is Finished or Failed."""
+    def render(self, serial: int, task: RenderTask, send: Send) -> bool:
+        """Render `task` as number `serial`. Sends Progress now and then; the last message is Finished or Failed."""
         due = _Pace()
 
         def report(event: ProgressEvent) -> None:
             if due(event.stage):
-                say(messages.Progress(serial, event))
+                send(messages.Progress(serial, event))
 
         try:
             outcome = render(
@@ -71,15 +72,15 @@ class Work:
             )
         except Exception as error:
             failure = self._failure(error, task.engine, f"task {task.task_id} could not be started")
-            say(messages.Failed(serial, failure, self._shelf.holds()))
+            send(messages.Failed(serial, failure, self._shelf.holds()))
             return _can_go_on(error)
         finally:
             self._cancelled.discard(serial)
-        say(messages.Finished(serial, outcome, self._shelf.holds()))
+        send(messages.Finished(serial, outcome, self._shelf.holds()))
         return True
 
     def cancel(self, serial: int) -> None:
-        """Have render `serial`, the present one or one that is still to come, stop where it asks."""
+        """Stop render `serial`, running or still to come, at its next cancellation check."""
         self._cancelled.add(serial)
 
     def _failure(self, error: Exception, engine: str, what: str) -> LipsyncError:
@@ -90,16 +91,16 @@ class Work:
 
 
 class _Pace:
-    """Whether progress is to be said now: a stage's first, then about ten a second."""
+    """Whether a progress message is due: the first of a stage is, then about ten a second."""
 
     def __init__(self) -> None:
-        self._stage, self._said_at = "", 0.0
+        self._stage, self._sent_at = "", 0.0
 
     def __call__(self, stage: str) -> bool:
         now = time.monotonic()
-        if stage == self._stage and now - self._said_at < _PROGRESS_INTERVAL_S:
+        if stage == self._stage and now - self._sent_at < _PROGRESS_INTERVAL_S:
             return False
-        self._stage, self._said_at = stage, now
+        self._stage, self._sent_at = stage, now
         return True
 
 

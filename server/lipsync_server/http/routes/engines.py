@@ -32,7 +32,14 @@ async def engines(request: web.Request) -> web.StreamResponse:
                 for info in offer.engines
             ],
             workers=[
-                schemas.WorkerStatus(node=info.node, engine=info.engine, state=info.state, job_id=info.task_id)
+                schemas.WorkerStatus(
+                    node=info.node,
+                    engine=info.engine,
+                    state=info.state,
+                    job_id=info.task_id,
+                    reason=info.reason,
+                    version=info.version,
+                )
                 for info in queue.executor.workers()
             ],
             limits=schemas.Limits(

@@ -3,6 +3,8 @@
 Answers from memory only, so that it answers while everything else is busy.
 """
 
+from dataclasses import asdict
+
 from aiohttp import web
 
 from lipsync_server.http import keys, schemas
@@ -16,15 +18,7 @@ async def healthz(request: web.Request) -> web.StreamResponse:
 async def readyz(request: web.Request) -> web.StreamResponse:
     state = request.app[keys.READINESS]()
     return answer(
-        schemas.Readiness(
-            ready=state.ready,
-            stage=state.stage,
-            fraction=state.fraction,
-            detail=state.detail,
-            bytes_done=state.bytes_done,
-            bytes_total=state.bytes_total,
-            seconds_left=state.seconds_left,
-        ),
+        schemas.Readiness.model_validate(asdict(state)),
         status=200 if state.ready else 503,
     )
 

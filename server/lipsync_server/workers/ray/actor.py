@@ -1,8 +1,8 @@
 """The cluster's side of a worker: an actor that holds engines on its machine and renders one task at a time.
 
-Runs inside a Ray worker process but knows nothing of Ray: worker.py makes an actor of the class. Files come and go
-in pieces (files.py); what happens is told in the words of messages.py. The server's folders are not here: each
-render has a folder of its own on this machine, removed at its end or by the next actor.
+Runs inside a Ray worker process but knows nothing of Ray: executor.py makes an actor of the class. Files come and go in
+pieces (files.py), progress as the messages of messages.py. The server's folders are not here: each render has a folder
+of its own on this machine, removed at its end or by the next actor.
 """
 
 import fcntl
@@ -24,13 +24,16 @@ from lipsync_server.engines.registry import Registry
 from lipsync_server.errors import EngineUnavailable
 from lipsync_server.settings import RenderSettings, Settings
 from lipsync_server.workers import messages
+from lipsync_server.workers.environment import forget_secrets
 from lipsync_server.workers.log_lines import LineHandler
 from lipsync_server.workers.ray.files import Kept, Piece, Receiver, ResumeFiles, pieces
+from lipsync_server.workers.ray.versions import Versions
 from lipsync_server.workers.task import RenderTask
-from lipsync_server.workers.work import Say, Work
+from lipsync_server.workers.work import Send, Work
 
 _LOOK_EVERY_S = 0.5
 _OF_THE_MACHINE = ("weights_dir", "device", "lora")
+_SPARE_BYTES = 32 * 1024 * 1024
 VIDEO = "video.mp4"
 
 FromActor = messages.FromWorker | Piece | Kept
@@ -38,11 +41,12 @@ FromActor = messages.FromWorker | Piece | Kept
 
 @dataclass(frozen=True)
 class MachineOffer:
-    """What a machine can run. `default`: the engine to load, "" when none can run; `why` says which and why."""
+    """The engines of a machine. `default`: the engine to load, "" when none can run; `why` says which and why."""
 
     engines: tuple[EngineInfo, ...]
     default: str
     why: str
+    versions: Versions
 
 
 class EngineActor:
@@ -50,14 +54,15 @@ class EngineActor:
 
     def __init__(self, settings: RenderSettings, registry: Registry) -> None:
         self._settings, self._registry = on_this_machine(settings), registry
+        forget_secrets(os.environ)
         self._work = Work(registry, self._settings)
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._home = _Home(Path(tempfile.gettempdir()) / "lipsync-ray")
         self._receivers: dict[int, Receiver] = {}
-        self._said: queue.SimpleQueue[messages.FromWorker] | None = None
+        self._sent: queue.SimpleQueue[messages.FromWorker] | None = None
         self._ended = threading.Event()
         root = logging.getLogger()
-        root.addHandler(LineHandler(self._say))  # Ray's own log has the lines, too
+        root.addHandler(LineHandler(self._pass_on))  # Ray's own log has the lines, too
         root.setLevel(self._settings.log_level.upper())
 
     def offer(self) -> MachineOffer:
@@ -66,17 +71,22 @@ class EngineActor:
             default, why = self._registry.choose(self._settings)
         except EngineUnavailable as error:
             default, why = "", error.detail
-        return MachineOffer(infos, default, why)
+        return MachineOffer(infos, default, why, Versions.here())
 
     def lifeline(self) -> None:
-        """Returns never: whoever waits for it learns that this actor has ended."""
+        """Returns only when this actor cannot go on: the caller learns in any case that the actor has ended."""
         self._ended.wait()
 
     def load(self, name: str) -> Iterator[FromActor]:
         """Load engine `name`; ends with Loaded or LoadFailed."""
-        for message in self._tell(lambda say: self._work.load(name, say)):
-            if message is not None:
-                yield message
+        yield from self._while_running(lambda say: self._work.load(name, say))
+
+    def why_no_room(self, n_bytes: int) -> str | None:
+        """Why a render with inputs of `n_bytes` has no room in this machine's temporary folder, or None."""
+        free = shutil.disk_usage(self._home.root).free
+        if free >= 2 * n_bytes + _SPARE_BYTES:
+            return None
+        return f"Only {free / 2**20:.0f} MiB are free in {self._home.root.parent}; free some space there."
 
     def receive(self, serial: int, piece: Piece) -> None:
         """Take a piece of an input of the coming render `serial`."""
@@ -101,14 +111,13 @@ class EngineActor:
         resume = ResumeFiles(local.scratch)
         looked_at = time.monotonic()
         try:
-            for message in self._tell(lambda say: self._work.render(serial, local, say)):
+            for message in self._while_running(lambda say: self._work.render(serial, local, say)):
                 if isinstance(message, messages.Finished):
                     yield from pieces(local.output, VIDEO)
                 elif isinstance(message, messages.Failed) or time.monotonic() - looked_at > _LOOK_EVERY_S:
                     yield from resume.news()
                     looked_at = time.monotonic()
-                if message is not None:
-                    yield message
+                yield message
         finally:
             self._receivers.pop(serial, None)
             shutil.rmtree(folder, ignore_errors=True)
@@ -121,37 +130,38 @@ class EngineActor:
     def cancel(self, serial: int) -> None:
         self._work.cancel(serial)
 
-    def _tell(self, work: Callable[[Say], bool]) -> Iterator[messages.FromWorker | None]:
-        """Run `work` in the engine's thread; what it says as it comes, and None now and then in between."""
-        said: queue.SimpleQueue[messages.FromWorker]
-        said = self._said = queue.SimpleQueue()
+    def _while_running(self, work: Callable[[Send], bool]) -> Iterator[messages.FromWorker]:
+        """Run `work` in the engine's thread; yields its messages as they come, and Alive while there are none."""
+        sent: queue.SimpleQueue[messages.FromWorker]
+        sent = self._sent = queue.SimpleQueue()
 
         def run() -> None:
-            if not work(said.put):
+            if not work(sent.put):
                 self._ended.set()
 
         running = self._engine_thread.submit(run)
         try:
-            while not (running.done() and said.empty()):
+            while not (running.done() and sent.empty()):
                 try:
-                    yield said.get(timeout=_LOOK_EVERY_S)
+                    yield sent.get(timeout=_LOOK_EVERY_S)
                 except queue.Empty:
-                    yield None
+                    yield messages.Alive()
             running.result()
         finally:
-            self._said = None
+            self._sent = None
 
-    def _say(self, message: messages.FromWorker) -> None:
-        """Pass a message on with whatever streams to the server now, if anything does."""
-        said = self._said
-        if said is not None:
-            said.put(message)
+    def _pass_on(self, message: messages.FromWorker) -> None:
+        """Send a message with the stream that goes to the server now, if there is one."""
+        sent = self._sent
+        if sent is not None:
+            sent.put(message)
 
 
 class _Home:
-    """A folder of this actor alone below `root`. Those of actors that were killed are removed first."""
+    """A folder of this actor alone below `root`. Folders of actors that were killed are removed first."""
 
     def __init__(self, root: Path) -> None:
+        self.root = root
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (root / "lock").open("wb") as everything:
             fcntl.flock(everything, fcntl.LOCK_EX)
@@ -171,7 +181,7 @@ class _Home:
 
 
 def on_this_machine(settings: RenderSettings) -> RenderSettings:
-    """The server's settings but for what this machine's own environment says of itself (LIPSYNC_WEIGHTS_DIR, ...)."""
+    """The server's settings, with this machine's own values of _OF_THE_MACHINE from its environment."""
     own = Settings(_env_file=None)
     update = {name: getattr(own, name) for name in _OF_THE_MACHINE if name in own.model_fields_set}
     device = str(update.get("device", settings.device))

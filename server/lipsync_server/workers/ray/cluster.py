@@ -1,8 +1,9 @@
-"""What a Ray cluster is made of, as the executor sees it: its machines, and the engines that they offer.
+"""The machines of a Ray cluster as the executor sees them, and the engines that they offer.
 
-Knows the form of Ray's list of nodes and the engine registry; never talks to the cluster.
+Knows the form of Ray's list of nodes and the engine registry; never calls the cluster.
 """
 
+import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -57,12 +58,44 @@ def _machine(node: Mapping[str, Any], settings: Settings) -> Machine:
     )
 
 
+def why_exposed(machine: Machine) -> str:
+    """Why the traffic of `machine` may cross a public network, with the remedy; "" when its address is private."""
+    try:
+        public = ipaddress.ip_address(machine.address).is_global
+    except ValueError:
+        return ""
+    if not public:
+        return ""
+    return (
+        f"Machine {machine.name} is part of the cluster under the public address {machine.address}: pictures, videos "
+        "and Ray's token cross the public network unencrypted, or a firewall drops them. Start Ray there again with "
+        "--node-ip-address and its address in the private network."
+    )
+
+
+def why_other_address(ray_address: str, nodes: Iterable[Mapping[str, Any]]) -> str:
+    """Why the cluster's machines may not meet at `ray_address`, with the remedy; "" when a node has that address."""
+    host = ray_address.removeprefix("ray://").rpartition(":")[0].strip("[]")
+    addresses = {str(node["NodeManagerAddress"]) for node in nodes if node["Alive"]}
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return ""  # a name or "auto": nothing to compare
+    if host in addresses or not addresses:
+        return ""
+    return (
+        f"The server was told that Ray's head is at {host}, but the machines of the cluster know each other as "
+        f"{', '.join(sorted(addresses))}. Start Ray's head with --node-ip-address={host}, or files may take another "
+        "network than the one you mean."
+    )
+
+
 @dataclass(frozen=True)
 class ClusterRegistry(Registry):
     """The engines as the cluster's machines offer them: one is available where any machine can run it.
 
-    What a machine once offered stays on offer when the machine leaves: its jobs wait for the next one. Before the
-    first machine has told, this machine's own view counts.
+    An offer stays when its machine leaves: the jobs wait for the next such machine. Until the first machine has sent
+    its offer, this machine's own engines count.
     """
 
     told: dict[str, EngineInfo] = field(default_factory=dict)

@@ -1,8 +1,8 @@
 """Runs engines on the machines of a Ray cluster: an actor for each GPU, or for some CPU cores where there is none.
 
 The queue stays in the server's store; files go to the actors and come back through Ray. Machines may join and leave at
-any time. Only this module and worker.py import Ray, and only `--executor ray` imports them. What one worker does
-is worker.py's.
+any time. Only this folder imports Ray, and only `--executor ray` imports this module. What one worker does when its
+actor ends or hangs is worker.py's; link.py has the calls to one actor.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-# Ray reads these when it is imported. Nothing about anybody's cluster is told to its makers, and an ordinary stop of
-# the server is no failure whose stack belongs in the log.
+# Ray reads these when it is imported. Ray sends no usage statistics about anybody's cluster, and an ordinary stop of
+# the server writes no stack trace to the log.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
 
@@ -34,16 +34,18 @@ from lipsync_server.errors import LipsyncError
 from lipsync_server.settings import RenderSettings, Settings
 from lipsync_server.workers.base import LoadState, Worker, WorkerInfo, furthest
 from lipsync_server.workers.idle import IdleWorkers
+from lipsync_server.workers.link import Limits
 from lipsync_server.workers.ray.actor import EngineActor
-from lipsync_server.workers.ray.cluster import ClusterRegistry, Machine, machines
-from lipsync_server.workers.ray.worker import RayWorker
+from lipsync_server.workers.ray.cluster import ClusterRegistry, Machine, machines, why_exposed, why_other_address
+from lipsync_server.workers.ray.link import RayLink
+from lipsync_server.workers.worker import EngineWorker
 
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 1.0
 _N_THREADS = 16
-# render, load, lifeline, cancel, receive and one to spare
-_N_CALLS = 6
+# render, load, lifeline, cancel, receive or why_no_room, drop, and one to spare
+_N_CALLS = 7
 
 
 class RayExecutor:
@@ -56,7 +58,10 @@ class RayExecutor:
         self.registry = ClusterRegistry(registry.entries)
         self._settings = settings
         self._on_machines = (_for_machines(settings), Registry(registry.entries))
-        self._workers: dict[str, RayWorker] = {}
+        self._limits = Limits.of(settings)
+        self._workers: dict[str, EngineWorker] = {}
+        self._machines: dict[str, Machine] = {}
+        self._left: list[str] = []
         self._idle = IdleWorkers(self._pick)
         self._threads = ThreadPoolExecutor(_N_THREADS, thread_name_prefix="ray")
         self._watching: asyncio.Task[None] | None = None
@@ -65,6 +70,8 @@ class RayExecutor:
     async def start(self) -> None:
         """Connect and make the first workers. Raises LipsyncError when there is no cluster to connect to."""
         await self._in_thread(partial(_connect, self._settings))
+        if differs := why_other_address(self._settings.ray_address, await self._in_thread(ray.nodes)):
+            log.warning("%s", differs)
         self._actor_class = ray.remote(EngineActor)
         await self._look()
         self._watching = asyncio.create_task(self._watch(), name="machines of the cluster")
@@ -80,7 +87,9 @@ class RayExecutor:
 
     def load_state(self) -> LoadState:
         states = [worker.load_state() for worker in self._workers.values()]
-        return furthest(states) or LoadState(False, "starting", 0.0, "No machine of the cluster can take work yet.")
+        if (state := furthest(states)) is not None:
+            return state
+        return LoadState(False, "starting", 0.0, f"No machine of the cluster can take work yet.{self._who_left()}")
 
     async def close(self) -> None:
         if self._watching is not None:
@@ -101,30 +110,49 @@ class RayExecutor:
 
     async def _look(self) -> None:
         """Make workers on machines that joined, and part with those of machines that left."""
+        present = machines(await self._in_thread(ray.nodes), self._settings)
         found = {
-            f"{machine.node_id[:12]}-{index}": machine
-            for machine in machines(await self._in_thread(ray.nodes), self._settings)
-            for index in range(machine.n_workers)
+            f"{machine.node_id[:12]}-{index}": machine for machine in present for index in range(machine.n_workers)
         }
         gone = [worker_id for worker_id in self._workers if worker_id not in found]
         if gone:
-            log.warning("machines left the cluster: %s", ", ".join({self._workers[one].machine.name for one in gone}))
-            await self._part_with(gone, "it left the cluster")
+            names = sorted({self._machines[one].name for one in gone})
+            self._left = sorted({*self._left, *names})
+            log.warning("machines left the cluster: %s.%s", ", ".join(names), self._who_left())
+            await self._part_with(gone, "its machine left the cluster")
         for worker_id, machine in found.items():
             if worker_id not in self._workers:
-                log.info("worker %s on machine %s joined the cluster", worker_id, machine.name)
-                self._workers[worker_id] = worker = RayWorker(
-                    worker_id,
-                    machine,
-                    self._make_actor,
-                    self._threads,
-                    offered=lambda offer: self.registry.tell(offer.engines),
-                    changed=self._idle.changed,
-                )
-                worker.start()
+                self._join(worker_id, machine)
+
+    def _join(self, worker_id: str, machine: Machine) -> None:
+        log.info("worker %s on machine %s joined the cluster", worker_id, machine.name)
+        if exposed := why_exposed(machine):
+            log.warning("%s", exposed)
+        self._left = [name for name in self._left if name != machine.name]
+        self._machines[worker_id] = machine
+        self._workers[worker_id] = worker = EngineWorker(
+            worker_id,
+            machine.name,
+            lambda: RayLink(machine, self._make_actor, self._threads, lambda offer: self.registry.tell(offer.engines)),
+            limits=self._limits,
+            changed=self._idle.changed,
+            place=f" on {machine.name}",
+        )
+        worker.start()
+
+    def _who_left(self) -> str:
+        """Who left, and how to get it back, as a sentence to append; "" when all are there."""
+        if not self._left:
+            return ""
+        return (
+            f" {', '.join(self._left)} left it. A machine that Ray declared dead comes back when `ray start` runs "
+            "there again, which the loop of docs/cluster.md does by itself."
+        )
 
     async def _part_with(self, worker_ids: list[str], why: str) -> None:
         workers = [self._workers.pop(worker_id) for worker_id in worker_ids]
+        for worker_id in worker_ids:
+            del self._machines[worker_id]
         for worker in workers:
             worker.stop(why)
         await asyncio.gather(*(worker.ended() for worker in workers))
@@ -137,11 +165,11 @@ class RayExecutor:
             scheduling_strategy=NodeAffinitySchedulingStrategy(machine.node_id, soft=False),
         ).remote(*self._on_machines)
 
-    def _pick(self) -> RayWorker | None:
+    def _pick(self) -> EngineWorker | None:
         free = [worker for worker in self._workers.values() if worker not in self._idle]
         ready = [worker for worker in free if worker.state == "ready" and worker.engines]
         if ready:
-            # The one that has waited longest: work goes round.
+            # The worker that has waited longest, so that work goes round.
             return min(ready, key=lambda worker: worker.idle_since)
         # When no worker can be started at all, a task must fail with the reason instead of waiting forever.
         if free and all(worker.hopeless for worker in self._workers.values()):
@@ -175,5 +203,5 @@ def _connect(settings: Settings) -> None:
 
 
 def _for_machines(settings: Settings) -> RenderSettings:
-    """What the actors may know; relative paths become this machine's, for an actor has another working folder."""
+    """The settings as the actors get them. An actor has another working folder, so relative paths become absolute."""
     return settings.for_workers().model_copy(update={"weights_dir": settings.weights_dir.resolve()})

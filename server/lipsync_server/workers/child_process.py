@@ -1,7 +1,7 @@
-"""One life of a worker process: starts it, passes on what it says, waits for its end.
+"""One child process from its start to its end: starts it, passes its messages on, waits for its end.
 
-Each life is a thread, so the event loop never blocks on a child. Knows the pipe and the operating system; what the
-messages mean is process.py's business.
+A thread for each child, so that the event loop never blocks on one. Knows the pipe and the operating system; the
+meaning of the messages is process.py's.
 """
 
 import atexit
@@ -16,8 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
-from lipsync_server.engines import hardware
-from lipsync_server.settings import Settings
 from lipsync_server.workers import messages
 
 log = logging.getLogger(__name__)
@@ -30,10 +28,11 @@ class Died:
     status: int
 
 
-class Life(threading.Thread):
-    """One child process from its start to its end, passing on what it says.
+class ChildProcess(threading.Thread):
+    """The thread of one child process.
 
-    The thread that starts the child must outlive it: the kernel takes that thread's end for the parent's death.
+    post: called in this thread with every message, and with Died at the end. The thread that starts a child must
+    outlive it: the kernel takes that thread's end for the parent's death.
     """
 
     def __init__(
@@ -41,7 +40,7 @@ class Life(threading.Thread):
         name: str,
         setup: messages.Setup,
         environment: dict[str, str],
-        post: "Callable[[Life, messages.FromWorker | Died], None]",
+        post: Callable[[messages.FromWorker | Died], None],
     ) -> None:
         super().__init__(name=name, daemon=True)
         self._setup, self._environment, self._post = setup, environment, post
@@ -59,7 +58,7 @@ class Life(threading.Thread):
             except OSError as error:
                 log.error("a worker process could not be started: %s", error)
                 pipe.close()
-                self._post(self, Died(os.EX_OSERR))
+                self._post(Died(os.EX_OSERR))
                 return
             if self._killed:
                 process.kill()
@@ -67,16 +66,16 @@ class Life(threading.Thread):
         try:
             pipe.send(self._setup)
             while True:
-                self._post(self, pipe.recv())
+                self._post(pipe.recv())
         except (EOFError, OSError, RuntimeError):
-            pass  # the child has ended, or the event loop has
+            pass  # the child has ended, or the event loop is closed
         finally:
             process.kill()
             status = process.wait()
             atexit.unregister(process.kill)
             pipe.close()
         try:
-            self._post(self, Died(status))
+            self._post(Died(status))
         except RuntimeError:
             log.debug("the event loop was closed before the worker ended")
 
@@ -92,7 +91,7 @@ class Life(threading.Thread):
         )
 
     def send(self, message: messages.ToWorker) -> None:
-        """Messages are far smaller than the pipe's buffer, so this does not wait for the child."""
+        """Send `message`. It is far smaller than the pipe's buffer, so this does not wait for the child."""
         if self._pipe is not None:
             try:
                 self._pipe.send(message)
@@ -104,29 +103,6 @@ class Life(threading.Thread):
             self._killed = True
             if self._process is not None:
                 self._process.kill()
-
-
-def child_environment(settings: Settings, index: int) -> dict[str, str]:
-    """The child's environment: a fair share of cores for the math libraries and of GPUs; what is set already stays."""
-    n_threads = max(1, hardware.usable_cpus() // settings.workers)
-    environment = {
-        "OMP_NUM_THREADS": str(n_threads),
-        "OPENBLAS_NUM_THREADS": str(min(4, n_threads)),
-        "NUMBA_NUM_THREADS": str(min(4, n_threads)),
-        # glibc keeps an arena of freed memory per thread; two are plenty and keep the resident size down.
-        "MALLOC_ARENA_MAX": "2",
-        **os.environ,
-    }
-    n_gpus = len(hardware.gpus())
-    if settings.workers > 1 and n_gpus > 1 and settings.device in ("auto", "cuda"):
-        names = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
-        names = names or [str(number) for number in range(n_gpus)]
-        if settings.workers <= n_gpus:
-            share = names[index * n_gpus // settings.workers : (index + 1) * n_gpus // settings.workers]
-        else:
-            share = [names[index % n_gpus]]
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(share)
-    return environment
 
 
 def cause_of_death(status: int) -> str:

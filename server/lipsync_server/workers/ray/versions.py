@@ -1,0 +1,47 @@
+"""The versions that all machines of a cluster must share, compared when a machine joins.
+
+Server and actors exchange Python objects, so a difference breaks renders in ways that nobody understands later.
+"""
+
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+import lipsync_server
+
+
+@dataclass(frozen=True)
+class Versions:
+    lipsync: str
+    python: str
+    ray: str
+
+    @classmethod
+    def here(cls) -> "Versions":
+        """Those of this process."""
+        try:
+            ray = version("ray")
+        except PackageNotFoundError:
+            ray = "none"
+        return cls(lipsync_server.__version__, ".".join(platform.python_version_tuple()[:2]), ray)
+
+
+def difference(there: Versions | None, here: Versions, machine: str) -> str:
+    """The sentence that says how a machine differs from the server; "" when it does not. None: it sent no versions."""
+    if there is None:
+        return (
+            f"Machine {machine} runs an older lipsync-server than this server's {here.lipsync}; it gets no work. "
+            "Install the same version on both and start Ray there again."
+        )
+    names = {"lipsync": "lipsync-server", "python": "Python", "ray": "Ray"}
+    differing = [
+        f"{title} {getattr(there, field)} instead of {getattr(here, field)}"
+        for field, title in names.items()
+        if getattr(there, field) != getattr(here, field)
+    ]
+    if not differing:
+        return ""
+    return (
+        f"Machine {machine} has {', '.join(differing)}; it gets no work. Install the same versions as on the server "
+        "and start Ray there again."
+    )

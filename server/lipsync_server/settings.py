@@ -102,6 +102,8 @@ class RenderSettings(EngineSettings):
 
     max_image_pixels: int = Field(default=64_000_000, ge=10_000)
     """Largest picture in pixels, checked before it is decoded."""
+    max_audio_s: float = Field(default=1800.0, gt=0)
+    """Longest recording, in seconds."""
     video_encoder: Literal["libx264", "h264_nvenc"] = "libx264"
     """H.264 encoder; NVENC falls back to libx264 where it is missing."""
     video_crf: int = Field(default=18, ge=0, le=51)
@@ -172,8 +174,6 @@ class Settings(RenderSettings, _Listening):
     """Largest recording accepted, in bytes."""
     min_audio_s: float = Field(default=0.2, gt=0)
     """Shortest recording, in seconds."""
-    max_audio_s: float = Field(default=1800.0, gt=0)
-    """Longest recording, in seconds."""
     max_queue: int = Field(default=100, ge=0)
     """Jobs that may wait; more are answered 429 with Retry-After."""
     max_uploads: int = Field(default=16, ge=1)

@@ -14,11 +14,17 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lipsync_server.errors import InvalidAudio, LipsyncError, UnsupportedMedia
-from lipsync_server.media.audio import load_speech, probe_audio
+from lipsync_server.media.audio import map_speech, probe_audio, write_speech
 from lipsync_server.media.container import boxes
 from lipsync_server.media.sound import open_av
 
 RATE = 16_000
+
+
+def load_speech(path: Path, scratch: Path) -> tuple[np.ndarray, float]:
+    """The speech that a model hears, and the recording's length in seconds."""
+    file = write_speech(path, scratch, max_s=1800)
+    return map_speech(file), file.duration_s
 
 
 def voice(seconds: float, rate: int = RATE, channels: int = 1) -> np.ndarray:
@@ -346,7 +352,8 @@ def test_decoders_off_the_list_do_not_run(tmp_path: Path) -> None:
 def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
     program = (
         "import re, sys; from pathlib import Path; from lipsync_server.media.audio import *\n"
-        "path = Path(sys.argv[1]); probe_audio(path, min_s=0.2, max_s=1800); load_speech(path, path.parent)\n"
+        "path = Path(sys.argv[1]); probe_audio(path, min_s=0.2, max_s=1800)\n"
+        "write_speech(path, path.parent, max_s=1800)\n"
         "print(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])"
     )
     if not Path("/proc/self/status").exists():

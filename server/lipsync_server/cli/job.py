@@ -4,6 +4,7 @@ Shared by the verbs `render` and `demo`. Knows the worker's render(); leaves no 
 """
 
 import tempfile
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from lipsync_server.engines import registry
 from lipsync_server.engines.ask import Ask
 from lipsync_server.engines.options import choose_options
 from lipsync_server.errors import InvalidInput
-from lipsync_server.media.audio import probe_audio
+from lipsync_server.media.sandbox.pool import DecoderPool
+from lipsync_server.media.sandbox.tasks import ProbeRecording
 from lipsync_server.settings import Settings
 from lipsync_server.validation import invalid
 from lipsync_server.workers.render import render
@@ -62,14 +64,15 @@ def run_job(job: CliJob, settings: Settings) -> CliResult:
         raise InvalidInput(f"{job.output} is a folder; name a file in it.")
     engine, why = registry.choose(settings)
     choose_options(engine, registry.options_model(engine), job.ask, settings)
-    for audio in (job.audio, job.second_audio):
-        if audio is not None:
-            probe_audio(audio, min_s=settings.min_audio_s, max_s=settings.max_audio_s)
     with (
+        closing(DecoderPool(n_warm=1)) as decoders,
         tempfile.TemporaryDirectory(prefix="lipsync-") as scratch,
         stoppable() as stopped,
         progress_bar() as show,
     ):
+        for audio in (job.audio, job.second_audio):
+            if audio is not None:
+                decoders.run(ProbeRecording(audio, settings.min_audio_s, settings.max_audio_s))
         task = RenderTask(
             task_id="cli",
             engine=engine,
@@ -82,7 +85,7 @@ def run_job(job: CliJob, settings: Settings) -> CliResult:
         )
         loaded = registry.create(engine, settings)
         try:
-            outcome = render(loaded, task, show, stopped, settings)
+            outcome = render(loaded, task, show, stopped, settings, decoders=decoders)
         finally:
             loaded.close()
     return CliResult(engine, why, outcome)

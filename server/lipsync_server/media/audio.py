@@ -10,7 +10,7 @@ import numpy as np
 import soxr
 
 from lipsync_server.errors import InvalidAudio
-from lipsync_server.media.info import AudioInfo
+from lipsync_server.media.info import AudioInfo, SpeechFile
 from lipsync_server.media.sound import Block, Sound
 from lipsync_server.media_types import SPEECH_RATE_HZ, Speech
 
@@ -38,10 +38,10 @@ def probe_audio(path: Path, *, min_s: float, max_s: float) -> AudioInfo:
         return AudioInfo(n_samples / rate, rate, sound.format.channels, sound.format.codec, sound.format.container)
 
 
-def load_speech(path: Path, scratch: Path) -> tuple[Speech, float]:
-    """What the model hears: float32 mono at 16 kHz in [-1, 1], a read-only memory map of a file in `scratch`.
+def write_speech(path: Path, scratch: Path, *, max_s: float) -> SpeechFile:
+    """Decode a recording for a model: float32 mono at 16 kHz in [-1, 1], as a file in the folder `scratch`.
 
-    Also returns the recording's exact length in seconds. Streams: memory does not grow with the length.
+    Streams, so memory does not grow with the length. Raises as probe_audio does.
     """
     name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
     target = scratch / f"speech-{name}.f32"
@@ -68,7 +68,12 @@ def load_speech(path: Path, scratch: Path) -> tuple[Speech, float]:
         n_wanted = -(-n_samples * SPEECH_RATE_HZ // rate)
         out.truncate(n_wanted * 4)
     partial.replace(target)
-    return np.memmap(target, dtype="<f4", mode="r", shape=(n_wanted,)), n_samples / rate
+    return SpeechFile(target, n_wanted, n_samples / rate)
+
+
+def map_speech(file: SpeechFile) -> Speech:
+    """The speech that write_speech stored, as a read-only memory map. Decodes nothing."""
+    return np.memmap(file.path, dtype="<f4", mode="r", shape=(file.n_samples,))
 
 
 def _check_numbers(block: Block) -> None:

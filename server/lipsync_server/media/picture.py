@@ -3,11 +3,14 @@
 Its first bytes decide which of the two readers looks at it; a video's name or extension counts for nothing.
 """
 
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from lipsync_server.media.container import is_video
 from lipsync_server.media.image import load_image, probe_image
-from lipsync_server.media.info import PictureInfo
+from lipsync_server.media.info import PictureInfo, PixelFile
 from lipsync_server.media.picture_video import first_frame, probe_picture_video
 from lipsync_server.media_types import Frames
 
@@ -27,3 +30,16 @@ def load_picture(path: Path, *, max_pixels: int) -> tuple[Frames, PictureInfo]:
     if info.is_video:
         return first_frame(path, max_pixels=max_pixels), info
     return load_image(path, max_pixels=max_pixels), info
+
+
+def write_picture(path: Path, target: Path, *, max_pixels: int) -> PixelFile:
+    """Decode the picture into the file `target`. Raises as probe_image does."""
+    pixels, info = load_picture(path, max_pixels=max_pixels)
+    target.write_bytes(pixels.tobytes())
+    height, width = pixels.shape[:2]
+    return PixelFile(target, replace(info, width=width, height=height))
+
+
+def read_pixels(file: PixelFile) -> Frames:
+    """The picture that write_picture stored, as uint8 RGB (H, W, 3). Decodes nothing."""
+    return np.fromfile(file.path, np.uint8).reshape(file.info.height, file.info.width, 3)

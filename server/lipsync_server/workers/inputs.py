@@ -1,50 +1,68 @@
 """A task's files as the request that an engine understands.
 
-Knows media/. The size and length limits of uploads were checked before the task was
-made; only the picture's pixels are bounded here again.
+The files are decoded in a process with limits (media/sandbox) and come back as files in the task's scratch folder, so
+that this process, which holds the engine, runs no decoder and its memory does not grow with the recording.
 """
 
 import mmap
+from dataclasses import dataclass
 from pathlib import Path
 
-from lipsync_server.engines.base import EngineOptions, Frames, RenderRequest, Speech
-from lipsync_server.errors import InvalidInput, UnsupportedMedia
-from lipsync_server.media.audio import load_speech
-from lipsync_server.media.image import first_frame, load_image
-from lipsync_server.media.mix import mix
+from lipsync_server.engines.base import EngineOptions, RenderRequest, Speech
+from lipsync_server.errors import InvalidInput
+from lipsync_server.media.audio import map_speech
+from lipsync_server.media.picture import read_pixels
+from lipsync_server.media.sandbox.pool import DecoderPool
+from lipsync_server.media.sandbox.tasks import DecodePicture, DecodeSpeech, MixVoices
+from lipsync_server.settings import RenderSettings
 from lipsync_server.workers.task import RenderTask
 
 
-def decode_request(task: RenderTask, options: EngineOptions, *, max_image_pixels: int) -> tuple[RenderRequest, Path]:
-    """Decode the task's files into its scratch folder; returns the request, and the sound that the video carries.
+@dataclass(frozen=True)
+class DecodedInputs:
+    """The engine's request, the sound that the video carries, and sentences for the person who gets the video."""
+
+    request: RenderRequest
+    sound: Path
+    warnings: tuple[str, ...]
+
+
+def decode_request(
+    task: RenderTask, options: EngineOptions, settings: RenderSettings, decoders: DecoderPool
+) -> DecodedInputs:
+    """Decode the task's files into its scratch folder.
 
     Raises what media/ raises for files that cannot be used, and InvalidInput for a second recording that the engine
     has no use for.
     """
-    picture, picture_video = _load_picture(task.image, max_image_pixels)
-    speech, duration_s = load_speech(task.audio, task.scratch)
-    second_speech, sound = None, task.audio
+    # Engines for two people have an option that says how their recordings follow each other.
+    audio_mode = getattr(options, "audio_mode", None)
+    if task.second_audio is not None and audio_mode is None:
+        raise InvalidInput(f"Engine {task.engine} animates one person: leave second_audio out.", field="second_audio")
+    max_s = settings.max_audio_s
+    pixels = decoders.run(DecodePicture(task.image, settings.max_image_pixels, task.scratch / "picture.rgb"))
+    picture = read_pixels(pixels)
+    pixels.path.unlink()
+    heard = decoders.run(DecodeSpeech(task.audio, task.scratch, max_s))
+    warnings, duration_s, sound = heard.warnings, heard.duration_s, task.audio
+    second_speech = None
     if task.second_audio is not None:
-        # Engines for two people have an option that says how their recordings follow each other.
-        audio_mode = getattr(options, "audio_mode", None)
-        if audio_mode is None:
-            raise InvalidInput(
-                f"Engine {task.engine} animates one person: leave second_audio out.", field="second_audio"
-            )
-        second_speech, _ = load_speech(task.second_audio, task.scratch)
+        second = decoders.run(DecodeSpeech(task.second_audio, task.scratch, max_s))
+        second_speech, warnings = map_speech(second), warnings + second.warnings
         sound = task.scratch / "voices.wav"
-        duration_s = mix(task.audio, task.second_audio, sound, one_after_other=audio_mode == "one_after_other")
+        one_after_other = audio_mode == "one_after_other"
+        duration_s = decoders.run(MixVoices(task.audio, task.second_audio, sound, one_after_other, max_s))
     request = RenderRequest(
         picture=picture,
-        speech=speech,
+        speech=map_speech(heard),
         duration_s=duration_s,
         options=options,
         prompt=task.ask.prompt,
         fps=task.fps,
-        picture_video=picture_video,
+        picture_video=task.image if pixels.info.is_video else None,
         second_speech=second_speech,
     )
-    return request, sound
+    return DecodedInputs(request, sound, warnings)
 
 
 def release_pages(speech: Speech) -> None:
@@ -55,14 +73,3 @@ def release_pages(speech: Speech) -> None:
     pages: object = speech.base
     if isinstance(pages, mmap.mmap):
         pages.madvise(mmap.MADV_DONTNEED)
-
-
-def _load_picture(path: Path, max_pixels: int) -> tuple[Frames, Path | None]:
-    """The picture, and its path again when it is a video, of which the first frame is the picture."""
-    try:
-        return load_image(path, max_pixels=max_pixels), None
-    except UnsupportedMedia as not_a_picture:
-        try:
-            return first_frame(path, max_pixels=max_pixels), path
-        except UnsupportedMedia:
-            raise not_a_picture from None

@@ -26,7 +26,8 @@ from lipsync_server.engines.options import choose_options
 from lipsync_server.engines.out_of_memory import gpu_out_of_memory, gpu_ran_out
 from lipsync_server.media.encoder import FrameEncoder
 from lipsync_server.media.info import VideoInfo
-from lipsync_server.media.mux import mux
+from lipsync_server.media.sandbox.pool import DecoderPool
+from lipsync_server.media.sandbox.tasks import JoinVideo
 from lipsync_server.settings import RenderSettings
 from lipsync_server.workers.encoding import BackgroundEncoder
 from lipsync_server.workers.inputs import decode_request, release_pages
@@ -47,19 +48,24 @@ def render(
     settings: RenderSettings,
     *,
     options_model: type[EngineOptions] | None = None,
+    decoders: DecoderPool | None = None,
 ) -> RenderOutcome:
     """Render `task` with `engine` (loaded here when it is not) into `task.output`, which appears when it is whole.
 
     report: called often and cheaply. cancelled: asked often. options_model: that of an engine outside the registry.
+    decoders: processes kept warm for the next render; without them this render starts its own and ends them.
     Raises only LipsyncError: what is wrong with the input, Cancelled, or what broke, with the trace in the log.
     """
+    own_decoders = DecoderPool(n_warm=1)
     try:
-        return _Render(engine, task, report, cancelled, settings, options_model).run()
+        return _Render(engine, task, report, cancelled, settings, options_model, decoders or own_decoders).run()
     except errors.LipsyncError:
         raise
     except Exception as error:
         log.exception("rendering task %s with engine %s failed", task.task_id, engine.name)
         raise in_words(error, engine.name) from error
+    finally:
+        own_decoders.close()
 
 
 def in_words(error: Exception, engine: str) -> errors.LipsyncError:
@@ -102,8 +108,10 @@ class _Render:
         cancelled: Callable[[], bool],
         settings: RenderSettings,
         options_model: type[EngineOptions] | None,
+        decoders: DecoderPool,
     ) -> None:
         self._engine, self._task, self._settings = engine, task, settings
+        self._decoders = decoders
         self._report, self._cancelled = report, cancelled
         model = options_model or registry.options_model(task.engine)
         chosen = choose_options(task.engine, model, task.ask, settings)
@@ -149,9 +157,12 @@ class _Render:
         self._stop_if_cancelled()
         self._clock.switch("preprocess")
         self._progress("preprocess", 0, 1)
-        request, sound = decode_request(self._task, self._options, max_image_pixels=self._settings.max_image_pixels)
+        inputs = decode_request(self._task, self._options, self._settings, self._decoders)
+        request = inputs.request
+        for warning in inputs.warnings:
+            self._warn(warning)
         self._speeches = tuple(speech for speech in (request.speech, request.second_speech) if speech is not None)
-        return request, sound
+        return request, inputs.sound
 
     def _make_video(self, request: RenderRequest, sound: Path) -> VideoInfo:
         identity = "\n".join(
@@ -167,7 +178,7 @@ class _Render:
         self._stop_if_cancelled()
         self._progress("encode", 1, 2, "joining picture and sound")
         self._task.output.parent.mkdir(parents=True, exist_ok=True)
-        return mux(self._segments, sound, self._task.output, fps=request.fps, duration_s=request.duration_s)
+        return self._decoders.run(JoinVideo(self._segments, sound, self._task.output, request.fps, request.duration_s))
 
     def _open_encoder(self, identity: str, n_frames: int) -> tuple[FrameEncoder, ResumePoint | None]:
         """The encoder with what an interrupted run of the same render left, and the checkpoint to go on from."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from lipsync_server.engines.registry import Registry
 from lipsync_server.errors import LipsyncError
+from lipsync_server.media.sandbox.pool import DecoderPool
 from lipsync_server.settings import RenderSettings
 from lipsync_server.workers import messages
 from lipsync_server.workers.render import in_words, render
@@ -34,6 +35,8 @@ class Work:
         self._registry, self._settings = registry, settings
         self._shelf = EngineShelf(registry, settings)
         self._cancelled: set[int] = set()
+        self._decoders = DecoderPool(n_warm=1)
+        self._decoders.warm_up()
 
     def load(self, name: str, send: Send) -> bool:
         """Load engine `name`. Sends Loading now and then; the last message is Loaded or LoadFailed."""
@@ -69,6 +72,7 @@ class Work:
                 lambda: serial in self._cancelled,
                 self._settings,
                 options_model=self._registry.options_model(task.engine),
+                decoders=self._decoders,
             )
         except Exception as error:
             failure = self._failure(error, task.engine, f"task {task.task_id} could not be started")

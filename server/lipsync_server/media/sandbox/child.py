@@ -18,26 +18,48 @@ from pydantic import TypeAdapter
 
 from lipsync_server.errors import LipsyncError
 from lipsync_server.media import audio, picture
+from lipsync_server.media.mix import mix
+from lipsync_server.media.mux import mux
+from lipsync_server.media.picture_video import read_video_frames
 from lipsync_server.media.sandbox import limits, tasks
 
-Handler = Callable[[Any], object]
+Handler = Callable[[Any, BinaryIO], object]
+
+
+def _send_frames(task: tasks.ReadVideoFrames, answers: BinaryIO) -> int:
+    """Write each frame as a line with its height and width, and its bytes; returns how many there were."""
+    n_frames = 0
+    for frame in read_video_frames(task.path, task.indices, fps=task.fps, max_pixels=task.max_pixels):
+        answers.write(json.dumps({"frame": frame.shape[:2]}).encode() + b"\n")
+        answers.write(frame.tobytes())
+        answers.flush()
+        n_frames += 1
+    return n_frames
+
 
 HANDLERS: dict[type[tasks.Task[Any]], Handler] = {
-    tasks.ProbePicture: lambda task: picture.probe_picture(task.path, max_pixels=task.max_pixels),
-    tasks.ProbeRecording: lambda task: audio.probe_audio(task.path, min_s=task.min_s, max_s=task.max_s),
+    tasks.ProbePicture: lambda task, _: picture.probe_picture(task.path, max_pixels=task.max_pixels),
+    tasks.ProbeRecording: lambda task, _: audio.probe_audio(task.path, min_s=task.min_s, max_s=task.max_s),
+    tasks.DecodePicture: lambda task, _: picture.write_picture(task.path, task.target, max_pixels=task.max_pixels),
+    tasks.DecodeSpeech: lambda task, _: audio.write_speech(task.path, task.scratch, max_s=task.max_s),
+    tasks.MixVoices: lambda task, _: mix(task.first, task.second, task.output, one_after_other=task.one_after_other),
+    tasks.JoinVideo: lambda task, _: mux(
+        task.folder, task.audio, task.output, fps=task.fps, duration_s=task.duration_s
+    ),
+    tasks.ReadVideoFrames: _send_frames,
 }
 _BY_NAME = {kind.__name__: kind for kind in HANDLERS}
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def answer(line: bytes) -> bytes:
-    """Do the task of one line; returns the answer's line."""
+def answer(line: bytes, answers: BinaryIO) -> None:
+    """Do the task of one line and write the answer's line, and before it any frames that the task sends."""
     request = json.loads(line)
     kind = _BY_NAME[request["task"]]
     task = TypeAdapter(kind).validate_python(request["fields"])
     try:
         with limits.applied(task.limits()):
-            result = HANDLERS[kind](task)
+            result = HANDLERS[kind](task, answers)
         said: dict[str, object] = {"result": TypeAdapter(type(result)).dump_python(result, mode="json")}
     except LipsyncError as error:
         said = {"error": type(error).__name__, "detail": error.detail}
@@ -45,7 +67,8 @@ def answer(line: bytes) -> bytes:
         said = {"error": "memory"}
     except Exception as problem:
         said = _unforeseen(problem)
-    return json.dumps(said).encode() + b"\n"
+    answers.write(json.dumps(said).encode() + b"\n")
+    answers.flush()
 
 
 def _unforeseen(problem: Exception) -> dict[str, object]:
@@ -68,12 +91,12 @@ def _watch(source: BinaryIO, lines: "queue.SimpleQueue[bytes]") -> None:
 def main() -> None:
     limits.confine_process()
     # Libraries that print must not write into the answers, so the answers get a descriptor of their own.
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_watch, args=(sys.stdin.buffer, lines), name="watch", daemon=True).start()
     while True:
-        answers.write(answer(lines.get()))
+        answer(lines.get(), answers)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ child says beyond the form of an answer.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -13,13 +14,18 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Literal, TypeVar
 
+import numpy as np
 from pydantic import ValidationError
 
+import lipsync_server
 from lipsync_server import errors
 from lipsync_server.media.sandbox.limits import MIB
-from lipsync_server.media.sandbox.tasks import Task
+from lipsync_server.media.sandbox.tasks import ReadVideoFrames, Task
+from lipsync_server.media_types import Frames
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +38,8 @@ _REFUSALS: dict[str, type[errors.LipsyncError]] = {
     kind.__name__: kind
     for kind in (errors.UnsupportedMedia, errors.InvalidImage, errors.InvalidAudio, errors.LipsyncError)
 }
-_PASSED_ON = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "TEMP", "LANG")
+_PACKAGE = Path(lipsync_server.__file__).parent
+_PASSED_ON = ("PATH", "PYTHONHOME", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "TEMP", "LANG")
 
 
 class DecoderProcess:
@@ -69,13 +76,7 @@ class DecoderProcess:
         limits = task.limits()
         self._n_tasks += 1
         fit, self.is_fit = self._n_tasks < _MAX_TASKS, False
-        timer = threading.Timer(limits.wall_s, self._kill, ["wall time"])
-        timer.daemon = True
-        timer.start()
-        try:
-            line = self._ask(task)
-        finally:
-            timer.cancel()
+        line = self._timed(limits.wall_s, lambda: self._ask(task))
         if not line.endswith(b"\n"):
             raise self._death(task)
         try:
@@ -85,6 +86,23 @@ class DecoderProcess:
             raise
         self.is_fit = fit
         return result
+
+    def frames(self, task: ReadVideoFrames) -> Iterator[Frames]:
+        """The frames of `task` as uint8 RGB (H, W, 3), each as soon as it is decoded. Raises as run() does."""
+        self.is_fit = False
+        limits, stdout = task.limits(), self._process.stdout
+        assert stdout is not None
+        line = self._timed(limits.wall_s, lambda: self._ask(task))
+        while (shape := _frame_shape(line, task.max_pixels)) is not None:
+            n_bytes = shape[0] * shape[1] * 3
+            data = self._timed(limits.wall_s, functools.partial(stdout.read, n_bytes))
+            if len(data) < n_bytes:
+                raise self._death(task)
+            yield np.frombuffer(data, np.uint8).reshape(*shape, 3)
+            line = self._timed(limits.wall_s, lambda: stdout.readline(_MAX_ANSWER_BYTES))
+        if not line.endswith(b"\n"):
+            raise self._death(task)
+        _read(line, task)
 
     def kill(self) -> None:
         """End the process now, whatever it does; a run() that waits raises."""
@@ -98,6 +116,16 @@ class DecoderProcess:
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
+
+    def _timed(self, wall_s: float, wait: Callable[[], bytes]) -> bytes:
+        """What `wait` returns; kills the process when that takes longer than `wall_s`."""
+        timer = threading.Timer(wall_s, self._kill, ["wall time"])
+        timer.daemon = True
+        timer.start()
+        try:
+            return wait()
+        finally:
+            timer.cancel()
 
     def _ask(self, task: Task[Result]) -> bytes:
         stdin, stdout = self._process.stdin, self._process.stdout
@@ -158,7 +186,18 @@ def _read(line: bytes, task: Task[Result]) -> Result:
     raise _REFUSALS.get(kind, task.error)(detail)
 
 
+def _frame_shape(line: bytes, max_pixels: int) -> tuple[int, int] | None:
+    """Height and width in a line that announces a frame, or None for any other line."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        height, width = json.loads(line)["frame"]
+        if isinstance(height, int) and isinstance(width, int) and 0 < height * width <= max_pixels:
+            return height, width
+    return None
+
+
 def _environment() -> dict[str, str]:
     """The child's environment: what Python needs to start, one thread for the math libraries, and no secret."""
     kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    # The package may have been found by a path that only this process knows.
+    kept["PYTHONPATH"] = os.pathsep.join([str(_PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     return kept | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "PYTHONUTF8": "1"}

@@ -10,12 +10,14 @@ from typing import ClassVar, Generic, TypeVar
 from pydantic import TypeAdapter
 
 from lipsync_server.errors import InvalidAudio, InvalidImage, LipsyncError
-from lipsync_server.media.info import AudioInfo, PictureInfo
+from lipsync_server.media.info import AudioInfo, PictureInfo, PixelFile, SpeechFile, VideoInfo
 from lipsync_server.media.sandbox.limits import MIB, Limits
 
 Result = TypeVar("Result")
 
 _PICTURE_INFO, _AUDIO_INFO = TypeAdapter(PictureInfo), TypeAdapter(AudioInfo)
+_PIXEL_FILE, _SPEECH_FILE, _VIDEO_INFO = TypeAdapter(PixelFile), TypeAdapter(SpeechFile), TypeAdapter(VideoInfo)
+_SECONDS = TypeAdapter(float)
 
 _GIB = 1024 * MIB
 # Bytes of memory per pixel of the largest picture allowed. Pillow stores 4, AVIF's decoder 6 more, a turned copy 4.
@@ -27,6 +29,7 @@ _RECORDING_BYTES = 256 * MIB
 """An index of half an hour of packets takes 10 MiB, a video track's that is skipped 20."""
 _PICTURE_CPU_S = 15.0
 _RECORDING_CPU_S = 10.0
+_UNBOUNDED_FILE = -1
 # Seconds of recording that a slow core decodes in one second; common codecs reach 100 to 400.
 _RECORDING_SPEED = 20.0
 
@@ -85,3 +88,91 @@ class ProbeRecording(_OnRecording[AudioInfo]):
 
     def parse(self, answer: object) -> AudioInfo:
         return _AUDIO_INFO.validate_python(answer)
+
+
+@dataclass(frozen=True)
+class DecodePicture(_OnPicture[PixelFile]):
+    """Decode a picture, or a video's first frame, into the file `target`."""
+
+    path: Path
+    max_pixels: int
+    target: Path
+
+    def limits(self) -> Limits:
+        memory_bytes = _PICTURE_BASE_BYTES + _BYTES_PER_PIXEL_TO_CONVERT * self.max_pixels
+        return Limits(memory_bytes, 2 * _PICTURE_CPU_S, 180.0, 3 * self.max_pixels)
+
+    def parse(self, answer: object) -> PixelFile:
+        return _PIXEL_FILE.validate_python(answer)
+
+
+@dataclass(frozen=True)
+class DecodeSpeech(_OnRecording[SpeechFile]):
+    """Decode a recording into a file of 16 kHz mono in the folder `scratch`."""
+
+    path: Path
+    scratch: Path
+    max_s: float
+
+    def limits(self) -> Limits:
+        return _for_recordings(2 * self.max_s)
+
+    def parse(self, answer: object) -> SpeechFile:
+        return _SPEECH_FILE.validate_python(answer)
+
+
+@dataclass(frozen=True)
+class MixVoices(_OnRecording[float]):
+    """Write two recordings into one WAV file; the result is its length in seconds."""
+
+    first: Path
+    second: Path
+    output: Path
+    one_after_other: bool
+    max_s: float
+
+    def limits(self) -> Limits:
+        return _for_recordings(4 * self.max_s)
+
+    def parse(self, answer: object) -> float:
+        return _SECONDS.validate_python(answer)
+
+
+@dataclass(frozen=True)
+class JoinVideo(_OnRecording[VideoInfo]):
+    """Join the encoded segments in `folder` with the caller's sound; see mux.py."""
+
+    folder: Path
+    audio: Path
+    output: Path
+    fps: int
+    duration_s: float
+
+    def limits(self) -> Limits:
+        return _for_recordings(4 * self.duration_s + 600)
+
+    def parse(self, answer: object) -> VideoInfo:
+        return _VIDEO_INFO.validate_python(answer)
+
+
+@dataclass(frozen=True)
+class ReadVideoFrames(_OnPicture[int]):
+    """Decode the frames of a video at `indices` / `fps` seconds; DecoderProcess.frames() yields them."""
+
+    path: Path
+    indices: tuple[int, ...]
+    fps: float
+    max_pixels: int
+
+    def limits(self) -> Limits:
+        # The render that asked has a time limit of its own, and closes the process when it stops.
+        return Limits(_GIB, 6 * 3600.0, 60.0)
+
+    def parse(self, answer: object) -> int:
+        return TypeAdapter(int).validate_python(answer)
+
+
+def _for_recordings(seconds: float) -> Limits:
+    """Limits for writing files from `seconds` of recordings; a slow disk may take its time."""
+    cpu_s = 2 * _RECORDING_CPU_S + seconds / _RECORDING_SPEED
+    return Limits(2 * _RECORDING_BYTES, cpu_s, 600.0 + 3 * cpu_s, _UNBOUNDED_FILE)

@@ -14,7 +14,7 @@ from lipsync_server.engines.sadtalker.face.geometry import align, resize
 from lipsync_server.engines.sadtalker.face.landmarks68 import landmarks68
 from lipsync_server.engines.sadtalker.face.reconstruction import FaceReconstruction
 from lipsync_server.engines.sadtalker.face.source import Source, read_coefficients
-from lipsync_server.media.picture_video import probe_picture_video, read_video_frames
+from lipsync_server.media.video_frames import read_video_frames, video_duration_s
 
 # Twenty seconds, then it starts over: enough not to be noticed, and a bound on the work before the first frame.
 MAX_FRAMES = 500
@@ -28,7 +28,7 @@ def reference_rows(
 
     face, source: of the first frame. Where the face is lost its last known place is used.
     """
-    known = max(1, round(probe_picture_video(video).duration_s * FPS))
+    known = max(1, round(video_duration_s(video) * FPS))
     left, top, right, bottom = source.box
     size = source.square.shape[0]
     points = face.points

@@ -1,10 +1,14 @@
-"""The Dockerfile keeps its promises as far as can be told without building it.
+"""The Dockerfile and its entry point keep their promises, as far as can be tested without building the image.
 
 `make docker-check` builds and runs the CPU target; that takes minutes and root.
 """
 
+import os
+import shutil
 import subprocess
+import sys
 import sysconfig
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -26,20 +30,95 @@ def test_hadolint_has_nothing_to_say() -> None:
 
 def test_the_default_target_is_the_one_for_gpus(built: dict[str, Stage]) -> None:
     assert list(built)[-1] == "gpu"
-    assert built["gpu-base"].base.startswith("nvidia/cuda:13.0")
-    assert any('".[gpu,s3]"' in rest for _, rest in built["gpu-build"].steps)
+    assert built["base"].base.startswith("debian:")
+    assert "requirements.py gpu ray s3 > /opt/gpu.txt" in dict(built["requirements"].steps)["RUN"]
+
+
+def chain(built: dict[str, Stage], name: str) -> list[tuple[str, str]]:
+    """The steps of a stage with those of the stages that it stands on, from the bottom up."""
+    stage = built[name]
+    return (chain(built, stage.base) if stage.base in built else []) + stage.steps
 
 
 @pytest.mark.parametrize("target", ["cpu", "gpu"])
-def test_both_targets_run_as_a_user_with_volumes_and_a_health_check(built: dict[str, Stage], target: str) -> None:
-    steps = dict(built[target].steps)
-    assert steps["USER"] == "1000:1000"
+def test_both_targets_have_volumes_and_a_health_check_and_start_as_a_user(built: dict[str, Stage], target: str) -> None:
+    all_steps = chain(built, target)
+    steps = dict(all_steps)
     assert words(steps["VOLUME"]) == ["/data", "/weights"]
     assert "lipsync_server.http.healthcheck" in steps["HEALTHCHECK"]
-    assert words(steps["ENTRYPOINT"]) + words(steps["CMD"]) == ["tini", "--", "lipsync", "serve"]
-    assert "LIPSYNC_HOST=0.0.0.0" in steps["ENV"]
+    assert words(steps["ENTRYPOINT"]) + words(steps["CMD"]) == ["tini", "--", "entrypoint.sh", "serve"]
+    assert ("COPY", "docker/entrypoint.sh /usr/local/bin/entrypoint.sh") in all_steps
+    environment = " ".join(rest for instruction, rest in all_steps if instruction == "ENV")
+    assert "LIPSYNC_HOST=0.0.0.0" in environment
     # RunPod's load balancer sets PORT, which a LIPSYNC_PORT in the image would override.
-    assert "LIPSYNC_PORT" not in steps["ENV"]
+    assert "LIPSYNC_PORT" not in environment
+
+
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_an_edit_of_the_source_changes_the_last_layer_only(built: dict[str, Stage], target: str) -> None:
+    """The source comes in by the stage `package`; the requirements' stage sees lists of names and nothing else."""
+    assert built[target].steps[-1 if target == "cpu" else -2] == ("COPY", "--from=package /opt/package /opt/lipsync")
+    copied = [rest for instruction, rest in chain(built, f"{target}-requirements") if instruction == "COPY"]
+    assert copied == [
+        "docker/get_cloudflared.py /tmp/get_cloudflared.py",
+        "constraints.txt ./",
+        f"--from=requirements /opt/{target}.txt ./",
+    ]
+
+
+def test_the_images_requirements_are_those_of_the_package() -> None:
+    command = [sys.executable, "docker/requirements.py", "gpu", "s3"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    expected = {*project["dependencies"], *extras["models"], *extras["s3"], *extras["gpu"]} - {"lipsync-server[models]"}
+    assert set(printed) == expected
+
+
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("setpriv") is None, reason="root alone can start a program as another user"
+)
+
+
+def start(tmp_path: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run the entry point with a `lipsync` that prints its user, its arguments and where kernels are kept."""
+    programs = tmp_path / "programs"
+    programs.mkdir(exist_ok=True)
+    program = programs / "lipsync"
+    program.write_text('#!/bin/sh\necho "$(id -u) $* $TRITON_CACHE_DIR"\n')
+    program.chmod(0o755)
+    variables = {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "LIPSYNC_DATA_DIR": str(tmp_path / "volume" / "data"),
+        "LIPSYNC_WEIGHTS_DIR": str(tmp_path / "volume" / "weights"),
+        **environment,
+    }
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    command = [ROOT / "docker" / "entrypoint.sh", *arguments]
+    return subprocess.run(command, env=variables, capture_output=True, text=True)
+
+
+@needs_root
+def test_a_volume_that_belongs_to_root_is_given_to_the_servers_user(tmp_path: Path) -> None:
+    weights = tmp_path / "volume" / "weights"
+    weights.mkdir(parents=True)
+    ended = start(tmp_path, "serve")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout == f"1000 serve {weights}/.compiled/triton\n"
+    assert {path.stat().st_uid for path in (weights, tmp_path / "volume" / "data")} == {1000}
+
+
+@needs_root
+def test_compiled_kernels_stay_where_a_person_wants_them(tmp_path: Path) -> None:
+    ended = start(tmp_path, "serve", TRITON_CACHE_DIR="/elsewhere")
+    assert ended.stdout == "1000 serve /elsewhere\n"
+
+
+@needs_root
+def test_the_image_also_starts_programs_by_name(tmp_path: Path) -> None:
+    """docs/cluster/compose.yaml starts `sh` in the project's own image."""
+    assert start(tmp_path, "sh", "-c", "echo $(id -u) ray").stdout == "1000 ray\n"
 
 
 def test_what_the_image_copies_passes_the_dockerignore(built: dict[str, Stage]) -> None:

@@ -1,0 +1,35 @@
+#!/bin/sh
+# Starts the container's program as the user lipsync, with data and weights folders that this user may write to.
+#
+# Providers mount volumes that belong to root (RunPod's /workspace), and an image cannot know where: the folders are
+# named by LIPSYNC_DATA_DIR and LIPSYNC_WEIGHTS_DIR when the container starts. Compiled kernels go beside the weights, so
+# that they survive a stop wherever the weights do.
+set -eu
+
+: "${TORCHINDUCTOR_CACHE_DIR:=$LIPSYNC_WEIGHTS_DIR/.compiled}"
+: "${TRITON_CACHE_DIR:=$TORCHINDUCTOR_CACHE_DIR/triton}"
+export TORCHINDUCTOR_CACHE_DIR TRITON_CACHE_DIR
+
+# `docker run IMAGE serve` means `lipsync serve`. A few programs are started by name; a search would find Ray's `serve`.
+case "${1:-}" in
+  lipsync | sh | bash | python | python3 | ray | /*) ;;
+  *) set -- lipsync "$@" ;;
+esac
+
+# The container was started as another user than root (`docker run --user`): that user's rights are what there is.
+[ "$(id -u)" = 0 ] || exec "$@"
+
+writable() {
+  setpriv --reuid 1000 --regid 1000 --clear-groups test -w "$1"
+}
+
+for folder in "$LIPSYNC_DATA_DIR" "$LIPSYNC_WEIGHTS_DIR"; do
+  mkdir -p "$folder"
+  writable "$folder" || chown -R 1000:1000 "$folder" || true
+  if ! writable "$folder"; then
+    echo "The volume at $folder does not let its owner be changed, so the server runs as root." >&2
+    exec "$@"
+  fi
+done
+export HOME=/home/lipsync
+exec setpriv --reuid 1000 --regid 1000 --clear-groups --no-new-privs "$@"

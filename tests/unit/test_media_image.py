@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hostile_files import jpeg_with_empty_scans
 from lipsync_server.errors import InvalidImage, UnsupportedMedia
-from lipsync_server.media import image as media_image
-from lipsync_server.media.image import BACKDROP, load_image, probe_image
+from lipsync_server.media.colour import BACKDROP
+from lipsync_server.media.image import load_image, probe_image
+from lipsync_server.media.picture import probe_picture
 from PIL import Image, ImageCms
 
 LIMIT = 64_000_000
@@ -187,7 +189,7 @@ def test_a_cut_off_picture_is_said_to_be_cut_off(tmp_path: Path, kind: str, kept
         (b"RIFF\x24\0\0\0WAVEfmt ", "wav file"),
         (bytes(range(1, 256)) * 4, "does not read"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'><image href='/etc/passwd'/></svg>", "plain text"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n", "plain text"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n", "PostScript drawing"),
     ],
 )
 def test_what_is_no_picture_is_refused_by_content_not_by_name(tmp_path: Path, content: bytes, word: str) -> None:
@@ -210,8 +212,101 @@ def test_formats_off_the_list_never_reach_their_decoder(tmp_path: Path) -> None:
             load_image(tmp_path / name, max_pixels=LIMIT)
 
 
-@pytest.mark.skipif(media_image.HAS_HEIF, reason="pillow_heif is installed: HEIC is read")
-def test_heic_is_named_where_it_cannot_be_read(tmp_path: Path) -> None:
-    (tmp_path / "p.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64))
-    with pytest.raises(UnsupportedMedia, match="HEIC"):
-        load_image(tmp_path / "p.heic", max_pixels=LIMIT)
+def heic(picture: Image.Image, **options: object) -> bytes:
+    import pillow_heif
+
+    file = io.BytesIO()
+    pillow_heif.from_pillow(picture).save(file, quality=90, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"heix", b"mif1", b"heis"])
+def test_an_iphones_heic_is_read(tmp_path: Path, brand: bytes) -> None:
+    path = tmp_path / "IMG_0001.HEIC"
+    whole = heic(quadrants())
+    path.write_bytes(whole[:8] + brand + whole[12:])
+    assert np.abs(corner_colours(load_image(path, max_pixels=LIMIT)) - WANTED).max() < 12
+    info = probe_picture(path, max_pixels=LIMIT)
+    assert (info.width, info.height, info.is_video) == (160, 120, False)
+
+
+def test_a_damaged_heic_is_called_a_damaged_picture_and_no_video(tmp_path: Path) -> None:
+    path = tmp_path / "p.heic"
+    for content in (heic(quadrants())[:400], b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64)):
+        path.write_bytes(content)
+        with pytest.raises(InvalidImage, match=r"The picture is .*(damaged|cut off)"):
+            probe_picture(path, max_pixels=LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + bytes(64), "a CR3 picture: export it as JPEG"),
+        (b"II*\0" + bytes(200), "a camera's raw picture: export it as JPEG"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(64), "a JPEG XL picture: export it as JPEG"),
+        (b"8BPS\0\1" + bytes(64), "a Photoshop file: export it as PNG"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing: export it as PNG"),
+        (b"[object Object]", r'plain text that begins with "\[object Object\]".*n8n Binary File'),
+        (b'{"error": "quota exceeded"}', r'JSON\) that begins with "{"error".*n8n Binary File'),
+        (b"<!DOCTYPE html><title>Sign in</title>", "a web page, perhaps the error or login page.*n8n Binary File"),
+        (b"data:image/png;base64,iVBORw0KGgo=", "a data URI.*send the bytes.*n8n Binary File"),
+        (b"iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk", "base64 by its look.*n8n Binary File"),
+        ("Grüße aus Köln, das ist kein Bild".encode(), 'begins with "Grüße aus Köln'),
+    ],
+)
+def test_what_came_in_place_of_a_picture_is_said_with_what_to_do(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "picture.png"
+    path.write_bytes(content)
+    with pytest.raises(UnsupportedMedia, match=words):
+        probe_picture(path, max_pixels=LIMIT)
+
+
+def swapped_profile() -> bytes:
+    """A colour profile in which red and green have changed places."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return srgb.replace(b"rXYZ", b"????", 1).replace(b"gXYZ", b"rXYZ", 1).replace(b"????", b"gXYZ", 1)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "P with transparency"])
+def test_a_colour_profile_is_honoured_with_and_without_transparency(tmp_path: Path, mode: str) -> None:
+    picture = quadrants().convert("RGBA" if mode == "RGBA" else "RGB")
+    options: dict[str, object] = {"icc_profile": swapped_profile()}
+    if mode.startswith("P"):
+        picture = picture.quantize(4)
+        options |= {"transparency": 255} if "transparency" in mode else {}
+    picture.save(tmp_path / "p.png", **options)
+    colours = corner_colours(load_image(tmp_path / "p.png", max_pixels=LIMIT))
+    assert np.abs(colours - WANTED[:, [1, 0, 2]]).max() < 5
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "I;16"])
+def test_a_grey_picture_with_a_profile_for_colours_stays_grey(tmp_path: Path, mode: str) -> None:
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    grey = quadrants().convert("L")
+    picture = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257) if mode == "I;16" else grey.convert(mode)
+    picture.save(tmp_path / "p.png", icc_profile=srgb)
+    pixels = load_image(tmp_path / "p.png", max_pixels=LIMIT)
+    assert np.ptp(pixels, axis=2).max() <= 1
+    assert np.abs(pixels[:, :, 0].astype(int) - np.asarray(grey)).max() <= 2
+
+
+def test_colours_are_converted_before_they_are_blended(tmp_path: Path) -> None:
+    pixels = np.zeros((64, 64, 4), np.uint8)
+    pixels[:, :32] = (200, 0, 0, 255)
+    Image.fromarray(pixels).save(tmp_path / "a.png", icc_profile=swapped_profile())
+    loaded = load_image(tmp_path / "a.png", max_pixels=LIMIT)
+    assert loaded[5, 60].tolist() == [BACKDROP] * 3
+    assert np.abs(loaded[5, 5].astype(int) - (0, 200, 0)).max() < 5
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    (tmp_path / "p.jpg").write_bytes(jpeg_with_empty_scans(200, 64))
+    with pytest.raises(InvalidImage, match="more than 100 scans"):
+        probe_image(tmp_path / "p.jpg", max_pixels=LIMIT)
+
+
+def test_a_progressive_jpeg_with_a_video_appended_is_read(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    quadrants().save(file, "JPEG", progressive=True, quality=95)
+    (tmp_path / "motion.jpg").write_bytes(file.getvalue() + b"\xff\xda\0\x02" * 500)
+    assert np.abs(corner_colours(load_image(tmp_path / "motion.jpg", max_pixels=LIMIT)) - WANTED).max() < 12

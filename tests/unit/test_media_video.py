@@ -17,9 +17,9 @@ from lipsync_server.errors import InvalidImage, UnsupportedMedia
 from lipsync_server.media.audio import probe_audio
 from lipsync_server.media.container import boxes
 from lipsync_server.media.encoder import FrameEncoder
-from lipsync_server.media.image import first_frame, probe_picture_video, read_video_frames
 from lipsync_server.media.info import VideoInfo
 from lipsync_server.media.mux import mux, probe_video
+from lipsync_server.media.picture_video import first_frame, probe_picture_video, read_video_frames
 from numbered_frames import HEIGHT, WIDTH, batch, number_of, numbered, recording, shown_frames
 
 

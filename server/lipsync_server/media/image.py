@@ -1,52 +1,39 @@
 """Pictures: untrusted bytes to upright 8-bit RGB.
 
 Knows Pillow's decoders, of which it lets a closed list run, and checks a picture's size in its header before a pixel
-is decoded. Knows nothing of faces or engines.
+is decoded. colour.py makes RGB of what they decode. Knows nothing of faces or engines.
 """
 
-import io
-import threading
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+import pillow_heif
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lipsync_server.errors import InvalidImage, UnsupportedMedia
-from lipsync_server.media.container import describe_unknown, sniff
-from lipsync_server.media.picture_video import PictureVideoInfo, first_frame, probe_picture_video, read_video_frames
+from lipsync_server.media.colour import to_rgb
+from lipsync_server.media.container import picture_brand, sniff
+from lipsync_server.media.recognise import N8N_ADVICE, describe, is_text
 from lipsync_server.media_types import Frames
 
-try:
-    import pillow_heif
-except ImportError:
-    HAS_HEIF = False
-else:
-    pillow_heif.register_heif_opener()
-    HAS_HEIF = True
-
-__all__ = [
-    "FORMATS", "MIN_SIDE", "ImageInfo", "PictureVideoInfo", "first_frame", "load_image", "probe_image",
-    "probe_picture_video", "read_video_frames",
-]  # fmt: skip
+pillow_heif.register_heif_opener(thumbnails=False, decode_threads=1)
 
 
+MAX_JPEG_SCANS = 100
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+# Within a scan's data 0xFF is followed by 0 or by a restart marker (D0 to D7); anything else ends the data.
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 MIN_SIDE = 32
 """Pixels; below this no face can be told from noise."""
-BACKDROP = 208
-"""Grey level behind a transparent picture: a studio's light grey hides both the dark and the white fringes of a
-cut-out, where pure white or black shows one of them."""
-FORMATS = ["JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", *(["HEIF"] if HAS_HEIF else [])]
+FORMATS = ["JPEG", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP"]
 
 # Pillow's own limit warns at 89 million pixels and knows nothing of ours, which is checked from the header below.
 Image.MAX_IMAGE_PIXELS = None
-# Uploads arrive many at a time; two pictures of the largest size in memory at once are enough.
-_decoding = threading.BoundedSemaphore(2)
 
-_KINDS = "JPEG, PNG, WebP, AVIF" + (", HEIC" if HAS_HEIF else "") + ", GIF or BMP"
+_KINDS = "JPEG, PNG, WebP, AVIF, HEIC, GIF or BMP"
 _SIGNATURES = {
     b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"BM": "BMP",
 }  # fmt: skip
@@ -63,7 +50,7 @@ class ImageInfo:
 
 def probe_image(path: Path, *, max_pixels: int) -> ImageInfo:
     """Check that `path` is a picture this server reads, decoding it once. Raises as load_image does."""
-    with _decoding, _decoded(path, max_pixels) as image:
+    with _decoded(path, max_pixels) as image:
         width, height = _upright(image).size
         return ImageInfo(width, height, "JPEG" if image.format == "MPO" else image.format or "")
 
@@ -74,27 +61,30 @@ def load_image(path: Path, *, max_pixels: int) -> Frames:
     Of an animation the first frame. Raises UnsupportedMedia for what is no picture, InvalidImage for one that is
     damaged, cut off, smaller than MIN_SIDE or larger than `max_pixels` (checked before anything is decoded).
     """
-    with _decoding, _decoded(path, max_pixels) as image:
-        return _to_rgb(_upright(image))
+    with _decoded(path, max_pixels) as image:
+        return to_rgb(_upright(image))
 
 
 @contextmanager
 def _decoded(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     """The decoded picture, its size checked first; words for whatever Pillow raises."""
+    _check_scans(path)
     try:
         image = Image.open(path, formats=FORMATS)
     except UnidentifiedImageError:
         raise _unreadable(path) from None
-    except (OSError, ValueError, SyntaxError, EOFError) as problem:
+    except MemoryError:
+        raise
+    except Exception as problem:
         raise _damaged(problem) from None
     with image:
         _check_size(image.width, image.height, max_pixels)
         try:
             image.load()
         except MemoryError:
-            raise InvalidImage("The picture needs more memory than this server has. Send a smaller one.") from None
-        # Pillow's parsers raise whatever they stumble over; each of these means a damaged picture.
-        except (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError) as problem:
+            raise
+        # Pillow's parsers raise whatever they stumble over, RuntimeError included; all of it means a damaged picture.
+        except Exception as problem:
             raise _damaged(problem) from None
         yield image
 
@@ -104,6 +94,36 @@ def _upright(image: Image.Image) -> Image.Image:
         return ImageOps.exif_transpose(image)
     except (OSError, ValueError, SyntaxError, LookupError, TypeError):
         return image  # broken EXIF is no reason to refuse a good picture
+
+
+def _check_scans(path: Path) -> None:
+    """Refuse a JPEG with more scans than any encoder makes: each one costs the decoder a pass over the whole picture.
+
+    Progressive encoders make about 10. libjpeg-turbo's authors advise a limit for files from strangers, too.
+    """
+    with path.open("rb") as file:
+        if file.read(3) != b"\xff\xd8\xff":
+            return
+        file.seek(0)
+        n_scans = _count_scans(file.read())
+    if n_scans > MAX_JPEG_SCANS:
+        raise InvalidImage(
+            f"The picture is a JPEG of more than {MAX_JPEG_SCANS} scans, which no usual program writes. Export it again"
+            " as JPEG or PNG."
+        )
+
+
+def _count_scans(jpeg: bytes) -> int:
+    """Scans up to the end of the image, or MAX_JPEG_SCANS + 1; phones append videos and more pictures behind it."""
+    n_scans, at = 0, 2
+    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF and jpeg[at + 1] != _END_OF_IMAGE and n_scans <= MAX_JPEG_SCANS:
+        is_scan = jpeg[at + 1] == _START_OF_SCAN
+        at += 2 + int.from_bytes(jpeg[at + 2 : at + 4])
+        if is_scan:
+            n_scans += 1
+            following = _MARKER.search(jpeg, at)
+            at = following.start() if following else len(jpeg)
+    return n_scans
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
@@ -121,7 +141,7 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 
 def _unreadable(path: Path) -> Exception:
     with path.open("rb") as file:
-        head = file.read(32)
+        head = file.read(64)
     if not head:
         return InvalidImage("The picture is an empty file. Send it again.")
     for signature, name in _SIGNATURES.items():
@@ -129,13 +149,12 @@ def _unreadable(path: Path) -> Exception:
             return InvalidImage(f"The picture is a {name} that is damaged or cut off. Send the whole file again.")
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return InvalidImage("The picture is a WebP that is damaged or cut off. Send the whole file again.")
-    if head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis"):
-        return InvalidImage("The picture is an AVIF that is damaged or cut off. Send the whole file again.")
-    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc"):
-        return UnsupportedMedia(f"HEIC pictures are not read on this server. Send {_KINDS}.")
-    kind = sniff(path)
-    what = f"a {kind} file" if kind else describe_unknown(path)
-    return UnsupportedMedia(f"The picture cannot be read: the file is {what}. Send {_KINDS}.")
+    if (brand := picture_brand(head)) in ("AVIF", "HEIC", "HEIF"):
+        return InvalidImage(f"The picture is of the kind {brand}, damaged or cut off. Send the whole file again.")
+    kind = None if brand else sniff(path)
+    what = f"a {kind} file" if kind else describe(path)
+    advice = f"{N8N_ADVICE} " if is_text(path) else ""
+    return UnsupportedMedia(f"The picture cannot be read: the file is {what}. {advice}Send {_KINDS}.")
 
 
 def _damaged(problem: Exception) -> InvalidImage:
@@ -145,40 +164,3 @@ def _damaged(problem: Exception) -> InvalidImage:
     )
     state = "cut off" if cut else "damaged or cut off"
     return InvalidImage(f"The picture is {state} ({said or type(problem).__name__}). Send the whole file again.")
-
-
-def _to_rgb(image: Image.Image) -> Frames:
-    if image.mode.startswith("I;16"):
-        return _grey_to_rgb((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        # 32-bit greys hold 16-bit values in practice (PNG); the range that is used tells which.
-        values = np.asarray(image, dtype=np.float32)
-        top = float(np.nanmax(values, initial=0.0))
-        scale = 255.0 if top <= 1.0 else 1.0 if top <= 255.0 else 255.0 / 65535.0
-        return _grey_to_rgb(np.nan_to_num(values * scale).clip(0, 255).round().astype(np.uint8))
-    if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
-        return _blend(image.convert("RGBA"))
-    return np.ascontiguousarray(np.asarray(_to_srgb(image).convert("RGB")))
-
-
-def _grey_to_rgb(grey: NDArray[np.uint8]) -> Frames:
-    return np.repeat(grey[:, :, None], 3, axis=2)
-
-
-def _blend(image: Image.Image) -> Frames:
-    backdrop = Image.new("RGBA", image.size, (BACKDROP, BACKDROP, BACKDROP, 255))
-    backdrop.alpha_composite(image)
-    return np.ascontiguousarray(np.asarray(backdrop.convert("RGB")))
-
-
-def _to_srgb(image: Image.Image) -> Image.Image:
-    """Apply an embedded colour profile (phones write Display P3, print shops CMYK); without one, as it is."""
-    profile = image.info.get("icc_profile")
-    if not profile or image.mode not in ("RGB", "CMYK"):
-        return image
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError, ValueError):
-        return image  # a broken profile is no reason to refuse a good picture
-    return converted or image

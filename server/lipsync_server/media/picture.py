@@ -35,7 +35,7 @@ def load_picture(path: Path, *, max_pixels: int) -> tuple[Frames, PictureInfo]:
 def write_picture(path: Path, target: Path, *, max_pixels: int) -> PixelFile:
     """Decode the picture into the file `target`. Raises as probe_image does."""
     pixels, info = load_picture(path, max_pixels=max_pixels)
-    target.write_bytes(pixels.tobytes())
+    pixels.tofile(target)
     height, width = pixels.shape[:2]
     return PixelFile(target, replace(info, width=width, height=height))
 

@@ -15,8 +15,9 @@ from av.stream import Disposition
 from av.video.reformatter import ColorRange, VideoReformatter
 
 from lipsync_server.errors import InvalidImage, UnsupportedMedia
-from lipsync_server.media.container import check_structure, sniff
+from lipsync_server.media.container import sniff
 from lipsync_server.media.sound import VIDEO_DECODERS, open_av
+from lipsync_server.media.structure import check_structure
 from lipsync_server.media_types import Frames
 
 MAX_PIXELS = 16_000_000

@@ -18,7 +18,9 @@ import soundfile
 from numpy.typing import NDArray
 
 from lipsync_server.errors import InvalidAudio, UnsupportedMedia
-from lipsync_server.media.container import AUDIO_KINDS, DEMUXERS, Container, check_structure, describe_unknown, sniff
+from lipsync_server.media.container import AUDIO_KINDS, DEMUXERS, Container, sniff
+from lipsync_server.media.recognise import N8N_ADVICE, describe, is_text
+from lipsync_server.media.structure import check_structure
 
 Block = NDArray[np.float32]
 
@@ -27,6 +29,9 @@ MAX_CHANNELS = 32
 MAX_SAMPLES_PER_S = 3_200_000
 """Over all channels: sixteen at 192 kHz. Silence compresses so well that more would keep a core busy for hours."""
 _BLOCK_SAMPLES = 16_384
+_PCM_ADVICE = (
+    "If it is raw PCM, which has no header to tell rate and channels, ask the text-to-speech service for wav or mp3."
+)
 # libsndfile drops the end of an mp3 without a Xing header, so mp3 is PyAV's although libsndfile claims it.
 _SOUNDFILE_KINDS: frozenset[Container] = frozenset({"wav", "flac", "ogg", "aiff", "caf", "au"})
 _SOUNDFILE_CODECS = {
@@ -78,8 +83,9 @@ def identify(path: Path) -> Container:
         raise InvalidAudio("The recording is an empty file. Send it again.")
     container = sniff(path)
     if container is None:
+        advice = N8N_ADVICE if is_text(path) else _PCM_ADVICE
         raise UnsupportedMedia(
-            f"The recording cannot be read: the file is {describe_unknown(path)}. Send {AUDIO_KINDS}."
+            f"The recording cannot be read: the file is {describe(path)}. {advice} Send {AUDIO_KINDS}."
         )
     check_structure(path, container)
     return container

@@ -1,0 +1,160 @@
+"""Refuses files that are cut off, and files that point at other files, before a demuxer sees them.
+
+Each container says in its own way how long it is; a file that is shorter was not sent whole. Reads headers only.
+"""
+
+import struct
+from pathlib import Path
+from typing import BinaryIO
+
+from lipsync_server.errors import InvalidAudio, LipsyncError, UnsupportedMedia
+from lipsync_server.media.container import Box, Container, boxes
+
+_HEAD_BYTES = 4096
+_TAIL_BYTES = 128 * 1024
+_STREAMED_WAV = 0x7FFF_0000
+_MOV_PARENTS = {b"moov", b"trak", b"mdia", b"minf", b"dinf"}
+
+
+def check_structure(path: Path, kind: Container, *, error: type[LipsyncError] = InvalidAudio) -> None:
+    """Refuse what no demuxer should see: references to other files, and files whose end is missing.
+
+    Raises UnsupportedMedia for an MP4/MOV whose media lies outside the file, `error` for one that is cut off.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if kind == "mov":
+            _check_mov(file, size, error)
+        elif kind == "matroska":
+            _check_matroska(file, size, error)
+        elif kind == "ogg":
+            _check_ogg(file, size, error)
+        elif kind == "wav":
+            _check_wav(file, size, error)
+        elif kind == "mp3":
+            _check_mp3(file, size, error)
+
+
+def _cut_off(error: type[LipsyncError], missing: int) -> LipsyncError:
+    return error(f"The file is cut off: {missing:,} bytes are missing at its end. Send the whole file again.")
+
+
+def _check_mov(file: BinaryIO, size: int, error: type[LipsyncError]) -> None:
+    found_moov = False
+    for box in boxes(file, 0, size):
+        if box.end > size:
+            raise _cut_off(error, box.end - size)
+        if box.kind == b"moov":
+            found_moov = True
+            _check_references(file, box, depth=0)
+    if not found_moov:
+        raise error("The file is cut off: its index (the moov box) is missing. Send the whole file again.")
+
+
+def _check_references(file: BinaryIO, parent: Box, depth: int) -> None:
+    for box in boxes(file, parent.start, parent.end):
+        if box.kind in _MOV_PARENTS and depth < 6:
+            _check_references(file, box, depth + 1)
+        elif box.kind == b"cmov":
+            raise UnsupportedMedia("The file has a compressed QuickTime index; export it again as a plain mp4 or wav.")
+        elif box.kind in (b"rmra", b"rmda"):
+            raise UnsupportedMedia("The file is a QuickTime reference movie: its sound lies in another file.")
+        elif box.kind == b"dref":
+            for entry in boxes(file, box.start + 8, box.end):
+                file.seek(entry.start)
+                flags = file.read(4)
+                # Bit 0 says that the media is in this very file; anything else names another file or a URL.
+                if len(flags) < 4 or not flags[3] & 1:
+                    raise UnsupportedMedia(
+                        "The file refers to sound or picture in another file or at a URL, which this server never"
+                        " follows. Export it as one self-contained mp4 or wav."
+                    )
+
+
+def _ebml_number(data: bytes) -> tuple[int, int] | None:
+    """(value, length in bytes) of an EBML variable-length size; value -1 means unknown."""
+    if not data or not data[0]:
+        return None
+    length = 9 - data[0].bit_length()
+    if len(data) < length:
+        return None
+    value = int.from_bytes(data[:length]) & ((1 << 7 * length) - 1)
+    return (-1 if value == (1 << 7 * length) - 1 else value), length
+
+
+def _check_matroska(file: BinaryIO, size: int, error: type[LipsyncError]) -> None:
+    head = file.read(_HEAD_BYTES)
+    header = _ebml_number(head[4:12])
+    if header is None or header[0] < 0:
+        return
+    at = 4 + header[1] + header[0]
+    if head[at : at + 4] != b"\x18\x53\x80\x67":
+        return
+    segment = _ebml_number(head[at + 4 : at + 12])
+    # A recorder that streams (a browser's MediaRecorder) leaves the size unknown; then there is nothing to check.
+    if segment is not None and segment[0] >= 0:
+        end = at + 4 + segment[1] + segment[0]
+        if end > size:
+            raise _cut_off(error, end - size)
+
+
+def _check_ogg(file: BinaryIO, size: int, error: type[LipsyncError]) -> None:
+    file.seek(max(0, size - _TAIL_BYTES))
+    tail = file.read()
+    at = tail.rfind(b"OggS")
+    if at < 0:
+        return
+    page = tail[at:]
+    n_segments = page[26] if len(page) > 26 else 0
+    wanted = 27 + n_segments + sum(page[27 : 27 + n_segments])
+    if len(page) < wanted or len(page) < 27 + n_segments:
+        raise _cut_off(error, max(1, wanted - len(page)))
+
+
+def _check_wav(file: BinaryIO, size: int, error: type[LipsyncError]) -> None:
+    """A header that promises more sound than the file holds. A program that streams cannot know the length and writes
+    0 or a number near 2 or 4 GiB instead; then what is there is the recording."""
+    if file.read(4) != b"RIFF":
+        return  # RF64 and RIFX are rare enough to be left to the decoder
+    position, bytes_per_s = 12, 0
+    for _ in range(1000):
+        file.seek(position)
+        head = file.read(8)
+        if len(head) < 8:
+            break
+        kind, length = struct.unpack("<4sI", head)
+        if kind == b"fmt ":
+            layout = file.read(16)
+            bytes_per_s = struct.unpack("<I", layout[8:12])[0] if len(layout) == 16 else 0
+        if kind == b"data":
+            present = size - position - 8
+            missing = length - present
+            if length >= _STREAMED_WAV or missing <= max(4096, bytes_per_s // 20):
+                return
+            promised = f"{length / bytes_per_s:,.1f} s" if bytes_per_s else f"{length:,} bytes"
+            there = f"{present / bytes_per_s:,.1f} s" if bytes_per_s else f"{present:,} bytes"
+            raise error(
+                f"The recording's header promises {promised} of sound, but only {there} are in the file: it is cut off"
+                " or its header is wrong. Send the whole file again."
+            )
+        position += 8 + length + (length & 1)
+    raise error("The recording is a wav file without any sound data. Send the whole file again.")
+
+
+def _check_mp3(file: BinaryIO, size: int, error: type[LipsyncError]) -> None:
+    """An encoder's Xing or Info header tells how many bytes the whole recording has."""
+    head = file.read(10)
+    start = 0
+    if head[:3] == b"ID3" and len(head) == 10:
+        start = 10 + ((head[6] & 127) << 21 | (head[7] & 127) << 14 | (head[8] & 127) << 7 | (head[9] & 127))
+    file.seek(start)
+    frame = file.read(256)
+    at = max(frame.find(b"Xing"), frame.find(b"Info"))
+    if at < 0 or len(frame) < at + 16:
+        return
+    flags = frame[at + 7]
+    if flags & 3 == 3:
+        n_bytes = struct.unpack(">I", frame[at + 12 : at + 16])[0]
+        missing = n_bytes - (size - start)
+        if missing > max(2048, n_bytes // 50):
+            raise _cut_off(error, missing)

@@ -67,7 +67,8 @@ async def test_a_wrong_token_leaves_nothing_and_reads_nothing(locked: Site):
 def test_a_token_is_found_wherever_it_stands_and_nothing_else_is():
     tokens = Tokens(Settings(_env_file=None, tokens="a:one,b:two,c:three").tokens)
     given = ("one", "three", "four", "", "ü", "a:one", "on", "one ")
-    assert [tokens.name_of(token) for token in given] == ["a", "c", None, None, None, None, None, None]
+    found = [tokens.caller_of(token) for token in given]
+    assert [caller and caller.name for caller in found] == ["a", "c", None, None, None, None, None, None]
 
 
 def test_a_server_beyond_loopback_refuses_to_be_without_a_token():

@@ -277,7 +277,7 @@ async def test_a_file_name_is_only_a_name(site: Site, name: str, download: str):
 
 
 async def test_an_upload_that_stalls_is_given_up(site: Site, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(uploads, "_STALLED_S", 0.1)
+    monkeypatch.setattr(uploads, "STALLED_S", 0.1)
     reader, writer = await asyncio.open_connection(site.client.host, site.client.port)
     head = (
         "POST /lipsync HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n"

@@ -28,7 +28,7 @@ from lipsync_server.http.probe import Prober
 from lipsync_server.http.problem import add_request_id, problem_middleware
 from lipsync_server.http.routes import engines, events, health, jobs, lipsync, metrics, page
 from lipsync_server.http.routing import Route
-from lipsync_server.http.slots import KeyLocks, UploadSlots
+from lipsync_server.http.slots import MAX_STREAMS, KeyLocks, Slots
 from lipsync_server.http.uploads import leave_expectation
 from lipsync_server.http.wire import job_view
 from lipsync_server.jobs.callbacks import Outbox, load_secret
@@ -105,7 +105,8 @@ def create_app(
             idle_s=settings.idle_stop * 60, busy=functools.partial(machine_is_needed, app), stop=stop_machine
         )
     app[keys.METRICS] = Metrics()
-    app[keys.SLOTS] = UploadSlots(settings.max_uploads)
+    app[keys.SLOTS] = Slots(settings.max_uploads, "uploads are being received")
+    app[keys.STREAMS] = Slots(MAX_STREAMS, "event streams are open")
     app[keys.KEY_LOCKS] = KeyLocks()
     app[keys.AFTER_RENDER] = after_render
     app.cleanup_ctx.extend([_prober, _jobs, _outgoing, _idle])
@@ -261,7 +262,7 @@ async def _stop_queue(app: web.Application) -> None:
 
 def _callback_body(address: PublicAddress) -> Callable[[Job], bytes]:
     def body(job: Job) -> bytes:
-        view = job_view(job, None, base_url=address.url)
+        view = job_view(job, None, address.url)
         callback = schemas.Callback.model_validate({"event": f"job.{job.state}", "job": view})
         return callback.model_dump_json().encode()
 

@@ -7,72 +7,103 @@ included, needs a token.
 import hashlib
 import hmac
 import ipaddress
+import re
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from pydantic import SecretStr
 
 from lipsync_server.errors import Forbidden, LipsyncError, Unauthorized
+from lipsync_server.http.addresses import split_or_none
 from lipsync_server.jobs.files import kept_secret
+from lipsync_server.jobs.model import Job
 from lipsync_server.settings import Settings
+from lipsync_server.validation import show
 
-CALLER: web.RequestKey[str] = web.RequestKey("caller", str)
-_OPEN_CALLER = "local"
+_NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
+# Names that the server itself gives: to callers on its own machine, and to tokens without a name.
+_RESERVED = re.compile(r"local|token-\d+")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who sent a request. is_owner: sees every job; a caller with a token of a name sees the jobs of that name."""
+
+    name: str
+    is_owner: bool
+
+    def sees(self, job: Job) -> bool:
+        return self.is_owner or job.spec.owner == self.name
+
+
+CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
+_LOCAL = Caller("local", is_owner=True)
+_NOBODY = Caller("", is_owner=False)
 
 
 class Tokens:
-    """The accepted tokens, kept as digests, compared in constant time."""
+    """The accepted tokens, kept as digests, compared in constant time.
+
+    `alice:TOKEN` is the token of a caller named alice, who sees her own jobs only. `TOKEN` is the owner's.
+    """
 
     def __init__(self, tokens: Sequence[SecretStr]) -> None:
-        self._named: list[tuple[str, bytes]] = []
+        self._callers: list[tuple[Caller, bytes]] = []
         for number, secret in enumerate(tokens, start=1):
             name, colon, token = secret.get_secret_value().rpartition(":")
             if not token:
                 raise LipsyncError("LIPSYNC_TOKENS has an empty token; write `token` or `name:token`, with commas.")
-            self._named.append((name if colon else f"token-{number}", _digest(token)))
+            if colon and (not _NAME.fullmatch(name) or _RESERVED.fullmatch(name)):
+                raise LipsyncError(
+                    f"LIPSYNC_TOKENS names a token {show(name)}; a name has 1 to 64 letters, digits, dots, dashes or "
+                    "underscores, and is neither `local` nor like `token-1`."
+                )
+            caller = Caller(name, is_owner=False) if colon else Caller(f"token-{number}", is_owner=True)
+            self._callers.append((caller, _digest(token)))
 
     def __bool__(self) -> bool:
-        return bool(self._named)
+        return bool(self._callers)
 
-    def name_of(self, token: str) -> str | None:
-        """The name of `token`, None when it is not accepted. Looks at all of them, whichever matches."""
+    def caller_of(self, token: str) -> Caller | None:
+        """Whose `token` is, None when it is not accepted. Compares with all of them, whichever matches."""
         given, found = _digest(token), None
-        for name, digest in self._named:
+        for caller, digest in self._callers:
             if hmac.compare_digest(given, digest):
-                found = name
+                found = caller
         return found
 
 
 def auth_middleware(tokens: Tokens, settings: Settings, is_public: Callable[[web.Request], bool]) -> Middleware:
     """Refuse every request without a token, but for the public routes."""
-    allowed_hosts = {urlsplit(settings.public_url).hostname} - {None}
+    public = split_or_none(settings.public_url)
+    allowed_hosts = {public.hostname} - {None} if public is not None else set()
 
     @web.middleware
     async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
         if is_public(request):
-            request[CALLER] = ""
+            request[CALLER] = _NOBODY
         elif tokens:
             request[CALLER] = _bearer(request, tokens)
         else:
             _check_local(request, allowed_hosts, settings.cors_origins)
-            request[CALLER] = _OPEN_CALLER
+            request[CALLER] = _LOCAL
         return await handler(request)
 
     return authenticate
 
 
-def _bearer(request: web.Request, tokens: Tokens) -> str:
+def _bearer(request: web.Request, tokens: Tokens) -> Caller:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         raise Unauthorized("This server needs a token. Send it as header `Authorization: Bearer TOKEN`.")
-    name = tokens.name_of(token.strip())
-    if name is None:
+    caller = tokens.caller_of(token.strip())
+    if caller is None:
         raise Unauthorized("The token is not one of this server's. Compare it with LIPSYNC_TOKENS on the server.")
-    return name
+    return caller
 
 
 def _check_local(request: web.Request, allowed_hosts: set[str | None], cors_origins: Sequence[str]) -> None:
@@ -81,16 +112,21 @@ def _check_local(request: web.Request, allowed_hosts: set[str | None], cors_orig
     A foreign page reaches loopback by a simple form post (its Origin gives it away) or by a host name that it points
     to 127.0.0.1 (then the Host header has that name).
     """
-    host = urlsplit(f"//{request.host}").hostname
-    if not is_loopback(host or "") and host not in allowed_hosts:
+    parts = split_or_none(f"//{request.host}")
+    host = (parts.hostname if parts is not None else None) or ""
+    if not is_loopback(host) and (not host or host not in allowed_hosts):
         raise Unauthorized(
-            f"This server has no token and answers only to its own machine, not under the name {host}. "
+            f"This server has no token and answers only to its own machine, not under the name {show(request.host)}. "
             "Set LIPSYNC_TOKENS on the server and send `Authorization: Bearer TOKEN`."
         )
     origin = request.headers.get("Origin")
-    if origin is not None and origin not in cors_origins and urlsplit(origin).netloc != request.host:
+    if origin is None or origin in cors_origins:
+        return
+    parts = split_or_none(origin)
+    if parts is None or parts.netloc != request.host:
         raise Forbidden(
-            f"Web pages of {origin} may not call this server. Add the origin to LIPSYNC_CORS_ORIGINS if they should."
+            f"Web pages of {show(origin)} may not call this server. Add the origin to LIPSYNC_CORS_ORIGINS if they "
+            "should."
         )
 
 

@@ -9,11 +9,10 @@ from aiohttp import web
 
 from lipsync_server.cloud.address import PublicAddress
 from lipsync_server.cloud.idle import IdleWatch
-from lipsync_server.http.auth import Tokens
 from lipsync_server.http.counters import Metrics
 from lipsync_server.http.fetch import Fetcher
 from lipsync_server.http.probe import Prober
-from lipsync_server.http.slots import KeyLocks, UploadSlots
+from lipsync_server.http.slots import KeyLocks, Slots
 from lipsync_server.jobs.callbacks import Outbox
 from lipsync_server.jobs.files import JobFiles
 from lipsync_server.jobs.plan import Planner
@@ -24,7 +23,6 @@ from lipsync_server.settings import Settings
 from lipsync_server.workers.base import Executor, LoadState
 
 SETTINGS = web.AppKey("settings", Settings)
-TOKENS = web.AppKey("tokens", Tokens)
 PROBER = web.AppKey("prober", Prober)
 FILES = web.AppKey("files", JobFiles)
 QUEUE = web.AppKey("queue", JobQueue)
@@ -35,7 +33,8 @@ PROFILE: web.AppKey[ProfileAtStart | None] = web.AppKey("profile")
 RETENTION = web.AppKey("retention", Retention)
 FETCHER = web.AppKey("fetcher", Fetcher)
 METRICS = web.AppKey("metrics", Metrics)
-SLOTS = web.AppKey("slots", UploadSlots)
+SLOTS = web.AppKey("slots", Slots)
+STREAMS = web.AppKey("streams", Slots)
 EXECUTOR = web.AppKey("executor", Executor)
 READINESS: web.AppKey[Callable[[], LoadState]] = web.AppKey("readiness")
 OUTBOX = web.AppKey("outbox", Outbox)

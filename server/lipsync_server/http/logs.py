@@ -6,12 +6,34 @@ Knows the logging module. Does not know what is logged.
 import json
 import logging
 import sys
+import unicodedata
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Literal
 
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class TextFormatter(logging.Formatter):
+    """Text for a terminal. Control characters of a message are escaped: a caller's text cannot forge a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        escaped = logging.makeLogRecord(vars(record))
+        escaped.msg, escaped.args = escape_controls(record.getMessage()), None
+        return super().format(escaped)
+
+
+def escape_controls(text: str) -> str:
+    """`text` on one line without characters that a terminal obeys."""
+    return "".join(
+        character if unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp") else _escape(character)
+        for character in text
+    )
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 class JsonFormatter(logging.Formatter):
@@ -29,7 +51,7 @@ class JsonFormatter(logging.Formatter):
         line |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return escape_controls(json.dumps(line, default=str, ensure_ascii=False))
 
 
 def set_up_logging(level: str, form: Literal["auto", "json", "text"]) -> None:
@@ -38,7 +60,7 @@ def set_up_logging(level: str, form: Literal["auto", "json", "text"]) -> None:
     if form == "json" or (form == "auto" and not sys.stderr.isatty()):
         handler.setFormatter(JsonFormatter())
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+        handler.setFormatter(TextFormatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Protocol, runtime_checkable
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -33,6 +34,13 @@ _SENTENCES = {
 }
 
 
+@runtime_checkable
+class MayBeIdle(Protocol):
+    """A connection that is closed for being idle unless it is marked busy (connections.py)."""
+
+    is_busy: bool
+
+
 class JobEnded(Exception):
     """A job that was waited for failed or was cancelled: its failure becomes the answer."""
 
@@ -49,6 +57,8 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
     given = request.headers.get("X-Request-Id", "")
     request_id = given if _CLIENT_ID.fullmatch(given) else secrets.token_hex(8)
     request[_ID] = request_id
+    if isinstance(request.protocol, MayBeIdle):
+        request.protocol.is_busy = True
     token = REQUEST_ID.set(request_id)
     began = time.monotonic()
     response: web.StreamResponse | None = None
@@ -106,7 +116,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
             ),
             {"Location": error.location, "Lipsync-Job-Id": error.job_id},
         )
-    except ConnectionResetError:
+    except ConnectionError:
         raise
     except Exception:
         log.exception("unexpected error")
@@ -139,7 +149,11 @@ def _from_http(error: web.HTTPException, request: web.Request) -> web.Response:
 
 
 def _document(problem: Problem, headers: Mapping[str, str]) -> web.Response:
-    problem = problem.model_copy(update={"request_id": REQUEST_ID.get()})
+    return plain_problem(problem.model_copy(update={"request_id": REQUEST_ID.get()}), headers)
+
+
+def plain_problem(problem: Problem, headers: Mapping[str, str] | None = None) -> web.Response:
+    """A problem document as an answer."""
     return web.Response(
         text=problem.model_dump_json(exclude_none=True),
         status=problem.status,

@@ -104,7 +104,7 @@ class JobError(_Model):
 
 
 class JobLinks(_Model):
-    """Relative references, resolved against the address that the answer came from."""
+    """Addresses from the root of the server, for example /v1/jobs/ID."""
 
     self: str
     events: str
@@ -116,6 +116,7 @@ class JobLinks(_Model):
 class Job(_Model):
     id: str
     state: JobState
+    owner: str = Field(default="", description="The name of the token that made it.")
     engine: str = Field(description="The engine that renders it; until it starts, the one that was asked for.")
     prompt: str
     image_name: str

@@ -17,6 +17,7 @@ from lipsync_server.engines.registry import ENGINES, Registry
 from lipsync_server.http import keys
 from lipsync_server.http.app import create_app, create_health_app
 from lipsync_server.http.auth import first_token, needs_token
+from lipsync_server.http.connections import Connections, listen, most_connections, raise_file_limit
 from lipsync_server.http.logs import set_up_logging
 from lipsync_server.settings import Settings
 
@@ -53,22 +54,26 @@ async def _serve(settings: Settings, registry: Registry) -> None:
     settings = await _with_price(settings)
     app = create_app(settings, registry=registry)
     tunnel: asyncio.Task[None] | None = None
+    n_connections = most_connections(raise_file_limit())
     runners = [(web.AppRunner(app, access_log=None, shutdown_timeout=_DRAIN_S), settings.port, "listening")]
     if settings.port_health is not None:
         small = web.AppRunner(create_health_app(app), access_log=None, shutdown_timeout=1.0)
         runners.append((small, settings.port_health, "health checks"))
+    listeners: list[asyncio.Server] = []
     try:
         for runner, port, what in runners:
             await runner.setup()
-            await web.TCPSite(runner, settings.host, port).start()
-            log.info("%s on %s", what, _url(settings.host, runner))
-        tunnel = _announce(settings, app[keys.ADDRESS], runners[0][0])
+            listeners.append(await listen(runner, settings.host, port, Connections(most=n_connections)))
+            log.info("%s on %s", what, _url(settings.host, listeners[-1]))
+        tunnel = _announce(settings, app[keys.ADDRESS], listeners[0])
         await stop.wait()
         log.info("stopping")
     finally:
         if tunnel is not None:
             tunnel.cancel()
             await asyncio.gather(tunnel, return_exceptions=True)
+        for listener in listeners:
+            listener.close()
         for runner, _, _ in runners:
             await runner.cleanup()
 
@@ -83,16 +88,20 @@ async def _with_price(settings: Settings) -> Settings:
     return settings.model_copy(update={"price_per_hour": price})
 
 
-def _announce(settings: Settings, address: PublicAddress, runner: web.AppRunner) -> asyncio.Task[None] | None:
+def _announce(settings: Settings, address: PublicAddress, listener: asyncio.Server) -> asyncio.Task[None] | None:
     """Say by which address others reach the server; the tunnel's task where there is one."""
     if settings.tunnel:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
-        return asyncio.create_task(Tunnel(settings.tunnel, _url(host, runner), address.announce).run(), name="tunnel")
-    if url := address.url or public_address(runner.addresses[0][1], os.environ):
+        return asyncio.create_task(Tunnel(settings.tunnel, _url(host, listener), address.announce).run(), name="tunnel")
+    if url := address.url or public_address(_port(listener), os.environ):
         address.announce(url)
     return None
 
 
-def _url(host: str, runner: web.AppRunner) -> str:
-    port = runner.addresses[0][1]
+def _port(listener: asyncio.Server) -> int:
+    return int(listener.sockets[0].getsockname()[1])
+
+
+def _url(host: str, listener: asyncio.Server) -> str:
+    port = _port(listener)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

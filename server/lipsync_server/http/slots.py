@@ -1,4 +1,4 @@
-"""How many uploads are taken in at once, and that one Idempotency-Key is taken in by one request at a time.
+"""Limits on what happens at the same time: uploads, event streams, and one request per Idempotency-Key.
 
 Knows nothing of requests.
 """
@@ -10,21 +10,21 @@ from weakref import WeakValueDictionary
 
 from lipsync_server.errors import QueueFull
 
+MAX_STREAMS = 256
 
-class UploadSlots:
-    """Counts uploads; one too many is refused, not kept waiting with its connection open."""
 
-    def __init__(self, n_slots: int) -> None:
-        self._n_slots = n_slots
+class Slots:
+    """Counts things of one kind. One too many is refused: it would only keep its connection open while it waits."""
+
+    def __init__(self, n_slots: int, what: str) -> None:
+        """what: the things and what they do, for the message: "uploads are being received"."""
+        self._n_slots, self._what = n_slots, what
         self.n_taken = 0
 
     @contextmanager
     def take(self) -> Iterator[None]:
         if self.n_taken >= self._n_slots:
-            raise QueueFull(
-                f"{self.n_taken} uploads are being taken in at this moment. Try again in a few seconds.",
-                retry_after_s=5,
-            )
+            raise QueueFull(f"{self.n_taken} {self._what} at this moment. Try again in a few seconds.", retry_after_s=5)
         self.n_taken += 1
         try:
             yield
@@ -33,7 +33,7 @@ class UploadSlots:
 
 
 class KeyLocks:
-    """A lock per owner and key, forgotten with its last user."""
+    """A lock per caller and Idempotency-Key, forgotten with its last user."""
 
     def __init__(self) -> None:
         self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()

@@ -15,11 +15,12 @@ from aiohttp import web
 
 from lipsync_server.errors import BadRequest, Conflict
 from lipsync_server.http import keys
+from lipsync_server.http.addresses import checked_url
 from lipsync_server.http.auth import CALLER
+from lipsync_server.http.file_names import safe_name, video_name
 from lipsync_server.http.probe import has_left
 from lipsync_server.http.schemas import JobOptions
 from lipsync_server.http.uploads import Form, check_length, go_on, receive
-from lipsync_server.http.wire import safe_name, video_name
 from lipsync_server.jobs import files as job_files
 from lipsync_server.jobs.model import Job, JobSpec
 from lipsync_server.jobs.store import Idempotency, Store
@@ -35,12 +36,12 @@ class Accepted:
     replayed: bool
 
 
-async def accept(request: web.Request, *, allow_json: bool, default_name: str | None = None) -> Accepted:
+async def accept(request: web.Request, *, default_name: str | None = None) -> Accepted:
     """Take in the request's job. default_name: the video's name unless the caller gives one."""
     app = request.app
     settings, queue, files = app[keys.SETTINGS], app[keys.QUEUE], app[keys.FILES]
     key = _idempotency_key(request)
-    owner = request[CALLER]
+    owner = request[CALLER].name
     if key is None or await queue.store.find_key(owner, key) is None:
         await queue.check_room()
     length = check_length(request, settings)
@@ -49,7 +50,7 @@ async def accept(request: web.Request, *, allow_json: bool, default_name: str | 
         folder = await asyncio.to_thread(files.new_incoming)
         try:
             await go_on(request)
-            form = await receive(request, folder, settings, app[keys.FETCHER], allow_json=allow_json)
+            form = await receive(request, folder, settings, app[keys.FETCHER])
             app[keys.METRICS].bytes_in.inc(sum(taken.n_bytes for taken in form.files.values()))
             async with app[keys.KEY_LOCKS].hold(owner, key):
                 return await _accept_form(request, form, folder, owner=owner, key=key, default_name=default_name)
@@ -62,6 +63,8 @@ async def _accept_form(
 ) -> Accepted:
     app = request.app
     queue, files = app[keys.QUEUE], app[keys.FILES]
+    if "callback_url" in form.values:
+        form.values["callback_url"] = checked_url(form.values["callback_url"], "callback_url")
     options = JobOptions.model_validate(form.values)
     idempotency = None if key is None else Idempotency(owner, key, _fingerprint(form, options))
     if idempotency is not None and (job := await _replay(queue.store, idempotency)):
@@ -83,7 +86,7 @@ async def _accept_form(
     )
     spec = await app[keys.PLANNER].check(spec)
     probed = await app[keys.PROBER].probe(form.files, caller_left=lambda: has_left(request))
-    spec = replace(spec, duration_s=probed.duration_s)
+    spec = replace(spec, duration_s=probed.duration_s, warnings=probed.warnings)
     job_id = queue.new_id()
     await asyncio.to_thread(files.adopt, folder, job_id)
     try:

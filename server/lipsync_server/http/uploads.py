@@ -1,32 +1,37 @@
-"""Takes in the inputs of a job: multipart forms as a stream, JSON with URLs, limits checked while bytes arrive.
+"""Receives the inputs of a job, a form or JSON, as a stream, with limits on size and pace while bytes arrive.
 
-Knows the form's fields. Does not know what is a good picture (probe.py) nor what happens to it (submit.py). Nothing of
-a body is read before the caller was let in: a client that asks with `Expect: 100-continue` sends nothing in vain.
+Knows the form's fields. Does not know which pictures are good (probe.py) nor what becomes of them (submit.py). No byte
+of a body is read before the caller's token was checked: a client that asks with `Expect: 100-continue` sends nothing in
+vain.
 """
 
 import asyncio
-import json
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from aiohttp import BodyPartReader, web
 from aiohttp.http import HttpProcessingError, HttpVersion11
-from pydantic import JsonValue, TypeAdapter, ValidationError
 
-from lipsync_server.errors import BadRequest, InvalidInput, TooLarge, UnsupportedMedia
+from lipsync_server.errors import BadRequest, InvalidInput, LipsyncError, TooLarge, UnsupportedMedia
+from lipsync_server.http.addresses import checked_url
 from lipsync_server.http.fetch import Fetcher
+from lipsync_server.http.file_names import part_names
+from lipsync_server.http.json_body import JsonBody, parse_json
 from lipsync_server.http.schemas import JOB_FIELDS
 from lipsync_server.http.sink import FileSink, Taken
 from lipsync_server.settings import MIB, Settings
-from lipsync_server.validation import unknown
+from lipsync_server.validation import show, unknown
 
 MAX_TEXT_BYTES = 64 * 1024
-MAX_JSON_BYTES = 256 * 1024
-_STALLED_S = 60.0
+STALLED_S = 60.0
+"""A body may pause this long; its first so many seconds are free of the limit below."""
+SLOWEST_BYTES_PER_S = 2048
+"""A body that comes more slowly on average is given up: a modem would be faster."""
+_BEGINNING_BYTES = 256
 _JSON_FIELDS = ("options", "face_box")
-_JSON = TypeAdapter[JsonValue](JsonValue)
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,8 @@ async def go_on(request: web.Request) -> None:
 def check_length(request: web.Request, settings: Settings) -> int:
     """The body's announced length; raises TooLarge when it cannot be right."""
     length = request.content_length or 0
-    most = sum(each.max_bytes for each in file_fields(settings).values()) + MIB
+    # Base64 in JSON is a third longer than its file.
+    most = sum(each.max_bytes for each in file_fields(settings).values()) * 4 // 3 + MIB
     if length > most:
         raise TooLarge(
             f"The request has {length / MIB:.0f} MiB; at most {settings.max_image_bytes / MIB:.0f} MiB of picture and "
@@ -81,19 +87,20 @@ def check_length(request: web.Request, settings: Settings) -> int:
     return length
 
 
-async def receive(
-    request: web.Request, folder: Path, settings: Settings, fetcher: Fetcher, *, allow_json: bool
-) -> Form:
+async def receive(request: web.Request, folder: Path, settings: Settings, fetcher: Fetcher) -> Form:
     """Stream the request's inputs into `folder`. Raises the LipsyncError that says what is wrong with it."""
     kind = request.content_type
     fields = file_fields(settings)
+    pace = _Pace()
     if kind == "multipart/form-data":
-        form = await _multipart(request, folder, fields)
-    elif kind == "application/json" and allow_json:
-        form = await _json(request)
+        form = await _multipart(request, folder, fields, pace)
+    elif kind == "application/json" or kind.endswith("+json"):
+        form = await _json(request, folder, fields, pace)
     else:
-        also = ", or as application/json with image_url and audio_url" if allow_json else ""
-        raise UnsupportedMedia(f"The body is {kind}. Send the fields image and audio as multipart/form-data{also}.")
+        raise UnsupportedMedia(
+            f"The body is {kind}. Send the fields image and audio as multipart/form-data, or a JSON object with "
+            "image_url and audio_url (addresses) or image and audio (base64) as application/json."
+        )
     await _fetch(form, folder, fields, fetcher)
     for each in fields.values():
         if each.required and each.name not in form.files:
@@ -102,63 +109,121 @@ async def receive(
     return form
 
 
+class _Pace:
+    """How fast a body arrives: none may keep its place by sending a byte now and then."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._n_bytes = 0
+
+    def count(self, chunk: bytes) -> None:
+        """Take note of a chunk; raises BadRequest when the body is too slow on the whole."""
+        self._n_bytes += len(chunk)
+        elapsed_s = time.monotonic() - self._began
+        if elapsed_s > STALLED_S + self._n_bytes / SLOWEST_BYTES_PER_S:
+            raise BadRequest(
+                f"The upload is too slow: {self._n_bytes} bytes in {elapsed_s:.0f} s. Send it again over a better line."
+            )
+
+
 @asynccontextmanager
 async def _reading() -> AsyncIterator[None]:
-    """Turn what aiohttp raises on a broken body into the error that says so."""
+    """Turn the errors that aiohttp raises on a broken body, and a body that stalls, into the error that says so."""
     try:
-        yield
+        async with asyncio.timeout(STALLED_S):
+            yield
     except TimeoutError as error:
-        raise BadRequest(f"The upload stalled: nothing came for {_STALLED_S:.0f} s. Send it again.") from error
+        raise BadRequest(f"The upload stalled: nothing came for {STALLED_S:.0f} s. Send it again.") from error
     except (web.RequestPayloadError, web.HTTPBadRequest) as error:
-        raise BadRequest(f"The body broke off or is malformed: {error}.") from error
+        raise BadRequest("The body broke off or is malformed. Send it again.") from error
     except (ValueError, RuntimeError, AssertionError, LookupError, HttpProcessingError) as error:
-        raise BadRequest(f"The body is not well-formed multipart/form-data: {error}.") from error
+        raise BadRequest("The body is not well-formed multipart/form-data.") from error
 
 
-async def _multipart(request: web.Request, folder: Path, fields: dict[str, FileField]) -> Form:
+async def _multipart(request: web.Request, folder: Path, fields: dict[str, FileField], pace: _Pace) -> Form:
     form = Form()
+    texts: list[LipsyncError] = []
+    if "boundary" not in request.headers.get("Content-Type", "").lower():
+        raise BadRequest(
+            "The Content-Type header is multipart/form-data without a boundary. Take away the Content-Type header that "
+            "you set by hand; the client writes it, with its boundary."
+        )
     async with _reading():
         reader = await request.multipart()
     while True:
-        async with _reading(), asyncio.timeout(_STALLED_S):
+        async with _reading():
             part = await reader.next()
         if part is None:
+            if texts:
+                raise texts[0]
             return form
-        if not isinstance(part, BodyPartReader) or not part.name:
+        if not isinstance(part, BodyPartReader):
+            raise BadRequest("A part of the form is itself multipart. Send each file as a part of its own.")
+        name, file_name = part_names(part.headers, part.name, part.filename)
+        if not name:
             raise BadRequest('Every part of the form needs a name: Content-Disposition: form-data; name="image".')
-        name = part.name
         if name not in JOB_FIELDS:
             raise unknown(name, owner="the request", known=JOB_FIELDS)
         if name in form.files or name in form.values:
             raise InvalidInput(f"The field {name} is there twice.", field=name)
         if name in fields:
-            form.files[name] = await _file(part, folder, fields[name])
+            form.files[name], text = await _file(part, folder, fields[name], file_name, pace)
+            if text:
+                texts.append(_text_for_a_file(fields[name], text))
         else:
-            text = await _text(part, name)
-            # Forms send an empty string for what was left empty; that is no value.
+            text = await _text(part, name, pace)
+            # Forms send an empty string for a field that was left empty; that is no value.
             if text or name == "prompt":
                 form.values[name] = _parsed(name, text)
 
 
-async def _file(part: BodyPartReader, folder: Path, field: FileField) -> Taken:
+async def _file(
+    part: BodyPartReader, folder: Path, field: FileField, file_name: str | None, pace: _Pace
+) -> tuple[Taken, str]:
+    """Stream a part to disk; the second value is its beginning when it is text that was sent where a file belongs."""
     path = folder / field.name
+    beginning = b""
     async with FileSink(path, field.name, field.max_bytes) as sink:
         while True:
-            async with _reading(), asyncio.timeout(_STALLED_S):
+            async with _reading():
                 chunk = await part.read_chunk(256 * 1024)
             if not chunk:
                 break
+            pace.count(chunk)
+            beginning = (beginning + chunk)[:_BEGINNING_BYTES] if len(beginning) < _BEGINNING_BYTES else beginning
             await sink.write(chunk)
-    return Taken(field.name, path, part.filename or "", sink.n_bytes, sink.sha256)
+    taken = Taken(field.name, path, file_name or "", sink.n_bytes, sink.sha256)
+    return taken, _as_text(beginning) if file_name is None else ""
 
 
-async def _text(part: BodyPartReader, name: str) -> str:
+def _as_text(beginning: bytes) -> str:
+    """The beginning of a file as text when it is printable text, else ""; no picture or recording begins so."""
+    try:
+        text = beginning.decode("utf-8", "strict" if len(beginning) < _BEGINNING_BYTES else "ignore")
+    except UnicodeDecodeError:
+        return ""
+    return text.strip() if all(character.isprintable() or character in "\r\n\t" for character in text) else ""
+
+
+def _text_for_a_file(field: FileField, text: str) -> LipsyncError:
+    came = f"The field {field.name} has to be a file, and the text {show(text)} came in its place."
+    if text.lower().startswith(("http://", "https://")):
+        return InvalidInput(f"{came} Send an address as {field.url_name}.", field=field.name)
+    return UnsupportedMedia(
+        f'{came} In n8n\'s HTTP Request node choose "n8n Binary File" as the type of this parameter and give the '
+        f"name of the binary field; with curl write -F {field.name}=@FILE. Base64 text goes into a JSON body.",
+        field=field.name,
+    )
+
+
+async def _text(part: BodyPartReader, name: str, pace: _Pace) -> str:
     data = bytearray()
     while True:
-        async with _reading(), asyncio.timeout(_STALLED_S):
+        async with _reading():
             chunk = await part.read_chunk()
         if not chunk:
             break
+        pace.count(chunk)
         data += chunk
         if len(data) > MAX_TEXT_BYTES:
             raise TooLarge(f"The field {name} is longer than {MAX_TEXT_BYTES // 1024} KiB.", field=name)
@@ -171,43 +236,54 @@ async def _text(part: BodyPartReader, name: str) -> str:
 def _parsed(name: str, text: str) -> object:
     """A form field's text as the value that the model expects: JSON where it is a list or an object."""
     if name not in _JSON_FIELDS:
-        return text
+        return text if name == "prompt" else text.strip()
     try:
-        return json.loads(text if text.lstrip().startswith(("{", "[")) else f"[{text}]")
-    except ValueError as error:
+        return parse_json(text if text.lstrip().startswith(("{", "[")) else f"[{text}]")
+    except BadRequest as error:
         example = '{"steps": 8}' if name == "options" else "10,20,200,260"
-        raise InvalidInput(f"The field {name} is not understood; write it like {example}.", field=name) from error
+        raise InvalidInput(
+            f"The field {name} is not understood; write it like {example}. {error.detail}", field=name
+        ) from error
 
 
-async def _json(request: web.Request) -> Form:
-    data = bytearray()
-    async with _reading():
+async def _json(request: web.Request, folder: Path, fields: dict[str, FileField], pace: _Pace) -> Form:
+    form = Form()
+    async with AsyncExitStack() as open_files:
+        sinks: dict[str, FileSink] = {}
+
+        async def write(name: str, data: bytes) -> None:
+            if name not in sinks:
+                field = fields[name]
+                sinks[name] = await open_files.enter_async_context(FileSink(folder / name, name, field.max_bytes))
+            await sinks[name].write(data)
+
+        body = JsonBody(fields, write)
         while True:
-            async with asyncio.timeout(_STALLED_S):
+            async with _reading():
                 chunk = await request.content.readany()
             if not chunk:
                 break
-            data += chunk
-            if len(data) > MAX_JSON_BYTES:
-                raise TooLarge(f"The JSON is longer than {MAX_JSON_BYTES // 1024} KiB.")
-    try:
-        values = _JSON.validate_json(bytes(data))
-    except ValidationError as error:
-        raise BadRequest("The body is not valid JSON.") from error
-    if not isinstance(values, dict):
-        raise BadRequest("The body has to be a JSON object.")
-    return Form(values=dict(values))
+            pace.count(chunk)
+            await body.feed(chunk)
+        values = body.close()
+    # A null stands for a field that was left out: many clients write every field that they know.
+    form.values = {name: value for name, value in values.items() if value is not None}
+    for name in fields:
+        text = form.values.pop(name, None)
+        if name in sinks:
+            form.files[name] = Taken(name, folder / name, "", sinks[name].n_bytes, sinks[name].sha256)
+        elif text not in (None, ""):
+            raise InvalidInput(f"{name} cannot be {show(text)}: it has to be a file in base64, as text.", field=name)
+    return form
 
 
 async def _fetch(form: Form, folder: Path, fields: dict[str, FileField], fetcher: Fetcher) -> None:
     for each in fields.values():
         url = form.values.pop(each.url_name, None)
-        if url is None:
+        if url is None or url == "":
             continue
         if each.name in form.files:
             raise InvalidInput(f"Send {each.name} or {each.url_name}, not both.", field=each.url_name)
-        if not isinstance(url, str) or not url.lower().startswith(("http://", "https://")):
-            raise InvalidInput(f"{each.url_name} has to be an http:// or https:// address.", field=each.url_name)
         form.files[each.name] = await fetcher.download(
-            url, folder / each.name, field=each.url_name, max_bytes=each.max_bytes
+            checked_url(url, each.url_name), folder / each.name, field=each.url_name, max_bytes=each.max_bytes
         )

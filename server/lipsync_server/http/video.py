@@ -9,7 +9,7 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from lipsync_server.http.wire import attachment
+from lipsync_server.http.file_names import attachment
 
 
 class VideoResponse(web.FileResponse):

@@ -1,14 +1,10 @@
-"""From a job's record to the JSON that callers see, with links relative to where they asked.
+"""From a job's record to the JSON that callers see, with links from the root of the server's address.
 
 Knows the records and schemas.py. Does not know handlers.
 """
 
-import posixpath
-import re
-import unicodedata
 from datetime import UTC, datetime
 from typing import get_args
-from urllib.parse import quote, urljoin
 
 from lipsync_server.http import schemas
 from lipsync_server.jobs.model import Job
@@ -21,42 +17,38 @@ def job_path(job_id: str, part: str = "") -> str:
     return f"/v1/jobs/{job_id}{part}"
 
 
-def relative(target: str, asked: str) -> str:
-    """`target` as a reference relative to the path `asked`, so that it holds behind any prefix."""
-    reference = posixpath.relpath(target, posixpath.dirname(asked))
-    # From /v1/jobs/ID/video the job itself would be ".", which resolves to a path with a slash at its end.
-    return f"../{posixpath.basename(target)}" if reference == "." else reference
-
-
-async def job_now(job: Job, queue: JobQueue, asked: str) -> schemas.Job:
-    """The job as it stands at this moment, for a request to the path `asked`."""
+async def job_now(job: Job, queue: JobQueue, root: str = "") -> schemas.Job:
+    """The job as it stands at this moment. root: see job_view."""
     position = (await queue.store.ahead(job.id))[0] if job.state == "queued" else None
-    return job_view(job, queue, asked, position=position, expected_finish=await queue.forecast.finish_of(job))
+    return job_view(job, queue, root, position=position, expected_finish=await queue.forecast.finish_of(job))
 
 
 def job_view(
     job: Job,
     queue: JobQueue | None,
-    asked: str = "/",
+    root: str = "",
     *,
-    base_url: str = "",
     position: int | None = None,
     expected_finish: float | None = None,
 ) -> schemas.Job:
-    """The wire form of `job`. base_url: makes the links absolute (callbacks have no address to be relative to)."""
+    """The wire form of `job`.
+
+    root: comes before each link: "" for links from the server's own root, the path of a proxy, or a whole address
+    (callbacks).
+    """
     live = queue.live(job.id) if queue is not None else None
     stage, fraction, note = (live.stage, live.fraction, live.note) if live else (job.stage, job.fraction, "")
     spec = job.spec
 
     def link(part: str = "") -> str:
-        path = relative(job_path(job.id, part), asked)
-        return urljoin(base_url.rstrip("/") + "/", path) if base_url else path
+        return f"{root.rstrip('/')}{job_path(job.id, part)}"
 
     return schemas.Job.model_validate(
         {
             "id": job.id,
             "state": job.state,
             "engine": job.engine or spec.engine,
+            "owner": spec.owner,
             "prompt": spec.ask.prompt,
             "image_name": spec.image_name,
             "audio_name": spec.audio_name,
@@ -113,7 +105,7 @@ def _result(job: Job) -> dict[str, object] | None:
         "render_s": outcome.render_s,
         "seconds_per_second": outcome.render_s / outcome.duration_s if outcome.duration_s > 0 else 0.0,
         "seed": outcome.seed,
-        "warnings": list(outcome.warnings),
+        "warnings": [*job.spec.warnings, *outcome.warnings],
     }
 
 
@@ -127,29 +119,3 @@ def _timings(job: Job, stage_s: dict[str, float]) -> dict[str, float]:
 
 def _time(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
-
-
-def video_name(wanted: str | None, image_name: str) -> str:
-    """A safe name for the finished video: the wanted one, else made from the picture's."""
-    if wanted:
-        name = safe_name(wanted)
-        return name if name.lower().endswith(".mp4") else f"{name}.mp4"
-    stem = safe_name(image_name).rsplit(".", 1)[0].strip(" .") if image_name else ""
-    return f"{stem}-lipsync.mp4" if stem else "lipsync.mp4"
-
-
-def safe_name(name: str) -> str:
-    """The last part of a path without control characters and what file systems dislike; never empty."""
-    name = re.split(r"[/\\]", unicodedata.normalize("NFC", name))[-1]
-    name = "".join(c for c in name if unicodedata.category(c)[0] != "C" and c not in '<>:"|?*').strip(" .")
-    return name[:200] or "file"
-
-
-def attachment(name: str) -> str:
-    """Content-Disposition for a download: an ASCII name for old clients, the real one by RFC 5987."""
-    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
-    plain = re.sub(r'[\\"%;]', "_", plain).strip() or "lipsync.mp4"
-    if plain == ".mp4":
-        plain = "lipsync.mp4"
-    value = f'attachment; filename="{plain}"'
-    return value if plain == name else f"{value}; filename*=UTF-8''{quote(name, safe='')}"

@@ -26,7 +26,7 @@ class JobSpec:
     """What the caller asked for, as it was accepted.
 
     engine: as asked for, "auto" included. duration_s: length of the recording. owner: the name of the token used.
-    ask: the prompt and options as the caller gave them.
+    ask: the prompt and options as the caller gave them. warnings: what was noticed in the files when they came in.
     """
 
     engine: str
@@ -38,6 +38,7 @@ class JobSpec:
     second_audio_name: str | None = None
     owner: str = ""
     callback_url: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -41,14 +41,16 @@ class Store:
             raise NotFound(f"There is no job {job_id[:64]!r} on this server. Check the id, or list them: GET /v1/jobs.")
         return job_of(row)
 
-    async def page(self, *, state: State | None, limit: int, after: str | None) -> list[Job]:
-        """Up to `limit` jobs, newest first, older than the id `after`."""
+    async def page(self, *, state: State | None, limit: int, after: str | None, owner: str | None = None) -> list[Job]:
+        """Up to `limit` jobs, newest first, older than the id `after`; those of `owner` alone when one is named."""
         rows = await self._db.rows(
             "SELECT * FROM jobs WHERE deleted = 0 AND (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR id < ?2)"
+            " AND (?4 IS NULL OR CASE WHEN json_valid(spec) THEN json_extract(spec, '$.owner') END = ?4)"
             " ORDER BY id DESC LIMIT ?3",
             state,
             after,
             limit,
+            owner,
         )
         return [job_of(row) for row in rows]
 

@@ -61,7 +61,7 @@ async def engines(request: web.Request) -> web.StreamResponse:
 
 async def me(request: web.Request) -> web.StreamResponse:
     offer = await request.app[keys.PLANNER].offer()
-    return answer(schemas.Me(name=request[CALLER], version=__version__, engine=offer.default))
+    return answer(schemas.Me(name=request[CALLER].name, version=__version__, engine=offer.default))
 
 
 ROUTES = (

@@ -11,9 +11,9 @@ from contextlib import suppress
 from aiohttp import web
 
 from lipsync_server.http import keys, schemas
-from lipsync_server.http.routes.jobs import find_job
+from lipsync_server.http.job_answers import find_job, shown
 from lipsync_server.http.routing import JOB_ID, Answer, Route
-from lipsync_server.http.wire import job_now
+from lipsync_server.jobs.model import Job
 from lipsync_server.jobs.watch import set_within
 
 _HEARTBEAT_S = 15.0
@@ -22,22 +22,30 @@ _AT_MOST_EVERY_S = 0.25
 
 async def events(request: web.Request) -> web.StreamResponse:
     job = await find_job(request)
+    with request.app[keys.STREAMS].take():
+        response = web.StreamResponse(
+            headers={
+                "Content-Type": "text/event-stream; charset=utf-8",
+                "Cache-Control": "no-cache, no-transform",
+                "X-Accel-Buffering": "no",
+            }
+        )
+        await response.prepare(request)
+        with suppress(ConnectionError):  # a caller may leave at any moment; that is no fault
+            await _send(request, job, response)
+        return response
+
+
+async def _send(request: web.Request, job: Job, response: web.StreamResponse) -> None:
+    """Write the events of `job` until it has ended or the server stops."""
     queue = request.app[keys.QUEUE]
-    response = web.StreamResponse(
-        headers={
-            "Content-Type": "text/event-stream; charset=utf-8",
-            "Cache-Control": "no-cache, no-transform",
-            "X-Accel-Buffering": "no",
-        }
-    )
-    await response.prepare(request)
     await response.write(b"retry: 2000\n\n")
     sent: schemas.Job | None = None
     with queue.watch.subscribe(job.id) as changed:
         while not queue.stopping:
             changed.clear()
             job = await queue.store.get(job.id)
-            view = await job_now(job, queue, request.path)
+            view = await shown(request, job)
             if view != sent:
                 sent = view
                 kind = "end" if job.final else "progress"
@@ -49,9 +57,7 @@ async def events(request: web.Request) -> web.StreamResponse:
                 await response.write(b": still here\n\n")
             # A change that comes sooner waits for its turn; the newest state is sent then.
             await asyncio.sleep(max(0.0, _AT_MOST_EVERY_S - (time.monotonic() - began)))
-    with suppress(ConnectionError):  # the client may leave at the very end
-        await response.write_eof()
-    return response
+    await response.write_eof()
 
 
 ROUTES = (
@@ -66,7 +72,7 @@ ROUTES = (
                 media_type="text/event-stream",
             )
         },
-        problems=(404, 410),
+        problems=(404, 410, 429),
         parameters=(JOB_ID,),
     ),
 )

@@ -3,54 +3,25 @@
 Knows the queue and the wire format. Holds no state.
 """
 
-from pathlib import Path
-
 from aiohttp import web
 
-from lipsync_server.errors import Conflict, Gone, InvalidInput, NotFound
+from lipsync_server.errors import Conflict, InvalidInput
 from lipsync_server.http import keys, schemas
+from lipsync_server.http.auth import CALLER
+from lipsync_server.http.job_answers import accepted_answer, find_job, finished_video, root_of, shown
 from lipsync_server.http.openapi import job_form
 from lipsync_server.http.routing import IDEMPOTENCY_KEY, JOB_ID, Answer, Parameter, Route, answer
-from lipsync_server.http.submit import Accepted, accept
+from lipsync_server.http.submit import accept
 from lipsync_server.http.video import VideoResponse
-from lipsync_server.http.wire import job_now, job_path, relative
-from lipsync_server.jobs.model import STATES, Job, State, is_job_id
+from lipsync_server.jobs.model import STATES, State, is_job_id
 
 _PAGE = 50
 _MAX_PAGE = 200
-
-
-async def accepted_answer(
-    request: web.Request, accepted: Accepted, headers: dict[str, str] | None = None
-) -> web.Response:
-    """202 with the job and where it is."""
-    job = accepted.job
-    replayed = {"Idempotency-Replayed": "true"} if accepted.replayed else {}
-    return answer(
-        await job_now(job, request.app[keys.QUEUE], request.path),
-        status=202,
-        headers={
-            "Location": relative(job_path(job.id), request.path),
-            "Lipsync-Job-Id": job.id,
-            **replayed,
-            **(headers or {}),
-        },
-    )
-
-
-async def find_job(request: web.Request) -> Job:
-    """The job of the path; raises NotFound, or Gone for a deleted one."""
-    job_id = request.match_info["job_id"]
-    if not is_job_id(job_id):
-        raise NotFound(f"There is no job {job_id[:64]!r} on this server. Check the id, or list them: GET /v1/jobs.")
-    job = await request.app[keys.QUEUE].store.get(job_id)
-    if job.deleted:
-        raise Gone("The job was deleted.")
-    return job
+_MAX_DIGITS = 6
 
 
 async def submit(request: web.Request) -> web.StreamResponse:
-    return await accepted_answer(request, await accept(request, allow_json=True))
+    return await accepted_answer(request, await accept(request))
 
 
 async def list_jobs(request: web.Request) -> web.StreamResponse:
@@ -58,21 +29,23 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
     state, limit, after = _state(request), _limit(request), request.query.get("after")
     if after is not None and not is_job_id(after):
         raise InvalidInput("after has to be the id of a job.", field="after")
-    jobs = await queue.store.page(state=state, limit=limit + 1, after=after)
+    caller = request[CALLER]
+    owner = None if caller.is_owner else caller.name
+    jobs = await queue.store.page(state=state, limit=limit + 1, after=after, owner=owner)
     more = len(jobs) > limit
     jobs = jobs[:limit]
     next_page = str(request.rel_url.update_query(after=jobs[-1].id).query_string) if more else None
     return answer(
         schemas.JobList(
-            jobs=[await job_now(job, queue, request.path) for job in jobs],
-            next=None if next_page is None else f"{relative(request.path, request.path)}?{next_page}",
+            jobs=[await shown(request, job) for job in jobs],
+            next=None if next_page is None else f"{root_of(request)}{request.path}?{next_page}",
         )
     )
 
 
 async def show(request: web.Request) -> web.StreamResponse:
     job = await find_job(request)
-    return answer(await job_now(job, request.app[keys.QUEUE], request.path))
+    return answer(await shown(request, job))
 
 
 async def video(request: web.Request) -> web.StreamResponse:
@@ -90,7 +63,7 @@ async def collected(request: web.Request) -> web.StreamResponse:
     job = await find_job(request)
     finished_video(request, job)
     job = await request.app[keys.RETENTION].collect(job.id)
-    return answer(await job_now(job, request.app[keys.QUEUE], request.path))
+    return answer(await shown(request, job))
 
 
 async def delete(request: web.Request) -> web.StreamResponse:
@@ -103,23 +76,9 @@ async def delete(request: web.Request) -> web.StreamResponse:
             # It ended this very moment, and so the wish is to delete it.
             job = await queue.store.get(job.id)
         else:
-            return answer(await job_now(job, queue, request.path), status=200 if job.final else 202)
+            return answer(await shown(request, job), status=200 if job.final else 202)
     await request.app[keys.RETENTION].delete(job.id)
     return web.Response(status=204)
-
-
-def finished_video(request: web.Request, job: Job) -> Path:
-    """Where the video of `job` lies; raises Conflict before it is finished and Gone once it has expired."""
-    if job.deleted:
-        raise Gone("The job and its video were deleted.")
-    if not job.final:
-        raise Conflict(f"The job is {job.state}; its video is not finished yet. Follow it at GET {job_path(job.id)}.")
-    if job.state != "succeeded":
-        reason = f" {job.failure.detail}" if job.failure else ""
-        raise Conflict(f"The job {'failed' if job.failure else 'was cancelled'}; it has no video.{reason}")
-    if not job.has_video:
-        raise Gone("The video has expired. Finished videos are kept until they are collected, and for a limited time.")
-    return request.app[keys.FILES].video(job.id)
 
 
 def _state(request: web.Request) -> State | None:
@@ -134,12 +93,12 @@ def _state(request: web.Request) -> State | None:
 
 def _limit(request: web.Request) -> int:
     text = request.query.get("limit", str(_PAGE))
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= _MAX_PAGE):
+    if not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS and 1 <= int(text) <= _MAX_PAGE):
         raise InvalidInput(f"limit has to be a number from 1 to {_MAX_PAGE}.", field="limit")
     return int(text)
 
 
-_LOCATION = {"Location": "The job, relative to this address."}
+_LOCATION = {"Location": "The job."}
 _PAGING = (
     Parameter("state", "query", "Only jobs in this state.", {"type": "string", "enum": list(STATES)}),
     Parameter("limit", "query", "Jobs on a page.", {"type": "integer", "minimum": 1, "maximum": _MAX_PAGE}),

@@ -5,26 +5,28 @@ it goes on, and its video is kept and can be collected by the id in `Lipsync-Job
 """
 
 import asyncio
+import re
 
 from aiohttp import web
 
 from lipsync_server.errors import NotReady
 from lipsync_server.http import keys, schemas
+from lipsync_server.http.job_answers import accepted_answer, finished_video, job_link
 from lipsync_server.http.openapi import job_form
 from lipsync_server.http.problem import JobEnded
-from lipsync_server.http.routes.jobs import accepted_answer, finished_video
 from lipsync_server.http.routing import IDEMPOTENCY_KEY, Answer, Parameter, Route
 from lipsync_server.http.submit import accept
 from lipsync_server.http.video import VideoResponse
-from lipsync_server.http.wire import job_path, relative
+from lipsync_server.http.wire import job_path
 from lipsync_server.jobs.model import Failure, Job
 
 VIDEO_NAME = "lipsync.mp4"
+_SECONDS = re.compile(r"[0-9]{1,9}")
 
 
 async def lipsync(request: web.Request) -> web.StreamResponse:
-    accepted = await accept(request, allow_json=False, default_name=VIDEO_NAME)
     wait_s = _wait_s(request)
+    accepted = await accept(request, default_name=VIDEO_NAME)
     if wait_s == 0:
         return await accepted_answer(request, accepted, headers={"Preference-Applied": "respond-async"})
     queue = request.app[keys.QUEUE]
@@ -54,14 +56,14 @@ def _video(request: web.Request, job: Job) -> web.StreamResponse:
     return VideoResponse(
         finished_video(request, job),
         job.spec.file_name,
-        headers={"Lipsync-Job-Id": job.id, "Content-Location": relative(job_path(job.id, "/video"), request.path)},
+        headers={"Lipsync-Job-Id": job.id, "Content-Location": job_link(request, job, "/video")},
         on_sent=sent,
     )
 
 
 def _ended(job: Job, request: web.Request) -> JobEnded:
     failure = job.failure or Failure("cancelled", "The job was cancelled", "The job was cancelled by a caller.", 409)
-    return JobEnded(job.id, failure, relative(job_path(job.id), request.path))
+    return JobEnded(job.id, failure, job_link(request, job))
 
 
 def _wait_s(request: web.Request) -> float | None:
@@ -72,7 +74,7 @@ def _wait_s(request: web.Request) -> float | None:
         return timeout_s
     for preference in preferences:
         name, _, value = preference.partition("=")
-        if name.strip() == "wait" and value.strip().isdigit():
+        if name.strip() == "wait" and _SECONDS.fullmatch(value.strip()):
             wait_s = float(value)
             return wait_s if timeout_s is None else min(wait_s, timeout_s)
     return 0
@@ -97,11 +99,11 @@ ROUTES = (
                 media_type="video/mp4",
                 headers={"Lipsync-Job-Id": "The job that made it."},
             ),
-            202: Answer("The job goes on: see `Location`.", schemas.Job, headers={"Location": "The job, relative."}),
+            202: Answer("The job goes on: see `Location`.", schemas.Job, headers={"Location": "The job."}),
         },
         problems=(400, 409, 410, 413, 415, 422, 429, 503, 507),
         parameters=(PREFER, IDEMPOTENCY_KEY),
-        forms={"multipart/form-data": job_form()},
+        forms={"multipart/form-data": job_form(), "application/json": schemas.JobRequest},
         description="The job goes on when the caller hangs up; its video is then kept like any other job's.",
     ),
 )

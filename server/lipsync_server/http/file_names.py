@@ -1,0 +1,61 @@
+"""Names of files: safe ones from callers' names, and the Content-Disposition header of a download.
+
+A name only decorates a job, so no name makes a request unusable. Knows text only.
+"""
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from urllib.parse import quote
+
+_MAX_CHARACTERS = 200
+# Browsers write these three characters of a name as percent codes in a multipart header, and no others.
+_BROWSER_CODES = {"%22": '"', "%0D": "\r", "%0A": "\n", "%0d": "\r", "%0a": "\n"}
+_NAME = re.compile(r'(?:^|[;\s])name\s*=\s*(?:"((?:\\.|[^"\\])*)"|([^;\s]+))', re.IGNORECASE)
+_FILE_NAME = re.compile(r'(?:^|[;\s])filename\s*=\s*(?:"(.*)"|([^;\s]+))', re.IGNORECASE | re.DOTALL)
+
+
+def video_name(wanted: str | None, image_name: str) -> str:
+    """A safe name for the finished video: the wanted one, else made from the picture's."""
+    if wanted:
+        name = safe_name(wanted)
+        return name if name.lower().endswith(".mp4") else f"{name}.mp4"
+    stem = safe_name(image_name).rsplit(".", 1)[0].strip(" .") if image_name else ""
+    return f"{stem}-lipsync.mp4" if stem else "lipsync.mp4"
+
+
+def safe_name(name: str) -> str:
+    """The last part of a path without control characters and what file systems dislike; never empty."""
+    name = re.split(r"[/\\]", unicodedata.normalize("NFC", name))[-1]
+    name = "".join(c for c in name if unicodedata.category(c)[0] != "C" and c not in '<>:"|?*').strip(" .")
+    return name[:_MAX_CHARACTERS] or "file"
+
+
+def attachment(name: str) -> str:
+    """Content-Disposition for a download: an ASCII name for old clients, the real one by RFC 5987."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    plain = re.sub(r'[\\"%;]', "_", plain).strip() or "lipsync.mp4"
+    if plain == ".mp4":
+        plain = "lipsync.mp4"
+    value = f'attachment; filename="{plain}"'
+    return value if plain == name else f"{value}; filename*=UTF-8''{quote(name, safe='')}"
+
+
+def part_names(headers: Mapping[str, str], name: str | None, filename: str | None) -> tuple[str | None, str | None]:
+    """The field and file name of a multipart part.
+
+    name, filename: as aiohttp's parser read them, which gives both up for a file name with quotes or semicolons in it;
+    then they are read from the header leniently.
+    """
+    header = headers.get("Content-Disposition", "")
+    if not name:
+        # A file name may contain `name=`, so the field's name is looked for before it first.
+        before = re.split(r"filename\*?\s*=", header, maxsplit=1, flags=re.IGNORECASE)[0]
+        match = _NAME.search(before) or _NAME.search(header)
+        name = (match.group(1) or match.group(2)) if match else None
+        match = _FILE_NAME.search(header)
+        filename = (match.group(1) or match.group(2) or "") if match else filename
+    if filename is not None:
+        for code, character in _BROWSER_CODES.items():
+            filename = filename.replace(code, character)
+    return name, filename

@@ -1,0 +1,80 @@
+"""Answers about one job that several routes give: the job itself, 202 with its address, its video or why there is none.
+
+Knows the queue and the wire format. Does not know the routes.
+"""
+
+from pathlib import Path
+
+from aiohttp import web
+
+from lipsync_server.errors import Conflict, Gone, NotFound
+from lipsync_server.http import keys, schemas
+from lipsync_server.http.addresses import split_or_none
+from lipsync_server.http.auth import CALLER
+from lipsync_server.http.routing import answer
+from lipsync_server.http.submit import Accepted
+from lipsync_server.http.wire import job_now, job_path
+from lipsync_server.jobs.model import Job, is_job_id
+from lipsync_server.validation import show
+
+
+def root_of(request: web.Request) -> str:
+    """The path under which people reach this server, "" for the root: that of LIPSYNC_PUBLIC_URL."""
+    public = split_or_none(request.app[keys.ADDRESS].url)
+    return public.path.rstrip("/") if public is not None else ""
+
+
+def job_link(request: web.Request, job: Job, part: str = "") -> str:
+    """The address of a job from the root of the server."""
+    return root_of(request) + job_path(job.id, part)
+
+
+async def shown(request: web.Request, job: Job) -> schemas.Job:
+    """The job as it stands at this moment."""
+    return await job_now(job, request.app[keys.QUEUE], root_of(request))
+
+
+async def accepted_answer(
+    request: web.Request, accepted: Accepted, headers: dict[str, str] | None = None
+) -> web.Response:
+    """202 with the job and where it is."""
+    job = accepted.job
+    replayed = {"Idempotency-Replayed": "true"} if accepted.replayed else {}
+    return answer(
+        await shown(request, job),
+        status=202,
+        headers={
+            "Location": job_link(request, job),
+            "Lipsync-Job-Id": job.id,
+            **replayed,
+            **(headers or {}),
+        },
+    )
+
+
+async def find_job(request: web.Request) -> Job:
+    """The job of the path; raises NotFound for one that the caller may not see, too, and Gone for a deleted one."""
+    job_id = request.match_info["job_id"]
+    job = await request.app[keys.QUEUE].store.get(job_id) if is_job_id(job_id) else None
+    if job is None or not request[CALLER].sees(job):
+        raise NotFound(f"There is no job {show(job_id)} on this server. Check the id, or list them: GET /v1/jobs.")
+    if job.deleted:
+        raise Gone("The job was deleted.")
+    return job
+
+
+def finished_video(request: web.Request, job: Job) -> Path:
+    """Where the video of `job` lies; raises Conflict before it is finished and Gone once it has expired."""
+    if job.deleted:
+        raise Gone("The job and its video were deleted.")
+    if not job.final:
+        raise Conflict(f"The job is {job.state}; its video is not finished yet. Follow it at GET {job_path(job.id)}.")
+    if job.state != "succeeded":
+        reason = f" {job.failure.detail}" if job.failure else ""
+        raise Conflict(f"The job {'failed' if job.failure else 'was cancelled'}; it has no video.{reason}")
+    if not job.has_video:
+        raise Gone("The video has expired. Finished videos are kept until they are collected, and for a limited time.")
+    path = request.app[keys.FILES].video(job.id)
+    if not path.is_file():
+        raise Gone("The video's file is no longer on the server's disk; somebody removed it by hand. Make it again.")
+    return path

@@ -1,0 +1,237 @@
+"""A job's JSON body, read as a stream: files in base64 go to disk while they arrive, the rest is a small object.
+
+Many clients can send nothing but JSON, and a recording in base64 may be hundreds of megabytes, so the body is never
+held in memory. The scanner below follows strings and nesting only; the small rest, with each file's text cut out, is
+parsed by `json`. Numbers that are not finite, deep nesting and broken Unicode are refused. Knows bytes; the caller says
+which fields hold files.
+"""
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Awaitable, Callable, Collection
+
+from lipsync_server.errors import BadRequest, InvalidInput, TooLarge
+from lipsync_server.validation import why_not_json
+
+MAX_REST_BYTES = 256 * 1024
+_BOM = b"\xef\xbb\xbf"
+_BLANKS = b" \t\r\n"
+_DATA_URI = re.compile(rb"data:[^,]{0,200},")
+_LONGEST_PREFIX = 210
+
+Write = Callable[[str, bytes], Awaitable[None]]
+
+
+class JsonBody:
+    """Takes the body's chunks with feed(), and gives the small object at close().
+
+    file_fields: top-level fields whose text is base64 or a data URI. write: is given their decoded bytes by field.
+    """
+
+    def __init__(self, file_fields: Collection[str], write: Write) -> None:
+        self._file_fields, self._write = file_fields, write
+        self._rest = bytearray()
+        self._depth = 0
+        self._in_string = self._escaped = False
+        self._string_at = 0
+        self._key = ""
+        self._after_colon = False
+        self._file: _Base64Text | None = None
+        self._begun = False
+        self._start = b""
+
+    async def feed(self, chunk: bytes) -> None:
+        if not self._begun:
+            chunk, self._start = self._start + chunk, b""
+            if len(chunk) < len(_BOM) and _BOM.startswith(chunk):
+                self._start = chunk
+                return
+            self._begun, chunk = True, chunk.removeprefix(_BOM)
+        at = 0
+        while at < len(chunk):
+            if self._file is not None:
+                at = await self._feed_file(self._file, chunk, at)
+            else:
+                at = self._feed_rest(chunk, at)
+                if len(self._rest) > MAX_REST_BYTES:
+                    raise TooLarge(f"The JSON is longer than {MAX_REST_BYTES // 1024} KiB beside its files.")
+
+    def close(self) -> dict[str, object]:
+        """The object without its files. Raises BadRequest when the body is not one JSON object."""
+        if self._file is not None:
+            raise BadRequest(f"The JSON broke off inside the field {self._file.field}.")
+        return parse_object(bytes(self._rest) or self._start)
+
+    async def _feed_file(self, file: "_Base64Text", chunk: bytes, at: int) -> int:
+        """Pass the text of a file on, up to the quote that ends it; returns where to go on."""
+        end = at
+        while True:
+            end = chunk.find(b'"', end)
+            if end < 0:
+                await self._pass(file, file.decode(chunk[at:]))
+                return len(chunk)
+            if not file.ends_escaped(chunk[at:end]):
+                break
+            end += 1
+        await self._pass(file, file.decode(chunk[at:end]) + file.end())
+        self._file = None
+        self._rest += b'"'
+        return end + 1
+
+    async def _pass(self, file: "_Base64Text", data: bytes) -> None:
+        if data:
+            await self._write(file.field, data)
+
+    def _feed_rest(self, chunk: bytes, at: int) -> int:
+        """Take in bytes up to the first of a file's text; returns where to go on."""
+        for index in range(at, len(chunk)):
+            byte = chunk[index : index + 1]
+            self._rest += byte
+            if self._in_string:
+                if self._escaped:
+                    self._escaped = False
+                elif byte == b"\\":
+                    self._escaped = True
+                elif byte == b'"':
+                    self._in_string = False
+                    if self._depth == 1 and not self._after_colon:
+                        self._key = _text(self._rest[self._string_at :])
+            elif byte == b'"':
+                if self._depth == 1 and self._after_colon and self._key in self._file_fields:
+                    self._file, self._after_colon = _Base64Text(self._key), False
+                    return index + 1
+                self._in_string, self._string_at = True, len(self._rest) - 1
+            elif byte in b"{[":
+                self._depth += 1
+                self._after_colon = False if self._depth > 1 else self._after_colon
+            elif byte in b"}]":
+                self._depth -= 1
+            elif byte == b":" and self._depth == 1:
+                self._after_colon = True
+            elif byte == b"," and self._depth == 1:
+                self._after_colon = False
+            if len(self._rest) > MAX_REST_BYTES:
+                return index + 1
+        return len(chunk)
+
+
+class _Base64Text:
+    """The text of one JSON string that holds a file: its escapes, a data URI's head, and base64 in either alphabet."""
+
+    def __init__(self, field: str) -> None:
+        self.field = field
+        self._escape = b""  # an escape that a chunk cut in two
+        self._head: bytes | None = b""  # the first bytes, until it is known whether they are a data URI's
+        self._left = b""  # less than four characters of base64
+
+    def ends_escaped(self, text: bytes) -> bool:
+        """Whether the quote after `text` belongs to the string, because a backslash stands before it."""
+        text = self._escape + text
+        return (len(text) - len(text.rstrip(b"\\"))) % 2 == 1
+
+    def decode(self, text: bytes) -> bytes:
+        text = self._unescaped(self._escape + text)
+        if self._head is not None:
+            self._head += text.lstrip() if not self._head else text
+            if len(self._head) < _LONGEST_PREFIX:
+                return b""
+            text = self._without_head()
+        return self._from_base64(text)
+
+    def end(self) -> bytes:
+        """The bytes that were still held back."""
+        if self._escape:
+            raise self._broken()
+        data = self._from_base64(self._without_head()) if self._head is not None else b""
+        left = self._left.rstrip(b"=")
+        if len(left) == 1:
+            raise self._broken()
+        return data + (self._bytes_of(left + b"=" * (-len(left) % 4)) if left else b"")
+
+    def _without_head(self) -> bytes:
+        head, self._head = self._head or b"", None
+        uri = _DATA_URI.match(head)
+        if uri and b";base64" not in uri.group().lower():
+            raise InvalidInput(
+                f"The data URI in {self.field} is not in base64; write data:...;base64,...", field=self.field
+            )
+        if uri is None and head.lower().startswith((b"http://", b"https://")):
+            raise InvalidInput(
+                f"The field {self.field} holds an address; send an address as {self.field}_url.", field=self.field
+            )
+        return head[uri.end() :] if uri else head
+
+    def _unescaped(self, text: bytes) -> bytes:
+        self._escape = b""
+        if b"\\" not in text:
+            return text
+        if cut := re.search(rb"(?<!\\)(?:\\\\)*(\\(?:u[0-9A-Fa-f]{0,3})?)$", text):
+            self._escape, text = cut.group(1), text[: cut.start(1)]
+        try:
+            return str(json.loads(b'"' + text + b'"', strict=False)).encode()
+        except ValueError as error:
+            raise self._broken() from error
+
+    def _from_base64(self, text: bytes) -> bytes:
+        text = self._left + text.translate(_STANDARD_ALPHABET, _BLANKS)
+        whole = len(text) // 4 * 4
+        if b"=" in text[:whole]:
+            # Padding ends the text, so it waits for end().
+            whole = text.index(b"=") // 4 * 4
+        text, self._left = text[:whole], text[whole:]
+        if len(self._left) > 8:
+            raise self._broken()
+        return self._bytes_of(text)
+
+    def _bytes_of(self, text: bytes) -> bytes:
+        try:
+            return base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise self._broken() from error
+
+    def _broken(self) -> InvalidInput:
+        return InvalidInput(
+            f"The field {self.field} is not a file in base64. Send base64 text, a data URI, or an address as "
+            f"{self.field}_url.",
+            field=self.field,
+        )
+
+
+# The alphabet of RFC 4648 section 5, for file names and URLs, as the standard one.
+_STANDARD_ALPHABET = bytes.maketrans(b"-_", b"+/")
+
+
+def parse_object(text: bytes) -> dict[str, object]:
+    """A JSON object as plain values; raises BadRequest for text that is none."""
+    values = parse_json(text)
+    if not isinstance(values, dict):
+        raise BadRequest("The body has to be a JSON object.")
+    return values
+
+
+def parse_json(text: bytes | str) -> object:
+    """JSON as plain values. Raises BadRequest: NaN, Infinity and numbers beyond float's range are no JSON values."""
+    try:
+        values: object = json.loads(text, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"The JSON cannot be read: {_reason(error)}.") from error
+    if why := why_not_json(values):
+        raise BadRequest(f"The JSON cannot be used: {why}.")
+    return values
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is not a number that JSON has")
+
+
+def _reason(error: Exception) -> str:
+    return "it is nested too deep" if isinstance(error, RecursionError) else str(error)
+
+
+def _text(literal: bytes | bytearray) -> str:
+    try:
+        return str(json.loads(bytes(literal)))
+    except ValueError:
+        return ""

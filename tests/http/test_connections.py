@@ -1,0 +1,120 @@
+"""Promise 5: connections that ask nothing are closed, overload is answered, and the server never goes deaf."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from lipsync_server.http.app import create_app
+from lipsync_server.http.connections import Connections, listen
+from lipsync_server.settings import Settings
+from site_kit import StandInExecutor
+
+Open = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@asynccontextmanager
+async def serving(folder: Path, *, most: int = 500, per_address: int = 100, idle_s: float = 30) -> AsyncIterator[Open]:
+    """A server with its real listener; yields the function that opens a connection to it."""
+    settings = Settings(_env_file=None, data_dir=folder / "data", min_free_disk_bytes=0, tokens="t")
+    runner = web.AppRunner(create_app(settings, StandInExecutor()), access_log=None)
+    await runner.setup()
+    connections = Connections(most=most, most_idle_per_address=per_address)
+    listener = await listen(runner, "127.0.0.1", 0, connections, idle_s=idle_s)
+    port = listener.sockets[0].getsockname()[1]
+    opened: list[asyncio.StreamWriter] = []
+
+    async def open_one() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        opened.append(writer)
+        return reader, writer
+
+    try:
+        yield open_one
+    finally:
+        for writer in opened:
+            writer.close()
+        listener.close()
+        await runner.cleanup()
+
+
+async def answer_to(open_one: Open, request: bytes) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of the answer to raw bytes."""
+    async with asyncio.timeout(20):
+        reader, writer = await open_one()
+        writer.write(request)
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        lines = head.split("\r\n")
+        headers = {key.lower(): value for key, _, value in (line.partition(": ") for line in lines[1:] if line)}
+        body = await reader.readexactly(int(headers.get("content-length", 0)))
+    return int(lines[0].split()[1]), headers, body
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: local", HEALTH + b"GET /v1/jobs HTT"])
+async def test_a_connection_without_a_complete_request_is_closed_in_time(tmp_path: Path, sent: bytes):
+    async with serving(tmp_path, idle_s=0.3) as open_one, asyncio.timeout(20):
+        reader, writer = await open_one()
+        writer.write(sent)
+        await reader.read()
+        assert reader.at_eof()
+
+
+async def test_an_address_that_opens_hundreds_loses_its_oldest_and_everybody_is_answered(tmp_path: Path):
+    async with serving(tmp_path, per_address=20) as open_one:
+        silent = [await open_one() for _ in range(60)]
+        for number, (_, writer) in enumerate(silent):
+            writer.write(b"GET /he" if number % 2 else b"")
+        assert (await answer_to(open_one, HEALTH))[0] == 200
+        async with asyncio.timeout(20):
+            assert await silent[0][0].read() == b""
+
+
+async def test_when_every_connection_is_at_work_a_new_one_is_told_so(tmp_path: Path):
+    ask = b"POST /lipsync HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer t\r\nContent-Length: 99\r\n"
+    ask += b"Content-Type: application/json\r\n\r\n{"
+    async with serving(tmp_path, most=3) as open_one, asyncio.timeout(20):
+        busy = [await open_one() for _ in range(3)]
+        for _, writer in busy:
+            writer.write(ask.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
+        for reader, _ in busy:
+            assert (await reader.readline()).startswith(b"HTTP/1.1 100")
+        status, headers, body = await answer_to(open_one, b"")
+        assert (status, headers["content-type"]) == (503, "application/problem+json")
+        assert json.loads(body)["code"] == "overloaded"
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \x01SECRET\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfcSECRET\r\n\r\n",
+        b"GET /" + b"a" * 20_000 + b"SECRET HTTP/1.1\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nContent-Length: SECRET\r\n\r\n",
+        b"SECRET\r\n\r\n",
+    ],
+)
+async def test_a_request_that_is_not_http_is_answered_as_a_problem_and_nothing_of_it_is_kept(
+    tmp_path: Path, request_bytes: bytes, caplog: pytest.LogCaptureFixture
+):
+    async with serving(tmp_path) as open_one:
+        status, headers, body = await answer_to(open_one, request_bytes)
+    assert (status, headers["content-type"].split(";")[0]) == (400, "application/problem+json")
+    assert json.loads(body)["status"] == 400
+    assert b"SECRET" not in body
+    assert "SECRET" not in caplog.text
+
+
+async def test_a_caller_who_leaves_an_event_stream_leaves_no_error_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    async with serving(tmp_path) as open_one:
+        for _ in range(3):
+            _, writer = await open_one()
+            writer.write(b"GET /v1/jobs/x/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer t\r\n\r\n")
+            writer.transport.abort()
+        assert (await answer_to(open_one, HEALTH))[0] == 200
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]

@@ -1,0 +1,232 @@
+"""Promise 1 and 4: inputs as real clients send them are taken, and hostile ones are answered with 4xx, never 500."""
+
+import base64
+import json
+
+import pytest
+from site_kit import PNG, WAV, Site, form
+
+IMAGE, AUDIO = base64.b64encode(PNG).decode(), base64.b64encode(WAV).decode()
+
+
+async def post_json(site: Site, body: object, path: str = "/v1/jobs") -> tuple[int, dict]:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    async with site.client.post(path, data=data, headers={"Content-Type": "application/json"}) as response:
+        return response.status, await response.json(content_type=None) if response.content_type != "video/mp4" else {}
+
+
+NUMBERS = ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("field", ["face_box", "seed", "head_motion", "people"])
+async def test_a_number_that_is_not_finite_is_refused_and_the_next_job_runs(site: Site, number: str, field: str):
+    form_field = {
+        "face_box": {"face_box": f"{number},0,10,10"},
+        "seed": {"seed": number},
+        "head_motion": {"options": f'{{"head_motion": {number}}}'},
+        "people": {"options": f'{{"people": [[0, 0, 1, {number}], [0, 0, 1, 1]]}}'},
+    }[field]
+    async with site.client.post("/v1/jobs", data=form(**form_field)) as response:
+        assert response.status == 422, await response.text()
+    value = f"[{number},0,10,10]" if field == "face_box" else number
+    part = f'"options": {{"{field}": {value}}}' if field in ("head_motion", "people") else f'"{field}": {value}'
+    status, _ = await post_json(site, f'{{"image": "{IMAGE}", "audio": "{AUDIO}", {part}}}'.encode())
+    assert status in (400, 422)
+    assert (await site.ended((await site.submit())["id"]))["state"] == "succeeded"
+
+
+async def test_null_stands_for_a_field_that_was_left_out(site: Site):
+    empty = ("prompt", "engine", "preset", "resolution", "seed", "face_index", "face_box", "file_name", "callback_url")
+    body = {"image": IMAGE, "audio": AUDIO, "image_url": None, "second_audio": None, "options": None}
+    status, job = await post_json(site, body | dict.fromkeys(empty))
+    assert status == 202, job
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda text: text,
+        lambda text: f"data:image/png;base64,{text}",
+        lambda text: "\n".join(text[at : at + 76] for at in range(0, len(text), 76)),
+        lambda text: text.replace("+", "-").replace("/", "_").rstrip("="),
+        lambda text: f"  {text}\r\n",
+    ],
+)
+async def test_files_in_base64_are_taken_from_json(site: Site, written):
+    status, job = await post_json(site, {"image": written(IMAGE), "audio": written(AUDIO), "prompt": "x"})
+    assert status == 202, job
+    folder = site.data_dir / "jobs" / job["id"]
+    assert (await site.ended(job["id"]))["state"] == "succeeded"
+    assert folder.exists()
+
+
+@pytest.mark.parametrize("escape", ["\\/", "\\u002F", "\\u002f"])
+async def test_base64_with_json_s_escapes_is_taken_however_the_body_is_cut(site: Site, escape: str):
+    from lipsync_server.http.json_body import JsonBody
+
+    text = f'{{"prompt": "say \\"image\\": \\\\", "image": "{IMAGE}", "options": {{"image": "{IMAGE[:8]}"}}}}'
+    body = b"\xef\xbb\xbf" + text.replace(IMAGE, IMAGE.replace("/", escape)).encode()
+    for size in (1, 2, 3, 5, 7, 64, 100_000):
+        got = bytearray()
+
+        async def write(name: str, data: bytes, got: bytearray = got) -> None:
+            assert name == "image"
+            got += data
+
+        reader = JsonBody(("image", "audio"), write)
+        for at in range(0, len(body), size):
+            await reader.feed(body[at : at + size])
+        values = reader.close()
+        assert bytes(got) == PNG
+        assert values["prompt"] == 'say "image": \\'
+        assert values["options"] == {"image": IMAGE[:8]}
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("not base64!", "base64"),
+        ("https://example.com/a.png", "image_url"),
+        ("data:image/png,abc", "not in base64"),
+        (7, "base64"),
+        (["a"], "base64"),
+        ({}, "base64"),
+        ("A", "base64"),
+        ("AAAA=AAA", "base64"),
+    ],
+)
+async def test_a_file_in_json_that_is_no_base64_is_named(site: Site, value: object, says: str):
+    status, problem = await post_json(site, {"image": value, "audio": AUDIO})
+    assert status == 422, problem
+    assert problem["field"] == "image"
+    assert says in problem["detail"]
+    assert site.left_on_disk() == []
+
+
+async def test_a_file_in_base64_beyond_the_limit_is_refused_while_it_arrives(start):
+    site = await start(max_image_bytes=100_000)
+    status, problem = await post_json(site, {"image": base64.b64encode(bytes(100_001)).decode(), "audio": AUDIO})
+    assert (status, problem["field"]) == (413, "image")
+
+
+async def test_the_blocking_address_takes_json_too(site: Site):
+    assert (await post_json(site, {"image": IMAGE, "audio": AUDIO}, "/lipsync"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"options": ' + b'{"a":' * 9_000 + b"1" + b"}" * 9_000 + b"}",
+        b"[" * 100_000,
+        b'{"prompt": "\\ud800", "image_url": "http://example.com/a", "audio_url": "http://example.com/a"}',
+        b'{"seed": ' + b"9" * 5_000 + b"}",
+        b'{"options": {"seed": ' + b"9" * 400 + b"}}",
+        b'{"image": "' + b"\\" * 999,
+        b'{"image": "\\',
+        b'{"image',
+        b"\xef\xbb\xbf",
+        b"\xef\xbb",
+        b"null",
+        b'{"a": 1}}}}}',
+    ],
+)
+async def test_hostile_json_is_answered_4xx(site: Site, body: bytes):
+    status, problem = await post_json(site, body)
+    assert 400 <= status < 500, problem
+    assert site.left_on_disk() == []
+
+
+BROKEN_ADDRESSES = [
+    *("http://[", "http://[::1", "http://]/", "http://[::1]]:1/", "http://[1.2.3.4]/", "http:///x", "http://h:65536/"),
+    *(
+        "http://h:-1/",
+        "http://a\\@h/",
+        "http://h%0d%0a:1/",
+        "http://",
+        "http://h:x/",
+        "http://a b/",
+        "ftp://h/",
+        "//h/",
+    ),
+    *("http://\x00/", "http://h\n/", "javascript:alert(1)", "http://" + "a" * 9_000, "http://xn--a.example:0/"),
+]
+
+
+@pytest.mark.parametrize("address", BROKEN_ADDRESSES)
+@pytest.mark.parametrize("field", ["image_url", "callback_url"])
+async def test_a_broken_address_is_answered_with_its_field(site: Site, address: str, field: str):
+    body = {"image": IMAGE, "audio": AUDIO, field: address}
+    if field == "image_url":
+        del body["image"]
+    status, problem = await post_json(site, body)
+    assert (status, problem["field"]) == (422, field), problem
+
+
+async def test_blanks_around_an_address_do_not_matter(site: Site):
+    status, problem = await post_json(site, {"image_url": " http://127.0.0.1:9/a.png\n", "audio": AUDIO})
+    assert status == 422
+    assert "not public" in problem["detail"]
+
+
+@pytest.mark.parametrize("text", ["[object Object]", "data", "undefined", '{"mimeType":"image/png"}'])
+async def test_text_where_a_file_belongs_is_quoted_with_what_to_choose_in_n8n(site: Site, text: str):
+    async with site.client.post("/lipsync", data=form(image=text)) as response:
+        problem = await response.json()
+        assert (response.status, problem["field"]) == (415, "image")
+    assert "n8n Binary File" in problem["detail"]
+    assert text[:12] in problem["detail"]
+
+
+async def test_an_address_where_a_file_belongs_is_sent_to_its_own_field(site: Site):
+    async with site.client.post("/lipsync", data=form(image="https://example.com/face.png")) as response:
+        assert "image_url" in (await response.json())["detail"]
+
+
+NAMES = ["Hello; how are you; fine.wav", 'a"b;c.wav', "&amp;.wav", "x; name=image.wav", "ü ñ 语.wav", '";".wav']
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_no_file_name_makes_a_recording_unreadable(site: Site, name: str):
+    body = b""
+    for field, file_name, content in (("image", "face.png", PNG), ("audio", name, WAV)):
+        head = f'--b\r\nContent-Disposition: form-data; name="{field}"; filename="{file_name}"\r\n\r\n'
+        body += head.encode() + content + b"\r\n"
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    async with site.client.post("/v1/jobs", data=body + b"--b--\r\n", headers=headers) as response:
+        assert response.status == 202, await response.text()
+        assert (await response.json())["audio_name"].endswith(".wav")
+
+
+async def test_a_content_type_without_its_boundary_is_explained(site: Site):
+    headers = {"Content-Type": "multipart/form-data"}
+    async with site.client.post("/lipsync", data=WAV, headers=headers) as response:
+        assert response.status == 400
+        assert "boundary" in (await response.json())["detail"]
+
+
+@pytest.mark.parametrize("query", ["limit=000001" + "9" * 30, "limit=0000012345678", "limit=-1", "limit=1e9", "limit="])
+async def test_a_limit_beyond_measure_is_422(site: Site, query: str):
+    async with site.client.get(f"/v1/jobs?{query}") as response:
+        assert response.status == 422
+
+
+@pytest.mark.parametrize("wait", ["²", "①", "9" * 400, "-1", "1e400", "NaN", ""])
+async def test_a_wait_that_is_no_number_costs_no_job(site: Site, wait: str):
+    headers = {"Prefer": f"respond-async, wait={wait}"}
+    async with site.client.post("/lipsync", data=form(), headers=headers) as response:
+        assert response.status == 202
+
+
+@pytest.mark.parametrize("headers", [{"Host": "["}, {"Host": "[::1"}, {"Host": "a]b"}, {"Origin": "http://["}])
+async def test_a_malformed_host_or_origin_is_answered_4xx(site: Site, headers: dict[str, str]):
+    async with site.client.get("/v1/jobs", headers=headers) as response:
+        assert response.status in (400, 401, 403)
+
+
+async def test_a_video_whose_file_was_removed_by_hand_is_a_problem_document(site: Site):
+    job_id = (await site.submit())["id"]
+    await site.ended(job_id)
+    (site.data_dir / "jobs" / job_id / "video.mp4").unlink()
+    async with site.client.get(f"/v1/jobs/{job_id}/video") as response:
+        assert (response.status, response.content_type) == (410, "application/problem+json")

@@ -21,7 +21,7 @@ NAME = "lipsync_server"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("bench",),
     ("cli", "settings_table"),
-    ("http",),
+    ("http", "library"),
     ("cloud", "jobs"),
     ("workers",),
     ("random_models",),

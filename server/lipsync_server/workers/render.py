@@ -12,7 +12,7 @@ import errno
 import logging
 import shutil
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ import numpy as np
 
 from lipsync_server import errors
 from lipsync_server.engines import registry
-from lipsync_server.engines.base import Engine, EngineOptions, Frames, RenderRequest, ResumePoint, Speech, State
+from lipsync_server.engines.base import Engine, EngineOptions, RenderRequest, ResumePoint, Speech, State
 from lipsync_server.engines.options import choose_options
 from lipsync_server.engines.out_of_memory import gpu_out_of_memory, gpu_ran_out
 from lipsync_server.media.encoder import FrameEncoder
@@ -29,6 +29,7 @@ from lipsync_server.media.info import VideoInfo
 from lipsync_server.media.sandbox.pool import DecoderPool
 from lipsync_server.media.sandbox.tasks import JoinVideo
 from lipsync_server.settings import RenderSettings
+from lipsync_server.workers.checked_frames import checked_frames
 from lipsync_server.workers.encoding import BackgroundEncoder
 from lipsync_server.workers.inputs import decode_request, release_pages
 from lipsync_server.workers.measure import PeakMemory, ProgressScale, StageClock
@@ -233,7 +234,7 @@ class _Render:
             warn=self._warn,
             save=save,
         )
-        with closing(background), closing(_checked(self._engine, request, context, n_done)) as batches:
+        with closing(background), closing(checked_frames(self._engine, request, context, n_done)) as batches:
             try:
                 for frames in batches:
                     n_done += len(frames)
@@ -276,36 +277,3 @@ class _Render:
     def _stop_if_cancelled(self) -> None:
         if self._cancelled():
             raise errors.Cancelled("The job was cancelled.")
-
-
-def _checked(engine: Engine, request: RenderRequest, context: _Context, n_stored: int) -> Generator[Frames, None, None]:
-    """The engine's batches, each checked: right form, even and constant size, and in all exactly the frames due."""
-    n_done = n_stored
-    size: tuple[int, int] | None = None
-    batches = engine.generate(request, context)
-    try:
-        for frames in batches:
-            if frames.dtype != "uint8" or frames.ndim != 4 or frames.shape[3] != 3:
-                raise _fault(engine, f"made an array of {frames.dtype} {frames.shape} instead of RGB frames")
-            height, width = frames.shape[1:3]
-            if height % 2 or width % 2:
-                raise _fault(engine, f"made frames of {width}x{height} pixels; both must be even")
-            if size not in (None, (height, width)):
-                raise _fault(engine, f"changed the size of its frames to {width}x{height} at frame {n_done}")
-            size = (height, width)
-            n_done += len(frames)
-            if n_done > request.n_frames:
-                raise _fault(engine, f"made {n_done} frames or more where {request.n_frames} were due")
-            if len(frames):
-                yield frames
-            del frames
-    finally:
-        close = getattr(batches, "close", None)
-        if close is not None:
-            close()
-    if n_done != request.n_frames:
-        raise _fault(engine, f"made {n_done} frames where {request.n_frames} were due")
-
-
-def _fault(engine: Engine, what: str) -> errors.LipsyncError:
-    return errors.LipsyncError(f"Engine {engine.name} {what}. This is a fault of the engine; please report it.")

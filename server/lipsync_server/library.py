@@ -1,0 +1,251 @@
+"""Lipsync as a library: a model that stays loaded, and videos from Python in three lines.
+
+    from lipsync_server import Lipsync
+
+    with Lipsync("preview") as engine:
+        engine.render("portrait.jpg", "speech.wav", "video.mp4")
+
+Options, errors, warnings and results are those of a job of the server. There is no server, no database and no queue:
+the caller's own thread renders, one video after the other. Knows the worker's render() and the decoder processes that
+keep untrusted files away from this one. Does not know HTTP or jobs.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pydantic import ValidationError
+
+from lipsync_server.engines import registry
+from lipsync_server.engines.ask import Ask
+from lipsync_server.engines.base import Engine, Frames, ResumePoint, State
+from lipsync_server.engines.options import choose_options
+from lipsync_server.errors import InvalidInput
+from lipsync_server.media.sandbox.pool import DecoderPool
+from lipsync_server.media.sandbox.tasks import ProbeRecording
+from lipsync_server.settings import Settings
+from lipsync_server.validation import invalid
+from lipsync_server.workers.checked_frames import checked_frames
+from lipsync_server.workers.inputs import DecodedInputs, decode_request
+from lipsync_server.workers.render import render
+from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
+
+OnProgress = Callable[[ProgressEvent], None]
+FileName = str | PathLike[str]
+# Wishes that several engines understand; every other keyword is an option of one engine.
+_WISHES = tuple(name for name in Ask.model_fields if name not in ("prompt", "options"))
+
+
+def _show_nothing(event: ProgressEvent) -> None:
+    pass
+
+
+def _never() -> bool:
+    return False
+
+
+class Lipsync:
+    """One engine, chosen when it is made and loaded when it is first needed. Use it in a `with` block.
+
+    engine: `preview`, `sadtalker`, ..., or `auto` for the best one whose weights and hardware are present.
+    weights: the folder with the model files. Other keywords are settings of the server, such as device="cuda:1" or
+    preset="fast"; those that are left out come from LIPSYNC_* variables and .env, as everywhere.
+
+    Raises InvalidInput for a setting that does not exist or has a wrong value, and EngineUnavailable, with what to do,
+    where the engine cannot run. `name` is the chosen engine and `why` one line that says why it was chosen.
+    """
+
+    def __init__(self, engine: str | None = None, *, weights: FileName | None = None, **settings: object) -> None:
+        given = {"engine": engine, "weights_dir": weights, **settings}
+        unknown = sorted(set(settings) - set(Settings.model_fields))
+        if unknown:
+            raise InvalidInput(
+                f"Lipsync has no setting {unknown[0]}. The options of one video go to render(), the settings are "
+                "listed in the README.",
+                field=unknown[0],
+            )
+        try:
+            made = Settings.model_validate({name: value for name, value in given.items() if value is not None})
+        except ValidationError as error:
+            raise invalid(error, owner="Lipsync", noun="setting", known=Settings.model_fields) from error
+        registry.ENGINES.check_name(made.engine)
+        self._start(made)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """The same from settings that exist already, as the command line has them."""
+        made = cls.__new__(cls)
+        made._start(settings)
+        return made
+
+    def _start(self, settings: Settings) -> None:
+        self._settings = settings
+        self.name, self.why = registry.choose(settings)
+        self._engine: Engine | None = None
+        self._decoders: DecoderPool | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def load(self) -> None:
+        """Load the models now instead of with the first video. Calling it again costs nothing."""
+        self._opened().load()
+
+    def close(self) -> None:
+        """Give memory and devices back. The next video loads the engine again."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+        if self._decoders is not None:
+            self._decoders.close()
+            self._decoders = None
+
+    def render(
+        self,
+        image: FileName,
+        audio: FileName,
+        output: FileName,
+        *,
+        prompt: str = "",
+        second_audio: FileName | None = None,
+        on_progress: OnProgress = _show_nothing,
+        cancelled: Callable[[], bool] = _never,
+        **options: object,
+    ) -> RenderOutcome:
+        """Render one video to the MP4 file `output`, which appears when it is whole.
+
+        image: a picture, or a video of a face. audio: the recording that the video carries, at its own quality.
+        on_progress: called often, with the stage and the share that is done. cancelled: asked often; True raises
+        Cancelled. options: preset, resolution, seed, face_index, face_box, and what the engine has of its own, as in
+        `lipsync engines`. Raises LipsyncError with a sentence for a person; the outcome's `warnings` say what was
+        ignored or changed.
+        """
+        return self.render_ask(
+            image, audio, output, self._ask(prompt, options), second_audio, on_progress=on_progress, cancelled=cancelled
+        )
+
+    def render_ask(
+        self,
+        image: FileName,
+        audio: FileName,
+        output: FileName,
+        ask: Ask,
+        second_audio: FileName | None = None,
+        *,
+        on_progress: OnProgress = _show_nothing,
+        cancelled: Callable[[], bool] = _never,
+    ) -> RenderOutcome:
+        """As render(), for wishes that are one value already."""
+        path = Path(output)
+        if path.suffix.lower() != ".mp4":
+            raise InvalidInput(f"The output is an MP4 video: name it {path.with_suffix('.mp4')}.")
+        if path.is_dir():
+            raise InvalidInput(f"{path} is a folder; name a file in it.")
+        with tempfile.TemporaryDirectory(prefix="lipsync-") as scratch:
+            task = self._task(image, audio, second_audio, path, Path(scratch), ask)
+            return render(
+                self._opened(), task, on_progress, cancelled, self._settings, decoders=self._decoder_processes()
+            )
+
+    def frames(
+        self,
+        image: FileName,
+        audio: FileName,
+        *,
+        prompt: str = "",
+        second_audio: FileName | None = None,
+        on_progress: OnProgress = _show_nothing,
+        on_warning: Callable[[str], None] | None = None,
+        **options: object,
+    ) -> Iterator[Frames]:
+        """The frames of one video as uint8 RGB arrays (n, height, width, 3), 25 a second, without sound or encoding.
+
+        They come as soon as they are final, a few at a time; together they cover the recording to the frame. Leaving
+        the loop early stops the engine. on_warning: called with each sentence that a job's result would carry.
+        """
+        ask = self._ask(prompt, options)
+        chosen = choose_options(self.name, registry.options_model(self.name), ask, self._settings)
+        warn = on_warning or (lambda _: None)
+        for sentence in chosen.ignored:
+            warn(sentence)
+        with tempfile.TemporaryDirectory(prefix="lipsync-") as scratch:
+            folder = Path(scratch)
+            task = self._task(image, audio, second_audio, folder / "video.mp4", folder, ask)
+            inputs: DecodedInputs = decode_request(task, chosen.options, self._settings, self._decoder_processes())
+            for sentence in inputs.warnings:
+                warn(sentence)
+            engine = self._opened()
+            engine.load()
+            context = _FramesContext(folder, on_progress, warn)
+            with closing(checked_frames(engine, inputs.request, context, 0)) as batches:
+                yield from batches
+
+    def _ask(self, prompt: str, options: dict[str, object]) -> Ask:
+        wishes = {name: options[name] for name in _WISHES if name in options}
+        own = {name: value for name, value in options.items() if name not in wishes}
+        try:
+            return Ask.model_validate({"prompt": prompt, **wishes, "options": own})
+        except ValidationError as error:
+            raise invalid(error, owner="the video", noun="option", known=Ask.model_fields) from error
+
+    def _task(
+        self, image: FileName, audio: FileName, second_audio: FileName | None, output: Path, scratch: Path, ask: Ask
+    ) -> RenderTask:
+        """The task for files that are there, whose options suit the engine and whose sound has a length to render."""
+        recordings = [Path(audio)] if second_audio is None else [Path(audio), Path(second_audio)]
+        for path in (Path(image), *recordings):
+            if not path.is_file():
+                raise InvalidInput(f"There is no file {path}.")
+        choose_options(self.name, registry.options_model(self.name), ask, self._settings)
+        for path in recordings:
+            probe = ProbeRecording(path, self._settings.min_audio_s, self._settings.max_audio_s)
+            self._decoder_processes().run(probe)
+        return RenderTask(
+            task_id="library",
+            engine=self.name,
+            image=Path(image),
+            audio=recordings[0],
+            output=output,
+            scratch=scratch,
+            ask=ask,
+            second_audio=recordings[1] if second_audio is not None else None,
+        )
+
+    def _opened(self) -> Engine:
+        if self._engine is None:
+            self._engine = registry.create(self.name, self._settings)
+        return self._engine
+
+    def _decoder_processes(self) -> DecoderPool:
+        if self._decoders is None:
+            self._decoders = DecoderPool(n_warm=1)
+        return self._decoders
+
+
+@dataclass
+class _FramesContext:
+    """What the engine sees of a caller of `frames`: nothing is stored, so nothing is resumed."""
+
+    scratch: Path
+    on_progress: OnProgress
+    warn: Callable[[str], None]
+    checkpoint: ResumePoint | None = None
+
+    def progress(self, stage: str, done: float, total: float, note: str = "") -> None:
+        self.on_progress(ProgressEvent(stage, done, total, done / total if total else 0.0, note))
+
+    def cancelled(self) -> bool:
+        return False
+
+    def save(self, state: State) -> None:
+        pass

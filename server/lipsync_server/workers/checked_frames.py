@@ -1,0 +1,47 @@
+"""An engine's frames, held to the engine interface: form, size and number.
+
+A fault of an engine is named here, before its frames reach the encoder or a caller. Knows the interface only.
+"""
+
+from collections.abc import Generator
+
+from lipsync_server import errors
+from lipsync_server.engines.base import Engine, Frames, RenderContext, RenderRequest
+
+
+def checked_frames(
+    engine: Engine, request: RenderRequest, context: RenderContext, n_stored: int
+) -> Generator[Frames, None, None]:
+    """The engine's batches after the `n_stored` frames that are stored already.
+
+    Each is checked: right form, even and constant size, and in all exactly the frames due.
+    """
+    n_done = n_stored
+    size: tuple[int, int] | None = None
+    batches = engine.generate(request, context)
+    try:
+        for frames in batches:
+            if frames.dtype != "uint8" or frames.ndim != 4 or frames.shape[3] != 3:
+                raise _fault(engine, f"made an array of {frames.dtype} {frames.shape} instead of RGB frames")
+            height, width = frames.shape[1:3]
+            if height % 2 or width % 2:
+                raise _fault(engine, f"made frames of {width}x{height} pixels; both must be even")
+            if size not in (None, (height, width)):
+                raise _fault(engine, f"changed the size of its frames to {width}x{height} at frame {n_done}")
+            size = (height, width)
+            n_done += len(frames)
+            if n_done > request.n_frames:
+                raise _fault(engine, f"made {n_done} frames or more where {request.n_frames} were due")
+            if len(frames):
+                yield frames
+            del frames
+    finally:
+        close = getattr(batches, "close", None)
+        if close is not None:
+            close()
+    if n_done != request.n_frames:
+        raise _fault(engine, f"made {n_done} frames where {request.n_frames} were due")
+
+
+def _fault(engine: Engine, what: str) -> errors.LipsyncError:
+    return errors.LipsyncError(f"Engine {engine.name} {what}. This is a fault of the engine; please report it.")

@@ -41,7 +41,7 @@ def test_running_out_of_memory_is_tried_once_more_with_fewer_blocks(
     assert engine._models.transformer is not transformer
 
 
-@pytest.mark.parametrize("part", ["load_transformer", "SpeechEmbedding", "Conditions.colours"])
+@pytest.mark.parametrize("part", ["load_transformer", "SpeechEmbedding", "ConditionMaker.colours"])
 def test_running_out_of_memory_outside_of_a_window_is_tried_once_more_too(
     tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:

@@ -14,13 +14,14 @@ from lipsync_server.bench.infinitetalk.bench import TINY, Bench
 from lipsync_server.bench.infinitetalk.moving import moving_windows
 from lipsync_server.engines.base import RenderRequest, ResumePoint
 from lipsync_server.engines.infinitetalk.engine import create
-from lipsync_server.engines.infinitetalk.loading.models import Models, Need
+from lipsync_server.engines.infinitetalk.loading.models import Models
+from lipsync_server.engines.infinitetalk.loading.planner import Need
 from lipsync_server.engines.infinitetalk.one_gpu import InfiniteTalkEngine
 from lipsync_server.engines.infinitetalk.options import Options
 from lipsync_server.engines.infinitetalk.video.conditions import (
-    Condition,
-    Conditions,
+    ConditionMaker,
     PictureAt,
+    WindowCondition,
     moving_picture,
     still_picture,
 )
@@ -59,11 +60,11 @@ class Parts:
 
     def conditions(
         self, picture_at: PictureAt | None = None, tokens_of: Callable[[Tensor], Tensor] | None = None
-    ) -> Conditions:
+    ) -> ConditionMaker:
         heard = PLAN.heard[0]
         sound = np.random.default_rng(1).standard_normal((2, heard * SAMPLES_PER_FRAME)).astype(np.float32) * 0.1
         speech = tuple(SpeechEmbedding(self.wav2vec, Track(samples, len(samples)), heard) for samples in sound)
-        return Conditions(
+        return ConditionMaker(
             picture_at or moving_picture(self.picture, BOXES), speech, PLAN,
             size=self.size, vae=self.vae, tokens_of=tokens_of or self.clip.encode, side=self.side,
         )  # fmt: skip
@@ -85,14 +86,14 @@ def _video(path: Path, size: tuple[int, int] = (64, 192)) -> Path:
     return path
 
 
-def _equal(one: Condition, other: Condition) -> bool:
+def _equal(one: WindowCondition, other: WindowCondition) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one.tensors, other.tensors, strict=True))
 
 
 @pytest.mark.parametrize("source", ["camera move", "video"])
 @pytest.mark.parametrize("first", [0, 2], ids=["from the start", "resumed"])
 def test_prefetched_conditioning_is_that_made_in_turn(parts: Parts, tmp_path: Path, source: str, first: int) -> None:
-    def conditions() -> Conditions:
+    def conditions() -> ConditionMaker:
         if source == "camera move":
             return parts.conditions()
         path = _video(tmp_path / "video.mp4")
@@ -238,7 +239,7 @@ def test_windows_are_prepared_early_only_where_there_is_room_for_both(
 ) -> None:
     settings = Settings(_env_file=None, weights_dir=tiny_weights, data_dir=tmp_path, device="cpu", preset="fast")
     models, need, free = Models(settings), Need("single", True, 640 * 640, 1), [None]
-    monkeypatch.setattr(models, "_free_bytes", lambda: free[0])
+    monkeypatch.setattr(models._planner, "free_bytes", lambda: free[0])
     # Without a device's memory; enough to keep CLIP there, and no more; less; more.
     for free[0], prepared in ((None, False), (9 * 10**9, False), (6 * 10**9, False), (14 * 10**9, True)):
         models._release_transformer()

@@ -78,5 +78,5 @@ def test_the_smallest_set_of_files_serves_a_preset_of_few_steps(tmp_path: Path) 
     random_models.write(tmp_path, contents=FP8_FEW_STEPS)
     settings = Settings(_env_file=None, weights_dir=tmp_path, preset="fast")
     files, warnings = choose_transformer(settings, None, people="single", distilled=True)
-    assert (files.kind, files.distilled, warnings) == ("fp8", True, ())
+    assert (files.number_format, files.distilled, warnings) == ("fp8", True, ())
     assert find_encoders(settings).text.quant_map is not None

@@ -10,7 +10,7 @@ from infinitetalk_reference import reference_box, reference_schedule
 from lipsync_server.engines.infinitetalk.loading.transformer_files import fill_transformer
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.model.teacache import TeaCache
-from lipsync_server.engines.infinitetalk.video.conditions import Conditions, still_picture
+from lipsync_server.engines.infinitetalk.video.conditions import ConditionMaker, still_picture
 from lipsync_server.engines.infinitetalk.video.guidance import Guidance, GuidanceScales, ProjectedGuidance
 from lipsync_server.engines.infinitetalk.video.window_loop import LoopSettings, Prompts, WindowLoop
 from lipsync_server.models.sampling.sampler import euler_step, pin, timesteps
@@ -97,7 +97,7 @@ def _settings(name: str) -> dict:
     return loops[name]
 
 
-def _conditions_and_loop(name: str, case: dict) -> tuple[Conditions, WindowLoop, Schedule]:
+def _conditions_and_loop(name: str, case: dict) -> tuple[ConditionMaker, WindowLoop, Schedule]:
     """The golden loop `name` with our parts, from the golden weights and inputs."""
     common = golden("B_sampler/loop_common.safetensors")
     config = TransformerConfig.from_json(golden_path("A_dit/config.json"))
@@ -111,7 +111,7 @@ def _conditions_and_loop(name: str, case: dict) -> tuple[Conditions, WindowLoop,
         max_frames=17 if name == "teacache" else 1000,
     )
     boxes = tuple(reference_box(tuple(box)) for box in case["bbox"].values()) if case["bbox"] else None
-    conditions = Conditions(
+    conditions = ConditionMaker(
         still_picture(common["source_image"].numpy(), boxes),
         tuple(_Stored(common[f"audio_full_person{person + 1}"]) for person in range(n_people)),
         plan,

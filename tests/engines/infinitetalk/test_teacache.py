@@ -33,7 +33,7 @@ def test_decisions_match_the_reference(name: str) -> None:
 def test_a_skipped_forward_adds_the_last_residual_of_its_slot() -> None:
     model = random_transformer(TINY, dtype=torch.float32)
     inputs = inputs_for(TINY)
-    conditioning = model.condition(**{k: inputs[k] for k in ("text", "image_tokens", "audio", "masks")})
+    conditioning = model.embed_condition(**{k: inputs[k] for k in ("text", "image_tokens", "audio", "masks")})
     cache = TeaCache("480p", steps=40, threshold=1e12)
     calls: list[int] = []
     model.blocks[0].register_forward_hook(lambda *_: calls.append(1))

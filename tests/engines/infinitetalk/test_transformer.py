@@ -5,7 +5,7 @@ import torch
 from infinitetalk_golden import meets, within
 from lipsync_server.engines.infinitetalk.model.blocks import speaker_key_positions, speaker_positions
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
-from lipsync_server.engines.infinitetalk.model.transformer import Conditioning, InfiniteTalkTransformer
+from lipsync_server.engines.infinitetalk.model.transformer import EmbeddedCondition, InfiniteTalkTransformer
 from lipsync_server.errors import WeightsError
 from lipsync_server.models.kernels.rope import rotate, speaker_table, video_table
 from lipsync_server.random_models.infinitetalk_transformer import random_parameters, random_transformer
@@ -46,7 +46,7 @@ def parts_of(model: InfiniteTalkTransformer) -> dict[str, torch.nn.Module]:
 def check_case(
     label: str,
     model: InfiniteTalkTransformer,
-    conditioning: Conditioning,
+    conditioning: EmbeddedCondition,
     latent: torch.Tensor,
     case: Case,
     n_people: int,
@@ -89,7 +89,7 @@ def test_blocks_and_output_match_the_reference(n_people: int) -> None:
     case = load_file(SMALL / f"people{n_people}.safetensors")
     inputs = load_file(SMALL / "inputs.safetensors")
     masks = case["in.ref_target_masks"][:, ::2, ::2].flatten(1)
-    conditioning = Conditioning(
+    conditioning = EmbeddedCondition(
         text=model.text_embedding(case["in.context"].float()),
         image=case["out.img_emb"][0],
         audio=case["out.audio_proj"].transpose(0, 1).flatten(1, 2),
@@ -108,7 +108,7 @@ def test_every_golden_case_matches_from_raw_inputs(shape: int, n_people: int) ->
     model = full_model()
     case = load_file(FULL / "A_dit" / f"case_shape{shape}_human{n_people}.safetensors")
     inputs = load_file(FULL / "A_dit" / f"inputs_shape{shape}.safetensors")
-    conditioning = model.condition(
+    conditioning = model.embed_condition(
         text=case["in.context"].float(),
         image_tokens=inputs["clip_fea"][0].float(),
         audio=inputs["audio"][:n_people].float(),
@@ -127,7 +127,7 @@ def test_silent_audio_matches_the_reference() -> None:
     case = load_file(FULL / "A_dit" / "case_shape0_human1.safetensors")
     wanted = load_file(FULL / "A_dit" / "case_shape0_human1_nullaudio.safetensors")
     inputs = load_file(FULL / "A_dit" / "inputs_shape0.safetensors")
-    conditioning = model.condition(
+    conditioning = model.embed_condition(
         text=case["in.context"].float(),
         image_tokens=inputs["clip_fea"][0].float(),
         audio=torch.zeros_like(inputs["audio"][:1]).float(),
@@ -150,7 +150,7 @@ def test_bfloat16_stays_near_the_emulated_gpu_run(n_people: int, limit: float) -
     model = fill_transformer(full_parameters().items(), golden_config(), dtype=torch.bfloat16)
     case = load_file(FULL / "A_dit" / f"case_shape0_human{n_people}.safetensors")
     inputs = load_file(FULL / "A_dit" / "inputs_shape0.safetensors")
-    conditioning = model.condition(
+    conditioning = model.embed_condition(
         text=case["in.context"],
         image_tokens=inputs["clip_fea"][0],
         audio=inputs["audio"][:n_people],
@@ -167,14 +167,14 @@ def test_bfloat16_stays_near_the_emulated_gpu_run(n_people: int, limit: float) -
 def test_keys_and_values_are_made_once_per_window() -> None:
     model = random_transformer(TINY, dtype=torch.float32)
     inputs = inputs_for(TINY)
-    conditioning = model.condition(**{k: inputs[k] for k in ("text", "image_tokens", "audio", "masks")})
+    conditioning = model.embed_condition(**{k: inputs[k] for k in ("text", "image_tokens", "audio", "masks")})
     first = model(inputs["latent"], inputs["timestep"], conditioning)
     made = [layer.text.k for layer in conditioning.layers]
     second = model(inputs["latent"], inputs["timestep"], conditioning)
     assert all(layer.text.k is k for layer, k in zip(conditioning.layers, made, strict=True))
     torch.testing.assert_close(first, second, atol=0, rtol=0)
     model.cache_context = False
-    bare = model.condition(**{k: inputs[k] for k in ("text", "image_tokens", "audio", "masks")})
+    bare = model.embed_condition(**{k: inputs[k] for k in ("text", "image_tokens", "audio", "masks")})
     torch.testing.assert_close(model(inputs["latent"], inputs["timestep"], bare), first, atol=0, rtol=0)
     assert bare.layers == [None] * TINY.num_layers
 

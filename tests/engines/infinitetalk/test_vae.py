@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 from infinitetalk_golden import CPU, error, golden, golden_path, meets
-from lipsync_server.models.wan_vae import ops as vae_ops
+from lipsync_server.models.wan_vae import ops
 from lipsync_server.models.wan_vae.layers import PairedConv
 from lipsync_server.models.wan_vae.vae import Options, WanVae, build, official_name
 from lipsync_server.random_models.networks import randomise
@@ -119,14 +119,14 @@ def test_each_kernel_computes_what_plain_torch_does(channels: int, edge: int, dt
     for n_frames in (1, 4):
         x, y = (_values(channels, n_frames, 6, 10, dtype) for _ in range(2))
         # add may overwrite what it is given.
-        torch.testing.assert_close(vae_kernels.add(x.clone(), y), vae_ops.add(x, y), **close)
-        torch.testing.assert_close(vae_kernels.add(x.clone(), y, bias), vae_ops.add(x, y, bias), **close)
+        torch.testing.assert_close(vae_kernels.add(x.clone(), y), ops.add(x, y), **close)
+        torch.testing.assert_close(vae_kernels.add(x.clone(), y, bias), ops.add(x, y, bias), **close)
         for b in (None, bias):
             for n_parts in (1, 2):
-                torch.testing.assert_close(vae_kernels.double(x, n_parts, b), vae_ops.double(x, n_parts, b), **close)
+                torch.testing.assert_close(vae_kernels.double(x, n_parts, b), ops.double(x, n_parts, b), **close)
             for before in (None, history):
                 ours = vae_kernels.norm_silu(x, gamma, b, before, edge)
-                plain = vae_ops.norm_silu(x, gamma, b, before, edge)
+                plain = ops.norm_silu(x, gamma, b, before, edge)
                 for got, wanted in zip(ours, plain, strict=True):
                     torch.testing.assert_close(got, wanted, **close)
 

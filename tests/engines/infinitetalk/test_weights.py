@@ -37,7 +37,7 @@ def folder(tiny_weights: Path, tmp_path: Path) -> Path:
 
 def test_every_published_transformer_is_found(tiny_weights: Path) -> None:
     found = find_transformers(_settings(tiny_weights))
-    assert {(f.people, f.kind, f.distilled) for f in found} == {
+    assert {(f.people, f.number_format, f.distilled) for f in found} == {
         *((people, "bf16", False) for people in ("single", "multi")),
         *((p, k, d) for p in ("single", "multi") for k in ("fp8", "int8") for d in (False, True)),
     }
@@ -57,13 +57,13 @@ def test_the_card_and_the_preset_choose_the_file(
     tiny_weights: Path, gpu: Gpu, distilled: bool, expected: tuple[str, bool]
 ) -> None:
     files, warnings = choose_transformer(_settings(tiny_weights), gpu, people="single", distilled=distilled)
-    assert (files.kind, files.distilled) == expected
+    assert (files.number_format, files.distilled) == expected
     assert warnings == ()
 
 
 def test_the_profile_that_was_asked_for_comes_first(tiny_weights: Path) -> None:
     settings = _settings(tiny_weights, profile="infinitetalk-int8")
-    assert choose_transformer(settings, H100, people="single", distilled=False)[0].kind == "int8"
+    assert choose_transformer(settings, H100, people="single", distilled=False)[0].number_format == "int8"
 
 
 def test_a_quantised_file_needs_none_of_the_bases_shards(folder: Path) -> None:
@@ -73,14 +73,14 @@ def test_a_quantised_file_needs_none_of_the_bases_shards(folder: Path) -> None:
     shutil.rmtree(folder / "InfiniteTalk" / "single")
     shutil.rmtree(folder / "InfiniteTalk" / "multi")
     settings = _settings(folder)
-    assert choose_transformer(settings, H100, people="single", distilled=False)[0].kind == "fp8"
+    assert choose_transformer(settings, H100, people="single", distilled=False)[0].number_format == "fp8"
     assert find_encoders(settings).text.weights.name == "t5_fp8.safetensors"
     assert describe(settings).available
 
 
 def test_a_missing_shard_makes_the_base_unusable(folder: Path) -> None:
     (folder / "Wan2.1-I2V-14B-480P" / "diffusion_pytorch_model-00003-of-00007.safetensors").unlink()
-    assert not [f for f in find_transformers(_settings(folder)) if f.kind == "bf16"]
+    assert not [f for f in find_transformers(_settings(folder)) if f.number_format == "bf16"]
 
 
 def test_a_fast_preset_without_a_fast_lora_says_so(folder: Path) -> None:

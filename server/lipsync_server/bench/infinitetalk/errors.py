@@ -17,7 +17,7 @@ from lipsync_server.bench.record import Numbers, say
 from lipsync_server.engines.infinitetalk.loading.transformer_files import set_activations
 from lipsync_server.engines.infinitetalk.model.blocks import Block
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
-from lipsync_server.engines.infinitetalk.model.transformer import Conditioning, InfiniteTalkTransformer
+from lipsync_server.engines.infinitetalk.model.transformer import EmbeddedCondition, InfiniteTalkTransformer
 from lipsync_server.models.layers.embeddings import unpatchify
 from lipsync_server.models.layers.linear_8bit import replace_linears
 from lipsync_server.models.sampling.sampler import euler_step, timesteps
@@ -35,7 +35,7 @@ def error_table(bench: Bench, found: Numbers) -> None:
     found |= {"latent_frames": _LATENTS, "steps": _STEPS}
     with torch.inference_mode():
         exact = _PlainFloat32(model)
-        wanted = _trajectory(exact, inputs, exact.condition(inputs))
+        wanted = _trajectory(exact, inputs, exact.embed_condition(inputs))
 
         def compare(form: str, attention: str, density: float = 1.0) -> None:
             def measure(part: Numbers) -> None:
@@ -93,14 +93,14 @@ def _inputs(config: TransformerConfig, device: torch.device, size: tuple[int, in
     }
 
 
-def _condition(model: InfiniteTalkTransformer, inputs: dict[str, Tensor]) -> Conditioning:
-    return model.condition(text=inputs["text"], image_tokens=inputs["image_tokens"], audio=inputs["audio"])
+def _condition(model: InfiniteTalkTransformer, inputs: dict[str, Tensor]) -> EmbeddedCondition:
+    return model.embed_condition(text=inputs["text"], image_tokens=inputs["image_tokens"], audio=inputs["audio"])
 
 
-Forward = Callable[[Tensor, Tensor, Conditioning], Tensor]
+Forward = Callable[[Tensor, Tensor, EmbeddedCondition], Tensor]
 
 
-def _trajectory(forward: Forward, inputs: dict[str, Tensor], conditioning: Conditioning) -> tuple[Tensor, Tensor]:
+def _trajectory(forward: Forward, inputs: dict[str, Tensor], conditioning: EmbeddedCondition) -> tuple[Tensor, Tensor]:
     """The first velocity, and the latent after all steps."""
     latent = inputs["noise"]
     levels = timesteps(_STEPS, _SHIFT).to(latent)
@@ -126,10 +126,10 @@ class _PlainFloat32:
         }
         self._rest = rest
 
-    def condition(self, inputs: dict[str, Tensor]) -> Conditioning:
+    def embed_condition(self, inputs: dict[str, Tensor]) -> EmbeddedCondition:
         return _condition(self._rest, inputs)
 
-    def __call__(self, latent: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+    def __call__(self, latent: Tensor, timestep: Tensor, conditioning: EmbeddedCondition) -> Tensor:
         rest, config = self._rest, self._model.config
         grid = (latent.shape[1], latent.shape[2] // config.patch_size[1], latent.shape[3] // config.patch_size[2])
         x = rest.embed_patches(latent)

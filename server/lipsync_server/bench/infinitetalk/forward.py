@@ -16,7 +16,7 @@ from lipsync_server.bench.clock import median, relative_error
 from lipsync_server.bench.infinitetalk.bench import EIGHT_BIT, Bench
 from lipsync_server.bench.record import Numbers, say
 from lipsync_server.engines.infinitetalk.loading.transformer_files import load_transformer, set_activations
-from lipsync_server.engines.infinitetalk.model.transformer import Conditioning, InfiniteTalkTransformer
+from lipsync_server.engines.infinitetalk.model.transformer import EmbeddedCondition, InfiniteTalkTransformer
 from lipsync_server.models.kernels import attention
 from lipsync_server.models.layers.linear_8bit import replace_linears
 from lipsync_server.models.quantization import EightBit
@@ -54,7 +54,7 @@ def forwards(bench: Bench, found: Numbers) -> None:
     else:
         note("bf16", "auto")
     round_blocks(model, "fp8", bench.device)
-    work.condition()
+    work.embed_condition()
     if bench.cuda:
         model.use_fast_blocks()
         note("fp8_fused", "cudnn")
@@ -77,7 +77,7 @@ def int8_forward(bench: Bench, found: Numbers) -> InfiniteTalkTransformer:
         model.compile_blocks()
         found["fused_blocks"] = model.use_fast_blocks() or "yes"
     model.set_attention("auto")
-    work.condition()
+    work.embed_condition()
     found["forward"] = work.measured(wanted)
     return model
 
@@ -106,12 +106,12 @@ class Work:
         self._audio = normal(1, n_video, config.audio_window, config.audio_blocks, config.audio_channels)
         self._latent = normal(config.in_dim, n_latents, height // 8, width // 8)
         self._timestep = torch.tensor([700.0], device=bench.device)
-        self._context = self.condition()
+        self._context = self.embed_condition()
 
     @torch.inference_mode()
-    def condition(self) -> Conditioning:
+    def embed_condition(self) -> EmbeddedCondition:
         """Embed text, picture and sound again: with the weights as they are now."""
-        self._context = self._model.condition(text=self._text, image_tokens=self._tokens, audio=self._audio)
+        self._context = self._model.embed_condition(text=self._text, image_tokens=self._tokens, audio=self._audio)
         return self._context
 
     @torch.inference_mode()

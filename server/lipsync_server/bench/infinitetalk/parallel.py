@@ -33,9 +33,9 @@ from lipsync_server.engines.infinitetalk.model.sequence_parallel import (
     heads_to_tokens,
     tokens_to_heads,
 )
-from lipsync_server.engines.infinitetalk.model.transformer import Conditioning, InfiniteTalkTransformer
+from lipsync_server.engines.infinitetalk.model.transformer import EmbeddedCondition, InfiniteTalkTransformer
 from lipsync_server.engines.infinitetalk.options import Options
-from lipsync_server.engines.infinitetalk.video.conditions import Condition
+from lipsync_server.engines.infinitetalk.video.conditions import WindowCondition
 from lipsync_server.engines.infinitetalk.video.guidance import GuidanceScales
 from lipsync_server.engines.infinitetalk.video.images import condition_mask
 from lipsync_server.engines.infinitetalk.video.run_window import consume, run_window
@@ -175,18 +175,18 @@ class _Work:
         )  # fmt: skip
 
     @torch.inference_mode()
-    def at(self, window: Window) -> Condition:
+    def at(self, window: Window) -> WindowCondition:
         """The conditioning of the one window, its picture encoded anew."""
         latents = self._vae.encode_picture(self._picture, self._window.n_latents)
         mask = condition_mask(self._window.n_latents, *self._latent_size).to(latents.device)
-        return Condition(self._picture, self._tokens, torch.cat([mask, latents]), self._audio, None)
+        return WindowCondition(self._picture, self._tokens, torch.cat([mask, latents]), self._audio, None)
 
     def prefetch(self, window: Window) -> None:
         """There is no next window."""
 
     @torch.inference_mode()
-    def _conditioned(self) -> Conditioning:
-        return self._model.condition(text=self._text, image_tokens=self._tokens, audio=self._audio)
+    def _conditioned(self) -> EmbeddedCondition:
+        return self._model.embed_condition(text=self._text, image_tokens=self._tokens, audio=self._audio)
 
     def _noise(self, *shape: int) -> Tensor:
         return torch.randn(*shape, generator=self._generator).to(self._bench.device)

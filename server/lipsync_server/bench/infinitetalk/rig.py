@@ -19,7 +19,7 @@ from lipsync_server.engines.base import FPS, Frames
 from lipsync_server.engines.infinitetalk.model.teacache import TeaCache
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
 from lipsync_server.engines.infinitetalk.options import Options
-from lipsync_server.engines.infinitetalk.video.conditions import Conditions, moving_picture, still_picture
+from lipsync_server.engines.infinitetalk.video.conditions import ConditionMaker, moving_picture, still_picture
 from lipsync_server.engines.infinitetalk.video.guidance import GuidanceScales
 from lipsync_server.engines.infinitetalk.video.run_window import consume, run_window
 from lipsync_server.engines.infinitetalk.video.window_loop import LoopSettings, Prompts, WindowLoop
@@ -91,7 +91,7 @@ class Rig:
 
     def new_job(self) -> None:
         """Forget encoded pictures: the next window encodes its picture again."""
-        self.conditions = Conditions(
+        self.conditions = ConditionMaker(
             self._picture_at, self._voices, self.schedule,
             size=self._size, vae=self.vae, tokens_of=self._tokens, side=self._side,
         )  # fmt: skip

@@ -63,4 +63,4 @@ def _why_not(settings: EngineSettings, device: Device) -> str | None:
 def _which(settings: EngineSettings, gpu: Gpu | None) -> str:
     files, _ = choose_transformer(settings, gpu, people="single", distilled=settings.preset != "quality")
     where = gpu.name if gpu is not None else "the CPU"
-    return f"{files.kind} weights on {where}"
+    return f"{files.number_format} weights on {where}"

@@ -19,12 +19,18 @@ import torch
 from torch import Tensor
 
 from lipsync_server.engines.base import Frames, RenderContext, RenderRequest, Report, State
-from lipsync_server.engines.infinitetalk.loading.models import Models, Need
+from lipsync_server.engines.infinitetalk.loading.models import Models
+from lipsync_server.engines.infinitetalk.loading.planner import Need
 from lipsync_server.engines.infinitetalk.model.teacache import TeaCache
 from lipsync_server.engines.infinitetalk.options import Options
 from lipsync_server.engines.infinitetalk.out_of_memory import Room, frames_with_room, with_room
 from lipsync_server.engines.infinitetalk.published import People, find_transformers
-from lipsync_server.engines.infinitetalk.video.conditions import Conditions, PictureAt, moving_picture, still_picture
+from lipsync_server.engines.infinitetalk.video.conditions import (
+    ConditionMaker,
+    PictureAt,
+    moving_picture,
+    still_picture,
+)
 from lipsync_server.engines.infinitetalk.video.guidance import GuidanceScales
 from lipsync_server.engines.infinitetalk.video.images import choose_size
 from lipsync_server.engines.infinitetalk.video.people import Cast, cast_of
@@ -49,6 +55,16 @@ class _Start:
     generator: torch.Generator
 
 
+@dataclass(frozen=True)
+class _Ready:
+    """Everything that the windows share."""
+
+    need: Need
+    plan: Schedule
+    loop: WindowLoop
+    conditions: ConditionMaker
+
+
 class Job:
     """Makes the frames of one request. `close` after the last frame, or instead of it."""
 
@@ -65,7 +81,7 @@ class Job:
         height, width = request.picture.shape[:2]
         self._size = choose_size(height, width, self._options.resolution)
         self._video: VideoPicture | None = None
-        self._conditions: Conditions | None = None
+        self._conditions: ConditionMaker | None = None
 
     def frames(self) -> Iterator[Frames]:
         """All frames of the video that are not stored yet: uint8 RGB (n, H, W, 3), in order."""
@@ -75,10 +91,10 @@ class Job:
         room = Room(lambda: self._make_room(need), self._options)
         start = self._start()
         with_room(lambda: self._load(need), room)
-        loop, conditions = with_room(lambda: self._prepare(cast, plan, start.generator), room)
+        ready = with_room(lambda: self._prepare(need, cast, plan, start.generator), room)
         known = start.known
         for window in plan.windows[start.window :]:
-            step = self._denoise_and_decode(need, loop, conditions, plan, window, known)
+            step = self._denoise_and_decode(ready, window, known)
             known = yield from frames_with_room(step, room)
             self._save(window, known, start.generator)
 
@@ -143,7 +159,7 @@ class Job:
         self._context.warn(RAN_OUT)
         return True
 
-    def _prepare(self, cast: Cast, plan: Schedule, generator: torch.Generator) -> tuple[WindowLoop, Conditions]:
+    def _prepare(self, need: Need, cast: Cast, plan: Schedule, generator: torch.Generator) -> _Ready:
         """Everything that is computed once: the prompt's embedding, the sound's statistics, the picture's colours."""
         stages = iter(range(4))
         options, models = self._options, self._models
@@ -164,7 +180,7 @@ class Job:
             for v in cast.voices
         )
         begin("looking at the picture")
-        self._conditions = conditions = Conditions(
+        self._conditions = conditions = ConditionMaker(
             self._picture(cast, plan), speech, plan,
             size=self._size, vae=models.vae, tokens_of=models.encode_picture, side=models.side,
         )  # fmt: skip
@@ -187,7 +203,7 @@ class Job:
             generator=generator,
             cache=cache,
         )
-        return loop, conditions
+        return _Ready(need, plan, loop, conditions)
 
     def _picture(self, cast: Cast, plan: Schedule) -> PictureAt:
         """The picture of each window: a video's frame, the still picture, or the still picture as a camera moves."""
@@ -202,24 +218,25 @@ class Job:
     # 4 denoise and 5 decode
 
     def _denoise_and_decode(
-        self, need: Need, loop: WindowLoop, conditions: Conditions, plan: Schedule, window: Window, known: Tensor | None
+        self, ready: _Ready, window: Window, known: Tensor | None
     ) -> Callable[[int], Generator[Frames, None, Tensor | None]]:
         """One window as a step that can begin again: yields its frames, returns the latents for the next window."""
+        loop, windows = ready.loop, ready.plan.windows
         random = loop.generator.get_state()
-        progress = _Progress(self._context, plan, self._sampling.steps)
-        is_last = window is plan.windows[-1]
+        progress = _Progress(self._context, ready.plan, self._sampling.steps)
+        is_last = window is windows[-1]
 
         def attempt(n_sent: int) -> Generator[Frames, None, Tensor | None]:
             # After a failed attempt another transformer is loaded, and random numbers were drawn.
             loop.restart(self._models.transformer, random)
-            prefetches = not is_last and self._models.encodes_beside(need)
+            prefetches = not is_last and self._models.encodes_beside(ready.need)
             result = yield from run_window(
                 loop,
                 window,
-                conditions,
+                ready.conditions,
                 known,
                 is_last=is_last,
-                prefetch=plan.windows[window.index + 1] if prefetches else None,
+                prefetch=windows[window.index + 1] if prefetches else None,
                 n_sent=n_sent,
                 on_step=lambda step: progress.at(window, step),
             )

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 from lipsync_server.engines.base import FPS, Frames, RenderContext, RenderRequest, Report, no_report
 from lipsync_server.engines.infinitetalk.job import Job, reporting_to
-from lipsync_server.engines.infinitetalk.loading.models import Models, Need
+from lipsync_server.engines.infinitetalk.loading.models import Models
+from lipsync_server.engines.infinitetalk.loading.planner import Need
 from lipsync_server.engines.infinitetalk.options import Options
 from lipsync_server.engines.infinitetalk.out_of_memory import Room, with_room
 from lipsync_server.errors import InvalidInput

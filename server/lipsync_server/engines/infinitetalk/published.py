@@ -12,9 +12,9 @@ from typing import Literal
 from lipsync_server.engines.hardware import Gpu
 from lipsync_server.errors import WeightsError
 from lipsync_server.models.encoders.text_files import TextFiles
+from lipsync_server.models.quantization import EightBit, Quantization
 from lipsync_server.settings import EngineSettings
 
-Kind = Literal["bf16", "fp8", "int8"]
 People = Literal["single", "multi"]
 _BASE = "Wan2.1-I2V-14B-480P"
 _WAV2VEC = "chinese-wav2vec2-base"
@@ -34,12 +34,17 @@ class TransformerFiles:
     distilled: a fast LoRA is merged into the file. config: the base's config.json with the sizes.
     """
 
-    kind: Kind
+    quantization: Quantization
     people: People
     distilled: bool
     source: Path
     adapter: Path | None
     config: Path
+
+    @property
+    def number_format(self) -> str:
+        """How the files hold a weight, for messages: "bf16", "fp8" or "int8"."""
+        return "bf16" if self.quantization == "none" else self.quantization
 
     @property
     def n_bytes(self) -> int:
@@ -90,7 +95,7 @@ def find_transformers(settings: EngineSettings) -> list[TransformerFiles]:
         return []
     found: list[TransformerFiles] = []
     people: People
-    kind: Kind
+    kind: EightBit
     for people in ("single", "multi"):
         for kind in ("fp8", "int8"):
             for distilled in (False, True):
@@ -100,7 +105,7 @@ def find_transformers(settings: EngineSettings) -> list[TransformerFiles]:
                     found.append(TransformerFiles(kind, people, distilled, path, None, config))
         adapter = folder / people / "infinitetalk.safetensors"
         if adapter.is_file() and _shards_complete(base):
-            found.append(TransformerFiles("bf16", people, False, base, adapter, config))
+            found.append(TransformerFiles("none", people, False, base, adapter, config))
     return found
 
 
@@ -125,12 +130,12 @@ def choose_transformer(
     if not fitting:
         fitting = found
         warnings.append("Only the two-person weights are here; they drive one person less faithfully.")
-    order = _preferred_kinds(settings, gpu)
+    order = _preferred(settings, gpu)
     has_lora = bool(settings.lora)
 
     def rank(files: TransformerFiles) -> tuple[bool, int]:
         merged = files.distilled or (has_lora and distilled)
-        return merged != distilled, order.index(files.kind)
+        return merged != distilled, order.index(files.quantization)
 
     best = min(fitting, key=rank)
     if distilled and not best.distilled and not has_lora:
@@ -148,14 +153,14 @@ def choose_transformer(
     return best, tuple(warnings)
 
 
-def _preferred_kinds(settings: EngineSettings, gpu: Gpu | None) -> list[Kind]:
-    """Kinds of weights from the best for this card downwards; the profile that was asked for comes first."""
-    order: list[Kind] = ["int8", "fp8", "bf16"]
+def _preferred(settings: EngineSettings, gpu: Gpu | None) -> list[Quantization]:
+    """Quantizations from the best for this card downwards; the one that the settings' profile names comes first."""
+    order: list[Quantization] = ["int8", "fp8", "none"]
     if gpu is None or gpu.total_bytes >= _BF16_CARD_BYTES:
-        order = ["bf16", "fp8", "int8"]
+        order = ["none", "fp8", "int8"]
     elif gpu.compute_capability >= (8, 9):
-        order = ["fp8", "int8", "bf16"]
-    return sorted(order, key=lambda kind: kind not in settings.profile)
+        order = ["fp8", "int8", "none"]
+    return sorted(order, key=lambda one: ("bf16" if one == "none" else one) not in settings.profile)
 
 
 def _quant_folder(settings: EngineSettings) -> Path:

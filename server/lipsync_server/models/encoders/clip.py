@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from lipsync_server.errors import WeightsError
-from lipsync_server.models.tensor_files import into_modules as state_files
+from lipsync_server.models.tensor_files import into_modules
 
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
@@ -92,7 +92,7 @@ def config_of(tensors: Mapping[str, Tensor]) -> CLIPVisionConfig:
 
     def size(axis: int, default: int, *names: str) -> int:
         every = [name.format(block) for name in names for block in range(n_blocks)]
-        return state_files.usual_size(tensors, every, axis, default)
+        return into_modules.usual_size(tensors, every, axis, default)
 
     width = size(0, VIT_H.hidden_size, "visual.transformer.{}.norm1.weight", "visual.transformer.{}.norm1.bias")
     patch = size(-1, VIT_H.patch_size, "visual.patch_embedding.weight")
@@ -128,12 +128,12 @@ class ImageEncoder:
         cls, path: Path, *, device: torch.device, dtype: torch.dtype, n_heads: int | None = None
     ) -> "ImageEncoder":
         """Read the published file; only `visual.*` is used. n_heads: for towers whose heads are not 80 wide."""
-        tensors = split_qkv(state_files.read_tensors(path), path.name)
+        tensors = split_qkv(into_modules.read_tensors(path), path.name)
         config = config_of(tensors)
         if n_heads is not None:
             config.num_attention_heads = n_heads
         model = build(config)
-        state_files.fill(
+        into_modules.fill(
             model, tensors, official_name, source=path.name, device=device, dtype=dtype,
             unused=lambda name: unused(config, name),
         )  # fmt: skip

@@ -105,16 +105,15 @@ class TextEncoder:
         self._cache = EmbeddingCache(cache, files.weights) if cache is not None else None
 
     def encode(self, prompts: list[str]) -> list[Tensor]:
-        """One (n_tokens, width) tensor to each prompt, on the device; prompts are cleaned first."""
-        cleaned = [clean_prompt(prompt) for prompt in prompts]
-        found = [self._cache.get(prompt) if self._cache else None for prompt in cleaned]
-        wanted = [prompt for prompt, known in zip(cleaned, found, strict=True) if known is None]
+        """One (n_tokens, width) tensor to each prompt, on the device. prompts: as `clean_prompt` returns them."""
+        found = [self._cache.get(prompt) if self._cache else None for prompt in prompts]
+        wanted = [prompt for prompt, known in zip(prompts, found, strict=True) if known is None]
         if wanted:
             made = dict(zip(wanted, self._run(wanted), strict=True))
             for prompt, embedding in made.items():
                 if self._cache:
                     self._cache.put(prompt, embedding)
-            found = [made[p] if known is None else known for p, known in zip(cleaned, found, strict=True)]
+            found = [made[p] if known is None else known for p, known in zip(prompts, found, strict=True)]
         return [embedding.to(self.device, self.dtype) for embedding in found if embedding is not None]
 
     def _run(self, prompts: list[str]) -> list[Tensor]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 MAX_ENTRIES = 200
 _ABANDONED_S = 3600
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class EmbeddingCache:
@@ -35,7 +35,7 @@ class EmbeddingCache:
         except FileNotFoundError:
             return None
         except (OSError, SafetensorError, KeyError) as error:
-            _log.warning("the cached text embedding %s is unreadable and is made again: %s", path.name, error)
+            log.warning("the cached text embedding %s is unreadable and is made again: %s", path.name, error)
             return None
         # Off the memory map: the file may be removed while the tensor is in use.
         return embedding.clone()
@@ -49,7 +49,7 @@ class EmbeddingCache:
             unfinished.replace(path)
             self._forget_oldest()
         except OSError as error:
-            _log.warning("the text embedding cannot be kept in %s: %s", self._folder, error)
+            log.warning("the text embedding cannot be kept in %s: %s", self._folder, error)
             unfinished.unlink(missing_ok=True)
 
     def _path(self, prompt: str) -> Path:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from lipsync_server.errors import WeightsError
-from lipsync_server.models.tensor_files import into_modules as state_files
+from lipsync_server.models.tensor_files import into_modules
 
 _OLD_WEIGHT_NORM = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
 # Parts of a pre-training checkpoint that belong to its training.
@@ -30,7 +30,7 @@ def build(config: Wav2Vec2Config) -> Wav2Vec2Model:
 def read_official(path: Path) -> dict[str, Tensor]:
     """The published tensors under the base class's names: no `wav2vec2.` in front, weight norm by its new names."""
     tensors = {}
-    for name, tensor in state_files.read_tensors(path).items():
+    for name, tensor in into_modules.read_tensors(path).items():
         plain = name.removeprefix("wav2vec2.")
         stem, _, last = plain.rpartition(".")
         tensors[f"{stem}.{_OLD_WEIGHT_NORM[last]}" if last in _OLD_WEIGHT_NORM else plain] = tensor
@@ -67,7 +67,7 @@ class Wav2Vec:
         tensors = read_official(path)
         # Needed for training only, and absent from some files.
         tensors.setdefault("masked_spec_embed", torch.zeros(model.config.hidden_size))
-        state_files.fill(
+        into_modules.fill(
             model, tensors, lambda name: name, source=f"{folder.name}/{path.name}", device=device, dtype=torch.float32,
             unused=lambda name: name.startswith(_TRAINING_ONLY),
         )  # fmt: skip

@@ -15,8 +15,8 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
-from lipsync_server.models.tensor_files import into_modules as state_files
-from lipsync_server.models.wan_vae import ops as vae_ops
+from lipsync_server.models.tensor_files import into_modules
+from lipsync_server.models.wan_vae import ops
 from lipsync_server.models.wan_vae.layers import Ways, order_channels_last, streaming
 from lipsync_server.models.wan_vae.ops import Ops
 
@@ -108,11 +108,11 @@ class WanVae:
         self._channels_last = options.get("channels_last", device.type == "cuda")
         if self._channels_last:
             order_channels_last(model)
-        ops = _kernels() if options.get("kernels") else None
+        kernels = _kernels() if options.get("kernels") else None
         ways = Ways(
-            ops=ops or vae_ops,
+            ops=kernels or ops,
             fold=options.get("fold_convolutions", device.type == "cpu"),
-            pair=options.get("pair_columns", ops is not None),
+            pair=options.get("pair_columns", kernels is not None),
         )
         self._before_decoder, self._after_encoder = model.post_quant_conv, model.quant_conv
         self._encoder, self._decoder = streaming(model.encoder, ways), streaming(model.decoder, ways)
@@ -122,10 +122,10 @@ class WanVae:
         cls, path: Path, *, device: torch.device, dtype: torch.dtype = torch.float32, **options: Unpack[Options]
     ) -> "WanVae":
         """Read Wan2.1_VAE.pth, at whatever width it has."""
-        tensors = state_files.read_tensors(path)
+        tensors = into_modules.read_tensors(path)
         as_wide = ("encoder.conv1.weight", "encoder.conv1.bias", "decoder.head.0.gamma")
-        model = build(state_files.usual_size(tensors, as_wide, 0, 96))
-        state_files.fill(model, tensors, official_name, source=path.name, device=device, dtype=dtype)
+        model = build(into_modules.usual_size(tensors, as_wide, 0, 96))
+        into_modules.fill(model, tensors, official_name, source=path.name, device=device, dtype=dtype)
         return cls(model, device, dtype, **options)
 
     def encode(self, video: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
-"""The loaded models of one process: what is on the device, which files it came from, and room for it.
+"""The loaded models of one process: the encoders, and one transformer chosen for the job.
 
-One transformer is held at a time, chosen for a job by people and preset; the next job that needs another one has it
-loaded instead. Knows files, memory and devices; nothing of windows or requests.
+A transformer serves one or two people, and presets of many or few steps. The next job that needs another transformer
+has it loaded in place of this one. Knows model files and devices. Does not know how memory is planned (planner.py),
+nor windows or requests.
 """
 
 import logging
@@ -13,12 +14,13 @@ from torch import Tensor
 
 from lipsync_server.engines.base import Report
 from lipsync_server.engines.infinitetalk.info import chosen_device
-from lipsync_server.engines.infinitetalk.loading import memory
+from lipsync_server.engines.infinitetalk.loading.memory import MemoryPlan
+from lipsync_server.engines.infinitetalk.loading.planner import MemoryPlanner, Need, has_room_to_encode, spare_bytes
 from lipsync_server.engines.infinitetalk.loading.transformer_files import load_transformer
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.model.sequence_parallel import SequenceParallel, several_processes
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
-from lipsync_server.engines.infinitetalk.published import People, TransformerFiles, choose_transformer, find_encoders
+from lipsync_server.engines.infinitetalk.published import TransformerFiles, choose_transformer, find_encoders
 from lipsync_server.errors import EngineUnavailable, WeightsError
 from lipsync_server.models.encoders.clip import ImageEncoder
 from lipsync_server.models.encoders.text import TextEncoder
@@ -28,20 +30,7 @@ from lipsync_server.models.sampling.side_stream import SideStream
 from lipsync_server.models.wan_vae.vae import WanVae
 from lipsync_server.settings import EngineSettings
 
-_log = logging.getLogger(__name__)
-# Working memory of the VAE's encoder in bytes per pixel: what memory.py allows for the decoder. The encoder's largest
-# values are of the same size, and it has fewer of them at once.
-_ENCODE_BYTES = 12_500
-
-
-@dataclass(frozen=True)
-class Need:
-    """What a job asks of the models. pixels: height x width of the video. passes: forwards of a guided step."""
-
-    people: People
-    distilled: bool
-    pixels: int
-    passes: int
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,13 +47,13 @@ class _Encoders:
 class _Held:
     """The transformer in memory and what it was loaded for.
 
-    spare_bytes: what the present job leaves free of the device when nothing has to make room for anything else.
+    spare_bytes: GPU memory in bytes that stays unused while this job runs; 0 if CLIP has to be moved out to make room.
     """
 
     model: InfiniteTalkTransformer
     files: TransformerFiles
     with_lora: bool
-    plan: memory.MemoryPlan
+    plan: MemoryPlan
     spare_bytes: int
 
 
@@ -83,11 +72,8 @@ class Models:
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.side = SideStream(self.device)
         self._compiles = settings.compile and self.device.type == "cuda"
+        self._planner = MemoryPlanner(settings, self._gpu, self.device, compiles=self._compiles)
         self._held: _Held | None = None
-        # The plan of the last attempt to load a transformer.
-        self._tried: memory.MemoryPlan | None = None
-        # Set when memory has run out: how many blocks may stay on the device from then on.
-        self._most_blocks: int | None = None
         self._encoders: _Encoders | None = None
 
     @property
@@ -132,32 +118,25 @@ class Models:
         with_lora = need.distilled and not files.distilled and bool(self._settings.lora)
         held = self._held
         if held is not None and (held.files, held.with_lora) == (files, with_lora):
-            plan, _ = self._plan(files, need, spare=self._held_bytes(held))
+            plan, _ = self._planner.plan(files, need, held=held.model)
             if held.plan.resident_blocks <= plan.resident_blocks:
                 held.model.cache_context = held.plan.cache_context and plan.cache_context
-                held.spare_bytes = min(_spare(held.plan), _spare(plan))
+                held.spare_bytes = min(spare_bytes(held.plan), spare_bytes(plan))
                 return warnings
         self._release_transformer()
-        self._tried, quant = self._plan(files, need, spare=0)
-        self._load(files, with_lora, self._tried, quant, report)
+        plan, quantization = self._planner.plan(files, need)
+        self._planner.loads(plan)
+        self._load(files, with_lora, plan, quantization, report)
         return warnings
 
     def make_room(self, need: Need, report: Report) -> bool:
-        """After GPU memory ran out: load the transformer again with half as many blocks on the GPU.
-
-        False where that cannot help: no block was there, or other processes render the same job, which cannot all
-        begin a step again.
-        """
-        if self._tried is None or self._tried.resident_blocks == 0 or several_processes():
+        """After GPU memory ran out: load the transformer again with half as many blocks on the GPU, if that helps."""
+        if not self._planner.lower_limit():
             return False
-        self._most_blocks = self._tried.resident_blocks // 2
         self._release_transformer()
         self._empty_cache()
         self.load_transformer(need, report)
         return True
-
-    def _limited(self, plan: memory.MemoryPlan) -> memory.MemoryPlan:
-        return plan if self._most_blocks is None else plan.with_at_most(self._most_blocks)
 
     def encode_text(self, prompts: list[str]) -> list[Tensor]:
         """Embeddings of prompts, from the cache or streamed through the text encoder."""
@@ -175,7 +154,7 @@ class Models:
 
     def encodes_beside(self, need: Need) -> bool:
         """Whether a picture may be encoded while the GPU does something else: where there is room for both."""
-        return self._held is not None and self._held.spare_bytes >= need.pixels * _ENCODE_BYTES
+        return self._held is not None and has_room_to_encode(self._held.spare_bytes, need)
 
     def describe(self) -> str:
         """What is loaded, how and where, in one line."""
@@ -195,7 +174,7 @@ class Models:
         self._empty_cache()
 
     def _load(
-        self, files: TransformerFiles, with_lora: bool, plan: memory.MemoryPlan, quant: Quantization, report: Report
+        self, files: TransformerFiles, with_lora: bool, plan: MemoryPlan, quantization: Quantization, report: Report
     ) -> None:
         config = TransformerConfig.from_json(files.config)
         model = load_transformer(
@@ -204,12 +183,12 @@ class Models:
             config=config,
             device=self.device,
             dtype=self.dtype,
-            quant=quant,
+            quant=quantization,
             loras=_loras(self._settings) if with_lora else [],
             attention=self._settings.attention,
             attention_density=self._settings.attention_density,
             offload="none" if plan.resident_blocks >= plan.n_blocks else plan.resident_blocks,
-            progress=lambda done, total: report(f"transformer ({files.kind})", done, total),
+            progress=lambda done, total: report(f"transformer ({files.number_format})", done, total),
         )
         model.cache_context = plan.cache_context
         if several_processes():
@@ -218,48 +197,8 @@ class Models:
             # Lazy: what the fused blocks do not do (two people) is compiled when it first runs.
             model.compile_blocks()
             model.use_fast_blocks()
-        self._held = _Held(model, files, with_lora, plan, _spare(plan))
-        _log.info("InfiniteTalk: %s", self.describe())
-
-    def _plan(self, files: TransformerFiles, need: Need, *, spare: int) -> tuple[memory.MemoryPlan, Quantization]:
-        """Where the blocks go, and whether 16-bit files are rounded to 8 bits on the way.
-
-        spare: memory that is taken now and would be free again.
-        """
-        config = TransformerConfig.from_json(files.config)
-        free = self._free_bytes()
-        free = None if free is None else free + spare
-
-        def planned(quant: Quantization) -> memory.MemoryPlan:
-            return memory.plan(
-                config, quant=quant, pixels=need.pixels, passes=need.passes, compiled=self._compiles,
-                free_bytes=free, offload=self._settings.offload,
-            )  # fmt: skip
-
-        if files.kind != "bf16":
-            return self._limited(planned(files.kind)), "none"
-        wanted = self._settings.quant
-        if wanted == "auto":
-            fits = planned("none").resident_blocks == config.num_layers
-            fp8 = self._gpu is not None and self._gpu.compute_capability >= (8, 9)
-            wanted = "none" if fits or self.device.type != "cuda" else "fp8" if fp8 else "int8"
-        return self._limited(planned(wanted)), wanted
-
-    def _free_bytes(self) -> int | None:
-        """What this process may still take on the device: free there, reserved by torch and unused, under its cap."""
-        if self.device.type != "cuda":
-            return None
-        free, total = torch.cuda.mem_get_info(self.device)
-        reserved = torch.cuda.memory_reserved(self.device)
-        allocated = torch.cuda.memory_allocated(self.device)
-        fraction = getattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0)(self.device)
-        return int(min(free + reserved - allocated, fraction * total - allocated))
-
-    @staticmethod
-    def _held_bytes(held: _Held) -> int:
-        """Device memory that releasing the held transformer would free; streamed blocks share two buffers."""
-        storages = (t.untyped_storage() for t in held.model.parameters() if t.device.type == "cuda")
-        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+        self._held = _Held(model, files, with_lora, plan, spare_bytes(plan))
+        log.info("InfiniteTalk: %s", self.describe())
 
     def _release_transformer(self) -> None:
         if self._held is not None:
@@ -270,13 +209,6 @@ class Models:
     def _empty_cache(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def _spare(plan: memory.MemoryPlan) -> int:
-    """Device memory that `plan` has no use for; none where CLIP comes and goes, and none on the CPU."""
-    if plan.free_bytes is None or not plan.keep_encoders:
-        return 0
-    return plan.free_bytes - plan.weights_bytes - plan.working_bytes
 
 
 def _loras(settings: EngineSettings) -> list[tuple[Path, float]]:

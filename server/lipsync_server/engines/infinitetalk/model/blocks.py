@@ -28,7 +28,7 @@ class KeysValues(NamedTuple):
     v: Tensor
 
 
-class LayerContext(NamedTuple):
+class BlockContext(NamedTuple):
     """What one block attends to: text and image with B = 1, audio with B = T (one entry per latent frame)."""
 
     text: KeysValues
@@ -159,12 +159,12 @@ class Block(nn.Module):
         )
         self.modulation = nn.Parameter(torch.empty(1, 6, config.dim), requires_grad=False)
 
-    def project_context(self, text: Tensor, image: Tensor, audio: Tensor, n_people: int) -> LayerContext:
-        return LayerContext(
+    def project_context(self, text: Tensor, image: Tensor, audio: Tensor, n_people: int) -> BlockContext:
+        return BlockContext(
             *self.cross_attn.project_context(text, image), self.audio_cross_attn.project_context(audio, n_people)
         )
 
-    def forward(self, x: Tensor, e0: Tensor, context: LayerContext, rope: RotaryTable, masks: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, e0: Tensor, context: BlockContext, rope: RotaryTable, masks: Tensor | None) -> Tensor:
         """x (N, D); e0 (1, 6, D) float32; masks (3, S) float32 at token resolution for two people, else None."""
         dtype = x.dtype
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation.float() + e0)[0]

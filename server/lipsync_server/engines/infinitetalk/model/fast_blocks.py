@@ -11,7 +11,7 @@ import importlib.util
 import torch
 from torch import Tensor
 
-from lipsync_server.engines.infinitetalk.model.blocks import Block, LayerContext
+from lipsync_server.engines.infinitetalk.model.blocks import Block, BlockContext
 from lipsync_server.models.kernels.attention import Attention, Kernel
 from lipsync_server.models.kernels.rope import RotaryTable
 from lipsync_server.models.layers import fast
@@ -32,7 +32,7 @@ def why_not(block: Block, device: torch.device) -> str | None:
 
 
 def forward(
-    block: Block, pending: Pending, e0: Tensor, context: LayerContext, rope: RotaryTable, attention: Attention
+    block: Block, pending: Pending, e0: Tensor, context: BlockContext, rope: RotaryTable, attention: Attention
 ) -> Pending:
     """One block. e0 (1, 6, D) float32. Its last update stays pending for the next block's first pass."""
     eps, first = block.norm1.eps, block.ffn[0]
@@ -52,14 +52,14 @@ def forward(
     return Pending(x, y, gate2)
 
 
-def _cross_attention(block: Block, rows: "fused.Rows", context: LayerContext, attend: Kernel) -> Tensor:
+def _cross_attention(block: Block, rows: "fused.Rows", context: BlockContext, attend: Kernel) -> Tensor:
     part = block.cross_attn
     q = fused.heads_bf16(multiply(part.q, rows), part.norm_q.weight, part.norm_q.eps, part.heads, None)[None]
     text, image = attend(q, *context.text)[0], attend(q, *context.image)[0]
     return multiply(part.o, fused.sum_of(text.flatten(1), image.flatten(1), rows.kind))
 
 
-def _audio_attention(block: Block, rows: "fused.Rows", context: LayerContext, attend: Kernel) -> Tensor:
+def _audio_attention(block: Block, rows: "fused.Rows", context: BlockContext, attend: Kernel) -> Tensor:
     part = block.audio_cross_attn
     q = multiply(part.q_linear, rows).unflatten(-1, (part.heads, -1))
     out = attend(q.unflatten(0, (context.audio.k.shape[0], -1)), *context.audio)

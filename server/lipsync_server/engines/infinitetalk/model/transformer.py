@@ -15,8 +15,8 @@ from lipsync_server.engines.infinitetalk.model import fast_blocks
 from lipsync_server.engines.infinitetalk.model.blocks import (
     AudioAttention,
     Block,
+    BlockContext,
     CrossAttention,
-    LayerContext,
     SelfAttention,
 )
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
@@ -33,7 +33,7 @@ from lipsync_server.models.layers.sound_projection import AudioProjection
 
 
 @dataclass
-class Conditioning:
+class EmbeddedCondition:
     """Everything that stays the same over the steps of a window.
 
     text (text_len, D), image (257, D), audio (T, context_tokens * P, C): embedded. masks (3, S) float32 at token
@@ -45,7 +45,7 @@ class Conditioning:
     audio: Tensor
     n_people: int
     masks: Tensor | None
-    layers: list[LayerContext | None]
+    layers: list[BlockContext | None]
 
 
 class BlockRunner(Protocol):
@@ -160,9 +160,9 @@ class InfiniteTalkTransformer(nn.Module):
             block.compile(**settings)
         self.head.compile(**settings)
 
-    def condition(
+    def embed_condition(
         self, *, text: Tensor, image_tokens: Tensor, audio: Tensor, masks: Tensor | None = None
-    ) -> Conditioning:
+    ) -> EmbeddedCondition:
         """Embed what stays the same over the steps of a window.
 
         text (n <= text_len, text_dim); image_tokens (257, image_dim); audio (P, F, window, blocks, channels), windowed,
@@ -175,7 +175,7 @@ class InfiniteTalkTransformer(nn.Module):
         if n_people == 2 and masks is None:
             raise ValueError("masks are needed for two people")
         tokens = self.audio_proj(self._here(audio))
-        return Conditioning(
+        return EmbeddedCondition(
             text=self.text_embedding(self._here(text)),
             image=self.img_emb(self._here(image_tokens)),
             audio=tokens.transpose(0, 1).flatten(1, 2),
@@ -186,7 +186,7 @@ class InfiniteTalkTransformer(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, latent: Tensor, timestep: Tensor, conditioning: Conditioning, cache: TeaCache | None = None
+        self, latent: Tensor, timestep: Tensor, conditioning: EmbeddedCondition, cache: TeaCache | None = None
     ) -> Tensor:
         """latent (in_dim, T, h, w): the noisy latent and y on the channels; timestep (1,) in 0..1000.
 
@@ -216,7 +216,7 @@ class InfiniteTalkTransformer(nn.Module):
         """latent (in_dim, T, h, w) -> (N, D)."""
         return embed_patches(self.patch_embedding, self._here(latent), self.config.patch_size)
 
-    def _run_blocks(self, x: Tensor, e0: Tensor, conditioning: Conditioning, grid: Grid) -> Tensor:
+    def _run_blocks(self, x: Tensor, e0: Tensor, conditioning: EmbeddedCondition, grid: Grid) -> Tensor:
         rope = self.rope(grid)
         fast = self.fast_blocks and conditioning.masks is None
         pending = Pending(self._sharing.split(x, grid))

@@ -26,11 +26,11 @@ from lipsync_server.models.sampling.side_stream import SideStream
 from lipsync_server.models.sampling.windows import Schedule, Window
 from lipsync_server.models.wan_vae.vae import WanVae
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Condition:
+class WindowCondition:
     """One window's conditioning.
 
     picture: (3, H, W) in [-1, 1]. tokens: (257, 1280) of CLIP. y: (20, T, h, w), the mask channels and the latents of
@@ -62,7 +62,7 @@ def moving_picture(picture: Frames, boxes: tuple[Box, Box] | None) -> PictureAt:
     return lambda window: move_camera(picture, window.start / FPS, boxes)
 
 
-class Conditions:
+class ConditionMaker:
     """Makes each window's conditioning; keeps what the next window may use again.
 
     Windows come in order. side: where `prefetch` works.
@@ -86,10 +86,10 @@ class Conditions:
         self._side = side or SideStream(vae.device)
         self._prefetches = True
         # By index: the window that was asked for last, which may be asked for once more, and the next one.
-        self._made: dict[int, Condition] = {}
+        self._made: dict[int, WindowCondition] = {}
 
     @torch.inference_mode()
-    def at(self, window: Window) -> Condition:
+    def at(self, window: Window) -> WindowCondition:
         """The conditioning of `window`: prefetched, or made now."""
         with self._side.main_turn():
             self._made = {index: made for index, made in self._made.items() if index >= window.index}
@@ -115,20 +115,22 @@ class Conditions:
                 self._made[window.index] = self._make(window, source, boxes)
         except Exception as error:  # whatever it is, `at` meets it again or does not
             self._prefetches = False
-            _log.info("window %d is not prepared early: %s", window.index + 1, error)
+            log.info("window %d is not prepared early: %s", window.index + 1, error)
 
     def close(self) -> None:
         """What was prefetched for nobody is done before anything that it reads goes."""
         with self._side.main_turn():
             self._made.clear()
 
-    def _make(self, window: Window, source: Frames, boxes: tuple[Box, Box] | None) -> Condition:
+    def _make(self, window: Window, source: Frames, boxes: tuple[Box, Box] | None) -> WindowCondition:
         picture, tokens, latents = self._encoded(source)
         # The VAE is causal: fewer grey frames at the end change nothing before them.
         latents = latents[:, : window.n_latents]
         height, width = latents.shape[2:]
         mask = condition_mask(window.n_latents, height, width).to(latents.device)
-        return Condition(picture, tokens, torch.cat([mask, latents]), self._audio(window), self._masks(source, boxes))
+        return WindowCondition(
+            picture, tokens, torch.cat([mask, latents]), self._audio(window), self._masks(source, boxes)
+        )
 
     @torch.inference_mode()
     def colours(self) -> Tensor:

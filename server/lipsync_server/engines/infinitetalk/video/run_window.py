@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lipsync_server.engines.base import Frames
-from lipsync_server.engines.infinitetalk.video.conditions import Condition
+from lipsync_server.engines.infinitetalk.video.conditions import WindowCondition
 from lipsync_server.engines.infinitetalk.video.window_loop import OnStep, WindowLoop
 from lipsync_server.models.pictures import to_uint8
 from lipsync_server.models.sampling.windows import Window
@@ -26,9 +26,9 @@ Clock = Callable[[Part], AbstractContextManager[None]]
 
 
 class ConditionSource(Protocol):
-    """Where a window's conditioning comes from: `conditions.Conditions` in the engine."""
+    """Where a window's conditioning comes from: `conditions.ConditionMaker` in the engine."""
 
-    def at(self, window: Window) -> Condition:
+    def at(self, window: Window) -> WindowCondition:
         """The conditioning of `window`."""
 
     def prefetch(self, window: Window) -> None:

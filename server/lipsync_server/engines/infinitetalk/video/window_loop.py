@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from lipsync_server.engines.infinitetalk.model.teacache import TeaCache
-from lipsync_server.engines.infinitetalk.model.transformer import Conditioning, InfiniteTalkTransformer
-from lipsync_server.engines.infinitetalk.video.conditions import Condition
+from lipsync_server.engines.infinitetalk.model.transformer import EmbeddedCondition, InfiniteTalkTransformer
+from lipsync_server.engines.infinitetalk.video.conditions import WindowCondition
 from lipsync_server.engines.infinitetalk.video.guidance import Guidance, GuidanceScales, Pass, ProjectedGuidance
 from lipsync_server.models.encoders.speech import silence
 from lipsync_server.models.sampling.colour import ColourMatch
@@ -76,7 +76,7 @@ class WindowLoop:
             self.cache.restart()
 
     @torch.inference_mode()
-    def denoise(self, window: Window, condition: Condition, known: Tensor | None, on_step: OnStep) -> Tensor:
+    def denoise(self, window: Window, condition: WindowCondition, known: Tensor | None, on_step: OnStep) -> Tensor:
         """Clean latents (16, T, h, w) of one window.
 
         known: latents of the frames taken over from the window before, (16, k, h, w); None in the first window, whose
@@ -93,7 +93,7 @@ class WindowLoop:
             known = known[:, : window.n_latents]
         latent = noise.to(condition.y.device)
         known = known.to(latent)
-        contexts = self._contexts(condition)
+        embedded = self._embedded(condition)
         apg = None
         if settings.apg is not None:
             apg = ProjectedGuidance(*settings.apg), ProjectedGuidance(*settings.apg)
@@ -105,7 +105,7 @@ class WindowLoop:
             for which in settings.scales.passes_at(step, settings.steps):
                 on_step(step)
                 predictions[which] = self.transformer(
-                    model_input, levels[step : step + 1], contexts[which], cache=self.cache
+                    model_input, levels[step : step + 1], embedded[which], cache=self.cache
                 )
             latent = euler_step(latent, guidance.velocity(predictions), levels[step], levels[step + 1])
             self._pacer.step_done()
@@ -122,22 +122,22 @@ class WindowLoop:
         """Latents of the last frames of a window, (3, motion_frames, H, W), for the next one."""
         return self.vae.encode(tail)
 
-    def _contexts(self, condition: Condition) -> Mapping[Pass, Conditioning]:
-        """The transformer's view of the conditioning for each pass; unguided audio is zero and has one person."""
-        prompts, condition_of = self._prompts, self.transformer.condition
+    def _embedded(self, condition: WindowCondition) -> Mapping[Pass, EmbeddedCondition]:
+        """The embedded condition of each pass. A pass without audio hears zeros and has one person."""
+        prompts, embed = self._prompts, self.transformer.embed_condition
         passes = self.settings.scales.passes
-        contexts: dict[Pass, Conditioning] = {}
+        embedded: dict[Pass, EmbeddedCondition] = {}
         quiet = silence(condition.audio.shape[1], condition.audio) if len(passes) > 1 else None
         for which in passes:
             text = prompts.positive if which in ("cond", "drop_audio") else prompts.negative
             if which in ("cond", "drop_text"):
-                contexts[which] = condition_of(
+                embedded[which] = embed(
                     text=text, image_tokens=condition.tokens, audio=condition.audio, masks=condition.masks
                 )
             else:
                 assert quiet is not None
-                contexts[which] = condition_of(text=text, image_tokens=condition.tokens, audio=quiet, masks=None)
-        return contexts
+                embedded[which] = embed(text=text, image_tokens=condition.tokens, audio=quiet, masks=None)
+        return embedded
 
 
 class _Pacer:

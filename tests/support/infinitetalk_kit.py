@@ -1,11 +1,10 @@
-"""Requests and a context for the engine on the tiny checkpoint, with pictures as small as they get."""
+"""Requests to the engine with tiny model files, with the smallest pictures that it takes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-from lipsync_server.engines.base import Frames, RenderRequest, ResumePoint, State
+from lipsync_server.bench.render_context import RecordingContext
+from lipsync_server.engines.base import Frames, RenderRequest
 from lipsync_server.engines.infinitetalk.one_gpu import InfiniteTalkEngine
 from lipsync_server.engines.infinitetalk.options import Options
 
@@ -13,31 +12,9 @@ from lipsync_server.engines.infinitetalk.options import Options
 QUICK = {"preset": "fast", "steps": 1, "window_frames": 13, "motion_frames": 5}
 
 
-@dataclass
-class Context:
-    """Collects what the engine reports."""
-
-    scratch: Path
-    checkpoint: ResumePoint | None = None
-    stop_at: Callable[[str], bool] = lambda note: False
-    notes: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    saved: list[State] = field(default_factory=list)
-    fractions: list[float] = field(default_factory=list)
-
-    def progress(self, stage: str, done: float, total: float, note: str = "") -> None:
-        self.notes.append(f"{stage}: {note}")
-        if stage == "generate":
-            self.fractions.append(done / total)
-
-    def cancelled(self) -> bool:
-        return bool(self.notes) and self.stop_at(self.notes[-1])
-
-    def warn(self, message: str) -> None:
-        self.warnings.append(message)
-
-    def save(self, state: State) -> None:
-        self.saved.append(dict(state))
+def stopped_at(words: str) -> Callable[[RecordingContext], bool]:
+    """For RecordingContext.stop: whether the last note has these words."""
+    return lambda context: bool(context.notes) and words in context.notes[-1]
 
 
 def request_for(duration_s: float, *, second: bool = False, picture: Frames | None = None, **options: object):
@@ -55,5 +32,5 @@ def request_for(duration_s: float, *, second: bool = False, picture: Frames | No
     )
 
 
-def frames_of(engine: InfiniteTalkEngine, request: RenderRequest, context: Context) -> Frames:
+def frames_of(engine: InfiniteTalkEngine, request: RenderRequest, context: RecordingContext) -> Frames:
     return np.concatenate(list(engine.generate(request, context)))

@@ -1,36 +1,10 @@
 """A worker's side of a render, and requests to render: what the preview engine's tests share."""
 
-from dataclasses import dataclass, field
-from pathlib import Path
-
 import numpy as np
-from lipsync_server.engines.base import Frames, RenderRequest, ResumePoint, Speech, State
+from lipsync_server.bench.render_context import RecordingContext
+from lipsync_server.engines.base import Frames, RenderRequest, Speech
 from lipsync_server.engines.preview.engine import PreviewEngine
 from lipsync_server.engines.preview.options import Options
-
-
-@dataclass
-class Recorder:
-    """A worker's side of one render: what the engine reported, saved and warned about."""
-
-    scratch: Path = Path()
-    checkpoint: ResumePoint | None = None
-    cancel_after: int | None = None
-    reports: list[tuple[str, float, float]] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    saved: list[State] = field(default_factory=list)
-
-    def progress(self, stage: str, done: float, total: float, note: str = "") -> None:
-        self.reports.append((stage, done, total))
-
-    def cancelled(self) -> bool:
-        return self.cancel_after is not None and len(self.reports) > self.cancel_after
-
-    def warn(self, message: str) -> None:
-        self.warnings.append(message)
-
-    def save(self, state: State) -> None:
-        self.saved.append(state)
 
 
 def hum(duration_s: float, seed: int = 0) -> Speech:
@@ -46,5 +20,5 @@ def request(picture: Frames, duration_s: float, speech: Speech | None = None, **
     return RenderRequest(picture, speech, duration_s, Options(**options))
 
 
-def render(engine: PreviewEngine, job: RenderRequest, recorder: Recorder | None = None) -> Frames:
-    return np.concatenate(list(engine.generate(job, recorder or Recorder())))
+def render(engine: PreviewEngine, job: RenderRequest, recorder: RecordingContext | None = None) -> Frames:
+    return np.concatenate(list(engine.generate(job, recorder or RecordingContext())))

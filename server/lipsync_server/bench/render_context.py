@@ -35,6 +35,11 @@ class RecordingContext:
         return cls(scratch, stop=lambda context: max(context.generated, default=-math.inf) >= done)
 
     @property
+    def fractions(self) -> list[float]:
+        """done / total of every report of the stage "generate"."""
+        return [done / total for stage, done, total in self.stages if stage == "generate"]
+
+    @property
     def generated(self) -> list[float]:
         """`done` of every report of the stage "generate"."""
         return [done for stage, done, _ in self.stages if stage == "generate"]

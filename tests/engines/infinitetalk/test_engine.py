@@ -8,7 +8,8 @@ import av
 import numpy as np
 import pytest
 import torch
-from infinitetalk_kit import QUICK, Context, frames_of, request_for
+from infinitetalk_kit import QUICK, frames_of, request_for, stopped_at
+from lipsync_server.bench.render_context import RecordingContext
 from lipsync_server.engines.base import ResumePoint
 from lipsync_server.engines.infinitetalk.engine import create
 from lipsync_server.engines.infinitetalk.one_gpu import InfiniteTalkEngine
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("small_pictures")
 
 def test_frames_are_exactly_as_many_as_the_sound_asks_for(engine: InfiniteTalkEngine, tmp_path: Path) -> None:
     for duration_s, n_frames in ((0.2, 5), (0.23, 6), (0.57, 15), (3.3, 83)):
-        frames = frames_of(engine, request_for(duration_s), Context(tmp_path))
+        frames = frames_of(engine, request_for(duration_s), RecordingContext(tmp_path))
         assert frames.shape == (n_frames, 64, 192, 3)
         assert frames.dtype == np.uint8
 
@@ -38,12 +39,12 @@ def test_a_killed_job_goes_on_from_its_last_window_with_the_same_frames(
     engine: InfiniteTalkEngine, tmp_path: Path
 ) -> None:
     request = request_for(0.88, preset="balanced", steps=2)
-    context = Context(tmp_path)
+    context = RecordingContext(tmp_path)
     whole = frames_of(engine, request, context)
     assert len(whole) == 22
     assert [state["next_window"] for state in context.saved] == [1, 2, 3]
     for index, n_stored in ((0, 13), (1, 21)):
-        resumed = Context(tmp_path, checkpoint=ResumePoint(n_stored, context.saved[index]))
+        resumed = RecordingContext(tmp_path, checkpoint=ResumePoint(n_stored, context.saved[index]))
         rest = frames_of(engine, request, resumed)
         assert (rest == whole[n_stored:]).all()
         assert not any("window 1 of" in note for note in resumed.notes)
@@ -68,11 +69,11 @@ def test_a_resumed_job_makes_the_same_frames_in_every_mode(
 ) -> None:
     """The last window is shorter than the others, so nothing that depends on its length may be carried over."""
     request = request_for(0.8, **{"steps": 2, **MODES[mode]})
-    context = Context(tmp_path)
+    context = RecordingContext(tmp_path)
     whole = frames_of(engine, request, context)
     assert len(whole) == 20
     for index, n_stored in ((0, 13), (1, 20)):
-        resumed = Context(tmp_path, checkpoint=ResumePoint(n_stored, context.saved[index]))
+        resumed = RecordingContext(tmp_path, checkpoint=ResumePoint(n_stored, context.saved[index]))
         rest = list(engine.generate(request, resumed))
         assert (np.concatenate([*rest, whole[:0]]) == whole[n_stored:]).all()
 
@@ -80,13 +81,15 @@ def test_a_resumed_job_makes_the_same_frames_in_every_mode(
 def test_the_same_seed_makes_the_same_video_and_another_one_does_not(
     engine: InfiniteTalkEngine, tmp_path: Path
 ) -> None:
-    first, again, other = (frames_of(engine, request_for(0.2, seed=seed), Context(tmp_path)) for seed in (7, 7, 8))
+    first, again, other = (
+        frames_of(engine, request_for(0.2, seed=seed), RecordingContext(tmp_path)) for seed in (7, 7, 8)
+    )
     assert (first == again).all()
     assert (first != other).any()
 
 
 def test_frames_leave_as_each_window_is_done(engine: InfiniteTalkEngine, tmp_path: Path) -> None:
-    context = Context(tmp_path)
+    context = RecordingContext(tmp_path)
     batches = engine.generate(request_for(0.56), context)
     next(batches)
     assert any("window 1 of" in note for note in context.notes)
@@ -95,7 +98,7 @@ def test_frames_leave_as_each_window_is_done(engine: InfiniteTalkEngine, tmp_pat
 
 
 def test_progress_names_window_and_step_and_never_goes_back(engine: InfiniteTalkEngine, tmp_path: Path) -> None:
-    context = Context(tmp_path)
+    context = RecordingContext(tmp_path)
     frames_of(engine, request_for(0.56, steps=2), context)
     assert "generate: window 2 of 2, step 2 of 2" in context.notes
     assert context.fractions == sorted(context.fractions)
@@ -103,7 +106,7 @@ def test_progress_names_window_and_step_and_never_goes_back(engine: InfiniteTalk
 
 
 def test_cancelling_ends_the_job_within_a_step(engine: InfiniteTalkEngine, tmp_path: Path) -> None:
-    context = Context(tmp_path, stop_at=lambda note: "step 2 of 5" in note)
+    context = RecordingContext(tmp_path, stop=stopped_at("step 2 of 5"))
     with pytest.raises(Cancelled):
         frames_of(engine, request_for(0.2, steps=5), context)
     assert not any("step 3 of 5" in note for note in context.notes)
@@ -111,31 +114,31 @@ def test_cancelling_ends_the_job_within_a_step(engine: InfiniteTalkEngine, tmp_p
 
 def test_cancelling_ends_loading_too_and_the_next_job_loads_again(tiny_weights: Path, tmp_path: Path) -> None:
     engine = create(Settings(_env_file=None, weights_dir=tiny_weights, data_dir=tmp_path, device="cpu", preset="fast"))
-    context = Context(tmp_path, stop_at=lambda note: "transformer" in note)
+    context = RecordingContext(tmp_path, stop=stopped_at("transformer"))
     with pytest.raises(Cancelled):
         frames_of(engine, request_for(0.2), context)
     assert not any(note.startswith("generate") for note in context.notes)
-    assert len(frames_of(engine, request_for(0.2), Context(tmp_path))) == 5
+    assert len(frames_of(engine, request_for(0.2), RecordingContext(tmp_path))) == 5
     engine.close()
 
 
 def test_two_people_each_hear_their_own_recording(engine: InfiniteTalkEngine, tmp_path: Path) -> None:
-    together = frames_of(engine, request_for(0.2, second=True, people=BOXES), Context(tmp_path))
+    together = frames_of(engine, request_for(0.2, second=True, people=BOXES), RecordingContext(tmp_path))
     after = frames_of(
-        engine, request_for(0.2, second=True, people=BOXES, audio_mode="one_after_other"), Context(tmp_path)
+        engine, request_for(0.2, second=True, people=BOXES, audio_mode="one_after_other"), RecordingContext(tmp_path)
     )
-    alone = frames_of(engine, request_for(0.2), Context(tmp_path))
+    alone = frames_of(engine, request_for(0.2), RecordingContext(tmp_path))
     assert together.shape == after.shape == alone.shape
     assert (together != after).any()
     assert (together != alone).any()
 
 
 def test_one_speaker_among_several_is_chosen_by_a_box(engine: InfiniteTalkEngine, tmp_path: Path) -> None:
-    left = frames_of(engine, request_for(0.2, face_box=(20, 10, 60, 50)), Context(tmp_path))
-    right = frames_of(engine, request_for(0.2, face_box=(140, 10, 180, 50)), Context(tmp_path))
+    left = frames_of(engine, request_for(0.2, face_box=(20, 10, 60, 50)), RecordingContext(tmp_path))
+    right = frames_of(engine, request_for(0.2, face_box=(140, 10, 180, 50)), RecordingContext(tmp_path))
     assert (left != right).any()
     with pytest.raises(InvalidInput, match="outside the picture"):
-        frames_of(engine, request_for(0.2, face_box=(300, 10, 400, 50)), Context(tmp_path))
+        frames_of(engine, request_for(0.2, face_box=(300, 10, 400, 50)), RecordingContext(tmp_path))
 
 
 def test_a_person_at_the_rim_whom_the_camera_leaves_ends_no_job(engine: InfiniteTalkEngine, tmp_path: Path) -> None:
@@ -146,7 +149,7 @@ def test_a_person_at_the_rim_whom_the_camera_leaves_ends_no_job(engine: Infinite
     assert boxes is not None
     with pytest.raises(InvalidInput):
         latent_masks(person_masks((64, 200), boxes), (64, 192))
-    assert sum(len(batch) for batch in engine.generate(request, Context(tmp_path))) == 350
+    assert sum(len(batch) for batch in engine.generate(request, RecordingContext(tmp_path))) == 350
 
 
 def test_the_camera_moves_only_when_it_should() -> None:
@@ -171,11 +174,11 @@ def test_a_video_as_the_picture_is_followed_window_by_window(engine: InfiniteTal
         container.mux(stream.encode(None))
     still = request_for(0.88, picture=first_frame(path))
     followed = replace(still, picture_video=path)
-    context = Context(tmp_path)
-    whole, plain = frames_of(engine, followed, context), frames_of(engine, still, Context(tmp_path))
+    context = RecordingContext(tmp_path)
+    whole, plain = frames_of(engine, followed, context), frames_of(engine, still, RecordingContext(tmp_path))
     assert (whole[:13] == plain[:13]).all()
     assert (whole[13:] != plain[13:]).any()
-    resumed = Context(tmp_path, checkpoint=ResumePoint(21, context.saved[1]))
+    resumed = RecordingContext(tmp_path, checkpoint=ResumePoint(21, context.saved[1]))
     assert (frames_of(engine, followed, resumed) == whole[21:]).all()
 
 
@@ -205,7 +208,7 @@ def test_the_preset_decides_which_weights_are_used(tiny_weights: Path, tmp_path:
     engine = create(Settings(_env_file=None, weights_dir=tiny_weights, data_dir=tmp_path, device="cpu", preset=preset))
     engine.load()
     assert kind in engine._models.describe()
-    frames = frames_of(engine, request_for(0.2, preset=preset, teacache=0.2), Context(tmp_path))
+    frames = frames_of(engine, request_for(0.2, preset=preset, teacache=0.2), RecordingContext(tmp_path))
     assert len(frames) == 5
     engine.close()
 
@@ -228,10 +231,10 @@ def test_lora_files_are_merged_for_the_fast_presets_and_named_at_start(tiny_weig
             profile="infinitetalk-int8",
         )  # fmt: skip
         engine = create(settings)
-        frames[name] = frames_of(engine, request_for(0.2), Context(tmp_path))
+        frames[name] = frames_of(engine, request_for(0.2), RecordingContext(tmp_path))
         descriptions[name] = engine._models.describe()
         if name == "full":
-            frames_of(engine, request_for(0.2, preset="quality"), Context(tmp_path))
+            frames_of(engine, request_for(0.2, preset="quality"), RecordingContext(tmp_path))
             assert "LoRA" not in engine._models.describe()
         engine.close()
     assert "infinitetalk_single_int8.safetensors with LoRA fast.safetensors at 0.5 on cpu" in descriptions["half"]
@@ -260,7 +263,7 @@ def test_text_and_picture_are_encoded_once(
     count(ImageEncoder, "encode")
     count(TextEncoder, "_run")
     request = replace(request_for(0.88), prompt="a prompt that nobody has asked for yet")
-    frames_of(engine, request, Context(tmp_path))
+    frames_of(engine, request, RecordingContext(tmp_path))
     assert calls == {"encode_picture": 1, "encode": 1, "_run": 1}
-    frames_of(engine, replace(request, options=Options(**QUICK, camera_move=True)), Context(tmp_path))
+    frames_of(engine, replace(request, options=Options(**QUICK, camera_move=True)), RecordingContext(tmp_path))
     assert calls == {"encode_picture": 4, "encode": 4, "_run": 1}

@@ -6,7 +6,8 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from infinitetalk_kit import Context, frames_of, request_for
+from infinitetalk_kit import frames_of, request_for
+from lipsync_server.bench.render_context import RecordingContext
 from lipsync_server.engines.base import State
 from lipsync_server.engines.infinitetalk import job
 from lipsync_server.engines.infinitetalk.engine import create
@@ -24,7 +25,7 @@ def test_running_out_of_memory_is_tried_once_more_with_fewer_blocks(
 ) -> None:
     """In the last forward of the first window, when TeaCache has counted 15 forwards already."""
     engine = create(Settings(_env_file=None, weights_dir=tiny_weights, data_dir=tmp_path, device="cpu", preset="fast"))
-    expected = frames_of(engine, request_for(0.56, **options), Context(tmp_path))
+    expected = frames_of(engine, request_for(0.56, **options), RecordingContext(tmp_path))
     transformer, calls = engine._models.transformer, []
     at = 16 if options else 1
 
@@ -34,7 +35,7 @@ def test_running_out_of_memory_is_tried_once_more_with_fewer_blocks(
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
     transformer.register_forward_pre_hook(fail_once)
-    context = Context(tmp_path)
+    context = RecordingContext(tmp_path)
     frames = frames_of(engine, request_for(0.56, **options), context)
     assert (frames == expected).all()
     assert any("memory ran out once" in warning for warning in context.warnings)
@@ -62,7 +63,7 @@ def test_running_out_of_memory_outside_of_a_window_is_tried_once_more_too(
         return real(*args, **options)
 
     monkeypatch.setattr(owner, name, fail_first)
-    context = Context(tmp_path)
+    context = RecordingContext(tmp_path)
     assert len(frames_of(engine, request_for(0.2), context)) == 5
     if part == "load_transformer":
         assert [options["offload"] for options in calls] == ["none", 1]
@@ -83,7 +84,7 @@ def test_running_out_of_memory_for_good_says_what_to_set(tiny_weights: Path, tmp
     )
     try:
         with pytest.raises(OutOfMemory, match="LIPSYNC_OFFLOAD=blocks"):
-            frames_of(engine, request_for(0.2), Context(tmp_path))
+            frames_of(engine, request_for(0.2), RecordingContext(tmp_path))
     finally:
         hook.remove()
         engine.close()
@@ -105,7 +106,7 @@ def test_libraries_that_only_say_that_memory_ran_out_are_understood(
 
     monkeypatch.setattr(engine._models, "encode_text", fail)
     with pytest.raises(OutOfMemory if is_memory else RuntimeError, match="ran out" if is_memory else "illegal"):
-        frames_of(engine, request_for(0.2), Context(tmp_path))
+        frames_of(engine, request_for(0.2), RecordingContext(tmp_path))
 
 
 def test_a_model_that_never_fits_says_what_to_set_when_it_is_loaded(
@@ -125,7 +126,7 @@ def test_memory_does_not_grow_with_the_length(engine: InfiniteTalkEngine, tmp_pa
     request = request_for(40, window_frames=81, motion_frames=9)
     process, sizes = psutil.Process(), []
 
-    class Measuring(Context):
+    class Measuring(RecordingContext):
         def save(self, state: State) -> None:
             sizes.append(process.memory_info().rss)
 
@@ -144,8 +145,8 @@ def test_jobs_leave_no_tensors_behind(engine: InfiniteTalkEngine, tmp_path: Path
         return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
     request = request_for(0.2)
-    frames_of(engine, request, Context(tmp_path))
+    frames_of(engine, request, RecordingContext(tmp_path))
     before = n_bytes()
     for _ in range(10):
-        frames_of(engine, request, Context(tmp_path))
+        frames_of(engine, request, RecordingContext(tmp_path))
     assert n_bytes() <= before

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from lipsync_server.engines.base import RenderRequest, ResumePoint, State
+from lipsync_server.bench.render_context import RecordingContext
+from lipsync_server.engines.base import RenderRequest
 from lipsync_server.engines.infinitetalk.model.sequence_parallel import SequenceParallel, Share
 from lipsync_server.engines.infinitetalk.one_gpu import InfiniteTalkEngine
 from lipsync_server.engines.infinitetalk.options import Options
@@ -65,24 +65,6 @@ def test_a_number_of_gpus_that_does_not_divide_the_heads_is_refused_with_one_tha
         dist.destroy_process_group()
 
 
-@dataclass
-class Context:
-    """What the engine asks of a worker."""
-
-    scratch: Path
-    checkpoint: ResumePoint | None = None
-    stop: bool = False
-
-    def progress(self, stage: str, done: float, total: float, note: str = "") -> None: ...
-
-    def cancelled(self) -> bool:
-        return self.stop
-
-    def warn(self, message: str) -> None: ...
-
-    def save(self, state: State) -> None: ...
-
-
 @pytest.mark.parametrize(
     "device",
     ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs"))],
@@ -97,16 +79,16 @@ def test_engines_in_step_make_the_video_of_one_and_stop_together(tiny_weights: P
         options=Options(preset="fast", steps=1, window_frames=13, motion_frames=5),
     )
     alone = InfiniteTalkEngine(settings)
-    expected = np.concatenate(list(alone.generate(request, Context(tmp_path))))
+    expected = np.concatenate(list(alone.generate(request, RecordingContext(tmp_path))))
     alone.close()
     together = ParallelEngine(settings, 2)
     try:
         with pytest.raises(Cancelled):
-            list(together.generate(request, Context(tmp_path, stop=True)))
-        batches = together.generate(request, Context(tmp_path))
+            list(together.generate(request, RecordingContext(tmp_path, stop=lambda context: True)))
+        batches = together.generate(request, RecordingContext(tmp_path))
         next(batches)
         batches.close()
-        made = np.concatenate(list(together.generate(request, Context(tmp_path))))
+        made = np.concatenate(list(together.generate(request, RecordingContext(tmp_path))))
     finally:
         together.close()
     # Sums of another order are rounded to fp8 another way now and then, and random weights blow that up.

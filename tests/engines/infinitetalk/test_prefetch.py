@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from infinitetalk_golden import CPU
-from infinitetalk_kit import QUICK, Context, frames_of, request_for
+from infinitetalk_kit import QUICK, frames_of, request_for, stopped_at
 from lipsync_server.bench.infinitetalk.bench import TINY, Bench
 from lipsync_server.bench.infinitetalk.moving import moving_windows
+from lipsync_server.bench.render_context import RecordingContext
 from lipsync_server.engines.base import RenderRequest, ResumePoint
 from lipsync_server.engines.infinitetalk.engine import create
 from lipsync_server.engines.infinitetalk.loading.models import Models
@@ -169,7 +170,7 @@ def beside(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_engine_prepares_each_moving_window_once_before_it_decodes(
     engine: InfiniteTalkEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
-    request, in_order = _requests(tmp_path)[source], Context(tmp_path)
+    request, in_order = _requests(tmp_path)[source], RecordingContext(tmp_path)
     expected = frames_of(engine, request, in_order)
     events: list[str] = []
 
@@ -185,12 +186,12 @@ def test_the_engine_prepares_each_moving_window_once_before_it_decodes(
     note("encode_picture")
     note("decode")
     monkeypatch.setattr(Models, "encodes_beside", lambda self, need: True)
-    context = Context(tmp_path)
+    context = RecordingContext(tmp_path)
     assert (frames_of(engine, request, context) == expected).all()
     early = [] if source == "still" else ["encode_picture"]
     assert events == ["encode_picture", *early, "decode", *early, "decode", "decode"]
     assert all((a["random"] == b["random"]).all() for a, b in zip(context.saved, in_order.saved, strict=True))
-    resumed = Context(tmp_path, checkpoint=ResumePoint(13, context.saved[0]))
+    resumed = RecordingContext(tmp_path, checkpoint=ResumePoint(13, context.saved[0]))
     assert (frames_of(engine, request, resumed) == expected[13:]).all()
 
 
@@ -202,7 +203,7 @@ def test_memory_that_runs_out_while_decoding_costs_no_prepared_window(
     request = _requests(tmp_path)[source]
     settings = Settings(_env_file=None, weights_dir=tiny_weights, data_dir=tmp_path, device="cpu", preset="fast")
     engine = create(settings)
-    expected = frames_of(engine, request, Context(tmp_path))
+    expected = frames_of(engine, request, RecordingContext(tmp_path))
     real, calls = WanVae.decode, []
 
     def fail_once(self: WanVae, latents: Tensor) -> object:
@@ -213,7 +214,7 @@ def test_memory_that_runs_out_while_decoding_costs_no_prepared_window(
             yield frames
 
     monkeypatch.setattr(WanVae, "decode", fail_once)
-    context = Context(tmp_path)
+    context = RecordingContext(tmp_path)
     assert (frames_of(engine, request, context) == expected).all()
     assert any("memory ran out once" in warning for warning in context.warnings)
     engine.close()
@@ -225,13 +226,13 @@ def test_a_job_that_ends_early_leaves_the_next_one_alone(
     engine: InfiniteTalkEngine, tmp_path: Path, source: str
 ) -> None:
     request = _requests(tmp_path)[source]
-    expected = frames_of(engine, request, Context(tmp_path))
+    expected = frames_of(engine, request, RecordingContext(tmp_path))
     with pytest.raises(Cancelled):
-        frames_of(engine, request, Context(tmp_path, stop_at=lambda note: "window 2 of" in note))
-    batches = engine.generate(request, Context(tmp_path))
+        frames_of(engine, request, RecordingContext(tmp_path, stop=stopped_at("window 2 of")))
+    batches = engine.generate(request, RecordingContext(tmp_path))
     next(batches)
     batches.close()
-    assert (frames_of(engine, request, Context(tmp_path)) == expected).all()
+    assert (frames_of(engine, request, RecordingContext(tmp_path)) == expected).all()
 
 
 def test_windows_are_prepared_early_only_where_there_is_room_for_both(
@@ -336,10 +337,10 @@ def test_a_gpu_renders_the_same_frames_both_ways(
     with monkeypatch.context() as patch:
         patch.setattr(Models, "encodes_beside", lambda self, need: False)
         # Once more, because the first job also compiles.
-        frames_of(engine, request, Context(tmp_path))
-        expected = frames_of(engine, request, Context(tmp_path))
+        frames_of(engine, request, RecordingContext(tmp_path))
+        expected = frames_of(engine, request, RecordingContext(tmp_path))
     assert engine._models.side._side is None
     for _ in range(3):
-        assert (frames_of(engine, request, Context(tmp_path)) == expected).all()
+        assert (frames_of(engine, request, RecordingContext(tmp_path)) == expected).all()
     assert engine._models.side._side is not None
     engine.close()

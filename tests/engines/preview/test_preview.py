@@ -10,6 +10,7 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lipsync_server.bench.render_context import RecordingContext
 from lipsync_server.engines.base import Frames, ResumePoint
 from lipsync_server.engines.landmarks import FaceLandmarker
 from lipsync_server.engines.preview import head
@@ -21,7 +22,7 @@ from lipsync_server.engines.preview.mouth import MouthPose
 from lipsync_server.engines.preview.puppet import Pose, Puppet
 from lipsync_server.errors import Cancelled, NoFace
 from PIL import Image
-from preview_kit import Recorder, hum, render, request
+from preview_kit import hum, render, request
 
 SHARED_SAMPLES = Path(__file__).resolve().parents[4] / "shared" / "samples"
 STILL = np.zeros(len(head.BASES), np.float32)
@@ -50,7 +51,7 @@ def test_there_are_exactly_as_many_frames_as_the_sound_needs(
 ) -> None:
     job = request(small_portrait, duration_s)
     job = type(job)(job.picture, job.speech, duration_s, job.options, fps=fps)
-    batches = list(engine.generate(job, Recorder()))
+    batches = list(engine.generate(job, RecordingContext()))
     assert sum(map(len, batches)) == job.n_frames == int(np.ceil(duration_s * fps - 1e-6))
     assert {batch.shape[1:] for batch in batches} == {(128, 128, 3)}
     assert all(batch.dtype == np.uint8 for batch in batches)
@@ -94,19 +95,19 @@ def test_the_same_seed_gives_the_same_frames_and_another_seed_others(
 def test_a_render_goes_on_from_its_checkpoint_with_the_same_frames(
     engine: PreviewEngine, small_portrait: Frames
 ) -> None:
-    recorder = Recorder()
+    recorder = RecordingContext()
     job = request(small_portrait, 26.0)
     whole = render(engine, job, recorder)
     assert recorder.saved, "a checkpoint is saved every few hundred frames"
     state = recorder.saved[-1]
     n_frames = int(state["n_frames"])
-    rest = render(engine, job, Recorder(checkpoint=ResumePoint(n_frames, state)))
+    rest = render(engine, job, RecordingContext(checkpoint=ResumePoint(n_frames, state)))
     assert 0 < n_frames < len(whole)
     assert np.array_equal(whole[n_frames:], rest)
 
 
 def test_cancelling_stops_within_a_batch(engine: PreviewEngine, small_portrait: Frames) -> None:
-    recorder = Recorder(cancel_after=6)
+    recorder = RecordingContext(stop=lambda context: len(context.stages) > 6)
     n_frames = 0
     with pytest.raises(Cancelled):
         for batch in engine.generate(request(small_portrait, 20.0), recorder):
@@ -115,11 +116,11 @@ def test_cancelling_stops_within_a_batch(engine: PreviewEngine, small_portrait: 
 
 
 def test_progress_rises_to_the_end(engine: PreviewEngine, small_portrait: Frames) -> None:
-    recorder = Recorder()
+    recorder = RecordingContext()
     render(engine, request(small_portrait, 3.0), recorder)
-    done = [done for stage, done, _ in recorder.reports if stage == "generate"]
+    done = [done for stage, done, _ in recorder.stages if stage == "generate"]
     assert done == sorted(done) and len(done) > 2
-    assert recorder.reports[-1] == ("generate", 75, 75)
+    assert recorder.stages[-1] == ("generate", 75, 75)
 
 
 def test_memory_does_not_grow_with_the_sound(engine: PreviewEngine, small_portrait: Frames) -> None:
@@ -128,7 +129,7 @@ def test_memory_does_not_grow_with_the_sound(engine: PreviewEngine, small_portra
     def peak_mib(duration_s: float) -> float:
         gc.collect()
         peak = 0
-        for _ in engine.generate(request(small_portrait, duration_s), Recorder()):
+        for _ in engine.generate(request(small_portrait, duration_s), RecordingContext()):
             peak = max(peak, process.memory_info().rss)
         return peak / 2**20
 
@@ -291,7 +292,7 @@ def test_a_picture_without_a_face_is_refused(engine: PreviewEngine) -> None:
 
 
 def test_a_strong_profile_gets_a_warning(engine: PreviewEngine) -> None:
-    recorder = Recorder()
+    recorder = RecordingContext()
     frames = render(engine, request(shared_picture("infinitetalk_single.jpg"), 0.2), recorder)
     assert len(frames) == 5
     assert len(recorder.warnings) == 1 and "from the side" in recorder.warnings[0]

@@ -10,6 +10,7 @@ import psutil
 import pytest
 import skimage.data
 import torch
+from lipsync_server.bench.render_context import RecordingContext
 from lipsync_server.engines.base import RenderRequest, ResumePoint
 from lipsync_server.engines.registry import create, options_model
 from lipsync_server.engines.sadtalker import engine as engine_module
@@ -19,7 +20,6 @@ from lipsync_server.engines.sadtalker.options import Options
 from lipsync_server.errors import Cancelled, NoFace, WeightsError
 from lipsync_server.random_models import sadtalker as random_sadtalker
 from lipsync_server.settings import Settings
-from sadtalker_context import Context
 
 FACE = skimage.data.astronaut()
 
@@ -52,8 +52,8 @@ def request(duration_s: float, picture: np.ndarray = FACE, **options: object) ->
     return RenderRequest(picture, speech(duration_s), duration_s, Options(**options))
 
 
-def frames_of(engine: SadTalkerEngine, asked: RenderRequest, context: Context | None = None) -> np.ndarray:
-    return np.concatenate(list(engine.generate(asked, context or Context())))
+def frames_of(engine: SadTalkerEngine, asked: RenderRequest, context: RecordingContext | None = None) -> np.ndarray:
+    return np.concatenate(list(engine.generate(asked, context or RecordingContext())))
 
 
 # 0.84 s are 21 frames, on which the original crashes, as on one and two.
@@ -118,18 +118,18 @@ def test_a_resumed_render_yields_what_was_missing(
 ) -> None:
     monkeypatch.setattr(engine_module, "_SAVE_FRAMES", 4)
     asked = request(0.4, preprocess="crop", batch_size=3)
-    whole_context = Context()
+    whole_context = RecordingContext()
     whole = frames_of(engine, asked, whole_context)
     assert [state["n_frames"] for state in whole_context.saved] == [6]
     if n_done == 10:
-        assert list(engine.generate(asked, Context(checkpoint=ResumePoint(10, {})))) == []
+        assert list(engine.generate(asked, RecordingContext(checkpoint=ResumePoint(10, {})))) == []
         return
-    rest = frames_of(engine, asked, Context(checkpoint=ResumePoint(n_done, {"n_frames": n_done})))
+    rest = frames_of(engine, asked, RecordingContext(checkpoint=ResumePoint(n_done, {"n_frames": n_done})))
     assert np.abs(rest.astype(int) - whole[n_done:]).max() <= 1
 
 
 def test_cancelling_stops_within_a_batch(engine: SadTalkerEngine) -> None:
-    context = Context(cancel_after=2)
+    context = RecordingContext.stopping_at(2)
     seen = 0
     with pytest.raises(Cancelled):
         for frames in engine.generate(request(1.0, preprocess="crop", batch_size=1), context):
@@ -138,7 +138,7 @@ def test_cancelling_stops_within_a_batch(engine: SadTalkerEngine) -> None:
 
 
 def test_progress_counts_frames_to_the_end(engine: SadTalkerEngine) -> None:
-    context = Context()
+    context = RecordingContext()
     frames_of(engine, request(0.2, preprocess="crop", batch_size=2), context)
     done = [done for stage, done, total in context.stages if stage == "generate" and total == 5]
     assert done == [2, 4, 5]
@@ -198,7 +198,7 @@ def test_memory_does_not_grow_with_the_recording(engine: SadTalkerEngine, tmp_pa
     n_samples = 600 * 16_000
     sound = np.memmap(tmp_path / "speech.f32", np.float32, "w+", shape=(n_samples,))
     asked = RenderRequest(FACE, sound, 600.0, Options(preprocess="crop", precision="float32"))
-    batches = engine.generate(asked, Context())
+    batches = engine.generate(asked, RecordingContext())
     next(batches)
     render = batches.gi_yieldfrom
     assert render is not None

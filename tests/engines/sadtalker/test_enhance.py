@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
+from lipsync_server.bench.render_context import RecordingContext
 from lipsync_server.engines.base import RenderRequest
 from lipsync_server.engines.sadtalker import enhance
 from lipsync_server.engines.sadtalker.engine import SadTalkerEngine
@@ -19,7 +20,6 @@ from lipsync_server.engines.sadtalker.options import Options
 from lipsync_server.errors import EngineUnavailable, WeightsError
 from lipsync_server.random_models import sadtalker as random_sadtalker
 from lipsync_server.settings import Settings
-from sadtalker_context import Context
 from torch import Tensor, nn
 
 CPU = torch.device("cpu")
@@ -87,7 +87,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> SadTalkerEngine:
 
 
 def frames_of(engine: SadTalkerEngine, **options: object) -> np.ndarray:
-    return np.concatenate(list(engine.generate(request_with(**options), Context())))
+    return np.concatenate(list(engine.generate(request_with(**options), RecordingContext())))
 
 
 def test_every_frame_is_restored_before_it_is_put_back(engine: SadTalkerEngine) -> None:

@@ -1,0 +1,38 @@
+"""A table of comparisons with golden data: case, tolerance and error of every one that a run made.
+
+`LIPSYNC_GOLDEN_TABLE=1 python -m pytest tests/engines/infinitetalk` prints it at the end. With the path of a Markdown
+page in place of 1, the table there is replaced and the text above it stays.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+_HEADS = "| case | tolerance | error |"
+
+
+class GoldenTable:
+    """The comparisons of one engine."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, float, float]] = []
+
+    def note(self, case: str, tolerance: float, found: float) -> None:
+        """Enter the error `found` and assert that it is at most `tolerance`; nan is not."""
+        self.rows.append((case, tolerance, found))
+        assert found <= tolerance, f"{case}: {found} is above {tolerance}"
+
+    def show(self, reporter: pytest.TerminalReporter) -> None:
+        """Print or write the table if LIPSYNC_GOLDEN_TABLE asks for it."""
+        wanted = os.environ.get("LIPSYNC_GOLDEN_TABLE")
+        if not wanted or not self.rows:
+            return
+        rows = [f"| {case} | {tolerance:g} | {found:.1e} |" for case, tolerance, found in sorted(self.rows)]
+        table = "\n".join([_HEADS, "|---|---|---|", *rows])
+        page = Path(wanted)
+        if page.suffix == ".md":
+            text = page.read_text(encoding="utf-8").partition(_HEADS)[0]
+            page.write_text(f"{text}{table}\n", encoding="utf-8")
+        else:
+            reporter.write_line(table)

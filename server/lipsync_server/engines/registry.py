@@ -2,13 +2,16 @@
 
 An engine is a package with three modules: `options` (class Options), `info` (describe) and `engine` (create). Only
 create() imports the last, so asking never loads torch or a model. To add an engine, add its folder and a line in
-ENGINES. Does not know what the engines do.
+SHIPPED, or install a package of your own that names it under the entry point group `lipsync.engines`
+(docs/add-an-engine.md). Does not know what the engines do.
 """
 
 import importlib
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from importlib import metadata
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -21,12 +24,22 @@ if TYPE_CHECKING:  # brings numpy, which would slow down every --help
     from lipsync_server.engines.base import Engine, EngineInfo, EngineOptions
 
 
+log = logging.getLogger(__name__)
+
+ENTRY_POINTS = "lipsync.engines"
+
+
 @dataclass(frozen=True)
 class EngineEntry:
-    """Where an engine's package is. A `light` engine may stay loaded beside another one."""
+    """Where an engine's package is.
+
+    light: the engine may stay loaded beside another one. outside: the package is not part of this project; `auto` never
+    takes such an engine, a caller has to name it.
+    """
 
     package: str
     light: bool = False
+    outside: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,6 +75,8 @@ class Registry:
             return info.name, f"{info.name} on {info.device}: it was asked for"
         passed_over: list[EngineInfo] = []
         for info in self.describe(settings):
+            if self.entries[info.name].outside:
+                continue
             if info.available:
                 why = f"{info.name} on {info.device}: the best that can run here"
                 gists = [f"{other.name}: {_gist(other.reason)}" for other in passed_over]
@@ -100,6 +115,13 @@ class Registry:
             info: EngineInfo = self._module(name, "info").describe(settings)
         except EngineUnavailable as error:
             return EngineInfo(name=name, title=name, available=False, reason=error.detail)
+        except Exception as error:
+            if not self.entries[name].outside:
+                raise
+            # Somebody else's package must not take the list of engines down.
+            log.exception("engine %s from outside could not describe itself", name)
+            reason = f"Its package failed with {type(error).__name__}: {error}. Mend or uninstall that package."
+            return EngineInfo(name=name, title=name, available=False, reason=reason)
         return replace(info, name=name)
 
     def _entry(self, name: str) -> EngineEntry:
@@ -135,14 +157,25 @@ def _clause(sentence: str) -> str:
     return sentence.strip().removesuffix(".")
 
 
-ENGINES = Registry(
-    {
-        "infinitetalk": EngineEntry("lipsync_server.engines.infinitetalk"),
-        "sadtalker": EngineEntry("lipsync_server.engines.sadtalker"),
-        "preview": EngineEntry("lipsync_server.engines.preview", light=True),
-    }
-)
-"""The engines that this server ships."""
+SHIPPED = {
+    "infinitetalk": EngineEntry("lipsync_server.engines.infinitetalk"),
+    "sadtalker": EngineEntry("lipsync_server.engines.sadtalker"),
+    "preview": EngineEntry("lipsync_server.engines.preview", light=True),
+}
+"""The engines of this project, best first."""
+
+
+def installed_outside() -> dict[str, EngineEntry]:
+    """Engines of other installed packages: entry points of the group `lipsync.engines`, name = package."""
+    found = sorted(metadata.entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name)
+    for entry in found:
+        if entry.name in (*SHIPPED, "auto"):
+            log.warning("an installed package offers an engine %s too; the one of this project is used", entry.name)
+    return {e.name: EngineEntry(e.value, outside=True) for e in found if e.name not in (*SHIPPED, "auto")}
+
+
+ENGINES = Registry(SHIPPED | installed_outside())
+"""The engines of this installation."""
 
 describe = ENGINES.describe
 choose = ENGINES.choose

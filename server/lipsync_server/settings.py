@@ -212,6 +212,8 @@ class Settings(RenderSettings, _Listening):
     """Currency of the price."""
     idle_stop: float = Field(default=0, ge=0)
     """Stop this machine after so many minutes without work; 0 never does."""
+    idle_stop_uncollected: float = Field(default=120, ge=0)
+    """A finished video that nobody has fetched keeps this machine running for at most so many minutes."""
     idle_stop_command: str = ""
     """Command that stops this machine, where the provider is not recognised."""
 

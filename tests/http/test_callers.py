@@ -64,6 +64,15 @@ async def test_a_named_token_cancels_its_own_job_and_the_owner_any(site: Site):
     site.executor.let_go.set()
 
 
+async def test_a_named_token_is_not_told_which_jobs_others_have_on_a_worker(site: Site):
+    job_id = await made_by(site, BOB, prompt="hold")
+    await site.executor.rendering.wait()
+    for headers, told in ((ALICE, None), (OWNER, job_id)):
+        async with site.client.get("/v1/engines", headers=headers) as response:
+            assert (await response.json())["workers"][0]["job_id"] in (None, told)
+    site.executor.let_go.set()
+
+
 @pytest.mark.parametrize("tokens", ["local:x", "token-1:x", "a b:x", "\n:x", "alice:"])
 def test_a_name_that_would_be_taken_for_another_is_refused(tokens: str):
     with pytest.raises(LipsyncError, match="LIPSYNC_TOKENS"):

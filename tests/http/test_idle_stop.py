@@ -11,12 +11,13 @@ import pytest
 from lipsync_server.cloud.idle import IdleWatch, Stop, make_stop
 from lipsync_server.errors import InvalidInput
 from lipsync_server.http import keys
-from lipsync_server.http.app import machine_is_needed
+from lipsync_server.http.idleness import machine_is_needed
 from lipsync_server.settings import Settings
 from model_hub import digest, serve_hub
 from provider import Provider, serve_provider
 from site_kit import Site, StandInExecutor
 
+PART = {"Range": "bytes=0-9"}
 IDLE_S = 600.0
 
 
@@ -102,6 +103,31 @@ async def test_not_before_the_video_is_collected_and_then_from_that_moment_on(st
     async with site.client.post(f"/v1/jobs/{job['id']}/collected") as response:
         assert response.status == 200
     assert await stops(watch, clock)
+
+
+async def test_a_complete_download_of_the_video_collects_it_and_lets_the_machine_stop(start, provider):
+    site, clock = await start(), Clock()
+    watch = watch_over(site, provider, clock)
+    job = await site.submit()
+    await site.ended(job["id"])
+    for headers in (PART, {"Lipsync-Keep": "true"}):
+        async with site.client.get(f"/v1/jobs/{job['id']}/video", headers=headers) as response:
+            await response.read()
+        assert (await site.job(job["id"]))["collected_at"] is None
+    assert await stays(watch, clock)
+    async with site.client.get(f"/v1/jobs/{job['id']}/video") as response:
+        await response.read()
+    assert (await site.job(job["id"]))["collected_at"] is not None
+    assert await stops(watch, clock)
+
+
+async def test_a_forgotten_video_keeps_the_machine_for_a_limited_time_only(start, provider):
+    site, clock = await start(idle_stop_uncollected=0), Clock()
+    job = await site.submit()
+    await site.ended(job["id"])
+    assert await stops(watch_over(site, provider, clock), clock)
+    async with site.client.get(f"/v1/jobs/{job['id']}/video") as response:
+        assert response.status == 200
 
 
 async def test_a_video_that_was_handed_over_keeps_nothing_running(start, provider):

@@ -9,7 +9,6 @@ import functools
 import importlib
 import logging
 import os
-import time
 from collections.abc import AsyncIterator, Callable
 
 from aiohttp import web
@@ -19,18 +18,20 @@ from lipsync_server.cloud.address import PublicAddress
 from lipsync_server.cloud.idle import IdleWatch, Stop, make_stop
 from lipsync_server.engines.registry import ENGINES, Registry
 from lipsync_server.errors import LipsyncError
-from lipsync_server.http import keys, openapi, schemas
+from lipsync_server.http import keys, openapi
 from lipsync_server.http.auth import Tokens, auth_middleware, needs_token
+from lipsync_server.http.callback_body import callback_body
+from lipsync_server.http.closed_files import close_to_others
 from lipsync_server.http.cors import add_cors_headers, cors_middleware
 from lipsync_server.http.counters import Metrics
 from lipsync_server.http.fetch import Fetcher
+from lipsync_server.http.idleness import machine_is_needed
 from lipsync_server.http.probe import Prober
 from lipsync_server.http.problem import add_request_id, problem_middleware
 from lipsync_server.http.routes import engines, events, health, jobs, lipsync, metrics, page
 from lipsync_server.http.routing import Route
 from lipsync_server.http.slots import MAX_STREAMS, KeyLocks, Slots
 from lipsync_server.http.uploads import leave_expectation
-from lipsync_server.http.wire import job_view
 from lipsync_server.jobs.callbacks import Outbox, load_secret
 from lipsync_server.jobs.database import open_database
 from lipsync_server.jobs.files import JobFiles
@@ -185,10 +186,13 @@ async def _jobs(app: web.Application) -> AsyncIterator[None]:
     settings, files = app[keys.SETTINGS], app[keys.FILES]
     await asyncio.to_thread(files.prepare)
     with lock_data_dir(files.data_dir):
-        database = await open_database(files.data_dir / "lipsync.db")
+        database_path = files.data_dir / "lipsync.db"
+        await asyncio.to_thread(close_to_others, database_path)
+        database = await open_database(database_path)
+        await asyncio.to_thread(close_to_others, database_path)
         queue: JobQueue | None = None
         try:
-            store = Store(database, callback_body=_callback_body(app[keys.ADDRESS]))
+            store = Store(database, callback_body=callback_body(app[keys.ADDRESS]))
             await sweep_leftovers(store, files)
             retention = Retention(store, files, grace_s=settings.collected_grace_s)
             outbox = Outbox(database, await asyncio.to_thread(_secret, settings, files), app[keys.FETCHER].post)
@@ -247,26 +251,9 @@ async def _idle(app: web.Application) -> AsyncIterator[None]:
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def machine_is_needed(app: web.Application) -> bool:
-    """Whether something is on its way in, downloading, queued, running, or finished and nowhere else yet."""
-    profile = app[keys.PROFILE]
-    if app[keys.SLOTS].n_taken or (profile is not None and profile.downloading):
-        return True
-    return await app[keys.QUEUE].store.anything_to_stay_for(time.time())
-
-
 async def _stop_queue(app: web.Application) -> None:
     """Before the connections are closed: those who wait for a job get their answer."""
     await app[keys.QUEUE].close()
-
-
-def _callback_body(address: PublicAddress) -> Callable[[Job], bytes]:
-    def body(job: Job) -> bytes:
-        view = job_view(job, None, address.url)
-        callback = schemas.Callback.model_validate({"event": f"job.{job.state}", "job": view})
-        return callback.model_dump_json().encode()
-
-    return body
 
 
 def _secret(settings: Settings, files: JobFiles) -> bytes:

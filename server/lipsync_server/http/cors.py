@@ -6,7 +6,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 _EXPOSED = "Location, Retry-After, Content-Disposition, Lipsync-Job-Id, Idempotency-Replayed, X-Request-Id"
-_ALLOWED = "Authorization, Content-Type, Idempotency-Key, Prefer, Range, X-Request-Id"
+_ALLOWED = "Authorization, Content-Type, Idempotency-Key, Lipsync-Keep, Prefer, Range, X-Request-Id"
 
 
 def cors_middleware(origins: Sequence[str]) -> Middleware:

@@ -13,6 +13,7 @@ from lipsync_server.http.addresses import split_or_none
 from lipsync_server.http.auth import CALLER
 from lipsync_server.http.routing import answer
 from lipsync_server.http.submit import Accepted
+from lipsync_server.http.video import VideoResponse
 from lipsync_server.http.wire import job_now, job_path
 from lipsync_server.jobs.model import Job, is_job_id
 from lipsync_server.validation import show
@@ -78,3 +79,21 @@ def finished_video(request: web.Request, job: Job) -> Path:
     if not path.is_file():
         raise Gone("The video's file is no longer on the server's disk; somebody removed it by hand. Make it again.")
     return path
+
+
+def video_answer(
+    request: web.Request, job: Job, *, collects: bool = True, headers: dict[str, str] | None = None
+) -> web.StreamResponse:
+    """The finished video as a download; raises as finished_video does.
+
+    collects: whether a complete download marks the video as collected. headers: more headers for the answer.
+    """
+    app = request.app
+
+    async def sent(n_bytes: int, is_whole: bool) -> None:
+        app[keys.METRICS].bytes_out.inc(n_bytes)
+        if is_whole and collects:
+            await app[keys.RETENTION].collect(job.id)
+
+    path = finished_video(request, job)
+    return VideoResponse(path, job.spec.file_name, headers={"Lipsync-Job-Id": job.id, **(headers or {})}, on_sent=sent)

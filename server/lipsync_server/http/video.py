@@ -13,7 +13,11 @@ from lipsync_server.http.file_names import attachment
 
 
 class VideoResponse(web.FileResponse):
-    """Answers the file at `path` as attachment `name`; `on_sent` runs when the last byte went to the socket."""
+    """Answers the file at `path` as attachment `name`.
+
+    on_sent: called once the last byte of the answer went to the socket, with the number of bytes and whether they were
+    the whole file.
+    """
 
     def __init__(
         self,
@@ -21,7 +25,7 @@ class VideoResponse(web.FileResponse):
         name: str,
         *,
         headers: dict[str, str] | None = None,
-        on_sent: Callable[[int], Awaitable[None]] | None = None,
+        on_sent: Callable[[int, bool], Awaitable[None]] | None = None,
     ) -> None:
         super().__init__(
             path,
@@ -33,9 +37,11 @@ class VideoResponse(web.FileResponse):
             },
         )
         self._on_sent = on_sent
+        self._size_bytes = path.stat().st_size
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         writer = await super().prepare(request)
         if self._on_sent is not None and request.method != "HEAD" and self.status in (200, 206):
-            await self._on_sent(self.content_length or 0)
+            n_bytes = self.content_length or 0
+            await self._on_sent(n_bytes, n_bytes == self._size_bytes)
         return writer

@@ -47,7 +47,7 @@ class JobFiles:
 
     def new_incoming(self) -> Path:
         folder = self._incoming / secrets.token_hex(12)
-        folder.mkdir(mode=0o700)
+        folder.mkdir(mode=0o700, parents=True)
         return folder
 
     def adopt(self, incoming: Path, job_id: str) -> None:

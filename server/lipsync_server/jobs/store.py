@@ -85,12 +85,17 @@ class Store:
         assert row is not None
         return int(row[0]), float(row[1])
 
-    async def anything_to_stay_for(self, now: float) -> bool:
-        """Whether a job waits or runs, or a finished video lies only here, not collected and not expired."""
+    async def anything_to_stay_for(self, now: float, *, finished_after: float = 0.0) -> bool:
+        """Whether a job waits or runs, or a finished video lies only here, not collected and not expired.
+
+        finished_after: videos that were finished before this time are not waited for any more.
+        """
         row = await self._db.row(
             "SELECT EXISTS (SELECT 1 FROM jobs WHERE state IN ('queued', 'running') OR (state = 'succeeded'"
-            " AND purged_at IS NULL AND collected_at IS NULL AND stored IS NULL AND expires_at > ?))",
+            " AND purged_at IS NULL AND collected_at IS NULL AND stored IS NULL AND expires_at > ?"
+            " AND finished_at > ?))",
             now,
+            finished_after,
         )
         return bool(row and row[0])
 

@@ -28,7 +28,11 @@ export async function download(
 			{
 				method: 'GET',
 				path: jobPath(job.id, '/video'),
-				headers: { Accept: 'video/mp4, application/problem+json' },
+				headers: {
+					Accept: 'video/mp4, application/problem+json',
+					// Without it a complete download counts as collected, although n8n may fail to store the file.
+					'Lipsync-Keep': 'true',
+				},
 				stream: true,
 			},
 			{ ...TRANSFER, limit },

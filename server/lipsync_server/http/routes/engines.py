@@ -36,7 +36,7 @@ async def engines(request: web.Request) -> web.StreamResponse:
                     node=info.node,
                     engine=info.engine,
                     state=info.state,
-                    job_id=info.task_id,
+                    job_id=info.task_id if request[CALLER].is_owner else None,
                     reason=info.reason,
                     version=info.version,
                 )

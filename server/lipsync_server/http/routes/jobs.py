@@ -8,11 +8,10 @@ from aiohttp import web
 from lipsync_server.errors import Conflict, InvalidInput
 from lipsync_server.http import keys, schemas
 from lipsync_server.http.auth import CALLER
-from lipsync_server.http.job_answers import accepted_answer, find_job, finished_video, root_of, shown
+from lipsync_server.http.job_answers import accepted_answer, find_job, finished_video, root_of, shown, video_answer
 from lipsync_server.http.openapi import job_form
 from lipsync_server.http.routing import IDEMPOTENCY_KEY, JOB_ID, Answer, Parameter, Route, answer
 from lipsync_server.http.submit import accept
-from lipsync_server.http.video import VideoResponse
 from lipsync_server.jobs.model import STATES, State, is_job_id
 
 _PAGE = 50
@@ -50,13 +49,7 @@ async def show(request: web.Request) -> web.StreamResponse:
 
 async def video(request: web.Request) -> web.StreamResponse:
     job = await find_job(request)
-    path = finished_video(request, job)
-    metrics = request.app[keys.METRICS]
-
-    async def sent(n_bytes: int) -> None:
-        metrics.bytes_out.inc(n_bytes)
-
-    return VideoResponse(path, job.spec.file_name, headers={"Lipsync-Job-Id": job.id}, on_sent=sent)
+    return video_answer(request, job, collects=request.headers.get("Lipsync-Keep") != "true")
 
 
 async def collected(request: web.Request) -> web.StreamResponse:
@@ -103,6 +96,12 @@ _PAGING = (
     Parameter("state", "query", "Only jobs in this state.", {"type": "string", "enum": list(STATES)}),
     Parameter("limit", "query", "Jobs on a page.", {"type": "integer", "minimum": 1, "maximum": _MAX_PAGE}),
     Parameter("after", "query", "The last id of the page before.", {"type": "string", "maxLength": 64}),
+)
+_KEEP = Parameter(
+    "Lipsync-Keep",
+    "header",
+    "`true`: this download does not count as collected, and the video keeps its full time on the server.",
+    {"type": "string", "enum": ["true"]},
 )
 _RANGE = Parameter("Range", "header", "A part of the file, for example `bytes=0-1023`.", {"type": "string"})
 
@@ -161,8 +160,8 @@ ROUTES = (
             416: Answer("The file has no such part.", empty=True),
         },
         problems=(404, 409, 410),
-        parameters=(JOB_ID, _RANGE),
-        description="Also answers HEAD.",
+        parameters=(JOB_ID, _KEEP, _RANGE),
+        description="A download of the whole file counts as collected. Also answers HEAD.",
     ),
     Route(
         "POST",

@@ -11,12 +11,11 @@ from aiohttp import web
 
 from lipsync_server.errors import NotReady
 from lipsync_server.http import keys, schemas
-from lipsync_server.http.job_answers import accepted_answer, finished_video, job_link
+from lipsync_server.http.job_answers import accepted_answer, job_link, video_answer
 from lipsync_server.http.openapi import job_form
 from lipsync_server.http.problem import JobEnded
 from lipsync_server.http.routing import IDEMPOTENCY_KEY, Answer, Parameter, Route
 from lipsync_server.http.submit import accept
-from lipsync_server.http.video import VideoResponse
 from lipsync_server.http.wire import job_path
 from lipsync_server.jobs.model import Failure, Job
 
@@ -43,22 +42,7 @@ async def lipsync(request: web.Request) -> web.StreamResponse:
         )
     if job.state != "succeeded":
         raise _ended(job, request)
-    return _video(request, job)
-
-
-def _video(request: web.Request, job: Job) -> web.StreamResponse:
-    app = request.app
-
-    async def sent(n_bytes: int) -> None:
-        app[keys.METRICS].bytes_out.inc(n_bytes)
-        await app[keys.RETENTION].collect(job.id)
-
-    return VideoResponse(
-        finished_video(request, job),
-        job.spec.file_name,
-        headers={"Lipsync-Job-Id": job.id, "Content-Location": job_link(request, job, "/video")},
-        on_sent=sent,
-    )
+    return video_answer(request, job, headers={"Content-Location": job_link(request, job, "/video")})
 
 
 def _ended(job: Job, request: web.Request) -> JobEnded:

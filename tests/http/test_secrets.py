@@ -1,0 +1,35 @@
+"""Promise 4: no secret in a log, and the database is nobody else's."""
+
+import logging
+import stat
+
+import pytest
+from lipsync_server.http.logs import JsonFormatter, TextFormatter
+from site_kit import Site
+
+
+def mode(path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+async def test_the_database_is_closed_to_others_even_in_a_folder_that_is_open(start, tmp_path):
+    (tmp_path / "data").mkdir(mode=0o755)
+    site: Site = await start()
+    await site.ended((await site.submit(prompt="something private"))["id"])
+    databases = sorted(site.data_dir.glob("lipsync.db*"))
+    assert len(databases) >= 2
+    assert {path.name: mode(path) for path in databases} == {path.name: 0o600 for path in databases}
+
+
+async def test_an_upload_works_after_somebody_removed_the_folder_for_uploads(site: Site):
+    (site.data_dir / "incoming").rmdir()
+    assert (await site.ended((await site.submit())["id"]))["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter("%(message)s"), JsonFormatter()])
+@pytest.mark.parametrize(
+    "text", ["a\n12:00:00 ERROR forged", "\x1b[2J", "\x9b2J", "a\u2028b", "\u202eabc", "a\rb", "\x00"]
+)
+def test_a_callers_text_stays_on_its_line_and_sends_a_terminal_nothing(formatter: logging.Formatter, text: str):
+    line = formatter.format(logging.makeLogRecord({"msg": "GET %s", "args": (text,)}))
+    assert line.isprintable()

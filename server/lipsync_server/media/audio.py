@@ -10,8 +10,10 @@ import numpy as np
 import soxr
 
 from lipsync_server.errors import InvalidAudio
+from lipsync_server.media.downmix import to_mono
 from lipsync_server.media.info import AudioInfo, SpeechFile
-from lipsync_server.media.sound import Block, Sound
+from lipsync_server.media.sound import Sound
+from lipsync_server.media.sound_format import Block
 from lipsync_server.media_types import SPEECH_RATE_HZ, Speech
 
 
@@ -21,21 +23,20 @@ def probe_audio(path: Path, *, min_s: float, max_s: float) -> AudioInfo:
     Raises UnsupportedMedia for what is no recording, InvalidAudio for one that is damaged, cut off, without sound,
     shorter than `min_s` or longer than `max_s`. Silence is fine.
     """
-    with Sound(path) as sound:
+    with Sound(path, longest_s=max_s) as sound:
         rate = sound.format.rate_hz
         n_samples, n_max = 0, round(max_s * rate)
         for block in sound.blocks():
             _check_numbers(block)
             n_samples += len(block)
             if n_samples > n_max:
-                raise InvalidAudio(
-                    f"The recording is longer than {_length(max_s)}, the most this server takes. Cut it."
-                )
+                raise _too_long(max_s)
         if n_samples < round(min_s * rate):
             raise InvalidAudio(
                 f"The recording is {n_samples / rate:.2f} s long; at least {min_s:g} s are needed. Send a longer one."
             )
-        return AudioInfo(n_samples / rate, rate, sound.format.channels, sound.format.codec, sound.format.container)
+        stored = sound.format
+        return AudioInfo(n_samples / rate, rate, stored.channels, stored.codec, stored.container, sound.warnings())
 
 
 def write_speech(path: Path, scratch: Path, *, max_s: float) -> SpeechFile:
@@ -46,7 +47,7 @@ def write_speech(path: Path, scratch: Path, *, max_s: float) -> SpeechFile:
     name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
     target = scratch / f"speech-{name}.f32"
     partial = target.with_suffix(".part")
-    with Sound(path) as sound, partial.open("wb") as out:
+    with Sound(path, longest_s=max_s) as sound, partial.open("wb") as out:
         rate = sound.format.rate_hz
         resampler = soxr.ResampleStream(rate, SPEECH_RATE_HZ, 1, dtype="float32")
         n_samples = n_written = 0
@@ -60,15 +61,18 @@ def write_speech(path: Path, scratch: Path, *, max_s: float) -> SpeechFile:
         for block in sound.blocks():
             _check_numbers(block)
             n_samples += len(block)
-            write(block.mean(axis=1, dtype=np.float32))
+            if n_samples > max_s * rate:
+                raise _too_long(max_s)
+            write(to_mono(block))
         write(np.zeros(0, np.float32), last=True)
         if not n_samples:
             raise InvalidAudio("The recording holds no sound at all. Send it again.")
         # The resampler rounds the length its own way; the speech covers the recording exactly.
         n_wanted = -(-n_samples * SPEECH_RATE_HZ // rate)
         out.truncate(n_wanted * 4)
+        warnings = sound.warnings()
     partial.replace(target)
-    return SpeechFile(target, n_wanted, n_samples / rate)
+    return SpeechFile(target, n_wanted, n_samples / rate, warnings)
 
 
 def map_speech(file: SpeechFile) -> Speech:
@@ -79,6 +83,10 @@ def map_speech(file: SpeechFile) -> Speech:
 def _check_numbers(block: Block) -> None:
     if not np.isfinite(block).all():
         raise InvalidAudio("The recording contains values that are not numbers (NaN or infinity). Export it again.")
+
+
+def _too_long(max_s: float) -> InvalidAudio:
+    return InvalidAudio(f"The recording is longer than {_length(max_s)}, the most this server takes. Cut it.")
 
 
 def _length(seconds: float) -> str:

@@ -10,7 +10,9 @@ import numpy as np
 import soundfile
 import soxr
 
-from lipsync_server.media.sound import Block, Sound
+from lipsync_server.media.downmix import to_mono
+from lipsync_server.media.sound import Sound
+from lipsync_server.media.sound_format import Block
 
 
 def mix(first: Path, second: Path, output: Path, *, one_after_other: bool) -> float:
@@ -81,7 +83,7 @@ def _voice(path: Path, rate_hz: int, channels: int) -> Iterator[Block]:
 def _with_channels(block: Block, channels: int) -> Block:
     if block.shape[1] == channels:
         return block
-    return np.repeat(block.mean(axis=1, keepdims=True, dtype=np.float32), channels, axis=1)
+    return np.repeat(to_mono(block)[:, None], channels, axis=1)
 
 
 def _turn_down(path: Path, peak: float) -> None:

@@ -16,7 +16,7 @@ from av.video.reformatter import ColorRange, VideoReformatter
 
 from lipsync_server.errors import InvalidImage, UnsupportedMedia
 from lipsync_server.media.container import sniff
-from lipsync_server.media.sound import VIDEO_DECODERS, open_av
+from lipsync_server.media.ffmpeg import VIDEO_DECODERS, open_av
 from lipsync_server.media.structure import check_structure
 from lipsync_server.media_types import Frames
 
@@ -100,8 +100,9 @@ def _opened(path: Path, max_pixels: int) -> Iterator[tuple["av.container.InputCo
     container = sniff(path) if path.stat().st_size else None
     if container not in ("mov", "matroska"):
         raise UnsupportedMedia("The file is no video that this server reads. Send mp4, mov or webm.")
-    check_structure(path, container, error=InvalidImage)
     with path.open("rb") as file:
+        check_structure(file, path.stat().st_size, container, error=InvalidImage)
+        file.seek(0)
         try:
             opened = open_av(file, container, VIDEO_DECODERS)
         except (av.FFmpegError, OSError, ValueError) as problem:

@@ -16,7 +16,10 @@ import soxr
 from numpy.typing import NDArray
 
 from lipsync_server.media.container import Container
-from lipsync_server.media.sound import Block, Sound, identify, open_av, packets_of
+from lipsync_server.media.downmix import to_mono
+from lipsync_server.media.ffmpeg import open_av, packets_of
+from lipsync_server.media.sound import Sound, identify
+from lipsync_server.media.sound_format import Block
 
 AAC_RATES_HZ = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000)
 MAX_AAC_CHANNELS = 8
@@ -189,7 +192,7 @@ def _mixed(block: Block, channels: int) -> Block:
     """More channels than AAC holds (a mixing desk's) become stereo: the odd ones left, the even ones right."""
     if block.shape[1] == channels:
         return block
-    sides: list[NDArray[np.float32]] = [block[:, side::2].mean(axis=1, dtype=np.float32) for side in (0, 1)]
+    sides: list[NDArray[np.float32]] = [to_mono(block[:, side::2]) for side in (0, 1)]
     return np.stack(sides, axis=1)
 
 

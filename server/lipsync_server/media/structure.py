@@ -4,35 +4,37 @@ Each container says in its own way how long it is; a file that is shorter was no
 """
 
 import struct
-from pathlib import Path
 from typing import BinaryIO
 
 from lipsync_server.errors import InvalidAudio, LipsyncError, UnsupportedMedia
 from lipsync_server.media.container import Box, Container, boxes
+from lipsync_server.media.info import Warnings
+from lipsync_server.media.wav import check_wav
 
 _HEAD_BYTES = 4096
 _TAIL_BYTES = 128 * 1024
-_STREAMED_WAV = 0x7FFF_0000
 _MOV_PARENTS = {b"moov", b"trak", b"mdia", b"minf", b"dinf"}
 
 
-def check_structure(path: Path, kind: Container, *, error: type[LipsyncError] = InvalidAudio) -> None:
-    """Refuse what no demuxer should see: references to other files, and files whose end is missing.
+def check_structure(
+    file: BinaryIO, size: int, kind: Container, *, longest_s: float = 0.0, error: type[LipsyncError] = InvalidAudio
+) -> Warnings:
+    """Refuse a file that no demuxer should see; returns warnings about a header that is not believed.
 
-    Raises UnsupportedMedia for an MP4/MOV whose media lies outside the file, `error` for one that is cut off.
+    Raises UnsupportedMedia for an MP4/MOV whose media lies outside the file, `error` for a file that is cut off.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        if kind == "mov":
-            _check_mov(file, size, error)
-        elif kind == "matroska":
-            _check_matroska(file, size, error)
-        elif kind == "ogg":
-            _check_ogg(file, size, error)
-        elif kind == "wav":
-            _check_wav(file, size, error)
-        elif kind == "mp3":
-            _check_mp3(file, size, error)
+    file.seek(0)
+    if kind == "wav":
+        return check_wav(file, size, longest_s=longest_s, error=error)
+    if kind == "mov":
+        _check_mov(file, size, error)
+    elif kind == "matroska":
+        _check_matroska(file, size, error)
+    elif kind == "ogg":
+        _check_ogg(file, size, error)
+    elif kind == "mp3":
+        _check_mp3(file, size, error)
+    return ()
 
 
 def _cut_off(error: type[LipsyncError], missing: int) -> LipsyncError:
@@ -109,36 +111,6 @@ def _check_ogg(file: BinaryIO, size: int, error: type[LipsyncError]) -> None:
     wanted = 27 + n_segments + sum(page[27 : 27 + n_segments])
     if len(page) < wanted or len(page) < 27 + n_segments:
         raise _cut_off(error, max(1, wanted - len(page)))
-
-
-def _check_wav(file: BinaryIO, size: int, error: type[LipsyncError]) -> None:
-    """A header that promises more sound than the file holds. A program that streams cannot know the length and writes
-    0 or a number near 2 or 4 GiB instead; then what is there is the recording."""
-    if file.read(4) != b"RIFF":
-        return  # RF64 and RIFX are rare enough to be left to the decoder
-    position, bytes_per_s = 12, 0
-    for _ in range(1000):
-        file.seek(position)
-        head = file.read(8)
-        if len(head) < 8:
-            break
-        kind, length = struct.unpack("<4sI", head)
-        if kind == b"fmt ":
-            layout = file.read(16)
-            bytes_per_s = struct.unpack("<I", layout[8:12])[0] if len(layout) == 16 else 0
-        if kind == b"data":
-            present = size - position - 8
-            missing = length - present
-            if length >= _STREAMED_WAV or missing <= max(4096, bytes_per_s // 20):
-                return
-            promised = f"{length / bytes_per_s:,.1f} s" if bytes_per_s else f"{length:,} bytes"
-            there = f"{present / bytes_per_s:,.1f} s" if bytes_per_s else f"{present:,} bytes"
-            raise error(
-                f"The recording's header promises {promised} of sound, but only {there} are in the file: it is cut off"
-                " or its header is wrong. Send the whole file again."
-            )
-        position += 8 + length + (length & 1)
-    raise error("The recording is a wav file without any sound data. Send the whole file again.")
 
 
 def _check_mp3(file: BinaryIO, size: int, error: type[LipsyncError]) -> None:

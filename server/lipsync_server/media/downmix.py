@@ -1,0 +1,24 @@
+"""Many channels to one, without losing a voice that stands in opposite phase on two of them.
+
+A microphone cable with swapped wires, or a "stereo widener", inverts one channel. The average of both is then silence,
+and the mouth would stay shut. Where the average keeps far less energy than the channels have, the loudest one is taken.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lipsync_server.media_types import Speech
+
+_CANCELLED = 0.1
+"""Share of the channels' mean energy below which the average counts as cancelled; unrelated channels keep 0.5."""
+
+
+def to_mono(block: NDArray[np.float32]) -> Speech:
+    """float32 (n, channels) to float32 (n,): the average, or the loudest channel where the average cancels."""
+    average: Speech = block.mean(axis=1, dtype=np.float32)
+    if block.shape[1] == 1:
+        return average
+    energies = np.einsum("nc,nc->c", block, block, dtype=np.float64)
+    if float(np.dot(average.astype(np.float64), average)) >= _CANCELLED * float(energies.mean()):
+        return average
+    return np.ascontiguousarray(block[:, int(energies.argmax())])

@@ -42,7 +42,7 @@ class EngineSettings(BaseModel):
     engine: str = "auto"
     """The default engine. `auto` takes the best one whose weights and hardware are present."""
     profile: str = ""
-    """A weights profile to download at start, for example `infinitetalk-int8`."""
+    """A weights profile to download at start, for example `infinitetalk-int8-fast`."""
     resolution: str = Field(default="480p", validation_alias=_env("resolution", "RESOLUTION"))
     """Default resolution of the model engines: 480p or 720p (`infinitetalk-480` and `-720` are understood)."""
     steps: int | None = Field(default=None, ge=1, le=100, validation_alias=_env("steps", "STEPS"))

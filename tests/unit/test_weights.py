@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from lipsync_server.errors import DiskFull, InvalidInput, WeightsError
 from lipsync_server.weights import download
 from lipsync_server.weights.download import PullProgress, pull
 from lipsync_server.weights.manifest import Manifest, Profile, Source, WeightFile, load_manifest
+from lipsync_server.weights.pin import moving_sources, pinned
 from lipsync_server.weights.verify import check_file, profile_complete
 from model_hub import Hub, digest, serve_hub
 
@@ -127,3 +129,28 @@ def test_every_profile_names_known_files_and_the_8_bit_ones_stay_under_40_gb() -
 def test_an_unknown_profile_lists_those_there_are() -> None:
     with pytest.raises(InvalidInput, match="infinitetalk-int8"):
         load_manifest().profile("nope")
+
+
+async def test_without_a_network_the_sentence_blames_the_network(
+    hub: Hub, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A port that nobody listens at; the hub's library then looks into its own cache and reports "not found"."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{nobody.getsockname()[1]}")
+        with pytest.raises(WeightsError, match=r"cannot be reached.*Check the network"):
+            await asyncio.to_thread(pull, "p", tmp_path, manifest=manifest)
+    assert capfd.readouterr() == ("", "")
+
+
+async def test_a_pinned_manifest_names_commits_sizes_and_checksums(hub: Hub, tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_text(manifest_for(sha256=None).model_dump_json(), encoding="utf-8")
+    assert moving_sources(load_manifest(path)) == ["s"]
+    fixed = await asyncio.to_thread(pinned, load_manifest(path))
+    assert moving_sources(fixed) == []
+    assert fixed.sources["s"].revision == "c" * 40
+    assert (fixed.files["big"].sha256, fixed.files["big"].size_bytes) == (digest(BIG), len(BIG))
+    hub.files["big.safetensors"] = bytes(len(BIG))
+    with pytest.raises(WeightsError, match="SHA-256"):
+        await asyncio.to_thread(pull, "p", tmp_path / "weights", manifest=fixed)

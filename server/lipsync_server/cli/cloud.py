@@ -70,7 +70,7 @@ def up(
     provider: ProviderName,
     offer: Annotated[str | None, typer.Argument(metavar="OFFER", help="An id that `offers` printed.")] = None,
     machine: Annotated[str | None, typer.Option(help="Start this stopped machine again instead.")] = None,
-    profile: Annotated[str, typer.Option(help="Weights to download there.")] = "infinitetalk-int8",
+    profile: Annotated[str, typer.Option(help="Weights to download there.")] = "infinitetalk-int8-fast",
     image: Annotated[
         str | None, typer.Option(envvar="LIPSYNC_IMAGE", help="The Docker image that you built and pushed.")
     ] = None,

@@ -1,17 +1,19 @@
 """Fetch a profile's files from the model hub: resumed, in parallel, with one overall progress, then verified.
 
-huggingface_hub does the transfer (Xet, resume, token and mirror from its own environment variables: HF_TOKEN,
-HF_ENDPOINT). This module adds what a person who rents a machine needs: is there room, how far is it, what to do when
-it fails. Blocking: the server runs it in a thread.
+The library huggingface_hub transfers the bytes; it reads a token and a mirror from HF_TOKEN and HF_ENDPOINT. This
+module adds three things for a person who rents a machine: a check for room on the disk, one progress of all files, and
+errors that say what to do. Blocking: the server runs it in a thread.
 """
 
 import errno
+import logging
 import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -32,6 +36,7 @@ from lipsync_server.weights.verify import check_file
 
 PARALLEL_FILES = 4
 TRIES = 6
+TRIES_WITHOUT_NETWORK = 2
 SPARE_BYTES = 1024**3
 """Room left over for the rest of the machine."""
 
@@ -47,8 +52,7 @@ class PullProgress:
 
 
 class _Meter:
-    """Adds up the bytes of all files; thread-safe. The rate is a mean over the whole pull, which is what people expect
-    of a download of many minutes."""
+    """Adds up the bytes of all files; thread-safe. The rate is a mean over the whole pull: steady over many minutes."""
 
     def __init__(self, total: int, on_progress: Callable[[PullProgress], None], cancelled: Callable[[], bool]) -> None:
         self._lock = threading.Lock()
@@ -57,6 +61,11 @@ class _Meter:
         self._cancelled = cancelled
         self.total = total
         self.done = self._n_fetched = 0
+
+    @property
+    def has_fetched(self) -> bool:
+        """Whether this pull has received anything from the hub."""
+        return self._n_fetched > 0
 
     def check(self) -> None:
         """Raises Cancelled when the pull is to stop."""
@@ -101,14 +110,38 @@ def pull(
     weights_dir.mkdir(parents=True, exist_ok=True)
     missing = [file for file in files if check_file(manifest, file, weights_dir).state in ("missing", "damaged")]
     if missing:
-        sizes = _sizes(manifest, missing)
-        _check_room(weights_dir, sum(sizes.values()), profile)
-        meter = _Meter(sum(sizes.values()), on_progress, cancelled)
-        on_progress(PullProgress(0, meter.total, None, profile))
-        with ThreadPoolExecutor(PARALLEL_FILES, thread_name_prefix="pull") as pool:
-            jobs = [pool.submit(_fetch, manifest, file, weights_dir, meter) for file in missing]
-            _raise_first(jobs)
+        with _quiet_library():
+            _fetch_all(manifest, missing, profile, weights_dir, on_progress, cancelled)
     return [manifest.local_path(file, weights_dir) for file in files]
+
+
+def _fetch_all(
+    manifest: Manifest,
+    missing: list[WeightFile],
+    profile: str,
+    weights_dir: Path,
+    on_progress: Callable[[PullProgress], None],
+    cancelled: Callable[[], bool],
+) -> None:
+    sizes = _sizes(manifest, missing)
+    _check_room(weights_dir, sum(sizes.values()), profile)
+    meter = _Meter(sum(sizes.values()), on_progress, cancelled)
+    on_progress(PullProgress(0, meter.total, None, profile))
+    with ThreadPoolExecutor(PARALLEL_FILES, thread_name_prefix="pull") as pool:
+        jobs = [pool.submit(_fetch, manifest, file, weights_dir, meter) for file in missing]
+        _raise_first(jobs)
+
+
+@contextmanager
+def _quiet_library() -> Iterator[None]:
+    """Keep huggingface_hub's lines about its own retries off the terminal: errors end in one sentence of ours."""
+    logger = logging.getLogger("huggingface_hub")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _raise_first(jobs: list[Future[None]]) -> None:
@@ -126,13 +159,14 @@ def _sizes(manifest: Manifest, files: list[WeightFile]) -> dict[str, int]:
         sizes[file.path] = file.size_bytes
         if not file.size_exact:
             source = manifest.sources[file.source]
-            url = hf_hub_url(source.repository, file.path, revision=source.revision, endpoint=_endpoint())
-            with _Explained(manifest, file):
-                sizes[file.path] = get_hf_file_metadata(url, endpoint=_endpoint()).size or file.size_bytes
+            url = hf_hub_url(source.repository, file.path, revision=source.revision, endpoint=hub_endpoint())
+            with explained(manifest, file):
+                sizes[file.path] = get_hf_file_metadata(url, endpoint=hub_endpoint()).size or file.size_bytes
     return sizes
 
 
-def _endpoint() -> str | None:
+def hub_endpoint() -> str | None:
+    """The hub's address where HF_ENDPOINT sets another one."""
     # Read at call time: huggingface_hub itself reads the variable only once, at import.
     return os.environ.get("HF_ENDPOINT") or None
 
@@ -156,17 +190,18 @@ def _fetch(manifest: Manifest, file: WeightFile, weights_dir: Path, meter: _Mete
     for attempt in range(TRIES):
         before = meter.done
         try:
-            with _Explained(manifest, file):
+            with explained(manifest, file):
                 hf_hub_download(
                     source.repository,
                     file.path,
                     revision=source.revision,
                     local_dir=folder,
-                    endpoint=_endpoint(),
+                    endpoint=hub_endpoint(),
                     tqdm_class=_bar_for(meter, file.path),
                 )
         except WeightsError as error:
-            if attempt == TRIES - 1 or not isinstance(error, Interrupted):
+            tries = TRIES_WITHOUT_NETWORK if isinstance(error, OutOfReach) and not meter.has_fetched else TRIES
+            if attempt >= tries - 1 or not isinstance(error, Interrupted):
                 raise
             meter.pause(min(30, 2**attempt) if meter.done == before else 1)
         else:
@@ -200,26 +235,38 @@ def _bar_for(meter: _Meter, path: str) -> type[Any]:
 
 
 class Interrupted(WeightsError):
-    """The transfer broke off; trying again goes on where it stopped."""
+    """The transfer broke off; another try goes on where it stopped."""
 
 
-class _Explained:
-    """Turn the hub's errors into sentences that say what to do."""
+class OutOfReach(Interrupted):
+    """The hub did not answer at all: no network, a wrong HF_ENDPOINT, a firewall."""
 
-    def __init__(self, manifest: Manifest, file: WeightFile) -> None:
-        self._file = file
-        self._source = manifest.sources[file.source]
 
-    def __enter__(self) -> None:
-        return None
+def _no_connection(error: BaseException | None) -> bool:
+    """Whether the HTTP library below huggingface_hub could not connect. Releases differ in which library that is."""
+    return any(kind.__name__ in ("ConnectError", "ConnectTimeout", "ConnectionError") for kind in type(error).__mro__)
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None or isinstance(error, LipsyncError):
-            return
-        name, repository = self._file.path, self._source.repository
+
+@contextmanager
+def explained(manifest: Manifest, file: WeightFile) -> Iterator[None]:
+    """Turn the hub's errors about `file` into sentences that say what to do."""
+    source = manifest.sources[file.source]
+    try:
+        yield
+    except LipsyncError:
+        raise
+    except Exception as error:
+        name, repository = file.path, source.repository
         status = getattr(getattr(error, "response", None), "status_code", None)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(f"the disk filled up while {name} was arriving; free some space and pull again") from error
+        # The library calls this a kind of "not found": it looked into its own cache after the hub did not answer.
+        if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError)) or _no_connection(error):
+            raise OutOfReach(
+                f"the model hub at {hub_endpoint() or 'https://huggingface.co'} cannot be reached for {name}. "
+                "Check the network (and HF_ENDPOINT and HF_HUB_OFFLINE, if they are set), then pull again; the files "
+                "that have arrived are kept"
+            ) from error
         if isinstance(error, GatedRepoError) or status in (401, 403):
             raise WeightsError(
                 f"the model hub wants a token for {repository} (answer {status}); accept the model's terms there and "
@@ -227,13 +274,12 @@ class _Explained:
             ) from error
         if isinstance(error, (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError)) or status == 404:
             raise WeightsError(
-                f"{name} is not at {repository} (revision {self._source.revision}) any more. It may have "
+                f"{name} is not at {repository} (revision {source.revision}) any more. It may have "
                 "moved: get a newer lipsync-server, or set HF_ENDPOINT to a mirror that has it"
             ) from error
         if isinstance(error, HfHubHTTPError) and status is not None and status < 500 and status != 429:
             raise WeightsError(f"the model hub answered {status} for {name} of {repository}: {error}") from error
-        if isinstance(error, Exception):
-            raise Interrupted(
-                f"{name} could not be fetched from {repository}: {error}. Check the network and pull again; what has "
-                "arrived is kept"
-            ) from error
+        raise Interrupted(
+            f"{name} could not be fetched from {repository}: {error}. Check the network and pull again; the bytes "
+            "that have arrived are kept"
+        ) from error

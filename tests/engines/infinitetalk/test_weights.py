@@ -1,5 +1,6 @@
 """Which files are found, which are chosen, and what is said when something is missing; and where the blocks go."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from lipsync_server.models.quantization import Quantization
 from lipsync_server.models.tensor_files.into_modules import read_tensors
 from lipsync_server.models.wan_vae.vae import WanVae
 from lipsync_server.settings import Settings
+from lipsync_server.weights.manifest import load_manifest
 from pydantic import ValidationError
 
 GIB = 2**30
@@ -83,11 +85,13 @@ def test_a_missing_shard_makes_the_base_unusable(folder: Path) -> None:
     assert not [f for f in find_transformers(_settings(folder)) if f.number_format == "bf16"]
 
 
-def test_a_fast_preset_without_a_fast_lora_says_so(folder: Path) -> None:
+def test_a_fast_preset_without_files_for_few_steps_names_the_profile_to_download(folder: Path) -> None:
     for file in (folder / "InfiniteTalk" / "quant_models").glob("*_lora.*"):
         file.unlink()
     _, warnings = choose_transformer(_settings(folder), None, people="single", distilled=True)
-    assert "LoRA" in warnings[0]
+    [profile] = re.findall(r"lipsync weights pull ([\w-]+)", warnings[0])
+    assert profile in load_manifest().profiles
+    assert profile.endswith("-fast")
     _, warnings = choose_transformer(_settings(folder, lora="fast.safetensors"), None, people="single", distilled=True)
     assert warnings == ()
 
@@ -102,7 +106,7 @@ def test_lora_files_go_into_weights_that_have_none_and_otherwise_it_is_said(fold
     shutil.rmtree(folder / "InfiniteTalk" / "single")
     files, warnings = choose_transformer(settings, None, people="single", distilled=True)
     assert files.distilled
-    assert "not merged" in warnings[0]
+    assert "LIPSYNC_LORA were not used" in warnings[0]
 
 
 def test_two_people_without_their_weights_are_refused_in_words(folder: Path) -> None:

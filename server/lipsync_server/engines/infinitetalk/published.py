@@ -124,7 +124,7 @@ def choose_transformer(
     if not fitting and people == "multi":
         raise WeightsError(
             "Two people need InfiniteTalk's multi weights, and only those for one person are in "
-            f"{settings.weights_dir}. Download them, for example: lipsync weights pull infinitetalk-multi-int8."
+            f"{settings.weights_dir}. Download them, for example: lipsync weights pull infinitetalk-multi-int8-fast."
         )
     warnings: list[str] = []
     if not fitting:
@@ -140,17 +140,25 @@ def choose_transformer(
     best = min(fitting, key=rank)
     if distilled and not best.distilled and not has_lora:
         warnings.append(
-            "This preset takes few steps and expects a fast LoRA, and none is here: the video will be rough. Use "
-            "preset quality, a file whose name ends in _lora, or set LIPSYNC_LORA."
+            "The video will be rough: this preset takes few steps, and the model files here were made for many. Either "
+            f"download the files for few steps (lipsync weights pull {_fast_profile(best)}), or use preset quality."
         )
     if distilled and best.distilled and has_lora:
         warnings.append(
-            f"The LoRA files that are set were not merged: {best.source.name} has a fast LoRA in it already, and no "
+            f"The files of LIPSYNC_LORA were not used: {best.source.name} has such a file merged already, and no model "
             "file without one is here."
         )
     if best.distilled and not distilled:
-        warnings.append("Only weights with a fast LoRA are here; preset quality was rendered with them.")
+        warnings.append(
+            "Preset quality was rendered with model files that were made for few steps: no others are here."
+        )
     return best, tuple(warnings)
+
+
+def _fast_profile(files: TransformerFiles) -> str:
+    """The profile with model files for few steps beside `files`; one person's fp8 files were made for many steps."""
+    kind = "int8" if files.number_format == "bf16" or files.people == "single" else files.number_format
+    return f"infinitetalk-{'multi-' if files.people == 'multi' else ''}{kind}-fast"
 
 
 def _preferred(settings: EngineSettings, gpu: Gpu | None) -> list[Quantization]:
@@ -182,7 +190,7 @@ def _require(settings: EngineSettings, *paths: Path) -> None:
         names = ", ".join(f"{path.relative_to(settings.weights_dir)}{others.get(path.name, '')}" for path in missing)
         raise WeightsError(
             f"InfiniteTalk's weights in {settings.weights_dir} are not complete; missing: {names}. Download them with: "
-            "lipsync weights pull infinitetalk-int8."
+            "lipsync weights pull infinitetalk-int8-fast."
         )
 
 
@@ -191,11 +199,11 @@ def _nothing_found(settings: EngineSettings) -> str:
     if not (base / "config.json").is_file():
         return (
             f"InfiniteTalk's weights are not in {settings.weights_dir}; missing: {_BASE}/config.json. Download them "
-            "with: lipsync weights pull infinitetalk-int8."
+            "with: lipsync weights pull infinitetalk-int8-fast."
         )
     return (
         f"No complete InfiniteTalk transformer is in {settings.weights_dir}. It needs either a file "
         f"{_INFINITETALK}/quant_models/infinitetalk_single_int8.safetensors (or fp8) with its .json, or all shards of "
         f"{_BASE} and {_INFINITETALK}/single/infinitetalk.safetensors. Download one with: "
-        "lipsync weights pull infinitetalk-int8."
+        "lipsync weights pull infinitetalk-int8-fast."
     )

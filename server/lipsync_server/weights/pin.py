@@ -1,0 +1,62 @@
+"""Writes the hub's present commits, sizes and checksums into a manifest: `python -m lipsync_server.weights.pin FILE`.
+
+A manifest whose revisions are branches (`main`) follows the hub: a file that its owner replaces arrives unnoticed. A
+pinned manifest names commits and SHA-256 sums, so everybody gets the bytes that were tested. For the person who makes a
+release, on a machine that reaches the hub; the server never does this.
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+from lipsync_server.weights.download import explained, hub_endpoint
+from lipsync_server.weights.manifest import Manifest, load_manifest
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def pinned(manifest: Manifest) -> Manifest:
+    """`manifest` with a commit for every source, and with the true size and the SHA-256 of every file.
+
+    The hub knows the SHA-256 of large files only; the commit holds the small ones. Raises WeightsError.
+    """
+    commits: dict[str, str] = {}
+    files = {}
+    for key, file in manifest.files.items():
+        source = manifest.sources[file.source]
+        with explained(manifest, file):
+            url = hf_hub_url(source.repository, file.path, revision=source.revision, endpoint=hub_endpoint())
+            announced = get_hf_file_metadata(url, endpoint=hub_endpoint())
+        if announced.commit_hash:
+            commits[file.source] = announced.commit_hash
+        is_sum = announced.etag is not None and _SHA256.fullmatch(announced.etag) is not None
+        update = {"sha256": announced.etag if is_sum else file.sha256}
+        if announced.size is not None:
+            update |= {"size_bytes": announced.size, "size_exact": True}
+        files[key] = file.model_copy(update=update)
+    sources = {
+        key: source.model_copy(update={"revision": commits.get(key, source.revision)})
+        for key, source in manifest.sources.items()
+    }
+    return manifest.model_copy(update={"files": files, "sources": sources})
+
+
+def moving_sources(manifest: Manifest) -> list[str]:
+    """Names of the sources whose revision is a branch or a request, not a commit."""
+    return [key for key, source in manifest.sources.items() if not COMMIT.fullmatch(source.revision)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Pin a weights manifest to what the hub has now.")
+    parser.add_argument("manifest", type=Path)
+    path: Path = parser.parse_args().manifest
+    text = json.dumps(pinned(load_manifest(path)).model_dump(mode="json"), indent=1, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from lipsync_server import __version__
 from lipsync_server.bench.whole_runs import Run, medians, repeat_recording
 from lipsync_server.cli import app
+from lipsync_server.engines.registry import ENGINES
 from lipsync_server.errors import InvalidAudio, LipsyncError
 from lipsync_server.media.mux import probe_video
 from lipsync_server.paths import SAMPLES_DIR
@@ -224,3 +226,25 @@ def test_every_error_of_the_family_keeps_its_words_across_a_pipe() -> None:
     for family in families:
         error = pickle.loads(pickle.dumps(family("what to do", field="seed", retry_after_s=3.0)))
         assert (type(error), error.detail, error.field, error.retry_after_s) == (family, "what to do", "seed", 3.0)
+
+
+def test_engines_are_listed_with_the_reason_why_one_cannot_run(tmp_path: Path) -> None:
+    result = CliRunner(env={"LIPSYNC_WEIGHTS_DIR": str(tmp_path), "COLUMNS": "300"}).invoke(app, ["engines"])
+    assert result.exit_code == 0
+    assert "preview runs here" in result.output
+    assert "infinitetalk does not run here" in result.output
+    assert "lipsync weights pull" in result.output
+
+
+@pytest.mark.parametrize("engine", list(ENGINES.entries))
+def test_the_options_of_every_engine_are_listed(engine: str) -> None:
+    status, text = invoke("engines", engine)
+    assert status == 0
+    for name in ENGINES.options_model(engine).model_fields:
+        assert f" {name} " in text
+
+
+def test_the_version_is_the_same_for_python_and_for_npm() -> None:
+    package = json.loads((Path(__file__).parents[2] / "n8n-node" / "package.json").read_text(encoding="utf-8"))
+    assert invoke("--version") == (0, f"lipsync {__version__}")
+    assert package["version"] == __version__

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lipsync_server import __version__
-from lipsync_server.cli import bench, cloud, cost, demo, render, serve, weights
+from lipsync_server.cli import bench, cloud, cost, demo, engines, render, serve, weights
 
 app = typer.Typer(
     name="lipsync",
@@ -34,5 +34,5 @@ def root(
     """Make the person on a picture say what is in a recording."""
 
 
-for verb in (serve, render, demo, bench, weights, cost, cloud):
+for verb in (serve, render, demo, engines, bench, weights, cost, cloud):
     verb.register(app)

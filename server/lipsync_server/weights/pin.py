@@ -34,7 +34,7 @@ def pinned(manifest: Manifest) -> Manifest:
         if announced.commit_hash:
             commits[file.source] = announced.commit_hash
         is_sum = announced.etag is not None and _SHA256.fullmatch(announced.etag) is not None
-        update = {"sha256": announced.etag if is_sum else file.sha256}
+        update: dict[str, object] = {"sha256": announced.etag if is_sum else file.sha256}
         if announced.size is not None:
             update |= {"size_bytes": announced.size, "size_exact": True}
         files[key] = file.model_copy(update=update)

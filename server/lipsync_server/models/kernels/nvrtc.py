@@ -41,7 +41,7 @@ def compiled(device: torch.device, name: str, **constants: int) -> Any:
 
 
 def compile_for(architecture: str, name: str, constants: dict[str, int]) -> tuple[bytes, str]:
-    """Machine code of name.cu for an architecture such as "sm_89", and the assembler's report. Needs no GPU.
+    """Machine code of the file `name` for an architecture like "sm_89", and the assembler's report. No GPU is needed.
 
     The report names the registers, the shared memory and the spills of the kernel.
     """

@@ -35,7 +35,7 @@ def why_waiting(machine: Machine) -> str:
     if free is None:
         return f"Ray does not reach the machine; it must reach {machine.address} on all ports, and be reached by it"
     if free.get("CPU", 0) < machine.n_cpus or free.get("GPU", 0) < machine.n_gpus:
-        return "all cores or GPUs of the machine are taken, most likely by the workers of another lipsync server"
+        return "all cores or GPUs of the machine are taken, most likely by the workers of another Lipsync server"
     return f"the machine has room for it; it must be reachable at {machine.address} on all ports"
 
 

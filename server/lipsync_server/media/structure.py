@@ -13,7 +13,8 @@ from lipsync_server.media.wav import check_wav
 
 _HEAD_BYTES = 4096
 _TAIL_BYTES = 128 * 1024
-_MOV_PARENTS = {b"moov", b"trak", b"mdia", b"minf", b"dinf"}
+_MOV_PARENTS = {b"moov", b"trak", b"mdia", b"minf", b"dinf", b"stbl"}
+_MAX_TRACKS = 64
 
 
 def check_structure(
@@ -48,15 +49,27 @@ def _check_mov(file: BinaryIO, size: int, error: type[LipsyncError]) -> None:
             raise _cut_off(error, box.end - size)
         if box.kind == b"moov":
             found_moov = True
-            _check_references(file, box, depth=0)
+            n_tracks = sum(inner.kind == b"trak" for inner in boxes(file, box.start, box.end))
+            if n_tracks > _MAX_TRACKS:
+                raise error(f"The file has {n_tracks} tracks; at most {_MAX_TRACKS} are read. Export it as mp4 or wav.")
+            _check_index(file, box, size, error, depth=0)
     if not found_moov:
         raise error("The file is cut off: its index (the moov box) is missing. Send the whole file again.")
 
 
-def _check_references(file: BinaryIO, parent: Box, depth: int) -> None:
+def _check_index(file: BinaryIO, parent: Box, size: int, error: type[LipsyncError], depth: int) -> None:
+    """Follow the index down: no reference to another file, no more samples than the file has bytes."""
     for box in boxes(file, parent.start, parent.end):
         if box.kind in _MOV_PARENTS and depth < 6:
-            _check_references(file, box, depth + 1)
+            _check_index(file, box, size, error, depth + 1)
+        elif box.kind == b"stsz":
+            file.seek(box.start + 8)
+            n_samples = int.from_bytes(file.read(4))
+            if n_samples > size:
+                raise error(
+                    f"The file's index claims {n_samples:,} samples, more than its {size:,} bytes can hold: it is"
+                    " damaged. Export it again as mp4 or wav."
+                )
         elif box.kind == b"cmov":
             raise UnsupportedMedia("The file has a compressed QuickTime index; export it again as a plain mp4 or wav.")
         elif box.kind in (b"rmra", b"rmda"):

@@ -1,4 +1,4 @@
-"""The whole engine on the tiny checkpoint: exact length, resuming, cancelling, people, weights."""
+"""The whole engine on tiny model files: exact length, resuming, cancelling, people, weights."""
 
 from collections import Counter
 from dataclasses import replace

@@ -33,7 +33,7 @@ def _settings(folder: Path, **values: object) -> Settings:
 
 @pytest.fixture
 def folder(tiny_weights: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny checkpoint that a test may damage."""
+    """A copy of the tiny model files that a test may damage."""
     return Path(shutil.copytree(tiny_weights, tmp_path / "weights"))
 
 

@@ -12,12 +12,12 @@ from lipsync_server.settings import EngineSettings
 _PACKAGES = ("torch", "transformers", "diffusers", "safetensors", "ftfy", "pyloudnorm")
 _GIB = 2**30
 _LEAST_GPU_BYTES = 11 * _GIB
-# A checkpoint below this is a test's, not the 14B model: it runs anywhere.
+# Model files smaller than this are a test's, not the 14B model: they run anywhere.
 _TINY_BYTES = _GIB
 
 
 def describe(settings: EngineSettings) -> EngineInfo:
-    """What /v1/engines says. `available` means: packages, weights and a card are there."""
+    """The entry of GET /v1/engines. `available` means: packages, model files and a GPU are there."""
     device = chosen_device(settings)
     reason = _why_not(settings, device)
     people = 2 if any(files.people == "multi" for files in find_transformers(settings)) else 1

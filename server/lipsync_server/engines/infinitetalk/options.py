@@ -1,4 +1,4 @@
-"""Options of InfiniteTalk, and what the presets make of those that were left open. No torch here."""
+"""Options of InfiniteTalk, and the numbers that a preset gives to options left open. No torch here."""
 
 from dataclasses import dataclass
 from typing import Literal, TypeVar

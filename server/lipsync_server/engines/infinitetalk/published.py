@@ -1,4 +1,4 @@
-"""Where the published weight files lie, which of them a job needs, and what is missing. No torch here.
+"""Where the published model files are, which of them a job needs, and which are missing. No torch here.
 
 Folder names are the published ones, all below settings.weights_dir. With a quantised transformer file the base's DiT
 shards are not needed and never asked for. Knows names and sizes only; the loaders check the contents.

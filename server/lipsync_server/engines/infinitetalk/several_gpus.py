@@ -1,9 +1,10 @@
 """InfiniteTalk on several GPUs of one machine: the same engine in as many processes, their transformers joined.
 
-Every process renders the same request with the same random numbers; parallel.py shares out the transformer's work, the
-rest each does for itself. This process is the first of them and the only one whose frames are used; the others are its
-helpers. They agree on when a job is cancelled, so that none waits for another that has left. Knows processes and the
-engine interface; not the model.
+Every process renders the same request with the same random numbers. Inside the transformer's blocks each takes a share
+of the tokens (model/sequence_parallel.py); all else each process does for itself. This process is the first of them,
+and only its frames are used; the others are its helpers. A process that stopped alone would leave the others waiting in
+an exchange for ever, so all agree on whether a job is cancelled. Knows processes and the engine interface. Does not
+know the model.
 """
 
 import logging
@@ -30,8 +31,8 @@ from lipsync_server.settings import EngineSettings
 log = logging.getLogger(__name__)
 
 EXIT_HELPER_LOST = 71
-"""Exit status of a worker one of whose helpers has ended: what they were at together cannot be ended otherwise."""
-# What ends a helper, such as too little memory, mostly ends the first process just as well, and in better words.
+"""Exit status of a worker one of whose helpers has ended: an exchange between GPUs cannot be ended in another way."""
+# A reason that ends a helper, such as too little memory, mostly ends the first process too, with a better message.
 _GRACE_S = 5.0
 
 
@@ -124,14 +125,14 @@ class ParallelEngine:
             pipe.send(message)
 
     def _wait(self) -> None:
-        """Until every helper is done with what it was told."""
+        """Wait until every helper has done the last message."""
         for pipe in self._pipes:
             pipe.recv()
 
 
 @dataclass
 class _Together:
-    """The context that an engine sees in every process: whether the job is cancelled is the first one's say.
+    """The context of an engine in every process; the first process decides whether the job is cancelled.
 
     context: the real one, in the first process only.
     """
@@ -146,7 +147,7 @@ class _Together:
             self.context.progress(stage, done, total, note)
 
     def cancelled(self) -> bool:
-        """Asked equally often in every process, for they all do the same."""
+        """Every process asks equally often, because all run the same code."""
         here = self.context is not None and (self.stopped or self.context.cancelled())
         said = torch.tensor([here], dtype=torch.int32)
         dist.broadcast(said, 0)
@@ -164,7 +165,7 @@ class _Together:
 def _help(
     pipe: Connection, settings: EngineSettings, rank: int, n_processes: int, meeting: Path, first_pid: int
 ) -> None:
-    """A helper's whole life. What goes wrong ends it, and with it the first process: they cannot part otherwise."""
+    """A helper's whole life. An error ends the helper, and `_watch` then ends the first process."""
     end_with_parent(first_pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=settings.log_level.upper())
@@ -191,7 +192,8 @@ def _watch(helpers: list[SpawnProcess], closing: threading.Event) -> None:
 
 
 def _whole(frames: Iterator[Frames], together: _Together) -> Iterator[Frames]:
-    """The frames; when nobody wants the rest, all processes go on to the next place where they ask whether to stop."""
+    """Yield the frames. If the caller stops early, run on to the next cancellation check, because the other GPUs wait
+    for us in a collective operation until then."""
     try:
         # Not `yield from`, which would close the engine's own generator here and nowhere else.
         for batch in frames:  # noqa: UP028
@@ -213,7 +215,7 @@ def _exhaust(frames: Iterator[Frames]) -> None:
 
 
 def _join(settings: EngineSettings, rank: int, n_processes: int, meeting: Path) -> None:
-    """Meet the other processes. The CPU's side of the group is for agreeing, which must not wait for a GPU."""
+    """Meet the other processes. Agreements go through the CPU's side of the group (gloo), which waits for no GPU."""
     backend = "gloo"
     if settings.device != "cpu":
         torch.cuda.set_device(rank)

@@ -1,5 +1,11 @@
 """Loudness of speech (ITU-R BS.1770, as pyloudnorm measures it) over recordings of any length.
 
+Loudness is mean power after a filter that follows the ear (K-weighting: less bass, more treble), in decibels (LUFS). It
+is measured in blocks of 0.4 s that overlap by three quarters; blocks of silence, and blocks 10 LU quieter than the
+mean of the others, are left out (gating):
+
+    loudness = -0.691 + 10 log10(mean square of the filtered samples of the loud blocks)
+
 pyloudnorm wants the whole recording in memory, several times over, and at least 0.4 s of it. The same filters run here
 piece by piece, and a shorter recording is measured as one block of its own length.
 """

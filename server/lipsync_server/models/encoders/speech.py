@@ -1,12 +1,14 @@
 """Speech as the model hears it: wav2vec2's twelve hidden states at 25 frames a second, for recordings of any length.
 
-The reference runs one pass over the whole recording, whose attention grows with the square of its length. Here:
+wav2vec2 (https://arxiv.org/abs/2006.11477) was trained to predict masked speech, so its layers describe sounds: the low
+ones waveform and pitch, the high ones phonemes. The video model attends to all twelve layers of the base model. The
+reference runs one pass over the whole recording, whose attention grows with the square of its length. Here:
   * loudness, the mean and deviation of the samples, and the first layer's group norm (a statistic over all time) are
-    measured over the whole recording, piece by piece, so the features are the one-pass ones at any length;
-  * up to ONE_PASS_FRAMES (80 s) attention sees everything, exactly as the reference;
+    measured over the whole recording, piece by piece, so the features are those of one pass at any length;
+  * up to ONE_PASS_FRAMES (80 s) attention sees the whole recording, exactly as the reference;
   * longer recordings go through in blocks of 60 s that see 10 s more on either side. wav2vec2 was trained on clips of
-    at most half a minute, so what lies further away than that carries nothing for a frame's lips.
-Blocks are made when a window asks for them and the last two are kept: memory does not grow with the length.
+    at most half a minute, so sound further away than that adds nothing to a frame's lips.
+A block is computed when a window needs it, and the last two are kept: memory does not grow with the length.
 """
 
 from collections import OrderedDict
@@ -52,7 +54,7 @@ class Track:
 
 @dataclass(frozen=True)
 class _Statistics:
-    """What the reference measures over the whole recording: of its samples, and of the first convolution's output."""
+    """Statistics over the whole recording: of its samples, and of the first convolution's output channels."""
 
     mean: float
     deviation: float
@@ -61,11 +63,11 @@ class _Statistics:
 
 
 class SpeechEmbedding:
-    """Embedding (n_frames, 12, width) of one track, computed in blocks when asked for."""
+    """Embedding (n_frames, 12, width) of one track, computed block by block as frames are needed."""
 
     def __init__(self, model: Wav2Vec, track: Track, n_frames: int | None = None) -> None:
         self._model, self._track = model, track
-        # In this order: the reference's rounding makes 28 frames of 1.16 s, and so do we unless told the number.
+        # In this order of operations, which makes 28 frames of 1.16 s, as in the reference, unless n_frames is given.
         self.n_frames = int(track.n_samples / SPEECH_RATE_HZ * FPS) if n_frames is None else n_frames
         self._n_features = model.n_features(track.n_samples)
         self._statistics = _measure(model, track)

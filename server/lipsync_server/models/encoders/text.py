@@ -1,8 +1,8 @@
-"""The prompt as the model reads it: cleaning, tokens, UMT5-XXL and a cache on disk.
+"""The prompt as the model reads it: cleaning, tokens, and UMT5-XXL one layer at a time.
 
-UMT5 has 5.7 billion weights and is needed for a fraction of a second per prompt. So it is never loaded whole: one
-layer at a time goes from the memory-mapped file to the device, both prompts pass through it, and it is dropped. That
-costs one read of the file (page cache to GPU) and about half a gigabyte of memory anywhere, on every card. Reads the
+UMT5 (https://arxiv.org/abs/2304.09151) has 5.7 billion weights, 11 GB, and a prompt needs it for a fraction of a
+second. So it is never loaded whole: a layer goes from the memory-mapped file to the device, all prompts pass through
+it, and it is dropped. That costs one read of the file and about half a gigabyte of memory, on every card. Reads the
 official .pth and optimum-quanto files (t5_int8, t5_fp8). Knows no pictures and no audio.
 """
 

@@ -1,8 +1,8 @@
 """Embeddings of recent prompts on disk, so that a prompt seen before costs no pass through the text encoder.
 
-A workflow sends the same prompt with every job. One file to an embedding (at most 4 MB); the oldest go when there are
-more than MAX_ENTRIES. Keyed by the cleaned prompt and by the weight file's identity, so new weights find no old
-entries. A damaged or unwritable cache is no error: the prompt is then encoded again.
+A workflow sends the same prompt with every job. One file for each embedding (at most 4 MB); the oldest go when there
+are more than MAX_ENTRIES. The key is the cleaned prompt and the identity of the encoder's file, so new model files find
+no old entries. A damaged or unwritable cache is no error: the prompt is then encoded again.
 """
 
 import hashlib
@@ -61,7 +61,7 @@ class EmbeddingCache:
         entries = sorted(self._folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
         for path in entries[:-MAX_ENTRIES]:
             path.unlink(missing_ok=True)
-        # What a process that was killed while writing has left; nobody writes for an hour.
+        # Files of a process that was killed while writing: no write takes an hour.
         for path in self._folder.glob("*.part"):
             if time.time() - path.stat().st_mtime > _ABANDONED_S:
                 path.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""The wav2vec2 base model, run layer by layer: transformers' modules, our loop.
+"""The wav2vec2 base model, run layer by layer: transformers' modules in a loop of our own.
 
-transformers 4 and 5 differ in what a layer returns and in how hidden states are collected, so both are done here. The
-convolutions take their group norm's statistics from outside, because audio.py measures them over a whole recording and
-feeds it in pieces. Eager attention, float32. Knows no loudness, no windows and no length limits.
+transformers 4 and 5 differ in what a layer returns and in how hidden states are collected, so both are handled here.
+The convolutions are handed the statistics of their group norm, because speech.py measures these over a whole recording
+and feeds the recording in pieces. Eager attention, float32. Knows no loudness, no windows and no length limits.
 """
 
 import json
@@ -16,7 +16,7 @@ from lipsync_server.errors import WeightsError
 from lipsync_server.models.tensor_files import into_modules
 
 _OLD_WEIGHT_NORM = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
-# Parts of a pre-training checkpoint that belong to its training.
+# Tensors of the published file that only its training used.
 _TRAINING_ONLY = ("quantizer.", "project_q.", "project_hid.", "lm_head.")
 
 

@@ -1,9 +1,11 @@
 """Self-attention with 8-bit scores on Hopper: launches attention_8bit.cu.
 
-Knows the form of rounded tensors and the kernel's tiles and memory. Does not know the transformer or how tokens were
-rounded (fused.py). Scores are int8 products of centred keys and queries. Values stay bf16 (the error is that of
-the scores alone: about 1 % on normal values) or are fp8 (about 4 %, and a fifth faster), the form of SageAttention 2,
-https://arxiv.org/abs/2411.10958. Optionally each block of queries looks at its most promising tiles of keys only.
+Attention is two products, q k^T and probabilities times v. The first runs in int8 on centred keys
+(attention_rounded.py explains the centring); the second stays bf16 or runs in fp8, the form of SageAttention 2
+(https://arxiv.org/abs/2411.10958). The error on normal values is about 1 % with bf16 values, which is that of the
+scores alone, and about 4 % with fp8 values, which are a fifth faster. Optionally each block of 128 queries attends only
+to the tiles of keys that promise most (`choose_tiles`). Knows the form of rounded tensors, and the kernel's tiles and
+memory. Does not know the transformer, nor how tokens are rounded (fused.py).
 """
 
 from typing import NamedTuple
@@ -60,7 +62,7 @@ def attend(q: Queries, k: Keys, v: Tensor | Values, chosen: Tensor | None = None
     """softmax(q k^T / sqrt(128)) v: (Nq, H, 128) bf16.
 
     v: (Nk, H, 128) bf16 with any token stride, or Values. chosen: (H, blocks of queries, n) int32, the tiles of keys
-    that each block looks at, ascending (`choose_tiles`); None for all of them.
+    that each block attends to, ascending (`choose_tiles`); None for all of them.
     """
     (n_queries, heads, _), n_keys = q.data.shape, k.data.shape[0]
     eight_bit = isinstance(v, Values)
@@ -88,8 +90,10 @@ def attend(q: Queries, k: Keys, v: Tensor | Values, chosen: Tensor | None = None
 
 
 def choose_tiles(q: Queries, k: Keys, density: float) -> Tensor:
-    """Which tiles of keys each block of queries looks at: the `density` (0 to 1) of them whose mean key goes best with
-    the block's mean query, and its own. (H, blocks, n) int32, ascending.
+    """The tiles of keys that each block of queries attends to: (H, blocks, n) int32, ascending.
+
+    These are the share `density` (0 to 1) of all tiles whose mean key has the largest dot product with the block's mean
+    query, and the block's own tile.
 
     Training-free block sparsity as in SpargeAttention (https://arxiv.org/abs/2502.18137), with a fixed number of tiles.
     """

@@ -1,7 +1,10 @@
-"""Triton kernels that do in one pass over memory what lies between two matrix products of a block.
+"""Triton kernels that do in one pass over memory all that a block computes between two matrix products.
 
-Knows rows of bf16 in, rows of bf16 or of 8-bit values with a scale out. Does not know blocks or attention. Each has
-its plain counterpart in blocks.py, layers.py and linear_8bit.py, against which it is tested.
+Between its products a block adds, norms, scales, rotates and rounds: little arithmetic on 33,600 tokens of 5,120
+values, or 344 MB in bf16. As separate torch calls each step reads and writes all of them; here they are read once,
+stay in registers as float32, and are written once, already rounded for the next product. Rows of bf16 in, rows of bf16
+or of 8-bit values with a scale out (rounding.py). The plain counterparts, with which the tests compare, are in
+blocks.py, layers.py and linear_8bit.py. Does not know blocks or attention.
 """
 
 # mypy: disable-error-code="untyped-decorator, no-untyped-def"

@@ -1,7 +1,11 @@
 """An int8 matrix product that leaves as bf16: scales, bias and rounding within the product's own kernel.
 
-torch._int_mm writes 32-bit integers, twice the memory of bf16, for another kernel to read again. Knows rows of int8
-with a scale each, on both sides. Does not know layers.
+Products of int8 numbers are summed in 32-bit integers. torch._int_mm writes those integers, twice the memory of bf16,
+for another kernel to read, scale and round. Here each tile of the sum is scaled while it is still in registers:
+
+    out[m, n] = bf16(sum_k x[m, k] w[n, k] * x_scale[m] * w_scale[n] + bias[n])
+
+Knows rows of int8 with a scale each, on both sides. Does not know layers.
 """
 
 # mypy: disable-error-code="untyped-decorator, no-untyped-def"

@@ -1,7 +1,16 @@
 """Rotary position embeddings: three axes for video tokens, one axis for speakers.
 
-Knows angles and rotations on tensors. Does not know attention, blocks or who speaks where. Pairs are adjacent values
-(2i, 2i+1); everything is real arithmetic from float32 tables whose angles were computed in float64.
+Attention compares a query with a key by their dot product and knows nothing of where their tokens are. RoFormer
+(https://arxiv.org/abs/2104.09864) turns each pair of neighbouring values of a query or key by an angle that grows with
+the token's position p:
+
+    (a, b) -> (a cos w p - b sin w p,  a sin w p + b cos w p)         w = 10000^(-i / n) for pair i of n
+
+The dot product of a query at p and a key at p' then depends on p - p' alone: it sees distances. A video token has three
+positions (latent frame, row, column), each of which turns a third of the pairs. In the audio attention of two people
+the position is a place on a line of speakers (https://arxiv.org/abs/2505.22647): tokens of a person are near that
+person's sound. Pairs are the values (2i, 2i + 1). Angles are computed in float64, tables and rotations are float32.
+Does not know attention, blocks or who speaks where.
 """
 
 from typing import NamedTuple
@@ -22,7 +31,7 @@ class RotaryTable(NamedTuple):
 def video_table(grid: tuple[int, int, int], head_dim: int, device: torch.device | str = "cpu") -> RotaryTable:
     """Angles of every token of a (latent frames, rows, columns) grid, frame-major, positions from 0.
 
-    The head's pairs are shared between time, row and column as c - 2 * (c // 3), c // 3, c // 3.
+    Of a head's c = head_dim / 2 pairs time turns the first c - 2 * (c // 3), rows the next c // 3, columns the rest.
     """
     pairs = head_dim // 2
     axis_pairs = (pairs - 2 * (pairs // 3), pairs // 3, pairs // 3)
@@ -38,7 +47,7 @@ def video_table(grid: tuple[int, int, int], head_dim: int, device: torch.device 
 
 
 def speaker_table(positions: Tensor, head_dim: int) -> RotaryTable:
-    """Angles of real-valued speaker positions (N,), over the whole head."""
+    """Angles of real-valued speaker positions (N,) float; the one axis turns all pairs of a head."""
     exponent = torch.arange(head_dim // 2, dtype=torch.float32, device=positions.device) * (2.0 / head_dim)
     angle = torch.outer(positions.float(), BASE**-exponent)
     return RotaryTable(angle.cos(), angle.sin())

@@ -1,9 +1,15 @@
 """Colour correction: give every frame the colour statistics of the picture, in CIE Lab, on the device.
 
-Long videos are made window after window, and colours drift a little in each. InfiniteTalk's reference corrects every
-frame with scikit-image on the CPU; FlashTalk and FlashHead have their own arithmetic with other constants and clamps.
-Both are here as a ColourSpace, in torch, on all frames at once. The host never waits for the device, so that it can go
-on to the next frames.
+A long video is made window after window, each beginning with the last frames of the one before, and a small colour
+error of each window is handed on and grows. So every frame gets the picture's statistics back (Reinhard and others,
+Color Transfer between Images, 2001). In Lab, whose channels are lightness and two colour axes, for each channel:
+
+    out = (frame - mean(frame)) * deviation(picture) / deviation(frame) + mean(picture)
+
+RGB is brought to Lab and back in steps: sRGB's curve is undone, a 3 x 3 matrix gives XYZ, which is divided by the
+white point, and a cube root gives Lab. InfiniteTalk's reference corrects every frame with scikit-image on the CPU;
+FlashTalk and FlashHead have arithmetic of their own with other constants and clamps. Both are here as a ColourSpace, in
+torch, on all frames at once. The host never waits for the device, so the host can go on to the next frames.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,16 @@
-"""Flow-matching arithmetic of one window: the noise schedule, the Euler step and the pinning of known latents.
+"""Flow matching: how noise becomes a clean latent in a few steps along a straight line.
+
+Rectified flow (https://arxiv.org/abs/2209.03003) mixes a clean latent x0 with normal noise e at a level u from 0 to 1:
+
+    x_u = (1 - u) x0 + u e
+
+The derivative of x_u by u is v = e - x0, the same at every u: a straight line. The model is trained to predict v from
+x_u. Starting at pure noise (u = 1), each Euler step goes a little way along the predicted velocity:
+
+    x_(u') = x_u - (u - u') v          u > u', down to u' = 0, the clean latent
+
+The levels are bent by a `shift` s, u -> s u / (1 + (s - 1) u), so that more steps fall on strong noise, which decides
+the layout of a large picture (https://arxiv.org/abs/2403.03206, section 5.3.2). The model counts levels as t = 1000 u.
 
 Tensors in, tensors out. Knows no model: window_loop.py calls the transformer, guidance.py combines its predictions.
 """
@@ -22,7 +34,10 @@ def timesteps(n_steps: int, shift: float) -> Tensor:
 
 
 def euler_step(latent: Tensor, velocity: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
-    """Move `latent` from noise level `t` to `t_next` along `velocity` = noise - clean (all float32)."""
+    """Move `latent` from noise level `t` to the lower `t_next` along `velocity` = noise - clean.
+
+    latent, velocity: (C, T, h, w) float32. t, t_next: 0 to 1000, float32 scalars on the same device.
+    """
     return latent - velocity * ((t - t_next) / N_TRAIN_TIMESTEPS)
 
 

@@ -1,9 +1,13 @@
-"""A second CUDA stream: what the next window needs is made there while the GPU is busy with this one.
+"""A second CUDA stream, on which the next window is prepared while the GPU is busy with this one.
 
-The main stream is the one that is current outside. Both read and change what they share in turns: the side begins
-behind the main stream's last turn, and the next one begins behind all of the side's work. The host waits for neither.
-One object serves a process, for torch keeps memory for every stream that was ever used. Without CUDA everything is done
-at once, in the order of the program. Knows no models and no windows.
+A CUDA stream is a queue of GPU work; the work of two streams may run at the same time. The main stream is the one that
+is current outside of this class. Both streams use the same buffers (the VAE's, CLIP's weights), so they take turns:
+
+    main_turn   main-stream work on the shared buffers; begins after all side work so far
+    beside      side-stream work; begins after the main stream's last turn, not after its other work
+
+The CPU waits for neither. One object serves a process, because torch keeps memory for every stream that was ever used.
+Without CUDA everything runs at once, in the order of the program. Knows no models and no windows.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,7 +18,7 @@ from torch import Tensor
 
 
 class SideStream:
-    """See the module."""
+    """Turns of the main stream and of one side stream. The module's docstring has the rules."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -23,7 +27,10 @@ class SideStream:
 
     @contextmanager
     def main_turn(self) -> Iterator[None]:
-        """Work of the main stream with what the side uses, too."""
+        """Use this around main-stream code that touches buffers which the side stream also uses.
+
+        The body's GPU work waits for the side stream first.
+        """
         if self._device.type != "cuda":
             yield
             return
@@ -35,10 +42,10 @@ class SideStream:
 
     @contextmanager
     def beside(self) -> Iterator[None]:
-        """Work for the side stream, which goes on behind the main stream's last turn.
+        """Run the body's GPU work on the side stream, after the main stream's last turn.
 
-        Values that stay on the side are safe: their memory is used again there only, behind that turn. What the main
-        stream reads outside of its turns is to be handed over.
+        Tensors that stay on the side are safe: torch uses their memory again on the side stream only. A tensor that
+        the main stream reads outside of its turns needs `hand_over`.
         """
         if self._device.type != "cuda":
             yield
@@ -54,7 +61,7 @@ class SideStream:
             yield
 
     def hand_over(self, values: Iterable[Tensor]) -> None:
-        """Let the main stream read these outside of its turns, too."""
+        """Let the main stream read these tensors outside of its turns: their memory is not used again before it has."""
         if self._side is not None:
             main = torch.cuda.current_stream(self._device)
             for value in values:

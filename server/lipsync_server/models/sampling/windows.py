@@ -1,9 +1,14 @@
 """Windows over the audio: which frames each run of the model makes, keeps and hears. Integers only.
 
-A model run makes up to 81 frames; the first `motion_frames` of every later window repeat the end of the window before.
-Two schedules: `schedule` is ours (any length from one frame, a last window no longer than it must be), and
-`reference_schedule` is the public reference's, frame for frame, kept as the golden yardstick. Knows no audio and no
-model.
+The model makes at most 81 frames in one run, so a long video is a row of overlapping windows. A later window begins
+with the last `motion_frames` frames of the one before, which it is given, so that motion goes on without a jump:
+
+    window 0   [0 ............................ 80]
+    window 1                          [72 .. 80 | 81 ................ 152]        9 frames taken over, 72 new ones
+
+The VAE packs the first frame into one latent frame and each four more into another, so a window has 4n + 1 frames and
+n + 1 latent frames. The last window is the shortest that covers the rest of the audio. Each frame hears its own sound
+and that of two frames on either side. Knows no audio and no model.
 """
 
 from dataclasses import dataclass

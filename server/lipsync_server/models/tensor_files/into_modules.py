@@ -1,7 +1,8 @@
-"""Weight files into modules: reading, renaming, and one clear error for whatever does not fit.
+"""Tensors of model files into modules: reading, renaming, and one clear error for each way in which they do not fit.
 
 Used for the encoders and the VAE; transformer_files.py reads the transformer. Tensors stay memory-mapped until they
-are copied to their device. Pickled files are read with `weights_only=True` and nothing else.
+are copied to their device. Pickled files are read with `weights_only=True` and in no other way, because a pickle can
+run code.
 """
 
 from collections import Counter
@@ -66,7 +67,7 @@ def _read_pickled(path: Path) -> object:
 def usual_size(tensors: Mapping[str, Tensor], names: Iterable[str], axis: int, default: int) -> int:
     """The size along `axis` that most of the tensors `names` have, `default` where none is there.
 
-    Several are asked, so that a wrongly shaped one is found by the check instead of deciding what is right.
+    Several are compared, so that a wrongly shaped one is found by the check and does not decide what is right.
     """
     sizes = Counter(
         tensors[name].shape[axis]
@@ -103,9 +104,8 @@ def rename_and_check(
 ) -> dict[str, Tensor]:
     """`tensors` under our names, exactly those in `expected`, with its shapes; a WeightsError names what differs.
 
-    Missing tensors are told first, as a size that was read from one of them may make others look wrong.
-
-    unused: says of a name in the file that it is published there and that nobody needs it.
+    Missing tensors come first, because a size that was read from one of them may make others look wrong. unused:
+    whether a tensor with this name is in the published file and in no model.
     """
     names = {name: official(name) for name in expected}
     needed = [name for name in tensors if not unused(name)]

@@ -1,7 +1,8 @@
 """Safetensors files as one checked collection: headers are read first, tensors one at a time when asked for.
 
-Knows the safetensors header and the names of the published shards. Does not know the model. Checking needs only the
-headers, so a wrong download is found before a byte of weights is read.
+A .safetensors file begins with the length of a JSON header, which lists each tensor's type, shape and bytes; the data
+follow. So a wrong or truncated download is found from the header, before the tensors are read. A shard is one of
+several files that make up one model. Knows the header and the names of the published shards. Does not know the model.
 """
 
 import json

@@ -1,7 +1,9 @@
-"""Triton kernels with vae_ops' functions, each one pass over memory, for channels-last values on a GPU.
+"""Triton kernels with the functions of ops.py, each one pass over memory, for channels-last values on a GPU.
 
-A row is the C channels of one pixel. Knows rows in, rows out; the meaning of every argument is in vae_ops, against
-which these are tested. Rows in another memory order are copied first.
+Between two convolutions of the VAE little is computed and much is moved: bias, norm, SiLU, padding and history as
+separate torch calls each read and write the whole video. Each kernel here reads it once and writes it once. A row
+is the C channels of one pixel. ops.py has the meaning of every argument and is what the tests compare with. Rows in
+another memory order are copied first.
 """
 
 # mypy: disable-error-code="untyped-decorator, no-untyped-def"
@@ -82,7 +84,7 @@ def _double(
 def norm_silu(
     x: Tensor, gamma: Tensor, bias: Tensor | None = None, history: Tensor | None = None, edge: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """See vae_ops.norm_silu."""
+    """As ops.norm_silu."""
     rows = _rows(x)
     _, n_frames, height, width, channels = rows.shape
     per_frame = height * (width + 2 * edge)
@@ -99,7 +101,7 @@ def norm_silu(
 
 
 def add(x: Tensor, y: Tensor, bias: Tensor | None = None) -> Tensor:
-    """See vae_ops.add; overwrites x where x is channels-last."""
+    """As ops.add; overwrites x where x is channels-last."""
     rows = _rows(x)
     grid, tile = _tiles(rows[..., 0].numel(), rows.shape[-1])
     _add[grid](
@@ -109,7 +111,7 @@ def add(x: Tensor, y: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def double(x: Tensor, n_parts: int, bias: Tensor | None = None) -> Tensor:
-    """See vae_ops.double."""
+    """As ops.double."""
     rows = _rows(x)
     _, n_frames, height, width, wide = rows.shape
     out = rows.new_empty(1, n_frames * n_parts, 2 * height, 2 * width, wide // n_parts)

@@ -1,8 +1,9 @@
 """The Wan VAE's layers for a video that comes in pieces: diffusers' weights, fewer passes over memory.
 
-Every layer is called as diffusers calls its own, layer(x, feat_cache=..., feat_idx=...), with x (1, C, T, H, W), so
-that diffusers' middle and up blocks run them unchanged. What a layer remembers of the piece before is its own matter.
-Knows diffusers' module names, nothing of the engine.
+diffusers calls a layer as layer(x, feat_cache=..., feat_idx=...), with x (1, C, T, H, W). The cache is a list with an
+entry for each causal convolution: the last two frames of its input, in the order in which the layers run. The layers
+here keep that call, so that diffusers' middle and up blocks run them unchanged; each decides itself what it caches. A
+convolution may leave its bias to the next fused pass (`deferred`). Knows diffusers' module names, nothing of an engine.
 """
 
 from collections.abc import Callable
@@ -23,8 +24,8 @@ _BEFORE, _TOP, _LEFT = 4, 2, 0
 class CausalConv(nn.Module):
     """A WanCausalConv3d that is given all the frames it reads, earlier ones included.
 
-    edge: columns of zeros that it wants left and right of them. deferred: the bias (C,) float32 which it leaves to
-    whatever comes next, or None where it adds the bias itself.
+    edge: columns of zeros that its input needs left and right. deferred: the bias (C,) float32 that the layer after
+    this one has to add, or None where this one adds it.
     """
 
     edge = 0

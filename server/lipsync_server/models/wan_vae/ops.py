@@ -1,7 +1,7 @@
-"""What lies between the convolutions of the Wan VAE, in plain torch; kernels.py does the same in one pass each.
+"""The arithmetic between the Wan VAE's convolutions, in plain torch; kernels.py computes the same in one pass each.
 
-Videos are (1, C, T, H, W) in any memory order. A causal convolution reads the two frames before its first one, so the
-values it gets begin with two frames of history: zeros at the start of a video. Knows no layers and no weights files.
+Videos are (1, C, T, H, W) in any memory order. A causal convolution reads the two frames before its first one, so its
+input begins with two frames of history: zeros at the start of a video. Knows no layers and no files.
 """
 
 from typing import Protocol
@@ -14,7 +14,7 @@ FRAMES_BEFORE = 2
 
 
 class Ops(Protocol):
-    """These three functions: this module, or vae_kernels."""
+    """The three functions that this module and kernels.py both have."""
 
     def norm_silu(
         self, x: Tensor, gamma: Tensor, bias: Tensor | None = None, history: Tensor | None = None, edge: int = 0
@@ -28,10 +28,11 @@ class Ops(Protocol):
 def norm_silu(
     x: Tensor, gamma: Tensor, bias: Tensor | None = None, history: Tensor | None = None, edge: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """SiLU of the RMS norm over channels of x + bias, behind its history: the input of a causal convolution.
+    """History, then SiLU(gamma * z / |z|) with z = x + bias and |z| over the channels: a causal convolution's input.
 
-    x: (1, C, T, H, W). gamma: (C,) float32, already times sqrt(C). bias: (C,) float32. history: what the call before
-    returned. edge: columns of zeros left and right. Returns (1, C, 2 + T, H, W + 2 edge) and its last two frames.
+    x: (1, C, T, H, W). gamma: (C,) float32, already times sqrt(C). bias: (C,) float32. history: the second value that
+    the call before returned. edge: columns of zeros left and right. Returns (1, C, 2 + T, H, W + 2 edge) and its last
+    two frames, the history of the next call. SiLU(y) = y / (1 + exp(-y)).
     """
     wide = _with_bias(x.float(), bias)
     length = (wide * wide).sum(dim=1, keepdim=True).sqrt().clamp(min=1e-12)
@@ -40,7 +41,7 @@ def norm_silu(
 
 
 def extend(x: Tensor, history: Tensor | None) -> tuple[Tensor, Tensor]:
-    """x behind its history or zeros, (1, C, 2 + T, H, W), and a copy of its last two frames."""
+    """x after its history or zeros, (1, C, 2 + T, H, W), and a copy of its last two frames."""
     before = (0, 0, 0, 0, FRAMES_BEFORE, 0)
     frames = F.pad(x, before) if history is None else torch.cat([history, x], dim=2)
     return frames, frames[:, :, -FRAMES_BEFORE:].clone()

@@ -1,8 +1,15 @@
-"""The Wan 2.1 VAE: diffusers' AutoencoderKLWan with the official file's names, fed and drained in pieces.
+"""The Wan 2.1 VAE: pixels to latents and back, in pieces, so that memory does not grow with the length of a video.
 
-Time runs causally: frame 0 alone, then four frames to a latent frame, each convolution keeping its last two inputs. So
-decoding streams one latent frame at a time, and encoding "picture, then grey" need not compute what grey alone
-determines: once every input a layer remembers is the same grey, its output repeats. Knows no sampler.
+A variational autoencoder (VAE) packs a video into a smaller one that a transformer can afford: 8 x 8 pixels become one
+latent pixel, four frames one latent frame, three colours 16 channels (Wan, https://arxiv.org/abs/2503.20314). Time runs
+causally: a latent frame depends on frames up to its own and never on later ones. Frame 0 is a latent frame alone.
+
+    pixels (3, 4n + 1, H, W) in [-1, 1]    <->    latents (16, n + 1, H / 8, W / 8), about normal
+
+So a convolution needs the last two frames of its input from the piece before and nothing else, and decoding streams
+one latent frame at a time. Encoding "the picture, then grey frames" need not compute the grey frames: as soon as all
+inputs that a layer remembers are the same grey, its output repeats. This is diffusers' AutoencoderKLWan with the
+official file's names. Knows no sampler.
 """
 
 import importlib.util
@@ -61,8 +68,9 @@ def build(base_dim: int = 96) -> AutoencoderKLWan:
 class Options(TypedDict, total=False):
     """How to compute; the numbers stay the same.
 
-    kernels: with Triton's, where it is installed (a GPU only); by default not. fold_convolutions, pair_columns: see
-    vae_layers; by default on the CPU and with kernels. channels_last: the order of memory; by default on a GPU.
+    kernels: use Triton's where Triton is installed (on a GPU); by default not. fold_convolutions, pair_columns:
+    FoldedConv and PairedConv in layers.py; by default on the CPU, and with kernels. channels_last: the order of memory;
+    by default on a GPU.
     """
 
     kernels: bool
@@ -100,7 +108,7 @@ class WanVae:
     def __init__(
         self, model: AutoencoderKLWan, device: torch.device, dtype: torch.dtype, **options: Unpack[Options]
     ) -> None:
-        """Takes the model apart."""
+        """Take diffusers' model apart into a list of streaming layers for each direction. options: `Options`."""
         self.device, self.dtype = device, dtype
         mean, std = model.config.latents_mean, model.config.latents_std
         self._mean = torch.tensor(mean, device=device).view(-1, 1, 1, 1)
@@ -165,7 +173,7 @@ class WanVae:
                 x = stage(x)
                 if index == stage.settles:
                     stage.output = x
-                    # Nobody starts before this stage again.
+                    # Later groups begin after this stage.
                     stage.history.clear()
                     if position:
                         stages[position - 1].output = None

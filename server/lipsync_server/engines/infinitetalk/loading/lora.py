@@ -1,7 +1,13 @@
-"""LoRA files: read every common spelling, check it against the model, merge it into weights at load.
+"""LoRA files: read every common spelling, check it against the model, merge it into the weights while they are loaded.
 
-Knows key spellings, ranks and alphas. Does not know where weights live or how they are stored: `merge` takes a float
-weight and returns one. Accepted keys, with or without a `diffusion_model.` (or similar) prefix:
+Low-rank adaptation (https://arxiv.org/abs/2106.09685) stores a change of a large weight W (out, in) as two small
+matrices, up (out, r) and down (r, in) with a rank r of 16 to 128:
+
+    W' = W + scale * (alpha / r) * up down
+
+The fast presets are such a change: a LoRA that lets the model denoise in 4 or 8 steps. Merged at load, it costs nothing
+afterwards. Knows key spellings, ranks and alphas. Does not know where weights are or how they are stored: `merge` is
+handed a float weight and returns one. Accepted keys, with or without a `diffusion_model.` (or similar) prefix:
   NAME.lora_down.weight + NAME.lora_up.weight, NAME.lora_A.weight + NAME.lora_B.weight, lora_unet_NAME_... (kohya),
   NAME.diff (added to the weight), NAME.diff_b (added to the bias), NAME.alpha.
 """
@@ -40,7 +46,7 @@ class _Layer:
 
 @dataclass(frozen=True)
 class Lora:
-    """One file, checked: what it adds to which parameter. `ignored` are keys that say nothing we know."""
+    """One file, checked: what it adds to which parameter. `ignored`: keys in no known spelling."""
 
     path: Path
     scale: float
@@ -65,6 +71,7 @@ class Lora:
 
 
 def merge_all(loras: Iterable[Lora], name: str, weight: Tensor) -> Tensor:
+    """The parameter `name` with all files added, in their order."""
     for lora in loras:
         weight = lora.merge(name, weight)
     return weight
@@ -75,7 +82,7 @@ def read_lora(
 ) -> Lora:
     """Read a LoRA file for a model whose parameters have these official names and shapes.
 
-    use_alpha: whether a factor alpha / rank applies. None follows what the files mean: the reference ignores alpha in
+    use_alpha: whether the factor alpha / rank applies. None decides by the spelling: the reference ignores alpha in
     `diffusion_model.*.lora_down/up` files, and the presets' scales were tuned that way; kohya's and PEFT's need it.
     Raises WeightsError naming the file and the key for an unreadable file, an unknown layer, a wrong shape, half a
     pair, or a file that changes nothing.

@@ -1,7 +1,12 @@
-"""How much of the transformer stays on the card: arithmetic on sizes, decided before anything is loaded.
+"""How many of the transformer's blocks stay on the GPU: arithmetic on sizes, done before anything is loaded.
 
-The peaks per token and per pixel were measured on an H100 (docs/performance.md). Knows the sizes of a configuration;
-loads nothing and asks no device: free memory is handed in.
+    free memory >= weights on the GPU + working memory + a fixed part
+    working memory = that of a forward or of the decoder, whichever is larger
+
+Each block that does not fit waits in host memory and crosses the bus in every forward (model/offload.py). With memory
+to spare, keys and values of text, picture and sound are kept for a window, and CLIP stays on the GPU. The peaks per
+token and per pixel were measured on an H100 (docs/performance.md). Knows the sizes of a configuration. Loads nothing
+and asks no device: the caller hands in the free memory (planner.py).
 """
 
 from dataclasses import dataclass, replace
@@ -26,8 +31,12 @@ _LATENTS = 21
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """resident_blocks: how many of `n_blocks` stay on the device. cache_context: keep keys and values of text, picture
-    and sound for a whole window. keep_encoders: CLIP stays on the device between jobs."""
+    """What stays on the GPU.
+
+    resident_blocks: how many of `n_blocks` stay on the device. cache_context: keep keys and values of text, picture and
+    sound for a whole window. keep_encoders: CLIP stays on the device between jobs. weights_bytes: of all blocks and the
+    rest of the transformer.
+    """
 
     resident_blocks: int
     n_blocks: int
@@ -53,7 +62,11 @@ class MemoryPlan:
         )
 
     def with_at_most(self, resident_blocks: int) -> "MemoryPlan":
-        """After an out-of-memory error: no more blocks resident than that, and nothing kept that need not be."""
+        """The plan for the time after memory ran out.
+
+        The same plan with at most `resident_blocks` blocks on the GPU, the context cache off and CLIP moved to the host
+        between jobs.
+        """
         fewer = min(self.resident_blocks, resident_blocks)
         return replace(self, resident_blocks=fewer, cache_context=False, keep_encoders=False)
 

@@ -1,6 +1,6 @@
 """One block of the InfiniteTalk transformer: self-attention, text/image and audio cross-attention, feed-forward.
 
-Knows the block's mathematics, for one person and for two. Does not know embeddings, checkpoints or devices. Tokens are
+Knows the block's mathematics, for one person and for two. Does not know embeddings, model files or devices. Tokens are
 unbatched: x is (N, D) with N = T * S, frame-major. What stays the same over the denoising steps of a window (keys and
 values of text, picture and sound) is made once by `project_context` and handed to every `forward`.
 """
@@ -29,7 +29,7 @@ class KeysValues(NamedTuple):
 
 
 class BlockContext(NamedTuple):
-    """What one block attends to: text and image with B = 1, audio with B = T (one entry per latent frame)."""
+    """Keys and values that one block attends to: text, image with B = 1, audio with B = T, one a latent frame."""
 
     text: KeysValues
     image: KeysValues

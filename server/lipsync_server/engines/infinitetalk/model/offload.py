@@ -1,8 +1,9 @@
-"""Where the weights of the blocks live: all on the GPU, or some in host memory and streamed to it block by block.
+"""Where the weights of the blocks are: all on the GPU, or some in host memory and streamed to it block by block.
 
-Knows memory and copies. Does not know what a block computes, nor where its weights come from. A streamed block's
-parameters are views of one of two device buffers; the next block's bytes cross the bus from pinned memory on a stream
-of their own while the current block computes.
+A streamed block's parameters are views of one of two buffers on the GPU. While one block computes from its buffer, the
+next block's bytes are copied from pinned host memory (which the GPU can read without the CPU) into the other, on a
+stream of their own: where a block computes longer than its copy takes, streaming costs no time. Knows memory and
+copies. Does not know what a block computes, nor where its weights come from.
 """
 
 from collections.abc import Iterator

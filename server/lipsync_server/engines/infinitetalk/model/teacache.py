@@ -1,10 +1,17 @@
-"""TeaCache: skip the blocks of a forward whose time embedding barely moved, and reuse their last residual.
+"""TeaCache: skip the blocks of a forward when its input changed little, and add their last result again.
 
-Knows the published polynomials, the counter over all forwards and one slot to each forward of a step. The reference
-always counts three forwards a step: with two, its slots rotate, so that one pass reuses the other's residual, and a
-window begins where the last one left the counter. `passes` = 3 does exactly that; told the true number, every pass has
-its own slot and every window begins anew, so a job that resumes goes on as if it had never stopped. Does not know the
-model: it is handed the time projection e0 and the residuals.
+Neighbouring denoising steps often change a latent in nearly the same way. TeaCache (https://arxiv.org/abs/2411.19108)
+estimates the change from the one input that is known before the blocks run, the time projection e0:
+
+    change   = mean |e0 - e0'| / mean |e0'|            e0' of the forward before in the same slot
+    gathered = gathered + polynomial(change)           fitted to how much the blocks' output really changes
+
+While `gathered` stays below the threshold, the blocks are skipped and their last residual (output - input) is added;
+otherwise they run and `gathered` begins again at 0. A step makes 1 to 3 forwards (guidance.py), each with a slot of its
+own. The reference always counts three forwards a step: with two, its slots rotate, so that one pass reuses the other's
+residual, and a window begins where the last one left the counter. `passes` = 3 does exactly that. Told the true number,
+every pass has its own slot and every window begins anew, so a resumed job goes on as if it had never stopped. Does not
+know the model: the caller hands e0 and the residuals.
 """
 
 from dataclasses import dataclass, field
@@ -91,6 +98,7 @@ class TeaCache:
         return self._slot.residual
 
     def _change(self, e0: Tensor, previous: Tensor | None) -> float:
+        """The estimated change of the blocks' output; infinite without a previous e0."""
         if previous is None:
             return float("inf")
         ratio = float((e0 - previous).abs().mean() / previous.abs().mean())

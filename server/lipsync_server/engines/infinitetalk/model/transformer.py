@@ -1,6 +1,6 @@
 """The InfiniteTalk transformer: noisy latent, timestep and conditioning in, velocity (noise - clean) out.
 
-Knows the order of the parts, the constants of a window and the step cache. Does not know checkpoints, sampling,
+Knows the order of the parts, the constants of a window and the step cache. Does not know model files, sampling,
 guidance or where blocks' weights wait (`BlockRunner`). One sample at a time: nothing here has a batch dimension.
 """
 

@@ -1,8 +1,15 @@
-"""What each window is conditioned on: the picture as it is then, its tokens and latents, masks and the speech.
+"""The conditions of each window: its picture, the picture's CLIP tokens and latents, masks of people, and the speech.
 
-A still picture is encoded once and serves every window; under a slow camera move, and with a video as the picture,
-every window has its own, which can be begun while the GPU is busy with the window before. Knows images, the VAE, CLIP
-and speech embeddings; not the transformer, nor the loop.
+A still picture is encoded once and serves every window. Under a slow camera move, and with a video in place of the
+picture, every window has a picture of its own, which can be encoded on a side stream while the GPU decodes the window
+before (`prefetch`). A condition passes through four stages, each with a type:
+
+    ConditionMaker      makes them, window by window                                    this module
+    WindowCondition     the tensors of one window                                       this module
+    EmbeddedCondition   these after the transformer's input layers, for one guidance pass    model/transformer.py
+    BlockContext        keys and values of one block                                    model/blocks.py
+
+Knows images, the VAE, CLIP and speech embeddings. Does not know the transformer, nor the loop.
 """
 
 import logging
@@ -31,10 +38,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WindowCondition:
-    """One window's conditioning.
+    """The tensors that one window is conditioned on.
 
-    picture: (3, H, W) in [-1, 1]. tokens: (257, 1280) of CLIP. y: (20, T, h, w), the mask channels and the latents of
-    the picture followed by grey. audio: (P, F, 5, 12, width). masks: (3, h, w) for two people, else None.
+    picture: (3, H, W) in [-1, 1]. tokens: (257, 1280), CLIP's. y: (20, T, h, w), the four mask channels and the latents
+    of the picture followed by grey frames. audio: (P, F, 5, 12, width), for each person and frame the 12 hidden states
+    of wav2vec2 at the frame and two on either side. masks: (3, h, w) for two people, else None.
     """
 
     picture: Tensor
@@ -85,7 +93,7 @@ class ConditionMaker:
         self._last: tuple[Frames, Tensor, Tensor, Tensor] | None = None
         self._side = side or SideStream(vae.device)
         self._prefetches = True
-        # By index: the window that was asked for last, which may be asked for once more, and the next one.
+        # By window index: the last window, which a second attempt needs again, and the next one.
         self._made: dict[int, WindowCondition] = {}
 
     @torch.inference_mode()
@@ -101,9 +109,9 @@ class ConditionMaker:
 
     @torch.inference_mode()
     def prefetch(self, window: Window) -> None:
-        """Begin with the conditioning of the next window, beside the GPU's work, if its picture is a new one.
+        """Begin to make the next window's condition on the side stream, if its picture is a new one.
 
-        Where that fails, `at` does it in turn, as it does from then on.
+        If that fails, nothing is prefetched from then on, and `at` makes each condition when its window comes.
         """
         if not self._prefetches or window.index in self._made:
             return
@@ -113,12 +121,12 @@ class ConditionMaker:
                 return
             with self._side.beside():
                 self._made[window.index] = self._make(window, source, boxes)
-        except Exception as error:  # whatever it is, `at` meets it again or does not
+        except Exception as error:  # `at` tries again and raises what is still wrong
             self._prefetches = False
             log.info("window %d is not prepared early: %s", window.index + 1, error)
 
     def close(self) -> None:
-        """What was prefetched for nobody is done before anything that it reads goes."""
+        """Wait for a prefetch that is still running, so that the tensors it reads are not freed under it."""
         with self._side.main_turn():
             self._made.clear()
 
@@ -155,7 +163,7 @@ class ConditionMaker:
         try:
             masks = latent_masks(person_masks((source.shape[0], source.shape[1]), boxes), self._size)
         except InvalidInput:
-            # A narrow box at the rim, which the camera has left for now: where the person is in the first window.
+            # A narrow box at the rim that the camera does not show now: use the person's place in the first window.
             first, boxes = self._picture_at(self._schedule.windows[0])
             masks = latent_masks(person_masks((first.shape[0], first.shape[1]), boxes), self._size)
         return masks.to(self._vae.device)

@@ -1,12 +1,22 @@
-"""Classifier-free guidance: which predictions a step needs and how they become one velocity.
+"""Classifier-free guidance: which predictions a step needs, and how they become one velocity.
 
-    1 pass    cond                                     both scales 1 (distilled models)
-    2 passes  cond, drop_audio                         text scale 1
-    3 passes  cond, drop_text, uncond
+A model that is asked once follows its conditions (prompt, sound) weakly. Guidance (https://arxiv.org/abs/2207.12598)
+asks a second time without a condition and goes further in the direction in which the condition changed the answer:
 
-Audio guidance in the 3-pass form is measured under the negative prompt, as the reference does. Adaptive projected
-guidance (APG, arXiv 2410.02416) keeps a running average of each difference, caps its norm and removes its part along
-`cond`. Knows no model: it is handed predictions by name.
+    velocity = without + scale * (with - without)          scale 1 is no guidance, 3 to 5 pulls strongly
+
+With two conditions there are three forms, by the two scales:
+
+    1 pass    cond                       both scales 1: distilled models, in which guidance is built in
+    2 passes  cond, drop_audio           text scale 1: drop_audio + audio * (cond - drop_audio)
+    3 passes  cond, drop_text, uncond    uncond + text * (cond - drop_text) + audio * (drop_text - uncond)
+
+    cond  prompt and sound   drop_text  negative prompt and sound   drop_audio  prompt, silence   uncond  neither
+
+In three passes the sound's effect is measured under the negative prompt, as the reference does. High scales make
+colours glaring. Adaptive projected guidance (APG, https://arxiv.org/abs/2410.02416) keeps a running average of each
+difference, caps its norm, and removes its part along `cond`, which is the part that oversaturates. Knows no model: the
+caller hands predictions by name.
 """
 
 import math
@@ -55,7 +65,11 @@ class ProjectedGuidance:
     average: Tensor | None = field(default=None, repr=False)
 
     def update(self, difference: Tensor, cond: Tensor) -> Tensor:
-        """Add `difference` to the running average; return what of it, capped, is orthogonal to `cond` (float32)."""
+        """Add `difference` to the running average; return the capped average's part that is orthogonal to `cond`.
+
+        difference, cond: (C, T, h, w) float32. With average a and cap r: a = difference + momentum * a, then
+        a * min(1, r / |a|), less its projection on cond (in float64). The average itself stays uncapped.
+        """
         self.average = difference if self.average is None else difference + self.momentum * self.average
         capped = self.average
         if self.norm_threshold > 0:
@@ -69,7 +83,7 @@ class ProjectedGuidance:
 
 
 class Guidance:
-    """Combines the predictions of one window, step by step; keeps what a later step reuses."""
+    """Combines the predictions of one window, step by step; keeps the last difference for steps that reuse it."""
 
     def __init__(
         self, scales: GuidanceScales, *, apg: tuple[ProjectedGuidance, ProjectedGuidance] | None = None

@@ -124,7 +124,7 @@ def move_camera(picture: Frames, time_s: float, boxes: tuple[Box, Box] | None) -
 
 
 def _inside(box: Box, width: int, height: int) -> Box:
-    """What of the box lies in the picture; empty where nothing does."""
+    """The part of the box that is in the picture; an empty box where no part is."""
     left, right = (min(max(0.0, x), float(width)) for x in (box[0], box[2]))
     top, bottom = (min(max(0.0, y), float(height)) for y in (box[1], box[3]))
     return left, top, right, bottom

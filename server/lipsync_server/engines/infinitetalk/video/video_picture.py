@@ -1,7 +1,7 @@
 """A video in place of the picture (dubbing): each window is conditioned on the video's frame at its start.
 
-As in the reference, the frame that is on screen when a window begins is its picture, and the last frame stays when the
-video is shorter than the speech. Knows media/'s reader; holds one frame.
+As in the reference, the frame on screen when a window begins is that window's picture, and a video that is shorter than
+the speech holds its last frame. Reads frames through media/. Holds one frame at a time.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ class VideoPicture:
             try:
                 self._last = (self._last[0] + 1, next(self._reader))
             except Exception:
-                # A generator that has failed is at its end, and the next to ask is to hear why.
+                # A generator that has raised is finished; a new one raises the reason again at the next call.
                 self._reader = None
                 raise
         return self._last[1], self._boxes

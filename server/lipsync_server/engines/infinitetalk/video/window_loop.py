@@ -1,8 +1,9 @@
-"""The window loop: condition, denoise, decode, correct colours, hand on the last frames.
+"""The arithmetic of a window: denoise its latents, decode them, correct colours, encode the frames to hand on.
 
-This is the reference's computation order with its random stream, one window at a time and frame by frame. Knows the
-transformer, the VAE and the arithmetic of sampling; not where weights come from, not the engine interface, and no
-recovery from errors (job.py has that).
+The public reference's order of computation with its random numbers, so that a seed makes the same video. One denoising
+step is: pin the known latents, predict (once for each guidance pass), combine (guidance.py), step (sampler.py). Knows
+the transformer, the VAE and the sampler. Does not know where models come from, nor the order of the parts of a window
+(run_window.py), nor errors (job.py).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -39,16 +40,16 @@ class LoopSettings:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Embeddings (n, width) of the prompt and of the negative prompt."""
+    """Embeddings of the prompt and of the negative prompt, each (n tokens, width)."""
 
     positive: Tensor
     negative: Tensor
 
 
 class WindowLoop:
-    """The loop of one video. Make one per job; windows must be run in order.
+    """The loop of one video: make one for each job and run its windows in order, each after `restart`.
 
-    cache: skips forwards; counts those of a window, so a window that is broken off must `restart` it.
+    generator: the job's random numbers, on the CPU. cache: TeaCache, or None to compute every forward.
     """
 
     def __init__(
@@ -141,7 +142,7 @@ class WindowLoop:
 
 
 class _Pacer:
-    """Keeps the host at most one denoising step ahead of the GPU, so that progress and cancelling mean now."""
+    """Keeps the CPU at most one denoising step ahead of the GPU, so that progress is true and cancelling is prompt."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"

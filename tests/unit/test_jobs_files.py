@@ -5,13 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hand_clock import HandClock
 from lipsync_server.errors import DiskFull, LipsyncError
 from lipsync_server.jobs.database import open_database
 from lipsync_server.jobs.files import JobFiles, disk_errors, kept_secret
 from lipsync_server.jobs.lock import lock_data_dir
 from lipsync_server.jobs.model import IdMaker, Job, JobSpec
 from lipsync_server.jobs.retention import RECORD_TTL_S, expire, sweep_leftovers
-from lipsync_server.jobs.store import Ended, Store
+from lipsync_server.jobs.store import Ending, Store
 from lipsync_server.workers.task import RenderOutcome
 
 SPEC = JobSpec(engine="auto", image_name="a.png", audio_name="a.wav", file_name="a.mp4", duration_s=2.0)
@@ -37,35 +38,40 @@ def fill(files: JobFiles, job_id: str) -> None:
 
 async def test_a_start_drops_what_a_crash_left_and_nothing_else(files: JobFiles, tmp_path: Path):
     database = await open_database(tmp_path / "lipsync.db")
-    store, new_id = Store(database, callback_body=lambda job: b""), IdMaker()
+    keeping = HandClock()
+    store, new_id = Store(database, callback_body=lambda job: b"", keeping=keeping), IdMaker()
     ids = {name: new_id() for name in ("succeeded", "failed", "running", "expired", "queued", "unknown")}
     for name, job_id in ids.items():
         fill(files, job_id)
         if name == "unknown":
+            files.video(job_id).unlink()
             continue
         await store.add(Job(job_id, replace(SPEC), "queued", 1.0), max_open=99, key=None)
         if name == "queued":
             continue
         await store.take(ENGINES, 1.0)
         if name in ("succeeded", "expired"):
-            await store.succeed(job_id, OUTCOME, now=2.0, expires_at=9.0, ended=Ended())
+            await store.succeed(job_id, OUTCOME, now=2.0, keep_s=7.0, ending=Ending())
         if name == "failed":
-            await store.cancel(job_id, now=2.0, ended=Ended())
+            await store.cancel(job_id, now=2.0, ending=Ending())
         if name == "expired":
             await store.purge(job_id, 10.0)
     (files.new_incoming() / "image").write_bytes(b"half an upl")
 
-    await sweep_leftovers(store, files)
+    await sweep_leftovers(store, files, keep_s=7.0)
     assert set(files.job_ids()) == {ids["succeeded"], ids["running"], ids["queued"]}
     assert list(files.folder(ids["succeeded"]).iterdir()) == [files.video(ids["succeeded"])]
     assert {path.name for path in files.folder(ids["running"]).iterdir()} == {"image", "audio", "scratch", "video.mp4"}
     assert list((files.data_dir / "incoming").iterdir()) == []
 
-    assert await expire(store, files, 8.0) == 0
+    keeping.seconds = 6.9
+    assert await expire(store, files, 9.0) == 0
+    keeping.seconds = 7.0
     assert await expire(store, files, 9.0) == 1
     assert set(files.job_ids()) == {ids["running"], ids["queued"]}
     assert (await store.get(ids["succeeded"])).purged_at == 9.0
-    await expire(store, files, 3.0 + RECORD_TTL_S)
+    keeping.seconds = 8.0 + RECORD_TTL_S
+    await expire(store, files, 10.0)
     assert {job.id for job in await store.page(state=None, limit=99, after=None)} == {ids["running"], ids["queued"]}
     await database.close()
 

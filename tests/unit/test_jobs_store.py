@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hand_clock import HandClock
 from hypothesis import given
 from hypothesis import strategies as st
 from lipsync_server.engines.ask import Ask
@@ -17,7 +18,7 @@ from lipsync_server.jobs.database import Database, open_database
 from lipsync_server.jobs.forecast import Speeds
 from lipsync_server.jobs.model import Failure, IdMaker, Job, JobSpec, is_job_id
 from lipsync_server.jobs.schema import STEPS
-from lipsync_server.jobs.store import Ended, Idempotency, Store
+from lipsync_server.jobs.store import Ending, Idempotency, Store
 from lipsync_server.workers.task import RenderOutcome
 
 SPEC = JobSpec(engine="auto", image_name="a.png", audio_name="a.wav", file_name="a.mp4", duration_s=2.0)
@@ -33,8 +34,13 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-def store(database: Database) -> Store:
-    return Store(database, callback_body=lambda job: f"{job.id} {job.state}".encode())
+def keeping() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture
+def store(database: Database, keeping: HandClock) -> Store:
+    return Store(database, callback_body=lambda job: f"{job.id} {job.state}".encode(), keeping=keeping)
 
 
 new_id = IdMaker()
@@ -69,8 +75,8 @@ async def test_a_job_comes_back_as_it_was_written(store: Store):
     taken = await store.take(ENGINES, 5.0)
     assert taken is not None
     assert (taken.state, taken.engine, taken.attempts, taken.started_at) == ("running", "preview", 1, 5.0)
-    ended = Ended(worker_s=3.5, stage_s={"generate": 3.0}, price_per_hour=3600.0, currency="EUR")
-    done = await store.succeed(job.id, OUTCOME, now=9.0, expires_at=99.0, ended=ended)
+    ending = Ending(worker_s=3.5, stage_s={"generate": 3.0}, price_per_hour=3600.0, currency="EUR")
+    done = await store.succeed(job.id, OUTCOME, now=9.0, keep_s=90.0, ending=ending)
     assert await store.get(job.id) == done
     assert done.outcome == OUTCOME
     assert done.cost is not None and done.cost.amount == 3.5
@@ -110,9 +116,9 @@ FAILURE = Failure("no_face", "No face", "There is no face.", 422)
 
 async def test_an_ended_job_stays_ended(store: Store):
     changes = {
-        "succeeded": lambda job_id: store.succeed(job_id, OUTCOME, now=2.0, expires_at=9.0, ended=Ended()),
-        "failed": lambda job_id: store.fail(job_id, FAILURE, now=2.0, ended=Ended()),
-        "cancelled": lambda job_id: store.cancel(job_id, now=2.0, ended=Ended()),
+        "succeeded": lambda job_id: store.succeed(job_id, OUTCOME, now=2.0, keep_s=7.0, ending=Ending()),
+        "failed": lambda job_id: store.fail(job_id, FAILURE, now=2.0, ending=Ending()),
+        "cancelled": lambda job_id: store.cancel(job_id, now=2.0, ending=Ending()),
         "queued": lambda job_id: store.requeue(job_id, worker_s=0.0, crashed=False),
     }
     for first, second in itertools.product(("succeeded", "failed", "cancelled"), changes):
@@ -129,7 +135,7 @@ async def test_the_callback_is_due_with_the_end_and_never_before(store: Store, d
     await store.take(ENGINES, 1.0)
     await store.requeue(job.id, worker_s=1.0, crashed=True)
     assert await database.rows("SELECT * FROM outbox") == []
-    await store.fail(job.id, FAILURE, now=7.0, ended=Ended())
+    await store.fail(job.id, FAILURE, now=7.0, ending=Ending())
     (row,) = await database.rows("SELECT job_id, url, body, next_at FROM outbox")
     assert tuple(row) == (job.id, "http://example.com/", f"{job.id} failed".encode(), 7.0)
 
@@ -138,10 +144,10 @@ async def test_a_change_that_fails_changes_nothing(database: Database):
     def refuse(job: Job) -> bytes:
         raise RuntimeError("no body")
 
-    store = Store(database, callback_body=refuse)
+    store = Store(database, callback_body=refuse, keeping=HandClock())
     job = await add(store, callback_url="http://example.com/")
     with pytest.raises(RuntimeError):
-        await store.fail(job.id, FAILURE, now=7.0, ended=Ended())
+        await store.fail(job.id, FAILURE, now=7.0, ending=Ending())
     assert await store.get(job.id) == job
     await store.take(ENGINES, 1.0)
 
@@ -156,27 +162,32 @@ async def test_a_cancelled_wait_leaves_no_transaction_open(store: Store):
         await add(store)
 
 
-async def test_collecting_only_brings_the_expiry_nearer(store: Store):
+async def test_collecting_only_brings_the_expiry_nearer(store: Store, keeping: HandClock):
     job = await add(store)
     await store.take(ENGINES, 1.0)
-    await store.succeed(job.id, OUTCOME, now=2.0, expires_at=100.0, ended=Ended())
-    assert (await store.collect(job.id, now=3.0, expires_at=500.0)).expires_at == 100.0
-    assert (await store.collect(job.id, now=4.0, expires_at=50.0)).collected_at == 3.0
-    assert await store.expired(99.0) == []
-    assert await store.expired(100.0) == [job.id]
+    await store.succeed(job.id, OUTCOME, now=2.0, keep_s=98.0, ending=Ending())
+    assert (await store.collect(job.id, now=3.0, keep_s=500.0)).expires_at == 100.0
+    assert (await store.collect(job.id, now=4.0, keep_s=50.0)).collected_at == 3.0
+    keeping.seconds = 97.0
+    assert await store.expired() == []
+    assert await store.next_expiry_in_s() == 1.0
+    keeping.seconds = 98.0
+    assert await store.expired() == [job.id]
     await store.purge(job.id, 101.0)
-    assert await store.expired(200.0) == []
+    assert await store.expired() == []
 
 
-async def test_a_deleted_job_keeps_no_word_of_what_it_was_about(store: Store, database: Database):
+async def test_a_deleted_job_keeps_no_word_of_what_it_was_about(store: Store, database: Database, keeping: HandClock):
     job = await add(store, ask=Ask(prompt="a secret"), callback_url=None)
     await store.take(ENGINES, 1.0)
-    await store.fail(job.id, FAILURE, now=2.0, ended=Ended())
+    await store.fail(job.id, FAILURE, now=2.0, ending=Ending())
     await store.delete(job.id, 3.0)
     (row,) = await database.rows("SELECT spec FROM jobs")
     assert "secret" not in row["spec"] and "a.png" not in row["spec"]
     assert await store.page(state=None, limit=10, after=None) == []
-    assert await store.forget_before(3.0) == 1
+    assert await store.forget_older_than(10.0) == 0
+    keeping.seconds = 11.0
+    assert await store.forget_older_than(10.0) == 1
     with pytest.raises(NotFound):
         await store.get(job.id)
 

@@ -35,12 +35,14 @@ from lipsync_server.http.uploads import leave_expectation
 from lipsync_server.jobs.callbacks import Outbox, load_secret
 from lipsync_server.jobs.database import open_database
 from lipsync_server.jobs.files import JobFiles
+from lipsync_server.jobs.finish import AfterRender
 from lipsync_server.jobs.handover import checked_hand_over
+from lipsync_server.jobs.keeping_clock import open_keeping_clock
 from lipsync_server.jobs.lock import lock_data_dir
 from lipsync_server.jobs.model import Job
 from lipsync_server.jobs.plan import Planner
 from lipsync_server.jobs.profile import ProfileAtStart
-from lipsync_server.jobs.queue import AfterRender, JobQueue
+from lipsync_server.jobs.queue import JobQueue
 from lipsync_server.jobs.retention import Retention, sweep_leftovers
 from lipsync_server.jobs.store import Store
 from lipsync_server.media.sandbox.pool import DecoderPool
@@ -92,7 +94,7 @@ def create_app(
     app[keys.EXECUTOR] = executor or make_executor(settings, registry)
     app[keys.PLANNER] = Planner(_offered(app[keys.EXECUTOR], registry), settings)
     app[keys.PROFILE] = _profile(app)
-    app[keys.READINESS] = _readiness(app[keys.EXECUTOR], app[keys.PROFILE])
+    app[keys.READINESS] = _readiness(app)
     app[keys.PROBER] = Prober(settings, decoders)
     app[keys.FILES] = JobFiles(settings.data_dir, min_free_bytes=settings.min_free_disk_bytes)
     app[keys.FETCHER] = fetcher or Fetcher(
@@ -160,11 +162,13 @@ def _profile(app: web.Application) -> ProfileAtStart | None:
     return ProfileAtStart(settings, app[keys.PLANNER], executor)
 
 
-def _readiness(executor: Executor, profile: ProfileAtStart | None) -> Callable[[], LoadState]:
+def _readiness(app: web.Application) -> Callable[[], LoadState]:
     """The download's state while there is one, else that of the workers."""
 
     def load_state() -> LoadState:
-        return (profile and profile.load_state()) or executor.load_state()
+        profile, queue = app[keys.PROFILE], app.get(keys.QUEUE)
+        downloading = profile and profile.load_state()
+        return downloading or (app[keys.EXECUTOR].load_state() if queue is None else queue.load_state())
 
     return load_state
 
@@ -192,9 +196,10 @@ async def _jobs(app: web.Application) -> AsyncIterator[None]:
         await asyncio.to_thread(close_to_others, database_path)
         queue: JobQueue | None = None
         try:
-            store = Store(database, callback_body=callback_body(app[keys.ADDRESS]))
-            await sweep_leftovers(store, files)
-            retention = Retention(store, files, grace_s=settings.collected_grace_s)
+            keeping = await open_keeping_clock(database)
+            store = Store(database, callback_body=callback_body(app[keys.ADDRESS]), keeping=keeping)
+            await sweep_leftovers(store, files, keep_s=settings.result_ttl_s)
+            retention = Retention(store, files, grace_s=settings.collected_grace_s, keeping=keeping)
             outbox = Outbox(database, await asyncio.to_thread(_secret, settings, files), app[keys.FETCHER].post)
 
             def on_end(job: Job) -> None:

@@ -65,6 +65,6 @@ class Metrics:
         for engine, seconds in (await queue.forecast.waiting_s()).items():
             self.queue_s.labels(engine).set(seconds)
         self.workers.clear()
-        for info in queue.executor.workers():
+        for info in queue.workers():
             self.workers.labels(info.node, info.engine, info.state).inc()
         return generate_latest(self.registry)

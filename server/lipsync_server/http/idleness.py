@@ -3,8 +3,6 @@
 Knows the application's resources. Does not know how a machine is stopped.
 """
 
-import time
-
 from aiohttp import web
 
 from lipsync_server.http import keys
@@ -19,6 +17,5 @@ async def machine_is_needed(app: web.Application) -> bool:
     profile = app[keys.PROFILE]
     if app[keys.SLOTS].n_taken or (profile is not None and profile.downloading):
         return True
-    now = time.time()
     stay_s = app[keys.SETTINGS].idle_stop_uncollected * 60
-    return await app[keys.QUEUE].store.anything_to_stay_for(now, finished_after=now - stay_s)
+    return await app[keys.QUEUE].store.anything_to_stay_for(finished_within_s=stay_s)

@@ -15,9 +15,10 @@ from lipsync_server.http.probe import Prober
 from lipsync_server.http.slots import KeyLocks, Slots
 from lipsync_server.jobs.callbacks import Outbox
 from lipsync_server.jobs.files import JobFiles
+from lipsync_server.jobs.finish import AfterRender
 from lipsync_server.jobs.plan import Planner
 from lipsync_server.jobs.profile import ProfileAtStart
-from lipsync_server.jobs.queue import AfterRender, JobQueue
+from lipsync_server.jobs.queue import JobQueue
 from lipsync_server.jobs.retention import Retention
 from lipsync_server.settings import Settings
 from lipsync_server.workers.base import Executor, LoadState

@@ -36,7 +36,7 @@ def job_view(
     root: comes before each link: "" for links from the server's own root, the path of a proxy, or a whole address
     (callbacks).
     """
-    live = queue.live(job.id) if queue is not None else None
+    live = queue.running_job(job.id) if queue is not None else None
     stage, fraction, note = (live.stage, live.fraction, live.note) if live else (job.stage, job.fraction, "")
     spec = job.spec
 

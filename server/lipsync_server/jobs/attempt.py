@@ -1,6 +1,6 @@
 """One attempt of a job on a worker: progress, time limit, cancelling.
 
-Knows the worker interface and a task. Does not know the store: queue.py writes down how an attempt ended.
+Knows the worker interface and a task. Does not know the store: finish.py writes down how an attempt ended.
 """
 
 import asyncio
@@ -15,14 +15,14 @@ from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
 
 log = logging.getLogger(__name__)
 
-# Longer than a worker process gets before it is killed (workers/process.py).
+# Longer than a worker process gets before it is killed (workers/link.py).
 CANCEL_GRACE_S = 75.0
 _ASK_AGAIN_S = 1.0
 
 
 @dataclass
-class Live:
-    """A running job as it is in memory. Times are of the monotonic clock.
+class RunningJob:
+    """A running job in memory: where it runs, how far it is. Times are of the monotonic clock.
 
     worker: None once the video is rendered and only being handed over.
     """
@@ -55,7 +55,7 @@ class Live:
 
     def advance(self, event: ProgressEvent) -> None:
         self.enter(event.stage)
-        # A bar that runs backwards (a second try, a stage that starts anew) tells nobody anything.
+        # A bar that runs backwards (a second try, a stage that starts anew) helps nobody.
         self.fraction = max(self.fraction, min(1.0, event.fraction))
         self.note = event.note
 
@@ -66,28 +66,28 @@ class Live:
 
 
 async def attempt(
-    task: RenderTask, live: Live, *, limit_s: float, on_progress: Callable[[Live], None]
+    task: RenderTask, job: RunningJob, *, limit_s: float, on_progress: Callable[[RunningJob], None]
 ) -> RenderOutcome:
-    """Render `task` on the worker of `live`.
+    """Render `task` on the worker of `job`.
 
-    Raises what the worker raised, Cancelled when `live.cancel` was set first, TimeLimit after `limit_s` seconds. Never
+    Raises what the worker raised, Cancelled when `job.cancel` was set first, TimeLimit after `limit_s` seconds. Never
     returns or raises while the worker may still write into the task's folder, unless it ignores being cancelled.
     """
 
     def progress(event: ProgressEvent) -> None:
-        live.advance(event)
-        on_progress(live)
+        job.advance(event)
+        on_progress(job)
 
-    worker = live.worker
+    worker = job.worker
     assert worker is not None
     render = asyncio.create_task(worker.render(task, progress), name=f"render {task.task_id}")
-    cancel = asyncio.create_task(live.cancel.wait())
+    cancel = asyncio.create_task(job.cancel.wait())
     try:
         await asyncio.wait({render, cancel}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
-        out_of_time = not render.done() and not live.cancel.is_set()
+        out_of_time = not render.done() and not job.cancel.is_set()
         if not render.done():
             await _stop(render, worker, task.task_id)
-        if live.cancel.is_set():
+        if job.cancel.is_set():
             raise Cancelled("The job was cancelled.")
         if out_of_time and (render.cancelled() or render.exception() is not None):
             raise TimeLimit(
@@ -102,7 +102,7 @@ async def attempt(
 
 
 async def _stop(render: asyncio.Task[RenderOutcome], worker: Worker, task_id: str) -> None:
-    """Ask until the render has ended; a worker that does not listen is left."""
+    """Ask until the render has ended; a worker that does not react is given up."""
     # Asking once is not enough: the render may not have reached the worker yet.
     for _ in range(int(CANCEL_GRACE_S / _ASK_AGAIN_S)):
         worker.cancel(task_id)

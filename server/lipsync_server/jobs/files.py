@@ -107,6 +107,10 @@ class JobFiles:
         """Names of the job folders on disk."""
         return (path.name for path in self._jobs.iterdir() if is_job_id(path.name))
 
+    def with_video(self) -> list[str]:
+        """The job folders that hold a finished video."""
+        return [job_id for job_id in self.job_ids() if self.video(job_id).exists()]
+
     def remove_all(self, job_ids: Iterable[str]) -> None:
         for job_id in job_ids:
             self.remove(job_id)

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 
-from lipsync_server.jobs.attempt import Live
+from lipsync_server.jobs.attempt import RunningJob
 from lipsync_server.jobs.model import Job
 from lipsync_server.jobs.plan import Planner
 from lipsync_server.jobs.store import Store
@@ -43,28 +43,28 @@ class Speeds:
 
 
 class Forecast:
-    """When jobs end and places become free. `live`: the running jobs; `n_workers`: how many share the queue."""
+    """When jobs end and places become free. `running`: the running jobs; `n_workers`: how many share the queue."""
 
     def __init__(
         self,
         store: Store,
         planner: Planner,
-        live: Mapping[str, Live],
+        running: Mapping[str, RunningJob],
         n_workers: Callable[[], int],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.speeds = Speeds()
         self._store = store
         self._planner = planner
-        self._live = live
+        self._running = running
         self._n_workers = n_workers
         self._clock = clock
 
     async def finish_of(self, job: Job) -> float | None:
         """When the job will probably be done; None while there is nothing to go by."""
-        live = self._live.get(job.id)
-        if live is not None:
-            left_s = self._left_s(live)
+        running = self._running.get(job.id)
+        if running is not None:
+            left_s = self._left_s(running)
             return None if left_s is None else self._clock() + left_s
         if job.state != "queued":
             return None
@@ -77,9 +77,9 @@ class Forecast:
 
     def retry_after_s(self) -> float:
         """Seconds until a place in the queue is likely to be free: when the next running job ends."""
-        if not self._live:
+        if not self._running:
             return 5.0
-        return min(max(1.0, self._running_s() / len(self._live)), _LONGEST_RETRY_S)
+        return min(max(1.0, self._running_s() / len(self._running)), _LONGEST_RETRY_S)
 
     async def waiting_s(self) -> dict[str, float]:
         """Seconds of work in the queue by engine: what an autoscaler acts on."""
@@ -94,10 +94,10 @@ class Forecast:
     async def _engine(self, wanted: str) -> str:
         return (await self._planner.offer()).default if wanted == "auto" else wanted
 
-    def _left_s(self, live: Live) -> float | None:
-        return self.speeds.remaining_s(live.engine, live.duration_s, elapsed_s=live.elapsed_s, fraction=live.fraction)
+    def _left_s(self, job: RunningJob) -> float | None:
+        return self.speeds.remaining_s(job.engine, job.duration_s, elapsed_s=job.elapsed_s, fraction=job.fraction)
 
     def _running_s(self) -> float:
         """Seconds of work left in the running jobs, together."""
-        left = [self._left_s(live) for live in self._live.values()]
+        left = [self._left_s(job) for job in self._running.values()]
         return sum(_FIRST_GUESS_S if left_s is None else left_s for left_s in left)

@@ -1,7 +1,8 @@
 """Copies finished videos to a folder or an S3-compatible bucket, so that a machine that vanishes takes none along.
 
 Called between the finished file and "succeeded". A copy has the same name at every try, appears only when it is whole,
-and is tried again until it is there. Knows files and aioboto3; does not know the store or the queue.
+and is tried again until it is there. A folder may be a network volume that stops answering: copies to it run in threads
+of their own, so that uploads and other videos go on. Knows files and aioboto3; does not know the store or the queue.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from lipsync_server.daemon_threads import in_daemon_thread
 from lipsync_server.durable import publish
 from lipsync_server.errors import Cancelled, LipsyncError, StoreFailed
 from lipsync_server.extras import extra_is_missing
@@ -24,6 +26,8 @@ from lipsync_server.settings import Settings
 log = logging.getLogger(__name__)
 
 _PAUSES_S = (0.5, 2.0, 5.0, 15.0, 30.0, 60.0)
+_N_COPIES = 4
+_CHECK_S = 30.0
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -70,7 +74,13 @@ class HandOver:
         began, n_tries = time.monotonic(), 0
         while True:
             try:
-                return await self._target.put(video, copy_name(job))
+                async with asyncio.timeout(max(1.0, self._give_up_s - (time.monotonic() - began))):
+                    return await self._target.put(video, copy_name(job))
+            except TimeoutError as error:
+                raise StoreFailed(
+                    f"The finished video could not be copied to LIPSYNC_STORE: it did not answer for "
+                    f"{self._give_up_s / 3600:.1f} hours. Correct the store and send the job again."
+                ) from error
             except Exception as error:
                 pause_s = self._pauses_s[min(n_tries, len(self._pauses_s) - 1)]
                 n_tries += 1
@@ -104,10 +114,15 @@ class FolderTarget:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.absolute()
+        # Slots of copies whose wait was given up stay taken until their thread ends: a dead volume holds few threads.
+        self._slots = asyncio.Semaphore(_N_COPIES)
 
     async def check(self) -> None:
         try:
-            await asyncio.to_thread(self._check)
+            async with asyncio.timeout(_CHECK_S):
+                await in_daemon_thread(self._check)
+        except TimeoutError:
+            log.warning("LIPSYNC_STORE does not answer now, videos will wait for it: %s", self._folder)
         except OSError as error:
             raise StoreFailed(
                 f"LIPSYNC_STORE: nothing can be written to {self._folder}: {error.strerror}. Name a folder that the "
@@ -115,7 +130,15 @@ class FolderTarget:
             ) from error
 
     async def put(self, video: Path, name: str) -> str:
-        return str(await asyncio.to_thread(self._put, video, name))
+        await self._slots.acquire()
+        copying = asyncio.ensure_future(in_daemon_thread(lambda: self._put(video, name)))
+        copying.add_done_callback(self._copied)
+        return str(await asyncio.shield(copying))
+
+    def _copied(self, copying: "asyncio.Future[Path]") -> None:
+        self._slots.release()
+        if not copying.cancelled():
+            copying.exception()  # raised in put() if anybody still waits there
 
     def _check(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)

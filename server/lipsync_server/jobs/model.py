@@ -70,7 +70,9 @@ class Job:
 
     engine: the engine that renders it, "" until it has started. attempts: times it was started; n_crashes: times a
     worker died under it. fraction, stage: how far it was when last written down. worker_s: seconds on workers.
-    purged_at: when its files were removed (expired or deleted); deleted: removed by its owner.
+    purged_at: when its files were removed (expired or deleted); deleted: removed by its owner. expires_at: when the
+    video will probably be removed, by the wall clock, for people; keep_until and ended_on_clock are readings of the
+    keeping clock and decide. failed_on: the machines that failed it.
     """
 
     id: str
@@ -95,6 +97,9 @@ class Job:
     cost: CostRecord | None = None
     stored: str | None = None
     stage_s: dict[str, float] = field(default_factory=dict)
+    keep_until: float | None = None
+    ended_on_clock: float | None = None
+    failed_on: tuple[str, ...] = ()
 
     @property
     def final(self) -> bool:
@@ -129,6 +134,11 @@ def _decode(text: str) -> int:
     for digit in text:
         number = number << 5 | _ALPHABET.index(digit)
     return number
+
+
+def made_at(job_id: str) -> float:
+    """Seconds since the epoch when the id was made."""
+    return _decode(job_id[:_N_TIME]) / 1000
 
 
 def is_job_id(text: str) -> bool:

@@ -1,40 +1,31 @@
-"""Brings jobs to workers and sees every accepted job to its end.
+"""The queue: takes jobs in, gives each to a worker that can do it, and cancels them.
 
-Knows the store, the worker interface and the planner. Does not know HTTP, engines' insides or how a worker runs.
-What is written down survives `kill -9`: at start every job found running goes back to the queue with its checkpoint.
+Knows the store, the worker interface and the planner. Does not know HTTP, engines' insides, how a worker runs or how
+an attempt ends (finish.py). Jobs survive `kill -9`: at start every job found running goes back to the queue with its
+resume point.
 """
 
 import asyncio
 import logging
-import sqlite3
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
-from lipsync_server.errors import Cancelled, LipsyncError, NodeLost, QueueFull, WorkerCrashed
-from lipsync_server.jobs.attempt import CANCEL_GRACE_S, Live, attempt
+from lipsync_server.errors import EngineUnavailable, LipsyncError, QueueFull, WorkerCrashed
+from lipsync_server.jobs.attempt import CANCEL_GRACE_S, RunningJob
 from lipsync_server.jobs.files import JobFiles
+from lipsync_server.jobs.finish import MAX_ATTEMPTS, AfterRender, Finisher
 from lipsync_server.jobs.forecast import Forecast
-from lipsync_server.jobs.handover import Stopped, unless_stopped
-from lipsync_server.jobs.model import Failure, IdMaker, Job, JobSpec
+from lipsync_server.jobs.machines import Machines
+from lipsync_server.jobs.model import IdMaker, Job, JobSpec
 from lipsync_server.jobs.plan import Planner
-from lipsync_server.jobs.store import Ended, Idempotency, Store
+from lipsync_server.jobs.records import UnreadableRecord
+from lipsync_server.jobs.store import Ending, Idempotency, Store
 from lipsync_server.jobs.watch import Watch
 from lipsync_server.settings import Settings
-from lipsync_server.workers.base import Executor, Worker
-from lipsync_server.workers.task import RenderOutcome
+from lipsync_server.workers.base import Executor, LoadState, OffersEngines, Worker, WorkerInfo
 
 log = logging.getLogger(__name__)
-
-AfterRender = Callable[[Job, Path], Awaitable[str | None]]
-"""A step between the finished file and "succeeded": hands the video over and returns where the copy lies."""
-
-_N_CRASHES_ALLOWED = 1
-# A server that is killed takes its worker along, and that is not the job's fault; but a job that brings the whole
-# machine down must not do so for ever.
-_N_ATTEMPTS_ALLOWED = 40
-_WRITE_EVERY_S = 15.0
 
 
 class JobQueue:
@@ -59,18 +50,28 @@ class JobQueue:
         self.watch = Watch()
         self.stopping = False
         self._settings = settings
-        self._after_render = after_render
-        self._on_end = on_end
         self._clock = clock
         self._new_id = IdMaker(clock=clock)
-        self._live: dict[str, Live] = {}
-        self.forecast = Forecast(store, planner, self._live, self._n_workers, clock)
+        self._running: dict[str, RunningJob] = {}
+        self.forecast = Forecast(store, planner, self._running, self._n_workers, clock)
+        self._machines = Machines(executor.workers, self._wake_in)
+        self._finisher = Finisher(
+            store=store,
+            files=files,
+            planner=planner,
+            machines=self._machines,
+            watch=self.watch,
+            speeds=self.forecast.speeds,
+            settings=settings,
+            after_render=after_render,
+            on_end=on_end,
+            give_back=executor.release,
+            clock=clock,
+        )
         self._work = asyncio.Event()
-        self._stop_copies = asyncio.Event()
         self._idle_since = time.monotonic()
         self._scheduler: asyncio.Task[None] | None = None
         self._runs: set[asyncio.Task[None]] = set()
-        self._notes: set[asyncio.Future[None]] = set()
 
     # Life
 
@@ -78,6 +79,7 @@ class JobQueue:
         self._new_id = IdMaker(await self.store.last_id(), self._clock)
         for engine, speed in await self.store.recent_speeds():
             self.forecast.speeds.learn(engine, speed)
+        await self._mend_records()
         for job in await self.store.in_state("running"):
             await self._recover(job)
         await self.executor.start()
@@ -88,14 +90,14 @@ class JobQueue:
         """Stop: running jobs get `shutdown_grace_s` to finish, then they go back to the queue."""
         if self.stopping:
             return
-        self.stopping = True
+        self.stopping = self._finisher.stopping = True
         if self._scheduler is not None:
             self._scheduler.cancel()
             await asyncio.gather(self._scheduler, return_exceptions=True)
         if self._runs:
             log.info("waiting for %d running jobs", len(self._runs))
             await asyncio.wait(self._runs, timeout=self._settings.shutdown_grace_s)
-        self._stop_copies.set()
+        self._finisher.stop_copies.set()
         await self.executor.close()
         if self._runs:
             await asyncio.wait(self._runs, timeout=CANCEL_GRACE_S)
@@ -106,13 +108,13 @@ class JobQueue:
 
     async def _recover(self, job: Job) -> None:
         if job.cancel_requested:
-            await self._ended(await self.store.cancel(job.id, now=self._clock(), ended=Ended()))
+            await self._finisher.ended(await self.store.cancel(job.id, now=self._clock(), ending=Ending()))
         elif job.outcome is not None and await asyncio.to_thread(self.files.has_video, job.id, job.outcome.size_bytes):
             log.info("job was rendered when the server stopped: handing it over", extra={"job_id": job.id})
-            self._begin(job, Live(None, job.engine, job.spec.duration_s, stage="store", fraction=1.0))
-        elif job.attempts >= _N_ATTEMPTS_ALLOWED:
+            self._begin(job, RunningJob(None, job.engine, job.spec.duration_s, stage="store", fraction=1.0))
+        elif job.attempts >= MAX_ATTEMPTS:
             error = WorkerCrashed(f"The server stopped {job.attempts} times while this job ran; it was given up.")
-            await self._fail(job, error, Ended())
+            await self._finisher.fail(job, error)
         else:
             log.info("job was running when the server stopped: back to the queue", extra={"job_id": job.id})
             await self.store.requeue(job.id, worker_s=0.0, crashed=False)
@@ -149,9 +151,9 @@ class JobQueue:
         """Cancel a queued job at once, ask a running one to stop; raises Conflict when it has ended."""
         job = await self.store.request_cancel(job_id, self._clock())
         if job.final:
-            await self._ended(job)
-        elif live := self._live.get(job_id):
-            live.cancel.set()
+            await self._finisher.ended(job)
+        elif running := self._running.get(job_id):
+            running.cancel.set()
         self.watch.changed(job_id)
         return job
 
@@ -163,7 +165,25 @@ class JobQueue:
         """Fail the queued jobs that asked for `engine` by name: it will not come."""
         for job in await self.store.in_state("queued"):
             if job.spec.engine == engine:
-                await self._fail(job, error, Ended())
+                await self._finisher.fail(job, error)
+
+    async def _give_up_on_unavailable(self) -> None:
+        """Fail the queued jobs whose engine cannot run here any more, for example because its weights were removed.
+
+        In a cluster such a job waits: the machine that has its engine may join again.
+        """
+        if isinstance(self.executor, OffersEngines):
+            return
+        for wanted in await self.store.waiting_by_engine():
+            try:
+                await self.planner.resolve(wanted)
+            except EngineUnavailable as error:
+                await self.give_up_on(wanted, error)
+
+    async def _mend_records(self) -> None:
+        for job in await self.store.mend(self._clock()):
+            log.error("the record of this job cannot be read; it ends as failed", extra={"job_id": job.id})
+            await self._finisher.ended(job)
 
     async def wait_end(self, job_id: str) -> Job:
         """The job once it has ended; as it is when the server stops before."""
@@ -177,13 +197,22 @@ class JobQueue:
 
     # Looking
 
-    def live(self, job_id: str) -> Live | None:
-        return self._live.get(job_id)
+    def running_job(self, job_id: str) -> RunningJob | None:
+        return self._running.get(job_id)
+
+    def workers(self) -> list[WorkerInfo]:
+        """The workers, with those of machines that are set aside named as such."""
+        return self._machines.workers()
+
+    def load_state(self) -> LoadState:
+        """How far the default engine is; names the machines that are set aside."""
+        state, aside = self.executor.load_state(), self._machines.why_set_aside()
+        return replace(state, detail=f"{state.detail} {aside}") if aside else state
 
     @property
     def idle_s(self) -> float:
         """Seconds since the last job ran; 0 while one runs."""
-        return 0.0 if self._live else time.monotonic() - self._idle_since
+        return 0.0 if self._running else time.monotonic() - self._idle_since
 
     def _n_workers(self) -> int:
         return max(self._settings.workers, sum(worker.state != "dead" for worker in self.executor.workers()))
@@ -211,6 +240,9 @@ class JobQueue:
                     self._release(aside)
                 elif not await self._dispatch(worker):
                     aside.append(worker)
+                    await self._give_up_on_unavailable()
+            except UnreadableRecord:
+                await self._mend_records()
             except Exception:
                 # A full disk or a broken registry must not end the scheduling of a server that goes on answering.
                 log.exception("scheduling failed; trying again")
@@ -237,8 +269,19 @@ class JobQueue:
 
     async def _dispatch(self, worker: Worker) -> bool:
         """Start the next job that `worker` can do; False when there is none."""
+        if self._machines.is_set_aside(worker.node):
+            return False
         try:
-            job = await self.store.take(await self.planner.runnable(worker.engines), self._clock())
+            if self._is_hopeless(worker):
+                await self._fail_all_waiting()
+                self.executor.release(worker)
+                return True
+            job = await self.store.take(
+                await self.planner.runnable(worker.engines),
+                self._clock(),
+                node=worker.node,
+                anywhere_else=lambda job: self._machines.can_run_elsewhere(job.spec.engine, job.failed_on),
+            )
         except BaseException:
             self.executor.release(worker)
             raise
@@ -246,139 +289,39 @@ class JobQueue:
             return False
         log.info("job started", extra={"job_id": job.id, "engine": job.engine, "worker": worker.worker_id})
         # No await between the transaction and here: a cancel that comes now finds the job.
-        self._begin(job, Live(worker, job.engine, job.spec.duration_s))
+        self._begin(job, RunningJob(worker, job.engine, job.spec.duration_s))
         return True
 
-    def _begin(self, job: Job, live: Live) -> None:
-        self._live[job.id] = live
-        run = asyncio.create_task(self._run(job, live), name=f"job {job.id}")
+    def _is_hopeless(self, worker: Worker) -> bool:
+        """Whether `worker` was only handed out because no worker at all can be started."""
+        return any(info.worker_id == worker.worker_id and info.state == "dead" for info in self.executor.workers())
+
+    async def _fail_all_waiting(self) -> None:
+        """No worker can be started: whoever waits hears the reason now."""
+        error = WorkerCrashed(self.executor.load_state().detail)
+        for job in await self.store.in_state("queued"):
+            await self._finisher.fail(job, error)
+
+    def _wake_in(self, delay_s: float) -> None:
+        asyncio.get_running_loop().call_later(delay_s, self._work.set)
+
+    def _begin(self, job: Job, running: RunningJob) -> None:
+        self._running[job.id] = running
+        run = asyncio.create_task(self._run(job, running), name=f"job {job.id}")
         self._runs.add(run)
         run.add_done_callback(self._runs.discard)
 
-    async def _run(self, job: Job, live: Live) -> None:
+    async def _run(self, job: Job, running: RunningJob) -> None:
         self.watch.changed(job.id)
         try:
-            await self._finish(job, live)
+            await self._finisher.run(job, running)
+        except Exception:
+            # Its record was changed or spoilt while it ran, so its end could not be written as usual.
+            log.exception("the end of this job could not be written", extra={"job_id": job.id})
+            await self._mend_records()
         finally:
-            del self._live[job.id]
+            del self._running[job.id]
             self._idle_since = time.monotonic()
-            self._give_back(live)
+            self._finisher.give_back(running)
             self._work.set()
             self.watch.changed(job.id)
-
-    def _give_back(self, live: Live) -> None:
-        worker, live.worker = live.worker, None
-        if worker is not None:
-            self.executor.release(worker)
-
-    async def _finish(self, job: Job, live: Live) -> None:
-        """Render a started job, hand it over and write down how it ended, whatever happens."""
-        try:
-            # A job has its outcome already when only the handing over was interrupted.
-            outcome = job.outcome if live.worker is None else None
-            if outcome is None:
-                task = await self.planner.task(job, self.files)
-                outcome = await attempt(
-                    task, live, limit_s=self._settings.job_timeout_s, on_progress=self._progress_writer(job.id)
-                )
-            stored = await self._hand_over(job, live, outcome)
-        except Stopped:
-            log.info("the next start hands it over", extra={"job_id": job.id})
-        except asyncio.CancelledError:
-            if live.worker is not None:
-                await self.store.requeue(job.id, worker_s=live.worker_s, crashed=False)
-            raise
-        except Cancelled:
-            await self._settle(lambda: self.store.cancel(job.id, now=self._clock(), ended=self._left(live)))
-        except WorkerCrashed as error:
-            if live.cancel.is_set():
-                await self._settle(lambda: self.store.cancel(job.id, now=self._clock(), ended=self._left(live)))
-            elif self._may_retry(job, error):
-                log.warning("back to the queue: %s", error.detail, extra={"job_id": job.id})
-                crashed = not self.stopping and not isinstance(error, NodeLost)
-                await self._settle(lambda: self.store.requeue(job.id, worker_s=live.worker_s, crashed=crashed))
-            else:
-                await self._fail(job, error, self._left(live))
-        except LipsyncError as error:
-            await self._fail(job, error, self._left(live))
-        except Exception:
-            log.exception("rendering failed", extra={"job_id": job.id})
-            unknown = LipsyncError(f"The server could not render this job; its log says why under job id {job.id}.")
-            await self._fail(job, unknown, self._left(live))
-        else:
-            await self._succeed(job, outcome, replace(self._left(live), stored=stored))
-
-    def _may_retry(self, job: Job, error: WorkerCrashed) -> bool:
-        if isinstance(error, NodeLost):
-            return self.stopping or job.attempts < _N_ATTEMPTS_ALLOWED
-        return self.stopping or job.n_crashes < _N_CRASHES_ALLOWED
-
-    async def _hand_over(self, job: Job, live: Live, outcome: RenderOutcome) -> str | None:
-        """Give the worker back and the finished video away; what is rendered is written down first."""
-        if self._after_render is None:
-            return None
-        live.enter("store")
-        if live.worker is not None:
-            job = await self._written(lambda: self.store.rendered(job.id, outcome, worker_s=live.worker_s))
-            self._give_back(live)
-        self.watch.changed(job.id)
-        copying = self._after_render(job, self.files.video(job.id))
-        return await unless_stopped(copying, cancel=live.cancel, stop=self._stop_copies)
-
-    async def _succeed(self, job: Job, outcome: RenderOutcome, left: Ended) -> None:
-        now = self._clock()
-        stage_s = {**outcome.stage_s, "store": (left.stage_s or {}).get("store", 0.0)}
-        left = replace(left, stage_s=stage_s)
-        expires_at = now + self._settings.result_ttl_s
-        self.forecast.speeds.learn(job.engine, outcome.render_s / outcome.duration_s)
-        await self._settle(lambda: self.store.succeed(job.id, outcome, now=now, expires_at=expires_at, ended=left))
-
-    async def _fail(self, job: Job, error: LipsyncError, left: Ended) -> None:
-        log.warning("job failed: %s", error.detail, extra={"job_id": job.id, "code": error.code})
-        failure = Failure(error.code, error.title, error.detail, error.status)
-        await self._settle(lambda: self.store.fail(job.id, failure, now=self._clock(), ended=left))
-
-    async def _settle(self, change: Callable[[], Awaitable[Job]]) -> None:
-        job = await self._written(change)
-        if job.final:
-            await self._ended(job)
-
-    async def _written(self, change: Callable[[], Awaitable[Job]]) -> Job:
-        """Write something down, again and again while the disk refuses: the job must not stay as it was."""
-        while True:
-            try:
-                return await change()
-            except sqlite3.Error:
-                log.exception("the database cannot be written; trying again")
-                await asyncio.sleep(5.0)
-
-    async def _ended(self, job: Job) -> None:
-        """After the state is written: drop the files that are not needed any more, tell who waits."""
-        clean = self.files.keep_only_video if job.state == "succeeded" else self.files.remove
-        await asyncio.to_thread(clean, job.id)
-        log.info("job %s", job.state, extra={"job_id": job.id, "worker_s": round(job.worker_s, 3)})
-        self._on_end(job)
-        self.watch.changed(job.id)
-
-    def _left(self, live: Live) -> Ended:
-        return Ended(
-            worker_s=live.worker_s,
-            stage_s=live.timings(),
-            price_per_hour=self._settings.price_per_hour,
-            currency=self._settings.currency,
-        )
-
-    def _progress_writer(self, job_id: str) -> Callable[[Live], None]:
-        """Tells who waits at every event, writes down only now and then."""
-        written = time.monotonic()
-
-        def on_progress(live: Live) -> None:
-            nonlocal written
-            self.watch.changed(job_id)
-            if time.monotonic() - written > _WRITE_EVERY_S:
-                written = time.monotonic()
-                note = asyncio.ensure_future(self.store.progress(job_id, stage=live.stage, fraction=live.fraction))
-                self._notes.add(note)
-                note.add_done_callback(self._notes.discard)
-
-        return on_progress

@@ -56,4 +56,22 @@ STEPS: tuple[str, ...] = (
     );
     CREATE INDEX outbox_by_time ON outbox (next_at);
     """,
+    """
+    ALTER TABLE jobs ADD COLUMN failed_on TEXT NOT NULL DEFAULT '[]';
+    -- Readings of the keeping clock (keeping_clock.py): when the video may go, and when the job ended.
+    ALTER TABLE jobs ADD COLUMN keep_until REAL;
+    ALTER TABLE jobs ADD COLUMN ended_on_clock REAL;
+    CREATE TABLE keeping_clock (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        seconds REAL NOT NULL,
+        boot_id TEXT NOT NULL,
+        since_boot_s REAL NOT NULL
+    );
+    -- The clock starts at 0 here; videos of an older server get their whole time once more.
+    UPDATE jobs SET ended_on_clock = 0 WHERE state IN ('succeeded', 'failed', 'cancelled');
+    UPDATE jobs SET keep_until = max(0, expires_at - coalesce(collected_at, finished_at, created_at))
+        WHERE expires_at IS NOT NULL;
+    DROP INDEX jobs_by_expiry;
+    CREATE INDEX jobs_by_keeping ON jobs (keep_until) WHERE purged_at IS NULL AND keep_until IS NOT NULL;
+    """,
 )

@@ -1,9 +1,11 @@
 """The jobs in SQLite: every change of a job's state is one transaction here and nowhere else.
 
 Knows the records of model.py and their tables. Does not know files, workers, engines or HTTP. A job that ends with a
-callback wanted gets its outbox row in the very transaction that ends it.
+callback wanted gets its outbox row in the very transaction that ends it. A row that cannot be read stands for a failed
+job (records.py) and harms no other job.
 """
 
+import json
 import sqlite3
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -11,8 +13,8 @@ from dataclasses import dataclass, replace
 from lipsync_server.engines.ask import Ask
 from lipsync_server.errors import Conflict, NotFound, QueueFull
 from lipsync_server.jobs.database import Database
-from lipsync_server.jobs.model import STATES, CostRecord, Failure, Job, State
-from lipsync_server.jobs.records import insert_job, job_of, write_job
+from lipsync_server.jobs.model import STATES, CostRecord, Failure, Job, State, is_job_id
+from lipsync_server.jobs.records import UnreadableRecord, insert_job, job_of, read_job, stand_in, write_job
 from lipsync_server.workers.task import RenderOutcome
 
 
@@ -26,11 +28,15 @@ class Idempotency:
 
 
 class Store:
-    """Reads and changes jobs. `callback_body` makes the body of a callback from the ended job."""
+    """Reads and changes jobs.
 
-    def __init__(self, database: Database, callback_body: Callable[[Job], bytes]) -> None:
+    callback_body: makes the body of a callback from the ended job. keeping: the clock that videos are kept by.
+    """
+
+    def __init__(self, database: Database, callback_body: Callable[[Job], bytes], keeping: Callable[[], float]) -> None:
         self._db = database
         self._callback_body = callback_body
+        self._keeping = keeping
 
     # Reading
 
@@ -39,7 +45,7 @@ class Store:
         row = await self._db.row("SELECT * FROM jobs WHERE id = ?", job_id)
         if row is None:
             raise NotFound(f"There is no job {job_id[:64]!r} on this server. Check the id, or list them: GET /v1/jobs.")
-        return job_of(row)
+        return read_job(row)
 
     async def page(self, *, state: State | None, limit: int, after: str | None, owner: str | None = None) -> list[Job]:
         """Up to `limit` jobs, newest first, older than the id `after`; those of `owner` alone when one is named."""
@@ -52,11 +58,11 @@ class Store:
             limit,
             owner,
         )
-        return [job_of(row) for row in rows]
+        return [read_job(row) for row in rows]
 
     async def in_state(self, state: State) -> list[Job]:
         """All jobs in `state`, oldest first."""
-        return [job_of(row) for row in await self._db.rows("SELECT * FROM jobs WHERE state = ? ORDER BY id", state)]
+        return [read_job(row) for row in await self._db.rows("SELECT * FROM jobs WHERE state = ? ORDER BY id", state)]
 
     async def counts(self) -> dict[State, int]:
         rows = await self._db.rows("SELECT state, count(*) FROM jobs WHERE deleted = 0 GROUP BY state")
@@ -85,46 +91,57 @@ class Store:
         assert row is not None
         return int(row[0]), float(row[1])
 
-    async def anything_to_stay_for(self, now: float, *, finished_after: float = 0.0) -> bool:
+    async def anything_to_stay_for(self, *, finished_within_s: float) -> bool:
         """Whether a job waits or runs, or a finished video lies only here, not collected and not expired.
 
-        finished_after: videos that were finished before this time are not waited for any more.
+        finished_within_s: videos that were finished longer ago are not waited for any more.
         """
+        now = self._keeping()
         row = await self._db.row(
             "SELECT EXISTS (SELECT 1 FROM jobs WHERE state IN ('queued', 'running') OR (state = 'succeeded'"
-            " AND purged_at IS NULL AND collected_at IS NULL AND stored IS NULL AND expires_at > ?"
-            " AND finished_at > ?))",
+            " AND purged_at IS NULL AND collected_at IS NULL AND stored IS NULL AND keep_until > ?"
+            " AND ended_on_clock > ?))",
             now,
-            finished_after,
+            now - finished_within_s,
         )
         return bool(row and row[0])
 
     async def last_id(self) -> str:
-        row = await self._db.row("SELECT max(id) FROM jobs")
-        return (row[0] if row else None) or ""
+        """The largest id given so far; "" before the first."""
+        row = await self._db.row("SELECT max(id) FROM jobs WHERE length(id) = 26")
+        last = (row[0] if row else None) or ""
+        return last if is_job_id(last) else ""
 
     async def recent_speeds(self, n: int = 50) -> list[tuple[str, float]]:
         """Engine and seconds of work per second of video of the last successes, oldest first."""
-        rows = await self._db.rows(
-            "SELECT engine, json_extract(outcome, '$.render_s') / json_extract(outcome, '$.duration_s') AS speed"
-            " FROM jobs WHERE state = 'succeeded' AND speed IS NOT NULL ORDER BY id DESC LIMIT ?",
-            n,
-        )
-        return [(row[0], float(row[1])) for row in reversed(rows)]
+        rows = await self._db.rows("SELECT * FROM jobs WHERE state = 'succeeded' ORDER BY id DESC LIMIT ?", n)
+        outcomes = [(job.engine, job.outcome) for job in map(read_job, reversed(rows))]
+        return [
+            (engine, outcome.render_s / outcome.duration_s)
+            for engine, outcome in outcomes
+            if outcome is not None and outcome.duration_s > 0 and outcome.render_s > 0
+        ]
 
     async def find_key(self, owner: str, key: str) -> tuple[str, str] | None:
         """Fingerprint and job id that an Idempotency-Key stands for."""
         row = await self._db.row("SELECT fingerprint, job_id FROM idempotency WHERE owner = ? AND key = ?", owner, key)
         return (row[0], row[1]) if row else None
 
-    async def expired(self, now: float) -> list[str]:
+    async def expired(self) -> list[str]:
         """Ids of the finished jobs whose video has had its time."""
-        rows = await self._db.rows("SELECT id FROM jobs WHERE expires_at <= ? AND purged_at IS NULL", now)
+        rows = await self._db.rows(
+            "SELECT id FROM jobs WHERE keep_until <= ? AND purged_at IS NULL AND keep_until IS NOT NULL",
+            self._keeping(),
+        )
         return [row[0] for row in rows]
 
-    async def next_expiry(self) -> float | None:
-        row = await self._db.row("SELECT min(expires_at) FROM jobs WHERE purged_at IS NULL")
-        return row[0] if row else None
+    async def next_expiry_in_s(self) -> float | None:
+        """Seconds until the next video has had its time; None while none is kept."""
+        row = await self._db.row(
+            "SELECT min(keep_until) FROM jobs WHERE purged_at IS NULL AND keep_until IS NOT NULL"
+            " AND typeof(keep_until) = 'real'"
+        )
+        return None if row is None or row[0] is None else max(0.0, float(row[0]) - self._keeping())
 
     async def with_files(self) -> dict[str, State]:
         """The jobs that may have files, with their states: not ended yet, or with a video that is kept."""
@@ -133,6 +150,15 @@ class Store:
             " WHERE state IN ('queued', 'running') OR (state = 'succeeded' AND purged_at IS NULL)"
         )
         return {row[0]: row[1] for row in rows}
+
+    async def unknown(self, job_ids: Iterable[str]) -> list[str]:
+        """Those of `job_ids` that have no record at all, or one of a success that cannot be read."""
+        unknown = []
+        for job_id in job_ids:
+            row = await self._db.row("SELECT * FROM jobs WHERE id = ?", job_id)
+            if row is None or (row["state"] == "succeeded" and row["purged_at"] is None and not _is_readable(row)):
+                unknown.append(job_id)
+        return unknown
 
     # Changing
 
@@ -151,19 +177,61 @@ class Store:
                 except sqlite3.IntegrityError as error:
                     raise Conflict("Another request with this Idempotency-Key is being taken in.") from error
 
-    async def take(self, engines: dict[str, str], now: float) -> Job | None:
-        """Start the oldest queued job that asks for one of `engines`, a map from what was asked for to what runs."""
+    async def restore(self, job: Job) -> None:
+        """Put a record in the place of one that was lost, or that cannot be read."""
+        async with self._db.transaction() as db:
+            await db.execute("DELETE FROM jobs WHERE id = ?", (job.id,))
+            await insert_job(db, job)
+
+    async def mend(self, now: float) -> list[Job]:
+        """End every job that has not ended and whose record cannot be read; returns them as they are now.
+
+        Rows without an id of this server are removed: nothing on disk can belong to them.
+        """
+        mended = []
+        async with self._db.transaction() as db:
+            for row in list(await db.execute_fetchall("SELECT * FROM jobs WHERE state IN ('queued', 'running')")):
+                if _is_readable(row):
+                    continue
+                if not is_job_id(str(row["id"])):
+                    await db.execute("DELETE FROM jobs WHERE id = ?", (row["id"],))
+                    continue
+                job = replace(stand_in(row), finished_at=now, ended_on_clock=self._keeping())
+                await write_job(db, job)
+                mended.append(job)
+            rows = list(await db.execute_fetchall("SELECT id FROM jobs WHERE state NOT IN ('queued', 'running')"))
+            for row in rows:
+                if not is_job_id(str(row[0])):
+                    await db.execute("DELETE FROM jobs WHERE id = ?", (row[0],))
+        return mended
+
+    async def take(
+        self, engines: dict[str, str], now: float, *, node: str = "", anywhere_else: Callable[[Job], bool] = bool
+    ) -> Job | None:
+        """Start the oldest queued job that asks for one of `engines`, a map from what was asked for to what runs.
+
+        A job that failed on machine `node` is not given to it again while `anywhere_else` knows another one for it.
+        Raises UnreadableRecord for a row that mend() has to end first.
+        """
         marks = ", ".join("?" * len(engines))
         async with self._db.transaction() as db:
-            rows = list(
-                await db.execute_fetchall(
-                    f"SELECT * FROM jobs WHERE state = 'queued' AND wanted_engine IN ({marks}) ORDER BY id LIMIT 1",  # noqa: S608
-                    tuple(engines),
-                )
+            # Most jobs have failed nowhere; the others are few, and looked at one by one.
+            rows = await db.execute_fetchall(
+                f"SELECT * FROM jobs WHERE state = 'queued' AND wanted_engine IN ({marks})"  # noqa: S608
+                " AND (failed_on = '[]' OR instr(failed_on, ?) = 0) ORDER BY id LIMIT 1",
+                (*engines, json.dumps(node, ensure_ascii=False)),
             )
-            if not rows:
+            jobs = [job_of(row) for row in rows]
+            if node:
+                again = await db.execute_fetchall(
+                    f"SELECT * FROM jobs WHERE state = 'queued' AND wanted_engine IN ({marks})"  # noqa: S608
+                    " AND failed_on != '[]' AND instr(failed_on, ?) > 0 ORDER BY id",
+                    (*engines, json.dumps(node, ensure_ascii=False)),
+                )
+                jobs += [job for job in map(job_of, again) if not anywhere_else(job)]
+            if not jobs:
                 return None
-            job = job_of(rows[0])
+            job = min(jobs, key=lambda job: job.id)
             job = replace(
                 job,
                 state="running",
@@ -182,10 +250,14 @@ class Store:
                 "UPDATE jobs SET stage = ?, fraction = ? WHERE id = ? AND state = 'running'", (stage, fraction, job_id)
             )
 
-    async def requeue(self, job_id: str, *, worker_s: float, crashed: bool) -> Job:
-        """Give a running job back to the queue; it keeps its place, its files and its checkpoint."""
+    async def requeue(self, job_id: str, *, worker_s: float, crashed: bool, failed_on: str = "") -> Job:
+        """Give a running job back to the queue; it keeps its place, its files and its resume point.
+
+        failed_on: the machine that failed it, if one did.
+        """
 
         def back(job: Job) -> Job:
+            is_new = failed_on and failed_on not in job.failed_on
             return replace(
                 job,
                 state="queued",
@@ -193,6 +265,7 @@ class Store:
                 outcome=None,
                 worker_s=job.worker_s + worker_s,
                 n_crashes=job.n_crashes + crashed,
+                failed_on=(*job.failed_on, failed_on) if is_new else job.failed_on,
             )
 
         return await self._change(job_id, ("running",), back)
@@ -205,40 +278,54 @@ class Store:
 
         return await self._change(job_id, ("running",), note)
 
-    async def succeed(
-        self, job_id: str, outcome: RenderOutcome, *, now: float, expires_at: float, ended: "Ended"
-    ) -> Job:
+    async def succeed(self, job_id: str, outcome: RenderOutcome, *, now: float, keep_s: float, ending: "Ending") -> Job:
+        """End a running job whose video is finished, to be kept for `keep_s` seconds."""
+
         def done(job: Job) -> Job:
-            job = _ended(job, "succeeded", now, ended)
-            return replace(job, outcome=outcome, stage="done", fraction=1.0, expires_at=expires_at)
+            job = self._ended(job, "succeeded", now, ending)
+            return replace(
+                job,
+                outcome=outcome,
+                stage="done",
+                fraction=1.0,
+                expires_at=now + keep_s,
+                keep_until=self._keeping() + keep_s,
+            )
 
         return await self._change(job_id, ("running",), done)
 
-    async def fail(self, job_id: str, failure: Failure, *, now: float, ended: "Ended") -> Job:
+    async def fail(self, job_id: str, failure: Failure, *, now: float, ending: "Ending") -> Job:
         return await self._change(
-            job_id, ("queued", "running"), lambda job: replace(_ended(job, "failed", now, ended), failure=failure)
+            job_id, ("queued", "running"), lambda job: replace(self._ended(job, "failed", now, ending), failure=failure)
         )
 
-    async def cancel(self, job_id: str, *, now: float, ended: "Ended") -> Job:
-        return await self._change(job_id, ("queued", "running"), lambda job: _ended(job, "cancelled", now, ended))
+    async def cancel(self, job_id: str, *, now: float, ending: "Ending") -> Job:
+        return await self._change(job_id, ("queued", "running"), lambda job: self._ended(job, "cancelled", now, ending))
 
     async def request_cancel(self, job_id: str, now: float) -> Job:
         """Cancel a queued job at once; note the wish on a running one. Raises Conflict when it has ended."""
 
         def wish(job: Job) -> Job:
             if job.state == "queued":
-                return _ended(job, "cancelled", now, Ended())
+                return self._ended(job, "cancelled", now, Ending())
             return replace(job, cancel_requested=True)
 
         return await self._change(job_id, ("queued", "running"), wish)
 
-    async def collect(self, job_id: str, *, now: float, expires_at: float) -> Job:
-        """Mark a video as picked up; the first mark counts and only ever brings the expiry nearer."""
+    async def collect(self, job_id: str, *, now: float, keep_s: float) -> Job:
+        """Mark a video as picked up, to be kept for `keep_s` seconds more; only the first mark counts, and it never
+        makes the video stay longer."""
 
         def mark(job: Job) -> Job:
             if job.collected_at is not None:
                 return job
-            return replace(job, collected_at=now, expires_at=min(job.expires_at or expires_at, expires_at))
+            keep_until = self._keeping() + keep_s
+            return replace(
+                job,
+                collected_at=now,
+                expires_at=min(job.expires_at or now + keep_s, now + keep_s),
+                keep_until=keep_until if job.keep_until is None else min(job.keep_until, keep_until),
+            )
 
         return await self._change(job_id, ("succeeded",), mark)
 
@@ -257,11 +344,13 @@ class Store:
 
         return await self._change(job_id, ("succeeded", "failed", "cancelled"), forget)
 
-    async def forget_before(self, then: float) -> int:
-        """Drop the records of jobs that ended before `then` and have no files; returns how many."""
+    async def forget_older_than(self, age_s: float) -> int:
+        """Drop the records of jobs that ended so many seconds ago and have no files; returns how many."""
         async with self._db.transaction() as db:
             cursor = await db.execute(
-                "DELETE FROM jobs WHERE finished_at < ? AND (state != 'succeeded' OR purged_at IS NOT NULL)", (then,)
+                "DELETE FROM jobs WHERE ended_on_clock < ? AND (state != 'succeeded' OR purged_at IS NOT NULL)"
+                " AND state NOT IN ('queued', 'running')",
+                (self._keeping() - age_s,),
             )
             return cursor.rowcount
 
@@ -270,7 +359,7 @@ class Store:
             rows = list(await db.execute_fetchall("SELECT * FROM jobs WHERE id = ?", (job_id,)))
             if not rows:
                 raise NotFound(f"There is no job {job_id} on this server.")
-            before = job_of(rows[0])
+            before = read_job(rows[0])
             if before.state not in states:
                 raise Conflict(f"The job is {before.state}; this is possible only while it is {' or '.join(states)}.")
             job = change(before)
@@ -283,10 +372,25 @@ class Store:
                 )
         return job
 
+    def _ended(self, job: Job, state: State, now: float, ending: "Ending") -> Job:
+        worker_s = job.worker_s + ending.worker_s
+        cost = None if ending.price_per_hour is None else CostRecord(worker_s, ending.price_per_hour, ending.currency)
+        return replace(
+            job,
+            state=state,
+            finished_at=now,
+            ended_on_clock=self._keeping(),
+            worker_s=worker_s,
+            stage_s=ending.stage_s or job.stage_s,
+            cost=cost,
+            stored=ending.stored,
+        )
+
 
 @dataclass(frozen=True)
-class Ended:
-    """What the last attempt of a job left to write down."""
+class Ending:
+    """Figures of the final attempt that are stored with a job's end: worker seconds, seconds per stage, price, and the
+    place of the copy in LIPSYNC_STORE."""
 
     worker_s: float = 0.0
     stage_s: dict[str, float] | None = None
@@ -295,15 +399,9 @@ class Ended:
     stored: str | None = None
 
 
-def _ended(job: Job, state: State, now: float, ended: Ended) -> Job:
-    worker_s = job.worker_s + ended.worker_s
-    cost = None if ended.price_per_hour is None else CostRecord(worker_s, ended.price_per_hour, ended.currency)
-    return replace(
-        job,
-        state=state,
-        finished_at=now,
-        worker_s=worker_s,
-        stage_s=ended.stage_s or job.stage_s,
-        cost=cost,
-        stored=ended.stored,
-    )
+def _is_readable(row: sqlite3.Row) -> bool:
+    try:
+        job_of(row)
+    except UnreadableRecord:
+        return False
+    return True

@@ -20,6 +20,7 @@ class WorkerInfo:
     """One worker as it is now. `node` is the machine, `engine` the engine it holds loaded ("" while none is).
 
     reason: why it takes no work, "" when it does. version: of lipsync-server in its process, "" while unknown.
+    engines: those that it can run.
     """
 
     worker_id: str
@@ -29,6 +30,7 @@ class WorkerInfo:
     task_id: str | None = None
     reason: str = ""
     version: str = ""
+    engines: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,9 @@ class EngineWorker:
         elif self._load_failure:
             # A worker that can run no engine at all is of no use, however healthy its process is.
             state, reason = (state if self.engines else "dead"), self._load_failure
-        return WorkerInfo(self.worker_id, self.node, self._engine, state, task_id, reason, self._offer.version)
+        return WorkerInfo(
+            self.worker_id, self.node, self._engine, state, task_id, reason, self._offer.version, self.engines
+        )
 
     def load_state(self) -> LoadState:
         """How far the default engine of this worker is."""

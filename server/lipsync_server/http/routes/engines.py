@@ -40,7 +40,7 @@ async def engines(request: web.Request) -> web.StreamResponse:
                     reason=info.reason,
                     version=info.version,
                 )
-                for info in queue.executor.workers()
+                for info in queue.workers()
             ],
             limits=schemas.Limits(
                 max_image_bytes=settings.max_image_bytes,

@@ -253,3 +253,36 @@ async def test_a_stop_that_fails_is_tried_again_a_minute_later_and_the_key_stays
     assert await watch.look()
     assert "could not be stopped" in caplog.text
     assert provider.key not in caplog.text
+
+
+async def test_a_database_that_hangs_does_not_keep_the_machine_running():
+    async def never_answers() -> bool:
+        await asyncio.Event().wait()
+        return True
+
+    stopped, clock = asyncio.Event(), Clock()
+
+    async def stop() -> None:
+        stopped.set()
+
+    watch = IdleWatch(idle_s=IDLE_S, busy=never_answers, stop=stop, clock=clock, answer_s=0.01)
+    assert not await watch.look()
+    assert not stopped.is_set()
+    clock.now += IDLE_S
+    assert await watch.look()
+    assert stopped.is_set()
+
+
+async def test_a_stop_command_that_hangs_is_tried_again(caplog: pytest.LogCaptureFixture):
+    async def busy() -> bool:
+        return False
+
+    clock = Clock()
+    stop = make_stop(settings(idle_stop_command="sleep 600"), {})
+    watch = IdleWatch(idle_s=IDLE_S, busy=busy, stop=stop, clock=clock, stop_s=0.2)
+    clock.now += IDLE_S
+    assert not await watch.look()
+    assert "took longer" in caplog.text
+    clock.now += 61
+    assert not await watch.look()
+    assert caplog.text.count("took longer") == 2

@@ -9,7 +9,7 @@ import hashlib
 import io
 import os
 import wave
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -19,7 +19,7 @@ import aiohttp
 import av
 import numpy as np
 from aiohttp.test_utils import TestClient
-from lipsync_server.errors import Cancelled, NoFace, WorkerCrashed
+from lipsync_server.errors import Cancelled, DiskFull, NoFace, WorkerCrashed
 from lipsync_server.settings import Settings
 from lipsync_server.workers.base import LoadState, Worker, WorkerInfo
 from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
@@ -54,6 +54,7 @@ class StandInWorker:
         self.stop.clear()
         self.executor.attempts[task.ask.prompt] += 1
         self.executor.tasks.append(task)
+        self.executor.seen[task.task_id].append(self.node)
         try:
             on_progress(ProgressEvent("generate", 1, 2, 0.5, "frame 1 of 2"))
             self.executor.rendering.set()
@@ -67,6 +68,10 @@ class StandInWorker:
                 await self._hold()
             case "no face":
                 raise NoFace("No face was found in the picture. Use one in which a face is seen from the front.")
+            case "fails on sick" | "disk full everywhere" if self.node == "sick" or "everywhere" in task.ask.prompt:
+                raise DiskFull(f"On machine {self.node}: Only 0 MiB are free in /tmp; free some space there.")
+            case "crashes on sick" if self.node == "sick":
+                raise WorkerCrashed("The worker process on sick ended while rendering: signal 9.")
             case "crash":
                 raise WorkerCrashed("The worker process ended while rendering: signal 9.")
             case "crash once" if self.executor.attempts["crash once"] == 1:
@@ -109,13 +114,16 @@ class StandInWorker:
 class StandInExecutor:
     """Workers that live in this process."""
 
-    def __init__(self, n_workers: int = 1) -> None:
+    def __init__(self, n_workers: int = 1, nodes: tuple[str, ...] = ()) -> None:
         self.attempts: Counter[str] = Counter()
         self.tasks: list[RenderTask] = []
         self.rendering, self.let_go, self.closed = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.state = LoadState(True, "ready", 1.0, "preview is loaded.")
         self._idle: asyncio.Queue[Worker] = asyncio.Queue()
-        self._workers = [StandInWorker(self, f"stand-in-{number}") for number in range(n_workers)]
+        nodes = nodes or ("here",) * n_workers
+        self._workers = [StandInWorker(self, f"stand-in-{number}", node) for number, node in enumerate(nodes)]
+        self.hopeless = False
+        self.seen: defaultdict[str, list[str]] = defaultdict(list)
 
     async def start(self) -> None:
         for worker in self._workers:
@@ -129,7 +137,14 @@ class StandInExecutor:
 
     def workers(self) -> list[WorkerInfo]:
         return [
-            WorkerInfo(each.worker_id, "here", "preview", "busy" if each.task else "ready") for each in self._workers
+            WorkerInfo(
+                each.worker_id,
+                each.node,
+                "preview",
+                "dead" if self.hopeless else "busy" if each.task else "ready",
+                engines=each.engines,
+            )
+            for each in self._workers
         ]
 
     def load_state(self) -> LoadState:

@@ -1,12 +1,15 @@
 """Stops this machine when nobody has needed it for a while, so that an evening off costs nothing.
 
-`IdleWatch` decides: it knows a clock, a function that says whether there is something to stay for, and a function that
-stops. `make_stop` finds out how this machine is stopped: Vast.ai and RunPod give every container a key for itself
-alone, elsewhere the user sets a command. Does not know HTTP handlers, jobs or engines.
+`IdleWatch` decides: it knows a clock, a function that tells whether there is something to stay for, and a function that
+stops the machine. `make_stop` finds out how this machine is stopped: Vast.ai and RunPod give every container a key for
+itself alone, elsewhere the user sets a command. Nothing that hangs (a stuck volume under the database, a command that
+never returns) keeps the machine running for ever. Does not know HTTP handlers, jobs or engines.
 """
 
 import asyncio
 import logging
+import os
+import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -26,12 +29,15 @@ Stop = Callable[[], Awaitable[None]]
 _LOOK_EVERY_S = 10.0
 _WARN_AT_S = (300.0, 60.0)
 _TRY_AGAIN_S = 60.0
+_ANSWER_S = 30.0
+_STOP_S = 300.0
 
 
 class IdleWatch:
     """Counts down while there is nothing to stay for.
 
     busy: whether something is queued, running, on its way in, downloading or not collected yet. clock: monotonic.
+    answer_s, stop_s: how long `busy` and `stop` may take.
     """
 
     def __init__(
@@ -41,7 +47,10 @@ class IdleWatch:
         busy: Callable[[], Awaitable[bool]],
         stop: Stop,
         clock: Callable[[], float] = time.monotonic,
+        answer_s: float = _ANSWER_S,
+        stop_s: float = _STOP_S,
     ) -> None:
+        self._answer_s, self._stop_s = answer_s, stop_s
         self._idle_s, self._busy, self._stop, self._clock = idle_s, busy, stop, clock
         self._since = clock()
         self._is_busy = True
@@ -55,8 +64,8 @@ class IdleWatch:
         return max(0.0, self._since + self._idle_s - self._clock())
 
     async def look(self) -> bool:
-        """Look once; stop the machine when its time has come. Whether it was told to stop."""
-        self._is_busy = await self._busy()
+        """Look once; stop the machine when its time has come. Returns whether it was stopped."""
+        self._is_busy = await self._ask()
         now = self._clock()
         if self._is_busy:
             self._since, self._warned = now, 0
@@ -70,7 +79,11 @@ class IdleWatch:
         self._not_before = now + _TRY_AGAIN_S
         log.warning("nobody has needed this machine for %.0f minutes: it stops itself now", self._idle_s / 60)
         try:
-            await self._stop()
+            async with asyncio.timeout(self._stop_s):
+                await self._stop()
+        except TimeoutError:
+            log.error("stopping this machine took longer than %.0f s; trying again", self._stop_s)
+            return False
         except Exception as error:
             log.error("this machine could not be stopped, it goes on costing money: %s", error)
             return False
@@ -83,6 +96,15 @@ class IdleWatch:
             except Exception:
                 log.exception("looking for work failed; trying again")
             await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _ask(self) -> bool:
+        """Whether the machine is needed. No answer counts as no: with a database that hangs, no job can end."""
+        try:
+            async with asyncio.timeout(self._answer_s):
+                return await self._busy()
+        except TimeoutError:
+            log.error("the job store does not answer; the machine counts as idle until it does")
+            return False
 
     def _warn(self, left_s: float) -> None:
         while self._warned < len(_WARN_AT_S) and left_s <= _WARN_AT_S[self._warned]:
@@ -132,9 +154,18 @@ def make_stop(
 
 async def _run(command: str) -> None:
     process = await asyncio.create_subprocess_shell(
-        command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,
     )
-    output, _ = await process.communicate()
+    try:
+        output, _ = await process.communicate()
+    except asyncio.CancelledError:
+        os.killpg(process.pid, signal.SIGKILL)
+        await process.communicate()
+        raise
     if process.returncode:
         said = output.decode(errors="replace").strip()[-300:]
         raise ProviderError(f"LIPSYNC_IDLE_STOP_COMMAND ended with status {process.returncode}: {said or 'no message'}")

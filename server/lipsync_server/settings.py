@@ -6,11 +6,15 @@ an engine gets `EngineSettings`, a worker process `RenderSettings`, and neither 
 checked by engines/registry.py, which knows them.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+from dotenv import dotenv_values
 from pydantic import AliasChoices, BaseModel, Field, SecretStr, StringConstraints, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from lipsync_server.validation import nearest, show
 
 MIB = 1024 * 1024
 Preset = Literal["quality", "balanced", "fast"]
@@ -19,6 +23,31 @@ Preset = Literal["quality", "balanced", "fast"]
 def _env(name: str, *aliases: str) -> AliasChoices:
     # Fields with an alias lose the automatic prefix, so both spellings are listed.
     return AliasChoices(name, f"lipsync_{name}", *aliases)
+
+
+# Variables that start with LIPSYNC_ and are read elsewhere: by the cloud verbs, the tests and the image.
+_OTHER_VARIABLES = ("LIPSYNC_IMAGE", "LIPSYNC_COMMAND", "LIPSYNC_VAST_URL", "LIPSYNC_KEEP_HOME")
+_OTHER_PREFIXES = ("LIPSYNC_TEST_", "LIPSYNC_N8N_", "LIPSYNC_SLOW_", "LIPSYNC_GOLDEN_")
+
+
+def unknown_variables(environment: Iterable[str], env_file: Path = Path(".env")) -> list[str]:
+    """A sentence for each LIPSYNC_* name in the environment or the file that is no setting, with the nearest one."""
+    names = dict.fromkeys(environment, "the environment")
+    if env_file.is_file():
+        names |= {name: str(env_file) for name in dotenv_values(env_file)}
+    known = {f"LIPSYNC_{name.upper()}" for name in Settings.model_fields}
+    for field in Settings.model_fields.values():
+        if isinstance(field.validation_alias, AliasChoices):
+            known |= {str(alias).upper() for alias in field.validation_alias.choices if isinstance(alias, str)}
+    sentences = []
+    for name, where in sorted(names.items()):
+        upper = name.upper()
+        if not upper.startswith("LIPSYNC_") or upper in known or upper in _OTHER_VARIABLES:
+            continue
+        if not upper.startswith(_OTHER_PREFIXES):
+            hint = f" Did you mean {near}?" if (near := nearest(upper, sorted(known))) else ""
+            sentences.append(f"{show(name)} in {where} is no setting and has no effect.{hint}")
+    return sentences
 
 
 def _split_commas(value: object) -> object:

@@ -248,3 +248,46 @@ def test_the_version_is_the_same_for_python_and_for_npm() -> None:
     package = json.loads((Path(__file__).parents[2] / "n8n-node" / "package.json").read_text(encoding="utf-8"))
     assert invoke("--version") == (0, f"lipsync {__version__}")
     assert package["version"] == __version__
+
+
+@pytest.mark.parametrize("place", ["environment", "file"])
+def test_an_unknown_variable_is_named_with_the_nearest_right_one(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if place == "file":
+        (tmp_path / ".env").write_text("LIPSYNC_PROT=1\nLIPSYNC_PORT=5001\nOTHER=1\n")
+    else:
+        monkeypatch.setenv("LIPSYNC_PROT", "1")
+    monkeypatch.setenv("LIPSYNC_TOKEN", "t")
+    monkeypatch.setenv("LIPSYNC_IMAGE", "some/image")
+    status, text = invoke("engines", "preview")
+    assert status == 0
+    assert text.count("Note:") == 1
+    assert "'LIPSYNC_PROT' in" in text
+    assert "Did you mean LIPSYNC_PORT?" in text
+
+
+def test_the_help_of_render_lists_the_options_of_each_engine() -> None:
+    status, text = invoke("render", "--help")
+    assert status == 0
+    assert "with engine infinitetalk: seed (whole number from 0)" in text
+    assert "audio_guidance (number from 1 to 15)" in text
+
+
+@pytest.mark.parametrize("arguments", [["--option", "beard=1"], ["--preset", "best"], ["--resolution", "8k"]])
+def test_a_wrong_wish_on_the_command_line_names_what_there_is(tmp_path: Path, arguments: list[str]) -> None:
+    files = [make_picture(tmp_path), make_recording(tmp_path, 1), "-o", tmp_path / "x.mp4", "--engine", "preview"]
+    status, text = invoke("render", *files, *arguments)
+    assert status == 2
+    assert any(word in text for word in ("it has: seed", "'balanced'", "'720p'"))
+
+
+def test_a_wish_that_the_engine_ignores_is_a_note_on_the_command_line(tmp_path: Path) -> None:
+    output = tmp_path / "video.mp4"
+    files = [PORTRAIT, make_recording(tmp_path, 0.3), "-o", output, "--engine", "preview"]
+    status, text = invoke("render", *files, "--prompt", "at sea", "--preset", "quality", "--resolution", "720p")
+    assert status == 0, text
+    assert "Note: Engine preview does not read a prompt" in text
+    assert "no option preset" in text and "no option resolution" in text
+    assert "This is preview quality" in text

@@ -3,6 +3,7 @@
 Knows rich and the error family; knows no verb.
 """
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -11,9 +12,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
+import typer
+
 from lipsync_server.engines.registry import ENGINES
 from lipsync_server.errors import Cancelled, EngineUnavailable, InvalidInput, LipsyncError
-from lipsync_server.settings import Settings
+from lipsync_server.settings import Settings, unknown_variables
 from lipsync_server.validation import invalid, show
 
 if TYPE_CHECKING:  # brings numpy, which would slow down every --help
@@ -45,8 +48,11 @@ def errors_as_sentences() -> Iterator[None]:
         fail(error.detail, EXIT_INPUT if error.status < 500 else EXIT_FAILED)
 
 
-def settings_from(flags: dict[str, object]) -> Settings:
-    """Settings of the environment and .env, overridden by the flags that were given (not None)."""
+def settings_from(flags: dict[str, object], *, warn: Callable[[str], None] | None = None) -> Settings:
+    """Settings of the environment and .env, overridden by the flags that were given (not None).
+
+    warn: is given a sentence for each LIPSYNC_* name that is no setting; unless given, they are printed as notes.
+    """
     from pydantic import ValidationError
 
     given = {name: value for name, value in flags.items() if value is not None}
@@ -59,7 +65,13 @@ def settings_from(flags: dict[str, object]) -> Settings:
     except EngineUnavailable as error:
         setting = f"S{_setting('engine')[1:]} cannot be {show(settings.engine)}"
         raise InvalidInput(f"{setting}. {error.detail}", field="engine") from error
+    for sentence in unknown_variables(os.environ):
+        (warn or _note)(sentence)
     return settings
+
+
+def _note(sentence: str) -> None:
+    typer.echo(f"Note: {sentence}", err=True)
 
 
 def _setting(name: str) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from lipsync_server.cli import console
+from lipsync_server.engines.registry import ENGINES
 
 
 def register(app: typer.Typer) -> None:
@@ -13,9 +14,7 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    engine: Annotated[
-        str | None, typer.Option(help="auto, preview, sadtalker or infinitetalk.", show_default="auto")
-    ] = None,
+    engine: Annotated[str | None, typer.Option(help=f"One of {', '.join(ENGINES.names)}.", show_default="auto")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The video to write.")] = Path("demo.mp4"),
 ) -> None:
     """Render the shipped sample to demo.mp4."""

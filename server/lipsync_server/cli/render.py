@@ -3,16 +3,31 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from lipsync_server.cli import console
 from lipsync_server.cli.options import key_values
+from lipsync_server.engines.registry import ENGINES
+
+_ENGINES = f"{', '.join(ENGINES.names[:-1])} or {ENGINES.names[-1]}."
 
 
 def register(app: typer.Typer) -> None:
-    app.command()(render)
+    app.command(cls=_HelpWithOptions)(render)
+
+
+class _HelpWithOptions(TyperCommand):
+    """Lists the engines' options at the end of the help. They are looked up only when somebody asks for the help."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from lipsync_server.cli.engines import option_list
+
+        super().format_help(ctx, formatter)
+        for name in ENGINES.entries:
+            typer.echo(f"--option KEY=VALUE with engine {name}:\n{option_list(name)}")
 
 
 def render(
@@ -21,9 +36,7 @@ def render(
     output: Annotated[Path, typer.Option("--output", "-o", help="The video to write.", metavar="OUT.mp4")] = Path(
         "lipsync.mp4"
     ),
-    engine: Annotated[
-        str | None, typer.Option(help="auto, preview, sadtalker or infinitetalk.", show_default="auto")
-    ] = None,
+    engine: Annotated[str | None, typer.Option(help=_ENGINES, show_default="auto")] = None,
     prompt: Annotated[str, typer.Option(help="What is to be seen, for engines that read it.")] = "",
     preset: Annotated[str | None, typer.Option(help="quality, balanced or fast.", show_default="balanced")] = None,
     resolution: Annotated[str | None, typer.Option(help="480p or 720p.", show_default="480p")] = None,

@@ -20,10 +20,11 @@ _EPILOG = (
 def register(app: typer.Typer) -> None:
     def serve(**flags: object) -> None:
         with console.errors_as_sentences():
-            settings = console.settings_from(flags)
+            notes: list[str] = []
+            settings = console.settings_from(flags, warn=notes.append)
             from lipsync_server.http.serve import serve as serve_forever
 
-            serve_forever(settings)
+            serve_forever(settings, notes=notes)
 
     serve.__doc__ = "Start the server."
     parameters = [_parameter(name, field) for name, field in Settings.model_fields.items()]

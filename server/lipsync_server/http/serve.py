@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import signal
+from collections.abc import Iterable
 
 from aiohttp import web
 from pydantic import SecretStr
@@ -27,9 +28,14 @@ log = logging.getLogger(__name__)
 _DRAIN_S = 10.0
 
 
-def serve(settings: Settings, registry: Registry = ENGINES) -> None:
-    """Serve until a signal comes. Raises LipsyncError when the server cannot start."""
+def serve(settings: Settings, registry: Registry = ENGINES, *, notes: Iterable[str] = ()) -> None:
+    """Serve until a signal comes. Raises LipsyncError when the server cannot start.
+
+    notes: sentences about the settings that belong into the log.
+    """
     set_up_logging(settings.log_level, settings.log_format)
+    for note in notes:
+        log.warning("%s", note)
     asyncio.run(_serve(with_token(settings), registry))
 
 

@@ -1,0 +1,99 @@
+"""A JSON schema in words: the fields of an object with type, default and meaning, one line each.
+
+The command line's help, `lipsync engines` and the page at /docs all show options from here, so they say the same.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Schema = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class FieldLine:
+    """One field. kind: its type with its bounds; default: as JSON, "" for none."""
+
+    name: str
+    kind: str
+    default: str
+    description: str
+    required: bool = False
+
+
+def field_lines(schema: Schema, definitions: Schema | None = None) -> list[FieldLine]:
+    """The fields of an object's `schema`, in its order. definitions: where its `$ref` point, by name."""
+    known = definitions if definitions is not None else _mapping(schema.get("$defs"))
+    required = schema.get("required")
+    names = required if isinstance(required, list) else []
+    lines = []
+    for name, field in _mapping(schema.get("properties")).items():
+        each = _mapping(field)
+        default = each.get("default")
+        lines.append(
+            FieldLine(
+                name,
+                kind_of(each, known),
+                "" if default is None or default in ("", [], {}) else json.dumps(default, ensure_ascii=False),
+                str(each.get("description") or _mapping(known.get(_reference(each))).get("description") or ""),
+                name in names,
+            )
+        )
+    return lines
+
+
+def kind_of(schema: Schema, definitions: Schema) -> str:
+    """The type of a value in words, for example "number from 0 to 2" or "quality, balanced or fast"."""
+    if reference := _reference(schema):
+        target = _mapping(definitions.get(reference))
+        return reference if target.get("type") == "object" else kind_of(target, definitions)
+    if isinstance(choices := schema.get("enum"), list):
+        return _either([str(choice) for choice in choices])
+    if "const" in schema:
+        return str(schema["const"])
+    for key in ("anyOf", "oneOf"):
+        if isinstance(parts := schema.get(key), list):
+            kinds = [kind_of(_mapping(part), definitions) for part in parts if _mapping(part).get("type") != "null"]
+            return _either(list(dict.fromkeys(kinds)))
+    kind = schema.get("type")
+    if kind == "array":
+        return _array(schema, definitions)
+    if kind == "boolean":
+        return "true or false"
+    if kind == "string":
+        return {"binary": "file", "uri": "address", "date-time": "time"}.get(str(schema.get("format")), "text")
+    if kind in ("integer", "number"):
+        return _number("whole number" if kind == "integer" else "number", schema)
+    return "object" if kind == "object" else "any value"
+
+
+def _array(schema: Schema, definitions: Schema) -> str:
+    if isinstance(parts := schema.get("prefixItems"), list):
+        kinds = {kind_of(_mapping(part), definitions) for part in parts}
+        if len(kinds) != 1:
+            return "list"
+        kind = kinds.pop()
+        return f"{len(parts)} {kind}s" if kind in ("number", "whole number") else f"{len(parts)} times {kind}"
+    return f"list of {kind_of(_mapping(schema.get('items')), definitions)}"
+
+
+def _number(kind: str, schema: Schema) -> str:
+    low, high = schema.get("minimum"), schema.get("maximum")
+    if low is None:
+        return kind
+    # A bound as large as an integer can be is no news to a reader.
+    if not isinstance(high, int | float) or high > 2**53:
+        return f"{kind} from {low}"
+    return f"{kind} from {low} to {high}"
+
+
+def _either(kinds: list[str]) -> str:
+    return kinds[0] if len(kinds) == 1 else f"{', '.join(kinds[:-1])} or {kinds[-1]}"
+
+
+def _reference(schema: Schema) -> str:
+    return str(schema.get("$ref", "")).rpartition("/")[2]
+
+
+def _mapping(value: object) -> Schema:
+    return value if isinstance(value, Mapping) else {}

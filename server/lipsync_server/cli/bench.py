@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 def bench(
     durations: Annotated[str, typer.Option(help="Seconds of sound, separated by commas.")] = DURATIONS_S,
     engine: Annotated[
-        str | None, typer.Option(help="auto, preview, sadtalker or infinitetalk.", show_default="auto")
+        str | None, typer.Option(help="auto, preview, sadtalker, flashhead or infinitetalk.", show_default="auto")
     ] = None,
     image: Annotated[Path | None, typer.Option(help="The picture.", show_default="the shipped portrait")] = None,
     audio: Annotated[

@@ -144,7 +144,8 @@ class Engine(Protocol):
 class EngineInfo:
     """What an engine is, told without loading it or importing torch; served by GET /v1/engines.
 
-    `available` is False with a `reason` that says what to do when weights or hardware are missing."""
+    `available` is False with a `reason` that says what to do when weights or hardware are missing. by_auto: whether
+    `auto` may take this engine; False where a person has to choose it by name, for example because of a licence."""
 
     name: str
     title: str
@@ -155,3 +156,4 @@ class EngineInfo:
     resolutions: tuple[str, ...] = ()
     options_schema: dict[str, object] = field(default_factory=dict)
     max_people: int = 1
+    by_auto: bool = True

@@ -77,7 +77,9 @@ class Registry:
         for info in self.describe(settings):
             if self.entries[info.name].outside:
                 continue
-            if info.available:
+            if info.available and not info.by_auto:
+                info = replace(info, reason=f"it runs only when it is asked for by name ({info.reason})")
+            elif info.available:
                 why = f"{info.name} on {info.device}: the best that can run here"
                 gists = [f"{other.name}: {_gist(other.reason)}" for other in passed_over]
                 return info.name, f"{why} ({'; '.join(gists)})" if gists else why
@@ -159,6 +161,7 @@ def _clause(sentence: str) -> str:
 
 SHIPPED = {
     "infinitetalk": EngineEntry("lipsync_server.engines.infinitetalk"),
+    "flashhead": EngineEntry("lipsync_server.engines.flashhead"),
     "sadtalker": EngineEntry("lipsync_server.engines.sadtalker"),
     "preview": EngineEntry("lipsync_server.engines.preview", light=True),
 }

@@ -7,6 +7,7 @@ even, and truncation of the finished frames. Knows numpy, Pillow and torch; no m
 import math
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -15,6 +16,10 @@ from torch import Tensor
 from lipsync_server.media_types import Frames
 
 """RGB: (H, W, 3) or (n, H, W, 3)."""
+
+
+LONG_SIDE, SHORT_SIDE = 1920, 1080
+"""The largest video, either way around."""
 
 
 @dataclass(frozen=True)
@@ -52,3 +57,17 @@ def to_tensor(picture: Frames) -> Tensor:
 def to_uint8(frames: Tensor) -> Tensor:
     """(3, T, H, W) in [-1, 1] to uint8 (T, H, W, 3); truncated and not rounded, as the reference does."""
     return ((frames + 1) / 2 * 255).clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0)
+
+
+def fit_video(picture: Frames) -> tuple[Frames, tuple[float, float]]:
+    """The picture at the video's size, and its scale in x and y.
+
+    At most 1920 x 1080 either way around, even sides, never enlarged; an odd last row or column is left out.
+    """
+    height, width = picture.shape[:2]
+    scale = min(1.0, LONG_SIDE / max(height, width), SHORT_SIDE / min(height, width))
+    if scale < 1:
+        size = max(2, int(width * scale) // 2 * 2), max(2, int(height * scale) // 2 * 2)
+        resized = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+        return resized, (size[0] / width, size[1] / height)
+    return np.ascontiguousarray(picture[: height // 2 * 2, : width // 2 * 2]), (1.0, 1.0)

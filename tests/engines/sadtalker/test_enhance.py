@@ -13,11 +13,11 @@ import skimage.data
 import torch
 from lipsync_server.bench.render_context import RecordingContext
 from lipsync_server.engines.base import RenderRequest
-from lipsync_server.engines.sadtalker import enhance
 from lipsync_server.engines.sadtalker.engine import SadTalkerEngine
-from lipsync_server.engines.sadtalker.enhance import FILE, SIDE, Enhancer, load_enhancer
 from lipsync_server.engines.sadtalker.options import Options
 from lipsync_server.errors import EngineUnavailable, WeightsError
+from lipsync_server.models import enhance
+from lipsync_server.models.enhance import FILE, SIDE, Enhancer, load_enhancer
 from lipsync_server.random_models import sadtalker as random_sadtalker
 from lipsync_server.settings import Settings
 from torch import Tensor, nn

@@ -26,10 +26,9 @@ from lipsync_server.engines.sadtalker.audio.coefficients import (
     source_semantics,
 )
 from lipsync_server.engines.sadtalker.audio.mel import n_whole_frames
-from lipsync_server.engines.sadtalker.enhance import SIDE, Enhancer, load_enhancer
 from lipsync_server.engines.sadtalker.face.camera import camera_path
 from lipsync_server.engines.sadtalker.face.landmarks68 import landmarks68
-from lipsync_server.engines.sadtalker.face.paste import Compositor, CropFrames, FeatherPaste, PoissonPaste, fit_video
+from lipsync_server.engines.sadtalker.face.paste import Compositor, CropFrames, FeatherPaste, PoissonPaste
 from lipsync_server.engines.sadtalker.face.reference import reference_rows
 from lipsync_server.engines.sadtalker.face.source import Source, prepare_source
 from lipsync_server.engines.sadtalker.info import device_name, sizes_present, weights_folder
@@ -44,6 +43,8 @@ from lipsync_server.engines.sadtalker.renderer.renderer import (
     delayed,
 )
 from lipsync_server.errors import Cancelled, WeightsError
+from lipsync_server.models.enhance import SIDE, Enhancer, load_enhancer
+from lipsync_server.models.pictures import fit_video
 from lipsync_server.settings import EngineSettings
 
 log = logging.getLogger(__name__)

@@ -36,13 +36,14 @@ _PIECE = 10 * SPEECH_RATE_HZ
 class Track:
     """One person's sound on the video's time line: a recording that starts at `offset` samples, silence elsewhere."""
 
-    def __init__(self, speech: Speech, n_samples: int, *, offset: int = 0) -> None:
+    def __init__(self, speech: Speech, n_samples: int, *, offset: int = 0, levelled: bool = True) -> None:
+        """levelled: bring the recording to -23 LUFS, as InfiniteTalk and FlashTalk hear it; FlashHead does not."""
         self.n_samples = n_samples
         self._speech, self._offset = speech, offset
-        self._gain = np.float32(gain_to_target(speech) if len(speech) else 1.0)
+        self._gain = np.float32(gain_to_target(speech) if levelled and len(speech) else 1.0)
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Samples [start, stop) at -23 LUFS; zeros outside the recording."""
+        """Samples [start, stop), levelled; zeros outside the recording."""
         samples = np.zeros(stop - start, np.float32)
         first = max(start, self._offset)
         last = min(stop, self._offset + len(self._speech), self.n_samples)

@@ -57,7 +57,7 @@ class Wav2Vec:
         """Read a published folder: config.json, preprocessor_config.json, model.safetensors or pytorch_model.bin."""
         config = _read_json(folder / "config.json")
         if config.get("feat_extract_norm", "group") != "group" or config.get("do_stable_layer_norm", False):
-            raise WeightsError(f"{folder} is not a wav2vec2 base model; InfiniteTalk needs chinese-wav2vec2-base.")
+            raise WeightsError(f"{folder} is not a wav2vec2 base model. Download the folder again.")
         preprocessor = folder / "preprocessor_config.json"
         normalises = bool(_read_json(preprocessor).get("do_normalize", True)) if preprocessor.is_file() else True
         path = folder / "model.safetensors"

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lipsync_server.engines.sadtalker.arrays import Picture
 from lipsync_server.engines.sadtalker.face.geometry import IntBox
+from lipsync_server.models.pictures import LONG_SIDE
 
-LONG_SIDE, SHORT_SIDE = 1920, 1080
 _FEATHER = 0.12  # of the box's shorter side
 
 
@@ -127,20 +127,6 @@ def crop_height(square: int, crop_size: tuple[int, int]) -> int:
     """Height of a video `square` wide whose crop was crop_size (w, h)."""
     width, height = crop_size
     return int(square * height / width)
-
-
-def fit_video(picture: Picture) -> tuple[Picture, tuple[float, float]]:
-    """The picture at the video's size, and its scale in x and y.
-
-    At most 1920 x 1080 either way around, even sides, never enlarged; an odd last row or column is left out.
-    """
-    height, width = picture.shape[:2]
-    scale = min(1.0, LONG_SIDE / max(height, width), SHORT_SIDE / min(height, width))
-    if scale < 1:
-        size = max(2, int(width * scale) // 2 * 2), max(2, int(height * scale) // 2 * 2)
-        resized = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
-        return resized, (size[0] / width, size[1] / height)
-    return np.ascontiguousarray(picture[: height // 2 * 2, : width // 2 * 2]), (1.0, 1.0)
 
 
 def _ramp(n: int, margin: float, *, at_start: bool, at_end: bool) -> Tensor:

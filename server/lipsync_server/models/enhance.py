@@ -1,7 +1,7 @@
-"""Face restoration after rendering, for whoever asks: GFPGAN through spandrel, both optional.
+"""Face restoration after rendering, on request: GFPGAN through spandrel, both optional.
 
 Knows squares with a face. Does not know frames, pictures or how a square is put back. The square is restored as it is:
-SadTalker cuts it out much as the pictures were cut that GFPGAN was trained on.
+SadTalker and FlashHead cut it out much as the pictures were cut that GFPGAN was trained on.
 """
 
 import importlib

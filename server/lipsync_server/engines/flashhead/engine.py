@@ -1,0 +1,69 @@
+"""FlashHead behind the engine interface: load, generate, close.
+
+Knows that a request becomes a job (job.py), and what to advise when the GPU's memory runs out. Does not know how a job
+runs, nor how models are loaded (loading/models.py).
+"""
+
+from collections.abc import Iterator
+
+from lipsync_server.engines.base import FPS, Frames, RenderContext, RenderRequest
+from lipsync_server.engines.flashhead.job import Job, reporting_to
+from lipsync_server.engines.flashhead.loading.models import Models, Report
+from lipsync_server.engines.landmarks import FaceLandmarker
+from lipsync_server.engines.out_of_memory import gpu_out_of_memory, gpu_ran_out
+from lipsync_server.errors import InvalidInput
+from lipsync_server.settings import EngineSettings
+
+
+def _no_report(stage: str, done: float, total: float) -> None:
+    pass
+
+
+class FlashHeadEngine:
+    """The model on one GPU or on the CPU. One request at a time."""
+
+    name = "flashhead"
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+        self._models: Models | None = None
+        self._landmarker: FaceLandmarker | None = None
+
+    def load(self, report: Report = _no_report) -> None:
+        """Load the variant whose files are here, pro where both are; idempotent."""
+        if self._models is None:
+            models = Models(self._settings)
+            models.load(None, report)
+            self._models = models
+        self._faces()
+
+    def generate(self, request: RenderRequest, context: RenderContext) -> Iterator[Frames]:
+        """Frames of the video, a few at a time; a resume point is saved after each window."""
+        if request.fps != FPS:
+            raise InvalidInput(f"FlashHead makes {FPS} frames a second, not {request.fps}.", field="fps")
+        try:
+            if self._models is None:
+                self.load(reporting_to(context))
+            assert self._models is not None
+            yield from Job(self._models, self._faces, request, context).frames()
+        except RuntimeError as error:
+            if not gpu_ran_out(error):
+                raise
+            raise gpu_out_of_memory(
+                error, doing="while FlashHead was at work", remedies=("variant lite", "a GPU with 8 GB or more")
+            ) from error
+
+    def close(self) -> None:
+        """Give the memory of all models back."""
+        if self._models is not None:
+            self._models.close()
+        self._models = self._landmarker = None
+
+    def _faces(self) -> FaceLandmarker:
+        if self._landmarker is None:
+            self._landmarker = FaceLandmarker()
+        return self._landmarker
+
+
+def create(settings: EngineSettings) -> FlashHeadEngine:
+    return FlashHeadEngine(settings)

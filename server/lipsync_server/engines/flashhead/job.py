@@ -1,0 +1,256 @@
+"""One request in five chapters: face, windows, conditions, frames, save. `Job.frames` is the table of contents.
+
+    1 face        the face is found and its square cut, or the caller told why not     video/face_crop.py
+    2 windows     which frames each run of the model makes                             models/sampling/windows.py
+    3 conditions  the model is loaded; sound and picture are encoded                   video/window_loop.py
+    4 frames      noise becomes a window of squares, which are set into the picture    video/paste_back.py
+    5 save        the worker makes the frames durable, with a resume point
+
+Chapters 4 and 5 repeat for each window. Knows requests, progress, cancelling and resume points. Does not know how
+anything is computed.
+"""
+
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lipsync_server.engines.base import Frames, RenderContext, RenderRequest, State
+from lipsync_server.engines.flashhead.loading.models import Models, Report
+from lipsync_server.engines.flashhead.model.config import WINDOW_FRAMES
+from lipsync_server.engines.flashhead.options import DISTILLED_STEPS, Options
+from lipsync_server.engines.flashhead.video.face_crop import SIDE, FaceCrop, crop_for, words_for
+from lipsync_server.engines.flashhead.video.paste_back import PasteBack
+from lipsync_server.engines.flashhead.video.window_loop import LoopSettings, WindowLoop, encode_picture
+from lipsync_server.engines.landmarks import FaceLandmarker, choose_face
+from lipsync_server.errors import Cancelled, InvalidInput
+from lipsync_server.models.encoders.speech import SAMPLES_PER_FRAME, SpeechEmbedding, Track
+from lipsync_server.models.pictures import fit_picture, to_tensor, to_uint8
+from lipsync_server.models.sampling.windows import Schedule, Window, schedule
+
+Enhance = Callable[[Tensor], Tensor]
+"""Squares (n, 3, 512, 512) in [0, 1] to the same, restored."""
+
+
+@dataclass(frozen=True)
+class _Square:
+    """What the model animates: uint8 RGB (512, 512, 3), and the crop it came from; None for the picture's middle."""
+
+    pixels: Frames
+    crop: FaceCrop | None
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where the job begins. known: latents that the first window to run takes over, (z, k, h, w), or None."""
+
+    window: int
+    known: Tensor | None
+    generator: torch.Generator
+
+
+class Job:
+    """Makes the frames of one request."""
+
+    def __init__(
+        self, models: Models, landmarker: Callable[[], FaceLandmarker], request: RenderRequest, context: RenderContext
+    ) -> None:
+        """landmarker: makes or gives the face finder, which is asked for only where a face is looked for."""
+        if not isinstance(request.options, Options):
+            raise InvalidInput("FlashHead was given another engine's options.")
+        self._models, self._landmarker = models, landmarker
+        self._request, self._options, self._context = request, request.options, context
+
+    def frames(self) -> Iterator[Frames]:
+        """All frames of the video that are not stored yet: uint8 RGB (n, H, W, 3), in order."""
+        self._tell_limits()
+        square = self._square()
+        self._models.load(self._options.variant, reporting_to(self._context))
+        plan = self._windows()
+        start = self._start()
+        loop = self._loop(square, start.generator)
+        speech, place = self._speech(plan), self._placing(square)
+        known = start.known
+        for window in plan.windows[start.window :]:
+            known = yield from self._window(loop, speech, plan, window, known, place)
+            self._save(window, known, start.generator)
+
+    # 1 face
+
+    def _tell_limits(self) -> None:
+        """What FlashHead leaves out of a request, in words, before any work."""
+        if self._request.second_speech is not None:
+            raise InvalidInput(
+                "FlashHead moves one face, and two recordings were given. Send one, or use engine infinitetalk.",
+                field="second_audio",
+            )
+        if self._request.picture_video is not None:
+            self._context.warn("FlashHead animates a still picture; the first frame of the video was used.")
+        if self._options.n_steps not in DISTILLED_STEPS:
+            self._context.warn(
+                f"FlashHead was trained for 2 or 4 steps; {self._options.n_steps} steps may look worse than 4."
+            )
+
+    def _square(self) -> _Square:
+        """The square that the model animates. Raises NoFace or InvalidImage for a picture that cannot work."""
+        _stop_if_cancelled(self._context)
+        self._context.progress("preprocess", 0, 4, "finding the face")
+        options, picture = self._options, self._request.picture
+        if options.framing == "centre":
+            return _Square(fit_picture(picture, (SIDE, SIDE)), None)
+        faces = self._landmarker().detect(picture)
+        face = choose_face(faces, face_index=options.face_index, face_box=options.face_box)
+        crop = crop_for(face, picture, options.face_scale)
+        for words in words_for(face, crop):
+            self._context.warn(words)
+        return _Square(crop.cut(picture), crop)
+
+    # 2 windows
+
+    def _windows(self) -> Schedule:
+        config = self._models.transformer.config
+        return schedule(
+            self._request.n_frames,
+            window_frames=WINDOW_FRAMES,
+            motion_frames=config.motion_frames,
+            stride=config.stride,
+            whole_windows=True,
+        )
+
+    def _start(self) -> _Start:
+        """The first window, or the one that follows the resume point, with the random numbers as they were there."""
+        generator = torch.Generator().manual_seed(self._options.seed)
+        resume_point = self._context.checkpoint
+        if resume_point is None:
+            return _Start(0, None, generator)
+        state = resume_point.state
+        first, latents, random = state["next_window"], state.get("latents"), state["random"]
+        assert isinstance(first, int)
+        assert isinstance(random, np.ndarray)
+        generator.set_state(torch.from_numpy(np.array(random, np.uint8)))
+        known = torch.from_numpy(np.array(latents, np.float32)) if isinstance(latents, np.ndarray) else None
+        return _Start(first, known, generator)
+
+    # 3 conditions
+
+    def _loop(self, square: _Square, generator: torch.Generator) -> WindowLoop:
+        _stop_if_cancelled(self._context)
+        self._context.progress("preprocess", 1, 4, "looking at the face")
+        picture = to_tensor(square.pixels).to(self._models.device)
+        return WindowLoop(
+            self._models.transformer,
+            self._models.vae,
+            LoopSettings(
+                steps=self._options.n_steps,
+                colour_correction=self._options.colour_correction,
+                rounds_time=self._options.time_rounding == "bfloat16",
+            ),
+            picture=picture,
+            condition=encode_picture(self._models.vae, picture, WINDOW_FRAMES),
+            generator=generator,
+        )
+
+    def _speech(self, plan: Schedule) -> SpeechEmbedding:
+        """The whole recording, with silence to the end of the last window, at its own loudness."""
+        _stop_if_cancelled(self._context)
+        self._context.progress("preprocess", 2, 4, "listening to the sound")
+        heard = plan.heard[0]
+        track = Track(self._request.speech, heard * SAMPLES_PER_FRAME, levelled=False)
+        return SpeechEmbedding(self._models.sound, track, heard)
+
+    def _placing(self, square: _Square) -> Callable[[Tensor], Iterator[Frames]]:
+        """From the loop's frames (3, n, 512, 512) in [-1, 1] to the video's."""
+        options, crop = self._options, square.crop
+        restore: Enhance | None = self._models.enhancer() if options.enhance else None
+        self._context.progress("preprocess", 3, 4, "preparing the picture")
+        paste: PasteBack | None = None
+        if options.framing == "paste":
+            assert crop is not None
+            paste = PasteBack(
+                self._request.picture, crop, square.pixels, self._models.device,
+                feather=options.feather, follow_border=options.follow_border, grain=options.grain,
+            )  # fmt: skip
+        told = False
+
+        def place(frames: Tensor) -> Iterator[Frames]:
+            nonlocal told
+            if paste is None and restore is None:
+                yield to_uint8(frames).cpu().numpy()
+                return
+            squares = ((frames.permute(1, 0, 2, 3).float() + 1) / 2).clamp(0, 1)
+            if restore is not None:
+                squares = restore(squares)
+            if paste is None:
+                yield to_uint8(squares.permute(1, 0, 2, 3) * 2 - 1).cpu().numpy()
+                return
+            yield paste(squares)
+            if paste.n_beyond and not told:
+                told = True
+                self._context.warn(
+                    "The head or the shoulders move beyond the square that FlashHead animates; they were bent back at "
+                    "its border. A larger face_scale, for example 2.5, leaves more room."
+                )
+
+        return place
+
+    # 4 frames
+
+    def _window(
+        self,
+        loop: WindowLoop,
+        speech: SpeechEmbedding,
+        plan: Schedule,
+        window: Window,
+        known: Tensor | None,
+        place: Callable[[Tensor], Iterator[Frames]],
+    ) -> Generator[Frames, None, Tensor | None]:
+        """Yield the window's new frames; return the latents that the next window begins with, None after the last."""
+        audio = speech.gather(plan.audio_indices(window))
+        latents = loop.denoise(audio, known, lambda step: self._report(plan, window, step))
+        is_last = window is plan.windows[-1]
+        tail: list[Tensor] = []
+        position = 0
+        for decoded in loop.decode(latents):
+            begin, position = position, position + decoded.shape[1]
+            first, stop = max(begin, window.keep_first), min(position, window.keep_stop)
+            if first < stop:
+                self._report(plan, window, self._options.n_steps)
+                yield from place(decoded[:, first - begin : stop - begin])
+            if is_last and position >= window.keep_stop:
+                return None
+            tail.append(decoded)
+            while sum(part.shape[1] for part in tail[1:]) >= plan.motion_frames:
+                tail.pop(0)
+        return loop.take_over(torch.cat(tail, dim=1)[:, -plan.motion_frames :])
+
+    def _report(self, plan: Schedule, window: Window, step: int) -> None:
+        """Report that `step` of `window` begins, counted from 0. Raises Cancelled when the job is to stop."""
+        _stop_if_cancelled(self._context)
+        steps, n_windows = self._options.n_steps, len(plan.windows)
+        note = f"window {window.index + 1} of {n_windows}, step {min(step + 1, steps)} of {steps}"
+        self._context.progress("generate", window.index * steps + step, n_windows * steps, note)
+
+    # 5 save
+
+    def _save(self, window: Window, known: Tensor | None, generator: torch.Generator) -> None:
+        state: State = {"next_window": window.index + 1, "random": generator.get_state().numpy()}
+        if known is not None:
+            state["latents"] = known.float().cpu().numpy()
+        self._context.save(state)
+
+
+def reporting_to(context: RenderContext) -> Report:
+    """A report of loading that goes to the job's progress. Raises Cancelled when the job is to stop."""
+
+    def report(stage: str, done: float, total: float) -> None:
+        _stop_if_cancelled(context)
+        context.progress("load", done, total, stage)
+
+    return report
+
+
+def _stop_if_cancelled(context: RenderContext) -> None:
+    if context.cancelled():
+        raise Cancelled("The job was cancelled.")

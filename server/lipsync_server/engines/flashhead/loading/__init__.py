@@ -1,0 +1,1 @@
+"""From the published files to models on a device."""

@@ -1,0 +1,117 @@
+"""The loaded models of one process: one variant's transformer and VAE, and the sound encoder.
+
+One variant is held at a time; a job for the other one has it loaded instead. Knows files and devices. Does not know
+windows or requests.
+"""
+
+import gc
+import logging
+from collections.abc import Callable
+
+import torch
+
+from lipsync_server.engines.flashhead.info import chosen_gpu, device_name
+from lipsync_server.engines.flashhead.loading.convert import keep_converted
+from lipsync_server.engines.flashhead.loading.transformer_files import load_transformer
+from lipsync_server.engines.flashhead.model.transformer import FlashHeadTransformer
+from lipsync_server.engines.flashhead.options import Variant
+from lipsync_server.engines.flashhead.published import ENHANCER_FOLDERS, PublishedFiles, choose_files
+from lipsync_server.engines.flashhead.video.window_loop import VideoVae
+from lipsync_server.errors import EngineUnavailable
+from lipsync_server.models import enhance
+from lipsync_server.models.encoders.wav2vec import Wav2Vec
+from lipsync_server.models.wan_vae.vae import WanVae
+from lipsync_server.settings import EngineSettings
+
+log = logging.getLogger(__name__)
+Report = Callable[[str, float, float], None]
+
+
+class Models:
+    """Loads on demand; `close` gives everything back."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+        self.device = torch.device(device_name(settings, chosen_gpu(settings)))
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise EngineUnavailable(
+                "This installation of torch cannot use the GPU. Install a CUDA build of torch, or set device to cpu."
+            )
+        self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        self._compiles = settings.compile and self.device.type == "cuda"
+        self._files: PublishedFiles | None = None
+        self._transformer: FlashHeadTransformer | None = None
+        self._vae: VideoVae | None = None
+        self._sound: Wav2Vec | None = None
+        self._enhancer: enhance.Enhancer | None = None
+
+    @property
+    def transformer(self) -> FlashHeadTransformer:
+        assert self._transformer is not None, "load() comes first"
+        return self._transformer
+
+    @property
+    def vae(self) -> VideoVae:
+        assert self._vae is not None, "load() comes first"
+        return self._vae
+
+    @property
+    def sound(self) -> Wav2Vec:
+        assert self._sound is not None, "load() comes first"
+        return self._sound
+
+    def load(self, variant: Variant | None, report: Report) -> None:
+        """Everything that a job of `variant` needs; returns at once when it is loaded already."""
+        files = choose_files(self._settings, variant)
+        if self._files == files:
+            return
+        self._files = self._transformer = self._vae = None
+        self._give_memory_back()
+        if self._sound is None:
+            report("sound encoder", 0, 1)
+            self._sound = Wav2Vec.load(files.sound, device=self.device)
+        report("picture encoder", 0, 1)
+        self._vae = self._load_vae(files)
+        self._transformer = load_transformer(
+            files.model,
+            device=self.device,
+            dtype=self.dtype,
+            attention=self._settings.attention,
+            progress=lambda done, total: report("transformer", done, total),
+        )
+        how = "plain blocks"
+        if self._compiles:
+            why_not = self._transformer.use_fast_blocks()
+            how = "fused blocks" if why_not is None else f"compiled blocks (fused ones not: {why_not})"
+            if why_not is not None:
+                self._transformer.compile_blocks()
+        if self.dtype == torch.bfloat16:
+            keep_converted(files.model)
+        self._files = files
+        log.info("FlashHead %s on %s; %s; %s", files.variant, self.device, self._transformer.attention, how)
+
+    def enhancer(self) -> enhance.Enhancer:
+        """The face restorer, loaded by the first job that asks for it. Raises with what to install or download."""
+        if self._enhancer is None:
+            folders = [self._settings.weights_dir / name for name in ENHANCER_FOLDERS]
+            folder = next((folder for folder in folders if (folder / enhance.FILE).is_file()), folders[0])
+            self._enhancer = enhance.load_enhancer(folder, self.device)
+        return self._enhancer
+
+    def close(self) -> None:
+        """Give memory back; everything may be loaded again."""
+        self._files = self._transformer = self._vae = self._sound = self._enhancer = None
+        self._give_memory_back()
+
+    def _load_vae(self, files: PublishedFiles) -> VideoVae:
+        if files.variant == "pro":
+            return WanVae.load(files.vae, device=self.device, dtype=self.dtype, kernels=self._compiles)
+        # Imported here: only Lite needs it.
+        from lipsync_server.models.ltx_vae import LtxVae
+
+        return LtxVae.load(files.vae, device=self.device, dtype=self.dtype)
+
+    def _give_memory_back(self) -> None:
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()

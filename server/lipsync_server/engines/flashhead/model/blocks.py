@@ -1,0 +1,114 @@
+"""One block of the FlashHead transformer: self-attention, attention to the sound, feed-forward.
+
+Wan's block without text and picture: the sound takes the place of the text, and each latent frame attends to its own
+sound only. `forward` is the plain form; `fast_forward` computes the same on an NVIDIA GPU in fused passes. Tokens are
+unbatched: x is (N, D) with N = T * S, frame-major.
+"""
+
+import importlib.util
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from lipsync_server.engines.flashhead.model.config import HeadConfig
+from lipsync_server.models.kernels.attention import Attention, Kernel, sdpa
+from lipsync_server.models.kernels.rope import RotaryTable
+from lipsync_server.models.layers import fast
+from lipsync_server.models.layers.fast import Pending, f32, multiply, multiply_gelu
+from lipsync_server.models.layers.norms import LayerNorm, RMSNorm
+from lipsync_server.models.layers.self_attention import SelfAttentionLayers
+
+if importlib.util.find_spec("triton") is not None:
+    from lipsync_server.models.kernels import fused
+
+
+class KeysValues(NamedTuple):
+    """Keys and values of the sound, each (T, tokens, heads, head_dim): one entry per latent frame."""
+
+    k: Tensor
+    v: Tensor
+
+
+class SelfAttention(SelfAttentionLayers):
+    """Attention of all tokens to all tokens."""
+
+    def forward(self, x: Tensor, rope: RotaryTable) -> Tensor:
+        return self.mix(*self.queries_keys_values(x, rope))
+
+
+class SoundAttention(nn.Module):
+    """Attention of each latent frame's tokens to that frame's sound; queries and keys are normed."""
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        self.heads = config.num_heads
+        self.q = nn.Linear(config.dim, config.dim)
+        self.k = nn.Linear(config.dim, config.dim)
+        self.v = nn.Linear(config.dim, config.dim)
+        self.o = nn.Linear(config.dim, config.dim)
+        self.norm_q = RMSNorm(config.dim, config.eps)
+        self.norm_k = RMSNorm(config.dim, config.eps)
+        self.attend: Kernel = sdpa
+
+    def project_context(self, sound: Tensor) -> KeysValues:
+        """sound (T, tokens, D) -> keys and values, the same for all steps of a window."""
+        k = self.norm_k(self.k(sound)).to(sound.dtype).unflatten(-1, (self.heads, -1))
+        return KeysValues(k, self.v(sound).unflatten(-1, (self.heads, -1)))
+
+    def forward(self, x: Tensor, sound: KeysValues) -> Tensor:
+        q = self.norm_q(self.q(x)).to(x.dtype).unflatten(-1, (self.heads, -1))
+        out = self.attend(q.unflatten(0, (sound.k.shape[0], -1)), *sound)
+        return cast(Tensor, self.o(out.flatten(0, 1).flatten(1)))
+
+
+class Block(nn.Module):
+    """norm -> self-attention -> sound -> feed-forward, with the time's shifts, scales and gates."""
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        self.norm1 = LayerNorm(config.dim, config.eps, affine=False)
+        self.self_attn = SelfAttention(config.dim, config.num_heads, config.eps)
+        self.norm3 = LayerNorm(config.dim, config.eps, affine=True)
+        self.cross_attn = SoundAttention(config)
+        self.norm2 = LayerNorm(config.dim, config.eps, affine=False)
+        self.ffn = nn.Sequential(
+            nn.Linear(config.dim, config.ffn_dim), nn.GELU("tanh"), nn.Linear(config.ffn_dim, config.dim)
+        )
+        self.modulation = nn.Parameter(torch.empty(1, 6, config.dim), requires_grad=False)
+
+    def forward(self, x: Tensor, e0: Tensor, sound: KeysValues, rope: RotaryTable) -> Tensor:
+        """x (N, D); e0 (1, 6, D) float32. Returns x of the same shape and type."""
+        dtype = x.dtype
+        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation.float() + e0)[0]
+        y = self.self_attn((self.norm1(x) * (1 + scale1) + shift1).to(dtype), rope)
+        x = (x + y.float() * gate1).to(dtype)
+        x = x + self.cross_attn(self.norm3(x).to(dtype), sound)
+        y = self.ffn((self.norm2(x) * (1 + scale2) + shift2).to(dtype))
+        return cast(Tensor, x + y.float() * gate2).to(dtype)
+
+
+def why_not_fast(block: Block, device: torch.device) -> str | None:
+    """Why `fast_forward` cannot run this block on `device`, or None."""
+    layers = (
+        block.self_attn.qkv, block.self_attn.o, block.cross_attn.q, block.cross_attn.o, block.ffn[0], block.ffn[2],
+    )  # fmt: skip
+    return fast.why_not(layers, device)
+
+
+def fast_forward(
+    block: Block, pending: Pending, e0: Tensor, sound: KeysValues, rope: RotaryTable, attention: Attention
+) -> Pending:
+    """One block. e0 (1, 6, D) float32. Its last update stays pending for the next block's first pass."""
+    eps, part = block.norm1.eps, block.cross_attn
+    shift1, scale1, gate1, shift2, scale2, gate2 = (block.modulation.float() + e0)[0]
+    x, rows = fused.norm(pending.x, pending.y, pending.gate, 1 + scale1, shift1, eps, None)
+    y = fast.self_attention(block.self_attn, rows, rope, attention)
+
+    x, rows = fused.norm(x, y, gate1, f32(block.norm3.weight), f32(block.norm3.bias), eps, None)
+    q = fused.heads_bf16(multiply(part.q, rows), part.norm_q.weight, part.norm_q.eps, part.heads, None)
+    out = attention.kernel(q.unflatten(0, (sound.k.shape[0], -1)), *sound)
+    y = multiply(part.o, fused.sum_of(out.flatten(0, 1).flatten(1), None, None))
+
+    x, rows = fused.norm(x, y, None, 1 + scale2, shift2, eps, None)
+    return Pending(x, multiply(block.ffn[2], multiply_gelu(block.ffn[0], rows)), gate2)

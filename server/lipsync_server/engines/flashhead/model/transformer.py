@@ -1,0 +1,130 @@
+"""The FlashHead transformer: noisy latent, picture, noise level and sound in, velocity (noise - clean) out.
+
+Knows the order of the parts. Does not know weight files, sampling or windows. One sequence at a time: nothing here has
+a batch dimension. Paper letters: T latent frames, h w latent height and width, N tokens, D model width, z channels.
+"""
+
+from collections.abc import Iterator
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from lipsync_server.engines.flashhead.model.blocks import Block, KeysValues, SoundAttention, fast_forward, why_not_fast
+from lipsync_server.engines.flashhead.model.config import HeadConfig
+from lipsync_server.models.kernels.attention import Attention, choose, why_not
+from lipsync_server.models.kernels.rope import RotaryTable, video_table
+from lipsync_server.models.layers.embeddings import Head, embed_patches, embed_time, unpatchify
+from lipsync_server.models.layers.fast import Pending
+from lipsync_server.models.layers.self_attention import SelfAttentionLayers
+from lipsync_server.models.layers.sound_projection import AudioProjection
+
+Grid = tuple[int, int, int]
+"""Latent frames, rows and columns of tokens."""
+Sound = list[KeysValues]
+"""Keys and values of a window's sound, for each block."""
+_OUR_HEAD_DIM = 128
+
+
+class FlashHeadTransformer(nn.Module):
+    """Wan2.1 1.3B that hears only sound: no text, no CLIP."""
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embedding = nn.Conv3d(
+            config.in_dim, config.dim, kernel_size=config.patch_size, stride=config.patch_size
+        )
+        self.time_embedding = nn.Sequential(
+            nn.Linear(config.freq_dim, config.dim), nn.SiLU(), nn.Linear(config.dim, config.dim)
+        )
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(config.dim, 6 * config.dim))
+        self.audio_proj = AudioProjection(config.sound)
+        self.blocks = nn.ModuleList([Block(config) for _ in range(config.num_layers)])
+        self.head = Head(config.dim, config.out_dim * config.patch_values, config.eps)
+        self.attention: Attention | None = None
+        self.fast_blocks = False
+        self._ropes: dict[tuple[Grid, torch.device], RotaryTable] = {}
+        self.requires_grad_(False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the hidden states."""
+        return self.patch_embedding.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.patch_embedding.weight.device
+
+    def set_attention(self, name: str = "auto") -> None:
+        """Choose the attention kernel of every block; "auto" takes our own in self-attention where it runs."""
+        if name == "auto" and self.config.head_dim == _OUR_HEAD_DIM and self.dtype == torch.bfloat16:
+            name = "bf16" if why_not("bf16", self.device, self.dtype) is None else name
+        self.attention = choose(name, self.device, self.dtype)
+        for module in self.modules():
+            if isinstance(module, SelfAttentionLayers):
+                module.attend = self.attention.self_kernel
+            elif isinstance(module, SoundAttention):
+                module.attend = self.attention.kernel
+
+    def use_fast_blocks(self) -> str | None:
+        """Run the blocks in fused passes from now on. Returns why that is not possible here, or None."""
+        if self.attention is None:
+            self.set_attention()
+        reason = why_not_fast(cast(Block, self.blocks[0]), self.device)
+        self.fast_blocks = reason is None
+        return reason
+
+    def compile_blocks(self) -> None:
+        """Compile the block once for all layers, and the head."""
+        for block in self.blocks:
+            block.compile(fullgraph=True, dynamic=True)
+        self.head.compile(fullgraph=True, dynamic=True)
+
+    @torch.no_grad()
+    def hear(self, audio: Tensor) -> Sound:
+        """The sound of a window, the same for all its steps.
+
+        audio (F, window, layers, channels), windowed, F = (T - 1) * stride + 1.
+        """
+        tokens = self.audio_proj(audio[None].to(self.device, self.dtype))[0]
+        return [block.cross_attn.project_context(tokens) for block in self._blocks()]
+
+    @torch.no_grad()
+    def forward(self, latent: Tensor, picture: Tensor, timestep: Tensor, sound: Sound) -> Tensor:
+        """latent, picture (z, T, h, w): the noisy latent and y; timestep (1,) in 0..1000; sound from `hear`.
+
+        Returns the velocity (z, T, h, w) float32.
+        """
+        patch = self.config.patch_size
+        grid = (latent.shape[1], latent.shape[2] // patch[1], latent.shape[3] // patch[2])
+        if sound[0].k.shape[0] != grid[0]:
+            raise ValueError(f"latent has {grid[0]} frames, the sound was given for {sound[0].k.shape[0]}")
+        x = self.embed_patches(torch.cat([latent, picture.to(latent)]))
+        e, e0 = self.embed_time(timestep)
+        rope, pending = self.rope(grid), Pending(x)
+        for block, heard in zip(self._blocks(), sound, strict=True):
+            if self.fast_blocks and self.attention is not None:
+                pending = fast_forward(block, pending, e0, heard, rope, self.attention)
+            else:
+                pending = Pending(block(pending.x, e0, heard, rope))
+        return unpatchify(self.head(pending.settle(), e), grid, patch)
+
+    def embed_time(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        """timestep (1,) in 0..1000 -> e (1, D) and e0 (1, 6, D), float32."""
+        return embed_time(self.time_embedding, self.time_projection, timestep.to(self.device), self.config.freq_dim)
+
+    def embed_patches(self, latent: Tensor) -> Tensor:
+        """latent (2 z, T, h, w) -> (N, D)."""
+        return embed_patches(self.patch_embedding, latent.to(self.device, self.dtype), self.config.patch_size)
+
+    def rope(self, grid: Grid) -> RotaryTable:
+        """The rotary table of a window's tokens, made once and kept."""
+        key = (grid, self.device)
+        if key not in self._ropes:
+            self._ropes[key] = video_table(grid, self.config.head_dim, self.device)
+        return self._ropes[key]
+
+    def _blocks(self) -> Iterator[Block]:
+        return (cast(Block, block) for block in self.blocks)

@@ -82,7 +82,7 @@ def test_a_named_engine_that_cannot_run_is_refused_with_what_to_do(tmp_path: Pat
     with pytest.raises(EngineUnavailable, match="Engine infinitetalk cannot run here: ") as raised:
         ENGINES.choose(here)
     assert raised.value.field == "engine"
-    with pytest.raises(EngineUnavailable, match="There is no engine 'magic'; there are: auto, infinitetalk, sadtalker"):
+    with pytest.raises(EngineUnavailable, match="There is no engine 'magic'; there are: auto, infinitetalk, flashhead"):
         ENGINES.require("magic", here)
 
 
@@ -272,4 +272,4 @@ def test_a_workers_math_threads_are_its_share_of_the_cores_unless_set(monkeypatc
 
 def test_the_stand_in_is_only_in_the_tests_registry() -> None:
     assert "bars" in REGISTRY.entries
-    assert list(ENGINES.entries) == ["infinitetalk", "sadtalker", "preview"]
+    assert list(ENGINES.entries) == ["infinitetalk", "flashhead", "sadtalker", "preview"]

@@ -63,6 +63,8 @@ def pull(profile: str, weights_dir: WeightsDir = None) -> None:
         from lipsync_server.weights.download import pull as pull_profile
 
         manifest, folder = _manifest_and_folder(weights_dir)
+        for notice in manifest.licence_notices(profile):
+            typer.echo(f"Licence: {notice}", err=True)
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(),

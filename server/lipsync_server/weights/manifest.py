@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from lipsync_server.errors import InvalidInput, WeightsError
 from lipsync_server.paths import bundled
 
+_FREE_LICENCES = ("Apache-2.0", "MIT")
+
 
 class Source(BaseModel):
     """A repository on the model hub and the folder under the weights directory that mirrors it."""
@@ -76,6 +78,15 @@ class Manifest(BaseModel):
     def size_bytes(self, name: str) -> int:
         """Bytes to download for a profile, from the sizes in the manifest."""
         return sum(file.size_bytes for file in self.profile_files(name))
+
+    def licence_notices(self, name: str) -> list[str]:
+        """One sentence for each part of a profile whose licence a person has to read before the download."""
+        sources = dict.fromkeys(file.source for file in self.profile_files(name))
+        return [
+            f"{self.sources[key].what} comes under {self.sources[key].licence}"
+            for key in sources
+            if self.sources[key].licence not in _FREE_LICENCES
+        ]
 
     def folder(self, file: WeightFile, weights_dir: Path) -> Path:
         """The folder that mirrors the file's repository."""

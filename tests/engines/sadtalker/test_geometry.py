@@ -30,13 +30,13 @@ from lipsync_server.engines.sadtalker.face.paste import (
     CropFrames,
     FeatherPaste,
     crop_height,
-    fit_video,
     poisson_paste,
     to_bytes,
 )
 from lipsync_server.engines.sadtalker.face.reconstruction import FaceReconstruction
 from lipsync_server.engines.sadtalker.face.source import read_coefficients
 from lipsync_server.errors import InvalidImage
+from lipsync_server.models.pictures import fit_video
 from sadtalker_golden import arrays, big, note, recipe_network, small, within
 
 CROPS = json.loads(small("croper.json").read_text())

@@ -1,13 +1,13 @@
 """Whether FlashHead can run here, and what it offers: from file names and the card's memory. No torch here."""
 
 import contextlib
-import importlib.util
 
 from lipsync_server.engines.base import EngineInfo
+from lipsync_server.engines.devices import Device, choose_device
 from lipsync_server.engines.flashhead.options import Options
 from lipsync_server.engines.flashhead.published import choose_files
-from lipsync_server.engines.hardware import Gpu, gpus
 from lipsync_server.errors import LipsyncError
+from lipsync_server.extras import extra_is_missing, missing_packages
 from lipsync_server.settings import EngineSettings
 
 _PACKAGES = ("torch", "transformers", "diffusers", "safetensors", "pyloudnorm")
@@ -20,16 +20,16 @@ _TINY_BYTES = _GIB // 4
 
 def describe(settings: EngineSettings) -> EngineInfo:
     """What /v1/engines says. `available` means: packages, weights and a card are there."""
-    gpu = chosen_gpu(settings)
-    reason, variant = _why_not(settings, gpu), ""
+    device = chosen_device(settings)
+    reason, variant = _why_not(settings, device), ""
     with contextlib.suppress(LipsyncError):
         variant = choose_files(settings, None).variant
     return EngineInfo(
         name="flashhead",
         title="FlashHead: a talking head, set back into the whole picture; 8 GB of GPU memory",
         available=reason is None,
-        reason=reason or f"variant {variant} on {gpu.name if gpu is not None else 'the CPU'}",
-        device=device_name(settings, gpu),
+        reason=reason or f"variant {variant} on {device.gpu.name if device.gpu is not None else 'the CPU'}",
+        device=device.name,
         presets=("quality", "balanced", "fast"),
         options_schema=Options.model_json_schema(),
         # Lite's VAE has a licence that a person must have seen.
@@ -37,29 +37,21 @@ def describe(settings: EngineSettings) -> EngineInfo:
     )
 
 
-def chosen_gpu(settings: EngineSettings) -> Gpu | None:
-    """The GPU that the settings mean; None on the CPU or without one."""
-    if settings.device == "cpu":
-        return None
-    index = int(settings.device.partition(":")[2] or 0)
-    return next((gpu for gpu in gpus() if gpu.index == index), None)
+def chosen_device(settings: EngineSettings) -> Device:
+    """The device that this engine runs on."""
+    return choose_device(settings.device, least_bytes=_LEAST_GPU_BYTES)
 
 
-def device_name(settings: EngineSettings, gpu: Gpu | None) -> str:
-    """torch's name of the device."""
-    return f"cuda:{gpu.index}" if gpu is not None else "cpu" if settings.device == "auto" else settings.device
-
-
-def _why_not(settings: EngineSettings, gpu: Gpu | None) -> str | None:
-    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        return f"FlashHead needs {', '.join(missing)}: pip install 'lipsync-server[gpu]'."
+def _why_not(settings: EngineSettings, device: Device) -> str | None:
+    if missing := missing_packages(_PACKAGES):
+        return extra_is_missing("FlashHead", missing, "gpu")
     try:
         files = choose_files(settings, None)
     except LipsyncError as error:
         return error.detail
     if files.n_bytes < _TINY_BYTES or settings.device == "cpu":
         return None
+    gpu = device.gpu or device.too_small
     if gpu is None:
         return "FlashHead needs an NVIDIA GPU with 8 GB, and none was found. Use engine sadtalker or preview."
     if gpu.total_bytes < _LEAST_GPU_BYTES:

@@ -28,6 +28,7 @@ from lipsync_server.engines.landmarks import FaceLandmarker, choose_face
 from lipsync_server.errors import Cancelled, InvalidInput
 from lipsync_server.models.encoders.speech import SAMPLES_PER_FRAME, SpeechEmbedding, Track
 from lipsync_server.models.pictures import fit_picture, to_tensor, to_uint8
+from lipsync_server.models.sampling.sampler import draw_noise
 from lipsync_server.models.sampling.windows import Schedule, Window, schedule
 
 Enhance = Callable[[Tensor], Tensor]
@@ -105,7 +106,7 @@ class Job:
         crop = crop_for(face, picture, options.face_scale)
         for words in words_for(face, crop):
             self._context.warn(words)
-        return _Square(crop.cut(picture), crop)
+        return _Square(crop.cut(picture, SIDE), crop)
 
     # 2 windows
 
@@ -149,7 +150,7 @@ class Job:
             ),
             picture=picture,
             condition=encode_picture(self._models.vae, picture, WINDOW_FRAMES),
-            generator=generator,
+            draw=lambda shape: draw_noise(shape, generator),
         )
 
     def _speech(self, plan: Schedule) -> SpeechEmbedding:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-from lipsync_server.engines.flashhead.info import chosen_gpu, device_name
+from lipsync_server.engines.flashhead.info import chosen_device
 from lipsync_server.engines.flashhead.loading.convert import keep_converted
 from lipsync_server.engines.flashhead.loading.transformer_files import load_transformer
 from lipsync_server.engines.flashhead.model.transformer import FlashHeadTransformer
@@ -32,7 +32,7 @@ class Models:
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
-        self.device = torch.device(device_name(settings, chosen_gpu(settings)))
+        self.device = torch.device(chosen_device(settings).name)
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise EngineUnavailable(
                 "This installation of torch cannot use the GPU. Install a CUDA build of torch, or set device to cpu."

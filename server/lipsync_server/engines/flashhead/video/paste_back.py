@@ -115,10 +115,10 @@ class PasteBack:
         greys = (small * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
         found = []
         for grey in greys:
-            flow = self._flow.calc(self._still_small, grey, None) / _FLOW_PX
-            flow = cv2.GaussianBlur(flow, (0, 0), _FLOW_PX / 32)
+            field = self._flow.calc(self._still_small, grey, np.zeros((*grey.shape, 2), np.float32))
+            flow = np.asarray(cv2.GaussianBlur(field, (0, 0), _FLOW_PX / 32), np.float32) / _FLOW_PX
             length = np.linalg.norm(flow, axis=2, keepdims=True)
-            self.n_beyond += bool(length[..., 0][self._at_border].max() > LARGEST_BEND)
+            self.n_beyond += bool(length[..., 0][self._at_border].max(initial=0.0) > LARGEST_BEND)
             found.append(flow * np.minimum(1, LARGEST_BEND / np.maximum(length, 1e-6)))
         flows = torch.from_numpy(np.stack(found)).to(self._device, torch.float32).permute(0, 3, 1, 2)
         return flows * self._inner_bend

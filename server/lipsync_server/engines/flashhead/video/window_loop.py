@@ -15,10 +15,12 @@ from torch import Tensor
 from lipsync_server.engines.flashhead.model.transformer import FlashHeadTransformer
 from lipsync_server.models.sampling.colour import FLASH, ColourMatch
 from lipsync_server.models.sampling.renoising import denoise_renoising, distilled_timesteps, rounded_to_bfloat16
-from lipsync_server.models.sampling.sampler import draw_noise
 
 OnStep = Callable[[int], None]
 """Called before each step of the sampler with its number, from 0; may raise to stop."""
+
+Draw = Callable[[tuple[int, ...]], Tensor]
+"""Fresh normal noise of a shape, float32. Made on the CPU, so that a seed means the same on every device."""
 
 
 class VideoVae(Protocol):
@@ -62,14 +64,14 @@ class WindowLoop:
         *,
         picture: Tensor,
         condition: Tensor,
-        generator: torch.Generator,
+        draw: Draw,
     ) -> None:
         """picture: (3, H, W) in [-1, 1], whose colours every frame is held to. condition: `encode_picture` of it.
 
-        generator: on the CPU, so that a seed means the same on every device.
+        draw: see Draw.
         """
         self._transformer, self._vae, self._condition = transformer, vae, condition
-        self.generator = generator
+        self._draw = draw
         self._match_colours = ColourMatch(picture.to(vae.device), settings.colour_correction, FLASH)
         levels = distilled_timesteps(settings.steps, settings.shift)
         told, sigmas = rounded_to_bfloat16(levels) if settings.rounds_time else (levels, levels / 1000)
@@ -91,11 +93,12 @@ class WindowLoop:
         known = self.first_known if known is None else known.to(condition)
 
         def draw() -> Tensor:
-            return draw_noise(tuple(condition.shape), self.generator).to(condition.device)
+            return self._draw(tuple(condition.shape)).to(condition.device)
 
         def velocity(latent: Tensor, t: Tensor, step: int) -> Tensor:
             on_step(step)
-            return self._transformer(latent, condition, t, sound)
+            predicted: Tensor = self._transformer(latent, condition, t, sound)
+            return predicted
 
         return denoise_renoising(velocity, draw, known, self._levels, sigmas=self._sigmas)
 

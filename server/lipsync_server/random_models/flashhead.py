@@ -1,0 +1,172 @@
+"""Write random-weight FlashHead model files in the published layout: every file, the right names, tiny or full size.
+
+    python -m lipsync_server.random_models.flashhead FOLDER                      tiny, both variants
+    python -m lipsync_server.random_models.flashhead FOLDER --full --device cuda full size, 16 GB
+
+FOLDER then serves as LIPSYNC_WEIGHTS_DIR. The videos that they make are noise; everything else is real, so tiny ones
+run the whole engine on a CPU in seconds, and full ones cost a GPU as much as the published files. Knows the layout; the
+names come from the loaders' own mappings.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import Wav2Vec2Config
+
+from lipsync_server.engines.flashhead import published
+from lipsync_server.engines.flashhead.loading.transformer_files import official_shapes
+from lipsync_server.engines.flashhead.model.config import LITE, HeadConfig
+from lipsync_server.engines.flashhead.options import Variant
+from lipsync_server.models import ltx_vae
+from lipsync_server.models.encoders import wav2vec
+from lipsync_server.models.tensor_files import into_modules
+from lipsync_server.models.tensor_files.writer import write_tensors
+from lipsync_server.models.wan_vae import vae
+
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
+# Fields of the published config.json; the sound's sizes are in the shapes alone.
+_PUBLISHED_FIELDS = (
+    "dim", "ffn_dim", "text_dim", "freq_dim", "eps", "num_heads", "num_layers", "in_dim", "out_dim", "vae_stride",
+    "patch_size",
+)  # fmt: skip
+_LTX: dict[str, object] = {
+    "_class_name": "AutoencoderKLLTXVideo", "block_out_channels": [128, 256, 512, 512], "decoder_causal": False,
+    "encoder_causal": True, "in_channels": 3, "latent_channels": 128, "layers_per_block": [4, 3, 3, 3, 4],
+    "out_channels": 3, "patch_size": 4, "patch_size_t": 1, "resnet_norm_eps": 1e-6, "scaling_factor": 1.0,
+    "spatio_temporal_scaling": [True, True, True, False],
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large each model is."""
+
+    transformers: dict[Variant, HeadConfig]
+    sound: Wav2Vec2Config
+    wan_width: int
+    ltx: dict[str, object]
+
+
+FULL = Sizes({"pro": HeadConfig(), "lite": LITE}, Wav2Vec2Config(), 96, _LTX)
+_TINY_PRO = HeadConfig(
+    dim=64, ffn_dim=96, num_heads=2, num_layers=2, freq_dim=32, text_dim=32, audio_channels=32, intermediate_dim=8,
+    context_tokens=4,
+)  # fmt: skip
+_TINY_LITE = replace(_TINY_PRO, in_dim=16, out_dim=8, patch_size=(1, 1, 1), vae_stride=(8, 32, 32))
+TINY = Sizes(
+    transformers={"pro": _TINY_PRO, "lite": _TINY_LITE},
+    sound=Wav2Vec2Config(
+        hidden_size=32, num_hidden_layers=12, num_attention_heads=2, intermediate_size=48, conv_dim=(16,) * 7,
+        num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2,
+    ),
+    wan_width=1,
+    ltx={
+        **_LTX, "block_out_channels": [4, 4, 4, 4], "latent_channels": 8, "layers_per_block": [1, 1, 1, 1, 1],
+        "decoder_block_out_channels": [4, 4, 4, 4], "decoder_layers_per_block": [1, 1, 1, 1, 1],
+    },
+)  # fmt: skip
+
+
+def write(
+    folder: Path,
+    sizes: Sizes = TINY,
+    variants: tuple[Variant, ...] = ("pro", "lite"),
+    *,
+    device: torch.device | str = "cpu",
+) -> None:
+    """Write the files of `variants` below `folder`, which is made when missing. device: where weights are made."""
+    device = torch.device(device)
+    home, sound = folder / published.FOLDER, folder / published.SOUND
+    for seed, variant in enumerate(variants):
+        config, place = sizes.transformers[variant], home / published.MODEL_FOLDERS[variant]
+        place.mkdir(parents=True, exist_ok=True)
+        written: dict[str, object] = {name: getattr(config, name) for name in _PUBLISHED_FIELDS}
+        _write_json(place / "config.json", {"_class_name": "WanModelAudioProject", "has_image_input": False, **written})
+        layout = {name: torch.empty(shape, device="meta") for name, shape in published_shapes(config).items()}
+        write_tensors(place / _WEIGHTS, layout, random_parameters(config, seed=seed, device=device))
+    if "pro" in variants:
+        (home / "VAE_Wan").mkdir(exist_ok=True)
+        torch.save(_wan_tensors(sizes.wan_width, device), home / "VAE_Wan" / published.WAN_VAE)
+    if "lite" in variants:
+        (home / published.LTX_VAE).mkdir(exist_ok=True)
+        _write_json(home / published.LTX_VAE / "config.json", sizes.ltx)
+        save_file(_ltx_tensors(sizes.ltx, device), home / published.LTX_VAE / _WEIGHTS)
+    sound.mkdir(exist_ok=True)
+    _write_sound(sound, sizes.sound, device)
+
+
+def published_shapes(config: HeadConfig) -> dict[str, tuple[int, ...]]:
+    """Every tensor of the published file, those that nothing reads too."""
+    dim, channels = config.dim, config.audio_channels
+    unused: dict[str, tuple[int, ...]] = {
+        "text_embedding.0.weight": (dim, config.text_dim), "text_embedding.0.bias": (dim,),
+        "text_embedding.2.weight": (dim, dim), "text_embedding.2.bias": (dim,),
+        "audio_emb.proj.0.weight": (channels,), "audio_emb.proj.0.bias": (channels,),
+        "audio_emb.proj.1.weight": (channels, channels), "audio_emb.proj.1.bias": (channels,),
+        "audio_emb.proj.3.weight": (dim, channels), "audio_emb.proj.3.bias": (dim,),
+        "audio_emb.proj.4.weight": (dim,), "audio_emb.proj.4.bias": (dim,),
+    }  # fmt: skip
+    return {**official_shapes(config), **unused}
+
+
+def random_parameters(
+    config: HeadConfig, *, seed: int = 0, device: torch.device | str = "cpu"
+) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the published file as (name, float32), one at a time: activations keep their size."""
+    generator = torch.Generator(device).manual_seed(seed)
+    for name, shape in published_shapes(config).items():
+        value = torch.empty(shape, device=device).normal_(generator=generator)
+        if len(shape) > 1:
+            value *= torch.Size(shape[1:]).numel() ** -0.5
+        else:
+            value *= 0.1
+            value += 1.0 if "norm" in name and name.endswith("weight") else 0.0
+        yield name, value
+
+
+def _wan_tensors(width: int, device: torch.device) -> dict[str, Tensor]:
+    model = vae.build(width)
+    into_modules.randomise(model, device=device, dtype=torch.float32)
+    return {vae.official_name(name): tensor.cpu().clone() for name, tensor in model.state_dict().items()}
+
+
+def _ltx_tensors(config: dict[str, object], device: torch.device) -> dict[str, Tensor]:
+    model = ltx_vae.build(config)
+    into_modules.randomise(model, device=device, dtype=torch.float32)
+    return {name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}
+
+
+def _write_sound(folder: Path, config: Wav2Vec2Config, device: torch.device) -> None:
+    """The encoder as facebook publishes it: names begin with wav2vec2., and a head for text comes along."""
+    model = wav2vec.build(config)
+    into_modules.randomise(model, device=device, dtype=torch.float32)
+    tensors = {f"wav2vec2.{name}": tensor.cpu().clone() for name, tensor in model.state_dict().items()}
+    tensors |= {"lm_head.weight": torch.zeros(32, config.hidden_size), "lm_head.bias": torch.zeros(32)}
+    save_file(tensors, folder / "model.safetensors")
+    _write_json(folder / "config.json", {k: v for k, v in config.to_dict().items() if k != "dtype"})
+    _write_json(folder / "preprocessor_config.json", {"do_normalize": True, "sampling_rate": 16000})
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=1), encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--full", action="store_true", help="the published sizes")
+    parser.add_argument("--variant", choices=("pro", "lite"), help="one variant in place of both")
+    parser.add_argument("--device", default="cpu", help="where the weights are made: cpu or cuda")
+    given = parser.parse_args()
+    variants: tuple[Variant, ...] = ("pro", "lite") if given.variant is None else (given.variant,)
+    write(given.folder, FULL if given.full else TINY, variants, device=given.device)
+
+
+if __name__ == "__main__":
+    main()

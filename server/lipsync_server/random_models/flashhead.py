@@ -25,9 +25,9 @@ from lipsync_server.engines.flashhead.model.config import LITE, HeadConfig
 from lipsync_server.engines.flashhead.options import Variant
 from lipsync_server.models import ltx_vae
 from lipsync_server.models.encoders import wav2vec
-from lipsync_server.models.tensor_files import into_modules
 from lipsync_server.models.tensor_files.writer import write_tensors
 from lipsync_server.models.wan_vae import vae
+from lipsync_server.random_models.networks import randomise
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 # Fields of the published config.json; the sound's sizes are in the shapes alone.
@@ -132,20 +132,20 @@ def random_parameters(
 
 def _wan_tensors(width: int, device: torch.device) -> dict[str, Tensor]:
     model = vae.build(width)
-    into_modules.randomise(model, device=device, dtype=torch.float32)
+    randomise(model, device=device, dtype=torch.float32)
     return {vae.official_name(name): tensor.cpu().clone() for name, tensor in model.state_dict().items()}
 
 
 def _ltx_tensors(config: dict[str, object], device: torch.device) -> dict[str, Tensor]:
     model = ltx_vae.build(config)
-    into_modules.randomise(model, device=device, dtype=torch.float32)
+    randomise(model, device=device, dtype=torch.float32)
     return {name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}
 
 
 def _write_sound(folder: Path, config: Wav2Vec2Config, device: torch.device) -> None:
     """The encoder as facebook publishes it: names begin with wav2vec2., and a head for text comes along."""
     model = wav2vec.build(config)
-    into_modules.randomise(model, device=device, dtype=torch.float32)
+    randomise(model, device=device, dtype=torch.float32)
     tensors = {f"wav2vec2.{name}": tensor.cpu().clone() for name, tensor in model.state_dict().items()}
     tensors |= {"lm_head.weight": torch.zeros(32, config.hidden_size), "lm_head.bias": torch.zeros(32)}
     save_file(tensors, folder / "model.safetensors")

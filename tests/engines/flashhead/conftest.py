@@ -1,6 +1,5 @@
 """The tiny FlashHead files, written once for all tests of a worker, and the engine on them at 64 x 64."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,21 +12,7 @@ from lipsync_server.settings import EngineSettings
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the golden table: LIPSYNC_GOLDEN_TABLE=1 python -m pytest tests/engines/flashhead.
-
-    With a path in place of 1 the table is written there, below the file's own text.
-    """
-    wanted = os.environ.get("LIPSYNC_GOLDEN_TABLE")
-    if not wanted:
-        return
-    rows = [f"| {case} | {tolerance:g} | {found:.1e} |" for case, tolerance, found in sorted(TABLE)]
-    table = "\n".join(["| case | tolerance | error |", "|---|---|---|", *rows])
-    page = Path(wanted)
-    if page.suffix == ".md":
-        text = page.read_text(encoding="utf-8").partition("| case |")[0]
-        page.write_text(f"{text}{table}\n", encoding="utf-8")
-    else:
-        terminalreporter.write_line(table)
+    TABLE.show(terminalreporter)
 
 
 @pytest.fixture(scope="session")

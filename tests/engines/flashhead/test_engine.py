@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 from flashhead_kit import PORTRAITS, frames_of, request_for
-from infinitetalk_kit import Context
+from infinitetalk_kit import stopped_at
+from lipsync_server.bench.render_context import RecordingContext
 from lipsync_server.engines.base import Frames, ResumePoint
 from lipsync_server.engines.flashhead.engine import FlashHeadEngine, create
 from lipsync_server.engines.flashhead.info import describe
@@ -31,14 +32,15 @@ def portrait(name: str = "glasses.jpg") -> Frames:
 def test_a_video_has_exactly_the_sounds_frames(
     engine: FlashHeadEngine, tmp_path: Path, variant: str, first: int, n_frames: int
 ) -> None:
-    frames = frames_of(engine, request_for(n_frames / 25, variant=variant), Context(tmp_path))
+    frames = frames_of(engine, request_for(n_frames / 25, variant=variant), RecordingContext(tmp_path))
     assert frames.shape == (n_frames, 64, 64, 3)
 
 
 def test_one_seed_makes_one_video_and_another_seed_another(engine: FlashHeadEngine, tmp_path: Path) -> None:
     for variant in ("pro", "lite"):
         one, same, other = (
-            frames_of(engine, request_for(0.4, variant=variant, seed=seed), Context(tmp_path)) for seed in (1, 1, 2)
+            frames_of(engine, request_for(0.4, variant=variant, seed=seed), RecordingContext(tmp_path))
+            for seed in (1, 1, 2)
         )
         np.testing.assert_array_equal(one, same)
         assert (one != other).any()
@@ -50,23 +52,23 @@ def test_a_job_that_was_killed_after_a_window_makes_the_same_video(
     engine: FlashHeadEngine, tmp_path: Path, variant: str, framing: str
 ) -> None:
     request = request_for(2.2, portrait(), variant=variant, framing=framing)
-    context = Context(tmp_path)
+    context = RecordingContext(tmp_path)
     whole = frames_of(engine, request, context)
-    resumed = Context(tmp_path, checkpoint=ResumePoint(33, context.saved[0]))
+    resumed = RecordingContext(tmp_path, checkpoint=ResumePoint(33, context.saved[0]))
     rest = frames_of(engine, request, resumed)
     np.testing.assert_array_equal(rest, whole[33:])
     assert not any("window 1 of" in note for note in resumed.notes)
 
 
 def test_a_cancelled_job_stops_at_the_next_step(engine: FlashHeadEngine, tmp_path: Path) -> None:
-    context = Context(tmp_path, stop_at=lambda note: "window 2 of 2, step 1" in note)
+    context = RecordingContext(tmp_path, stop=stopped_at("window 2 of 2, step 1"))
     with pytest.raises(Cancelled):
         frames_of(engine, request_for(2.0), context)
     assert context.notes[-1].endswith("step 1 of 2")
 
 
 def test_progress_grows_to_the_end(engine: FlashHeadEngine, tmp_path: Path) -> None:
-    context = Context(tmp_path)
+    context = RecordingContext(tmp_path)
     frames_of(engine, request_for(2.0), context)
     assert context.fractions == sorted(context.fractions)
     assert context.fractions[-1] == 1
@@ -76,7 +78,7 @@ def test_the_head_goes_back_into_the_whole_picture_and_the_rest_stays_untouched(
     engine: FlashHeadEngine, tmp_path: Path
 ) -> None:
     picture = portrait("beard-and-full-figure.jpg")
-    frames = frames_of(engine, request_for(0.2, picture, framing="paste"), Context(tmp_path))
+    frames = frames_of(engine, request_for(0.2, picture, framing="paste"), RecordingContext(tmp_path))
     assert frames.shape == (5, 500, 394, 3)
     changed = (frames != picture).any(axis=(0, 3))
     rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
@@ -91,7 +93,7 @@ def test_the_face_that_was_asked_for_is_the_one_that_moves(engine: FlashHeadEngi
     left, right = (
         np.flatnonzero(
             (
-                frames_of(engine, request_for(0.08, picture, framing="paste", face_index=i), Context(tmp_path))
+                frames_of(engine, request_for(0.08, picture, framing="paste", face_index=i), RecordingContext(tmp_path))
                 != picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
             ).any(axis=(0, 1, 3))
         ).mean()
@@ -101,7 +103,7 @@ def test_the_face_that_was_asked_for_is_the_one_that_moves(engine: FlashHeadEngi
 
 
 def test_a_picture_without_a_face_is_refused_before_any_work(engine: FlashHeadEngine, tmp_path: Path) -> None:
-    context = Context(tmp_path)
+    context = RecordingContext(tmp_path)
     with pytest.raises(NoFace, match="No face was found"):
         frames_of(engine, request_for(0.2, np.full((200, 200, 3), 90, np.uint8), framing="paste"), context)
     assert not any(note.startswith("generate") for note in context.notes)
@@ -112,12 +114,12 @@ def test_two_recordings_are_refused_with_what_to_do(engine: FlashHeadEngine, tmp
 
     request = request_for(0.2)
     with pytest.raises(InvalidInput, match="infinitetalk") as raised:
-        frames_of(engine, replace(request, second_speech=request.speech), Context(tmp_path))
+        frames_of(engine, replace(request, second_speech=request.speech), RecordingContext(tmp_path))
     assert raised.value.field == "second_audio"
 
 
 def test_a_number_of_steps_that_was_not_trained_is_told(engine: FlashHeadEngine, tmp_path: Path) -> None:
-    context = Context(tmp_path)
+    context = RecordingContext(tmp_path)
     frames_of(engine, request_for(0.08, steps=3), context)
     assert any("trained for 2 or 4 steps" in words for words in context.warnings)
 

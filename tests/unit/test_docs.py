@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lipsync_server.bench.tables import with_tables
 from lipsync_server.cli import app
+from lipsync_server.options_table import with_options
 from lipsync_server.settings_table import with_table
 from typer.testing import CliRunner
 
@@ -14,6 +15,11 @@ ROOT = Path(__file__).parents[2]
 def test_the_readmes_settings_table_is_the_codes() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert with_table(readme) == readme, "run: python -m lipsync_server.settings_table README.md"
+
+
+def test_the_options_page_is_the_codes() -> None:
+    page = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
+    assert with_options(page) == page, "run: python -m lipsync_server.options_table docs/options.md"
 
 
 def test_every_relative_link_in_the_documentation_leads_somewhere() -> None:

@@ -20,7 +20,7 @@ NAME = "lipsync_server"
 # A room imports rooms of lower floors only, and rooms of one floor do not know each other.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("bench",),
-    ("cli", "settings_table"),
+    ("cli", "settings_table", "options_table"),
     ("http", "library"),
     ("cloud", "jobs"),
     ("workers",),

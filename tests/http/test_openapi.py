@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import requests
 import schemathesis
 from hypothesis import HealthCheck, settings
+from lipsync_server.engines.registry import ENGINES
 from lipsync_server.http import schemas
 from lipsync_server.http.app import ROUTES, create_app
 from lipsync_server.http.openapi import document
@@ -50,7 +52,42 @@ async def test_the_docs_page_shows_every_route_and_needs_no_other_host(site: Sit
     for route in ROUTES:
         assert f"{route.method} {route.path}" in text
     assert "<script" not in text
-    assert "://" not in text.replace("http://www.w3.org", "")
+    assert "`" not in text
+    assert "://" not in text.replace(str(site.client.make_url("")).rstrip("/"), "").replace("http:// or https://", "")
+
+
+async def test_the_docs_page_lists_fields_with_type_default_and_meaning_and_every_engine_s_options(site: Site):
+    async with site.client.get("/docs") as response:
+        text = await response.text()
+    assert "<td><code>seed</code></td><td>whole number from 0</td><td>Same seed, same inputs: same video.</td>" in text
+    for name in ENGINES.entries:
+        assert f"<h3><code>{name}</code></h3>" in text
+        for option in ENGINES.options_model(name).model_fields:
+            assert f"<code>{option}</code>" in text
+    assert "number from 0 to 2<br>Default: <code>1.0</code>" in text
+
+
+async def test_every_route_has_a_curl_line_that_reports_errors(site: Site):
+    async with site.client.get("/docs") as response:
+        lines = re.findall(r"<pre>(curl --fail-with-body .*?)</pre>", await response.text())
+    assert len(lines) == len(ROUTES)
+    base = str(site.client.make_url("")).rstrip("/")
+    assert all(base in line for line in lines)
+
+
+@pytest.mark.parametrize("host", ["evil$(reboot).example", 'x"; rm -rf ~; "', "[", "localhost:1"])
+async def test_a_curl_line_holds_no_host_that_a_shell_would_run(site: Site, host: str):
+    async with site.client.get("/docs", headers={"Host": host}) as response:
+        text = await response.text()
+    assert "reboot" not in text
+    assert "rm -rf" not in text
+
+
+async def test_the_sample_files_of_the_curl_lines_are_there(site: Site):
+    for name, kind in (("portrait.jpg", "image/jpeg"), ("speech.wav", "audio/")):
+        async with site.client.get(f"/page/{name}") as response:
+            assert response.status == 200
+            assert response.content_type.startswith(kind)
 
 
 @pytest.fixture(scope="module")

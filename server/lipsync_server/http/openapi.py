@@ -1,11 +1,11 @@
-"""OpenAPI 3.1 from the route table and the pydantic models, and a page that shows it. Nothing is written twice.
+"""OpenAPI 3.1 from the route table and the pydantic models. Nothing is written twice.
 
 Knows routing.py and schemas.py. Does not know handlers: app.py gives the routes.
 """
 
 import functools
-import html
 import json
+import re
 from collections.abc import Mapping, Sequence
 
 from aiohttp import web
@@ -13,7 +13,9 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from lipsync_server import __version__
-from lipsync_server.http import schemas
+from lipsync_server.http import keys, schemas
+from lipsync_server.http.addresses import split_or_none
+from lipsync_server.http.docs_page import docs_page
 from lipsync_server.http.routing import Answer, Route
 
 Json = dict[str, object]
@@ -38,7 +40,7 @@ def job_form() -> Json:
     options = schemas.JobOptions.model_json_schema(ref_template=_REF)
     properties = dict(options["properties"])
     properties["options"] = {"type": "string", "contentMediaType": "application/json", "description": "A JSON object."}
-    properties["face_box"] = {"type": "string", "description": "left,top,right,bottom in pixels."}
+    properties["face_box"] = {"type": "string", "description": "The face to animate: left,top,right,bottom in pixels."}
     for name, what in (("image", "Picture"), ("audio", "Recording"), ("second_audio", "Second person's recording")):
         properties[name] = {"type": "string", "format": "binary", "description": f"{what}, as a file."}
         properties[f"{name}_url"] = {"type": "string", "format": "uri", "description": f"{what}, in place of {name}."}
@@ -150,63 +152,13 @@ def _problem(names: Mapping[type[BaseModel], str]) -> Json:
     }
 
 
-def docs_page(contract: Json) -> str:
-    """The contract as plain HTML: no script, nothing from another host."""
-    sections = []
-    paths = contract["paths"]
-    assert isinstance(paths, dict)
-    for path, methods in paths.items():
-        for method, operation in methods.items():
-            sections.append(_section(path, method, operation))
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Lipsync API</title><style>
-:root {{ color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }}
-body {{ max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
-h2 {{ border-top: 1px solid #8886; padding-top: 1rem; font-size: 1.1rem; }}
-code, pre {{ font-family: ui-monospace, monospace; }} pre {{ overflow: auto; background: #8882; padding: .7rem; }}
-table {{ border-collapse: collapse; width: 100%; }}
-td, th {{ text-align: left; padding: .2rem .6rem .2rem 0; vertical-align: top; }}
-</style></head><body>
-<h1>Lipsync API</h1>
-<p>Version {html.escape(__version__)}. The same as a document for machines: <a href="openapi.json">openapi.json</a>.
-Send <code>Authorization: Bearer TOKEN</code> unless a route says that it is open.</p>
-{"".join(sections)}
-<h2>Models</h2>
-{_models_html(contract)}
-</body></html>
-"""
-
-
-def _section(path: str, method: str, operation: Mapping[str, object]) -> str:
-    rows = []
-    parameters, responses = operation.get("parameters", []), operation["responses"]
-    assert isinstance(parameters, list)
-    assert isinstance(responses, dict)
-    rows += [(f"{each['name']} ({each['in']})", each["description"]) for each in parameters]
-    body = operation.get("requestBody")
-    if isinstance(body, dict):
-        for kind, content in body["content"].items():
-            properties = content["schema"].get("properties", {})
-            rows.append((f"body: {kind}", ", ".join(properties) or content["schema"].get("$ref", "").rsplit("/")[-1]))
-    rows += [(f"answers {status}", response["description"]) for status, response in responses.items()]
-    table = "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(text))}</td></tr>" for name, text in rows)
-    open_note = " (open)" if operation.get("security") == [] else ""
-    text = html.escape(str(operation.get("description", "")))
-    return (
-        f"<h2><code>{method.upper()} {html.escape(path)}</code></h2>"
-        f"<p>{html.escape(str(operation['summary']))}{open_note}. {text}</p><table>{table}</table>"
-    )
-
-
-def _models_html(contract: Json) -> str:
-    components = contract["components"]
-    assert isinstance(components, dict)
-    return "".join(
-        f"<details><summary>{html.escape(name)}</summary>"
-        f"<pre>{html.escape(json.dumps(schema, indent=2))}</pre></details>"
-        for name, schema in components["schemas"].items()
-    )
+def _address_of(request: web.Request) -> str:
+    """The address by which the reader reached this server, without a slash at its end."""
+    if public := request.app[keys.ADDRESS].url:
+        return public.rstrip("/")
+    parts = split_or_none(f"//{request.host}")
+    is_plain = parts is not None and parts.hostname and re.fullmatch(r"[\w.:\[\]-]+", request.host, re.ASCII)
+    return f"{request.scheme}://{request.host if is_plain else 'localhost:5000'}"
 
 
 def make_routes(routes: Sequence[Route]) -> tuple[Route, ...]:
@@ -217,15 +169,17 @@ def make_routes(routes: Sequence[Route]) -> tuple[Route, ...]:
         return document((*routes, *own))
 
     @functools.cache
-    def texts() -> tuple[str, str]:
-        return json.dumps(contract()), docs_page(contract())
+    def as_json() -> str:
+        return json.dumps(contract())
 
     async def openapi_json(request: web.Request) -> web.StreamResponse:
-        return web.Response(text=texts()[0], content_type="application/json")
+        return web.Response(text=as_json(), content_type="application/json")
 
     async def docs(request: web.Request) -> web.StreamResponse:
+        offer = await request.app[keys.PLANNER].offer()
+        text = docs_page(contract(), offer.engines, _address_of(request))
         headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'"}
-        return web.Response(text=texts()[1], content_type="text/html", headers=headers)
+        return web.Response(text=text, content_type="text/html", headers=headers)
 
     own = (
         Route(

@@ -10,9 +10,12 @@ from aiohttp import web
 
 from lipsync_server.errors import NotFound
 from lipsync_server.http.routing import Answer, Parameter, Route
+from lipsync_server.paths import SAMPLES_DIR
 
 PAGE_DIR = Path(__file__).parent.parent / "page"
-_FILES = {path.name: path for path in sorted(PAGE_DIR.iterdir()) if path.is_file()}
+# A picture and a recording to try the server with, beside the page's own files.
+_SAMPLES = (SAMPLES_DIR / "portrait.jpg", SAMPLES_DIR / "speech.wav")
+_FILES = {path.name: path for path in (*sorted(PAGE_DIR.iterdir()), *_SAMPLES) if path.is_file()}
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
     "style-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'self'",

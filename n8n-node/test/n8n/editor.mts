@@ -40,11 +40,18 @@ export async function search(page: Page, words: string): Promise<string[]> {
 	const bar = page.locator('[data-test-id="node-creator-search-bar"]');
 	await bar.fill('');
 	await bar.fill(words);
-	const list = page.locator('[data-test-id="item-iterator-item"], [data-test-id="node-creator-no-results"]');
+	const list = page.locator(
+		'[data-test-id="item-iterator-item"], [data-test-id="node-creator-no-results"]',
+	);
 	await page.waitForTimeout(400);
-	await list.first().waitFor({ timeout: 15_000 }).catch(() => undefined);
+	await list
+		.first()
+		.waitFor({ timeout: 15_000 })
+		.catch(() => undefined);
 	const titles = await page
-		.locator('[data-test-id="node-creator-item-name"], [data-test-id="node-creator-node-item"] [class*="name"]')
+		.locator(
+			'[data-test-id="node-creator-item-name"], [data-test-id="node-creator-node-item"] [class*="name"]',
+		)
 		.allTextContents();
 	return titles.map((title) => title.trim());
 }

@@ -95,8 +95,11 @@ export function makeContext(setup: Setup = {}): Context {
 		getExecutionId: () => setup.executionId ?? '17',
 		evaluateExpression: () => setup.runIndex ?? 0,
 		getInputData: () => items,
-		getNodeParameter: (name: string, _item: number, fallback?: unknown) =>
-			parameters[name] ?? fallback,
+		getNodeParameter: (name: string, _item: number, fallback?: unknown) => {
+			const value = parameters[name] ?? fallback;
+			if (value === undefined) throw new Error(`Could not get parameter "${name}"`);
+			return value;
+		},
 		getCredentials: async (_type: string, i = 0) => ({
 			...credentials,
 			baseUrl: setup.baseUrls?.[i] ?? credentials.baseUrl,

@@ -184,6 +184,7 @@ describe('Generate', () => {
 		);
 		assert.match(String(output[0].json.error), /no picture. It has no files at all/);
 		assert.equal(output[0].binary, undefined);
+		assert.deepEqual(Object.keys(output[0].json), ['error', 'message']);
 		assert.equal(output[1].json.state, 'succeeded');
 	});
 
@@ -287,5 +288,111 @@ describe('Generate', () => {
 		assert.equal(item.json.state, 'running');
 		assert.equal(item.binary, undefined);
 		assert.equal(server.to('GET', /\/video$/).length, 0);
+	});
+
+	it('reads the panel of version 1, whose hidden fields have no value', async (t) => {
+		const server = await serve(t, working());
+		const [item] = await execute(
+			makeContext({
+				baseUrl: server.url,
+				typeVersion: 1,
+				parameters: {
+					wait: 'none',
+					timeoutMinutes: undefined,
+					prompt: 'Hello',
+					additionalFields: { engineOptions: '{"blinks": false}' },
+				},
+			}),
+		);
+		assert.equal(item.json.state, 'running');
+		const body = server.asked[0].body.toString();
+		assert.match(body, /name="prompt"\r\n\r\nHello\r\n/);
+		assert.match(body, /name="options"\r\n\r\n\{"blinks":false\}\r\n/);
+	});
+
+	it('sends options of the engine with their types', async (t) => {
+		const server = await serve(t, working());
+		const option = [
+			{ name: 'head_motion', value: '0.5' },
+			{ name: 'blinks', value: 'false' },
+			{ name: 'preprocess', value: 'crop' },
+		];
+		const engine = { __rl: true, mode: 'list', value: 'sadtalker' };
+		await execute(
+			makeContext({ baseUrl: server.url, parameters: { engine, engineOptions: { option } } }),
+		);
+		const body = server.asked[0].body.toString();
+		assert.match(body, /name="engine"\r\n\r\nsadtalker\r\n/);
+		assert.match(body, /\{"head_motion":0\.5,"blinks":false,"preprocess":"crop"\}/);
+	});
+
+	it('runs as a tool where n8n tells only by the name of the type, as n8n 1.x does', async (t) => {
+		const server = await serve(t, working());
+		const context = makeContext({
+			baseUrl: server.url,
+			parameters: {
+				imageInput: undefined,
+				audioInput: undefined,
+				imageUrl: 'https://example.com/a.png',
+				audioUrl: 'https://example.com/a.mp3',
+			},
+		});
+		context.getNode().type = 'n8n-nodes-lipsync.lipsyncTool';
+		const [item] = await execute(context);
+		assert.equal(item.binary, undefined);
+		assert.equal(item.json.job_id, 'job0');
+	});
+
+	it('sends each item to the address that its expression gives, and never to another', async (t) => {
+		const [one, two] = [await serve(t, working()), await serve(t, working())];
+		const output = await execute(
+			makeContext({ baseUrls: [one.url, two.url], items: [withFiles(), withFiles()] }),
+		);
+		assert.equal(one.to('POST', /^\/v1\/jobs$/).length, 1);
+		assert.equal(two.to('POST', /^\/v1\/jobs$/).length, 1);
+		assert.equal(output[1].json.video_url, `${two.url}/v1/jobs/job0/video`);
+	});
+
+	it('sends the token of the credential to no address that comes from an item', async (t) => {
+		const server = await serve(t, working());
+		const parameters = { server: 'input', serverAddress: server.url };
+		await execute(makeContext({ baseUrl: 'http://127.0.0.1:1', parameters }));
+		assert.ok(server.asked.every(({ headers }) => headers.authorization === undefined));
+		await execute(makeContext({ parameters: { ...parameters, serverToken: 'of the item' } }));
+		assert.equal(server.asked.at(-1)?.headers.authorization, 'Bearer of the item');
+	});
+
+	it('ends within its Timeout, whatever the server leaves unanswered', async (t) => {
+		const silent: Record<string, RegExp> = { POST: /./, GET: /\/v1\/jobs\/job0$/, video: /video$/ };
+		for (const [method, path] of Object.entries(silent)) {
+			const server = await serve(
+				t,
+				working(
+					(asked) => (method === 'video' || asked.method === method) && path.test(asked.path),
+				),
+			);
+			const parameters = { options: { timeoutMinutes: 0.02 } };
+			const began = Date.now();
+			await assert.rejects(
+				execute(makeContext({ baseUrl: server.url, parameters })),
+				/within the Timeout of|not finished after/,
+				method,
+			);
+			// The time for 1.2 seconds of Timeout and for cancelling the job, with a wide margin.
+			assert.ok(Date.now() - began < 30_000, method);
+		}
+	});
+
+	it('says what files the item has when the picture is not clear', async () => {
+		const item = withFiles();
+		item.binary = { ...item.binary, cover: { data: '', mimeType: 'image/png' } };
+		const two = makeContext({ items: [item], parameters: { imageField: '' } });
+		// Two pictures, but one has the field's usual name.
+		await assert.rejects(execute(two), /cannot be reached|Base URL/);
+		delete item.binary.image;
+		item.binary.back = { data: '', mimeType: 'image/png' };
+		await assert.rejects(execute(two), /has 2 files that may be the picture: cover, back/);
+		const named = makeContext({ items: [item], parameters: { imageField: 'photo' } });
+		await assert.rejects(execute(named), /no picture in the field 'photo'.*It has: .*cover/);
 	});
 });

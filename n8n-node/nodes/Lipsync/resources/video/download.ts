@@ -36,7 +36,7 @@ export const download: Operation = {
 		await eachItem(context, async (i) => {
 			const server = serverOf(context, i);
 			const id = readJobId(context, i);
-			const field = context.getNodeParameter('outputField', i) as string;
+			const field = context.getNodeParameter('outputField', i, 'data') as string;
 			const keep = context.getNodeParameter('keepOnServer', i, false) as boolean;
 			const job = await readJob(server, id);
 			if (!isFinal(job.state)) {

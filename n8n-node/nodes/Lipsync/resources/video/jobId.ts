@@ -40,7 +40,7 @@ export const jobIdFields: INodeProperties[] = [
 ];
 
 export function readJobId(context: IExecuteFunctions, itemIndex: number): string {
-	const id = locatorValue(context.getNodeParameter('jobId', itemIndex));
+	const id = locatorValue(context.getNodeParameter('jobId', itemIndex, ''));
 	if (!/^[A-Za-z0-9_-]{1,64}$/.test(id)) {
 		throw new NodeOperationError(context.getNode(), `${JSON.stringify(id)} is no job ID`, {
 			description: 'Take job_id from the output of Video > Generate: {{ $json.job_id }}',

@@ -106,8 +106,8 @@ function panelNow(context: IExecuteFunctions, i: number): Panel {
 
 function panelOfVersion1(context: IExecuteFunctions, i: number): Panel {
 	const more = context.getNodeParameter('additionalFields', i, {}) as IDataObject;
-	const field = (name: string) =>
-		context.getNodeParameter(name, i, undefined) as IDataObject[string];
+	// Null for a field that is hidden, for which n8n throws without a fallback.
+	const field = (name: string) => context.getNodeParameter(name, i, null) as IDataObject[string];
 	return {
 		scene: {
 			prompt: field('prompt'),

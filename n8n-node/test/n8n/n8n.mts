@@ -251,9 +251,9 @@ export class N8n {
 			`execution ${id}`,
 			async () => {
 				const found = await this.execution(id);
-				return ['success', 'error', 'canceled', 'crashed'].includes(found.status)
-					? found
-					: undefined;
+				const isOver = ['success', 'error', 'canceled', 'crashed'].includes(found.status);
+				// n8n 1.x stores the data a moment after the state.
+				return isOver && found.data?.resultData !== undefined ? found : undefined;
 			},
 			seconds,
 		);

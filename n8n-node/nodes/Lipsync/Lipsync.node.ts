@@ -11,12 +11,14 @@ import { getEngineOptions, getEngines, searchEngines } from './methods/engines';
 import { searchJobs } from './methods/jobs';
 import { testServer } from './methods/testServer';
 import type { Operation } from './operation';
+import { machineOperations, machineProperties } from './resources/machine';
 import { serverOperations, serverProperties } from './resources/server';
 import { serverChoice } from './resources/serverChoice';
 import { videoOperations, videoProperties } from './resources/video';
 
 const OPERATIONS: Record<string, Operation[]> = {
 	video: videoOperations,
+	machine: machineOperations,
 	server: serverOperations,
 };
 
@@ -39,7 +41,12 @@ export class Lipsync implements INodeType {
 				name: 'lipsyncApi',
 				required: true,
 				testedBy: 'testServer',
-				displayOptions: { hide: { server: ['input'] } },
+				displayOptions: { show: { resource: ['video', 'server'] }, hide: { server: ['input'] } },
+			},
+			{
+				name: 'lipsyncMachineApi',
+				required: true,
+				displayOptions: { show: { resource: ['machine'] } },
 			},
 		],
 		properties: [
@@ -50,11 +57,13 @@ export class Lipsync implements INodeType {
 				noDataExpression: true,
 				options: [
 					{ name: 'Video', value: 'video' },
+					{ name: 'Machine', value: 'machine' },
 					{ name: 'Server', value: 'server' },
 				],
 				default: 'video',
 			},
 			...videoProperties,
+			...machineProperties,
 			...serverProperties,
 			...serverChoice,
 		],

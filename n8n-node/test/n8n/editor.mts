@@ -28,11 +28,15 @@ export async function openWorkflow(page: Page, n8n: N8n, id: string): Promise<vo
 	await closeOffers(page);
 }
 
-/** Open the list of nodes for a step behind the first node of a workflow that is open. */
+/** Open the list of nodes for a further step of a workflow that is open. */
 export async function openPicker(page: Page): Promise<void> {
+	const bar = page.locator('[data-test-id="node-creator-search-bar"]');
+	const plus = page.locator(
+		'[data-test-id="node-creator-plus-button"], [data-test-id="canvas-handle-plus"]',
+	);
 	await page.keyboard.press('Escape');
-	await page.keyboard.press('Tab');
-	await page.locator('[data-test-id="node-creator-search-bar"]').waitFor({ timeout: 30_000 });
+	await plus.first().click({ timeout: 30_000 });
+	await bar.waitFor({ timeout: 30_000 });
 }
 
 /** The titles that the list shows for `words`, in their order. */

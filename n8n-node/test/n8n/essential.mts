@@ -7,7 +7,18 @@ import { TOKEN } from './lipsync.mjs';
 import { output, type NodeSpec, type Workflow } from './n8n.mjs';
 import { eventually } from './places.mjs';
 import { silentServer, type Stage } from './stage.mjs';
-import { fromFiles, items, line, lipsync, lipsync2, read, start, write } from './workflows.mjs';
+import {
+	LIPSYNC,
+	end,
+	fromFiles,
+	items,
+	line,
+	lipsync,
+	lipsync2,
+	read,
+	start,
+	write,
+} from './workflows.mjs';
 
 const CONTINUE = { onError: 'continueErrorOutput' };
 const other = (id: string) => ({ credentials: { lipsyncApi: { id, name: id } } });
@@ -221,6 +232,57 @@ export function essentialCases(stage: () => Stage): void {
 		});
 		assert.equal((await n8n.ended(id)).status, 'canceled');
 	});
+
+	it('starts a workflow once for every job that ends, over restarts of both sides', async () => {
+		const { n8n, server, file } = { ...at(stage()), server: stage().server };
+		const submit = async (good = true) =>
+			await server.submit(
+				readFileSync(file(good ? 'one/portrait.jpg' : 'two/1.jpg')),
+				readFileSync(file('one/speech.wav')),
+			);
+		const before = (await server.jobs()).length;
+		assert.ok(before > 0, 'there are jobs that ended before the trigger');
+		const flow = await n8n.save(line('trigger', trigger(), end));
+		await n8n.activate(flow);
+		const ids = [await submit(), await submit()];
+		const seen = async () =>
+			(await n8n.executionsOf(flow)).flatMap((run) =>
+				output(run, 'Next').map(({ json, binary }) => ({ id: json.job_id, binary })),
+			);
+		const allSeen = async () => {
+			const found = await seen();
+			return ids.every((id) => found.some((each) => each.id === id)) ? found : undefined;
+		};
+		const first = await eventually('both videos', allSeen, 120);
+		assert.ok(first.every(({ binary }) => binary?.data.fileName === 'portrait-lipsync.mp4'));
+		await n8n.stop('SIGKILL');
+		ids.push(await submit());
+		await eventually('the video', async () =>
+			(await server.jobs())[0].state === 'succeeded' ? true : undefined,
+		);
+		await server.stop('SIGKILL');
+		await server.start();
+		await n8n.start();
+		await eventually('the third video', allSeen, 120);
+		ids.push(await submit());
+		const found = await eventually('the fourth video', allSeen, 120);
+		assert.deepEqual(found.map(({ id }) => id).sort(), [...ids].sort(), 'each video once');
+	});
+}
+
+/** A trigger that looks every two seconds. n8n accepts no shorter rhythm than a minute but in this spelling. */
+function trigger(parameters: Record<string, unknown> = {}): NodeSpec {
+	const seconds = Array.from({ length: 30 }, (_, i) => 2 * i).join(',');
+	return {
+		name: 'Trigger',
+		type: 'n8n-nodes-lipsync.lipsyncTrigger',
+		typeVersion: 1,
+		parameters: {
+			pollTimes: { item: [{ mode: 'custom', cronExpression: `${seconds} * * * * *` }] },
+			...parameters,
+		},
+		credentials: LIPSYNC,
+	};
 }
 
 function at(stage: Stage) {

@@ -91,6 +91,16 @@ export class LipsyncServer {
 		return (await this.get<{ jobs: JobView[] }>('/v1/jobs')).jobs;
 	}
 
+	/** Start a job as the web page or curl does; gives its ID. */
+	async submit(image: Buffer, audio: Buffer): Promise<string> {
+		const body = new FormData();
+		body.set('image', new Blob([new Uint8Array(image)]), 'portrait.jpg');
+		body.set('audio', new Blob([new Uint8Array(audio)]), 'speech.wav');
+		const answer = await this.fetch('/v1/jobs', { method: 'POST', body });
+		if (!answer.ok) throw new Error(`POST /v1/jobs: ${answer.status} ${await answer.text()}`);
+		return ((await answer.json()) as { id: string }).id;
+	}
+
 	async video(id: string): Promise<Buffer> {
 		return Buffer.from(await (await this.fetch(`/v1/jobs/${id}/video`)).arrayBuffer());
 	}

@@ -228,6 +228,29 @@ export class N8n {
 		return { ...workflow, id: saved.id, versionId: saved.versionId };
 	}
 
+	/** Switch a saved workflow on, so that its trigger works. */
+	async activate(workflow: Workflow): Promise<void> {
+		const path = `/workflows/${workflow.id}`;
+		const { versionId } = workflow;
+		try {
+			await this.rest('POST', `${path}/activate`, { versionId });
+		} catch {
+			// n8n 1.x has no such address.
+			await this.rest('PATCH', path, { active: true, versionId });
+		}
+	}
+
+	/** The ended executions of a workflow. */
+	async executionsOf(workflow: Workflow): Promise<Execution[]> {
+		const filter = encodeURIComponent(JSON.stringify({ workflowId: workflow.id }));
+		const { results } = await this.rest<{ results: Array<{ id: string; status: string }> }>(
+			'GET',
+			`/executions?filter=${filter}&limit=100`,
+		);
+		const over = results.filter(({ status }) => ['success', 'error', 'crashed'].includes(status));
+		return await Promise.all(over.map(async ({ id }) => await this.execution(id)));
+	}
+
 	async saveCredential(
 		name: string,
 		type: string,

@@ -1,67 +1,45 @@
 /** The packed node inside a real n8n, against the real server with the preview engine. */
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 
+import { essentialCases } from './essential.mjs';
 import { GoogleStandIn, serviceAccount } from './google.mjs';
-import { LipsyncServer, TOKEN } from './lipsync.mjs';
-import { LocalWeb } from './local.mjs';
-import { N8n, output, type NodeSpec, type Workflow } from './n8n.mjs';
-import { PACKAGE, SAMPLES, eventually, freePort } from './places.mjs';
+import { TOKEN, type LipsyncServer } from './lipsync.mjs';
+import type { LocalWeb } from './local.mjs';
+import { output, type N8n, type NodeSpec, type Workflow } from './n8n.mjs';
+import { N8N_2, PACKAGE, eventually } from './places.mjs';
+import { Stage } from './stage.mjs';
 import { LIPSYNC, end, fromFiles, line, lipsync, start, write } from './workflows.mjs';
 
-const LONG_S = 40;
-
-describe('the node in a real n8n', { timeout: 1_500_000 }, () => {
-	const home = mkdtempSync(join(tmpdir(), 'lipsync-n8n-'));
+describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
+	const certificates = mkdtempSync(join(tmpdir(), 'lipsync-google-'));
 	const flows: Record<string, Workflow> = {};
+	let stage: Stage;
 	let server: LipsyncServer;
 	let google: GoogleStandIn;
 	let web: LocalWeb;
 	let n8n: N8n;
-	let speech: Buffer;
 
 	before(async () => {
-		server = await LipsyncServer.start(join(home, 'lipsync'), '--allow-private-urls');
-		google = await GoogleStandIn.start(join(home, 'google'));
-		n8n = await N8n.install(join(home, 'n8n'), {
+		google = await GoogleStandIn.start(certificates);
+		stage = await Stage.set(N8N_2, {
 			HTTPS_PROXY: google.url,
 			NODE_EXTRA_CA_CERTS: google.authority,
 		});
-		speech = readFileSync(join(SAMPLES, 'speech.wav'));
-		for (const folder of ['one', 'two', 'long']) mkdirSync(join(n8n.files, folder));
-		const put = (name: string, bytes: Buffer) => writeFileSync(join(n8n.files, name), bytes);
-		copyFileSync(join(SAMPLES, 'portrait.jpg'), join(n8n.files, 'one', 'portrait.jpg'));
-		copyFileSync(join(SAMPLES, 'portrait.jpg'), join(n8n.files, 'two', '2.jpg'));
-		put('two/1.jpg', Buffer.from('this is no picture'));
-		const short = firstSeconds(speech, 1.2);
-		put('one/speech.wav', short);
-		put('two/1.wav', short);
-		put('two/2.wav', short);
-		put('long/speech.wav', repeated(speech, LONG_S));
-		web = await LocalWeb.start({
-			'/portrait.jpg': join(n8n.files, 'one/portrait.jpg'),
-			'/no-picture.jpg': join(n8n.files, 'two/1.jpg'),
-			'/speech.wav': join(n8n.files, 'one/speech.wav'),
-		});
+		({ server, n8n, web } = stage);
 		defineFlows();
+		const bearer = {
+			id: 'bearer',
+			name: 'Bearer',
+			type: 'httpHeaderAuth',
+			data: { name: 'Authorization', value: `Bearer ${TOKEN}` },
+		};
 		n8n.importAll(
-			[
-				credential('lipsync-good', `${server.url}/`, TOKEN),
-				credential('lipsync-wrong-token', server.url, 'not-the-token'),
-				credential('lipsync-expression', '={{ $json.url }}', TOKEN),
-				credential('lipsync-nobody', `http://127.0.0.1:${await freePort()}`, TOKEN),
-				serviceAccount(),
-				{
-					id: 'bearer',
-					name: 'Bearer',
-					type: 'httpHeaderAuth',
-					data: { name: 'Authorization', value: `Bearer ${TOKEN}` },
-				},
-			],
+			[...stage.credentials, serviceAccount(), bearer],
 			[
 				...Object.values(flows),
 				example('2-schedule-tts-to-youtube.json'),
@@ -72,13 +50,12 @@ describe('the node in a real n8n', { timeout: 1_500_000 }, () => {
 	});
 
 	after(async () => {
-		await n8n?.stop();
-		await server?.stop();
+		await stage?.clear();
 		google?.stop();
-		web?.stop();
-		if (process.env.LIPSYNC_KEEP_HOME) console.log(`kept: ${home}`);
-		else rmSync(home, { recursive: true, force: true });
+		rmSync(certificates, { recursive: true, force: true });
 	});
+
+	essentialCases(() => stage);
 
 	it('hands the bytes and the name of the video to the next node', async () => {
 		const run = await n8n.runToEnd(flows.poll);
@@ -111,17 +88,6 @@ describe('the node in a real n8n', { timeout: 1_500_000 }, () => {
 		assert.deepEqual(bad.pairedItem, { item: 0 });
 		assert.equal(good.binary?.data.fileName, '2-lipsync.mp4');
 		assert.equal(good.json.state, 'succeeded');
-	});
-
-	it('sends only the bad item to the error output, with its inputs', async () => {
-		const run = await n8n.runToEnd(flows.errorOutput);
-		assert.equal(run.status, 'success');
-		assert.equal(output(run, 'Lipsync', 0).length, 1);
-		const failed = output(run, 'Lipsync', 1);
-		assert.equal(failed.length, 1);
-		assert.equal(failed[0].binary?.image.fileName, '1.jpg');
-		assert.match(String(failed[0].json.message), /which field holds the picture/);
-		assert.match(String(failed[0].json.error), /picture|read/i);
 	});
 
 	it('names the credential when the token is wrong', async () => {
@@ -159,20 +125,6 @@ describe('the node in a real n8n', { timeout: 1_500_000 }, () => {
 		const video = await server.video(job.id);
 		assert.equal(item.json.sha256, sha256(video));
 		assert.equal((await server.jobs()).length, before.length + 1, 'no second job was made');
-	});
-
-	it('cancels the job when the workflow is stopped', async () => {
-		const id = await n8n.run(flows.long);
-		const job = await eventually('a running job', async () =>
-			(await server.jobs()).find((each) => each.state === 'running'),
-		);
-		await n8n.rest('POST', `/executions/${id}/stop`);
-		await eventually('the job to be cancelled', async () => {
-			const { state } = await server.get<{ state: string }>(`/v1/jobs/${job.id}`);
-			assert.notEqual(state, 'succeeded');
-			return state === 'cancelled' ? true : undefined;
-		});
-		assert.equal((await n8n.ended(id)).status, 'canceled');
 	});
 
 	it('renders once when Retry On Fail runs the node again', async () => {
@@ -287,28 +239,6 @@ describe('the node in a real n8n', { timeout: 1_500_000 }, () => {
 		assert.ok(options.some(({ value }) => value === 'preview'));
 	});
 
-	it('takes a Base URL that an expression of the workflow gives', async () => {
-		const run = await n8n.runToEnd(flows.expression);
-		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
-		assert.equal(output(run, 'Lipsync')[0].json.default_engine, 'preview');
-	});
-
-	it('tests the credential against the authorised address', async () => {
-		const test = async (id: string, token: string) =>
-			await n8n.rest<{ status: string; message: string }>('POST', '/credentials/test', {
-				credentials: {
-					id,
-					name: id,
-					type: 'lipsyncApi',
-					data: { baseUrl: `${server.url}/`, token },
-				},
-			});
-		assert.equal((await test('lipsync-good', TOKEN)).status, 'OK');
-		const wrong = await test('lipsync-wrong-token', 'not-the-token');
-		assert.equal(wrong.status, 'Error');
-		assert.match(wrong.message, /The server says: .*token/i);
-	});
-
 	function defineFlows(): void {
 		const one = (id: string, ...rest: NodeSpec[]) =>
 			fromFiles(id, join(n8n.files, 'one/*.jpg'), join(n8n.files, 'one/*.wav'), ...rest);
@@ -323,11 +253,9 @@ describe('the node in a real n8n', { timeout: 1_500_000 }, () => {
 			lipsync({}, { onError: 'continueRegularOutput' }),
 			end,
 		);
-		flows.errorOutput = two('errorOutput', lipsync({}, { onError: 'continueErrorOutput' }), end);
 		flows.wrongToken = one('wrongToken', lipsync({}, other('lipsync-wrong-token')));
 		flows.nobody = one('nobody', lipsync({}, other('lipsync-nobody')));
 		flows.restart = long('restart', lipsync({ seed: '7' }), end);
-		flows.long = long('long', lipsync({ seed: '8' }), end);
 		flows.retry = long(
 			'retry',
 			lipsync(
@@ -395,22 +323,6 @@ describe('the node in a real n8n', { timeout: 1_500_000 }, () => {
 			},
 			write(join(n8n.files, 'plain.mp4')),
 		);
-		flows.expression = line(
-			'expression',
-			start,
-			{
-				name: 'Address',
-				type: 'n8n-nodes-base.set',
-				typeVersion: 3.4,
-				parameters: {
-					assignments: {
-						assignments: [{ id: 'a', name: 'url', type: 'string', value: server.url }],
-					},
-					options: {},
-				},
-			},
-			lipsync({ resource: 'server', operation: 'getInfo' }, other('lipsync-expression')),
-		);
 		flows.form = example('1-form-to-drive.json');
 		flows.disk = example('3-test-to-disk.json', [
 			['/files/portrait.jpg', join(n8n.files, 'one/portrait.jpg')],
@@ -461,35 +373,6 @@ function example(file: string, changes: Array<[string, string]> = []): Workflow 
 	return flow;
 }
 
-function credential(id: string, baseUrl: string, token: string): object {
-	return {
-		id,
-		name: id,
-		type: 'lipsyncApi',
-		data: { baseUrl, token, ignoreSslIssues: false, proxyHeadersSecret: '' },
-	};
-}
-
 function sha256(bytes: Buffer): string {
 	return createHash('sha256').update(bytes).digest('hex');
-}
-
-/** Header and samples of a PCM WAV with a 44-byte header. */
-function wav(header: Buffer, samples: Buffer): Buffer {
-	const head = Buffer.from(header.subarray(0, 44));
-	head.writeUInt32LE(36 + samples.length, 4);
-	head.writeUInt32LE(samples.length, 40);
-	return Buffer.concat([head, samples]);
-}
-
-function firstSeconds(source: Buffer, seconds: number): Buffer {
-	const bytesPerSecond = source.readUInt32LE(28);
-	const n = Math.round(seconds * bytesPerSecond);
-	return wav(source, source.subarray(44, 44 + n - (n % source.readUInt16LE(32))));
-}
-
-function repeated(source: Buffer, seconds: number): Buffer {
-	const samples = source.subarray(44);
-	const n = Math.ceil((seconds * source.readUInt32LE(28)) / samples.length);
-	return wav(source, Buffer.concat(Array<Buffer>(n).fill(samples)));
 }

@@ -1,0 +1,126 @@
+/** Waits until a machine runs and the Lipsync server on it takes jobs. */
+import {
+	NodeOperationError,
+	type IExecuteFunctions,
+	type IHttpRequestOptions,
+	type IN8nHttpFullResponse,
+} from 'n8n-workflow';
+
+import { parsed, pause } from '../api/client';
+import type { Readiness, ServerInfo } from '../api/types';
+import type { Machine, Provider } from './machine';
+
+const LOOK_EVERY_MS = 5_000;
+const LOOK_TIMEOUT_MS = 15_000;
+/** A provider may go on saying "stopped" for a moment after it was told to start. */
+const STILL_STOPPED_MS = 60_000;
+
+export interface Limits {
+	/** How long the provider may take to start the machine. */
+	startMs: number;
+	/** How long the server may take after that. It downloads its model files then. */
+	readyMs: number;
+}
+
+/** The machine once its server is ready. Its address is read at every look, because a restart changes it. */
+export async function waitUntilReady(
+	context: IExecuteFunctions,
+	provider: Provider,
+	id: string,
+	limits: Limits,
+	itemIndex: number,
+): Promise<Machine> {
+	const began = Date.now();
+	let runningSince: number | undefined;
+	let said = '';
+	const fail = (message: string) =>
+		new NodeOperationError(context.getNode(), message, { itemIndex });
+	for (;;) {
+		const machine = await provider.state(id);
+		let detail = `${machine.state}: ${machine.detail}`;
+		const isStopped = machine.state === 'stopped' && Date.now() - began > STILL_STOPPED_MS;
+		if (isStopped || machine.state === 'failed' || machine.state === 'gone') {
+			throw fail(`Machine ${id} at ${provider.title} is ${detail}`);
+		}
+		if (machine.state === 'running' && machine.url !== '') {
+			runningSince ??= Date.now();
+			const readiness = await readReadiness(context, machine.url);
+			if (readiness?.ready) return machine;
+			if (readiness?.stage === 'failed') {
+				throw fail(`The server on machine ${id} cannot start: ${readiness.detail}`);
+			}
+			detail = readiness?.detail ?? 'the server does not answer yet';
+			if (Date.now() - runningSince > limits.readyMs) {
+				throw fail(
+					`Machine ${id} runs for ${minutes(limits.readyMs)} and its server is not ready: ${detail}`,
+				);
+			}
+		} else if (Date.now() - began > limits.startMs) {
+			throw fail(
+				`Machine ${id} has been starting for ${minutes(limits.startMs)} (${detail}); its GPU may be taken`,
+			);
+		}
+		if (detail !== said) {
+			said = detail;
+			context.logger.info(`Lipsync machine ${id}: ${detail}`);
+			context.sendMessageToUI(`Lipsync machine ${id}: ${detail}`);
+		}
+		await pause(context, LOOK_EVERY_MS);
+	}
+}
+
+/** /readyz of the server at `url`; undefined while nothing answers there. No token is needed, and none is sent. */
+export async function readReadiness(
+	context: IExecuteFunctions,
+	url: string,
+): Promise<Readiness | undefined> {
+	const body = await readPublic(context, { url: `${url}/readyz` });
+	return body instanceof Object && typeof (body as Readiness).ready === 'boolean'
+		? (body as Readiness)
+		: undefined;
+}
+
+/** What the server on the machine still lacks: engines that cannot run, with the reason, or a token it accepts. */
+export async function readMissing(
+	context: IExecuteFunctions,
+	url: string,
+	token: string,
+): Promise<string[]> {
+	const headers = token === '' ? {} : { Authorization: `Bearer ${token}` };
+	const body = await readPublic(context, { url: `${url}/v1/engines`, headers });
+	const engines = (body as Partial<ServerInfo> | undefined)?.engines;
+	if (!Array.isArray(engines)) {
+		const detail = (body as { detail?: unknown } | undefined)?.detail;
+		return [
+			`access: ${typeof detail === 'string' ? detail : 'the server gave no list of engines'}`,
+		];
+	}
+	return engines
+		.filter(({ available }) => !available)
+		.map(({ name, reason }) => `${name}: ${reason}`);
+}
+
+async function readPublic(
+	context: IExecuteFunctions,
+	options: IHttpRequestOptions,
+): Promise<unknown> {
+	try {
+		const response = (await context.helpers.httpRequest({
+			...options,
+			method: 'GET',
+			returnFullResponse: true,
+			ignoreHttpStatusErrors: true,
+			disableFollowRedirect: true,
+			timeout: LOOK_TIMEOUT_MS,
+			abortSignal: AbortSignal.timeout(LOOK_TIMEOUT_MS),
+		})) as IN8nHttpFullResponse;
+		return parsed(response.body);
+	} catch {
+		// Nothing answers at the address yet: the caller asks again.
+		return undefined;
+	}
+}
+
+function minutes(ms: number): string {
+	return `${Math.round(ms / 60_000)} minutes`;
+}

@@ -1,0 +1,155 @@
+/**
+ * RunPod: pods by its API v2. A pod's volume is mounted at /workspace: model files and videos go there, because the rest
+ * of the disk is lost at a stop.
+ */
+import { UserError, type IDataObject } from 'n8n-workflow';
+
+import type { ProviderApi } from './api';
+import {
+	MIN_CUDA,
+	PORT,
+	cheapestFirst,
+	inPath,
+	matches,
+	numberOrNull,
+	type Action,
+	type Machine,
+	type MachineState,
+	type Order,
+	type Provider,
+	type Wish,
+} from './machine';
+
+const STATES: Record<string, MachineState> = {
+	RUNNING: 'running',
+	EXITED: 'stopped',
+	ERROR: 'failed',
+	TERMINATED: 'gone',
+};
+const CONTAINER_DISK_GB = 20;
+const VOLUME = '/workspace';
+const CLOUDS = ['community', 'secure'];
+
+export function runpod(api: ProviderApi): Provider {
+	const gpus = async (cloud: string): Promise<IDataObject[]> => {
+		const query = {
+			include: 'AVAILABILITY',
+			product: 'POD',
+			count: '1',
+			cloud: cloud.toUpperCase(),
+		};
+		const { body } = await api.call({ method: 'GET', path: '/catalog/gpus', query });
+		return (body.gpus ?? []) as IDataObject[];
+	};
+	return {
+		title: 'RunPod',
+		offers: async (wish: Wish) => {
+			const found = await Promise.all(
+				CLOUDS.map(async (cloud) =>
+					(await gpus(cloud)).flatMap((each) => {
+						const price = numberOrNull((each.price as IDataObject | undefined)?.[cloud]);
+						const gpu = String(each.name ?? each.id);
+						const isInStock = (each.availability ?? 'NONE') !== 'NONE' && each[cloud] === true;
+						const memoryGb = Number(each.memory ?? 0);
+						if (!price || !isInStock || memoryGb < wish.minMemoryGb || !matches(wish.gpu, gpu))
+							return [];
+						const where = `${cloud}, stock ${String(each.availability).toLowerCase()}`;
+						return [
+							{ id: offerId(String(each.id), cloud), gpu, memoryGb, pricePerHour: price, where },
+						];
+					}),
+				),
+			);
+			return cheapestFirst(found.flat());
+		},
+		create: async (offer: string, order: Order) => {
+			const cloud = offer.slice(offer.lastIndexOf('@') + 1);
+			const wanted = (await gpus(cloud)).find((each) => offerId(String(each.id), cloud) === offer);
+			if (wanted === undefined) throw new UserError(`RunPod has no offer ${offer} now`);
+			// Exactly one of gpu and cpu, and no field that v2 does not know: it refuses both.
+			const { body } = await api.call({
+				method: 'POST',
+				path: '/pods',
+				body: {
+					name: order.label,
+					image: order.image,
+					cloud: cloud.toUpperCase(),
+					gpu: { id: wanted.id, count: 1, minCudaVersion: MIN_CUDA },
+					disk: CONTAINER_DISK_GB,
+					mounts: { persistent: { size: Math.max(10, order.diskGb), path: VOLUME } },
+					ports: [`${PORT}/http`],
+					env: {
+						...order.environment,
+						LIPSYNC_WEIGHTS_DIR: `${VOLUME}/weights`,
+						LIPSYNC_DATA_DIR: `${VOLUME}/data`,
+					},
+				},
+			});
+			return String(body.id);
+		},
+		state: async (id: string) => {
+			const { status, body } = await api.call({
+				method: 'GET',
+				path: `/pods/${inPath(id)}`,
+				accept: [404],
+			});
+			if (status !== 404) return machineOf(body);
+			const detail = 'There is no such pod any more';
+			return { id, state: 'gone', url: '', pricePerHour: null, detail, label: '' };
+		},
+		list: async () => {
+			const { body } = await api.call({ method: 'GET', path: '/pods' });
+			return ((body.pods ?? body.items ?? []) as IDataObject[]).map(machineOf);
+		},
+		act: async (id: string, action: Action) => {
+			if (action === 'destroy') {
+				await api.call({ method: 'DELETE', path: `/pods/${inPath(id)}`, accept: [404] });
+				return;
+			}
+			await api.call({
+				method: 'POST',
+				path: `/pods/${inPath(id)}/action`,
+				body: { action },
+				isHarmless: true,
+			});
+		},
+	};
+}
+
+/** One word: `nvidia-geforce-rtx-4090@community`. */
+function offerId(gpuId: string, cloud: string): string {
+	const plain = gpuId
+		.toLowerCase()
+		.replace(/[^a-z0-9]+/g, '-')
+		.replace(/^-|-$/g, '');
+	return `${plain}@${cloud}`;
+}
+
+function machineOf(pod: IDataObject): Machine {
+	const status = String(pod.status ?? '');
+	return {
+		id: String(pod.id),
+		state: STATES[status] ?? 'starting',
+		url: urlOf(pod),
+		pricePerHour: priceOf(pod),
+		detail: status.toLowerCase(),
+		label: String(pod.name ?? ''),
+	};
+}
+
+/** USD per hour: `cost` is a number, or an object that has it. */
+function priceOf({ cost }: IDataObject): number | null {
+	if (typeof cost !== 'object' || cost === null) return numberOrNull(cost);
+	const { perHour, hourly, total, amount } = cost as IDataObject;
+	return numberOrNull(perHour ?? hourly ?? total ?? amount);
+}
+
+/** A mapped TCP port where there is one; else the TLS proxy of the HTTP port, which keeps its name over restarts. */
+function urlOf(pod: IDataObject): string {
+	const ports = ((pod.runtime as IDataObject | null)?.ports ?? []) as IDataObject[];
+	const mapped = ports.find(
+		(port) => port.private === PORT && port.type === 'tcp' && port.public && port.ip,
+	);
+	if (mapped !== undefined) return `http://${String(mapped.ip)}:${String(mapped.public)}`;
+	return pod.status === 'RUNNING' ? `https://${String(pod.id)}-${PORT}.proxy.runpod.net` : '';
+}

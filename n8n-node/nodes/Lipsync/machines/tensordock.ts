@@ -1,0 +1,183 @@
+/**
+ * TensorDock: virtual machines by its API v2, set up by cloud-init because they come without Docker.
+ *
+ * A machine that is off is still billed for its disk.
+ */
+import { UserError, type IDataObject } from 'n8n-workflow';
+
+import type { ProviderApi } from './api';
+import {
+	PORT,
+	cheapestFirst,
+	inPath,
+	matches,
+	numberOrNull,
+	type Action,
+	type Machine,
+	type MachineState,
+	type Offer,
+	type Order,
+	type Provider,
+	type Wish,
+} from './machine';
+
+const STATES: Record<string, MachineState> = {
+	running: 'running',
+	stopping: 'stopped',
+	stopped: 'stopped',
+	deleting: 'gone',
+	deleted: 'gone',
+	error: 'failed',
+};
+const LEAST_STORAGE_GB = 100;
+const N_VCPUS = 8;
+const RAM_GB = 32;
+
+export function tensordock(api: ProviderApi): Provider {
+	return {
+		title: 'TensorDock',
+		offers: async (wish: Wish) => {
+			const { body } = await api.call({ method: 'GET', path: '/locations' });
+			const places = ((body.data as IDataObject | undefined)?.locations ?? []) as IDataObject[];
+			return cheapestFirst(places.flatMap((place) => offersAt(place, wish)));
+		},
+		create: async (offerId: string, order: Order) => {
+			const [location, gpu] = [
+				offerId.slice(0, offerId.indexOf(':')),
+				offerId.slice(offerId.indexOf(':') + 1),
+			];
+			if (!offerId.includes(':')) {
+				throw new UserError(`"${offerId}" is no TensorDock offer; it looks like LOCATION:GPU`);
+			}
+			if (order.sshKey === '') {
+				throw new UserError(
+					'TensorDock sets machines up with an SSH key: paste your public key into SSH Public Key',
+				);
+			}
+			const attributes = {
+				name: order.label,
+				type: 'virtualmachine',
+				image: 'ubuntu2404',
+				resources: {
+					vcpu_count: N_VCPUS,
+					ram_gb: RAM_GB,
+					storage_gb: Math.max(order.diskGb, LEAST_STORAGE_GB),
+					gpus: { [gpu]: { count: 1 } },
+				},
+				location_id: location,
+				useDedicatedIp: true,
+				ssh_key: order.sshKey,
+				cloud_init: cloudInit(order),
+			};
+			const { body } = await api.call({
+				method: 'POST',
+				path: '/instances',
+				body: { data: { type: 'virtualmachine', attributes } },
+			});
+			return String((body.data as IDataObject).id);
+		},
+		state: async (id: string) => {
+			const { status, body } = await api.call({
+				method: 'GET',
+				path: `/instances/${inPath(id)}`,
+				accept: [404],
+			});
+			if (status !== 404) return machineOf(id, (body.data ?? body) as IDataObject);
+			const detail = 'There is no such instance any more';
+			return { id, state: 'gone', url: '', pricePerHour: null, detail, label: '' };
+		},
+		list: async () => {
+			const { body } = await api.call({ method: 'GET', path: '/instances' });
+			const data = body.data as IDataObject[] | IDataObject | undefined;
+			const found = Array.isArray(data) ? data : ((data?.instances ?? []) as IDataObject[]);
+			return found.map((each) => machineOf(String(each.id), each));
+		},
+		act: async (id: string, action: Action) => {
+			const path = `/instances/${inPath(id)}`;
+			if (action === 'destroy') await api.call({ method: 'DELETE', path, accept: [404] });
+			else await api.call({ method: 'POST', path: `${path}/${action}`, isHarmless: true });
+		},
+	};
+}
+
+function offersAt(place: IDataObject, wish: Wish): Offer[] {
+	const where = [place.city, place.country].filter(Boolean).map(String).join(', ');
+	return ((place.gpus ?? []) as IDataObject[]).flatMap((each) => {
+		const name = String(each.v0Name);
+		const gpu = String(each.displayName ?? name);
+		const memoryGb = Number(/-(\d+)gb$/.exec(name)?.[1] ?? 0);
+		const isThere = Number(each.max_count ?? 0) > 0 && memoryGb >= wish.minMemoryGb;
+		if (!isThere || !matches(wish.gpu, name + gpu)) return [];
+		const parts = partsOf(each, Math.max(wish.diskGb, LEAST_STORAGE_GB));
+		const pricePerHour = Number(each.price_per_hr) + parts;
+		return [{ id: `${String(place.id)}:${name}`, gpu, memoryGb, pricePerHour, where }];
+	});
+}
+
+/** The share of cores, memory and disk in the price of an hour, where the list has their prices. */
+function partsOf(each: IDataObject, diskGb: number): number {
+	const pricing = (each.pricing ?? {}) as IDataObject;
+	return (
+		N_VCPUS * Number(pricing.per_vcpu_hr ?? 0) +
+		RAM_GB * Number(pricing.per_gb_ram_hr ?? 0) +
+		diskGb * Number(pricing.per_gb_storage_hr ?? 0)
+	);
+}
+
+function machineOf(id: string, data: IDataObject): Machine {
+	const found = (data.attributes ?? data) as IDataObject;
+	const status = String(found.status ?? '');
+	return {
+		id,
+		state: STATES[status] ?? 'starting',
+		url: urlOf(found),
+		pricePerHour: numberOrNull(found.rateHourly),
+		detail: status,
+		label: String(found.name ?? ''),
+	};
+}
+
+function urlOf(found: IDataObject): string {
+	const host = String(found.ipAddress ?? '');
+	if (host === '') return '';
+	const forwards = found.portForwards as IDataObject | IDataObject[] | undefined;
+	const outer = Array.isArray(forwards)
+		? forwards.find((each) => each.internal_port === PORT)?.external_port
+		: forwards?.[String(PORT)];
+	return `http://${host}:${String(outer ?? PORT)}`;
+}
+
+/** Turns a bare Ubuntu into our container with the GPU: Docker, NVIDIA's toolkit, then the image, on every boot. */
+export function cloudInit(order: Order): string {
+	const environment = Object.entries(order.environment).map(
+		([name, value]) => `--env=${name}=${value}`,
+	);
+	const run = [
+		...['docker', 'run', '--detach', '--restart=always', '--name=lipsync', '--gpus=all'],
+		...[
+			`--publish=${PORT}:${PORT}`,
+			'--volume=lipsync-data:/data',
+			'--volume=lipsync-weights:/weights',
+		],
+		...environment,
+		order.image,
+	];
+	const toolkit = 'https://nvidia.github.io/libnvidia-container';
+	const signedBy = '/usr/share/keyrings/nvidia-container-toolkit.gpg';
+	const steps = [
+		'apt-get update && apt-get install -y docker.io curl gpg',
+		`curl -fsSL ${toolkit}/gpgkey | gpg --dearmor -o ${signedBy}`,
+		`curl -fsSL ${toolkit}/stable/deb/nvidia-container-toolkit.list | sed 's#deb https#deb [signed-by=${signedBy}] https#' > /etc/apt/sources.list.d/nvidia-container-toolkit.list`,
+		'apt-get update && apt-get install -y nvidia-container-toolkit',
+		'nvidia-ctk runtime configure --runtime=docker && systemctl restart docker',
+		run.map(quoted).join(' '),
+	];
+	// JSON is YAML, and quotes everything rightly.
+	const config = { runcmd: steps.map((step) => ['bash', '-c', step]) };
+	return `#cloud-config\n${JSON.stringify(config, null, 1)}\n`;
+}
+
+/** One word for a shell. */
+function quoted(word: string): string {
+	return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replace(/'/g, `'"'"'`)}'`;
+}

@@ -1,0 +1,50 @@
+/** Machine > Stop: ends the costs of a machine. Doing it twice does no harm. */
+import { eachItem } from '../../items';
+import { accountOf } from '../../machines';
+import type { Operation } from '../../operation';
+import { machineIdField, readMachineId } from './machineId';
+
+export const stop: Operation = {
+	option: {
+		name: 'Stop',
+		value: 'stop',
+		description: 'Stop a machine, or give it back',
+		action: 'Stop rented machine',
+	},
+	fields: [
+		machineIdField,
+		{
+			displayName: 'And Then',
+			name: 'stopMode',
+			type: 'options',
+			options: [
+				{
+					name: 'Keep Its Disk',
+					value: 'stop',
+					description:
+						'The GPU costs nothing, the disk goes on costing a little; the next start is quick',
+				},
+				{
+					name: 'Give It Back',
+					value: 'destroy',
+					description: 'Delete the machine with everything on it; nothing costs any more',
+				},
+			],
+			default: 'stop',
+			description: 'What happens to the disk of the machine',
+		},
+	],
+	run: async (context) =>
+		await eachItem(context, async (i) => {
+			const id = readMachineId(context, i);
+			const mode =
+				context.getNodeParameter('stopMode', i, 'stop') === 'destroy' ? 'destroy' : 'stop';
+			// Sent even when the execution is stopped at this moment: the machine costs money.
+			const { despiteStop, name } = await accountOf(context, i);
+			await despiteStop.act(id, mode);
+			return {
+				json: { machine_id: id, provider: name, stopped: true, given_back: mode === 'destroy' },
+				pairedItem: { item: i },
+			};
+		}),
+};

@@ -1,0 +1,76 @@
+/** People find the node in n8n's list of nodes by the words that they think of, in the real editor. */
+import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+
+import type { Browser, Page } from 'playwright-core';
+
+import { launch, openPicker, openWorkflow, search, signIn } from './editor.mjs';
+import { N8n } from './n8n.mjs';
+import { N8N_1, N8N_2 } from './places.mjs';
+import { line, start } from './workflows.mjs';
+
+const WORDS = [
+	'lip',
+	'lipsync',
+	'lip sync',
+	'avatar',
+	'talking',
+	'talking head',
+	'talking photo',
+	'heygen',
+	'image to video',
+	'portrait',
+	'dub',
+];
+/** How many other nodes may stand above ours: the editor sorts by its own score. */
+const MOST_ABOVE = 4;
+
+for (const [version, program] of Object.entries({ '1.x': N8N_1, '2.x': N8N_2 })) {
+	describe(`the list of nodes in n8n ${version}`, { timeout: 400_000 }, () => {
+		const home = mkdtempSync(join(tmpdir(), 'lipsync-picker-'));
+		let n8n: N8n;
+		let browser: Browser;
+		let page: Page;
+
+		before(async () => {
+			n8n = await N8n.install(home, {}, program);
+			await n8n.start();
+			const flow = await n8n.save(line('picker', start));
+			browser = await launch();
+			page = await browser.newPage({ viewport: { width: 1440, height: 900 } });
+			await signIn(page, n8n);
+			await openWorkflow(page, n8n, flow.id);
+			await openPicker(page).catch(async (error: unknown) => {
+				await picture(page, `picker-${version}`);
+				throw error;
+			});
+		});
+
+		after(async () => {
+			await browser?.close();
+			await n8n?.stop();
+			rmSync(home, { recursive: true, force: true });
+		});
+
+		for (const words of WORDS) {
+			it(`shows Lipsync for "${words}"`, async () => {
+				const titles = await search(page, words);
+				const place = titles.findIndex((title) => title.startsWith('Lipsync'));
+				if (place < 0 && process.env.LIPSYNC_PICTURES)
+					await page.screenshot({
+						path: join(process.env.LIPSYNC_PICTURES, `picker-${words}.png`),
+					});
+				assert.ok(place >= 0 && place <= MOST_ABOVE, `it shows: ${titles.join(', ') || 'nothing'}`);
+			});
+		}
+	});
+}
+
+/** A screenshot into the folder LIPSYNC_PICTURES, to see why a search failed. */
+async function picture(page: Page, name: string): Promise<void> {
+	const folder = process.env.LIPSYNC_PICTURES;
+	if (folder) await page.screenshot({ path: join(folder, `${name}.png`) });
+}

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -21,56 +22,10 @@ from provider import serve_provider
 ORDER = Order(
     "example/lipsync:1", 70, {"LIPSYNC_TOKENS": "tok", "LIPSYNC_PROFILE": "sadtalker-256"}, ssh_key="ssh-ed25519 A"
 )
-VAST_OFFERS = {
-    "offers": [
-        {"id": 2, "gpu_name": "RTX 4090", "gpu_ram": 24564, "dph_total": 0.5, "reliability": 0.99, "inet_down": 800.0},
-        {"id": 1, "gpu_name": "RTX 4090", "gpu_ram": 24564, "dph_total": 0.4, "reliability2": 0.97, "inet_down": 90.5},
-        {"id": 3, "gpu_name": "H100 SXM", "gpu_ram": 81559, "dph_total": 2.4, "geolocation": "Sweden, SE"},
-    ]
-}
-RUNPOD_GPUS = {
-    "gpus": [
-        {
-            "id": "NVIDIA GeForce RTX 4090",
-            "name": "RTX 4090",
-            "memory": 24,
-            "secure": True,
-            "community": True,
-            "price": {"secure": 0.69, "community": 0.34},
-            "availability": "HIGH",
-        },
-        {
-            "id": "NVIDIA H100 80GB HBM3",
-            "name": "H100 SXM",
-            "memory": 80,
-            "secure": True,
-            "community": False,
-            "price": {"secure": 2.99, "community": 0},
-            "availability": "NONE",
-        },
-    ]
-}
-TENSORDOCK_PLACES = {
-    "data": {
-        "locations": [
-            {
-                "id": "loc-1",
-                "city": "Oslo",
-                "country": "Norway",
-                "gpus": [
-                    {
-                        "v0Name": "geforcertx4090-pcie-24gb",
-                        "displayName": "NVIDIA GeForce RTX 4090 PCIe 24GB",
-                        "max_count": 2,
-                        "price_per_hr": 0.32,
-                        "pricing": {"per_vcpu_hr": 0.003, "per_gb_ram_hr": 0.002, "per_gb_storage_hr": 0.00005},
-                    },
-                    {"v0Name": "h100-sxm5-80gb", "max_count": 0, "price_per_hr": 2.25},
-                ],
-            }
-        ]
-    }
-}
+# The n8n node is tested against the same recorded answers.
+OFFERS = json.loads((Path(__file__).parents[1] / "data/providers/offers.json").read_text(encoding="utf-8"))
+VAST_OFFERS, RUNPOD_GPUS = OFFERS["vast_offers"], OFFERS["runpod_gpus"]
+TENSORDOCK_PLACES = OFFERS["tensordock_places"]
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import type {
 } from 'n8n-workflow';
 
 import { LipsyncApi } from '../../credentials/LipsyncApi.credentials.js';
+import { LipsyncMachineApi } from '../../credentials/LipsyncMachineApi.credentials.js';
 import { Lipsync } from '../../nodes/Lipsync/Lipsync.node.js';
 
 export interface Setup {
@@ -32,6 +33,8 @@ export interface Setup {
 	/** Base URLs by item, as an expression in the credential gives them. */
 	baseUrls?: string[];
 	signal?: AbortSignal;
+	/** The account at a provider of rented GPUs. */
+	account?: ICredentialDataDecryptedObject;
 	/** Files by id; items refer to them. */
 	store?: Map<string, { bytes: Buffer; fileName?: string }>;
 }
@@ -100,9 +103,9 @@ export function makeContext(setup: Setup = {}): Context {
 			if (value === undefined) throw new Error(`Could not get parameter "${name}"`);
 			return value;
 		},
-		getCredentials: async (_type: string, i = 0) => ({
-			...credentials,
-			baseUrl: setup.baseUrls?.[i] ?? credentials.baseUrl,
+		getCredentials: async (type: string, i = 0) => ({
+			...(type === 'lipsyncMachineApi' ? setup.account : credentials),
+			...(type === 'lipsyncApi' ? { baseUrl: setup.baseUrls?.[i] ?? credentials.baseUrl } : {}),
 		}),
 		continueOnFail: () =>
 			setup.onError === 'continueRegularOutput' || setup.onError === 'continueErrorOutput',
@@ -130,12 +133,13 @@ export function makeContext(setup: Setup = {}): Context {
 			},
 			async httpRequestWithAuthentication(
 				this: IExecuteFunctions,
-				_type: string,
+				type: string,
 				options: IHttpRequestOptions,
 			): Promise<unknown> {
 				// As in n8n: the credential is asked from `this`, without an item.
-				const own = await this.getCredentials('lipsyncApi');
-				const signed = await new LipsyncApi().authenticate(own, options);
+				const own = await this.getCredentials(type);
+				const known = type === 'lipsyncApi' ? new LipsyncApi() : new LipsyncMachineApi();
+				const signed = await known.authenticate(own, options);
 				return await exchange(signed, this.getExecutionCancelSignal());
 			},
 			httpRequest: async (options: IHttpRequestOptions): Promise<unknown> =>
@@ -179,7 +183,7 @@ function queryOf(query: IHttpRequestOptions['qs']): string {
 async function exchange(options: IHttpRequestOptions, signal?: AbortSignal): Promise<unknown> {
 	return await new Promise((resolve, reject) => {
 		const sent = request(
-			`${options.baseURL}${options.url}${queryOf(options.qs)}`,
+			`${options.baseURL ?? ''}${options.url}${queryOf(options.qs)}`,
 			{
 				method: options.method,
 				headers: options.headers as Record<string, string>,
@@ -202,7 +206,9 @@ async function exchange(options: IHttpRequestOptions, signal?: AbortSignal): Pro
 			},
 		);
 		sent.on('error', reject);
-		const body = options.body as Buffer | Readable | undefined;
+		const body = options.json
+			? JSON.stringify(options.body)
+			: (options.body as Buffer | Readable | undefined);
 		if (body instanceof Readable) body.on('error', reject).pipe(sent);
 		else sent.end(body);
 	});

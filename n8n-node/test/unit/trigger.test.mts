@@ -29,7 +29,7 @@ class Jobs {
 async function news(
 	jobs: Jobs,
 	memory: Memory,
-	most = 100,
+	most = 10_000,
 ): Promise<{ ids: string[]; memory: Memory }> {
 	const look = await lookForNews(jobs.pages(), memory);
 	const reported = look.ended.slice(0, most);

@@ -11,12 +11,8 @@
 
 #include "hopper.cuh"
 
-constexpr int HEAD = 128;           // head dimension
-constexpr int ROWS = 64;            // query rows of a warpgroup
 constexpr int KEYS = 128;           // keys of a tile
 constexpr int STAGES = 4;           // tiles in flight
-constexpr int CONSUMERS = 2;        // warpgroups that multiply
-constexpr int THREADS = 128 * (CONSUMERS + 1);
 constexpr int Q_BYTES = CONSUMERS * ROWS * HEAD;
 constexpr int K_BYTES = KEYS * HEAD;
 constexpr int V_LOADED = KEYS * HEAD * (VALUES_8BIT ? 1 : 2);
@@ -65,21 +61,8 @@ __device__ __forceinline__ void values_into(float (&o)[64], float (&product)[N_P
         multiply_bf16(o, p[4 * i], p[4 * i + 1], p[4 * i + 2], p[4 * i + 3], descriptor(v + 128 * i));
 #endif
 }
-// The largest scores of a thread's two rows.
-__device__ __forceinline__ void maxima(const int (&s)[64], int& top0, int& top1) {
-    int a = larger(s[0], s[1]), b = larger(s[2], s[3]), c = larger(s[4], s[5]), d = larger(s[6], s[7]);
-#pragma unroll
-    for (int j = 2; j < 16; j += 2) {
-        a = larger(a, larger(s[4 * j], s[4 * j + 1]));
-        b = larger(b, larger(s[4 * j + 2], s[4 * j + 3]));
-        c = larger(c, larger(s[4 * j + 4], s[4 * j + 5]));
-        d = larger(d, larger(s[4 * j + 6], s[4 * j + 7]));
-    }
-    top0 = quad_max(larger(a, c));
-    top1 = quad_max(larger(b, d));
-}
 // Accumulators of the scores are laid out as the value product wants its left side: in fp8 but for the order of keys
-// within 32, which the values are stored in (fused_kernels.values_fp8).
+// within 32, which the values are stored in (fused.values_fp8).
 __device__ __forceinline__ void pack_all(uint32 (&p)[N_P], const float (&x)[64]) {
 #pragma unroll
     for (int i = 0; i < 8; i++) {
@@ -112,12 +95,10 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
     const float* __restrict__ v_scale, const float* __restrict__ v_centre, const int* __restrict__ chosen,
     bf16* __restrict__ out, int n_queries, int n_keys, int n_tiles, float factor) {
     extern __shared__ __align__(1024) char shared[];
-    // Through a shuffle, so that the compiler knows it for one value per warp.
-    const int group = __shfl_sync(~0u, (int)threadIdx.x / 128, 0);
+    const int group = warpgroup();
     const int head = blockIdx.y, heads = gridDim.y, first_row = blockIdx.x * CONSUMERS * ROWS;
     const int all_tiles = (n_keys + KEYS - 1) / KEYS;
-    const uint32 base = (shared_address(shared) + 1023) & ~1023u;
-    const uint32 q_tile = base, k_tiles = q_tile + Q_BYTES, v_tiles = k_tiles + STAGES * K_BYTES;
+    const uint32 q_tile = first_tile(shared), k_tiles = q_tile + Q_BYTES, v_tiles = k_tiles + STAGES * K_BYTES;
     const uint32 bars = v_tiles + STAGES * V_BYTES, q_full = bars, full = bars + 8, empty = full + 8 * STAGES;
     const uint32 scale_of = empty + 8 * STAGES;
     const int* list = chosen ? chosen + ((long long)head * gridDim.x + blockIdx.x) * n_tiles : nullptr;
@@ -129,7 +110,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
             barrier_init(full + 8 * i, 1);
             barrier_init(empty + 8 * i, CLUSTER * CONSUMERS);
         }
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        barriers_initialised();
     }
 #if VALUES_8BIT
     for (int i = threadIdx.x; i < STAGES * 256; i += THREADS)
@@ -142,7 +123,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
     cluster_wait();
 
     if (group == 0) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+        keep_few_registers();
         if (threadIdx.x == 0) {
             barrier_expect(q_full, Q_BYTES);
             load_tile(q_tile, &queries, q_full, 0, head, first_row);
@@ -175,7 +156,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         return;
     }
 
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+    take_many_registers();
     const int lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32, column = 2 * (lane % 4);
     const int row = first_row + (group - 1) * ROWS + warp * 16 + lane / 4;
     const float* scales = q_scale + (long long)head * n_queries;
@@ -183,7 +164,8 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
     const float a1 = row + 8 < n_queries ? scales[row + 8] * factor : factor;
     const uint32 q_low = low_part(q_tile + (group - 1) * ROWS * HEAD, 16), k_low = low_part(k_tiles, 16);
     const uint32 v_low = low_part(v_tiles, VALUES_8BIT ? 16 : V_LOADED / 2);
-    // The first CLUSTER threads of a group say to one CTA of the cluster each that a tile may be overwritten.
+    // The first CLUSTER threads of a group tell one CTA of the cluster each that a tile may be overwritten. Here and not
+    // in hopper.cuh, because from there the compiler makes other code of it, 640 bytes longer in the fp8 form.
     const int peer = threadIdx.x % 128;
     auto release = [&](uint32 bar) {
         if (peer < CLUSTER) barrier_arrive_at(bar, peer);

@@ -8,13 +8,9 @@
 
 #include "hopper.cuh"
 
-constexpr int HEAD = 128;       // head dimension
-constexpr int ROWS = 64;        // query rows of a warpgroup
 constexpr int KEYS = 176;       // keys of a tile: as many as registers hold scores for
 constexpr int STAGES = 2;       // tiles in flight
 constexpr int CLUSTER = 2;      // CTAs that share tiles
-constexpr int CONSUMERS = 2;    // warpgroups that multiply
-constexpr int THREADS = 128 * (CONSUMERS + 1);
 constexpr int Q_BYTES = CONSUMERS * ROWS * HEAD * 2;
 constexpr int TILE_BYTES = KEYS * HEAD * 2;
 constexpr int N_S = KEYS / 2;   // registers of a thread's scores
@@ -42,19 +38,6 @@ __device__ __forceinline__ void values_into(float (&o)[64], const uint32 (&p)[N_
     for (int i = 0; i < KEYS / 16; i++)
         multiply_bf16(o, p[4 * i], p[4 * i + 1], p[4 * i + 2], p[4 * i + 3], descriptor(v + 128 * i));
 }
-// The largest scores of a thread's two rows.
-__device__ __forceinline__ void maxima(const float (&s)[N_S], float& top0, float& top1) {
-    float a = fmaxf(s[0], s[1]), b = fmaxf(s[2], s[3]), c = fmaxf(s[4], s[5]), d = fmaxf(s[6], s[7]);
-#pragma unroll
-    for (int j = 2; j < KEYS / 8; j += 2) {
-        a = fmaxf(a, fmaxf(s[4 * j], s[4 * j + 1]));
-        b = fmaxf(b, fmaxf(s[4 * j + 2], s[4 * j + 3]));
-        c = fmaxf(c, fmaxf(s[4 * j + 4], s[4 * j + 5]));
-        d = fmaxf(d, fmaxf(s[4 * j + 6], s[4 * j + 7]));
-    }
-    top0 = quad_max(fmaxf(a, c));
-    top1 = quad_max(fmaxf(b, d));
-}
 
 // queries, keys, values: (tokens, heads, 128) bf16, any token stride; out: the same, contiguous. The grid's x is even.
 // factor: 1 / sqrt(128) * log2(e).
@@ -62,12 +45,10 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
     const __grid_constant__ TensorMap queries, const __grid_constant__ TensorMap keys,
     const __grid_constant__ TensorMap values, bf16* __restrict__ out, int n_queries, int n_keys, float factor) {
     extern __shared__ __align__(1024) char shared[];
-    // Through a shuffle, so that the compiler knows it for one value per warp.
-    const int group = __shfl_sync(~0u, (int)threadIdx.x / 128, 0);
+    const int group = warpgroup();
     const int head = blockIdx.y, heads = gridDim.y, first_row = blockIdx.x * CONSUMERS * ROWS;
     const int n_tiles = (n_keys + KEYS - 1) / KEYS;
-    const uint32 base = (shared_address(shared) + 1023) & ~1023u;
-    const uint32 q_tile = base, k_tiles = q_tile + Q_BYTES, v_tiles = k_tiles + STAGES * TILE_BYTES;
+    const uint32 q_tile = first_tile(shared), k_tiles = q_tile + Q_BYTES, v_tiles = k_tiles + STAGES * TILE_BYTES;
     const uint32 q_full = v_tiles + STAGES * TILE_BYTES, k_full = q_full + 8, v_full = k_full + 8 * STAGES;
     const uint32 k_empty = v_full + 8 * STAGES, v_empty = k_empty + 8 * STAGES;
 
@@ -79,13 +60,13 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
             barrier_init(k_empty + 8 * i, CLUSTER * CONSUMERS);
             barrier_init(v_empty + 8 * i, CLUSTER * CONSUMERS);
         }
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        barriers_initialised();
     }
     __syncthreads();
     cluster_wait();
 
     if (group == 0) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+        keep_few_registers();
         if (threadIdx.x == 0) {
             barrier_expect(q_full, Q_BYTES);
             load_tile(q_tile, &queries, q_full, 0, head, first_row);
@@ -112,12 +93,12 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         return;
     }
 
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+    take_many_registers();
     const int lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32, column = 2 * (lane % 4);
     const int row = first_row + (group - 1) * ROWS + warp * 16 + lane / 4;
     const uint32 q_low = low_part(q_tile + (group - 1) * ROWS * 128, 16), k_low = low_part(k_tiles, 16);
     const uint32 v_low = low_part(v_tiles, TILE_BYTES / 2);
-    // The first CLUSTER threads of a group say to one CTA of the cluster each that a tile may be overwritten.
+    // The first CLUSTER threads of a group tell one CTA of the cluster each that a tile may be overwritten.
     const int peer = threadIdx.x % 128;
     auto release = [&](uint32 bar) {
         if (peer < CLUSTER) barrier_arrive_at(bar, peer);

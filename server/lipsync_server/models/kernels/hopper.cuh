@@ -7,6 +7,18 @@ typedef unsigned short bf16;
 
 struct alignas(64) TensorMap { uint64 opaque[16]; };
 
+// How both kernels divide their work: warpgroup 0 loads, the others multiply.
+constexpr int HEAD = 128;           // head dimension
+constexpr int ROWS = 64;            // query rows of a warpgroup
+constexpr int CONSUMERS = 2;        // warpgroups that multiply
+constexpr int THREADS = 128 * (CONSUMERS + 1);
+
+// This thread's warpgroup: through a shuffle, so that the compiler knows it for one value per warp.
+__device__ __forceinline__ int warpgroup() { return __shfl_sync(~0u, (int)threadIdx.x / 128, 0); }
+// Registers go from the warpgroup that loads to those that multiply.
+__device__ __forceinline__ void keep_few_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 24;"); }
+__device__ __forceinline__ void take_many_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 240;"); }
+
 __device__ __forceinline__ uint32 shared_address(const void* p) { return (uint32)__cvta_generic_to_shared(p); }
 
 __device__ __forceinline__ void barrier_init(uint32 bar, int count) {
@@ -47,6 +59,10 @@ __device__ __forceinline__ int cluster_rank() {
 __device__ __forceinline__ void cluster_wait() {
     asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
+// Barriers that were initialised are there for the other CTA and for the tensor memory accelerator, too.
+__device__ __forceinline__ void barriers_initialised() {
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
 // Arrive at the barrier that CTA number `rank` of the cluster has at this address.
 __device__ __forceinline__ void barrier_arrive_at(uint32 bar, int rank) {
     asm volatile(
@@ -54,6 +70,9 @@ __device__ __forceinline__ void barrier_arrive_at(uint32 bar, int rank) {
         "mapa.shared::cluster.u32 there, %0, %1;\n"
         "mbarrier.arrive.shared::cluster.b64 _, [there];\n}\n" ::"r"(bar), "r"(rank) : "memory");
 }
+
+// Where tiles begin in shared memory: the swizzle counts from a multiple of 1024 bytes.
+__device__ __forceinline__ uint32 first_tile(const void* shared) { return (shared_address(shared) + 1023) & ~1023u; }
 
 #define R8(C, a, i) C(a[i]), C(a[i + 1]), C(a[i + 2]), C(a[i + 3]), C(a[i + 4]), C(a[i + 5]), C(a[i + 6]), C(a[i + 7])
 #define R64(C, a) R8(C, a, 0), R8(C, a, 8), R8(C, a, 16), R8(C, a, 24), R8(C, a, 32), R8(C, a, 40), R8(C, a, 48), R8(C, a, 56)
@@ -114,13 +133,28 @@ __device__ __forceinline__ uint32 pack_bf16(float low, float high) {
     return both;
 }
 __device__ __forceinline__ int larger(int a, int b) { return a > b ? a : b; }
+__device__ __forceinline__ float larger(float a, float b) { return fmaxf(a, b); }
 __device__ __forceinline__ int quad_max(int x) {
     x = larger(x, __shfl_xor_sync(~0u, x, 1));
     return larger(x, __shfl_xor_sync(~0u, x, 2));
 }
 __device__ __forceinline__ float quad_max(float x) {
-    x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
-    return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+    x = larger(x, __shfl_xor_sync(~0u, x, 1));
+    return larger(x, __shfl_xor_sync(~0u, x, 2));
+}
+// The largest scores of a thread's two rows, of which it holds N in all.
+template <typename Number, int N>
+__device__ __forceinline__ void maxima(const Number (&s)[N], Number& top0, Number& top1) {
+    Number a = larger(s[0], s[1]), b = larger(s[2], s[3]), c = larger(s[4], s[5]), d = larger(s[6], s[7]);
+#pragma unroll
+    for (int j = 2; j < N / 4; j += 2) {
+        a = larger(a, larger(s[4 * j], s[4 * j + 1]));
+        b = larger(b, larger(s[4 * j + 2], s[4 * j + 3]));
+        c = larger(c, larger(s[4 * j + 4], s[4 * j + 5]));
+        d = larger(d, larger(s[4 * j + 6], s[4 * j + 7]));
+    }
+    top0 = quad_max(larger(a, c));
+    top1 = quad_max(larger(b, d));
 }
 __device__ __forceinline__ float quad_sum(float x) {
     x += __shfl_xor_sync(~0u, x, 1);

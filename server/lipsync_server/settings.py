@@ -6,12 +6,13 @@ an engine gets `EngineSettings`, a worker process `RenderSettings`, and neither 
 checked by engines/registry.py, which knows them.
 """
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from dotenv import dotenv_values
-from pydantic import AliasChoices, BaseModel, Field, SecretStr, StringConstraints, field_validator
+from pydantic import AliasChoices, BaseModel, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from lipsync_server.validation import nearest, show
@@ -78,7 +79,7 @@ class EngineSettings(BaseModel):
     """Default number of denoising steps; unset, the preset decides."""
     preset: Preset = "balanced"
     """Default preset of the model engines."""
-    device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda|cuda:\d+)$")] = "auto"
+    device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     attention: Literal[
         "auto",
@@ -115,6 +116,13 @@ class EngineSettings(BaseModel):
     @classmethod
     def _lora_from_text(cls, value: object) -> object:
         return _split_commas(value)
+
+    @field_validator("device")
+    @classmethod
+    def _device_exists(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", value):
+            raise ValueError("must be auto, cpu, cuda, or cuda:N with the number of a card")
+        return value
 
     @field_validator("resolution")
     @classmethod
@@ -168,7 +176,8 @@ class _Listening(BaseSettings):
     tokens: Annotated[list[SecretStr], NoDecode] = Field(
         default=[], validation_alias=_env("tokens", "LIPSYNC_TOKEN", "API_TOKEN")
     )
-    """Accepted bearer tokens, separated by commas. `name:token` gives the token a name that shows in lists."""
+    """Accepted bearer tokens, by commas. `token` is the owner's and sees every job; `name:token` sees the jobs
+    of that name only."""
     public_url: str = ""
     """The address that people reach this server by, when it stands behind a tunnel or proxy."""
     tunnel: str = ""

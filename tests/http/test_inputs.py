@@ -1,9 +1,13 @@
 """Promise 1 and 4: inputs as real clients send them are taken, and hostile ones are answered with 4xx, never 500."""
 
+import asyncio
 import base64
 import json
+from collections.abc import AsyncIterator
 
 import pytest
+from lipsync_server.http import keys, uploads
+from lipsync_server.http.slots import MAX_STREAMS
 from site_kit import PNG, WAV, Site, form
 
 IMAGE, AUDIO = base64.b64encode(PNG).decode(), base64.b64encode(WAV).decode()
@@ -230,3 +234,30 @@ async def test_a_video_whose_file_was_removed_by_hand_is_a_problem_document(site
     (site.data_dir / "jobs" / job_id / "video.mp4").unlink()
     async with site.client.get(f"/v1/jobs/{job_id}/video") as response:
         assert (response.status, response.content_type) == (410, "application/problem+json")
+
+
+async def test_a_body_that_drips_is_given_up_although_it_never_stalls(site: Site, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(uploads, "STALLED_S", 0.2)
+
+    async def drip() -> AsyncIterator[bytes]:
+        yield b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
+        while True:
+            yield b"x" * 20
+            await asyncio.sleep(0.05)
+
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    async with asyncio.timeout(20), site.client.post("/v1/jobs", data=drip(), headers=headers) as response:
+        assert response.status == 400
+        assert "too slow" in (await response.json())["detail"]
+    assert site.left_on_disk() == []
+
+
+async def test_too_many_event_streams_are_answered_429(site: Site):
+    job_id = (await site.submit(prompt="hold"))["id"]
+    site.client.app[keys.STREAMS].n_taken = MAX_STREAMS
+    async with site.client.get(f"/v1/jobs/{job_id}/events") as response:
+        assert response.status == 429
+        assert "Retry-After" in response.headers
+    site.client.app[keys.STREAMS].n_taken = 0
+    site.executor.let_go.set()
+    assert (await site.ended(job_id))["state"] == "succeeded"

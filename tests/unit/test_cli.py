@@ -61,6 +61,7 @@ def test_every_setting_is_a_flag_of_serve_with_its_description() -> None:
         (["--port", "99999"], "less than or equal to 65535"),
         (["--engine", "magic"], "Setting --engine (LIPSYNC_ENGINE) cannot be 'magic'"),
         (["--resolution", "4k"], "must be 480p or 720p"),
+        (["--device", "gpu"], "must be auto, cpu, cuda, or cuda:N"),
     ],
 )
 def test_a_bad_flag_of_serve_is_a_sentence_and_status_2(arguments: list[str], says: str) -> None:

@@ -20,9 +20,9 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -74,24 +74,24 @@ def build(all_stages: dict[str, Stage], name: str, roots: Path, built: dict[str,
     if stage.base in all_stages:
         base = build(all_stages, stage.base, roots, built)
         copy_root(base.root, root)
-        image = Image(root, dict(base.environment), {}, base.user, base.folder, base.shell)
+        image = replace(base, root=root, environment=dict(base.environment), arguments={})
     else:
         debootstrap(stage.base, root)
         image = Image(root)
     with mounted(root):
         for instruction, rest in stage.steps:
             say(f"{name}: {instruction} {rest[:100]}")
-            step(image, instruction, rest, lambda other: build(all_stages, other, roots, built))
+            step(image, instruction, rest, lambda other: build(all_stages, other, roots, built).root)
     built[name] = image
     return image
 
 
-def step(image: Image, instruction: str, rest: str, other: "object") -> None:
+def step(image: Image, instruction: str, rest: str, root_of: Callable[[str], Path]) -> None:
     match instruction:
         case "RUN":
             image.run([*image.shell, rest], image.user)
         case "COPY":
-            copy(image, rest, other)
+            copy(image, rest, root_of)
         case "ENV":
             for pair in words(rest):
                 name, _, value = pair.partition("=")
@@ -114,12 +114,12 @@ def step(image: Image, instruction: str, rest: str, other: "object") -> None:
             image.health = words(rest.partition("CMD")[2].strip())
 
 
-def copy(image: Image, rest: str, other: "object") -> None:
+def copy(image: Image, rest: str, root_of: Callable[[str], Path]) -> None:
     """COPY of files that git knows (nothing else may get into an image), or --from another stage."""
     parts = words(rest)
     source_root = REPOSITORY
     if parts[0].startswith("--from="):
-        source_root = other(parts.pop(0).removeprefix("--from=")).root  # type: ignore[operator]
+        source_root = root_of(parts.pop(0).removeprefix("--from="))
     *sources, target = parts
     inside = image.root / (target.lstrip("/") if target.startswith("/") else f"{image.folder}/{target}".lstrip("/"))
     for name in sources:
@@ -208,6 +208,7 @@ def check(image: Image) -> None:
             video = render(samples / "portrait.jpg", samples / "speech.wav")
             assert video[4:8] == b"ftyp", video[:100]
             say(f"rendered {len(video):,} bytes in {time.monotonic() - began:.1f} s")
+            # The init process is root's; the server below it is not.
             ids = subprocess.run(["ps", "-o", "uid=", "--ppid", str(server.pid)], capture_output=True, text=True)
             assert set(ids.stdout.split()) == {"1000"}, f"the server runs as user {ids.stdout}"
         finally:

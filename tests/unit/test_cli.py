@@ -167,6 +167,7 @@ def test_demo_renders_the_shipped_sample(tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert finished.returncode == 0, finished.stderr
+    assert finished.stderr == "", "a library wrote to the terminal"
     assert probe_video(tmp_path / "demo.mp4").duration_s > 2
     assert "engine: preview" in finished.stdout
     assert "demo.mp4: " in finished.stdout

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from lipsync_server.engines.base import Box, Frames
 from lipsync_server.errors import NoFace
 from lipsync_server.paths import bundled
+from lipsync_server.quiet import without_information_lines
 
 Points = NDArray[np.float32]
 
@@ -85,10 +86,11 @@ class FaceLandmarker:
 
         with zipfile.ZipFile(model or bundled("face_landmarker.task")) as task:
             blobs = {name: task.read(name) for name in ("face_detector.tflite", "face_landmarks_detector.tflite")}
-        self._detector = Interpreter(model_content=blobs["face_detector.tflite"], num_threads=n_threads)
-        self._mesh = Interpreter(model_content=blobs["face_landmarks_detector.tflite"], num_threads=n_threads)
-        self._detector.allocate_tensors()
-        self._mesh.allocate_tensors()
+        with without_information_lines():
+            self._detector = Interpreter(model_content=blobs["face_detector.tflite"], num_threads=n_threads)
+            self._mesh = Interpreter(model_content=blobs["face_landmarks_detector.tflite"], num_threads=n_threads)
+            self._detector.allocate_tensors()
+            self._mesh.allocate_tensors()
         by_shape = {tuple(out["shape"]): out["index"] for out in self._detector.get_output_details()}
         self._detector_in = self._detector.get_input_details()[0]["index"]
         self._boxes_out, self._scores_out = by_shape[1, 896, 16], by_shape[1, 896, 1]

@@ -5,6 +5,7 @@ What the commands do is test_ray_cluster.py's; that two real machines find each 
 
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 FILES = ["cluster.md", "cluster/compose.yaml", "cluster/ray-cluster.yaml"]
 VALUES = {
     "HEAD_ADDRESS": "10.0.0.1",
+    "NODE_ADDRESS": "10.0.0.2",
     "LIPSYNC_IMAGE": "lipsync",
     "LIPSYNC_TOKENS": "n8n:secret",
     "RAY_AUTH_TOKEN": "of-the-machines",
@@ -44,9 +46,9 @@ def commands(name: str, program: str) -> list[list[str]]:
     lines = text.splitlines() if name.endswith(".md") else strings(yaml.safe_load(text))
     found = []
     for line in lines:
-        for part in re.split(r"\s*&&|\s[>&]", re.sub(r"\s#.*|^#.*", "", line)):
+        for part in re.split(r"\s*&&|;|\s[>&]", re.sub(r"\s#.*|^#.*", "", line)):
             before, separator, rest = part.partition(f"{program} ")
-            if separator and re.fullmatch(r"\s*(nohup |exec |\w+=\S+\s+)*", before):
+            if separator and re.fullmatch(r"\s*(do |nohup |exec |env -u LIPSYNC_TOKENS |\w+=\S+\s+)*", before):
                 found.append(shlex.split(rest))
     return found
 
@@ -60,6 +62,9 @@ def test_ray_takes_every_flag_that_it_is_started_with(name: str):
     parsed = [start.make_context("start", arguments).params for arguments in told]
     assert [bool(each["head"]) for each in parsed] == [True] + [False] * (len(told) - 1)
     assert all(each["head"] or each["address"] for each in parsed)
+    assert all(each["node_ip_address"] for each in parsed), "or Ray takes the public network"
+    text = text_of(name)
+    assert all(each["block"] for each in parsed) or "restart: unless-stopped" in text, "or nothing restarts Ray"
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -78,8 +83,11 @@ def test_the_launchers_file_is_one_that_ray_up_accepts():
     validate_config(prepare_config(config))
     assert config["provider"]["worker_ips"], "two machines"
     assert "~/.ray/auth_token" in config["file_mounts"]
-    starts = [line for key in ("head_start_ray_commands", "worker_start_ray_commands") for line in config[key]]
-    assert all("RAY_AUTH_MODE=token" in line for line in starts if "start" in line or "serve" in line)
+    lines = [line for key in ("head_start_ray_commands", "worker_start_ray_commands") for line in config[key]]
+    starts = [line for line in lines if "ray start" in line or "lipsync serve" in line]
+    assert all("RAY_AUTH_MODE=token" in line and "while true" in line for line in starts)
+    for line in lines:
+        subprocess.run(["sh", "-n", "-c", line], check=True)
 
 
 def test_the_compose_file_has_the_first_machine_and_every_further_one():
@@ -91,7 +99,18 @@ def test_the_compose_file_has_the_first_machine_and_every_further_one():
         assert service["environment"]["RAY_AUTH_MODE"] == "token"
         assert service["environment"]["RAY_AUTH_TOKEN"] == VALUES["RAY_AUTH_TOKEN"]
         assert service["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
+        assert service["command"][:2] == ["sh", "-c"], "a program that the image's entry point starts by name"
+        assert service["restart"] == "unless-stopped"
     assert services["head"]["environment"]["LIPSYNC_TOKENS"] == VALUES["LIPSYNC_TOKENS"]
+    assert "LIPSYNC_TOKENS" not in services["node"]["environment"]
+    assert services["node"]["healthcheck"] == {"disable": True}
     # The first machine keeps what the server writes; both see the weights.
     assert any(volume.endswith(":/data") for volume in services["head"]["volumes"])
     assert all(any(volume.endswith(":/weights") for volume in each["volumes"]) for each in services.values())
+
+
+def test_each_profile_needs_its_own_variables_only():
+    """Compose fills in the whole file before it looks at profiles, so `:?` asks every machine for the variable."""
+    text = (DOCS / "cluster/compose.yaml").read_text()
+    demanded = set(re.findall(r"(?<!\$)\$\{(\w+):\?", text))
+    assert demanded == {"LIPSYNC_IMAGE", "RAY_AUTH_TOKEN", "HEAD_ADDRESS"}

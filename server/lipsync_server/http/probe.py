@@ -24,6 +24,8 @@ Result = TypeVar("Result")
 QUICK_S = 3.0
 """An ordinary picture is decoded in 0.1 s, an ordinary recording of ten minutes in 1 s."""
 N_QUICK, N_SLOW = 4, 2
+N_WARM = 3
+"""Two uploads of hostile files at once throw two away; the next upload still finds one."""
 _LOOK_INTERVAL_S = 0.1
 
 
@@ -46,7 +48,7 @@ class Prober:
     def __init__(self, settings: Settings, decoders: DecoderPool | None = None) -> None:
         """decoders: a pool that is shared with others; without one the prober has its own and closes it."""
         self._settings, self._is_owner = settings, decoders is None
-        self._decoders = decoders or DecoderPool()
+        self._decoders = decoders or DecoderPool(n_warm=N_WARM)
         self._quick, self._slow = asyncio.Semaphore(N_QUICK), asyncio.Semaphore(N_SLOW)
         # Threads that wait for decoder processes: not the loop's own, which a slow store may hold.
         self._threads = ThreadPoolExecutor(N_QUICK + N_SLOW, thread_name_prefix="probe")

@@ -50,6 +50,26 @@ def test_a_small_face_in_a_large_picture_is_found(
     assert nose == pytest.approx((left + 0.44 * side, top + 0.25 * side), abs=0.04 * side)
 
 
+@pytest.mark.parametrize(
+    ("width", "height", "side", "place"),
+    [
+        (3000, 2000, 320, (1340, 500)),
+        (3000, 2000, 240, (20, 1700)),
+        (3000, 2000, 240, (2750, 40)),
+        (2000, 3000, 240, (901, 1333)),
+        (6000, 4000, 240, (4107, 2611)),
+    ],
+)
+def test_a_face_of_50_pixels_is_found_however_large_the_photograph(
+    portrait: Frames, landmarker: FaceLandmarker, width: int, height: int, side: int, place: tuple[int, int]
+) -> None:
+    frame = canvas(height, width)
+    left, top = place
+    frame[top : top + side, left : left + side] = resized(portrait, side)
+    (face,) = landmarker.detect(frame)
+    assert face.points[1, :2] == pytest.approx((left + 0.44 * side, top + 0.25 * side), abs=0.06 * side)
+
+
 def test_several_faces_are_counted_from_the_left(portrait: Frames, landmarker: FaceLandmarker) -> None:
     frame = canvas(512, 1200)
     frame[100:450, 30:380] = resized(portrait, 350)

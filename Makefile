@@ -55,6 +55,7 @@ test-n8n: $(VENV)/.plain node_modules/.test ## the n8n node: its lint, its tests
 
 docs: $(VENV)/.test ## write the tables in README.md and docs/ anew from the code
 	$(BIN)/python -m lipsync_server.settings_table README.md
+	$(BIN)/python -m lipsync_server.options_table docs/options.md
 	$(BIN)/python -m lipsync_server.bench.infinitetalk.tables docs/performance.md
 	$(BIN)/python -m lipsync_server.bench.infinitetalk.tables docs/performance-h200.md
 

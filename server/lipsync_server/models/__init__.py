@@ -1,1 +1,1 @@
-"""What several engines compute with: kernels, layers, the Wan VAE, encoders, tensor files, sampling."""
+"""Parts of models that several engines share: kernels, layers, the Wan VAE, encoders, tensor files, sampling."""

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 from infinitetalk_golden import within
-from lipsync_server.engines.infinitetalk.model.layers import unpatchify
 from lipsync_server.engines.infinitetalk.model.teacache import TeaCache
+from lipsync_server.models.layers.embeddings import unpatchify
 from lipsync_server.random_models.infinitetalk_transformer import random_transformer
 from safetensors.torch import load_file
 from transformer_golden import SMALL, TINY, inputs_for

@@ -34,7 +34,7 @@ _QUALITY_SHIFT_720P = 11.0
 
 
 class Options(EngineOptions):
-    """What a caller may set. Numbers left open come from the preset."""
+    """The options of a request. Numbers left open come from the preset."""
 
     reads_prompt = True
 

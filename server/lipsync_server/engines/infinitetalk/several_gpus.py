@@ -77,7 +77,7 @@ class ParallelEngine:
         try:
             yield from _whole(frames, together)
         except Exception as error:
-            # What is wrong with the request, or a cancelled job, is found by every process.
+            # Every process finds a fault of the request, and that the job is cancelled.
             if isinstance(error, LipsyncError) and not isinstance(error, OutOfMemory):
                 self._wait()
             else:

@@ -31,7 +31,7 @@ class Rows(NamedTuple):
 
     @property
     def kind(self) -> EightBit | None:
-        """What the rows were rounded to; None is bf16."""
+        """The 8-bit type of the rows; None is bf16."""
         if self.scale is None:
             return None
         return "int8" if self.data.dtype == torch.int8 else "fp8"

@@ -1,4 +1,4 @@
-"""What the kernels for Hopper (compute capability 9.0) share: which GPU they need, and the maps of their tiles.
+"""Shared by the kernels for Hopper (compute capability 9.0): which GPU they need, and the maps of their tiles.
 
 Hopper's tensor memory accelerator fetches a whole tile by one instruction, which takes a map of the tensor. Knows the
 driver's call for that map. Does not know attention, nor how a kernel is compiled (nvrtc.py).

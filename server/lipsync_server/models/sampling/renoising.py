@@ -33,7 +33,7 @@ def distilled_timesteps(n_steps: int, shift: float = 5.0) -> Tensor:
 
 
 def rounded_to_bfloat16(levels: Tensor) -> tuple[Tensor, Tensor]:
-    """What a run in bfloat16 makes of noise levels: t for the model and sigma = t / 1000 for the update, float32.
+    """Noise levels as a run in bfloat16 rounds them: t for the model, sigma = t / 1000 for the update; float32.
 
     FlashHead's published run feeds its transformer 832 where 833.333 is meant, and this moves the lips more than the
     rounding of all its weights does.

@@ -31,7 +31,7 @@ _LATENTS = 21
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What stays on the GPU.
+    """Which parts of the transformer stay on the GPU.
 
     resident_blocks: how many of `n_blocks` stay on the device. cache_context: keep keys and values of text, picture and
     sound for a whole window. keep_encoders: CLIP stays on the device between jobs. weights_bytes: of all blocks and the

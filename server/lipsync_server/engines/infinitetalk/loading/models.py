@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Encoders:
-    """What every job needs beside the transformer."""
+    """The models beside the transformer; every job needs them."""
 
     text: TextEncoder
     clip: ImageEncoder
@@ -157,7 +157,7 @@ class Models:
         return self._held is not None and has_room_to_encode(self._held.spare_bytes, need)
 
     def describe(self) -> str:
-        """What is loaded, how and where, in one line."""
+        """The loaded transformer, its attention and its memory plan in one line, for the log."""
         held = self._held
         if held is None:
             return "nothing loaded"

@@ -26,7 +26,7 @@ _ENCODE_BYTES = 12_500
 
 @dataclass(frozen=True)
 class Need:
-    """What a job asks of the models. pixels: height x width of the video. passes: forwards of a guided step."""
+    """The demands of a job on the models. pixels: height x width of the video. passes: forwards of a guided step."""
 
     people: People
     distilled: bool

@@ -154,7 +154,7 @@ class SequenceParallel:
         return out
 
     def speaker_map(self, q: Tensor, k: Tensor, masks: Tensor, attend: Kernel) -> Tensor:
-        """What blocks.speaker_positions makes of the map of all tokens, for this process's: (own,) float32.
+        """Positions of this process's tokens by blocks.speaker_positions of the map of all tokens: (own,) float32.
 
         q, k (own, heads, head_dim). The positions depend on the map's extremes over all tokens.
         """

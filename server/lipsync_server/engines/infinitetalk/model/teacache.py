@@ -88,12 +88,12 @@ class TeaCache:
         return compute
 
     def store(self, residual: Tensor) -> None:
-        """Keep what the blocks added in the forward that was just computed."""
+        """Keep the blocks' output minus their input in the forward that was just computed."""
         self._slot.residual = residual
 
     @property
     def residual(self) -> Tensor:
-        """What the blocks added when this forward's slot was last computed."""
+        """The blocks' output minus their input when this forward's slot was last computed."""
         assert self._slot.residual is not None
         return self._slot.residual
 

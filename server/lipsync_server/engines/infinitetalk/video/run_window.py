@@ -37,7 +37,7 @@ class ConditionSource(Protocol):
 
 @dataclass(frozen=True)
 class WindowResult:
-    """What a window leaves behind when all its frames were yielded.
+    """The result of a window whose frames were all yielded.
 
     latents: (16, T, h, w) float32, the clean latents. taken_over: (16, k, h, w), the latents of the window's last
     frames, with which the next window begins; None after the last window.

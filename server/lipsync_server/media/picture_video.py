@@ -17,6 +17,7 @@ from av.video.reformatter import ColorRange, VideoReformatter
 from lipsync_server.errors import InvalidImage, UnsupportedMedia
 from lipsync_server.media.container import sniff
 from lipsync_server.media.ffmpeg import VIDEO_DECODERS, open_av
+from lipsync_server.media.hdr import is_hdr, tone_map
 from lipsync_server.media.structure import check_structure
 from lipsync_server.media_types import Frames
 
@@ -139,5 +140,9 @@ def _decoded(opened: "av.container.InputContainer", stream: "av.VideoStream") ->
 
 
 def _upright(frame: "av.VideoFrame") -> Frames:
-    rgb = VideoReformatter().reformat(frame, format="rgb24", dst_color_range=ColorRange.JPEG).to_ndarray()
+    if is_hdr(frame):
+        rgb = tone_map(frame)
+    else:
+        converted = VideoReformatter().reformat(frame, format="rgb24", dst_color_range=ColorRange.JPEG)
+        rgb = np.asarray(converted.to_ndarray(), dtype=np.uint8)
     return np.ascontiguousarray(np.rot90(rgb, round(frame.rotation / 90)), dtype=np.uint8)

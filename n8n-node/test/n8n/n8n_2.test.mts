@@ -9,11 +9,58 @@ import { after, before, describe, it } from 'node:test';
 import { essentialCases } from './essential.mjs';
 import { GoogleStandIn, serviceAccount } from './google.mjs';
 import { TOKEN, type LipsyncServer } from './lipsync.mjs';
-import type { LocalWeb } from './local.mjs';
 import { output, type N8n, type NodeSpec, type Workflow } from './n8n.mjs';
+import { PROVIDER_KEY, ProviderProcess } from '../unit/provider.mjs';
 import { N8N_2, PACKAGE, eventually } from './places.mjs';
 import { Stage } from './stage.mjs';
 import { LIPSYNC, end, fromFiles, line, lipsync, start, write } from './workflows.mjs';
+
+interface Rented {
+	id: string;
+	start: string;
+	look: string;
+	stop: string;
+	isStop: (body: Record<string, unknown> | null) => boolean;
+	/** The provider's answer about the machine whose server is reached at `port`. */
+	answer: (port: number) => [number, unknown];
+}
+
+const RENTED: Record<string, Rented> = {
+	vast: {
+		id: '5',
+		start: 'PUT /instances/5/',
+		look: 'GET /instances/5/',
+		stop: 'PUT /instances/5/',
+		isStop: (body) => body?.state === 'stopped',
+		answer: (port) => {
+			const ports = { '5000/tcp': [{ HostPort: String(port) }] };
+			const at = { actual_status: 'running', public_ipaddr: '127.0.0.1', ports, dph_total: 0.41 };
+			return [200, { instances: at }];
+		},
+	},
+	runpod: {
+		id: 'pod7',
+		start: 'POST /pods/pod7/action',
+		look: 'GET /pods/pod7',
+		stop: 'POST /pods/pod7/action',
+		isStop: (body) => body?.action === 'stop',
+		answer: (port) => {
+			const ports = [{ private: 5000, public: port, type: 'tcp', ip: '127.0.0.1' }];
+			return [200, { id: 'pod7', status: 'RUNNING', cost: 0.34, runtime: { ports } }];
+		},
+	},
+	tensordock: {
+		id: 'vm-9',
+		start: 'POST /instances/vm-9/start',
+		look: 'GET /instances/vm-9',
+		stop: 'POST /instances/vm-9/stop',
+		isStop: () => true,
+		answer: (port) => {
+			const at = { status: 'running', ipAddress: '127.0.0.1', portForwards: { '5000': port } };
+			return [200, { data: { id: 'vm-9', attributes: { ...at, rateHourly: 0.41 } } }];
+		},
+	},
+};
 
 describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 	const certificates = mkdtempSync(join(tmpdir(), 'lipsync-google-'));
@@ -21,7 +68,7 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 	let stage: Stage;
 	let server: LipsyncServer;
 	let google: GoogleStandIn;
-	let web: LocalWeb;
+	let api: ProviderProcess;
 	let n8n: N8n;
 
 	before(async () => {
@@ -30,7 +77,8 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 			HTTPS_PROXY: google.url,
 			NODE_EXTRA_CA_CERTS: google.authority,
 		});
-		({ server, n8n, web } = stage);
+		({ server, n8n } = stage);
+		api = await ProviderProcess.start();
 		defineFlows();
 		const bearer = {
 			id: 'bearer',
@@ -52,6 +100,7 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 	after(async () => {
 		await stage?.clear();
 		google?.stop();
+		api?.stop();
 		rmSync(certificates, { recursive: true, force: true });
 	});
 
@@ -162,28 +211,13 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 		assert.equal(upload.name, 'for-drive.mp4');
 	});
 
-	it('runs the example from form to Google Drive', async () => {
-		const form = flows.form;
-		const listening = await n8n.rest<{ waitingForWebhook?: boolean }>(
-			'POST',
-			`/workflows/${form.id}/run`,
-			{
-				triggerToStartFrom: { name: 'Form' },
-			},
-		);
-		assert.equal(listening.waitingForWebhook, true);
-		const inputs = new FormData();
-		inputs.set('field-0', new Blob([readFileSync(join(n8n.files, 'one/portrait.jpg'))]), 'me.jpg');
-		inputs.set('field-1', new Blob([readFileSync(join(n8n.files, 'one/speech.wav'))]), 'me.wav');
-		inputs.set('field-2', 'A person talks');
-		const address = `${n8n.url}/form-test/${String(form.nodes[0].webhookId)}`;
-		const answer = await fetch(address, { method: 'POST', body: inputs });
-		assert.ok(answer.ok, await answer.text());
-		const upload = await eventually('the upload', () =>
-			google.uploads.find(({ name }) => name === 'me-lipsync.mp4'),
-		);
-		const [job] = await server.jobs();
-		assert.equal(sha256(upload.bytes), job.result?.sha256);
+	it('runs the example from a form to a download, without any account but the server', async () => {
+		const waiting = await sendForm(flows.form);
+		const page = await eventually('the page with the video', async () => {
+			const text = await (await fetch(waiting)).text();
+			return text.includes('me-lipsync.mp4') ? text : undefined;
+		});
+		assert.match(page, /video\/mp4/);
 	});
 
 	it('runs the example of the first try from files to a file', async () => {
@@ -193,20 +227,53 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 		assert.equal(sha256(bytes), output(run, 'Lipsync')[0].json.sha256);
 	});
 
-	it('starts a rented machine, renders and stops it, also when the video fails', async () => {
-		const done = await n8n.runToEnd(flows.rented);
-		assert.equal(done.status, 'success', JSON.stringify(done.data.resultData.error));
-		const pod = { method: 'POST', path: '/v2/pods/pod-1/action', key: `Bearer ${TOKEN}` };
-		const startAndStop = [
-			{ ...pod, body: { action: 'start' } },
-			{ ...pod, body: { action: 'stop' } },
-		];
-		assert.deepEqual(web.calls.splice(0), startAndStop);
-		const failed = await n8n.runToEnd(flows.rentedFails);
-		assert.equal(failed.status, 'error');
-		assert.match(String(failed.data.resultData.error?.message), /picture|read/i);
-		assert.deepEqual(web.calls.splice(0), startAndStop);
-	});
+	for (const [provider, rented] of Object.entries(RENTED)) {
+		it(`runs the example of a rented machine at ${provider}, and stops it although the video fails`, async () => {
+			const { id } = rented;
+			await api.answers(rented.start, [200, { success: true }]);
+			await api.answers(rented.stop, [200, { success: true }]);
+			await api.answers(rented.look, rented.answer(1), rented.answer(server.port));
+			const account = await n8n.saveCredential(provider, 'lipsyncMachineApi', {
+				provider,
+				apiKey: PROVIDER_KEY,
+				apiUrl: api.url,
+			});
+			const flow = await n8n.save(
+				example('5-rented-gpu.json', [
+					['12345678', id],
+					['the-token-of-its-server', TOKEN],
+				]),
+			);
+			for (const node of flow.nodes) {
+				if (node.parameters?.resource === 'machine')
+					node.credentials = { lipsyncMachineApi: account };
+			}
+			await n8n.rest('PATCH', `/workflows/${flow.id}`, {
+				nodes: flow.nodes,
+				versionId: flow.versionId,
+			});
+			const [method, path] = rented.stop.split(' ');
+			const stops = async () =>
+				(await api.calls(method, path)).filter(({ body }) => rented.isStop(body)).length;
+			await sendForm(flow);
+			await eventually('the upload', () =>
+				google.uploads.find(({ name }) => name === 'me-lipsync.mp4'),
+			);
+			google.uploads.length = 0;
+			await eventually('the machine to stop', async () =>
+				(await stops()) === 1 ? true : undefined,
+			);
+			await sendForm(flow, Buffer.from('this is no picture'));
+			await eventually('the machine to stop', async () =>
+				(await stops()) === 2 ? true : undefined,
+			);
+			const failed = await eventually('the failed execution', async () =>
+				(await n8n.executionsOf(flow)).find(({ status }) => status === 'error'),
+			);
+			assert.match(String(failed.data.resultData.error?.message), /picture|read/i);
+			assert.equal(google.uploads.length, 0);
+		});
+	}
 
 	it('leaves the plain HTTP Request node working as before', async () => {
 		const run = await n8n.runToEnd(flows.plain);
@@ -238,6 +305,27 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 		);
 		assert.ok(options.some(({ value }) => value === 'preview'));
 	});
+
+	/** Press Execute, fill the form of the first node and send it; gives the address of the page that follows. */
+	async function sendForm(flow: Workflow, picture?: Buffer): Promise<string> {
+		const listening = await n8n.rest<{ waitingForWebhook?: boolean }>(
+			'POST',
+			`/workflows/${flow.id}/run`,
+			{ triggerToStartFrom: { name: 'Form' } },
+		);
+		assert.equal(listening.waitingForWebhook, true);
+		const portrait = picture ?? readFileSync(stage.file('one/portrait.jpg'));
+		const inputs = new FormData();
+		inputs.set('field-0', new Blob([new Uint8Array(portrait)], { type: 'image/jpeg' }), 'me.jpg');
+		const recording = readFileSync(stage.file('one/speech.wav'));
+		inputs.set('field-1', new Blob([new Uint8Array(recording)], { type: 'audio/wav' }), 'me.wav');
+		const form = flow.nodes.find(({ name }) => name === 'Form');
+		const address = `${n8n.url}/form-test/${String(form?.webhookId)}`;
+		const answer = await fetch(address, { method: 'POST', body: inputs });
+		const text = await answer.text();
+		assert.ok(answer.ok, text);
+		return (JSON.parse(text) as { formWaitingUrl?: string }).formWaitingUrl ?? '';
+	}
 
 	function defineFlows(): void {
 		const one = (id: string, ...rest: NodeSpec[]) =>
@@ -323,25 +411,11 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 			},
 			write(join(n8n.files, 'plain.mp4')),
 		);
-		flows.form = example('1-form-to-drive.json');
+		flows.form = example('1-form-to-download.json');
 		flows.disk = example('3-test-to-disk.json', [
 			['/files/portrait.jpg', join(n8n.files, 'one/portrait.jpg')],
 			['/files/speech.wav', join(n8n.files, 'one/speech.wav')],
 			['=/files/', `=${n8n.files}/`],
-		]);
-		const rented: Array<[string, string]> = [
-			['https://api.runpod.io', web.url],
-			['"value": "vast"', '"value": "runpod"'],
-			['12345678', 'pod-1'],
-			['https://example.com', web.url],
-			['"infinitetalk"', '"preview"'],
-		];
-		flows.rented = example('5-rented-gpu.json', [...rented, ['speech.mp3', 'speech.wav']]);
-		flows.rentedFails = example('5-rented-gpu.json', [
-			...rented,
-			['speech.mp3', 'speech.wav'],
-			['portrait.jpg', 'no-picture.jpg'],
-			['lipsyncRentedGpu', 'lipsyncRentedGpuFails'],
 		]);
 		flows.server = line(
 			'server',
@@ -361,7 +435,9 @@ function example(file: string, changes: Array<[string, string]> = []): Workflow 
 	}
 	const flow = JSON.parse(text) as Workflow;
 	for (const node of flow.nodes) {
-		if (node.type.endsWith('.lipsync')) node.credentials = LIPSYNC;
+		if (node.type.endsWith('.lipsync') && node.parameters?.resource !== 'machine') {
+			node.credentials = LIPSYNC;
+		}
 		if (node.type.endsWith('.httpRequest')) {
 			node.credentials = { httpHeaderAuth: { id: 'bearer', name: 'Bearer' } };
 		}

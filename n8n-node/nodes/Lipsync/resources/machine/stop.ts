@@ -1,5 +1,7 @@
 /** Machine > Stop: ends the costs of a machine. Doing it twice does no harm. */
-import { eachItem } from '../../items';
+import { NodeOperationError } from 'n8n-workflow';
+
+import { eachItem, text } from '../../items';
 import { accountOf } from '../../machines';
 import type { Operation } from '../../operation';
 import { machineIdField, readMachineId } from './machineId';
@@ -33,6 +35,14 @@ export const stop: Operation = {
 			default: 'stop',
 			description: 'What happens to the disk of the machine',
 		},
+		{
+			displayName: 'Pass On Error',
+			name: 'passOnError',
+			type: 'boolean',
+			default: true,
+			description:
+				'Whether to fail, after the machine is stopped, when the item comes from the error output of another node',
+		},
 	],
 	run: async (context) =>
 		await eachItem(context, async (i) => {
@@ -42,9 +52,21 @@ export const stop: Operation = {
 			// Sent even when the execution is stopped at this moment: the machine costs money.
 			const { despiteStop, name } = await accountOf(context, i);
 			await despiteStop.act(id, mode);
+			const { error, message } = context.getInputData()[i].json;
+			if (error && context.getNodeParameter('passOnError', i, true) === true) {
+				throw new NodeOperationError(context.getNode(), text(textOf(error)), {
+					description: `${text(message)} (machine ${id} is stopped)`.trim(),
+					itemIndex: i,
+				});
+			}
 			return {
 				json: { machine_id: id, provider: name, stopped: true, given_back: mode === 'destroy' },
 				pairedItem: { item: i },
 			};
 		}),
 };
+
+/** The sentence of an error: the node before gave a text, or an object with a message. */
+function textOf(error: unknown): unknown {
+	return error instanceof Object && 'message' in error ? error.message : error;
+}

@@ -78,7 +78,8 @@ $(VENV)/.test: $(VENV)/.plain
 	$(PIP) -e '.[models,s3,ray,test]'
 	touch $@
 
-# n8n is installed once into .cache/n8n (five minutes, 2 GB); LIPSYNC_N8N_DIR names one that is there already.
+# n8n 2.x and 1.x are installed once into .cache/n8n and .cache/n8n-1 (five minutes and 2 GB each); LIPSYNC_N8N_DIR and
+# LIPSYNC_N8N_1_DIR name ones that are there already.
 node_modules/.test: package-lock.json package.json n8n-node/package.json
 	npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	touch $@

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Install a real n8n with the Node.js it needs into a folder, from the npm registry only; a second run does nothing.
 #
-#   install.sh DIR [VERSION]
+#   install.sh DIR [VERSION [NODE]]
 #
-# About five minutes and 2 GB. sqlite3 is the one module that has to be compiled (g++, make, python3).
+# Without a version it is the n8n 2.x that is tested; `install.sh DIR 1.123.81 22` is the newest 1.x. Each takes about five
+# minutes and 2 GB. sqlite3 is the one module that has to be compiled (g++, make, python3).
 set -euo pipefail
 
-dir=${1:?usage: install.sh DIR [VERSION]}
+dir=${1:?usage: install.sh DIR [VERSION [NODE]]}
 version=${2:-2.41.1}
+node_version=${3:-24}
 mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
 case $(uname -m) in
@@ -30,13 +32,17 @@ npm="npm --no-audit --no-fund --no-update-notifier --loglevel=error --no-package
 
 mkdir -p "$dir/node" "$dir/n8n"
 echo '{"private":true}' > "$dir/node/package.json"
-$npm install --prefix "$dir/node" --no-save --ignore-scripts "node-linux-$arch@24"
+$npm install --prefix "$dir/node" --no-save --ignore-scripts "node-linux-$arch@$node_version"
 export PATH="$node_home/bin:$PATH"
 # Compile against the headers that came with Node.js instead of downloading them.
 export npm_config_nodedir="$node_home"
 
 echo "installing n8n $version, about five minutes"
-echo '{"private":true}' > "$dir/n8n/package.json"
+# n8n 1.x takes xlsx from a web site instead of the registry.
+case $version in
+  1.*) echo '{"private":true,"overrides":{"xlsx":"0.18.5"}}' > "$dir/n8n/package.json" ;;
+  *) echo '{"private":true}' > "$dir/n8n/package.json" ;;
+esac
 $npm install --prefix "$dir/n8n" --ignore-scripts --save-exact "n8n@$version"
 (cd "$dir/n8n" && $npm rebuild sqlite3 --ignore-scripts=false --foreground-scripts > "$dir/sqlite3.log" 2>&1) \
   || { tail -20 "$dir/sqlite3.log" >&2; echo "install.sh: sqlite3 did not compile" >&2; exit 1; }

@@ -7,7 +7,9 @@ from lipsync_server.bench.tables import with_tables
 from lipsync_server.cli import app
 from lipsync_server.options_table import with_options
 from lipsync_server.settings_table import with_table
+from lipsync_server.weights.manifest import load_manifest
 from typer.testing import CliRunner
+from written_names import tracked_files
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,13 +24,21 @@ def test_the_options_page_is_the_codes() -> None:
     assert with_options(page) == page, "run: python -m lipsync_server.options_table docs/options.md"
 
 
+def heading_ids(page: Path) -> set[str]:
+    """The anchors that a page's headings get: lower case, without punctuation, with hyphens for blanks."""
+    headings = re.findall(r"^#+ +(.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
 def test_every_relative_link_in_the_documentation_leads_somewhere() -> None:
-    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "n8n-node").glob("*.md"))]
     broken = []
-    for page in pages:
-        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
-            if "://" not in target and not target.startswith("mailto:") and not (page.parent / target).exists():
-                broken.append(f"{page.relative_to(ROOT)}: {target}")
+    for page in (ROOT / name for name in tracked_files() if name.endswith(".md")):
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)(#[^)\s]+)?[^)]*\)", page.read_text(encoding="utf-8")):
+            if "://" in target or target.startswith("mailto:"):
+                continue
+            place = page.parent / target if target else page
+            if not place.exists() or (anchor and place.suffix == ".md" and anchor[1:] not in heading_ids(place)):
+                broken.append(f"{page.relative_to(ROOT)}: {target}{anchor}")
     assert not broken
 
 
@@ -44,3 +54,20 @@ def test_the_performance_tables_are_the_measured_numbers() -> None:
         page = (ROOT / "docs" / name).read_text(encoding="utf-8")
         command = f"run: python -m lipsync_server.bench.tables docs/{name}"
         assert with_tables(page, ROOT / "docs" / "performance") == page, command
+
+
+def test_the_readmes_tree_names_every_folder_of_the_server() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = readme.partition("<!-- tree: begin -->")[2].partition("<!-- tree: end -->")[0]
+    named = set(re.findall(r"^  ([a-z_]+)/ ", tree, re.MULTILINE))
+    package = ROOT / "server" / "lipsync_server"
+    assert named == {path.name for path in package.iterdir() if path.is_dir() and not path.name.startswith("__")}
+    for line in re.findall(r"^([a-z0-9./_-]+)/ ", tree, re.MULTILINE):
+        assert (ROOT / line).is_dir(), line
+
+
+def test_the_weights_page_names_the_licence_of_every_source() -> None:
+    page = (ROOT / "weights" / "README.md").read_text(encoding="utf-8")
+    for source in load_manifest().sources.values():
+        licence = source.licence.partition(",")[0]  # terms follow a comma
+        assert f"| {licence} | {source.repository} |" in page, source.repository

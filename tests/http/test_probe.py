@@ -1,0 +1,85 @@
+"""Uploads are looked at beside each other: a slow or hostile file holds up nobody, and ends when its sender leaves.
+
+A named pipe that nobody writes to stands for a file whose decoding does not end.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil
+import pytest
+from lipsync_server.errors import Cancelled, InvalidAudio, UnsupportedMedia
+from lipsync_server.http import probe
+from lipsync_server.http.probe import N_QUICK, N_SLOW, Prober
+from lipsync_server.http.sink import Taken
+from lipsync_server.media.sandbox.pool import DecoderPool
+from lipsync_server.settings import Settings
+from site_kit import PNG, WAV, Site, wav
+
+
+@pytest.fixture
+async def prober(decoders: DecoderPool) -> AsyncIterator[Prober]:
+    prober = Prober(Settings(_env_file=None), decoders)
+    yield prober
+    await prober.close()
+
+
+def taken(path: Path, content: bytes | None) -> Taken:
+    """A file that was taken in; without content it is a named pipe."""
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content)
+    return Taken("audio", path, path.name, 100, "")
+
+
+def decoders_at_work() -> set[int]:
+    return {child.pid for child in psutil.Process().children() if "sandbox" in " ".join(child.cmdline())}
+
+
+async def test_a_decoder_is_killed_when_the_caller_leaves(prober: Prober, tmp_path: Path) -> None:
+    calls = 0
+
+    def caller_left() -> bool:
+        nonlocal calls
+        calls += 1
+        return calls > 2
+
+    before = decoders_at_work()
+    with pytest.raises(Cancelled):
+        await prober.probe({"image": taken(tmp_path / "a.png", None)}, caller_left=caller_left)
+    assert len(decoders_at_work() - before) <= 1, "at most the one that took the killed one's place"
+    good = {"image": taken(tmp_path / "p.png", PNG), "audio": taken(tmp_path / "b.wav", WAV)}
+    assert (await prober.probe(good, caller_left=lambda: False)).duration_s == 0.4
+
+
+async def test_files_that_take_for_ever_hold_up_no_other_upload(
+    prober: Prober, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "QUICK_S", 0.2)
+    slow = [
+        asyncio.create_task(prober.probe({"image": taken(tmp_path / f"{number}.png", None)}, caller_left=lambda: False))
+        for number in range(N_QUICK + N_SLOW + 2)
+    ]
+    found = await prober.probe({"audio": taken(tmp_path / "good.wav", wav(0.5))}, caller_left=lambda: False)
+    assert found.duration_s == 0.5
+    assert not any(task.done() for task in slow)
+    for task in slow:
+        task.cancel()
+    assert all(isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(*slow, return_exceptions=True))
+
+
+async def test_a_bad_file_beside_a_good_one_names_its_field(prober: Prober, tmp_path: Path) -> None:
+    files = {"image": taken(tmp_path / "p.png", PNG), "second_audio": taken(tmp_path / "a.wav", wav(0.05))}
+    with pytest.raises(InvalidAudio) as refusal:
+        await prober.probe(files, caller_left=lambda: False)
+    assert refusal.value.field == "second_audio"
+    with pytest.raises(UnsupportedMedia, match="n8n Binary File"):
+        await prober.probe({"audio": taken(tmp_path / "b.wav", b"[object Object]")}, caller_left=lambda: False)
+
+
+async def test_a_joined_recording_is_accepted(site: Site) -> None:
+    job = await site.submit(audio=("vv.wav", wav(0.5) + wav(0.7)))
+    assert (await site.ended(job["id"]))["state"] == "succeeded"

@@ -4,11 +4,23 @@ In a checkout they are in `weights/` and `server/lipsync_server/samples/`; an in
 module (pyproject.toml puts them into `bundled/`). Knows nothing of downloads: `weights/` does.
 """
 
+import os
 from pathlib import Path
 
 PACKAGE_DIR = Path(__file__).resolve().parent
 SAMPLES_DIR = PACKAGE_DIR / "samples"
 _CHECKOUT_WEIGHTS = PACKAGE_DIR.parents[1] / "weights"
+
+
+def signing_folder(data_dir: Path) -> Path:
+    """Where this installation keeps the file that signs videos: the data folder of a server, else the user's settings.
+
+    A render on the command line or in Python makes no data folder.
+    """
+    if data_dir.is_dir():
+        return data_dir / "signing"
+    home = os.environ.get("XDG_CONFIG_HOME") or os.environ.get("APPDATA")
+    return (Path(home) if home else Path.home() / ".config") / "lipsync"
 
 
 def bundled(name: str) -> Path:

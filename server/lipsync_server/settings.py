@@ -145,6 +145,10 @@ class RenderSettings(EngineSettings):
     """H.264 encoder; NVENC falls back to libx264 where it is missing."""
     video_crf: int = Field(default=18, ge=0, le=51)
     """Constant quality of the picture: lower is better and larger."""
+    mark: bool = True
+    """Write into every video, in machine-readable form, that it was generated (docs/marking.md)."""
+    signing_file: Path | None = None
+    """PEM file with the key and certificates that sign videos; unset, this installation makes one of its own."""
 
     worker_silence_s: float = Field(default=120, ge=1)
     """A worker process that gives no sign of life for so long, in seconds, is killed and started again."""

@@ -61,6 +61,17 @@ class SpeechFile:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """What marking.py writes into a video. engine: the name of the engine that made the frames.
+
+    signing_file: the PEM file of certificate.py; None leaves the video unsigned, with the XMP mark alone.
+    """
+
+    engine: str
+    signing_file: Path | None = None
+
+
+@dataclass(frozen=True)
 class VideoInfo:
     """A finished video. `duration_s` is the picture's: n_frames / fps."""
 

@@ -20,14 +20,16 @@ from pathlib import Path
 import numpy as np
 
 from lipsync_server import errors
+from lipsync_server.durable import publish
 from lipsync_server.engines import registry
 from lipsync_server.engines.base import Engine, EngineOptions, RenderRequest, ResumePoint, Speech, State
 from lipsync_server.engines.options import choose_options
 from lipsync_server.engines.out_of_memory import gpu_out_of_memory, gpu_ran_out
 from lipsync_server.media.encoder import FrameEncoder
-from lipsync_server.media.info import VideoInfo
+from lipsync_server.media.info import Mark, VideoInfo
 from lipsync_server.media.sandbox.pool import DecoderPool
-from lipsync_server.media.sandbox.tasks import JoinVideo
+from lipsync_server.media.sandbox.tasks import JoinVideo, MarkVideo
+from lipsync_server.paths import signing_folder
 from lipsync_server.settings import RenderSettings
 from lipsync_server.workers.checked_frames import checked_frames
 from lipsync_server.workers.encoding import BackgroundEncoder
@@ -179,7 +181,37 @@ class _Render:
         self._stop_if_cancelled()
         self._progress("encode", 1, 2, "joining picture and sound")
         self._task.output.parent.mkdir(parents=True, exist_ok=True)
-        return self._decoders.run(JoinVideo(self._segments, sound, self._task.output, request.fps, request.duration_s))
+        joined = self._task.output.with_name(f".{self._task.output.name}.joined")
+        join = JoinVideo(self._segments, sound, joined, request.fps, request.duration_s)
+        try:
+            video = self._decoders.run(join)
+            if (mark := self._mark()) is not None:
+                video = self._marked(join, mark)
+            publish(joined, self._task.output)
+        finally:
+            joined.unlink(missing_ok=True)
+        return video
+
+    def _marked(self, join: JoinVideo, mark: Mark) -> VideoInfo:
+        """The joined video with its mark. A video that cannot be marked is joined again and delivered without one."""
+        try:
+            return self._decoders.run(MarkVideo(join.output, mark))
+        except errors.LipsyncError as error:
+            self._warn(f"The video could not be marked as generated: {error.detail}")
+            return self._decoders.run(join)
+
+    def _mark(self) -> Mark | None:
+        """What the finished video says about itself; None where the owner switched that off."""
+        if not self._settings.mark:
+            return None
+        from lipsync_server.media.certificate import identity_in  # 50 ms that only a finished video needs
+
+        try:
+            signing_file = self._settings.signing_file or identity_in(signing_folder(self._settings.data_dir))
+        except OSError as error:
+            self._warn(f"The video could not be signed as generated ({error}); its metadata still says so.")
+            return Mark(self._engine.name)
+        return Mark(self._engine.name, signing_file)
 
     def _open_encoder(self, identity: str, n_frames: int) -> tuple[FrameEncoder, ResumePoint | None]:
         """The encoder with what an interrupted run of the same render left, and the checkpoint to go on from."""

@@ -12,14 +12,16 @@ import queue
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from pydantic import TypeAdapter
 
 from lipsync_server.errors import LipsyncError
 from lipsync_server.media import audio, picture
+from lipsync_server.media.info import Mark, VideoInfo
 from lipsync_server.media.mix import mix
-from lipsync_server.media.mux import mux
+from lipsync_server.media.mux import mux, probe_video
 from lipsync_server.media.picture_video import read_video_frames
 from lipsync_server.media.sandbox import limits, tasks
 
@@ -37,6 +39,13 @@ def _send_frames(task: tasks.ReadVideoFrames, answers: BinaryIO) -> int:
     return n_frames
 
 
+def _marked(path: Path, mark: Mark) -> VideoInfo:
+    from lipsync_server.media.marking import mark_video  # loads a library of 20 MB, for this task alone
+
+    mark_video(path, mark)
+    return probe_video(path)
+
+
 HANDLERS: dict[type[tasks.Task[Any]], Handler] = {
     tasks.ProbePicture: lambda task, _: picture.probe_picture(task.path, max_pixels=task.max_pixels),
     tasks.ProbeRecording: lambda task, _: audio.probe_audio(task.path, min_s=task.min_s, max_s=task.max_s),
@@ -46,6 +55,7 @@ HANDLERS: dict[type[tasks.Task[Any]], Handler] = {
     tasks.JoinVideo: lambda task, _: mux(
         task.folder, task.audio, task.output, fps=task.fps, duration_s=task.duration_s
     ),
+    tasks.MarkVideo: lambda task, _: _marked(task.path, task.mark),
     tasks.ReadVideoFrames: _send_frames,
 }
 _BY_NAME = {kind.__name__: kind for kind in HANDLERS}

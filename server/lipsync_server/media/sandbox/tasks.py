@@ -10,7 +10,7 @@ from typing import ClassVar, Generic, TypeVar
 from pydantic import TypeAdapter
 
 from lipsync_server.errors import InvalidAudio, InvalidImage, LipsyncError
-from lipsync_server.media.info import AudioInfo, PictureInfo, PixelFile, SpeechFile, VideoInfo
+from lipsync_server.media.info import AudioInfo, Mark, PictureInfo, PixelFile, SpeechFile, VideoInfo
 from lipsync_server.media.sandbox.limits import MIB, Limits
 
 Result = TypeVar("Result")
@@ -150,6 +150,24 @@ class JoinVideo(_OnRecording[VideoInfo]):
 
     def limits(self) -> Limits:
         return _for_recordings(4 * self.duration_s + 600)
+
+    def parse(self, answer: object) -> VideoInfo:
+        return _VIDEO_INFO.validate_python(answer)
+
+
+@dataclass(frozen=True)
+class MarkVideo(Task[VideoInfo]):
+    """Say inside a finished video that it was generated; see marking.py. The video's new size and checksum come back.
+
+    The signing library holds a video of up to half a gigabyte in memory, hence a process of its own for it.
+    """
+
+    path: Path
+    mark: Mark
+    subject, error, advice = "video", LipsyncError, "Look at the signing file."
+
+    def limits(self) -> Limits:
+        return Limits(2 * _GIB, 600.0, 600.0, _UNBOUNDED_FILE)
 
     def parse(self, answer: object) -> VideoInfo:
         return _VIDEO_INFO.validate_python(answer)

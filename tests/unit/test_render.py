@@ -187,7 +187,8 @@ def test_a_crash_while_joining_does_not_render_again(tmp_path: Path) -> None:
     task.output.unlink()
     events: list[ProgressEvent] = []
     again = run(task, events)
-    assert again.sha256 == first.sha256
+    assert again.n_frames == first.n_frames
+    assert bar_numbers(task.output) == expected_bars(first.n_frames)
     assert "generate" not in {event.stage for event in events}
 
 

@@ -29,8 +29,8 @@ _MIME_TYPE = "video/mp4"
 def mark_video(path: Path, mark: Mark) -> None:
     """Write both marks into the MP4 at `path`, which nobody else has opened yet.
 
-    Raises OSError, ValueError or c2pa.C2paError where the file cannot be signed. The video can be played as before then,
-    with the XMP mark or without one.
+    Raises OSError, ValueError or c2pa.C2paError where the file cannot be signed. The video plays as before then, with
+    the XMP mark or without one.
     """
     with path.open("ab") as video:
         video.write(_box(XMP_BOX + _xmp(mark)))

@@ -80,6 +80,7 @@ async def test_a_bad_file_beside_a_good_one_names_its_field(prober: Prober, tmp_
         await prober.probe({"audio": taken(tmp_path / "b.wav", b"[object Object]")}, caller_left=lambda: False)
 
 
-async def test_a_joined_recording_is_accepted(site: Site) -> None:
+async def test_a_joined_recording_is_accepted_and_its_result_says_so_once(site: Site) -> None:
     job = await site.submit(audio=("vv.wav", wav(0.5) + wav(0.7)))
-    assert (await site.ended(job["id"]))["state"] == "succeeded"
+    result = (await site.ended(job["id"]))["result"]
+    assert len([warning for warning in result["warnings"] if "2 files joined" in warning]) == 1

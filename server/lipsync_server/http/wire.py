@@ -105,7 +105,8 @@ def _result(job: Job) -> dict[str, object] | None:
         "render_s": outcome.render_s,
         "seconds_per_second": outcome.render_s / outcome.duration_s if outcome.duration_s > 0 else 0.0,
         "seed": outcome.seed,
-        "warnings": [*job.spec.warnings, *outcome.warnings],
+        # The worker decodes the files again, and then says the same of them.
+        "warnings": list(dict.fromkeys([*job.spec.warnings, *outcome.warnings])),
     }
 
 

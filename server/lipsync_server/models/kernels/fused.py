@@ -96,9 +96,9 @@ def _sum(x, y, data, scale, width, BLOCK: tl.constexpr, HAS_Y: tl.constexpr, LAR
 
 @triton.jit
 def _heads(
-    x, x_stride, weight, cos, sin, data, scale, scale_stride, eps,
+    x, x_stride, weight, cos, sin, centre, data, scale, scale_stride, eps,
     HEADS: tl.constexpr, HEADS_BLOCK: tl.constexpr, DIM: tl.constexpr,
-    NORM: tl.constexpr, ROPE: tl.constexpr, INT8: tl.constexpr,
+    NORM: tl.constexpr, ROPE: tl.constexpr, CENTRED: tl.constexpr, INT8: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     head = tl.arange(0, HEADS_BLOCK)
@@ -114,6 +114,8 @@ def _heads(
         s = tl.load(sin + row * (DIM // 2) + pair)[None, :]
         real, imaginary = tl.split(tl.reshape(value, (HEADS_BLOCK, DIM // 2, 2)))
         value = tl.reshape(tl.join(real * c - imaginary * s, real * s + imaginary * c), (HEADS_BLOCK, DIM))
+    if CENTRED:
+        value -= tl.load(centre + places, mask, 0.0)
     if INT8:
         factor = tl.maximum(tl.max(tl.abs(value), 1), 1e-30) / 127.0
         tl.store(scale + head * scale_stride + row, factor, head < HEADS)
@@ -223,25 +225,38 @@ def heads_bf16(x: Tensor, weight: Tensor, eps: float, heads: int, rope: RotaryTa
     out = torch.empty(n, heads, width // heads, dtype=torch.bfloat16, device=x.device)
     cos, sin = rope if rope is not None else (None, None)
     _heads[(n,)](
-        x, x.stride(0), weight, cos, sin, out, None, 0, eps,
+        x, x.stride(0), weight, cos, sin, None, out, None, 0, eps,
         HEADS=heads, HEADS_BLOCK=triton.next_power_of_2(heads), DIM=width // heads,
-        NORM=True, ROPE=rope is not None, INT8=False, num_warps=8,
+        NORM=True, ROPE=rope is not None, CENTRED=False, INT8=False, num_warps=8,
     )  # fmt: skip
     return out
 
 
-def queries_int8(x: Tensor, weight: Tensor | None, eps: float, heads: int, rope: RotaryTable | None) -> Queries:
-    """As heads_bf16, rounded to int8 per token and head; without a weight no norm."""
+def heads_int8(
+    x: Tensor, weight: Tensor | None, eps: float, heads: int, rope: RotaryTable | None,
+    centre: Tensor | None = None, n_rows: int | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """As heads_bf16 (without a weight no norm), less `centre`, rounded to int8 with one scale for each token and head.
+
+    centre: (heads, D / heads) float32. n_rows: rows to make room for; rows beyond the tokens hold anything. Returns
+    data (n_rows, heads, D / heads) and scale (heads, n_rows) float32.
+    """
     n, width = x.shape
-    data = torch.empty(n, heads, width // heads, dtype=torch.int8, device=x.device)
-    scale = torch.empty(heads, n, dtype=torch.float32, device=x.device)
+    rows = n if n_rows is None else n_rows
+    data = torch.empty(rows, heads, width // heads, dtype=torch.int8, device=x.device)
+    scale = torch.empty(heads, rows, dtype=torch.float32, device=x.device)
     cos, sin = rope if rope is not None else (None, None)
     _heads[(n,)](
-        x, x.stride(0), weight, cos, sin, data, scale, scale.stride(0), eps,
+        x, x.stride(0), weight, cos, sin, None if centre is None else centre.contiguous(), data, scale, rows, eps,
         HEADS=heads, HEADS_BLOCK=triton.next_power_of_2(heads), DIM=width // heads,
-        NORM=weight is not None, ROPE=rope is not None, INT8=True, num_warps=8,
+        NORM=weight is not None, ROPE=rope is not None, CENTRED=centre is not None, INT8=True, num_warps=8,
     )  # fmt: skip
-    return Queries(data, scale)
+    return data, scale
+
+
+def queries_int8(x: Tensor, weight: Tensor | None, eps: float, heads: int, rope: RotaryTable | None) -> Queries:
+    """Queries for 8-bit attention: heads_int8."""
+    return Queries(*heads_int8(x, weight, eps, heads, rope))
 
 
 def keys_int8(

@@ -1,8 +1,7 @@
-"""Triton kernels that round keys and values to int8 in the form that attention_int8.py wants.
+"""Keys and values in the form that attention_int8.py wants: int8 with local scales.
 
-Each reads bf16 once and writes 8-bit data with its scales: keys after RMS norm and rotary embedding, one scale for each
-token and head; values transposed, one scale for each channel and tile of 128 tokens. Queries are rounded by
-fused.queries_int8, whose form is the same. Does not know blocks.
+Keys are rounded after RMS norm and rotary embedding, with one scale for each token and head, as queries are
+(fused.heads_int8). Values are transposed, with one scale for each channel and tile of 128 tokens. Does not know blocks.
 """
 
 # mypy: disable-error-code="untyped-decorator, no-untyped-def"
@@ -15,32 +14,8 @@ from torch import Tensor
 
 from lipsync_server.models.kernels.attention_8bit import HEAD_DIM, TILE, n_tiles
 from lipsync_server.models.kernels.attention_int8 import Keys, Values
+from lipsync_server.models.kernels.fused import heads_int8
 from lipsync_server.models.kernels.rope import RotaryTable
-
-
-@triton.jit
-def _keys(
-    x, x_stride, weight, cos, sin, centre, data, scale, scale_stride, eps,
-    HEADS: tl.constexpr, HEADS_BLOCK: tl.constexpr, DIM: tl.constexpr, NORM: tl.constexpr, ROPE: tl.constexpr,
-):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
-    head = tl.arange(0, HEADS_BLOCK)
-    places = head[:, None] * DIM + tl.arange(0, DIM)[None, :]
-    mask = (head < HEADS)[:, None]
-    value = tl.load(x + row * x_stride + places, mask, 0.0).to(tl.float32)
-    if NORM:
-        power = tl.sum(tl.sum(value * value, 1), 0) / (HEADS * DIM)
-        value = value * tl.rsqrt(power + eps) * tl.load(weight + places, mask, 0.0).to(tl.float32)
-    if ROPE:
-        pair = tl.arange(0, DIM // 2)
-        c = tl.load(cos + row * (DIM // 2) + pair)[None, :]
-        s = tl.load(sin + row * (DIM // 2) + pair)[None, :]
-        real, imaginary = tl.split(tl.reshape(value, (HEADS_BLOCK, DIM // 2, 2)))
-        value = tl.reshape(tl.join(real * c - imaginary * s, real * s + imaginary * c), (HEADS_BLOCK, DIM))
-    value -= tl.load(centre + places, mask, 0.0)
-    factor = tl.maximum(tl.max(tl.abs(value), 1), 1e-30) / 127.0
-    tl.store(scale + head * scale_stride + row, factor, head < HEADS)
-    tl.store(data + row * (HEADS * DIM) + places, tl.floor(value / factor[:, None] + 0.5).to(tl.int8), mask)
 
 
 @triton.jit
@@ -67,16 +42,8 @@ def keys_int8(
 
     x (N, heads * 128) bf16, any row stride; weight (heads * 128,); centre (heads, 128) float32.
     """
-    n, padded = x.shape[0], n_tiles(x.shape[0]) * TILE
-    data = torch.empty(padded, heads, HEAD_DIM, dtype=torch.int8, device=x.device)
-    scale = torch.empty(heads, padded, dtype=torch.float32, device=x.device)
-    cos, sin = rope if rope is not None else (None, None)
-    _keys[(n,)](
-        x, x.stride(0), weight, cos, sin, centre.contiguous(), data, scale, padded, eps,
-        HEADS=heads, HEADS_BLOCK=triton.next_power_of_2(heads), DIM=HEAD_DIM,
-        NORM=weight is not None, ROPE=rope is not None, num_warps=8,
-    )  # fmt: skip
-    return Keys(data, scale)
+    n_rows = n_tiles(x.shape[0]) * TILE
+    return Keys(*heads_int8(x, weight, eps, heads, rope, centre, n_rows))
 
 
 def values_int8(x: Tensor, centre: Tensor) -> Values:

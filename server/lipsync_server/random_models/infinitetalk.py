@@ -18,14 +18,14 @@ from torch import Tensor
 from transformers import CLIPVisionConfig, UMT5Config, Wav2Vec2Config
 
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
-from lipsync_server.engines.infinitetalk.published import People
+from lipsync_server.engines.infinitetalk.published import FLASHTALK_FOLDER, People
 from lipsync_server.models.encoders import clip, text, wav2vec
 from lipsync_server.models.quantization import EightBit
+from lipsync_server.models.tensor_files.quanto import save_quantized
 from lipsync_server.models.wan_vae import vae
 from lipsync_server.random_models.infinitetalk_transformer import (
     layout_of,
     random_parameters,
-    save_quantized,
     save_shards,
 )
 from lipsync_server.random_models.networks import randomise
@@ -121,6 +121,14 @@ def write(
     torch.save(_clip_tensors(sizes.clip, device), base / "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth")
     torch.save(_vae_tensors(sizes.vae_width, device), base / "Wan2.1_VAE.pth")
     _write_wav2vec(sound, sizes.wav2vec, device)
+
+
+def write_flashtalk(folder: Path, sizes: Sizes = TINY, *, device: torch.device | str = "cpu") -> None:
+    """Write FlashTalk's transformer below `folder`, in shards without an adapter; the encoders are `write`'s."""
+    place = folder / FLASHTALK_FOLDER
+    save_shards(dict(random_parameters(sizes.transformer, seed=7, device=device)), place, None, n_shards=3)
+    config = {field.name: getattr(sizes.transformer, field.name) for field in fields(sizes.transformer)}
+    _write_json(place / "config.json", {"_class_name": "WanModel", "model_type": "i2v", **config})
 
 
 def _write_transformer(path: Path, sizes: Sizes, kind: EightBit, seed: int, device: torch.device) -> None:

@@ -5,7 +5,7 @@ A model made here computes the real function at full cost, and its output is noi
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -20,11 +20,7 @@ from lipsync_server.engines.infinitetalk.loading.transformer_files import (
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.model.offload import Offload
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
-from lipsync_server.models.kernels.rounding import quantize_rows
-from lipsync_server.models.quantization import EightBit, Quantization
-from lipsync_server.models.tensor_files.writer import write_tensors
-
-QUANTO_NAMES: dict[str, str] = {"int8": "qint8", "fp8": "qfloat8_e4m3fn"}
+from lipsync_server.models.quantization import Quantization
 
 
 def random_parameters(
@@ -69,15 +65,17 @@ def random_transformer(
 def save_shards(
     parameters: Mapping[str, Tensor],
     folder: Path,
-    adapter: Path,
+    adapter: Path | None,
     *,
     n_shards: int = 7,
     stem: str = "diffusion_pytorch_model",
 ) -> None:
-    """Write plain parameters as the base's shards with their index in `folder`, and InfiniteTalk's adapter file."""
+    """Write plain parameters as shards with their index in `folder`, and what is InfiniteTalk's own to `adapter`.
+
+    adapter: None puts everything into the shards, as FlashTalk is published.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    adapter.parent.mkdir(parents=True, exist_ok=True)
-    base = [name for name in parameters if not is_adapter(name)]
+    base = [name for name in parameters if adapter is None or not is_adapter(name)]
     places: dict[str, str] = {}
     for index in range(n_shards):
         part = base[index * len(base) // n_shards : (index + 1) * len(base) // n_shards]
@@ -86,45 +84,9 @@ def save_shards(
         places |= dict.fromkeys(part, path.name)
     index_file = folder / f"{stem}.safetensors.index.json"
     index_file.write_text(json.dumps({"metadata": {}, "weight_map": places}), encoding="utf-8")
-    save_file({name: value.contiguous() for name, value in parameters.items() if is_adapter(name)}, adapter)
-
-
-def quantized_tensors(
-    parameters: Mapping[str, Tensor], kind: EightBit, keep: tuple[str, ...] = ()
-) -> tuple[dict[str, Tensor], dict[str, dict[str, str]]]:
-    """Parameters in optimum-quanto's layout and the map that goes beside them. Layers in `keep` stay plain."""
-    tensors: dict[str, Tensor] = {}
-    quant_map: dict[str, dict[str, str]] = {}
-    for name, value in parameters.items():
-        layer = name.removesuffix(".weight")
-        if value.ndim != 2 or not name.endswith(".weight") or layer.startswith(keep or ("\0",)):
-            tensors[name] = value.contiguous()
-            continue
-        data, scale = quantize_rows(value, kind)
-        one = torch.ones((), dtype=value.dtype)
-        tensors |= {f"{name}._data": data, f"{name}._scale": scale}
-        tensors |= {f"{layer}.input_scale": one.clone(), f"{layer}.output_scale": one.clone()}
-        quant_map[layer] = {"weights": QUANTO_NAMES[kind], "activations": "none"}
-    return tensors, quant_map
-
-
-def save_quantized(
-    layout: Mapping[str, Tensor],
-    parameters: Iterable[tuple[str, Tensor]],
-    kind: EightBit,
-    path: Path,
-    *,
-    keep: tuple[str, ...] = (),
-    quant_map_path: Path | None = None,
-) -> None:
-    """Write `path` in optimum-quanto's layout, and its map beside it or to `quant_map_path`.
-
-    layout: names, types and shapes of all parameters; the parameters then come one at a time, from any device.
-    """
-    stored, quant_map = quantized_tensors(layout, kind, keep)
-    made = (item for name, value in parameters for item in quantized_tensors({name: value}, kind, keep)[0].items())
-    write_tensors(path, stored, made)
-    (quant_map_path or path.with_suffix(".json")).write_text(json.dumps(quant_map), encoding="utf-8")
+    if adapter is not None:
+        adapter.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: value.contiguous() for name, value in parameters.items() if is_adapter(name)}, adapter)
 
 
 def layout_of(config: TransformerConfig, dtype: torch.dtype) -> dict[str, Tensor]:

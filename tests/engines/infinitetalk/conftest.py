@@ -7,7 +7,7 @@ import pytest
 from infinitetalk_golden import TABLE
 from lipsync_server.engines.infinitetalk.engine import create
 from lipsync_server.engines.infinitetalk.model.teacache import COEFFICIENTS
-from lipsync_server.engines.infinitetalk.video.images import BUCKETS
+from lipsync_server.engines.infinitetalk.video.sizes import BUCKETS
 from lipsync_server.random_models import infinitetalk as random_models
 from lipsync_server.settings import Settings
 

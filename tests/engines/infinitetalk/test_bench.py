@@ -15,7 +15,7 @@ from lipsync_server.bench.machine import HEADER, Machine
 from lipsync_server.bench.record import Numbers
 from lipsync_server.cli import app
 from lipsync_server.engines.infinitetalk.loading import memory
-from lipsync_server.engines.infinitetalk.video.images import BUCKETS
+from lipsync_server.engines.infinitetalk.video.sizes import BUCKETS
 from typer.testing import CliRunner
 
 CPU = torch.device("cpu")

@@ -19,8 +19,8 @@ from lipsync_server.engines.infinitetalk.model.offload import streamed_indices
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
 from lipsync_server.errors import WeightsError
 from lipsync_server.models.tensor_files.joined_qkv import place_of
+from lipsync_server.models.tensor_files.quanto import quantized_tensors
 from lipsync_server.random_models.infinitetalk_transformer import (
-    quantized_tensors,
     random_parameters,
     random_transformer,
     save_shards,

@@ -8,8 +8,6 @@ import torch
 from infinitetalk_golden import equal, error, golden, golden_json, meets
 from infinitetalk_reference import reference_box
 from lipsync_server.engines.infinitetalk.video.images import (
-    BUCKETS,
-    choose_size,
     condition_mask,
     fit_masks,
     latent_masks,
@@ -17,6 +15,7 @@ from lipsync_server.engines.infinitetalk.video.images import (
     person_masks,
     silent_neighbour,
 )
+from lipsync_server.engines.infinitetalk.video.sizes import BUCKETS, choose_size
 from lipsync_server.errors import InvalidInput
 from lipsync_server.models.pictures import fit_picture, frame_picture, to_tensor, to_uint8
 from lipsync_server.models.sampling.colour import ColourMatch

@@ -9,7 +9,8 @@ from infinitetalk_golden import meets, within
 from lipsync_server.engines.infinitetalk.loading.lora import merge_all, read_lora
 from lipsync_server.engines.infinitetalk.loading.transformer_files import load_transformer, official_shapes
 from lipsync_server.errors import WeightsError
-from lipsync_server.random_models.infinitetalk_transformer import quantized_tensors, random_parameters, save_shards
+from lipsync_server.models.tensor_files.quanto import quantized_tensors
+from lipsync_server.random_models.infinitetalk_transformer import random_parameters, save_shards
 from safetensors.torch import load_file, save_file
 from transformer_golden import (
     FULL,

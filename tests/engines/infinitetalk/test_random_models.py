@@ -8,10 +8,11 @@ import pytest
 import torch
 from infinitetalk_golden import golden_json
 from lipsync_server.engines.infinitetalk.published import choose_transformer, find_encoders
+from lipsync_server.models.tensor_files.quanto import quantized_tensors
 from lipsync_server.models.tensor_files.writer import write_tensors
 from lipsync_server.random_models import infinitetalk as random_models
 from lipsync_server.random_models.infinitetalk import FP8_FEW_STEPS, FULL
-from lipsync_server.random_models.infinitetalk_transformer import layout_of, quantized_tensors
+from lipsync_server.random_models.infinitetalk_transformer import layout_of
 from lipsync_server.settings import Settings
 from safetensors.torch import load_file
 

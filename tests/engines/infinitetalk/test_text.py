@@ -10,7 +10,7 @@ from infinitetalk_golden import CPU, equal, error, golden, golden_json, meets
 from lipsync_server.engines.infinitetalk.published import TextFiles
 from lipsync_server.errors import WeightsError
 from lipsync_server.models.encoders import text, text_cache
-from lipsync_server.random_models.infinitetalk_transformer import quantized_tensors
+from lipsync_server.models.tensor_files.quanto import quantized_tensors
 from safetensors.torch import save_file
 
 

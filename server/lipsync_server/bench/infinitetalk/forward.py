@@ -20,11 +20,11 @@ from lipsync_server.engines.infinitetalk.model.transformer import EmbeddedCondit
 from lipsync_server.models.kernels import attention
 from lipsync_server.models.layers.linear_8bit import replace_linears
 from lipsync_server.models.quantization import EightBit
+from lipsync_server.models.tensor_files.quanto import save_quantized
 from lipsync_server.random_models.infinitetalk_transformer import (
     layout_of,
     random_parameters,
     random_transformer,
-    save_quantized,
 )
 
 

@@ -3,8 +3,14 @@
 from lipsync_server.engines.base import EngineInfo
 from lipsync_server.engines.devices import Device, choose_device
 from lipsync_server.engines.hardware import Gpu
+from lipsync_server.engines.infinitetalk.flashtalk import wants_flashtalk
 from lipsync_server.engines.infinitetalk.options import Options
-from lipsync_server.engines.infinitetalk.published import choose_transformer, find_encoders, find_transformers
+from lipsync_server.engines.infinitetalk.published import (
+    TransformerFiles,
+    choose_transformer,
+    find_encoders,
+    find_transformers,
+)
 from lipsync_server.errors import LipsyncError
 from lipsync_server.extras import extra_is_missing, missing_packages
 from lipsync_server.settings import EngineSettings
@@ -44,7 +50,7 @@ def _why_not(settings: EngineSettings, device: Device) -> str | None:
         return extra_is_missing("InfiniteTalk", missing, "gpu")
     try:
         find_encoders(settings)
-        files, _ = choose_transformer(settings, device.gpu, people="single", distilled=settings.preset != "quality")
+        files, _ = _files(settings, device.gpu)
     except LipsyncError as error:
         return error.detail
     if files.n_bytes < _TINY_BYTES or settings.device == "cpu":
@@ -61,6 +67,16 @@ def _why_not(settings: EngineSettings, device: Device) -> str | None:
 
 
 def _which(settings: EngineSettings, gpu: Gpu | None) -> str:
-    files, _ = choose_transformer(settings, gpu, people="single", distilled=settings.preset != "quality")
+    files, _ = _files(settings, gpu)
     where = gpu.name if gpu is not None else "the CPU"
-    return f"{files.number_format} weights on {where}"
+    name = "FlashTalk's " if files.flashtalk else ""
+    return f"{name}{files.number_format} weights on {where}"
+
+
+def _files(settings: EngineSettings, gpu: Gpu | None) -> tuple[TransformerFiles, tuple[str, ...]]:
+    """The transformer of a usual job: FlashTalk's where the preset takes few steps and its files are here."""
+    usual = Options(preset=settings.preset)
+    return choose_transformer(
+        settings, gpu, people="single", distilled=usual.sampling.distilled,
+        flashtalk=wants_flashtalk(settings, usual, people="single", still=True),
+    )  # fmt: skip

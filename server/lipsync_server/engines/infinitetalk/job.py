@@ -19,6 +19,13 @@ import torch
 from torch import Tensor
 
 from lipsync_server.engines.base import Frames, RenderContext, RenderRequest, Report, State
+from lipsync_server.engines.infinitetalk.flashtalk import (
+    USED,
+    flashtalk_options,
+    flashtalk_size,
+    wants_flashtalk,
+    words_for,
+)
 from lipsync_server.engines.infinitetalk.loading.models import Models
 from lipsync_server.engines.infinitetalk.loading.planner import Need
 from lipsync_server.engines.infinitetalk.model.teacache import TeaCache
@@ -32,9 +39,9 @@ from lipsync_server.engines.infinitetalk.video.conditions import (
     still_picture,
 )
 from lipsync_server.engines.infinitetalk.video.guidance import GuidanceScales
-from lipsync_server.engines.infinitetalk.video.images import choose_size
 from lipsync_server.engines.infinitetalk.video.people import Cast, cast_of
 from lipsync_server.engines.infinitetalk.video.run_window import run_window
+from lipsync_server.engines.infinitetalk.video.sizes import choose_size
 from lipsync_server.engines.infinitetalk.video.video_picture import VideoPicture
 from lipsync_server.engines.infinitetalk.video.window_loop import LoopSettings, Prompts, WindowLoop
 from lipsync_server.errors import Cancelled
@@ -74,18 +81,23 @@ class Job:
         assert isinstance(request.options, Options)
         self._models, self._settings = models, settings
         self._request, self._options, self._context = request, request.options, context
+        self._flashtalk = self._takes_flashtalk()
+        if self._flashtalk:
+            self._options = flashtalk_options(self._options)
         self._sampling = self._options.sampling
         # TeaCache counts forwards, so with TeaCache every step must make the same ones.
         interval = 1 if self._sampling.teacache > 0 else self._sampling.guidance_interval
         self._scales = GuidanceScales(self._sampling.text_guidance, self._sampling.audio_guidance, interval)
         height, width = request.picture.shape[:2]
-        self._size = choose_size(height, width, self._options.resolution)
+        choose = flashtalk_size if self._flashtalk else choose_size
+        self._size = choose(height, width, self._options.resolution)
         self._video: VideoPicture | None = None
         self._conditions: ConditionMaker | None = None
 
     def frames(self) -> Iterator[Frames]:
         """All frames of the video that are not stored yet: uint8 RGB (n, H, W, 3), in order."""
         cast = self._cast()
+        self._tell_flashtalk()
         plan = self._windows(cast)
         need = self._need(cast)
         room = Room(lambda: self._make_room(need), self._options)
@@ -118,6 +130,21 @@ class Job:
         )
         return wanted.alone
 
+    def _takes_flashtalk(self) -> bool:
+        """Whether this job runs on FlashTalk's weights, which know one person alone in the picture."""
+        cast = cast_of(self._request, self._options)
+        people: People = "multi" if len(cast.voices) == 2 else "single"
+        still = self._request.picture_video is None
+        return wants_flashtalk(self._settings, self._options, people=people, still=still)
+
+    def _tell_flashtalk(self) -> None:
+        if not self._flashtalk:
+            return
+        if self._options.model == "auto":
+            self._context.warn(USED)
+        for words in words_for(self._options, self._size):
+            self._context.warn(words)
+
     # 2 windows
 
     def _windows(self, cast: Cast) -> Schedule:
@@ -126,6 +153,7 @@ class Job:
             n_people=len(cast.voices),
             window_frames=self._options.window_frames,
             motion_frames=self._options.motion_frames,
+            whole_windows=self._flashtalk,
         )
 
     def _start(self) -> _Start:
@@ -147,7 +175,9 @@ class Job:
     def _need(self, cast: Cast) -> Need:
         height, width = self._size
         people: People = "multi" if len(cast.voices) == 2 else "single"
-        return Need(people, self._sampling.distilled, height * width, len(self._scales.passes))
+        return Need(
+            people, self._sampling.distilled, height * width, len(self._scales.passes), flashtalk=self._flashtalk
+        )
 
     def _load(self, need: Need) -> None:
         for warning in self._models.load_transformer(need, reporting_to(self._context)):
@@ -198,6 +228,7 @@ class Job:
                 colour_correction=options.colour_correction,
                 motion_frames=options.motion_frames,
                 apg=(options.apg_momentum, options.apg_norm_threshold) if options.apg else None,
+                flashtalk=self._flashtalk,
             ),
             colours=conditions.colours(),
             generator=generator,

@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import Iterator
 
 from lipsync_server.engines.base import FPS, Frames, RenderContext, RenderRequest, Report, no_report
+from lipsync_server.engines.infinitetalk.flashtalk import wants_flashtalk
 from lipsync_server.engines.infinitetalk.job import Job, reporting_to
 from lipsync_server.engines.infinitetalk.loading.models import Models
 from lipsync_server.engines.infinitetalk.loading.planner import Need
@@ -52,7 +53,8 @@ class InfiniteTalkEngine:
     def _loaded(self, report: Report) -> Models:
         models = Models(self._settings)
         usual = Options(preset=self._settings.preset, resolution=self._settings.resolution)
-        need = Need("single", usual.sampling.distilled, _USUAL_PIXELS[usual.resolution], 3)
+        flashtalk = wants_flashtalk(self._settings, usual, people="single", still=True)
+        need = Need("single", usual.sampling.distilled, _USUAL_PIXELS[usual.resolution], 3, flashtalk=flashtalk)
 
         def load() -> None:
             models.load_encoders(report)

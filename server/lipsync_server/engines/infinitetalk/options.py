@@ -43,6 +43,11 @@ class Options(EngineOptions):
         description="quality: 40 steps, 3 passes each. balanced: 8 steps, 2 passes. fast: 4 steps, 1 pass.",
     )
     resolution: Literal["480p", "720p"] = Field(default="480p", description="The picture's shape decides the size.")
+    model: Literal["auto", "infinitetalk", "flashtalk"] = Field(
+        default="auto",
+        description="Whose weights: flashtalk takes 4 steps or 2 (preset fast) for one person; auto takes it for "
+        "presets of few steps where its weights are.",
+    )
     steps: int | None = Field(default=None, ge=1, le=100, description="Denoising steps a window.")
     text_guidance: float | None = Field(default=None, ge=1, le=15, description="Pull of the prompt; 1 is off.")
     audio_guidance: float | None = Field(

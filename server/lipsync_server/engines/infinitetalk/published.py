@@ -19,10 +19,14 @@ People = Literal["single", "multi"]
 _BASE = "Wan2.1-I2V-14B-480P"
 _WAV2VEC = "chinese-wav2vec2-base"
 _INFINITETALK = "InfiniteTalk"
+FLASHTALK_FOLDER = "SoulX-FlashTalk-14B"
 _T5 = "models_t5_umt5-xxl-enc-bf16.pth"
 _CLIP = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 _VAE = "Wan2.1_VAE.pth"
 _SHARD = re.compile(r"diffusion_pytorch_model-(\d{5})-of-(\d{5})\.safetensors")
+_ONE_FILE = "diffusion_pytorch_model.safetensors"
+CONVERTED = "flashtalk_{kind}.safetensors"
+"""FlashTalk's transformer in 8 bits, written by `lipsync weights convert flashtalk`."""
 # bf16 weights take 38 GB; with room to compute they want a card of this size.
 _BF16_CARD_BYTES = 60 * 10**9
 
@@ -31,7 +35,8 @@ _BF16_CARD_BYTES = 60 * 10**9
 class TransformerFiles:
     """The transformer's files: `source` is a quantised file, or the base folder, which `adapter` then completes.
 
-    distilled: a fast LoRA is merged into the file. config: the base's config.json with the sizes.
+    distilled: a fast LoRA is merged into the file. config: the base's config.json with the sizes. flashtalk: these are
+    FlashTalk's weights, whose folder needs no adapter.
     """
 
     quantization: Quantization
@@ -40,6 +45,7 @@ class TransformerFiles:
     source: Path
     adapter: Path | None
     config: Path
+    flashtalk: bool = False
 
     @property
     def number_format(self) -> str:
@@ -49,10 +55,10 @@ class TransformerFiles:
     @property
     def n_bytes(self) -> int:
         """Size of the files on disk."""
-        if self.adapter is None:
+        if self.source.is_file():
             return self.source.stat().st_size
-        shards = (path for path in self.source.iterdir() if _SHARD.fullmatch(path.name))
-        return sum(path.stat().st_size for path in shards) + self.adapter.stat().st_size
+        n_bytes = sum(path.stat().st_size for path in _weight_files(self.source))
+        return n_bytes + (self.adapter.stat().st_size if self.adapter is not None else 0)
 
 
 @dataclass(frozen=True)
@@ -67,9 +73,9 @@ class EncoderFiles:
 
 def find_encoders(settings: EngineSettings) -> EncoderFiles:
     """The encoders' and the VAE's files; raises WeightsError that lists what is missing."""
-    base, quant = settings.weights_dir / _BASE, _quant_folder(settings)
-    tokenizer = base / "google" / "umt5-xxl"
-    text = TextFiles(base / _T5, tokenizer)
+    quant = _quant_folder(settings)
+    tokenizer = _wan_file(settings, "google/umt5-xxl/tokenizer.json").parent
+    text = TextFiles(_wan_file(settings, _T5), tokenizer)
     if not text.weights.is_file():
         for kind in ("fp8", "int8"):
             weights, quant_map = quant / f"t5_{kind}.safetensors", quant / f"t5_map_{kind}.json"
@@ -77,7 +83,7 @@ def find_encoders(settings: EngineSettings) -> EncoderFiles:
                 text = TextFiles(weights, tokenizer, quant_map)
                 break
     wav2vec = settings.weights_dir / _WAV2VEC
-    found = EncoderFiles(text, base / _CLIP, base / _VAE, wav2vec)
+    found = EncoderFiles(text, _wan_file(settings, _CLIP), _wan_file(settings, _VAE), wav2vec)
     sound = wav2vec / "model.safetensors"
     if not sound.is_file() and (wav2vec / "pytorch_model.bin").is_file():
         sound = wav2vec / "pytorch_model.bin"
@@ -109,14 +115,35 @@ def find_transformers(settings: EngineSettings) -> list[TransformerFiles]:
     return found
 
 
+def find_flashtalk(settings: EngineSettings) -> list[TransformerFiles]:
+    """FlashTalk's transformers: the published folder when all its shards are there, and the 8-bit files made of it."""
+    folder = settings.weights_dir / FLASHTALK_FOLDER
+    config = folder / "config.json"
+    if not config.is_file():
+        return []
+    found: list[TransformerFiles] = []
+    kind: EightBit
+    for kind in ("fp8", "int8"):
+        path = folder / CONVERTED.format(kind=kind)
+        if path.is_file() and path.with_suffix(".json").is_file():
+            found.append(TransformerFiles(kind, "single", True, path, None, config, flashtalk=True))
+    if _shards_complete(folder) or (folder / _ONE_FILE).is_file():
+        found.append(TransformerFiles("none", "single", True, folder, None, config, flashtalk=True))
+    return found
+
+
 def choose_transformer(
-    settings: EngineSettings, gpu: Gpu | None, *, people: People, distilled: bool
+    settings: EngineSettings, gpu: Gpu | None, *, people: People, distilled: bool, flashtalk: bool = False
 ) -> tuple[TransformerFiles, tuple[str, ...]]:
     """The best files for a job, and sentences about what could not be had as asked.
 
     people: "multi" when two regions of the picture are driven; a file for one person cannot stand in for it.
     distilled: the preset takes few steps, so a file with a fast LoRA merged is wanted (or LoRA files in the settings).
+    flashtalk: the job runs on FlashTalk's weights (flashtalk.wants_flashtalk).
     """
+    if flashtalk and (ours := find_flashtalk(settings)):
+        preferred = _preferred(settings, gpu)
+        return min(ours, key=lambda files: preferred.index(files.quantization)), ()
     found = find_transformers(settings)
     if not found:
         raise WeightsError(_nothing_found(settings))
@@ -173,6 +200,17 @@ def _preferred(settings: EngineSettings, gpu: Gpu | None) -> list[Quantization]:
 
 def _quant_folder(settings: EngineSettings) -> Path:
     return settings.weights_dir / _INFINITETALK / "quant_models"
+
+
+def _wan_file(settings: EngineSettings, name: str) -> Path:
+    """A file of Wan's that InfiniteTalk's base and FlashTalk's folder both carry: where it is, else in the base."""
+    places = [settings.weights_dir / folder / name for folder in (_BASE, FLASHTALK_FOLDER)]
+    return next((path for path in places if path.is_file()), places[0])
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The transformer's published files in a folder: shards, or the one file."""
+    return [path for path in folder.iterdir() if _SHARD.fullmatch(path.name) or path.name == _ONE_FILE]
 
 
 def _shards_complete(base: Path) -> bool:

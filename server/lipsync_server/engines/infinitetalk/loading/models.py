@@ -114,7 +114,9 @@ class Models:
 
     def load_transformer(self, need: Need, report: Report) -> tuple[str, ...]:
         """The transformer for a job, loaded unless the held one serves; sentences about what is not as asked."""
-        files, warnings = choose_transformer(self._settings, self._gpu, people=need.people, distilled=need.distilled)
+        files, warnings = choose_transformer(
+            self._settings, self._gpu, people=need.people, distilled=need.distilled, flashtalk=need.flashtalk
+        )
         with_lora = need.distilled and not files.distilled and bool(self._settings.lora)
         held = self._held
         if held is not None and (held.files, held.with_lora) == (files, with_lora):

@@ -26,12 +26,14 @@ _ENCODE_BYTES = 12_500
 
 @dataclass(frozen=True)
 class Need:
-    """The demands of a job on the models. pixels: height x width of the video. passes: forwards of a guided step."""
+    """The demands of a job on the models. pixels: height x width of the video. passes: forwards of a guided step.
+    flashtalk: FlashTalk's weights in place of InfiniteTalk's."""
 
     people: People
     distilled: bool
     pixels: int
     passes: int
+    flashtalk: bool = False
 
 
 class MemoryPlanner:

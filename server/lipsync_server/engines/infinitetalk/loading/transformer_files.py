@@ -121,8 +121,8 @@ def load_transformer(
 ) -> InfiniteTalkTransformer:
     """Load the model, ready to compute on `device`.
 
-    source: the Wan2.1-I2V-14B-480P folder, with `adapter` the InfiniteTalk file that is merged over it; or one
-        quantised file (its .json map beside it), which needs neither shards nor adapter.
+    source: the Wan2.1-I2V-14B-480P folder, with `adapter` the InfiniteTalk file that is merged over it; or FlashTalk's
+        folder, which needs no adapter; or one quantised file (its .json map beside it), which needs neither.
     config: read from the folder's config.json when None; for a quantised file the 14B sizes.
     quant: round the blocks' linear layers of plain files to 8 bits while loading; quantised files keep their kind.
     loras: files and scales, merged in this order.
@@ -132,12 +132,12 @@ def load_transformer(
     """
     device = torch.device(device)
     if source.is_dir():
-        if adapter is None:
+        config = config or TransformerConfig.from_json(source / "config.json")
+        files, stored = WeightFiles([*shards(source), *([] if adapter is None else [adapter])]), {}
+        if adapter is None and not any(is_adapter(name) for name in files.entries):
             raise WeightsError(
                 "the InfiniteTalk adapter file (single/ or multi/infinitetalk.safetensors) is needed too."
             )
-        config = config or TransformerConfig.from_json(source / "config.json")
-        files, stored = WeightFiles([*shards(source), adapter]), {}
         shapes = official_shapes(config)
     else:
         config = config or TransformerConfig()

@@ -1,4 +1,4 @@
-"""The picture as the model sees it: size buckets, person masks, and the slow camera move.
+"""The picture as the model sees it: person masks, and the slow camera move.
 
 Boxes are (left, top, right, bottom) in pixels of the source picture. The public reference reads its boxes with the axes
 swapped (their "x" runs down the rows), so boxes for its JSON files must be written (top, left, bottom, right);
@@ -6,7 +6,6 @@ swapped (their "x" runs down the rows), so boxes for its JSON files must be writ
 """
 
 import math
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,32 +17,11 @@ from lipsync_server.engines.base import Box, Frames
 from lipsync_server.errors import InvalidInput
 from lipsync_server.models.pictures import frame_picture
 
-Resolution = Literal["480p", "720p"]
-# Height/width ratio -> (height, width). The keys are the reference's own rounded labels: the nearest label wins.
-_BUCKETS_480P: dict[float, tuple[int, int]] = {
-    0.26: (320, 1216), 0.38: (384, 1024), 0.50: (448, 896), 0.67: (512, 768), 0.82: (576, 704), 1.00: (640, 640),
-    1.22: (704, 576), 1.50: (768, 512), 1.86: (832, 448), 2.00: (896, 448), 2.50: (960, 384), 2.83: (1088, 384),
-    3.60: (1152, 320), 3.80: (1216, 320), 4.00: (1280, 320),
-}  # fmt: skip
-_BUCKETS_720P: dict[float, tuple[int, int]] = {
-    0.22: (448, 2048), 0.29: (512, 1792), 0.36: (576, 1600), 0.45: (640, 1408), 0.55: (704, 1280), 0.63: (768, 1216),
-    0.76: (832, 1088), 0.88: (896, 1024), 1.00: (960, 960), 1.14: (1024, 896), 1.31: (1088, 832), 1.50: (1152, 768),
-    1.58: (1216, 768), 1.82: (1280, 704), 1.91: (1344, 704), 2.20: (1408, 640), 2.30: (1472, 640), 2.67: (1536, 576),
-    2.89: (1664, 576), 3.62: (1856, 512), 3.75: (1920, 512),
-}  # fmt: skip
-BUCKETS: dict[Resolution, dict[float, tuple[int, int]]] = {"480p": _BUCKETS_480P, "720p": _BUCKETS_720P}
 # Default halves for two people: this share of the picture's height, and of each half's width, is left out at the rims.
 _RIM = 0.05
 # The camera move: one slow cycle of zooming in by this share and drifting sideways within the room that gives.
 _ZOOM = 0.06
 _CYCLE_S = 40.0
-
-
-def choose_size(height: int, width: int, resolution: Resolution) -> tuple[int, int]:
-    """The bucket (height, width) whose ratio is nearest to the picture's; the first of two equally near ones."""
-    buckets = BUCKETS[resolution]
-    ratio = height / width
-    return buckets[min(buckets, key=lambda label: abs(label - ratio))]
 
 
 def fit_masks(masks: NDArray[np.float32], target: tuple[int, int]) -> Tensor:

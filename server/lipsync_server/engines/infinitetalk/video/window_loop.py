@@ -17,7 +17,8 @@ from lipsync_server.engines.infinitetalk.model.transformer import EmbeddedCondit
 from lipsync_server.engines.infinitetalk.video.conditions import WindowCondition
 from lipsync_server.engines.infinitetalk.video.guidance import Guidance, GuidanceScales, Pass, ProjectedGuidance
 from lipsync_server.models.encoders.speech import silence
-from lipsync_server.models.sampling.colour import ColourMatch
+from lipsync_server.models.sampling.colour import FLASH, SCIKIT_IMAGE, ColourMatch
+from lipsync_server.models.sampling.renoising import denoise_renoising, distilled_timesteps
 from lipsync_server.models.sampling.sampler import draw_noise, euler_step, pin, skip_unused_draws, timesteps
 from lipsync_server.models.sampling.windows import Window
 from lipsync_server.models.wan_vae.vae import LATENT_CHANNELS, WanVae
@@ -28,7 +29,8 @@ OnStep = Callable[[int], None]
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """The numbers of the loop, resolved. apg: (momentum, norm threshold), or None for plain guidance."""
+    """The numbers of the loop, resolved. apg: (momentum, norm threshold), or None for plain guidance. flashtalk: the
+    sampler that noises again between steps, and colours with FlashTalk's constants."""
 
     steps: int
     shift: float
@@ -36,6 +38,7 @@ class LoopSettings:
     colour_correction: float = 1.0
     motion_frames: int = 9
     apg: tuple[float, float] | None = None
+    flashtalk: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,9 @@ class WindowLoop:
         self.transformer, self.vae = transformer, vae
         self._prompts, self.settings = prompts, settings
         self.generator, self.cache = generator, cache
-        self._match_colours = ColourMatch(colours, settings.colour_correction)
+        self._match_colours = ColourMatch(
+            colours, settings.colour_correction, FLASH if settings.flashtalk else SCIKIT_IMAGE
+        )
         self._pacer = _Pacer(vae.device)
 
     def restart(self, transformer: InfiniteTalkTransformer, random: Tensor) -> None:
@@ -84,6 +89,8 @@ class WindowLoop:
         first latent is then the picture's own.
         """
         settings = self.settings
+        if settings.flashtalk:
+            return self._denoise_renoising(window, condition, known, on_step)
         shape = (LATENT_CHANNELS, window.n_latents, *condition.y.shape[2:])
         noise = draw_noise(shape, self.generator)
         if known is None:
@@ -111,6 +118,26 @@ class WindowLoop:
             latent = euler_step(latent, guidance.velocity(predictions), levels[step], levels[step + 1])
             self._pacer.step_done()
         return pin(latent, known)
+
+    def _denoise_renoising(
+        self, window: Window, condition: WindowCondition, known: Tensor | None, on_step: OnStep
+    ) -> Tensor:
+        """`denoise` as FlashTalk was distilled: one forward a step, fresh noise between steps."""
+        y, settings = condition.y, self.settings
+        known = y[-LATENT_CHANNELS:, :1] if known is None else known
+        embedded = self._embedded(condition)["cond"]
+
+        def draw() -> Tensor:
+            return draw_noise((LATENT_CHANNELS, window.n_latents, *y.shape[2:]), self.generator).to(y.device)
+
+        def velocity(latent: Tensor, t: Tensor, step: int) -> Tensor:
+            on_step(step)
+            predicted: Tensor = self.transformer(torch.cat([latent, y.to(latent)]), t, embedded)
+            self._pacer.step_done()
+            return predicted
+
+        levels = distilled_timesteps(settings.steps, settings.shift).to(y.device)
+        return denoise_renoising(velocity, draw, known.to(y.device, torch.float32), levels)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Iterator[Tensor]:

@@ -1,0 +1,90 @@
+"""FlashTalk: InfiniteTalk's networks with weights that were distilled to four steps, and its numbers.
+
+SoulX-FlashTalk-14B has InfiniteTalk's 1,633 tensors in one folder, with nothing to merge. Its weights know windows of
+33 frames, one forward a step, one person, and a portrait of 448 x 768; other formats work and were not trained. Knows
+file names and numbers. No torch here.
+"""
+
+from lipsync_server.engines.infinitetalk.options import Options
+from lipsync_server.engines.infinitetalk.published import (
+    FLASHTALK_FOLDER,
+    People,
+    find_flashtalk,
+    find_transformers,
+)
+from lipsync_server.engines.infinitetalk.video.sizes import BUCKETS, Resolution
+from lipsync_server.errors import InvalidInput, WeightsError
+from lipsync_server.settings import EngineSettings
+
+WINDOW_FRAMES, MOTION_FRAMES, SHIFT = 33, 5, 5.0
+STEPS = {"quality": 4, "balanced": 4, "fast": 2}
+DISTILLED_STEPS = (2, 4)
+OWN_SIZE = (768, 448)
+"""(height, width) that the weights were trained at."""
+USED = (
+    "This video was made with FlashTalk, which presets of few steps prefer where its weights are. Set model to "
+    "infinitetalk for InfiniteTalk's own."
+)
+
+
+def wants_flashtalk(settings: EngineSettings, options: Options, *, people: People, still: bool) -> bool:
+    """Whether a job runs on FlashTalk's weights: asked for, or a preset of few steps where they are, or none others.
+
+    still: the picture is no video, for which FlashTalk is known to be poor. Raises InvalidInput when FlashTalk is asked
+    for and cannot do what the request wants, WeightsError when its files are missing.
+    """
+    here = bool(find_flashtalk(settings))
+    if options.model == "flashtalk":
+        if people == "multi":
+            raise InvalidInput(
+                "FlashTalk drives one person, and this request has two. Use model infinitetalk.", field="model"
+            )
+        if not here:
+            raise WeightsError(
+                f"FlashTalk's weights are not complete in {settings.weights_dir / FLASHTALK_FOLDER}. Download the "
+                "repository Soul-AILab/SoulX-FlashTalk-14B into that folder."
+            )
+        return True
+    if options.model != "auto" or not here or people == "multi":
+        return False
+    return (options.sampling.distilled and still) or not find_transformers(settings)
+
+
+def flashtalk_options(options: Options) -> Options:
+    """`options` with FlashTalk's numbers wherever the caller left them open."""
+    given = options.model_fields_set
+    own: dict[str, object] = {
+        "steps": STEPS[options.preset] if options.steps is None else options.steps,
+        "shift": SHIFT if options.shift is None else options.shift,
+        "window_frames": options.window_frames if "window_frames" in given else WINDOW_FRAMES,
+        "motion_frames": options.motion_frames if "motion_frames" in given else MOTION_FRAMES,
+        # One forward a step: guidance and what belongs to it do not exist here.
+        "text_guidance": 1.0,
+        "audio_guidance": 1.0,
+        "guidance_interval": 1,
+        "teacache": 0.0,
+        "apg": False,
+        "camera_move": bool(options.camera_move),
+    }
+    return options.model_copy(update=own)
+
+
+def flashtalk_size(height: int, width: int, resolution: Resolution) -> tuple[int, int]:
+    """The (height, width) whose ratio is nearest to the picture's, FlashTalk's own before an equally near one."""
+    ratio = height / width
+    own = OWN_SIZE[0] / OWN_SIZE[1]
+    nearest = min(BUCKETS[resolution], key=lambda label: abs(label - ratio))
+    return OWN_SIZE if abs(own - ratio) <= abs(nearest - ratio) else BUCKETS[resolution][nearest]
+
+
+def words_for(options: Options, size: tuple[int, int]) -> list[str]:
+    """What the caller should know: another format or number of steps than the weights were trained for."""
+    words = []
+    if size != OWN_SIZE:
+        words.append(
+            f"FlashTalk was trained for portraits of 448 x 768; {size[1]} x {size[0]} works and may look worse. Model "
+            "infinitetalk was trained for all formats."
+        )
+    if options.steps not in DISTILLED_STEPS:
+        words.append(f"FlashTalk was trained for 2 or 4 steps; {options.steps} steps may look worse than 4.")
+    return words

@@ -12,8 +12,15 @@ from lipsync_server.errors import LipsyncError, WorkerCrashed
 from lipsync_server.settings import Settings
 from lipsync_server.workers import messages
 from lipsync_server.workers.ray.actor import EngineActor
-from lipsync_server.workers.ray.cluster import ClusterRegistry, machines
+from lipsync_server.workers.ray.cluster import (
+    ClusterRegistry,
+    Machine,
+    machines,
+    why_exposed,
+    why_other_address,
+)
 from lipsync_server.workers.ray.files import PIECE_BYTES, Kept, Piece, Receiver, ResumeFiles, keep_only, pieces
+from lipsync_server.workers.ray.versions import Versions, difference
 from material import make_task
 from stand_in import REGISTRY
 
@@ -160,3 +167,38 @@ def test_an_actor_sends_the_video_before_it_says_finished(actor: EngineActor, tm
     video = b"".join(piece.data for piece in said if isinstance(piece, Piece) and piece.name == "video.mp4")
     assert hashlib.sha256(video).hexdigest() == said[-1].outcome.sha256
     assert not list((tmp_path / "lipsync-ray").glob("*/1")), "its folder of this render is gone"
+
+
+def test_a_machine_with_other_versions_is_told_apart():
+    here = Versions("0.1.0", "3.11", "2.60.0")
+    assert difference(here, here, "b") == ""
+    assert "Machine b has lipsync-server 0.0.1 instead of 0.1.0; it gets no work" in difference(
+        Versions("0.0.1", "3.11", "2.60.0"), here, "b"
+    )
+    assert "Python 3.12 instead of 3.11, Ray 2.52.0 instead of 2.60.0" in difference(
+        Versions("0.1.0", "3.12", "2.52.0"), here, "b"
+    )
+    assert "older lipsync-server" in difference(None, here, "b")
+
+
+def test_an_actor_sends_its_versions_and_looks_for_room(actor: EngineActor, monkeypatch: pytest.MonkeyPatch):
+    assert actor.offer().versions == Versions.here()
+    assert actor.why_no_room(1000) is None
+    assert "MiB are free" in actor.why_no_room(1 << 60)
+
+
+def test_a_machine_in_a_public_network_is_warned_of():
+    def machine(address: str) -> Machine:
+        return Machine("1", "b", address, 1, n_workers=1, n_cpus=1, n_gpus=0)
+
+    for public in ("8.8.8.8", "203.0.113.1", "2001:db8::1"):
+        assert "--node-ip-address" in why_exposed(machine(public))
+    for private in ("10.0.0.2", "127.0.0.1", "192.168.1.7", "100.100.1.1", "fd00::1", "a-name"):
+        assert why_exposed(machine(private)) == ""
+
+
+def test_a_head_that_calls_itself_otherwise_is_warned_of():
+    node = {"Alive": True, "NodeManagerAddress": "203.0.113.1"}
+    assert "--node-ip-address=10.77.0.1" in why_other_address("10.77.0.1:6379", [node])
+    assert why_other_address("10.77.0.1:6379", [{**node, "NodeManagerAddress": "10.77.0.1"}]) == ""
+    assert why_other_address("auto", [node]) == ""

@@ -12,6 +12,20 @@ from lipsync_server.engines.base import EngineInfo
 from lipsync_server.engines.registry import Registry
 from lipsync_server.settings import EngineSettings, Settings
 
+# Networks of one owner: RFC 1918, carrier-grade NAT (as VPNs use it), link-local, and IPv6's unique local addresses.
+_PRIVATE = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "10.0.0.0/8",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "100.64.0.0/10",
+        "169.254.0.0/16",
+        "fc00::/7",
+        "fe80::/10",
+    )
+)
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -61,10 +75,10 @@ def _machine(node: Mapping[str, Any], settings: Settings) -> Machine:
 def why_exposed(machine: Machine) -> str:
     """Why the traffic of `machine` may cross a public network, with the remedy; "" when its address is private."""
     try:
-        public = ipaddress.ip_address(machine.address).is_global
+        address = ipaddress.ip_address(machine.address)
     except ValueError:
         return ""
-    if not public:
+    if address.is_loopback or any(address in network for network in _PRIVATE):
         return ""
     return (
         f"Machine {machine.name} is part of the cluster under the public address {machine.address}: pictures, videos "

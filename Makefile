@@ -41,7 +41,7 @@ unit: $(VENV)/.test ## the unit tests alone
 # The whole generator of SadTalker and the like take minutes on a CPU; a test run by hand leaves them out.
 test-python: $(VENV)/.test ## every Python test that does not watch the clock
 	tests/system-packages.sh
-	LIPSYNC_SLOW_TESTS=1 $(PYTEST) -n $(TEST_PROCESSES) -m "not timing" --durations=20
+	$(PYTEST) -n $(TEST_PROCESSES) -m "not timing" --durations=20
 
 # These tests hold the server to seconds and milliseconds, so nothing else may run beside them. No test is run twice.
 test-timing: $(VENV)/.test ## the tests that watch the clock, one after the other

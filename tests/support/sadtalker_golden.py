@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 import zlib
 from collections.abc import Callable, Mapping
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import pytest
 import torch
+from golden_files import GoldenFiles
 from golden_table import GoldenTable
 from lipsync_server.engines.sadtalker.layout import Layout
 from lipsync_server.engines.sadtalker.loading.model_files import build
@@ -23,9 +22,7 @@ from safetensors.torch import load_file
 
 _M = TypeVar("_M", bound=torch.nn.Module)
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-SMALL = CHECKOUT / "tests" / "data" / "sadtalker"
-BIG = CHECKOUT.parent / "shared" / "sadtalker"
+FILES = GoldenFiles("sadtalker")
 SALT = "sadtalker-golden-v1"
 
 TABLE = GoldenTable()
@@ -44,23 +41,14 @@ def note(case: str, limit: float, seen: float) -> None:
     TABLE.note(case, limit, seen)
 
 
-def slow() -> None:
-    """Skip what takes minutes (a 512 pixel frame is 4.8 TFLOP) unless it is asked for."""
-    if not os.environ.get("LIPSYNC_SLOW_TESTS"):
-        pytest.skip("takes minutes on a CPU; set LIPSYNC_SLOW_TESTS=1 to run it")
-
-
 def small(name: str) -> Path:
-    """A golden file that is part of this repository."""
-    return SMALL / name
+    """A golden file that is committed under its own name."""
+    return FILES.committed / name
 
 
 def big(name: str) -> Path:
-    """A golden file of the shared folder beside the checkout; the test is skipped where there is none."""
-    path = BIG / name
-    if not path.exists():
-        pytest.skip(f"{name} lies in ../shared/sadtalker, which this checkout has not")
-    return path
+    """A golden file by its name in the whole golden data; a part of it is committed."""
+    return FILES.path(name)
 
 
 def arrays(path: Path) -> dict[str, np.ndarray]:
@@ -70,7 +58,7 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
 
 def block(name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """A small block: its configuration, its weights, its inputs and outputs."""
-    path = small(f"modules/{name}.safetensors")
+    path = small(f"modules/small/{name}.safetensors")
     with safe_open(path, "pt") as file:
         config = json.loads(file.metadata().get("config", "{}"))
     tensors = load_file(path)

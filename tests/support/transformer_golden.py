@@ -1,19 +1,13 @@
-"""Where the golden cases of the transformer are, and a small configuration for tests that need no golden data."""
+"""The golden cases of the transformer, and a small configuration for tests that need no golden data."""
 
-from pathlib import Path
-
-import pytest
 import torch
+from infinitetalk_golden import FILES, golden, golden_path
 from lipsync_server.engines.infinitetalk.loading.transformer_files import fill_transformer
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).parents[2]
-SMALL = ROOT / "tests" / "data" / "infinitetalk" / "transformer"
-FULL = ROOT.parent / "shared" / "infinitetalk"
-
-needs_full = pytest.mark.skipif(not FULL.exists(), reason="the full golden data is not beside the checkout")
+SMALL = FILES.committed / "transformer"
 
 TINY = TransformerConfig(
     dim=64,
@@ -32,27 +26,39 @@ TINY = TransformerConfig(
 
 
 def golden_config() -> TransformerConfig:
-    return TransformerConfig.from_json(SMALL / "config.json")
+    return TransformerConfig.from_json(golden_path("A_dit/config.json"))
 
 
 def golden_parameters() -> dict[str, torch.Tensor]:
-    """The committed weights, without the image embedding and the audio projection (those are set to zero)."""
-    from lipsync_server.engines.infinitetalk.loading.transformer_files import official_shapes
-
-    stored = {name: value.float() for name, value in load_file(SMALL / "weights.safetensors").items()}
-    return {name: stored.get(name, torch.zeros(shape)) for name, shape in official_shapes(golden_config()).items()}
+    """The weights of the golden transformer, float32, by their official names."""
+    return golden("A_dit/dit_tiny.safetensors")
 
 
 def golden_model() -> InfiniteTalkTransformer:
     return fill_transformer(golden_parameters().items(), golden_config(), dtype=torch.float32)
 
 
-def full_parameters() -> dict[str, torch.Tensor]:
-    return {name: value.float() for name, value in load_file(FULL / "A_dit" / "dit_tiny.safetensors").items()}
+def golden_case(shape: int, n_people: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """A golden case as the file holds it, and what `run` needs of it."""
+    case = load_file(golden_path(f"A_dit/case_shape{shape}_human{n_people}.safetensors"))
+    inputs = load_file(golden_path(f"A_dit/inputs_shape{shape}.safetensors"))
+    return case, {
+        "text": case["in.context"].float(),
+        "image_tokens": inputs["clip_fea"][0].float(),
+        "audio": inputs["audio"][:n_people].float(),
+        "masks": case["in.ref_target_masks"],
+        "latent": torch.cat((inputs["latent"], inputs["y"][0])),
+        "timestep": case["in.t"],
+    }
 
 
-def full_model() -> InfiniteTalkTransformer:
-    return fill_transformer(full_parameters().items(), golden_config(), dtype=torch.float32)
+CASES = [
+    tuple(int(part) for part in case.split("_human"))
+    for case in FILES.present(
+        "A_dit/case_shape{}.safetensors", [f"{shape}_human{n}" for shape in (0, 1) for n in (1, 2)]
+    )
+]
+"""(shape, number of people) of the golden cases that are here."""
 
 
 def inputs_for(

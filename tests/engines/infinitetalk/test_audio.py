@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from infinitetalk_golden import CPU, equal, error, golden, golden_json, golden_path, meets, within
+from infinitetalk_golden import CPU, FILES, equal, error, golden, golden_json, golden_path, meets, within
 from lipsync_server.models.encoders import speech as audio
 from lipsync_server.models.encoders.loudness import gain_to_target, integrated_loudness
 from lipsync_server.models.encoders.speech import SpeechEmbedding, Track, silence
@@ -34,7 +34,7 @@ def model() -> Wav2Vec:
     return Wav2Vec(network, normalises=True, device=CPU)
 
 
-@pytest.mark.parametrize("name", ["a", "b"])
+@pytest.mark.parametrize("name", FILES.cases("D_audio/audio_cases.safetensors"))
 def test_loudness_and_embedding_are_golden(name: str) -> None:
     case = {k[2:]: v for k, v in golden("D_audio/audio_cases.safetensors").items() if k.startswith(f"{name}.")}
     network = Wav2Vec.load(golden_path("D_audio/wav2vec2_tiny"), device=CPU)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from infinitetalk_golden import meets, within
+from infinitetalk_golden import golden_path, meets, within
 from lipsync_server.engines.infinitetalk.loading.lora import merge_all, read_lora
 from lipsync_server.engines.infinitetalk.loading.transformer_files import load_transformer, official_shapes
 from lipsync_server.errors import WeightsError
@@ -13,14 +13,12 @@ from lipsync_server.models.tensor_files.quanto import quantized_tensors
 from lipsync_server.random_models.infinitetalk_transformer import random_parameters, save_shards
 from safetensors.torch import load_file, save_file
 from transformer_golden import (
-    FULL,
     SMALL,
     TINY,
-    full_parameters,
+    golden_case,
     golden_config,
     golden_parameters,
     inputs_for,
-    needs_full,
     relative_error,
     run,
 )
@@ -45,11 +43,10 @@ def test_merged_weights_match_the_reference(key: str) -> None:
         meets(f"G {key}", merge_all([lora], name, weight), AFTER[key], 1e-6)
 
 
-@needs_full
 @pytest.mark.parametrize("files", ["lora_down_up", "diff", "mixed", "with_alpha_key", "lora_down_up@0.7+diff@1.0"])
 @pytest.mark.parametrize("scale", [0.5, 1.0])
 def test_outputs_with_lora_match_the_reference(tmp_path: Path, files: str, scale: float) -> None:
-    save_shards(full_parameters(), tmp_path, tmp_path / "adapter.safetensors", n_shards=2)
+    save_shards(golden_parameters(), tmp_path, tmp_path / "adapter.safetensors", n_shards=2)
     if "@" in files:
         name, pairs = files, [part.split("@") for part in files.split("+")]
         loras = [(LORA / f"{style}.safetensors", float(factor)) for style, factor in pairs]
@@ -61,17 +58,8 @@ def test_outputs_with_lora_match_the_reference(tmp_path: Path, files: str, scale
     model = load_transformer(
         tmp_path / "base", tmp_path / "adapter.safetensors", config=golden_config(), dtype=torch.float32, loras=loras
     )
-    case = load_file(FULL / "A_dit" / "case_shape0_human1.safetensors")
-    inputs = load_file(FULL / "A_dit" / "inputs_shape0.safetensors")
-    given = {
-        "text": case["in.context"].float(),
-        "image_tokens": inputs["clip_fea"][0].float(),
-        "audio": inputs["audio"][:1].float(),
-        "masks": case["in.ref_target_masks"],
-        "latent": torch.cat((inputs["latent"], inputs["y"][0])),
-        "timestep": case["in.t"],
-    }
-    wanted = load_file(FULL / "G_lora" / "outputs.safetensors")[f"{name}.output"][0]
+    _, given = golden_case(0, 1)
+    wanted = load_file(golden_path("G_lora/outputs.safetensors"))[f"{name}.output"][0]
     meets(f"G output {name}", run(model, given), wanted, 2e-4)
 
 

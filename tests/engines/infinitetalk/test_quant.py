@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from infinitetalk_golden import meets, within
+from infinitetalk_golden import FILES, golden_path, meets, within
 from lipsync_server.engines.infinitetalk.loading.transformer_files import load_transformer
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
 from lipsync_server.models.kernels.product_8bit import multiply_8bit
@@ -16,14 +16,14 @@ from lipsync_server.random_models.infinitetalk_transformer import random_transfo
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformer_golden import (
-    FULL,
+    CASES,
     SMALL,
     TINY,
-    full_model,
-    full_parameters,
+    golden_case,
     golden_config,
+    golden_model,
+    golden_parameters,
     inputs_for,
-    needs_full,
     relative_error,
 )
 from transformer_golden import run as forward
@@ -92,59 +92,48 @@ def test_whole_model_in_8_bits_stays_near_the_plain_one(kind: str, limit: float,
     assert 1e-4 < relative_error(forward(model, inputs), plain) < limit
 
 
-@needs_full
-@pytest.mark.parametrize("kind", ["int8", "fp8"])
-@pytest.mark.parametrize(("shape", "n_people"), [(0, 1), (0, 2), (1, 2)])
+def _published_cases() -> list[tuple[str, int, int]]:
+    """(kind, shape, number of people) of the golden outputs that are here."""
+    names = FILES.present("F_quant/dit_tiny_{}.safetensors", ["int8", "fp8"])
+    stored = load_file(golden_path("F_quant/outputs.safetensors"))
+    return [
+        (kind, shape, n_people)
+        for kind in names
+        for shape, n_people in CASES
+        if f"{kind}.shape{shape}_human{n_people}.output_float32" in stored
+    ]
+
+
+@pytest.mark.parametrize(("kind", "shape", "n_people"), _published_cases())
 def test_published_layout_gives_the_reference_output(tmp_path: Path, kind: str, shape: int, n_people: int) -> None:
     """float32 with exact products. The fp8 file's map is partial, and what it leaves out comes from the plain model."""
-    tensors = load_file(FULL / "F_quant" / f"dit_tiny_{kind}.safetensors")
-    quant_map = (FULL / "F_quant" / f"dit_tiny_{kind}.json").read_text()
+    tensors = load_file(golden_path(f"F_quant/dit_tiny_{kind}.safetensors"))
+    quant_map = golden_path(f"F_quant/dit_tiny_{kind}.json").read_text()
     if kind == "fp8":
-        plain = full_parameters()
+        plain = golden_parameters()
         tensors |= {n: t for n, t in plain.items() if n.startswith(("img_emb.", "audio_proj."))}
         assert not any(name.startswith(("img_emb.", "time_")) for name in json.loads(quant_map))
     save_file(tensors, tmp_path / "quant.safetensors")
     (tmp_path / "quant.json").write_text(quant_map)
     model = load_transformer(tmp_path / "quant.safetensors", config=golden_config(), dtype=torch.float32)
 
-    golden = load_file(FULL / "F_quant" / "outputs.safetensors")
-    case = load_file(FULL / "A_dit" / f"case_shape{shape}_human{n_people}.safetensors")
-    inputs = load_file(FULL / "A_dit" / f"inputs_shape{shape}.safetensors")
+    golden = load_file(golden_path("F_quant/outputs.safetensors"))
+    case, given = golden_case(shape, n_people)
     seen = {}
     model.blocks[0].register_forward_hook(lambda _, __, out: seen.__setitem__("block", out))
-    out = forward(
-        model,
-        {
-            "text": case["in.context"].float(),
-            "image_tokens": inputs["clip_fea"][0].float(),
-            "audio": inputs["audio"][:n_people].float(),
-            "masks": case["in.ref_target_masks"],
-            "latent": torch.cat((inputs["latent"], inputs["y"][0])),
-            "timestep": case["in.t"],
-        },
-    )
+    out = forward(model, given)
     name = f"{kind}.shape{shape}_human{n_people}"
     meets(f"F {name} output", out, golden[f"{name}.output_float32"][0], 1e-4)
     meets(f"F {name} block0.out", seen["block"], golden[f"{name}.block0.out"][0], 1e-4)
     meets(f"F {name} e0", model.embed_time(case["in.t"])[1].reshape(1, -1), golden[f"{name}.e0"], 1e-4)
 
 
-@needs_full
 @pytest.mark.parametrize(("kind", "limit"), [("int8", 0.02), ("fp8", 0.08)])
 def test_products_in_8_bits_on_a_golden_case(kind: str, limit: float) -> None:
     """Weights and activations of the blocks rounded as on a GPU: relative L2 after one forward and after 4 steps."""
-    golden = load_file(FULL / "A_dit" / "case_shape0_human1.safetensors")
-    given = load_file(FULL / "A_dit" / "inputs_shape0.safetensors")
-    inputs = {
-        "text": golden["in.context"].float(),
-        "image_tokens": given["clip_fea"][0].float(),
-        "audio": given["audio"][:1].float(),
-        "masks": golden["in.ref_target_masks"],
-        "latent": torch.cat((given["latent"], given["y"][0])),
-        "timestep": golden["in.t"],
-    }
-    plain = after_4_steps(full_model(), inputs)
-    model = full_model()
+    golden, inputs = golden_case(0, 1)
+    plain = after_4_steps(golden_model(), inputs)
+    model = golden_model()
     assert replace_linears(model, lambda name, _: kind if name.startswith("blocks.") else None) > 0
     for module in model.modules():
         if isinstance(module, QuantizedLinear):

@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import pytest
 import torch
-from infinitetalk_golden import CPU, equal, error, golden, golden_json, golden_path, meets, within
+from infinitetalk_golden import CPU, FILES, equal, error, golden, golden_json, golden_path, meets, within
 from infinitetalk_reference import reference_box, reference_schedule
 from lipsync_server.engines.infinitetalk.loading.transformer_files import fill_transformer
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
@@ -66,13 +66,13 @@ def test_guidance_is_reused_between_its_passes() -> None:
     assert guidance.velocity({"cond": torch.full((3,), 5.0)}).tolist() == [6, 6, 6]
 
 
-@pytest.mark.parametrize(
-    ("mode", "momentum", "threshold"),
-    [("default", -0.75, 55.0), ("small_norm", -0.75, 55.0), ("momentum0", 0.0, 20.0), ("nothreshold", -0.5, 0.0)],
-)
-def test_projected_guidance_is_golden(mode: str, momentum: float, threshold: float) -> None:
+_APG = {"default": (-0.75, 55.0), "small_norm": (-0.75, 55.0), "momentum0": (0.0, 20.0), "nothreshold": (-0.5, 0.0)}
+
+
+@pytest.mark.parametrize("mode", FILES.cases("B_sampler/apg_unit.safetensors"))
+def test_projected_guidance_is_golden(mode: str) -> None:
     case = golden("B_sampler/apg_unit.safetensors")
-    guidance = ProjectedGuidance(momentum, threshold)
+    guidance = ProjectedGuidance(*_APG[mode])
     for index in range(5):
         update = guidance.update(case[f"{mode}.{index}.diff"], case[f"{mode}.{index}.pred_cond"])
         assert guidance.average is not None
@@ -136,7 +136,7 @@ def _conditions_and_loop(name: str, case: dict) -> tuple[ConditionMaker, WindowL
     return conditions, loop, plan
 
 
-@pytest.mark.parametrize("name", [*_LOOPS, "teacache"])
+@pytest.mark.parametrize("name", [*FILES.present("B_sampler/loop_{}.safetensors", _LOOPS), "teacache"])
 def test_whole_loops_meet_every_step_latents_pixels_and_random_stream(name: str) -> None:
     file = "I_teacache/loop_teacache.safetensors" if name == "teacache" else f"B_sampler/loop_{name}.safetensors"
     reference, case = golden(file), _settings(name)

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from infinitetalk_golden import meets, within
+from infinitetalk_golden import golden_path, meets, within
+from lipsync_server.engines.infinitetalk.loading.transformer_files import fill_transformer
 from lipsync_server.engines.infinitetalk.model.blocks import speaker_key_positions, speaker_positions
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.model.transformer import EmbeddedCondition, InfiniteTalkTransformer
@@ -11,13 +12,13 @@ from lipsync_server.models.kernels.rope import rotate, speaker_table, video_tabl
 from lipsync_server.random_models.infinitetalk_transformer import random_parameters, random_transformer
 from safetensors.torch import load_file
 from transformer_golden import (
-    FULL,
-    SMALL,
+    CASES,
     TINY,
-    full_model,
+    golden_case,
+    golden_config,
     golden_model,
+    golden_parameters,
     inputs_for,
-    needs_full,
     relative_error,
     run,
 )
@@ -82,81 +83,41 @@ def check_case(
     meets(f"{label} e0", e0.reshape(-1), case["out.e0"].reshape(-1), 1e-5)
 
 
-@pytest.mark.parametrize("n_people", [1, 2])
-def test_blocks_and_output_match_the_reference(n_people: int) -> None:
-    """The committed subset starts after the image embedding and the audio projection, whose results it holds."""
-    model = golden_model()
-    case = load_file(SMALL / f"people{n_people}.safetensors")
-    inputs = load_file(SMALL / "inputs.safetensors")
-    masks = case["in.ref_target_masks"][:, ::2, ::2].flatten(1)
-    conditioning = EmbeddedCondition(
-        text=model.text_embedding(case["in.context"].float()),
-        image=case["out.img_emb"][0],
-        audio=case["out.audio_proj"].transpose(0, 1).flatten(1, 2),
-        n_people=n_people,
-        masks=masks if n_people == 2 else None,
-        layers=[None] * model.config.num_layers,
-    )
-    latent = torch.cat((inputs["latent"], inputs["y"][0]))
-    check_case(f"A committed subset, {n_people} people", model, conditioning, latent, case, n_people)
-
-
-@needs_full
-@pytest.mark.parametrize("shape", [0, 1])
-@pytest.mark.parametrize("n_people", [1, 2])
+@pytest.mark.parametrize(("shape", "n_people"), CASES)
 def test_every_golden_case_matches_from_raw_inputs(shape: int, n_people: int) -> None:
-    model = full_model()
-    case = load_file(FULL / "A_dit" / f"case_shape{shape}_human{n_people}.safetensors")
-    inputs = load_file(FULL / "A_dit" / f"inputs_shape{shape}.safetensors")
-    conditioning = model.embed_condition(
-        text=case["in.context"].float(),
-        image_tokens=inputs["clip_fea"][0].float(),
-        audio=inputs["audio"][:n_people].float(),
-        masks=case["in.ref_target_masks"],
-    )
+    model = golden_model()
+    case, given = golden_case(shape, n_people)
+    conditioning = model.embed_condition(**{name: given[name] for name in ("text", "image_tokens", "audio", "masks")})
     label = f"A shape{shape} human{n_people}"
     if "out.audio_proj" in case:
         tokens = conditioning.audio.unflatten(1, (n_people, -1)).transpose(0, 1)
         meets(f"{label} audio_proj", tokens, case["out.audio_proj"], 1e-4)
-    check_case(label, model, conditioning, torch.cat((inputs["latent"], inputs["y"][0])), case, n_people)
+    check_case(label, model, conditioning, given["latent"], case, n_people)
 
 
-@needs_full
 def test_silent_audio_matches_the_reference() -> None:
-    model = full_model()
-    case = load_file(FULL / "A_dit" / "case_shape0_human1.safetensors")
-    wanted = load_file(FULL / "A_dit" / "case_shape0_human1_nullaudio.safetensors")
-    inputs = load_file(FULL / "A_dit" / "inputs_shape0.safetensors")
+    model = golden_model()
+    case, given = golden_case(0, 1)
+    wanted = load_file(golden_path("A_dit/case_shape0_human1_nullaudio.safetensors"))
     conditioning = model.embed_condition(
-        text=case["in.context"].float(),
-        image_tokens=inputs["clip_fea"][0].float(),
-        audio=torch.zeros_like(inputs["audio"][:1]).float(),
+        text=given["text"], image_tokens=given["image_tokens"], audio=torch.zeros_like(given["audio"])
     )
     seen: dict[str, torch.Tensor] = {"audio_proj": conditioning.audio[None]}
     model.blocks[0].audio_cross_attn.register_forward_hook(
         lambda _, __, out: seen.__setitem__("block0.audio_cross_attn", out[None])
     )
-    seen["output"] = model(torch.cat((inputs["latent"], inputs["y"][0])), case["in.t"], conditioning)[None]
+    seen["output"] = model(given["latent"], case["in.t"], conditioning)[None]
     for name, got in seen.items():
         meets(f"A shape0 human1 silent {name}", got, wanted[f"out.{name}"], 1e-4)
 
 
-@needs_full
 @pytest.mark.parametrize(("n_people", "limit"), [(1, 0.02), (2, 0.1)])
 def test_bfloat16_stays_near_the_emulated_gpu_run(n_people: int, limit: float) -> None:
-    from lipsync_server.engines.infinitetalk.loading.transformer_files import fill_transformer
-    from transformer_golden import full_parameters, golden_config
-
-    model = fill_transformer(full_parameters().items(), golden_config(), dtype=torch.bfloat16)
-    case = load_file(FULL / "A_dit" / f"case_shape0_human{n_people}.safetensors")
-    inputs = load_file(FULL / "A_dit" / "inputs_shape0.safetensors")
-    conditioning = model.embed_condition(
-        text=case["in.context"],
-        image_tokens=inputs["clip_fea"][0],
-        audio=inputs["audio"][:n_people],
-        masks=case["in.ref_target_masks"],
-    )
-    out = model(torch.cat((inputs["latent"], inputs["y"][0])), case["in.t"], conditioning)
+    model = fill_transformer(golden_parameters().items(), golden_config(), dtype=torch.bfloat16)
+    case, given = golden_case(0, n_people)
+    # The file holds these three in bfloat16, so nothing is rounded here.
+    halves = {name: given[name].bfloat16() for name in ("text", "image_tokens", "audio")}
+    out = model(given["latent"], case["in.t"], model.embed_condition(**halves, masks=given["masks"]))
     assert out.dtype == torch.float32
     difference = out - case["out_bf16.output"][0]
     within(f"A shape0 human{n_people} bf16 output, rms", float(difference.square().mean().sqrt()), limit)

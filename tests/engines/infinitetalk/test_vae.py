@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
-from infinitetalk_golden import CPU, error, golden, golden_path, meets
+from infinitetalk_golden import CPU, FILES, error, golden, golden_path, meets
 from lipsync_server.models.wan_vae import ops
 from lipsync_server.models.wan_vae.layers import PairedConv
 from lipsync_server.models.wan_vae.vae import Options, WanVae, build, official_name
@@ -50,7 +50,7 @@ WAYS: dict[str, Options] = {
 }
 
 
-@pytest.mark.parametrize("name", ["clip", "image"])
+@pytest.mark.parametrize("name", FILES.cases("E_vae/vae_cases.safetensors"))
 @pytest.mark.parametrize("way", WAYS)
 def test_latents_and_pixels_are_golden(name: str, way: str) -> None:
     case = golden("E_vae/vae_cases.safetensors")

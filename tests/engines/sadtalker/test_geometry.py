@@ -37,7 +37,7 @@ from lipsync_server.engines.sadtalker.face.reconstruction import FaceReconstruct
 from lipsync_server.engines.sadtalker.face.source import read_coefficients
 from lipsync_server.errors import InvalidImage
 from lipsync_server.models.pictures import fit_video
-from sadtalker_golden import arrays, big, note, recipe_network, small, within
+from sadtalker_golden import FILES, arrays, big, note, recipe_network, small, within
 
 CROPS = json.loads(small("croper.json").read_text())
 
@@ -91,7 +91,7 @@ def generic_points(width: int, height: int) -> np.ndarray:
     return (STANDARD_POINTS[:, :2] + 1) / 2 * (width, height)
 
 
-@pytest.mark.parametrize("name", ["align0", "align1", "align2", "fallback"])
+@pytest.mark.parametrize("name", FILES.cases("geometry/align.npz"))
 def test_alignment_meets_the_golden_data(name: str) -> None:
     data = arrays(big("geometry/align.npz"))
     square = data[f"{name}.in.image_u8"]
@@ -113,7 +113,7 @@ def test_coefficients_of_a_picture_meet_the_golden_data() -> None:
     network = recipe_network(FaceReconstruction, "face_3drecon")
     picture = data["in.image_u8"]
     height, width = picture.shape[:2]
-    for mode in ("crop", "extcrop", "full", "resize"):
+    for mode in FILES.cases("geometry/crop_and_extract.npz"):
         crop = find_crop(data["in.landmarks_full_image"], width, height, reference_clamp=True)
         square = resize(cut(picture, crop, mode), 256, 256)
         assert np.array_equal(square, data[f"{mode}.out.crop_image_u8"])

@@ -32,8 +32,9 @@ lint: $(VENV)/.test ## ruff: style and likely mistakes
 	$(BIN)/ruff check server tests docs
 	$(BIN)/ruff format --check server tests docs
 
-types: $(VENV)/.test ## mypy --strict
+types: $(VENV)/.test ## mypy --strict, for the server and for the tests
 	$(BIN)/mypy
+	MYPYPATH=server:tests/support:tests/docker $(BIN)/mypy --explicit-package-bases tests
 
 unit: $(VENV)/.test ## the unit tests alone
 	$(PYTEST) -q -n $(TEST_PROCESSES) -m "not timing" tests/unit

@@ -17,7 +17,9 @@ def stopped_at(words: str) -> Callable[[RecordingContext], bool]:
     return lambda context: bool(context.notes) and words in context.notes[-1]
 
 
-def request_for(duration_s: float, *, second: bool = False, picture: Frames | None = None, **options: object):
+def request_for(
+    duration_s: float, *, second: bool = False, picture: Frames | None = None, **options: object
+) -> RenderRequest:
     rng = np.random.default_rng(5)
     speech = (rng.standard_normal(round(duration_s * 16000)) * 0.1).astype(np.float32)
     if picture is None:

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from aiohttp import web
 
@@ -14,7 +15,7 @@ class Asked:
     method: str
     path: str
     query: dict[str, str]
-    body: dict | None
+    body: dict[str, Any] | None
     key: str
 
 
@@ -24,7 +25,7 @@ class Provider:
 
     url: str = ""
     key: str = "a-secret-key"
-    script: dict[str, deque] = field(default_factory=dict)
+    script: dict[str, deque[Any]] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
 
     def answers(self, call: str, *answers: tuple[int, object]) -> None:

@@ -26,13 +26,14 @@ class Bucket:
     name: str = "videos"
 
     def client(self) -> AbstractAsyncContextManager[Any]:
-        return aioboto3.Session().client(
+        client: AbstractAsyncContextManager[Any] = aioboto3.Session().client(
             "s3",
             endpoint_url=f"http://127.0.0.1:{self.port}",
             aws_access_key_id=KEY,
             aws_secret_access_key=SECRET,
             region_name="us-east-1",
         )
+        return client
 
     async def contents(self) -> dict[str, bytes]:
         """Every object by its key."""

@@ -68,7 +68,8 @@ class ServerProcess(LocalServer):
     def workers(self) -> list[psutil.Process]:
         assert self.process is not None
         try:
-            return psutil.Process(self.process.pid).children()
+            children: list[psutil.Process] = psutil.Process(self.process.pid).children()
+            return children
         except psutil.NoSuchProcess:
             return []
 

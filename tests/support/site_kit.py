@@ -14,10 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import av
 import numpy as np
+from aiohttp import web
 from aiohttp.test_utils import TestClient
 from lipsync_server.errors import Cancelled, DiskFull, NoFace, WorkerCrashed
 from lipsync_server.settings import Settings
@@ -154,30 +156,35 @@ class StandInExecutor:
         self.closed.set()
 
 
+Json = dict[str, Any]
+
+
 @dataclass
 class Site:
     """A running server and a client for it."""
 
-    client: TestClient
+    client: TestClient[web.Request, web.Application]
     executor: StandInExecutor
     settings: Settings
     data_dir: Path
 
-    async def submit(self, path: str = "/v1/jobs", *, headers: dict[str, str] | None = None, **fields: object) -> dict:
+    async def submit(self, path: str = "/v1/jobs", *, headers: dict[str, str] | None = None, **fields: object) -> Json:
         async with self.client.post(path, data=form(**fields), headers=headers) as response:
             assert response.status == 202, await response.text()
-            return await response.json()
+            answer: Json = await response.json()
+            return answer
 
-    async def ended(self, job_id: str) -> dict:
+    async def ended(self, job_id: str) -> Json:
         """The job once it has ended, by its event stream."""
         async with self.client.get(f"/v1/jobs/{job_id}/events") as response:
             assert "event: end" in (await response.text())
         return await self.job(job_id)
 
-    async def job(self, job_id: str) -> dict:
+    async def job(self, job_id: str) -> Json:
         async with self.client.get(f"/v1/jobs/{job_id}") as response:
             assert response.status == 200, await response.text()
-            return await response.json()
+            answer: Json = await response.json()
+            return answer
 
     def left_on_disk(self) -> list[str]:
         """Files and folders of uploads and jobs. Unlike rglob, os.walk passes over a folder that goes meanwhile."""

@@ -33,9 +33,10 @@ def encode(path: Path, codec: str, container: str, samples: np.ndarray, rate: in
     with av.open(str(path), "w", format=container) as out:
         layout = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}[samples.shape[1]]
         stream = out.add_stream(codec, rate=rate, layout=layout)
+        assert isinstance(stream, av.AudioStream)
         stream.codec_context.open()
         resampler = av.AudioResampler(
-            stream.codec_context.format.name, layout, rate, frame_size=stream.codec_context.frame_size or None
+            stream.codec_context.format, layout, rate, frame_size=stream.codec_context.frame_size or None
         )
         frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="flt", layout=layout)
         frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), 0

@@ -85,7 +85,8 @@ def inputs_for(
 def run(model: InfiniteTalkTransformer, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     """One forward from raw inputs."""
     given = {name: inputs[name] for name in ("text", "image_tokens", "audio", "masks")}
-    return model(inputs["latent"], inputs["timestep"], model.embed_condition(**given))
+    out: torch.Tensor = model(inputs["latent"], inputs["timestep"], model.embed_condition(**given))
+    return out
 
 
 def relative_error(got: torch.Tensor, wanted: torch.Tensor) -> float:

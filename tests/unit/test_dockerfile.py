@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,14 @@ needs_root = pytest.mark.skipif(
 )
 
 
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A temporary folder that every user may enter; pytest's own are closed to others."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
 def start(tmp_path: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     """Run the entry point with a `lipsync` that prints its user, its arguments and where kernels are kept."""
     programs = tmp_path / "programs"
@@ -93,32 +103,30 @@ def start(tmp_path: Path, *arguments: str, **environment: str) -> "subprocess.Co
         "LIPSYNC_WEIGHTS_DIR": str(tmp_path / "volume" / "weights"),
         **environment,
     }
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    command = [ROOT / "docker" / "entrypoint.sh", *arguments]
+    command = [str(ROOT / "docker" / "entrypoint.sh"), *arguments]
     return subprocess.run(command, env=variables, capture_output=True, text=True)
 
 
 @needs_root
-def test_a_volume_that_belongs_to_root_is_given_to_the_servers_user(tmp_path: Path) -> None:
-    weights = tmp_path / "volume" / "weights"
+def test_a_volume_that_belongs_to_root_is_given_to_the_servers_user(open_folder: Path) -> None:
+    weights = open_folder / "volume" / "weights"
     weights.mkdir(parents=True)
-    ended = start(tmp_path, "serve")
+    ended = start(open_folder, "serve")
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout == f"1000 serve {weights}/.compiled/triton\n"
-    assert {path.stat().st_uid for path in (weights, tmp_path / "volume" / "data")} == {1000}
+    assert {path.stat().st_uid for path in (weights, open_folder / "volume" / "data")} == {1000}
 
 
 @needs_root
-def test_compiled_kernels_stay_where_a_person_wants_them(tmp_path: Path) -> None:
-    ended = start(tmp_path, "serve", TRITON_CACHE_DIR="/elsewhere")
+def test_compiled_kernels_stay_where_a_person_wants_them(open_folder: Path) -> None:
+    ended = start(open_folder, "serve", TRITON_CACHE_DIR="/elsewhere")
     assert ended.stdout == "1000 serve /elsewhere\n"
 
 
 @needs_root
-def test_the_image_also_starts_programs_by_name(tmp_path: Path) -> None:
+def test_the_image_also_starts_programs_by_name(open_folder: Path) -> None:
     """docs/cluster/compose.yaml starts `sh` in the project's own image."""
-    assert start(tmp_path, "sh", "-c", "echo $(id -u) ray").stdout == "1000 ray\n"
+    assert start(open_folder, "sh", "-c", "echo $(id -u) ray").stdout == "1000 ray\n"
 
 
 def test_what_the_image_copies_passes_the_dockerignore(built: dict[str, Stage]) -> None:

@@ -34,7 +34,7 @@ def package(folder: Path, name: str, info: str) -> EngineEntry:
 
 
 def settings(engine: str = "auto") -> Settings:
-    return Settings(engine=engine, _env_file=None)  # type: ignore[arg-type]
+    return Settings(engine=engine, _env_file=None)
 
 
 def test_auto_takes_the_first_that_can_run_and_says_why_in_one_line(
@@ -78,7 +78,7 @@ def test_no_engine_at_all_is_an_error_with_every_reason() -> None:
 
 
 def test_a_named_engine_that_cannot_run_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    here = Settings(engine="infinitetalk", weights_dir=tmp_path, _env_file=None)  # type: ignore[call-arg]
+    here = Settings(engine="infinitetalk", weights_dir=tmp_path, _env_file=None)
     with pytest.raises(EngineUnavailable, match="Engine infinitetalk cannot run here: ") as raised:
         ENGINES.choose(here)
     assert raised.value.field == "engine"
@@ -107,7 +107,7 @@ class _Options(EngineOptions):
 
 
 def test_options_are_the_defaults_over_them_what_was_asked_over_that_the_engines_own() -> None:
-    here = Settings(steps=4, preset="fast", _env_file=None)  # type: ignore[call-arg]
+    here = Settings(steps=4, preset="fast", _env_file=None)
     ask = Ask(seed=7, preset="quality", options={"steps": 2})
     chosen = choose_options("two", _Options, ask, here)
     assert chosen.options == _Options(steps=2, preset="quality", seed=7)
@@ -178,7 +178,7 @@ def test_both_model_engines_pass_over_a_card_that_is_too_small(monkeypatch: pyte
 
 
 def test_a_worker_is_given_settings_without_a_secret() -> None:
-    here = Settings(tokens="alice:secret", webhook_secret="secret", tunnel="secret", store="s3://secret/x")  # type: ignore[arg-type]
+    here = Settings(tokens="alice:secret", webhook_secret="secret", tunnel="secret", store="s3://secret/x")
     assert "secret" not in repr(here.for_workers()).replace("SecretStr", "")
     assert set(RenderSettings.model_fields) <= set(Settings.model_fields)
 
@@ -256,7 +256,7 @@ def test_workers_share_the_gpus_fairly(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     gpus = tuple(hardware.Gpu(index, f"GPU-{index}", "H100", 1, 1, (9, 0)) for index in range(n_gpus))
     monkeypatch.setattr(hardware, "gpus", lambda: gpus)
-    here = Settings(workers=workers, device=device, _env_file=None)  # type: ignore[call-arg]
+    here = Settings(workers=workers, device=device, _env_file=None)
     environments = [child_environment(here, index) for index in range(workers)]
     assert [environment.get("CUDA_VISIBLE_DEVICES") for environment in environments] == shares
 
@@ -264,7 +264,7 @@ def test_workers_share_the_gpus_fairly(
 def test_a_workers_math_threads_are_its_share_of_the_cores_unless_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(hardware, "usable_cpus", lambda: 8)
-    here = Settings(workers=4, _env_file=None)  # type: ignore[call-arg]
+    here = Settings(workers=4, _env_file=None)
     assert child_environment(here, 0)["OMP_NUM_THREADS"] == "2"
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert child_environment(here, 0)["OMP_NUM_THREADS"] == "5"

@@ -1,7 +1,7 @@
-"""What each fast form of the transformer costs in accuracy, against the plain float32 path.
+"""The rounding error of each fast form of the transformer, against the plain float32 path.
 
-Knows how to run the 14B in float32 block by block on a card that cannot hold it. Does not time anything. Random
-weights: the numbers say how much rounding there is, not how visible it is.
+The 14B does not fit a card in float32, so it runs there block by block. Does not time anything. With random weights the
+numbers tell how much rounding there is, not how visible it is.
 """
 
 import copy

@@ -163,7 +163,7 @@ def kernels(bench: Bench, found: Numbers) -> None:
 
 
 def _why_not(name: str, device: torch.device) -> str | None:
-    """Why a kernel is not measured here, with what its package said when it did not load; None when it runs."""
+    """Why a kernel is not measured here, with the error of its package if that does not load; None when it runs."""
     if name == "math":
         return "too slow and large for this many tokens"
     why_not = attention.why_not(name, device)

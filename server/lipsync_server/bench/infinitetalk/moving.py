@@ -1,6 +1,6 @@
 """Windows of a picture under the camera move, with random weights: the next one's picture in turn, or beside this one.
 
-Knows what is to be compared. How a window runs is rig.py's.
+Knows the comparison; rig.py runs the windows.
 """
 
 from lipsync_server.bench import memory

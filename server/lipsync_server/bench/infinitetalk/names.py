@@ -1,4 +1,4 @@
-"""What the tables of docs/performance.md call what the benchmark's JSON files hold, in the order of the rows.
+"""Names in the tables of docs/performance.md for the keys of the JSON files, in the order of the rows.
 
 Knows names only.
 """
@@ -50,7 +50,7 @@ PARTS = {
     "decode_and_h264": "decode with H.264",
     "take_over": "next window's start",
 }
-# What a profile's kernels do, by how their names begin or what they hold.
+# The work of a profile's kernels, by a pattern in their names.
 PROFILE = (
     (r"attention_int8|attention_fp8|attention_8bit", "our 8-bit self-attention"),
     (r"attention_bf16", "our bf16 self-attention"),

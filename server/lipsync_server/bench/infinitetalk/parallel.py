@@ -5,7 +5,7 @@
 Random weights at full size. A window is its conditioning (the picture through the VAE, the embeddings), the denoising
 steps and the decoding; text, CLIP and wav2vec, which are a job's and not a window's, are noise here. Every process
 first does all of it alone, on its own GPU, then all do it together. The numbers are written as soon as they are there.
-Knows how to time; what is timed is parallel.py.
+Times model/sequence_parallel.py.
 """
 
 import argparse
@@ -110,7 +110,7 @@ class Comparison:
 
 
 class _Work:
-    """What is timed, with inputs that are the same on every process."""
+    """The work that is timed, with the same inputs on every process."""
 
     def __init__(self, model: InfiniteTalkTransformer, vae: WanVae, bench: Comparison) -> None:
         self._model, self._vae, self._bench = model, vae, bench
@@ -128,7 +128,7 @@ class _Work:
         self._context = self._conditioned()
 
     def warm_up(self) -> None:
-        """What compiles or is chosen at the first use of all but the transformer."""
+        """Use the VAE once, so that it compiles and chooses its kernels before the clock runs."""
         with torch.inference_mode():
             latents = self._vae.encode_picture(self._picture, 3)
         for _ in self._loop().decode(latents):
@@ -156,7 +156,7 @@ class _Work:
         return latents, parts | {"all": round(sum(parts.values()), 4)}
 
     def exchanges(self) -> None:
-        """What a forward's self-attentions exchange, without the attention."""
+        """Exchange the tensors of a forward's self-attentions between the processes, without computing attention."""
         config, rows = self._config, self._latent_size
         grid = self._window.n_latents, rows[0] // config.patch_size[1], rows[1] // config.patch_size[2]
         share = Share.of(grid, dist.get_rank(), dist.get_world_size())
@@ -193,7 +193,7 @@ class _Work:
 
 
 def _timed(run: Callable[[], T], device: torch.device) -> tuple[T, float]:
-    """What `run` returns, and its wall seconds between two waits for the device and all processes."""
+    """The result of `run`, and wall seconds between two waits for the device and all processes."""
     _wait(device)
     started = time.perf_counter()
     result = run()

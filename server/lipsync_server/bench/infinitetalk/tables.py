@@ -280,7 +280,7 @@ TABLES: dict[str, Callable[[Numbers, Numbers], str]] = {
 
 
 def _section(numbers: Numbers, section: str) -> Numbers:
-    """A section's numbers; of one that failed on the way, those that it had."""
+    """A section's numbers; a section that failed has the numbers up to the failure."""
     found: Numbers = numbers.get(section, {})
     return found
 

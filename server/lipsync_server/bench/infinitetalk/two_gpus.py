@@ -1,6 +1,6 @@
 """The section that needs two cards: one window on both.
 
-Knows how to start the two processes; what they measure is parallel.py's.
+Starts the two processes; parallel.py measures in them.
 """
 
 import json
@@ -17,12 +17,12 @@ from lipsync_server.bench.record import Numbers, read
 
 _COMMAND = (sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
 _MEASURE = "lipsync_server.bench.infinitetalk.parallel"
-# Three times what it takes: processes that lost each other would wait for good.
+# Three times the usual duration. Processes that lost each other would wait for ever.
 _TIMEOUT_S = 240
 
 
 def two_gpus(bench: Bench, found: Numbers) -> None:
-    """A forward and a `fast` window on one card and on two; on a machine with one, why that is missing."""
+    """A forward and a `fast` window on one card and on two; on a machine with one card, the reason why not."""
     n_cards = torch.cuda.device_count() if bench.cuda else 0
     if n_cards < 2:
         found["missing"] = f"it needs two cards, and of these {n_cards} can be seen"
@@ -46,4 +46,4 @@ def in_two_processes(bench: Bench, found: Numbers) -> None:
             process.wait()
             found.update(read(path))
     if status != 0:
-        raise RuntimeError(f"torch.distributed.run ended with status {status}; what it said is above")
+        raise RuntimeError(f"torch.distributed.run ended with status {status}; its output is above")

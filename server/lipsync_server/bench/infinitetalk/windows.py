@@ -20,7 +20,7 @@ from lipsync_server.models.quantization import Quantization
 from lipsync_server.random_models.infinitetalk_transformer import random_transformer
 
 _CARD_BYTES = 24 * 10**9
-# What 8-bit weights are to be content with at 480p.
+# A smaller card, on which 8-bit weights are to work at 480p.
 _LESS_BYTES = 22 * 10**9
 
 
@@ -132,7 +132,7 @@ def resident(bench: Bench) -> InfiniteTalkTransformer:
 
 
 def _speed_up(bench: Bench, transformer: InfiniteTalkTransformer) -> None:
-    """What models.py does after loading."""
+    """Compile and fuse the blocks, as the engine does after loading."""
     if bench.cuda:
         transformer.compile_blocks()
         transformer.use_fast_blocks()

@@ -1,7 +1,7 @@
-"""What the benchmark renders: random networks, a face that is none, a photo to paste into, and noise to listen to.
+"""The material of the benchmark: random networks, a square of noise as the face, a photo of noise, and noise as speech.
 
-Goes round the engine interface and the face detector, and drives the same track, renderer and paste-back as the
-engine. Knows no clock and prints nothing.
+Needs no engine and no face detector: it drives the same track, renderer and paste-back as the engine. Knows no clock
+and prints nothing.
 """
 
 from collections.abc import Callable, Iterator

@@ -49,7 +49,7 @@ from lipsync_server.settings import EngineSettings
 
 log = logging.getLogger(__name__)
 
-# A checkpoint ends a group of pictures and waits for the disk, so one is made after so much work, not after each batch.
+# A resume point ends a group of pictures and waits for the disk, so it is saved after this much work, not every batch.
 _SAVE_FRAMES, _SAVE_S = 100, 20.0
 _STRONG_YAW = 0.6
 
@@ -173,7 +173,7 @@ class SadTalkerEngine:
         on_gpu = self._device.type == "cuda"
         if on_gpu:
             torch.backends.cudnn.benchmark = True
-            # What is float32 here decides where keypoints are; TF32's 10 bits would make them tremble.
+            # The float32 parts place the keypoints; with TF32's 10 bits of mantissa the picture would tremble.
             torch.backends.cudnn.allow_tf32 = False
         renderer = Renderer(
             networks.keypoints,

@@ -1,4 +1,4 @@
-"""What the sadtalker engine is and whether it can run here, told without loading it or importing torch."""
+"""The description of the sadtalker engine and whether it can run here, without loading it or importing torch."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from lipsync_server.extras import extra_is_missing, missing_packages
 from lipsync_server.settings import EngineSettings
 
 FOLDER = "sadtalker"
-_GPU_BYTES = int(5.5 * 2**30)  # what a card sold with 6 GB really has, less what its driver keeps
+_GPU_BYTES = int(5.5 * 2**30)  # usable memory of a card sold with 6 GB; the driver keeps the rest
 
 
 def weights_folder(settings: EngineSettings) -> Path:

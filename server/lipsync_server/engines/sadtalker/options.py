@@ -10,7 +10,7 @@ _Angles = list[float]
 
 
 class Options(EngineOptions):
-    """What a caller may set. The defaults put the talking head back into the whole picture.
+    """The options of a caller. The defaults put the talking head back into the whole picture.
 
     The last group are places where the original does what a viewer would call a fault; `reference_behaviour` takes its
     side in all of them at once.

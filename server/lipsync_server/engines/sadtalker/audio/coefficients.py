@@ -152,5 +152,5 @@ def with_reference_pose(generated: Rows, reference: Rows, first: int = 0) -> Row
 
 
 def reference_expression(reference: Rows, first: int, stop: int) -> Rows:
-    """What ExpNet takes as the source's expression for frames [first, stop) when a video gives it, looped: (n, 64)."""
+    """The expression (n, 64) from which ExpNet starts in frames [first, stop); a video that gives it is looped."""
     return reference[np.arange(first, stop) % len(reference), :N_EXPRESSION]

@@ -52,7 +52,7 @@ class Crop:
         return x + left, y + top, x + right, y + bottom
 
     def box(self, preprocess: Preprocess) -> IntBox:
-        """What is cut (and pasted back) in this mode, in pixels of the resized picture."""
+        """The box that is cut out and pasted back in this mode, in pixels of the resized picture."""
         return self.outer if preprocess.startswith("ext") else self.inner_in_picture
 
 
@@ -158,7 +158,7 @@ def align(square: Picture, landmarks: Points) -> Alignment:
 
 
 def align_points(square: Picture, points: NDArray[np.float64]) -> Alignment:
-    """The same from the five points, y up. What lies outside the picture becomes black.
+    """The same from the five points, y up. Pixels outside the picture become black.
 
     Raises InvalidImage where the face is so small that the picture would have to be blown up beyond reason.
     """

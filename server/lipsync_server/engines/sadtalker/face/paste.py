@@ -27,7 +27,7 @@ class Compositor(Protocol):
         """(n, 3, S, S) in [0, 1] -> (n, h, w, 3) uint8 on the same device: what changes from frame to frame."""
 
     def place(self, patches: Tensor) -> Picture:
-        """What `blend` gave -> (n, height, width, 3) uint8 frames."""
+        """The result of `blend` -> (n, height, width, 3) uint8 frames."""
 
 
 class CropFrames:

@@ -1,7 +1,13 @@
 """The 3-D face network: an aligned 224 x 224 picture -> 257 coefficients of a 3-D face model (ResNet-50, seven heads).
 
-The coefficients: identity 80, expression 64, texture 80, angles 3 (pitch, yaw, roll in radians), light 27,
-translation 3. Knows nothing of alignment (geometry.py).
+A 3-D morphable model (3DMM) is a mean face and directions in which faces differ. With S the vertices (n, 3),
+
+    S = S_mean + B_identity @ identity + B_expression @ expression
+
+turned by three angles and moved by a translation. So 257 numbers describe a picture: identity 80, expression 64,
+texture 80, angles 3 (pitch, yaw, roll in radians), light 27, translation 3. The network and this order are those of
+https://arxiv.org/abs/1903.08527. SadTalker (https://arxiv.org/abs/2211.12194) drives the expression, the angles and the
+translation, and never builds S. Knows nothing of alignment (geometry.py).
 """
 
 import torch

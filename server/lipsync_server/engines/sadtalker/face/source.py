@@ -1,4 +1,4 @@
-"""What the source picture gives: the square that is rendered from, its 3DMM coefficients, and where it belongs.
+"""The source picture prepared: the square for the renderer, its 3DMM coefficients, and its place in the picture.
 
 Knows geometry and the face network; landmarks are given, the detector is the engine's.
 """

@@ -15,7 +15,7 @@ SOFTMAX_TEMPERATURE = 0.1
 
 
 class _AntiAlias(nn.Module):
-    """Gaussian blur (stored in the checkpoint) and every 4th pixel."""
+    """Gaussian blur (stored in the model file) and every 4th pixel."""
 
     def __init__(self, layout: Layout) -> None:
         super().__init__()

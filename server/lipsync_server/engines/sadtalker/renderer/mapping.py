@@ -1,6 +1,11 @@
 """From 3DMM coefficients of 27 frames to the keypoints of the middle frame: MappingNet and the head's rotation.
 
-Knows the renderer's own (learned) pose space, which is not the 3DMM's.
+A 3DMM (3-D morphable model, see face/reconstruction.py) describes a face by coefficients. The renderer is driven by K
+keypoints instead, in a pose space that it has learned (face-vid2vid, https://arxiv.org/abs/2011.15126):
+
+    keypoints = canonical @ R(yaw, pitch, roll)^T + shift + deltas
+
+canonical (K, 3) belong to the source picture. The angles are expectations over 66 bins of 3 degrees each.
 """
 
 from typing import NamedTuple
@@ -16,7 +21,7 @@ RADIANS_PER_DEGREE = 3.14 / 180  # the reference's pi
 
 
 class HeadPose(NamedTuple):
-    """What MappingNet says of a batch: yaw, pitch, roll (B,) in degrees, shift (B, 3), deltas (B, K, 3)."""
+    """MappingNet's output for a batch: yaw, pitch, roll (B,) in degrees, shift (B, 3), deltas (B, K, 3)."""
 
     yaw: Tensor
     pitch: Tensor

@@ -1,7 +1,18 @@
 """Dense motion: from keypoints of the source and of a frame to a flow field and an occlusion map.
 
-What depends on the source alone (its compressed features, its heat maps, the background candidate) is computed once
-in `prepare`. Grids, softmax and flow stay in float32 whatever the convolutions run in.
+The flow tells for every place of the frame's feature volume from where in the source's volume its content comes
+(face-vid2vid, https://arxiv.org/abs/2011.15126). Each of the K keypoints proposes a shift of the whole volume; one
+more candidate, the background, proposes none. A network gives each candidate a weight at each place:
+
+    flow(p) = sum over k of mask_k(p) * (p + source_k - driving_k)        (D, H, W, 3)
+
+with source_k and driving_k the keypoint in both pictures, in [-1, 1]; source - driving is 0 for the background. The
+mask is a softmax over k, with weights below MASK_FLOOR set to 0. The network sees the source's compressed features,
+moved by each candidate, and heat maps of the keypoints. The occlusion map (H, W) in [0, 1] scales features that
+the source does not show.
+
+`prepare` computes everything that depends on the source alone, once: compressed features, heat maps, the background
+candidate. Grids, softmax and flow are float32 in every precision of the convolutions.
 """
 
 from typing import NamedTuple

@@ -1,6 +1,6 @@
 """Runs the renderer: coefficients in, pictures out, in batches of one size, in the precision and on the device chosen.
 
-What depends on the source picture alone is computed once in `prepare`. Knows no audio and no files.
+`prepare` computes everything that depends on the source picture alone, once. Knows no audio and no files.
 """
 
 import logging

@@ -1,4 +1,10 @@
-"""The SPADE decoder: a feature map -> a picture, every normalisation modulated by that same feature map.
+"""The SPADE decoder: a feature map (B, C, H, W) -> a picture, every normalisation modulated by that same feature map.
+
+SPADE (https://arxiv.org/abs/1903.07291) normalises each channel of x over the picture. That removes part of the
+layout, which is restored with a scale and an offset that differ from place to place:
+
+    h   = relu(conv(feature, resized to x))
+    out = (x - mean) / std * (1 + conv_gamma(h)) + conv_beta(h)
 
 Two forms compute the same. As loaded, every modulation is its own chain of convolutions. After `fuse` the chains'
 first convolutions run as one per resolution, on a nearest-upsampled map by its distinct sub-pixel phases (25 taps

@@ -2,7 +2,7 @@
 
 A k x k x k convolution is a k x k one on every slice with its k neighbours side by side as channels; where the output
 is narrow, on the slice alone with k times the outputs, which are then added over neighbours. In channels-last memory
-all views but the copies of the neighbours are free. Knows nothing of what is convolved.
+all views but the copies of the neighbours are free. Does not know the network around it.
 """
 
 import time

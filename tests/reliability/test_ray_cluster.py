@@ -9,8 +9,11 @@ the same cluster, with the nodes that the one before left. How soon a node that 
 import asyncio
 import hashlib
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -23,7 +26,7 @@ from lipsync_server.engines.base import n_frames_for
 from lipsync_server.media.mux import probe_video
 from lipsync_server.paths import SAMPLES_DIR
 from material import bar_numbers, expected_bars
-from ray_nodes import TOKEN, RayNodes
+from ray_nodes import START_S, TOKEN, RayNodes
 from s3_server import KEY, SECRET, Bucket
 from server_process import ServerProcess
 from site_kit import form, wav
@@ -86,6 +89,10 @@ class Client:
         """The machine that is at a job."""
         workers = (await self.get("/v1/engines"))["workers"]
         return next(worker["node"] for worker in workers if worker["job_id"] == job_id)
+
+    async def readiness(self) -> str:
+        async with self.session.get(f"{self.url}/readyz") as response:
+            return (await response.json())["detail"]
 
     async def metrics(self) -> str:
         async with self.session.get(f"{self.url}/metrics") as response:
@@ -262,6 +269,93 @@ async def test_a_video_made_on_another_machine_is_in_the_bucket(
     assert job["state"] == "succeeded", job["error"]
     copy = (await bucket.contents())[job["links"]["stored"].removeprefix("s3://videos/")]
     assert copy == await video_of(site, job)
+
+
+async def test_a_machine_whose_workers_die_fails_no_job_of_a_healthy_cluster(
+    make_server, session, client, nodes: RayNodes
+):
+    names = set(nodes.processes) - {"head"}
+    for name in names:
+        nodes.kill(name)
+    for name in ("sick", "well"):
+        nodes.start(name)
+        await asyncio.to_thread(nodes.wait, name)
+    server = cluster_server(make_server, nodes, "bars")
+    server.start()
+    await server.answers(session)
+    site = client(server)
+    await site.until(lambda workers: workers == {"sick": "ready", "well": "ready"})
+    options = json.dumps({"seconds_per_frame": 0.05})
+    job_ids = [await site.send(f"sick-{n}", audio=wav(1.0), options=options) for n in range(6)]
+
+    async def kill_every_render() -> None:
+        while True:
+            if (await site.look()).get("sick") == "busy":
+                for actor in nodes.actors("sick"):
+                    actor.kill()
+            await asyncio.sleep(0.1)
+
+    killing = asyncio.create_task(kill_every_render())
+    jobs = await site.ended(job_ids)
+    killing.cancel()
+    assert [job["state"] for job in jobs] == ["succeeded"] * 6, [job["error"] for job in jobs]
+    assert max(job["attempts"] for job in jobs) == 2, "a second try is on the other machine"
+    assert server.stop() == 0
+
+
+async def test_a_machine_that_ray_declared_dead_returns_by_itself(make_server, session, client, nodes: RayNodes):
+    for name in set(nodes.processes) - {"head"}:
+        nodes.kill(name)
+    nodes.start("looping", loop=True)
+    await asyncio.to_thread(nodes.wait, "looping")
+    server = cluster_server(make_server, nodes, "bars")
+    server.start()
+    await server.answers(session)
+    site = client(server)
+    await site.until(lambda workers: workers == {"looping": "ready"})
+    raylet = nodes.raylet("looping")
+    raylet.suspend()
+    await site.until(lambda workers: workers == {})
+    assert "looping left it" in await site.readiness()
+    raylet.resume()
+    await site.until(lambda workers: workers == {"looping": "ready"}, START_S)
+    [job] = await site.ended([await site.send("after", audio=wav(0.6))])
+    assert job["state"] == "succeeded", job["error"]
+    assert server.stop() == 0
+
+
+_CAUSES = """
+import os, signal, ray
+from lipsync_server.workers.ray.cause import cause_of_death
+
+class Lacking:
+    def __init__(self):
+        import no_such_package
+    def work(self): ...
+
+class Failing:
+    def work(self): raise AttributeError("'RenderTask' object has no attribute 'colour'")
+    def die(self): os.kill(os.getpid(), signal.SIGKILL)
+
+ray.init(address=os.environ["CLUSTER"], log_to_driver=False, configure_logging=False, include_dashboard=False)
+failing = ray.remote(Failing).options(num_cpus=0).remote()
+for call in (ray.remote(Lacking).options(num_cpus=0).remote().work, failing.work, failing.die):
+    try:
+        ray.get(call.remote())
+    except ray.exceptions.RayError as error:
+        print("CAUSE", cause_of_death(error))
+"""
+
+
+def test_the_cause_of_an_actors_end_is_the_exception_that_it_raised(nodes: RayNodes):
+    environment = {**os.environ, **TOKEN, "CLUSTER": nodes.address, "RAY_USAGE_STATS_ENABLED": "0"}
+    ended = subprocess.run(
+        [sys.executable, "-c", _CAUSES], env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
+    lacking, failing, died = [line[6:] for line in ended.stdout.splitlines() if line.startswith("CAUSE")]
+    assert lacking == "ModuleNotFoundError: No module named 'no_such_package'"
+    assert failing == "AttributeError: 'RenderTask' object has no attribute 'colour'"
+    assert "died" in died and "\x1b" not in died and "pid=" not in died
 
 
 async def test_a_server_without_the_clusters_token_says_what_it_lacks(make_server, nodes: RayNodes, tmp_path: Path):

@@ -1,6 +1,7 @@
 """A Ray cluster of real processes on this machine, to be really killed: a head that does no work, and nodes."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -40,12 +41,13 @@ class RayNodes:
         self._start("head", "--head", "--num-cpus=0", *where)
         self.wait("head")
 
-    def start(self, name: str, *, n_cpus: int = 1) -> None:
+    def start(self, name: str, *, n_cpus: int = 1, loop: bool = False) -> None:
         """Start a node, wait() for it before the next: nodes find their sockets' names while they start.
 
-        n_cpus: cores that Ray counts, of which there may be more than the machine has.
+        n_cpus: cores that Ray counts, of which there may be more than the machine has. loop: start Ray again whenever
+        it ends, as docs/cluster.md does.
         """
-        self._start(name, f"--address={self.address}", f"--num-cpus={n_cpus}")
+        self._start(name, f"--address={self.address}", f"--num-cpus={n_cpus}", loop=loop)
 
     def wait(self, name: str) -> None:
         log, end = self._log(name), time.monotonic() + START_S
@@ -70,15 +72,30 @@ class RayNodes:
         children = psutil.Process(self.processes[name].pid).children(recursive=True)
         return [one for one in children if "EngineActor" in "".join(one.cmdline())]
 
+    def raylet(self, name: str) -> psutil.Process:
+        """The process by which Ray reaches the node."""
+        children = psutil.Process(self.processes[name].pid).children(recursive=True)
+        return next(one for one in children if one.name() == "raylet")
+
     def stop(self) -> None:
         for name in list(self.processes):
             self.kill(name)
 
-    def _start(self, name: str, *flags: str) -> None:
-        ray = Path(sys.executable).with_name("ray")
+    def _start(self, name: str, *flags: str, loop: bool = False) -> None:
+        ray = str(Path(sys.executable).with_name("ray"))
+        command = [
+            ray,
+            "start",
+            "--block",
+            f"--node-name={name}",
+            f"--object-store-memory={OBJECT_STORE_BYTES}",
+            *flags,
+        ]
+        if loop:
+            command = ["sh", "-c", f"while true; do {shlex.join(command)}; sleep 1; done"]
         with self._log(name).open("wb") as log:
             self.processes[name] = subprocess.Popen(
-                [ray, "start", "--block", f"--node-name={name}", f"--object-store-memory={OBJECT_STORE_BYTES}", *flags],
+                command,
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **_ENVIRONMENT, **TOKEN},

@@ -1,5 +1,6 @@
 """A record that cannot be read ends its own job and harms no other; a record that could not be read is not stored."""
 
+import asyncio
 import math
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -9,6 +10,7 @@ import pytest
 from hand_clock import HandClock
 from lipsync_server.engines.ask import Ask
 from lipsync_server.errors import Conflict, InvalidInput
+from lipsync_server.jobs.callbacks import Outbox
 from lipsync_server.jobs.database import Database, open_database
 from lipsync_server.jobs.model import IdMaker, Job, JobSpec
 from lipsync_server.jobs.records import UnreadableRecord
@@ -128,3 +130,25 @@ async def test_a_job_that_could_not_be_read_again_is_not_taken_in(store: Store, 
         with pytest.raises(InvalidInput, match="cannot be stored"):
             await add(store, spec)
     assert await database.rows("SELECT * FROM jobs") == []
+
+
+async def test_callbacks_that_cannot_be_read_hold_up_no_other(database: Database):
+    async with database.transaction() as db:
+        for number in range(9):
+            await db.execute(
+                "INSERT INTO outbox (job_id, url, body, created_at, next_at) VALUES (?, 'http://a/', ?, ?, 0)",
+                (str(number), "not bytes" if number < 8 else b"{}", "never" if number < 8 else 1.0),
+            )
+    posted = asyncio.Event()
+
+    async def post(url: str, body: bytes, headers: dict[str, str]) -> int:
+        posted.set()
+        return 200
+
+    outbox = asyncio.create_task(Outbox(database, b"secret", post, clock=lambda: 2.0).run())
+    async with asyncio.timeout(5):
+        await posted.wait()
+        while await database.rows("SELECT * FROM outbox"):
+            pass
+    outbox.cancel()
+    await asyncio.gather(outbox, return_exceptions=True)

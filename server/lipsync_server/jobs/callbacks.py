@@ -74,7 +74,7 @@ class Outbox:
             self._wake.clear()
             try:
                 due = await self._due()
-                await asyncio.gather(*(self._deliver(delivery) for delivery in due))
+                await asyncio.gather(*(self._deliver_or_drop(delivery) for delivery in due))
                 wait_s = 0.0 if due else await self._pause_s()
             except Exception:
                 log.exception("callbacks failed; trying again")
@@ -96,6 +96,14 @@ class Outbox:
         if row is None or row[0] is None:
             return 3600.0
         return max(0.01, float(row[0]) - self._clock())
+
+    async def _deliver_or_drop(self, delivery: Delivery) -> None:
+        """Deliver; a row whose values cannot be used is removed, so that it does not hold up the others."""
+        try:
+            await self._deliver(delivery)
+        except (TypeError, ValueError, AttributeError):
+            log.exception("the callback of job %s cannot be read; it is dropped", delivery.job_id)
+            await self._forget(delivery)
 
     async def _deliver(self, delivery: Delivery) -> None:
         headers = {

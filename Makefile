@@ -23,14 +23,14 @@ serve: install ## start the server on port 5000
 check: lint types unit ## the fast loop: style, types and unit tests, under two minutes
 
 fmt: $(VENV)/.test ## format the code and mend what the linter can mend
-	$(BIN)/ruff check --quiet --fix-only server tests docs
-	$(BIN)/ruff format server tests docs
+	$(BIN)/ruff check --quiet --fix-only server tests docs docker .ci
+	$(BIN)/ruff format server tests docs docker .ci
 
 test: lint types test-python test-timing test-n8n ## everything, as CI runs it
 
 lint: $(VENV)/.test ## ruff: style and likely mistakes
-	$(BIN)/ruff check server tests docs
-	$(BIN)/ruff format --check server tests docs
+	$(BIN)/ruff check server tests docs docker .ci
+	$(BIN)/ruff format --check server tests docs docker .ci
 
 types: $(VENV)/.test ## mypy --strict, for the server and for the tests
 	$(BIN)/mypy

@@ -36,7 +36,11 @@ def test_the_hooks_of_pre_commit_are_valid() -> None:
     run("pre-commit", "validate-config", ".pre-commit-config.yaml")
 
 
-@pytest.mark.parametrize("page", [*WORKFLOWS, ROOT / ".ci" / "run"], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "page",
+    [*(path for path in WORKFLOWS if path.name != "release.yml"), ROOT / ".ci" / "run"],
+    ids=lambda path: path.name,
+)
 def test_ci_runs_verbs_of_the_makefile(page: Path) -> None:
     verbs = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
     used = re.findall(r"^\s*(?:- )?(?:run: )?make ([a-z0-9 -]+)$", page.read_text(encoding="utf-8"), re.M)

@@ -1,0 +1,62 @@
+"""The steps of a release that are more than one command: `release.py check TAG | notes TAG | image REPOSITORY`.
+
+The workflow release.yml runs them, and so do the tests. Needs nothing but Python's standard library.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def version() -> str:
+    """The version of the server, which is the version of everything."""
+    text = (ROOT / "server" / "lipsync_server" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+    if found is None:
+        raise SystemExit("server/lipsync_server/__init__.py names no __version__")
+    return found[1]
+
+
+def check(tag: str) -> None:
+    """Stop the release unless tag, server, node and changelog name the same version."""
+    package = json.loads((ROOT / "n8n-node" / "package.json").read_text(encoding="utf-8"))["version"]
+    if tag != f"v{version()}":
+        raise SystemExit(f"the tag is {tag}, and server/lipsync_server/__init__.py has {version()}")
+    if package != version():
+        raise SystemExit(f"n8n-node/package.json has {package}, and the server has {version()}")
+    notes(tag)
+
+
+def notes(tag: str) -> str:
+    """The section of CHANGELOG.md of one version, without its heading."""
+    wanted = tag.removeprefix("v")
+    sections = re.split(r"^## ", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    for section in sections[1:]:
+        heading, _, body = section.partition("\n")
+        if heading.split()[0].strip("[]") == wanted and body.strip():
+            return body.strip() + "\n"
+    raise SystemExit(f"CHANGELOG.md has no section for {wanted}: rename Unreleased to the version and the day")
+
+
+def image(repository: str) -> str:
+    """The image's name in the registry of the repository `owner/name`; registries take lower case only."""
+    return f"ghcr.io/{repository.lower()}"
+
+
+def main(arguments: list[str]) -> None:
+    match arguments:
+        case ["check", tag]:
+            check(tag)
+        case ["notes", tag]:
+            sys.stdout.write(notes(tag))
+        case ["image", repository]:
+            sys.stdout.write(image(repository) + "\n")
+        case _:
+            raise SystemExit(__doc__)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

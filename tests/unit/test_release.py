@@ -1,0 +1,80 @@
+"""The steps of the release workflow that can run here do what the workflow relies on."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from lipsync_server import __version__
+
+ROOT = Path(__file__).parents[2]
+WORKFLOW = (ROOT / ".github" / "workflows" / "release.yml").read_text(encoding="utf-8")
+
+
+def release(*arguments: str, root: Path = ROOT) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, str(root / ".ci" / "release.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of the files that a release reads, with a section for the next version in the changelog."""
+    for name in (".ci/release.py", "server/lipsync_server/__init__.py", "n8n-node/package.json", "CHANGELOG.md"):
+        place = tmp_path / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, place)
+    return tmp_path
+
+
+def test_a_tag_that_names_the_version_may_be_released(checkout: Path) -> None:
+    ended = release("check", f"v{__version__}", root=checkout)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_tag_of_another_version_stops_the_release(checkout: Path) -> None:
+    ended = release("check", "v99.0.0", root=checkout)
+    assert ended.returncode == 1
+    assert "the tag is v99.0.0" in ended.stderr
+
+
+def test_a_node_of_another_version_stops_the_release(checkout: Path) -> None:
+    package = checkout / "n8n-node" / "package.json"
+    package.write_text(package.read_text().replace(f'"version": "{__version__}"', '"version": "98.0.0"'))
+    assert "98.0.0" in release("check", f"v{__version__}", root=checkout).stderr
+
+
+def test_the_notes_are_the_changelogs_section(checkout: Path) -> None:
+    page = "# Changelog\n\n## 1.1.0 - 2027-01-02\n\n### Added\n\n- This.\n\n## 1.0.0\n\n- That.\n"
+    (checkout / "CHANGELOG.md").write_text(page)
+    assert release("notes", "v1.1.0", root=checkout).stdout == "### Added\n\n- This.\n"
+    assert "no section for 1.2.0" in release("notes", "v1.2.0", root=checkout).stderr
+
+
+def test_the_images_name_is_that_of_the_repository_in_lower_case() -> None:
+    assert release("image", "Some-Body/LipSync").stdout == "ghcr.io/some-body/lipsync\n"
+
+
+def test_the_workflow_names_no_owner() -> None:
+    """Whoever publishes a fork types no name: owner and repository come from the run."""
+    assert not re.findall(r"ghcr\.io/\S+|github\.com/\S+", WORKFLOW)
+    assert "$GITHUB_REPOSITORY" in WORKFLOW
+
+
+def test_wheel_and_source_archive_hold_the_package_and_its_small_models(tmp_path: Path) -> None:
+    [command] = re.findall(r"run: python (-m hatchling build) -d dist", WORKFLOW)
+    subprocess.run([sys.executable, *command.split(), "-d", tmp_path], cwd=ROOT, check=True, capture_output=True)
+    [wheel], [archive] = tmp_path.glob("*.whl"), tmp_path.glob("*.tar.gz")
+    assert __version__ in wheel.name
+    names = set(zipfile.ZipFile(wheel).namelist())
+    small = {
+        f"lipsync_server/bundled/{name}" for name in ("manifest.json", "face_landmarker.task", "preview_mouth.npz")
+    }
+    assert small | {"lipsync_server/py.typed", "lipsync_server/samples/speech.wav"} <= names
+    assert not [name for name in names if name.startswith(("tests", "n8n-node"))]
+    with tarfile.open(archive) as packed:
+        assert f"lipsync_server-{__version__}/weights/manifest.json" in packed.getnames()
+    assert archive.stat().st_size < 30e6

@@ -155,18 +155,18 @@ export class N8n {
 			},
 			180,
 		);
-		if (this.cookie) return;
 		// n8n 1.x says that it is ready a moment before its REST interface is there.
-		const answer = await eventually('the REST interface of n8n', async () => {
-			const tried = await fetch(`${this.url}/rest/owner/setup`, {
-				method: 'POST',
-				headers: { 'Content-Type': 'application/json', ...BROWSER },
-				body: JSON.stringify(OWNER),
-			});
-			if (tried.status === 404) return undefined;
-			if (!tried.ok) throw new Error(`owner setup: ${tried.status} ${await tried.text()}`);
-			return tried;
+		await eventually('the REST interface of n8n', async () => {
+			const { status } = await fetch(`${this.url}/rest/settings`);
+			return status === 404 ? undefined : true;
 		});
+		if (this.cookie) return;
+		const answer = await fetch(`${this.url}/rest/owner/setup`, {
+			method: 'POST',
+			headers: { 'Content-Type': 'application/json', ...BROWSER },
+			body: JSON.stringify(OWNER),
+		});
+		if (!answer.ok) throw new Error(`owner setup: ${answer.status} ${await answer.text()}`);
 		this.cookie = answer.headers
 			.getSetCookie()
 			.map((line) => line.split(';')[0])

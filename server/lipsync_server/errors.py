@@ -1,15 +1,15 @@
-"""One exception family: what a person did wrong, or what went wrong for them, in words they can act on.
+"""The exceptions whose message a user reads: each states the problem and the remedy.
 
 Every error that may reach a person derives from LipsyncError. `code` is stable and may be matched by programs,
-`status` is the HTTP status it becomes, `detail` is the sentence to read: what was wrong and what to do. Nothing here
-knows HTTP beyond that number; http/problem.py makes the RFC 9457 document, cli/console.py prints the sentence.
+`status` is the HTTP status of the answer, `detail` is the sentence for the user. This module knows nothing else of
+HTTP: http/problem.py makes the RFC 9457 document, cli/console.py prints the sentence.
 """
 
 from typing import ClassVar
 
 
 class LipsyncError(Exception):
-    """Base of every error with a sentence for a person."""
+    """Base class of every error whose sentence a user reads."""
 
     code: ClassVar[str] = "internal"
     status: ClassVar[int] = 500
@@ -22,7 +22,7 @@ class LipsyncError(Exception):
         self.retry_after_s = retry_after_s
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Errors cross the pipe from the worker process; Exception's own pickling would lose the keyword arguments.
+        # Errors are pickled to cross the pipe from the worker process. Exception's pickling loses keyword arguments.
         return _rebuild, (type(self), self.detail, self.field, self.retry_after_s)
 
 
@@ -55,7 +55,7 @@ class InvalidImage(LipsyncError):
 
 
 class NoFace(InvalidImage):
-    """No face was found, or not the one that was asked for."""
+    """No face was found, or not the requested one."""
 
     code, title = "no_face", "No face was found in the picture"
 
@@ -85,7 +85,7 @@ class NotFound(LipsyncError):
 
 
 class Conflict(LipsyncError):
-    """The job is not in a state in which this can be done, or an Idempotency-Key was used for another request."""
+    """The job's state does not allow this request, or the Idempotency-Key was used for another request."""
 
     code, status, title = "conflict", 409, "Not possible now"
 
@@ -101,7 +101,7 @@ class QueueFull(LipsyncError):
 
 
 class FetchFailed(LipsyncError):
-    """A URL that was given for an input could not be fetched, or points where the server must not go."""
+    """An input's URL could not be fetched, or leads to an address that the server must not reach."""
 
     code, status, title = "fetch_failed", 422, "The file behind the URL could not be fetched"
 
@@ -111,7 +111,7 @@ class DiskFull(LipsyncError):
 
 
 class ServerDiskFull(DiskFull):
-    """The disk of the server itself, not that of the machine which rendered: no other machine would do better."""
+    """The disk of the server is full, not the disk of a worker's machine, so another machine would not help."""
 
 
 class NotReady(LipsyncError):
@@ -121,7 +121,7 @@ class NotReady(LipsyncError):
 
 
 class EngineUnavailable(LipsyncError):
-    """The engine that was asked for cannot run here (no weights, no GPU, not installed)."""
+    """The requested engine cannot run here (no weights, no GPU, not installed)."""
 
     code, status, title = "engine_unavailable", 422, "This engine cannot run here"
 
@@ -131,7 +131,7 @@ class OutOfMemory(LipsyncError):
 
 
 class WeightsError(LipsyncError):
-    """A weight file is missing, damaged or not what its name says; the sentence names file and key."""
+    """A weights file is missing, damaged or holds another model; the sentence names the file and the tensor."""
 
     code, status, title = "weights", 500, "The engine's weights cannot be used"
 
@@ -141,11 +141,11 @@ class WorkerCrashed(LipsyncError):
 
 
 class NodeLost(WorkerCrashed):
-    """The whole machine went away while rendering, which is not the job's fault: it is not counted as a crash."""
+    """The machine disappeared while rendering. The job is not to blame, so this does not count as its crash."""
 
 
 class StoreFailed(LipsyncError):
-    """LIPSYNC_STORE cannot be used, or did not take a finished video."""
+    """LIPSYNC_STORE cannot be used, or refused a finished video."""
 
     code, status, title = "store_failed", 502, "The video could not be handed over"
 
@@ -155,6 +155,6 @@ class TimeLimit(LipsyncError):
 
 
 class Cancelled(LipsyncError):
-    """Raised inside a worker when the job was cancelled; ends the job as cancelled, not as failed."""
+    """Raised in a worker after a cancellation: the job ends as cancelled, not as failed."""
 
     code, status, title = "cancelled", 409, "The job was cancelled"

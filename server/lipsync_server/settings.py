@@ -1,9 +1,9 @@
-"""Every option of the server, once: environment LIPSYNC_*, a .env file, CLI flags.
+"""The settings of the server, from environment variables LIPSYNC_*, a .env file and CLI flags.
 
-The old guide's names PORT, API_TOKEN, RESOLUTION and STEPS are read as aliases. Docstrings under the fields are the
-source of the README's settings table. Settings come in layers, so that each part of the server is given only its own:
-an engine gets `EngineSettings`, a worker process `RenderSettings`, and neither holds a secret. Names of engines are
-checked by engines/registry.py, which knows them.
+The names PORT, API_TOKEN, RESOLUTION and STEPS of an older guide are accepted as aliases. The docstrings under the
+fields are the source of the README's settings table and of `lipsync serve --help`. Settings are split into layers, so
+that each part of the server receives only its own: an engine gets `EngineSettings`, a worker process gets
+`RenderSettings`, and neither holds a secret. engines/registry.py checks the names of engines.
 """
 
 import re
@@ -22,17 +22,17 @@ Preset = Literal["quality", "balanced", "fast"]
 
 
 def _env(name: str, *aliases: str) -> AliasChoices:
-    # Fields with an alias lose the automatic prefix, so both spellings are listed.
+    # pydantic adds no LIPSYNC_ prefix to a field with an alias, so both spellings are listed.
     return AliasChoices(name, f"lipsync_{name}", *aliases)
 
 
-# Variables that start with LIPSYNC_ and are read elsewhere: by the cloud verbs, the tests and the image.
+# Variables that start with LIPSYNC_ and are no settings: the cloud verbs, the tests and the image read them.
 _OTHER_VARIABLES = ("LIPSYNC_IMAGE", "LIPSYNC_COMMAND", "LIPSYNC_VAST_URL", "LIPSYNC_KEEP_HOME")
 _OTHER_PREFIXES = ("LIPSYNC_TEST_", "LIPSYNC_N8N_", "LIPSYNC_SLOW_", "LIPSYNC_GOLDEN_")
 
 
 def unknown_variables(environment: Iterable[str], env_file: Path = Path(".env")) -> list[str]:
-    """A sentence for each LIPSYNC_* name in the environment or the file that is no setting, with the nearest one."""
+    """A warning for each LIPSYNC_* name in the environment or .env that is no setting, with the most similar name."""
     names = dict.fromkeys(environment, "the environment")
     if env_file.is_file():
         names |= {name: str(env_file) for name in dotenv_values(env_file)}
@@ -58,7 +58,7 @@ def _split_commas(value: object) -> object:
 
 
 class EngineSettings(BaseModel):
-    """The part of the settings that engines read. An engine is given nothing else."""
+    """The settings that an engine receives."""
 
     model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
         use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
@@ -70,13 +70,13 @@ class EngineSettings(BaseModel):
     """Downloaded model weights."""
 
     engine: str = "auto"
-    """The default engine. `auto` takes the best one whose weights and hardware are present."""
+    """The default engine. `auto` is the best engine whose weights and hardware are present."""
     profile: str = ""
     """A weights profile to download at start, for example `infinitetalk-int8-fast`."""
     resolution: str = Field(default="480p", validation_alias=_env("resolution", "RESOLUTION"))
     """Default resolution of the model engines: 480p or 720p (`infinitetalk-480` and `-720` are understood)."""
     steps: int | None = Field(default=None, ge=1, le=100, validation_alias=_env("steps", "STEPS"))
-    """Default number of denoising steps; unset, the preset decides."""
+    """Default number of denoising steps; when unset, the preset decides."""
     preset: Preset = "balanced"
     """Default preset of the model engines."""
     device: str = "auto"
@@ -98,19 +98,19 @@ class EngineSettings(BaseModel):
     ] = "auto"
     """Attention kernel of the model engines."""
     attention_density: float = Field(default=1.0, ge=0.1, le=1)
-    """Share of the picture's parts that InfiniteTalk lets each part look at; below 1 is faster, and less exact."""
+    """Share of all tokens that a token of InfiniteTalk attends to; below 1 is faster and less exact."""
     offload: Literal["auto", "none", "blocks"] = "auto"
-    """Whether transformer blocks stay on the GPU or wait in host memory."""
+    """Whether transformer blocks stay on the GPU or are streamed from host memory."""
     quant: Literal["auto", "none", "fp8", "int8"] = "auto"
-    """Round 16-bit transformer weights to 8 bits while loading; `auto` does so where they would not fit otherwise."""
+    """Round 16-bit transformer weights to 8 bits while loading; `auto` rounds them only where they would not fit."""
     compile: bool = True
     """Use torch.compile on CUDA."""
     lora: Annotated[list[str], NoDecode] = []
     """LoRA files, `path` or `path:scale`, separated by commas; merged for the presets balanced and fast."""
     gpus_per_worker: int = Field(default=1, ge=1, le=64)
-    """GPUs of one worker. InfiniteTalk shares each video out over them: sooner done, not cheaper."""
+    """Number of GPUs of one worker. InfiniteTalk splits each video over them: faster, not cheaper."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """How much is logged."""
+    """The least severe level of log lines that are written."""
 
     @field_validator("lora", mode="before")
     @classmethod
@@ -135,7 +135,7 @@ class EngineSettings(BaseModel):
 
 
 class RenderSettings(EngineSettings):
-    """The part of the settings that a worker process reads: its engines' and the video's. It holds no secret."""
+    """The settings that a worker process receives: those of its engines and of the video. It holds no secret."""
 
     max_image_pixels: int = Field(default=64_000_000, ge=10_000)
     """Largest picture in pixels, checked before it is decoded."""
@@ -151,15 +151,15 @@ class RenderSettings(EngineSettings):
     """PEM file with the key and certificates that sign videos; unset, this installation makes one of its own."""
 
     worker_silence_s: float = Field(default=120, ge=1)
-    """A worker process that gives no sign of life for so long, in seconds, is killed and started again."""
+    """A worker process that has sent no message for so many seconds is killed and restarted."""
 
     def for_workers(self) -> "RenderSettings":
-        """These settings alone, without the fields that only the server knows (tokens, secrets, addresses)."""
+        """A copy of these settings without the server's own fields (tokens, secrets, addresses)."""
         return RenderSettings.model_validate({name: getattr(self, name) for name in RenderSettings.model_fields})
 
 
 class _Listening(BaseSettings):
-    """Where to listen and who may call."""
+    """The addresses to listen on, and the tokens of callers."""
 
     model_config = SettingsConfigDict(
         env_prefix="LIPSYNC_",
@@ -176,14 +176,14 @@ class _Listening(BaseSettings):
     port: int = Field(default=5000, ge=0, le=65535, validation_alias=_env("port", "PORT"))
     """Port to listen on. 0 picks a free one."""
     port_health: int | None = Field(default=None, ge=0, le=65535, validation_alias=_env("port_health", "PORT_HEALTH"))
-    """A second port that answers /ping, /healthz and /readyz only (RunPod load balancing)."""
+    """A second port that serves only /ping, /healthz and /readyz (RunPod load balancing)."""
     tokens: Annotated[list[SecretStr], NoDecode] = Field(
         default=[], validation_alias=_env("tokens", "LIPSYNC_TOKEN", "API_TOKEN")
     )
-    """Accepted bearer tokens, by commas. `token` is the owner's and sees every job; `name:token` sees the jobs
-    of that name only."""
+    """Accepted bearer tokens, separated by commas. `token` is the owner's and sees every job; `name:token` sees only
+    the jobs of that name."""
     public_url: str = ""
-    """The address that people reach this server by, when it stands behind a tunnel or proxy."""
+    """The public address of this server behind a tunnel or proxy."""
     tunnel: str = ""
     """`quick` or a Cloudflare tunnel token: starts cloudflared and shows the public address."""
 
@@ -193,21 +193,21 @@ class Settings(RenderSettings, _Listening):
 
     # Weights and loading
     manifest: Path | None = None
-    """Another list of weights than the shipped weights/manifest.json, in the same form: own files, own mirror."""
+    """Path of a list of weights to use instead of the shipped weights/manifest.json, for own files or an own mirror."""
     preview_while_loading: bool = True
     """Serve the preview engine to callers who asked for `auto` while weights are downloading."""
 
     # Workers
     executor: Literal["process", "ray"] = "process"
-    """Who runs the engines: a child process, or actors in a Ray cluster."""
+    """Where engines run: in child processes, or in the actors of a Ray cluster."""
     ray_address: str = "auto"
     """Address of the Ray cluster for `--executor ray`; `auto` is the one that this machine is part of."""
     cpus_per_worker: int = Field(default=4, ge=1, le=1024)
     """CPU cores of one worker on a machine of a Ray cluster that has no GPU."""
     workers: int = Field(default=1, ge=1, le=64)
-    """Worker processes on this machine; one per GPU is right."""
+    """Number of worker processes on this machine; use one per GPU."""
     load_timeout_s: float = Field(default=1800, gt=0)
-    """A worker process that loads an engine without progress for so long, in seconds, is killed and started again."""
+    """A worker process that loads an engine without progress for so many seconds is killed and restarted."""
 
     # Limits
     max_image_bytes: int = Field(default=32 * MIB, ge=1024)
@@ -217,13 +217,13 @@ class Settings(RenderSettings, _Listening):
     min_audio_s: float = Field(default=0.2, gt=0)
     """Shortest recording, in seconds."""
     max_queue: int = Field(default=100, ge=0)
-    """Jobs that may wait; more are answered 429 with Retry-After."""
+    """Number of jobs that may wait; further requests are answered 429 with Retry-After."""
     max_uploads: int = Field(default=16, ge=1)
-    """Uploads taken in at the same time; more are answered 429."""
+    """Number of uploads received at the same time; further requests are answered 429."""
     job_timeout_s: float = Field(default=6 * 3600, gt=0)
     """Longest time one job may run."""
     shutdown_grace_s: float = Field(default=5.0, ge=0)
-    """On a stop, running jobs get so many seconds to finish; then they go back to the queue for the next start."""
+    """Seconds that running jobs get to finish when the server stops; then they return to the queue."""
     sync_timeout_s: float = Field(default=0, ge=0)
     """POST /lipsync answers 202 with a job link after this many seconds; 0 waits to the end."""
 
@@ -233,7 +233,7 @@ class Settings(RenderSettings, _Listening):
     collected_grace_s: float = Field(default=3600, ge=0)
     """A collected video is kept this much longer, in seconds."""
     min_free_disk_bytes: int = Field(default=1024 * MIB, ge=0)
-    """Work is refused with 507 when less is free than this."""
+    """Jobs are refused with 507 when less disk space, in bytes, is free."""
     store: str = ""
     """Copy finished videos to a folder or `s3://bucket/prefix` before a job counts as succeeded."""
     store_endpoint: str = ""
@@ -241,27 +241,27 @@ class Settings(RenderSettings, _Listening):
 
     # Network
     allow_private_urls: bool = False
-    """Let image_url, audio_url and callbacks reach private addresses."""
+    """Allow image_url, audio_url and callbacks to reach private addresses."""
     webhook_secret: SecretStr | None = None
-    """Key that signs callbacks (HMAC-SHA256); one is made and kept in the data folder when unset."""
+    """Key that signs callbacks (HMAC-SHA256); when unset, a key is made and kept in the data folder."""
     cors_origins: Annotated[list[str], NoDecode] = []
     """Web origins that may call the API from a browser, separated by commas."""
 
     # Money
     price_per_hour: float | None = Field(default=None, ge=0)
-    """Price of this machine per hour; jobs then carry their cost."""
+    """Price of this machine per hour; when set, each job reports its cost."""
     currency: str = "USD"
-    """Currency of the price."""
+    """Currency of price_per_hour."""
     idle_stop: float = Field(default=0, ge=0)
-    """Stop this machine after so many minutes without work; 0 never does."""
+    """Stop this machine after so many idle minutes; 0 never stops it."""
     idle_stop_uncollected: float = Field(default=120, ge=0)
-    """A finished video that nobody has fetched keeps this machine running for at most so many minutes."""
+    """A finished video that was not fetched keeps this machine running for at most so many minutes."""
     idle_stop_command: str = ""
     """Command that stops this machine, where the provider is not recognised."""
 
     # Logs
     log_format: Literal["auto", "json", "text"] = "auto"
-    """JSON lines, or text; `auto` writes text to a terminal and JSON elsewhere."""
+    """Format of log lines; `auto` writes text to a terminal and JSON elsewhere."""
 
     @field_validator("tokens", "cors_origins", mode="before")
     @classmethod

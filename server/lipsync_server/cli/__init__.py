@@ -1,4 +1,4 @@
-"""The command line: `lipsync serve | render | demo | bench`. The entry point is `app`."""
+"""The command line: the `lipsync` command and its verbs. The entry point is `app`."""
 
 from lipsync_server.cli.app import app
 

@@ -1,6 +1,6 @@
-"""The `lipsync` command: one module per verb, registered here.
+"""The `lipsync` command: registers one module per verb.
 
-Verbs import what they need when they run, so that `lipsync --help` answers at once.
+A verb imports heavy libraries only when it runs, so that `lipsync --help` answers at once.
 """
 
 from typing import Annotated
@@ -31,7 +31,7 @@ def root(
         bool, typer.Option("--version", help="Print the version.", callback=print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Make the person on a picture say what is in a recording."""
+    """Make a talking video from a picture of a person and a voice recording."""
 
 
 for verb in (serve, render, demo, engines, bench, weights, cost, cloud):

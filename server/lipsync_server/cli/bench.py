@@ -1,7 +1,8 @@
-"""`lipsync bench`: how fast an engine is on this machine, and what that costs.
+"""`lipsync bench`: measures the speed of an engine on this machine, and the cost of that speed.
 
-Two kinds: whole renders with the real model files (bench/whole_runs.py), and with --random-weights single sections of
-an engine at its published size (bench/infinitetalk, bench/sadtalker). Presents numbers; does not measure.
+There are two kinds of benchmark: whole renders with the real model files (bench/whole_runs.py), and with
+--random-weights single sections of an engine at its published size (bench/infinitetalk, bench/sadtalker). This module
+presents the figures; it measures nothing.
 """
 
 import json
@@ -45,7 +46,9 @@ def bench(
     ] = False,
     random_weights: Annotated[
         bool,
-        typer.Option("--random-weights", help="Without model files: infinitetalk or sadtalker at full size, in parts."),
+        typer.Option(
+            "--random-weights", help="Without model files: infinitetalk or sadtalker at full size, by section."
+        ),
     ] = False,
     only: Annotated[str, typer.Option(help="With --random-weights: sections, separated by commas.")] = "",
     scratch: Annotated[
@@ -61,15 +64,15 @@ def bench(
         ),
     ] = None,
     keep_files: Annotated[
-        bool, typer.Option("--keep-files", help="With --scratch: leave the random model files there for next time.")
+        bool, typer.Option("--keep-files", help="With --scratch: keep the random model files for the next run.")
     ] = False,
     budget: Annotated[
-        float | None, typer.Option(min=0, help="With --random-weights: begin no section after so many seconds.")
+        float | None, typer.Option(min=0, help="With --random-weights: start no section after so many seconds.")
     ] = None,
     tiny: Annotated[bool, typer.Option("--tiny", help="With --random-weights: tiny sizes, for a dry run.")] = False,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write everything measured to this file.")] = None,
 ) -> None:
-    """Measure an engine's speed at several lengths of sound."""
+    """Measure an engine's speed with recordings of several lengths."""
     with console.errors_as_sentences():
         if random_weights:
             with tempfile.TemporaryDirectory(prefix="lipsync-bench-") as folder:

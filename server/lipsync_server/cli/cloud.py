@@ -14,7 +14,7 @@ _T = TypeVar("_T")
 ProviderName = Annotated[str, typer.Option("--provider", help="vast, runpod or tensordock.", show_default=False)]
 MachineId = Annotated[str, typer.Argument(metavar="MACHINE", help="The id that `up` printed.")]
 
-group = typer.Typer(help="Rent, watch, stop and give back a GPU.", no_args_is_help=True)
+group = typer.Typer(help="Rent, watch, stop and return a GPU.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -26,11 +26,11 @@ def offers(
     provider: ProviderName,
     gpu: Annotated[str, typer.Option(help="Part of a card's name, for example 4090.")] = "",
     min_memory_gb: Annotated[float, typer.Option(min=0, help="Least GPU memory.")] = 23,
-    disk_gb: Annotated[int, typer.Option(min=1, help="Disk that will be wanted, in GB.")] = 70,
-    seconds: Annotated[float, typer.Option(min=0.2, help="Length of the video that is priced.")] = 40,
+    disk_gb: Annotated[int, typer.Option(min=1, help="Size of the disk, in GB.")] = 70,
+    seconds: Annotated[float, typer.Option(min=0.2, help="Length of the video whose cost is shown, in seconds.")] = 40,
     limit: Annotated[int, typer.Option(min=1, max=100, help="Rows.")] = 15,
 ) -> None:
-    """List what can be rented now: price, reliability, download speed, and what a video will cost there."""
+    """List the machines for rent now: price, reliability, download speed, and the cost of a video."""
     with console.errors_as_sentences():
         from rich.console import Console
         from rich.table import Table
@@ -61,22 +61,22 @@ def offers(
             )
         out = Console(soft_wrap=True, highlight=False)
         out.width = max(out.width, 130)
-        out.print(table if found else "Nothing of this kind is for rent there now.")
-        out.print("A video's cost is that of a machine that runs anyway; `-` where nobody measured this card's speed.")
+        out.print(table if found else "There is no such machine for rent now.")
+        out.print("Cost per video on a machine that is already running; `-` where this card's speed was not measured.")
 
 
 @group.command()
 def up(
     provider: ProviderName,
-    offer: Annotated[str | None, typer.Argument(metavar="OFFER", help="An id that `offers` printed.")] = None,
+    offer: Annotated[str | None, typer.Argument(metavar="OFFER", help="An id from `lipsync cloud offers`.")] = None,
     machine: Annotated[str | None, typer.Option(help="Start this stopped machine again instead.")] = None,
-    profile: Annotated[str, typer.Option(help="Weights to download there.")] = "infinitetalk-int8-fast",
+    profile: Annotated[str, typer.Option(help="Weights profile to download.")] = "infinitetalk-int8-fast",
     image: Annotated[
         str | None, typer.Option(envvar="LIPSYNC_IMAGE", help="The Docker image that you built and pushed.")
     ] = None,
     disk_gb: Annotated[int, typer.Option(min=10, help="Disk in GB; it cannot grow later.")] = 70,
     idle_stop: Annotated[float, typer.Option(min=0, help="Minutes without work until it stops itself.")] = 15,
-    token: Annotated[str | None, typer.Option(help="Bearer token; one is made when not given.")] = None,
+    token: Annotated[str | None, typer.Option(help="Bearer token; made when not given.")] = None,
     ssh_key: Annotated[Path | None, typer.Option(help="Public SSH key (TensorDock needs one).")] = None,
     wait_min: Annotated[float, typer.Option(min=1, help="Minutes to wait for the weights.")] = 60,
 ) -> None:
@@ -122,7 +122,7 @@ def up(
 
 @group.command()
 def status(provider: ProviderName, machine: MachineId) -> None:
-    """Show a machine: its state, its address as it is now, its price, and whether the server is ready."""
+    """Show a machine: its state, its current address, its price, and whether the server is ready."""
     with console.errors_as_sentences():
         from lipsync_server.cloud.machine import Machine
         from lipsync_server.cloud.rent import Readiness, readiness
@@ -142,7 +142,7 @@ def status(provider: ProviderName, machine: MachineId) -> None:
 
 @group.command()
 def down(provider: ProviderName, machine: MachineId) -> None:
-    """Stop a machine: the GPU costs nothing, the disk is kept and goes on costing a little."""
+    """Stop a machine: the GPU is no longer billed; the disk is kept and still billed."""
     _act(provider, machine, "stop", "stopped; its disk is kept and billed until `lipsync cloud destroy`")
 
 
@@ -152,7 +152,7 @@ def destroy(
     machine: MachineId,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Give a machine back: everything on it is deleted, and nothing costs any more."""
+    """Return a machine to its provider: everything on it is deleted, and the billing ends."""
     if not yes:
         typer.confirm(f"Delete machine {machine} with its weights and every video that lies only there?", abort=True)
     _act(provider, machine, "destroy", "destroyed; nothing of it costs any more")
@@ -176,7 +176,7 @@ def _order(image: str | None, profile: str, token: str, disk_gb: int, idle_stop:
 
     if not image:
         raise InvalidInput(
-            "Which image is to run there? Build and push yours (see docs/rent-a-gpu.md) and set LIPSYNC_IMAGE or "
+            "No Docker image was named. Build and push yours (see docs/rent-a-gpu.md) and set LIPSYNC_IMAGE or "
             "--image.",
             field="image",
         )

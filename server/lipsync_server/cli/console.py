@@ -1,4 +1,4 @@
-"""How the command line speaks: errors as sentences with an exit status, settings from flags, a progress bar.
+"""Terminal input and output that all verbs share: errors with an exit status, settings from flags, a progress bar.
 
 Knows rich and the error family; knows no verb.
 """
@@ -19,7 +19,7 @@ from lipsync_server.errors import Cancelled, EngineUnavailable, InvalidInput, Li
 from lipsync_server.settings import Settings, unknown_variables
 from lipsync_server.validation import invalid, show
 
-if TYPE_CHECKING:  # brings numpy, which would slow down every --help
+if TYPE_CHECKING:  # imports numpy, which would slow down every --help
     from lipsync_server.workers.task import ProgressEvent, RenderOutcome
 
 EXIT_FAILED = 1
@@ -39,7 +39,7 @@ def fail(sentence: str, status: int) -> NoReturn:
 
 @contextmanager
 def errors_as_sentences() -> Iterator[None]:
-    """Errors of the family end the program with their sentence: status 2 for bad input, 1 for ours, 130 for Ctrl-C."""
+    """End the program with the sentence of a LipsyncError. Status 2: bad input, 1: other errors, 130: Ctrl-C."""
     try:
         yield
     except (Cancelled, KeyboardInterrupt):
@@ -49,9 +49,9 @@ def errors_as_sentences() -> Iterator[None]:
 
 
 def settings_from(flags: dict[str, object], *, warn: Callable[[str], None] | None = None) -> Settings:
-    """Settings of the environment and .env, overridden by the flags that were given (not None).
+    """The settings from the environment and .env, overridden by the flags that are not None.
 
-    warn: is given a sentence for each LIPSYNC_* name that is no setting; unless given, they are printed as notes.
+    warn: called with a sentence for each LIPSYNC_* name that is no setting; by default the sentence is printed.
     """
     from pydantic import ValidationError
 
@@ -75,14 +75,14 @@ def _note(sentence: str) -> None:
 
 
 def _setting(name: str) -> str:
-    """A setting in a message, by its flag and its variable."""
+    """The name of a setting for a message: its flag and its variable."""
     field = name.partition(".")[0].lower().removeprefix("lipsync_")
     return f"setting --{field.replace('_', '-')} (LIPSYNC_{field.upper()})"
 
 
 @contextmanager
 def stoppable() -> Iterator[Callable[[], bool]]:
-    """Yields a function that is True once Ctrl-C was pressed or the program was told to end; again ends it at once."""
+    """Yield a function that returns True after Ctrl-C or SIGTERM. A second signal ends the program at once."""
     stopped = False
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -101,7 +101,7 @@ def stoppable() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[["ProgressEvent"], None]]:
-    """Yields the function that shows a render's progress: a bar on a terminal, nothing elsewhere."""
+    """Yield the function that displays a render's progress: a bar on a terminal, nothing elsewhere."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
@@ -123,7 +123,7 @@ def progress_bar() -> Iterator[Callable[["ProgressEvent"], None]]:
 
 
 def show_result(engine: str, output: Path, outcome: "RenderOutcome") -> None:
-    """What came out: where it lies, how long it is, how fast it went, and the warnings of the render."""
+    """Print the result of a render: path, length, speed and warnings."""
     from rich.console import Console
 
     ratio = outcome.render_s / outcome.duration_s

@@ -1,4 +1,4 @@
-"""`lipsync cost`: what a month of videos costs at each provider."""
+"""`lipsync cost`: compares the cost of a month of videos at each provider."""
 
 from typing import Annotated
 
@@ -70,7 +70,7 @@ def cost(
                 *(f"{amount * rate:.2f}" for amount in money),
             )
         out = Console(soft_wrap=True, highlight=False)
-        out.width = max(out.width, 100)  # a narrow or piped terminal must not cut the figures
+        out.width = max(out.width, 100)  # keep the figures whole on a narrow or piped terminal
         out.print(
             f"{videos} videos of {seconds:g} s, {starts} starts of {startup_min:g} + {idle_min:g} min, "
             f"{storage_gb:g} GB kept; in {currency}; {where}"

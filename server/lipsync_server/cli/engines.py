@@ -1,4 +1,4 @@
-"""`lipsync engines`: which engines run on this machine, why the others do not, and the options of one."""
+"""`lipsync engines`: lists the engines that run on this machine, why the others cannot, and the options of one."""
 
 from typing import Annotated
 
@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
 def engines(
     engine: Annotated[str | None, typer.Argument(help="Show the options of this engine.", show_default=False)] = None,
 ) -> None:
-    """List the engines, whether they run here and what they need; with ENGINE, list its options."""
+    """List the engines and whether they run here; with ENGINE, list the options of that engine."""
     with console.errors_as_sentences():
         settings = console.settings_from({})
         if engine is None:
@@ -58,7 +58,7 @@ def _list_options(engine: str) -> None:
 
 
 def option_list(engine: str) -> str:
-    """The options of `engine`, one a line: for a help text."""
+    """The options of `engine` as help text, one per line."""
     from lipsync_server.engines import registry
     from lipsync_server.schema_words import field_lines
 

@@ -1,6 +1,7 @@
-"""One render from the command line: chooses the engine, renders in this process, shows the progress.
+"""One render from the command line: picks the engine, renders in this process, displays the progress.
 
-Shared by the verbs `render` and `demo`. The library renders; no scratch files and no half video are left behind.
+The verbs `render` and `demo` share this module; lipsync_server.render does the work. After an error or Ctrl-C neither
+scratch files nor an unfinished video remain.
 """
 
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from lipsync_server.workers.task import RenderOutcome
 
 @dataclass(frozen=True)
 class CliJob:
-    """A render that was asked for on the command line."""
+    """The arguments of a render from the command line."""
 
     image: Path
     audio: Path
@@ -35,7 +36,7 @@ class CliResult:
 
 
 def ask_from(**values: object) -> Ask:
-    """The wishes of the command line's flags; raises InvalidInput that names the flag and what is wrong with it."""
+    """The engine's part of the flags as one value. Raises InvalidInput that names the wrong flag and the error."""
     try:
         return Ask.model_validate(values)
     except ValidationError as error:
@@ -47,7 +48,7 @@ def _flag(name: str) -> str:
 
 
 def run_job(job: CliJob, settings: Settings) -> CliResult:
-    """Render `job` with the engine that `settings.engine` means. Ctrl-C raises Cancelled. Raises LipsyncError."""
+    """Render `job` with the engine that `settings.engine` selects. Raises LipsyncError; Cancelled after Ctrl-C."""
     with Lipsync.from_settings(settings) as engine, stoppable() as stopped, progress_bar() as show:
         outcome = engine.render_ask(
             job.image, job.audio, job.output, job.ask, job.second_audio, on_progress=show, cancelled=stopped

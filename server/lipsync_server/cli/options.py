@@ -5,9 +5,9 @@ from collections.abc import Iterable
 
 
 def key_values(pairs: Iterable[str]) -> dict[str, object]:
-    """The options by name. A value is read as JSON where it is JSON (`8`, `true`, `[1, 2]`), else it is text.
+    """Options by name from KEY=VALUE pairs. A value that is JSON (`8`, `true`, `[1, 2]`) is parsed, any other is text.
 
-    Raises InvalidInput for a pair without a name or without the sign.
+    Raises InvalidInput for a pair without a name or without `=`.
     """
     from lipsync_server.errors import InvalidInput
 

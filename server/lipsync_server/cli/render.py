@@ -1,4 +1,4 @@
-"""`lipsync render`: one picture and one recording in, an MP4 out."""
+"""`lipsync render`: renders one picture and one recording to an MP4."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
 
 class _HelpWithOptions(TyperCommand):
-    """Lists the engines' options at the end of the help. They are looked up only when somebody asks for the help."""
+    """Lists the engines' options at the end of the help; only --help imports the engines' options for that."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         from lipsync_server.cli.engines import option_list
@@ -37,11 +37,11 @@ def render(
         "lipsync.mp4"
     ),
     engine: Annotated[str | None, typer.Option(help=_ENGINES, show_default="auto")] = None,
-    prompt: Annotated[str, typer.Option(help="What is to be seen, for engines that read it.")] = "",
+    prompt: Annotated[str, typer.Option(help="A description of the video, for engines that use one.")] = "",
     preset: Annotated[str | None, typer.Option(help="quality, balanced or fast.", show_default="balanced")] = None,
     resolution: Annotated[str | None, typer.Option(help="480p or 720p.", show_default="480p")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same inputs: same video.", show_default="42")] = None,
-    face_index: Annotated[int | None, typer.Option(help="Which face, counted from the left from 0.")] = None,
+    face_index: Annotated[int | None, typer.Option(help="Which face: 0 is the leftmost.")] = None,
     face_box: Annotated[
         tuple[float, float, float, float] | None,
         typer.Option(help="The face to animate, in pixels.", metavar="LEFT TOP RIGHT BOTTOM"),
@@ -50,7 +50,7 @@ def render(
     option: Annotated[
         list[str] | None, typer.Option(help="An option of the engine; may be given several times.", metavar="KEY=VALUE")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was measured as one line of JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the measured times as one line of JSON.")] = False,
 ) -> None:
     """Render a picture and a recording to a video."""
     with console.errors_as_sentences():

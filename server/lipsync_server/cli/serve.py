@@ -1,4 +1,4 @@
-"""`lipsync serve`: starts the server. Its flags are the fields of Settings, made from them, so none is listed twice."""
+"""`lipsync serve`: starts the server. Its flags are generated from the fields of Settings, so none is listed twice."""
 
 import inspect
 from pathlib import Path
@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
-    """The flag of one field: None unless it was given, its text left to Settings to read and to refuse."""
+    """The flag of one field of Settings. Its value stays text, which Settings parses; None when not given."""
     flag = "--" + name.replace("_", "-")
     kinds = [kind for kind in get_args(field.annotation) if kind is not NoneType] or [field.annotation]
     is_switch = kinds == [bool]

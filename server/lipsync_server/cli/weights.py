@@ -28,7 +28,7 @@ def _manifest_and_folder(weights_dir: Path | None) -> tuple["Manifest", Path]:
 
 @group.command("list")
 def list_profiles(weights_dir: WeightsDir = None) -> None:
-    """Show every profile, what it is for and how much there is to download."""
+    """List the profiles with their purpose and download size."""
     with console.errors_as_sentences():
         from rich.console import Console
         from rich.table import Table
@@ -48,7 +48,7 @@ def list_profiles(weights_dir: WeightsDir = None) -> None:
 
 @group.command()
 def pull(profile: str, weights_dir: WeightsDir = None) -> None:
-    """Download a profile; goes on where an earlier download stopped, and verifies what arrived."""
+    """Download a profile; resume an earlier download, and verify every file."""
     with console.errors_as_sentences(), console.stoppable() as stopped:
         from rich.progress import (
             BarColumn,
@@ -88,7 +88,7 @@ def convert(
     kind: Annotated[Literal["int8", "fp8"], typer.Option(help="FlashTalk's 8-bit form; FlashHead is bf16.")] = "int8",
     weights_dir: WeightsDir = None,
 ) -> None:
-    """Write a model in the form that it computes in, once, so that every later start reads half as much or less."""
+    """Convert a model to the number format that the GPU computes in, so that later starts read at most half as much."""
     with console.errors_as_sentences():
         _, folder = _manifest_and_folder(weights_dir)
         if what == "flashtalk":
@@ -108,7 +108,7 @@ def convert(
 
 @group.command()
 def verify(profile: str, weights_dir: WeightsDir = None) -> None:
-    """Compare what lies on disk with what was published; exit status 1 when something is missing or damaged."""
+    """Compare the files on disk with the published checksums; exit status 1 when a file is missing or damaged."""
     with console.errors_as_sentences():
         from lipsync_server.weights.verify import check_file
 
@@ -124,7 +124,7 @@ def verify(profile: str, weights_dir: WeightsDir = None) -> None:
 
 @group.command()
 def path(profile: str, weights_dir: WeightsDir = None) -> None:
-    """Print where a profile's files lie, one a line."""
+    """Print the paths of a profile's files, one per line."""
     with console.errors_as_sentences():
         manifest, folder = _manifest_and_folder(weights_dir)
         for file in manifest.profile_files(profile):

@@ -1,1 +1,1 @@
-"""Rented machines: finding one, starting it, stopping it, what it costs."""
+"""Rented machines: finding, starting and stopping one, and its cost."""

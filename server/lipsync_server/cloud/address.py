@@ -1,6 +1,7 @@
-"""By which address and at what price the outside has this machine, as far as its provider tells it.
+"""Finds this machine's public address and its price per hour, as far as its provider publishes them to it.
 
-Knows the variables and the self-scoped keys that Vast.ai and RunPod give a container. Knows no tunnel.
+Vast.ai and RunPod pass a container environment variables and an API key that is valid for this one machine. Knows those
+variables and keys. Does not know tunnels.
 """
 
 import logging
@@ -18,18 +19,18 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class PublicAddress:
-    """Where people reach this server; "" until it is known. A quick tunnel changes it."""
+    """The server's public address; "" until it is known. A quick tunnel changes the address at each start."""
 
     url: str = ""
 
     def announce(self, url: str) -> None:
-        """A new address: the first thing that a person who rents a machine looks for in its log."""
+        """Store and log a new address. A person who rents a machine needs it first."""
         self.url = url
         log.info("public address: %s", url)
 
 
 def public_address(port: int, environment: Mapping[str, str]) -> str:
-    """The URL under which the provider maps `port`; "" when it says nothing."""
+    """The URL under which the provider maps `port`; "" when the provider publishes none."""
     for host_name, port_name in (
         ("PUBLIC_IPADDR", f"VAST_TCP_PORT_{port}"),
         ("RUNPOD_PUBLIC_IP", f"RUNPOD_TCP_PORT_{port}"),
@@ -45,7 +46,7 @@ def public_address(port: int, environment: Mapping[str, str]) -> str:
 async def price_from_provider(
     environment: Mapping[str, str], *, vast_url: str = VAST_URL, runpod_url: str = RUNPOD_URL
 ) -> float | None:
-    """What this very machine costs per hour in USD; None when its provider does not say."""
+    """The price of this machine in USD per hour; None when its provider does not publish it."""
     vast_id, vast_key = environment.get("CONTAINER_ID"), environment.get("CONTAINER_API_KEY")
     pod_id, pod_key = environment.get("RUNPOD_POD_ID"), environment.get("RUNPOD_API_KEY")
     try:
@@ -65,7 +66,7 @@ async def price_from_provider(
 
 
 def price_of_pod(pod: Mapping[str, object]) -> float | None:
-    """USD per hour of a RunPod pod: `cost` is a number, or an object that has it."""
+    """The price of a RunPod pod in USD per hour: `cost` is a number, or an object that contains the number."""
     cost = pod.get("cost")
     if isinstance(cost, dict):
         cost = next((cost[name] for name in ("perHour", "hourly", "total", "amount") if name in cost), None)

@@ -1,6 +1,6 @@
-"""One provider's HTTP API: bearer key, retries of our own, errors as sentences. The key appears in none of them.
+"""Calls one provider's HTTP API: with a bearer key, retries, and errors as sentences that never contain the key.
 
-Knows aiohttp. Does not know what is asked: vast.py, runpod.py and tensordock.py do.
+The adapters (vast.py, runpod.py, tensordock.py) share it. Knows aiohttp. Does not know the providers' routes.
 """
 
 import asyncio
@@ -24,9 +24,9 @@ _LONGEST_RETRY_AFTER_S = 60.0
 class ProviderError(LipsyncError):
     """A provider of rented machines refused or did not answer."""
 
-    code, status, title = "provider", 502, "The provider did not do what was asked"
+    code, status, title = "provider", 502, "The provider refused the request"
     http_status = 0
-    """What the provider answered; 0 when it did not."""
+    """The provider's HTTP status; 0 when the provider did not answer."""
 
 
 class WrongKey(ProviderError):
@@ -34,13 +34,13 @@ class WrongKey(ProviderError):
 
 
 class NoCapacity(ProviderError):
-    """The offer is gone, or there is no machine of this kind now."""
+    """The offer is gone, or the provider has no machine of this kind now."""
 
     code: ClassVar[str] = "no_capacity"
 
 
 class Api:
-    """Calls to `base_url` with `key`. `name` and `key_variable` are for the sentences."""
+    """Calls to `base_url` with `key`. Messages mention `name` and `key_variable`."""
 
     def __init__(
         self,
@@ -66,9 +66,9 @@ class Api:
     ) -> dict[str, Any]:
         """The JSON object of the answer, {} for an empty one.
 
-        Tried again after 429 (with or without Retry-After), and after 5xx or a broken connection where doing it twice
-        does no harm: all but POST, and what is said to be `idempotent`.
-        Raises WrongKey or ProviderError with the provider's own words.
+        A call is repeated after 429 (with or without Retry-After). After 5xx or a broken connection it is repeated
+        unless it is a POST that is not marked `idempotent`, because a second POST might rent a second machine.
+        Raises WrongKey or ProviderError with the provider's own message.
         """
         harmless = method != "POST" if idempotent is None else idempotent
         for pause_s in (*self._pauses_s, None):
@@ -81,7 +81,7 @@ class Api:
                 if status < 400:
                     return self._parsed(text)
                 reason = f"{self.name} answered {status} to {method} {path}: {_words(text)}"
-            # A machine that was created although the answer got lost would be rented twice.
+            # A lost answer does not prove that no machine was created; a repeated POST would rent a second one.
             again = status == 429 or (harmless and (status == 0 or status >= 500))
             if not again or pause_s is None:
                 raise self._refused(status, reason)
@@ -106,7 +106,7 @@ class Api:
 
     def _refused(self, status: int, reason: str) -> ProviderError:
         if status in (401, 403):
-            return WrongKey(f"{reason} Look at {self._key_variable}: is the key right, and may it do this?")
+            return WrongKey(f"{reason} Look at {self._key_variable}: is the key right, and has it the permission?")
         error = ProviderError(reason)
         error.http_status = status
         return error
@@ -117,7 +117,7 @@ class Api:
         try:
             answer = json.loads(text)
         except ValueError as error:
-            raise ProviderError(f"{self.name} answered with something that is not JSON: {text[:200]}") from error
+            raise ProviderError(f"{self.name} answered with text that is not JSON: {text[:200]}") from error
         if not isinstance(answer, dict):
             return {"items": answer}
         if answer.get("success") is False:
@@ -126,7 +126,7 @@ class Api:
 
 
 def _words(text: str) -> str:
-    """What an error body says: RFC 9457, Vast's `msg`, an `error` or `message`, else its beginning."""
+    """The message in an error body: RFC 9457 detail, Vast's `msg`, an `error` or `message`, else the body's start."""
     try:
         body = json.loads(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a month of videos costs on a rented GPU: hours x price + storage, from one formula.
+"""Computes the cost of a month of videos on a rented GPU: hours x price + storage.
 
     work      = videos x seconds x (seconds of work per second of video)
     hours     = (work + sessions x (start-up + idle)) / 3600
@@ -18,7 +18,7 @@ PRICES_AS_OF = "2026-11-22"
 class Offer:
     """A GPU for rent. Prices in USD; storage per GB and month while the machine runs and while it is stopped.
 
-    seconds_per_second: seconds of work per second of video to expect there. `note` says where the numbers come from.
+    seconds_per_second: expected seconds of work per second of video. note: the source of the figures.
     """
 
     provider: str
@@ -32,7 +32,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class Workload:
-    """A month's work. sessions: how often the machine is started; each costs start-up and idle minutes."""
+    """A month's work. sessions: number of machine starts; each adds start-up and idle minutes."""
 
     videos: int
     seconds: float
@@ -44,7 +44,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class MonthlyCost:
-    """Hours and USD of a month; `per_video` is the total over the number of videos."""
+    """Hours and USD of a month. per_video: the total divided by the number of videos."""
 
     offer: Offer
     work_hours: float
@@ -58,7 +58,7 @@ class MonthlyCost:
 
 
 def monthly_cost(offer: Offer, load: Workload) -> MonthlyCost:
-    """The formula above for one offer."""
+    """Apply the formula of the module docstring to one offer."""
     work_hours = load.videos * load.seconds * offer.seconds_per_second / 3600
     hours = work_hours + load.sessions * (load.startup_min + load.idle_min) / 60
     running = min(1.0, hours / HOURS_PER_MONTH)
@@ -67,7 +67,7 @@ def monthly_cost(offer: Offer, load: Workload) -> MonthlyCost:
 
 
 def video_cost(seconds: float, seconds_per_second: float, price_per_hour: float) -> float:
-    """What one video costs on a machine that is running anyway."""
+    """The cost of one video on a machine that is already running, in USD."""
     return seconds * seconds_per_second / 3600 * price_per_hour
 
 
@@ -75,7 +75,7 @@ _SPEEDS = {"rtx4090": 22.0, "h100": 3.3}
 
 
 def expected_speed(gpu: str) -> float | None:
-    """Seconds of work per second of video to expect on a card, by its name; None for cards that nobody measured."""
+    """Expected seconds of work per second of video on the card of that name; None for a card that was not measured."""
     plain = "".join(letter for letter in gpu.lower() if letter.isalnum())
     return next((speed for name, speed in _SPEEDS.items() if name in plain), None)
 

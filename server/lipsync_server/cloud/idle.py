@@ -1,9 +1,10 @@
-"""Stops this machine when nobody has needed it for a while, so that an evening off costs nothing.
+"""Stops this machine when it has been idle for a set time, so that a forgotten rented machine stops costing money.
 
-`IdleWatch` decides: it knows a clock, a function that tells whether there is something to stay for, and a function that
-stops the machine. `make_stop` finds out how this machine is stopped: Vast.ai and RunPod give every container a key for
-itself alone, elsewhere the user sets a command. Nothing that hangs (a stuck volume under the database, a command that
-never returns) keeps the machine running for ever. Does not know HTTP handlers, jobs or engines.
+`IdleWatch` decides when: it has a clock, a function that reports whether the machine is busy, and a function that stops
+the machine. `make_stop` finds the way to stop this machine: Vast.ai and RunPod pass every container an API key that is
+valid for this one machine; elsewhere the user sets a command. Both functions run with a time limit, so that a stuck
+volume under the database or a command that never returns cannot keep the machine running. Does not know HTTP handlers,
+jobs or engines.
 """
 
 import asyncio
@@ -34,10 +35,10 @@ _STOP_S = 300.0
 
 
 class IdleWatch:
-    """Counts down while there is nothing to stay for.
+    """Counts down while the machine is not busy.
 
-    busy: whether something is queued, running, on its way in, downloading or not collected yet. clock: monotonic.
-    answer_s, stop_s: how long `busy` and `stop` may take.
+    busy: whether a job is queued or running, an upload or a download is in progress, or a video is not collected yet.
+    clock: monotonic, in seconds. answer_s, stop_s: time limits of `busy` and `stop`.
     """
 
     def __init__(
@@ -58,13 +59,13 @@ class IdleWatch:
         self._not_before = 0.0
 
     def left_s(self) -> float | None:
-        """Seconds until the machine stops; None while there is something to stay for."""
+        """Seconds until the machine stops; None while it is busy."""
         if self._is_busy:
             return None
         return max(0.0, self._since + self._idle_s - self._clock())
 
     async def look(self) -> bool:
-        """Look once; stop the machine when its time has come. Returns whether it was stopped."""
+        """Check once, and stop the machine when the countdown has ended. Returns whether the machine was stopped."""
         self._is_busy = await self._ask()
         now = self._clock()
         if self._is_busy:
@@ -77,7 +78,7 @@ class IdleWatch:
         if now < self._not_before:
             return False
         self._not_before = now + _TRY_AGAIN_S
-        log.warning("nobody has needed this machine for %.0f minutes: it stops itself now", self._idle_s / 60)
+        log.warning("this machine has been idle for %.0f minutes and stops itself now", self._idle_s / 60)
         try:
             async with asyncio.timeout(self._stop_s):
                 await self._stop()
@@ -85,7 +86,7 @@ class IdleWatch:
             log.error("stopping this machine took longer than %.0f s; trying again", self._stop_s)
             return False
         except Exception as error:
-            log.error("this machine could not be stopped, it goes on costing money: %s", error)
+            log.error("this machine could not be stopped and still costs money: %s", error)
             return False
         return True
 
@@ -98,7 +99,7 @@ class IdleWatch:
             await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _ask(self) -> bool:
-        """Whether the machine is needed. No answer counts as no: with a database that hangs, no job can end."""
+        """Whether the machine is busy. No answer in time counts as idle: with a database that hangs, no job can end."""
         try:
             async with asyncio.timeout(self._answer_s):
                 return await self._busy()
@@ -120,9 +121,9 @@ def make_stop(
     runpod_url: str = RUNPOD_URL,
     pauses_s: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0),
 ) -> Stop:
-    """How this machine is stopped: the user's command, else by the provider that the environment shows.
+    """Return the function that stops this machine: the user's command, else the API of the provider in the environment.
 
-    Raises InvalidInput when neither is known: a promise to stop that cannot be kept costs money.
+    Raises InvalidInput when there is neither, because a machine that cannot stop itself costs money.
     """
     if command := settings.idle_stop_command:
         return lambda: _run(command)

@@ -1,4 +1,4 @@
-"""What every provider of rented GPUs is asked for, in one vocabulary.
+"""One vocabulary for every provider of rented GPUs: offer, order, machine, provider.
 
 Plain records and the protocol of the adapters (vast.py, runpod.py, tensordock.py). Knows no API.
 """
@@ -10,10 +10,10 @@ from typing import Literal, Protocol
 
 PORT = 5000
 MIN_CUDA = "13.0"
-"""What the host's driver must know for the torch in our image (constraints.txt): driver 580 or newer."""
+"""The CUDA version that the torch in our image (constraints.txt) needs from the host: driver 580 or newer."""
 MachineState = Literal["starting", "running", "stopped", "failed", "gone"]
 
-# In the words of all three: an offer that was taken meanwhile, or nothing of the kind in stock.
+# The messages of all three providers for an offer that is taken or a machine that is out of stock.
 _NO_CAPACITY = re.compile(
     r"no_such_ask|no longer|not available|unavailable|no (capacity|instances|available|resources|nodes?)|"
     r"insufficient (capacity|resources|stock)|not enough|out of stock",
@@ -23,7 +23,7 @@ _NO_CAPACITY = re.compile(
 
 @dataclass(frozen=True)
 class RentOffer:
-    """A machine for rent. Price in USD per hour; reliability 0 to 1; download in Mbit/s; None where nobody says."""
+    """A machine for rent. Price in USD per hour; reliability 0 to 1; download in Mbit/s; None where not published."""
 
     offer_id: str
     gpu: str
@@ -37,7 +37,7 @@ class RentOffer:
 
 @dataclass(frozen=True)
 class Order:
-    """What is to run on a new machine. ssh_key: public, for machines that are set up through one."""
+    """The software and settings of a new machine. ssh_key: a public key, for providers that need one."""
 
     image: str
     disk_gb: int
@@ -48,7 +48,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Machine:
-    """A rented machine as it is now. url: where its port 5000 is reached, "" while unknown."""
+    """The current state of a rented machine. url: the public address of its port 5000, "" while unknown."""
 
     machine_id: str
     state: MachineState
@@ -58,15 +58,15 @@ class Machine:
 
 
 class Provider(Protocol):
-    """One provider. Every call raises ProviderError, WrongKey or NoCapacity with a sentence."""
+    """The adapter of one provider. Every call may raise ProviderError, WrongKey or NoCapacity."""
 
     name: str
 
     async def offers(self, *, gpu: str, min_memory_gb: float, disk_gb: int, limit: int) -> list[RentOffer]:
-        """What there is now, cheapest first; `gpu` is part of a name, "" for all."""
+        """The machines for rent now, cheapest first. gpu: part of a card's name, "" for all."""
 
     async def create(self, offer_id: str, order: Order) -> str:
-        """Rent and start; returns the machine's id."""
+        """Rent and start a machine; returns its id."""
 
     async def state(self, machine_id: str) -> Machine: ...
 
@@ -78,7 +78,7 @@ def says_no_capacity(words: str) -> bool:
 
 
 def matches(gpu: str, name: str) -> bool:
-    """Whether `gpu`, as a person writes it, names the card `name`: 4090 and "rtx 4090" name "GeForce RTX 4090"."""
+    """Whether the text `gpu` means the card `name`: both 4090 and "rtx 4090" mean "GeForce RTX 4090"."""
     return _plain(gpu) in _plain(name)
 
 

@@ -1,4 +1,4 @@
-"""Today's prices in place of the dated ones, for the providers whose key is in the environment."""
+"""Replaces dated prices with today's prices, for the providers whose key is in the environment."""
 
 import asyncio
 import os
@@ -14,9 +14,9 @@ _DISK_GB = 40
 
 
 def with_live_prices(offers: list[Offer], environment: Mapping[str, str] = os.environ) -> tuple[list[Offer], list[str]]:
-    """`offers` with the cheapest price for the same card now, and the providers that were asked.
+    """`offers` with the cheapest current price of the same card, and the names of the queried providers.
 
-    A card that is not for rent now keeps its dated price. Raises InvalidInput when no key is there at all.
+    A card that is not for rent now keeps its dated price. Raises InvalidInput when the environment has no key.
     """
     names = [name for name in PROVIDERS if key_of(name, environment)]
     if not names:

@@ -1,6 +1,6 @@
 """Rents a machine and waits until the server on it is ready.
 
-Knows the adapters' protocol and the server's /readyz. Does not know any provider's API nor the terminal.
+Knows the adapters' protocol and the server's /readyz. Knows neither a provider's API nor the terminal.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ PROVIDERS = {
 
 
 def key_of(name: str, environment: Mapping[str, str] = os.environ) -> str:
-    """The key of provider `name` in the environment, "" without one."""
+    """The API key of provider `name` from the environment, "" when unset."""
     return environment.get(PROVIDERS[name].key_variable, "").strip()
 
 
@@ -52,7 +52,7 @@ async def provider(
     url: str | None = None,
     pauses_s: tuple[float, ...] = PAUSES_S,
 ) -> AsyncIterator[Provider]:
-    """The adapter of provider `name` with the key of the environment; raises InvalidInput without one."""
+    """The adapter of provider `name` with its key from the environment. Raises InvalidInput when the key is unset."""
     if name not in PROVIDERS:
         raise InvalidInput(f"There is no provider {name!r}; there are: {', '.join(PROVIDERS)}.", field="provider")
     access, key = PROVIDERS[name], key_of(name, environment)
@@ -67,7 +67,7 @@ async def provider(
 
 @dataclass(frozen=True)
 class Readiness:
-    """What a machine's server said of itself; `detail` also says why it said nothing."""
+    """The answer of a machine's /readyz. detail: the server's explanation, or why the server did not answer."""
 
     ready: bool
     detail: str
@@ -75,7 +75,7 @@ class Readiness:
 
 
 async def readiness(url: str) -> Readiness:
-    """Ask /readyz at `url`."""
+    """Request /readyz at `url`."""
     try:
         async with aiohttp.ClientSession(timeout=_LOOK_TIMEOUT) as session, session.get(f"{url}/readyz") as response:
             said = await response.json()
@@ -94,10 +94,11 @@ async def wait_until_ready(
     look_every_s: float = 5.0,
     clock: Callable[[], float] = time.monotonic,
 ) -> Machine:
-    """The machine once its server is ready; its address is read again at every look, because a restart changes it.
+    """Return the machine once its server is ready. Each poll reads the address again, because a restart changes it.
 
-    start_limit_s: how long the provider may take to start it; ready_limit_s: how long the server may take after that
-    (it downloads its weights then). Raises ProviderError that says what to do about the machine, which goes on costing.
+    start_limit_s: time limit for the provider to start the machine. ready_limit_s: time limit for the server after
+    that, while it downloads its weights. Raises ProviderError that explains how to remove the machine, which still
+    costs money.
     """
     began, running_since = clock(), None
     destroy = f"lipsync cloud destroy --provider {rented.name} {machine_id}"

@@ -1,6 +1,6 @@
-"""RunPod: pods by its API v2. v1 and GraphQL are on their way out and not used.
+"""The adapter of RunPod: pods by its API v2. RunPod is retiring v1 and GraphQL, so they are not used.
 
-A pod's volume is mounted at /workspace: weights and videos go there, because the rest of the disk is lost at a stop.
+A pod's volume is mounted at /workspace. Weights and videos are stored there, because a stop deletes the other disk.
 """
 
 import re
@@ -55,7 +55,7 @@ class RunPod:
         known = {_offer_id(each["id"], cloud): str(each["id"]) for each in await self._gpus(cloud)}
         if offer_id not in known:
             raise NoCapacity(f"RunPod has no offer {offer_id} now. Look at the offers again.")
-        # Exactly one of gpu and cpu, and no field that v2 does not know: it refuses both.
+        # v2 refuses a request with both gpu and cpu, and a request with a field that it does not know.
         body: dict[str, Any] = {
             "name": order.label,
             "image": order.image,
@@ -100,12 +100,12 @@ class RunPod:
 
 
 def _offer_id(gpu_id: str, cloud: str) -> str:
-    """One word for a shell: `nvidia-geforce-rtx-4090@community`."""
+    """The offer's id as one shell word: `nvidia-geforce-rtx-4090@community`."""
     return f"{re.sub(r'[^a-z0-9]+', '-', gpu_id.lower()).strip('-')}@{cloud}"
 
 
 def _url(pod: dict[str, Any]) -> str:
-    """The TLS proxy of the HTTP port, which keeps its name over restarts; a mapped TCP port where there is one."""
+    """The address of a mapped TCP port, else of the TLS proxy of the HTTP port, whose name survives restarts."""
     for port in (pod.get("runtime") or {}).get("ports") or []:
         if port.get("private") == PORT and port.get("type") == "tcp" and port.get("public") and port.get("ip"):
             return f"http://{port['ip']}:{port['public']}"

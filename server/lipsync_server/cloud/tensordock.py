@@ -1,7 +1,7 @@
-"""TensorDock: virtual machines by its API v2, set up by cloud-init because they come without Docker.
+"""The adapter of TensorDock: virtual machines by its API v2, set up by cloud-init because they have no Docker.
 
-GPU names have more than one spelling there, so they are always taken from its own list. A machine that is off is still
-billed for its disk; there is no key that can only stop itself.
+TensorDock spells GPU names in more than one way, so this adapter uses the spelling of TensorDock's own list. A stopped
+machine is still billed for its disk. There is no API key that is valid for one machine only.
 """
 
 import json
@@ -94,7 +94,7 @@ class TensorDock:
 
 
 def cloud_init(order: Order) -> str:
-    """What turns a bare Ubuntu into our container with the GPU: Docker, NVIDIA's toolkit, the image, on every boot."""
+    """The cloud-init script that installs Docker and NVIDIA's toolkit on Ubuntu and runs our image at every boot."""
     flags = [f"--env={name}={value}" for name, value in order.environment.items()]
     run = ["docker", "run", "--detach", "--restart=always", "--name=lipsync", "--gpus=all", f"--publish={PORT}:{PORT}"]
     run += ["--volume=lipsync-data:/data", "--volume=lipsync-weights:/weights", *flags, order.image]
@@ -109,18 +109,18 @@ def cloud_init(order: Order) -> str:
         "nvidia-ctk runtime configure --runtime=docker && systemctl restart docker",
         shlex.join(run),
     ]
-    # JSON is YAML, and quotes everything rightly.
+    # JSON is valid YAML, and json.dumps quotes every string correctly.
     return "#cloud-config\n" + json.dumps({"runcmd": [["bash", "-c", step] for step in steps]}, indent=1) + "\n"
 
 
 def _memory_gb(v0_name: str) -> float:
-    """`geforcertx4090-pcie-24gb` -> 24."""
+    """The memory of a card in GB from its name: `geforcertx4090-pcie-24gb` -> 24."""
     size = v0_name.rpartition("-")[2].removesuffix("gb")
     return float(size) if size.isdigit() else 0.0
 
 
 def _parts(each: dict[str, Any], disk_gb: int) -> float:
-    """What cores, memory and disk add to the hour, where the list tells their prices."""
+    """The price per hour of cores, memory and disk, as far as the list has their prices."""
     pricing = each.get("pricing") or {}
     return (
         _N_VCPUS * float(pricing.get("per_vcpu_hr") or 0)

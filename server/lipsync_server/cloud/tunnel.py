@@ -1,7 +1,7 @@
-"""Runs cloudflared and learns under which public address it leads here.
+"""Runs cloudflared, which makes this server reachable, and reads the public address from cloudflared's output.
 
-A quick tunnel gets a new random address at every start; a named one, by token, keeps its own. Knows the program's
-flags and what it prints. Does not know HTTP handlers.
+A quick tunnel gets a new random address at every start; a named tunnel, selected by a token, keeps its address. Knows
+cloudflared's flags and output. Does not know HTTP handlers.
 """
 
 import asyncio
@@ -22,9 +22,9 @@ _PAUSES_S = (1.0, 5.0, 15.0, 60.0)
 
 
 class Tunnel:
-    """One cloudflared, started again when it ends. `url` is "" until its address is known.
+    """One cloudflared process, restarted when it ends. url: the public address, "" until it is known.
 
-    kind: `quick` or a tunnel token. local_url: where a quick one leads. announce: told every new address.
+    kind: `quick` or a tunnel token. local_url: the target of a quick tunnel. announce: called with every new address.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Tunnel:
         self.url = ""
 
     async def run(self) -> None:
-        """Keep the tunnel up until cancelled."""
+        """Keep the tunnel open until the task is cancelled."""
         n_deaths = 0
         while True:
             known = await self._live()
@@ -51,13 +51,13 @@ class Tunnel:
             await asyncio.sleep(pause_s)
 
     async def _live(self) -> bool:
-        """One life of the program; whether its address became known."""
+        """Run cloudflared until it ends; returns whether it printed an address."""
         command = [self._program, "tunnel", "--no-autoupdate", "--metrics", "127.0.0.1:0"]
         environment = dict(os.environ)
         if self._kind == "quick":
             command += ["--url", self._local_url]
         else:
-            # In the environment, because every user of the machine sees a command line.
+            # The token goes into the environment, because every user of the machine can read a command line.
             environment["TUNNEL_TOKEN"] = self._kind
             command += ["run"]
         process = await asyncio.create_subprocess_exec(

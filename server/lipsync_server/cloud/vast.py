@@ -1,4 +1,4 @@
-"""Vast.ai: containers on other people's machines, by its API v0."""
+"""The adapter of Vast.ai: containers on other people's machines, by its API v0."""
 
 from typing import Any, Literal
 
@@ -98,7 +98,7 @@ def _offer(each: dict[str, Any]) -> RentOffer:
 
 
 def _url(instance: dict[str, Any]) -> str:
-    """From the port mapping as it is now: Docker's shape, or a plain list of outer ports."""
+    """The address from the current port mapping, which has Docker's form or is a plain list of outer ports."""
     host, ports = str(instance.get("public_ipaddr") or "").strip(), instance.get("ports")
     outer: object = None
     if isinstance(ports, dict):

@@ -1,1 +1,1 @@
-"""The HTTP face: thin handlers over jobs/, one middleware for errors, models that generate the OpenAPI."""
+"""The HTTP interface: thin handlers over jobs/, one middleware for errors, models that generate the OpenAPI."""

@@ -1,7 +1,7 @@
-"""Addresses that callers give: image_url, audio_url, callback_url, and the Host and Origin headers.
+"""Checks the addresses that callers send: image_url, audio_url, callback_url, and the Host and Origin headers.
 
-Parsers of URLs raise errors of their own on broken text. They are called here, so that a broken address is always
-answered with a sentence that names the field. Knows no network.
+URL parsers raise errors of their own on broken text. Only this module calls them, so that a broken address is always
+answered with a sentence that names the field. It opens no connection: fetch.py does.
 """
 
 from urllib.parse import SplitResult, urlsplit
@@ -15,7 +15,7 @@ _MAX_CHARACTERS = 8_192
 
 
 def checked_url(value: object, field: str) -> str:
-    """`value` as an http or https address, without the blanks around it. Raises InvalidInput with the field's name."""
+    """`value`, an http or https address, without surrounding blanks. Raises InvalidInput that names the field."""
     wrong = f"{field} cannot be {show(value)}: it has to be an http:// or https:// address"
     if not isinstance(value, str):
         raise InvalidInput(f"{wrong}.", field=field)
@@ -40,7 +40,7 @@ def checked_url(value: object, field: str) -> str:
 
 
 def split_or_none(text: str) -> SplitResult | None:
-    """`text` in its parts, None when it cannot be split."""
+    """Split `text` into the parts of a URL; None when it cannot be split."""
     try:
         parts = urlsplit(text)
         _ = parts.hostname, parts.port

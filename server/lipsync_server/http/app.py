@@ -1,4 +1,4 @@
-"""The application: resources in, routes on, nothing global.
+"""Builds the aiohttp application: opens the resources, adds the routes, keeps no global state.
 
 `create_app(settings)` is pure: it opens nothing until the application starts. Every resource is a cleanup context that
 closes what it opened, in reverse order.
@@ -76,9 +76,10 @@ def create_app(
 ) -> web.Application:
     """The server as an aiohttp application.
 
-    executor: who renders; made from the settings when not given. fetcher: who calls out. after_render: hands a
-    finished video over before its job counts as succeeded. stop_machine: what LIPSYNC_IDLE_STOP does in the end.
-    decoders: processes that look at uploads; the application makes its own when none are given.
+    executor: runs the renders; made from the settings when not given. fetcher: makes the outgoing requests.
+    after_render: copies a finished video to LIPSYNC_STORE before its job counts as succeeded. stop_machine: called
+    when LIPSYNC_IDLE_STOP has expired. decoders: processes that decode uploads; the application starts its own when
+    none are given.
     """
     tokens = Tokens(settings.tokens)
     if needs_token(settings) and not tokens:
@@ -124,7 +125,7 @@ def create_app(
 
 
 def create_health_app(app: web.Application) -> web.Application:
-    """Liveness and readiness of `app` alone, for a second port."""
+    """A second application with the health routes of `app` only, for LIPSYNC_PORT_HEALTH."""
     small = web.Application(middlewares=[problem_middleware])
     small[keys.READINESS] = app[keys.READINESS]
     small.add_routes([web.route(route.method, route.path, route.handler) for route in health.ROUTES])
@@ -133,7 +134,7 @@ def create_health_app(app: web.Application) -> web.Application:
 
 def make_executor(settings: Settings, registry: Registry = ENGINES) -> Executor:
     if settings.executor == "ray":
-        # By name: Ray is an extra, and only those who ask for it have it.
+        # Imported here: Ray is an optional extra, installed only where `--executor ray` is used.
         ray_executor: Executor = importlib.import_module("lipsync_server.workers.ray.executor").RayExecutor(
             settings, registry
         )
@@ -144,7 +145,7 @@ def make_executor(settings: Settings, registry: Registry = ENGINES) -> Executor:
 
 
 def _offered(executor: Executor, registry: Registry) -> Registry:
-    """The engines as those who run them know them: a cluster's machines may offer more than this one."""
+    """The engines that the executor offers: the machines of a cluster may have engines that this machine lacks."""
     return executor.registry if isinstance(executor, OffersEngines) else registry
 
 
@@ -163,7 +164,7 @@ def _profile(app: web.Application) -> ProfileAtStart | None:
 
 
 def _readiness(app: web.Application) -> Callable[[], LoadState]:
-    """The download's state while there is one, else that of the workers."""
+    """The state of the weights download while one runs, else the state of the workers."""
 
     def load_state() -> LoadState:
         profile, queue = app[keys.PROFILE], app.get(keys.QUEUE)
@@ -179,14 +180,14 @@ def _is_public(request: web.Request) -> bool:
 
 
 async def _prober(app: web.Application) -> AsyncIterator[None]:
-    """The decoder processes that look at uploads; they start while the server does."""
+    """Cleanup context of the decoder processes that check uploads; they start while the server starts."""
     app[keys.PROBER].start()
     yield
     await app[keys.PROBER].close()
 
 
 async def _jobs(app: web.Application) -> AsyncIterator[None]:
-    """The data folder, the store, the queue and what keeps them tidy."""
+    """Cleanup context of the data folder, the database, the queue and the tasks that delete expired files."""
     settings, files = app[keys.SETTINGS], app[keys.FILES]
     await asyncio.to_thread(files.prepare)
     with lock_data_dir(files.data_dir):
@@ -237,7 +238,7 @@ async def _jobs(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _outgoing(app: web.Application) -> AsyncIterator[None]:
-    """The client session and the callbacks that go out through it."""
+    """Cleanup context of the HTTP client session and of the callbacks sent through it."""
     async with app[keys.FETCHER]:
         task = asyncio.create_task(app[keys.OUTBOX].run(), name="callbacks")
         yield
@@ -246,7 +247,7 @@ async def _outgoing(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _idle(app: web.Application) -> AsyncIterator[None]:
-    """The watch that stops this machine."""
+    """Cleanup context of the task that stops an idle machine (LIPSYNC_IDLE_STOP)."""
     if (watch := app[keys.IDLE]) is None:
         yield
         return
@@ -257,7 +258,7 @@ async def _idle(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _stop_queue(app: web.Application) -> None:
-    """Before the connections are closed: those who wait for a job get their answer."""
+    """Close the queue before the connections, so that every request that waits for a job gets its answer."""
     await app[keys.QUEUE].close()
 
 

@@ -1,7 +1,7 @@
-"""Who may call: bearer tokens, and on a server without tokens only this machine's own programs.
+"""Decides who may call: holders of a bearer token, and on a server without tokens only programs on this machine.
 
-Knows tokens and headers. Which routes are public is said in the route table; everything else, unknown addresses
-included, needs a token.
+The route table marks the public routes; every other address, unknown ones included, needs a token. Knows tokens and
+headers; does not know what a route does.
 """
 
 import hashlib
@@ -25,13 +25,13 @@ from lipsync_server.settings import Settings
 from lipsync_server.validation import show
 
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
-# Names that the server itself gives: to callers on its own machine, and to tokens without a name.
+# Callers whose name the server chooses: callers on its own machine, and holders of a token without a name.
 _RESERVED = re.compile(r"local|token-\d+")
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who sent a request. is_owner: sees every job; a caller with a token of a name sees the jobs of that name."""
+    """Who sent a request. is_owner: may see every job; other callers see only the jobs made under their own name."""
 
     name: str
     is_owner: bool
@@ -46,7 +46,7 @@ _NOBODY = Caller("", is_owner=False)
 
 
 class Tokens:
-    """The accepted tokens, kept as digests, compared in constant time.
+    """The accepted tokens. Only their digests are kept, and digests are compared in constant time.
 
     `alice:TOKEN` is the token of a caller named alice, who sees her own jobs only. `TOKEN` is the owner's.
     """
@@ -69,7 +69,7 @@ class Tokens:
         return bool(self._callers)
 
     def caller_of(self, token: str) -> Caller | None:
-        """Whose `token` is, None when it is not accepted. Compares with all of them, whichever matches."""
+        """The caller that `token` belongs to, or None. Compares with every token, so that timing reveals nothing."""
         given, found = _digest(token), None
         for caller, digest in self._callers:
             if hmac.compare_digest(given, digest):
@@ -78,7 +78,7 @@ class Tokens:
 
 
 def auth_middleware(tokens: Tokens, settings: Settings, is_public: Callable[[web.Request], bool]) -> Middleware:
-    """Refuse every request without a token, but for the public routes."""
+    """Refuse every request without an accepted token, except on public routes."""
     public = split_or_none(settings.public_url)
     allowed_hosts = {public.hostname} - {None} if public is not None else set()
 
@@ -107,10 +107,10 @@ def _bearer(request: web.Request, tokens: Tokens) -> Caller:
 
 
 def _check_local(request: web.Request, allowed_hosts: set[str | None], cors_origins: Sequence[str]) -> None:
-    """A server without tokens trusts this machine's programs, not web pages that someone here happens to visit.
+    """Refuse a request that a foreign web page made: a server without tokens trusts only programs on this machine.
 
-    A foreign page reaches loopback by a simple form post (its Origin gives it away) or by a host name that it points
-    to 127.0.0.1 (then the Host header has that name).
+    A foreign page in a local browser reaches loopback in two ways: by a plain form post, which carries the page's
+    Origin header, or by a host name that resolves to 127.0.0.1, which then stands in the Host header.
     """
     parts = split_or_none(f"//{request.host}")
     host = (parts.hostname if parts is not None else None) or ""
@@ -141,12 +141,12 @@ def is_loopback(host: str) -> bool:
 
 
 def needs_token(settings: Settings) -> bool:
-    """Whether others than this machine can reach the server."""
+    """Whether other machines can reach the server, so that it needs a token."""
     return not is_loopback(settings.host) or bool(settings.tunnel)
 
 
 def first_token(data_dir: Path) -> tuple[str, bool]:
-    """The token kept in the data folder; True when it was made just now."""
+    """The token kept in the data folder, and whether this call created it."""
     return kept_secret(data_dir / "token", lambda: secrets.token_urlsafe(32))
 
 

@@ -9,7 +9,7 @@ from lipsync_server.jobs.model import Job
 
 
 def callback_body(address: PublicAddress) -> Callable[[Job], bytes]:
-    """The function that makes the body for an ended job; the address may still change while the server runs."""
+    """A function that makes the body for an ended job. It reads the address at each call: a tunnel changes it."""
 
     def body(job: Job) -> bytes:
         view = job_view(job, None, address.url)

@@ -1,7 +1,7 @@
-"""Keeps the database closed to other users of the machine.
+"""Makes the database unreadable for other users of the machine.
 
-The data folder may be a mounted volume that everybody can read, and the database holds prompts, file names and callback
-addresses. SQLite makes its -wal and -shm files with the mode of the database.
+The data folder may be a mounted volume that every user can read, and the database holds prompts, file names and
+callback addresses. SQLite gives its -wal and -shm files the permissions of the database file.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ _OWNER_ONLY = 0o600
 
 
 def close_to_others(database: Path) -> None:
-    """Take other users' access to the database and its companions away, as far as the files exist."""
+    """Remove other users' permissions from the database and its -wal and -shm files, as far as they exist."""
     for name in (database.name, f"{database.name}-wal", f"{database.name}-shm"):
         path = database.with_name(name)
         if path.exists():

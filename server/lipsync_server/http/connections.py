@@ -2,9 +2,9 @@
 
 A connection that sends no complete request is closed after IDLE_S. One address keeps MAX_IDLE_PER_ADDRESS such
 connections, and the server as many as its file descriptors allow; one more closes the oldest idle one, so that an
-honest caller always gets in. Where every connection is at work, a new one is answered 503. Requests that cannot be
-parsed are answered as problem documents, and nothing of them is logged or sent back, because a header that went wrong
-may hold a token. Knows aiohttp's protocol class; does not know routes.
+honest caller is never locked out. When every connection is busy, a new one is answered 503. A request that cannot be
+parsed is answered with a problem document, and no part of the request is logged or sent back, because a malformed
+header may hold a token. Knows aiohttp's protocol class; does not know routes.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ _MOST_CONNECTIONS = 8_192
 
 
 def raise_file_limit() -> int:
-    """Raise the number of files that this process may open as far as the system allows; returns the number."""
+    """Raise this process's limit on open files as far as the system allows; returns the new limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _WANTED_FILES if hard == resource.RLIM_INFINITY else min(_WANTED_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -51,7 +51,7 @@ class Connections:
         self._open: set[Connection] = set()
 
     def let_in(self, new: "Connection") -> bool:
-        """Take in a new connection, closing the oldest idle one where there are too many; False when it is refused."""
+        """Accept a new connection, closing the oldest idle one when there are too many; False when it is refused."""
         idle = [each for each in self._open if not each.is_busy and each.address == new.address]
         if len(idle) >= self._most_idle:
             self._close_oldest(idle)
@@ -97,7 +97,7 @@ class Connection(RequestHandler):
         super().connection_lost(exc)
 
     def log_access(self, request: web.BaseRequest, response: web.StreamResponse, started: float | None) -> None:
-        # aiohttp calls this once the answer is sent. The log line itself is written by problem_middleware.
+        # aiohttp calls this once the answer is sent. problem_middleware writes the log line.
         self.is_busy, self.idle_since = False, time.monotonic()
 
     def handle_error(
@@ -107,9 +107,9 @@ class Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The answer to a request that could not be parsed, or whose handler left in a way that nobody foresaw."""
+        """The answer to a request that could not be parsed, or whose handler raised an error nobody caught."""
         if request.writer.output_size > 0 or isinstance(exc, ConnectionError):
-            raise ConnectionError("The answer was under way when its connection failed.")
+            raise ConnectionError("The connection failed while the answer was being sent.")
         if status >= 500:
             log.error("a request failed outside of its handler", exc_info=exc)
         else:
@@ -130,12 +130,12 @@ async def listen(
 
 
 def most_connections(n_files: int) -> int:
-    """How many connections a process that may open `n_files` files should keep."""
+    """The number of connections that a process with a limit of `n_files` open files may keep."""
     return max(64, min(_MOST_CONNECTIONS, n_files - _OTHER_FILES))
 
 
 def _network_of(peer: object) -> str:
-    """The caller's address for counting. An IPv6 caller usually owns a whole /64, which counts as one."""
+    """The key by which a caller's connections are counted. An IPv6 caller usually owns a /64: it counts as one."""
     host = str(peer[0]) if isinstance(peer, tuple) and peer else ""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])

@@ -18,7 +18,7 @@ def cors_middleware(origins: Sequence[str]) -> Middleware:
         if origin is None or not ({origin, "*"} & allowed):
             return await handler(request)
         if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
-            # A preflight carries no token; it is answered before one is asked for.
+            # A preflight request carries no token, so it is answered before the token is checked.
             return web.Response(
                 status=204,
                 headers={
@@ -42,5 +42,5 @@ def _common(origin: str) -> dict[str, str]:
 
 
 async def add_cors_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Signal on_response_prepare: streamed answers have sent their headers before a middleware sees them."""
+    """Add the headers in the signal on_response_prepare: a middleware would be too late for a streamed answer."""
     response.headers.update(request.get(CORS_HEADERS) or {})

@@ -1,6 +1,7 @@
-"""The counters and gauges that GET /metrics shows: a registry of this application alone, no global one.
+"""The counters and gauges of GET /metrics, in a registry that belongs to one application.
 
-Counters move when jobs end and bytes pass; gauges are set when they are asked for. Knows jobs' records.
+prometheus_client's global registry would mix the applications of one test process. Counters change when a job ends or
+bytes pass; gauges are computed at each GET /metrics. Knows the records of jobs.
 """
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -14,7 +15,7 @@ _SPEEDS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 250)
 
 
 class Metrics:
-    """All that this server measures."""
+    """The metrics of one server."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -39,9 +40,9 @@ class Metrics:
             buckets=_SPEEDS,
             registry=registry,
         )
-        self.worker_s = Counter("lipsync_worker_seconds", "Seconds that workers worked.", ["engine"], registry=registry)
-        self.cost = Counter("lipsync_cost", "What the ended jobs cost.", ["currency"], registry=registry)
-        self.bytes_in = Counter("lipsync_bytes_in", "Bytes of inputs taken in.", registry=registry)
+        self.worker_s = Counter("lipsync_worker_seconds", "Seconds of work by workers.", ["engine"], registry=registry)
+        self.cost = Counter("lipsync_cost", "Total cost of the ended jobs.", ["currency"], registry=registry)
+        self.bytes_in = Counter("lipsync_bytes_in", "Bytes of inputs received.", registry=registry)
         self.bytes_out = Counter("lipsync_bytes_out", "Bytes of videos sent.", registry=registry)
 
     def job_ended(self, job: Job) -> None:

@@ -1,7 +1,7 @@
 """The page at /docs: every route with its fields, answers and one curl line, and the options of each engine.
 
-Made from the OpenAPI document, so it says nothing that the server does not do. Plain HTML: no script, nothing from
-another host. Knows the document's form; does not know handlers.
+Generated from the OpenAPI document, so that the page and the server cannot differ. Plain HTML: no script, no file from
+another host. Knows the form of the document; does not know handlers.
 """
 
 import html
@@ -26,7 +26,7 @@ _SAMPLES = "-F image=@portrait.jpg -F audio=@speech.wav"
 
 
 def docs_page(contract: Mapping[str, object], engines: Sequence[EngineInfo], address: str) -> str:
-    """The page. contract: the OpenAPI document. address: where the reader reached the server, for the curl lines."""
+    """The page as HTML. contract: the OpenAPI document. address: the server's address in the curl lines."""
     paths = _mapping(contract["paths"])
     definitions = _mapping(_mapping(contract["components"])["schemas"])
     sections = [
@@ -103,7 +103,7 @@ def _section(path: str, method: str, operation: Schema, definitions: Schema, add
 
 
 def _answers(responses: Schema) -> str:
-    """The answers, with all problem documents in one sentence."""
+    """The answers of one route as HTML; all problem documents share one sentence."""
     sentences, problems = [], []
     for status, response in responses.items():
         if "application/problem+json" in _mapping(_mapping(response).get("content")):
@@ -143,7 +143,7 @@ def _fields_table(lines: Sequence[FieldLine]) -> str:
 
 
 def _text(value: object) -> str:
-    """Text as HTML, with `backticks` as code."""
+    """`text` escaped for HTML, with `backticks` turned into code."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(str(value)))
 
 

@@ -1,8 +1,9 @@
-"""Fetches inputs from URLs and posts callbacks, without ever talking to an address that is not public.
+"""Fetches inputs from URLs and posts callbacks, and never connects to an address that is not public.
 
-The check sits where a socket is made for one concrete address: after DNS, for every redirect and every retry, for host
-names and literal addresses alike, so an answer of DNS that changes between check and use gains nothing. Knows aiohttp's
-client. Does not know what is fetched.
+Without this check a caller could read this machine's private network through the server (server-side request forgery).
+The check runs where a socket is made for one concrete address: after DNS, for every redirect and every retry, for host
+names and literal addresses alike, so that a DNS answer that changes between check and use does not help an attacker.
+Knows aiohttp's client. Does not know what the fetched bytes are.
 """
 
 import asyncio
@@ -33,8 +34,8 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 def is_public(address: Address) -> bool:
     """Whether `address` belongs to the open internet.
 
-    Not so: private, loopback, link-local, carrier-grade NAT, multicast and reserved ones, and the IPv6 forms that
-    wrap such an IPv4 address.
+    False for private, loopback, link-local, carrier-grade NAT, multicast and reserved addresses, and for IPv6
+    addresses that embed such an IPv4 address.
     """
     if isinstance(address, ipaddress.IPv6Address):
         wrapped = address.ipv4_mapped or address.sixtofour
@@ -50,15 +51,17 @@ def is_public(address: Address) -> bool:
 
 
 class BlockedAddress(OSError):
-    """A name led to an address that must not be reached."""
+    """A host name resolved to an address that must not be reached."""
 
     def __init__(self, address: str) -> None:
         super().__init__(errno.EACCES, f"{address} is not a public address")
 
 
 class Fetcher:
-    """One client session for all that this server calls. `allow_private` opens private addresses (a setting);
-    `allow` and `resolver` are given by tests."""
+    """One client session for all outgoing requests of this server.
+
+    allow_private: the setting LIPSYNC_ALLOW_PRIVATE_URLS. allow, resolver: used by tests.
+    """
 
     def __init__(
         self,
@@ -79,7 +82,7 @@ class Fetcher:
             use_dns_cache=False,
             socket_factory=self._socket,
             limit=64,
-            # A kept connection would be used again without asking the socket factory; none is kept.
+            # Connections are not kept alive: a reused one would bypass the socket factory, and so the check.
             force_close=True,
         )
         self._session = aiohttp.ClientSession(
@@ -107,7 +110,7 @@ class Fetcher:
         return socket.socket(family, kind, protocol)
 
     async def check(self, url: str, field: str) -> None:
-        """Raise InvalidInput when `url` leads to a forbidden address already now; an unknown name passes."""
+        """Raise InvalidInput when `url` resolves to a forbidden address now. A name that does not resolve passes."""
         parsed = URL(url)
         try:
             infos = await asyncio.get_running_loop().getaddrinfo(
@@ -124,7 +127,7 @@ class Fetcher:
                 )
 
     async def download(self, url: str, path: Path, *, field: str, max_bytes: int) -> Taken:
-        """Stream what is behind `url` to `path`. Raises FetchFailed or TooLarge with the field's name."""
+        """Stream the file at `url` to `path`. Raises FetchFailed or TooLarge, which name the field."""
         assert self._session is not None
         shown = _shown(url)
         try:
@@ -156,7 +159,7 @@ class Fetcher:
             raise FetchFailed(f"{shown} could not be fetched: {error}.", field=field) from error
 
     async def post(self, url: str, body: bytes, headers: dict[str, str]) -> int:
-        """Post a callback; returns the status. Raises FetchFailed when there was no answer."""
+        """Post a callback; returns the HTTP status. Raises FetchFailed when there was no answer."""
         assert self._session is not None
         try:
             async with self._session.post(
@@ -186,7 +189,7 @@ def _too_large(shown: str, max_bytes: int, field: str) -> TooLarge:
 
 
 def _shown(url: str) -> str:
-    """The URL without its password and query, which may hold secrets."""
+    """`url` for messages: without password and query, which may hold secrets."""
     parsed = URL(url)
     return str(parsed.with_user(None).with_query(None).with_fragment(None))[:200]
 

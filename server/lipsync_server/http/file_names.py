@@ -1,6 +1,6 @@
-"""Names of files: safe ones from callers' names, and the Content-Disposition header of a download.
+"""Makes safe file names from callers' names, and the Content-Disposition header of a download.
 
-A name only decorates a job, so no name makes a request unusable. Knows text only.
+A name only labels a job, so that a strange name never makes a request fail. Knows text only.
 """
 
 import re
@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from urllib.parse import quote
 
 _MAX_CHARACTERS = 200
-# Browsers write these three characters of a name as percent codes in a multipart header, and no others.
+# Browsers percent-encode only these three characters of a file name in a multipart header.
 _BROWSER_CODES = {"%22": '"', "%0D": "\r", "%0A": "\n", "%0d": "\r", "%0a": "\n"}
 _NAME = re.compile(r'(?:^|[;\s])name\s*=\s*(?:"((?:\\.|[^"\\])*)"|([^;\s]+))', re.IGNORECASE)
 _FILE_NAME = re.compile(r'(?:^|[;\s])filename\s*=\s*(?:"(.*)"|([^;\s]+))', re.IGNORECASE | re.DOTALL)
 
 
 def video_name(wanted: str | None, image_name: str) -> str:
-    """A safe name for the finished video: the wanted one, else made from the picture's."""
+    """A safe name for the finished video: the wanted name, else one made from the picture's name."""
     if wanted:
         name = safe_name(wanted)
         return name if name.lower().endswith(".mp4") else f"{name}.mp4"
@@ -25,14 +25,14 @@ def video_name(wanted: str | None, image_name: str) -> str:
 
 
 def safe_name(name: str) -> str:
-    """The last part of a path without control characters and what file systems dislike; never empty."""
+    """The last part of a path without control characters and characters that file systems forbid; never empty."""
     name = re.split(r"[/\\]", unicodedata.normalize("NFC", name))[-1]
     name = "".join(c for c in name if unicodedata.category(c)[0] != "C" and c not in '<>:"|?*').strip(" .")
     return name[:_MAX_CHARACTERS] or "file"
 
 
 def attachment(name: str) -> str:
-    """Content-Disposition for a download: an ASCII name for old clients, the real one by RFC 5987."""
+    """The Content-Disposition of a download: an ASCII name for old clients, the real name as RFC 5987 encodes it."""
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
     plain = re.sub(r'[\\"%;]', "_", plain).strip() or "lipsync.mp4"
     if plain == ".mp4":
@@ -44,12 +44,12 @@ def attachment(name: str) -> str:
 def part_names(headers: Mapping[str, str], name: str | None, filename: str | None) -> tuple[str | None, str | None]:
     """The field and file name of a multipart part.
 
-    name, filename: as aiohttp's parser read them, which gives both up for a file name with quotes or semicolons in it;
-    then they are read from the header leniently.
+    name, filename: as aiohttp's parser read them. That parser returns neither for a file name with quotes or
+    semicolons; then this function reads the header leniently.
     """
     header = headers.get("Content-Disposition", "")
     if not name:
-        # A file name may contain `name=`, so the field's name is looked for before it first.
+        # A file name may contain `name=`, so the part of the header before `filename` is searched first.
         before = re.split(r"filename\*?\s*=", header, maxsplit=1, flags=re.IGNORECASE)[0]
         match = _NAME.search(before) or _NAME.search(header)
         name = (match.group(1) or match.group(2)) if match else None

@@ -1,6 +1,7 @@
-"""Exit status 0 when the server on this machine answers: the image's HEALTHCHECK.
+"""The image's HEALTHCHECK: a program that exits with status 0 when the server on this machine answers.
 
-Asks /healthz on the port of the settings. Standard library and settings only, because it runs every half minute.
+It requests /healthz on the port of the settings. It imports the standard library and the settings only, because Docker
+starts it every half minute.
 """
 
 import sys

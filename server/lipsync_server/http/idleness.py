@@ -1,4 +1,4 @@
-"""Whether this machine is still needed: the question that LIPSYNC_IDLE_STOP asks.
+"""Decides whether this machine is still needed, for LIPSYNC_IDLE_STOP.
 
 Knows the application's resources. Does not know how a machine is stopped.
 """
@@ -9,10 +9,10 @@ from lipsync_server.http import keys
 
 
 async def machine_is_needed(app: web.Application) -> bool:
-    """Whether an upload, a download of weights or a job is under way, or a finished video lies nowhere else.
+    """Whether an upload, a weights download or a job is in progress, or a finished video exists only on this machine.
 
-    A video counts until it is collected, and for LIPSYNC_IDLE_STOP_UNCOLLECTED minutes at most: a forgotten one must
-    not keep a rented machine running for a day.
+    A video counts until it is collected, for at most LIPSYNC_IDLE_STOP_UNCOLLECTED minutes: a forgotten video must not
+    keep a rented machine running for a day.
     """
     profile = app[keys.PROFILE]
     if app[keys.SLOTS].n_taken or (profile is not None and profile.downloading):

@@ -1,4 +1,4 @@
-"""Answers about one job that several routes give: the job itself, 202 with its address, its video or why there is none.
+"""Answers about one job that several routes share: the job as JSON, 202 with its address, its video, or an error.
 
 Knows the queue and the wire format. Does not know the routes.
 """
@@ -20,7 +20,7 @@ from lipsync_server.validation import show
 
 
 def root_of(request: web.Request) -> str:
-    """The path under which people reach this server, "" for the root: that of LIPSYNC_PUBLIC_URL."""
+    """The path part of LIPSYNC_PUBLIC_URL, which comes before every link; "" when the server is reached at the root."""
     public = split_or_none(request.app[keys.ADDRESS].url)
     return public.path.rstrip("/") if public is not None else ""
 
@@ -31,14 +31,14 @@ def job_link(request: web.Request, job: Job, part: str = "") -> str:
 
 
 async def shown(request: web.Request, job: Job) -> schemas.Job:
-    """The job as it stands at this moment."""
+    """The current state of the job as JSON."""
     return await job_now(job, request.app[keys.QUEUE], root_of(request))
 
 
 async def accepted_answer(
     request: web.Request, accepted: Accepted, headers: dict[str, str] | None = None
 ) -> web.Response:
-    """202 with the job and where it is."""
+    """202 with the job and, in Location, its address."""
     job = accepted.job
     replayed = {"Idempotency-Replayed": "true"} if accepted.replayed else {}
     return answer(
@@ -54,7 +54,7 @@ async def accepted_answer(
 
 
 async def find_job(request: web.Request) -> Job:
-    """The job of the path; raises NotFound for one that the caller may not see, too, and Gone for a deleted one."""
+    """The job of the path. Raises NotFound, also for a job that the caller may not see, and Gone for a deleted job."""
     job_id = request.match_info["job_id"]
     job = await request.app[keys.QUEUE].store.get(job_id) if is_job_id(job_id) else None
     if job is None or not request[CALLER].sees(job):
@@ -65,7 +65,7 @@ async def find_job(request: web.Request) -> Job:
 
 
 def finished_video(request: web.Request, job: Job) -> Path:
-    """Where the video of `job` lies; raises Conflict before it is finished and Gone once it has expired."""
+    """The path of the video of `job`. Raises Conflict before the video is finished and Gone once it has expired."""
     if job.deleted:
         raise Gone("The job and its video were deleted.")
     if not job.final:
@@ -86,7 +86,7 @@ def video_answer(
 ) -> web.StreamResponse:
     """The finished video as a download; raises as finished_video does.
 
-    collects: whether a complete download marks the video as collected. headers: more headers for the answer.
+    collects: whether a complete download marks the video as collected. headers: further headers of the answer.
     """
     app = request.app
 

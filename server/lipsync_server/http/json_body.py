@@ -1,9 +1,9 @@
 """A job's JSON body, read as a stream: files in base64 go to disk while they arrive, the rest is a small object.
 
-Many clients can send nothing but JSON, and a recording in base64 may be hundreds of megabytes, so the body is never
-held in memory. The scanner below follows strings and nesting only; the small rest, with each file's text cut out, is
-parsed by `json`. Numbers that are not finite, deep nesting and broken Unicode are refused. Knows bytes; the caller says
-which fields hold files.
+Many clients can send only JSON, and a recording in base64 may be hundreds of megabytes, so the body is never held in
+memory. The scanner below follows strings and nesting only. It cuts out the text of each file, and `json` parses the
+small rest. Numbers that are not finite, deep nesting and broken Unicode are refused. Knows bytes; the caller names the
+fields that hold files.
 """
 
 import base64
@@ -25,9 +25,9 @@ Write = Callable[[str, bytes], Awaitable[None]]
 
 
 class JsonBody:
-    """Takes the body's chunks with feed(), and gives the small object at close().
+    """A parser: feed() receives the chunks of the body, close() returns the object without its files.
 
-    file_fields: top-level fields whose text is base64 or a data URI. write: is given their decoded bytes by field.
+    file_fields: top-level fields whose text is base64 or a data URI. write: called with a field and decoded bytes.
     """
 
     def __init__(self, file_fields: Collection[str], write: Write) -> None:
@@ -65,7 +65,7 @@ class JsonBody:
         return parse_object(bytes(self._rest) or self._start)
 
     async def _feed_file(self, file: "_Base64Text", chunk: bytes, at: int) -> int:
-        """Pass the text of a file on, up to the quote that ends it; returns where to go on."""
+        """Decode the text of a file up to the quote that ends it; returns the position after the decoded part."""
         end = at
         while True:
             end = chunk.find(b'"', end)
@@ -85,7 +85,7 @@ class JsonBody:
             await self._write(file.field, data)
 
     def _feed_rest(self, chunk: bytes, at: int) -> int:
-        """Take in bytes up to the first of a file's text; returns where to go on."""
+        """Collect bytes up to the start of the next file's text; returns the position after them."""
         for index in range(at, len(chunk)):
             byte = chunk[index : index + 1]
             self._rest += byte
@@ -118,7 +118,7 @@ class JsonBody:
 
 
 class _Base64Text:
-    """The text of one JSON string that holds a file: its escapes, a data URI's head, and base64 in either alphabet."""
+    """Decodes one JSON string that holds a file: JSON escapes, the head of a data URI, base64 in either alphabet."""
 
     def __init__(self, field: str) -> None:
         self.field = field
@@ -127,7 +127,7 @@ class _Base64Text:
         self._left = b""  # less than four characters of base64
 
     def ends_escaped(self, text: bytes) -> bool:
-        """Whether the quote after `text` belongs to the string, because a backslash stands before it."""
+        """Whether a quote after `text` is escaped by a backslash, and so does not end the string."""
         text = self._escape + text
         return (len(text) - len(text.rstrip(b"\\"))) % 2 == 1
 
@@ -141,7 +141,7 @@ class _Base64Text:
         return self._from_base64(text)
 
     def end(self) -> bytes:
-        """The bytes that were still held back."""
+        """Return the bytes that were held back until the text ended."""
         if self._escape:
             raise self._broken()
         data = self._from_base64(self._without_head()) if self._head is not None else b""
@@ -178,7 +178,7 @@ class _Base64Text:
         text = self._left + text.translate(_STANDARD_ALPHABET, _BLANKS)
         whole = len(text) // 4 * 4
         if b"=" in text[:whole]:
-            # Padding ends the text, so it waits for end().
+            # Padding may only end the text, so end() decodes it.
             whole = text.index(b"=") // 4 * 4
         text, self._left = text[:whole], text[whole:]
         if len(self._left) > 8:
@@ -204,7 +204,7 @@ _STANDARD_ALPHABET = bytes.maketrans(b"-_", b"+/")
 
 
 def parse_object(text: bytes) -> dict[str, object]:
-    """A JSON object as plain values; raises BadRequest for text that is none."""
+    """Parse a JSON object to plain values. Raises BadRequest for any other text."""
     values = parse_json(text)
     if not isinstance(values, dict):
         raise BadRequest("The body has to be a JSON object.")
@@ -212,7 +212,7 @@ def parse_object(text: bytes) -> dict[str, object]:
 
 
 def parse_json(text: bytes | str) -> object:
-    """JSON as plain values. Raises BadRequest: NaN, Infinity and numbers beyond float's range are no JSON values."""
+    """Parse JSON to plain values. Raises BadRequest, also for NaN, Infinity and numbers beyond the range of a float."""
     try:
         values: object = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:

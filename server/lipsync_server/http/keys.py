@@ -1,6 +1,6 @@
-"""The application's resources by key: what handlers may ask for.
+"""The keys (web.AppKey) under which handlers find the resources of the application.
 
-Each is put there by app.py. Knows types only.
+app.py stores a resource under each key. Knows types only.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
-"""Log lines: JSON for machines, plain text for a terminal, each with the id of the request it belongs to.
+"""Formats log lines: JSON for machines, plain text for a terminal, each with the id of its request.
 
-Knows the logging module. Does not know what is logged.
+Knows the logging module. Does not know which events are logged.
 """
 
 import json
@@ -16,7 +16,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 class TextFormatter(logging.Formatter):
-    """Text for a terminal. Control characters of a message are escaped: a caller's text cannot forge a line."""
+    """Text for a terminal. Control characters are escaped, so that text from a caller cannot forge a log line."""
 
     def format(self, record: logging.LogRecord) -> str:
         escaped = logging.makeLogRecord(vars(record))
@@ -25,7 +25,7 @@ class TextFormatter(logging.Formatter):
 
 
 def escape_controls(text: str) -> str:
-    """`text` on one line without characters that a terminal obeys."""
+    """`text` on one line, with control characters escaped."""
     return "".join(
         character if unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp") else _escape(character)
         for character in text
@@ -37,7 +37,7 @@ def _escape(character: str) -> str:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line; what was passed as `extra` becomes fields."""
+    """One JSON object per line; the values passed to the logger as `extra` become fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -55,7 +55,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up_logging(level: str, form: Literal["auto", "json", "text"]) -> None:
-    """Send every log line to stderr in the wanted form."""
+    """Send every log line to stderr in the format of LIPSYNC_LOG_FORMAT."""
     handler = logging.StreamHandler(sys.stderr)
     if form == "json" or (form == "auto" and not sys.stderr.isatty()):
         handler.setFormatter(JsonFormatter())

@@ -1,6 +1,6 @@
-"""OpenAPI 3.1 from the route table and the pydantic models. Nothing is written twice.
+"""Generates the OpenAPI 3.1 document from the route table and the pydantic models, so that no fact is written twice.
 
-Knows routing.py and schemas.py. Does not know handlers: app.py gives the routes.
+Knows routing.py and schemas.py. Does not know handlers: app.py passes the routes.
 """
 
 import functools
@@ -36,7 +36,7 @@ _WEBHOOK = {
 
 
 def job_form() -> Json:
-    """The multipart form of a job: files, or URLs in their place, and the options as fields."""
+    """The schema of a job's multipart form: files, or URLs in their place, and the options as fields."""
     options = schemas.JobOptions.model_json_schema(ref_template=_REF)
     properties = dict(options["properties"])
     properties["options"] = {"type": "string", "contentMediaType": "application/json", "description": "A JSON object."}
@@ -53,7 +53,7 @@ def job_form() -> Json:
 
 
 def document(routes: Sequence[Route]) -> Json:
-    """The whole contract as an OpenAPI 3.1 document."""
+    """The whole HTTP interface as an OpenAPI 3.1 document."""
     models = _models(routes)
     keys, definitions = models_json_schema([(model, "serialization") for model in models], ref_template=_REF)
     names = {model: str(keys[model, "serialization"]["$ref"]).rsplit("/", 1)[1] for model in models}
@@ -65,7 +65,7 @@ def document(routes: Sequence[Route]) -> Json:
         "info": {
             "title": "Lipsync",
             "version": __version__,
-            "description": "A picture and a voice recording in, an MP4 of that person saying it out.",
+            "description": "Send a picture and a voice recording; receive an MP4 of that person speaking.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "."}],
@@ -153,7 +153,7 @@ def _problem(names: Mapping[type[BaseModel], str]) -> Json:
 
 
 def _address_of(request: web.Request) -> str:
-    """The address by which the reader reached this server, without a slash at its end."""
+    """The address under which the request reached this server, without a final slash."""
     if public := request.app[keys.ADDRESS].url:
         return public.rstrip("/")
     parts = split_or_none(f"//{request.host}")
@@ -162,7 +162,7 @@ def _address_of(request: web.Request) -> str:
 
 
 def make_routes(routes: Sequence[Route]) -> tuple[Route, ...]:
-    """The rows for the document and the page of all `routes` and themselves."""
+    """The routes of the OpenAPI document and of the page at /docs, which describe `routes` and themselves."""
 
     @functools.cache
     def contract() -> Json:

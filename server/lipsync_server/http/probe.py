@@ -1,7 +1,8 @@
-"""Looks at taken-in files before a job is made of them, so that a bad file is refused at once.
+"""Checks uploaded files before a job is made, so that a bad file is refused at once.
 
-The files are decoded in processes with limits (media/sandbox), never in the server's own. Two lanes keep slow files
-from holding up the others: a file that is not decoded within QUICK_S goes on in a lane with fewer places.
+The files are decoded in processes with limits (media/sandbox), never in the server's own process. Two lanes, each with
+a limited number of places, keep slow files from delaying quick ones: a file that is not decoded within QUICK_S seconds
+moves to the slow lane, which has fewer places.
 """
 
 import asyncio
@@ -25,20 +26,20 @@ QUICK_S = 3.0
 """An ordinary picture is decoded in 0.1 s, an ordinary recording of ten minutes in 1 s."""
 N_QUICK, N_SLOW = 4, 2
 N_WARM = 3
-"""Two uploads of hostile files at once throw two away; the next upload still finds one."""
+"""Two uploads of hostile files at once cost two processes; the next upload still finds one ready."""
 _LOOK_INTERVAL_S = 0.1
 
 
 @dataclass(frozen=True)
 class ProbedInputs:
-    """What the files of a request make: seconds of video, and sentences for its result."""
+    """The result of a probe: the length of the video in seconds, and warnings for the job."""
 
     duration_s: float
     warnings: tuple[str, ...]
 
 
 def has_left(request: web.Request) -> bool:
-    """Whether the connection of `request` is gone."""
+    """Whether the caller has closed the connection of `request`."""
     return request.transport is None or request.transport.is_closing()
 
 
@@ -46,24 +47,24 @@ class Prober:
     """Probes the files of requests in decoder processes. All methods belong to one event loop."""
 
     def __init__(self, settings: Settings, decoders: DecoderPool | None = None) -> None:
-        """decoders: a pool that is shared with others; without one the prober has its own and closes it."""
+        """decoders: a shared pool of decoder processes; without one the prober starts its own and closes it."""
         self._settings, self._is_owner = settings, decoders is None
         self._decoders = decoders or DecoderPool(n_warm=N_WARM)
         self._quick, self._slow = asyncio.Semaphore(N_QUICK), asyncio.Semaphore(N_SLOW)
-        # Threads that wait for decoder processes: not the loop's own, which a slow store may hold.
+        # Threads that wait for decoder processes. The loop's default threads may all be waiting for a slow store.
         self._threads = ThreadPoolExecutor(N_QUICK + N_SLOW, thread_name_prefix="probe")
 
     def start(self) -> None:
         self._threads.submit(self._decoders.warm_up)
 
     async def close(self) -> None:
-        """End the decoder processes. Requests that still probe have been cancelled before."""
+        """End the decoder processes. aiohttp has cancelled the requests that were still probing."""
         await asyncio.to_thread(self._threads.shutdown)
         if self._is_owner:
             await asyncio.to_thread(self._decoders.close)
 
     async def probe(self, files: dict[str, Taken], *, caller_left: Callable[[], bool]) -> ProbedInputs:
-        """Check all files. Raises media's errors with the field's name, and Cancelled soon after the caller left."""
+        """Check all files. Raises media's errors, which name the field, and Cancelled soon after the caller hung up."""
         durations: list[float] = []
         warnings: list[str] = []
         for name, taken in files.items():
@@ -88,7 +89,7 @@ class Prober:
         return ProbeRecording(taken.path, self._settings.min_audio_s, self._settings.max_audio_s)
 
     async def _while_waited_for(self, task: Task[Result], caller_left: Callable[[], bool]) -> Result:
-        """The task's result. Its process is killed when the caller hangs up, for nobody would read the answer."""
+        """Wait for the task's result. When the caller hangs up, the task's process is killed."""
         work = asyncio.create_task(self._run(task))
         try:
             while not (await asyncio.wait({work}, timeout=_LOOK_INTERVAL_S))[0]:
@@ -107,7 +108,7 @@ class Prober:
                 if await attempt.is_done(QUICK_S):
                     return attempt.result()
             if self._slow.locked():
-                # No place for a slow file now: its memory is freed, and it starts again when there is one.
+                # The slow lane is full: end the process to free its memory, and start again when a place is free.
                 await attempt.stop()
                 attempt = None
             async with self._slow:
@@ -120,7 +121,7 @@ class Prober:
 
 
 class _Attempt(Generic[Result]):
-    """One decoder process at work on a task, with a thread that waits for it."""
+    """One decoder process that works on a task, and the thread that waits for that process."""
 
     def __init__(self, threads: ThreadPoolExecutor, decoders: DecoderPool, task: Task[Result]) -> None:
         self._process: DecoderProcess | None = None
@@ -134,7 +135,7 @@ class _Attempt(Generic[Result]):
         return self._future.result()
 
     async def stop(self) -> None:
-        """Kill the process if it is still at work, and wait until its thread has let go of it."""
+        """Kill the process if it still runs, and wait until its thread has ended."""
         self._is_stopped = True
         if not self._future.done() and self._process is not None:
             self._process.kill()

@@ -1,4 +1,4 @@
-"""Every error as an RFC 9457 problem document, a request id on every answer, one log line per request.
+"""Answers errors as RFC 9457 problem documents, gives every answer a request id, logs one line per request.
 
 Knows the exception family and aiohttp's own HTTP errors. No other module builds an error answer.
 """
@@ -28,9 +28,9 @@ PROBLEM_JSON = "application/problem+json"
 _ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 _CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SENTENCES = {
-    404: "There is nothing at this address. GET /openapi.json lists what there is.",
+    404: "There is nothing at this address. GET /openapi.json lists the addresses.",
     405: "This address does not know the method {method}; it knows {allow}.",
-    413: "The body of the request is larger than this address takes.",
+    413: "The body of the request is larger than this address allows.",
 }
 
 
@@ -42,7 +42,7 @@ class MayBeIdle(Protocol):
 
 
 class JobEnded(Exception):
-    """A job that was waited for failed or was cancelled: its failure becomes the answer."""
+    """The job that a request waited for failed or was cancelled; the job's error becomes the answer."""
 
     def __init__(self, job_id: str, failure: Failure, location: str) -> None:
         super().__init__(failure.detail)
@@ -53,7 +53,7 @@ class JobEnded(Exception):
 
 @web.middleware
 async def problem_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Give the request its id, answer errors as problems, write the log line."""
+    """Assign the request id, turn errors into problem documents, write the log line."""
     given = request.headers.get("X-Request-Id", "")
     request_id = given if _CLIENT_ID.fullmatch(given) else secrets.token_hex(8)
     request[_ID] = request_id
@@ -86,7 +86,7 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
 
 
 async def add_request_id(request: web.Request, response: web.StreamResponse) -> None:
-    """Signal on_response_prepare: streamed answers have sent their headers before a middleware sees them."""
+    """Add the header in the signal on_response_prepare: a middleware would be too late for a streamed answer."""
     response.headers["X-Request-Id"] = request.get(_ID) or ""
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
 
@@ -153,7 +153,7 @@ def _document(problem: Problem, headers: Mapping[str, str]) -> web.Response:
 
 
 def plain_problem(problem: Problem, headers: Mapping[str, str] | None = None) -> web.Response:
-    """A problem document as an answer."""
+    """The aiohttp response that carries a problem document."""
     return web.Response(
         text=problem.model_dump_json(exclude_none=True),
         status=problem.status,

@@ -1,4 +1,4 @@
-"""The route table's rows: what openapi.py documents is what app.py serves.
+"""The rows of the route table: app.py serves them and openapi.py documents the same rows.
 
 Knows types only. A handler stands beside its row, so an address cannot be served without being described.
 """
@@ -14,7 +14,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer: a model as JSON, or another media type, or nothing. `headers`: name -> description."""
+    """One answer of a route: a model as JSON, another media type, or no body. headers: name -> description."""
 
     description: str
     model: type[BaseModel] | None = None
@@ -38,8 +38,8 @@ class Parameter:
 class Route:
     """One method of one path.
 
-    problems: statuses of the problem documents it may answer, beside those that every route may (401, 500).
-    forms: how the body may be sent, media type -> JSON schema or model. public: needs no token.
+    problems: HTTP statuses of its problem documents, in addition to 401 and 500, which every route may answer.
+    forms: the accepted bodies, media type -> JSON schema or model. public: needs no token.
     """
 
     method: str
@@ -56,7 +56,7 @@ class Route:
 
 
 def answer(model: BaseModel, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    """A model as JSON."""
+    """The JSON response with the fields of `model`."""
     return web.Response(text=model.model_dump_json(), status=status, headers=headers, content_type="application/json")
 
 

@@ -1,7 +1,7 @@
-"""The wire format: pydantic models of everything the API takes and gives. openapi.py is generated from these.
+"""The wire format: pydantic models of every request and answer. openapi.py generates the OpenAPI document from them.
 
-Fields are added, never renamed or removed. Times are RFC 3339 in UTC; links are relative references, so they hold
-behind a path prefix or a tunnel.
+Fields are added, never renamed or removed, because callers depend on them. Times are RFC 3339 in UTC; links are
+relative references, so that they work behind a path prefix or a tunnel.
 """
 
 from datetime import datetime
@@ -24,7 +24,7 @@ class _Model(BaseModel):
 class JobOptions(Ask):
     """Options of a job. Multipart requests send them as form fields of the same names.
 
-    `options` carries the options that only one engine knows; the engine's JSON schema is in GET /v1/engines.
+    `options` holds options of one engine only; GET /v1/engines has their JSON schema.
     """
 
     engine: str = Field(
@@ -40,7 +40,7 @@ class JobOptions(Ask):
 
     @property
     def ask(self) -> Ask:
-        """The part that goes to the engine."""
+        """The prompt, preset and options as one value for the engine."""
         return Ask.model_validate({name: getattr(self, name) for name in Ask.model_fields})
 
 
@@ -53,14 +53,14 @@ class JobRequest(JobOptions):
 
 
 FILE_FIELDS = ("image", "audio", "second_audio")
-"""The files of a job; each may be sent as NAME or named by its address as NAME_url."""
+"""The files of a job; each is sent as NAME, or fetched from the address in NAME_url."""
 JOB_FIELDS = (*FILE_FIELDS, *(f"{name}_url" for name in FILE_FIELDS), *JobOptions.model_fields)
 """Every field of a job's form, in the order in which messages list them."""
 
 
 class Progress(_Model):
     stage: Stage
-    fraction: float = Field(ge=0, le=1, description="Of the whole job.")
+    fraction: float = Field(ge=0, le=1, description="Progress of the whole job, from 0 to 1.")
     note: str = ""
     expected_finish: datetime | None = None
 
@@ -80,7 +80,7 @@ class Result(_Model):
 
 
 class Timings(_Model):
-    """Seconds spent per stage, as far as the job has come."""
+    """Seconds spent in each stage so far."""
 
     queued_s: float = 0
     load_s: float = 0
@@ -110,14 +110,14 @@ class JobLinks(_Model):
     events: str
     video: str | None = None
     collected: str | None = None
-    stored: str | None = Field(default=None, description="Where the copy in LIPSYNC_STORE lies, if there is one.")
+    stored: str | None = Field(default=None, description="Address of the copy in LIPSYNC_STORE, if there is one.")
 
 
 class Job(_Model):
     id: str
     state: JobState
-    owner: str = Field(default="", description="The name of the token that made it.")
-    engine: str = Field(description="The engine that renders it; until it starts, the one that was asked for.")
+    owner: str = Field(default="", description="The name of the token that made the job.")
+    engine: str = Field(description="The engine that renders the job; until it starts, the requested engine.")
     prompt: str
     image_name: str
     audio_name: str
@@ -168,12 +168,12 @@ class WorkerStatus(_Model):
     engine: str
     state: WorkerState
     job_id: str | None = None
-    reason: str = Field(default="", description="Why the worker takes no work, where it does not.")
-    version: str = Field(default="", description="The lipsync-server version in its process.")
+    reason: str = Field(default="", description="Why the worker accepts no job; null when it does.")
+    version: str = Field(default="", description="The lipsync-server version in the worker's process.")
 
 
 class Engines(_Model):
-    """What this server can do."""
+    """Engines, limits and defaults of this server."""
 
     default: str
     default_reason: str
@@ -204,7 +204,7 @@ class Health(_Model):
 
 
 class Me(_Model):
-    """GET /v1/me: the cheap authorised route."""
+    """GET /v1/me: a cheap route to test a token."""
 
     name: str
     version: str
@@ -212,7 +212,7 @@ class Me(_Model):
 
 
 class Problem(BaseModel):
-    """RFC 9457 problem document."""
+    """An RFC 9457 problem document."""
 
     model_config = ConfigDict(extra="allow")
 

@@ -1,6 +1,6 @@
-"""`lipsync serve`: binds the ports, says where, stops cleanly on SIGTERM and SIGINT.
+"""`lipsync serve`: binds the ports, prints the addresses, stops cleanly on SIGTERM and SIGINT.
 
-Knows processes and sockets. What is served is app.py's.
+Knows processes and sockets. app.py decides which routes are served.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ from lipsync_server.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# Handlers end when the queue is closed; this is for downloads that are still going out.
+# Handlers end when the queue is closed; this time is for downloads that are still being sent.
 _DRAIN_S = 10.0
 
 
 def serve(settings: Settings, registry: Registry = ENGINES, *, notes: Iterable[str] = ()) -> None:
     """Serve until a signal comes. Raises LipsyncError when the server cannot start.
 
-    notes: sentences about the settings that belong into the log.
+    notes: warnings about the settings, written to the log.
     """
     set_up_logging(settings.log_level, settings.log_format)
     for note in notes:
@@ -40,7 +40,7 @@ def serve(settings: Settings, registry: Registry = ENGINES, *, notes: Iterable[s
 
 
 def with_token(settings: Settings) -> Settings:
-    """The settings with at least one token where others can reach the server; a new one is printed once."""
+    """The settings with a token added where other machines can reach the server; a new token is printed once."""
     if settings.tokens or not needs_token(settings):
         return settings
     token, made = first_token(settings.data_dir)
@@ -85,7 +85,7 @@ async def _serve(settings: Settings, registry: Registry) -> None:
 
 
 async def _with_price(settings: Settings) -> Settings:
-    """The settings with what this machine costs, where its provider tells it and the user did not."""
+    """The settings with this machine's price per hour from its provider, unless the user has set a price."""
     if settings.price_per_hour is not None or settings.currency != "USD":
         return settings
     price = await price_from_provider(os.environ)
@@ -95,7 +95,7 @@ async def _with_price(settings: Settings) -> Settings:
 
 
 def _announce(settings: Settings, address: PublicAddress, listener: asyncio.Server) -> asyncio.Task[None] | None:
-    """Say by which address others reach the server; the tunnel's task where there is one."""
+    """Log the address under which others reach the server; returns the tunnel's task, or None without a tunnel."""
     if settings.tunnel:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
         return asyncio.create_task(Tunnel(settings.tunnel, _url(host, listener), address.announce).run(), name="tunnel")

@@ -1,4 +1,4 @@
-"""Untrusted bytes to a file while they arrive: counted, hashed, written off the event loop.
+"""Writes untrusted bytes to a file while they arrive: counts and hashes them, and writes outside the event loop.
 
 Knows files. Does not know where the bytes come from.
 """
@@ -18,7 +18,7 @@ _WRITE_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Taken:
-    """A file that was taken in for `field`; `name` is what its sender called it."""
+    """A received file of the form field `field`; `name` is the file name that the sender gave."""
 
     field: str
     path: Path
@@ -28,8 +28,10 @@ class Taken:
 
 
 class FileSink:
-    """Writes chunks to a new file; raises TooLarge past `max_bytes` before they reach the disk, DiskFull when it is
-    full."""
+    """Writes chunks to a new file.
+
+    Raises TooLarge before a chunk beyond `max_bytes` reaches the disk, and DiskFull when the disk is full.
+    """
 
     def __init__(self, path: Path, field: str, max_bytes: int) -> None:
         self._path = path

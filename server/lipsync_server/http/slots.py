@@ -1,6 +1,6 @@
 """Limits on what happens at the same time: uploads, event streams, and one request per Idempotency-Key.
 
-Knows nothing of requests.
+Each limit keeps one caller from using up the server's memory, disk or connections. Does not know requests.
 """
 
 import asyncio
@@ -14,10 +14,10 @@ MAX_STREAMS = 256
 
 
 class Slots:
-    """Counts things of one kind. One too many is refused: it would only keep its connection open while it waits."""
+    """Counts activities of one kind. One too many is refused: waiting would only keep its connection open."""
 
     def __init__(self, n_slots: int, what: str) -> None:
-        """what: the things and what they do, for the message: "uploads are being received"."""
+        """what: the beginning of the message, for example "uploads are being received"."""
         self._n_slots, self._what = n_slots, what
         self.n_taken = 0
 
@@ -33,7 +33,7 @@ class Slots:
 
 
 class KeyLocks:
-    """A lock per caller and Idempotency-Key, forgotten with its last user."""
+    """One lock per caller and Idempotency-Key, deleted once no request holds it or waits for it."""
 
     def __init__(self) -> None:
         self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()

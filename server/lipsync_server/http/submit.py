@@ -1,7 +1,7 @@
-"""From a request with inputs to an accepted job: the one way in, for POST /lipsync and POST /v1/jobs.
+"""Turns a request with inputs into an accepted job, for both POST /lipsync and POST /v1/jobs.
 
-Order matters: cheap refusals first (queue, disk, length), then the upload, then the checks of its content, and only
-then a job. What is refused leaves nothing on disk. Knows the queue and the form; does not know how answers look.
+Order matters: cheap refusals first (queue, disk, length), then the upload, then the checks of its content, then the
+job. A refused request leaves no file on disk. Knows the queue and the form; does not know the form of the answers.
 """
 
 import asyncio
@@ -30,14 +30,14 @@ _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 @dataclass(frozen=True)
 class Accepted:
-    """A job for this request; `replayed` when an earlier one with the same Idempotency-Key made it."""
+    """The job of a request. replayed: an earlier request with the same Idempotency-Key made this job."""
 
     job: Job
     replayed: bool
 
 
 async def accept(request: web.Request, *, default_name: str | None = None) -> Accepted:
-    """Take in the request's job. default_name: the video's name unless the caller gives one."""
+    """Receive the inputs, check them and queue a job. default_name: the video's name unless the caller sends one."""
     app = request.app
     settings, queue, files = app[keys.SETTINGS], app[keys.QUEUE], app[keys.FILES]
     key = _idempotency_key(request)
@@ -98,7 +98,7 @@ async def _accept_form(
 
 
 async def _replay(store: Store, wanted: Idempotency) -> Job | None:
-    """The job that this key made before; raises Conflict when it was for another request."""
+    """The job that an earlier request made with this key. Raises Conflict when the requests differ."""
     found = await store.find_key(wanted.owner, wanted.key)
     if found is None:
         return None
@@ -121,7 +121,7 @@ def _idempotency_key(request: web.Request) -> str | None:
 
 
 def _fingerprint(form: Form, options: JobOptions) -> str:
-    """What makes two requests the same: options and the files' contents; not the files' names."""
+    """A digest that equal requests share: it covers the options and the files' contents, not the files' names."""
     content = {name: taken.sha256 for name, taken in sorted(form.files.items())}
     text = json.dumps([content, options.model_dump(mode="json")], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,8 +1,8 @@
-"""Receives the inputs of a job, a form or JSON, as a stream, with limits on size and pace while bytes arrive.
+"""Receives the inputs of a job, sent as a form or as JSON, as a stream with limits on size and speed.
 
-Knows the form's fields. Does not know which pictures are good (probe.py) nor what becomes of them (submit.py). No byte
-of a body is read before the caller's token was checked: a client that asks with `Expect: 100-continue` sends nothing in
-vain.
+Knows the form's fields. Does not check pictures (probe.py) and makes no job (submit.py). No byte of a body is read
+before the caller's token has been checked, so that a refused client that sent `Expect: 100-continue` has sent no
+upload for nothing.
 """
 
 import asyncio
@@ -27,16 +27,16 @@ from lipsync_server.validation import show, unknown
 
 MAX_TEXT_BYTES = 64 * 1024
 STALLED_S = 60.0
-"""A body may pause this long; its first so many seconds are free of the limit below."""
+"""The longest pause of a body, in seconds; the limit below applies only after so many seconds."""
 SLOWEST_BYTES_PER_S = 2048
-"""A body that comes more slowly on average is given up: a modem would be faster."""
+"""A body whose average speed is lower is refused: a modem would be faster."""
 _BEGINNING_BYTES = 256
 _JSON_FIELDS = ("options", "face_box")
 
 
 @dataclass(frozen=True)
 class FileField:
-    """A file of a job: sent as `name`, or fetched from the URL in `url_name`."""
+    """A file field of a job: the file is sent as `name`, or fetched from the URL in `url_name`."""
 
     name: str
     required: bool
@@ -49,7 +49,7 @@ class FileField:
 
 @dataclass
 class Form:
-    """What came in: files on disk, the other fields as plain values."""
+    """The received inputs: files on disk, the other fields as plain values."""
 
     files: dict[str, Taken] = field(default_factory=dict)
     values: dict[str, object] = field(default_factory=dict)
@@ -64,31 +64,31 @@ def file_fields(settings: Settings) -> dict[str, FileField]:
 
 
 async def leave_expectation(request: web.Request) -> None:
-    """Do not answer `Expect: 100-continue` yet; go_on() does, once the caller may send."""
+    """Delay the answer to `Expect: 100-continue`; go_on() sends it once the caller may send the body."""
 
 
 async def go_on(request: web.Request) -> None:
     if request.headers.get("Expect", "").lower() == "100-continue" and request.version == HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        # What was sent so far is not part of the answer.
+        # Reset aiohttp's counter: the interim answer is not part of the response.
         request.writer.output_size = 0
 
 
 def check_length(request: web.Request, settings: Settings) -> int:
-    """The body's announced length; raises TooLarge when it cannot be right."""
+    """Check Content-Length. Raises TooLarge when the body cannot be within the limits."""
     length = request.content_length or 0
-    # Base64 in JSON is a third longer than its file.
+    # Base64 makes a file a third longer.
     most = sum(each.max_bytes for each in file_fields(settings).values()) * 4 // 3 + MIB
     if length > most:
         raise TooLarge(
             f"The request has {length / MIB:.0f} MiB; at most {settings.max_image_bytes / MIB:.0f} MiB of picture and "
-            f"{settings.max_audio_bytes / MIB:.0f} MiB of recording are taken."
+            f"{settings.max_audio_bytes / MIB:.0f} MiB of recording are allowed."
         )
     return length
 
 
 async def receive(request: web.Request, folder: Path, settings: Settings, fetcher: Fetcher) -> Form:
-    """Stream the request's inputs into `folder`. Raises the LipsyncError that says what is wrong with it."""
+    """Stream the request's inputs into `folder`. Raises a LipsyncError that explains what is wrong with the request."""
     kind = request.content_type
     fields = file_fields(settings)
     pace = _Pace()
@@ -110,14 +110,14 @@ async def receive(request: web.Request, folder: Path, settings: Settings, fetche
 
 
 class _Pace:
-    """How fast a body arrives: none may keep its place by sending a byte now and then."""
+    """Measures how fast a body arrives, so that nobody occupies an upload slot by sending single bytes."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
         self._n_bytes = 0
 
     def count(self, chunk: bytes) -> None:
-        """Take note of a chunk; raises BadRequest when the body is too slow on the whole."""
+        """Count the bytes of `chunk`. Raises BadRequest when the body is too slow on average."""
         self._n_bytes += len(chunk)
         elapsed_s = time.monotonic() - self._began
         if elapsed_s > STALLED_S + self._n_bytes / SLOWEST_BYTES_PER_S:
@@ -128,7 +128,7 @@ class _Pace:
 
 @asynccontextmanager
 async def _reading() -> AsyncIterator[None]:
-    """Turn the errors that aiohttp raises on a broken body, and a body that stalls, into the error that says so."""
+    """Turn aiohttp's errors about a broken body, and a body that stalls, into a BadRequest that explains them."""
     try:
         async with asyncio.timeout(STALLED_S):
             yield
@@ -172,7 +172,7 @@ async def _multipart(request: web.Request, folder: Path, fields: dict[str, FileF
                 texts.append(_text_for_a_file(fields[name], text))
         else:
             text = await _text(part, name, pace)
-            # Forms send an empty string for a field that was left empty; that is no value.
+            # Forms send an empty string for an empty field; it counts as no value.
             if text or name == "prompt":
                 form.values[name] = _parsed(name, text)
 
@@ -180,7 +180,7 @@ async def _multipart(request: web.Request, folder: Path, fields: dict[str, FileF
 async def _file(
     part: BodyPartReader, folder: Path, field: FileField, file_name: str | None, pace: _Pace
 ) -> tuple[Taken, str]:
-    """Stream a part to disk; the second value is its beginning when it is text that was sent where a file belongs."""
+    """Stream a part to disk. The second value is the start of the text when text was sent instead of a file."""
     path = folder / field.name
     beginning = b""
     async with FileSink(path, field.name, field.max_bytes) as sink:
@@ -197,7 +197,7 @@ async def _file(
 
 
 def _as_text(beginning: bytes) -> str:
-    """The beginning of a file as text when it is printable text, else ""; no picture or recording begins so."""
+    """The start of a file as text when it is printable, else "". No picture or recording starts with printable text."""
     try:
         text = beginning.decode("utf-8", "strict" if len(beginning) < _BEGINNING_BYTES else "ignore")
     except UnicodeDecodeError:
@@ -234,7 +234,7 @@ async def _text(part: BodyPartReader, name: str, pace: _Pace) -> str:
 
 
 def _parsed(name: str, text: str) -> object:
-    """A form field's text as the value that the model expects: JSON where it is a list or an object."""
+    """Convert a form field's text to the value that the model expects: JSON for a list or an object."""
     if name not in _JSON_FIELDS:
         return text if name == "prompt" else text.strip()
     try:
@@ -266,7 +266,7 @@ async def _json(request: web.Request, folder: Path, fields: dict[str, FileField]
             pace.count(chunk)
             await body.feed(chunk)
         values = body.close()
-    # A null stands for a field that was left out: many clients write every field that they know.
+    # Null means that the field is absent: many clients write every field that they know.
     form.values = {name: value for name, value in values.items() if value is not None}
     for name in fields:
         text = form.values.pop(name, None)

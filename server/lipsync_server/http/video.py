@@ -1,4 +1,4 @@
-"""A finished video as an answer: with ranges, a name, and a word back once all of it was sent.
+"""Answers with a finished video: with range requests, a file name, and a call once all bytes have been sent.
 
 Knows aiohttp's file answers. Does not know jobs.
 """
@@ -15,8 +15,8 @@ from lipsync_server.http.file_names import attachment
 class VideoResponse(web.FileResponse):
     """Answers the file at `path` as attachment `name`.
 
-    on_sent: called once the last byte of the answer went to the socket, with the number of bytes and whether they were
-    the whole file.
+    on_sent: called once the last byte of the answer was written to the socket, with the number of bytes and whether
+    they were the whole file.
     """
 
     def __init__(

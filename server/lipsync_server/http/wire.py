@@ -1,4 +1,4 @@
-"""From a job's record to the JSON that callers see, with links from the root of the server's address.
+"""Converts a job's record to the JSON that callers see, with links from the root of the server's address.
 
 Knows the records and schemas.py. Does not know handlers.
 """
@@ -18,7 +18,7 @@ def job_path(job_id: str, part: str = "") -> str:
 
 
 async def job_now(job: Job, queue: JobQueue, root: str = "") -> schemas.Job:
-    """The job as it stands at this moment. root: see job_view."""
+    """The wire form of the current state of the job. root: see job_view."""
     position = (await queue.store.ahead(job.id))[0] if job.state == "queued" else None
     return job_view(job, queue, root, position=position, expected_finish=await queue.forecast.finish_of(job))
 
@@ -33,8 +33,8 @@ def job_view(
 ) -> schemas.Job:
     """The wire form of `job`.
 
-    root: comes before each link: "" for links from the server's own root, the path of a proxy, or a whole address
-    (callbacks).
+    root: the beginning of each link: "" for links from the server's root, the path of a proxy, or a whole address
+    (in callbacks).
     """
     live = queue.running_job(job.id) if queue is not None else None
     stage, fraction, note = (live.stage, live.fraction, live.note) if live else (job.stage, job.fraction, "")
@@ -105,7 +105,7 @@ def _result(job: Job) -> dict[str, object] | None:
         "render_s": outcome.render_s,
         "seconds_per_second": outcome.render_s / outcome.duration_s if outcome.duration_s > 0 else 0.0,
         "seed": outcome.seed,
-        # The worker decodes the files again, and then says the same of them.
+        # The worker decodes the files again and repeats the probe's warnings.
         "warnings": list(dict.fromkeys([*job.spec.warnings, *outcome.warnings])),
     }
 

@@ -1,1 +1,1 @@
-"""Model weights: what there is, fetching it, checking it."""
+"""Model weights: the list of files, their download and their verification."""

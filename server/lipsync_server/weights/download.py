@@ -1,4 +1,4 @@
-"""Fetch a profile's files from the model hub: resumed, in parallel, with one overall progress, then verified.
+"""Downloads a profile's files from the model hub: resumed, in parallel, with one overall progress, then verified.
 
 The library huggingface_hub transfers the bytes; it reads a token and a mirror from HF_TOKEN and HF_ENDPOINT. This
 module adds three things for a person who rents a machine: a check for room on the disk, one progress of all files, and
@@ -38,12 +38,12 @@ PARALLEL_FILES = 4
 TRIES = 6
 TRIES_WITHOUT_NETWORK = 2
 SPARE_BYTES = 1024**3
-"""Room left over for the rest of the machine."""
+"""Disk space that stays free for the rest of the machine."""
 
 
 @dataclass(frozen=True)
 class PullProgress:
-    """How far a pull is. `seconds_left` is None until there is a rate to judge by."""
+    """Progress of a pull. seconds_left: None until a rate was measured."""
 
     bytes_done: int
     bytes_total: int
@@ -52,7 +52,7 @@ class PullProgress:
 
 
 class _Meter:
-    """Adds up the bytes of all files; thread-safe. The rate is a mean over the whole pull: steady over many minutes."""
+    """Adds up the bytes of all files; thread-safe. The rate is the mean of the whole pull, which fluctuates little."""
 
     def __init__(self, total: int, on_progress: Callable[[PullProgress], None], cancelled: Callable[[], bool]) -> None:
         self._lock = threading.Lock()
@@ -64,11 +64,11 @@ class _Meter:
 
     @property
     def has_fetched(self) -> bool:
-        """Whether this pull has received anything from the hub."""
+        """Whether this pull has received bytes from the hub."""
         return self._n_fetched > 0
 
     def check(self) -> None:
-        """Raises Cancelled when the pull is to stop."""
+        """Raise Cancelled when the pull was cancelled."""
         if self._cancelled():
             raise Cancelled("the download was stopped; what has arrived is kept and the next pull goes on from there")
 
@@ -79,7 +79,7 @@ class _Meter:
             time.sleep(min(0.2, left))
 
     def add(self, n_bytes: int, note: str, *, fetched: bool = True) -> None:
-        """Count bytes of the file `note`; those not `fetched` were there from an earlier pull and say no speed."""
+        """Count bytes of the file `note`. fetched: False for bytes of an earlier pull, which do not count as speed."""
         self.check()
         with self._lock:
             self.done += n_bytes
@@ -99,11 +99,11 @@ def pull(
     cancelled: Callable[[], bool] = lambda: False,
     manifest: Manifest | None = None,
 ) -> list[Path]:
-    """Download what is missing of a profile and verify all of it; returns the files' paths.
+    """Download the missing files of a profile and verify all its files; returns their paths.
 
-    Files that are there and right are not fetched again; a file that was cut off goes on where it stopped. Raises
-    DiskFull before anything is fetched when there is no room, WeightsError with file and reason when the hub refuses
-    or what arrived is not what was published, Cancelled when `cancelled()` says so.
+    Complete and correct files are not downloaded again; a partial file is resumed. Raises DiskFull before the first
+    download when the disk has too little space, WeightsError with file and reason when the hub refuses or a checksum
+    is wrong, Cancelled when `cancelled()` returns True.
     """
     manifest = manifest or load_manifest()
     files = manifest.profile_files(profile)
@@ -134,7 +134,7 @@ def _fetch_all(
 
 @contextmanager
 def _quiet_library() -> Iterator[None]:
-    """Keep huggingface_hub's lines about its own retries off the terminal: errors end in one sentence of ours."""
+    """Silence huggingface_hub's log lines about its retries; a final error is reported in one sentence of ours."""
     logger = logging.getLogger("huggingface_hub")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -153,7 +153,7 @@ def _raise_first(jobs: list[Future[None]]) -> None:
 
 
 def _sizes(manifest: Manifest, files: list[WeightFile]) -> dict[str, int]:
-    """True sizes: the manifest's where exact, else the hub's, so that the bar and the room check are honest."""
+    """Exact sizes in bytes for the progress and the disk check: from the manifest where exact, else from the hub."""
     sizes: dict[str, int] = {}
     for file in files:
         sizes[file.path] = file.size_bytes
@@ -166,8 +166,8 @@ def _sizes(manifest: Manifest, files: list[WeightFile]) -> dict[str, int]:
 
 
 def hub_endpoint() -> str | None:
-    """The hub's address where HF_ENDPOINT sets another one."""
-    # Read at call time: huggingface_hub itself reads the variable only once, at import.
+    """The hub's address from HF_ENDPOINT, or None for the default hub."""
+    # Read at each call: huggingface_hub itself reads the variable only once, at import.
     return os.environ.get("HF_ENDPOINT") or None
 
 
@@ -186,7 +186,7 @@ def _fetch(manifest: Manifest, file: WeightFile, weights_dir: Path, meter: _Mete
     source = manifest.sources[file.source]
     path = manifest.local_path(file, weights_dir)
     if path.is_file():
-        path.unlink()  # it was found damaged; hf_hub_download would take it for done
+        path.unlink()  # the file is damaged; hf_hub_download would treat it as complete
     for attempt in range(TRIES):
         before = meter.done
         try:
@@ -216,7 +216,7 @@ def _fetch(manifest: Manifest, file: WeightFile, weights_dir: Path, meter: _Mete
 
 
 def _bar_for(meter: _Meter, path: str) -> type[Any]:
-    """A tqdm class that adds a file's bytes to the one overall meter and draws nothing itself."""
+    """A tqdm class that adds a file's bytes to the overall meter and draws no bar."""
 
     class _Bar(tqdm):  # type: ignore[misc]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -235,7 +235,7 @@ def _bar_for(meter: _Meter, path: str) -> type[Any]:
 
 
 class Interrupted(WeightsError):
-    """The transfer broke off; another try goes on where it stopped."""
+    """The transfer was interrupted; another attempt resumes it."""
 
 
 class OutOfReach(Interrupted):
@@ -243,7 +243,7 @@ class OutOfReach(Interrupted):
 
 
 def _no_connection(error: BaseException | None) -> bool:
-    """Whether the HTTP library below huggingface_hub could not connect. Releases differ in which library that is."""
+    """Whether huggingface_hub's HTTP library could not connect. Its releases use different HTTP libraries."""
     return any(kind.__name__ in ("ConnectError", "ConnectTimeout", "ConnectionError") for kind in type(error).__mro__)
 
 
@@ -260,7 +260,7 @@ def explained(manifest: Manifest, file: WeightFile) -> Iterator[None]:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(f"the disk filled up while {name} was arriving; free some space and pull again") from error
-        # The library calls this a kind of "not found": it looked into its own cache after the hub did not answer.
+        # huggingface_hub reports this as "not found": after the hub did not answer, it searched its own cache.
         if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError)) or _no_connection(error):
             raise OutOfReach(
                 f"the model hub at {hub_endpoint() or 'https://huggingface.co'} cannot be reached for {name}. "

@@ -1,9 +1,10 @@
-"""What weights there are: every file by repository, revision, path, size and SHA-256 where known, and the profiles.
+"""The list of weights: every file by repository, revision, path, size and SHA-256 where known, and the profiles.
 
 Reads weights/manifest.json, which the project ships. Knows no network (download.py) and no engine.
 
-The published quant_models folder has no `infinitetalk_single_fp8_lora` and no `t5_int8`: there is no single fp8-fast
-profile, and int8 profiles take the fp8 text encoder.
+A profile is a named set of files that one engine needs. The published quant_models folder has neither
+`infinitetalk_single_fp8_lora` nor `t5_int8`: therefore there is no single-person fp8-fast profile, and int8 profiles
+use the fp8 text encoder.
 """
 
 import functools
@@ -30,7 +31,7 @@ class Source(BaseModel):
 
 
 class WeightFile(BaseModel):
-    """One file. `size_exact` is False where only the published rounded size is known; the hub then decides."""
+    """One file. size_exact: False where only the rounded published size is known; the hub's size then counts."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -65,7 +66,7 @@ class Manifest(BaseModel):
     profiles: dict[str, Profile]
 
     def profile(self, name: str) -> Profile:
-        """The profile of that name; raises InvalidInput that lists the names there are."""
+        """The profile of that name. Raises InvalidInput that lists the existing names."""
         if name not in self.profiles:
             raise InvalidInput(
                 f"there is no weights profile {name!r}; the profiles are: {', '.join(self.profiles)}", field="profile"
@@ -76,11 +77,11 @@ class Manifest(BaseModel):
         return [self.files[key] for key in self.profile(name).files]
 
     def size_bytes(self, name: str) -> int:
-        """Bytes to download for a profile, from the sizes in the manifest."""
+        """The download size of a profile in bytes, from the sizes in the manifest."""
         return sum(file.size_bytes for file in self.profile_files(name))
 
     def licence_notices(self, name: str) -> list[str]:
-        """One sentence for each part of a profile whose licence a person has to read before the download."""
+        """One sentence for each source of a profile whose licence the user has to read before the download."""
         sources = dict.fromkeys(file.source for file in self.profile_files(name))
         return [
             f"{self.sources[key].what} comes under {self.sources[key].licence}"
@@ -89,7 +90,7 @@ class Manifest(BaseModel):
         ]
 
     def folder(self, file: WeightFile, weights_dir: Path) -> Path:
-        """The folder that mirrors the file's repository."""
+        """The local folder that mirrors the file's repository."""
         return weights_dir / self.sources[file.source].folder
 
     def local_path(self, file: WeightFile, weights_dir: Path) -> Path:
@@ -98,7 +99,7 @@ class Manifest(BaseModel):
 
 @functools.cache
 def load_manifest(path: Path | None = None) -> Manifest:
-    """The shipped manifest, or the one at `path`, read once; raises WeightsError when it cannot be read."""
+    """The manifest at `path`, or the shipped one, read once. Raises WeightsError when it cannot be read."""
     try:
         return Manifest.model_validate_json((path or bundled("manifest.json")).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

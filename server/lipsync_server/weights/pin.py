@@ -1,8 +1,8 @@
-"""Writes the hub's present commits, sizes and checksums into a manifest: `python -m lipsync_server.weights.pin FILE`.
+"""Writes the hub's current commits, sizes and checksums into a manifest: `python -m lipsync_server.weights.pin FILE`.
 
-A manifest whose revisions are branches (`main`) follows the hub: a file that its owner replaces arrives unnoticed. A
-pinned manifest names commits and SHA-256 sums, so everybody gets the bytes that were tested. For the person who makes a
-release, on a machine that reaches the hub; the server never does this.
+A manifest whose revisions are branches (`main`) follows the hub: when an owner replaces a file, users download the new
+file without notice. A pinned manifest names commits and SHA-256 sums, so that everybody gets the tested bytes. The
+person who makes a release runs this on a machine that reaches the hub; the server never runs it.
 """
 
 import argparse
@@ -22,7 +22,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 def pinned(manifest: Manifest) -> Manifest:
     """`manifest` with a commit for every source, and with the true size and the SHA-256 of every file.
 
-    The hub knows the SHA-256 of large files only; the commit holds the small ones. Raises WeightsError.
+    The hub publishes the SHA-256 of large files only; the commit fixes the content of small ones. Raises WeightsError.
     """
     commits: dict[str, str] = {}
     files = {}
@@ -51,7 +51,7 @@ def moving_sources(manifest: Manifest) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Pin a weights manifest to what the hub has now.")
+    parser = argparse.ArgumentParser(description="Pin a weights manifest to the hub's current commits and checksums.")
     parser.add_argument("manifest", type=Path)
     path: Path = parser.parse_args().manifest
     text = json.dumps(pinned(load_manifest(path)).model_dump(mode="json"), indent=1, ensure_ascii=False)

@@ -1,7 +1,7 @@
-"""Is what lies on disk what was published? SHA-256 against the manifest, or against what the hub said it sent.
+"""Verifies files on disk by SHA-256, against the manifest or against the checksum that the hub sent with the file.
 
-Twenty gigabytes take a minute to hash, so a check is remembered by size and time stamp (.verified.json in the weights
-folder) and not repeated for a file that has not changed. Knows no network.
+Hashing twenty gigabytes takes a minute, so that the result is stored with the file's size and time stamp
+(.verified.json in the weights folder) and reused while both are unchanged. Knows no network.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Checked:
-    """What was found of one file. `present`: the file is there, but nobody published a checksum to compare with."""
+    """The result for one file. `present`: the file exists, but no checksum was published to compare with."""
 
     file: WeightFile
     path: Path
@@ -34,7 +34,7 @@ class Checked:
 
 
 def sha256_of(path: Path, on_bytes: Callable[[int], None] = lambda _: None) -> str:
-    """Hex SHA-256 of a file, read in blocks; `on_bytes` gets the size of each."""
+    """The SHA-256 of a file in hex, read in blocks. on_bytes: called with the size of each block in bytes."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(_BLOCK_BYTES):
@@ -44,7 +44,7 @@ def sha256_of(path: Path, on_bytes: Callable[[int], None] = lambda _: None) -> s
 
 
 def expected_sha256(file: WeightFile, folder: Path) -> str | None:
-    """The manifest's checksum, else the one that the hub announced when it sent the file (large files only)."""
+    """The manifest's checksum, else the checksum that the hub sent with the file (large files only)."""
     if file.sha256:
         return file.sha256
     metadata = read_download_metadata(folder, file.path)
@@ -56,7 +56,7 @@ def expected_sha256(file: WeightFile, folder: Path) -> str | None:
 def check_file(
     manifest: Manifest, file: WeightFile, weights_dir: Path, on_bytes: Callable[[int], None] = lambda _: None
 ) -> Checked:
-    """Compare one file with what was published; a file that has not changed since its last check is not read again."""
+    """Compare one file with its published size and checksum. A file unchanged since the last check is not read."""
     path = manifest.local_path(file, weights_dir)
     if not path.is_file():
         return Checked(file, path, "missing", "not downloaded")
@@ -76,7 +76,7 @@ def check_file(
 
 
 def profile_complete(manifest: Manifest, profile: str, weights_dir: Path) -> bool:
-    """Whether every file of a profile is there with a plausible size. Cheap: nothing is hashed."""
+    """Whether every file of a profile exists with a plausible size. Fast, because no file is hashed."""
     for file in manifest.profile_files(profile):
         path = manifest.local_path(file, weights_dir)
         if not path.is_file() or (file.size_exact and path.stat().st_size != file.size_bytes):

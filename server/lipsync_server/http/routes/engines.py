@@ -1,4 +1,4 @@
-"""GET /v1/engines: what this server can do, its limits and defaults; GET /v1/me: the cheap authorised route."""
+"""GET /v1/engines: engines, limits and defaults of this server. GET /v1/me: a cheap route to test a token."""
 
 from aiohttp import web
 
@@ -69,7 +69,7 @@ ROUTES = (
         "GET",
         "/v1/engines",
         engines,
-        "What this server can do",
+        "List the engines",
         answers={200: Answer("Engines, workers, limits and defaults.", schemas.Engines)},
         tag="server",
     ),
@@ -78,7 +78,7 @@ ROUTES = (
         "/v1/me",
         me,
         "Check a token",
-        answers={200: Answer("The token is good.", schemas.Me)},
+        answers={200: Answer("The token is valid.", schemas.Me)},
         tag="server",
     ),
 )

@@ -1,7 +1,8 @@
 """GET /v1/jobs/{id}/events: the job as server-sent events until it has ended.
 
-Every event carries the whole job, so a client that missed some, or connects again, needs nothing else. `progress` while
-it waits and runs, `end` at last. A comment line now and then keeps proxies from cutting a quiet connection.
+Every event carries the whole job, so that a client which missed events, or connects again, needs no other request. The
+event is `progress` while the job waits and runs, and `end` once it has ended. A comment line at intervals keeps proxies
+from closing a quiet connection.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ async def events(request: web.Request) -> web.StreamResponse:
             }
         )
         await response.prepare(request)
-        with suppress(ConnectionError):  # a caller may leave at any moment; that is no fault
+        with suppress(ConnectionError):  # a caller may hang up at any moment; that is no error
             await _send(request, job, response)
         return response
 
@@ -55,7 +56,7 @@ async def _send(request: web.Request, job: Job, response: web.StreamResponse) ->
             began = time.monotonic()
             if not await set_within(changed, _HEARTBEAT_S):
                 await response.write(b": still here\n\n")
-            # A change that comes sooner waits for its turn; the newest state is sent then.
+            # Changes within the interval are merged: only the newest state is sent when the interval ends.
             await asyncio.sleep(max(0.0, _AT_MOST_EVERY_S - (time.monotonic() - began)))
     await response.write_eof()
 

@@ -1,6 +1,6 @@
 """Liveness and readiness, for people, containers and load balancers. Public; on the health port as well.
 
-Answers from memory only, so that it answers while everything else is busy.
+These routes read memory only, so that they answer while the disk, the database and the workers are busy.
 """
 
 from dataclasses import asdict
@@ -24,7 +24,7 @@ async def readyz(request: web.Request) -> web.StreamResponse:
 
 
 async def ping(request: web.Request) -> web.StreamResponse:
-    """RunPod's load balancer: 200 healthy, 204 still starting."""
+    """The health check of RunPod's load balancer: 200 means healthy, 204 still starting."""
     return web.Response(status=200 if request.app[keys.READINESS]().ready else 204)
 
 
@@ -33,7 +33,7 @@ ROUTES = (
         "GET",
         "/healthz",
         healthz,
-        "Is the server alive",
+        "Liveness: does the server answer",
         answers={200: Answer("It is.", schemas.Health)},
         tag="server",
         public=True,
@@ -42,7 +42,7 @@ ROUTES = (
         "GET",
         "/readyz",
         readyz,
-        "Would a job start now",
+        "Readiness: would a job start now",
         answers={
             200: Answer("Ready.", schemas.Readiness),
             503: Answer("Weights are downloading or an engine is loading; the answer says how far.", schemas.Readiness),
@@ -54,7 +54,7 @@ ROUTES = (
         "GET",
         "/ping",
         ping,
-        "Ready or not, without a body",
+        "Readiness without a body",
         answers={200: Answer("Ready.", empty=True), 204: Answer("Still loading.", empty=True)},
         tag="server",
         public=True,

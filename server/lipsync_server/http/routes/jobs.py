@@ -1,4 +1,4 @@
-"""Jobs over HTTP: make, list, look, fetch the video, mark collected, cancel or delete.
+"""Jobs over HTTP: create, list, read, fetch the video, mark as collected, cancel or delete.
 
 Knows the queue and the wire format. Holds no state.
 """
@@ -66,7 +66,7 @@ async def delete(request: web.Request) -> web.StreamResponse:
         try:
             job = await queue.cancel(job.id)
         except Conflict:
-            # It ended this very moment, and so the wish is to delete it.
+            # The job ended between the two calls, so DELETE now means: delete the job.
             job = await queue.store.get(job.id)
         else:
             return answer(await shown(request, job), status=200 if job.final else 202)
@@ -95,7 +95,7 @@ _LOCATION = {"Location": "The job."}
 _PAGING = (
     Parameter("state", "query", "Only jobs in this state.", {"type": "string", "enum": list(STATES)}),
     Parameter("limit", "query", "Jobs on a page.", {"type": "integer", "minimum": 1, "maximum": _MAX_PAGE}),
-    Parameter("after", "query", "The last id of the page before.", {"type": "string", "maxLength": 64}),
+    Parameter("after", "query", "The last id of the previous page.", {"type": "string", "maxLength": 64}),
 )
 _KEEP = Parameter(
     "Lipsync-Keep",
@@ -129,7 +129,7 @@ ROUTES = (
         "GET",
         "/v1/jobs/{job_id}",
         show,
-        "Look at a job",
+        "Read a job",
         answers={200: Answer("The job.", schemas.Job)},
         problems=(404, 410),
         parameters=(JOB_ID,),
@@ -154,9 +154,9 @@ ROUTES = (
         "Fetch the video",
         answers={
             200: Answer("The video.", media_type="video/mp4", headers={"ETag": "Changes never."}),
-            206: Answer("The asked part of the video.", media_type="video/mp4"),
-            304: Answer("The caller has it already.", empty=True),
-            412: Answer("If-Match names another file.", empty=True),
+            206: Answer("The requested part of the video.", media_type="video/mp4"),
+            304: Answer("The caller's copy is current.", empty=True),
+            412: Answer("If-Match names another version of the file.", empty=True),
             416: Answer("The file has no such part.", empty=True),
         },
         problems=(404, 409, 410),
@@ -167,7 +167,7 @@ ROUTES = (
         "POST",
         "/v1/jobs/{job_id}/collected",
         collected,
-        "Say that the video was picked up",
+        "Mark the video as collected",
         answers={200: Answer("The job, with the time at which its video is deleted.", schemas.Job)},
         problems=(404, 409, 410),
         parameters=(JOB_ID,),

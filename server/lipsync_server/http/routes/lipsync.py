@@ -1,7 +1,7 @@
-"""POST /lipsync: picture and recording in, the video out, in one request.
+"""POST /lipsync: one request that sends a picture and a recording and receives the video.
 
-The contract that people have in their workflows. The job behind it is a job like any other: when the caller hangs up
-it goes on, and its video is kept and can be collected by the id in `Lipsync-Job-Id`.
+Existing workflows use this route, so its form does not change. It makes an ordinary job: when the caller hangs up, the
+job goes on, and the video can be fetched later with the id from the header `Lipsync-Job-Id`.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ def _ended(job: Job, request: web.Request) -> JobEnded:
 
 
 def _wait_s(request: web.Request) -> float | None:
-    """Seconds to wait for the video: 0 answers at once with the job, None waits to the end. See RFC 7240."""
+    """Seconds to wait for the video: 0 answers at once with the job, None waits until the job ends. See RFC 7240."""
     timeout_s = request.app[keys.SETTINGS].sync_timeout_s or None
     preferences = [part.strip().lower() for part in ",".join(request.headers.getall("Prefer", [])).split(",")]
     if "respond-async" not in preferences:
@@ -81,7 +81,7 @@ ROUTES = (
             200: Answer(
                 "The video, as attachment `lipsync.mp4`.",
                 media_type="video/mp4",
-                headers={"Lipsync-Job-Id": "The job that made it."},
+                headers={"Lipsync-Job-Id": "The id of the job that made the video."},
             ),
             202: Answer("The job goes on: see `Location`.", schemas.Job, headers={"Location": "The job."}),
         },

@@ -1,4 +1,4 @@
-"""The web page: `/` and the files beside it, as they lie in page/. No build step, no template, no other host.
+"""The web page at `/` and its files, served unchanged from page/. No build step, no template, no other host.
 
 The page's files are served at page/NAME, so that index.html at `/` names them by relative references and works behind
 a path prefix.
@@ -13,7 +13,7 @@ from lipsync_server.http.routing import Answer, Parameter, Route
 from lipsync_server.paths import SAMPLES_DIR
 
 PAGE_DIR = Path(__file__).parent.parent / "page"
-# A picture and a recording to try the server with, beside the page's own files.
+# A sample picture and recording to try the server with.
 _SAMPLES = (SAMPLES_DIR / "portrait.jpg", SAMPLES_DIR / "speech.wav")
 _FILES = {path.name: path for path in (*sorted(PAGE_DIR.iterdir()), *_SAMPLES) if path.is_file()}
 SECURITY_HEADERS = {

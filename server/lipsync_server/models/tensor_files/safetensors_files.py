@@ -1,36 +1,26 @@
-"""Safetensors files as one checked collection: headers are read first, tensors one at a time when asked for.
+"""Model files as one checked collection: headers are read first, tensors one at a time when asked for.
 
 A .safetensors file begins with the length of a JSON header, which lists each tensor's type, shape and bytes; the data
 follow. So a wrong or truncated download is found from the header, before the tensors are read. A shard is one of
-several files that make up one model. Knows the header and the names of the published shards. Does not know the model.
+several files that make up one model. GGUF files may be among them (gguf_files.py). Knows the header and the names of
+the published shards. Does not know the model.
 """
 
 import json
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lipsync_server.errors import WeightsError
+from lipsync_server.models.tensor_files.entries import Entry
+from lipsync_server.models.tensor_files.gguf_files import GgufFile, is_gguf
 
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
 _MAX_HEADER_BYTES = 100_000_000
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One stored tensor: where, its safetensors type name, its shape and its size."""
-
-    file: Path
-    key: str
-    dtype: str
-    shape: tuple[int, ...]
-    begin: int
-    n_bytes: int
 
 
 def read_header(path: Path) -> list[Entry]:
@@ -64,6 +54,11 @@ def read_header(path: Path) -> list[Entry]:
     return sorted(entries, key=lambda entry: entry.begin)
 
 
+def read_entries(path: Path) -> list[Entry]:
+    """The tensors of a safetensors or a GGUF file in storage order; errors as read_header's."""
+    return GgufFile.open(path).entries if is_gguf(path) else read_header(path)
+
+
 def shards(folder: Path, stem: str = "diffusion_pytorch_model") -> list[Path]:
     """The safetensors files of a sharded model in `folder`, all of them or a WeightsError naming the first missing."""
     found = sorted(folder.glob(f"{stem}*.safetensors"))
@@ -92,26 +87,32 @@ def shard_of(folder: Path, key: str, stem: str = "diffusion_pytorch_model") -> P
 class WeightFiles:
     """Tensors of several files under one set of names."""
 
-    def __init__(self, paths: list[Path]) -> None:
+    def __init__(self, paths: list[Path], *, may_repeat: bool = False) -> None:
+        """Read the headers. may_repeat: files may share keys (markers), which `entries` then has of the last file."""
         self.paths = paths
         self.entries: dict[str, Entry] = {}
+        self._by_file: dict[Path, list[Entry]] = {}
         for path in paths:
-            for entry in read_header(path):
-                if entry.key in self.entries:
+            self._by_file[path] = read_entries(path)
+            for entry in self._by_file[path]:
+                if entry.key in self.entries and not may_repeat:
                     other = self.entries[entry.key].file.name
                     raise WeightsError(f"{path.name} and {other} both hold {entry.key}; only one may.")
                 self.entries[entry.key] = entry
 
     @property
     def n_bytes(self) -> int:
-        return sum(entry.n_bytes for entry in self.entries.values())
+        return sum(entry.n_bytes for entries in self._by_file.values() for entry in entries)
 
-    def __iter__(self) -> Iterator[tuple[Path, "OpenFile"]]:
+    def __iter__(self) -> Iterator[tuple[Path, "OpenFile | GgufFile"]]:
         """Each file, open, one after the other: at most one is mapped at a time."""
         for path in self.paths:
+            if is_gguf(path):
+                yield path, GgufFile.open(path)
+                continue
             try:
                 with safe_open(path, framework="pt") as handle:
-                    yield path, OpenFile(path, handle, [e for e in self.entries.values() if e.file == path])
+                    yield path, OpenFile(path, handle, self._by_file[path])
             except (OSError, SafetensorError) as error:
                 raise WeightsError(f"{path} cannot be read ({error}); download it again.") from error
 

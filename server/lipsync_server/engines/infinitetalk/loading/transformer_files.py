@@ -1,9 +1,10 @@
 """Loading InfiniteTalk's transformer from the published files.
 
-Knows the official names, the two layouts (Wan shards plus an InfiniteTalk adapter; one optimum-quanto file with its
-map), and how a stored tensor becomes a parameter: cast, merged with LoRA files, rounded to 8 bits, sent to its device.
-Does not know the mathematics of the model or of rounding. Everything is checked from the files' headers before the
-first tensor is read; tensors then stream one at a time.
+Knows the official names, three layouts (Wan's shards or a single base file plus an InfiniteTalk file; one single file;
+one optimum-quanto file with its map), and how a stored tensor becomes a parameter: unpacked, cast, merged with LoRA
+files, rounded to 8 bits, sent to its device. Does not know the mathematics of the model or of rounding. Everything is
+checked from the files' headers before the first tensor is read. Then one tensor at a time is in host memory, unpacked
+to float32 where the file holds fewer bits: the largest of the published model takes 0.3 GB so.
 """
 
 import json
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lipsync_server.engines.infinitetalk.loading.lora import Lora, merge_all, read_lora
+from lipsync_server.engines.infinitetalk.loading.single_files import check_layout, config_of
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.model.offload import Offload, StreamedBlocks, place_weights
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
@@ -23,8 +25,16 @@ from lipsync_server.models.kernels.product_8bit import native_8bit
 from lipsync_server.models.kernels.rounding import dequantize_rows, quantize_rows
 from lipsync_server.models.layers.linear_8bit import QuantizedLinear, replace_linears
 from lipsync_server.models.quantization import EightBit, Quantization
+from lipsync_server.models.tensor_files.gguf_files import GgufFile
 from lipsync_server.models.tensor_files.joined_qkv import official_names, place_of, rows_of
-from lipsync_server.models.tensor_files.safetensors_files import OpenFile, WeightFiles, shard_of, shards
+from lipsync_server.models.tensor_files.layouts import Stored, read_layout
+from lipsync_server.models.tensor_files.safetensors_files import (
+    OpenFile,
+    WeightFiles,
+    read_entries,
+    shard_of,
+    shards,
+)
 
 Progress = Callable[[int, int], None]
 
@@ -121,36 +131,49 @@ def load_transformer(
 ) -> InfiniteTalkTransformer:
     """Load the model, ready to compute on `device`.
 
-    source: the Wan2.1-I2V-14B-480P folder, with `adapter` the InfiniteTalk file that is merged over it; or FlashTalk's
-        folder, which needs no adapter; or one quantised file (its .json map beside it), which needs neither.
-    config: read from the folder's config.json when None; for a quantised file the 14B sizes.
-    quant: round the blocks' linear layers of plain files to 8 bits while loading; quantised files keep their kind.
+    source: the Wan2.1-I2V-14B-480P folder or a single file of the base, with `adapter` the InfiniteTalk file beside
+        it; FlashTalk's folder, or one file with both, which need no adapter; or one quantised file (its .json map
+        beside it), which needs neither.
+    config: read from the folder's config.json when None, from the shapes in a single file; for a quantised file the
+        14B sizes.
+    quant: round the blocks' linear layers to 8 bits while loading; files with a map keep their kind. Weights that a
+        single file holds as float8_e4m3fn are kept to the bit with "fp8" and rounded anew with "int8".
     loras: files and scales, merged in this order.
     offload: "none", "blocks", or how many blocks stay on the device (offload.py).
     exact: 8-bit weights are multiplied in the activations' type instead of in 8 bits.
     progress: called with bytes done and bytes in all.
     """
     device = torch.device(device)
-    if source.is_dir():
-        config = config or TransformerConfig.from_json(source / "config.json")
-        files, stored = WeightFiles([*shards(source), *([] if adapter is None else [adapter])]), {}
-        if adapter is None and not any(is_adapter(name) for name in files.entries):
-            raise WeightsError(
-                "the InfiniteTalk adapter file (single/ or multi/infinitetalk.safetensors) is needed too."
-            )
-        shapes = official_shapes(config)
-    else:
+    has_map = source.is_file() and adapter is None and source.with_suffix(".json").is_file()
+    if has_map or (not source.is_dir() and adapter is None and _is_quanto(source)):
         config = config or TransformerConfig()
         shapes = official_shapes(config)
         files, stored = WeightFiles([source]), read_quant_map(source, shapes)
-    check(files, shapes, stored)
+        check(files, shapes, stored)
+        layout: Mapping[str, Stored] = {}
+    else:
+        paths = [*(shards(source) if source.is_dir() else [source]), *([] if adapter is None else [adapter])]
+        layout, files, stored = read_layout(paths), WeightFiles(paths, may_repeat=True), {}
+        if adapter is None and not any(is_adapter(name) for name in layout):
+            raise WeightsError(
+                f"{source}: the InfiniteTalk adapter file (single/ or multi/infinitetalk.safetensors) is needed too."
+            )
+        if config is None:
+            config = TransformerConfig.from_json(source / "config.json") if source.is_dir() else config_of(layout)
+        shapes = official_shapes(config)
+        check_layout(layout, shapes, lambda name: _holder(source, adapter, name))
     merged = [read_lora(path, scale, shapes) for path, scale in loras]
 
     model, finish, writer = _prepare(config, stored, quant, device, dtype, offload, merged)
     done, total = 0, files.n_bytes
-    for _, file in files:
+    by_key = {(stored_as.entry.file, stored_as.entry.key): name for name, stored_as in layout.items()}
+    for path, file in files:
         for entry in file.entries:
-            writer.read(file, entry.key)
+            name = by_key.get((path, entry.key))
+            if name is not None:
+                writer.put(name, *layout[name].read(file))
+            elif not layout:
+                writer.read(file, entry.key)
             done += entry.n_bytes
             if progress:
                 progress(done, total)
@@ -158,6 +181,17 @@ def load_transformer(
     set_activations(model, device, exact=exact)
     model.set_attention(attention, attention_density)
     return model
+
+
+def _is_quanto(path: Path) -> bool:
+    return any(entry.key.endswith("._data") for entry in read_entries(path))
+
+
+def _holder(source: Path, adapter: Path | None, name: str) -> Path:
+    """The file that should hold this parameter."""
+    if adapter is not None and is_adapter(name):
+        return adapter
+    return (shard_of(source, name) or source) if source.is_dir() else source
 
 
 def fill_transformer(
@@ -234,7 +268,7 @@ class _Writer:
         self._device, self._dtype, self._loras = device, dtype, loras
         self._changed = frozenset[str]().union(*(lora.targets for lora in loras))
 
-    def read(self, file: OpenFile, key: str) -> None:
+    def read(self, file: OpenFile | GgufFile, key: str) -> None:
         """Store the tensor `key` of a file; a quantised weight is handled at its `_data`, together with its scale."""
         if key.endswith((".input_scale", ".output_scale", "._scale")):
             return
@@ -246,15 +280,15 @@ class _Writer:
         place = place_of(name)
         module = self._modules[place.module]
         if isinstance(module, QuantizedLinear) and place.parameter == "weight":
-            if scale is None or name in self._changed:
+            if scale is None or name in self._changed or tensor.dtype != module.data.dtype:
                 tensor, scale = quantize_rows(self._merged(name, self._plain(tensor, scale).float()), module.kind)
             rows_of(module.data, place.part).copy_(tensor)
             rows_of(module.scale, place.part).copy_(scale)
             return
         target = rows_of(cast(Tensor, getattr(module, place.parameter)), place.part)
         if scale is not None or name in self._changed:
-            tensor = self._merged(name, self._plain(tensor, scale))
-        target.copy_(tensor)
+            tensor = self._merged(name, self._plain(tensor, scale).view_as(target))
+        target.copy_(tensor.view_as(target))
 
     def _plain(self, tensor: Tensor, scale: Tensor | None) -> Tensor:
         """The stored weight as a float tensor of the model's type on the device that computes."""
@@ -262,7 +296,8 @@ class _Writer:
         if scale is None:
             return tensor.to(self._dtype)
         # Rounded weights keep all their bits until they have been merged and rounded again.
-        return dequantize_rows(tensor, scale.to(self._device), torch.float32)
+        rows = tensor.reshape(len(tensor), -1) if tensor.ndim else tensor.reshape(1, 1)
+        return dequantize_rows(rows, scale.to(self._device), torch.float32).view(tensor.shape)
 
     def _merged(self, name: str, weight: Tensor) -> Tensor:
         return merge_all(self._loras, name, weight) if name in self._changed else weight

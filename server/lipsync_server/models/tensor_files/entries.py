@@ -1,0 +1,16 @@
+"""One stored tensor of a model file, as the file's header describes it. No format and no torch here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One stored tensor: where, the format's own name of its type, its shape, and its place and size in bytes."""
+
+    file: Path
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    n_bytes: int

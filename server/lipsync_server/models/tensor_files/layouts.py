@@ -1,0 +1,148 @@
+"""One set of names and scales for the layouts in which other programs store a model.
+
+The same weights are published with a prefix before each name (`model.diffusion_model.`), in 16 bits, in 8 bits with a
+scale beside the weight, or without one. ComfyUI and its Wan wrapper write
+
+    NAME.weight         float8_e4m3fn, float8_e5m2 or int8
+    NAME.scale_weight   (or NAME.weight_scale) one number, or one for each row: weight = stored * scale
+    NAME.comfy_quant    JSON as bytes: how the weight is stored
+    scaled_fp8          an empty tensor that marks the file
+
+`read_layout` gives each parameter its plain name and its scale. Knows no model: the caller compares names and shapes.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lipsync_server.errors import WeightsError
+from lipsync_server.models.tensor_files import gguf_files
+from lipsync_server.models.tensor_files.entries import Entry
+from lipsync_server.models.tensor_files.gguf_files import GgufFile
+from lipsync_server.models.tensor_files.safetensors_files import OpenFile, read_entries
+
+FLOATS = ("F32", "BF16", "F16", "F64")
+EIGHT_BIT = ("F8_E4M3", "F8_E5M2", "I8")
+_PREFIX = re.compile(r"^(?:model\.diffusion_model\.|diffusion_model\.|_orig_mod\.|transformer\.(?!block))+")
+_SCALES = (".scale_weight", ".weight_scale")
+_UNUSED = (".scale_input", ".input_scale", ".comfy_quant")
+_MARKER = "scaled_fp8"
+# Formats of a `comfy_quant` tensor whose weights are stored * scale.
+_SCALED_FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One parameter in a file, and the tensor with its scale."""
+
+    entry: Entry
+    scale: Entry | None = None
+
+    @property
+    def is_eight_bit(self) -> bool:
+        return self.entry.dtype in EIGHT_BIT
+
+    def read(self, file: OpenFile | GgufFile) -> tuple[Tensor, Tensor | None]:
+        """The stored tensor, and for 8-bit ones a float32 scale for each row, (rows, 1), else None."""
+        tensor = file.tensor(self.entry.key)
+        if not self.is_eight_bit:
+            return tensor, None
+        scale = torch.ones(1) if self.scale is None else file.tensor(self.scale.key).float()
+        return tensor, scale.reshape(-1, 1).expand(tensor.shape[0] if tensor.ndim else 1, 1)
+
+    def plain(self, file: OpenFile | GgufFile) -> Tensor:
+        """The parameter as floats: scaled ones in float32, others in the type of the file."""
+        tensor, scale = self.read(file)
+        if scale is None:
+            return tensor
+        return tensor.float() * scale.reshape(-1, *(1 for _ in tensor.shape[1:]))
+
+
+def plain_name(key: str) -> str:
+    """The key without the prefixes that other programs put before a model's own names."""
+    return _PREFIX.sub("", key)
+
+
+def read_layout(paths: Iterable[Path]) -> dict[str, Stored]:
+    """Plain parameter names -> where they are stored, for the files of one model together.
+
+    Raises WeightsError naming file and tensor for a parameter in two files, a scale without its weight or of another
+    length, and for weights stored in a way that is not read here.
+    """
+    found: dict[str, Stored] = {}
+    for path in paths:
+        entries = {plain_name(entry.key): entry for entry in read_entries(path)}
+        for name, stored in _of_one_file(path, entries).items():
+            if name in found:
+                raise WeightsError(f"{path.name} and {found[name].entry.file.name} both hold {name}; only one may.")
+            found[name] = stored
+    return found
+
+
+def _of_one_file(path: Path, entries: Mapping[str, Entry]) -> dict[str, Stored]:
+    scales: dict[str, Entry] = {}
+    for name, entry in entries.items():
+        for ending in _SCALES:
+            if name.endswith(ending):
+                weight = f"{name.removesuffix(ending)}.weight"
+                if weight not in entries:
+                    raise WeightsError(f"{path} holds {entry.key} without its weight; download the file again.")
+                scales[weight] = entry
+    stored: dict[str, Stored] = {}
+    for name, entry in entries.items():
+        if name == _MARKER or name.endswith((*_SCALES, *_UNUSED)):
+            continue
+        layer = name.removesuffix(".weight")
+        format_of = entries.get(f"{layer}.comfy_quant")
+        _check_type(entry, scales.get(name), format_of)
+        # A scale beside a float is a remainder of the conversion and changes nothing in the programs that wrote it.
+        stored[name] = Stored(entry, scales.get(name) if entry.dtype in EIGHT_BIT else None)
+    return stored
+
+
+def _check_type(entry: Entry, scale: Entry | None, format_of: Entry | None) -> None:
+    if entry.dtype in FLOATS or entry.dtype in gguf_files.READABLE:
+        return
+    if entry.dtype not in EIGHT_BIT:
+        raise WeightsError(
+            f"{entry.file}: {entry.key} is stored as {entry.dtype}, expected {', '.join((*FLOATS, *EIGHT_BIT))} or a "
+            "GGUF type from Q2_K to Q8_0. Download the model in one of these."
+        )
+    rows = entry.shape[0] if entry.shape else 1
+    n_scales = 1
+    for size in scale.shape if scale is not None else ():
+        n_scales *= size
+    if n_scales not in (1, rows):
+        raise WeightsError(
+            f"{entry.file}: {scale.key if scale else ''} has {n_scales} numbers for a weight of {rows} rows; one, or "
+            "one for each row, is read here."
+        )
+    if format_of is not None:
+        described = _description(format_of)
+        if described.get("format") not in _SCALED_FORMATS or described.get("convrot"):
+            raise WeightsError(
+                f"{entry.file}: {entry.key} is stored as {json.dumps(described)}, which is not read here. Download "
+                "the scaled fp8, the 16-bit or the GGUF file."
+            )
+    if entry.dtype == "I8" and (format_of is None or scale is None):
+        raise WeightsError(
+            f"{entry.file}: {entry.key} is stored as I8, and the file does not say with which scale. Is its .json map "
+            "missing?"
+        )
+
+
+def _description(entry: Entry) -> dict[str, object]:
+    from safetensors import safe_open
+
+    with safe_open(entry.file, framework="pt") as file:
+        held: Tensor = file.get_tensor(entry.key)
+    try:
+        described = json.loads(bytes(held.view(torch.uint8).tolist()))
+    except ValueError as error:
+        raise WeightsError(f"{entry.file}: {entry.key} cannot be read as JSON ({error}).") from error
+    return described if isinstance(described, dict) else {"format": described}

@@ -1,0 +1,89 @@
+"""The same weights as files of other programs: ComfyUI's and its Wan wrapper's single files, scaled fp8, and GGUF.
+
+Each function takes parameters under their official names in float32 and writes one file. The names come from public
+code (ComfyUI's `convert_old_quants` and `detect_layer_quantization`, ComfyUI-GGUF's loader); no published file was
+read to write them.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lipsync_server.random_models.gguf_blocks import pack_rows
+
+Eight = Literal["e4m3", "e5m2"]
+_EIGHT = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
+_LARGEST = {"e4m3": 448.0, "e5m2": 57344.0}
+
+
+def save_single(
+    parameters: Mapping[str, Tensor], path: Path, *, dtype: torch.dtype = torch.bfloat16, prefix: str = ""
+) -> None:
+    """All parameters in one type, each name behind `prefix`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({prefix + name: value.to(dtype).contiguous() for name, value in parameters.items()}, path)
+
+
+def save_scaled_fp8(
+    parameters: Mapping[str, Tensor],
+    path: Path,
+    *,
+    kind: Eight = "e4m3",
+    prefix: str = "",
+    scale: Literal["none", "one", "rows"] = "one",
+    scale_name: str = "scale_weight",
+    described: bool = False,
+) -> None:
+    """Linear layers in 8 bits, the rest in float16. scale: none (a plain cast), one number, or one for each row.
+
+    described: write a `comfy_quant` tensor for each layer, and no marker for the whole file.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, value in parameters.items():
+        if value.ndim != 2 or not name.endswith(".weight") or "embedding.embedding" in name:
+            tensors[prefix + name] = value.to(torch.float16).contiguous()
+            continue
+        layer = prefix + name.removesuffix(".weight")
+        if scale == "none":
+            tensors[prefix + name] = value.to(_EIGHT[kind])
+            continue
+        largest = value.abs().amax(dim=1, keepdim=True) if scale == "rows" else value.abs().max()
+        factor = (largest / _LARGEST[kind]).float()
+        tensors[prefix + name] = (value / factor).to(_EIGHT[kind])
+        tensors[f"{layer}.{scale_name}"] = factor
+        if described:
+            words = json.dumps({"format": f"float8_{kind}{'fn' if kind == 'e4m3' else ''}"}).encode()
+            tensors[f"{layer}.comfy_quant"] = torch.tensor(list(words), dtype=torch.uint8)
+    if scale != "none" and not described:
+        tensors[f"{prefix}scaled_fp8"] = torch.zeros(2, dtype=_EIGHT[kind])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path)
+
+
+def save_gguf(parameters: Mapping[str, Tensor], path: Path, kind: str, *, arch: str = "wan") -> None:
+    """Matrices in the block format `kind`, the rest in float32, five dimensions noted as ComfyUI-GGUF notes them."""
+    from gguf import GGMLQuantizationType, GGUFWriter
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = GGUFWriter(path, arch)
+    for name, value in parameters.items():
+        array = value.float().numpy()
+        if array.ndim > 4:
+            writer.add_array(f"comfy.gguf.orig_shape.{name}", list(array.shape))
+            array = array.reshape(array.shape[0], -1)
+            writer.add_tensor(name, array.astype(np.float16), raw_dtype=GGMLQuantizationType.F16)
+        elif array.ndim == 2 and name.endswith(".weight"):
+            packed, used = pack_rows(np.ascontiguousarray(array), kind)
+            writer.add_tensor(name, packed, raw_dtype=used)
+        else:
+            writer.add_tensor(name, np.ascontiguousarray(array))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

@@ -9,7 +9,6 @@ from pathlib import Path
 import aiohttp
 import av
 import numpy as np
-import psutil
 import pytest
 import soundfile
 from lipsync_server.random_models import infinitetalk as random_models
@@ -186,7 +185,7 @@ async def test_a_worker_killed_between_windows_goes_on_from_the_last_finished_on
     url = f"{server.url}/v1/jobs/{job['id']}"
     # The first window is durable once its checkpoint is; the encoder stores it while the second is being made.
     await _until(session, url, lambda now: any((home / "data").rglob("checkpoint-*.npz")))
-    workers = psutil.Process(server.process.pid).children()
+    workers = server.workers()
     assert len(workers) == 1
     workers[0].kill()
     workers[0].wait()

@@ -18,6 +18,7 @@ __all__ = ["ServerProcess", "free_port"]
 
 SUPPORT = Path(__file__).parent
 START_S = 60
+WORKER = "lipsync_server.workers.child"
 
 
 class ServerProcess(LocalServer):
@@ -66,10 +67,11 @@ class ServerProcess(LocalServer):
                 await asyncio.sleep(0.02)
 
     def workers(self) -> list[psutil.Process]:
+        """The processes that hold engines; decoder processes are children of the server too."""
         assert self.process is not None
         try:
-            children: list[psutil.Process] = psutil.Process(self.process.pid).children()
-            return children
+            children = psutil.Process(self.process.pid).children()
+            return [child for child in children if WORKER in child.cmdline()]
         except psutil.NoSuchProcess:
             return []
 

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import platform
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 
 from lipsync_server.daemon_threads import in_daemon_thread
@@ -82,7 +82,7 @@ class ProcessExecutor:
         name = f"process-{index}"
 
         def make_link() -> ChildLink:
-            return ChildLink(name, index, self._settings, self._registry, self._offer, self._limits.silence_s)
+            return ChildLink(name, index, self._settings, self._registry, lambda: self._offer, self._limits.silence_s)
 
         worker = EngineWorker(name, platform.node(), make_link, limits=self._limits, changed=self._idle.changed)
         worker.take_offer(self._offer)
@@ -127,7 +127,13 @@ class ChildLink:
     """The connection to one child process; see link.py."""
 
     def __init__(
-        self, name: str, index: int, settings: Settings, registry: Registry, offer: WorkerOffer, silence_s: float
+        self,
+        name: str,
+        index: int,
+        settings: Settings,
+        registry: Registry,
+        offer: Callable[[], WorkerOffer],
+        silence_s: float,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._offer, self._silence_s = offer, silence_s
@@ -141,7 +147,8 @@ class ChildLink:
         self._process.start()
         while not isinstance(await self._next(), messages.Started):
             pass
-        return self._offer
+        # Asked now: weights may have arrived while the process started.
+        return self._offer()
 
     async def why_silent(self) -> str:
         return ""

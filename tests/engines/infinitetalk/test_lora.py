@@ -107,14 +107,14 @@ def test_every_spelling_changes_the_layer_alike(
 
 def test_a_whole_file_as_published_changes_every_kind_of_layer(tmp_path: Path) -> None:
     """The kinds of keys in the public distillation files: pairs on linear layers and on the patch convolution,
-    differences of biases and norms, inside and outside of the blocks; modulation differences are left out, as there."""
+    differences of biases, norms and the blocks' modulation, inside and outside of the blocks."""
     g = torch.Generator().manual_seed(2)
 
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=g)
 
-    changed: dict[str, torch.Tensor] = {}
-    tensors: dict[str, torch.Tensor] = {"diffusion_model.blocks.0.diff_m": random(1, 6, TINY.dim)}
+    changed: dict[str, torch.Tensor] = {"blocks.0.modulation": random(1, 6, TINY.dim)}
+    tensors: dict[str, torch.Tensor] = {"diffusion_model.blocks.0.diff_m": changed["blocks.0.modulation"]}
     pairs = (
         "blocks.0.self_attn.k", "blocks.2.ffn.2", "blocks.1.cross_attn.v_img", "text_embedding.2", "time_projection.1",
         "img_emb.proj.1", "head.head", "patch_embedding",
@@ -128,7 +128,7 @@ def test_a_whole_file_as_published_changes_every_kind_of_layer(tmp_path: Path) -
     for layer in ("blocks.0.norm3", "blocks.0.cross_attn.norm_k_img", "blocks.2.self_attn.norm_q", "img_emb.proj.0"):
         tensors[f"diffusion_model.{layer}.diff"] = changed[f"{layer}.weight"] = random(*SHAPES[f"{layer}.weight"])
     lora = read_lora(write(tmp_path / "l.safetensors", tensors), 0.7, SHAPES)
-    assert lora.ignored == ("diffusion_model.blocks.0.diff_m",)
+    assert lora.ignored == ()
     assert lora.targets == changed.keys()
     for name, difference in changed.items():
         weight = random(*SHAPES[name])
@@ -176,7 +176,7 @@ def refused(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> str:
 def test_files_that_do_not_fit_are_refused_by_name_and_key(tmp_path: Path) -> None:
     down, up = pair()
     q = "diffusion_model.blocks.0.self_attn.q"
-    assert "changes nothing" in refused(tmp_path, {"blocks.0.modulation.diff_m": down})
+    assert "changes nothing" in refused(tmp_path, {"blocks.0.self_attn.q.unheard_of": down})
     assert f"{q}.lora_down.weight without its up half" in refused(tmp_path, {f"{q}.lora_down.weight": down})
     assert "blocks.9.self_attn.q" in refused(tmp_path, {q.replace("0", "9", 1) + ".lora_down.weight": down})
     wrong = {f"{q}.lora_down.weight": down[:, :-1], f"{q}.lora_up.weight": up}
@@ -194,3 +194,94 @@ def test_files_that_do_not_fit_are_refused_by_name_and_key(tmp_path: Path) -> No
 def test_styles_that_the_reference_ignores_are_read_or_refused() -> None:
     with pytest.raises(WeightsError, match=r"blocks\.0\.self_attn\.o\.lora_down\.weight without its up half"):
         read_lora(LORA / "ignored_styles.safetensors", 1.0, official_shapes(golden_config()))
+
+
+SPELLINGS = {
+    "lora_unet__blocks_1_cross_attn_k_img": "blocks.1.cross_attn.k_img",
+    "lora_unet_blocks_1.self_attn.o": "blocks.1.self_attn.o",
+    "pipe.dit.blocks.0.ffn.2": "blocks.0.ffn.2",
+    "base_model.model.blocks.0.ffn.0": "blocks.0.ffn.0",
+    "model.diffusion_model.blocks.0.cross_attn.q": "blocks.0.cross_attn.q",
+    "transformer.blocks.0.attn1.to_q": "blocks.0.self_attn.q",
+    "transformer.blocks.0.attn1.to_out.0": "blocks.0.self_attn.o",
+    "blocks.2.attn2.add_k_proj": "blocks.2.cross_attn.k_img",
+    "blocks.2.attn2.add_v_proj": "blocks.2.cross_attn.v_img",
+    "blocks.2.attn2.to_v": "blocks.2.cross_attn.v",
+    "transformer.blocks.1.ffn.net.0.proj": "blocks.1.ffn.0",
+    "transformer.blocks.1.ffn.net.2": "blocks.1.ffn.2",
+    "lycoris_blocks_1_attn2_to_out_0": "blocks.1.cross_attn.o",
+    "lycoris_blocks_1_ffn_net_0_proj": "blocks.1.ffn.0",
+    "lora_transformer_blocks_0_attn1_to_k": "blocks.0.self_attn.k",
+    "transformer.condition_embedder.text_embedder.linear_1": "text_embedding.0",
+    "transformer.condition_embedder.time_proj": "time_projection.1",
+    "transformer.proj_out": "head.head",
+}
+
+
+@pytest.mark.parametrize("spelled", SPELLINGS)
+@pytest.mark.parametrize("halves", ["lora_down lora_up", "lora_A lora_B", "lora_A.default lora_B.default"])
+def test_spellings_of_other_programs_change_the_official_layer(tmp_path: Path, spelled: str, halves: str) -> None:
+    name = f"{SPELLINGS[spelled]}.weight"
+    rows, columns = SHAPES[name]
+    down, up = torch.randn(3, columns), torch.randn(rows, 3)
+    first, second = halves.split()
+    tensors = {f"{spelled}.{first}.weight": down, f"{spelled}.{second}.weight": up, f"{spelled}.alpha": torch.tensor(6)}
+    lora = read_lora(write(tmp_path / "l.safetensors", tensors), 0.5, SHAPES)
+    assert (lora.targets, lora.ignored) == ({name}, ())
+    weight = torch.randn(rows, columns)
+    torch.testing.assert_close(lora.merge(name, weight), weight + 0.5 * 2 * (up @ down))
+
+
+def test_parts_for_text_encoders_and_vace_are_named_and_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    down, up = pair()
+    q = "diffusion_model.blocks.0.self_attn.q"
+    tensors = {f"{q}.lora_A.weight": down, f"{q}.lora_B.weight": up}
+    others = ("lora_te_encoder_block_0_q.lora_down.weight", "diffusion_model.vace_blocks.0.ffn.0.lora_A.weight")
+    lora = read_lora(write(tmp_path / "l.safetensors", tensors | {key: down.clone() for key in others}), 1.0, SHAPES)
+    assert sorted(lora.ignored) == sorted(others)
+    assert "l.safetensors" in caplog.text
+    assert all(key in caplog.text for key in others)
+
+
+@pytest.mark.parametrize("key", ["dora_scale", "lora_magnitude_vector", "lora_magnitude_vector.default.weight"])
+def test_dora_gives_each_row_the_length_that_the_file_says(tmp_path: Path, key: str) -> None:
+    down, up = pair()
+    q, name = "diffusion_model.blocks.0.self_attn.q", "blocks.0.self_attn.q.weight"
+    lengths = torch.rand(TINY.dim) + 0.5
+    tensors = {f"{q}.lora_A.weight": down, f"{q}.lora_B.weight": up, f"{q}.{key}": lengths}
+    path, weight = write(tmp_path / "l.safetensors", tensors), torch.randn(TINY.dim, TINY.dim)
+    moved = weight + up @ down
+    wanted = torch.stack([row * length / row.norm() for row, length in zip(moved, lengths, strict=True)])
+    torch.testing.assert_close(read_lora(path, 1.0, SHAPES).merge(name, weight), wanted)
+    torch.testing.assert_close(read_lora(path, 0.5, SHAPES).merge(name, weight), (weight + wanted) / 2)
+    columns = torch.rand(1, TINY.dim) + 0.5
+    path = write(tmp_path / "c.safetensors", tensors | {f"{q}.{key}": columns})
+    torch.testing.assert_close(read_lora(path, 1.0, SHAPES).merge(name, weight).norm(dim=0), columns[0])
+
+
+def test_lokr_adds_the_kronecker_product(tmp_path: Path) -> None:
+    layer, name = "lycoris_blocks_0_attn1_to_q", "blocks.0.self_attn.q.weight"
+    w1, left, right = torch.randn(4, 8), torch.randn(16, 2), torch.randn(2, 8)
+    weight = torch.randn(TINY.dim, TINY.dim)
+    whole = {f"{layer}.lokr_w1": w1, f"{layer}.lokr_w2": left @ right, f"{layer}.alpha": torch.tensor(9.0)}
+    parts = {
+        f"{layer}.lokr_w1": w1, f"{layer}.lokr_w2_a": left, f"{layer}.lokr_w2_b": right,
+        f"{layer}.alpha": torch.tensor(4.0),
+    }  # fmt: skip
+    product = torch.einsum("ij,kl->ikjl", w1, left @ right).reshape(TINY.dim, TINY.dim)
+    for tensors, factor in ((whole, 1.0), (parts, 2.0)):
+        lora = read_lora(write(tmp_path / "l.safetensors", tensors), 0.5, SHAPES)
+        torch.testing.assert_close(lora.merge(name, weight), weight + 0.5 * factor * product)
+    assert "without lokr_w2" in refused(tmp_path, {f"{layer}.lokr_w1": w1})
+
+
+def test_a_change_that_is_not_read_is_named(tmp_path: Path) -> None:
+    down, up = pair()
+    q = "diffusion_model.blocks.0.self_attn.q"
+    both = {f"{q}.lora_down.weight": down, f"{q}.lora_up.weight": up}
+    assert f"{q}.lora_mid.weight belongs to" in refused(tmp_path, both | {f"{q}.lora_mid.weight": down.clone()})
+    assert f"{q}.hada_w1_a belongs to" in refused(tmp_path, {f"{q}.hada_w1_a": down})
+    assert f"{q}.dora_scale" in refused(tmp_path, both | {f"{q}.dora_scale": torch.ones(7)})
+    assert "changes nothing" in refused(tmp_path, {"lora_te_block_0_q.lora_down.weight": down})

@@ -68,11 +68,15 @@ def test_fast_blocks_compute_what_the_plain_ones_do(quant: Quantization, kernel:
 
 
 @needs_hopper
-@pytest.mark.parametrize(("quant", "ours"), [("fp8", "fp8"), ("int8", "fp8"), ("none", "bf16")])
-def test_auto_takes_our_own_attention_where_it_runs(quant: Quantization, ours: str) -> None:
+@pytest.mark.parametrize(
+    ("quant", "ours"), [("fp8", attention.EIGHT_BIT), ("int8", attention.EIGHT_BIT), ("none", ("bf16",))]
+)
+def test_auto_takes_the_fastest_of_our_own_attention(quant: Quantization, ours: tuple[str, ...]) -> None:
+    """Four heads are so few that either 8-bit kernel may be the faster one; the reason has both times."""
     model = random_transformer(HEADS_OF_128, device=DEVICE, quant=quant)
     assert model.attention is not None
-    assert model.attention.ours == ours
+    assert model.attention.ours in ours
+    assert "measured here" in model.attention_line
 
 
 def random_qkv(
@@ -107,7 +111,7 @@ def test_our_attention_matches_the_plain_formula(
 def test_only_what_differs_between_values_is_rounded_to_fp8() -> None:
     """Values around 8: fp8 of them as they are would be wrong by 3 %, their differences by 3 % of a tenth."""
     q, k, v, wanted = random_qkv(300, 500, 2)
-    assert relative_error(attention.fp8(q, k, v + 8), wanted + 8) < 0.004
+    assert relative_error(attention.KERNELS["fp8"](q, k, v + 8), wanted + 8) < 0.004
 
 
 @needs_hopper

@@ -24,6 +24,10 @@ _T5 = "models_t5_umt5-xxl-enc-bf16.pth"
 _CLIP = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 _VAE = "Wan2.1_VAE.pth"
 _SHARD = re.compile(r"diffusion_pytorch_model-(\d{5})-of-(\d{5})\.safetensors")
+# ComfyUI's folders for transformers, and for files that change one; the names of the files that this model needs.
+_COMFY_FOLDERS = ("diffusion_models", "unet", "model_patches")
+_BASE_NAME = re.compile(r"wan2?[._]1[-_](?=.*i2v)(?=.*14b)(?=.*480p)", re.IGNORECASE)
+_PATCH_NAME = re.compile(r"infinitetalk[-_](single|multi)", re.IGNORECASE)
 _ONE_FILE = "diffusion_pytorch_model.safetensors"
 CONVERTED = "flashtalk_{kind}.safetensors"
 """FlashTalk's transformer in 8 bits, written by `lipsync weights convert flashtalk`."""
@@ -35,8 +39,10 @@ _BF16_CARD_BYTES = 60 * 10**9
 class TransformerFiles:
     """The transformer's files: `source` is a quantised file, or the base folder, which `adapter` then completes.
 
-    distilled: a fast LoRA is merged into the file. config: the base's config.json with the sizes. flashtalk: these are
-    FlashTalk's weights, whose folder needs no adapter.
+    distilled: a fast LoRA is merged into the file. config: the base's config.json with the sizes, None where the shapes
+    in the files give them. flashtalk: these are FlashTalk's weights, whose folder needs no adapter. rounded_at_load:
+    single files of other programs in fewer than 16 bits; `quantization` is what they are rounded to unless the settings
+    say otherwise.
     """
 
     quantization: Quantization
@@ -44,20 +50,24 @@ class TransformerFiles:
     distilled: bool
     source: Path
     adapter: Path | None
-    config: Path
+    config: Path | None
     flashtalk: bool = False
+    rounded_at_load: bool = False
 
     @property
     def number_format(self) -> str:
-        """How the files hold a weight, for messages: "bf16", "fp8" or "int8"."""
+        """How the files hold a weight, for messages: "bf16", "fp8", "int8" or "GGUF"."""
+        if self.source.suffix == ".gguf":
+            return "GGUF"
         return "bf16" if self.quantization == "none" else self.quantization
 
     @property
     def n_bytes(self) -> int:
         """Size of the files on disk."""
         if self.source.is_file():
-            return self.source.stat().st_size
-        n_bytes = sum(path.stat().st_size for path in _weight_files(self.source))
+            n_bytes = self.source.stat().st_size
+        else:
+            n_bytes = sum(path.stat().st_size for path in _weight_files(self.source))
         return n_bytes + (self.adapter.stat().st_size if self.adapter is not None else 0)
 
 
@@ -97,9 +107,9 @@ def find_transformers(settings: EngineSettings) -> list[TransformerFiles]:
     """Every complete transformer below the weights folder, in no particular order."""
     base, folder = settings.weights_dir / _BASE, settings.weights_dir / _INFINITETALK
     config = base / "config.json"
+    found = find_single_files(settings.weights_dir, config if config.is_file() else None)
     if not config.is_file():
-        return []
-    found: list[TransformerFiles] = []
+        return found
     people: People
     kind: EightBit
     for people in ("single", "multi"):
@@ -113,6 +123,40 @@ def find_transformers(settings: EngineSettings) -> list[TransformerFiles]:
         if adapter.is_file() and _shards_complete(base):
             found.append(TransformerFiles("none", people, False, base, adapter, config))
     return found
+
+
+def find_single_files(weights_dir: Path, config: Path | None) -> list[TransformerFiles]:
+    """Base files with an InfiniteTalk file, in ComfyUI's folders below `weights_dir` (or its `models/`), by name.
+
+    Names as published: `Wan2_1-I2V-14B-480p_fp8_e4m3fn_scaled_KJ.safetensors`, `wan2.1-i2v-14b-480p-Q8_0.gguf` with
+    `Wan2_1-InfiniteTalk_Single_Q8.gguf`, `wan2.1_infiniteTalk_single_fp16.safetensors`. A base takes the InfiniteTalk
+    file in its own format first.
+    """
+    folders = [root / name for root in (weights_dir, weights_dir / "models") for name in _COMFY_FOLDERS]
+    files = sorted(
+        path
+        for folder in folders
+        if folder.is_dir()
+        for path in folder.rglob("*")
+        if path.suffix in (".safetensors", ".gguf") and "quanto" not in path.name and path.is_file()
+    )
+    bases = [path for path in files if _BASE_NAME.search(path.name)]
+    found: list[TransformerFiles] = []
+    people: People
+    for people in ("single", "multi"):
+        patches = [path for path in files if (match := _PATCH_NAME.search(path.name)) and match[1].lower() == people]
+        for base in bases if patches else []:
+            patch = min(patches, key=lambda path: _held(path) != _held(base))
+            kind = _held(base)
+            found.append(TransformerFiles(kind, people, False, base, patch, config, rounded_at_load=kind != "none"))
+    return found
+
+
+def _held(path: Path) -> Quantization:
+    """The number format in which the model holds the weights of a single file."""
+    if path.suffix == ".gguf":
+        return "int8"
+    return "fp8" if "fp8" in path.name.lower() else "none"
 
 
 def find_flashtalk(settings: EngineSettings) -> list[TransformerFiles]:
@@ -160,9 +204,9 @@ def choose_transformer(
     order = _preferred(settings, gpu)
     has_lora = bool(settings.lora)
 
-    def rank(files: TransformerFiles) -> tuple[bool, int]:
+    def rank(files: TransformerFiles) -> tuple[bool, int, bool]:
         merged = files.distilled or (has_lora and distilled)
-        return merged != distilled, order.index(files.quantization)
+        return merged != distilled, order.index(files.quantization), files.rounded_at_load
 
     best = min(fitting, key=rank)
     if distilled and not best.distilled and not has_lora:
@@ -184,7 +228,7 @@ def choose_transformer(
 
 def _fast_profile(files: TransformerFiles) -> str:
     """The profile with model files for few steps beside `files`; one person's fp8 files were made for many steps."""
-    kind = "int8" if files.number_format == "bf16" or files.people == "single" else files.number_format
+    kind = "int8" if files.quantization == "none" or files.people == "single" else files.quantization
     return f"infinitetalk-{'multi-' if files.people == 'multi' else ''}{kind}-fast"
 
 

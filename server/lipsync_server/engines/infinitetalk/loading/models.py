@@ -16,8 +16,8 @@ from lipsync_server.engines.base import Report
 from lipsync_server.engines.infinitetalk.info import chosen_device
 from lipsync_server.engines.infinitetalk.loading.memory import MemoryPlan
 from lipsync_server.engines.infinitetalk.loading.planner import MemoryPlanner, Need, has_room_to_encode, spare_bytes
+from lipsync_server.engines.infinitetalk.loading.single_files import read_config
 from lipsync_server.engines.infinitetalk.loading.transformer_files import load_transformer
-from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.model.sequence_parallel import SequenceParallel, several_processes
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
 from lipsync_server.engines.infinitetalk.published import TransformerFiles, choose_transformer, find_encoders
@@ -178,7 +178,7 @@ class Models:
     def _load(
         self, files: TransformerFiles, with_lora: bool, plan: MemoryPlan, quantization: Quantization, report: Report
     ) -> None:
-        config = TransformerConfig.from_json(files.config)
+        config = read_config(files)
         model = load_transformer(
             files.source,
             files.adapter,

@@ -12,7 +12,7 @@ import torch
 from lipsync_server.engines.hardware import Gpu
 from lipsync_server.engines.infinitetalk.loading import memory
 from lipsync_server.engines.infinitetalk.loading.memory import MemoryPlan
-from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
+from lipsync_server.engines.infinitetalk.loading.single_files import read_config
 from lipsync_server.engines.infinitetalk.model.sequence_parallel import several_processes
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
 from lipsync_server.engines.infinitetalk.published import People, TransformerFiles
@@ -53,7 +53,7 @@ class MemoryPlanner:
 
         held: a transformer on the device now, whose memory would be free again.
         """
-        config = TransformerConfig.from_json(files.config)
+        config = read_config(files)
         free = self.free_bytes()
         if free is not None and held is not None:
             free += _bytes_on_gpu(held)
@@ -64,6 +64,11 @@ class MemoryPlanner:
                 free_bytes=free, offload=self._settings.offload,
             )  # fmt: skip
 
+        if files.rounded_at_load:
+            wanted = self._settings.quant
+            if wanted == "auto":
+                wanted = self._rounding_of(files)
+            return self._limited(planned(wanted)), wanted
         if files.quantization != "none":
             return self._limited(planned(files.quantization)), "none"
         wanted = self._settings.quant
@@ -72,6 +77,13 @@ class MemoryPlanner:
             fp8 = self._gpu is not None and self._gpu.compute_capability >= (8, 9)
             wanted = "none" if fits or self._device.type != "cuda" else "fp8" if fp8 else "int8"
         return self._limited(planned(wanted)), wanted
+
+    def _rounding_of(self, files: TransformerFiles) -> Quantization:
+        """8-bit floats stay what they are where the card multiplies them; else whole numbers are as fast and closer."""
+        if self._device.type != "cuda":
+            return "none"
+        keeps_fp8 = files.quantization == "fp8" and self._gpu is not None and self._gpu.compute_capability >= (8, 9)
+        return "fp8" if keeps_fp8 else "int8"
 
     def _limited(self, plan: MemoryPlan) -> MemoryPlan:
         return plan if self._most_blocks is None else plan.with_at_most(self._most_blocks)

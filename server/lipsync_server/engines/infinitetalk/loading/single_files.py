@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
+from lipsync_server.engines.infinitetalk.published import TransformerFiles
 from lipsync_server.errors import WeightsError
-from lipsync_server.models.tensor_files.layouts import Stored
+from lipsync_server.models.tensor_files.layouts import Stored, read_layout
 
 # Wan's attention heads are 128 wide in every published size.
 _HEAD_WIDTH = 128
@@ -79,6 +80,13 @@ def config_of(layout: Mapping[str, Stored], default: TransformerConfig | None = 
     except ValueError as error:
         file = next(iter(layout.values())).entry.file if layout else "The file"
         raise WeightsError(f"{file} holds sizes that do not fit together: {error}.") from error
+
+
+def read_config(files: TransformerFiles) -> TransformerConfig:
+    """The sizes of the transformer in `files`: from its config.json, or from the shapes where it has none."""
+    if files.config is not None:
+        return TransformerConfig.from_json(files.config)
+    return config_of(read_layout([files.source, *([] if files.adapter is None else [files.adapter])]))
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:

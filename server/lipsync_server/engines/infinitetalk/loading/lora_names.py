@@ -3,8 +3,8 @@
 Programs put their own prefix before a name (`diffusion_model.`, `lora_unet_`, `lora_unet__`, `pipe.dit.`, `lycoris_`),
 write dots as underscores, and diffusers names the layers of a block in its own way (`attn1.to_q` for `self_attn.q`).
 All spellings of a layer are the same once dots are underscores and prefixes are gone, so one table serves them all.
-Sources: ComfyUI's LoRA loader and its conversion of Wan-Fun's names, the Wan wrapper's `standardize_lora_key_format`, and diffusers'
-conversion of Wan's names. Does not know what the tensors mean.
+Sources: ComfyUI's LoRA loader and its conversion of Wan-Fun's names, the Wan wrapper's `standardize_lora_key_format`,
+and diffusers' conversion of Wan's names. Does not know what the tensors mean.
 """
 
 import re

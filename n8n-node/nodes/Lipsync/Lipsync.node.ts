@@ -36,17 +36,18 @@ export class Lipsync implements INodeType {
 		usableAsTool: true,
 		inputs: [NodeConnectionTypes.Main],
 		outputs: [NodeConnectionTypes.Main],
+		// Not with `show`: n8n's editor would take Resource for a choice of credentials and hide the field.
 		credentials: [
 			{
 				name: 'lipsyncApi',
 				required: true,
 				testedBy: 'testServer',
-				displayOptions: { show: { resource: ['video', 'server'] }, hide: { server: ['input'] } },
+				displayOptions: { hide: { resource: ['machine'], server: ['input'] } },
 			},
 			{
 				name: 'lipsyncMachineApi',
 				required: true,
-				displayOptions: { show: { resource: ['machine'] } },
+				displayOptions: { hide: { resource: ['video', 'server'] } },
 			},
 		],
 		properties: [

@@ -31,7 +31,9 @@ export class LipsyncTrigger implements INodeType {
 		group: ['trigger'],
 		version: 1,
 		subtitle: '={{ $parameter["events"].join(", ") }}',
-		description: 'Starts the workflow when a talking video is finished or has failed',
+		// n8n shows one line for the node and its trigger together.
+		description:
+			'Make a talking video from a picture and a recording, or start when one is finished or has failed',
 		defaults: { name: 'Lipsync Trigger' },
 		polling: true,
 		inputs: [],

@@ -10,7 +10,7 @@ import type { Browser, Page } from 'playwright-core';
 import { launch, openPicker, openWorkflow, search, signIn } from './editor.mjs';
 import { N8n } from './n8n.mjs';
 import { N8N_1, N8N_2 } from './places.mjs';
-import { line, start } from './workflows.mjs';
+import { line, lipsync2, start } from './workflows.mjs';
 
 const WORDS = [
 	'lip',
@@ -53,6 +53,22 @@ for (const [version, program] of Object.entries({ '1.x': N8N_1, '2.x': N8N_2 }))
 			await browser?.close();
 			await n8n?.stop();
 			rmSync(home, { recursive: true, force: true });
+		});
+
+		it('shows resource, picture and recording first in the panel of the node', async () => {
+			const flow = await n8n.save(line('panel', start, lipsync2({}, { credentials: undefined })));
+			const own = await browser.newPage({ viewport: { width: 1440, height: 900 } });
+			await signIn(own, n8n);
+			await openWorkflow(own, n8n, flow.id);
+			await own.locator('[data-test-id="canvas-node"][data-node-name="Lipsync"]').dblclick();
+			const labels = own.locator(
+				'[data-test-id="parameter-item"], [data-test-id="parameter-input"]',
+			);
+			await labels.first().waitFor();
+			await picture(own, `panel-${version}`);
+			for (const label of ['Resource', 'Operation', 'Image From', 'Audio From', 'Engine'])
+				await own.getByText(label, { exact: true }).first().waitFor({ timeout: 10_000 });
+			await own.close();
 		});
 
 		for (const words of WORDS) {

@@ -1,1 +1,1 @@
-"""Jobs: their states, their store, their queue, how long they are kept. Knows no engine and no HTTP."""
+"""Jobs: their states, their database, their queue and their retention. Knows no engine and no HTTP."""

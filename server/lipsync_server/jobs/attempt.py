@@ -1,6 +1,6 @@
 """One attempt of a job on a worker: progress, time limit, cancelling.
 
-Knows the worker interface and a task. Does not know the store: finish.py writes down how an attempt ended.
+Knows the worker interface and a task. Does not know the store: finish.py records how an attempt ended.
 """
 
 import asyncio
@@ -15,16 +15,16 @@ from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
 
 log = logging.getLogger(__name__)
 
-# Longer than a worker process gets before it is killed (workers/link.py).
+# Longer than the time after which a worker process is killed (workers/link.py).
 CANCEL_GRACE_S = 75.0
 _ASK_AGAIN_S = 1.0
 
 
 @dataclass
 class RunningJob:
-    """A running job in memory: where it runs, how far it is. Times are of the monotonic clock.
+    """A running job in memory: its worker and its progress. Times are of the monotonic clock, in seconds.
 
-    worker: None once the video is rendered and only being handed over.
+    worker: None once the video is rendered and only its copy to LIPSYNC_STORE is missing.
     """
 
     worker: Worker | None
@@ -44,18 +44,18 @@ class RunningJob:
 
     @property
     def worker_s(self) -> float:
-        """Seconds on the worker that are not written down yet."""
+        """Seconds on the worker that the store does not have yet."""
         return 0.0 if self.worker is None else self.elapsed_s
 
     def enter(self, stage: str) -> None:
-        """Begin `stage` unless it is the present one; stages may come back."""
+        """Begin `stage` unless it is the current one; a stage may occur more than once."""
         if stage != self.stage:
             self._stage_s = self.timings()
             self.stage, self._stage_began = stage, time.monotonic()
 
     def advance(self, event: ProgressEvent) -> None:
         self.enter(event.stage)
-        # A bar that runs backwards (a second try, a stage that starts anew) helps nobody.
+        # A second try or a repeated stage must not move the progress bar backwards.
         self.fraction = max(self.fraction, min(1.0, event.fraction))
         self.note = event.note
 
@@ -70,8 +70,9 @@ async def attempt(
 ) -> RenderOutcome:
     """Render `task` on the worker of `job`.
 
-    Raises what the worker raised, Cancelled when `job.cancel` was set first, TimeLimit after `limit_s` seconds. Never
-    returns or raises while the worker may still write into the task's folder, unless it ignores being cancelled.
+    Raises the worker's error, Cancelled when `job.cancel` was set first, TimeLimit after `limit_s` seconds. While the
+    worker may still write into the task's folder, this function neither returns nor raises, unless the worker ignores
+    its cancellation.
     """
 
     def progress(event: ProgressEvent) -> None:
@@ -102,8 +103,8 @@ async def attempt(
 
 
 async def _stop(render: asyncio.Task[RenderOutcome], worker: Worker, task_id: str) -> None:
-    """Ask until the render has ended; a worker that does not react is given up."""
-    # Asking once is not enough: the render may not have reached the worker yet.
+    """Cancel the render again and again until it has ended; give up on a worker that does not react."""
+    # One cancel() is not enough: the render may not have reached the worker yet.
     for _ in range(int(CANCEL_GRACE_S / _ASK_AGAIN_S)):
         worker.cancel(task_id)
         await asyncio.wait({render}, timeout=_ASK_AGAIN_S)

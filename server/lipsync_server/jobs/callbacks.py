@@ -1,7 +1,8 @@
 """Delivers callbacks: signed, retried with growing pauses, across restarts.
 
-The outbox row is written by store.py in the transaction that ends the job; here it is sent until someone has it. Knows
-the database and a function that posts. Does not know aiohttp: http/ gives that function, with its address checks.
+store.py writes a row of the outbox table in the transaction that ends the job, so that no callback is lost; this module
+posts the row until a receiver accepts it. Knows the database and a function that posts. Does not know aiohttp: http/
+passes that function, with its address checks.
 """
 
 import asyncio
@@ -22,13 +23,13 @@ from lipsync_server.jobs.watch import set_within
 log = logging.getLogger(__name__)
 
 Post = Callable[[str, bytes, dict[str, str]], Awaitable[int]]
-"""Posts a body with headers to a URL and returns the status; raises LipsyncError or OSError when none came."""
+"""Posts a body with headers to a URL; returns the HTTP status. Raises LipsyncError or OSError without an answer."""
 
 SIGNATURE_HEADER = "Lipsync-Signature"
 _FIRST_PAUSE_S = 2.0
 _LONGEST_PAUSE_S = 900.0
 _GIVE_UP_S = 86400.0
-# n8n answers 404, 409 or 500 when a callback comes before the run is stored as waiting, so no answer is final at once.
+# n8n answers 404, 409 or 500 to a callback that arrives before it has stored the run as waiting: retry every error.
 _GIVE_UP_REFUSED_S = 3600.0
 _N_AT_ONCE = 8
 
@@ -50,13 +51,13 @@ def sign(secret: bytes, body: bytes, timestamp: int) -> str:
 
 
 def load_secret(path: Path) -> bytes:
-    """The signing key kept in the data folder, made on first use."""
+    """The signing key from the data folder, made on first use."""
     secret, _ = kept_secret(path, lambda: secrets.token_hex(32))
     return secret.encode()
 
 
 class Outbox:
-    """The task that sends what is due."""
+    """The task that sends the callbacks that are due."""
 
     def __init__(self, database: Database, secret: bytes, post: Post, clock: Callable[[], float] = time.time) -> None:
         self._db = database
@@ -66,7 +67,7 @@ class Outbox:
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
-        """A job has ended: look at once."""
+        """Check the outbox now, because a job has ended."""
         self._wake.set()
 
     async def run(self) -> None:

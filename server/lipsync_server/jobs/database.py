@@ -1,7 +1,7 @@
 """The SQLite file: one connection that writes, one that reads, transactions and schema steps.
 
-Knows aiosqlite and schema.py. Does not know what a job is. WAL lets the reader go on while a transaction is written;
-`synchronous=FULL` makes a committed answer survive a power cut as well as a killed process.
+Knows aiosqlite and schema.py. Does not know jobs. SQLite's write-ahead log (WAL) lets the reader continue while a
+transaction is written. `synchronous=FULL` makes a committed transaction survive a power cut and a killed process.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ Value = str | bytes | int | float | None
 
 
 class Database:
-    """Made by `open_database`; closed by `close`."""
+    """The two connections. `open_database` makes the object, `close` closes it."""
 
     def __init__(self, writer: aiosqlite.Connection, reader: aiosqlite.Connection) -> None:
         self._writer = writer
@@ -27,10 +27,10 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[aiosqlite.Connection]:
-        """All or nothing: commits when the block ends, rolls back when it raises or is cancelled."""
+        """A transaction: commits when the block ends, rolls back when the block raises or is cancelled."""
         async with self._lock:
             try:
-                # Inside the try: a cancelled wait does not keep the statement from being carried out.
+                # Inside the try: SQLite executes the statement even if the wait for it is cancelled.
                 await self._writer.execute("BEGIN IMMEDIATE")
                 yield self._writer
             except BaseException:
@@ -51,7 +51,7 @@ class Database:
 
 
 async def open_database(path: Path) -> Database:
-    """Open or make the database at `path`, brought to the newest schema."""
+    """Open or make the database at `path` and bring it to the newest schema."""
     writer = await _connect(path)
     try:
         await _upgrade(writer, path)
@@ -79,5 +79,5 @@ async def _upgrade(connection: aiosqlite.Connection, path: Path) -> None:
             "Install that version again or point LIPSYNC_DATA_DIR to another folder."
         )
     for number, step in enumerate(STEPS[version:], start=version + 1):
-        # executescript() would commit first; one statement string keeps step and version together.
+        # executescript() commits first, so the step and its version number are one script with its own transaction.
         await connection.executescript(f"BEGIN IMMEDIATE; {step}; PRAGMA user_version = {number}; COMMIT;")

@@ -1,10 +1,10 @@
-"""Where the files of jobs lie, and how they appear and vanish.
+"""The files of jobs: their folders, and how they are created and removed.
 
-    data/incoming/<random>/   an upload that is being taken in; swept at start
+    data/incoming/<random>/   an upload that is being received; removed at the next start
     data/jobs/<id>/           image, audio, second_audio, scratch/, video.mp4
 
-A folder becomes a job's by one rename. Knows no job state and no HTTP. Every function here may block: call it off
-the event loop.
+An upload's folder becomes a job's folder by one rename. Knows no job state and no HTTP. Every function here may block:
+call it in a thread.
 """
 
 import errno
@@ -31,12 +31,12 @@ class JobFiles:
         self._min_free_bytes = min_free_bytes
 
     def prepare(self) -> None:
-        """Make the folders; raises the OSError when that is not possible."""
+        """Make the folders. Raises OSError when that is not possible."""
         for folder in (self.data_dir, self._incoming, self._jobs):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def check_space(self, wanted_bytes: int = 0) -> None:
-        """Raise DiskFull unless `wanted_bytes` more leave the configured reserve free."""
+        """Raise DiskFull unless the configured reserve stays free after `wanted_bytes` more bytes."""
         free = shutil.disk_usage(self.data_dir).free
         if free - wanted_bytes < self._min_free_bytes:
             raise DiskFull(
@@ -51,7 +51,7 @@ class JobFiles:
         return folder
 
     def adopt(self, incoming: Path, job_id: str) -> None:
-        """Turn a taken-in folder into the job's, durably."""
+        """Rename an upload's folder to the job's folder, durably."""
         for path in incoming.iterdir():
             sync_file(path)
         sync_folder(incoming)
@@ -75,7 +75,7 @@ class JobFiles:
         return self.folder(job_id) / "video.mp4"
 
     def has_video(self, job_id: str, size_bytes: int) -> bool:
-        """Whether the finished video lies there, all of it."""
+        """Whether the complete finished video exists."""
         try:
             return self.video(job_id).stat().st_size == size_bytes
         except FileNotFoundError:
@@ -87,7 +87,7 @@ class JobFiles:
         return folder
 
     def keep_only_video(self, job_id: str) -> None:
-        """Drop the inputs and the scratch folder of a finished job."""
+        """Remove the inputs and the scratch folder of a finished job."""
         folder, video = self.folder(job_id), self.video(job_id)
         if not folder.is_dir():
             return
@@ -99,7 +99,7 @@ class JobFiles:
         remove(self.folder(job_id))
 
     def sweep_incoming(self) -> None:
-        """Drop what uploads of an earlier run left behind; only before the server listens."""
+        """Remove unfinished uploads of an earlier run. Call it only before the server listens."""
         for path in self._incoming.iterdir():
             remove(path)
 
@@ -117,7 +117,7 @@ class JobFiles:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder with all that is in it; one that is gone already is fine."""
+    """Remove a file or a folder with its content; a missing one is no error."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -125,7 +125,7 @@ def remove(path: Path) -> None:
 
 
 def kept_secret(path: Path, make: Callable[[], str]) -> tuple[str, bool]:
-    """The secret kept at `path`, readable by its owner only; True when it was made just now. Appears whole or not."""
+    """The secret in the file `path`, made atomically if missing, readable by its owner only; True if just made."""
     with suppress(FileNotFoundError):
         return path.read_text().strip(), False
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -136,7 +136,7 @@ def kept_secret(path: Path, make: Callable[[], str]) -> tuple[str, bool]:
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """Turn "no space left on device" into the error that says so."""
+    """Turn the OSError "no space left on device" into ServerDiskFull."""
     try:
         yield
     except OSError as error:

@@ -1,7 +1,7 @@
-"""How an attempt of a job ends: render, hand over, and write the end down, whatever happens.
+"""Runs an attempt of a job to its end: render, copy to LIPSYNC_STORE, and record the end, whatever happens.
 
-The queue starts an attempt and this module brings it to an end in the store: succeeded, failed, cancelled, or back to
-the queue because a machine failed and not the job. Knows the store, the planner, the files and the machines. Does not
+The queue starts an attempt. This module records one of four ends in the store: succeeded, failed, cancelled, or back to
+the queue because the machine failed and not the job. Knows the store, the planner, the files and the machines. Does not
 know which job is next.
 """
 
@@ -30,17 +30,17 @@ from lipsync_server.workers.task import RenderOutcome
 log = logging.getLogger(__name__)
 
 AfterRender = Callable[[Job, Path], Awaitable[str | None]]
-"""A step between the finished file and "succeeded": hands the video over and returns where the copy lies."""
+"""A step between the finished file and "succeeded": copies the video and returns the address of the copy."""
 
 _N_CRASHES_ALLOWED = 1
 MAX_ATTEMPTS = 40
-"""A server that is killed takes its worker along, and a machine may be lost; neither is the job's fault. But a job that
-brings the whole machine down must not do so for ever."""
+"""A job whose server was killed or whose machine was lost is tried again, because it is not to blame. The limit stops
+a job that crashes every machine."""
 _WRITE_EVERY_S = 15.0
 
 
 class Finisher:
-    """Brings attempts to their end. give_back: takes a worker that has rendered; speeds: learns from each success."""
+    """Runs attempts to their end. give_back: called with a worker that is free again. speeds: updated at success."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Finisher:
         clock: Callable[[], float],
     ) -> None:
         self.stopping = False
-        """Set when the server stops: what runs goes back to the queue."""
+        """Set when the server stops: running jobs go back to the queue."""
         self.stop_copies = asyncio.Event()
         self._store, self._files, self._planner, self._machines = store, files, planner, machines
         self._watch, self._speeds, self._settings = watch, speeds, settings
@@ -66,7 +66,7 @@ class Finisher:
         self._notes: set[asyncio.Future[None]] = set()
 
     async def run(self, job: Job, running: RunningJob) -> None:
-        """Render a started job, hand it over and write down how it ended."""
+        """Render a started job, copy its video to LIPSYNC_STORE and record how the job ended."""
         node = running.worker.node if running.worker is not None else ""
         try:
             outcome = await self._render(job, running)
@@ -104,7 +104,7 @@ class Finisher:
         await self._settle(lambda: self._store.fail(job.id, failure, now=self._clock(), ending=ending))
 
     async def ended(self, job: Job) -> None:
-        """After the end is written: remove the files that are not needed any more, wake who waits for the job."""
+        """After the end is recorded: remove files that are no longer needed, wake requests that wait for the job."""
         clean = self._files.keep_only_video if job.state == "succeeded" else self._files.remove
         await asyncio.to_thread(clean, job.id)
         log.info("job %s", job.state, extra={"job_id": job.id, "worker_s": round(job.worker_s, 3)})
@@ -112,7 +112,7 @@ class Finisher:
         self._watch.changed(job.id)
 
     async def _render(self, job: Job, running: RunningJob) -> RenderOutcome:
-        # A job has its outcome already when only the handing over was interrupted.
+        # A job already has its outcome when only the copy to LIPSYNC_STORE was interrupted.
         if running.worker is None and job.outcome is not None:
             return job.outcome
         task = await self._planner.task(job, self._files)
@@ -121,7 +121,7 @@ class Finisher:
         )
 
     async def _try_elsewhere_or_fail(self, job: Job, running: RunningJob, error: LipsyncError, node: str) -> None:
-        """Give a job that a machine failed back to the queue, or end it with the reason."""
+        """Return a job to the queue after a failure of its machine, or end it with the reason."""
         worker_s = running.worker_s
         failed_on = {*job.failed_on, node} - {""}
         by_the_machine = bool(node) and is_of_the_machine(error)
@@ -153,7 +153,7 @@ class Finisher:
         return self.stopping or job.n_crashes < _N_CRASHES_ALLOWED
 
     async def _hand_over(self, job: Job, running: RunningJob, outcome: RenderOutcome) -> str | None:
-        """Release the worker and copy the finished video away; the outcome is written down before."""
+        """Record the outcome, release the worker, and copy the finished video to LIPSYNC_STORE."""
         if self._after_render is None:
             return None
         running.enter("store")
@@ -181,7 +181,7 @@ class Finisher:
             await self.ended(job)
 
     async def _written(self, change: Callable[[], Awaitable[Job]]) -> Job:
-        """Write something down, again and again while the disk refuses: the job must not stay as it was."""
+        """Call `write` until it succeeds, also while the disk is full: else the job would stay in its old state."""
         while True:
             try:
                 return await change()
@@ -198,7 +198,7 @@ class Finisher:
         )
 
     def _progress_writer(self, job_id: str) -> Callable[[RunningJob], None]:
-        """Wakes who waits at every event; writes to the store only now and then."""
+        """A progress function that wakes waiting requests at every event and writes to the store at intervals."""
         written = time.monotonic()
 
         def on_progress(running: RunningJob) -> None:

@@ -1,7 +1,7 @@
-"""How long jobs will take: seconds of work per second of video, measured per engine on this machine.
+"""Predicts how long jobs take, from the seconds of work per second of video measured per engine on this machine.
 
-Knows the store's sums and the running jobs. Until an engine has finished a job here there is no forecast of when one
-ends, and none is made up.
+Callers see these times as `expected_finish` and `Retry-After`. Knows the store's sums and the running jobs. There is no
+forecast for an engine until it has finished a job on this machine.
 """
 
 import statistics
@@ -20,7 +20,7 @@ _LONGEST_RETRY_S = 3600.0
 
 
 class Speeds:
-    """Seconds of work per second of video: the median of the last jobs of each engine."""
+    """Seconds of work per second of video for each engine: the median of its last jobs."""
 
     def __init__(self) -> None:
         self._speeds: dict[str, deque[float]] = {}
@@ -29,13 +29,13 @@ class Speeds:
         self._speeds.setdefault(engine, deque(maxlen=_N_KEPT)).append(seconds_per_second)
 
     def of(self, engine: str) -> float | None:
-        """None before the first job of `engine`."""
+        """The median of `engine`; None before its first finished job."""
         speeds = self._speeds.get(engine)
         return statistics.median(speeds) if speeds else None
 
     def remaining_s(self, engine: str, duration_s: float, *, elapsed_s: float, fraction: float) -> float | None:
-        """Seconds until a running job of `duration_s` is done, by its own pace once it has one."""
-        # Early on, the load of a model and the first chunk's warm-up would be taken for the pace of the whole job.
+        """Seconds until a running job of `duration_s` is finished, from its own speed once that is known."""
+        # At the beginning, loading the model and warming up would distort the speed of the whole job.
         if fraction >= 0.1 and elapsed_s > 1.0:
             return elapsed_s * (1 - fraction) / fraction
         speed = self.of(engine)
@@ -43,7 +43,7 @@ class Speeds:
 
 
 class Forecast:
-    """When jobs end and places become free. `running`: the running jobs; `n_workers`: how many share the queue."""
+    """Predicts when jobs end. running: the running jobs. n_workers: number of workers that share the queue."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Forecast:
         self._clock = clock
 
     async def finish_of(self, job: Job) -> float | None:
-        """When the job will probably be done; None while there is nothing to go by."""
+        """The probable end of the job; None while no speed is known."""
         running = self._running.get(job.id)
         if running is not None:
             left_s = self._left_s(running)
@@ -76,13 +76,13 @@ class Forecast:
         return self._clock() + before_s + speed * job.spec.duration_s
 
     def retry_after_s(self) -> float:
-        """Seconds until a place in the queue is likely to be free: when the next running job ends."""
+        """Seconds until a place in the queue is probably free, which is when the next running job ends."""
         if not self._running:
             return 5.0
         return min(max(1.0, self._running_s() / len(self._running)), _LONGEST_RETRY_S)
 
     async def waiting_s(self) -> dict[str, float]:
-        """Seconds of work in the queue by engine: what an autoscaler acts on."""
+        """Seconds of work in the queue by engine, for the metric that an autoscaler reads."""
         seconds: dict[str, float] = {}
         for wanted, (n_jobs, duration_s) in (await self._store.waiting_by_engine()).items():
             engine = await self._engine(wanted)
@@ -98,6 +98,6 @@ class Forecast:
         return self.speeds.remaining_s(job.engine, job.duration_s, elapsed_s=job.elapsed_s, fraction=job.fraction)
 
     def _running_s(self) -> float:
-        """Seconds of work left in the running jobs, together."""
+        """Total seconds of work that the running jobs still need."""
         left = [self._left_s(job) for job in self._running.values()]
         return sum(_FIRST_GUESS_S if left_s is None else left_s for left_s in left)

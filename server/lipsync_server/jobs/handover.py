@@ -1,8 +1,9 @@
-"""Copies finished videos to a folder or an S3-compatible bucket, so that a machine that vanishes takes none along.
+"""Copies finished videos to a folder or an S3-compatible bucket, so that no video is lost with a rented machine.
 
-Called between the finished file and "succeeded". A copy has the same name at every try, appears only when it is whole,
-and is tried again until it is there. A folder may be a network volume that stops answering: copies to it run in threads
-of their own, so that uploads and other videos go on. Knows files and aioboto3; does not know the store or the queue.
+The copy is made between the finished file and the state "succeeded". A copy has the same name at every try, appears
+only when it is complete, and is tried again until it succeeds. A folder may be a network volume that stops answering,
+so copies to folders run in threads of their own and do not block uploads and other videos. Knows files and aioboto3;
+does not know the store or the queue.
 """
 
 import asyncio
@@ -32,19 +33,19 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 class Stopped(Exception):
-    """The server stops while a copy is under way: the next start goes on with it."""
+    """The server stops during a copy; the next start repeats the copy."""
 
 
 class Target(Protocol):
     async def check(self) -> None:
-        """At start: raise StoreFailed when a copy can never succeed, for example without the bucket."""
+        """Called at start. Raises StoreFailed when no copy can succeed, for example because the bucket is missing."""
 
     async def put(self, video: Path, name: str) -> str:
-        """Copy `video`, all or nothing, and return where the copy lies. Raises whatever went wrong."""
+        """Copy `video` atomically and return the address of the copy. Raises any error of the target."""
 
 
 def make_target(settings: Settings) -> Target | None:
-    """What LIPSYNC_STORE means; None when it is not set. Raises LipsyncError when it means nothing."""
+    """The target that LIPSYNC_STORE names; None when it is unset. Raises LipsyncError when it names no valid target."""
     if not settings.store:
         return None
     scheme, separator, rest = settings.store.partition("://")
@@ -57,13 +58,13 @@ def make_target(settings: Settings) -> Target | None:
 
 
 def copy_name(job: Job) -> str:
-    """The name of a job's copy: the download's name for people, the id so that no two are the same."""
+    """The name of a job's copy: the download's name, made unique by the job's id."""
     stem = _UNSAFE.sub("-", Path(job.spec.file_name).stem).strip("-.")[:80]
     return f"{stem or 'lipsync'}-{job.id}.mp4"
 
 
 class HandOver:
-    """The step after rendering: copies until the copy is there; gives up after `give_up_s`."""
+    """The step after rendering: tries the copy until it succeeds, for at most `give_up_s` seconds."""
 
     def __init__(self, target: Target, *, give_up_s: float, pauses_s: tuple[float, ...] = _PAUSES_S) -> None:
         self._target = target
@@ -94,7 +95,7 @@ class HandOver:
 
 
 async def unless_stopped(copying: Awaitable[str | None], *, cancel: asyncio.Event, stop: asyncio.Event) -> str | None:
-    """The result of `copying`. Raises Cancelled or Stopped when one of the events comes first."""
+    """Return the result of `copying`. Raises Cancelled or Stopped when one of the two events is set first."""
     tasks = [asyncio.ensure_future(copying), asyncio.create_task(cancel.wait()), asyncio.create_task(stop.wait())]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -114,7 +115,7 @@ class FolderTarget:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.absolute()
-        # Slots of copies whose wait was given up stay taken until their thread ends: a dead volume holds few threads.
+        # An abandoned copy keeps its slot until its thread ends, so that a dead volume blocks only a few threads.
         self._slots = asyncio.Semaphore(_N_COPIES)
 
     async def check(self) -> None:
@@ -138,7 +139,7 @@ class FolderTarget:
     def _copied(self, copying: "asyncio.Future[Path]") -> None:
         self._slots.release()
         if not copying.cancelled():
-            copying.exception()  # raised in put() if anybody still waits there
+            copying.exception()  # raised in put() if it still waits
 
     def _check(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -164,7 +165,7 @@ class BucketTarget:
             raise StoreFailed(extra_is_missing("LIPSYNC_STORE=s3://...", ["aioboto3"], "s3")) from error
         self._bucket, self._prefix, self._endpoint = bucket, prefix, endpoint or None
         self._session = aioboto3.Session()
-        # Checksums only where S3 demands them: R2, B2 and older MinIO refuse the newer ones that boto adds by itself.
+        # Checksums only where S3 requires them: R2, B2 and older MinIO refuse those that boto adds by default.
         self._config = Config(
             connect_timeout=10,
             read_timeout=60,
@@ -190,7 +191,7 @@ class BucketTarget:
                     f"LIPSYNC_STORE: there is no bucket {self._bucket} at {self._endpoint or 'Amazon S3'}. Make it, or "
                     "correct LIPSYNC_STORE and LIPSYNC_STORE_ENDPOINT."
                 ) from error
-            # A key that may only put objects is refused here and good enough all the same.
+            # A key with permission to put objects only is refused here, but it suffices.
             log.warning("LIPSYNC_STORE: the bucket %s could not be looked at: %s", self._bucket, error)
         except (BotoCoreError, OSError) as error:
             log.warning("LIPSYNC_STORE cannot be reached now, videos will wait for it: %s", error)
@@ -209,13 +210,13 @@ class BucketTarget:
             except ClientError as error:
                 if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") != 403:
                     raise
-                found = n_bytes  # the key may write and not read: the store took all of it, or put would have failed
+                found = n_bytes  # The key may write but not read; the copy is complete, else put would have failed.
         if found != n_bytes:
             raise OSError(f"the copy of {key} has {found} bytes instead of {n_bytes}")
         return f"s3://{self._bucket}/{key}"
 
     async def _drop_unfinished(self, client: Any, key: str) -> None:
-        """Parts that a killed server left of this very copy would be kept, and billed, for ever."""
+        """Remove the uploaded parts that a killed server left of this copy; the store would bill them for ever."""
         listed = await client.list_multipart_uploads(Bucket=self._bucket, Prefix=key)
         for upload in listed.get("Uploads", []):
             await client.abort_multipart_upload(Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"])
@@ -229,7 +230,7 @@ class BucketTarget:
 
 
 async def checked_hand_over(settings: Settings) -> Callable[[Job, Path], Awaitable[str | None]] | None:
-    """The hand-over of these settings, its target looked at; None without LIPSYNC_STORE."""
+    """The hand-over step for these settings, after a check of its target; None without LIPSYNC_STORE."""
     target = make_target(settings)
     if target is None:
         return None

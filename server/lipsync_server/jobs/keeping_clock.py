@@ -1,9 +1,9 @@
-"""The clock that finished videos are kept by: it only runs forwards, and nobody can set it.
+"""The clock that decides when finished videos expire: it only runs forwards, and nobody can set it.
 
-A rented machine's wall clock may be wrong by days until NTP sets it; a video that is one minute old must not expire by
-that. This clock counts seconds since the database was made, by the kernel's boot-time clock, and its reading is stored
-in the database now and then. A restart of the server continues it exactly; while the machine is off it stands still, so
-a video is kept longer rather than shorter.
+A rented machine's wall clock may be wrong by days until NTP sets it; that must not expire a video that is one minute
+old. This clock counts seconds since the database was made, with the kernel's boot-time clock, and stores its reading in
+the database at intervals. A restart of the server continues the clock exactly. While the machine is off the clock
+stands still, so that a video is kept longer rather than shorter.
 """
 
 import time
@@ -15,7 +15,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class KeepingClock:
-    """Made by `open_keeping_clock`; call it for the seconds that it shows now."""
+    """Call the clock for its current reading in seconds. `open_keeping_clock` makes it."""
 
     def __init__(self, database: Database, seconds: float) -> None:
         self._database = database
@@ -25,7 +25,7 @@ class KeepingClock:
         return self._seconds + _since_boot_s() - self._started_at
 
     async def save(self) -> None:
-        """Store the reading, so that a machine that is switched off continues from here."""
+        """Store the reading, so that the clock continues from here after the machine was off."""
         async with self._database.transaction() as db:
             await db.execute(
                 "INSERT OR REPLACE INTO keeping_clock (one, seconds, boot_id, since_boot_s) VALUES (1, ?, ?, ?)",
@@ -52,7 +52,7 @@ def _since_boot_s() -> float:
 
 
 def _boot_id() -> str:
-    """Names this run of the kernel; "" where the system does not tell."""
+    """The id of this run of the kernel; "" where the system has none."""
     try:
         return _BOOT_ID.read_text().strip()
     except OSError:

@@ -1,6 +1,6 @@
-"""One server per data folder: two would take each other's running jobs for lost ones.
+"""Locks the data folder for one server: two servers would each treat the other's running jobs as lost.
 
-The lock is the kernel's, so that it is gone with the process, however that ends.
+The kernel holds the lock, so that the lock ends with the process, however the process ends.
 """
 
 import fcntl
@@ -14,7 +14,7 @@ from lipsync_server.errors import LipsyncError
 
 @contextmanager
 def lock_data_dir(data_dir: Path) -> Iterator[None]:
-    """Hold the folder; raises LipsyncError when another server has it."""
+    """Lock the folder. Raises LipsyncError when another server holds the lock."""
     descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:

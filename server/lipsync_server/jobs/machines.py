@@ -1,8 +1,9 @@
-"""Which machines fail jobs: a failure of a machine is not the job's, and a sick machine must not draw the whole queue.
+"""Tracks machines that fail jobs, because a failing machine is idle again at once and would fail the whole queue.
 
-A job goes from a machine that failed it to another one that has not; a machine that fails two jobs in a row is set
-aside for a pause that grows, as long as another one can work. Failures that all machines share are the job's own and
-are forgiven. Knows the workers as an executor lists them, and which errors are a machine's. Does not know the store.
+A job that failed on one machine moves to a machine that has not failed it. A machine that fails two jobs in a row is
+paused (set aside) for a time that grows, as long as another machine can work. When every machine fails a job, the job
+is to blame and the failures are not counted against the machines. Knows the workers as an executor lists them, and
+which errors are a machine's. Does not know the store.
 """
 
 import logging
@@ -25,7 +26,7 @@ from lipsync_server.workers.base import WorkerInfo
 log = logging.getLogger(__name__)
 
 MAX_MACHINES = 3
-"""So many machines may fail one job before the failure counts as the job's own."""
+"""The number of machines that may fail one job before the failure counts as the job's own."""
 _N_IN_A_ROW = 2
 _FIRST_PAUSE_S = 30.0
 _LONGEST_PAUSE_S = 600.0
@@ -33,16 +34,16 @@ _OF_A_MACHINE = (DiskFull, OutOfMemory, EngineUnavailable, WeightsError, WorkerC
 
 
 def is_of_the_machine(error: LipsyncError) -> bool:
-    """Whether another machine may do better. A machine that was lost is not failing: it is gone."""
+    """Whether another machine may succeed after `error`. A lost machine does not count as failing."""
     if isinstance(error, NodeLost | ServerDiskFull):
         return False
-    # The base class alone stands for an exception that nobody foresaw.
+    # An error of exactly the base class is an unforeseen exception.
     return isinstance(error, _OF_A_MACHINE) or type(error) is LipsyncError
 
 
 @dataclass(frozen=True)
 class _Sick:
-    """Failures in a row, until when the machine is set aside by the monotonic clock, and the last failure."""
+    """A machine's failures in a row, the end of its pause on the monotonic clock in seconds, and its last failure."""
 
     n_failures: int
     until: float
@@ -50,7 +51,7 @@ class _Sick:
 
 
 class Machines:
-    """What is known of the machines. `workers` lists the workers now; `changed` is called when a pause ends."""
+    """The failure record of all machines. workers: lists the current workers. changed: called when a pause ends."""
 
     def __init__(
         self,
@@ -62,7 +63,7 @@ class Machines:
         self._sick: dict[str, _Sick] = {}
 
     def workers(self) -> list[WorkerInfo]:
-        """The workers as the executor lists them, with those of machines that are set aside named as such."""
+        """The workers as the executor lists them; workers of a machine that is set aside carry the reason."""
         return [
             replace(info, state="set_aside", reason=self._sick[info.node].reason)
             if info.state == "ready" and self.is_set_aside(info.node)
@@ -71,25 +72,25 @@ class Machines:
         ]
 
     def why_set_aside(self) -> str:
-        """Which machines are set aside and why, as sentences; "" when none is."""
+        """Sentences that name the machines that are set aside and why; "" when there are none."""
         names = sorted({info.node for info in self._workers() if self.is_set_aside(info.node)})
         return " ".join(f"Machine {name} is set aside: {self._sick[name].reason}" for name in names)
 
     def is_set_aside(self, node: str) -> bool:
-        """Whether `node` gets no jobs now. The last machine that can work is never set aside."""
+        """Whether `node` receives no jobs now. The last machine that can work is never set aside."""
         return self._pauses(node) and any(
             info.node != node and _is_alive(info) and not self._pauses(info.node) for info in self._workers()
         )
 
     def can_run_elsewhere(self, engine: str, failed_on: Collection[str]) -> bool:
-        """Whether a machine that is not among `failed_on` lives and has `engine` ("auto": any engine)."""
+        """Whether a live machine outside `failed_on` has `engine` ("auto": any engine)."""
         return any(
             info.node not in failed_on and _is_alive(info) and (engine == "auto" or engine in info.engines)
             for info in self._workers()
         )
 
     def failed(self, node: str, error: LipsyncError) -> None:
-        """Note that `node` failed a job which another machine gets now."""
+        """Record that `node` failed a job which another machine renders next."""
         n_failures = self._sick[node].n_failures + 1 if node in self._sick else 1
         pause_s = 0.0
         if n_failures >= _N_IN_A_ROW:
@@ -100,11 +101,11 @@ class Machines:
         self._sick[node] = _Sick(n_failures, self._clock() + pause_s, reason)
 
     def succeeded(self, node: str) -> None:
-        """Note that `node` finished a job."""
+        """Record that `node` finished a job."""
         self._sick.pop(node, None)
 
     def forgive(self, nodes: Collection[str]) -> None:
-        """A job failed on all of `nodes`: that was the job, not the machines."""
+        """Clear the failures of `nodes`: a job that failed on all of them was itself to blame."""
         for node in nodes:
             self._sick.pop(node, None)
 

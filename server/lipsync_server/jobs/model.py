@@ -1,4 +1,4 @@
-"""What a job is: the states it goes through and the frozen records of it.
+"""The states of a job and its frozen records.
 
 Knows the worker's outcome record. Does not know SQLite, HTTP or any engine. Times are seconds since the epoch.
 """
@@ -16,17 +16,17 @@ State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 STATES: tuple[State, ...] = ("queued", "running", "succeeded", "failed", "cancelled")
 FINAL_STATES: frozenset[State] = frozenset(("succeeded", "failed", "cancelled"))
 
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sorts as it counts
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: its text order is its numeric order
 _N_TIME = 10
 _N_RANDOM = 16
 
 
 @dataclass(frozen=True)
 class JobSpec:
-    """What the caller asked for, as it was accepted.
+    """The accepted request of a job.
 
-    engine: as asked for, "auto" included. duration_s: length of the recording. owner: the name of the token used.
-    ask: the prompt and options as the caller gave them. warnings: what was noticed in the files when they came in.
+    engine: as requested, "auto" included. duration_s: length of the recording. owner: the name of the caller's token.
+    ask: the prompt and options as the caller sent them. warnings: sentences from the check of the uploads.
     """
 
     engine: str
@@ -53,7 +53,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class CostRecord:
-    """What a job cost: seconds on a worker, all attempts together, at the price that held when it ended."""
+    """The cost of a job: seconds on workers in all attempts, at the price that was valid when the job ended."""
 
     worker_seconds: float
     price_per_hour: float
@@ -66,13 +66,14 @@ class CostRecord:
 
 @dataclass(frozen=True)
 class Job:
-    """One job as the store has it.
+    """One job as stored in the database.
 
-    engine: the engine that renders it, "" until it has started. attempts: times it was started; n_crashes: times a
-    worker died under it. fraction, stage: how far it was when last written down. worker_s: seconds on workers.
-    purged_at: when its files were removed (expired or deleted); deleted: removed by its owner. expires_at: when the
-    video will probably be removed, by the wall clock, for people; keep_until and ended_on_clock are readings of the
-    keeping clock and decide. failed_on: the machines that failed it.
+    engine: the engine that renders the job, "" before its start. attempts: number of starts. n_crashes: number of
+    workers that died while they rendered the job. fraction, stage: the progress that was last stored. worker_s:
+    seconds on workers. purged_at: when the job's files were removed (expired or deleted). deleted: whether the owner
+    removed the job. expires_at: the probable removal of the video by the wall clock, for display. keep_until,
+    ended_on_clock: readings of the keeping clock (keeping_clock.py), which decides. failed_on: machines that failed
+    the job.
     """
 
     id: str
@@ -111,9 +112,9 @@ class Job:
 
 
 class IdMaker:
-    """Makes ids that sort by time, never repeat and cannot be guessed: 50 bits of milliseconds, 80 bits of chance.
+    """Makes ids that sort by time, never repeat and cannot be guessed: 50 bits of milliseconds, 80 random bits.
 
-    Every id of one maker is larger than the one before and than `after`, even when the clock is set back.
+    Every id of one maker is larger than its previous id and than `after`, even when the wall clock is set back.
     """
 
     def __init__(self, after: str = "", clock: Callable[[], float] = time.time) -> None:
@@ -142,5 +143,5 @@ def made_at(job_id: str) -> float:
 
 
 def is_job_id(text: str) -> bool:
-    """Whether `text` has the form of an id; ids become folder names, so nothing else may pass."""
+    """Whether `text` has the form of an id. Ids become folder names, so every other text must be refused."""
     return len(text) == _N_TIME + _N_RANDOM and all(digit in _ALPHABET for digit in text)

@@ -1,4 +1,4 @@
-"""Which engine runs a job, and the task that a worker is given for it.
+"""Chooses the engine of a job and makes the task for the worker.
 
 Knows the registry, which never loads an engine. Does not know workers, HTTP or the store.
 """
@@ -23,7 +23,7 @@ _FRESH_S = 10.0
 
 @dataclass(frozen=True)
 class Offer:
-    """What the registry said at one moment. `error` is why `auto` has no engine."""
+    """The registry's answer at one moment. error: why `auto` has no engine."""
 
     engines: tuple[EngineInfo, ...]
     default: str
@@ -32,7 +32,7 @@ class Offer:
 
 
 class Planner:
-    """Resolves engines and options. Asking looks at files and hardware, so it happens in a thread and is kept."""
+    """Resolves engines and options. The registry reads files and hardware, so it runs in a thread; answers are kept."""
 
     def __init__(self, registry: Registry, settings: Settings) -> None:
         self._registry = registry
@@ -44,15 +44,15 @@ class Planner:
         self._why_held: Callable[[], str] = str
 
     def hold_back(self, engine: str, why: Callable[[], str]) -> None:
-        """`engine` cannot run yet, whatever lies on disk: jobs that ask for it wait. `why` says so in words."""
+        """Mark `engine` as not ready, whatever files exist, so that its jobs wait. why: the reason as a sentence."""
         self._held_back, self._why_held, self._offer = engine, why, None
 
     def let_go(self) -> None:
-        """What was held back is judged by what lies on disk from now on."""
+        """End hold_back(): from now on the files on disk decide whether the engine can run."""
         self._held_back = self._offer = None
 
     async def offer(self) -> Offer:
-        """What can run here, at most ten seconds old."""
+        """The engines that can run here; the answer is at most ten seconds old."""
         async with self._lock:
             if self._offer is None or time.monotonic() - self._asked_at > _FRESH_S:
                 self._offer = await asyncio.to_thread(self._ask)
@@ -74,7 +74,7 @@ class Planner:
         return Offer(engines, default, reason)
 
     async def resolve(self, wanted: str) -> str:
-        """The engine that `wanted` means now; raises EngineUnavailable with what to do."""
+        """The engine that `wanted` means now. Raises EngineUnavailable with the remedy."""
         offer = await self.offer()
         if wanted == "auto":
             if offer.error is not None:
@@ -89,7 +89,7 @@ class Planner:
         raise EngineUnavailable(f"Engine {wanted} is not known yet; try again in a moment.", field="engine")
 
     async def runnable(self, engines: frozenset[str]) -> dict[str, str]:
-        """For a worker that has `engines`: what may be asked for -> the engine that then runs."""
+        """For a worker that has `engines`: a map from requested names, "auto" included, to the engine that runs."""
         offer = await self.offer()
         runnable = {name: name for name in engines if name != self._held_back}
         if offer.default in runnable:
@@ -97,16 +97,16 @@ class Planner:
         return runnable
 
     async def check(self, spec: JobSpec) -> JobSpec:
-        """The spec, its engine and options checked; raises InvalidInput or EngineUnavailable.
+        """Check the engine and options of the spec and return the spec. Raises InvalidInput or EngineUnavailable.
 
-        `auto` stays open until the job starts, unless the caller gave options that only one engine knows.
+        `auto` is resolved when the job starts, unless the caller sent options that only one engine knows.
         """
         engine = await self.resolve(spec.engine)
         await asyncio.to_thread(self._choose_options, engine, spec.ask)
         return replace(spec, engine=engine) if spec.ask.options else spec
 
     async def task(self, job: Job, files: JobFiles) -> RenderTask:
-        """What a worker needs to render a started job."""
+        """The task that a worker renders for a started job."""
         scratch = await asyncio.to_thread(files.scratch, job.id)
         return RenderTask(
             task_id=job.id,

@@ -1,8 +1,8 @@
 """Downloads the weights profile of LIPSYNC_PROFILE while the server already answers.
 
-Until all of it is there and verified the profile's engine is held back: jobs that need it wait, others go on. Knows the
-download, the planner, the executor and the queue; does not know HTTP. An interrupted download is tried again for ever,
-one that the hub refuses is given up with the reason.
+Until every file is downloaded and verified, the profile's engine is held back: jobs that need this engine wait, other
+jobs run. An interrupted download is repeated until it succeeds; a download that the hub refuses ends with the reason.
+Knows the download, the planner, the executor and the queue; does not know HTTP.
 """
 
 import asyncio
@@ -27,7 +27,8 @@ _LOG_EVERY_S = 30.0
 class ProfileAtStart:
     """The download of one profile. All methods belong to the event loop.
 
-    Making it holds the engine back; that must happen before the queue starts. Raises InvalidInput for an unknown name.
+    The constructor holds the engine back, so it must run before the queue starts. Raises InvalidInput for an unknown
+    profile.
     """
 
     def __init__(self, settings: Settings, planner: Planner, executor: TakesLateWeights) -> None:
@@ -48,7 +49,7 @@ class ProfileAtStart:
         return not (self._done or self._failed)
 
     def load_state(self) -> LoadState | None:
-        """How far the download is; None once it is complete and the executor's own state counts."""
+        """The progress of the download; None once it is complete, when the executor's own state counts."""
         if self._done:
             return None
         if self._failed:
@@ -67,7 +68,7 @@ class ProfileAtStart:
         )
 
     async def run(self, queue: JobQueue) -> None:
-        """Download, then let the engine in; returns when that is done or given up."""
+        """Download the profile and release its engine; returns when the download is complete or has failed for good."""
         n_tries = 0
         while True:
             try:
@@ -92,7 +93,7 @@ class ProfileAtStart:
         await self._let_in(queue)
 
     def stop(self) -> None:
-        """Have the download end soon; what has arrived is kept."""
+        """End the download soon; the received bytes are kept."""
         self._stop.set()
 
     async def _let_in(self, queue: JobQueue) -> None:
@@ -116,7 +117,7 @@ class ProfileAtStart:
         )
 
     def _note(self, progress: PullProgress) -> None:
-        """Called in the download's threads."""
+        """Store the progress. The download's threads call this."""
         self._progress, self._trouble = progress, ""
         if time.monotonic() - self._logged_at > _LOG_EVERY_S:
             self._logged_at = time.monotonic()

@@ -1,4 +1,4 @@
-"""The queue: takes jobs in, gives each to a worker that can do it, and cancels them.
+"""The queue: accepts jobs, assigns each to a worker that can render it, and cancels jobs.
 
 Knows the store, the worker interface and the planner. Does not know HTTP, engines' insides, how a worker runs or how
 an attempt ends (finish.py). Jobs survive `kill -9`: at start every job found running goes back to the queue with its
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class JobQueue:
-    """The scheduler. `start` recovers and begins, `close` finishes or re-queues what runs and stops the executor."""
+    """The scheduler. start() recovers jobs and begins; close() finishes or re-queues them and stops the executor."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class JobQueue:
         self._work.set()
 
     async def close(self) -> None:
-        """Stop: running jobs get `shutdown_grace_s` to finish, then they go back to the queue."""
+        """Stop the queue. Running jobs get `shutdown_grace_s` seconds to finish, then they return to the queue."""
         if self.stopping:
             return
         self.stopping = self._finisher.stopping = True
@@ -119,13 +119,13 @@ class JobQueue:
             log.info("job was running when the server stopped: back to the queue", extra={"job_id": job.id})
             await self.store.requeue(job.id, worker_s=0.0, crashed=False)
 
-    # Taking in and letting go
+    # Accepting and cancelling
 
     def new_id(self) -> str:
         return self._new_id()
 
     async def submit(self, job_id: str, spec: JobSpec, key: Idempotency | None) -> Job:
-        """Take in a job whose inputs lie in its folder. Raises QueueFull with an estimate of when to try again."""
+        """Accept a job whose inputs are in its folder. Raises QueueFull with an estimate of when to try again."""
         if self.stopping:
             raise QueueFull("The server is stopping. Send the request again in a moment.", retry_after_s=10)
         job = Job(id=job_id, spec=spec, state="queued", created_at=self._clock())
@@ -139,7 +139,7 @@ class JobQueue:
         return job
 
     async def check_room(self) -> None:
-        """Raise QueueFull when a job would not be taken in now; saves the caller the upload."""
+        """Raise QueueFull when a job would be refused now, before the caller uploads files for nothing."""
         n_open = sum(await self.store.n_open())
         if n_open >= self._max_open():
             raise QueueFull(
@@ -148,7 +148,7 @@ class JobQueue:
             )
 
     async def cancel(self, job_id: str) -> Job:
-        """Cancel a queued job at once, ask a running one to stop; raises Conflict when it has ended."""
+        """Cancel a queued job at once, or request the end of a running one. Raises Conflict when the job has ended."""
         job = await self.store.request_cancel(job_id, self._clock())
         if job.final:
             await self._finisher.ended(job)
@@ -158,19 +158,19 @@ class JobQueue:
         return job
 
     def wake(self) -> None:
-        """Something has changed that a waiting job may have waited for: look at all of them again."""
+        """Check all waiting jobs again, because an engine or a worker they wait for may be available now."""
         self._work.set()
 
     async def give_up_on(self, engine: str, error: LipsyncError) -> None:
-        """Fail the queued jobs that asked for `engine` by name: it will not come."""
+        """Fail the queued jobs that requested `engine` by name, because it will not become available."""
         for job in await self.store.in_state("queued"):
             if job.spec.engine == engine:
                 await self._finisher.fail(job, error)
 
     async def _give_up_on_unavailable(self) -> None:
-        """Fail the queued jobs whose engine cannot run here any more, for example because its weights were removed.
+        """Fail the queued jobs whose engine can no longer run here, for example because its weights were removed.
 
-        In a cluster such a job waits: the machine that has its engine may join again.
+        In a cluster such a job waits: a machine that has its engine may join again.
         """
         if isinstance(self.executor, OffersEngines):
             return
@@ -186,7 +186,7 @@ class JobQueue:
             await self._finisher.ended(job)
 
     async def wait_end(self, job_id: str) -> Job:
-        """The job once it has ended; as it is when the server stops before."""
+        """Return the job once it has ended, or in its current state when the server stops."""
         with self.watch.subscribe(job_id) as changed:
             while True:
                 changed.clear()
@@ -195,17 +195,17 @@ class JobQueue:
                     return job
                 await changed.wait()
 
-    # Looking
+    # Reading
 
     def running_job(self, job_id: str) -> RunningJob | None:
         return self._running.get(job_id)
 
     def workers(self) -> list[WorkerInfo]:
-        """The workers, with those of machines that are set aside named as such."""
+        """The workers; workers of a machine that is set aside carry the reason."""
         return self._machines.workers()
 
     def load_state(self) -> LoadState:
-        """How far the default engine is; names the machines that are set aside."""
+        """The load state of the default engine; its detail names the machines that are set aside."""
         state, aside = self.executor.load_state(), self._machines.why_set_aside()
         return replace(state, detail=f"{state.detail} {aside}") if aside else state
 
@@ -223,10 +223,10 @@ class JobQueue:
     # Scheduling
 
     async def _schedule(self) -> None:
-        """Hand the oldest job that a free worker can do to it, for ever.
+        """The scheduling loop: give each free worker the oldest waiting job that it can render.
 
-        A free worker that can do none of the waiting jobs is set aside, so that another worker's turn comes; new work
-        brings it back.
+        A free worker that can render none of the waiting jobs is put aside, so that another free worker is tried; new
+        work brings the worker back.
         """
         aside: list[Worker] = []
         while True:
@@ -244,13 +244,13 @@ class JobQueue:
             except UnreadableRecord:
                 await self._mend_records()
             except Exception:
-                # A full disk or a broken registry must not end the scheduling of a server that goes on answering.
+                # A full disk or a broken registry must not end the loop, because the server still accepts jobs.
                 log.exception("scheduling failed; trying again")
                 self._release(aside)
                 await asyncio.sleep(1.0)
 
     async def _next_worker(self, any_aside: bool) -> Worker | None:
-        """An idle worker; None when new work came first that one set aside may be able to do."""
+        """An idle worker; None when new work arrived first that a worker put aside may be able to render."""
         if not any_aside:
             return await self.executor.next_idle()
         idle = asyncio.create_task(self.executor.next_idle())
@@ -268,7 +268,7 @@ class JobQueue:
             self.executor.release(workers.pop())
 
     async def _dispatch(self, worker: Worker) -> bool:
-        """Start the next job that `worker` can do; False when there is none."""
+        """Start the oldest job that `worker` can render; False when there is none."""
         if self._machines.is_set_aside(worker.node):
             return False
         try:
@@ -288,16 +288,16 @@ class JobQueue:
         if job is None:
             return False
         log.info("job started", extra={"job_id": job.id, "engine": job.engine, "worker": worker.worker_id})
-        # No await between the transaction and here: a cancel that comes now finds the job.
+        # No await between the transaction and this line, so that a concurrent cancel() finds the job.
         self._begin(job, RunningJob(worker, job.engine, job.spec.duration_s))
         return True
 
     def _is_hopeless(self, worker: Worker) -> bool:
-        """Whether `worker` was only handed out because no worker at all can be started."""
+        """Whether next_idle() returned `worker` only because no worker can be started."""
         return any(info.worker_id == worker.worker_id and info.state == "dead" for info in self.executor.workers())
 
     async def _fail_all_waiting(self) -> None:
-        """No worker can be started: whoever waits hears the reason now."""
+        """No worker can be started: fail all waiting jobs with the reason."""
         error = WorkerCrashed(self.executor.load_state().detail)
         for job in await self.store.in_state("queued"):
             await self._finisher.fail(job, error)
@@ -316,7 +316,7 @@ class JobQueue:
         try:
             await self._finisher.run(job, running)
         except Exception:
-            # Its record was changed or spoilt while it ran, so its end could not be written as usual.
+            # The job's record was damaged while the job ran, so its end could not be recorded as usual.
             log.exception("the end of this job could not be written", extra={"job_id": job.id})
             await self._mend_records()
         finally:

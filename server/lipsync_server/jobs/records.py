@@ -1,7 +1,7 @@
-"""Jobs as rows of SQLite and back. A row that cannot be read concerns its own job alone.
+"""Converts jobs to rows of SQLite and back. A row that cannot be read affects its own job only.
 
-Knows the columns of schema.py and the records of model.py. Does not know when what is written. Every row is read back
-in the transaction that writes it, so a record that its own reader would refuse is never stored.
+Knows the columns of schema.py and the records of model.py. Does not know when a row is written. Every row is read back
+in the transaction that writes it, so that no record is stored that cannot be read.
 """
 
 import json
@@ -24,9 +24,9 @@ _FAILURE = TypeAdapter(Failure)
 _COST = TypeAdapter(CostRecord)
 # Columns that hold JSON.
 _JSON = ("spec", "outcome", "failure", "cost", "stage_s", "failed_on")
-# Columns of the table that are no fields of a job: copies of fields of its spec, for queries.
+# Columns that copy fields of a job's spec, so that queries can use them.
 _COPIES = ("wanted_engine", "duration_s")
-# Fields of a stored job that older servers wrote beside the others; they are parts of `ask` since.
+# Fields that older servers stored in the spec itself; newer servers store them in its `ask`.
 _ASKED = ("prompt", "preset", "resolution", "seed", "face_index", "face_box", "options")
 UNREADABLE = Failure(
     "unreadable_record",
@@ -37,23 +37,23 @@ UNREADABLE = Failure(
 
 
 class UnreadableRecord(Exception):
-    """A row of the table that cannot be read as a job. The message names the job and the first thing wrong."""
+    """A row that cannot be read as a job. The message names the job and the first error."""
 
 
 async def insert_job(db: aiosqlite.Connection, job: Job) -> None:
-    """Add a job. Raises InvalidInput when it could not be read again."""
+    """Add a row for a job. Raises InvalidInput when the row cannot be read back."""
     try:
         await db.execute(
             "INSERT INTO jobs (id, state, wanted_engine, duration_s, spec, created_at) VALUES (?, ?, ?, ?, ?, ?)",
             (job.id, job.state, job.spec.engine, job.spec.duration_s, _text(_SPEC, job.spec), job.created_at),
         )
         await write_job(db, job)
-    except (UnreadableRecord, sqlite3.IntegrityError) as error:  # SQLite stores "not a number" as NULL
+    except (UnreadableRecord, sqlite3.IntegrityError) as error:  # SQLite stores NaN as NULL
         raise InvalidInput(f"This job's options cannot be stored: {error}. Send plain, finite values.") from error
 
 
 async def write_job(db: aiosqlite.Connection, job: Job) -> None:
-    """Write all columns of a job that is in the table. Raises UnreadableRecord when it could not be read again."""
+    """Write all columns of a stored job. Raises UnreadableRecord when the row cannot be read back."""
     values = {
         "state": job.state,
         "engine": job.engine,
@@ -90,7 +90,7 @@ async def write_job(db: aiosqlite.Connection, job: Job) -> None:
 
 
 def job_of(row: aiosqlite.Row) -> Job:
-    """The job of a row. Raises UnreadableRecord."""
+    """Convert a row to a job. Raises UnreadableRecord."""
     try:
         values: dict[str, Any] = {name: row[name] for name in row.keys() if name not in _COPIES}  # noqa: SIM118 - a Row
         for name in _JSON:
@@ -108,7 +108,7 @@ def job_of(row: aiosqlite.Row) -> Job:
 
 
 def read_job(row: aiosqlite.Row) -> Job:
-    """The job of a row; for one that cannot be read, a failed job that says so."""
+    """Convert a row to a job; a row that cannot be read becomes a failed job with an explanation."""
     try:
         return job_of(row)
     except UnreadableRecord:
@@ -116,7 +116,7 @@ def read_job(row: aiosqlite.Row) -> Job:
 
 
 def stand_in(row: aiosqlite.Row) -> Job:
-    """A job in the place of a row that cannot be read: ended, with as much of the row as can be trusted."""
+    """An ended job in place of a row that cannot be read, with the values of the row that are valid."""
     job_id = str(row["id"])
     created_at = made_at(job_id) if is_job_id(job_id) else 0.0
     state: State = row["state"] if row["state"] in FINAL_STATES - {"succeeded"} else "failed"
@@ -149,7 +149,7 @@ def _text(adapter: TypeAdapter[Any], value: object) -> str | None:
 
 
 def _current_spec(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The spec's values in today's form, whichever version of the server wrote them."""
+    """The spec's values in the current form, whichever version of the server wrote them."""
     spec = dict(values)
     if "ask" not in spec:
         spec["ask"] = {name: spec.pop(name) for name in _ASKED if name in spec}

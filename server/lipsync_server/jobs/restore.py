@@ -1,7 +1,8 @@
-"""Gives finished videos a record again when the database was lost, emptied or damaged.
+"""Makes new records for finished videos when the database was lost, emptied or damaged.
 
-A person who holds a job's id can then still fetch the video, and it is kept for its whole time once more. The video
-file itself is whole, because it appears by rename; its facts are read from it. Knows store, files and media/.
+A caller who has a job's id can then still fetch the video, and the video is kept for its full time again. The video
+file is complete, because it was created by a rename; its length and size are read from it. Knows store, files and
+media/.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ async def restore_videos(store: Store, files: JobFiles, *, keep_s: float) -> Non
         video = files.video(job_id)
         try:
             outcome = await asyncio.to_thread(_facts_of, video)
-        except Exception as error:  # whatever the file is, it must neither stop the start nor be removed
+        except Exception as error:  # a file that cannot be read must neither prevent the start nor be removed
             log.error("the video of job %s has no record and cannot be read: %s. It stays where it is.", job_id, error)
             continue
         finished_at = (await asyncio.to_thread(video.stat)).st_mtime
@@ -35,7 +36,7 @@ async def restore_videos(store: Store, files: JobFiles, *, keep_s: float) -> Non
 
 
 def _facts_of(video: Path) -> RenderOutcome:
-    """The outcome as the file itself tells it. The seed and the seconds of work are not in a file."""
+    """The outcome as read from the video file. The file has neither the seed nor the seconds of work."""
     from lipsync_server.media.mux import probe_video
 
     found = probe_video(video)

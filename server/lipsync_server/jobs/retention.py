@@ -1,8 +1,8 @@
-"""How long finished videos and the records of jobs are kept, and that nothing else stays on disk.
+"""Removes expired videos, old records of jobs, and every other file that no job needs.
 
-A video is kept until it was collected plus a grace period, and at most `result_ttl_s`, by the keeping clock. Nothing
-but its own time or a person removes a finished video: one that no record names is given a record again (restore.py).
-Knows store and files. Does not know HTTP.
+A video is kept until a grace period after it was collected, and for at most `result_ttl_s` seconds, by the keeping
+clock. A finished video is removed only when its time has passed or its owner deletes it: a video without a record gets
+a new record (restore.py). Knows store and files. Does not know HTTP.
 """
 
 import asyncio
@@ -26,13 +26,13 @@ _LOOK_EVERY_S = 60.0
 
 
 async def sweep_leftovers(store: Store, files: JobFiles, *, keep_s: float) -> None:
-    """At start, before anything is taken in: drop unfinished uploads and files that no job needs any more.
+    """At start, before the server accepts requests: remove unfinished uploads and files that no job needs.
 
-    keep_s: how long a video without a record is kept from now on.
+    keep_s: how long a video without a record is kept from now on, in seconds.
     """
     await restore_videos(store, files, keep_s=keep_s)
 
-    # A video that could not be restored is no leftover: it stays where it lies until a person has looked at it.
+    # A video whose record could not be restored is kept until a person has checked it.
     with_video = await asyncio.to_thread(files.with_video)
     lost = frozenset(await store.unknown(with_video))
 
@@ -51,7 +51,7 @@ async def sweep_leftovers(store: Store, files: JobFiles, *, keep_s: float) -> No
 
 
 async def expire(store: Store, files: JobFiles, now: float) -> int:
-    """Remove the videos whose time is over; returns how many. now: for their records, seconds since the epoch."""
+    """Remove the expired videos; returns how many. now: the time for their records, in seconds since the epoch."""
     expired = await store.expired()
     for job_id in expired:
         await _remove(files, job_id, lambda job_id=job_id: store.purge(job_id, now))  # type: ignore[misc]
@@ -60,9 +60,9 @@ async def expire(store: Store, files: JobFiles, now: float) -> int:
 
 
 async def _remove(files: JobFiles, job_id: str, write: Callable[[], Awaitable[Job]]) -> None:
-    """Remove a job's files once `write` has noted it; on a full disk the note has room only after they are gone."""
+    """Remove a job's files after `write` has recorded that; on a full disk before, to make room for the record."""
     try:
-        # The note first: a video that its record promises must be there.
+        # Record first: a record must never promise a video that is gone.
         await write()
     except sqlite3.OperationalError as error:
         log.warning("the database cannot be written (%s): job %s's files are removed first", error, job_id)
@@ -79,7 +79,7 @@ async def _remove(files: JobFiles, job_id: str, write: Callable[[], Awaitable[Jo
 
 
 class Retention:
-    """The task that expires videos on time, and the two wishes that make it sooner."""
+    """The task that removes expired videos, and the two requests that end a video's time early: collect and delete."""
 
     def __init__(
         self,
@@ -98,13 +98,13 @@ class Retention:
         self._wake = asyncio.Event()
 
     async def collect(self, job_id: str) -> Job:
-        """Mark the video as picked up: it is kept for the grace period only. Again has no effect."""
+        """Mark the video as collected, so that it is kept for the grace period only. A second call has no effect."""
         job = await self._store.collect(job_id, now=self._clock(), keep_s=self._grace_s)
         self._wake.set()
         return job
 
     def wake(self) -> None:
-        """A job has ended: its video may be the next to expire."""
+        """Compute the next expiry again, because a job has ended."""
         self._wake.set()
 
     async def delete(self, job_id: str) -> None:

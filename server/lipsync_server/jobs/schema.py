@@ -1,6 +1,6 @@
-"""The tables, and the steps from every older version of them to the newest.
+"""The tables of the database, and the steps from every older version to the newest.
 
-`PRAGMA user_version` says which steps a database has seen. Steps are appended, never edited.
+`PRAGMA user_version` is the number of steps applied to a database. Steps are appended, never edited.
 """
 
 STEPS: tuple[str, ...] = (

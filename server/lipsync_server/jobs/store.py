@@ -1,8 +1,8 @@
-"""The jobs in SQLite: every change of a job's state is one transaction here and nowhere else.
+"""Stores jobs in SQLite: every change of a job's state is one transaction in this module.
 
-Knows the records of model.py and their tables. Does not know files, workers, engines or HTTP. A job that ends with a
-callback wanted gets its outbox row in the very transaction that ends it. A row that cannot be read stands for a failed
-job (records.py) and harms no other job.
+The transaction that ends a job also writes its callback to the outbox table, so that no callback is lost. A row that
+cannot be read is treated as a failed job (records.py) and does not affect other jobs. Knows the records of model.py and
+their tables. Does not know files, workers, engines or HTTP.
 """
 
 import json
@@ -20,7 +20,7 @@ from lipsync_server.workers.task import RenderOutcome
 
 @dataclass(frozen=True)
 class Idempotency:
-    """An Idempotency-Key of one owner and what the request with it contained."""
+    """An Idempotency-Key of one owner and the fingerprint of the request that used it."""
 
     owner: str
     key: str
@@ -30,7 +30,7 @@ class Idempotency:
 class Store:
     """Reads and changes jobs.
 
-    callback_body: makes the body of a callback from the ended job. keeping: the clock that videos are kept by.
+    callback_body: makes the body of a callback from the ended job. keeping: the clock that decides when videos expire.
     """
 
     def __init__(self, database: Database, callback_body: Callable[[Job], bytes], keeping: Callable[[], float]) -> None:
@@ -41,14 +41,14 @@ class Store:
     # Reading
 
     async def get(self, job_id: str) -> Job:
-        """The job; raises NotFound."""
+        """Return the job. Raises NotFound."""
         row = await self._db.row("SELECT * FROM jobs WHERE id = ?", job_id)
         if row is None:
             raise NotFound(f"There is no job {job_id[:64]!r} on this server. Check the id, or list them: GET /v1/jobs.")
         return read_job(row)
 
     async def page(self, *, state: State | None, limit: int, after: str | None, owner: str | None = None) -> list[Job]:
-        """Up to `limit` jobs, newest first, older than the id `after`; those of `owner` alone when one is named."""
+        """Up to `limit` jobs, newest first, older than the id `after`. owner: None for all, else only this owner's."""
         rows = await self._db.rows(
             "SELECT * FROM jobs WHERE deleted = 0 AND (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR id < ?2)"
             " AND (?4 IS NULL OR CASE WHEN json_valid(spec) THEN json_extract(spec, '$.owner') END = ?4)"
@@ -70,20 +70,20 @@ class Store:
         return {state: found.get(state, 0) for state in STATES}
 
     async def n_open(self) -> tuple[int, int]:
-        """How many jobs wait and how many run."""
+        """The number of queued and of running jobs."""
         rows = await self._db.rows("SELECT state, count(*) FROM jobs WHERE state IN ('queued', 'running') GROUP BY 1")
         found = {row[0]: int(row[1]) for row in rows}
         return found.get("queued", 0), found.get("running", 0)
 
     async def waiting_by_engine(self) -> dict[str, tuple[int, float]]:
-        """For every engine asked for: queued jobs and the seconds of video in them."""
+        """For every requested engine: the number of queued jobs and their total length in seconds of video."""
         rows = await self._db.rows(
             "SELECT wanted_engine, count(*), total(duration_s) FROM jobs WHERE state = 'queued' GROUP BY wanted_engine"
         )
         return {row[0]: (int(row[1]), float(row[2])) for row in rows}
 
     async def ahead(self, job_id: str) -> tuple[int, float]:
-        """Queued jobs before this one, and the seconds of video in them."""
+        """The number of queued jobs before this one, and their total length in seconds of video."""
         row = await self._db.row(
             "SELECT count(*), total(duration_s) FROM jobs WHERE state = 'queued' AND id < ?",
             job_id,
@@ -92,9 +92,9 @@ class Store:
         return int(row[0]), float(row[1])
 
     async def anything_to_stay_for(self, *, finished_within_s: float) -> bool:
-        """Whether a job waits or runs, or a finished video lies only here, not collected and not expired.
+        """Whether a job waits or runs, or a finished video exists only here and is neither collected nor expired.
 
-        finished_within_s: videos that were finished longer ago are not waited for any more.
+        finished_within_s: videos that were finished longer ago do not count.
         """
         now = self._keeping()
         row = await self._db.row(
@@ -107,13 +107,13 @@ class Store:
         return bool(row and row[0])
 
     async def last_id(self) -> str:
-        """The largest id given so far; "" before the first."""
+        """The largest id so far; "" before the first job."""
         row = await self._db.row("SELECT max(id) FROM jobs WHERE length(id) = 26")
         last = (row[0] if row else None) or ""
         return last if is_job_id(last) else ""
 
     async def recent_speeds(self, n: int = 50) -> list[tuple[str, float]]:
-        """Engine and seconds of work per second of video of the last successes, oldest first."""
+        """Engine and seconds of work per second of video of the last succeeded jobs, oldest first."""
         rows = await self._db.rows("SELECT * FROM jobs WHERE state = 'succeeded' ORDER BY id DESC LIMIT ?", n)
         outcomes = [(job.engine, job.outcome) for job in map(read_job, reversed(rows))]
         return [
@@ -123,12 +123,12 @@ class Store:
         ]
 
     async def find_key(self, owner: str, key: str) -> tuple[str, str] | None:
-        """Fingerprint and job id that an Idempotency-Key stands for."""
+        """The fingerprint and the job id stored for an Idempotency-Key, or None."""
         row = await self._db.row("SELECT fingerprint, job_id FROM idempotency WHERE owner = ? AND key = ?", owner, key)
         return (row[0], row[1]) if row else None
 
     async def expired(self) -> list[str]:
-        """Ids of the finished jobs whose video has had its time."""
+        """The ids of finished jobs whose video has expired."""
         rows = await self._db.rows(
             "SELECT id FROM jobs WHERE keep_until <= ? AND purged_at IS NULL AND keep_until IS NOT NULL",
             self._keeping(),
@@ -136,7 +136,7 @@ class Store:
         return [row[0] for row in rows]
 
     async def next_expiry_in_s(self) -> float | None:
-        """Seconds until the next video has had its time; None while none is kept."""
+        """Seconds until the next video expires; None while no video is kept."""
         row = await self._db.row(
             "SELECT min(keep_until) FROM jobs WHERE purged_at IS NULL AND keep_until IS NOT NULL"
             " AND typeof(keep_until) = 'real'"
@@ -144,7 +144,7 @@ class Store:
         return None if row is None or row[0] is None else max(0.0, float(row[0]) - self._keeping())
 
     async def with_files(self) -> dict[str, State]:
-        """The jobs that may have files, with their states: not ended yet, or with a video that is kept."""
+        """The jobs that may have files, with their states: jobs that have not ended, and jobs whose video is kept."""
         rows = await self._db.rows(
             "SELECT id, state FROM jobs"
             " WHERE state IN ('queued', 'running') OR (state = 'succeeded' AND purged_at IS NULL)"
@@ -152,7 +152,7 @@ class Store:
         return {row[0]: row[1] for row in rows}
 
     async def unknown(self, job_ids: Iterable[str]) -> list[str]:
-        """Those of `job_ids` that have no record at all, or one of a success that cannot be read."""
+        """The ids in `job_ids` without a record, or with an unreadable record of a succeeded job."""
         unknown = []
         for job_id in job_ids:
             row = await self._db.row("SELECT * FROM jobs WHERE id = ?", job_id)
@@ -163,7 +163,7 @@ class Store:
     # Changing
 
     async def add(self, job: Job, *, max_open: int, key: Idempotency | None) -> None:
-        """Take in a queued job; raises QueueFull when `max_open` are queued or running already."""
+        """Add a queued job. Raises QueueFull when `max_open` jobs are already queued or running."""
         async with self._db.transaction() as db:
             (row,) = await db.execute_fetchall("SELECT count(*) FROM jobs WHERE state IN ('queued', 'running')")
             if row[0] >= max_open:
@@ -178,15 +178,15 @@ class Store:
                     raise Conflict("Another request with this Idempotency-Key is being taken in.") from error
 
     async def restore(self, job: Job) -> None:
-        """Put a record in the place of one that was lost, or that cannot be read."""
+        """Write a record in place of a lost or unreadable one."""
         async with self._db.transaction() as db:
             await db.execute("DELETE FROM jobs WHERE id = ?", (job.id,))
             await insert_job(db, job)
 
     async def mend(self, now: float) -> list[Job]:
-        """End every job that has not ended and whose record cannot be read; returns them as they are now.
+        """End every unfinished job whose record cannot be read; returns the ended jobs.
 
-        Rows without an id of this server are removed: nothing on disk can belong to them.
+        Rows whose id is not of this server's form are removed, because no file can belong to them.
         """
         mended = []
         async with self._db.transaction() as db:
@@ -208,14 +208,14 @@ class Store:
     async def take(
         self, engines: dict[str, str], now: float, *, node: str = "", anywhere_else: Callable[[Job], bool] = bool
     ) -> Job | None:
-        """Start the oldest queued job that asks for one of `engines`, a map from what was asked for to what runs.
+        """Start the oldest queued job that requests a key of `engines`, which maps requested names to engines.
 
-        A job that failed on machine `node` is not given to it again while `anywhere_else` knows another one for it.
+        A job that failed on machine `node` is not started there again while `anywhere_else` finds another machine.
         Raises UnreadableRecord for a row that mend() has to end first.
         """
         marks = ", ".join("?" * len(engines))
         async with self._db.transaction() as db:
-            # Most jobs have failed nowhere; the others are few, and looked at one by one.
+            # Most jobs have failed nowhere, so one query finds them; the few others are checked one by one.
             rows = await db.execute_fetchall(
                 f"SELECT * FROM jobs WHERE state = 'queued' AND wanted_engine IN ({marks})"  # noqa: S608
                 " AND (failed_on = '[]' OR instr(failed_on, ?) = 0) ORDER BY id LIMIT 1",
@@ -244,16 +244,16 @@ class Store:
         return job
 
     async def progress(self, job_id: str, *, stage: str, fraction: float) -> None:
-        """Write down how far a running job is."""
+        """Store the progress of a running job."""
         async with self._db.transaction() as db:
             await db.execute(
                 "UPDATE jobs SET stage = ?, fraction = ? WHERE id = ? AND state = 'running'", (stage, fraction, job_id)
             )
 
     async def requeue(self, job_id: str, *, worker_s: float, crashed: bool, failed_on: str = "") -> Job:
-        """Give a running job back to the queue; it keeps its place, its files and its resume point.
+        """Return a running job to the queue. The job keeps its place, its files and its resume point.
 
-        failed_on: the machine that failed it, if one did.
+        failed_on: the machine that failed the job, if one did.
         """
 
         def back(job: Job) -> Job:
@@ -271,7 +271,7 @@ class Store:
         return await self._change(job_id, ("running",), back)
 
     async def rendered(self, job_id: str, outcome: RenderOutcome, *, worker_s: float) -> Job:
-        """Note that the video of a running job is finished and only has to be handed over."""
+        """Record that the video of a running job is finished and only has to be copied to LIPSYNC_STORE."""
 
         def note(job: Job) -> Job:
             return replace(job, outcome=outcome, stage="store", fraction=1.0, worker_s=job.worker_s + worker_s)
@@ -279,7 +279,7 @@ class Store:
         return await self._change(job_id, ("running",), note)
 
     async def succeed(self, job_id: str, outcome: RenderOutcome, *, now: float, keep_s: float, ending: "Ending") -> Job:
-        """End a running job whose video is finished, to be kept for `keep_s` seconds."""
+        """End a running job as succeeded. Its video is kept for `keep_s` seconds."""
 
         def done(job: Job) -> Job:
             job = self._ended(job, "succeeded", now, ending)
@@ -303,7 +303,7 @@ class Store:
         return await self._change(job_id, ("queued", "running"), lambda job: self._ended(job, "cancelled", now, ending))
 
     async def request_cancel(self, job_id: str, now: float) -> Job:
-        """Cancel a queued job at once; note the wish on a running one. Raises Conflict when it has ended."""
+        """Cancel a queued job at once, record the request for a running one. Raises Conflict when the job has ended."""
 
         def wish(job: Job) -> Job:
             if job.state == "queued":
@@ -313,8 +313,8 @@ class Store:
         return await self._change(job_id, ("queued", "running"), wish)
 
     async def collect(self, job_id: str, *, now: float, keep_s: float) -> Job:
-        """Mark a video as picked up, to be kept for `keep_s` seconds more; only the first mark counts, and it never
-        makes the video stay longer."""
+        """Mark a video as collected: it is kept for at most `keep_s` more seconds. Only the first call counts, and it
+        never extends the video's time."""
 
         def mark(job: Job) -> Job:
             if job.collected_at is not None:
@@ -330,13 +330,13 @@ class Store:
         return await self._change(job_id, ("succeeded",), mark)
 
     async def purge(self, job_id: str, now: float) -> Job:
-        """Note that the files of an ended job are gone or about to be."""
+        """Record that the files of an ended job are removed, or will be removed next."""
         return await self._change(
             job_id, ("succeeded", "failed", "cancelled"), lambda job: replace(job, purged_at=job.purged_at or now)
         )
 
     async def delete(self, job_id: str, now: float) -> Job:
-        """Forget what an ended job was about; what stays is that there was one, so that asking answers 410."""
+        """Erase the content of an ended job. An empty record remains, so that requests for the job are answered 410."""
 
         def forget(job: Job) -> Job:
             spec = replace(job.spec, ask=Ask(), image_name="", audio_name="", second_audio_name=None, file_name="")
@@ -345,7 +345,7 @@ class Store:
         return await self._change(job_id, ("succeeded", "failed", "cancelled"), forget)
 
     async def forget_older_than(self, age_s: float) -> int:
-        """Drop the records of jobs that ended so many seconds ago and have no files; returns how many."""
+        """Delete the records of jobs without files that ended more than so many seconds ago; returns how many."""
         async with self._db.transaction() as db:
             cursor = await db.execute(
                 "DELETE FROM jobs WHERE ended_on_clock < ? AND (state != 'succeeded' OR purged_at IS NOT NULL)"
@@ -390,7 +390,7 @@ class Store:
 @dataclass(frozen=True)
 class Ending:
     """Figures of the final attempt that are stored with a job's end: worker seconds, seconds per stage, price, and the
-    place of the copy in LIPSYNC_STORE."""
+    address of the copy in LIPSYNC_STORE."""
 
     worker_s: float = 0.0
     stage_s: dict[str, float] | None = None

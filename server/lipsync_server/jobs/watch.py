@@ -1,7 +1,7 @@
-"""Tells whoever waits for a job that something about it changed.
+"""Wakes the requests that wait for a job when the job has changed.
 
-Knows ids and asyncio. Carries no data: a woken waiter reads the job again, so a wake-up that was missed or doubled
-does no harm.
+A wake-up carries no data: the woken request reads the job again, so that a missed or repeated wake-up does no harm.
+Knows ids and asyncio.
 """
 
 import asyncio
@@ -10,9 +10,9 @@ from contextlib import contextmanager
 
 
 async def set_within(event: asyncio.Event, timeout_s: float) -> bool:
-    """Wait until `event` is set, for `timeout_s` at most; whether it is.
+    """Wait until `event` is set, for at most `timeout_s` seconds; returns whether it is set.
 
-    Not by asyncio.wait_for: in Python 3.11 that swallows a cancellation that comes together with the event.
+    asyncio.wait_for is not used: in Python 3.11 it loses a cancellation that arrives together with the event.
     """
     try:
         async with asyncio.timeout(timeout_s):
@@ -30,7 +30,7 @@ class Watch:
 
     @contextmanager
     def subscribe(self, job_id: str) -> Iterator[asyncio.Event]:
-        """An event that is set at every change until the block is left; the reader clears it."""
+        """Yield an event that is set at every change of the job while the block runs; the reader clears the event."""
         event = asyncio.Event()
         self._waiting.setdefault(job_id, set()).add(event)
         try:
@@ -46,7 +46,7 @@ class Watch:
             event.set()
 
     def wake_all(self) -> None:
-        """Wake every waiter: the server stops."""
+        """Wake every waiting request, because the server stops."""
         for events in self._waiting.values():
             for event in events:
                 event.set()

@@ -1,1 +1,1 @@
-"""Who runs an engine: a child process here, or actors in a Ray cluster."""
+"""Workers, which run engines: in child processes of the server, or in actors of a Ray cluster."""

@@ -1,7 +1,7 @@
 """The worker interface: an executor has workers, a worker renders one task at a time.
 
-The queue asks the executor for an idle worker, hands it a task and releases it. Workers may join and leave while the
-server runs (a child process that is restarted, a node of a Ray cluster), so nobody keeps a list of them.
+The queue requests an idle worker from the executor, gives it a task and releases it. Workers may join and leave while
+the server runs (a restarted child process, a node of a Ray cluster), so only the executor keeps a list of them.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,10 +17,10 @@ LoadStage = Literal["starting", "downloading", "loading", "ready", "failed"]
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """One worker as it is now. `node` is the machine, `engine` the engine it holds loaded ("" while none is).
+    """The current state of one worker. node: its machine. engine: the loaded engine ("" while none is loaded).
 
-    reason: why it takes no work, "" when it does. version: of lipsync-server in its process, "" while unknown.
-    engines: those that it can run.
+    reason: why the worker accepts no task, "" when it does. version: the lipsync-server version in its process, ""
+    while unknown. engines: the names of the engines that it can run.
     """
 
     worker_id: str
@@ -35,7 +35,7 @@ class WorkerInfo:
 
 @dataclass(frozen=True)
 class LoadState:
-    """How far the default engine is: served by /readyz. `failed` carries the reason in `detail`."""
+    """The progress of loading the default engine, served by /readyz. detail: the reason when the state is `failed`."""
 
     ready: bool
     stage: LoadStage
@@ -47,7 +47,7 @@ class LoadState:
 
 
 def furthest(states: Iterable[LoadState]) -> LoadState | None:
-    """The state nearest to ready among `states`; None when there are none."""
+    """The state in `states` that is nearest to ready; None for no states."""
     order: tuple[LoadStage, ...] = ("ready", "loading", "downloading", "starting", "failed")
     return min(states, key=lambda state: (order.index(state.stage), -state.fraction), default=None)
 
@@ -55,16 +55,18 @@ def furthest(states: Iterable[LoadState]) -> LoadState | None:
 class Worker(Protocol):
     worker_id: str
     node: str
-    """The machine that it runs on."""
+    """The machine that this worker runs on."""
     engines: frozenset[str]
     """Names of the engines that this worker can load and run."""
 
     async def render(self, task: RenderTask, on_progress: Callable[[ProgressEvent], None]) -> RenderOutcome:
-        """Render `task`. Raises the LipsyncError that ended it: Cancelled after cancel(), WorkerCrashed when the
-        process or node died (the task's scratch folder then holds what a second try resumes from)."""
+        """Render `task`. Raises a LipsyncError: Cancelled after cancel(), WorkerCrashed when process or machine died.
+
+        After WorkerCrashed the task's scratch folder holds the files from which a second try resumes.
+        """
 
     def cancel(self, task_id: str) -> None:
-        """Ask a running render to stop; returns at once, render() then raises Cancelled."""
+        """Request the end of a running render; returns at once. render() then raises Cancelled."""
 
 
 class Executor(Protocol):
@@ -75,7 +77,7 @@ class Executor(Protocol):
         """Wait for an idle worker and reserve it for the caller."""
 
     def release(self, worker: Worker) -> None:
-        """Give a reserved worker back, rendered or not."""
+        """Return a reserved worker, whether it has rendered or not."""
 
     def workers(self) -> list[WorkerInfo]: ...
 
@@ -90,15 +92,15 @@ class TakesLateWeights(Protocol):
     """An executor that can start before the weights of its default engine are there."""
 
     def hold_back(self, engine: str) -> None:
-        """Before start(): do not choose `engine` until load_default(), whatever lies on disk."""
+        """Call before start(): `engine` is not chosen before load_default(), whatever files exist."""
 
     async def load_default(self) -> None:
-        """Choose the default engine again, because weights have arrived, and load it as workers become free."""
+        """Choose the default engine again after weights were downloaded; workers load it as they become free."""
 
 
 @runtime_checkable
 class OffersEngines(Protocol):
-    """An executor whose workers are on other machines than the server, and may hold engines that it has not."""
+    """An executor whose workers run on other machines, which may have engines that the server's machine lacks."""
 
     registry: Registry
     """The engines as the workers' machines offer them."""

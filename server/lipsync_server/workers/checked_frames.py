@@ -1,6 +1,6 @@
-"""An engine's frames, held to the engine interface: form, size and number.
+"""Checks the frames of an engine against the engine interface: dtype, shape, size and number.
 
-A fault of an engine is named here, before its frames reach the encoder or a caller. Knows the interface only.
+A fault of an engine is reported here, before wrong frames reach the encoder or a caller. Knows the interface only.
 """
 
 from collections.abc import Generator
@@ -12,9 +12,10 @@ from lipsync_server.engines.base import Engine, Frames, RenderContext, RenderReq
 def checked_frames(
     engine: Engine, request: RenderRequest, context: RenderContext, n_stored: int
 ) -> Generator[Frames, None, None]:
-    """The engine's batches after the `n_stored` frames that are stored already.
+    """Yield the engine's batches, which follow the `n_stored` frames of an earlier try.
 
-    Each is checked: right form, even and constant size, and in all exactly the frames due.
+    Each batch must be (n, height, width, 3) uint8 with even and constant size, and the total must be the request's
+    number of frames. Raises LipsyncError that names the engine's fault.
     """
     n_done = n_stored
     size: tuple[int, int] | None = None

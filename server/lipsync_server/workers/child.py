@@ -26,12 +26,12 @@ _NICENESS = 15
 _OOM_SCORE = 500
 _HEARTBEAT_S = 5.0
 EXIT_POISONED = 70
-"""Exit status after a CUDA error, which makes every later call of the process fail."""
+"""Exit status after a CUDA error: every later CUDA call of the process would fail."""
 
 
 class Child:
-    """Carries out the server's messages: loads and renders in the main thread, receives and gives signs of life in
-    two others."""
+    """Executes the server's messages: loads and renders in the main thread, receives messages in a second thread, and
+    sends heartbeats in a third."""
 
     def __init__(self, pipe: Connection, setup: messages.Setup) -> None:
         self._pipe = pipe
@@ -58,7 +58,7 @@ class Child:
             self._pipe.send(message)
 
     def _beat(self) -> None:
-        """Prove now and then that this process runs, whatever the main thread is waiting for."""
+        """Send a heartbeat at intervals, which proves that this process runs while the main thread is busy."""
         while True:
             time.sleep(self._heartbeat_s)
             self.send(messages.Alive())
@@ -68,7 +68,7 @@ class Child:
             try:
                 message = self._pipe.recv()
             except (EOFError, OSError):
-                os._exit(0)  # the server is gone, and nobody waits for the main thread's work
+                os._exit(0)  # the server has ended, so the main thread's work is no longer needed
             if isinstance(message, messages.Cancel):
                 self._work.cancel(message.serial)
             else:
@@ -76,7 +76,7 @@ class Child:
 
 
 def _yield_to_server() -> None:
-    """Lower priority than the server's event loop, and the first to go when memory runs out."""
+    """Run at a lower CPU priority than the server, and be the first process that the kernel kills without memory."""
     with contextlib.suppress(OSError):
         os.nice(_NICENESS)
     with contextlib.suppress(OSError):

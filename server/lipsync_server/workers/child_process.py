@@ -1,7 +1,7 @@
-"""One child process from its start to its end: starts it, passes its messages on, waits for its end.
+"""The server's side of one child process: starts it, forwards its messages, waits for its end.
 
-A thread for each child, so that the event loop never blocks on one. Knows the pipe and the operating system; the
-meaning of the messages is process.py's.
+Each child has a thread in the server, so that the event loop never blocks on a pipe. Knows the pipe and the operating
+system. Does not know the meaning of the messages (process.py).
 """
 
 import atexit
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Died:
-    """The child has ended; `status` as subprocess has it: negative for a signal."""
+    """The child has ended. status: its exit status, negative for a signal, as in subprocess."""
 
     status: int
 
@@ -32,7 +32,7 @@ class ChildProcess(threading.Thread):
     """The thread of one child process.
 
     post: called in this thread with every message, and with Died at the end. The thread that starts a child must
-    outlive it: the kernel takes that thread's end for the parent's death.
+    outlive it, because the kernel treats the end of that thread as the death of the parent (PR_SET_PDEATHSIG).
     """
 
     def __init__(
@@ -80,18 +80,18 @@ class ChildProcess(threading.Thread):
             log.debug("the event loop was closed before the worker ended")
 
     def _start_process(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
-        # -P: the folder that the server was started in is no place to import from.
+        # -P: do not import modules from the server's working folder.
         command = [sys.executable, "-P", "-m", "lipsync_server.workers.child", str(theirs.fileno()), str(os.getpid())]
         return subprocess.Popen(
             command,
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             env=self._environment,
-            start_new_session=True,  # a terminal's Ctrl-C reaches the server only
+            start_new_session=True,  # Ctrl-C in a terminal must reach only the server
         )
 
     def send(self, message: messages.ToWorker) -> None:
-        """Send `message`. It is far smaller than the pipe's buffer, so this does not wait for the child."""
+        """Send `message`. A message is far smaller than the pipe's buffer, so this does not wait for the child."""
         if self._pipe is not None:
             try:
                 self._pipe.send(message)

@@ -1,7 +1,7 @@
-"""Encodes frames beside the engine that makes them: a bounded queue and one thread that feeds a video encoder.
+"""Encodes frames while the engine makes more: a bounded queue and one thread that feeds a video encoder.
 
-The engine hands a batch over and goes on. It waits only when the encoder is far behind, so memory stays bounded and a
-GPU, which is slower than any encoder, never waits. Knows nothing of engines or of what the encoder writes.
+The engine queues a batch and continues. The engine waits only when the queue is full, so memory stays bounded; a GPU,
+which makes frames more slowly than any encoder encodes them, never waits. Knows neither engines nor video formats.
 """
 
 import threading
@@ -11,18 +11,18 @@ from typing import Protocol
 
 from lipsync_server.engines.base import Frames
 
-# Some frames of slack smooth out the two speeds; more would only be memory. A larger batch goes in when nothing waits.
+# A short queue evens out the two speeds; a longer one only costs memory. A larger batch is accepted when it is empty.
 _MAX_WAITING_BYTES = 16 * 1024 * 1024
 
 
 class FrameSink(Protocol):
-    """What media.encoder.FrameEncoder offers, as far as this module uses it."""
+    """The part of media.encoder.FrameEncoder that this module uses."""
 
     def write(self, frames: Frames) -> None: ...
 
 
 class BackgroundEncoder:
-    """Feeds batches to `sink` from one thread, in order. An error of the sink is raised by the next call here."""
+    """Feeds batches to `sink` from one thread, in order. The next call here raises an error of the sink."""
 
     def __init__(self, sink: FrameSink) -> None:
         self._sink = sink
@@ -37,7 +37,7 @@ class BackgroundEncoder:
         self._thread.start()
 
     def put(self, frames: Frames) -> None:
-        """Queue a batch; waits while the queue is full. The batch must not be written to afterwards."""
+        """Queue a batch, (n, height, width, 3) uint8; waits while the queue is full. Do not modify it afterwards."""
         with self._changed:
             self._changed.wait_for(lambda: self._error or self._has_room(frames.nbytes))
             self._raise_error()
@@ -46,9 +46,9 @@ class BackgroundEncoder:
             self._changed.notify_all()
 
     def after_all(self, action: Callable[[], None]) -> None:
-        """Queue `action`: the encoder's thread runs it once everything queued before is encoded.
+        """Queue `action`: the encoder's thread runs it once all batches queued before are encoded.
 
-        Returns at once, unless an earlier action has not run yet: then that comes first.
+        Returns at once, unless an earlier action has not run yet; then it waits for that action.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._error or not self._action_pending)
@@ -58,7 +58,7 @@ class BackgroundEncoder:
             self._changed.notify_all()
 
     def drain(self, timeout_s: float | None = None) -> bool:
-        """Wait until all that was queued is done; False when that took longer than `timeout_s`."""
+        """Wait until the queue is empty; False when that took longer than `timeout_s` seconds."""
         with self._changed:
             done = self._changed.wait_for(
                 lambda: self._error or (not self._waiting and not self._busy), timeout=timeout_s
@@ -67,7 +67,7 @@ class BackgroundEncoder:
             return bool(done)
 
     def close(self) -> None:
-        """Drop what waits and end the thread; returns when the sink is no longer in use."""
+        """Drop the queued batches and end the thread; returns when the sink is no longer in use."""
         with self._changed:
             self._stopped = True
             self._waiting.clear()
@@ -99,7 +99,7 @@ class BackgroundEncoder:
                     work()
                 else:
                     self._sink.write(work)
-            except Exception as caught:  # raised again in the thread of whoever calls next
+            except Exception as caught:  # raised again in the thread that calls next
                 error = caught
             del work
             with self._changed:

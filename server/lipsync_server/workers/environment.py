@@ -1,8 +1,8 @@
-"""The environment variables of a worker process: what its libraries need, and no secret.
+"""Chooses the environment variables of a worker process: the variables that its libraries need, and no secret.
 
-A worker decodes untrusted files and runs model code, so a hole there must not reveal tokens, webhook keys or cloud
-credentials. Names of secrets cannot be listed (people invent their own), so the names that pass are: those of the
-operating system, Python and the GPU libraries. All settings reach a worker in its first message, without secrets.
+A worker runs model code on untrusted input, so a vulnerability there must not reveal tokens, webhook keys or cloud
+credentials. The names of all secrets are not known, so this module lists the allowed names instead: those of the
+operating system, Python and the GPU libraries. A worker receives its settings in the first message, without secrets.
 """
 
 import os
@@ -26,24 +26,24 @@ _PREFIXES = (
 )  # fmt: skip
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE", re.IGNORECASE)
 _OF_RAY = "RAY_"
-"""Ray's own processes need their token; the worker process that they start has it from them in any case."""
+"""Ray's own processes need their token. The worker process that they start inherits it in any case."""
 
 
 def is_safe(name: str) -> bool:
-    """Whether a worker may have the variable `name`."""
+    """Whether a worker may receive the variable `name`."""
     return (name in _NAMES or name.startswith(_PREFIXES)) and not _SECRET.search(name)
 
 
 def forget_secrets(environment: MutableMapping[str, str]) -> None:
-    """Remove from the environment of a running process all that a worker may not have; for Ray, which starts it."""
+    """Remove all other variables from the environment of this process; for actors, whose process Ray starts."""
     for name in [name for name in environment if not (is_safe(name) or name.startswith(_OF_RAY))]:
         del environment[name]
 
 
 def child_environment(settings: Settings, index: int, environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of child process `index`: a fair share of cores for the math libraries, and of the GPUs.
+    """The environment of child process `index`, with its share of the cores for the math libraries and of the GPUs.
 
-    environment: the server's, by default this process's own; variables that it sets win over the shares.
+    environment: the server's, by default that of this process; variables set there override the shares.
     """
     environment = os.environ if environment is None else environment
     n_threads = max(1, hardware.usable_cpus() // settings.workers)
@@ -51,7 +51,7 @@ def child_environment(settings: Settings, index: int, environment: Mapping[str, 
         "OMP_NUM_THREADS": str(n_threads),
         "OPENBLAS_NUM_THREADS": str(min(4, n_threads)),
         "NUMBA_NUM_THREADS": str(min(4, n_threads)),
-        # glibc keeps an arena of freed memory per thread; two are plenty and keep the resident size down.
+        # glibc keeps an arena of freed memory per thread; two arenas suffice and keep the resident size low.
         "MALLOC_ARENA_MAX": "2",
         **{name: value for name, value in environment.items() if is_safe(name)},
     }

@@ -1,6 +1,6 @@
-"""Handing out workers: one at a time each, to whoever waits for one.
+"""Reserves idle workers: each worker for one caller at a time.
 
-Knows which workers are handed out. Which of the others is to be next is the executor's choice.
+Knows which workers are reserved. The executor decides which of the others is next.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ W = TypeVar("W", bound=Worker)
 
 
 class IdleWorkers(Generic[W]):
-    """pick: the worker to hand out now, one that is not in here, or None while there is none."""
+    """pick: returns the worker to reserve next, one that is not reserved, or None while there is none."""
 
     def __init__(self, pick: Callable[[], W | None]) -> None:
         self._pick = pick
@@ -21,11 +21,11 @@ class IdleWorkers(Generic[W]):
         self._changed = asyncio.Event()
 
     def __contains__(self, worker: Worker) -> bool:
-        """Whether `worker` is handed out."""
+        """Whether `worker` is reserved."""
         return worker.worker_id in self._handed_out
 
     async def next(self) -> W:
-        """Wait for a worker and hand it out."""
+        """Wait for an idle worker and reserve it."""
         while True:
             worker = self._pick()
             if worker is not None:
@@ -35,10 +35,10 @@ class IdleWorkers(Generic[W]):
             await self._changed.wait()
 
     def release(self, worker: Worker) -> None:
-        """Take a worker back."""
+        """End the reservation of a worker."""
         self._handed_out.discard(worker.worker_id)
         self.changed()
 
     def changed(self) -> None:
-        """A worker has become another: who waits has it picked again."""
+        """The state of a worker has changed: waiting callers call `pick` again."""
         self._changed.set()

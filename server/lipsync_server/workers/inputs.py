@@ -1,7 +1,7 @@
-"""A task's files as the request that an engine understands.
+"""Decodes a task's files to the request that an engine receives.
 
-The files are decoded in a process with limits (media/sandbox) and come back as files in the task's scratch folder, so
-that this process, which holds the engine, runs no decoder and its memory does not grow with the recording.
+A process with limits (media/sandbox) decodes the files and writes the result to the task's scratch folder. So the
+process with the engine runs no decoder, and its memory does not grow with the recording.
 """
 
 import mmap
@@ -20,7 +20,7 @@ from lipsync_server.workers.task import RenderTask
 
 @dataclass(frozen=True)
 class DecodedInputs:
-    """The engine's request, the sound that the video carries, and sentences for the person who gets the video."""
+    """The engine's request, the sound of the video, and warnings for the caller."""
 
     request: RenderRequest
     sound: Path
@@ -32,10 +32,10 @@ def decode_request(
 ) -> DecodedInputs:
     """Decode the task's files into its scratch folder.
 
-    Raises what media/ raises for files that cannot be used, and InvalidInput for a second recording that the engine
-    has no use for.
+    Raises media's errors for files that cannot be used, and InvalidInput for a second recording when the engine
+    animates one person.
     """
-    # Engines for two people have an option that says how their recordings follow each other.
+    # Engines for two people have an option that orders the two recordings.
     audio_mode = getattr(options, "audio_mode", None)
     if task.second_audio is not None and audio_mode is None:
         raise InvalidInput(f"Engine {task.engine} animates one person: leave second_audio out.", field="second_audio")
@@ -66,9 +66,9 @@ def decode_request(
 
 
 def release_pages(speech: Speech) -> None:
-    """Take the pages of a memory-mapped recording that were read out of this process; they come back when read again.
+    """Release the memory pages of a memory-mapped recording; the kernel reads them from the file when needed again.
 
-    Half an hour of speech would otherwise stay resident once it was heard.
+    Half an hour of speech would otherwise stay in memory after the engine has read it.
     """
     pages: object = speech.base
     if isinstance(pages, mmap.mmap):

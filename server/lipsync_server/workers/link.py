@@ -1,6 +1,6 @@
 """The connection to one worker process, as worker.py uses it, and how long such a process may be silent.
 
-Two kinds of process stand behind it: a child process of the server (process.py) and an actor of a Ray cluster
+There are two implementations: for a child process of the server (process.py) and for an actor of a Ray cluster
 (ray/link.py). Knows the messages between server and worker process; knows neither pipes nor Ray.
 """
 
@@ -20,11 +20,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Limits:
-    """How long a worker process may take, in seconds. A process that takes longer is killed and started again.
+    """Time limits of a worker process, in seconds. A process that exceeds one is killed and restarted.
 
-    silence_s: without any message while it starts, loads or renders. A process sends a heartbeat every few seconds,
-    so silence means that it is stopped or stuck in a call that never returns. load_s: with heartbeats, but without
-    progress while it loads an engine. cancel_grace_s: from being asked to stop a render to its end.
+    silence_s: time without any message while the process starts, loads or renders. A process sends a heartbeat every
+    few seconds, so a silent process is stopped or stuck in a call that never returns. load_s: time without progress
+    while it loads an engine, heartbeats aside. cancel_grace_s: time between the cancellation of a render and its end.
     """
 
     silence_s: float = 120.0
@@ -38,10 +38,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class WorkerOffer:
-    """The engines that a worker process can run, and which of them it loads first.
+    """The engines that a worker process can run, and the engine that it loads first.
 
-    default: "" when there is none to load now; `why` then says why none can ever be loaded, or is "" when one may
-    come later (its weights are still downloading). version: of lipsync-server in that process.
+    default: the engine to load first, "" when there is none now. why: the reason when none can ever be loaded; "" when
+    one may become available later, because its weights are still downloading. version: the lipsync-server version in
+    that process.
     """
 
     engines: frozenset[str]
@@ -51,7 +52,7 @@ class WorkerOffer:
 
 
 class LinkLost(Exception):
-    """A worker process has ended, or cannot be reached. `machine_gone`: its whole machine went away."""
+    """A worker process has ended or cannot be reached. machine_gone: its whole machine was lost."""
 
     def __init__(self, cause: str, *, machine_gone: bool = False) -> None:
         super().__init__(cause)
@@ -62,10 +63,10 @@ class Link(Protocol):
     """The connection to one worker process, from its start to its end. Every method may raise LinkLost."""
 
     async def start(self) -> WorkerOffer:
-        """Start the process; returns when it takes work."""
+        """Start the process; returns when the process accepts tasks."""
 
     async def why_silent(self) -> str:
-        """What is known of a process that sent nothing for too long, as the end of a sentence; "" when nothing is."""
+        """The likely reason why the process sent no message, as the end of a sentence; "" when unknown."""
 
     def load(self, engine: str) -> AsyncGenerator[messages.FromWorker, None]:
         """Load `engine`; the last message is Loaded or LoadFailed."""
@@ -74,7 +75,7 @@ class Link(Protocol):
         """Render `task`; the last message is Finished or Failed. `serial` numbers the renders of one worker."""
 
     def cancel(self, serial: int) -> None:
-        """Ask the process to stop render `serial`; returns at once."""
+        """Request the end of render `serial`; returns at once."""
 
     async def ended(self) -> str:
         """Wait until the process has ended by itself; returns the cause."""
@@ -84,10 +85,10 @@ class Link(Protocol):
 
 
 async def within(limit_s: float, work: Awaitable[T]) -> T:
-    """The result of `work`; TimeoutError after `limit_s` seconds in which this event loop ran.
+    """Return the result of `work`. Raises TimeoutError after `limit_s` seconds in which this event loop ran.
 
-    The time is counted in slices, so that a server that was itself stopped for a while does not take the messages that
-    wait for it for silence.
+    The time is counted in slices. A server that was itself paused for a while therefore reads the messages that wait
+    in its pipe before it considers the process silent.
     """
     task = asyncio.ensure_future(work)
     try:

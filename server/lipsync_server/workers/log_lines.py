@@ -1,6 +1,6 @@
-"""A worker's log on its way to the server's: records become messages there and records again here.
+"""Moves a worker's log records to the server: a record becomes a message in the worker and a record again here.
 
-The server's own handlers write them, in its own format. Knows logging and messages.LogLine.
+The server's handlers then write the record in the server's format. Knows logging and messages.LogLine.
 """
 
 import logging
@@ -11,7 +11,7 @@ from lipsync_server.workers.messages import LogLine
 
 
 class LineHandler(logging.Handler):
-    """On the worker's side: hands every record to `send`, which may fail with OSError."""
+    """The worker's side: calls `send` with every record as a LogLine. `send` may raise OSError."""
 
     def __init__(self, send: Callable[[LogLine], object]) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class LineHandler(logging.Handler):
 
 
 def write(line: LogLine, note: str = "") -> None:
-    """On the server's side: write `line`, with `note` behind its message."""
+    """The server's side: log `line`, with `note` after its message."""
     logger = logging.getLogger(line.logger)
     if logger.isEnabledFor(line.level):
         record = logger.makeRecord(line.logger, line.level, "worker", 0, line.message + note, (), None)

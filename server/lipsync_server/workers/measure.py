@@ -1,7 +1,7 @@
-"""What a render measures of itself: seconds per stage, overall progress, peak memory.
+"""Measures a render: seconds per stage, overall progress, peak memory.
 
-Knows the names of the stages and how much of a render each one usually is. Knows no engine and never imports torch:
-GPU memory is asked of torch only where an engine has imported it already.
+Knows the names of the stages and the usual share of each in a render. Knows no engine and never imports torch: GPU
+memory is read from torch only where an engine has imported it already.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from pathlib import Path
 from lipsync_server.workers.task import ProgressEvent
 
 _STAGE_SPAN = {"load": (0.0, 0.02), "preprocess": (0.02, 0.05), "generate": (0.05, 0.97), "encode": (0.97, 1.0)}
-"""Part of the whole render that each stage covers. Loading is nothing for a worker that holds its engine."""
+"""The range of the overall progress that each stage covers. Loading covers none when the engine is loaded already."""
 
 STAGES = tuple(_STAGE_SPAN)
 
@@ -29,7 +29,7 @@ class StageClock:
         self.stage = STAGES[0]
 
     def switch(self, stage: str) -> None:
-        """What passes from now on belongs to `stage`."""
+        """Count the time from now on for `stage`."""
         now = self._clock()
         self._seconds[self.stage] += now - self._since
         self._since, self.stage = now, stage
@@ -43,7 +43,7 @@ class StageClock:
 
 
 class ProgressScale:
-    """Turns progress within a stage into an event whose fraction of the whole never falls."""
+    """Converts progress within a stage to an event whose overall fraction never decreases."""
 
     def __init__(self) -> None:
         self._fraction = 0.0
@@ -56,11 +56,11 @@ class ProgressScale:
 
 
 class PeakMemory:
-    """Peak memory of this process, and of the GPU through torch, from its creation on."""
+    """Peak memory of this process and of the GPU (through torch) since this object was made."""
 
     def __init__(self) -> None:
         with contextlib.suppress(OSError):
-            # Forgets the kernel's high-water mark, which would otherwise be that of the process's whole life.
+            # Reset the kernel's peak value, which otherwise covers the whole life of the process.
             Path("/proc/self/clear_refs").write_text("5")
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():

@@ -1,6 +1,7 @@
 """The messages between the server and a worker process. Plain frozen data.
 
-`serial` numbers the renders of one worker, so that a late message of an earlier render is never taken for another's.
+`serial` numbers the renders of one worker, so that a late message of an earlier render is not mistaken for one of the
+current render.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
 
 @dataclass(frozen=True)
 class Setup:
-    """Server to worker, first. `module_path` is the server's sys.path, so both find the same engines."""
+    """Server to worker, the first message. module_path: the server's sys.path, so that both find the same engines."""
 
     settings: RenderSettings
     registry: Registry
@@ -22,7 +23,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Load:
-    """Server to worker: load this engine and keep it."""
+    """Server to worker: load this engine and keep it loaded."""
 
     engine: str
 
@@ -40,12 +41,12 @@ class Cancel:
 
 @dataclass(frozen=True)
 class Started:
-    """Worker to server, first: it takes tasks."""
+    """Worker to server, the first message: the worker accepts tasks."""
 
 
 @dataclass(frozen=True)
 class Alive:
-    """Worker to server, every few seconds whatever it is doing: its process runs and is not stuck."""
+    """Worker to server, every few seconds: a heartbeat, which proves that its process is not stuck."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Finished:
-    """`holds`: the engine that the worker now holds loaded, "" when none."""
+    """Worker to server: the render has succeeded. holds: the engine that is now loaded, "" when none."""
 
     serial: int
     outcome: RenderOutcome
@@ -91,7 +92,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class LogLine:
-    """A record of the worker's log for the server's own handlers: message and trace are text already."""
+    """Worker to server: a log record for the server's handlers, with message and trace as text."""
 
     logger: str
     level: int

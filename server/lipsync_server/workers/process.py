@@ -1,7 +1,8 @@
-"""Runs engines in child processes of this server: one task at a time each.
+"""Runs engines in child processes of this server, one task at a time in each.
 
-A child's messages arrive in the event loop through child_process.py, so the loop never blocks. What one worker does
-when its process crashes or hangs is worker.py's. torch is never imported in the server.
+A crash of an engine then ends a child and not the server, and the server never imports torch. child_process.py brings
+a child's messages into the event loop, so that the loop never blocks. worker.py decides what happens when a process
+crashes or hangs.
 """
 
 import asyncio
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 class ProcessExecutor:
     """`settings.workers` child processes on this machine. All methods belong to one event loop.
 
-    registry: the engines that the children may hold; tests pass their own.
+    registry: the engines that the children may load; tests pass their own.
     """
 
     def __init__(self, settings: Settings, registry: Registry = ENGINES) -> None:
@@ -42,7 +43,7 @@ class ProcessExecutor:
         self._held_back = ""
 
     def hold_back(self, engine: str) -> None:
-        """Before start(): do not choose `engine` until load_default(), whatever lies on disk."""
+        """Call before start(): `engine` is not chosen before load_default(), whatever files exist."""
         self._held_back = engine
 
     async def start(self) -> None:
@@ -52,7 +53,7 @@ class ProcessExecutor:
             self._workers[-1].start()
 
     async def load_default(self) -> None:
-        """Choose the default engine again, because weights have arrived, and load it as workers become free."""
+        """Choose the default engine again after weights were downloaded; workers load it as they become free."""
         self._held_back = ""
         self._offer = await self._look()
         for worker in self._workers:
@@ -89,7 +90,7 @@ class ProcessExecutor:
         return worker
 
     async def _look(self) -> WorkerOffer:
-        """What this machine can run. A weights volume that does not answer must not keep the server from starting."""
+        """The engines that this machine can run. A weights volume that does not answer must not prevent the start."""
         try:
             async with asyncio.timeout(self._limits.silence_s):
                 offer = await in_daemon_thread(self._choose)
@@ -179,7 +180,7 @@ class ChildLink:
         self._process.send(messages.Cancel(serial))
 
     async def ended(self) -> str:
-        # A process that is stopped or stuck while it waits for work is found by the heartbeats that it does not send.
+        # Missing heartbeats reveal a process that is stopped or stuck while it waits for a task.
         while not self._death.done():
             heard = self._last_heard
             with suppress(TimeoutError):
@@ -196,12 +197,12 @@ class ChildLink:
     async def _next(self) -> messages.FromWorker:
         message = await self._messages.get()
         if isinstance(message, Died):
-            self._messages.put_nowait(message)  # for whoever asks next
+            self._messages.put_nowait(message)  # for the next caller
             raise LinkLost(cause_of_death(message.status))
         return message
 
     def _post(self, message: messages.FromWorker | Died) -> None:
-        """Called in the process's own thread."""
+        """Pass a message to the event loop. The thread of the child process calls this."""
         self._loop.call_soon_threadsafe(self._take, message)
 
     def _take(self, message: messages.FromWorker | Died) -> None:
@@ -210,7 +211,7 @@ class ChildLink:
             case messages.LogLine():
                 log_lines.write(message)
             case messages.Alive() if not self._messages.empty():
-                pass  # nobody reads them while the worker is idle, and one is as good as many
+                pass  # the server reads no heartbeats while the worker is idle, so keep one only
             case Died():
                 if not self._death.done():
                     self._death.set_result(cause_of_death(message.status))

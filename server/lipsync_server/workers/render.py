@@ -1,11 +1,11 @@
-"""Renders one task from files to file: decode, generate, encode while generating, join with the caller's sound.
+"""Renders one task: decode the files, generate frames, encode them meanwhile, join them with the caller's sound.
 
-Used by the CLI in its own process, by the child process of the server and by Ray. Knows the engine only through its
-interface and media/ only through arrays and files; knows no job, no queue and no HTTP.
+The CLI uses it in its own process; worker processes and Ray actors use it for the server. Knows the engine only through
+its interface and media/ only through arrays and files; knows no job, no queue and no HTTP.
 
-A crash at any moment leaves what a second try resumes from in `task.scratch`: the frames of ended segments, and
-checkpoints of the engine that count frames stored before them. What was stored after the newest readable checkpoint
-is forgotten, so picture and engine always go on from the same frame.
+After a crash at any moment `task.scratch` has the files from which a second try resumes: the frames of ended video
+segments, and resume points. A resume point holds the engine's state after a number of frames that are stored already.
+Frames stored after the newest readable resume point are removed, so that video and engine continue at the same frame.
 """
 
 import errno
@@ -53,11 +53,12 @@ def render(
     options_model: type[EngineOptions] | None = None,
     decoders: DecoderPool | None = None,
 ) -> RenderOutcome:
-    """Render `task` with `engine` (loaded here when it is not) into `task.output`, which appears when it is whole.
+    """Render `task` with `engine`, loaded here if necessary, into `task.output`, which appears when it is complete.
 
-    report: called often and cheaply. cancelled: asked often. options_model: that of an engine outside the registry.
-    decoders: processes kept warm for the next render; without them this render starts its own and ends them.
-    Raises only LipsyncError: what is wrong with the input, Cancelled, or what broke, with the trace in the log.
+    report: called often, so it must be fast. cancelled: called often. options_model: the options of an engine outside
+    the registry. decoders: decoder processes that are kept for the next render; without them this render starts its
+    own and ends them. Raises only LipsyncError: an error of the input, Cancelled, or a failure, whose stack trace is in
+    the log.
     """
     own_decoders = DecoderPool(n_warm=1)
     try:
@@ -72,7 +73,7 @@ def render(
 
 
 def in_words(error: Exception, engine: str) -> errors.LipsyncError:
-    """The error of the family that says what `error`, an unforeseen one, means for the person who waits."""
+    """The LipsyncError that explains the unforeseen exception `error` to the caller."""
     if isinstance(error, errors.LipsyncError):
         return error
     if gpu_ran_out(error):
@@ -90,7 +91,7 @@ def in_words(error: Exception, engine: str) -> errors.LipsyncError:
 
 @dataclass
 class _Context:
-    """What the engine sees of the render; see engines.base.RenderContext."""
+    """The engine's view of the render; see engines.base.RenderContext."""
 
     scratch: Path
     checkpoint: ResumePoint | None
@@ -201,10 +202,10 @@ class _Render:
             return self._decoders.run(join)
 
     def _mark(self) -> Mark | None:
-        """What the finished video says about itself; None where the owner switched that off."""
+        """The machine-readable mark of the video; None where LIPSYNC_MARK is off."""
         if not self._settings.mark:
             return None
-        from lipsync_server.media.certificate import identity_in  # 50 ms that only a finished video needs
+        from lipsync_server.media.certificate import identity_in  # takes 50 ms that only a finished video needs
 
         try:
             signing_file = self._settings.signing_file or identity_in(signing_folder(self._settings.data_dir))
@@ -214,7 +215,7 @@ class _Render:
         return Mark(self._engine.name, signing_file)
 
     def _open_encoder(self, identity: str, n_frames: int) -> tuple[FrameEncoder, ResumePoint | None]:
-        """The encoder with what an interrupted run of the same render left, and the checkpoint to go on from."""
+        """The encoder with the stored frames of an interrupted run, and the resume point to continue from."""
         scratch, settings = self._task.scratch, self._settings
         marker = scratch / "render.txt"
 
@@ -242,12 +243,12 @@ class _Render:
     def _generate(
         self, request: RenderRequest, encoder: FrameEncoder, checkpoint: ResumePoint | None, identity: str
     ) -> None:
-        """Stream the engine's batches into `encoder` until all of the request's frames are in it."""
+        """Stream the engine's batches into `encoder` until it has all frames of the request."""
         background = BackgroundEncoder(encoder)
         n_done = encoder.n_frames
 
         def save(state: State) -> None:
-            # In the encoder's thread, so that a GPU does not wait for encoding; hence a copy of the state as it is now.
+            # Saved in the encoder's thread, so that a GPU does not wait; that thread needs a copy of the state.
             saved = ResumePoint(
                 n_done, {key: np.copy(v) if isinstance(v, np.ndarray) else v for key, v in state.items()}
             )
@@ -280,7 +281,7 @@ class _Render:
             except errors.Cancelled:
                 raise
             except Exception:
-                background.drain()  # what the engine saved before it failed is worth keeping for a second try
+                background.drain()  # keep the frames before the failure for a second try
                 raise
             self._clock.switch("encode")
             self._progress("encode", 0, 2)

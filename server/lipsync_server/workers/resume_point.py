@@ -1,4 +1,4 @@
-"""Resume points of a running render on disk: a crash at any moment leaves a whole one to go on from.
+"""Stores the resume points of a running render, so that a render continues after a crash at any moment.
 
 A resume point states that the first `n_frames` frames are stored, and holds the engine's state at that frame. Each is
 one npz file without pickle: arrays as they are, plain values and the identity of the render as one JSON text. This
@@ -24,7 +24,7 @@ _N_KEPT = 2
 def save_resume_point(folder: Path, point: ResumePoint, identity: str) -> None:
     """Store `point` durably in `folder` and remove all but the newest two.
 
-    identity: names the render that the point belongs to; load_resume_points() skips points of other renders. Raises
+    identity: names the render of this point; load_resume_points() skips points of other renders. Raises
     TypeError when the state holds anything but arrays of plain numbers and int, float, str, bool.
     """
     values: dict[str, int | float | str | bool] = {}

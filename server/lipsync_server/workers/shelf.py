@@ -1,6 +1,6 @@
-"""The engines that one worker holds: made on first use, kept loaded, the big ones one at a time.
+"""The loaded engines of one worker: made on first use, kept loaded, at most one big engine at a time.
 
-Knows the registry and the Engine interface; does not know who asks or what is rendered.
+A GPU has memory for one big engine only. Knows the registry and the Engine interface; does not know tasks.
 """
 
 import logging
@@ -14,11 +14,11 @@ log = logging.getLogger(__name__)
 
 
 def _unheard(stage: str, done: float, total: float) -> None:
-    """Progress that nobody listens to."""
+    """A progress function that ignores the progress."""
 
 
 class _HeldEngine:
-    """An engine that remembers whether its load() came to its end."""
+    """An engine, and whether its load() has succeeded."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -39,16 +39,16 @@ class _HeldEngine:
 
 
 class EngineShelf:
-    """Engines by name. Not for several threads at a time."""
+    """Engines by name. Not thread-safe."""
 
     def __init__(self, registry: Registry, settings: EngineSettings) -> None:
         self._registry, self._settings = registry, settings
         self._held: dict[str, _HeldEngine] = {}
 
     def take(self, name: str) -> Engine:
-        """Engine `name`, loaded or not yet. Any other big engine is closed first: a GPU holds one of them.
+        """Return engine `name`, loaded or not. Any other big engine is closed first.
 
-        Raises EngineUnavailable with what to do when it cannot run here.
+        Raises EngineUnavailable with the remedy when the engine cannot run here.
         """
         if name not in self._held:
             self._registry.require(name, self._settings)
@@ -59,12 +59,12 @@ class EngineShelf:
         return self._held[name]
 
     def drop_unloaded(self) -> None:
-        """Forget engines whose load failed or was interrupted; the next use makes them anew."""
+        """Remove engines whose load() failed or was interrupted; the next use makes a new one."""
         for name in [name for name, engine in self._held.items() if not engine.loaded]:
             self.drop(name)
 
     def drop(self, name: str) -> None:
-        """Close and forget engine `name`."""
+        """Close and remove engine `name`."""
         engine = self._held.pop(name)
         try:
             engine.close()
@@ -72,6 +72,6 @@ class EngineShelf:
             log.exception("engine %s could not be closed; it is forgotten all the same", name)
 
     def holds(self) -> str:
-        """The name of the engine that is loaded, a big one first; "" when none is."""
+        """The name of a loaded engine, a big one first; "" when none is loaded."""
         loaded = [name for name, engine in self._held.items() if engine.loaded]
         return min(loaded, key=lambda name: self._registry.entries[name].light, default="")

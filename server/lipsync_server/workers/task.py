@@ -1,4 +1,4 @@
-"""What a worker is handed and what it gives back. Plain frozen data that crosses a pipe or a Ray cluster.
+"""A worker's input (RenderTask) and output (RenderOutcome): frozen data that crosses a pipe or a Ray cluster.
 
 Knows no job and no HTTP: jobs/queue.py makes a RenderTask from a job and stores the RenderOutcome.
 """
@@ -14,9 +14,9 @@ from lipsync_server.engines.base import FPS
 class RenderTask:
     """One render of files on disk.
 
-    image, audio: the uploads, already checked by media/. output: where the MP4 appears, by rename, when it is whole.
-    scratch: a folder of this job alone that survives a crash (segments and checkpoint live there).
-    ask: the prompt and options as the caller gave them; the worker makes the engine's own options of them.
+    image, audio: the uploads, already checked by media/. output: the path of the MP4, which appears by a rename when
+    it is complete. scratch: a folder of this job that survives a crash; it has video segments and resume points. ask:
+    the prompt and options as the caller sent them; the worker converts them to the engine's options.
     """
 
     task_id: str
@@ -32,7 +32,7 @@ class RenderTask:
 
 @dataclass(frozen=True)
 class ProgressEvent:
-    """Progress of a running task: `done` of `total` within `stage`; `fraction` is of the whole task, 0 to 1."""
+    """Progress of a running task: `done` of `total` steps of `stage`. fraction: progress of the whole task, 0 to 1."""
 
     stage: str
     done: float
@@ -43,7 +43,7 @@ class ProgressEvent:
 
 @dataclass(frozen=True)
 class RenderOutcome:
-    """What a finished render measured. Seconds are wall clock; `stage_s` has load, preprocess, generate, encode."""
+    """Figures of a finished render. Seconds are wall clock; stage_s has load, preprocess, generate, encode."""
 
     width: int
     height: int

@@ -1,7 +1,7 @@
-"""The work of a worker process, wherever it runs: load an engine, render a task, send messages about both.
+"""The work of every worker process, child or actor: load an engine, render a task, send messages about both.
 
-Knows the shelf of engines and rendering. Does not know where its messages go (a pipe, a stream of Ray) or how its
-process ends.
+Knows the loaded engines and rendering. Does not know where its messages go (a pipe, a stream of Ray) or how its process
+ends.
 """
 
 import logging
@@ -25,10 +25,10 @@ Send = Callable[[messages.FromWorker], None]
 
 
 class Work:
-    """Loads and renders, one thing at a time and always in the same thread; only cancel() may come from another.
+    """Loads and renders, one at a time and always in the same thread; only cancel() may be called from another thread.
 
-    load() and render() return whether the process can go on: after a CUDA error every later call of it would fail,
-    and a fresh one must take its place.
+    load() and render() return whether the process can continue. After a CUDA error it cannot, because every later
+    CUDA call of the process fails; a new process must replace it.
     """
 
     def __init__(self, registry: Registry, settings: RenderSettings) -> None:
@@ -39,7 +39,7 @@ class Work:
         self._decoders.warm_up()
 
     def load(self, name: str, send: Send) -> bool:
-        """Load engine `name`. Sends Loading now and then; the last message is Loaded or LoadFailed."""
+        """Load engine `name`. Sends Loading at intervals; the last message is Loaded or LoadFailed."""
         due = _Pace()
 
         def report(stage: str, done: float, total: float) -> None:
@@ -57,7 +57,7 @@ class Work:
         return True
 
     def render(self, serial: int, task: RenderTask, send: Send) -> bool:
-        """Render `task` as number `serial`. Sends Progress now and then; the last message is Finished or Failed."""
+        """Render `task` as number `serial`. Sends Progress at intervals; the last message is Finished or Failed."""
         due = _Pace()
 
         def report(event: ProgressEvent) -> None:
@@ -84,7 +84,7 @@ class Work:
         return True
 
     def cancel(self, serial: int) -> None:
-        """Stop render `serial`, running or still to come, at its next cancellation check."""
+        """Stop render `serial`, running or not yet started, at its next cancellation check."""
         self._cancelled.add(serial)
 
     def _failure(self, error: Exception, engine: str, what: str) -> LipsyncError:
@@ -95,7 +95,7 @@ class Work:
 
 
 class _Pace:
-    """Whether a progress message is due: the first of a stage is, then about ten a second."""
+    """Limits progress messages: the first of each stage is sent, then about ten per second."""
 
     def __init__(self) -> None:
         self._stage, self._sent_at = "", 0.0

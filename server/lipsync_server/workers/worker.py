@@ -1,8 +1,8 @@
-"""One worker through all of its processes: the life that child processes and Ray actors share.
+"""One worker and its successive processes: the life cycle that child processes and Ray actors share.
 
-A worker renders one task at a time in a process that holds engines loaded. That process may crash, hang, be killed or
-lose its machine; the worker then starts another one, after a pause that grows with each failure. The connection to one
-such process is a `Link` (link.py). This module decides when a process counts as started, hanging or hopeless; it knows
+A worker renders one task at a time in a process that keeps engines loaded. That process may crash, hang, be killed or
+lose its machine; the worker then starts another process, after a pause that grows with each failure. A `Link` (link.py)
+is the connection to one such process. This module decides when a process counts as started, hanging or hopeless. Knows
 neither pipes nor Ray, and no jobs.
 """
 
@@ -22,16 +22,16 @@ from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
 log = logging.getLogger(__name__)
 
 MAX_FAILED_STARTS = 3
-"""So many processes in a row that end before they take a task make a worker hopeless. It is still tried again."""
+"""A worker is hopeless after so many processes in a row that ended before they accepted a task. It is still retried."""
 MAX_LOAD_CRASHES = 3
-"""So many processes in a row that end while loading the default engine; the next process starts without it."""
+"""After so many processes in a row that ended while loading the default engine, the next one does not load it."""
 _PAUSES_S = (0.1, 0.5, 2.0, 5.0, 15.0, 30.0)
-"""Before the next process starts, by the number of failures in a row."""
+"""Pauses before the next process starts, in seconds, by the number of failures in a row."""
 
 
 @dataclass
 class _Render:
-    """The render that a worker is busy with. `settled`: the process is not working on it any more."""
+    """The render that a worker is busy with. settled: set once the process no longer works on it."""
 
     serial: int
     task: RenderTask
@@ -42,8 +42,8 @@ class _Render:
 class EngineWorker:
     """A worker named `worker_id` on machine `node`. All methods belong to one event loop.
 
-    make_link: the connection to a new process. place: the machine in sentences for people, as in " on studio"; "" for
-    this one. changed: called at every change of state.
+    make_link: makes the connection to a new process. place: the machine in messages, as in " on studio"; "" for this
+    machine. changed: called at every change of state.
     """
 
     def __init__(
@@ -81,14 +81,14 @@ class EngineWorker:
 
     @property
     def hopeless(self) -> bool:
-        """One process after the other ends before it takes a task."""
+        """Whether every recent process ended before it accepted a task."""
         return self._n_failed_starts >= MAX_FAILED_STARTS
 
     def start(self) -> None:
         self._life = asyncio.create_task(self._live(), name=f"worker {self.worker_id}")
 
     def stop(self, why: str) -> None:
-        """End the process for good: a running render raises NodeLost. ended() waits for it."""
+        """End the process and start no other; a running render raises NodeLost. ended() waits for the end."""
         self._stopped = why
         if self._life is not None:
             self._life.cancel()
@@ -101,8 +101,10 @@ class EngineWorker:
             await asyncio.gather(self._life, return_exceptions=True)
 
     def take_offer(self, offer: WorkerOffer) -> None:
-        """The engines have changed, for example because weights arrived: load the new default once the worker is free,
-        and after every restart."""
+        """Store a changed offer of engines, for example after a download of weights.
+
+        The worker loads the new default once it is free, and after every restart.
+        """
         self.engines, self._offer = offer.engines, offer
         self._load_failure = "" if offer.default else offer.why
         self._n_load_crashes = 0
@@ -127,7 +129,7 @@ class EngineWorker:
         except asyncio.CancelledError:
             if working.cancelled():
                 raise self._not_running() from None
-            # Nobody waits for the result any more. The process is asked to stop, and killed if it does not.
+            # The caller no longer waits for the result: cancel the render, and kill the process if it does not stop.
             working.add_done_callback(_forget_result)
             self._cancel(render)
             raise
@@ -142,14 +144,14 @@ class EngineWorker:
         if state == "dead":
             reason = self._stopped or self._cause
         elif self._load_failure:
-            # A worker that can run no engine at all is of no use, however healthy its process is.
+            # A worker without any runnable engine is useless, however healthy its process is.
             state, reason = (state if self.engines else "dead"), self._load_failure
         return WorkerInfo(
             self.worker_id, self.node, self._engine, state, task_id, reason, self._offer.version, self.engines
         )
 
     def load_state(self) -> LoadState:
-        """How far the default engine of this worker is."""
+        """The load state of this worker's default engine."""
         if self._load_failure:
             return LoadState(False, "failed", 0.0, self._load_failure)
         if self.hopeless:
@@ -195,7 +197,7 @@ class EngineWorker:
             await asyncio.sleep(pause_s)
 
     async def _live_once(self) -> str:
-        """From the start of one process to its end; returns the cause, or raises LinkLost with it."""
+        """Run one process from start to end; returns the cause of its end, or raises LinkLost with the cause."""
         link = self._link = self._make_link()
         self._n_failed_starts += 1  # until it has started
         try:
@@ -206,7 +208,7 @@ class EngineWorker:
         if offer != self._offer:
             self.take_offer(offer)
         else:
-            # An engine that failed to load is not loaded again by each new process; the next job tries it.
+            # A new process does not load an engine that has failed to load; the next job that needs it tries again.
             self._load_wanted = bool(offer.default) and not self._load_failure
         dying = asyncio.create_task(link.ended())
         try:
@@ -253,7 +255,7 @@ class EngineWorker:
     async def _heard(
         self, link: Link, stream: AsyncGenerator[messages.FromWorker, None], doing: str
     ) -> AsyncGenerator[messages.FromWorker, None]:
-        """The messages of `stream`; LinkLost when the process goes silent for too long."""
+        """Yield the messages of `stream`. Raises LinkLost when the process is silent for too long."""
         async with aclosing(stream):
             while True:
                 try:
@@ -333,7 +335,7 @@ class EngineWorker:
             self._end(self._link, "it ignored being cancelled")
 
     def _end(self, link: Link | None, cause: str) -> None:
-        """Have the process behind `link` killed, unless another one has taken its place already."""
+        """Kill the process of `link`, unless another process has already replaced it."""
         if link is self._link and not self._end_cause:
             self._end_cause = cause
             self._news.set()
@@ -344,7 +346,7 @@ class EngineWorker:
         return WorkerCrashed(f"The worker{self._place} is not running: {self._cause or 'it is still starting'}.")
 
     async def _next_state(self) -> None:
-        """Wait until the state is another one than now."""
+        """Wait until the state changes."""
         before = self.state
         while self.state == before:  # noqa: ASYNC110 - a state has no event of its own; loading takes seconds
             await asyncio.sleep(0.05)
@@ -358,6 +360,6 @@ class EngineWorker:
 
 
 def _forget_result(task: "asyncio.Task[RenderOutcome]") -> None:
-    """Keep asyncio from reporting the error of a render that nobody waits for."""
+    """Read the error of a render without a caller, so that asyncio does not report it as unread."""
     if not task.cancelled():
         task.exception()

@@ -1,8 +1,8 @@
 """The cluster's side of a worker: an actor that holds engines on its machine and renders one task at a time.
 
-Runs inside a Ray worker process but knows nothing of Ray: executor.py makes an actor of the class. Files come and go in
-pieces (files.py), progress as the messages of messages.py. The server's folders are not here: each render has a folder
-of its own on this machine, removed at its end or by the next actor.
+This class runs in a Ray worker process but does not know Ray: executor.py makes an actor of it. Files are transferred
+in pieces (files.py), progress as the messages of messages.py. This machine cannot reach the server's folders, so each
+render has a folder of its own here, removed at the end of the render or by the next actor.
 """
 
 import fcntl
@@ -41,7 +41,7 @@ FromActor = messages.FromWorker | Piece | Kept
 
 @dataclass(frozen=True)
 class MachineOffer:
-    """The engines of a machine. `default`: the engine to load, "" when none can run; `why` says which and why."""
+    """The engines of a machine. default: the engine to load, "" when none can run. why: the reason for this default."""
 
     engines: tuple[EngineInfo, ...]
     default: str
@@ -50,7 +50,7 @@ class MachineOffer:
 
 
 class EngineActor:
-    """Engines on one machine. Calls come in several threads; engines are used in one thread only, always the same."""
+    """The engines on one machine. Ray calls the methods in several threads; only one thread uses the engines."""
 
     def __init__(self, settings: RenderSettings, registry: Registry) -> None:
         self._settings, self._registry = on_this_machine(settings), registry
@@ -62,7 +62,7 @@ class EngineActor:
         self._sent: queue.SimpleQueue[messages.FromWorker] | None = None
         self._ended = threading.Event()
         root = logging.getLogger()
-        root.addHandler(LineHandler(self._pass_on))  # Ray's own log has the lines, too
+        root.addHandler(LineHandler(self._pass_on))  # Ray's own log has these lines as well
         root.setLevel(self._settings.log_level.upper())
 
     def offer(self) -> MachineOffer:
@@ -74,7 +74,7 @@ class EngineActor:
         return MachineOffer(infos, default, why, Versions.here())
 
     def lifeline(self) -> None:
-        """Returns only when this actor cannot go on: the caller learns in any case that the actor has ended."""
+        """Return only when this actor cannot continue. The pending call tells the caller when the actor has ended."""
         self._ended.wait()
 
     def load(self, name: str) -> Iterator[FromActor]:
@@ -82,22 +82,22 @@ class EngineActor:
         yield from self._while_running(lambda say: self._work.load(name, say))
 
     def why_no_room(self, n_bytes: int) -> str | None:
-        """Why a render with inputs of `n_bytes` has no room in this machine's temporary folder, or None."""
+        """Why this machine's temporary folder has no space for a render with inputs of `n_bytes`, or None."""
         free = shutil.disk_usage(self._home.root).free
         if free >= 2 * n_bytes + _SPARE_BYTES:
             return None
         return f"Only {free / 2**20:.0f} MiB are free in {self._home.root.parent}; free some space there."
 
     def receive(self, serial: int, piece: Piece) -> None:
-        """Take a piece of an input of the coming render `serial`."""
+        """Store a piece of an input of the next render, number `serial`."""
         receiver = self._receivers.setdefault(serial, Receiver(self._home.render(serial)))
         receiver.take(piece)
 
     def render(self, serial: int, task: RenderTask) -> Iterator[FromActor]:
         """Render `task`, whose files have been received as its image, audio, second_audio and scratch/.
 
-        Ends with Finished, before which the video came in pieces, or Failed. What a second try resumes from comes
-        whenever it changes.
+        Yields the files of a resume point whenever a new one exists. Ends with the video in pieces and Finished, or
+        with Failed.
         """
         folder = self._home.render(serial)
         local = replace(
@@ -123,7 +123,7 @@ class EngineActor:
             shutil.rmtree(folder, ignore_errors=True)
 
     def drop(self, serial: int) -> None:
-        """Forget the inputs of a render that will not come."""
+        """Remove the inputs of a render that will not start."""
         self._receivers.pop(serial, None)
         shutil.rmtree(self._home.render(serial), ignore_errors=True)
 
@@ -131,7 +131,7 @@ class EngineActor:
         self._work.cancel(serial)
 
     def _while_running(self, work: Callable[[Send], bool]) -> Iterator[messages.FromWorker]:
-        """Run `work` in the engine's thread; yields its messages as they come, and Alive while there are none."""
+        """Run `work` in the engine's thread; yields its messages, and Alive at intervals without messages."""
         sent: queue.SimpleQueue[messages.FromWorker]
         sent = self._sent = queue.SimpleQueue()
 
@@ -151,14 +151,14 @@ class EngineActor:
             self._sent = None
 
     def _pass_on(self, message: messages.FromWorker) -> None:
-        """Send a message with the stream that goes to the server now, if there is one."""
+        """Add a message to the stream that the server reads now, if there is one."""
         sent = self._sent
         if sent is not None:
             sent.put(message)
 
 
 class _Home:
-    """A folder of this actor alone below `root`. Folders of actors that were killed are removed first."""
+    """A folder below `root` that only this actor uses. Folders of killed actors are removed first."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -176,12 +176,12 @@ class _Home:
         self._folder = Path(name).with_suffix("")
 
     def render(self, serial: int) -> Path:
-        """The folder of a render; not made here."""
+        """The path of the folder of a render; this does not create the folder."""
         return self._folder / str(serial)
 
 
 def on_this_machine(settings: RenderSettings) -> RenderSettings:
-    """The server's settings, with this machine's own values of _OF_THE_MACHINE from its environment."""
+    """The server's settings, with the fields in _OF_THE_MACHINE from this machine's environment."""
     own = Settings(_env_file=None)
     update = {name: getattr(own, name) for name in _OF_THE_MACHINE if name in own.model_fields_set}
     device = str(update.get("device", settings.device))

@@ -1,7 +1,7 @@
-"""Ray's explanations in words for people: why an actor ended, and why one does not start.
+"""Explains Ray's errors to users: why an actor ended, and why an actor does not start.
 
 Ray wraps an exception of an actor in several layers of text with terminal colours, process numbers and object
-addresses; the line that helps is often the last one. Knows the form of Ray's errors and asks Ray for free resources.
+addresses; the useful line is often the last one. Knows the form of Ray's errors and queries Ray's free resources.
 """
 
 import re
@@ -18,7 +18,7 @@ _NOISE = re.compile(r"\(?(pid|ip|actor_id|repr)=[^,)]*[,)]?\s*")
 
 
 def cause_of_death(error: BaseException) -> str:
-    """The cause in one line: the exception that the actor's code raised where there was one, else Ray's own words."""
+    """The cause in one line: the exception of the actor's code if there was one, else Ray's own message."""
     if isinstance(error, RayTaskError) and isinstance(error.cause, BaseException):
         return _one_line(f"{type(error.cause).__name__}: {error.cause}")
     lines = [line.strip() for line in _COLOUR.sub("", str(error)).splitlines() if line.strip()]
@@ -29,7 +29,7 @@ def cause_of_death(error: BaseException) -> str:
 
 
 def why_waiting(machine: Machine) -> str:
-    """Why an actor does not start on `machine`, as far as Ray knows; "" when it does not. Asks Ray, so it may block."""
+    """Why Ray starts no actor on `machine`; "" when Ray has no reason. Calls Ray, so this may block."""
     available: Callable[[], dict[str, dict[str, float]]] = ray._private.state.available_resources_per_node
     free = available().get(machine.node_id)
     if free is None:

@@ -1,4 +1,4 @@
-"""The machines of a Ray cluster as the executor sees them, and the engines that they offer.
+"""The machines of a Ray cluster and the engines that they offer.
 
 Knows the form of Ray's list of nodes and the engine registry; never calls the cluster.
 """
@@ -29,7 +29,7 @@ _PRIVATE = tuple(
 
 @dataclass(frozen=True)
 class Machine:
-    """One node of the cluster, where Ray answers on it, and the workers it gets, each with so many cores and GPUs."""
+    """One node of the cluster: its address, its number of workers, and the cores and GPUs of each worker."""
 
     node_id: str
     name: str
@@ -41,10 +41,10 @@ class Machine:
 
 
 def machines(nodes: Iterable[Mapping[str, Any]], settings: Settings) -> list[Machine]:
-    """The living machines among Ray's `nodes`: one worker per `gpus_per_worker` GPUs, else per `cpus_per_worker` cores.
+    """The live machines in Ray's `nodes`: one worker per `gpus_per_worker` GPUs, else per `cpus_per_worker` cores.
 
-    A machine without as many GPUs or cores as one worker is due gets one worker with what there is; one that was
-    started with neither (`ray start --num-cpus 0`) gets none.
+    A machine with fewer GPUs or cores than that gets one worker with all of them. A machine that was started with
+    neither (`ray start --num-cpus 0`) gets no worker.
     """
     return [_machine(node, settings) for node in nodes if node["Alive"]]
 
@@ -53,7 +53,7 @@ def _machine(node: Mapping[str, Any], settings: Settings) -> Machine:
     resources = node.get("Resources", {})
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
     address, name = str(node["NodeManagerAddress"]), str(node.get("NodeName", ""))
-    # A node that was not given a name is called by its address; its host name says more.
+    # Ray names a node without a name after its address; the host name is more helpful.
     name = name if name not in ("", address) else str(node.get("NodeManagerHostname") or address)
     if gpus:
         n_gpus = min(gpus, settings.gpus_per_worker)
@@ -106,16 +106,16 @@ def why_other_address(ray_address: str, nodes: Iterable[Mapping[str, Any]]) -> s
 
 @dataclass(frozen=True)
 class ClusterRegistry(Registry):
-    """The engines as the cluster's machines offer them: one is available where any machine can run it.
+    """The engines of all machines in the cluster: an engine is available when any machine can run it.
 
-    An offer stays when its machine leaves: the jobs wait for the next such machine. Until the first machine has sent
-    its offer, this machine's own engines count.
+    An offer stays when its machine leaves, so that jobs wait for the next such machine. Until the first machine has
+    sent its offer, the engines of the server's machine count.
     """
 
     told: dict[str, EngineInfo] = field(default_factory=dict)
 
     def tell(self, infos: Iterable[EngineInfo]) -> None:
-        """Take in what one machine offers."""
+        """Store the offer of one machine."""
         for info in infos:
             known = self.told.get(info.name)
             if known is None or not known.available:

@@ -1,8 +1,8 @@
-"""Runs engines on the machines of a Ray cluster: an actor for each GPU, or for some CPU cores where there is none.
+"""Runs engines on the machines of a Ray cluster: one actor per GPU, or per group of CPU cores without a GPU.
 
-The queue stays in the server's store; files go to the actors and come back through Ray. Machines may join and leave at
-any time. Only this folder imports Ray, and only `--executor ray` imports this module. What one worker does when its
-actor ends or hangs is worker.py's; link.py has the calls to one actor.
+The queue stays in the server's store; Ray transfers files to the actors and back. Machines may join and leave at any
+time. Only this folder imports Ray, and only `--executor ray` imports this module. worker.py decides what happens when
+an actor ends or hangs; link.py has the calls to one actor.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-# Ray reads these when it is imported. Ray sends no usage statistics about anybody's cluster, and an ordinary stop of
-# the server writes no stack trace to the log.
+# Ray reads these variables when it is imported. They switch off usage statistics, and the stack trace that Ray logs
+# at an ordinary stop of the server.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
 
@@ -51,7 +51,7 @@ _N_CALLS = 7
 class RayExecutor:
     """Workers on all machines of the Ray cluster at `settings.ray_address`. All methods belong to one event loop.
 
-    registry: the engines that the actors may hold, as those machines offer them; tests pass their own.
+    registry: the engines that the machines offer; tests pass their own.
     """
 
     def __init__(self, settings: Settings, registry: Registry = ENGINES) -> None:
@@ -68,7 +68,7 @@ class RayExecutor:
         self._actor_class: Any = None
 
     async def start(self) -> None:
-        """Connect and make the first workers. Raises LipsyncError when there is no cluster to connect to."""
+        """Connect to the cluster and make the first workers. Raises LipsyncError when there is no cluster."""
         await self._in_thread(partial(_connect, self._settings))
         if differs := why_other_address(self._settings.ray_address, await self._in_thread(ray.nodes)):
             log.warning("%s", differs)
@@ -109,7 +109,7 @@ class RayExecutor:
                 log.exception("the cluster's machines cannot be listed; trying again")
 
     async def _look(self) -> None:
-        """Make workers on machines that joined, and part with those of machines that left."""
+        """Make workers on machines that joined, and remove the workers of machines that left."""
         present = machines(await self._in_thread(ray.nodes), self._settings)
         found = {
             f"{machine.node_id[:12]}-{index}": machine for machine in present for index in range(machine.n_workers)
@@ -141,7 +141,7 @@ class RayExecutor:
         worker.start()
 
     def _who_left(self) -> str:
-        """Who left, and how to get it back, as a sentence to append; "" when all are there."""
+        """A sentence to append that names the machines that left and the remedy; "" when no machine left."""
         if not self._left:
             return ""
         return (
@@ -169,7 +169,7 @@ class RayExecutor:
         free = [worker for worker in self._workers.values() if worker not in self._idle]
         ready = [worker for worker in free if worker.state == "ready" and worker.engines]
         if ready:
-            # The worker that has waited longest, so that work goes round.
+            # The worker that has been idle longest, so that all workers take turns.
             return min(ready, key=lambda worker: worker.idle_since)
         # When no worker can be started at all, a task must fail with the reason instead of waiting forever.
         if free and all(worker.hopeless for worker in self._workers.values()):
@@ -187,7 +187,7 @@ def _connect(settings: Settings) -> None:
         ray.init(
             address=settings.ray_address,
             namespace="lipsync",
-            log_to_driver=False,  # the actors' log lines come with their renders
+            log_to_driver=False,  # the renders of an actor carry its log lines
             configure_logging=False,
             include_dashboard=False,
         )
@@ -198,10 +198,10 @@ def _connect(settings: Settings) -> None:
             "server needs RAY_AUTH_MODE=token and the same token. docs/cluster.md shows how."
         ) from error
     finally:
-        logging.setLogRecordFactory(record_factory)  # Ray's own adds a field to every line of our log
+        logging.setLogRecordFactory(record_factory)  # Ray's log record factory adds a field to every line of our log
     log.info("connected to the Ray cluster in %.1f s", time.monotonic() - started)
 
 
 def _for_machines(settings: Settings) -> RenderSettings:
-    """The settings as the actors get them. An actor has another working folder, so relative paths become absolute."""
+    """The settings for the actors. An actor has another working folder, so relative paths are made absolute."""
     return settings.for_workers().model_copy(update={"weights_dir": settings.weights_dir.resolve()})

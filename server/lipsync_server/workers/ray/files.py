@@ -1,7 +1,7 @@
-"""Files that travel between the server and the machines of a cluster, in pieces.
+"""Transfers files between the server and the machines of a cluster, in pieces.
 
-Knows files and which of a render's files a second try resumes from. Knows neither Ray nor who is at the other end: both
-ends use this module. A file appears by rename once its last piece is on disk.
+Server and actors both use this module. A file appears under its name by a rename, once its last piece is on disk. Knows
+files and which files of a render belong to a resume point. Does not know Ray.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from lipsync_server.durable import publish
 from lipsync_server.errors import LipsyncError, WorkerCrashed
 
 PIECE_BYTES = 2 * 1024 * 1024
-# What render.py resumes from, in the order in which it must arrive: a checkpoint counts frames that are there already.
+# The files of a resume point in the order of their transfer: the resume point counts frames that must exist already.
 _RESUME = ("segments/*.mp4", "render.txt", "checkpoint-*.npz")
 
 
@@ -30,13 +30,13 @@ class Piece:
 
 @dataclass(frozen=True)
 class Kept:
-    """The files to resume from are these and no others."""
+    """The complete list of files from which a second try resumes."""
 
     names: tuple[str, ...]
 
 
 def pieces(path: Path, name: str) -> Iterator[Piece]:
-    """The file at `path` in pieces; at least one, also of an empty file."""
+    """Yield the file at `path` in pieces; an empty file yields one empty piece."""
     with path.open("rb") as file:
         data = file.read(PIECE_BYTES)
         while True:
@@ -48,7 +48,7 @@ def pieces(path: Path, name: str) -> Iterator[Piece]:
 
 
 class Receiver:
-    """Puts pieces together below `folder`. Pieces of one file come in order; files may not mix."""
+    """Writes pieces to files below `folder`. Pieces of one file must arrive in order; files must not mix."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -57,7 +57,7 @@ class Receiver:
         self._digest = hashlib.sha256()
 
     def take(self, piece: Piece, *, complete: bool = True) -> None:
-        """Store a piece. Its last one completes the file, unless `complete` is False: then complete() does."""
+        """Store a piece. The last piece completes the file, unless `complete` is False; then complete() does."""
         path = _below(self._folder, piece.name)
         if self._file is None or piece.name != self._name:
             self.drop()
@@ -69,7 +69,7 @@ class Receiver:
             self.complete()
 
     def complete(self, sha256: str | None = None) -> None:
-        """Let the file appear. Raises WorkerCrashed when its digest is not `sha256`: another try may help."""
+        """Rename the file to its name. Raises WorkerCrashed when its digest is not `sha256`: another try may help."""
         if self._file is None or (sha256 is not None and sha256 != self._digest.hexdigest()):
             raise WorkerCrashed("A file arrived damaged from a machine of the cluster.")
         self._file.close()
@@ -78,7 +78,7 @@ class Receiver:
         publish(_partial(path), path)
 
     def drop(self) -> None:
-        """Forget a file that did not come to its end."""
+        """Remove a file whose transfer was not completed."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -86,20 +86,20 @@ class Receiver:
 
 
 class ResumeFiles:
-    """What appears in `scratch` for a second try to resume from, told once each."""
+    """Watches `scratch` for files from which a second try resumes, and reports each once."""
 
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
         self._told = frozenset(resume_files(scratch))
 
     def news(self) -> Iterator[Piece | Kept]:
-        """Files that are new since the last call, and which of the old ones still count."""
+        """The new files since the last call, and the list of all files that are still needed."""
         names = resume_files(self._scratch)
         if not set(names) - self._told:
             return
         for name in names:
             if name not in self._told:
-                # The render goes on meanwhile and forgets its older checkpoints.
+                # The render continues meanwhile and deletes older resume points.
                 with suppress(FileNotFoundError):
                     yield from pieces(self._scratch / name, name)
         self._told = frozenset(names)
@@ -107,8 +107,8 @@ class ResumeFiles:
 
 
 def resume_files(scratch: Path) -> list[str]:
-    """Names below `scratch` of the files to resume from, in the order to send them; none without a checkpoint."""
-    # Checkpoints are listed first: the frames that a listed one counts are then stored for certain.
+    """The files in `scratch` from which to resume, as relative names in transfer order; [] without a resume point."""
+    # Resume points are listed first: the frames that a listed one counts are then certainly stored.
     found = {pattern: sorted(scratch.glob(pattern)) for pattern in reversed(_RESUME)}
     if not found[_RESUME[-1]]:
         return []
@@ -116,7 +116,7 @@ def resume_files(scratch: Path) -> list[str]:
 
 
 def keep_only(scratch: Path, names: tuple[str, ...]) -> None:
-    """Remove the files to resume from that are not among `names`."""
+    """Remove the resume points and frames that are not in `names`."""
     for pattern in _RESUME:
         for path in scratch.glob(pattern):
             if path.relative_to(scratch).as_posix() not in names:

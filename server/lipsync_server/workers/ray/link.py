@@ -1,7 +1,7 @@
-"""The connection to one actor of a Ray cluster: Ray's calls behind worker.py's Link, files in both directions.
+"""The connection to one actor of a Ray cluster: implements Link with Ray's calls and transfers files both ways.
 
 Knows Ray and the messages of actor.py; executor.py decides on which machine an actor is made. All methods belong to one
-event loop, and nothing here blocks it: files are read and written in the executor's threads.
+event loop and do not block it: files are read and written in threads.
 """
 
 import asyncio
@@ -30,18 +30,18 @@ from lipsync_server.workers.task import RenderTask
 log = logging.getLogger(__name__)
 
 _PROBE_S = 3.0
-# Pieces of 2 MiB that wait for the server at most: with all workers at once they must fit a small object store.
+# The largest number of 2 MiB pieces that wait for the server: those of all workers must fit into a small object store.
 _PIECES_AHEAD = 4
 
 T = TypeVar("T")
 
 
 class _NoRoom(Exception):
-    """The machine's temporary folder is too full for a render."""
+    """The machine's temporary folder has too little space for a render."""
 
 
 class RayLink:
-    """One actor on `machine`; see workers/link.py. offered: called with the machine's engines when they are known."""
+    """The link to one actor on `machine`. offered: called with the machine's engines once they are known."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class RayLink:
                 log.debug("an actor on %s could not be killed: %s", self._machine.name, error)
 
     async def _send_files(self, serial: int, task: RenderTask) -> AsyncGenerator[messages.FromWorker, None]:
-        """Send the inputs and the earlier try's resume point to the actor; yields a sign of life after each piece."""
+        """Send the inputs and the earlier try's resume point to the actor; yields Alive after each piece."""
         files = {"image": task.image, "audio": task.audio}
         if task.second_audio is not None:
             files["second_audio"] = task.second_audio
@@ -133,7 +133,7 @@ class RayLink:
                 yield messages.Alive()
 
     async def _receive(self, serial: int, task: RenderTask) -> AsyncGenerator[messages.FromWorker, None]:
-        """Render; store the video and the resume points as they come, yield the messages in between."""
+        """Render: store the received video and resume points, and yield the other messages."""
         video, scratch = Receiver(task.output.parent), Receiver(task.scratch)
         try:
             async for message in self._stream("render", serial, _without_paths(task)):
@@ -177,7 +177,7 @@ class RayLink:
             raise await self._lost(error) from error
 
     async def _lost(self, error: RayError) -> LinkLost:
-        # Ray itself takes some seconds to tell a machine that went away from a process that did.
+        # Ray needs some seconds to distinguish a lost machine from an ended process.
         return LinkLost(cause_of_death(error), machine_gone=not await _answers(self._machine))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
@@ -185,7 +185,7 @@ class RayLink:
 
 
 def _without_paths(task: RenderTask) -> RenderTask:
-    """The task as the actor gets it: it puts its own paths in, and need not know the server's."""
+    """The task for the actor, without the server's paths: the actor inserts its own."""
     nowhere = Path()
     second = None if task.second_audio is None else nowhere
     return replace(task, image=nowhere, audio=nowhere, second_audio=second, output=nowhere, scratch=nowhere)
@@ -196,7 +196,7 @@ async def _value(reference: Any) -> object:
 
 
 async def _answers(machine: Machine) -> bool:
-    """Whether Ray on the machine still takes connections."""
+    """Whether Ray on the machine still accepts connections."""
     try:
         async with asyncio.timeout(_PROBE_S):
             _, writer = await asyncio.open_connection(machine.address, machine.port)

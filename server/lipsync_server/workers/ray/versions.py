@@ -1,6 +1,6 @@
-"""The versions that all machines of a cluster must share, compared when a machine joins.
+"""Compares the software versions of a machine with the server's when the machine joins the cluster.
 
-Server and actors exchange Python objects, so a difference breaks renders in ways that nobody understands later.
+Server and actors exchange Python objects, so a difference would break renders with errors that hide their cause.
 """
 
 import platform
@@ -18,7 +18,7 @@ class Versions:
 
     @classmethod
     def here(cls) -> "Versions":
-        """Those of this process."""
+        """The versions of this process."""
         try:
             ray = version("ray")
         except PackageNotFoundError:
@@ -27,7 +27,7 @@ class Versions:
 
 
 def difference(there: Versions | None, here: Versions, machine: str) -> str:
-    """The sentence that says how a machine differs from the server; "" when it does not. None: it sent no versions."""
+    """A sentence about the versions that differ from the server's; "" when equal. there: None when none were sent."""
     if there is None:
         return (
             f"Machine {machine} runs an older lipsync-server than this server's {here.lipsync}; it gets no work. "

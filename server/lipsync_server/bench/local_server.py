@@ -4,12 +4,14 @@ The benchmarks and the tests use it. Knows processes and addresses; does not kno
 """
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -23,10 +25,16 @@ _LOOK_EVERY_S = 0.02
 
 
 def free_port() -> int:
-    """A TCP port of loopback that was free a moment ago."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A TCP port of loopback that was free a moment ago.
+
+    The port lies below the range that Linux takes for outgoing connections (from 32768): one of those, or another
+    process that asks for any port, would otherwise get this one before its server has started.
+    """
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 @dataclass

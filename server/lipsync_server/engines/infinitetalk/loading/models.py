@@ -25,6 +25,7 @@ from lipsync_server.errors import EngineUnavailable, WeightsError
 from lipsync_server.models.encoders.clip import ImageEncoder
 from lipsync_server.models.encoders.text import TextEncoder
 from lipsync_server.models.encoders.wav2vec import Wav2Vec
+from lipsync_server.models.kernels.attention import choose as choose_attention
 from lipsync_server.models.quantization import Quantization
 from lipsync_server.models.sampling.side_stream import SideStream
 from lipsync_server.models.wan_vae.vae import WanVae
@@ -72,9 +73,18 @@ class Models:
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.side = SideStream(self.device)
         self._compiles = settings.compile and self.device.type == "cuda"
+        self._refuse_what_cannot_run()
         self._planner = MemoryPlanner(settings, self._gpu, self.device, compiles=self._compiles)
         self._held: _Held | None = None
         self._encoders: _Encoders | None = None
+
+    def _refuse_what_cannot_run(self) -> None:
+        """Raise EngineUnavailable for attention settings that this device has no kernel for, before files are read.
+
+        Reading 19 GB first would take a minute, for the same answer.
+        """
+        if (self._settings.attention, self._settings.attention_density) != ("auto", 1.0):
+            choose_attention(self._settings.attention, self.device, self.dtype, self._settings.attention_density)
 
     @property
     def transformer(self) -> InfiniteTalkTransformer:
@@ -198,7 +208,8 @@ class Models:
         if self._compiles:
             # Lazy: what the fused blocks do not do (two people) is compiled when it first runs.
             model.compile_blocks()
-            model.use_fast_blocks()
+            if reason := model.use_fast_blocks():
+                log.warning("the blocks run compiled and not fused, which is slower: %s", reason)
         self._held = _Held(model, files, with_lora, plan, spare_bytes(plan))
         log.info("InfiniteTalk: %s", self.describe())
 

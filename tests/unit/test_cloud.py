@@ -1,8 +1,11 @@
 """Renting machines, against stand-ins of the providers' APIs over real HTTP with answers in their recorded shapes."""
 
 import asyncio
+import itertools
 import json
 import os
+import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,8 +16,12 @@ from aiohttp import web
 from lipsync_server.cloud.address import price_from_provider
 from lipsync_server.cloud.api import NoCapacity, ProviderError, WrongKey
 from lipsync_server.cloud.cost import DEFAULT_OFFERS
-from lipsync_server.cloud.machine import Machine, Order, Provider
-from lipsync_server.cloud.rent import PROVIDERS, provider, wait_until_ready
+from lipsync_server.cloud.first_video import ranked
+from lipsync_server.cloud.machine import Machine, Order, Provider, RentOffer
+from lipsync_server.cloud.rent import PROVIDERS, provider, readiness, wait_until_ready
+from lipsync_server.cloud.software import choose_software, upload
+from lipsync_server.cloud.tensordock import check_driver
+from lipsync_server.cloud.vast import onstart
 from lipsync_server.errors import InvalidInput
 from provider import Provider as StandIn
 from provider import serve_provider
@@ -112,7 +119,8 @@ async def test_runpod_lists_what_is_in_stock_at_both_clouds_prices(api):
             ("nvidia-geforce-rtx-4090@community", 0.34),
             ("nvidia-geforce-rtx-4090@secure", 0.69),
         ]
-    assert api.asked[0].query == {"include": "AVAILABILITY", "product": "POD", "count": "1", "cloud": "COMMUNITY"}
+    query = {"include": "AVAILABILITY", "product": "POD", "count": "1", "cloud": "COMMUNITY", "minCudaVersion": "13.0"}
+    assert api.asked[0].query == query
 
 
 async def test_runpod_s_pod_has_only_fields_that_v2_knows(api):
@@ -287,7 +295,12 @@ async def lipsync_server(*states: dict) -> AsyncIterator[int]:
         return web.json_response(state, status=200 if state["ready"] else 503)
 
     app = web.Application()
+
+    async def engines(request: web.Request) -> web.Response:
+        return web.json_response({"idle_stop_in_s": 250.4})
+
     app.router.add_get("/readyz", readyz)
+    app.router.add_get("/v1/engines", engines)
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -344,10 +357,19 @@ async def lipsync(api: StandIn, *arguments: str, **environment: str) -> tuple[in
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         env={**os.environ, "VAST_API_KEY": api.key, "LIPSYNC_VAST_URL": api.url, **environment},
+        cwd=environment.get("XDG_CONFIG_HOME"),
     )
     output, _ = await process.communicate()
     assert api.key not in output.decode()  # on no path is a key shown
     return process.returncode or 0, output.decode()
+
+
+@pytest.fixture(autouse=True)
+def settings_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    for variable in ("RUNPOD_API_KEY", "TENSORDOCK_API_KEY", "LIPSYNC_IMAGE"):
+        monkeypatch.delenv(variable, raising=False)
+    return tmp_path
 
 
 async def test_the_command_line_rents_waits_shows_stops_and_destroys(api):
@@ -369,10 +391,11 @@ async def test_the_command_line_rents_waits_shows_stops_and_destroys(api):
         status, said = await lipsync(api, "cloud", *verb, "--provider", "vast", "5")
         assert status == 0, said
     status, said = await lipsync(api, "cloud", "offers", "--provider", "vast", "--gpu", "4090")
-    # 40 s x 22 / 3600 x 0.40
-    assert "$0.098" in said, said
+    # 40 s x 42.2 / 3600 x 0.40
+    assert "$0.188" in said, said
+    assert "computed" in said
     status, said = await lipsync(api, "cloud", "up", "--provider", "vast", "1", LIPSYNC_IMAGE="")
-    assert (status, "LIPSYNC_IMAGE" in said) == (2, True)
+    assert (status, "--from-source" in said) == (2, True)
 
 
 async def test_cost_live_takes_today_s_prices(api):
@@ -380,9 +403,181 @@ async def test_cost_live_takes_today_s_prices(api):
     keys = {"RUNPOD_API_KEY": "", "TENSORDOCK_API_KEY": ""}
     status, said = await lipsync(api, "cost", "--live", **keys)
     assert status == 0, said
-    (row,) = [line for line in said.splitlines() if "vast" in line and "RTX 4090" in line]
-    assert "0.40" in row
+    rows = [line for line in said.splitlines() if "│ vast" in line and "RTX 4090" in line]
+    assert rows
+    assert all("0.40" in row for row in rows)
     assert any(offer.price_per_hour == 0.45 for offer in DEFAULT_OFFERS)
     assert "live prices of vast" in said
     status, said = await lipsync(api, "cost", "--live", VAST_API_KEY="", **keys)
     assert (status, "RUNPOD_API_KEY" in said) == (2, True)
+
+
+URL = "https://example.org/lipsync-1.tar.gz"
+
+
+def stock_order() -> Order:
+    software = choose_software(source=URL)
+    return Order(software.image, 70, ORDER.environment, software.script, software.min_cuda, ssh_key="ssh-ed25519 A")
+
+
+@pytest.mark.parametrize(
+    ("name", "offer", "call", "answer"),
+    [
+        ("vast", "1", "PUT /asks/1/", (200, {"success": True, "new_contract": 1})),
+        ("runpod", "nvidia-geforce-rtx-4090@community", "POST /pods", (201, {"id": "pod7"})),
+        ("tensordock", "loc-1:geforcertx4090-pcie-24gb", "POST /instances", (201, {"data": {"id": "vm-9"}})),
+    ],
+)
+async def test_a_stock_image_gets_the_script_that_installs_the_source(api, name, offer, call, answer):
+    api.answers("GET /catalog/gpus", (200, RUNPOD_GPUS))
+    api.answers(call, answer)
+    async with renting(name, api) as rented:
+        await rented.create(offer, stock_order())
+    body = api.calls(*call.split())[0].body
+    if name == "vast":
+        assert (body["image"], body["runtype"]) == ("pytorch/pytorch:2.10.0-cuda12.8-cudnn9-runtime", "ssh")
+        script = body["onstart"]
+    elif name == "runpod":
+        assert body["args"] == "bash -c 'eval \"$START_SCRIPT\"'"
+        assert body["gpu"]["minCudaVersion"] == "12.0"
+        script = body["env"]["START_SCRIPT"]
+    else:
+        script = body["data"]["attributes"]["cloud_init"]
+    assert f"lipsync-server[gpu,s3] @ {URL}" in script
+    checked = await asyncio.to_thread(
+        subprocess.run, ["bash", "-n"], input=stock_order().script, text=True, check=False
+    )
+    assert checked.returncode == 0
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+async def until_answering(port: int) -> str:
+    said = "the server does not answer yet"
+    async with asyncio.timeout(20):
+        for pause_s in itertools.repeat(0.05):
+            said = (await readiness(f"http://127.0.0.1:{port}")).detail
+            if said != "the server does not answer yet":
+                break
+            await asyncio.sleep(pause_s)
+    return said
+
+
+async def test_the_start_script_takes_the_wheel_it_was_made_for_and_installs_that(tmp_path):
+    """The script really runs. `python` is a stand-in that records pip and the server, and runs all else."""
+    wheel, other = tmp_path / "lipsync_server-1-py3-none-any.whl", tmp_path / "other.whl"
+    wheel.write_bytes(b"the right bytes")
+    other.write_bytes(b"other bytes")
+    programs, log, port = tmp_path / "bin", tmp_path / "log", free_port()
+    programs.mkdir()
+    (programs / "python").write_text(
+        f"#!/bin/sh\n"
+        f'case "$*" in *"import torch"*) echo torch==2.10.0 ;;\n'
+        f'"-m "*) echo "$*" >> {log} ;;\n'
+        f'*) exec {sys.executable} "$@" ;; esac\n'
+    )
+    (programs / "gcc").write_text("#!/bin/sh\n")
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    process = await asyncio.create_subprocess_exec(
+        *("bash", "-c", choose_software(source=str(wheel)).script),
+        env={
+            "PATH": f"{programs}:/usr/bin:/bin",
+            "LIPSYNC_PORT": str(port),
+            "LIPSYNC_DATA_DIR": str(tmp_path / "data"),
+            "LIPSYNC_WEIGHTS_DIR": str(tmp_path / "weights"),
+        },
+    )
+    url = f"http://127.0.0.1:{port}"
+    assert await until_answering(port) == "The machine waits for the wheel."
+    with pytest.raises(ProviderError, match="not the file"):
+        await upload(url, other, tries=1)
+    await upload(url, wheel, tries=3, pause_s=0.1)
+    assert await asyncio.wait_for(process.wait(), 30) == 0
+    installed, served = log.read_text().splitlines()
+    assert installed.endswith(f"{tmp_path}/weights/.uploads/{wheel.name}[gpu,s3]")
+    assert served == "-m lipsync_server.cli serve"
+
+
+@pytest.mark.parametrize(("driver", "refused"), [("580.65.06", False), ("535.183.01", True), ("", True)])
+async def test_a_tensordock_host_with_an_old_driver_says_so_where_up_looks(tmp_path, driver, refused):
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n[ -n '{driver}' ] && echo '{driver}'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    port, mark = free_port(), tmp_path / "refused"
+    script = check_driver(580, port, str(mark)).replace("setsid python3", f"setsid {sys.executable}")
+    # The page is killed by its own id at the end: `echo $!` prints the id.
+    script = script.replace(" &\nfi", " & echo $!\nfi")
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = await asyncio.to_thread(
+        subprocess.run, ["bash", "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert mark.exists() is refused, done
+    if refused:
+        try:
+            said = await until_answering(port)
+            assert f"driver {driver or 'none'}, and the image needs 580" in said
+            assert (await readiness(f"http://127.0.0.1:{port}")).failed
+        finally:
+            os.kill(int(done.stdout), 9)
+
+
+async def test_a_key_and_a_source_are_enough_and_the_machine_is_remembered_for_its_owner_alone(api, settings_folder):
+    api.answers("POST /bundles/", (200, VAST_OFFERS))
+    api.answers("PUT /asks/2/", (200, {"success": True, "new_contract": 5}))
+    api.answers("PUT /instances/5/", (200, {"success": True}))
+    api.answers("GET /instances/", (200, {"instances": [{"id": 5, "actual_status": "running", "label": "lipsync"}]}))
+    async with lipsync_server(READY) as port:
+        api.answers("GET /instances/5/", at_port(port))
+        up = ("cloud", "up", "--yes", "--source", URL, "--gpu", "4090", "--env", "LIPSYNC_STORE=s3://b/p")
+        status, said = await lipsync(api, *up)
+        assert status == 0, said
+        # 36 GB over 90 Mbit/s cost more than the cheaper hour saves: offer 2, not 1.
+        body = api.calls("PUT", "/asks/2/")[0].body
+        assert (body["env"]["LIPSYNC_STORE"], body["env"]["LIPSYNC_PRICE_PER_HOUR"]) == ("s3://b/p", "0.5")
+        assert body["env"]["LIPSYNC_IDLE_STOP"] == "5"
+        kept = settings_folder / "lipsync" / "machines.json"
+        assert kept.stat().st_mode & 0o777 == 0o600
+        status, said = await lipsync(api, "cloud", "status", "--token")
+        assert body["env"]["LIPSYNC_TOKENS"] in said
+        assert "machine 5 at vast: running" in said
+        assert "stops   in 4 min 10 s" in said
+        status, said = await lipsync(api, "cloud", "list")
+        assert ("5" in said, "remembered" in said) == (True, True)
+    status, said = await lipsync(api, "cloud", "down")
+    assert status == 0, said
+    assert api.calls("PUT", "/instances/5/")[0].body == {"state": "stopped"}
+
+
+def test_offers_are_ranked_by_the_first_video_and_small_hosts_come_last():
+    slow = RentOffer("slow", "RTX 4090", 24, 0.30, download_mbps=50, reliability=0.99)
+    fast = RentOffer("fast", "RTX 4090", 24, 0.40, download_mbps=900, reliability=0.99)
+    shaky = RentOffer("shaky", "RTX 4090", 24, 0.40, download_mbps=900, reliability=0.6)
+    small = RentOffer("small", "RTX 4090", 24, 0.20, download_mbps=900, reliability=0.99, host_memory_gb=16)
+    found = ranked([small, slow, shaky, fast], weights_bytes=31.9e9, seconds=40, engine="infinitetalk")
+    assert [one.offer.offer_id for one in found] == ["fast", "shaky", "slow", "small"]
+    # (4.4 + 31.9) GB x 8 / 900 Mbit/s = 323 s; + 240 s + 40 x 42.2 s = 2,251 s
+    assert found[0].minutes == pytest.approx(37.5, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("vast", ["-p 5000:5000", "Launch mode: SSH", "On-start script", "70 GB"]),
+        ("runpod", ["Expose HTTP ports: 5000", "Volume mount path: /workspace", "START_SCRIPT"]),
+        ("tensordock", ["Ubuntu 24.04", "#cloud-config", "100 GB"]),
+    ],
+)
+async def test_a_template_prints_every_field_and_needs_no_key(api, name, words):
+    said = await lipsync(api, "cloud", "template", "--provider", name, "--source", URL, VAST_API_KEY="")
+    assert said[0] == 0, said
+    assert [word for word in [*words, URL, "LIPSYNC_TOKENS"] if word not in said[1]] == []
+
+
+def test_vast_s_start_ends_at_once_and_carries_the_script_unchanged():
+    script = onstart(stock_order().script)
+    assert stock_order().script in script
+    assert script.rstrip().endswith("&")

@@ -1,18 +1,44 @@
-"""`lipsync cloud offers | up | status | down | destroy`: a rented GPU from the command line."""
+"""`lipsync cloud offers | up | list | status | down | destroy | template`: a rented GPU from the command line."""
 
 import asyncio
 import secrets
-from collections.abc import Coroutine
+import tempfile
+from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
 from lipsync_server.cli import console
+from lipsync_server.cloud.cost import DISK_GB, IDLE_STOP_MIN
+from lipsync_server.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from lipsync_server.cloud.first_video import FirstVideo
+    from lipsync_server.cloud.machine import Machine, Order
+    from lipsync_server.cloud.remembered import RememberedMachine
+    from lipsync_server.cloud.software import Software
 
 _T = TypeVar("_T")
-ProviderName = Annotated[str, typer.Option("--provider", help="vast, runpod or tensordock.", show_default=False)]
-MachineId = Annotated[str, typer.Argument(metavar="MACHINE", help="The id that `up` printed.")]
+_PROFILE = "infinitetalk-int8-fast"
+
+ProviderName = Annotated[
+    str, typer.Option("--provider", help="vast, runpod or tensordock.", show_default="the one whose key is set")
+]
+MachineId = Annotated[
+    str,
+    typer.Argument(metavar="[MACHINE]", help="The id that `up` printed.", show_default="the one that is remembered"),
+]
+Profile = Annotated[str, typer.Option(help="Weights to download there.")]
+Image = Annotated[str, typer.Option(envvar="LIPSYNC_IMAGE", help="A Docker image of yours.", show_default="published")]
+Source = Annotated[str, typer.Option(help="URL or path of a wheel or source archive for a stock image.")]
+FromSource = Annotated[bool, typer.Option("--from-source", help="Build this checkout's wheel and send it there.")]
+DiskGb = Annotated[int, typer.Option(min=10, help="Disk in GB; it cannot grow later.")]
+IdleStop = Annotated[
+    float, typer.Option(min=0, help="Minutes after the last collected video until it stops itself; 0: never.")
+]
+Env = Annotated[list[str], typer.Option("--env", metavar="KEY=VALUE", help="A variable for the machine; repeatable.")]
 
 group = typer.Typer(help="Rent, watch, stop and return a GPU.", no_args_is_help=True)
 
@@ -23,32 +49,35 @@ def register(app: typer.Typer) -> None:
 
 @group.command()
 def offers(
-    provider: ProviderName,
+    provider: ProviderName = "",
     gpu: Annotated[str, typer.Option(help="Part of a card's name, for example 4090.")] = "",
     min_memory_gb: Annotated[float, typer.Option(min=0, help="Least GPU memory.")] = 23,
-    disk_gb: Annotated[int, typer.Option(min=1, help="Size of the disk, in GB.")] = 70,
-    seconds: Annotated[float, typer.Option(min=0.2, help="Length of the video whose cost is shown, in seconds.")] = 40,
+    disk_gb: DiskGb = DISK_GB,
+    seconds: Annotated[float, typer.Option(min=0.2, help="Length of the video that is priced.")] = 40,
+    preset: Annotated[str, typer.Option(help="Preset of that video.")] = "balanced",
+    profile: Profile = _PROFILE,
+    image: Image = "",
     limit: Annotated[int, typer.Option(min=1, max=100, help="Rows.")] = 15,
 ) -> None:
-    """List the machines for rent now: price, reliability, download speed, and the cost of a video."""
+    """List machines for rent, cheapest first video first: price, line, reliability, and the cost of a video there."""
     with console.errors_as_sentences():
         from rich.console import Console
         from rich.table import Table
 
-        from lipsync_server.cloud.cost import expected_speed, video_cost
-        from lipsync_server.cloud.machine import RentOffer
-        from lipsync_server.cloud.rent import provider as open_provider
+        from lipsync_server.cloud.cost import video_cost
+        from lipsync_server.cloud.speeds import expected_speed
 
-        async def ask() -> list[RentOffer]:
-            async with open_provider(provider) as rented:
-                return await rented.offers(gpu=gpu, min_memory_gb=min_memory_gb, disk_gb=disk_gb, limit=limit)
-
+        name = _provider(provider)
+        found = _run(_ranked(name, _cuda(image), gpu, min_memory_gb, disk_gb, seconds, preset, profile))[:limit]
         table = Table()
-        for title in ("offer", "GPU", "GB", "$/h", "reliable", "Mbit/s", f"{seconds:g} s video", "where"):
+        titles = ("offer", "GPU", "GB", "$/h", "reliable", "Mbit/s", "first video", "next videos", "speed is", "where")
+        for title in titles:
             table.add_column(title, no_wrap=True)
-        found = _run(ask())
-        for offer in found:
-            speed = expected_speed(offer.gpu)
+        sources = {}
+        for one in found:
+            offer, speed = one.offer, expected_speed(one.offer.gpu, _engine(profile), preset)
+            if speed is not None:
+                sources[f"{speed.card}, {preset}: {speed.seconds:g} s a second, {speed.origin}: {speed.source}."] = True
             table.add_row(
                 offer.offer_id,
                 offer.gpu,
@@ -56,139 +85,385 @@ def offers(
                 f"{offer.price_per_hour:.3f}",
                 "-" if offer.reliability is None else f"{offer.reliability:.1%}",
                 "-" if offer.download_mbps is None else f"{offer.download_mbps:.0f}",
-                "-" if speed is None else f"${video_cost(seconds, speed, offer.price_per_hour):.3f}",
-                offer.where,
+                f"${one.cost:.2f}, {one.minutes:.0f} min",
+                "-" if speed is None else f"${video_cost(seconds, speed.seconds, offer.price_per_hour):.3f}",
+                "unknown" if speed is None else speed.origin,
+                f"{offer.where} {one.doubt}".strip(),
             )
         out = Console(soft_wrap=True, highlight=False)
-        out.width = max(out.width, 130)
-        out.print(table if found else "There is no such machine for rent now.")
-        out.print("Cost per video on a machine that is already running; `-` where this card's speed was not measured.")
+        out.width = max(out.width, 150)
+        out.print(table if found else "Nothing of this kind is for rent there now.")
+        out.print(
+            f"Videos of {seconds:g} s. The first includes the download of image and weights, computed from the offer's "
+            "line (200 Mbit/s where none is named); the next ones are on a machine that runs anyway."
+        )
+        for source in sources:
+            out.print(source)
 
 
 @group.command()
 def up(
-    provider: ProviderName,
-    offer: Annotated[str | None, typer.Argument(metavar="OFFER", help="An id from `lipsync cloud offers`.")] = None,
-    machine: Annotated[str | None, typer.Option(help="Start this stopped machine again instead.")] = None,
-    profile: Annotated[str, typer.Option(help="Weights profile to download.")] = "infinitetalk-int8-fast",
-    image: Annotated[
-        str | None, typer.Option(envvar="LIPSYNC_IMAGE", help="The Docker image that you built and pushed.")
-    ] = None,
-    disk_gb: Annotated[int, typer.Option(min=10, help="Disk in GB; it cannot grow later.")] = 70,
-    idle_stop: Annotated[float, typer.Option(min=0, help="Minutes without work until it stops itself.")] = 15,
-    token: Annotated[str | None, typer.Option(help="Bearer token; made when not given.")] = None,
+    offer: Annotated[
+        str, typer.Argument(metavar="[OFFER]", help="An id that `offers` printed.", show_default="the best offer")
+    ] = "",
+    provider: ProviderName = "",
+    machine: Annotated[str, typer.Option(help="Start this stopped machine again instead.")] = "",
+    profile: Profile = _PROFILE,
+    image: Image = "",
+    source: Source = "",
+    from_source: FromSource = False,
+    gpu: Annotated[str, typer.Option(help="Part of the card's name, where no OFFER is given.")] = "",
+    env: Env = [],  # noqa: B006 - typer reads it once
+    disk_gb: DiskGb = DISK_GB,
+    idle_stop: IdleStop = IDLE_STOP_MIN,
+    token: Annotated[str, typer.Option(help="Bearer token; one is made when not given.", show_default=False)] = "",
     ssh_key: Annotated[Path | None, typer.Option(help="Public SSH key (TensorDock needs one).")] = None,
     wait_min: Annotated[float, typer.Option(min=1, help="Minutes to wait for the weights.")] = 60,
+    yes: Annotated[bool, typer.Option("--yes", help="Rent the best offer without asking.")] = False,
 ) -> None:
-    """Rent OFFER, start the server there, wait until it is ready, and print its address and token."""
-    with console.errors_as_sentences():
+    """Rent a machine, start the server there, wait until it is ready, and print its address and token."""
+    with console.errors_as_sentences(), tempfile.TemporaryDirectory() as folder:
         from rich.console import Console
 
-        from lipsync_server.cloud.machine import Machine
-        from lipsync_server.cloud.rent import provider as open_provider
-        from lipsync_server.cloud.rent import wait_until_ready
-        from lipsync_server.errors import InvalidInput
-        from lipsync_server.weights.manifest import load_manifest
+        from lipsync_server.cloud import remembered
 
-        if (offer is None) == (machine is None):
-            raise InvalidInput("Give an OFFER to rent, or --machine to start one again.", field="offer")
-        if profile:
-            load_manifest().profile(profile)
-        made = token or secrets.token_urlsafe(24)
-        out = Console(soft_wrap=True, highlight=False)
+        if offer and machine:
+            raise InvalidInput("Give an OFFER to rent, or --machine to start one again, not both.", field="offer")
+        out, path = Console(soft_wrap=True, highlight=False), remembered.default_path()
+        known = remembered.find(path, machine, provider) if machine else None
+        name = provider or (known.provider if known is not None else _provider(""))
+        price: float | None = known.price_per_hour if known is not None else None
+        if machine:
+            known = known or remembered.RememberedMachine(provider=name, machine_id=machine, token=token)
+            order = None
+        else:
+            from lipsync_server.weights.manifest import load_manifest
 
-        async def rent() -> Machine:
-            async with open_provider(provider) as rented:
-                if machine is not None:
-                    await rented.act(machine, "start")
-                    machine_id = machine
-                else:
-                    assert offer is not None
-                    order = _order(image, profile, made, disk_gb, idle_stop if provider != "tensordock" else 0, ssh_key)
-                    machine_id = await rented.create(offer, order)
-                    out.print(f"token    {made}")
-                out.print(f"machine  {machine_id}: costs from now on, until `lipsync cloud down` or `destroy`")
-                with out.status("starting") as status:
-                    return await wait_until_ready(
-                        rented, machine_id, start_limit_s=900, ready_limit_s=wait_min * 60, show=status.update
-                    )
+            if profile:
+                load_manifest().profile(profile)
+            software = _software(image, source, from_source, Path(folder))
+            order = _order(
+                software, name, profile, token or secrets.token_urlsafe(24), disk_gb, idle_stop, ssh_key, env
+            )
+            found = _run(_ranked(name, order.min_cuda, gpu, 23, disk_gb, 40, "balanced", profile))
+            offer, price = _chosen(found, offer, yes)
+            if price is not None:
+                variables = {"LIPSYNC_PRICE_PER_HOUR": f"{price:g}", **order.environment}
+                order = replace(order, environment=variables)
+            wheel = str(software.wheel) if software.wheel is not None and not from_source else ""
+            made = order.environment["LIPSYNC_TOKENS"]
+            known = remembered.RememberedMachine(
+                provider=name, machine_id="", token=made, price_per_hour=price, profile=profile, wheel=wheel
+            )
 
-        ready = _run(rent())
+        ready = _run(_start(known, order, offer, software.wheel if order is not None else None, wait_min, out))
         out.print(f"address  {ready.url}")
-        if ready.price_per_hour is not None:
-            out.print(f"price    ${ready.price_per_hour:.3f} an hour")
+        if (price := ready.price_per_hour or price) is not None:
+            out.print(f"price    ${price:.3f} an hour: ${price * 730:.0f} for a month in which nobody stops it")
+        out.print(_stays(name, idle_stop))
         out.print("In n8n: new credential, Lipsync API, with this address and the token.")
 
 
-@group.command()
-def status(provider: ProviderName, machine: MachineId) -> None:
-    """Show a machine: its state, its current address, its price, and whether the server is ready."""
+@group.command("list")
+def list_machines() -> None:
+    """List every machine of your accounts, at each provider whose key is set, and those that are remembered here."""
     with console.errors_as_sentences():
-        from lipsync_server.cloud.machine import Machine
-        from lipsync_server.cloud.rent import Readiness, readiness
+        from rich.console import Console
+        from rich.table import Table
+
+        from lipsync_server.cloud import remembered
+        from lipsync_server.cloud.rent import PROVIDERS, key_of
         from lipsync_server.cloud.rent import provider as open_provider
 
-        async def ask() -> tuple[Machine, Readiness | None]:
-            async with open_provider(provider) as rented:
-                found = await rented.state(machine)
-            return found, await readiness(found.url) if found.state == "running" and found.url else None
+        async def ask(name: str) -> "list[Machine]":
+            async with open_provider(name) as rented:
+                return await rented.machines()
 
-        found, said = _run(ask())
-        price = "" if found.price_per_hour is None else f", ${found.price_per_hour:.3f} an hour"
-        typer.echo(f"machine {found.machine_id}: {found.state}{price}")
-        typer.echo(f"address {found.url or '-'}")
-        typer.echo(f"server  {(said.detail if said else found.detail) or '-'}")
+        table, path = Table(), remembered.default_path()
+        for title in ("provider", "machine", "state", "$/h", "name", "token"):
+            table.add_column(title, no_wrap=True)
+        n_rows = 0
+        names = [name for name in PROVIDERS if key_of(name)]
+        if not names:
+            _provider("")
+        for name in names:
+            for machine in _run(ask(name)):
+                price = "-" if machine.price_per_hour is None else f"{machine.price_per_hour:.3f}"
+                kept = "remembered" if remembered.find(path, machine.machine_id, name) else "unknown here"
+                table.add_row(name, machine.machine_id, machine.state, price, machine.label, kept)
+                n_rows += 1
+        out = Console(soft_wrap=True, highlight=False)
+        out.width = max(out.width, 100)
+        out.print(table if n_rows else f"No machine at {', '.join(names)}.")
 
 
 @group.command()
-def down(provider: ProviderName, machine: MachineId) -> None:
-    """Stop a machine: the GPU is no longer billed; the disk is kept and still billed."""
-    _act(provider, machine, "stop", "stopped; its disk is kept and billed until `lipsync cloud destroy`")
+def status(
+    machine: MachineId = "",
+    provider: ProviderName = "",
+    show_token: Annotated[bool, typer.Option("--token", help="Print the token, too.")] = False,
+) -> None:
+    """Show a machine, or every remembered one: state, address as it is now, price, and when it stops itself."""
+    with console.errors_as_sentences():
+        from lipsync_server.cloud import remembered
+
+        path = remembered.default_path()
+        wanted = [_known(machine, provider)] if machine else remembered.remembered(path)
+        if not wanted:
+            typer.echo("No machine is remembered here. `lipsync cloud list` asks the providers.")
+        for known in wanted:
+            found = _run(_show_status(known, show_token))
+            if found.state == "gone":
+                remembered.forget(path, known.provider, known.machine_id)
+
+
+@group.command()
+def down(machine: MachineId = "", provider: ProviderName = "") -> None:
+    """Stop a machine: the GPU costs nothing, the disk is kept and goes on costing a little."""
+    with console.errors_as_sentences():
+        _act(_known(machine, provider), "stop", "stopped; its disk is kept and billed until `lipsync cloud destroy`")
 
 
 @group.command()
 def destroy(
-    provider: ProviderName,
-    machine: MachineId,
+    machine: MachineId = "",
+    provider: ProviderName = "",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Return a machine to its provider: everything on it is deleted, and the billing ends."""
-    if not yes:
-        typer.confirm(f"Delete machine {machine} with its weights and every video that lies only there?", abort=True)
-    _act(provider, machine, "destroy", "destroyed; nothing of it costs any more")
-
-
-def _act(provider: str, machine: str, action: Literal["stop", "destroy"], done: str) -> None:
+    """Give a machine back: everything on it is deleted, and nothing costs any more."""
     with console.errors_as_sentences():
-        from lipsync_server.cloud.rent import provider as open_provider
+        from lipsync_server.cloud import remembered
 
-        async def act() -> None:
-            async with open_provider(provider) as rented:
-                await rented.act(machine, action)
+        known = _known(machine, provider)
+        if not yes:
+            question = f"Delete machine {known.machine_id} with its weights and every video that lies only there?"
+            typer.confirm(question, abort=True)
+        _act(known, "destroy", "destroyed; nothing of it costs any more")
+        remembered.forget(remembered.default_path(), known.provider, known.machine_id)
 
-        _run(act())
-        typer.echo(f"machine {machine}: {done}")
+
+@group.command()
+def template(
+    provider: Annotated[str, typer.Option(help="vast, runpod or tensordock.", show_default=False)],
+    profile: Profile = _PROFILE,
+    image: Image = "",
+    source: Source = "",
+    env: Env = [],  # noqa: B006 - typer reads it once
+    disk_gb: DiskGb = DISK_GB,
+    idle_stop: IdleStop = IDLE_STOP_MIN,
+    token: Annotated[str, typer.Option(help="Bearer token; one is made when not given.", show_default=False)] = "",
+) -> None:
+    """Print the fields of a provider's own form, to rent by click what `up` rents by command. Needs no key."""
+    with console.errors_as_sentences():
+        from lipsync_server.cloud.template import template as fields_of
+
+        software = _software(image, source, False, Path())
+        if software.wheel is not None:
+            raise InvalidInput(
+                "A template cannot send a file from here: give --source an https URL, or --image.", field="source"
+            )
+        made = token or secrets.token_urlsafe(24)
+        order = _order(software, provider, profile, made, disk_gb, idle_stop, None, env)
+        for field, value in fields_of(provider, order).items():
+            lines = value.rstrip("\n").splitlines()
+            typer.echo(f"{field}: {lines[0]}" if len(lines) == 1 else f"{field}:\n" + "\n".join(lines))
 
 
-def _order(image: str | None, profile: str, token: str, disk_gb: int, idle_stop: float, ssh_key: Path | None) -> Any:
-    from lipsync_server.cloud.machine import PORT, Order
-    from lipsync_server.errors import InvalidInput
+async def _ranked(
+    name: str, cuda: str, gpu: str, min_memory_gb: float, disk_gb: int, seconds: float, preset: str, profile: str
+) -> "list[FirstVideo]":
+    from lipsync_server.cloud.first_video import ranked
+    from lipsync_server.cloud.rent import provider as open_provider
+    from lipsync_server.weights.manifest import load_manifest
 
-    if not image:
+    async with open_provider(name) as rented:
+        found = await rented.offers(gpu=gpu, min_memory_gb=min_memory_gb, disk_gb=disk_gb, limit=200, min_cuda=cuda)
+    size_bytes = load_manifest().size_bytes(profile) if profile else 0
+    return ranked(found, weights_bytes=size_bytes, seconds=seconds, preset=preset, engine=_engine(profile))
+
+
+def _chosen(found: "Sequence[FirstVideo]", offer: str, yes: bool) -> tuple[str, float | None]:
+    """The offer to rent and its price: the one named, else the best after a question."""
+    if offer:
+        return offer, next((one.offer.price_per_hour for one in found if one.offer.offer_id == offer), None)
+    if not found:
         raise InvalidInput(
-            "No Docker image was named. Build and push yours (see docs/rent-a-gpu.md) and set LIPSYNC_IMAGE or "
-            "--image.",
-            field="image",
+            "Nothing of this kind is for rent there now. Another --gpu, or another provider?", field="gpu"
         )
+    best = found[0]
+    typer.echo(
+        f"offer    {best.offer.offer_id}: {best.offer.gpu}, ${best.offer.price_per_hour:.3f} an hour; a first video of "
+        f"40 s in about {best.minutes:.0f} minutes for ${best.cost:.2f} (computed)"
+    )
+    if not yes:
+        typer.confirm("Rent it?", abort=True)
+    return best.offer.offer_id, best.offer.price_per_hour
+
+
+async def _start(
+    known: "RememberedMachine", order: "Order | None", offer: str, wheel: Path | None, wait_min: float, out: Any
+) -> "Machine":
+    """Rent or start, remember the machine at once, and wait until its server is ready."""
+    from lipsync_server.cloud import remembered
+    from lipsync_server.cloud.rent import provider as open_provider
+    from lipsync_server.cloud.rent import wait_until_ready
+    from lipsync_server.cloud.software import upload
+
+    path = remembered.default_path()
+    wheel = wheel or (Path(known.wheel) if known.wheel else None)
+
+    async def send(url: str) -> None:
+        if wheel is not None:
+            await upload(url, wheel)
+
+    async with open_provider(known.provider) as rented:
+        if order is None:
+            await rented.act(known.machine_id, "start")
+        else:
+            known = known.model_copy(update={"machine_id": await rented.create(offer, order)})
+            out.print(f"token    {known.token}")
+        remembered.remember(path, known)
+        out.print(f"machine  {known.machine_id}: costs from now on, until `lipsync cloud down` or `destroy`")
+        with out.status("starting") as spinner:
+            ready = await wait_until_ready(
+                rented,
+                known.machine_id,
+                start_limit_s=900,
+                ready_limit_s=wait_min * 60,
+                show=spinner.update,
+                send=send if wheel is not None else None,
+            )
+    price = ready.price_per_hour or known.price_per_hour
+    remembered.remember(path, known.model_copy(update={"url": ready.url, "price_per_hour": price}))
+    return ready
+
+
+async def _show_status(known: "RememberedMachine", show_token: bool) -> "Machine":
+    from lipsync_server.cloud.rent import idle_left_s, readiness
+    from lipsync_server.cloud.rent import provider as open_provider
+
+    async with open_provider(known.provider) as rented:
+        found = await rented.state(known.machine_id)
+    answers = found.state == "running" and found.url
+    said = await readiness(found.url) if answers else None
+    price = "" if found.price_per_hour is None else f", ${found.price_per_hour:.3f} an hour"
+    typer.echo(f"machine {found.machine_id} at {known.provider}: {found.state}{price}")
+    typer.echo(f"address {found.url or '-'}")
+    typer.echo(f"server  {(said.detail if said else found.detail) or '-'}")
+    if answers and known.token:
+        left_s = await idle_left_s(found.url, known.token)
+        stops = "not counting down: a job or video is not finished, or there is no idle stop"
+        if left_s is not None:
+            stops = f"in {int(left_s) // 60} min {int(left_s) % 60} s unless a job or an upload comes"
+        typer.echo(f"stops   {stops}")
+    if show_token:
+        typer.echo(f"token   {known.token or 'not remembered'}")
+    return found
+
+
+def _act(known: "RememberedMachine", action: Literal["stop", "destroy"], done: str) -> None:
+    from lipsync_server.cloud.rent import provider as open_provider
+
+    async def act() -> None:
+        async with open_provider(known.provider) as rented:
+            await rented.act(known.machine_id, action)
+
+    _run(act())
+    typer.echo(f"machine {known.machine_id}: {done}")
+
+
+def _known(machine: str, provider: str) -> "RememberedMachine":
+    """The machine that is meant: the id given, or the only one that is remembered."""
+    from lipsync_server.cloud import remembered
+
+    path = remembered.default_path()
+    if machine:
+        found = remembered.find(path, machine, provider)
+        return found or remembered.RememberedMachine(provider=_provider(provider), machine_id=machine)
+    every = [one for one in remembered.remembered(path) if provider in ("", one.provider)]
+    if len(every) != 1:
+        ids = ", ".join(one.machine_id for one in every) or "none"
+        raise InvalidInput(f"Which MACHINE? Remembered here: {ids}.", field="machine")
+    return every[0]
+
+
+def _provider(name: str) -> str:
+    """`name`, or the only provider whose key is set."""
+    from lipsync_server.cloud.rent import PROVIDERS, key_of
+
+    if name:
+        return name
+    names = [one for one in PROVIDERS if key_of(one)]
+    if len(names) == 1:
+        return names[0]
+    keys = ", ".join(access.key_variable for access in PROVIDERS.values())
+    if names:
+        raise InvalidInput(f"Keys of several providers are set; choose with --provider: {', '.join(names)}.")
+    raise InvalidInput(f"No provider's key is set. Set one of {keys}.", field="provider")
+
+
+def _engine(profile: str) -> str:
+    return profile.partition("-")[0] or "infinitetalk"
+
+
+def _cuda(image: str) -> str:
+    """The CUDA version that offers must have: that of our image where one is known, else that of the stock image."""
+    from lipsync_server.cloud import published
+
+    return published.IMAGE_CUDA if image or published.image() else published.STOCK_CUDA
+
+
+def _software(image: str, source: str, from_source: bool, folder: Path) -> "Software":
+    from lipsync_server.cloud.software import build_wheel, choose_software
+    from lipsync_server.paths import PACKAGE_DIR
+
+    if from_source:
+        if source:
+            raise InvalidInput("--source and --from-source exclude each other.", field="source")
+        source, image = str(build_wheel(PACKAGE_DIR.parents[1], folder)), ""
+    return choose_software(image="" if source else image, source=source)
+
+
+def _order(
+    software: "Software",
+    provider: str,
+    profile: str,
+    token: str,
+    disk_gb: int,
+    idle_stop: float,
+    ssh_key: Path | None,
+    env: list[str],
+) -> "Order":
+    from lipsync_server.cloud.machine import PORT, Order
+
     environment = {
         "LIPSYNC_HOST": "0.0.0.0",  # noqa: S104 - in a container whose port is mapped, with a token
         "LIPSYNC_PORT": str(PORT),
         "LIPSYNC_TOKENS": token,
         "LIPSYNC_PROFILE": profile,
-        "LIPSYNC_IDLE_STOP": f"{idle_stop:g}",
+        # TensorDock's machines have no key to stop themselves with.
+        "LIPSYNC_IDLE_STOP": f"{0 if provider == 'tensordock' else idle_stop:g}",
     }
+    for pair in env:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise InvalidInput(f"--env {pair!r} must be KEY=VALUE.", field="env")
+        environment[key] = value
     key = ssh_key.read_text(encoding="utf-8").strip() if ssh_key is not None else ""
-    return Order(image=image, disk_gb=disk_gb, environment=environment, ssh_key=key)
+    return Order(
+        image=software.image,
+        disk_gb=disk_gb,
+        environment=environment,
+        script=software.script,
+        min_cuda=software.min_cuda,
+        ssh_key=key,
+    )
+
+
+def _stays(provider: str, idle_stop: float) -> str:
+    if provider == "tensordock" or not idle_stop:
+        return "It does NOT stop itself: run `lipsync cloud down` when you are done."
+    return f"It stops itself {idle_stop:g} minutes after the last collected video (`lipsync cloud status` counts down)."
 
 
 def _run(work: Coroutine[Any, Any, _T]) -> _T:

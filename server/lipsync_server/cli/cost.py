@@ -1,10 +1,25 @@
-"""`lipsync cost`: compares the cost of a month of videos at each provider."""
+"""`lipsync cost`: what a month of videos costs at each provider, and where every figure comes from."""
 
-from typing import Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lipsync_server.cli import console
+from lipsync_server.cloud.cost import DISK_GB, IDLE_STOP_MIN, STARTUP_MIN
+from lipsync_server.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from lipsync_server.cloud.cost import MonthlyCost, Offer, Workload
+    from lipsync_server.cloud.speeds import Speed
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One line of the bill: an offer, an engine with its preset, and what a month costs there."""
+
+    speed: "Speed"
+    month: "MonthlyCost"
 
 
 def register(app: typer.Typer) -> None:
@@ -14,66 +29,125 @@ def register(app: typer.Typer) -> None:
 def cost(
     videos: Annotated[int, typer.Option(min=1, help="Videos a month.")] = 30,
     seconds: Annotated[float, typer.Option(min=0.2, help="Seconds of each video.")] = 40,
-    storage_gb: Annotated[float, typer.Option(min=0, help="Disk kept for weights and videos, in GB.")] = 40,
-    sessions: Annotated[
+    engine: Annotated[str, typer.Option(help="Only this engine.", show_default="every one with a figure")] = "",
+    preset: Annotated[str, typer.Option(help="Only this preset (a size for sadtalker).", show_default="all")] = "",
+    storage_gb: Annotated[float, typer.Option(min=0, help="Disk of the machine, in GB.")] = DISK_GB,
+    starts: Annotated[
         int | None,
-        typer.Option(min=0, help="Starts of the machine.", show_default="once a video, 30 at most"),
+        typer.Option("--starts", "--sessions", min=0, help="Starts.", show_default="once a video, 30 at most"),
     ] = None,
-    startup_min: Annotated[float, typer.Option(min=0, help="Minutes from start to ready.")] = 3,
-    idle_min: Annotated[float, typer.Option(min=0, help="Minutes until the idle stop.")] = 10,
+    startup_min: Annotated[float, typer.Option(min=0, help="Minutes from start to ready.")] = STARTUP_MIN,
+    idle_min: Annotated[float, typer.Option(min=0, help="Minutes until the idle stop.")] = IDLE_STOP_MIN,
     speed: Annotated[
         float | None, typer.Option(min=0.01, help="Seconds of work per second of video, as lipsync bench measured it.")
     ] = None,
-    price: Annotated[float | None, typer.Option(min=0, help="Your own price per hour, as one more row.")] = None,
+    price: Annotated[float | None, typer.Option(min=0, help="Your own price per hour, as one more offer.")] = None,
+    gpu: Annotated[str, typer.Option(help="The card of your own price.")] = "RTX 4090",
     storage_price: Annotated[float, typer.Option(min=0, help="Your own price per GB and month.")] = 0.10,
-    currency: Annotated[str, typer.Option(help="Currency to show beside USD.")] = "USD",
+    currency: Annotated[str, typer.Option(help="Currency of every amount.")] = "USD",
     live: Annotated[bool, typer.Option("--live", help="Today's prices of the providers whose key is set.")] = False,
     rate: Annotated[float, typer.Option(min=0.000001, help="Units of that currency for one USD.")] = 1.0,
 ) -> None:
     """Compare the monthly cost of Vast.ai, TensorDock and RunPod: compute, storage, total."""
     with console.errors_as_sentences():
-        from dataclasses import replace
-
         from rich.console import Console
         from rich.table import Table
 
-        from lipsync_server.cloud.cost import DEFAULT_OFFERS, PRICES_AS_OF, Offer, Workload, monthly_cost
-        from lipsync_server.errors import InvalidInput
+        from lipsync_server.cloud.cost import DEFAULT_OFFERS, PRICES_AS_OF, Offer, Workload
 
         if currency != "USD" and rate == 1.0:
             raise InvalidInput(f"--currency {currency} needs --rate, the units of {currency} for one USD", field="rate")
-        starts = min(videos, 30) if sessions is None else sessions
-        load = Workload(videos, seconds, starts, startup_min, idle_min, storage_gb)
+        load = Workload(
+            videos, seconds, min(videos, 30) if starts is None else starts, startup_min, idle_min, storage_gb
+        )
         offers = list(DEFAULT_OFFERS)
-        where = f"default prices as read on {PRICES_AS_OF}"
+        where = f"prices published by others, read on {PRICES_AS_OF}"
         if live:
             from lipsync_server.cloud.prices import with_live_prices
 
             offers, names = with_live_prices(offers)
             where = f"live prices of {', '.join(names)}" + ("" if len(names) == 3 else f"; others: {where}")
         if price is not None:
-            offers.append(Offer("yours", "-", price, storage_price, storage_price, speed or 22.0, "as given"))
-        if speed is not None:
-            offers = [replace(offer, seconds_per_second=speed) for offer in offers]
+            offers.append(Offer("yours", gpu, price, storage_price, storage_price, "as given"))
+        rows = _rows(offers, load, engine, preset, speed)
         table = Table()
-        for title in ("provider", "GPU", "$/h", "s/s", "hours", "compute", "storage", "total", "per video"):
+        titles = ("provider", "GPU", "engine, preset", "/h", "s/s", "speed is", "hours", "compute", "storage", "total")
+        for title in (*titles, "a video"):
             table.add_column(title, no_wrap=True)
-        for offer in offers:
-            month = monthly_cost(offer, load)
-            money = [month.compute, month.storage, month.total, month.total / videos]
+        for row in rows:
+            month = row.month
+            money = (month.compute, month.storage, month.total, month.total / videos)
             table.add_row(
-                offer.provider,
-                offer.gpu,
-                f"{offer.price_per_hour:.2f}",
-                f"{offer.seconds_per_second:g}",
+                month.offer.provider,
+                month.offer.gpu,
+                f"{row.speed.engine} {row.speed.preset}".strip(),
+                f"{month.offer.price_per_hour * rate:.2f}",
+                f"{row.speed.seconds:g}",
+                row.speed.origin,
                 f"{month.hours:.1f}",
                 *(f"{amount * rate:.2f}" for amount in money),
             )
         out = Console(soft_wrap=True, highlight=False)
-        out.width = max(out.width, 100)  # keep the figures whole on a narrow or piped terminal
+        out.width = max(out.width, 125)  # a narrow or piped terminal must not cut the figures
         out.print(
-            f"{videos} videos of {seconds:g} s, {starts} starts of {startup_min:g} + {idle_min:g} min, "
-            f"{storage_gb:g} GB kept; in {currency}; {where}"
+            f"{videos} videos of {seconds:g} s, {load.starts} starts of {startup_min:g} + {idle_min:g} min, "
+            f"{storage_gb:g} GB of disk; in {currency}; {where}"
         )
         out.print(table)
-        out.print("hours x price + storage; --price, --speed and --storage-price put your own figures in.")
+        for sentence in _notes(rows, load, currency, rate):
+            out.print(sentence)
+
+
+def _rows(offers: "list[Offer]", load: "Workload", engine: str, preset: str, speed: float | None) -> list[_Row]:
+    """A row for each offer, engine and preset that has a figure; raises InvalidInput when none has."""
+    from lipsync_server.cloud.cost import monthly_cost
+    from lipsync_server.cloud.speeds import Speed, speeds_of
+
+    rows = []
+    for offer in offers:
+        found = [one for one in speeds_of(offer.gpu) if engine in ("", one.engine) and preset in ("", one.preset)]
+        if speed is not None:
+            found = [Speed(offer.gpu, engine or "yours", preset, speed, "measured", "by you (--speed)")]
+        rows += [_Row(one, monthly_cost(offer, load, one.seconds)) for one in found]
+    if not rows:
+        raise InvalidInput(
+            f"There is no figure for {' '.join((engine, preset)).strip() or offers[-1].gpu} on these cards. "
+            "Measure yours with `lipsync bench` and give --speed.",
+            field="speed",
+        )
+    return rows
+
+
+def _notes(rows: list[_Row], load: "Workload", currency: str, rate: float) -> list[str]:
+    """The sentences below the table: sources, a start's cost, a forgotten machine's, and a recommendation."""
+    from lipsync_server.cloud.cost import forgotten_cost
+
+    sources = dict.fromkeys(
+        f"Speed, {row.speed.card}, {row.speed.preset}: {row.speed.origin}, {row.speed.source}." for row in rows
+    )
+    prices = dict.fromkeys(f"Price, {row.month.offer.provider}: {row.month.offer.note}." for row in rows)
+    months = [row.month for row in rows]
+    best = min(rows, key=lambda row: (not row.month.offer.stops_itself, _roughness(row), row.month.total))
+    forgotten = sorted({forgotten_cost(month.offer) for month in months})
+    start, offer = best.month.per_start, best.month.offer
+    notes = [*sources, *prices]
+    notes.append("Computed: hours = work + starts x (start-up + idle); total = hours x price + storage.")
+    if any(not month.offer.stops_itself for month in months):
+        notes.append("TensorDock: no idle stop there; its rows count on you to stop the machine at the same minute.")
+    notes.append(
+        f"A machine that nobody stops costs {forgotten[0] * rate:.0f} to {forgotten[-1] * rate:.0f} {currency} a month."
+        if len(forgotten) > 1
+        else f"A machine that nobody stops costs {forgotten[0] * rate:.0f} {currency} a month."
+    )
+    notes.append(
+        f"Recommended: {load.videos} videos of {load.seconds:g} s on {offer.gpu} at {offer.provider} with "
+        f"{best.speed.engine} {best.speed.preset}: about {best.month.total * rate:.2f} {currency} a month, of which "
+        f"each start costs {start * rate:.2f} and the disk {best.month.storage * rate:.2f}; "
+        "stop it with `lipsync cloud down`, and end the disk's cost with `lipsync cloud destroy`."
+    )
+    return notes
+
+
+def _roughness(row: _Row) -> bool:
+    """Whether a row is another preset than the default one, which is what is recommended where it is in the table."""
+    return row.speed.preset != "balanced"

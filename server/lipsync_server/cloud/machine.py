@@ -8,9 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from lipsync_server.cloud.published import IMAGE_CUDA
+
 PORT = 5000
-MIN_CUDA = "13.0"
-"""The CUDA version that the torch in our image (constraints.txt) needs from the host: driver 580 or newer."""
+START_SCRIPT = "START_SCRIPT"
+"""The variable that carries an order's script into its container, so that no provider has to quote a whole script."""
+RUN_START_SCRIPT = f'eval "${START_SCRIPT}"'
 MachineState = Literal["starting", "running", "stopped", "failed", "gone"]
 
 # The messages of all three providers for an offer that is taken or a machine that is out of stock.
@@ -33,15 +36,22 @@ class RentOffer:
     reliability: float | None = None
     download_mbps: float | None = None
     traffic_per_gb: float | None = None
+    host_memory_gb: float | None = None
 
 
 @dataclass(frozen=True)
 class Order:
-    """The software and settings of a new machine. ssh_key: a public key, for providers that need one."""
+    """The software and the size of a new machine. ssh_key: public, for machines that are set up through one.
+
+    script: run with bash in the container, "" for the image's own program. min_cuda: the CUDA version that the host's
+    driver must know.
+    """
 
     image: str
     disk_gb: int
     environment: Mapping[str, str] = field(default_factory=dict)
+    script: str = ""
+    min_cuda: str = IMAGE_CUDA
     label: str = "lipsync"
     ssh_key: str = ""
 
@@ -55,6 +65,7 @@ class Machine:
     url: str = ""
     price_per_hour: float | None = None
     detail: str = ""
+    label: str = ""
 
 
 class Provider(Protocol):
@@ -62,13 +73,18 @@ class Provider(Protocol):
 
     name: str
 
-    async def offers(self, *, gpu: str, min_memory_gb: float, disk_gb: int, limit: int) -> list[RentOffer]:
-        """The machines for rent now, cheapest first. gpu: part of a card's name, "" for all."""
+    async def offers(
+        self, *, gpu: str, min_memory_gb: float, disk_gb: int, limit: int, min_cuda: str = IMAGE_CUDA
+    ) -> list[RentOffer]:
+        """Machines for rent now, cheapest first. gpu: part of a name, "" for all. min_cuda: of the host's driver."""
 
     async def create(self, offer_id: str, order: Order) -> str:
         """Rent and start a machine; returns its id."""
 
     async def state(self, machine_id: str) -> Machine: ...
+
+    async def machines(self) -> list[Machine]:
+        """Every machine of this account, whoever rented it."""
 
     async def act(self, machine_id: str, action: Literal["start", "stop", "destroy"]) -> None: ...
 

@@ -5,12 +5,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 
-from lipsync_server.cloud.cost import Offer
+from lipsync_server.cloud.cost import DISK_GB, Offer
 from lipsync_server.cloud.machine import RentOffer
 from lipsync_server.cloud.rent import PROVIDERS, key_of, provider
 from lipsync_server.errors import InvalidInput
-
-_DISK_GB = 40
 
 
 def with_live_prices(offers: list[Offer], environment: Mapping[str, str] = os.environ) -> tuple[list[Offer], list[str]]:
@@ -31,7 +29,7 @@ async def _ask(offers: list[Offer], names: list[str], environment: Mapping[str, 
         cheapest: list[RentOffer] = []
         if offer.provider in names:
             async with provider(offer.provider, environment) as rented:
-                cheapest = await rented.offers(gpu=offer.gpu, min_memory_gb=0, disk_gb=_DISK_GB, limit=1)
+                cheapest = await rented.offers(gpu=offer.gpu, min_memory_gb=0, disk_gb=DISK_GB, limit=1)
         found.append(
             replace(offer, price_per_hour=cheapest[0].price_per_hour, note="price: live") if cheapest else offer
         )

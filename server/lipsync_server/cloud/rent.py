@@ -6,7 +6,7 @@ Knows the adapters' protocol and the server's /readyz. Knows neither a provider'
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -67,11 +67,12 @@ async def provider(
 
 @dataclass(frozen=True)
 class Readiness:
-    """The answer of a machine's /readyz. detail: the server's explanation, or why the server did not answer."""
+    """A server's answer to /readyz; `detail` also says why there was none. waits: the machine wants its wheel."""
 
     ready: bool
     detail: str
     failed: bool = False
+    waits: bool = False
 
 
 async def readiness(url: str) -> Readiness:
@@ -79,9 +80,25 @@ async def readiness(url: str) -> Readiness:
     try:
         async with aiohttp.ClientSession(timeout=_LOOK_TIMEOUT) as session, session.get(f"{url}/readyz") as response:
             said = await response.json()
-            return Readiness(bool(said["ready"]), str(said["detail"]), said["stage"] == "failed")
+            return Readiness(
+                bool(said["ready"]), str(said["detail"]), said["stage"] == "failed", said["stage"] == "waiting"
+            )
     except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError):
         return Readiness(False, "the server does not answer yet")
+
+
+async def idle_left_s(url: str, token: str) -> float | None:
+    """Seconds until the machine at `url` stops itself; None where it stays on, or does not say."""
+    headers = {"Authorization": f"Bearer {token}"}
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=_LOOK_TIMEOUT, headers=headers) as session,
+            session.get(f"{url}/v1/engines", allow_redirects=False) as response,
+        ):
+            left_s = (await response.json()).get("idle_stop_in_s")
+    except (aiohttp.ClientError, TimeoutError, ValueError, AttributeError):
+        return None
+    return float(left_s) if isinstance(left_s, (int, float)) else None
 
 
 async def wait_until_ready(
@@ -91,14 +108,15 @@ async def wait_until_ready(
     start_limit_s: float,
     ready_limit_s: float,
     show: Callable[[str], None],
+    send: Callable[[str], Awaitable[None]] | None = None,
     look_every_s: float = 5.0,
     clock: Callable[[], float] = time.monotonic,
 ) -> Machine:
     """Return the machine once its server is ready. Each poll reads the address again, because a restart changes it.
 
-    start_limit_s: time limit for the provider to start the machine. ready_limit_s: time limit for the server after
-    that, while it downloads its weights. Raises ProviderError that explains how to remove the machine, which still
-    costs money.
+    start_limit_s: how long the provider may take to start it; ready_limit_s: how long the server may take after that
+    (it downloads its weights then). send: uploads the wheel to a machine that waits for it. Raises ProviderError that
+    says what to do about the machine, which goes on costing.
     """
     began, running_since = clock(), None
     destroy = f"lipsync cloud destroy --provider {rented.name} {machine_id}"
@@ -112,6 +130,11 @@ async def wait_until_ready(
             said = await readiness(machine.url)
             if said.ready:
                 return replace(machine, detail=said.detail)
+            if said.waits and send is not None:
+                show("sending Lipsync to the machine")
+                await send(machine.url)
+                send = None
+                continue
             if said.failed:
                 raise ProviderError(f"The server on machine {machine_id} cannot start: {said.detail} Or: {destroy}")
             if clock() - running_since > ready_limit_s:

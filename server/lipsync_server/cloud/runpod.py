@@ -4,13 +4,15 @@ A pod's volume is mounted at /workspace. Weights and videos are stored there, be
 """
 
 import re
+import shlex
 from typing import Any, Literal
 
 from lipsync_server.cloud.address import price_of_pod
 from lipsync_server.cloud.api import Api, NoCapacity, ProviderError
 from lipsync_server.cloud.machine import (
-    MIN_CUDA,
     PORT,
+    RUN_START_SCRIPT,
+    START_SCRIPT,
     Machine,
     MachineState,
     Order,
@@ -18,6 +20,7 @@ from lipsync_server.cloud.machine import (
     matches,
     says_no_capacity,
 )
+from lipsync_server.cloud.published import IMAGE_CUDA
 
 _STATES: dict[str, MachineState] = {
     "RUNNING": "running",
@@ -25,8 +28,8 @@ _STATES: dict[str, MachineState] = {
     "ERROR": "failed",
     "TERMINATED": "gone",
 }
-_CONTAINER_DISK_GB = 20
-_VOLUME = "/workspace"
+CONTAINER_DISK_GB = 20
+VOLUME = "/workspace"
 _CLOUDS = ("community", "secure")
 
 
@@ -36,10 +39,12 @@ class RunPod:
     def __init__(self, api: Api) -> None:
         self._api = api
 
-    async def offers(self, *, gpu: str, min_memory_gb: float, disk_gb: int, limit: int) -> list[RentOffer]:
+    async def offers(
+        self, *, gpu: str, min_memory_gb: float, disk_gb: int, limit: int, min_cuda: str = IMAGE_CUDA
+    ) -> list[RentOffer]:
         found = []
         for cloud in _CLOUDS:
-            for each in await self._gpus(cloud):
+            for each in await self._gpus(cloud, min_cuda):
                 price = (each.get("price") or {}).get(cloud)
                 name = str(each.get("name") or each["id"])
                 in_stock = each.get("availability", "NONE") != "NONE" and each.get(cloud)
@@ -52,7 +57,7 @@ class RunPod:
 
     async def create(self, offer_id: str, order: Order) -> str:
         _, _, cloud = offer_id.rpartition("@")
-        known = {_offer_id(each["id"], cloud): str(each["id"]) for each in await self._gpus(cloud)}
+        known = {_offer_id(each["id"], cloud): str(each["id"]) for each in await self._gpus(cloud, order.min_cuda)}
         if offer_id not in known:
             raise NoCapacity(f"RunPod has no offer {offer_id} now. Look at the offers again.")
         # v2 refuses a request with both gpu and cpu, and a request with a field that it does not know.
@@ -60,16 +65,14 @@ class RunPod:
             "name": order.label,
             "image": order.image,
             "cloud": cloud.upper(),
-            "gpu": {"id": known[offer_id], "count": 1, "minCudaVersion": MIN_CUDA},
-            "disk": _CONTAINER_DISK_GB,
-            "mounts": {"persistent": {"size": max(10, order.disk_gb), "path": _VOLUME}},
+            "gpu": {"id": known[offer_id], "count": 1, "minCudaVersion": order.min_cuda},
+            "disk": CONTAINER_DISK_GB,
+            "mounts": {"persistent": {"size": max(10, order.disk_gb), "path": VOLUME}},
             "ports": [f"{PORT}/http"],
-            "env": {
-                **order.environment,
-                "LIPSYNC_WEIGHTS_DIR": f"{_VOLUME}/weights",
-                "LIPSYNC_DATA_DIR": f"{_VOLUME}/data",
-            },
+            "env": pod_environment(order),
         }
+        if order.script:
+            body["args"] = shlex.join(["bash", "-c", RUN_START_SCRIPT])
         try:
             return str((await self._api.call("POST", "/pods", body=body))["id"])
         except ProviderError as error:
@@ -84,8 +87,10 @@ class RunPod:
             if error.http_status == 404:
                 return Machine(machine_id, "gone", detail="There is no such pod any more.")
             raise
-        status = str(pod.get("status", ""))
-        return Machine(machine_id, _STATES.get(status, "starting"), _url(pod), price_of_pod(pod), status.lower())
+        return _machine(pod)
+
+    async def machines(self) -> list[Machine]:
+        return [_machine(pod) for pod in (await self._api.call("GET", "/pods")).get("pods") or []]
 
     async def act(self, machine_id: str, action: Literal["start", "stop", "destroy"]) -> None:
         if action == "destroy":
@@ -93,10 +98,28 @@ class RunPod:
         else:
             await self._api.call("POST", f"/pods/{machine_id}/action", body={"action": action}, idempotent=True)
 
-    async def _gpus(self, cloud: str) -> list[dict[str, Any]]:
+    async def _gpus(self, cloud: str, min_cuda: str) -> list[dict[str, Any]]:
         params = {"include": "AVAILABILITY", "product": "POD", "count": "1", "cloud": cloud.upper()}
+        params["minCudaVersion"] = min_cuda
         gpus: list[dict[str, Any]] = (await self._api.call("GET", "/catalog/gpus", params=params)).get("gpus", [])
         return gpus
+
+
+def pod_environment(order: Order) -> dict[str, str]:
+    """The variables of a pod: the order's, its script, and the folders on the volume, which outlives a stop."""
+    return {
+        **order.environment,
+        **({START_SCRIPT: order.script} if order.script else {}),
+        "LIPSYNC_WEIGHTS_DIR": f"{VOLUME}/weights",
+        "LIPSYNC_DATA_DIR": f"{VOLUME}/data",
+    }
+
+
+def _machine(pod: dict[str, Any]) -> Machine:
+    status = str(pod.get("status", ""))
+    state = _STATES.get(status, "starting")
+    label = str(pod.get("name") or "")
+    return Machine(str(pod["id"]), state, _url(pod), price_of_pod(pod), status.lower(), label)
 
 
 def _offer_id(gpu_id: str, cloud: str) -> str:

@@ -1,0 +1,36 @@
+"""The names under which a release is published: the one place that has the owner.
+
+REPOSITORY is empty in a checkout. The release workflow writes `owner/name` into it before it builds, and every other
+name follows from it and from the version. Does not know whether anything lies under these names.
+"""
+
+from lipsync_server import __version__
+
+REPOSITORY = ""
+"""`owner/name` at GitHub; "" where this copy was not made by a release."""
+
+STOCK_IMAGE = "pytorch/pytorch:2.10.0-cuda12.8-cudnn9-runtime"
+"""PyTorch's own image, which many rented hosts have in their cache, with the torch that xformers 0.0.35 wants."""
+
+STOCK_CUDA = "12.0"
+"""Least CUDA version of a host's driver for STOCK_IMAGE: any CUDA 12 runs on driver 525 and newer (NVIDIA's table)."""
+
+IMAGE_CUDA = "13.0"
+"""The same for our own image, whose torch is built for CUDA 13.0 (constraints.txt): driver 580 and newer."""
+
+_LEAST_DRIVERS = {"12": 525, "13": 580}
+
+
+def image() -> str:
+    """The published GPU image of this version; "" where nothing is published."""
+    return f"ghcr.io/{REPOSITORY.lower()}:{__version__}-gpu" if REPOSITORY else ""
+
+
+def source_archive() -> str:
+    """The published source of this version; "" where nothing is published."""
+    return f"https://github.com/{REPOSITORY}/archive/refs/tags/v{__version__}.tar.gz" if REPOSITORY else ""
+
+
+def least_driver(cuda: str) -> int:
+    """The first driver branch that runs programs built for CUDA version `cuda`."""
+    return _LEAST_DRIVERS[cuda.partition(".")[0]]

@@ -1,0 +1,79 @@
+"""The machines that this user rented, with their tokens: one file that nobody else may read (mode 600).
+
+A machine's id and token are printed once; who closes the terminal has both here. Does not know whether a machine still
+exists: its provider does.
+"""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lipsync_server.errors import InvalidInput
+
+
+class RememberedMachine(BaseModel):
+    """One machine as `lipsync cloud up` left it. wheel: the file that was uploaded to it, "" without one."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    provider: str
+    machine_id: str
+    token: str = Field(default="", repr=False)
+    url: str = ""
+    price_per_hour: float | None = None
+    profile: str = ""
+    wheel: str = ""
+
+
+class _File(BaseModel):
+    machines: list[RememberedMachine] = []
+
+
+def default_path(environment: Mapping[str, str] = os.environ) -> Path:
+    """`lipsync/machines.json` in the user's folder for settings."""
+    home = environment.get("XDG_CONFIG_HOME") or environment.get("APPDATA")
+    return (Path(home) if home else Path.home() / ".config") / "lipsync" / "machines.json"
+
+
+def remembered(path: Path) -> list[RememberedMachine]:
+    """Every machine in the file, oldest first; [] without a file. Raises InvalidInput for a file that is not ours."""
+    try:
+        return _File.model_validate_json(path.read_bytes()).machines
+    except FileNotFoundError:
+        return []
+    except ValidationError as error:
+        raise InvalidInput(f"{path} is damaged. Move it away; the providers still list your machines.") from error
+
+
+def remember(path: Path, machine: RememberedMachine) -> None:
+    """Add `machine`, or replace the entry with its id."""
+    _write(path, [*_others(path, machine.provider, machine.machine_id), machine])
+
+
+def forget(path: Path, provider: str, machine_id: str) -> None:
+    _write(path, _others(path, provider, machine_id))
+
+
+def find(path: Path, machine_id: str, provider: str = "") -> RememberedMachine | None:
+    """The entry of that id; None where nothing is remembered of it."""
+    fits = [one for one in remembered(path) if one.machine_id == machine_id and provider in ("", one.provider)]
+    return fits[-1] if fits else None
+
+
+def _others(path: Path, provider: str, machine_id: str) -> list[RememberedMachine]:
+    return [one for one in remembered(path) if (one.provider, one.machine_id) != (provider, machine_id)]
+
+
+def _write(path: Path, machines: list[RememberedMachine]) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent)  # made with mode 600
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(_File(machines=machines).model_dump_json(indent=1))
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

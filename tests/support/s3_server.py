@@ -55,6 +55,8 @@ def s3_process(folder: Path) -> Iterator[int]:
     keys.write_text(json.dumps({"identities": [{"name": "test", "credentials": credentials, "actions": ["Admin"]}]}))
     flags = ["-dir", str(folder), "-ip", "127.0.0.1", "-ip.bind", "127.0.0.1", "-volume.max", "20", "-s3"]
     flags += ["-s3.config", str(keys), "-master.volumeSizeLimitMB", "64"]
+    # Two services at fixed ports, which a second server on this machine would not get.
+    flags += ["-s3.port.iceberg", "0", "-s3.port.lance", "0"]
     port = free_port()
     for part in ("master", "volume", "filer", "s3"):
         flags += [f"-{part}.port", str(port if part == "s3" else free_port()), f"-{part}.port.grpc", str(free_port())]

@@ -1,4 +1,4 @@
-"""The steps of a release that are more than one command: `release.py check TAG | notes TAG | image REPOSITORY`.
+"""The steps of a release that are more than one command: `release.py check TAG | notes TAG | image REPO | name REPO`.
 
 The workflow release.yml runs them, and so do the tests. Needs nothing but Python's standard library.
 """
@@ -46,6 +46,17 @@ def image(repository: str) -> str:
     return f"ghcr.io/{repository.lower()}"
 
 
+def name(repository: str) -> None:
+    """Write `owner/name` into cloud/published.py, so that what is built now knows where it is published."""
+    path = ROOT / "server" / "lipsync_server" / "cloud" / "published.py"
+    text, n_changed = re.subn(
+        r'^REPOSITORY = ".*"$', f'REPOSITORY = "{repository}"', path.read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
+    if n_changed != 1 or not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise SystemExit(f"{path.name} has no line for the repository, or {repository!r} is not owner/name")
+    path.write_text(text, encoding="utf-8")
+
+
 def main(arguments: list[str]) -> None:
     match arguments:
         case ["check", tag]:
@@ -54,6 +65,8 @@ def main(arguments: list[str]) -> None:
             sys.stdout.write(notes(tag))
         case ["image", repository]:
             sys.stdout.write(image(repository) + "\n")
+        case ["name", repository]:
+            name(repository)
         case _:
             raise SystemExit(__doc__)
 

@@ -234,7 +234,7 @@ class Lipsync:
 
 @dataclass
 class _FramesContext:
-    """What the engine sees of a caller of `frames`: nothing is stored, so nothing is resumed."""
+    """The render context for a caller of `frames`: nothing is stored, so nothing is resumed."""
 
     scratch: Path
     on_progress: OnProgress

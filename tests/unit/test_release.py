@@ -23,7 +23,13 @@ def release(*arguments: str, root: Path = ROOT) -> "subprocess.CompletedProcess[
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A copy of the files that a release reads, with a section for the next version in the changelog."""
-    for name in (".ci/release.py", "server/lipsync_server/__init__.py", "n8n-node/package.json", "CHANGELOG.md"):
+    for name in (
+        ".ci/release.py",
+        "server/lipsync_server/__init__.py",
+        "server/lipsync_server/cloud/published.py",
+        "n8n-node/package.json",
+        "CHANGELOG.md",
+    ):
         place = tmp_path / name
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, place)
@@ -56,6 +62,20 @@ def test_the_notes_are_the_changelogs_section(checkout: Path) -> None:
 
 def test_the_images_name_is_that_of_the_repository_in_lower_case() -> None:
     assert release("image", "Some-Body/LipSync").stdout == "ghcr.io/some-body/lipsync\n"
+
+
+def test_what_a_release_builds_knows_where_it_is_published(checkout: Path) -> None:
+    """`lipsync cloud up` of a released package starts the image that the same release pushed."""
+    assert release("name", "Some-Body/LipSync", root=checkout).returncode == 0
+    names: dict[str, object] = {}
+    exec((checkout / "server" / "lipsync_server" / "cloud" / "published.py").read_text(encoding="utf-8"), names)
+    image = names["image"]
+    assert callable(image)
+    pushed = release("image", "Some-Body/LipSync").stdout.strip()
+    assert image() == f"{pushed}:{__version__}-gpu"
+    assert '--tag "$IMAGE:$VERSION-$TARGET"' in WORKFLOW
+    assert WORKFLOW.count('.ci/release.py name "$GITHUB_REPOSITORY"') == 2
+    assert release("name", "no owner", root=checkout).returncode == 1
 
 
 def test_the_workflow_names_no_owner() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import tempfile
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -11,14 +11,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 
 from lipsync_server.cli import console
+from lipsync_server.cli.rental import (
+    chosen_offer,
+    cuda_for,
+    engine_of,
+    how_long_it_stays,
+    order_for,
+    provider_named,
+    ranked_offers,
+    software_named,
+)
 from lipsync_server.cloud.cost import DISK_GB, IDLE_STOP_MIN
 from lipsync_server.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from lipsync_server.cloud.first_video import FirstVideo
     from lipsync_server.cloud.machine import Machine, Order
     from lipsync_server.cloud.remembered import RememberedMachine
-    from lipsync_server.cloud.software import Software
 
 _T = TypeVar("_T")
 _PROFILE = "infinitetalk-int8-fast"
@@ -67,15 +75,17 @@ def offers(
         from lipsync_server.cloud.cost import video_cost
         from lipsync_server.cloud.speeds import expected_speed
 
-        name = _provider(provider)
-        found = _run(_ranked(name, _cuda(image), gpu, min_memory_gb, disk_gb, seconds, preset, profile))[:limit]
+        name = provider_named(provider)
+        found = _run(ranked_offers(name, cuda_for(image), gpu, min_memory_gb, disk_gb, seconds, preset, profile))[
+            :limit
+        ]
         table = Table()
         titles = ("offer", "GPU", "GB", "$/h", "reliable", "Mbit/s", "first video", "next videos", "speed is", "where")
         for title in titles:
             table.add_column(title, no_wrap=True)
         sources = {}
         for one in found:
-            offer, speed = one.offer, expected_speed(one.offer.gpu, _engine(profile), preset)
+            offer, speed = one.offer, expected_speed(one.offer.gpu, engine_of(profile), preset)
             if speed is not None:
                 sources[f"{speed.card}, {preset}: {speed.seconds:g} s a second, {speed.origin}: {speed.source}."] = True
             table.add_row(
@@ -131,7 +141,7 @@ def up(
             raise InvalidInput("Give an OFFER to rent, or --machine to start one again, not both.", field="offer")
         out, path = Console(soft_wrap=True, highlight=False), remembered.default_path()
         known = remembered.find(path, machine, provider) if machine else None
-        name = provider or (known.provider if known is not None else _provider(""))
+        name = provider or (known.provider if known is not None else provider_named(""))
         price: float | None = known.price_per_hour if known is not None else None
         if machine:
             known = known or remembered.RememberedMachine(provider=name, machine_id=machine, token=token)
@@ -141,12 +151,12 @@ def up(
 
             if profile:
                 load_manifest().profile(profile)
-            software = _software(image, source, from_source, Path(folder))
-            order = _order(
+            software = software_named(image, source, from_source, Path(folder))
+            order = order_for(
                 software, name, profile, token or secrets.token_urlsafe(24), disk_gb, idle_stop, ssh_key, env
             )
-            found = _run(_ranked(name, order.min_cuda, gpu, 23, disk_gb, 40, "balanced", profile))
-            offer, price = _chosen(found, offer, yes)
+            found = _run(ranked_offers(name, order.min_cuda, gpu, 23, disk_gb, 40, "balanced", profile))
+            offer, price = chosen_offer(found, offer, yes)
             if price is not None:
                 variables = {"LIPSYNC_PRICE_PER_HOUR": f"{price:g}", **order.environment}
                 order = replace(order, environment=variables)
@@ -160,7 +170,7 @@ def up(
         out.print(f"address  {ready.url}")
         if (price := ready.price_per_hour or price) is not None:
             out.print(f"price    ${price:.3f} an hour: ${price * 730:.0f} for a month in which nobody stops it")
-        out.print(_stays(name, idle_stop))
+        out.print(how_long_it_stays(name, idle_stop))
         out.print("In n8n: new credential, Lipsync API, with this address and the token.")
 
 
@@ -185,7 +195,7 @@ def list_machines() -> None:
         n_rows = 0
         names = [name for name in PROVIDERS if key_of(name)]
         if not names:
-            _provider("")
+            provider_named("")
         for name in names:
             for machine in _run(ask(name)):
                 price = "-" if machine.price_per_hour is None else f"{machine.price_per_hour:.3f}"
@@ -257,47 +267,16 @@ def template(
     with console.errors_as_sentences():
         from lipsync_server.cloud.template import template as fields_of
 
-        software = _software(image, source, False, Path())
+        software = software_named(image, source, False, Path())
         if software.wheel is not None:
             raise InvalidInput(
                 "A template cannot send a file from here: give --source an https URL, or --image.", field="source"
             )
         made = token or secrets.token_urlsafe(24)
-        order = _order(software, provider, profile, made, disk_gb, idle_stop, None, env)
+        order = order_for(software, provider, profile, made, disk_gb, idle_stop, None, env)
         for field, value in fields_of(provider, order).items():
             lines = value.rstrip("\n").splitlines()
             typer.echo(f"{field}: {lines[0]}" if len(lines) == 1 else f"{field}:\n" + "\n".join(lines))
-
-
-async def _ranked(
-    name: str, cuda: str, gpu: str, min_memory_gb: float, disk_gb: int, seconds: float, preset: str, profile: str
-) -> "list[FirstVideo]":
-    from lipsync_server.cloud.first_video import ranked
-    from lipsync_server.cloud.rent import provider as open_provider
-    from lipsync_server.weights.manifest import load_manifest
-
-    async with open_provider(name) as rented:
-        found = await rented.offers(gpu=gpu, min_memory_gb=min_memory_gb, disk_gb=disk_gb, limit=200, min_cuda=cuda)
-    size_bytes = load_manifest().size_bytes(profile) if profile else 0
-    return ranked(found, weights_bytes=size_bytes, seconds=seconds, preset=preset, engine=_engine(profile))
-
-
-def _chosen(found: "Sequence[FirstVideo]", offer: str, yes: bool) -> tuple[str, float | None]:
-    """The offer to rent and its price: the one named, else the best after a question."""
-    if offer:
-        return offer, next((one.offer.price_per_hour for one in found if one.offer.offer_id == offer), None)
-    if not found:
-        raise InvalidInput(
-            "Nothing of this kind is for rent there now. Another --gpu, or another provider?", field="gpu"
-        )
-    best = found[0]
-    typer.echo(
-        f"offer    {best.offer.offer_id}: {best.offer.gpu}, ${best.offer.price_per_hour:.3f} an hour; a first video of "
-        f"40 s in about {best.minutes:.0f} minutes for ${best.cost:.2f} (computed)"
-    )
-    if not yes:
-        typer.confirm("Rent it?", abort=True)
-    return best.offer.offer_id, best.offer.price_per_hour
 
 
 async def _start(
@@ -379,91 +358,12 @@ def _known(machine: str, provider: str) -> "RememberedMachine":
     path = remembered.default_path()
     if machine:
         found = remembered.find(path, machine, provider)
-        return found or remembered.RememberedMachine(provider=_provider(provider), machine_id=machine)
+        return found or remembered.RememberedMachine(provider=provider_named(provider), machine_id=machine)
     every = [one for one in remembered.remembered(path) if provider in ("", one.provider)]
     if len(every) != 1:
         ids = ", ".join(one.machine_id for one in every) or "none"
         raise InvalidInput(f"Which MACHINE? Remembered here: {ids}.", field="machine")
     return every[0]
-
-
-def _provider(name: str) -> str:
-    """`name`, or the only provider whose key is set."""
-    from lipsync_server.cloud.rent import PROVIDERS, key_of
-
-    if name:
-        return name
-    names = [one for one in PROVIDERS if key_of(one)]
-    if len(names) == 1:
-        return names[0]
-    keys = ", ".join(access.key_variable for access in PROVIDERS.values())
-    if names:
-        raise InvalidInput(f"Keys of several providers are set; choose with --provider: {', '.join(names)}.")
-    raise InvalidInput(f"No provider's key is set. Set one of {keys}.", field="provider")
-
-
-def _engine(profile: str) -> str:
-    return profile.partition("-")[0] or "infinitetalk"
-
-
-def _cuda(image: str) -> str:
-    """The CUDA version that offers must have: that of our image where one is known, else that of the stock image."""
-    from lipsync_server.cloud import published
-
-    return published.IMAGE_CUDA if image or published.image() else published.STOCK_CUDA
-
-
-def _software(image: str, source: str, from_source: bool, folder: Path) -> "Software":
-    from lipsync_server.cloud.software import build_wheel, choose_software
-    from lipsync_server.paths import PACKAGE_DIR
-
-    if from_source:
-        if source:
-            raise InvalidInput("--source and --from-source exclude each other.", field="source")
-        source, image = str(build_wheel(PACKAGE_DIR.parents[1], folder)), ""
-    return choose_software(image="" if source else image, source=source)
-
-
-def _order(
-    software: "Software",
-    provider: str,
-    profile: str,
-    token: str,
-    disk_gb: int,
-    idle_stop: float,
-    ssh_key: Path | None,
-    env: list[str],
-) -> "Order":
-    from lipsync_server.cloud.machine import PORT, Order
-
-    environment = {
-        "LIPSYNC_HOST": "0.0.0.0",  # noqa: S104 - in a container whose port is mapped, with a token
-        "LIPSYNC_PORT": str(PORT),
-        "LIPSYNC_TOKENS": token,
-        "LIPSYNC_PROFILE": profile,
-        # TensorDock's machines have no key to stop themselves with.
-        "LIPSYNC_IDLE_STOP": f"{0 if provider == 'tensordock' else idle_stop:g}",
-    }
-    for pair in env:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise InvalidInput(f"--env {pair!r} must be KEY=VALUE.", field="env")
-        environment[key] = value
-    key = ssh_key.read_text(encoding="utf-8").strip() if ssh_key is not None else ""
-    return Order(
-        image=software.image,
-        disk_gb=disk_gb,
-        environment=environment,
-        script=software.script,
-        min_cuda=software.min_cuda,
-        ssh_key=key,
-    )
-
-
-def _stays(provider: str, idle_stop: float) -> str:
-    if provider == "tensordock" or not idle_stop:
-        return "It does NOT stop itself: run `lipsync cloud down` when you are done."
-    return f"It stops itself {idle_stop:g} minutes after the last collected video (`lipsync cloud status` counts down)."
 
 
 def _run(work: Coroutine[Any, Any, _T]) -> _T:

@@ -71,7 +71,7 @@ class Software:
 
 
 def choose_software(*, image: str = "", source: str = "", stock_image: str = published.STOCK_IMAGE) -> Software:
-    """What to run, from the command line's words: an image, else a source, else what is published.
+    """The software to run, from the command line's words: an image, else a source, else what is published.
 
     source: https URL of a wheel or source archive, or the path of such a file here. Raises InvalidInput.
     """

@@ -27,7 +27,7 @@ _ALGORITHMS = {256: "es256", 384: "es384", 521: "es512"}
 
 @dataclass(frozen=True)
 class Identity:
-    """What signs. certificates: PEM, leaf first. key: PEM (PKCS 8). algorithm: C2PA's name for it, such as "es256"."""
+    """A signer. certificates: PEM, leaf first. key: PEM (PKCS 8). algorithm: C2PA's name for it, such as "es256"."""
 
     certificates: bytes
     key: bytes

@@ -62,7 +62,7 @@ class SpeechFile:
 
 @dataclass(frozen=True)
 class Mark:
-    """What marking.py writes into a video. engine: the name of the engine that made the frames.
+    """The mark that marking.py writes into a video. engine: the name of the engine that made the frames.
 
     signing_file: the PEM file of certificate.py; None leaves the video unsigned, with the XMP mark alone.
     """

@@ -19,7 +19,7 @@ _TINY_BYTES = _GIB // 4
 
 
 def describe(settings: EngineSettings) -> EngineInfo:
-    """What /v1/engines says. `available` means: packages, weights and a card are there."""
+    """The entry of FlashHead in /v1/engines. `available` means: packages, weights and a card are there."""
     device = chosen_device(settings)
     reason, variant = _why_not(settings, device), ""
     with contextlib.suppress(LipsyncError):

@@ -37,7 +37,7 @@ Enhance = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class _Square:
-    """What the model animates: uint8 RGB (512, 512, 3), and the crop it came from; None for the picture's middle."""
+    """The square that the model animates, uint8 RGB (512, 512, 3), and the crop it came from (None: the middle)."""
 
     pixels: Frames
     crop: FaceCrop | None
@@ -81,7 +81,7 @@ class Job:
     # 1 face
 
     def _tell_limits(self) -> None:
-        """What FlashHead leaves out of a request, in words, before any work."""
+        """A sentence for each part of the request that FlashHead ignores, before any work."""
         if self._request.second_speech is not None:
             raise InvalidInput(
                 "FlashHead moves one face, and two recordings were given. Send one, or use engine infinitetalk.",

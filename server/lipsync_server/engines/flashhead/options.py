@@ -14,7 +14,7 @@ DISTILLED_STEPS = (2, 4)
 
 
 class Options(EngineOptions):
-    """What a caller may set. The defaults put the talking head back into the whole picture."""
+    """The options of FlashHead. The defaults put the talking head back into the whole picture."""
 
     preset: Preset = Field(default="balanced", description="quality and balanced: 4 steps. fast: 2 steps.")
     variant: Variant | None = Field(

@@ -78,7 +78,7 @@ def flashtalk_size(height: int, width: int, resolution: Resolution) -> tuple[int
 
 
 def words_for(options: Options, size: tuple[int, int]) -> list[str]:
-    """What the caller should know: another format or number of steps than the weights were trained for."""
+    """Warnings for the caller: another format or number of steps than the weights were trained for."""
     words = []
     if size != OWN_SIZE:
         words.append(

@@ -6,7 +6,7 @@ from lipsync_server.engines.base import EngineOptions
 
 
 class Options(EngineOptions):
-    """What a caller may set; the defaults suit most portraits."""
+    """The options of the preview engine; the defaults suit most portraits."""
 
     quality_note = (
         "This is preview quality: a picture warped on the CPU, good for judging timing. For a video that looks real, "

@@ -145,7 +145,7 @@ class DecoderProcess:
         self._process.kill()
 
     def _death(self, task: Task[Result]) -> errors.LipsyncError:
-        """What the end of the process in the middle of a task means for the file."""
+        """The refusal of a file whose process ended in the middle of the task."""
         self._process.kill()
         status = self._process.wait()
         limits, subject = task.limits(), task.subject

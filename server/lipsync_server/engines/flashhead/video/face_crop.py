@@ -113,7 +113,7 @@ def place_crop(
 
 
 def words_for(face: Face, crop: FaceCrop) -> list[str]:
-    """What the caller should know before work starts. Raises InvalidImage for a face that cannot come out well."""
+    """Warnings for the caller before work starts. Raises InvalidImage for a face that cannot come out well."""
     left, _, right, _ = face.box
     width = right - left
     if width < _LEAST_FACE_PX:

@@ -124,7 +124,7 @@ class PasteBack:
         return flows * self._inner_bend
 
     def _light(self, squares: Tensor, bend: Tensor | None) -> Tensor:
-        """What to add to the squares so that their light at the border is the still picture's: (n, 3, S, S)."""
+        """The light to add to the squares so that their light at the border is the still picture's: (n, 3, S, S)."""
         small = F.interpolate(squares, size=(_LIGHT_PX, _LIGHT_PX), mode="area")
         if bend is not None:
             axis = (torch.arange(_LIGHT_PX, device=self._device) + 0.5) / _LIGHT_PX * 2 - 1

@@ -1,0 +1,128 @@
+"""The command line's words for a rented machine as an order: which provider, which offer, which software.
+
+`lipsync cloud up`, `offers` and `template` share these decisions. Knows flags and their messages; talks to a provider
+only to list offers.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from lipsync_server.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from lipsync_server.cloud.first_video import FirstVideo
+    from lipsync_server.cloud.machine import Order
+    from lipsync_server.cloud.software import Software
+
+
+async def ranked_offers(
+    name: str, cuda: str, gpu: str, min_memory_gb: float, disk_gb: int, seconds: float, preset: str, profile: str
+) -> "list[FirstVideo]":
+    from lipsync_server.cloud.first_video import ranked
+    from lipsync_server.cloud.rent import provider as open_provider
+    from lipsync_server.weights.manifest import load_manifest
+
+    async with open_provider(name) as rented:
+        found = await rented.offers(gpu=gpu, min_memory_gb=min_memory_gb, disk_gb=disk_gb, limit=200, min_cuda=cuda)
+    size_bytes = load_manifest().size_bytes(profile) if profile else 0
+    return ranked(found, weights_bytes=size_bytes, seconds=seconds, preset=preset, engine=engine_of(profile))
+
+
+def chosen_offer(found: "Sequence[FirstVideo]", offer: str, yes: bool) -> tuple[str, float | None]:
+    """The offer to rent and its price: the one named, else the best after a question."""
+    if offer:
+        return offer, next((one.offer.price_per_hour for one in found if one.offer.offer_id == offer), None)
+    if not found:
+        raise InvalidInput(
+            "Nothing of this kind is for rent there now. Another --gpu, or another provider?", field="gpu"
+        )
+    best = found[0]
+    typer.echo(
+        f"offer    {best.offer.offer_id}: {best.offer.gpu}, ${best.offer.price_per_hour:.3f} an hour; a first video of "
+        f"40 s in about {best.minutes:.0f} minutes for ${best.cost:.2f} (computed)"
+    )
+    if not yes:
+        typer.confirm("Rent it?", abort=True)
+    return best.offer.offer_id, best.offer.price_per_hour
+
+
+def provider_named(name: str) -> str:
+    """`name`, or the only provider whose key is set."""
+    from lipsync_server.cloud.rent import PROVIDERS, key_of
+
+    if name:
+        return name
+    names = [one for one in PROVIDERS if key_of(one)]
+    if len(names) == 1:
+        return names[0]
+    keys = ", ".join(access.key_variable for access in PROVIDERS.values())
+    if names:
+        raise InvalidInput(f"Keys of several providers are set; choose with --provider: {', '.join(names)}.")
+    raise InvalidInput(f"No provider's key is set. Set one of {keys}.", field="provider")
+
+
+def engine_of(profile: str) -> str:
+    return profile.partition("-")[0] or "infinitetalk"
+
+
+def cuda_for(image: str) -> str:
+    """The CUDA version that offers must have: that of our image where one is known, else that of the stock image."""
+    from lipsync_server.cloud import published
+
+    return published.IMAGE_CUDA if image or published.image() else published.STOCK_CUDA
+
+
+def software_named(image: str, source: str, from_source: bool, folder: Path) -> "Software":
+    from lipsync_server.cloud.software import build_wheel, choose_software
+    from lipsync_server.paths import PACKAGE_DIR
+
+    if from_source:
+        if source:
+            raise InvalidInput("--source and --from-source exclude each other.", field="source")
+        source, image = str(build_wheel(PACKAGE_DIR.parents[1], folder)), ""
+    return choose_software(image="" if source else image, source=source)
+
+
+def order_for(
+    software: "Software",
+    provider: str,
+    profile: str,
+    token: str,
+    disk_gb: int,
+    idle_stop: float,
+    ssh_key: Path | None,
+    env: list[str],
+) -> "Order":
+    from lipsync_server.cloud.machine import PORT, Order
+
+    environment = {
+        "LIPSYNC_HOST": "0.0.0.0",  # noqa: S104 - in a container whose port is mapped, with a token
+        "LIPSYNC_PORT": str(PORT),
+        "LIPSYNC_TOKENS": token,
+        "LIPSYNC_PROFILE": profile,
+        # TensorDock's machines have no key to stop themselves with.
+        "LIPSYNC_IDLE_STOP": f"{0 if provider == 'tensordock' else idle_stop:g}",
+    }
+    for pair in env:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise InvalidInput(f"--env {pair!r} must be KEY=VALUE.", field="env")
+        environment[key] = value
+    key = ssh_key.read_text(encoding="utf-8").strip() if ssh_key is not None else ""
+    return Order(
+        image=software.image,
+        disk_gb=disk_gb,
+        environment=environment,
+        script=software.script,
+        min_cuda=software.min_cuda,
+        ssh_key=key,
+    )
+
+
+def how_long_it_stays(provider: str, idle_stop: float) -> str:
+    if provider == "tensordock" or not idle_stop:
+        return "It does NOT stop itself: run `lipsync cloud down` when you are done."
+    return f"It stops itself {idle_stop:g} minutes after the last collected video (`lipsync cloud status` counts down)."

@@ -130,6 +130,12 @@ class OutOfMemory(LipsyncError):
     code, status, title = "out_of_memory", 500, "The GPU ran out of memory"
 
 
+class HostOutOfMemory(OutOfMemory):
+    """Host memory is too small for the model; the GPU's memory is another matter."""
+
+    title = "The machine has too little memory"
+
+
 class WeightsError(LipsyncError):
     """A weights file is missing, damaged or holds another model; the sentence names the file and the tensor."""
 

@@ -101,6 +101,8 @@ class EngineSettings(BaseModel):
     """Share of all tokens that a token of InfiniteTalk attends to; below 1 is faster and less exact."""
     offload: Literal["auto", "none", "blocks"] = "auto"
     """Whether transformer blocks stay on the GPU or are streamed from host memory."""
+    check_host_memory: bool = True
+    """Refuse InfiniteTalk before its weights are read when this machine or container has too little memory for it."""
     quant: Literal["auto", "none", "fp8", "int8"] = "auto"
     """Round 16-bit transformer weights to 8 bits while loading; `auto` rounds them only where they would not fit."""
     compile: bool = True

@@ -3,6 +3,7 @@
 from lipsync_server.engines.base import EngineInfo
 from lipsync_server.engines.devices import Device, choose_device
 from lipsync_server.engines.hardware import Gpu
+from lipsync_server.engines.host_memory import host_memory
 from lipsync_server.engines.infinitetalk.flashtalk import wants_flashtalk
 from lipsync_server.engines.infinitetalk.options import Options
 from lipsync_server.engines.infinitetalk.published import (
@@ -18,6 +19,9 @@ from lipsync_server.settings import EngineSettings
 _PACKAGES = ("torch", "transformers", "diffusers", "safetensors", "ftfy", "pyloudnorm")
 _GIB = 2**30
 _LEAST_GPU_BYTES = 11 * _GIB
+# Below this no form of the model fits beside CUDA and the encoders; the exact need is planned before loading
+# (loading/planner.py).
+_LEAST_HOST_BYTES = 5 * _GIB
 # Model files smaller than this are a test's, not the 14B model: they run anywhere.
 _TINY_BYTES = _GIB
 
@@ -62,6 +66,12 @@ def _why_not(settings: EngineSettings, device: Device) -> str | None:
         return (
             f"InfiniteTalk needs a GPU with 24 GB (12 GB with a long wait), and {gpu.name} has "
             f"{gpu.total_bytes / _GIB:.0f} GiB. Use engine sadtalker."
+        )
+    host = host_memory()
+    if settings.check_host_memory and host is not None and host.total_bytes < _LEAST_HOST_BYTES:
+        return (
+            f"InfiniteTalk needs at least {_LEAST_HOST_BYTES // _GIB} GiB of host memory, and {host.place} has "
+            f"{host.total_bytes / _GIB:.1f}. Give it more, or use engine sadtalker."
         )
     return None
 

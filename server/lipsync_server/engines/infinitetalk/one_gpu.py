@@ -57,6 +57,7 @@ class InfiniteTalkEngine:
         need = Need("single", usual.sampling.distilled, _USUAL_PIXELS[usual.resolution], 3, flashtalk=flashtalk)
 
         def load() -> None:
+            models.refuse_what_does_not_fit(need)
             models.load_encoders(report)
             models.load_transformer(need, report)
 

@@ -21,7 +21,7 @@ from lipsync_server.engines.infinitetalk.loading.transformer_files import load_t
 from lipsync_server.engines.infinitetalk.model.sequence_parallel import SequenceParallel, several_processes
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
 from lipsync_server.engines.infinitetalk.published import TransformerFiles, choose_transformer, find_encoders
-from lipsync_server.errors import EngineUnavailable, WeightsError
+from lipsync_server.errors import EngineUnavailable, HostOutOfMemory, WeightsError
 from lipsync_server.models.encoders.clip import ImageEncoder
 from lipsync_server.models.encoders.text import TextEncoder
 from lipsync_server.models.encoders.wav2vec import Wav2Vec
@@ -86,6 +86,10 @@ class Models:
         if (self._settings.attention, self._settings.attention_density) != ("auto", 1.0):
             choose_attention(self._settings.attention, self.device, self.dtype, self._settings.attention_density)
 
+    def refuse_what_does_not_fit(self, need: Need) -> None:
+        """Raise HostOutOfMemory where host memory is too small for encoders and transformer, before files are read."""
+        self._planner.plan(self._files(need)[0], need, with_encoders=True)
+
     @property
     def transformer(self) -> InfiniteTalkTransformer:
         assert self._held is not None, "load_transformer() comes first"
@@ -124,9 +128,7 @@ class Models:
 
     def load_transformer(self, need: Need, report: Report) -> tuple[str, ...]:
         """The transformer for a job, loaded unless the held one serves; sentences about what is not as asked."""
-        files, warnings = choose_transformer(
-            self._settings, self._gpu, people=need.people, distilled=need.distilled, flashtalk=need.flashtalk
-        )
+        files, warnings = self._files(need)
         with_lora = need.distilled and not files.distilled and bool(self._settings.lora)
         held = self._held
         if held is not None and (held.files, held.with_lora) == (files, with_lora):
@@ -141,13 +143,23 @@ class Models:
         self._load(files, with_lora, plan, quantization, report)
         return warnings
 
+    def _files(self, need: Need) -> tuple[TransformerFiles, tuple[str, ...]]:
+        return choose_transformer(
+            self._settings, self._gpu, people=need.people, distilled=need.distilled, flashtalk=need.flashtalk
+        )
+
     def make_room(self, need: Need, report: Report) -> bool:
         """After GPU memory ran out: load the transformer again with half as many blocks on the GPU, if that helps."""
         if not self._planner.lower_limit():
             return False
         self._release_transformer()
         self._empty_cache()
-        self.load_transformer(need, report)
+        try:
+            self.load_transformer(need, report)
+        except HostOutOfMemory:
+            # The next job may need less GPU memory: it is planned as if nothing had happened.
+            self._planner.lift_limit()
+            raise
         return True
 
     def encode_text(self, prompts: list[str]) -> list[Tensor]:
@@ -200,6 +212,7 @@ class Models:
             attention=self._settings.attention,
             attention_density=self._settings.attention_density,
             offload="none" if plan.resident_blocks >= plan.n_blocks else plan.resident_blocks,
+            pinned=plan.pinned,
             progress=lambda done, total: report(f"transformer ({files.number_format})", done, total),
         )
         model.cache_context = plan.cache_context

@@ -1,23 +1,32 @@
 """Where the transformer's blocks go on this device: the plan before loading, and a smaller one after memory ran out.
 
-memory.py has the arithmetic on sizes; this module hands in the memory that is free on the device now. When memory runs
-out all the same, half of the blocks that were to stay on the GPU may stay there from then on (`lower_limit`). Knows the
-device and the settings. Does not load anything.
+memory.py has the arithmetic on sizes; this module hands in the memory that is free on the device and on the host now.
+Where host memory is short, blocks wait in plain memory instead of pinned memory, then in 8 bits instead of 16; else the
+plan is refused, because the kernel would kill the process without a word. When GPU memory runs out all the same, half
+of the blocks that were to stay on the GPU may stay there from then on (`lower_limit`). Knows the device and the
+settings. Does not load anything.
 """
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
+import torch.distributed as dist
 
 from lipsync_server.engines.hardware import Gpu
+from lipsync_server.engines.host_memory import HostMemory, host_memory
 from lipsync_server.engines.infinitetalk.loading import memory
 from lipsync_server.engines.infinitetalk.loading.memory import MemoryPlan
 from lipsync_server.engines.infinitetalk.loading.single_files import read_config
 from lipsync_server.engines.infinitetalk.model.sequence_parallel import several_processes
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
 from lipsync_server.engines.infinitetalk.published import People, TransformerFiles
+from lipsync_server.errors import HostOutOfMemory
 from lipsync_server.models.quantization import Quantization
 from lipsync_server.settings import EngineSettings
+
+log = logging.getLogger(__name__)
 
 # Working memory of the VAE's encoder in bytes per pixel: what memory.py allows for the decoder. The encoder's largest
 # values are of the same size, and it has fewer of them at once.
@@ -37,21 +46,36 @@ class Need:
 
 
 class MemoryPlanner:
-    """Plans for one device. compiles: fused and compiled blocks need less working memory."""
+    """Plans for one device. compiles: fused and compiled blocks need less working memory. host: asks for host memory."""
 
-    def __init__(self, settings: EngineSettings, gpu: Gpu | None, device: torch.device, *, compiles: bool) -> None:
+    def __init__(
+        self,
+        settings: EngineSettings,
+        gpu: Gpu | None,
+        device: torch.device,
+        *,
+        compiles: bool,
+        host: Callable[[], HostMemory | None] = host_memory,
+    ) -> None:
         self._settings, self._gpu, self._device, self._compiles = settings, gpu, device, compiles
+        self._host = host
         # The plan of the last attempt to load a transformer.
         self._tried: MemoryPlan | None = None
         # Set when memory has run out: how many blocks may stay on the device from then on.
         self._most_blocks: int | None = None
 
     def plan(
-        self, files: TransformerFiles, need: Need, *, held: InfiniteTalkTransformer | None = None
+        self,
+        files: TransformerFiles,
+        need: Need,
+        *,
+        held: InfiniteTalkTransformer | None = None,
+        with_encoders: bool = False,
     ) -> tuple[MemoryPlan, Quantization]:
         """Where the blocks go, and whether 16-bit files are rounded to 8 bits on the way.
 
-        held: a transformer on the device now, whose memory would be free again.
+        held: a transformer on the device now, whose memory would be free again. with_encoders: the encoders are to be
+        loaded too. Raises HostOutOfMemory where no form of the transformer fits into host memory.
         """
         config = read_config(files)
         free = self.free_bytes()
@@ -59,24 +83,57 @@ class MemoryPlanner:
             free += _bytes_on_gpu(held)
 
         def planned(quantization: Quantization) -> MemoryPlan:
-            return memory.plan(
-                config, quant=quantization, pixels=need.pixels, passes=need.passes, compiled=self._compiles,
-                free_bytes=free, offload=self._settings.offload,
+            return self._limited(
+                memory.plan(
+                    config, quant=quantization, pixels=need.pixels, passes=need.passes, compiled=self._compiles,
+                    free_bytes=free, offload=self._settings.offload, with_encoders=with_encoders,
+                )
             )  # fmt: skip
 
+        if files.quantization != "none" and not files.rounded_at_load:
+            plan, wanted = planned(files.quantization), "none"
+            forms: list[tuple[MemoryPlan, Quantization]] = [(plan, "none")]
+        else:
+            wanted = self._rounding_at_load(files, planned)
+            forms = [(planned(wanted), wanted)]
+            if wanted == "none" and self._settings.quant == "auto" and self._device.type == "cuda":
+                smaller = self._eight_bit()
+                forms.append((planned(smaller), smaller))
+        # A held transformer has its host memory already, and where it has to be replaced this is asked again.
+        return forms[0] if held is not None else self._fitting_the_host(forms)
+
+    def _rounding_at_load(self, files: TransformerFiles, planned: Callable[[Quantization], MemoryPlan]) -> Quantization:
+        """The number format for files that may be rounded while they are read."""
+        if self._settings.quant != "auto":
+            return self._settings.quant
         if files.rounded_at_load:
-            wanted = self._settings.quant
-            if wanted == "auto":
-                wanted = self._rounding_of(files)
-            return self._limited(planned(wanted)), wanted
-        if files.quantization != "none":
-            return self._limited(planned(files.quantization)), "none"
-        wanted = self._settings.quant
-        if wanted == "auto":
-            fits = planned("none").resident_blocks == config.num_layers
-            fp8 = self._gpu is not None and self._gpu.compute_capability >= (8, 9)
-            wanted = "none" if fits or self._device.type != "cuda" else "fp8" if fp8 else "int8"
-        return self._limited(planned(wanted)), wanted
+            return self._rounding_of(files)
+        plan = planned("none")
+        fits = plan.resident_blocks == plan.n_blocks
+        return "none" if fits or self._device.type != "cuda" else self._eight_bit()
+
+    def _eight_bit(self) -> Quantization:
+        fp8 = self._gpu is not None and self._gpu.compute_capability >= (8, 9)
+        return "fp8" if fp8 else "int8"
+
+    def _fitting_the_host(self, forms: list[tuple[MemoryPlan, Quantization]]) -> tuple[MemoryPlan, Quantization]:
+        """The first of `forms` that host memory has room for, with plain memory where pinned memory is too much."""
+        host = self._host()
+        if host is None or not self._settings.check_host_memory:
+            return forms[0]
+        n_processes = dist.get_world_size() if several_processes() else 1
+        room = host.available_bytes // n_processes
+        for plan, quantization in forms:
+            for form in (plan, replace(plan, pinned=False)):
+                if form.host_bytes <= room:
+                    if form.pinned != plan.pinned:
+                        log.warning(
+                            "host memory is short: blocks wait in plain memory instead of pinned memory, which makes "
+                            "every forward slower"
+                        )
+                    return form, quantization
+        least = replace(forms[-1][0], pinned=False)
+        raise HostOutOfMemory(_refusal(least, host, n_processes))
 
     def _rounding_of(self, files: TransformerFiles) -> Quantization:
         """8-bit floats stay what they are where the card multiplies them; else whole numbers are as fast and closer."""
@@ -103,6 +160,10 @@ class MemoryPlanner:
         self._most_blocks = self._tried.resident_blocks // 2
         return True
 
+    def lift_limit(self) -> None:
+        """Forget `lower_limit`: host memory has no room for the blocks that it moves there."""
+        self._most_blocks = None
+
     def free_bytes(self) -> int | None:
         """Memory that this process may still take on the device, under its cap; None on the CPU.
 
@@ -115,6 +176,27 @@ class MemoryPlanner:
         allocated = torch.cuda.memory_allocated(self._device)
         fraction = getattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0)(self._device)
         return int(min(free + reserved - allocated, fraction * total - allocated))
+
+
+def _refusal(plan: MemoryPlan, host: HostMemory, n_processes: int) -> str:
+    """The sentence for a person: need and room in numbers, and what to change. plan: the smallest that was thought of."""
+    gib = memory.GIB
+    if plan.free_bytes is None:
+        parts = "for all weights on the CPU"
+        remedies = "use a machine with an NVIDIA GPU"
+    else:
+        waiting, fixed = plan.waiting_bytes / gib, plan.host_fixed_bytes / gib
+        n_waiting = plan.n_blocks - plan.resident_blocks
+        parts = (
+            f"{waiting:.1f} for {n_waiting} of {plan.n_blocks} blocks that the GPU has no room for, {fixed:.1f} beside"
+        )
+        remedies = "use the weights profile infinitetalk-int8-fast, resolution 480p, or a GPU with more memory"
+    each = f" for each of {n_processes} processes" if n_processes > 1 else ""
+    return (
+        f"InfiniteTalk needs {plan.host_bytes / gib:.1f} GiB of host memory{each} ({parts}), and {host.place} has "
+        f"{host.available_bytes / gib:.1f} GiB free of {host.total_bytes / gib:.1f}. Give it more memory, or {remedies}. "
+        "LIPSYNC_CHECK_HOST_MEMORY=false tries it all the same."
+    )
 
 
 def spare_bytes(plan: MemoryPlan) -> int:

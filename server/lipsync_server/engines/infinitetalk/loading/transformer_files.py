@@ -126,6 +126,7 @@ def load_transformer(
     attention: str = "auto",
     attention_density: float = 1.0,
     offload: Offload = "none",
+    pinned: bool = True,
     exact: bool = False,
     progress: Progress | None = None,
 ) -> InfiniteTalkTransformer:
@@ -139,7 +140,8 @@ def load_transformer(
     quant: round the blocks' linear layers to 8 bits while loading; files with a map keep their kind. Weights that a
         single file holds as float8_e4m3fn are kept to the bit with "fp8" and rounded anew with "int8".
     loras: files and scales, merged in this order.
-    offload: "none", "blocks", or how many blocks stay on the device (offload.py).
+    offload: "none", "blocks", or how many blocks stay on the device (offload.py). pinned: the others wait in pinned
+        host memory where that can be had.
     exact: 8-bit weights are multiplied in the activations' type instead of in 8 bits.
     progress: called with bytes done and bytes in all.
     """
@@ -164,7 +166,7 @@ def load_transformer(
         check_layout(layout, shapes, lambda name: _holder(source, adapter, name))
     merged = [read_lora(path, scale, shapes) for path, scale in loras]
 
-    model, finish, writer = _prepare(config, stored, quant, device, dtype, offload, merged)
+    model, finish, writer = _prepare(config, stored, quant, device, dtype, offload, merged, pinned=pinned)
     done, total = 0, files.n_bytes
     by_key = {(stored_as.entry.file, stored_as.entry.key): name for name, stored_as in layout.items()}
     for path, file in files:
@@ -224,13 +226,15 @@ def _prepare(
     dtype: torch.dtype,
     offload: Offload,
     loras: Sequence[Lora],
+    *,
+    pinned: bool = True,
 ) -> tuple[InfiniteTalkTransformer, Callable[[], None], "_Writer"]:
     """An empty model with its memory, what to call once it is filled, and what fills it."""
     with torch.device("meta"):
         model = InfiniteTalkTransformer(config)
     replace_linears(model, lambda name, _: _kind_for(name, stored, quant))
     model.eval().requires_grad_(False)
-    runner = place_weights(model, device, dtype, offload)
+    runner = place_weights(model, device, dtype, offload, pinned=pinned)
 
     def finish() -> None:
         if isinstance(runner, StreamedBlocks):

@@ -2,8 +2,8 @@
 
 A streamed block's parameters are views of one of two buffers on the GPU. While one block computes from its buffer, the
 next block's bytes are copied from pinned host memory (which the GPU can read without the CPU) into the other, on a
-stream of their own: where a block computes longer than its copy takes, streaming costs no time. Knows memory and
-copies. Does not know what a block computes, nor where its weights come from.
+stream of their own: where a block computes longer than its copy takes, streaming costs no time. Memory that cannot be
+pinned works too, with a copy that the CPU has to make (models/host_buffers.py). Knows memory and copies. Does not know what a block computes, nor where its weights come from.
 """
 
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lipsync_server.engines.infinitetalk.model.blocks import Block
 from lipsync_server.engines.infinitetalk.model.transformer import BlockRunner, InfiniteTalkTransformer, ResidentBlocks
+from lipsync_server.models.host_buffers import HostBuffers
 from lipsync_server.models.layers.linear_8bit import QuantizedLinear
 
 Offload = Literal["none", "blocks"] | int
@@ -43,13 +44,18 @@ def streamed_indices(n_blocks: int, n_resident: int) -> list[int]:
 
 
 def place_weights(
-    model: InfiniteTalkTransformer, device: torch.device, dtype: torch.dtype, offload: Offload
+    model: InfiniteTalkTransformer, device: torch.device, dtype: torch.dtype, offload: Offload, *, pinned: bool = True
 ) -> BlockRunner:
-    """Give a meta model its memory. The runner that comes back is for the model once its weights are filled in."""
+    """Give a meta model its memory. The runner that comes back is for the model once its weights are filled in.
+
+    pinned: streamed blocks wait in pinned host memory.
+    """
     n_resident = {"none": len(model.blocks), "blocks": 0}[offload] if isinstance(offload, str) else offload
     streamed = streamed_indices(len(model.blocks), n_resident)
     runner: BlockRunner = (
-        StreamedBlocks(model.blocks, streamed, device, dtype) if streamed else ResidentBlocks(model.blocks)
+        StreamedBlocks(model.blocks, streamed, device, dtype, pinned=pinned)
+        if streamed
+        else ResidentBlocks(model.blocks)
     )
     materialize(model, device, dtype)
     return runner
@@ -58,14 +64,23 @@ def place_weights(
 class StreamedBlocks:
     """Gives the blocks in order, those in `streamed` from host memory through two device buffers.
 
-    Made on a meta model: it gives the streamed blocks pinned host memory, to be filled by the loader. `bind` then
-    points their parameters at the device buffers.
+    Made on a meta model: it gives the streamed blocks host memory, to be filled by the loader. `bind` then points
+    their parameters at the device buffers.
     """
 
-    def __init__(self, blocks: nn.ModuleList, streamed: list[int], device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        blocks: nn.ModuleList,
+        streamed: list[int],
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        pinned: bool = True,
+    ) -> None:
         self._blocks = [cast(Block, block) for block in blocks]
         self._device = device
         self._cuda = device.type == "cuda"
+        self._buffers = HostBuffers(pin=pinned and self._cuda)
         self._streamed = streamed
         self._slot_of = {index: order % _SLOTS for order, index in enumerate(streamed)}
         self._next = {index: streamed[(order + 1) % len(streamed)] for order, index in enumerate(streamed)}
@@ -77,9 +92,9 @@ class StreamedBlocks:
         self._free = [torch.cuda.Event() if self._cuda else None for _ in range(_SLOTS)]
 
     def _to_host(self, block: Block, dtype: torch.dtype) -> Tensor:
-        """One flat pinned buffer for a block; its parameters become views of it."""
+        """One flat buffer for a block; its parameters become views of it."""
         layout = self._layout(block, dtype)
-        buffer = torch.empty(layout[-1][-1], dtype=torch.uint8, pin_memory=self._cuda)
+        buffer = self._buffers.empty(layout[-1][-1])
         for owner, name, shape, final, begin, end in layout:
             owner._parameters[name] = nn.Parameter(buffer[begin:end].view(final).view(shape), requires_grad=False)
         return buffer
@@ -150,3 +165,4 @@ class StreamedBlocks:
             torch.cuda.synchronize(self._device)
         self._host.clear()
         self._slots.clear()
+        self._buffers.release()

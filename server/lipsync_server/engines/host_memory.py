@@ -68,7 +68,7 @@ def _groups(proc: Path, cgroup: Path) -> list[Path]:
     except OSError:
         lines = []
     for line in lines:
-        _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if controllers and _V1_FOLDER not in controllers.split(","):
             continue
         root = cgroup / _V1_FOLDER if controllers else cgroup

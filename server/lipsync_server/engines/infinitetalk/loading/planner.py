@@ -46,7 +46,10 @@ class Need:
 
 
 class MemoryPlanner:
-    """Plans for one device. compiles: fused and compiled blocks need less working memory. host: asks for host memory."""
+    """Plans for one device.
+
+    compiles: fused and compiled blocks need less working memory. host: asks for the host's memory.
+    """
 
     def __init__(
         self,
@@ -179,7 +182,7 @@ class MemoryPlanner:
 
 
 def _refusal(plan: MemoryPlan, host: HostMemory, n_processes: int) -> str:
-    """The sentence for a person: need and room in numbers, and what to change. plan: the smallest that was thought of."""
+    """The sentence for a person: need and room in numbers, and what to change. plan: the smallest form."""
     gib = memory.GIB
     if plan.free_bytes is None:
         parts = "for all weights on the CPU"
@@ -194,8 +197,8 @@ def _refusal(plan: MemoryPlan, host: HostMemory, n_processes: int) -> str:
     each = f" for each of {n_processes} processes" if n_processes > 1 else ""
     return (
         f"InfiniteTalk needs {plan.host_bytes / gib:.1f} GiB of host memory{each} ({parts}), and {host.place} has "
-        f"{host.available_bytes / gib:.1f} GiB free of {host.total_bytes / gib:.1f}. Give it more memory, or {remedies}. "
-        "LIPSYNC_CHECK_HOST_MEMORY=false tries it all the same."
+        f"{host.available_bytes / gib:.1f} GiB free of {host.total_bytes / gib:.1f}. Give it more memory, or "
+        f"{remedies}. LIPSYNC_CHECK_HOST_MEMORY=false tries it all the same."
     )
 
 

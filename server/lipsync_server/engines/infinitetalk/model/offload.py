@@ -3,7 +3,8 @@
 A streamed block's parameters are views of one of two buffers on the GPU. While one block computes from its buffer, the
 next block's bytes are copied from pinned host memory (which the GPU can read without the CPU) into the other, on a
 stream of their own: where a block computes longer than its copy takes, streaming costs no time. Memory that cannot be
-pinned works too, with a copy that the CPU has to make (models/host_buffers.py). Knows memory and copies. Does not know what a block computes, nor where its weights come from.
+pinned works too, with a copy that the CPU has to make (models/host_buffers.py). Knows memory and copies. Does not know
+what a block computes, nor where its weights come from.
 """
 
 from collections.abc import Iterator

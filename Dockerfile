@@ -76,7 +76,8 @@ COPY --from=build /opt/tools /usr/local/bin
 COPY docker/entrypoint.sh /usr/local/bin/entrypoint.sh
 COPY --from=package /opt/package /opt/lipsync
 
-# torch's wheels bring CUDA 13.0's libraries, so the host's driver must be 580 or newer and no CUDA image is needed.
+# torch's wheels bring the libraries of CUDA 12.8, so no CUDA image is needed, and the host's driver must be 525 or newer
+# (570 for a card of the RTX 50 series).
 # Triton compiles small C programs when a model runs first: the image keeps a compiler and Python's headers.
 FROM base AS gpu
 RUN apt-get update \

@@ -73,10 +73,14 @@ $(VENV)/.plain: pyproject.toml constraints.txt
 	$(PIP) -e .
 	touch $@
 
-# torch comes from the index by its plain version: the CPU build, where the index offers one.
+# The torch of the tests. The image's is in constraints.txt; this one has a build without CUDA where the index offers one.
+TEST_TORCH ?= 2.13.0
+
+# constraints.txt pins the image's torch and the CUDA libraries below it, which another torch cannot keep to.
 $(VENV)/.test: $(VENV)/.plain
-	$(PIP) torch==2.13.0
-	$(PIP) -e '.[models,s3,ray,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==$(TEST_TORCH)
+	$(BIN)/python tests/support/constraints_for_tests.py > $(VENV)/constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt -e '.[models,s3,ray,test]'
 	touch $@
 
 # n8n 2.x and 1.x are installed once into .cache/n8n and .cache/n8n-1 (five minutes and 2 GB each); LIPSYNC_N8N_DIR and

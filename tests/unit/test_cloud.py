@@ -119,7 +119,7 @@ async def test_runpod_lists_what_is_in_stock_at_both_clouds_prices(api):
             ("nvidia-geforce-rtx-4090@community", 0.34),
             ("nvidia-geforce-rtx-4090@secure", 0.69),
         ]
-    query = {"include": "AVAILABILITY", "product": "POD", "count": "1", "cloud": "COMMUNITY", "minCudaVersion": "13.0"}
+    query = {"include": "AVAILABILITY", "product": "POD", "count": "1", "cloud": "COMMUNITY", "minCudaVersion": "12.0"}
     assert api.asked[0].query == query
 
 
@@ -130,7 +130,7 @@ async def test_runpod_s_pod_has_only_fields_that_v2_knows(api):
         assert await rented.create("nvidia-geforce-rtx-4090@community", ORDER) == "pod7"
     body = api.calls("POST", "/pods")[0].body
     assert set(body) == {"name", "image", "cloud", "gpu", "disk", "mounts", "ports", "env"}
-    assert body["gpu"] == {"id": "NVIDIA GeForce RTX 4090", "count": 1, "minCudaVersion": "13.0"}
+    assert body["gpu"] == {"id": "NVIDIA GeForce RTX 4090", "count": 1, "minCudaVersion": "12.0"}
     assert body["mounts"] == {"persistent": {"size": 70, "path": "/workspace"}}
     assert (body["cloud"], body["ports"]) == ("COMMUNITY", ["5000/http"])
     assert body["env"]["LIPSYNC_WEIGHTS_DIR"] == "/workspace/weights"

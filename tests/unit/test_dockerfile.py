@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from constraints_for_tests import constraints_for
 from dockerfile import Stage, stages, words
+from lipsync_server.cloud import published
 
 ROOT = Path(__file__).parents[2]
 
@@ -135,3 +137,21 @@ def test_what_the_image_copies_passes_the_dockerignore(built: dict[str, Stage]) 
         for instruction, rest in stage.steps:
             if instruction == "COPY" and not rest.startswith("--from"):
                 assert {name.split("/")[0] for name in words(rest)[:-1]} <= allowed
+
+
+def test_the_tests_keep_to_the_images_versions_but_for_their_torch() -> None:
+    """Without CUDA the tests compile the kernels with the image's compiler; a torch for CUDA brings its own."""
+    shipped = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    without_cuda = set(constraints_for("2.13.0+cpu", ["filelock", "sympy>=1.13.3"]))
+    assert without_cuda ^ set(shipped) == {"torch==2.10.0", "torchvision==0.25.0", "torch==2.13.0+cpu"}
+    for_cuda = constraints_for("2.13.0", ["nvidia-cuda-nvrtc-cu12; platform_system == 'Linux'", "triton==3.7.1"])
+    assert {"nvidia-cuda-nvrtc-cu12", "triton"}.isdisjoint(line.partition("==")[0] for line in for_cuda)
+
+
+def test_the_image_runs_on_drivers_for_cuda_12() -> None:
+    """Every library below torch is of CUDA 12, and `lipsync cloud` asks a host for no newer driver."""
+    shipped = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    libraries = [line for line in shipped if line.startswith("nvidia-")]
+    assert len(libraries) >= 10
+    assert all("-cu12==" in line for line in libraries if "sparselt" not in line)
+    assert published.least_driver(published.IMAGE_CUDA) == 525

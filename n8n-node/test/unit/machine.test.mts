@@ -178,7 +178,7 @@ describe('rented machines', () => {
 		assert.deepEqual(body?.gpu, {
 			id: 'NVIDIA GeForce RTX 4090',
 			count: 1,
-			minCudaVersion: '13.0',
+			minCudaVersion: '12.0',
 		});
 		assert.equal(body?.cloud, 'COMMUNITY');
 		assert.equal((await api.calls('DELETE', '/pods/pod7')).length, 1);

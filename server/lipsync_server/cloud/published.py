@@ -15,8 +15,8 @@ STOCK_IMAGE = "pytorch/pytorch:2.10.0-cuda12.8-cudnn9-runtime"
 STOCK_CUDA = "12.0"
 """Least CUDA version of a host's driver for STOCK_IMAGE: any CUDA 12 runs on driver 525 and newer (NVIDIA's table)."""
 
-IMAGE_CUDA = "13.0"
-"""The same for our own image, whose torch is built for CUDA 13.0 (constraints.txt): driver 580 and newer."""
+IMAGE_CUDA = "12.0"
+"""The same for our own image, whose torch is built for CUDA 12.8 (constraints.txt)."""
 
 _LEAST_DRIVERS = {"12": 525, "13": 580}
 

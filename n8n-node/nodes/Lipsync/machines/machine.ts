@@ -4,7 +4,7 @@
  */
 export const PORT = 5000;
 /** The least CUDA version of the host's driver that the server's image works with. */
-export const MIN_CUDA = '13.0';
+export const MIN_CUDA = '12.0';
 
 export type MachineState = 'starting' | 'running' | 'stopped' | 'failed' | 'gone';
 

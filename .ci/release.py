@@ -21,13 +21,25 @@ def version() -> str:
 
 
 def check(tag: str) -> None:
-    """Stop the release unless tag, server, node and changelog name the same version."""
+    """Stop the release unless tag, server, node and changelog name the same version and the weights are pinned."""
     package = json.loads((ROOT / "n8n-node" / "package.json").read_text(encoding="utf-8"))["version"]
     if tag != f"v{version()}":
         raise SystemExit(f"the tag is {tag}, and server/lipsync_server/__init__.py has {version()}")
     if package != version():
         raise SystemExit(f"n8n-node/package.json has {package}, and the server has {version()}")
+    pinned()
     notes(tag)
+
+
+def pinned() -> None:
+    """Stop the release while the list of weights follows branches, whose files may change without notice."""
+    sources = json.loads((ROOT / "weights" / "manifest.json").read_text(encoding="utf-8"))["sources"]
+    moving = [key for key, source in sources.items() if not re.fullmatch(r"[0-9a-f]{40}", source["revision"])]
+    if moving:
+        raise SystemExit(
+            f"weights/manifest.json follows branches at {', '.join(moving)}: run "
+            "`python -m lipsync_server.weights.pin weights/manifest.json` where the model hub can be reached"
+        )
 
 
 def notes(tag: str) -> str:

@@ -24,6 +24,7 @@ class Hub:
         self.status = 200
         self.token = ""
         self.ranges: list[str | None] = []
+        self.revisions: set[str] = set()
         self.url = ""
         self.open = asyncio.Event()
         self.open.set()
@@ -45,6 +46,7 @@ class Hub:
         }
         if request.method == "HEAD":
             return web.Response(headers=headers | {"Content-Length": str(len(data))})
+        self.revisions.add(request.match_info["revision"])
         await self.open.wait()
         start = request.http_range.start or 0
         self.ranges.append(request.headers.get("Range"))

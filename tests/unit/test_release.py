@@ -29,16 +29,28 @@ def checkout(tmp_path: Path) -> Path:
         "server/lipsync_server/cloud/published.py",
         "n8n-node/package.json",
         "CHANGELOG.md",
+        "weights/manifest.json",
     ):
         place = tmp_path / name
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, place)
+    manifest = tmp_path / "weights" / "manifest.json"
+    manifest.write_text(re.sub(r'"revision": ".*"', f'"revision": "{"c" * 40}"', manifest.read_text()))
     return tmp_path
 
 
 def test_a_tag_that_names_the_version_may_be_released(checkout: Path) -> None:
     ended = release("check", f"v{__version__}", root=checkout)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_weights_that_follow_a_branch_stop_the_release(checkout: Path) -> None:
+    manifest = checkout / "weights" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("c" * 40, "main", 1))
+    ended = release("check", f"v{__version__}", root=checkout)
+    assert ended.returncode == 1
+    assert "weights/manifest.json follows branches at wan: run" in ended.stderr
+    assert "lipsync_server.weights.pin" in ended.stderr
 
 
 def test_a_tag_of_another_version_stops_the_release(checkout: Path) -> None:

@@ -7,13 +7,15 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from lipsync_server.cli.app import app
 from lipsync_server.errors import DiskFull, InvalidInput, WeightsError
 from lipsync_server.weights import download
 from lipsync_server.weights.download import PullProgress, pull
 from lipsync_server.weights.manifest import Manifest, Profile, Source, WeightFile, load_manifest
-from lipsync_server.weights.pin import moving_sources, pinned
+from lipsync_server.weights.pin import pinned
 from lipsync_server.weights.verify import check_file, profile_complete
 from model_hub import Hub, digest, serve_hub
+from typer.testing import CliRunner
 
 # huggingface_hub writes in pieces of 10 MB: a cut must come after the first for there to be something to go on from.
 BIG = os.urandom(24_000_000)
@@ -146,11 +148,57 @@ async def test_without_a_network_the_sentence_blames_the_network(
 async def test_a_pinned_manifest_names_commits_sizes_and_checksums(hub: Hub, tmp_path: Path) -> None:
     path = tmp_path / "manifest.json"
     path.write_text(manifest_for(sha256=None).model_dump_json(), encoding="utf-8")
-    assert moving_sources(load_manifest(path)) == ["s"]
+    assert load_manifest(path).moving_sources() == ["s"]
     fixed = await asyncio.to_thread(pinned, load_manifest(path))
-    assert moving_sources(fixed) == []
+    assert fixed.moving_sources() == []
     assert fixed.sources["s"].revision == "c" * 40
     assert (fixed.files["big"].sha256, fixed.files["big"].size_bytes) == (digest(BIG), len(BIG))
     hub.files["big.safetensors"] = bytes(len(BIG))
     with pytest.raises(WeightsError, match="SHA-256"):
         await asyncio.to_thread(pull, "p", tmp_path / "weights", manifest=fixed)
+
+
+async def test_a_pinned_profile_is_resumed_at_its_commit_and_checked_against_its_own_checksum(
+    hub: Hub, manifest: Manifest, tmp_path: Path
+) -> None:
+    """The transfer breaks off. Later the hub has another file of the same size there, and vouches for that one."""
+    source = manifest.sources["s"].model_copy(update={"revision": "c" * 40})
+    fixed = manifest.model_copy(update={"sources": {"s": source}})
+    assert fixed.moving_notice() is None
+    hub.cuts = [22_000_000]
+    paths = await asyncio.to_thread(pull, "p", tmp_path, manifest=fixed)
+    assert paths[0].read_bytes() == BIG
+    assert hub.revisions == {"c" * 40}
+    assert check_file(fixed, fixed.files["big"], tmp_path).detail.startswith("SHA-256 as published")
+
+    hub.files["big.safetensors"] = bytes(len(BIG))
+    hub.cuts = [22_000_000]
+    with pytest.raises(WeightsError, match=f"published is {digest(BIG)}; the file was removed"):
+        await asyncio.to_thread(pull, "p", tmp_path / "again", manifest=fixed)
+
+
+async def test_a_file_that_changes_under_a_branch_is_whole_and_said_to_be_unpinned(hub: Hub, tmp_path: Path) -> None:
+    """The owner replaces the file between the two halves of a download: no mixture of both arrives."""
+    moving = manifest_for(sha256=None)
+    hub.cuts = [22_000_000] * download.TRIES
+    with pytest.raises(WeightsError):
+        await asyncio.to_thread(pull, "p", tmp_path, manifest=moving)
+    replaced = bytes(len(BIG))
+    hub.files["big.safetensors"], hub.cuts = replaced, []
+    (path, _) = await asyncio.to_thread(pull, "p", tmp_path, manifest=moving)
+    assert path.read_bytes() == replaced
+    assert "for want of a pinned one" in check_file(moving, moving.files["big"], tmp_path).detail
+    assert "Not pinned: some/model (main)" in str(moving.moving_notice("p"))
+
+
+def test_the_list_of_profiles_says_which_sources_are_not_pinned(tmp_path: Path) -> None:
+    """Of the shipped list, and of one of your own."""
+    path = tmp_path / "own.json"
+    path.write_text(manifest_for().model_dump_json(), encoding="utf-8")
+    said = CliRunner().invoke(app, ["weights", "list"], env={"LIPSYNC_MANIFEST": str(path)})
+    assert "Not pinned: some/model (main). Files come as their owner has them there today" in said.output
+    source = {"s": manifest_for().sources["s"].model_copy(update={"revision": "c" * 40})}
+    path.write_text(manifest_for().model_copy(update={"sources": source}).model_dump_json(), encoding="utf-8")
+    load_manifest.cache_clear()
+    said = CliRunner().invoke(app, ["weights", "list"], env={"LIPSYNC_MANIFEST": str(path)})
+    assert "Not pinned" not in said.output

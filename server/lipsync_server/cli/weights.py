@@ -44,6 +44,8 @@ def list_profiles(weights_dir: WeightsDir = None) -> None:
             here = "yes" if profile_complete(manifest, name, folder) else "-"
             table.add_row(name, f"{size / 1e9:.1f}", here, f"{profile.title} ({size:,} bytes)")
         Console(soft_wrap=True).print(table)
+        if notice := manifest.moving_notice():
+            typer.echo(f"{notice}.")
 
 
 @group.command()
@@ -65,6 +67,8 @@ def pull(profile: str, weights_dir: WeightsDir = None) -> None:
         manifest, folder = _manifest_and_folder(weights_dir)
         for notice in manifest.licence_notices(profile):
             typer.echo(f"Licence: {notice}", err=True)
+        if moving := manifest.moving_notice(profile):
+            typer.echo(f"{moving}.", err=True)
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(),

@@ -8,6 +8,7 @@ use the fp8 text encoder.
 """
 
 import functools
+import re
 from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel, ConfigDict, field_validator
@@ -16,6 +17,7 @@ from lipsync_server.errors import InvalidInput, WeightsError
 from lipsync_server.paths import bundled
 
 _FREE_LICENCES = ("Apache-2.0", "MIT")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class Source(BaseModel):
@@ -28,6 +30,11 @@ class Source(BaseModel):
     folder: str
     licence: str
     what: str
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the revision is a commit, whose files never change, and not a branch or a request."""
+        return _COMMIT.fullmatch(self.revision) is not None
 
 
 class WeightFile(BaseModel):
@@ -88,6 +95,22 @@ class Manifest(BaseModel):
             for key in sources
             if self.sources[key].licence not in _FREE_LICENCES
         ]
+
+    def moving_sources(self, profile: str | None = None) -> list[str]:
+        """Names of the sources (of one profile, or all) whose revision is a branch, so that files may change there."""
+        used = {file.source for file in self.profile_files(profile)} if profile else self.sources.keys()
+        return [key for key, source in self.sources.items() if key in used and not source.is_pinned]
+
+    def moving_notice(self, profile: str | None = None) -> str | None:
+        """The sentence for a person about sources that are not pinned; None when all are."""
+        moving = [self.sources[key] for key in self.moving_sources(profile)]
+        if not moving:
+            return None
+        named = dict.fromkeys(f"{source.repository} ({source.revision})" for source in moving)
+        return (
+            f"Not pinned: {', '.join(named)}. Files come as their owner has them there today, and are compared with "
+            "the SHA-256 that the hub announces, not with one that was tested here"
+        )
 
     def folder(self, file: WeightFile, weights_dir: Path) -> Path:
         """The local folder that mirrors the file's repository."""

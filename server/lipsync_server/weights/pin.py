@@ -16,7 +16,6 @@ from lipsync_server.weights.download import explained, hub_endpoint
 from lipsync_server.weights.manifest import Manifest, load_manifest
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def pinned(manifest: Manifest) -> Manifest:
@@ -43,11 +42,6 @@ def pinned(manifest: Manifest) -> Manifest:
         for key, source in manifest.sources.items()
     }
     return manifest.model_copy(update={"files": files, "sources": sources})
-
-
-def moving_sources(manifest: Manifest) -> list[str]:
-    """Names of the sources whose revision is a branch or a request, not a commit."""
-    return [key for key, source in manifest.sources.items() if not COMMIT.fullmatch(source.revision)]
 
 
 def main() -> None:

@@ -66,13 +66,15 @@ def check_file(
     expected = expected_sha256(file, manifest.folder(file, weights_dir))
     if expected is None:
         return Checked(file, path, "present", "no checksum was published for it")
+    by = "published" if file.sha256 else "the hub announced it at the download, for want of a pinned one"
     if _remembered(weights_dir, path) == expected:
-        return Checked(file, path, "ok", "SHA-256 as published (checked before, unchanged since)")
+        return Checked(file, path, "ok", f"SHA-256 as {by} (checked before, unchanged since)")
     found = sha256_of(path, on_bytes)
     if found != expected:
-        return Checked(file, path, "damaged", f"has SHA-256 {found}, published is {expected}")
+        said = "published is" if file.sha256 else "the hub announced"
+        return Checked(file, path, "damaged", f"has SHA-256 {found}, {said} {expected}")
     _remember(weights_dir, path, found)
-    return Checked(file, path, "ok", "SHA-256 as published")
+    return Checked(file, path, "ok", f"SHA-256 as {by}")
 
 
 def profile_complete(manifest: Manifest, profile: str, weights_dir: Path) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
+from lipsync_server.errors import LipsyncError
 from lipsync_server.weights.download import explained, hub_endpoint
 from lipsync_server.weights.manifest import Manifest, load_manifest
 
@@ -48,7 +49,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Pin a weights manifest to the hub's current commits and checksums.")
     parser.add_argument("manifest", type=Path)
     path: Path = parser.parse_args().manifest
-    text = json.dumps(pinned(load_manifest(path)).model_dump(mode="json"), indent=1, ensure_ascii=False)
+    try:
+        fixed = pinned(load_manifest(path))
+    except LipsyncError as error:
+        raise SystemExit(error.detail) from None
+    text = json.dumps(fixed.model_dump(mode="json"), indent=1, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
 
 

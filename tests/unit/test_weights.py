@@ -177,22 +177,45 @@ async def test_a_pinned_profile_is_resumed_at_its_commit_and_checked_against_its
         await asyncio.to_thread(pull, "p", tmp_path / "again", manifest=fixed)
 
 
+def _partial_files(folder: Path) -> list[Path]:
+    return list(folder.rglob("*.incomplete"))
+
+
+async def _half_a_pull(hub: Hub, manifest: Manifest, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network goes away for good after 22 of 24 MB."""
+    hub.cuts = [22_000_000, *[0] * 100]
+    with monkeypatch.context() as patch:
+        patch.setattr(download, "TRIES", 1)
+        with pytest.raises(WeightsError, match="could not be fetched"):
+            await asyncio.to_thread(pull, "p", folder, manifest=manifest)
+    hub.cuts = []
+    hub.ranges.clear()
+
+
+async def test_a_later_pull_goes_on_where_the_last_one_was_given_up(
+    hub: Hub, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a restart of the machine; and the bytes that are there count as room on the disk."""
+    await _half_a_pull(hub, manifest, tmp_path, monkeypatch)
+    (path, _) = await asyncio.to_thread(pull, "p", tmp_path, manifest=manifest)
+    assert path.read_bytes() == BIG
+    assert [asked for asked in hub.ranges if asked] == ["bytes=20971520-"]
+    assert not _partial_files(tmp_path)
+
+
 async def test_a_file_that_changes_under_a_branch_is_whole_and_said_to_be_unpinned(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The owner replaces the file between the two halves of a download: no mixture of both arrives."""
     moving = manifest_for(sha256=None)
-    hub.cuts = [22_000_000, *[0] * 100]
-    monkeypatch.setattr(download, "TRIES", 1)
-    with pytest.raises(WeightsError, match="could not be fetched"):
-        await asyncio.to_thread(pull, "p", tmp_path, manifest=moving)
-    assert list(tmp_path.rglob("*.incomplete")), "the first half is kept"
+    await _half_a_pull(hub, moving, tmp_path, monkeypatch)
     replaced = bytes(len(BIG))
-    hub.files["big.safetensors"], hub.cuts = replaced, []
+    hub.files["big.safetensors"] = replaced
     (path, _) = await asyncio.to_thread(pull, "p", tmp_path, manifest=moving)
     assert path.read_bytes() == replaced
     assert "for want of a pinned one" in check_file(moving, moving.files["big"], tmp_path).detail
     assert "Not pinned: some/model (main)" in str(moving.moving_notice("p"))
+    assert not _partial_files(tmp_path)
 
 
 def test_the_list_of_profiles_says_which_sources_are_not_pinned(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Downloads a profile's files from the model hub: resumed, in parallel, with one overall progress, then verified.
 
-The library huggingface_hub transfers the bytes; it reads a token and a mirror from HF_TOKEN and HF_ENDPOINT. This
-module adds three things for a person who rents a machine: a check for room on the disk, one progress of all files, and
-errors that say what to do. Blocking: the server runs it in a thread.
+The library huggingface_hub transfers the bytes (resumed.py); it reads a token and a mirror from HF_TOKEN and
+HF_ENDPOINT. This module adds for a person who rents a machine: a check for room on the disk, one progress of all files,
+and errors that say what to do. Blocking: the server runs it in a thread.
 """
 
 import errno
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub import get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -31,6 +31,7 @@ from huggingface_hub.errors import (
 from tqdm import tqdm
 
 from lipsync_server.errors import Cancelled, DiskFull, LipsyncError, WeightsError
+from lipsync_server.weights import resumed
 from lipsync_server.weights.manifest import Manifest, WeightFile, load_manifest
 from lipsync_server.weights.verify import check_file
 
@@ -124,7 +125,8 @@ def _fetch_all(
     cancelled: Callable[[], bool],
 ) -> None:
     sizes = _sizes(manifest, missing)
-    _check_room(weights_dir, sum(sizes.values()), profile)
+    arrived = sum(resumed.arrived_bytes(file.path, manifest.folder(file, weights_dir)) for file in missing)
+    _check_room(weights_dir, sum(sizes.values()), arrived, profile)
     meter = _Meter(sum(sizes.values()), on_progress, cancelled)
     on_progress(PullProgress(0, meter.total, None, profile))
     with ThreadPoolExecutor(PARALLEL_FILES, thread_name_prefix="pull") as pool:
@@ -171,10 +173,9 @@ def hub_endpoint() -> str | None:
     return os.environ.get("HF_ENDPOINT") or None
 
 
-def _check_room(weights_dir: Path, needed: int, profile: str) -> None:
+def _check_room(weights_dir: Path, needed: int, arrived: int, profile: str) -> None:
     free = shutil.disk_usage(weights_dir).free
-    partial = sum(path.stat().st_size for path in weights_dir.rglob("*.incomplete"))
-    if free + partial < needed + SPARE_BYTES:
+    if free + arrived < needed + SPARE_BYTES:
         raise DiskFull(
             f"profile {profile} needs {needed / 1e9:.1f} GB and 1 GB to spare, {free / 1e9:.1f} GB are free in "
             f"{weights_dir}; free some, rent a machine with a larger disk, or point LIPSYNC_WEIGHTS_DIR elsewhere"
@@ -186,19 +187,12 @@ def _fetch(manifest: Manifest, file: WeightFile, weights_dir: Path, meter: _Mete
     source = manifest.sources[file.source]
     path = manifest.local_path(file, weights_dir)
     if path.is_file():
-        path.unlink()  # the file is damaged; hf_hub_download would treat it as complete
+        path.unlink()  # the file is damaged
     for attempt in range(TRIES):
         before = meter.done
         try:
             with explained(manifest, file):
-                hf_hub_download(
-                    source.repository,
-                    file.path,
-                    revision=source.revision,
-                    local_dir=folder,
-                    endpoint=hub_endpoint(),
-                    tqdm_class=_bar_for(meter, file.path),
-                )
+                resumed.fetch(source, file.path, folder, endpoint=hub_endpoint(), tqdm_class=_bar_for(meter, file.path))
         except WeightsError as error:
             tries = TRIES_WITHOUT_NETWORK if isinstance(error, OutOfReach) and not meter.has_fetched else TRIES
             if attempt >= tries - 1 or not isinstance(error, Interrupted):

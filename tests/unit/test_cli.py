@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -13,9 +14,10 @@ import pytest
 import soundfile
 from lipsync_server import __version__
 from lipsync_server.bench.whole_runs import Run, medians, repeat_recording
+from lipsync_server.card_speeds import read_card_speeds
 from lipsync_server.cli import app
 from lipsync_server.engines.registry import ENGINES
-from lipsync_server.errors import InvalidAudio, LipsyncError
+from lipsync_server.errors import InvalidAudio, InvalidInput, LipsyncError
 from lipsync_server.media.mux import probe_video
 from lipsync_server.paths import SAMPLES_DIR
 from lipsync_server.settings import Settings
@@ -191,6 +193,30 @@ def test_bench_measures_each_length_and_writes_json(tmp_path: Path, way: list[st
     assert "lipsync-server" in measured["machine"]["software"]
     assert "CPU:" in finished.stdout
     assert "s per s" in finished.stdout
+
+
+def test_bench_shares_a_cards_speed_that_reads_back(tmp_path: Path) -> None:
+    command = [*LIPSYNC, "bench", "--engine", "preview", "--durations", "0.4,1", "--share"]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    (path,) = tmp_path.iterdir()
+    assert path.name in finished.stdout
+    found = read_card_speeds(path)
+    assert found.card and found.versions["lipsync-server"]
+    (speed,) = found.speeds
+    assert (speed.engine, speed.sound_s, speed.n_runs) == ("preview", 1.0, 1)
+    assert 0 < speed.seconds_per_second < 60
+    assert str(tmp_path) not in path.read_text() and platform.node() not in path.read_text()
+
+
+def test_a_shared_file_that_is_none_says_what_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "other.json"
+    path.write_text('{"card": "RTX 4090", "versions": {}, "measured_on": "2026-11-28", "speeds": []}')
+    with pytest.raises(InvalidInput, match=r"other\.json is no file of `lipsync bench --share`: speeds: "):
+        read_card_speeds(path)
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        read_card_speeds(tmp_path / "none.json")
+    assert invoke("bench", "--random-weights", "--share")[0] == 2
 
 
 def test_bench_refuses_lengths_that_are_none() -> None:

@@ -8,6 +8,7 @@ presents the figures; it measures nothing.
 import json
 import tempfile
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,12 +16,15 @@ import typer
 
 from lipsync_server.cli import console
 from lipsync_server.cli.options import key_values
+from lipsync_server.errors import InvalidInput
 
 if TYPE_CHECKING:
     from lipsync_server.bench.machine import Machine
     from lipsync_server.bench.whole_runs import Run
 
 DURATIONS_S = "5,30,60,120,240"
+SHARED_DURATIONS_S = "4,30"
+"""With --share: one short job, which compiles, and the one that counts."""
 
 
 def register(app: typer.Typer) -> None:
@@ -71,16 +75,28 @@ def bench(
     ] = None,
     tiny: Annotated[bool, typer.Option("--tiny", help="With --random-weights: tiny sizes, for a dry run.")] = False,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write everything measured to this file.")] = None,
+    share: Annotated[
+        bool,
+        typer.Option(
+            "--share",
+            help="Measure a warm server and write lipsync-speed-CARD-ENGINE.json, to send back or for the bill.",
+        ),
+    ] = False,
 ) -> None:
     """Measure an engine's speed with recordings of several lengths."""
     with console.errors_as_sentences():
         if random_weights:
+            if share:
+                raise InvalidInput("--share needs the real model files; leave out --random-weights.")
             with tempfile.TemporaryDirectory(prefix="lipsync-bench-") as folder:
                 _measure_sections(engine, scratch or Path(folder), only, json_path, tiny, cards, keep_files, budget)
             return
         from lipsync_server.bench import whole_runs
         from lipsync_server.bench.machine import Machine
+        from lipsync_server.bench.share import card_speeds, write_share
         from lipsync_server.engines import registry
+        from lipsync_server.engines.ask import Ask
+        from lipsync_server.engines.options import choose_options
         from lipsync_server.paths import SAMPLES_DIR
 
         settings = console.settings_from({"engine": engine})
@@ -89,11 +105,13 @@ def bench(
             engine=name,
             image=image or SAMPLES_DIR / "portrait.jpg",
             audio=audio or SAMPLES_DIR / "speech.wav",
-            durations_s=_durations(durations),
+            durations_s=_durations(SHARED_DURATIONS_S if share and durations == DURATIONS_S else durations),
             repeat=repeat,
             options=key_values(option or []),
         )
+        asked = choose_options(name, registry.options_model(name), Ask(options=dict(plan.options)), settings)
         machine = Machine.here()
+        via_http = via_http or share
         runs: list[Run] = []
         for run in whole_runs.over_http(plan) if via_http else whole_runs.in_processes(plan):
             runs.append(run)
@@ -105,6 +123,11 @@ def bench(
         price_per_hour = price if price is not None else settings.price_per_hour
         why += "; measured over HTTP, warm" if via_http else "; each run in a process of its own"
         _print_table(why, machine, medians, price_per_hour, settings.currency)
+        if share:
+            chosen = asked.options.model_dump(mode="json", exclude_none=True)
+            preset: dict[str, object] = {key: chosen[key] for key in ("preset", "size", "resolution") if key in chosen}
+            found = card_speeds(machine, name, {**preset, **plan.options}, runs, datetime.now(UTC).date())
+            typer.echo(f"{write_share(found, Path.cwd())}: this card's measured speed; send it to the project")
         if json_path is not None:
             report = {
                 "machine": machine.numbers,
@@ -132,7 +155,6 @@ def _measure_sections(
     from lipsync_server.bench.infinitetalk import command as infinitetalk
     from lipsync_server.bench.sadtalker import command as sadtalker
     from lipsync_server.bench.sections import SectionRun, torch_device
-    from lipsync_server.errors import InvalidInput
 
     measures = {"infinitetalk": infinitetalk.measure, "sadtalker": sadtalker.measure}
     measure = measures.get(engine or "infinitetalk")
@@ -143,7 +165,6 @@ def _measure_sections(
 
 
 def _durations(text: str) -> tuple[float, ...]:
-    from lipsync_server.errors import InvalidInput
 
     try:
         durations = tuple(float(part) for part in text.split(",") if part.strip())

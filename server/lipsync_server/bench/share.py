@@ -1,0 +1,82 @@
+"""Turns measured renders into the file that a user sends back or feeds to the bill: `lipsync bench --share`.
+
+Only a warm server's figures are shared, those of the longest recording: a video's end-to-end time without loading. Asks
+the driver for its version. Knows nothing of how renders are measured (whole_runs.py) nor of prices.
+"""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+
+from lipsync_server import __version__
+from lipsync_server.bench.machine import Machine
+from lipsync_server.bench.whole_runs import Run, medians
+from lipsync_server.card_speeds import CardSpeeds, SharedSpeed
+from lipsync_server.engines import hardware
+
+
+def card_speeds(
+    machine: Machine, engine: str, options: Mapping[str, object], runs: Sequence[Run], measured_on: date
+) -> CardSpeeds:
+    """The shared file's content: the longest recording's median.
+
+    options: preset, size and resolution of the engine, and whatever else was set."""
+    longest = max(run.duration_s for run in runs)
+    same = [run for run in runs if run.duration_s == longest]
+    median = medians(same)[0]
+    gpus = hardware.gpus()
+    named = ("preset", "size", "resolution")
+    return CardSpeeds(
+        card=machine.card,
+        card_bytes=machine.gpu_bytes,
+        compute_capability=".".join(map(str, gpus[0].compute_capability)) if gpus else "",
+        driver=driver_version(),
+        cpu=machine.cpu,
+        memory_bytes=machine.memory_bytes,
+        versions={"lipsync-server": __version__, **machine.software},
+        measured_on=measured_on,
+        speeds=(
+            SharedSpeed(
+                engine=engine,
+                preset=str(options.get("preset") or options.get("size") or ""),
+                resolution=str(options.get("resolution") or ""),
+                options={name: value for name, value in options.items() if name not in named},
+                seconds_per_second=round(median.wall_s / longest, 4),
+                sound_s=longest,
+                n_runs=len(same),
+                peak_gpu_bytes=median.peak_gpu_bytes,
+                peak_memory_bytes=median.peak_rss_bytes,
+            ),
+        ),
+    )
+
+
+def file_name(found: CardSpeeds) -> str:
+    """A name that says card, engine and preset: lipsync-speed-nvidia-geforce-rtx-4090-infinitetalk-fast.json."""
+    words = (found.card, *(word for speed in found.speeds for word in (speed.engine, speed.preset)))
+    return f"lipsync-speed-{re.sub(r'[^a-z0-9]+', '-', ' '.join(words).lower()).strip('-')}.json"
+
+
+def write_share(found: CardSpeeds, folder: Path) -> Path:
+    """Write the file into `folder` and return its path."""
+    path = folder / file_name(found)
+    path.write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def driver_version() -> str:
+    """The version of NVIDIA's driver, as nvidia-smi prints it; "" where there is none."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ""
+    try:
+        listing = subprocess.run(
+            [program, "--query-gpu=driver_version", "--format=csv,noheader"],
+            capture_output=True, text=True, timeout=20, check=True,
+        ).stdout  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return listing.strip().partition("\n")[0]

@@ -9,9 +9,13 @@ import sys
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+from lipsync_server.cloud.rent import doctor_lines
+from lipsync_server.engines.registry import ENGINES
 from lipsync_server.errors import LipsyncError
 from lipsync_server.http.app import create_app, create_health_app
 from lipsync_server.http.logs import REQUEST_ID, JsonFormatter
+from lipsync_server.http.serve import log_problems
+from lipsync_server.settings import Settings
 from site_kit import PNG, WAV, Site, StandInExecutor, form
 
 
@@ -59,6 +63,26 @@ async def test_engines_tell_what_the_server_can_do(site: Site):
     assert not engines["infinitetalk"]["available"] and engines["infinitetalk"]["reason"]
     assert body["limits"]["max_audio_s"] == 1800
     assert body["workers"][0]["state"] == "ready"
+
+
+async def test_the_doctor_tells_what_to_change_on_the_servers_machine(site: Site):
+    async with site.client.get("/v1/doctor") as response:
+        body = await response.json()
+    findings = {found["name"]: found for found in body["findings"]}
+    assert body["engine"] == "preview"
+    assert {"card", "host memory", "weights disk", "rendering"} <= findings.keys()
+    assert "lipsync weights pull" in findings["weights of infinitetalk"]["advice"]
+    lines = await doctor_lines(str(site.client.make_url("")).rstrip("/"), "")
+    assert any(line.startswith("ok") and "rendering: preview makes the videos." in line for line in lines)
+    assert await doctor_lines("http://127.0.0.1:1", "") == []
+
+
+async def test_the_server_logs_each_problem_of_its_machine_at_its_start(tmp_path, caplog):
+    settings = Settings(data_dir=tmp_path, weights_dir=tmp_path, min_free_disk_bytes=2**60)
+    with caplog.at_level(logging.WARNING):
+        await log_problems(settings, ENGINES)
+    (line,) = [record.message for record in caplog.records if record.message.startswith("videos disk")]
+    assert "Free some, rent a machine with a larger disk" in line
 
 
 async def test_every_answer_has_a_request_id_and_keeps_a_given_one(site: Site):

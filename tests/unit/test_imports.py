@@ -22,6 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("bench",),
     ("cli", "settings_table", "options_table"),
     ("http", "library"),
+    ("doctor",),
     ("cloud", "jobs"),
     ("workers",),
     ("random_models",),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lipsync_server import __version__
-from lipsync_server.cli import bench, cloud, cost, demo, engines, render, serve, weights
+from lipsync_server.cli import bench, cloud, cost, demo, doctor, engines, render, serve, weights
 
 app = typer.Typer(
     name="lipsync",
@@ -34,5 +34,5 @@ def root(
     """Make a talking video from a picture of a person and a voice recording."""
 
 
-for verb in (serve, render, demo, engines, bench, weights, cost, cloud):
+for verb in (serve, render, demo, doctor, engines, bench, weights, cost, cloud):
     verb.register(app)

@@ -284,8 +284,8 @@ async def _start(
 ) -> "Machine":
     """Rent or start, remember the machine at once, and wait until its server is ready."""
     from lipsync_server.cloud import remembered
+    from lipsync_server.cloud.rent import doctor_lines, wait_until_ready
     from lipsync_server.cloud.rent import provider as open_provider
-    from lipsync_server.cloud.rent import wait_until_ready
     from lipsync_server.cloud.software import upload
 
     path = remembered.default_path()
@@ -312,6 +312,8 @@ async def _start(
                 show=spinner.update,
                 send=send if wheel is not None else None,
             )
+    for line in await doctor_lines(ready.url, known.token):
+        out.print(line)
     price = ready.price_per_hour or known.price_per_hour
     remembered.remember(path, known.model_copy(update={"url": ready.url, "price_per_hour": price}))
     return ready

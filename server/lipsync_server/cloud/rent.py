@@ -21,6 +21,7 @@ from lipsync_server.cloud.vast import Vast
 from lipsync_server.errors import InvalidInput
 
 TENSORDOCK_URL = "https://dashboard.tensordock.com/api/v2"
+_ALWAYS_SHOWN = ("card", "driver", "rendering")
 _LOOK_TIMEOUT = aiohttp.ClientTimeout(total=15)
 
 
@@ -99,6 +100,24 @@ async def idle_left_s(url: str, token: str) -> float | None:
     except (aiohttp.ClientError, TimeoutError, ValueError, AttributeError):
         return None
     return float(left_s) if isinstance(left_s, (int, float)) else None
+
+
+async def doctor_lines(url: str, token: str) -> list[str]:
+    """The findings of `lipsync doctor` on the machine at `url`, a line each; [] where it does not answer."""
+    headers = {"Authorization": f"Bearer {token}"}
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=_LOOK_TIMEOUT, headers=headers) as session,
+            session.get(f"{url}/v1/doctor", allow_redirects=False) as response,
+        ):
+            findings = (await response.json())["findings"]
+            return [
+                " ".join(filter(None, (f"{each['state']:<8} {each['name']}: {each['detail']}", each["advice"])))
+                for each in findings
+                if each["state"] != "ok" or each["name"] in _ALWAYS_SHOWN
+            ]
+    except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError):
+        return []
 
 
 async def wait_until_ready(

@@ -81,7 +81,7 @@ class Registry:
                 info = replace(info, reason=f"it runs only when it is asked for by name ({info.reason})")
             elif info.available:
                 why = f"{info.name} on {info.device}: the best that can run here"
-                gists = [f"{other.name}: {_gist(other.reason)}" for other in passed_over]
+                gists = [f"{other.name}: {gist(other.reason)}" for other in passed_over]
                 return info.name, f"{why} ({'; '.join(gists)})" if gists else why
             passed_over.append(info)
         reasons = " ".join(f"{info.name}: {_clause(info.reason)}." for info in passed_over)
@@ -149,7 +149,7 @@ def cannot_run(name: str, reason: str) -> EngineUnavailable:
     return EngineUnavailable(f"Engine {name} cannot run here: {_clause(reason)}.", field="engine")
 
 
-def _gist(reason: str) -> str:
+def gist(reason: str) -> str:
     """The beginning of a reason, up to where it goes into detail."""
     return re.split(r"[;:.]\s", _clause(reason), maxsplit=1)[0]
 

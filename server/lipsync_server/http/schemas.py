@@ -187,6 +187,22 @@ class Engines(_Model):
     version: str
 
 
+class DoctorFinding(_Model):
+    """One check. `note`: it works, and could be better. `problem`: something does not work until it is changed."""
+
+    name: str
+    state: Literal["ok", "note", "problem"]
+    detail: str
+    advice: str = Field(description="One sentence what to change; empty if nothing.")
+
+
+class Doctor(_Model):
+    """What `lipsync doctor` finds on the server's machine."""
+
+    engine: str = Field(description="The engine that renders unless another is asked for; empty where none can.")
+    findings: list[DoctorFinding]
+
+
 class Readiness(_Model):
     """GET /readyz: 200 when a job would start now, 503 while something is still loading."""
 

@@ -14,6 +14,8 @@ from pydantic import SecretStr
 
 from lipsync_server.cloud.address import PublicAddress, price_from_provider, public_address
 from lipsync_server.cloud.tunnel import Tunnel
+from lipsync_server.daemon_threads import in_daemon_thread
+from lipsync_server.doctor.checks import examine
 from lipsync_server.engines.registry import ENGINES, Registry
 from lipsync_server.http import keys
 from lipsync_server.http.app import create_app, create_health_app
@@ -60,6 +62,7 @@ async def _serve(settings: Settings, registry: Registry) -> None:
     settings = await _with_price(settings)
     app = create_app(settings, registry=registry)
     tunnel: asyncio.Task[None] | None = None
+    checking = asyncio.create_task(log_problems(settings, registry), name="doctor")
     n_connections = most_connections(raise_file_limit())
     runners = [(web.AppRunner(app, access_log=None, shutdown_timeout=_DRAIN_S), settings.port, "listening")]
     if settings.port_health is not None:
@@ -75,13 +78,26 @@ async def _serve(settings: Settings, registry: Registry) -> None:
         await stop.wait()
         log.info("stopping")
     finally:
-        if tunnel is not None:
-            tunnel.cancel()
-            await asyncio.gather(tunnel, return_exceptions=True)
+        tasks = [checking] if tunnel is None else [checking, tunnel]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         for listener in listeners:
             listener.close()
         for runner, _, _ in runners:
             await runner.cleanup()
+
+
+async def log_problems(settings: Settings, registry: Registry) -> None:
+    """Log one line for each problem that `lipsync doctor` finds here, while the server starts.
+
+    With Ray the workers are on other machines, so this one need not be able to render.
+    """
+    if settings.executor != "process":
+        return
+    report = await in_daemon_thread(lambda: examine(settings, registry=registry, ports=False))
+    for finding in report.problems:
+        log.warning("%s", finding.line)
 
 
 async def _with_price(settings: Settings) -> Settings:

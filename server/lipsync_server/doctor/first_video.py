@@ -1,0 +1,84 @@
+"""When the first video could be there: download, load, first job. Arithmetic on bytes and a line's speed.
+
+    download = missing bytes / line        load = bytes of the weights / reading speed
+    first job = compiling + seconds of the sample x seconds of work per second (cloud/speeds.py)
+
+The line is measured (weights/line_speed.py) or stated by the caller. All else is computed, and the sentence says so.
+"""
+
+from dataclasses import dataclass
+
+from lipsync_server.cloud.speeds import expected_speed
+from lipsync_server.doctor.checks import missing_bytes, profile_for
+from lipsync_server.doctor.facts import Facts
+from lipsync_server.doctor.finding import Finding
+from lipsync_server.settings import Settings
+from lipsync_server.weights.manifest import Manifest
+
+SAMPLE_S = 4.0
+"""Length of the video that is estimated, in seconds."""
+_READ_BYTES_PER_S = 1.5e9
+"""Reading speed of a rented disk: 1 to 2 GB/s is usual."""
+_COMPILE_S = 60.0
+"""Compiling and the text encoder in a first job; 28 s on an H100, two to four times that on slower hosts."""
+
+
+@dataclass(frozen=True)
+class FirstVideo:
+    """Seconds of each part. work_s: None where no figure for this card is known."""
+
+    profile: str
+    missing_bytes: int
+    download_s: float
+    load_s: float
+    work_s: float | None
+
+    @property
+    def total_s(self) -> float:
+        return self.download_s + self.load_s + (self.work_s or 0.0)
+
+
+def first_video(settings: Settings, manifest: Manifest, facts: Facts, line_mbps: float) -> FirstVideo | None:
+    """The first video with the profile that suits this machine; None where it has no card for any."""
+    profile = profile_for(settings, facts)
+    if not profile or not facts.gpus:
+        return None
+    missing = missing_bytes(manifest, profile, settings.weights_dir)
+    card = max(facts.gpus, key=lambda gpu: gpu.total_bytes)
+    speed = expected_speed(card.name, manifest.profile(profile).engine, settings.preset)
+    return FirstVideo(
+        profile=profile,
+        missing_bytes=missing,
+        download_s=missing * 8 / (line_mbps * 1e6),
+        load_s=manifest.size_bytes(profile) / _READ_BYTES_PER_S,
+        work_s=None if speed is None else _COMPILE_S + SAMPLE_S * speed.seconds,
+    )
+
+
+def finding(estimate: FirstVideo | None, line_mbps: float, origin: str) -> Finding:
+    """The estimate as a finding. origin: of the line's speed, `measured` or `stated`."""
+    if estimate is None:
+        detail = "the preview engine needs no download: seconds (4 s for 9 s of video, measured on two CPU cores)."
+        return Finding("first video", "ok", detail)
+    if not estimate.missing_bytes:
+        work = "" if estimate.work_s is None else f", {minutes(estimate.work_s)} for {SAMPLE_S:g} s of video"
+        detail = (
+            f"about {minutes(estimate.total_s)} with {estimate.profile}, which is here: {minutes(estimate.load_s)} to "
+        )
+        return Finding("first video", "ok", f"{detail}load{work} (computed).")
+    work = (
+        "an unknown time of work"
+        if estimate.work_s is None
+        else f"{minutes(estimate.work_s)} for {SAMPLE_S:g} s of video"
+    )
+    detail = (
+        f"about {minutes(estimate.total_s)} with {estimate.profile}: {minutes(estimate.download_s)} for "
+        f"{estimate.missing_bytes / 1e9:.1f} GB at {line_mbps:.0f} Mbit/s ({origin}), {minutes(estimate.load_s)} to "
+        f"load, {work} (computed)."
+    )
+    return Finding("first video", "ok", detail)
+
+
+def minutes(seconds: float) -> str:
+    """A duration for people."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

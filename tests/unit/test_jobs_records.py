@@ -145,7 +145,7 @@ async def test_callbacks_that_cannot_be_read_hold_up_no_other(database: Database
         posted.set()
         return 200
 
-    outbox = asyncio.create_task(Outbox(database, b"secret", post, clock=lambda: 2.0).run())
+    outbox = asyncio.create_task(Outbox(database, b"secret", post, keeping=lambda: 2.0).run())
     async with asyncio.timeout(5):
         await posted.wait()
         while await database.rows("SELECT * FROM outbox"):

@@ -130,12 +130,14 @@ async def test_an_ended_job_stays_ended(store: Store):
         assert (await store.get(job.id)).state == first
 
 
-async def test_the_callback_is_due_with_the_end_and_never_before(store: Store, database: Database):
+async def test_the_callback_is_due_with_the_end_and_never_before(store: Store, database: Database, keeping: HandClock):
+    """By the keeping clock: the wall clock says that the job ended at 99."""
+    keeping.seconds = 7.0
     job = await add(store, callback_url="http://example.com/")
     await store.take(ENGINES, 1.0)
     await store.requeue(job.id, worker_s=1.0, crashed=True)
     assert await database.rows("SELECT * FROM outbox") == []
-    await store.fail(job.id, FAILURE, now=7.0, ending=Ending())
+    await store.fail(job.id, FAILURE, now=99.0, ending=Ending())
     (row,) = await database.rows("SELECT job_id, url, body, next_at FROM outbox")
     assert tuple(row) == (job.id, "http://example.com/", f"{job.id} failed".encode(), 7.0)
 

@@ -202,7 +202,8 @@ async def _jobs(app: web.Application) -> AsyncIterator[None]:
             store = Store(database, callback_body=callback_body(app[keys.ADDRESS]), keeping=keeping)
             await sweep_leftovers(store, files, keep_s=settings.result_ttl_s)
             retention = Retention(store, files, grace_s=settings.collected_grace_s, keeping=keeping)
-            outbox = Outbox(database, await asyncio.to_thread(_secret, settings, files), app[keys.FETCHER].post)
+            secret = await asyncio.to_thread(_secret, settings, files)
+            outbox = Outbox(database, secret, app[keys.FETCHER].post, keeping=keeping)
 
             def on_end(job: Job) -> None:
                 app[keys.METRICS].job_ended(job)

@@ -1,8 +1,10 @@
 """Delivers callbacks: signed, retried with growing pauses, across restarts.
 
 store.py writes a row of the outbox table in the transaction that ends the job, so that no callback is lost; this module
-posts the row until a receiver accepts it. Knows the database and a function that posts. Does not know aiohttp: http/
-passes that function, with its address checks.
+posts the row until a receiver accepts it. Pauses and the end of all attempts are counted on the keeping clock
+(keeping_clock.py), because a wall clock that is set right would give up a callback that is one minute old. A receiver
+that stalls takes a few places only, so that the callbacks of others go out at once. Knows the database and a function
+that posts. Does not know aiohttp: http/ passes that function, with its address checks.
 """
 
 import asyncio
@@ -11,9 +13,11 @@ import hmac
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from lipsync_server.errors import LipsyncError
 from lipsync_server.jobs.database import Database
@@ -31,7 +35,10 @@ _LONGEST_PAUSE_S = 900.0
 _GIVE_UP_S = 86400.0
 # n8n answers 404, 409 or 500 to a callback that arrives before it has stored the run as waiting: retry every error.
 _GIVE_UP_REFUSED_S = 3600.0
-_N_AT_ONCE = 8
+_N_AT_ONCE = 32
+_N_AT_ONCE_TO_A_HOST = 4
+# The pause after the database could not record what became of a delivery.
+_AFTER_AN_ERROR_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -57,59 +64,92 @@ def load_secret(path: Path) -> bytes:
 
 
 class Outbox:
-    """The task that sends the callbacks that are due."""
+    """The task that sends the callbacks that are due.
 
-    def __init__(self, database: Database, secret: bytes, post: Post, clock: Callable[[], float] = time.time) -> None:
+    keeping: the clock of pauses and of the end of all attempts, in seconds. wall: the time in signatures.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        secret: bytes,
+        post: Post,
+        *,
+        keeping: Callable[[], float],
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self._db = database
         self._secret = secret
         self._post = post
-        self._clock = clock
+        self._keeping, self._wall = keeping, wall
         self._wake = asyncio.Event()
+        self._on_the_way: dict[int, str] = {}  # the hosts of the deliveries that are being posted
 
     def wake(self) -> None:
         """Check the outbox now, because a job has ended."""
         self._wake.set()
 
     async def run(self) -> None:
-        while True:
-            self._wake.clear()
-            try:
-                due = await self._due()
-                await asyncio.gather(*(self._deliver_or_drop(delivery) for delivery in due))
-                wait_s = 0.0 if due else await self._pause_s()
-            except Exception:
-                log.exception("callbacks failed; trying again")
-                wait_s = 10.0
-            if wait_s > 0:
+        """Post what is due, until cancelled."""
+        async with asyncio.TaskGroup() as sending:
+            while True:
+                self._wake.clear()
+                try:
+                    for delivery in await self._due():
+                        self._on_the_way[delivery.id] = _host(delivery.url)
+                        sending.create_task(self._deliver_and_settle(delivery))
+                    wait_s = await self._pause_s()
+                except Exception:
+                    log.exception("callbacks failed; trying again")
+                    wait_s = _AFTER_AN_ERROR_S
                 await set_within(self._wake, wait_s)
 
     async def _due(self) -> list[Delivery]:
-        rows = await self._db.rows(
-            "SELECT id, job_id, url, body, created_at, attempts FROM outbox"
-            " WHERE next_at <= ? ORDER BY next_at LIMIT ?",
-            self._clock(),
-            _N_AT_ONCE,
+        """The deliveries that are due and have a place, oldest first."""
+        rows = await self._db.rows("SELECT id, url FROM outbox WHERE next_at <= ? ORDER BY next_at", self._keeping())
+        places = _N_AT_ONCE - len(self._on_the_way)
+        by_host = Counter(self._on_the_way.values())
+        chosen: list[int] = []
+        for number, url in rows:
+            host = _host(url)
+            if number in self._on_the_way or by_host[host] >= _N_AT_ONCE_TO_A_HOST:
+                continue
+            if len(chosen) >= places:
+                break
+            by_host[host] += 1
+            chosen.append(number)
+        marks = ", ".join("?" * len(chosen))
+        whole = await self._db.rows(
+            f"SELECT id, job_id, url, body, created_at, attempts FROM outbox WHERE id IN ({marks})",  # noqa: S608
+            *chosen,
         )
-        return [Delivery(*row) for row in rows]
+        return [Delivery(*row) for row in whole]
 
     async def _pause_s(self) -> float:
-        row = await self._db.row("SELECT min(next_at) FROM outbox")
+        """Seconds until the next delivery is due. Those that wait for a place begin when another one ends."""
+        row = await self._db.row("SELECT min(next_at) FROM outbox WHERE next_at > ?", self._keeping())
         if row is None or row[0] is None:
             return 3600.0
-        return max(0.01, float(row[0]) - self._clock())
+        return max(0.01, float(row[0]) - self._keeping())
 
-    async def _deliver_or_drop(self, delivery: Delivery) -> None:
-        """Deliver; a row whose values cannot be used is removed, so that it does not hold up the others."""
+    async def _deliver_and_settle(self, delivery: Delivery) -> None:
+        """Deliver, and free the place; a row whose values cannot be used is removed."""
         try:
             await self._deliver(delivery)
         except (TypeError, ValueError, AttributeError):
             log.exception("the callback of job %s cannot be read; it is dropped", delivery.job_id)
             await self._forget(delivery)
+        except Exception:
+            log.exception("the callback of job %s cannot be recorded; trying again", delivery.job_id)
+            await asyncio.sleep(_AFTER_AN_ERROR_S)
+        finally:
+            del self._on_the_way[delivery.id]
+            self._wake.set()
 
     async def _deliver(self, delivery: Delivery) -> None:
         headers = {
             "Content-Type": "application/json",
-            SIGNATURE_HEADER: sign(self._secret, delivery.body, int(self._clock())),
+            SIGNATURE_HEADER: sign(self._secret, delivery.body, int(self._wall())),
             "Lipsync-Delivery": f"{delivery.job_id}-{delivery.attempts + 1}",
         }
         status = 0
@@ -127,7 +167,7 @@ class Outbox:
             await self._forget(delivery)
             return
         refused = 400 <= status < 500 and status not in (408, 425, 429)
-        age_s = self._clock() - delivery.created_at
+        age_s = self._keeping() - delivery.created_at
         if age_s > (_GIVE_UP_REFUSED_S if refused else _GIVE_UP_S):
             log.warning("callback given up: %s", problem, extra=extra)
             await self._forget(delivery)
@@ -137,9 +177,17 @@ class Outbox:
         async with self._db.transaction() as db:
             await db.execute(
                 "UPDATE outbox SET attempts = attempts + 1, next_at = ?, last_error = ? WHERE id = ?",
-                (self._clock() + pause_s, problem[:500], delivery.id),
+                (self._keeping() + pause_s, problem[:500], delivery.id),
             )
 
     async def _forget(self, delivery: Delivery) -> None:
         async with self._db.transaction() as db:
             await db.execute("DELETE FROM outbox WHERE id = ?", (delivery.id,))
+
+
+def _host(url: object) -> str:
+    """The receiver of a callback; "" for a row that cannot be read."""
+    try:
+        return urlsplit(str(url)).netloc.rpartition("@")[2].lower()
+    except ValueError:
+        return ""

@@ -365,10 +365,9 @@ class Store:
             job = change(before)
             await write_job(db, job)
             if job.final and not before.final and job.spec.callback_url:
-                assert job.finished_at is not None
                 await db.execute(
-                    "INSERT INTO outbox (job_id, url, body, created_at, next_at) VALUES (?, ?, ?, ?, ?)",
-                    (job.id, job.spec.callback_url, self._callback_body(job), job.finished_at, job.finished_at),
+                    "INSERT INTO outbox (job_id, url, body, created_at, next_at) VALUES (?1, ?2, ?3, ?4, ?4)",
+                    (job.id, job.spec.callback_url, self._callback_body(job), job.ended_on_clock),
                 )
         return job
 

@@ -18,19 +18,19 @@ PORTRAIT = (SAMPLES_DIR / "portrait.jpg").read_bytes()
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def model_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """SadTalker's files with tiny networks, by name."""
-    folder = tmp_path_factory.mktemp("checkpoint")
+    folder = tmp_path_factory.mktemp("model_files")
     random_sadtalker.write(folder)
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture
-def make_server(tmp_path: Path, checkpoint: dict[str, bytes]) -> Iterator[object]:
+def make_server(tmp_path: Path, model_files: dict[str, bytes]) -> Iterator[object]:
     """A server with the profile `tiny` to download, not yet started."""
     files = {
         name: {"source": "s", "path": name, "size_bytes": len(data), "size_exact": True, "sha256": digest(data)}
-        for name, data in checkpoint.items()
+        for name, data in model_files.items()
     }
     source = {"repository": "some/model", "revision": "main", "folder": "sadtalker", "licence": "x", "what": "x"}
     profile = {"engine": "sadtalker", "title": "tiny", "files": list(files)}
@@ -76,10 +76,10 @@ async def readiness(server: ServerProcess, session: aiohttp.ClientSession, stage
 
 
 async def test_an_empty_disk_a_download_with_its_progress_and_a_video(
-    make_server, checkpoint: dict[str, bytes], tmp_path: Path
+    make_server, model_files: dict[str, bytes], tmp_path: Path
 ) -> None:
-    total = sum(map(len, checkpoint.values()))
-    async with serve_hub(checkpoint) as hub, aiohttp.ClientSession() as session:
+    total = sum(map(len, model_files.values()))
+    async with serve_hub(model_files) as hub, aiohttp.ClientSession() as session:
         hub.open.clear()
         server = make_server(hub)
         await server.answers(session)
@@ -105,8 +105,8 @@ async def test_an_empty_disk_a_download_with_its_progress_and_a_video(
     assert probe_video(tmp_path / "video.mp4").n_frames == 10
 
 
-async def test_without_the_preview_jobs_wait_for_the_weights(make_server, checkpoint: dict[str, bytes]) -> None:
-    async with serve_hub(checkpoint) as hub, aiohttp.ClientSession() as session:
+async def test_without_the_preview_jobs_wait_for_the_weights(make_server, model_files: dict[str, bytes]) -> None:
+    async with serve_hub(model_files) as hub, aiohttp.ClientSession() as session:
         hub.open.clear()
         server = make_server(hub, PREVIEW_WHILE_LOADING="false")
         await server.answers(session)
@@ -116,9 +116,9 @@ async def test_without_the_preview_jobs_wait_for_the_weights(make_server, checkp
 
 
 async def test_a_refused_download_says_why_and_ends_the_jobs_that_waited(
-    make_server, checkpoint: dict[str, bytes]
+    make_server, model_files: dict[str, bytes]
 ) -> None:
-    async with serve_hub(dict(checkpoint)) as hub, aiohttp.ClientSession() as session:
+    async with serve_hub(dict(model_files)) as hub, aiohttp.ClientSession() as session:
         hub.open.clear()
         hub.files.popitem()
         server = make_server(hub)

@@ -1,4 +1,4 @@
-"""InfiniteTalk through the real HTTP API and worker process, with the tiny checkpoint in the official layout."""
+"""InfiniteTalk through the real HTTP API and worker process, with tiny model files in the official layout."""
 
 import asyncio
 import io
@@ -183,7 +183,7 @@ async def test_a_worker_killed_between_windows_goes_on_from_the_last_finished_on
         assert answer.status == 202, await answer.text()
         job = await answer.json()
     url = f"{server.url}/v1/jobs/{job['id']}"
-    # The first window is durable once its checkpoint is; the encoder stores it while the second is being made.
+    # The first window is durable once its resume point is; the encoder stores it while the second is being made.
     await _until(session, url, lambda now: any((home / "data").rglob("checkpoint-*.npz")))
     workers = server.workers()
     assert len(workers) == 1

@@ -1,4 +1,4 @@
-"""SadTalker from a tiny checkpoint through the real HTTP API and a real worker process."""
+"""SadTalker from tiny model files through the real HTTP API and a real worker process."""
 
 import time
 from collections.abc import Iterator

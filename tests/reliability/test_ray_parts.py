@@ -70,9 +70,9 @@ def test_the_server_has_what_the_machine_would_resume_from(tmp_path: Path):
     (machine / "segments" / "00000000-00000010.mp4").write_bytes(b"frames")
     (machine / "segments" / "segment.part").write_bytes(b"torn")
     (machine / "render.txt").write_text("which render")
-    assert travel() == [], "frames without a checkpoint are of no use"
+    assert travel() == [], "frames without a resume point are of no use"
     (machine / "checkpoint-000000010.npz").write_bytes(b"state")
-    # The checkpoint comes last: it counts frames that are there already.
+    # The resume point is sent last, after the frames that it counts.
     assert travel() == ["segments/00000000-00000010.mp4", "render.txt", "checkpoint-000000010.npz"]
     assert travel() == []
     (machine / "checkpoint-000000010.npz").rename(machine / "checkpoint-000000020.npz")

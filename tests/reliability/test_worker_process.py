@@ -140,7 +140,7 @@ async def test_kill_9_mid_render_fails_only_that_task_and_a_second_try_resumes(t
         await spared
         assert bar_numbers(killed_task.output) == expected_bars(50)
         assert bar_numbers(spared_task.output) == expected_bars(50)
-        # The last checkpoint may or may not have reached the disk before the kill; the one before it had to.
+        # The last resume point may or may not have reached the disk before the kill; the one before it had to.
         allowed = {("resumed at 20",), ("resumed at 30",)} if save_every else {()}
         assert outcome.warnings in allowed
 

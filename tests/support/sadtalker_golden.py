@@ -73,7 +73,7 @@ def _gains() -> list[tuple[re.Pattern[str], float]]:
 
 
 def recipe_tensor(name: str, shape: tuple[int, ...], salt: str = SALT) -> torch.Tensor:
-    """The tensor that the golden data's README prescribes for a full checkpoint name."""
+    """The tensor that the golden data's README prescribes for a tensor's full name in the model files."""
     if name.endswith("num_batches_tracked"):
         return torch.zeros((), dtype=torch.int64)
     seed = zlib.crc32(f"{salt}|{name}".encode())

@@ -137,7 +137,7 @@ def test_a_second_try_goes_on_from_the_last_checkpoint(tmp_path: Path, fail_at: 
 
 
 def interrupted(tmp_path: Path) -> RenderTask:
-    """A render that stopped before frame 45 with checkpoints at 30 and 40; rendering it again goes on from there."""
+    """A render that stopped before frame 45 with resume points at 30 and 40; rendering it again goes on from there."""
     task = make_task(tmp_path, batch=5, save_every=10, fail_at=45)
     with pytest.raises(errors.LipsyncError, match="tensor went missing"):
         run(task)
@@ -155,7 +155,7 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path: Path, keep_byt
 
 def test_frames_stored_after_the_last_checkpoint_are_made_again(tmp_path: Path) -> None:
     task = interrupted(tmp_path)
-    max(task.scratch.glob("checkpoint-*.npz")).unlink()  # the crash came between the segment and its checkpoint
+    max(task.scratch.glob("checkpoint-*.npz")).unlink()  # the crash came between the segment and its resume point
     assert run(task).warnings == ("resumed at 30",)
     assert bar_numbers(task.output) == expected_bars(50)
 

@@ -1,8 +1,9 @@
 """GPU memory: its peak since a moment, and a cap that stands in for a smaller card.
 
-Three sums differ, and each has its use. *Tensors*: what the program holds. *torch's allocator*: that, and blocks which
-the allocator keeps for reuse. *The card*: that, and CUDA's context, libraries' workspaces and loaded kernels, which
-torch does not count: this is the figure of nvidia-smi. On a CPU all functions do nothing and give no numbers.
+GPU memory can be counted in three ways. *Tensors*: the bytes of the program's own tensors. *torch's allocator*: the
+tensors and the blocks that the allocator keeps for reuse. *The card*: also CUDA's context, the libraries' workspaces
+and loaded kernels, which torch does not count; nvidia-smi shows this sum. On a CPU the functions do nothing and return
+no numbers.
 """
 
 import gc

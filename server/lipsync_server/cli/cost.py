@@ -1,4 +1,4 @@
-"""`lipsync cost`: what a month of videos costs at each provider, and where every figure comes from."""
+"""`lipsync cost`: the cost of a month of videos at each provider, and the source of every figure."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated

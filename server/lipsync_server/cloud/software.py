@@ -59,7 +59,9 @@ while not server.received:
 
 @dataclass(frozen=True)
 class Software:
-    """image: what the provider starts. script: run with bash in it, "" for the image's own program.
+    """The software of a rented machine.
+
+    image: the container image that the provider starts. script: run with bash in it; "" runs the image's own program.
 
     min_cuda: CUDA version that the host's driver must know. wheel: a file here that `upload` sends.
     """

@@ -1,4 +1,4 @@
-"""How long each engine works for a second of video on each card, and where every figure comes from.
+"""Seconds of work that each engine needs for a second of video on each card, and the source of every figure.
 
 `measured`: by this project, on that card. `computed`: from a roofline of the card, or from a measured figure by a
 stated formula. No figure of a GeForce card was measured here: `lipsync bench` on yours is better than this table.

@@ -133,7 +133,11 @@ def _machine(machine_id: str, data: dict[str, Any]) -> Machine:
 
 
 def cloud_init(order: Order) -> str:
-    """What turns a bare Ubuntu into our container with the GPU: Docker, NVIDIA's toolkit, the image, on every boot."""
+    """The cloud-init script that runs our container on a bare Ubuntu machine.
+
+    On every boot it installs Docker and NVIDIA's container toolkit where they are missing, and starts the image with
+    the GPU.
+    """
     variables = {**order.environment, **({START_SCRIPT: order.script} if order.script else {})}
     flags = [f"--env={name}={value}" for name, value in variables.items()]
     program = ["bash", "-c", RUN_START_SCRIPT] if order.script else []

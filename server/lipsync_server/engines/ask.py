@@ -23,8 +23,8 @@ MAX_FACE_INDEX = 63
 class Ask(BaseModel):
     """A prompt and options as the caller gave them; None stands for an option that was left out.
 
-    preset to face_box are understood by several engines, and an engine without them ignores them with a warning.
-    `options` belong to one engine, which refuses those that it does not have.
+    Several engines understand `preset` to `face_box`; an engine without them ignores them with a warning. `options` are
+    for one engine, which refuses an option that it does not have.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -1,4 +1,4 @@
-"""The engine interface: what an engine is given, what it gives back, and how it reports.
+"""The engine interface: an engine's input (RenderRequest), its output (batches of frames) and its reports.
 
 Knows numpy and pydantic. Does not know HTTP, jobs, files' formats (media/ decodes before an engine sees anything) or
 who runs it (workers/ does).
@@ -23,7 +23,7 @@ from lipsync_server.media_types import SPEECH_RATE_HZ as SPEECH_RATE_HZ
 from lipsync_server.media_types import Frames as Frames
 from lipsync_server.media_types import Speech as Speech
 
-# What a checkpoint may hold: arrays and plain values, stored without pickle.
+# The engine's part of a resume point: arrays and plain values, which are stored without pickle.
 State = dict[str, NDArray[np.generic] | int | float | str | bool]
 
 
@@ -80,20 +80,21 @@ def n_frames_for(duration_s: float, fps: int = FPS) -> int:
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where an engine was: `n_frames` frames are final and stored, `state` is what it needs to go on."""
+    """A place from which an interrupted render can go on: `n_frames` frames are final and stored, and `state` is the
+    engine's state after them."""
 
     n_frames: int
     state: State
 
 
 class RenderContext(Protocol):
-    """What a worker offers an engine while it renders."""
+    """The worker's side of a render: an engine reports progress, asks for cancellation and saves state through it."""
 
     scratch: Path
     """A folder of this job alone; it survives a crash of the worker and is removed with the job."""
     checkpoint: ResumePoint | None
-    """The last saved checkpoint of an earlier, interrupted run of this job. The first `checkpoint.n_frames` frames
-    are already stored: the engine yields from there on."""
+    """The last resume point of an earlier, interrupted run of this job, or None. The first `checkpoint.n_frames`
+    frames are already stored: the engine yields from there on."""
 
     def progress(self, stage: str, done: float, total: float, note: str = "") -> None:
         """Report `done` of `total` within `stage` ("load", "preprocess", "generate", "encode"). Cheap; call freely.
@@ -134,15 +135,15 @@ class Engine(Protocol):
 
         A batch belongs to the caller once it is yielded: it must not be written to again, for it is encoded meanwhile.
         Height and width are even and the same in every batch. Exactly request.n_frames frames in all (less the
-        checkpoint's). Memory does not grow with the number of frames."""
+        resume point's). Memory does not grow with the number of frames."""
 
     def close(self) -> None:
-        """Give memory and devices back; the engine may be loaded again."""
+        """Free memory and devices; the engine may be loaded again."""
 
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What an engine is, told without loading it or importing torch; served by GET /v1/engines.
+    """The description of an engine, made without loading the engine or importing torch; GET /v1/engines serves it.
 
     `available` is False with a `reason` that says what to do when weights or hardware are missing. by_auto: whether
     `auto` may take this engine; False where a person has to choose it by name, for example because of a licence."""

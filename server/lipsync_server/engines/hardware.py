@@ -1,7 +1,8 @@
-"""What this machine has: GPUs with their memory, CPU cores that may be used, the CPU's name.
+"""The hardware of this machine: GPUs with their memory, CPU cores that may be used, the CPU's name.
 
-Asks NVML (nvidia-ml-py) when it is installed, else nvidia-smi, else there is no GPU. Knows nothing of engines and
-never imports torch, so the server can ask. Everything is looked up once; memory figures are those of the first look.
+GPUs are read from NVML, the driver's library (package nvidia-ml-py), or else from the program nvidia-smi. Without
+either there is no GPU. Everything is read once; the free memory is that of the first call. Knows no engines and never
+imports torch, so the server process can use it.
 """
 
 import csv
@@ -101,7 +102,7 @@ def _from_nvidia_smi() -> list[Gpu]:
 
 
 def _parse_nvidia_smi(listing: str) -> list[Gpu]:
-    """`listing`: lines of _SMI_FIELDS, memory in MiB. Lines that do not read so (a GPU in error) are left out."""
+    """GPUs from lines of _SMI_FIELDS, memory in MiB. A line of another form (a GPU in error) is skipped."""
     found = []
     for row in csv.reader(io.StringIO(listing), skipinitialspace=True):
         try:
@@ -116,7 +117,10 @@ def _parse_nvidia_smi(listing: str) -> list[Gpu]:
 
 
 def _visible(found: list[Gpu], visible: str | None) -> tuple[Gpu, ...]:
-    """`found` cut and ordered as CUDA does for the variable's value: indices or uuids, up to a bad one."""
+    """The GPUs that CUDA would show for this value of CUDA_VISIBLE_DEVICES, in its order.
+
+    visible: indices or uuids, separated by commas; CUDA stops at the first one that does not exist. None shows all.
+    """
     if visible is None:
         return tuple(found)
     chosen: list[Gpu] = []

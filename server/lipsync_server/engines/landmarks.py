@@ -1,9 +1,9 @@
-"""Faces in a still picture: where they are, 478 mesh points each, and which way they look.
+"""Finds faces in a still picture: for each, 478 landmarks (the mesh) and the angles of the head.
 
-Runs Google's face_landmarker.task (two small tflite models in a zip) with ai-edge-litert: the short-range face detector
-on the whole picture and on overlapping tiles, so that small faces are found too, then the mesh model on a rotated crop
-of each face, twice: once from the detector's box and once from the first mesh, which is steadier. Does not know what
-the points are used for, and tracks nothing over time.
+Runs Google's face_landmarker.task (two small tflite models in a zip) with ai-edge-litert. The face detector runs on the
+whole picture and on overlapping tiles, so that small faces are found too. The mesh model then runs twice on a rotated
+crop of each face: on the detector's box, and on the box of the first mesh, which is steadier. Does not know the use of
+the points, and tracks nothing over time.
 
 Coordinates are pixels of the picture as cv2 counts them: the centre of the first pixel is (0, 0).
 """
@@ -33,25 +33,25 @@ Tile = tuple[int, int, int, int]
 N_POINTS = 478
 _DETECTOR_PX = 128
 _MESH_PX = 256
-# The crop is this much larger than the face; the mesh model was trained so.
+# The crop is this much larger than the face, as in the mesh model's training.
 _CROP_MARGIN = 1.5
 _OVERLAP_IS_SAME = 0.3
-# Tile sides as shares of the picture's short side; each level finds faces about half as large as the one before.
+# Tile sides as shares of the picture's short side. Each level finds faces about half as large as the level before.
 _TILE_SHARES = (0.6, 0.3)
 _MIN_TILE_PX = 96
-# The detector finds a face from 0.15 of its tile on: in these tiles one of 40 pixels, as choose_face() promises 50.
-# Such fine tiles are looked at only where larger ones show no face, at 0.1 to 0.2 s of processor time a megapixel.
+# The detector finds faces of at least 0.15 of its tile's side: 40 pixels in these tiles, and choose_face() promises 50.
+# They cost 0.1 to 0.2 s of processor time a megapixel, so they are used only when larger tiles found no face.
 _FINEST_TILE_PX = 256
 _EYE_OUTER_RIGHT, _EYE_OUTER_LEFT = 33, 263
 _CHEEK_RIGHT, _CHEEK_LEFT = 234, 454
 _FOREHEAD, _CHIN = 10, 152
-# The line from forehead to chin leans back by this much in a face that looks straight ahead.
+# Pitch in radians of the line from forehead to chin in a face that looks straight ahead.
 _LEVEL_PITCH = 0.22
 
 
 @dataclass(frozen=True)
 class Face:
-    """One face. points: float32 (478, 3), x and y in pixels, z in the same unit (smaller is nearer, noisy).
+    """One face. points: float32 (478, 3), x and y in pixels, z in the same unit (smaller is nearer; z is noisy).
 
     score: the mesh model's own confidence that this is a face, 0 to 1. Angles in radians: yaw > 0 when the nose points
     to the right of the picture, pitch > 0 when it points down, roll > 0 when the head is turned clockwise.
@@ -85,9 +85,9 @@ class _Crop:
 
 
 class FaceLandmarker:
-    """Both models, loaded. Threads take turns: the interpreters keep their input between calls.
+    """Both models, loaded. A lock lets one thread in at a time, because the interpreters keep state between calls.
 
-    Engines use the one that landmarker() keeps for the whole process.
+    Engines share one instance, which landmarker() keeps for the whole process.
     """
 
     def __init__(self, model: Path | None = None, *, n_threads: int = 2) -> None:
@@ -105,7 +105,7 @@ class FaceLandmarker:
         self._boxes_out, self._scores_out = by_shape[1, 896, 16], by_shape[1, 896, 1]
         by_shape = {tuple(out["shape"]): out["index"] for out in self._mesh.get_output_details()}
         self._mesh_in = self._mesh.get_input_details()[0]["index"]
-        # Two single numbers come out: whether this is a face (rank 4) and whether the tongue is out (rank 2).
+        # Two outputs have one number: the face's probability (rank 4) and whether the tongue is out (rank 2).
         self._points_out, self._presence_out = by_shape[1, 1, 1, 3 * N_POINTS], by_shape[1, 1, 1, 1]
         self._anchors = _anchors()
         self._turn = threading.RLock()
@@ -132,7 +132,7 @@ class FaceLandmarker:
 
     def _faces_at(self, picture: Frames, crops: list[_Crop], min_score: float, max_faces: int) -> list[Face]:
         faces: list[Face] = []
-        # Larger crops first: a tile that cuts a face sees a smaller, worse one.
+        # Larger crops first: a tile that cuts through a face gives a smaller and worse crop of it.
         for crop in sorted(crops, key=lambda c: -c.side):
             if any(_inside(crop.centre, face.box) for face in faces) or len(faces) >= max_faces:
                 continue
@@ -145,14 +145,17 @@ class FaceLandmarker:
         return faces
 
     def refine(self, picture: Frames, points: Points) -> Face:
-        """The face near known points, for example those of the same face one frame earlier."""
+        """The face near known points, for example the points of the same face one frame earlier.
+
+        picture: uint8 RGB (H, W, 3). points: float32 (478, 3) in pixels.
+        """
         with self._turn:
             points, score = self._landmarks(picture, _crop_around(points))
         yaw, pitch, roll = _angles(points)
         return Face(points, score, yaw, pitch, roll)
 
     def _crops(self, picture: Frames, tile: tuple[int, int, int, int], min_score: float) -> list[_Crop]:
-        """Run the detector on one tile (left, top, right, bottom) and say where the mesh model should look."""
+        """Run the detector on one tile (left, top, right, bottom); the crops on which the mesh model should run."""
         left, top, right, bottom = tile
         part = picture[top:bottom, left:right]
         scale = _DETECTOR_PX / max(part.shape[:2])
@@ -166,7 +169,7 @@ class FaceLandmarker:
         scores = _sigmoid(self._detector.get_tensor(self._scores_out)[0, :, 0])
         keep = scores >= min_score
         raw, scores, anchors = self._detector.get_tensor(self._boxes_out)[0][keep], scores[keep], self._anchors[keep]
-        # Per anchor: box centre, box size, six key points (right eye, left eye, nose, mouth, ears), in 128ths.
+        # For each anchor: box centre, box size, six key points (right eye, left eye, nose, mouth, ears), in 128ths.
         centre, size = raw[:, :2] / _DETECTOR_PX + anchors, raw[:, 2:4] / _DETECTOR_PX
         keys = raw[:, 4:8].reshape(-1, 2, 2) / _DETECTOR_PX + anchors[:, None]
         crops = []
@@ -183,7 +186,7 @@ class FaceLandmarker:
         scale = crop.side / _MESH_PX
         turn = scale * np.array([[np.cos(crop.angle), -np.sin(crop.angle)], [np.sin(crop.angle), np.cos(crop.angle)]])
         shift = crop.centre - turn @ np.full(2, (_MESH_PX - 1) / 2)
-        # warpAffine does not average: a large face is cut out and shrunk by whole steps first.
+        # warpAffine does not average pixels, so a large face is first cut out and shrunk by a whole factor.
         step = max(1, int(scale))
         reach = crop.side * 0.75 + 2 * step
         left, top = (int(v) for v in np.maximum(crop.centre - reach, 0))
@@ -201,7 +204,7 @@ class FaceLandmarker:
         self._mesh.invoke()
         points = self._mesh.get_tensor(self._points_out).reshape(N_POINTS, 3).astype(np.float64)
         score = float(_sigmoid(self._mesh.get_tensor(self._presence_out).ravel())[0])
-        # The model counts pixel edges, cv2 pixel centres.
+        # The model's coordinate 0 is the edge of the first pixel; cv2's is its centre.
         plane = (points[:, :2] - 0.5) @ turn.T + shift
         return np.column_stack([plane, points[:, 2] * scale]).astype(np.float32), score
 
@@ -213,9 +216,9 @@ def landmarker() -> FaceLandmarker:
 
 
 def choose_face(faces: list[Face], *, face_index: int | None = None, face_box: Box | None = None) -> Face:
-    """The face that was asked for: by place from the left, by box, or else the largest.
+    """The face that the caller asked for: by its number from the left, by a box, or else the largest.
 
-    Raises NoFace with a sentence that says what was found.
+    face_box: (left, top, right, bottom) in pixels. Raises NoFace with a sentence that names the faces that were found.
     """
     if not faces:
         raise NoFace(
@@ -241,7 +244,8 @@ def choose_face(faces: list[Face], *, face_index: int | None = None, face_box: B
 
 
 def _anchors() -> NDArray[np.float32]:
-    """Centres of the detector's 896 anchors, 0 to 1: two per cell of a 16 x 16 grid, six per cell of an 8 x 8 one."""
+    """Centres of the detector's 896 anchors, float32 (896, 2), 0 to 1: two in each cell of a 16 x 16 grid, six in each
+    cell of an 8 x 8 grid."""
     rows = []
     for n_cells, per_cell in ((16, 2), (8, 6)):
         y, x = np.divmod(np.arange(n_cells * n_cells), n_cells)
@@ -250,15 +254,15 @@ def _anchors() -> NDArray[np.float32]:
 
 
 def _tiles(width: int, height: int) -> list[Tile]:
-    """Overlapping squares that cover the picture at each level, and at the picture's short side when it is long."""
+    """Overlapping squares that cover the picture at each level; a long picture also gets squares of its short side."""
     shares = ((1.0,) if max(width, height) > 1.3 * min(width, height) else ()) + _TILE_SHARES
     sides = [int(min(width, height) * share) for share in shares]
-    # Below _MIN_TILE_PX even a face that fills the tile has too few pixels to animate.
+    # In a tile below _MIN_TILE_PX even a face that fills the tile has too few pixels to animate.
     return [tile for side in sides if side >= _MIN_TILE_PX for tile in _covering(width, height, side)]
 
 
 def _finer_sides(width: int, height: int) -> Iterator[int]:
-    """Tile sides for faces that are small in a large picture, each half of the one before, down to _FINEST_TILE_PX."""
+    """Tile sides for small faces in a large picture: each is half of the one before, down to _FINEST_TILE_PX."""
     side = int(min(width, height) * _TILE_SHARES[-1])
     while side > _FINEST_TILE_PX:
         side = max(side // 2, _FINEST_TILE_PX)
@@ -266,7 +270,7 @@ def _finer_sides(width: int, height: int) -> Iterator[int]:
 
 
 def _covering(width: int, height: int, side: int, overlap: float = 0.5) -> list[Tile]:
-    """Squares of `side` that cover the picture; a face smaller than their overlap lies whole in one of them."""
+    """Squares of `side` that cover the picture. A face smaller than their overlap lies completely in one of them."""
     step = side * (1 - overlap)
     xs = np.linspace(0, width - side, max(1, math.ceil((width - side) / step) + 1)).astype(int)
     ys = np.linspace(0, height - side, max(1, math.ceil((height - side) / step) + 1)).astype(int)
@@ -276,7 +280,10 @@ def _covering(width: int, height: int, side: int, overlap: float = 0.5) -> list[
 def _groups(
     centre: NDArray[np.float32], size: NDArray[np.float32], scores: NDArray[np.float32]
 ) -> list[NDArray[np.intp]]:
-    """Detections that mean the same face, best first (non-maximum suppression that keeps the group to average it)."""
+    """Groups of detections of the same face, best first: non-maximum suppression that keeps each group for averaging.
+
+    centre, size: float32 (n, 2). scores: float32 (n,). Returns indices into them, one array for each face.
+    """
     boxes = np.concatenate([centre - size / 2, centre + size / 2], axis=1)
     order = np.argsort(-scores)
     groups = []

@@ -1,7 +1,7 @@
-"""Recognise that memory ran out, and say so in one sentence, for every engine and for the worker.
+"""Recognises that memory ran out, and words the error, for every engine and for the worker.
 
 torch reports GPU memory that ran out in three ways: its allocator raises torch.OutOfMemoryError; CUDA itself and the
-libraries below torch (cuBLAS, cuDNN) raise a plain RuntimeError with words in it. Does not import torch, so that the
+libraries below torch (cuBLAS, cuDNN) raise a plain RuntimeError with a known text. Does not import torch, so that the
 server process can use it too.
 """
 
@@ -21,7 +21,7 @@ def gpu_ran_out(error: BaseException) -> bool:
 
 
 def gpu_out_of_memory(error: BaseException, *, doing: str, remedies: tuple[str, ...]) -> OutOfMemory:
-    """The error for a person. doing: "while ...". remedies: what this person can change, the most helpful first."""
+    """The error for a person. doing: "while ...". remedies: changes that this person can make, the best first."""
     first_line = next(iter(str(error).splitlines()), "out of memory")
     return OutOfMemory(
         f"The GPU's memory ran out {doing} ({first_line}). Try {', '.join(remedies)}, or stop other programs that use "

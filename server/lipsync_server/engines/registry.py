@@ -1,7 +1,7 @@
-"""Which engines there are, which can run here, and which one `auto` takes.
+"""The list of engines: which of them can run here, and which one `auto` chooses.
 
 An engine is a package with three modules: `options` (class Options), `info` (describe) and `engine` (create). Only
-create() imports the last, so asking never loads torch or a model. To add an engine, add its folder and a line in
+create() imports `engine`, so describing engines never loads torch or a model. To add one, add its folder and a line in
 SHIPPED, or install a package of your own that names it under the entry point group `lipsync.engines`
 (docs/add-an-engine.md). Does not know what the engines do.
 """
@@ -31,10 +31,10 @@ ENTRY_POINTS = "lipsync.engines"
 
 @dataclass(frozen=True)
 class EngineEntry:
-    """Where an engine's package is.
+    """The package of an engine.
 
-    light: the engine may stay loaded beside another one. outside: the package is not part of this project; `auto` never
-    takes such an engine, a caller has to name it.
+    light: the engine may stay loaded beside another one. outside: the package is not part of this project. `auto` never
+    chooses such an engine; a caller has to name it.
     """
 
     package: str
@@ -62,11 +62,11 @@ class Registry:
             )
 
     def describe(self, settings: EngineSettings) -> list["EngineInfo"]:
-        """Every engine, best first, available or not. Looks at files and hardware; loads nothing."""
+        """The description of every engine, best first, available or not. Reads files and hardware; loads nothing."""
         return [self._describe_one(name, settings) for name in self.entries]
 
     def choose(self, settings: EngineSettings) -> tuple[str, str]:
-        """The engine that `settings.engine` means, and one line that says which and why.
+        """The name of the engine that `settings.engine` means, and one line with the reason for the choice.
 
         Raises EngineUnavailable with what to do when the named engine, or for `auto` every engine, cannot run here.
         """
@@ -96,7 +96,7 @@ class Registry:
         return info
 
     def without(self, name: str) -> "Registry":
-        """The same engines but for `name`: while its weights are still arriving."""
+        """The same engines except `name`, for example while its model files are still being downloaded."""
         return Registry({other: entry for other, entry in self.entries.items() if other != name})
 
     def create(self, name: str, settings: EngineSettings) -> "Engine":
@@ -120,7 +120,7 @@ class Registry:
         except Exception as error:
             if not self.entries[name].outside:
                 raise
-            # Somebody else's package must not take the list of engines down.
+            # An error in another package must not make the whole list of engines fail.
             log.exception("engine %s from outside could not describe itself", name)
             reason = f"Its package failed with {type(error).__name__}: {error}. Mend or uninstall that package."
             return EngineInfo(name=name, title=name, available=False, reason=reason)
@@ -150,7 +150,7 @@ def cannot_run(name: str, reason: str) -> EngineUnavailable:
 
 
 def gist(reason: str) -> str:
-    """The beginning of a reason, up to where it goes into detail."""
+    """The beginning of a reason, without its details."""
     return re.split(r"[;:.]\s", _clause(reason), maxsplit=1)[0]
 
 

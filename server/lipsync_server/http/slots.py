@@ -17,7 +17,7 @@ class Slots:
     """Counts activities of one kind. One too many is refused: waiting would only keep its connection open."""
 
     def __init__(self, n_slots: int, what: str) -> None:
-        """what: the beginning of the message, for example "uploads are being received"."""
+        """`what` follows the number in the message, for example "uploads are being received"."""
         self._n_slots, self._what = n_slots, what
         self.n_taken = 0
 

@@ -1,1 +1,1 @@
-"""Untrusted bytes to arrays, frames to MP4. Knows nobody else in the package but errors."""
+"""Reads untrusted files into arrays, and writes frames and sound as MP4. Imports nothing of the package but errors."""

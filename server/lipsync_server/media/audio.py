@@ -1,6 +1,7 @@
-"""Recordings: how long they are to the sample, and the 16 kHz mono that a model hears.
+"""Recordings: their exact length, and their conversion to the 16 kHz mono sound that models read.
 
-Knows the limits on a recording and soxr. The caller's own sound goes into the video by mux.py; nothing made here does.
+Knows the limits on a recording and soxr, the resampler. Sound made here is for models only: the video gets the caller's
+own sound, from mux.py.
 """
 
 import hashlib
@@ -20,8 +21,8 @@ from lipsync_server.media_types import SPEECH_RATE_HZ, Speech
 def probe_audio(path: Path, *, min_s: float, max_s: float) -> AudioInfo:
     """Decode `path` once to learn its exact length and that all of it can be used; stops at `max_s`.
 
-    Raises UnsupportedMedia for what is no recording, InvalidAudio for one that is damaged, cut off, without sound,
-    shorter than `min_s` or longer than `max_s`. Silence is fine.
+    Raises UnsupportedMedia for a file that is no recording, InvalidAudio for a recording that is damaged, cut off,
+    without sound, shorter than `min_s` or longer than `max_s`. Silence is accepted.
     """
     with Sound(path, longest_s=max_s) as sound:
         rate = sound.format.rate_hz
@@ -67,7 +68,7 @@ def write_speech(path: Path, scratch: Path, *, max_s: float) -> SpeechFile:
         write(np.zeros(0, np.float32), last=True)
         if not n_samples:
             raise InvalidAudio("The recording holds no sound at all. Send it again.")
-        # The resampler rounds the length its own way; the speech covers the recording exactly.
+        # The resampler may round the length differently; the speech must cover the recording exactly.
         n_wanted = -(-n_samples * SPEECH_RATE_HZ // rate)
         out.truncate(n_wanted * 4)
         warnings = sound.warnings()

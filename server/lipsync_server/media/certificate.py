@@ -1,10 +1,10 @@
-"""The PEM file that signs finished videos: the owner's, or one that this installation makes for itself once.
+"""The PEM file (key and certificates) that signs finished videos: the owner's, or one made here once.
 
-C2PA (https://spec.c2pa.org) wants a certificate that an authority issued, so a small authority is made beside it; that
-authority's key is forgotten at once. Nobody else knows it, and a reader calls such a video valid, signed by somebody
-unknown. An owner who wants a name to show there gets a certificate from a public authority.
+C2PA (https://spec.c2pa.org) requires a certificate that an authority issued. So this module also makes an authority for
+this installation, and deletes the authority's key at once. Readers of C2PA do not know that authority: they report such
+a video as valid and its signer as unknown. To be shown by name, an owner needs a certificate from a public authority.
 
-Key and certificates stand in one file, so that they can never be mixed. Knows X.509; does not know videos.
+Key and certificates are in one file, so that they always belong together. Knows X.509; does not know videos.
 """
 
 import datetime as dt
@@ -20,7 +20,7 @@ from lipsync_server.durable import write_file
 
 FILE = "signing.pem"
 _VALID = dt.timedelta(days=3650)
-# Clocks of machines that were just rented may be behind.
+# The clock of a machine that was just rented may be late.
 _VALID_BEFORE = dt.timedelta(days=1)
 _ALGORITHMS = {256: "es256", 384: "es384", 521: "es512"}
 
@@ -37,7 +37,7 @@ class Identity:
 def identity_in(folder: Path) -> Path:
     """The path of this installation's own signing file in `folder`, made when it is not there; mode 600.
 
-    Processes that start together may each make one: the last one stays, and every one of them is whole.
+    When several processes start together each may make one. The last one stays, and each of them is complete.
     """
     path = folder / FILE
     if not path.exists():
@@ -48,7 +48,8 @@ def identity_in(folder: Path) -> Path:
 
 
 def read_identity(path: Path) -> Identity:
-    """The key and certificates in a PEM file. Raises ValueError or OSError, in words, for a file that cannot sign."""
+    """The key and certificates in a PEM file. Raises ValueError or OSError with a sentence for a file that cannot
+    sign."""
     content = path.read_bytes()
     certificates = x509.load_pem_x509_certificates(content)
     begin = content.find(b"-----BEGIN ", 0)

@@ -1,7 +1,7 @@
 """Colours of a decoded picture: any Pillow mode, bit depth, colour profile and transparency to 8-bit sRGB.
 
-The order matters. The profile describes the stored colours, so they are converted to sRGB first; only then is the
-transparent part blended with the backdrop, which is sRGB.
+The order matters. The profile describes the stored colours, so the colours are converted to sRGB first. The transparent
+part is blended with the backdrop afterwards, because the backdrop is in sRGB.
 """
 
 import io
@@ -13,8 +13,8 @@ from PIL import Image, ImageCms
 from lipsync_server.media_types import Frames
 
 BACKDROP = 208
-"""Grey level behind a transparent picture: a studio's light grey hides both the dark and the white fringes of a
-cut-out, where pure white or black shows one of them."""
+"""Grey level behind a transparent picture. Light grey hides the dark and the white fringes of a cut-out; pure white or
+black would show one of them."""
 
 _ALPHA_MODES = ("LA", "PA", "La", "RGBA", "RGBa")
 _GREY_MODES = ("1", "L", "LA", "La", "I", "F")
@@ -43,7 +43,7 @@ def to_rgb(image: Image.Image) -> Frames:
 
 
 def _to_8_bits(values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """32-bit greys as 8 bits. In practice they hold 16-bit values (PNG); the range that is used tells which."""
+    """32-bit greys (h, w) as 8 bits. Most hold 16-bit values (from PNG); the largest value shows which range it is."""
     top = float(np.nanmax(values, initial=0.0))
     scale = 255.0 if top <= 1.0 else 1.0 if top <= 255.0 else 255.0 / 65535.0
     eight_bits: NDArray[np.uint8] = np.nan_to_num(values * scale).clip(0, 255).round().astype(np.uint8)
@@ -53,7 +53,7 @@ def _to_8_bits(values: NDArray[np.float32]) -> NDArray[np.uint8]:
 def _to_srgb(colours: Image.Image, profile: bytes, *, is_grey: bool) -> Image.Image:
     """Apply an embedded colour profile (phones write Display P3, print shops CMYK, scanners grey).
 
-    A profile that is broken, or made for other colours than the picture's, is left out: no reason to refuse it.
+    A broken profile, or one for another colour model than the picture's, is ignored: the picture is still usable.
     """
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))

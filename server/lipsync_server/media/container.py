@@ -1,7 +1,7 @@
-"""What kind of file some bytes are, decided by their content alone.
+"""Finds out the container of a file (wav, mp4, ...) from its bytes alone.
 
-Knows the magic numbers of the closed list of containers that the server reads, and the boxes of MP4. Knows no codec,
-and never looks at a file's name. structure.py refuses files that are cut off; recognise.py names all others.
+Knows the magic numbers (fixed first bytes) of the containers on the server's closed list, and the boxes of MP4. Knows
+no codec and ignores the file's name. structure.py refuses files that are cut off; recognise.py names all other kinds.
 """
 
 import struct
@@ -16,7 +16,7 @@ DEMUXERS: dict[Container, str] = {
     "wav": "wav", "flac": "flac", "ogg": "ogg", "aiff": "aiff", "caf": "caf", "au": "au", "mp3": "mp3",
     "adts": "aac", "mov": "mov", "matroska": "matroska", "amr": "amr",
 }  # fmt: skip
-"""FFmpeg's name of the one demuxer that may read each container. Anything not here is never opened by FFmpeg."""
+"""FFmpeg's name of the one demuxer that may read each container. FFmpeg never opens a container that is not here."""
 
 AUDIO_KINDS = "wav, mp3, m4a, aac, ogg, opus, flac, webm, amr, mp4 or mov"
 _HEAD_BYTES = 4096
@@ -32,7 +32,7 @@ _MOV_FIRST_BOXES = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot
 
 
 def sniff(path: Path) -> Container | None:
-    """The container that the first bytes of `path` show, or None when it is none of the closed list."""
+    """The container that the first bytes of `path` show, or None for one that is not on the closed list."""
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
         kind = _kind_of(head)
@@ -100,7 +100,7 @@ class Box:
 
 
 def boxes(file: BinaryIO, start: int, end: int, *, limit: int = 10_000) -> Iterator[Box]:
-    """The boxes between two offsets; stops at the first thing that is no box."""
+    """The boxes between two offsets, in bytes; stops at the first bytes that are no box."""
     position = start
     for _ in range(limit):
         if position + 8 > end:

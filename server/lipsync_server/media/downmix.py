@@ -1,7 +1,8 @@
-"""Many channels to one, without losing a voice that stands in opposite phase on two of them.
+"""Mixes several channels to one, without losing a voice that is in opposite phase on two of them.
 
-A microphone cable with swapped wires, or a "stereo widener", inverts one channel. The average of both is then silence,
-and the mouth would stay shut. Where the average keeps far less energy than the channels have, the loudest one is taken.
+A microphone cable with swapped wires, or a "stereo widener", inverts one channel. The average of both channels is then
+silence, and the mouth would stay shut. Where the average has far less energy than the channels, the loudest channel is
+used instead.
 """
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from lipsync_server.media_types import Speech
 
 _CANCELLED = 0.1
-"""Share of the channels' mean energy below which the average counts as cancelled; unrelated channels keep 0.5."""
+"""The average counts as cancelled below this share of the channels' mean energy. Unrelated channels keep 0.5."""
 
 
 def to_mono(block: NDArray[np.float32]) -> Speech:

@@ -1,7 +1,7 @@
-"""Frames to H.264, in segments that survive a crash.
+"""Encodes frames as H.264, in segments that survive a crash.
 
-A segment is a small MP4 whose name says which frames it holds; it appears by rename once it is on disk, so whatever
-bears a segment's name is whole. Knows nothing of sound: mux.py joins the segments with it.
+A segment is a small MP4 with the numbers of its frames in its name. The file gets that name by a rename after all of it
+is on disk, so a file with a segment's name is always complete. Does not know sound: mux.py joins segments and sound.
 """
 
 import functools
@@ -38,7 +38,7 @@ class Segment:
 
 
 def segments_in(folder: Path) -> list[Segment]:
-    """The stored segments in order, from frame 0 on without a gap. Anything after a gap is left out."""
+    """The stored segments in order, from frame 0 on without a gap. Segments after a gap are left out."""
     paths = folder.iterdir() if folder.is_dir() else ()
     named = ((_NAME.match(path.name), path) for path in paths)
     stored = [Segment(int(match[1]), int(match[2]), path) for match, path in named if match]
@@ -50,14 +50,17 @@ def segments_in(folder: Path) -> list[Segment]:
 
 
 class FrameEncoder:
-    """Encodes frames into durable segments in `folder`, and goes on where an interrupted run ended.
+    """Encodes frames into durable segments in `folder`, and continues where an interrupted run ended.
 
-    Opening it on a folder keeps every ended segment and drops a torn one; `n_frames` then counts the stored frames.
-    Not safe for several threads at once.
+    The constructor keeps the complete segments in `folder` and removes an incomplete one; `n_frames` then counts the
+    stored frames. Not safe for several threads at once.
     """
 
     def __init__(self, folder: Path, *, fps: int = 25, encoder: str = "libx264", crf: int = 18) -> None:
-        """encoder: "libx264", or "h264_nvenc", which falls back to libx264 where it cannot run. crf: 0 to 51."""
+        """encoder: "libx264", or "h264_nvenc" (on the GPU), which falls back to libx264 where it cannot run.
+
+        crf: x264's constant rate factor, 0 (no loss) to 51 (smallest file).
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._fps, self._crf = folder, fps, crf
         self._encoder = encoder
@@ -78,11 +81,14 @@ class FrameEncoder:
 
     @property
     def n_durable(self) -> int:
-        """Frames that a crash cannot take any more."""
+        """Frames on disk, which survive a crash."""
         return self._n_durable
 
     def write(self, frames: Frames) -> None:
-        """Encode `frames`: uint8 RGB (n, height, width, 3), height and width even and those of all frames before."""
+        """Encode `frames`: uint8 RGB (n, height, width, 3), with even sides and the size of all earlier frames.
+
+        Raises ValueError for another shape, size or dtype.
+        """
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
             raise ValueError(f"frames must be uint8 of shape (n, height, width, 3), not {frames.dtype} {frames.shape}")
         size = (frames.shape[2], frames.shape[1])
@@ -99,7 +105,7 @@ class FrameEncoder:
             self._open.write(frame)
 
     def end_segment(self) -> int:
-        """Close the open segment and make it durable; returns how many frames are durable now."""
+        """Close the open segment and make it durable; returns the number of durable frames."""
         if self._open is None:
             return self._n_durable
         segment, self._open = self._open, None
@@ -114,7 +120,10 @@ class FrameEncoder:
         return end
 
     def rewind(self, n_frames: int) -> None:
-        """Forget all frames from `n_frames` on; a segment must have ended there. For a checkpoint that lags behind."""
+        """Remove all frames from `n_frames` on, for a resume point that is older than the newest segment.
+
+        Raises ValueError unless a segment ended at `n_frames`.
+        """
         self.abort()
         segments = segments_in(self._folder)
         if n_frames not in {0, *(segment.end for segment in segments)}:
@@ -127,11 +136,11 @@ class FrameEncoder:
         self._size = self._size if n_frames else None
 
     def close(self) -> None:
-        """End the last segment. The encoder may not be written to afterwards."""
+        """End the last segment. write() may not be called afterwards."""
         self.end_segment()
 
     def abort(self) -> None:
-        """Drop the open segment, if there is one; the stored ones stay."""
+        """Delete the open segment, if there is one; the stored segments stay."""
         if self._open is not None:
             segment, self._open = self._open, None
             segment.drop()
@@ -150,16 +159,16 @@ class FrameEncoder:
 
 def _x264_options(crf: int) -> dict[str, str]:
     options = {"preset": "veryfast", "crf": str(crf), "profile": "high"}
-    # x264's AVX-512 form of the macroblock tree works on eight blocks at a time and does not mask the last ones: unless
-    # the width is a multiple of 128, it adds costs from beyond the row, in the last row from memory never written to,
-    # and the same frames then become another stream each time. Its AVX2 form stops at the row's end.
+    # Equal frames must become equal bytes. x264's AVX-512 code for the macroblock tree works on eight blocks at a time
+    # and does not mask the last ones: unless the width is a multiple of 128, it adds costs from beyond the row, in the
+    # last row from uninitialised memory. The encoded stream then differs from run to run. The AVX2 code stops in time.
     # mbtree_propagate_list_internal in https://code.videolan.org/videolan/x264/-/blob/stable/common/x86/mc-a2.asm
     return options | ({"x264-params": "asm=AVX2"} if _has_avx512() else {})
 
 
 @functools.cache
 def _has_avx512() -> bool:
-    """Whether x264 would use AVX-512 here. Such a processor has all that x264 calls AVX2, too."""
+    """Whether x264 would use AVX-512 here. Such a processor also has everything that x264 calls AVX2."""
     with suppress(OSError):
         return re.search(r"^flags\s*:.*\bavx512bw\b", Path("/proc/cpuinfo").read_text(), re.MULTILINE) is not None
     return False
@@ -220,7 +229,7 @@ class _OpenSegment:
             self._container.close()
 
     def drop(self) -> None:
-        with suppress(av.FFmpegError):  # a full disk is why it is dropped, perhaps
+        with suppress(av.FFmpegError):  # perhaps the segment is deleted because the disk is full
             self._container.close()
         self.path.unlink(missing_ok=True)
 

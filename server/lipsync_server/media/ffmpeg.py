@@ -1,4 +1,4 @@
-"""Recordings and videos read with FFmpeg: one demuxer, a closed list of decoders, and no other file or address.
+"""Reads recordings and videos with FFmpeg: with one demuxer, a closed list of decoders, and no other file or address.
 
 Knows PyAV. sound.py uses it for the kinds that libsndfile does not read. Holds one block of samples at a time.
 """
@@ -35,7 +35,7 @@ def _refuse(*_: object) -> NoReturn:
 def open_av(
     file: BinaryIO, container: Container, decoders: frozenset[str] = AUDIO_DECODERS
 ) -> "av.container.InputContainer":
-    """Open `file` with the one demuxer of `container`; FFmpeg can reach no other file, URL, demuxer or decoder."""
+    """Open `file` with the one demuxer of `container`. FFmpeg can use no other file, URL, demuxer or decoder."""
     options = {
         "format_whitelist": DEMUXERS[container],
         "codec_whitelist": ",".join(sorted(decoders)),
@@ -47,7 +47,7 @@ def open_av(
 
 
 class FfmpegReader:
-    """One recording, opened by FFmpeg: its format, and its samples once."""
+    """One recording, opened by FFmpeg: its format, and its samples, which can be read once."""
 
     def __init__(self, file: BinaryIO, container: Container, closing: ExitStack) -> None:
         """Raises InvalidAudio for a damaged recording or one without sound. `closing` closes it."""
@@ -64,7 +64,7 @@ class FfmpegReader:
         self._opened, self._stream = opened, opened.streams.audio[0]
         self._n_tracks = len(opened.streams.audio)
         context = self._stream.codec_context
-        # The whitelist in open_av binds FFmpeg while it looks into the file, but not PyAV when it decodes.
+        # The list of decoders in open_av binds FFmpeg while it probes the file, but not PyAV when it decodes.
         if context is None or context.name not in AUDIO_DECODERS or not (context.sample_rate and context.channels):
             raise InvalidAudio(
                 "The sound in the file is cut off or of a kind that is not read. Export it again as wav or mp3."
@@ -78,7 +78,7 @@ class FfmpegReader:
         return _batched(_ended_at(self._decode(), self._n_declared))
 
     def warnings(self) -> Warnings:
-        """What of the recording is not heard as it was; complete once the blocks are read."""
+        """Sentences about sound that was lost or left out; complete once the blocks are read."""
         said = []
         if self._n_tracks > 1:
             said.append(f"The file has {self._n_tracks} sound tracks; the first one was used.")
@@ -112,7 +112,7 @@ class FfmpegReader:
             except av.FFmpegError:
                 self._n_damaged += 1
                 if converter is not None and packet.duration and packet.time_base:
-                    # Players keep time over a packet that they cannot decode; so does the length that we compute.
+                    # Players keep time over a packet that cannot be decoded, and so must the length of the recording.
                     yield np.zeros((round(packet.duration * packet.time_base * rate), channels), np.float32)
                 continue
             for frame in frames:
@@ -131,10 +131,10 @@ class FfmpegReader:
 
 
 class Converter:
-    """Frames of one format to float32 blocks in the recording's format.
+    """Converts sound frames of one format to float32 blocks (n, channels) in the recording's format.
 
-    Recordings that were glued together change their format on the way; the first one's then holds throughout.
-    Planar frames must go this way: PyAV reads beyond the planes of one with eight channels or more.
+    The format may change within a recording that was joined from several; all of it gets the first one's format.
+    Planar frames (one plane a channel) need the conversion: PyAV reads beyond the planes of one with eight channels.
     """
 
     def __init__(self, first: "av.AudioFrame", target: SoundFormat) -> None:
@@ -146,7 +146,7 @@ class Converter:
         return _form(frame) == self._source
 
     def convert(self, frame: "av.AudioFrame | None") -> Iterator[Block]:
-        """The samples of `frame`, or with None what the resampler still holds."""
+        """The samples of `frame`, or with None the samples that the resampler still holds."""
         if frame is not None:
             frame.pts = None
         for converted in self._resampler.resample(frame):
@@ -160,7 +160,7 @@ def _form(frame: "av.AudioFrame") -> tuple[int, str, str]:
 def packets_of(
     opened: "av.container.InputContainer", stream: "av.AudioStream"
 ) -> Iterator["av.Packet[av.AudioStream]"]:
-    """The stream's packets; a demuxer that trips over damage ends the stream, as it does in a player."""
+    """The stream's packets. Where the demuxer fails at damage the stream ends, as it does in a player."""
     packets = opened.demux(stream)
     while True:
         try:
@@ -170,14 +170,14 @@ def packets_of(
 
 
 def _declared_samples(stream: "av.AudioStream", container: Container) -> int | None:
-    """Where the edit list of an MP4/MOV ends the sound; the decoder alone would also give the encoder's padding."""
+    """The samples of the sound by an MP4/MOV's edit list; the decoder alone would also give the encoder's padding."""
     if container != "mov" or not stream.frames or not stream.duration or not stream.time_base:
         return None
     return round(Fraction(stream.duration) * stream.time_base * stream.codec_context.sample_rate)
 
 
 def _ended_at(blocks: Iterator[Block], n_declared: int | None, padding: int = 4096) -> Iterator[Block]:
-    """`blocks` up to `n_declared` samples; all of them if more than `padding` follow, for then the header is wrong."""
+    """`blocks` up to `n_declared` samples. If more than `padding` samples follow, the header is wrong: all of them."""
     if n_declared is None:
         yield from blocks
         return
@@ -199,7 +199,7 @@ def _ended_at(blocks: Iterator[Block], n_declared: int | None, padding: int = 40
 
 
 def _batched(blocks: Iterator[Block]) -> Iterator[Block]:
-    """`blocks` gathered to about BLOCK_SAMPLES each: frames of 20 ms cost more in calls than in arithmetic."""
+    """`blocks` joined to about BLOCK_SAMPLES each: for frames of 20 ms the calls cost more than the arithmetic."""
     waiting: list[Block] = []
     n_waiting = 0
     for block in blocks:

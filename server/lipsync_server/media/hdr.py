@@ -1,8 +1,8 @@
-"""Frames of HDR clips (phones film in HLG, cameras in PQ) as ordinary sRGB pictures.
+"""Converts frames of HDR (high dynamic range) clips to ordinary sRGB pictures. Phones film in HLG, cameras in PQ.
 
-Read as if they were ordinary, such frames look grey and pale. Levels follow ITU-R BT.2408: diffuse white lies at 203
-candela per square metre and becomes almost white here; brighter highlights are pressed into the rest. FFmpeg's own
-conversion takes 10 s to set up.
+Read without conversion, such frames look grey and pale. Levels follow ITU-R BT.2408: diffuse white (a sheet of paper)
+is at 203 candela per square metre and becomes almost white here; brighter highlights are compressed into the remaining
+range. FFmpeg's own conversion takes 10 s to set up.
 """
 
 from functools import cache
@@ -19,7 +19,7 @@ Floats = NDArray[np.float32]
 _WHITE_CD_M2 = 203.0
 _HLG_PEAK_CD_M2 = 1000.0
 _HLG_GAMMA = 1.2
-# Above this share of white highlights are compressed.
+# Levels above this share of white are compressed.
 _KNEE = 0.7
 _BAND_ROWS = 128
 _N_LEVELS = 4096
@@ -50,7 +50,7 @@ def tone_map(frame: "av.VideoFrame") -> Frames:
 
 @cache
 def _pq_table() -> Floats:
-    """SMPTE ST 2084: light for each of _N_LEVELS stored levels, 1 is diffuse white."""
+    """SMPTE ST 2084 (PQ): light for each of _N_LEVELS stored levels, (_N_LEVELS,); 1 is diffuse white."""
     m1, m2, c1, c2, c3 = 0.1593017578125, 78.84375, 0.8359375, 18.8515625, 18.6875
     root = np.linspace(0, 1, _N_LEVELS) ** (1 / m2)
     light = (np.maximum(root - c1, 0) / (c2 - c3 * root)) ** (1 / m1) * 10_000
@@ -59,7 +59,7 @@ def _pq_table() -> Floats:
 
 @cache
 def _hlg_table() -> Floats:
-    """ITU-R BT.2100: scene light, 0 to 1, for each of _N_LEVELS stored levels."""
+    """ITU-R BT.2100 (HLG): scene light, 0 to 1, for each of _N_LEVELS stored levels, (_N_LEVELS,)."""
     a, b, c = 0.17883277, 0.28466892, 0.55991073
     level = np.linspace(0, 1, _N_LEVELS)
     return np.where(level <= 0.5, level**2 / 3, (np.exp((level - c) / a) + b) / 12).astype(np.float32)
@@ -80,7 +80,10 @@ def _srgb_table() -> NDArray[np.uint8]:
 
 
 def _to_srgb(light: Floats) -> Frames:
-    """Linear BT.2020, 1 is diffuse white, to sRGB. The strongest channel is compressed and the hue kept."""
+    """Linear BT.2020 (h, w, 3), 1 is diffuse white, to uint8 sRGB (h, w, 3).
+
+    The strongest channel is compressed and the others are scaled with it, so the hue stays.
+    """
     linear = np.maximum(light @ _TO_BT709.T, 0)
     strongest = np.maximum(linear.max(axis=-1, keepdims=True), 1e-6)
     pressed = _KNEE + (1 - _KNEE) * (1 - np.exp(-(np.maximum(strongest, _KNEE) - _KNEE) / (1 - _KNEE)))

@@ -1,7 +1,7 @@
-"""Pictures: untrusted bytes to upright 8-bit RGB.
+"""Reads pictures: from untrusted bytes to upright 8-bit RGB.
 
-Knows Pillow's decoders, of which it lets a closed list run, and checks a picture's size in its header before a pixel
-is decoded. colour.py makes RGB of what they decode. Knows nothing of faces or engines.
+Runs only a closed list of Pillow's decoders, and checks the size in the header before any pixel is decoded. colour.py
+converts the decoded pixels to RGB. Does not know faces or engines.
 """
 
 import re
@@ -27,10 +27,10 @@ _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 # Within a scan's data 0xFF is followed by 0 or by a restart marker (D0 to D7); anything else ends the data.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 MIN_SIDE = 32
-"""Pixels; below this no face can be told from noise."""
+"""Pixels; in a smaller picture no face can be distinguished from noise."""
 FORMATS = ["JPEG", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP"]
 
-# Pillow's own limit warns at 89 million pixels and knows nothing of ours, which is checked from the header below.
+# Pillow's own limit warns at 89 million pixels. It is off: _check_size applies the server's limit to the header.
 Image.MAX_IMAGE_PIXELS = None
 
 _KINDS = "JPEG, PNG, WebP, AVIF, HEIC, GIF or BMP"
@@ -58,8 +58,8 @@ def probe_image(path: Path, *, max_pixels: int) -> ImageInfo:
 def load_image(path: Path, *, max_pixels: int) -> Frames:
     """The picture as uint8 RGB (H, W, 3): upright, 8 bits, alpha blended onto light grey, in sRGB.
 
-    Of an animation the first frame. Raises UnsupportedMedia for what is no picture, InvalidImage for one that is
-    damaged, cut off, smaller than MIN_SIDE or larger than `max_pixels` (checked before anything is decoded).
+    An animation gives its first frame. Raises UnsupportedMedia for a file that is no picture, InvalidImage for a
+    picture that is damaged, cut off, smaller than MIN_SIDE or larger than `max_pixels` (checked before any decoding).
     """
     with _decoded(path, max_pixels) as image:
         return to_rgb(_upright(image))
@@ -67,7 +67,7 @@ def load_image(path: Path, *, max_pixels: int) -> Frames:
 
 @contextmanager
 def _decoded(path: Path, max_pixels: int) -> Iterator[Image.Image]:
-    """The decoded picture, its size checked first; words for whatever Pillow raises."""
+    """The decoded picture, its size checked first. Every exception of Pillow becomes a sentence."""
     _check_scans(path)
     try:
         image = Image.open(path, formats=FORMATS)
@@ -83,7 +83,7 @@ def _decoded(path: Path, max_pixels: int) -> Iterator[Image.Image]:
             image.load()
         except MemoryError:
             raise
-        # Pillow's parsers raise whatever they stumble over, RuntimeError included; all of it means a damaged picture.
+        # Pillow's parsers raise exceptions of any class, even RuntimeError; all of them mean a damaged picture.
         except Exception as problem:
             raise _damaged(problem) from None
         yield image
@@ -97,7 +97,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _check_scans(path: Path) -> None:
-    """Refuse a JPEG with more scans than any encoder makes: each one costs the decoder a pass over the whole picture.
+    """Refuse a JPEG with more scans than any encoder makes: for each scan the decoder passes over the whole picture.
 
     Progressive encoders make about 10. libjpeg-turbo's authors advise a limit for files from strangers, too.
     """
@@ -114,7 +114,7 @@ def _check_scans(path: Path) -> None:
 
 
 def _count_scans(jpeg: bytes) -> int:
-    """Scans up to the end of the image, or MAX_JPEG_SCANS + 1; phones append videos and more pictures behind it."""
+    """Scans up to the end of the image, at most MAX_JPEG_SCANS + 1. Phones append videos and pictures behind it."""
     n_scans, at = 0, 2
     while at + 4 <= len(jpeg) and jpeg[at] == 0xFF and jpeg[at + 1] != _END_OF_IMAGE and n_scans <= MAX_JPEG_SCANS:
         is_scan = jpeg[at + 1] == _START_OF_SCAN

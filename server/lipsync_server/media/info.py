@@ -1,4 +1,4 @@
-"""Facts about media files, as plain data: what a probe found, and what a decoded file is.
+"""Facts about media files as plain data: the results of probing and of decoding.
 
 Imports no decoder, so that the server process can use these types without loading one.
 """
@@ -41,7 +41,7 @@ class PictureInfo:
 
 @dataclass(frozen=True)
 class PixelFile:
-    """A decoded picture on disk: uint8 RGB (height, width, 3) without a header. `info` tells where it came from."""
+    """A decoded picture on disk: uint8 RGB (height, width, 3) without a header. `info` describes the original file."""
 
     path: Path
     info: PictureInfo
@@ -49,9 +49,9 @@ class PixelFile:
 
 @dataclass(frozen=True)
 class SpeechFile:
-    """Speech for a model on disk: float32 mono at 16 kHz without a header, `n_samples` of them.
+    """Speech for a model on disk: `n_samples` of float32 mono at 16 kHz, without a header.
 
-    duration_s: the exact length of the recording that it was made from.
+    duration_s: the exact length of the original recording in seconds.
     """
 
     path: Path
@@ -73,7 +73,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """A finished video. `duration_s` is the picture's: n_frames / fps."""
+    """A finished video. `duration_s` is the length of the video track: n_frames / fps."""
 
     width: int
     height: int

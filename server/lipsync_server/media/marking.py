@@ -1,13 +1,13 @@
-"""Says inside a finished MP4, in machine-readable ways, that the video was generated.
+"""Marks a finished MP4 as generated, in machine-readable form.
 
-Article 50 of the EU's AI act asks for such a mark. Two are written, because each has readers that ignore the other:
+Article 50 of the EU's AI act asks for such a mark. Two marks are written, because some programs read only one of them:
     XMP    a packet of metadata with IPTC's `DigitalSourceType` trainedAlgorithmicMedia and the program's name, in a
-           `uuid` box at the end of the file; what photo and asset tools read.
+           `uuid` box at the end of the file; photo and asset tools read it.
            https://iptc.org/standards/photo-metadata, https://developer.adobe.com/xmp
-    C2PA   a signed manifest that says the same and seals the file: a change of picture or sound afterwards breaks the
-           seal. In a `uuid` box behind `ftyp`; `moov` stays before `mdat`. https://spec.c2pa.org
+    C2PA   a signed manifest with the same statement and a hash of the file: a later change of picture or sound makes
+           the signature invalid. In a `uuid` box behind `ftyp`; `moov` stays before `mdat`. https://spec.c2pa.org
 
-Nothing about the person, the prompt or the server is written. Knows boxes and manifests; not how the video was made.
+Nothing about the person, the prompt or the server is written. Knows boxes and manifests; does not know engines.
 """
 
 import json
@@ -27,10 +27,10 @@ _MIME_TYPE = "video/mp4"
 
 
 def mark_video(path: Path, mark: Mark) -> None:
-    """Write both marks into the MP4 at `path`, which nobody else has opened yet.
+    """Write both marks into the MP4 at `path`, which no other program has opened yet.
 
-    Raises OSError, ValueError or c2pa.C2paError where the file cannot be signed. The video plays as before then, with
-    the XMP mark or without one.
+    Raises OSError, ValueError or c2pa.C2paError where the file cannot be signed. The video can be played all the same,
+    with the XMP mark or without one.
     """
     with path.open("ab") as video:
         video.write(_box(XMP_BOX + _xmp(mark)))

@@ -1,6 +1,6 @@
-"""Two people's recordings as one sound track: together, or the second after the first.
+"""Mixes two people's recordings into one sound track: at the same time, or the second after the first.
 
-Knows recordings as streams of blocks, so memory does not grow with their length. Who speaks is the engine's business.
+Recordings are read as streams of blocks, so memory does not grow with their length. Does not know who speaks.
 """
 
 from collections.abc import Iterator
@@ -18,8 +18,8 @@ from lipsync_server.media.sound_format import Block
 def mix(first: Path, second: Path, output: Path, *, one_after_other: bool) -> float:
     """Write both recordings to the WAV file `output` at the higher of their rates; returns its length in seconds.
 
-    Mono when both are, else stereo. Where the sum would be too loud, all of it is turned down alike. Raises what
-    Sound raises for a recording that cannot be used.
+    The file is mono when both recordings are, else stereo. A sum that is too loud is made quieter by one factor for the
+    whole file. Raises the errors of Sound for a recording that cannot be used.
     """
     with Sound(first) as one, Sound(second) as two:
         rate_hz = max(one.format.rate_hz, two.format.rate_hz)
@@ -71,7 +71,7 @@ def _voice(path: Path, rate_hz: int, channels: int) -> Iterator[Block]:
                 shaped = resampler.resample_chunk(shaped).reshape(-1, channels)
             n_made += len(shaped)
             yield shaped
-        # The resampler rounds the length its own way; what is made covers the recording exactly.
+        # The resampler may round the length differently; the result must cover the recording exactly.
         n_left = -(-n_read * rate_hz // source_hz) - n_made
         if resampler is not None and n_left > 0:
             tail = resampler.resample_chunk(np.zeros((0, channels), np.float32), last=True).reshape(-1, channels)[

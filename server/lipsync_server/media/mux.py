@@ -1,6 +1,6 @@
-"""Joins encoded segments and the caller's sound to one MP4, and reads back what an MP4 holds.
+"""Joins encoded segments and the caller's sound to one MP4, and reads the facts of a finished MP4.
 
-Pictures are copied, never encoded again. Knows times and boxes; nothing of how pictures or sound were made.
+Video packets are copied, never encoded again. Knows time stamps and boxes; does not know how the frames were made.
 """
 
 import hashlib
@@ -25,9 +25,9 @@ _Packet: TypeAlias = "av.Packet[av.VideoStream] | av.Packet[av.AudioStream]"
 def mux(folder: Path, audio: Path, output: Path, *, fps: int = 25, duration_s: float) -> VideoInfo:
     """Join the segments in `folder` with the sound of `audio`, exactly `duration_s` long, into the MP4 `output`.
 
-    The moov box comes first, the frame rate is constant, and `output` appears by rename once it is whole and on disk.
-    Raises what media/audio.py raises for a recording that cannot be used, ValueError where frames and sound differ in
-    length by more than a frame.
+    The moov box (the index) comes first, the frame rate is constant, and `output` gets its name by a rename after all
+    of it is on disk. Raises the errors of media/audio.py for a recording that cannot be used, ValueError where frames
+    and sound differ in length by more than a frame.
     """
     segments = segments_in(folder)
     n_frames = segments[-1].end if segments else 0
@@ -36,8 +36,8 @@ def mux(folder: Path, audio: Path, output: Path, *, fps: int = 25, duration_s: f
     partial = output.with_name(f".{output.name}.part")
     try:
         with ExitStack() as closing:
-            # The edit lists, which say where each track ends, count in the movie's time scale; FFmpeg's own choice of
-            # milliseconds would cut up to one from the sound.
+            # The edit lists, which give the end of each track, count in the movie's time scale. FFmpeg's default scale
+            # of milliseconds would cut up to a millisecond from the sound.
             options = {"movflags": "+faststart", "movie_timescale": "48000"}
             target = closing.enter_context(av.open(str(partial.absolute()), "w", format="mp4", options=options))
             pictures = _pictures(target, segments, fps, closing)
@@ -51,7 +51,7 @@ def mux(folder: Path, audio: Path, output: Path, *, fps: int = 25, duration_s: f
 
 
 def _merged(*streams: Iterator[Any]) -> Iterator[_Packet]:
-    """The packets of all streams by decode time, so that a player finds sound and picture side by side."""
+    """The packets of all streams in the order of their decode times, so that a player finds sound beside picture."""
     return heapq.merge(*streams, key=_decode_time)
 
 
@@ -63,7 +63,7 @@ def _decode_time(packet: _Packet) -> Fraction:
 def _pictures(
     target: "av.container.OutputContainer", segments: list[Segment], fps: int, closing: ExitStack
 ) -> Iterator["av.Packet[av.VideoStream]"]:
-    """Add the picture track; returns the packets of all segments, timed anew as one constant frame rate."""
+    """Add the video track; returns the packets of all segments with new time stamps, at one constant frame rate."""
     first = closing.enter_context(_open_segment(segments[0]))
     stream = target.add_stream_from_template(first.streams.video[0])
     return _joined(segments, stream, fps, max(_reorder_depth(segment, fps) for segment in segments))
@@ -72,15 +72,16 @@ def _pictures(
 def _joined(
     segments: list[Segment], stream: "av.VideoStream", fps: int, depth: int
 ) -> Iterator["av.Packet[av.VideoStream]"]:
-    # Each segment is decoded in its own order; numbering the packets through, less the deepest reordering of any
-    # segment, gives decode times that rise by one frame and never pass the time a frame is shown.
+    # H.264 packets are stored in the order of decoding, which differs from the order of showing by a few frames (the
+    # reorder depth). Decode time = number of the packet - the largest depth of any segment: these times rise by one
+    # frame and are never later than the time at which the frame is shown.
     parameters = [_parameter_sets(segment) for segment in segments]
     are_mixed = len(set(parameters)) > 1
     n_packets = 0
     for segment, sets in zip(segments, parameters, strict=True):
         with _open_segment(segment) as opened:
             for packet, shown in _shown_frames(opened, fps):
-                # A job that went on with another encoder or quality: each key frame then brings its own parameters.
+                # The job went on with another encoder or quality: each key frame then carries its own parameter sets.
                 joined = _prefixed(packet, sets) if are_mixed and packet.is_keyframe else packet
                 joined.stream = stream
                 joined.time_base = Fraction(1, fps)
@@ -94,7 +95,7 @@ def _joined(
 
 
 def _parameter_sets(segment: Segment) -> bytes:
-    """The segment's sequence and picture parameter sets as an MP4 packet holds them: a length before each."""
+    """The segment's sequence and picture parameter sets in the form of an MP4 packet: a length before each set."""
     with _open_segment(segment) as opened:
         record = opened.streams.video[0].codec_context.extradata or b""
     # ISO 14496-15, AVCDecoderConfigurationRecord: a count and the sequence sets, a count and the picture sets.
@@ -120,7 +121,7 @@ def _reorder_depth(segment: Segment, fps: int) -> int:
 
 
 def _shown_frames(opened: "av.container.InputContainer", fps: int) -> Iterator[tuple["av.Packet[av.VideoStream]", int]]:
-    """A segment's packets in decode order, each with the frame number within the segment at which it is shown."""
+    """A segment's packets in decode order, each with its place in the order of showing."""
     for packet in opened.demux(opened.streams.video[0]):
         if packet.size:
             assert packet.pts is not None

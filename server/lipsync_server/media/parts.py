@@ -1,8 +1,8 @@
-"""Recordings that were joined by putting whole files behind each other, and where each of those files begins.
+"""Finds the files within a recording that was joined by appending whole files to each other.
 
-Text-to-speech that works sentence by sentence is often joined so: `cat a.wav b.wav`, or Ogg streams that follow each
-other, which the Ogg standard calls a chain. A decoder of the whole reads the first file and stops. Here each file is
-found by its first bytes, so that all of the speech is heard.
+The sentences of a text-to-speech service are often joined in this way: `cat a.wav b.wav`, or Ogg streams one after
+the other, which the Ogg standard calls a chain. A decoder would read the first file and stop. This module finds each
+file by its first bytes, so that all of the speech is used.
 """
 
 import io
@@ -26,14 +26,14 @@ _OGG_FIRST_PAGE = 2
 
 @dataclass(frozen=True)
 class Part:
-    """One whole file within a file: its first byte, and the first byte behind it."""
+    """One whole file within a file: the offset of its first byte, and of the first byte behind it."""
 
     start: int
     end: int
 
 
 class _PartFile(io.RawIOBase):
-    """A part, read as a file of its own."""
+    """A file object over one part."""
 
     def __init__(self, path: Path, part: Part) -> None:
         self._file, self._part, self._position = path.open("rb", buffering=0), part, 0
@@ -66,7 +66,7 @@ class _PartFile(io.RawIOBase):
 
 
 def open_part(path: Path, part: Part) -> BinaryIO:
-    """`part` of the file at `path`, as a file of its own."""
+    """`part` of the file at `path`, opened as a file of its own."""
     return io.BufferedReader(_PartFile(path, part))
 
 
@@ -94,7 +94,7 @@ def _later_starts(file: BinaryIO, size: int, container: Container) -> Iterator[i
 
 
 def _ogg_links(file: BinaryIO, size: int) -> Iterator[int]:
-    """Where a chain's later links begin: at a stream's first page that comes after other pages."""
+    """Offsets of the chain's later links: a link begins at a first page that comes after other pages."""
     position, was_first = 0, True
     while position + _OGG_HEADER_BYTES <= size:
         file.seek(position)
@@ -110,7 +110,7 @@ def _ogg_links(file: BinaryIO, size: int) -> Iterator[int]:
 
 
 def _movies(file: BinaryIO, size: int) -> Iterator[int]:
-    """Where later MP4 or MOV files begin: at an ftyp box behind a whole index."""
+    """Offsets of later MP4 or MOV files: a file begins at an ftyp box behind a complete index."""
     has_index = False
     for box in boxes(file, 0, size):
         if box.kind == b"ftyp" and has_index:
@@ -128,7 +128,7 @@ def _is_aiff(head: bytes) -> bool:
 
 
 def _is_flac(head: bytes) -> bool:
-    # The block behind the mark describes the stream and is 34 bytes long.
+    # The block behind the first four bytes describes the stream and is 34 bytes long.
     return head[4] & 0x7F == 0 and head[5:8] == b"\0\0\x22"
 
 
@@ -154,12 +154,12 @@ _BEGINNINGS: dict[Container, tuple[bytes, Callable[[bytes], bool]]] = {
     "matroska": (b"\x1a\x45\xdf\xa3", _is_matroska),
     "mp3": (b"ID3", _is_tagged_mp3),
 }
-"""The mark that a file of each kind begins with, and whether the bytes from the mark on are such a beginning. Chance
-makes the marks of four bytes once in 4 GiB, the whole beginning never."""
+"""For each container the first bytes of a file (its mark), and a function that checks the bytes from the mark on. A
+mark of four bytes occurs by chance about once in 4 GiB, so the mark alone is not enough."""
 
 
 def _found(file: BinaryIO, mark: bytes, is_beginning: Callable[[bytes], bool]) -> Iterator[int]:
-    """Where `mark` stands behind the first byte of the file and is a beginning; memory does not grow with the file."""
+    """Offsets after 0 at which `mark` occurs and a file begins. Memory does not grow with the file."""
     position, kept = 0, b""
     while chunk := file.read(_CHUNK_BYTES):
         data, base = kept + chunk, position - len(kept)

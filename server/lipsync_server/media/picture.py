@@ -1,6 +1,6 @@
-"""The file in the picture's place: a still picture, or a short video whose face is to be dubbed.
+"""Reads the file in the field `image`: a still picture, or a short video whose face is to be dubbed.
 
-Its first bytes decide which of the two readers looks at it; a video's name or extension counts for nothing.
+The first bytes of the file decide which of the two readers gets it; the file's name and extension are ignored.
 """
 
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""A video in the picture's place (dubbing): what it is, its first frame, and its frames by number.
+"""Reads a video that was given as the picture (dubbing): its facts, its first frame, and frames at given times.
 
 Opens MP4, MOV and WebM only, with one demuxer each and a closed list of decoders, as sound.py does. Frames come out
 as image.py's pictures do: uint8 RGB, upright.
@@ -22,7 +22,7 @@ from lipsync_server.media.structure import check_structure
 from lipsync_server.media_types import Frames
 
 MAX_PIXELS = 16_000_000
-"""A frame of this many pixels is beyond 4K; a larger one is a mistake or a bomb."""
+"""A frame of this many pixels is beyond 4K. A larger frame is a mistake or an attack on the server's memory."""
 _MIN_SIDE = 32
 _COVER = Disposition.attached_pic
 
@@ -41,8 +41,8 @@ class PictureVideoInfo:
 def probe_picture_video(path: Path, *, max_pixels: int = MAX_PIXELS) -> PictureVideoInfo:
     """Check that `path` is a video whose first frame can be used.
 
-    Raises UnsupportedMedia for what is no MP4, MOV or WebM, InvalidImage for one that is damaged, cut off, without
-    picture or larger than `max_pixels` a frame.
+    Raises UnsupportedMedia for a file that is no MP4, MOV or WebM, InvalidImage for a video that is damaged, cut off,
+    without a video track or larger than `max_pixels` a frame.
     """
     with _opened(path, max_pixels) as (opened, stream):
         frame = next(_decoded(opened, stream), None)
@@ -68,8 +68,8 @@ def read_video_frames(
 ) -> Iterator[Frames]:
     """For each index i the frame that is on screen at i / fps seconds, as uint8 RGB (H, W, 3), upright.
 
-    Whatever the video's own rate; past its end the last frame stays. Rising indices are read in one pass; a falling
-    one starts the video anew. Holds two frames.
+    The video may have any frame rate. Past its end the last frame is repeated. Rising indices are read in one pass; a
+    falling index starts again from the beginning. Holds two frames in memory. Raises as probe_picture_video does.
     """
     waiting = iter(indices)
     index = next(waiting, None)
@@ -109,7 +109,7 @@ def _opened(path: Path, max_pixels: int) -> Iterator[tuple["av.container.InputCo
         except (av.FFmpegError, OSError, ValueError) as problem:
             raise InvalidImage(f"The video is damaged or cut off ({problem}). Send the whole file again.") from None
         with opened:
-            # The cover of a song is a picture track too, but no video.
+            # The cover picture of a song is stored as a video track, but it is no video.
             stream = next((track for track in opened.streams.video if not track.disposition & _COVER), None)
             if stream is None:
                 raise UnsupportedMedia("The file has sound but no picture. Send a picture or a video.")
@@ -125,7 +125,7 @@ def _opened(path: Path, max_pixels: int) -> Iterator[tuple["av.container.InputCo
 
 
 def _decoded(opened: "av.container.InputContainer", stream: "av.VideoStream") -> Iterator["av.VideoFrame"]:
-    """All frames that decode; damage is passed over, as a player does."""
+    """All frames that can be decoded; damaged ones are skipped, as a player does."""
     packets = opened.demux(stream)
     while True:
         try:

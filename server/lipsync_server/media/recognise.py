@@ -1,7 +1,7 @@
-"""Says what a file seems to be when it is neither a picture nor a recording, so that its sender can see the mistake.
+"""Names the kind of a file that is neither a picture nor a recording, so that its sender can see the mistake.
 
-Web forms and workflows often send text where a file belongs: a path, JSON, a web page with an error, base64. The first
-bytes tell which. Nothing is decoded here.
+Web forms and workflows often send text instead of a file: a path, JSON, a web page with an error, base64. The first
+bytes show which. Nothing is decoded here.
 """
 
 import re
@@ -64,7 +64,7 @@ def describe(path: Path) -> str:
 
 
 def is_text(path: Path) -> bool:
-    """Whether the file at `path` is text, which a file of pictures or sound never is."""
+    """Whether the file at `path` is text. Files of pictures and of sound never are."""
     with path.open("rb") as file:
         return _as_text(file.read(_HEAD_BYTES)) is not None
 
@@ -73,7 +73,7 @@ def _as_text(head: bytes) -> str | None:
     for mark, encoding in ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
         if head.startswith(mark):
             return head[: len(head) // 2 * 2].decode(encoding, errors="replace")
-    # The last character may be cut off by the end of what was read.
+    # Only the beginning of the file was read, so its last character may be incomplete.
     text = head.decode("utf-8", errors="replace").removesuffix("\ufffd")
     controls = sum(ord(char) < 32 and char not in "\t\r\n\f\x1b" for char in text)
     if not controls and text.count("\ufffd") * 20 <= len(text):

@@ -1,8 +1,8 @@
-"""Any recording on the closed list, as a stream of float32 blocks at its own rate and channels.
+"""Reads any recording of the closed list as a stream of float32 blocks, at its own rate and channels.
 
-Reads with libsndfile, and with FFmpeg what libsndfile cannot read. Files that were joined behind each other are read
-one after the other (parts.py). Knows no limits and no resampling for models: audio.py judges and resamples, mux.py
-encodes. Holds one block at a time, so memory does not grow with the recording.
+libsndfile reads most containers, FFmpeg the others. Files that were appended to each other are read one after the other
+(parts.py). Does not know limits on length or resampling for models: audio.py has those, mux.py encodes. Holds one block
+at a time, so memory does not grow with the recording.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ LONGEST_S = 1800.0
 _PCM_ADVICE = (
     "If it is raw PCM, which has no header to tell rate and channels, ask the text-to-speech service for wav or mp3."
 )
-# libsndfile drops the end of an mp3 without a Xing header, so mp3 is FFmpeg's although libsndfile claims it.
+# mp3 is missing here although libsndfile reads it: libsndfile drops the end of an mp3 without a Xing header.
 _SOUNDFILE_KINDS: frozenset[Container] = frozenset({"wav", "flac", "ogg", "aiff", "caf", "au"})
 _SOUNDFILE_CODECS = {
     *("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW", "VORBIS", "OPUS"),
@@ -37,7 +37,7 @@ _SOUNDFILE_CODECS = {
 
 
 class _Reader(Protocol):
-    """One file's sound: its format, its samples once, and what of them is not as it was."""
+    """The sound of one file: its format, its samples (readable once), and warnings about lost sound."""
 
     format: SoundFormat
 
@@ -47,7 +47,7 @@ class _Reader(Protocol):
 
 
 def identify(path: Path) -> Container:
-    """The container of a recording. Raises InvalidAudio for an empty file, UnsupportedMedia for no recording."""
+    """The container of a recording. Raises InvalidAudio for an empty file, UnsupportedMedia for another kind."""
     if path.stat().st_size == 0:
         raise InvalidAudio("The recording is an empty file. Send it again.")
     container = sniff(path)
@@ -60,12 +60,12 @@ def identify(path: Path) -> Container:
 
 
 class Sound:
-    """An open recording: its format, and its samples once, in order. Use it in a `with` statement."""
+    """An open recording: its format, and its samples, which can be read once. Use it in a `with` statement."""
 
     def __init__(self, path: Path, *, longest_s: float = LONGEST_S) -> None:
-        """Raises UnsupportedMedia for what is no recording, InvalidAudio for a damaged one or one without sound.
+        """Raises UnsupportedMedia for a file that is no recording, InvalidAudio for damage or for no sound.
 
-        longest_s: a wav header that promises more is not believed; see wav.py.
+        longest_s: a wav header that gives a longer sound counts as a placeholder; see wav.py.
         """
         self._path, self._container = path, identify(path)
         self._parts = find_parts(path, self._container)
@@ -82,7 +82,7 @@ class Sound:
             self.close()
             raise
         self.format = self._first.format
-        """That of the first file, to which all later ones are converted."""
+        """The format of the first file; all later files are converted to it."""
 
     def __enter__(self) -> Self:
         return self
@@ -104,7 +104,7 @@ class Sound:
                 self._decoding_warnings += reader.warnings()
 
     def warnings(self) -> Warnings:
-        """Sentences on what of the recording is not heard as it was; complete once the blocks are read."""
+        """Sentences about sound that was lost or left out; complete once the blocks are read."""
         joined = (
             []
             if len(self._parts) == 1
@@ -114,7 +114,7 @@ class Sound:
 
     def _open(self, part: Part, closing: ExitStack) -> _Reader:
         is_whole = len(self._parts) == 1
-        # libsndfile reads a whole file by itself, which is faster than through Python.
+        # Given a path, libsndfile reads the file itself, which is faster than through a Python file object.
         source = self._path if is_whole else closing.enter_context(open_part(self._path, part))
         reader: _Reader | None = None
         if self._container in _SOUNDFILE_KINDS:
@@ -135,7 +135,7 @@ def _converted(reader: _Reader, target: SoundFormat) -> Iterator[Block]:
     converter: Converter | None = None
     for block in reader.blocks():
         layout = source.layout
-        # FFmpeg would make one channel quieter by 3 dB when it becomes two, and let opposite phases cancel.
+        # FFmpeg would make a mono channel 3 dB quieter in stereo, and would let opposite phases cancel.
         if source.channels == 1:
             block, layout = np.repeat(block, target.channels, axis=1), target.layout
         elif target.channels == 1:
@@ -185,7 +185,7 @@ class _SoundfileReader:
 
 
 def _open_soundfile(source: Path | BinaryIO, container: Container, closing: ExitStack) -> _SoundfileReader | None:
-    """The recording as libsndfile reads it, or None for one that FFmpeg reads better."""
+    """A reader of libsndfile, or None for a recording that FFmpeg reads better."""
     try:
         file = closing.enter_context(soundfile.SoundFile(source))
     except soundfile.LibsndfileError:

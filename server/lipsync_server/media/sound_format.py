@@ -1,4 +1,4 @@
-"""How a recording is stored, and the bounds within which it is speech."""
+"""The format in which a recording is stored, and the limits on that format."""
 
 from dataclasses import dataclass
 
@@ -14,12 +14,13 @@ Block = NDArray[np.float32]
 RATES_HZ = range(4_000, 384_001)
 MAX_CHANNELS = 32
 MAX_SAMPLES_PER_S = 3_200_000
-"""Over all channels: sixteen at 192 kHz. Silence compresses so well that more would keep a core busy for hours."""
+"""Over all channels: sixteen at 192 kHz. Silence compresses so well that a small file with more samples a second could
+occupy a core for hours."""
 
 
 @dataclass(frozen=True)
 class SoundFormat:
-    """How a recording is stored. `layout` is FFmpeg's name of the channel layout ("stereo", "5.1")."""
+    """The format of a recording. `layout` is FFmpeg's name of the channel layout ("stereo", "5.1")."""
 
     container: Container
     codec: str
@@ -28,7 +29,7 @@ class SoundFormat:
     layout: str
 
     def check(self) -> None:
-        """Raises InvalidAudio for a format that is no speech."""
+        """Raises InvalidAudio for a format in which nobody stores speech."""
         rate, channels = self.rate_hz, self.channels
         if rate not in RATES_HZ or not 1 <= channels <= MAX_CHANNELS or rate * channels > MAX_SAMPLES_PER_S:
             raise InvalidAudio(

@@ -1,7 +1,8 @@
 """The caller's sound as the AAC packets of the video's sound track.
 
-AAC is handed on packet by packet; everything else is encoded at its own rate and channels. Knows AAC's limits and its
-priming samples, so that sound and picture start together. Holds a few packets at a time.
+AAC is copied packet by packet; all other codecs are decoded and encoded at their own rate and channels. An AAC encoder
+puts silent samples before the sound (its priming); they are placed before time 0, so that sound and picture start
+together. Holds a few packets at a time.
 """
 
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ _AAC_LAYOUTS = {
     *("5.1", "5.1(side)", "6.0", "6.0(front)", "hexagonal", "6.1", "6.1(back)", "6.1(front)", "7.0", "7.0(front)"),
     *("7.1", "7.1(wide)", "7.1(wide-side)", "octagonal"),
 }
-# A wav often does not say which speaker is which; players then take these.
+# A wav file often does not name its channels; players then assume these layouts.
 _USUAL_LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 _FRAME_SAMPLES = 1024
 _PLAIN_CONTAINERS: frozenset[Container] = frozenset({"mov", "adts", "matroska"})
@@ -39,7 +40,7 @@ def add_soundtrack(
 ) -> Iterator["av.Packet[av.AudioStream]"]:
     """Add a sound track of exactly `duration_s` to `output`; returns its packets in order, timed from 0.
 
-    `closing` keeps the recording open while the packets are read.
+    `closing` keeps the recording open while the packets are read. Raises the errors of media/sound.py.
     """
     container = identify(audio)
     if container in _PLAIN_CONTAINERS:
@@ -49,12 +50,12 @@ def add_soundtrack(
     return _encoded(output, closing.enter_context(Sound(audio)), duration_s)
 
 
-# AAC already: packets are handed on
+# The recording is AAC already: packets are copied
 
 
 @dataclass(frozen=True)
 class _AacTrack:
-    """What copying needs to know: samples per packet, and how many of the first ones are the encoder's priming."""
+    """The timing of an AAC track. n_priming: samples at the start that the encoder put before the sound."""
 
     rate_hz: int
     packet_samples: int
@@ -70,7 +71,7 @@ def _copied(
         return None
     n_samples = round(duration_s * track.rate_hz)
     surplus = track.n_packets * track.packet_samples - track.n_priming - n_samples
-    # A track whose packets do not add up to what a player plays (a gap, an odd edit list) is encoded anew instead.
+    # Where the packets do not add up to the length that a player plays (a gap, an odd edit list), encode anew instead.
     if not 0 <= surplus < 3 * track.packet_samples:
         return None
     opened = closing.enter_context(open_av(closing.enter_context(audio.open("rb")), container))
@@ -93,7 +94,7 @@ def _inspect(audio: Path, container: Container) -> _AacTrack | None:
             if not packet.size:
                 continue
             if n_packets == 0 and packet.has_sidedata("skip_samples"):
-                # FFmpeg's AVPacketSideData: how many samples to drop at the start, little-endian, first of its fields.
+                # FFmpeg's AVPacketSideData begins with the number of samples to drop at the start, little-endian.
                 n_priming = int.from_bytes(bytes(packet.get_sidedata("skip_samples"))[:4], "little")
             n_packets += 1
         return _AacTrack(context.sample_rate, _FRAME_SAMPLES, n_priming, n_packets)
@@ -102,7 +103,7 @@ def _inspect(audio: Path, container: Container) -> _AacTrack | None:
 def _retimed(
     packets: Iterator["av.Packet[av.AudioStream]"], stream: "av.AudioStream", track: _AacTrack, n_samples: int
 ) -> Iterator["av.Packet[av.AudioStream]"]:
-    """`packets` timed one after another; the priming lies before 0, the last one ends at `n_samples`."""
+    """`packets` with consecutive time stamps: the priming lies before 0, and the last packet ends at `n_samples`."""
     start = -track.n_priming
     for packet in packets:
         if start >= n_samples:
@@ -115,7 +116,7 @@ def _retimed(
         yield packet
 
 
-# Everything else: encoded at its own rate and channels
+# All other codecs: encoded at their own rate and channels
 
 
 def _encoded(
@@ -124,8 +125,8 @@ def _encoded(
     rate = _aac_rate(sound.format.rate_hz)
     channels = sound.format.channels if sound.format.channels <= MAX_AAC_CHANNELS else 2
     layout = sound.format.layout if sound.format.layout in _AAC_LAYOUTS else _USUAL_LAYOUTS[channels]
-    # Noise substitution and intensity stereo save bits by making up sound; the caller's own is wanted. The fast coder
-    # is also the one closer to the source where bits are plenty: 38 dB against 30 dB on speech.
+    # Noise substitution and intensity stereo save bits by inventing sound, so both are off. At this bit rate the fast
+    # coder is also closer to the source: 38 dB against 30 dB on speech.
     stream = output.add_stream("aac", rate=rate, options={"aac_pns": "0", "aac_is": "0", "aac_coder": "fast"})
     assert isinstance(stream, av.AudioStream)
     context = stream.codec_context
@@ -152,7 +153,7 @@ def _encode(
 
 
 def _trimmed(packets: list["av.Packet[av.AudioStream]"], n_samples: int) -> Iterator["av.Packet[av.AudioStream]"]:
-    """Packets up to `n_samples`; the last one's duration ends there and not with the encoder's padding."""
+    """Packets up to `n_samples`. The duration of the last packet ends there, without the encoder's padding."""
     for packet in packets:
         assert packet.pts is not None
         if packet.pts < n_samples:
@@ -161,7 +162,7 @@ def _trimmed(packets: list["av.Packet[av.AudioStream]"], n_samples: int) -> Iter
 
 
 def _regrouped(blocks: Iterator[Block], n_samples: int) -> Iterator[Block]:
-    """`blocks` cut into the encoder's frames, ended or filled up with silence at exactly `n_samples`."""
+    """`blocks` cut into the encoder's frames, and cut off or filled up with silence at exactly `n_samples`."""
     waiting: Block | None = None
     n_out = 0
     for block in blocks:
@@ -189,7 +190,7 @@ def _resampled(sound: Sound, rate: int, channels: int) -> Iterator[Block]:
 
 
 def _mixed(block: Block, channels: int) -> Block:
-    """More channels than AAC holds (a mixing desk's) become stereo: the odd ones left, the even ones right."""
+    """More channels than AAC allows (from a mixing desk) become stereo: the odd ones left, the even ones right."""
     if block.shape[1] == channels:
         return block
     sides: list[NDArray[np.float32]] = [to_mono(block[:, side::2]) for side in (0, 1)]
@@ -197,13 +198,13 @@ def _mixed(block: Block, channels: int) -> Block:
 
 
 def _aac_rate(rate_hz: int) -> int:
-    """The source's rate where AAC has it, else the next one above; half of a rate that is above all of them."""
+    """The AAC sample rate in Hz for a source's rate: the same or the next one above, else half of the source's rate."""
     while rate_hz > AAC_RATES_HZ[-1]:
         rate_hz = -(-rate_hz // 2)
     return next(rate for rate in AAC_RATES_HZ if rate >= rate_hz)
 
 
 def bit_rate_for(rate_hz: int, channels: int) -> int:
-    """Bits per second at which even noise comes back as itself, within what AAC allows (6144 a frame and channel)."""
+    """Bits per second at which AAC keeps even noise, within AAC's limit of 6144 bits a frame and channel."""
     wanted = {1: 160_000, 2: 256_000}.get(channels, 112_000 * channels)
     return min(wanted, 6144 * rate_hz // _FRAME_SAMPLES * channels)

@@ -1,6 +1,6 @@
-"""Refuses files that are cut off, and files that point at other files, before a demuxer sees them.
+"""Refuses files that are cut off, and files that refer to other files, before a demuxer reads them.
 
-Each container says in its own way how long it is; a file that is shorter was not sent whole. Reads headers only.
+Each container gives its length in its own form; a file that is shorter was not sent completely. Reads headers only.
 """
 
 import struct
@@ -20,7 +20,7 @@ _MAX_TRACKS = 64
 def check_structure(
     file: BinaryIO, size: int, kind: Container, *, longest_s: float = 0.0, error: type[LipsyncError] = InvalidAudio
 ) -> Warnings:
-    """Refuse a file that no demuxer should see; returns warnings about a header that is not believed.
+    """Refuse a file that no demuxer should read; returns warnings about a header with a wrong length.
 
     Raises UnsupportedMedia for an MP4/MOV whose media lies outside the file, `error` for a file that is cut off.
     """
@@ -58,7 +58,7 @@ def _check_mov(file: BinaryIO, size: int, error: type[LipsyncError]) -> None:
 
 
 def _check_index(file: BinaryIO, parent: Box, size: int, error: type[LipsyncError], depth: int) -> None:
-    """Follow the index down: no reference to another file, no more samples than the file has bytes."""
+    """Check an index and the boxes in it: no reference to another file, no more samples than the file has bytes."""
     for box in boxes(file, parent.start, parent.end):
         if box.kind in _MOV_PARENTS and depth < 6:
             _check_index(file, box, size, error, depth + 1)
@@ -78,7 +78,7 @@ def _check_index(file: BinaryIO, parent: Box, size: int, error: type[LipsyncErro
             for entry in boxes(file, box.start + 8, box.end):
                 file.seek(entry.start)
                 flags = file.read(4)
-                # Bit 0 says that the media is in this very file; anything else names another file or a URL.
+                # Bit 0 is set where the media is in this file; without it the entry names another file or a URL.
                 if len(flags) < 4 or not flags[3] & 1:
                     raise UnsupportedMedia(
                         "The file refers to sound or picture in another file or at a URL, which this server never"
@@ -87,7 +87,7 @@ def _check_index(file: BinaryIO, parent: Box, size: int, error: type[LipsyncErro
 
 
 def _ebml_number(data: bytes) -> tuple[int, int] | None:
-    """(value, length in bytes) of an EBML variable-length size; value -1 means unknown."""
+    """(value, length in bytes) of a variable-length size in EBML (Matroska's encoding); value -1 means unknown."""
     if not data or not data[0]:
         return None
     length = 9 - data[0].bit_length()
@@ -127,7 +127,7 @@ def _check_ogg(file: BinaryIO, size: int, error: type[LipsyncError]) -> None:
 
 
 def _check_mp3(file: BinaryIO, size: int, error: type[LipsyncError]) -> None:
-    """An encoder's Xing or Info header tells how many bytes the whole recording has."""
+    """Check the length in bytes that an encoder's Xing or Info header gives."""
     head = file.read(10)
     start = 0
     if head[:3] == b"ID3" and len(head) == 10:

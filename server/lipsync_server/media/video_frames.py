@@ -1,4 +1,4 @@
-"""Frames of a caller's video for an engine that follows it, decoded in a process with limits.
+"""Frames of a caller's video for an engine that dubs it, decoded in a process with limits.
 
 The process lives as long as the generator; closing the generator ends it.
 """

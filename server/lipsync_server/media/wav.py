@@ -1,8 +1,8 @@
-"""The header of a wav file, checked against the sound that is really there.
+"""Checks the header of a wav file against the sound in the file.
 
-A wav header gives the length of the sound ahead of it. Programs that stream cannot know that length and write 0, a
-number near 2 or 4 GiB, or a round one such as 2,000,000,000. Such a number is a placeholder: the sound in the file is
-the recording. A believable length that the file does not hold means that the file was cut off.
+A wav header gives the length of the sound behind it. A program that streams does not know that length and writes a
+placeholder: 0, a number near 2 or 4 GiB, or a round number such as 2,000,000,000. Then the sound in the file is the
+whole recording. A header with a plausible length that the file does not reach means that the file was cut off.
 """
 
 import struct
@@ -14,15 +14,15 @@ from lipsync_server.media.info import Warnings
 
 _STREAMED_BYTES = 0x7FFF_0000
 _MAX_CHUNKS = 1000
-# Less sound than this may be missing or left over without a word: a player would not let it be noticed.
+# Less missing or additional sound than this causes no warning: nobody would hear it.
 _UNNOTICED_S = 0.05
 _MIN_BYTES = 4096
 
 
 def check_wav(file: BinaryIO, size: int, *, longest_s: float, error: type[LipsyncError]) -> Warnings:
-    """Warnings about a header that is not believed. Raises `error` for a file that is cut off or without sound.
+    """Warnings about a header with a wrong length. Raises `error` for a file that is cut off or without sound.
 
-    longest_s: a header that promises more than this, the longest recording that the server takes, is a placeholder.
+    longest_s: the longest recording that the server accepts; a header that gives more is a placeholder.
     """
     if file.read(4) != b"RIFF":
         return ()  # RF64 and RIFX are rare enough to be left to the decoder
@@ -55,7 +55,7 @@ def check_wav(file: BinaryIO, size: int, *, longest_s: float, error: type[Lipsyn
 
 
 def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, start and announced length of each chunk; the file stands at the start of its content."""
+    """Kind, start and announced length of each chunk; the file is then at the start of the chunk's content."""
     position = 12
     for _ in range(_MAX_CHUNKS):
         file.seek(position)
@@ -68,7 +68,7 @@ def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _end_of_chunks(file: BinaryIO, position: int, size: int) -> int:
-    """Where the chunks behind the sound (tags, cue points) end; anything behind them is no wav."""
+    """The offset at which the chunks behind the sound (tags, cue points) end; later bytes are no part of the wav."""
     for _ in range(_MAX_CHUNKS):
         file.seek(position)
         head = file.read(8)

@@ -95,7 +95,7 @@ class ProcessExecutor:
             async with asyncio.timeout(self._limits.silence_s):
                 offer = await in_daemon_thread(self._choose)
         except TimeoutError:
-            why = f"The weights folder {self._settings.weights_dir} does not answer; look at its disk or network."
+            why = f"The weights folder {self._settings.weights_dir} does not answer; check its disk or network."
             offer = WorkerOffer(frozenset(), "", why)
         if offer.why:
             log.error("%s", offer.why)
@@ -186,7 +186,7 @@ class ChildLink:
             with suppress(TimeoutError):
                 await within(self._silence_s, asyncio.shield(self._death))
             if not self._death.done() and heard == self._last_heard:
-                return f"it said nothing for {self._silence_s:.0f} s"
+                return f"it sent no heartbeat for {self._silence_s:.0f} s"
         return self._death.result()
 
     async def kill(self) -> None:

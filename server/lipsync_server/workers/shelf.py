@@ -4,17 +4,13 @@ A GPU has memory for one big engine only. Knows the registry and the Engine inte
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from lipsync_server.engines.base import Engine, Frames, RenderContext, RenderRequest
+from lipsync_server.engines.base import Engine, Frames, RenderContext, RenderRequest, Report, no_report
 from lipsync_server.engines.registry import Registry
 from lipsync_server.settings import EngineSettings
 
 log = logging.getLogger(__name__)
-
-
-def _unheard(stage: str, done: float, total: float) -> None:
-    """A progress function that ignores the progress."""
 
 
 class _HeldEngine:
@@ -25,7 +21,7 @@ class _HeldEngine:
         self.name = engine.name
         self.loaded = False
 
-    def load(self, report: Callable[[str, float, float], None] = _unheard) -> None:
+    def load(self, report: Report = no_report) -> None:
         if not self.loaded:
             self._engine.load(report)
             self.loaded = True

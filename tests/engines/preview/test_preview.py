@@ -98,7 +98,7 @@ def test_a_render_goes_on_from_its_checkpoint_with_the_same_frames(
     recorder = RecordingContext()
     job = request(small_portrait, 26.0)
     whole = render(engine, job, recorder)
-    assert recorder.saved, "a checkpoint is saved every few hundred frames"
+    assert recorder.saved, "a resume point is saved every few hundred frames"
     state = recorder.saved[-1]
     n_frames = int(state["n_frames"])
     rest = render(engine, job, RecordingContext(checkpoint=ResumePoint(n_frames, state)))

@@ -1,4 +1,4 @@
-"""The whole engine from a tiny checkpoint in the official layout: frames, options, resuming, errors."""
+"""The whole engine from tiny model files in the official layout: frames, options, resuming, errors."""
 
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,7 +1,7 @@
-"""A small engine for tests of what surrounds engines: colour bars that move with the frame number.
+"""A small engine for tests of the code around engines: colour bars that move with the frame number.
 
-It really implements the Engine protocol, checkpoints included. Its options make it misbehave in every way that a test
-needs: slow, wrong sizes, too few or too many frames, death of the process while loading or rendering.
+The stand-in implements the whole Engine protocol, resume points included. Its options make it misbehave in every way
+that a test needs: slow, wrong sizes, too few or too many frames, death of the process while loading or rendering.
 """
 
 from lipsync_server.engines.registry import EngineEntry, Registry

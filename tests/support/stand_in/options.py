@@ -10,7 +10,7 @@ class Options(EngineOptions):
     width: int = Field(default=64, ge=2, le=512)
     height: int = Field(default=48, ge=2, le=512)
     batch: int = Field(default=5, ge=1)
-    save_every: int = Field(default=0, ge=0, description="A checkpoint after so many frames.")
+    save_every: int = Field(default=0, ge=0, description="A resume point after this many frames.")
     seconds_per_frame: float = 0.0
     extra_frames: int = Field(default=0, description="Makes so many frames too many, or too few.")
     grow_at: int = Field(default=0, description="Larger frames from this frame on.")

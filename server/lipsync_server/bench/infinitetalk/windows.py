@@ -1,6 +1,6 @@
 """Whole windows with random weights: per preset, with a step cache, on a card of 24 GB, at 720p, with two people.
 
-Knows which windows are worth measuring and what they are to be compared with. How a window runs is rig.py's.
+Knows which windows to measure, and which figures each is compared with. rig.py runs a window.
 """
 
 from functools import partial

@@ -57,7 +57,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured. short_s, long_s: seconds of video; with long_s 0 the sections `length` are left out."""
+    """The extent of a measurement. short_s, long_s: seconds of video; long_s 0 leaves out the sections `length`."""
 
     sizes: Sequence[int] = (512, 256)
     precisions: Sequence[Precision] = ("float16",)

@@ -1,22 +1,18 @@
 """FlashHead behind the engine interface: load, generate, close.
 
-Knows that a request becomes a job (job.py), and what to advise when the GPU's memory runs out. Does not know how a job
-runs, nor how models are loaded (loading/models.py).
+Passes a request to a job (job.py), and words the advice when the GPU's memory runs out. Does not know how a job runs,
+nor how models are loaded (loading/models.py).
 """
 
 from collections.abc import Iterator
 
-from lipsync_server.engines.base import FPS, Frames, RenderContext, RenderRequest
+from lipsync_server.engines.base import FPS, Frames, RenderContext, RenderRequest, no_report
 from lipsync_server.engines.flashhead.job import Job, reporting_to
 from lipsync_server.engines.flashhead.loading.models import Models, Report
 from lipsync_server.engines.landmarks import FaceLandmarker
 from lipsync_server.engines.out_of_memory import gpu_out_of_memory, gpu_ran_out
 from lipsync_server.errors import InvalidInput
 from lipsync_server.settings import EngineSettings
-
-
-def _no_report(stage: str, done: float, total: float) -> None:
-    pass
 
 
 class FlashHeadEngine:
@@ -29,7 +25,7 @@ class FlashHeadEngine:
         self._models: Models | None = None
         self._landmarker: FaceLandmarker | None = None
 
-    def load(self, report: Report = _no_report) -> None:
+    def load(self, report: Report = no_report) -> None:
         """Load the variant whose files are here, pro where both are; idempotent."""
         if self._models is None:
             models = Models(self._settings)
@@ -38,7 +34,7 @@ class FlashHeadEngine:
         self._faces()
 
     def generate(self, request: RenderRequest, context: RenderContext) -> Iterator[Frames]:
-        """Frames of the video, a few at a time; a resume point is saved after each window."""
+        """Frames of the video, a few at a time: uint8 RGB (n, H, W, 3). A resume point is saved after each window."""
         if request.fps != FPS:
             raise InvalidInput(f"FlashHead makes {FPS} frames a second, not {request.fps}.", field="fps")
         try:
@@ -54,7 +50,7 @@ class FlashHeadEngine:
             ) from error
 
     def close(self) -> None:
-        """Give the memory of all models back."""
+        """Free the memory of all models."""
         if self._models is not None:
             self._models.close()
         self._models = self._landmarker = None

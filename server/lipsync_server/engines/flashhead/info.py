@@ -1,4 +1,4 @@
-"""Whether FlashHead can run here, and what it offers: from file names and the card's memory. No torch here."""
+"""Whether FlashHead can run here, and its options: from file names and the card's memory. Imports no torch."""
 
 import contextlib
 
@@ -14,7 +14,7 @@ _PACKAGES = ("torch", "transformers", "diffusers", "safetensors", "pyloudnorm")
 _GIB = 2**30
 # A card that is sold with 8 GB, less what its driver keeps.
 _LEAST_GPU_BYTES = int(7.4 * _GIB)
-# Model files below this are a test's, not the 1.5 B model: they run anywhere.
+# Smaller model files belong to a test's tiny model, which runs on any device.
 _TINY_BYTES = _GIB // 4
 
 

@@ -1,13 +1,13 @@
 """One request in five chapters: face, windows, conditions, frames, save. `Job.frames` is the table of contents.
 
-    1 face        the face is found and its square cut, or the caller told why not     video/face_crop.py
-    2 windows     which frames each run of the model makes                             models/sampling/windows.py
+    1 face        the face is found and its square cut, or the job ends with a reason   video/face_crop.py
+    2 windows     the frames that each run of the model makes                          models/sampling/windows.py
     3 conditions  the model is loaded; sound and picture are encoded                   video/window_loop.py
     4 frames      noise becomes a window of squares, which are set into the picture    video/paste_back.py
     5 save        the worker makes the frames durable, with a resume point
 
-Chapters 4 and 5 repeat for each window. Knows requests, progress, cancelling and resume points. Does not know how
-anything is computed.
+Chapters 4 and 5 repeat for each window. Knows requests, progress, cancelling and resume points. Does not know the
+computations.
 """
 
 from collections.abc import Callable, Generator, Iterator
@@ -45,7 +45,7 @@ class _Square:
 
 @dataclass(frozen=True)
 class _Start:
-    """Where the job begins. known: latents that the first window to run takes over, (z, k, h, w), or None."""
+    """The window at which the job begins. known: latents that it takes over, float32 (z, k, h, w), or None."""
 
     window: int
     known: Tensor | None
@@ -58,7 +58,7 @@ class Job:
     def __init__(
         self, models: Models, landmarker: Callable[[], FaceLandmarker], request: RenderRequest, context: RenderContext
     ) -> None:
-        """landmarker: makes or gives the face finder, which is asked for only where a face is looked for."""
+        """landmarker: returns the face finder; called only for a job that needs to find a face."""
         if not isinstance(request.options, Options):
             raise InvalidInput("FlashHead was given another engine's options.")
         self._models, self._landmarker = models, landmarker
@@ -81,7 +81,7 @@ class Job:
     # 1 face
 
     def _tell_limits(self) -> None:
-        """A sentence for each part of the request that FlashHead ignores, before any work."""
+        """Warn about each part of the request that FlashHead ignores, before any work."""
         if self._request.second_speech is not None:
             raise InvalidInput(
                 "FlashHead moves one face, and two recordings were given. Send one, or use engine infinitetalk.",

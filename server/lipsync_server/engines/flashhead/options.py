@@ -1,4 +1,4 @@
-"""Options of FlashHead. No torch here."""
+"""Options of FlashHead. Imports no torch."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Where FlashHead's published files lie, and which are missing. No torch here.
+"""Finds FlashHead's published model files, and names the missing ones. Imports no torch.
 
 Folder names are the published ones, below settings.weights_dir. Two files are also part of other downloads and are
 found there too: Wan's VAE beside InfiniteTalk's base, and the sound encoder beside the other folders. Knows names only;

@@ -1,6 +1,6 @@
-"""Make the InfiniteTalk engine: on one GPU, or shared out over several.
+"""Makes the InfiniteTalk engine for one GPU (one_gpu.py) or for several (several_gpus.py).
 
-The registry calls `create`. Knows how many GPUs there are; not how either engine works.
+The registry calls `create`. Knows the number of GPUs. Does not know how either engine works.
 """
 
 from lipsync_server.engines import hardware
@@ -11,6 +11,6 @@ from lipsync_server.settings import EngineSettings
 
 
 def create(settings: EngineSettings) -> Engine:
-    """The engine for `settings.gpus_per_worker` GPUs, or as many as there are."""
+    """The engine for `settings.gpus_per_worker` GPUs, or for as many as this machine has."""
     n_gpus = min(settings.gpus_per_worker, len(hardware.gpus())) if settings.device in ("auto", "cuda") else 1
     return ParallelEngine(settings, n_gpus) if n_gpus > 1 else InfiniteTalkEngine(settings)

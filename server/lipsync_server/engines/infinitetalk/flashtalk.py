@@ -1,8 +1,8 @@
-"""FlashTalk: InfiniteTalk's networks with weights that were distilled to four steps, and its numbers.
+"""FlashTalk: InfiniteTalk's networks with other weights, distilled to four denoising steps, and their settings.
 
-SoulX-FlashTalk-14B has InfiniteTalk's 1,633 tensors in one folder, with nothing to merge. Its weights know windows of
-33 frames, one forward a step, one person, and a portrait of 448 x 768; other formats work and were not trained. Knows
-file names and numbers. No torch here.
+Distilled means trained to make in few steps the video that the original makes in 40. SoulX-FlashTalk-14B has
+InfiniteTalk's 1,633 tensors in one folder, with nothing to merge. It was trained on windows of 33 frames, one forward a
+step, one person, and portraits of 448 x 768; other formats work. Knows file names and numbers. Imports no torch.
 """
 
 from lipsync_server.engines.infinitetalk.options import Options
@@ -28,10 +28,12 @@ USED = (
 
 
 def wants_flashtalk(settings: EngineSettings, options: Options, *, people: People, still: bool) -> bool:
-    """Whether a job runs on FlashTalk's weights: asked for, or a preset of few steps where they are, or none others.
+    """Whether a job runs on FlashTalk's weights.
 
-    still: the picture is no video, for which FlashTalk is known to be poor. Raises InvalidInput when FlashTalk is asked
-    for and cannot do what the request wants, WeightsError when its files are missing.
+    True when the caller asks for them, for a preset of few steps where the files are here, and where no others are.
+
+    still: the picture is no video; on videos FlashTalk is poor. Raises InvalidInput when the caller asks for FlashTalk
+    and for something that FlashTalk cannot do, WeightsError when its files are missing.
     """
     here = bool(find_flashtalk(settings))
     if options.model == "flashtalk":
@@ -51,14 +53,14 @@ def wants_flashtalk(settings: EngineSettings, options: Options, *, people: Peopl
 
 
 def flashtalk_options(options: Options) -> Options:
-    """`options` with FlashTalk's numbers wherever the caller left them open."""
+    """`options` with FlashTalk's numbers wherever the caller gave none."""
     given = options.model_fields_set
     own: dict[str, object] = {
         "steps": STEPS[options.preset] if options.steps is None else options.steps,
         "shift": SHIFT if options.shift is None else options.shift,
         "window_frames": options.window_frames if "window_frames" in given else WINDOW_FRAMES,
         "motion_frames": options.motion_frames if "motion_frames" in given else MOTION_FRAMES,
-        # One forward a step: guidance and what belongs to it do not exist here.
+        # FlashTalk makes one forward a step, so it has no guidance and none of guidance's settings.
         "text_guidance": 1.0,
         "audio_guidance": 1.0,
         "guidance_interval": 1,
@@ -70,7 +72,7 @@ def flashtalk_options(options: Options) -> Options:
 
 
 def flashtalk_size(height: int, width: int, resolution: Resolution) -> tuple[int, int]:
-    """The (height, width) whose ratio is nearest to the picture's, FlashTalk's own before an equally near one."""
+    """The (height, width) whose ratio is nearest to the picture's; of two equally near sizes the trained one."""
     ratio = height / width
     own = OWN_SIZE[0] / OWN_SIZE[1]
     nearest = min(BUCKETS[resolution], key=lambda label: abs(label - ratio))

@@ -1,4 +1,4 @@
-"""Whether InfiniteTalk can run here, and what it offers: from file names and the card's memory. No torch here."""
+"""Whether InfiniteTalk can run here, and its options: from file names and the card's memory. Imports no torch."""
 
 from lipsync_server.engines.base import EngineInfo
 from lipsync_server.engines.devices import Device, choose_device
@@ -22,7 +22,7 @@ _LEAST_GPU_BYTES = 11 * _GIB
 # Below this no form of the model fits beside CUDA and the encoders; the exact need is planned before loading
 # (loading/planner.py).
 _LEAST_HOST_BYTES = 5 * _GIB
-# Model files smaller than this are a test's, not the 14B model: they run anywhere.
+# Smaller model files belong to a test's tiny model, which runs on any device.
 _TINY_BYTES = _GIB
 
 

@@ -7,8 +7,9 @@
     5 decode      latents become frames, which leave at once                 video/run_window.py
     6 save        the worker makes the frames durable, with a resume point
 
-Chapters 4 to 6 repeat for each window. Knows requests, progress, cancelling, resume points and a second attempt when
-the GPU's memory runs out. Does not know how anything is computed, nor how models are loaded (loading/models.py).
+Chapters 4 to 6 repeat for each window. Latents are compressed frames, on which the model computes; the VAE encodes
+frames to latents and decodes latents to frames. Knows requests, progress, cancelling, resume points and a second
+attempt when the GPU's memory runs out. Does not know the computations, nor how models are loaded (loading/models.py).
 """
 
 from collections.abc import Callable, Generator, Iterator
@@ -55,7 +56,7 @@ RAN_OUT = "The GPU's memory ran out once; the job went on with more of the model
 
 @dataclass(frozen=True)
 class _Start:
-    """Where the job begins. known: latents that the first window to run takes over, (16, k, h, w), or None."""
+    """The window at which the job begins. known: latents that it takes over, float32 (16, k, h, w), or None."""
 
     window: int
     known: Tensor | None
@@ -64,7 +65,7 @@ class _Start:
 
 @dataclass(frozen=True)
 class _Ready:
-    """Everything that the windows share."""
+    """The models, settings and conditions that all windows share."""
 
     need: Need
     plan: Schedule
@@ -73,7 +74,7 @@ class _Ready:
 
 
 class Job:
-    """Makes the frames of one request. `close` after the last frame, or instead of it."""
+    """Makes the frames of one request. Call `close` after the last frame, and when the job is given up."""
 
     def __init__(
         self, models: Models, settings: EngineSettings, request: RenderRequest, context: RenderContext
@@ -286,7 +287,7 @@ class Job:
 
 @dataclass(frozen=True)
 class _Progress:
-    """Counts denoising steps over all windows, each weighted by its window's number of latent frames."""
+    """Progress in denoising steps over all windows; each step is weighted by its window's number of latent frames."""
 
     context: RenderContext
     plan: Schedule

@@ -36,7 +36,7 @@ class InfiniteTalkEngine:
             self._models = self._loaded(report)
 
     def generate(self, request: RenderRequest, context: RenderContext) -> Iterator[Frames]:
-        """Frames of the video, a few at a time; a resume point is saved after each window."""
+        """Frames of the video, a few at a time: uint8 RGB (n, H, W, 3). A resume point is saved after each window."""
         if request.fps != FPS:
             raise InvalidInput(f"InfiniteTalk makes {FPS} frames a second, not {request.fps}.", field="fps")
         if self._models is None:
@@ -45,7 +45,7 @@ class InfiniteTalkEngine:
             yield from job.frames()
 
     def close(self) -> None:
-        """Give the memory of all models back."""
+        """Free the memory of all models."""
         if self._models is not None:
             self._models.close()
             self._models = None

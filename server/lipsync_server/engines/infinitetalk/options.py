@@ -1,4 +1,4 @@
-"""Options of InfiniteTalk, and the numbers that a preset gives to options left open. No torch here."""
+"""Options of InfiniteTalk, and the numbers that a preset gives to options without a value. Imports no torch."""
 
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -14,7 +14,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Sampling:
-    """The numbers of the denoising loop. teacache 0 is off; distilled says that the preset counts on a fast LoRA."""
+    """The numbers of the denoising loop. teacache: 0 is off. distilled: the preset needs a LoRA for few steps."""
 
     steps: int
     text_guidance: float
@@ -34,7 +34,7 @@ _QUALITY_SHIFT_720P = 11.0
 
 
 class Options(EngineOptions):
-    """The options of a request. Numbers left open come from the preset."""
+    """The options of a request. A number that is None gets the preset's value."""
 
     reads_prompt = True
 

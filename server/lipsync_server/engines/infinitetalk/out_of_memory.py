@@ -1,7 +1,7 @@
-"""Run a step of a job; when the GPU's memory runs out, make room and run the step once more.
+"""Runs a step of a job; when the GPU's memory runs out, frees memory and runs the step once more.
 
-How much memory a job needs is computed before the model is loaded (loading/memory.py). Other programs on the card, and
-memory that is free but in pieces too small to use, can spoil that plan while the job runs. Half of the transformer's
+The memory of a job is planned before the model is loaded (loading/memory.py). Other programs on the card, and free
+memory in pieces too small to use, can make that plan fail while the job runs. Half of the transformer's
 blocks that are on the GPU then move to host memory, and the step begins again. Knows errors and the second attempt.
 Does not know the steps; each one sets its own start, such as the state of its random numbers.
 """
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Room:
-    """make: frees GPU memory for a second attempt; False where nothing can be freed. options: what the job asks for."""
+    """make: frees GPU memory for a second attempt; False where nothing can be freed. options: of the job."""
 
     make: Callable[[], bool]
     options: Options
@@ -39,9 +39,9 @@ def with_room(step: Callable[[], T], room: Room) -> T:
 
 
 def frames_with_room(step: Callable[[int], Generator[Frames, None, T]], room: Room) -> Generator[Frames, None, T]:
-    """`with_room` for a step that yields frames, such as a window.
+    """`with_room` for a step that yields frames, uint8 RGB (n, H, W, 3), such as a window.
 
-    step: called with the number of frames that a failed attempt has yielded already, which it has to leave out.
+    step: called with the number of frames that a failed attempt has yielded already; the step must not yield these.
     """
     n_sent = 0
     try:

@@ -1,4 +1,4 @@
-"""Where the published model files are, which of them a job needs, and which are missing. No torch here.
+"""Finds the published model files: the files that a job needs, and those of them that are missing. Imports no torch.
 
 Folder names are the published ones, all below settings.weights_dir. With a quantised transformer file the base's DiT
 shards are not needed and never asked for. Knows names and sizes only; the loaders check the contents.
@@ -56,7 +56,7 @@ class TransformerFiles:
 
     @property
     def number_format(self) -> str:
-        """How the files hold a weight, for messages: "bf16", "fp8", "int8" or "GGUF"."""
+        """The number format of the weights, for messages: "bf16", "fp8", "int8" or "GGUF"."""
         if self.source.suffix == ".gguf":
             return "GGUF"
         return "bf16" if self.quantization == "none" else self.quantization
@@ -73,7 +73,7 @@ class TransformerFiles:
 
 @dataclass(frozen=True)
 class EncoderFiles:
-    """Everything beside the transformer."""
+    """The model files of the encoders and of the VAE."""
 
     text: TextFiles
     clip: Path
@@ -179,7 +179,7 @@ def find_flashtalk(settings: EngineSettings) -> list[TransformerFiles]:
 def choose_transformer(
     settings: EngineSettings, gpu: Gpu | None, *, people: People, distilled: bool, flashtalk: bool = False
 ) -> tuple[TransformerFiles, tuple[str, ...]]:
-    """The best files for a job, and sentences about what could not be had as asked.
+    """The best files for a job, and a warning for each wish that these files do not meet.
 
     people: "multi" when two regions of the picture are driven; a file for one person cannot stand in for it.
     distilled: the preset takes few steps, so a file with a fast LoRA merged is wanted (or LoRA files in the settings).

@@ -69,7 +69,7 @@ class ParallelEngine:
             self._wait()
 
     def generate(self, request: RenderRequest, context: RenderContext) -> Iterator[Frames]:
-        """Frames of the video, a few at a time, made by all processes together."""
+        """Frames of the video, a few at a time: uint8 RGB (n, H, W, 3), made by all processes together."""
         self.load(lambda stage, done, total: context.progress("load", done, total, stage))
         together = _Together(context.scratch, context.checkpoint, context)
         self._tell(_Render(request, context.checkpoint))
@@ -86,7 +86,7 @@ class ParallelEngine:
         self._wait()
 
     def close(self) -> None:
-        """End the helpers and give everything back."""
+        """End the helpers and free the memory of all models."""
         self._closing.set()
         for pipe in self._pipes:
             pipe.close()

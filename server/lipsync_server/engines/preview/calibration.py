@@ -1,7 +1,8 @@
-"""Makes a portrait's mouth open as far as it is told, as seen by the landmark model itself.
+"""Measures how far a portrait's mouth really opens, so that an opening of 1 looks the same on every face.
 
-Faces differ: the same warp parts some lips twice as far as others, and parted lips need more or less to shut. A few
-test frames are drawn and measured, and the curve between command and gap is turned around. Knows no sound.
+Faces differ: the same warp parts some lips twice as far as others. So a few test frames are drawn with known commands
+(the warp's input), the landmark model measures the gap between the lips in each, and the measured curve gap(command)
+is inverted to command(gap). Knows no sound.
 """
 
 import dataclasses
@@ -14,17 +15,21 @@ from lipsync_server.engines.preview.mesh import FaceFrame, lip_gap
 from lipsync_server.engines.preview.mouth import FULL_GAP, MouthPose
 from lipsync_server.engines.preview.puppet import Pose, Puppet
 
-# The gap between the lips at opening 1, in face heights: a clear open vowel.
+# The gap between the lips at opening 1, in face heights: that of a clear open vowel, as in "father".
 TARGET_GAP = 0.09
 _SHUT = 0.004
-# The command for an opening is at most what shut lips overlap, plus this much, plus this much of the opening.
+# Upper bound of the command: the overlap of shut lips + _MOST[0] + _MOST[1] * opening.
 _MOST = (0.12, 1.2)
 _COMMANDS = np.array([0.0, 0.08, 0.16, 0.25, 0.35, 0.5, 0.7, 0.95, 1.25, 1.6])
 
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """close: how hard shut lips are pulled together. opens, at: the command that gives an opening, as a curve."""
+    """The measured curve of one portrait's mouth.
+
+    opens, at: points of the curve; an opening of opens[i] needs the command at[i]. close: weight of the closing
+    movement that shuts parted lips, 1 or more.
+    """
 
     close: float
     opens: tuple[float, ...]
@@ -36,7 +41,7 @@ class Calibration:
 
 
 def calibrate(puppet: Puppet, landmarker: FaceLandmarker, face: Face) -> Calibration:
-    """Draw and measure test frames; costs about ten landmark runs."""
+    """Draw test frames of `puppet` and measure the lips' gap in each. Costs about ten runs of the landmark model."""
     canvas = puppet.picture.copy()
 
     def gap(command: float, close: float) -> float:
@@ -53,11 +58,11 @@ def calibrate(puppet: Puppet, landmarker: FaceLandmarker, face: Face) -> Calibra
     gaps = np.array([shut, *(gap(command, close) for command in _COMMANDS[1:])])
     rises = np.maximum.accumulate(gaps - gaps[0])
     if rises[-1] < 0.5 * TARGET_GAP:
-        # The model does not see this mouth open (a flat drawing, a covered mouth): trust the geometry.
+        # The landmark model does not see this mouth open (a flat drawing, a covered mouth): assume an average face.
         return Calibration(close, (0.0, 1.4), (0.0, 1.4))
-    # Strictly rising, so that it can be turned around.
+    # Made strictly rising, so that the curve has an inverse.
     opens = (rises + np.arange(len(rises)) * 1e-5) / (TARGET_GAP - min(gaps[0], _SHUT))
-    # A tilted or small mouth measures too small; what the eye sees of it must not get out of hand.
+    # The gap of a tilted or small mouth is measured too small; without this bound the mouth would open too far.
     most = puppet.mouth.slack / FULL_GAP + _MOST[0] + _MOST[1] * opens
     commands = np.minimum(_COMMANDS, most)
     return Calibration(close, tuple(float(v) for v in opens), tuple(float(v) for v in commands))

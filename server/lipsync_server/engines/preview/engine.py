@@ -1,7 +1,7 @@
-"""The preview engine: finds the face, prepares its puppet, and draws it frame by frame to the sound of the speech.
+"""The preview engine: finds the face, prepares its puppet (puppet.py), and draws one frame after the other.
 
-Every frame follows from picture, speech, options and its own number, so an interrupted render simply goes on. Knows no
-files and no encoder.
+A frame depends on the picture, the speech, the options and its own number only, so an interrupted render can go on from
+any frame. Knows no files and no encoder.
 """
 
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ class PreviewEngine:
         self._landmarker = None
 
     def generate(self, request: RenderRequest, context: RenderContext) -> Iterator[Frames]:
-        """Yield the frames of `request`; raises NoFace, and Cancelled between two batches."""
+        """Yield the frames of `request`, uint8 RGB (n, H, W, 3). Raises NoFace, and Cancelled between batches."""
         self.load()
         assert self._landmarker is not None
         options = request.options
@@ -90,10 +90,11 @@ class PreviewEngine:
 
 
 def fit_picture(picture: Frames) -> tuple[Frames, float]:
-    """The picture in the size of the video, and its scale: even sides, at most 1920 x 1080 either way around.
+    """The picture in the size of the video, and the factor by which it was scaled.
 
-    Keeps every pixel where it can; an odd last row or column is left out rather than all pixels resampled. A picture
-    too small to crop is enlarged to 2 pixels.
+    picture, result: uint8 RGB (H, W, 3). The result has even sides of at most 1920 x 1080 or 1080 x 1920. A picture
+    that fits keeps its pixels: an odd last row or column is cut off, so that nothing is resampled. A picture with a
+    side of 1 pixel is enlarged to 2.
     """
     height, width = picture.shape[:2]
     scale = min(1.0, _LONG_SIDE / max(height, width), _SHORT_SIDE / min(height, width))

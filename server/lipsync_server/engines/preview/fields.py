@@ -1,7 +1,11 @@
-"""Smooth displacement fields: from scattered points to a grid, and from "moves to" to "comes from".
+"""Displacement fields: arrays with the movement of the picture's content at each place.
 
-Knows arrays only. A grid covers a rectangle of the picture with one node every `stride` pixels; fields on it are
-float32 (rows, columns, 2) displacements in pixels.
+Two directions are needed. A forward field has "the content here moves by d"; landmarks give it at scattered points, and
+`spline` fills the rest. Drawing needs the backward field "the content here comes from d away", because cv2.remap looks
+up a source for each target pixel; `come_from` inverts one into the other.
+
+Knows arrays only. A grid covers a rectangle of the picture with one node every `stride` pixels; a field on a grid is
+float32 (rows, columns, 2), displacements (x, y) in pixels.
 """
 
 from dataclasses import dataclass
@@ -20,8 +24,10 @@ _EDGE = cv2.BORDER_REPLICATE
 
 @dataclass(frozen=True)
 class Grid:
-    """Nodes over the picture's rectangle that starts at (left, top), one in the middle of every `stride` x `stride`
-    cell and one more all around."""
+    """A grid of nodes over the picture's rectangle that starts at (left, top), all lengths in pixels.
+
+    One node stands in the middle of every `stride` x `stride` cell, and one more row or column on every side.
+    """
 
     left: int
     top: int
@@ -35,23 +41,26 @@ class Grid:
         return -(-self.height // self.stride) + 2, -(-self.width // self.stride) + 2
 
     def places(self) -> NDArray[np.float32]:
-        """Pixel coordinates of the nodes, (rows, columns, 2)."""
+        """Pixel coordinates (x, y) of the nodes, float32 (rows, columns, 2)."""
         corner = np.array([self.left, self.top], np.float32) - np.float32(0.5 * self.stride + 0.5)
         return nodes(*self.shape) * np.float32(self.stride) + corner
 
     def node_coordinates(self, places: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Pixel coordinates (..., 2) -> (column, row), fractional."""
+        """Pixel coordinates (x, y), (..., 2) -> fractional node coordinates (column, row), float32 (..., 2)."""
         corner = np.array([self.left, self.top], np.float32) - np.float32(0.5 * self.stride + 0.5)
         return (places - corner) * np.float32(1 / self.stride)
 
     def sample(self, field: NDArray[np.float32], places: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Values of a field (rows, columns, n <= 4) at pixel coordinates (h, w, 2), bilinear, 0 outside the grid."""
+        """Values of a field at given places, interpolated bilinearly; 0 outside the grid.
+
+        field: float32 (rows, columns, n), n at most 4. places: pixel coordinates (h, w, 2). Returns float32 (h, w, n).
+        """
         return resample(field, self.node_coordinates(places), cv2.INTER_LINEAR, cv2.BORDER_CONSTANT)
 
     def enlarge(self, field: NDArray[np.float32]) -> NDArray[np.float32]:
-        """A field at every pixel of the rectangle, (height, width, n), bilinear."""
+        """A field (rows, columns, n) at every pixel of the rectangle, float32 (height, width, n), bilinear."""
         rows, columns = self.shape
-        # Nodes in the middle of cells are what cv2.resize takes them for; the outermost only serve the interpolation.
+        # cv2.resize also counts from the middle of a cell. The outermost nodes only serve the interpolation.
         size = columns * self.stride, rows * self.stride
         large = np.asarray(cv2.resize(field, size, interpolation=cv2.INTER_LINEAR), np.float32)
         return large[self.stride : self.stride + self.height, self.stride : self.stride + self.width]
@@ -60,10 +69,11 @@ class Grid:
 def spline(
     centres: NDArray[np.float64], values: NDArray[np.float64], places: NDArray[np.float64], smoothing: float = 1e-6
 ) -> NDArray[np.float32]:
-    """Thin-plate spline through scattered values.
+    """Interpolate scattered values with a thin-plate spline: the smoothest surface through them (Bookstein, 1989).
 
-    centres: (n, 2). values: (n, k) at the centres. places: (m, 2). Returns (m, k). Give lengths near 1: `smoothing` is
-    added to the kernel's diagonal and trades exactness for evenness.
+    f(x) = a + b x + sum_i w_i U(|x - c_i|) with U(r) = r^2 log r. centres: float64 (n, 2). values: float64 (n, k) at
+    the centres. places: float64 (m, 2). Returns float32 (m, k). `smoothing` is added to the kernel's diagonal: larger
+    values give a flatter surface that misses the points a little. It assumes lengths near 1.
     """
     n = len(centres)
     flat = np.column_stack([np.ones(n), centres])
@@ -85,10 +95,11 @@ def _kernel(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float6
 
 
 def come_from(moves: Field, stride: int, n_steps: int) -> Field:
-    """Invert a forward field: the displacement back to where each node's content came from.
+    """Invert a forward field: for each node, the displacement back to the place from which its content came.
 
-    moves: displacement of the content at each node, in pixels. Solves d(y) = -moves(y + d(y)) by fixed-point steps; all
-    but the first go half the way, which holds where the content is stretched up to four times its size.
+    moves: float32 (rows, columns, 2), the displacement of the content at each node in pixels; the result has the same
+    form. Solves d(y) = -moves(y + d(y)) by `n_steps` fixed-point steps. All steps but the first go half the way, and
+    so converge where the content is stretched to as much as four times its size.
     """
     rows, columns = moves.shape[:2]
     here = nodes(rows, columns)
@@ -101,26 +112,33 @@ def come_from(moves: Field, stride: int, n_steps: int) -> Field:
 
 
 def pull(values: NDArray[np.float32], at: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Values (rows, columns, n <= 4) at node coordinates (column, row), bilinear; the outermost nodes go on outside."""
+    """Values at node coordinates, interpolated bilinearly; outside the grid the outermost nodes repeat.
+
+    values: float32 (rows, columns, n), n at most 4. at: float32 (h, w, 2) = (column, row). Returns float32 (h, w, n).
+    """
     return resample(values, at, cv2.INTER_LINEAR)
 
 
 def resample(
     values: NDArray[Pixel], at: NDArray[np.float32], interpolation: int, border: int = _EDGE
 ) -> NDArray[Pixel]:
-    """Values (rows, columns, n) at coordinates (h, w, 2) = (column, row)."""
-    # None, which cv2's type stubs forget: OpenCV 5 reads an empty second map as if it were one.
+    """Values at fractional coordinates, by cv2's interpolation and border rules.
+
+    values: uint8 or float32 (rows, columns, n). at: float32 (h, w, 2) = (column, row). Returns (h, w, n) of the same
+    dtype as `values`.
+    """
+    # None is right although cv2's type stubs lack it: OpenCV 5 would use an empty second map as a map.
     return cv2.remap(values, at, None, interpolation, borderMode=border)  # type: ignore[call-overload, no-any-return]
 
 
 @lru_cache(maxsize=16)
 def nodes(rows: int, columns: int) -> NDArray[np.float32]:
-    """(column, row) of every node, (rows, columns, 2). Shared: do not write to it."""
+    """(column, row) of every node, float32 (rows, columns, 2). The array is cached: do not write to it."""
     y, x = np.mgrid[:rows, :columns].astype(np.float32)
     return np.stack([x, y], axis=-1)
 
 
 def smooth_step(x: NDArray[np.floating], start: float, stop: float) -> NDArray[np.float64]:
-    """0 up to `start`, 1 from `stop` on, and a curve without corners between them."""
+    """0 up to `start`, 1 from `stop` on, and a curve without corners between them. Same shape as x, float64."""
     t = np.clip((x - start) / (stop - start), 0, 1)
     return np.asarray(t * t * (3 - 2 * t), np.float64)

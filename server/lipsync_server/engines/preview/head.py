@@ -1,7 +1,8 @@
-"""How the head, the brows and the chest move: small, smooth, fading to nothing where shoulders and background begin.
+"""Movement of the head, the brows and the chest: small, and fading to zero towards shoulders and background.
 
-Fields are computed once per portrait; a frame is a weighted sum of them. Depth comes from the face mesh, so that
-turning moves the nose more than the ears. Knows nothing of the mouth.
+Each kind of movement (BASES) has one displacement field, computed once for a portrait. A frame's field is their
+weighted sum, moves(x) = sum_b weights[b] * bases[b](x). Turning the head by a small angle moves a point in proportion
+to its depth, and the face mesh gives the depth, so the nose moves further than the ears. Knows nothing of the mouth.
 """
 
 import numpy as np
@@ -11,13 +12,13 @@ from lipsync_server.engines.landmarks import Points
 from lipsync_server.engines.preview.fields import Field, Grid, come_from, smooth_step
 from lipsync_server.engines.preview.mesh import BROWS, FACE_OVAL, FaceFrame
 
-# Across and down in face heights; roll, yaw and pitch in radians; brow and breath 0 to 1.
+# Units of the weights: across and down in face heights; roll, yaw and pitch in radians; brow and breath 0 to 1.
 BASES = ("across", "down", "roll", "yaw", "pitch", "brow", "breath")
 _BROW_LIFT, _BREATH_LIFT = 0.016, 0.006
 
 
 class Head:
-    """The head's field bases on a coarse grid over the part of the picture that may move."""
+    """The displacement fields of one portrait's head, on a coarse grid over the part of the picture that may move."""
 
     def __init__(self, points: Points, frame: FaceFrame, picture_size: tuple[int, int]) -> None:
         local = frame.local(points[:, :2].astype(np.float64))
@@ -53,8 +54,10 @@ class Head:
         self._bases = np.ascontiguousarray(np.stack(fields), np.float32)
 
     def come_from(self, weights: Field) -> Field:
-        """Where in the still portrait the content of each node of `grid` comes from, in pixels, for one weight per
-        base."""
+        """The place in the still portrait from which the content of each node of `grid` comes.
+
+        weights: float32 (len(BASES),). Returns float32 (rows, columns, 2), (x, y) in pixels.
+        """
         return self._places + come_from(np.tensordot(weights, self._bases, axes=1), self.grid.stride, 2)
 
 
@@ -74,7 +77,7 @@ def _cover(
 
 
 def _depth(local: NDArray[np.float64], near: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Depth at every node (face heights, larger is nearer), smoothed, and level outside the face."""
+    """Depth at every node in face heights, (rows, columns); larger is nearer. Smoothed, and level outside the face."""
     oval = list(FACE_OVAL)
     rim = local[oval].mean(axis=0) + 1.3 * (local[oval] - local[oval].mean(axis=0))
     level = float(near[oval].mean())

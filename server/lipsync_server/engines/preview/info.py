@@ -1,4 +1,4 @@
-"""What the preview engine is, told without loading it."""
+"""The preview engine's entry in GET /v1/engines, made without loading the engine."""
 
 from lipsync_server.engines.base import EngineInfo
 from lipsync_server.engines.preview.options import Options
@@ -9,7 +9,7 @@ _FILES = ("face_landmarker.task", "preview_mouth.npz")
 
 
 def describe(settings: EngineSettings) -> EngineInfo:
-    """Available wherever the small files that ship with the project are there."""
+    """The engine's description. It is available where the model files that ship with the project are present."""
     reason = ""
     try:
         for name in _FILES:

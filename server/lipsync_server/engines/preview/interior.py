@@ -1,8 +1,8 @@
-"""What shows between open lips: a dark cavity, upper and lower teeth, a hint of tongue, in the portrait's own light.
+"""The inside of the mouth, painted between open lips: cavity, teeth and a hint of tongue, in the portrait's light.
 
-Upper teeth stand still with the skull, lower teeth and tongue ride on the jaw. A portrait with parted lips keeps its
-own teeth where they show. Painted once per portrait as small pictures; every frame only samples and shades them. Knows
-nothing of how lips move.
+Upper teeth are fixed to the skull, lower teeth and tongue move with the jaw. A portrait with parted lips keeps its own
+teeth where they are visible. Each layer is painted once for a portrait as a small picture; a frame only samples and
+shades the layers. Does not know how lips move.
 """
 
 import cv2
@@ -33,7 +33,7 @@ class Interior:
         self._light = _Light(picture, points)
         self.grid = mouth.lips
         at = frame.local(self.grid.places().astype(np.float64))
-        # Teeth foreshorten with the head's turn as everything across the face does.
+        # A turned head shows teeth narrower, by the cosine of the yaw, like all widths across the face.
         across = (at[..., 0] - mouth.centre) / max(0.5, float(np.cos(frame.yaw)))
         below = at[..., 1] - mouth.contact(at[..., 0])
         self._upper = self._upper_teeth(across, below)
@@ -44,14 +44,15 @@ class Interior:
 
     @property
     def dark(self) -> Field:
-        """The colour of the shadow between lips, RGB 0 to 255."""
+        """The colour of the shadow between lips: float32 (3,), RGB 0 to 255."""
         return self._light.cavity
 
     def paint(self, places: Field, below_upper: Field, below_lower: Field, jaw_px: float, narrow: float) -> Field:
-        """Colours (h, w, 3), 0 to 255, at places of the still portrait.
+        """Colours of the mouth's inside at places of the still portrait: float32 RGB (h, w, 3), 0 to 255.
 
-        places: (h, w, 2) pixel coordinates with the head's movement undone. below_upper, below_lower: pixels below the
-        upper and (negative) above the lower lip's edge. narrow: how far the lips are rounded, 0 to 1.
+        places: float32 (h, w, 2), pixel coordinates with the head's movement undone. below_upper, below_lower: float32
+        (h, w), distance below the upper and below the lower lip's edge in pixels (negative above that edge). jaw_px:
+        how far the jaw has dropped, in pixels. narrow: how far the lips are rounded, 0 to 1.
         """
         height = self._mouth.frame.height
         down = self._mouth.frame.down
@@ -63,13 +64,13 @@ class Interior:
             upper = self.grid.sample(self._upper, places)
             colour += (upper[..., :3] - colour) * upper[..., 3:]
         else:
-            # Teeth that a smile holds into the light lie deeper once the mouth talks.
+            # In a smile the teeth are in the light; in a talking mouth they lie deeper and are darker.
             own = resample(self._picture, places, cv2.INTER_CUBIC) * _OWN_TEETH
             colour += (own - colour) * self.grid.sample(self._own, places)[..., None]
-        # The upper lip throws a soft shadow, the lower lip a smaller one.
+        # The upper lip casts a soft shadow, the lower lip a smaller one.
         shade = 0.55 + 0.45 * np.clip(below_upper * np.float32(1 / (0.02 * height)), 0, 1)
         shade *= 0.75 + 0.25 * np.clip(-below_lower * np.float32(1 / (0.012 * height)), 0, 1)
-        # Rounded lips stand out in front of the teeth and take their light.
+        # Rounded lips stand in front of the teeth and shade them.
         shade *= np.float32(1 - 0.45 * narrow)
         dark = 0.5 * self._light.cavity
         colour = dark + (colour - dark) * shade[..., None]
@@ -80,7 +81,7 @@ class Interior:
         size = np.abs(across)
         notch = _notches(size, _UPPER_EDGES)
         alpha = 1 - smooth_step(below - edge + 0.005 * notch, -0.0022, 0.0022)
-        # Teeth turn away from the light towards the cheeks and into the lip's shadow at the gums.
+        # Teeth get darker towards the cheeks, where they face away from the light, and at the gums in the lip's shadow.
         shade = (1 - 0.8 * np.clip(size / 0.155, 0, 1) ** 2) * (0.72 + 0.28 * smooth_step(below, -0.05, 0.005))
         shade *= 1 - 0.2 * notch
         alpha *= 1 - smooth_step(size, 0.12, 0.155)
@@ -106,12 +107,12 @@ class Interior:
         inset = 0.004
         upper = at[..., 1] - mouth.upper_line(at[..., 0])
         lower = mouth.lower_line(at[..., 0]) - at[..., 1]
-        # Only the lower edge needs care: above it the upper lip always covers the portrait's own lip.
+        # Only the lower edge needs a wide soft border: at the upper edge the upper lip covers the portrait's own lip.
         return np.asarray(smooth_step(lower, inset / 2, 2 * inset) * smooth_step(upper, -inset, 0.0), np.float32)
 
 
 class _Light:
-    """The portrait's light: what colour teeth, tongue and cavity have in it. RGB, 0 to 255."""
+    """Estimates the portrait's light, and the colours of teeth, tongue and cavity in it. RGB, 0 to 255."""
 
     def __init__(self, picture: Frames, points: Points) -> None:
         face = np.zeros(picture.shape[:2], np.uint8)
@@ -127,9 +128,9 @@ class _Light:
         around = [picture[int(np.clip(y, 0, picture.shape[0] - 1)), int(np.clip(x, 0, picture.shape[1] - 1))]
                   for x, y in points[list(CHEEKS), :2]]  # fmt: skip
         cheek = float(np.mean(np.asarray(around, np.float64) @ _GREY))
-        # Dark skin in bright light still has bright teeth; a dim picture has dim ones.
+        # Teeth are as bright as the light, not as the skin: bright beside dark skin, dim in a dim picture.
         level = min(222.0, 0.55 * bright + 0.3 * cheek + 22)
-        # The colour of the light is that of the face's highlights: yellowish in a yellow painting, grey in a grey one.
+        # The face's highlights show the colour of the light: yellowish in a yellow painting, grey in a grey one.
         light = skin @ _GREY if len(skin) else np.zeros(0)
         shine = skin[light >= np.percentile(light, 94)].mean(axis=0) if len(skin) else np.full(3, 200.0)
         shine /= max(float(shine @ _GREY), 1.0)
@@ -141,7 +142,7 @@ class _Light:
         self.cavity = (0.2 * lip_colour * (1 + warmth * (_GUMS - 1)) + 0.02 * level).astype(np.float32)
 
     def shows_teeth(self, picture: Frames, grid: Grid, inside: Field) -> bool:
-        """Whether the bright part of what lies between the portrait's lips is teeth, not a dark hole."""
+        """Whether the portrait's parted lips show teeth (bright) or a dark hole. inside: (h, w) on `grid`, 0 to 1."""
         seen = resample(picture, grid.places(), cv2.INTER_LINEAR)
         bright = (seen @ _GREY)[inside > 0.5]
         return len(bright) > 12 and float(np.percentile(bright, 70)) > 0.55 * self._cheek

@@ -1,7 +1,7 @@
-"""Blinks: the upper lid comes down over the eye and takes the skin below the brow with it.
+"""Blinks: the upper lid moves down over the eye, and the skin below the brow stretches with it.
 
-The move is along the face's own vertical only, so where a pixel comes from has a closed form. Knows the mesh and pixel
-coordinates; not when to blink.
+The movement is along the face's vertical axis only, so the source of each pixel has a closed form and no inversion is
+needed. Knows the mesh and pixel coordinates. Does not know when to blink.
 """
 
 from dataclasses import dataclass
@@ -12,10 +12,11 @@ from lipsync_server.engines.landmarks import Points
 from lipsync_server.engines.preview.fields import Field, smooth_step
 from lipsync_server.engines.preview.mesh import BROW_LOWER_EDGES, LOWER_LIDS, UPPER_LIDS, FaceFrame, Floats
 
-# The lash line, this far above and below the mesh's lid edge (face heights), goes down with the lid unstretched.
+# The strip of the lashes, from this far above to this far below the mesh's lid edge (face heights). It moves down with
+# the lid and is not stretched.
 _LASHES_ABOVE, _LASHES_BELOW = 0.011, 0.0015
 _LEAST_GAP = 0.012
-# Least and most skin above the lid edge that stretches, in face heights.
+# The least and the largest height of the skin above the lid edge that stretches, in face heights.
 _LID_SKIN = (0.03, 0.048)
 
 
@@ -41,7 +42,7 @@ class Lid:
         self.can_blink = gap > _LEAST_GAP
         u = np.linspace(upper[0, 0], upper[-1, 0], 65)
         edge, floor = _smooth(u, upper), _smooth(u, lower)
-        # Never into the brow itself, whose hairs must not stretch, nor far up to where the rim of glasses is.
+        # The skin that stretches ends below the brow, whose hairs must not stretch, and below the rim of glasses.
         ceiling = np.clip(np.interp(u, brow[:, 0], brow[:, 1]), edge - _LID_SKIN[1], edge - _LID_SKIN[0])
         self._edge, self._floor, self._ceiling = _Curve(u, edge), _Curve(u, np.maximum(floor, edge)), _Curve(u, ceiling)
         self._ends = float(upper[0, 0]), float(upper[-1, 0])
@@ -50,9 +51,10 @@ class Lid:
         self.grid = frame.rectangle(low, high, picture_size, stride=1)
 
     def shift(self, places: Field, closed: float) -> Field:
-        """How far to move each place (h, w, 2) of the still portrait to find what a lid closed by `closed` shows there.
+        """The backward displacement of a lid that is closed by `closed` (0 open, 1 shut).
 
-        Returns displacements (h, w, 2) in pixels; zero off the lid.
+        places: float32 (h, w, 2), pixel coordinates in the still portrait. Returns float32 (h, w, 2): how far from each
+        place its content comes, in pixels; zero off the lid.
         """
         frame = self._frame
         at = frame.local(places.astype(np.float64))
@@ -64,7 +66,8 @@ class Lid:
         span, stretched = skin - ceiling, skin + drop - ceiling
         ratio = np.minimum(stretched / span, 1.8)
         t = np.clip((down - ceiling) / stretched, 0, 1)
-        # Skin next to the brow keeps its scale and the lid's own unrolls: halfway between that and an even stretch.
+        # A real lid unrolls: the skin next to the brow keeps its scale. An even stretch would scale all of it. This is
+        # the mean of the two.
         source = ceiling + span * (0.5 * t + 0.5 * (ratio * t + (1 - ratio) * t * t))
         source = np.where(down > skin + drop, down - drop, source)
         soft = 1.0 / frame.height
@@ -75,7 +78,7 @@ class Lid:
 
 
 def _smooth(u: Floats, chain: Floats) -> Floats:
-    """The chain's height at `u` with its corners rounded off."""
+    """The height of a chain of mesh points at `u`, with its corners rounded off. Both (n,)."""
     order = np.maximum.accumulate(chain[:, 0] + np.arange(len(chain)) * 1e-6)
     line = np.interp(u, order, chain[:, 1])
     padded = np.pad(line, 4, mode="reflect", reflect_type="odd")

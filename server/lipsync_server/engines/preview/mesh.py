@@ -1,4 +1,4 @@
-"""Names for the mesh points that the preview engine moves, and the face's own frame of reference.
+"""Names for the mesh points that the preview engine moves, and the face's own axes.
 
 The 478 points and their order are MediaPipe's. Lip rings run from the picture's left corner of the mouth to the right
 one, from the outer edge (ring 0) to the inner edge (ring 3). Knows no pixels' colours and no motion.
@@ -35,7 +35,6 @@ FACE_OVAL = (
     *(10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377),
     *(152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109),
 )
-IRISES = tuple(range(468, 478))
 CHEEKS = (50, 280, 205, 425)
 _EYE_CORNERS = (33, 133, 362, 263)
 _NOSE_BASE, _CHIN = 2, 152
@@ -46,8 +45,11 @@ _GAP_PAIRS = ((82, 87), (13, 14), (312, 317))
 
 @dataclass(frozen=True)
 class FaceFrame:
-    """The face's axes in the picture. origin: middle of the mouth's corners; right, down: unit vectors; height: of the
-    face in pixels, measured where speech does not move it."""
+    """The face's axes in the picture, so that lengths can be given in face heights for any size and tilt of a face.
+
+    origin: the middle between the corners of the mouth, (x, y) in pixels. right, down: unit vectors (x, y). height: the
+    face's height in pixels, taken from eyes and nose, which speech does not move. yaw: the turn of the head in radians.
+    """
 
     origin: Floats
     right: Floats
@@ -57,6 +59,7 @@ class FaceFrame:
 
     @classmethod
     def of(cls, points: Points, yaw: float = 0.0) -> "FaceFrame":
+        """The axes of a face. points: float32 (478, 3) in pixels. yaw: the head's turn in radians."""
         flat = points[:, :2].astype(np.float64)
         right = flat[263] - flat[33]
         right /= np.linalg.norm(right)
@@ -66,17 +69,20 @@ class FaceFrame:
         return cls(origin, right, np.array([-right[1], right[0]]), height, yaw)
 
     def local(self, places: Floats) -> Floats:
-        """Pixels (..., 2) -> (across, down) in face heights from the origin."""
+        """Pixel coordinates (..., 2) -> (across, down) from the origin in face heights, float64 (..., 2)."""
         away = (places - self.origin) / self.height
         return np.stack([away @ self.right, away @ self.down], axis=-1)
 
     def vectors(self, local: Floats) -> Floats:
-        """(across, down) in face heights -> displacement in pixels, foreshortened by the yaw."""
+        """(across, down) in face heights -> displacement (x, y) in pixels, shortened across by the yaw; (..., 2)."""
         across = local[..., :1] * max(0.5, float(np.cos(self.yaw)))
         return (across * self.right + local[..., 1:] * self.down) * self.height
 
     def rectangle(self, low: Floats, high: Floats, picture_size: tuple[int, int], stride: int) -> Grid:
-        """The upright rectangle of the picture (height, width) around the corners low and high (in face heights)."""
+        """A grid over the upright rectangle around the corners `low` and `high`, cut at the picture's border.
+
+        low, high: (across, down) in face heights. picture_size: (height, width) in pixels.
+        """
         corners = np.array([[u, v] for u in (low[0], high[0]) for v in (low[1], high[1])])
         pixels = self.origin + self.height * (corners[:, :1] * self.right + corners[:, 1:] * self.down)
         limit = (picture_size[1], picture_size[0])
@@ -86,6 +92,9 @@ class FaceFrame:
 
 
 def lip_gap(points: Points, frame: FaceFrame) -> float:
-    """How far the lips are apart, in face heights: the mean of three gaps between the inner edges."""
+    """The gap between the lips in face heights: the mean of three distances between the inner edges.
+
+    points: float32 (478, 3), as in `landmarks.Face`.
+    """
     gaps = [(points[low, :2] - points[up, :2]) @ frame.down for up, low in _GAP_PAIRS]
     return float(np.mean(gaps)) / frame.height

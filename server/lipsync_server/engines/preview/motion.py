@@ -1,7 +1,8 @@
-"""When a face does what: the poses of all frames, from the mouth's track and a seed.
+"""The pose of every frame: the mouth from its track, blinks, brows and head movement from a seed.
 
-Speech decides the mouth; chance decides blinks, brows and how the head sways, and speech how much. A pose depends on
-the seed and the time alone, so a render can go on from any frame. Knows no picture.
+A random generator decides when the eyes blink and how the head sways; the loudness of the speech decides how strongly.
+A pose depends on the mouth's track, the seed and the frame's number alone, so a render can go on from any frame. Knows
+no picture.
 """
 
 from dataclasses import dataclass
@@ -17,14 +18,14 @@ Track = NDArray[np.float32]
 
 _FADE_IN_S = 0.7
 _BLINK_CLOSE_S, _BLINK_HOLD_S, _BLINK_OPEN_S = 0.09, 0.04, 0.2
-# Amplitudes: across and down in face heights, angles in radians.
+# Amplitudes of the head's sway: across and down in face heights, angles in radians.
 _SWAY = {"across": 0.007, "down": 0.006, "roll": 0.011, "yaw": 0.026, "pitch": 0.018}
 _BREATH_PERIOD_S = 3.9
 
 
 @dataclass(frozen=True)
 class Amounts:
-    """How lively the face is; 1 is natural."""
+    """Factors on the face's movements; 1 is natural."""
 
     head: float = 1.0
     mouth: float = 1.0
@@ -32,7 +33,10 @@ class Amounts:
 
 
 class Motion:
-    """The poses of one video. mouth: float32 (n_frames, 3): opening 0 to 1, width -1 to 1, press 0 to 1."""
+    """The poses of one video.
+
+    mouth: float32 (n_frames, 3), columns opening 0 to 1, width -1 to 1, press 0 to 1 (speech.mouth_track).
+    """
 
     def __init__(self, mouth: Track, fps: int, seed: int, amounts: Amounts) -> None:
         rng = np.random.default_rng(seed)
@@ -65,7 +69,7 @@ class Motion:
 
 
 def _sway(t: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Slow smooth noise of about unit size: a few waves of random length, the long ones larger."""
+    """Slow smooth noise of about unit size at the times t (s): a sum of sine waves, the longer ones larger. (n,)."""
     rates = np.geomspace(0.09, 0.75, 5) * rng.uniform(0.85, 1.15, 5)
     phases = rng.uniform(0, 2 * np.pi, 5)
     sizes = rates**-0.6
@@ -76,7 +80,7 @@ def _sway(t: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float6
 
 
 def _blinks(t: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """How far each eye is closed, (frames, 2): every 2 to 6 seconds, down fast and up slowly."""
+    """The closing of each eye, (n_frames, 2), 0 open to 1 shut: a blink every 2 to 6 s, down fast and up slowly."""
     lids = np.zeros((len(t), 2))
     end = t[-1] if len(t) else 0.0
     start = rng.uniform(0.9, 2.5)
@@ -87,7 +91,7 @@ def _blinks(t: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.floa
             down = np.clip(since / _BLINK_CLOSE_S, 0, 1)
             up = np.clip((since - _BLINK_CLOSE_S - _BLINK_HOLD_S) / _BLINK_OPEN_S, 0, 1)
             lids[:, eye] = np.maximum(lids[:, eye], depth * (down**2 * (3 - 2 * down)) * (1 - up) ** 1.6)
-        # Now and then two in a row.
+        # One blink in twelve is followed by a second one.
         start += 0.45 if rng.random() < 0.08 else rng.uniform(2.0, 6.0)
     return lids
 

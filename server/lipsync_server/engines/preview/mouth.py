@@ -1,9 +1,10 @@
-"""How lips, jaw and cheeks move: two smooth layers that part along the line between the lips.
+"""Movement of lips, jaw and cheeks: two smooth layers, split along the line between the lips.
 
-What lies above that line moves with the upper layer, what lies below with the lower one; beyond the corners of the
-mouth both move alike. The line is one curve in a portrait with closed lips and two (the inner lip edges) in one with
-parted lips, which `close` brings together. Knows the mesh, not the pixels; what shows between the lips is
-interior.py's.
+One smooth field cannot open a mouth, because both lips touch in the picture and have to move apart. So there are two
+fields: the upper layer moves the content above the line between the lips, the lower layer the content below it. Beyond
+the corners of the mouth both layers move alike. A portrait with closed lips has one such line; a portrait with parted
+lips has two (the inner edges of the lips), which the movement `close` brings together. Knows the mesh, not the pixels;
+interior.py paints the gap between the lips.
 """
 
 from dataclasses import dataclass
@@ -15,12 +16,12 @@ from lipsync_server.engines.landmarks import Points
 from lipsync_server.engines.preview.fields import Field, Grid, come_from, nodes, pull, smooth_step, spline
 from lipsync_server.engines.preview.mesh import FACE_OVAL, LOWER_LIP, UPPER_LIP, FaceFrame, Floats
 
-# Lengths in face heights. Opening 1 parts the lips by about this much before calibration.
+# Lengths in face heights. An opening of 1 parts the lips by about this much before calibration.
 FULL_GAP = 0.085
-# Shares of the gap: how far each part goes when the mouth opens.
+# The movement of each part when the mouth opens, as a share of the gap.
 LOWER_LIP_SHARE, UPPER_LIP_SHARE, JAW_SHARE, CORNER_DROP, CORNER_IN = 0.79, 0.21, 0.6, 0.2, 0.14
 _SPREAD, _NARROW = 0.028, 0.042
-# How much of a ring's movement reaches it, from the outer edge of the lip to the inner one.
+# The share of a lip's movement that each of its rings follows, from the outer edge to the inner one.
 _LOWER_RINGS, _UPPER_RINGS = (0.86, 0.92, 0.97, 1.0), (0.55, 0.75, 0.92, 1.0)
 _PARTED, _TRIM = 0.007, 0.003
 BASES = ("open", "close", "spread", "narrow", "press")
@@ -28,7 +29,7 @@ BASES = ("open", "close", "spread", "narrow", "press")
 
 @dataclass(frozen=True)
 class MouthPose:
-    """Weights of the bases: open 0 to about 1, close 1 for shut lips, spread, narrow and press 0 to 1."""
+    """Weights of the mouth's movements: open 0 to about 1, close 1 for shut lips, spread, narrow and press 0 to 1."""
 
     open: float
     close: float
@@ -37,16 +38,18 @@ class MouthPose:
     press: float
 
     def weights(self) -> Field:
+        """The weights in the order of this class's fields: float32 (5,)."""
         return np.array([self.open, self.close, self.spread, self.narrow, self.press], np.float32)
 
 
 @dataclass(frozen=True)
 class Layers:
-    """Displacements back to the still portrait at the nodes of a mouth's grid.
+    """Backward displacements (to the still portrait, in pixels) at the nodes of a mouth's grid.
 
-    upper: float32 (rows, columns, 4): dx, dy, how many pixels below the upper lip's edge that content was, and how
-    softly the layers blend there. lower: (rows, columns, 3): dx, dy, how far below the lower lip's edge. skin: (rows,
-    columns, 2): both blended, right wherever the line between the lips is a few nodes away.
+    upper: float32 (rows, columns, 4): dx, dy, the content's distance below the upper lip's edge in pixels, and the
+    softness of the blend between the layers in pixels. lower: float32 (rows, columns, 3): dx, dy, distance below the
+    lower lip's edge. skin: float32 (rows, columns, 2): both layers blended, right only a few nodes away from the line
+    between the lips and further.
     """
 
     upper: Field
@@ -55,28 +58,33 @@ class Layers:
 
 
 def lower_share(below_upper: Field, below_lower: Field, softness: Field) -> Field:
-    """How much of a pixel belongs to the lower layer, 0 to 1: that in which it lies deeper on its own side."""
+    """The weight of the lower layer at each pixel, 0 to 1, of the shape of the arguments.
+
+    below_upper, below_lower: distance below the lip's edge in pixels, in the upper and the lower layer. A pixel belongs
+    to the layer in which it lies further on that layer's own side: 0.5 + (below_upper + below_lower) / (2 softness).
+    """
     depth = (below_upper + below_lower) / (2 * np.maximum(softness, np.float32(0.5)))
     return np.asarray(np.clip(np.float32(0.5) + depth, 0, 1), np.float32)
 
 
 class LipLine:
-    """The height of the line between the lips, as a function of the place across the face (in face heights)."""
+    """The line between the lips as a curve down(across), in face heights, with the polygon's corners rounded off."""
 
     def __init__(self, across: Floats, down: Floats) -> None:
         order = np.maximum.accumulate(across + np.arange(len(across)) * 1e-6)
         self._at = np.linspace(order[0] - 0.05, order[-1] + 0.05, 257)
         line = np.interp(self._at, order, down)
-        # Points lie about 0.03 apart: rounding by a third of that removes the corners of the polygon, not its shape.
+        # The points are about 0.03 apart. Rounding by a third of that removes the polygon's corners, not its shape.
         sigma = 0.008 / (self._at[1] - self._at[0])
         self._line = cv2.GaussianBlur(line[None], (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)[0]
 
     def __call__(self, across: Floats) -> Floats:
+        """across: (...) in face heights -> down, the same shape, float64."""
         return np.asarray(np.interp(across, self._at, self._line))
 
 
 class Mouth:
-    """The moving mouth of one portrait. All that depends on the portrait alone is computed once here."""
+    """The mouth of one portrait. The constructor computes all fields that depend on the portrait alone."""
 
     def __init__(self, points: Points, frame: FaceFrame, stride: int, picture_size: tuple[int, int]) -> None:
         self.frame = frame
@@ -86,14 +94,14 @@ class Mouth:
         gaps = np.maximum(lower[:, 1] - upper[:, 1], 0)
         self.gap = float(gaps[3:8].mean())
         self.parted = self.gap > _PARTED
-        # The mesh often takes a rim of teeth for lip, and interpolation reaches a pixel beyond a lip's edge. That rim
-        # stays inside the mouth, and the lips close that much further.
+        # The mesh often counts a thin rim of teeth as lip, and interpolation reads a pixel beyond a lip's edge. So the
+        # lip's edge is moved outwards by `rim`, and the lips have to close further by the same length.
         rim = max(_TRIM, 1.2 / frame.height) if self.parted else 0.0
         trim = rim * np.clip(gaps / max(self.gap, 1e-6), 0, 1)
-        # Meeting is not enough: a pixel's rounding would leave holes between lips that only just touch.
+        # Shut lips overlap a little; rounding to pixels would leave holes between lips that only just touch.
         overlap = max(0.004, 0.8 / frame.height) if self.parted else 0.0
         self._gaps = gaps + 2 * trim + overlap * (trim > 0)
-        # Opening only shows from here on, in face heights.
+        # An opening below this (in face heights) leaves the lips shut.
         self.slack = 2 * rim + overlap
         middle = (upper + lower) / 2
         corners = local[[UPPER_LIP[0][0], UPPER_LIP[0][-1]]]
@@ -120,13 +128,13 @@ class Mouth:
         self._softness = (0.8 + beyond * 0.6 * frame.height).astype(np.float32)
 
     def _grid(self, stride: int, picture_size: tuple[int, int]) -> Grid:
-        """A rectangle around the lower face, within the picture (height, width)."""
+        """The grid around the lower face, cut at the picture's border. picture_size: (height, width)."""
         chin = float(self._local[152, 1])
         low, high = np.array([self.centre - 0.52, -0.2]), np.array([self.centre + 0.52, chin + 0.26])
         return self.frame.rectangle(low, high, picture_size, stride)
 
     def _lip_window(self, picture_size: tuple[int, int]) -> Grid:
-        """The rectangle in which the line between the lips can be, every pixel a node."""
+        """The grid, one node a pixel, over the rectangle in which the line between the lips can lie."""
         lips = self._local[[i for rings in (UPPER_LIP, LOWER_LIP) for ring in rings for i in ring]]
         margin = np.array([0.045, 0.035])
         low, high = lips.min(axis=0) - margin, lips.max(axis=0) + margin
@@ -134,7 +142,7 @@ class Mouth:
         return self.frame.rectangle(low, high, picture_size, stride=1)
 
     def _layer(self, at: Floats, own: tuple[tuple[int, ...], ...], other: tuple[tuple[int, ...], ...]) -> Field:
-        """Forward fields of one layer, (bases, rows, columns, 2) in pixels: a spline through the mesh points' moves."""
+        """Forward fields of one layer, float32 (bases, rows, columns, 2) in pixels: splines through the mesh points."""
         is_upper = own is UPPER_LIP
         sign = -1.0 if is_upper else 1.0
         local, centre = self._local, self.centre
@@ -188,7 +196,7 @@ class Mouth:
         return np.ascontiguousarray(np.moveaxis(pixels, 2, 0), np.float32)
 
     def layers(self, pose: MouthPose) -> "Layers":
-        """Where the content of each node comes from, on `grid`."""
+        """The backward displacements of `pose` on `grid`."""
         weights = pose.weights()
         parts = []
         for bases, below in ((self._upper, self._below_upper), (self._lower, self._below_lower)):
@@ -207,5 +215,5 @@ class Mouth:
         return pull(values, nodes(*values.shape[:2]) + back * np.float32(1 / self.grid.stride))
 
     def jaw_drop(self, pose: MouthPose) -> float:
-        """How far the jaw hangs below its place in the shut mouth, in pixels."""
+        """The jaw's distance below its place in the shut mouth, in pixels."""
         return FULL_GAP * JAW_SHARE * pose.open * self.frame.height

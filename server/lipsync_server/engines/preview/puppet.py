@@ -1,7 +1,8 @@
-"""One portrait, ready to be animated: a pose in, a frame out.
+"""A puppet: one portrait prepared for animation. A pose goes in, a frame comes out.
 
-Only the part of the picture that can move is drawn anew; every pixel of it is interpolated once, from a map that head,
-mouth and lids have bent together. Knows no sound and no time.
+Head, mouth and lids each give a backward displacement (fields.py). They are composed into one map from target to source
+pixels, so every moving pixel is interpolated once and stays sharp. Pixels that cannot move are not drawn anew. Knows no
+sound and no time.
 """
 
 from dataclasses import dataclass
@@ -19,18 +20,19 @@ from lipsync_server.engines.preview.lids import Lid
 from lipsync_server.engines.preview.mesh import FaceFrame
 from lipsync_server.engines.preview.mouth import Mouth, MouthPose, lower_share
 
-# The inside shows from this far behind a lip's edge on, and fully after another such stretch.
+# The mouth's inside begins _LIPS_MEET_PX behind a lip's edge and is opaque _LIP_EDGE_PX further in.
 _LIPS_MEET_PX, _LIP_EDGE_PX = 0.3, 1.2
 _SEAM = 0.4
-# Beyond this softness, well past the corners of the mouth, both layers move alike.
+# Where the layers blend over more than this width, well past the corners of the mouth, both move alike.
 _BLEND_WITHIN_PX = 8
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Everything that differs between two frames of one portrait.
+    """The pose of one frame: all that differs between two frames of a portrait.
 
-    head: weights of head.BASES. lids: how far the eyes are closed, the picture's left one first, 0 to 1.
+    head: float32 (len(head.BASES),), weights of the head's movements. lids: closing of the eyes, 0 open to 1 shut, the
+    picture's left eye first.
     """
 
     mouth: MouthPose
@@ -39,7 +41,7 @@ class Pose:
 
 
 class Puppet:
-    """A portrait with its fields. Drawing is deterministic and keeps nothing from frame to frame."""
+    """A portrait with its displacement fields. Drawing is deterministic; no frame depends on the one before."""
 
     def __init__(self, picture: Frames, face: Face) -> None:
         self.picture = picture
@@ -54,9 +56,12 @@ class Puppet:
         self._mouth_nodes = self._head.grid.node_coordinates(self.mouth.grid.places())
 
     def draw(self, pose: Pose, out: Frames) -> None:
-        """Draw the portrait in `pose` into `out`, uint8 RGB of the picture's size, which holds the still picture."""
+        """Draw the portrait in `pose` into `out`.
+
+        out: uint8 RGB (H, W, 3) of the picture's size, filled with the picture or an earlier frame of this puppet.
+        """
         grid = self._head.grid
-        # Where each pixel comes from in the still picture: first with the head's movement undone,
+        # The source of each pixel in the still picture: first undo the head's movement,
         head = self._head.come_from(pose.head)
         source = grid.enlarge(head)
         margin = int(0.03 * self.frame.height)
@@ -67,12 +72,12 @@ class Puppet:
             if closed > 0 and lid.can_blink:
                 part = _window(lid.grid, grid, margin)
                 blinks.append((part, lid.shift(source[part], closed)))
-        # then with the mouth's; both are smooth, so a map on the mouth's nodes is enough,
+        # then the mouth's; both are smooth, so computing them on the mouth's coarse grid is enough,
         layers = self.mouth.layers(pose.mouth)
         part = _window(self.mouth.grid, grid)
         nodes = pull(head, self._mouth_nodes)
         source[part] = self.mouth.grid.enlarge(nodes + self.mouth.grid.sample(layers.skin, nodes))
-        # except along the line between the lips, which is sharp.
+        # except along the sharp line between the lips, which is computed for every pixel.
         upper, lower = (self.mouth.grid.sample(layer, places) for layer in (layers.upper, layers.lower))
         share = lower_share(upper[..., 2], lower[..., 2], upper[..., 3])
         is_lower = (share >= 0.5)[..., None]
@@ -85,7 +90,10 @@ class Puppet:
         self._paint_inside(area[lips], places, upper, lower, pose.mouth)
 
     def _join_lips(self, pixels: Frames, places: Field, upper: Field, lower: Field, share: Field) -> None:
-        """Blend the lips' colours where they meet. Blending where they come from would find what lies between."""
+        """Blend the colours of both lips along the line where they meet.
+
+        Colours are blended, not source places: the mean of a place in each lip may lie in the gap between them.
+        """
         softness = upper[..., 3]
         band = _bounds((share > 0) & (share < 1) & (softness < _BLEND_WITHIN_PX))
         if band is None:
@@ -94,13 +102,13 @@ class Puppet:
         other = places[band] + np.where((share >= 0.5)[..., None], upper[..., :2], lower[..., :2])
         _blend(pixels[band], resample(self.picture, other, cv2.INTER_CUBIC), np.minimum(share, 1 - share))
         if self.mouth.parted:
-            # Lips that were apart have no dark line between them to bring along.
+            # Lips that were apart in the portrait have no dark line between them, so the line is painted.
             seam = np.exp(-(((upper[..., 2] + lower[..., 2]) / (2 * self._seam_px)) ** 2))
             seam *= np.clip(1 - (upper[..., 2] - lower[..., 2]) / 3, 0, 1) * np.clip(2.5 - softness, 0, 1)
             _blend(pixels[band], self._interior.dark, np.float32(_SEAM) * seam)
 
     def _paint_inside(self, pixels: Frames, places: Field, upper: Field, lower: Field, pose: MouthPose) -> None:
-        """Paint what shows between the lips, with soft edges."""
+        """Paint the mouth's inside into the gap between the lips, with soft edges."""
         inside = np.clip((upper[..., 2] - _LIPS_MEET_PX) / _LIP_EDGE_PX, 0, 1)
         inside *= np.clip((-lower[..., 2] - _LIPS_MEET_PX) / _LIP_EDGE_PX, 0, 1)
         inside *= np.clip(2.5 - upper[..., 3], 0, 1)
@@ -113,12 +121,12 @@ class Puppet:
 
 
 def _blend(pixels: Frames, over: NDArray[np.uint8] | Field, alpha: Field) -> None:
-    """Paint `over` (a picture or one colour) onto `pixels` (h, w, 3) in place, `alpha` (h, w) 0 to 1."""
+    """Paint `over` ((h, w, 3) or one colour) onto `pixels`, uint8 (h, w, 3), in place. alpha: (h, w), 0 to 1."""
     pixels[...] = np.rint(pixels + alpha[..., None] * (over.astype(np.float32) - pixels)).astype(np.uint8)
 
 
 def _bounds(mask: NDArray[np.bool_]) -> tuple[slice, slice] | None:
-    """The smallest rows and columns that hold all of `mask`; None when it is empty."""
+    """The rows and columns of the smallest rectangle around the true values of `mask` (h, w); None without any."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return None

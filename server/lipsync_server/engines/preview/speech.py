@@ -1,8 +1,9 @@
-"""From speech to lips: how far the mouth opens, how wide it is and when the lips press, for every video frame.
+"""From speech to the mouth: opening, width and lip pressure for every video frame.
 
-Knows numpy and the small networks in weights/preview_mouth.npz (log mel spectrum in, mouth out, 10 ms steps), and two
-rules on top of it: lips shut in pauses, lips shut on p, b and m. Works in windows, so memory does not grow with the
-recording. Knows no picture; `train`ing lives outside the package, in server/training/preview_mouth.
+Small convolutional networks (weights/preview_mouth.npz, an ensemble) read a log mel spectrum, that is the sound's
+energy in 40 frequency bands every 10 ms, and predict the mouth. Two rules follow: the lips are shut in pauses, and on
+p, b and m. The recording is processed in windows, so memory does not grow with its length. Knows numpy and no picture.
+The networks are trained by server/training/preview_mouth, outside the package.
 """
 
 from dataclasses import dataclass
@@ -25,16 +26,16 @@ _WINDOW: Final = 400
 _FFT: Final = 512
 N_MELS: Final = 40
 
-# Levels and channel are judged over this much sound around each moment, at whole seconds.
+# The speaker's level and the microphone's sound are estimated from this much sound to each side, at whole seconds.
 _AROUND_S: Final = 5
 _BLOCK_S: Final = 48
 _MARGIN_S: Final = _AROUND_S + 2
 
-# Where the network's opening counts as shut lips, and how much the rest is stretched; measured on people talking.
+# A predicted opening below _SHUT_BELOW means shut lips; openings above are stretched. Measured on people talking.
 _SHUT_BELOW: Final = 0.26
 _STRETCH: Final = 2.0
 _PRESS_AT: Final = 0.35
-# Lips move a little before the sound they make.
+# Lips move a little before their sound is heard.
 _LEAD_S: Final = 0.003
 
 # A recording whose loud parts stay under this (dB of full scale) is silence.
@@ -42,10 +43,10 @@ _SILENCE_DB: Final = -66.0
 
 
 def mouth_track(speech: Speech, n_frames: int, fps: int = FPS) -> Array:
-    """The mouth at every video frame: (n_frames, 3) float32, frame i is shown at i / fps s.
+    """The mouth at every video frame: float32 (n_frames, 3). Frame i is shown at i / fps seconds.
 
     Columns: opening (0 shut .. 1 wide open), width (-1 rounded .. 1 spread), press (0 .. 1, lips firmly pressed).
-    speech: mono float32 at 16 kHz, may be a memory map. Frames past its end have a shut mouth.
+    speech: float32 (n_samples,), mono at 16 kHz; may be a memory map. Frames past its end have a shut mouth.
     """
     out = np.zeros((n_frames, 3), np.float32)
     n_grid = len(speech) // _HOP + 1
@@ -67,12 +68,12 @@ def mouth_track(speech: Speech, n_frames: int, fps: int = FPS) -> Array:
 
 
 def _tidy(samples: Speech) -> Array:
-    """Samples without NaN, infinity or absurd peaks."""
+    """Samples without NaN, infinity or peaks far beyond full scale, float32 (n,)."""
     return np.clip(np.nan_to_num(np.asarray(samples, np.float32)), -4, 4)
 
 
 def loud_level(speech: Speech) -> float:
-    """Level (dB of full scale) that the loudest twentieth of the recording reaches."""
+    """Level (dB of full scale) that the loudest twentieth of the recording reaches. speech: float32 (n,) at 16 kHz."""
     counts = np.zeros(140, np.int64)
     step = 60 * SPEECH_RATE_HZ
     for start in range(0, len(speech), step):
@@ -101,7 +102,11 @@ def _mel_bank() -> Array:
 
 
 def log_mel(speech: Speech, first: int, last: int) -> Array:
-    """(last - first, N_MELS) natural log mel power of 25 ms windows centred on every 10 ms."""
+    """Log mel spectrum of the steps `first` to `last` (10 ms each): float32 (last - first, N_MELS).
+
+    speech: float32 (n_samples,), mono at 16 kHz. Each row is the natural logarithm of the power of a 25 ms window that
+    is centred on the step. Samples outside the recording count as silence.
+    """
     begin = first * _HOP - _WINDOW // 2
     end = (last - 1) * _HOP + _WINDOW // 2
     body = _tidy(speech[max(0, begin - 1) : end])
@@ -115,23 +120,23 @@ def log_mel(speech: Speech, first: int, last: int) -> Array:
     for k in range(0, len(frames), 1000):
         spectrum = np.fft.rfft(frames[k : k + 1000] * window, _FFT)
         power[k : k + 1000] = (spectrum.real**2 + spectrum.imag**2).astype(np.float32) @ _mel_bank().T
-    # the floor is about a quantisation step of 16-bit sound, so that digital silence is not an infinite contrast
+    # The added floor is about one quantisation step of 16-bit sound: the logarithm of digital silence stays finite.
     log_power: Array = np.log(power + np.float32(1e-6))
     return log_power
 
 
 def normalise(mel: Array, loud_db: float) -> tuple[Array, Array]:
-    """Take the talker, the microphone and the loudness out of a log mel spectrum.
+    """Remove the differences between speakers, microphones and loudness from a log mel spectrum.
 
-    Returns features (n, N_MELS + 1) and the loudness level 0..1 (n,).
-    Every statistic is taken over 5 s to both sides at whole seconds and interpolated, so that a window of a long
-    recording gives what a short one gives.
+    mel: float32 (n, N_MELS). loud_db: `loud_level` of the whole recording. Returns features float32 (n, N_MELS + 1),
+    whose last column is the level, and the loudness level 0..1, float32 (n,). Every statistic is taken over 5 s to
+    both sides at whole seconds and interpolated, so the result does not depend on where a window of a recording begins.
     """
     n = len(mel)
     energy = mel[:, 3:30].mean(1)
     centres = np.arange(0, n + GRID_HZ, GRID_HZ)
     reach = _AROUND_S * GRID_HZ
-    # never judge a long quiet passage by itself: 18 dB under the recording's loud level is not loud
+    # A long quiet passage is not loud by its own standard: loud is at least the recording's loud level less 18 dB.
     least_loud = _energy_of(loud_db - 18)
     quiet, loud = np.empty(len(centres)), np.empty(len(centres))
     mean = np.empty((len(centres), mel.shape[1]))
@@ -151,14 +156,14 @@ def normalise(mel: Array, loud_db: float) -> tuple[Array, Array]:
 
 
 def _energy_of(db: float) -> float:
-    """The mean log mel energy that speech of this level roughly has (pre-emphasis and filter areas included)."""
+    """The mean log mel energy of speech at the level `db`, roughly (with pre-emphasis and filter areas)."""
     return db * float(np.log(10)) / 10 + 4.0
 
 
 def _level(
     energy: NDArray[np.float64] | Array, quiet: NDArray[np.float64], loud: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """0 at the noise floor + 6 dB (or 45 dB under loud speech), 1 at loud speech."""
+    """The loudness level, float64 (n,): 0 at the noise floor + 6 dB (or 45 dB under loud speech), 1 at loud speech."""
     low = np.minimum(np.maximum(loud - 10.4, quiet + 1.4), loud - 4.1)
     return np.clip((energy - low) / (loud - low), 0, 1)
 
@@ -174,7 +179,7 @@ class Network:
     head_bias: Array
 
     def __call__(self, features: Array) -> Array:
-        """(n, N_MELS + 1) at 100 Hz -> (n, outputs); inside, the network runs at half that rate."""
+        """float32 (n, N_MELS + 1) at 100 Hz -> float32 (n, outputs). Inside, the network runs at 50 Hz."""
         x = np.maximum(_convolve(features, self.kernels[0], self.biases[0], self.dilations[0], stride=2), 0)
         for kernel, bias, dilation in zip(self.kernels[1:], self.biases[1:], self.dilations[1:], strict=True):
             x += np.maximum(_convolve(x, kernel, bias, dilation), 0)
@@ -185,7 +190,10 @@ class Network:
 
 
 def _convolve(x: Array, kernel: Array, bias: Array, dilation: int, stride: int = 1) -> Array:
-    """Convolution over time, zeros beyond the ends. x: (n, i); kernel: (taps, i, o) -> (ceil(n / stride), o)."""
+    """Convolution over time with zeros beyond the ends, all float32.
+
+    x: (n, i). kernel: (taps, i, o). bias: (o,). Returns (ceil(n / stride), o).
+    """
     n, taps = len(x), len(kernel)
     reach = taps // 2 * dilation
     padded = np.concatenate([np.zeros((reach, x.shape[1]), np.float32), x, np.zeros((reach, x.shape[1]), np.float32)])
@@ -201,7 +209,7 @@ def _shipped() -> tuple[Network, ...]:
 
 
 def load_networks(path: Path) -> tuple[Network, ...]:
-    """The networks of a weight file; their answers are averaged."""
+    """The networks in the .npz file `path`; `predict` averages their outputs."""
     with np.load(path, allow_pickle=False) as z:
         return tuple(
             Network(
@@ -216,7 +224,10 @@ def load_networks(path: Path) -> tuple[Network, ...]:
 
 
 def predict(features: Array, networks: tuple[Network, ...]) -> Array:
-    """(n, N_MELS + 1) -> (n, outputs): opening, width, press and speaking logits, then a logit per phone class."""
+    """The mean output of `networks`: features float32 (n, N_MELS + 1) -> float32 (n, outputs).
+
+    Columns: opening, width, logit of press, logit of speaking, then one logit for each class of phones (speech sounds).
+    """
     total = networks[0](features)
     for network in networks[1:]:
         total += network(features)
@@ -224,14 +235,14 @@ def predict(features: Array, networks: tuple[Network, ...]) -> Array:
 
 
 def _grid_track(mel: Array, loud_db: float) -> Array:
-    """Opening, width, press every 10 ms (n, 3)."""
+    """Opening, width and press every 10 ms: float32 (n, 3). mel: float32 (n, N_MELS)."""
     features, level = normalise(mel, loud_db)
     raw = predict(features, _shipped())
     talking = _smooth(_talking(_sigmoid(raw[:, 3]), level).astype(np.float32), 4.0)
-    # A step wider on both sides, so that the shortest closure lasts until a video frame shows it.
+    # Closures are one step longer on both sides, so that the shortest one is still visible in a video frame.
     pressed = np.convolve(_sigmoid(raw[:, 2]) > _PRESS_AT, np.ones(3), "same") > 0
     press = np.clip(1.4 * _smooth(pressed.astype(np.float32), 2.0), 0, 1)
-    # A network unsure between two phones answers their mean; stretching its answer gives the mouth its range back.
+    # A network that is unsure between two phones predicts their mean; stretching restores the mouth's full range.
     opening = np.clip((_smooth(raw[:, 0], 2.5) - _SHUT_BELOW) * _STRETCH, 0, 1)
     opening *= (0.5 + 0.5 * _smooth(level, 6.0)) * (1 - press) * np.clip(1.1 * talking - 0.05, 0, 1)
     width = _smooth(raw[:, 1], 4.0) * talking
@@ -239,7 +250,7 @@ def _grid_track(mel: Array, loud_db: float) -> Array:
 
 
 def _talking(speaking: Array, level: Array) -> Mask:
-    """Where somebody speaks; gaps up to 200 ms are bridged."""
+    """True where somebody speaks, (n,); gaps of up to 200 ms are bridged."""
     talking = speaking * (level > 0.02) > 0.5
     return _bridge(talking, 20)
 

@@ -1,7 +1,7 @@
-"""The sadtalker engine: finds the face, reads its coefficients, listens, renders in batches, puts the frames together.
+"""The sadtalker engine: finds the face, computes coefficients of face and speech, renders batches, composes frames.
 
-A frame follows from picture, speech, options and its own number alone, so an interrupted render goes on at any frame,
-and memory does not grow with the recording. Knows no HTTP and no encoder.
+A frame depends on the picture, the speech, the options and its own number only, so an interrupted render can go on from
+any frame, and memory does not grow with the recording. Knows no HTTP and no encoder.
 """
 
 import gc
@@ -94,7 +94,7 @@ class SadTalkerEngine:
             torch.cuda.empty_cache()
 
     def generate(self, request: RenderRequest, context: RenderContext) -> Iterator[Frames]:
-        """Yield the frames of `request`; raises NoFace, and Cancelled between two batches."""
+        """Yield the frames of `request`, uint8 RGB (n, H, W, 3). Raises NoFace, and Cancelled between batches."""
         assert isinstance(request.options, Options)
         options = request.options.resolved()
         size, precision = self._size(options.size), self._precision(options.precision)
@@ -270,7 +270,7 @@ class _Render:
 
     @torch.inference_mode()
     def _patches(self, first: int, stop: int) -> Tensor:
-        """Frames [first, stop) of the video; what lies beyond the end of what was heard is one held frame."""
+        """Frames [first, stop) of the video. Frames after the end of the speech repeat one frame."""
         first, stop = min(first, self.n_heard - 1), min(stop, self.n_heard)
         squares = self.loaded.renderer.frames(
             self.source,

@@ -46,7 +46,7 @@ class Layout:
         return shape
 
     def count(self, pattern: str) -> int:
-        """How many of pattern.format(0), pattern.format(1), ... exist without a gap."""
+        """The number of names pattern.format(0), pattern.format(1), ... that exist without a gap."""
         n = 0
         while self.has(pattern.format(n)):
             n += 1
@@ -78,11 +78,12 @@ class Layout:
 
 
 def layout_of(tensors: Mapping[str, torch.Tensor], source: str = "the model file") -> Layout:
+    """The layout of `tensors`: their names and shapes. source: their file, for messages."""
     return Layout({name: tuple(tensor.shape) for name, tensor in tensors.items()}, source=source)
 
 
 def fold_spectral_norm(tensors: Mapping[str, torch.Tensor], source: str = "the model file") -> dict[str, torch.Tensor]:
-    """Replace every weight_orig, weight_u, weight_v by the weight that evaluation uses.
+    """Replace every weight_orig, weight_u, weight_v by the weight for evaluation, of weight_orig's shape and dtype.
 
     Spectral normalisation (https://arxiv.org/abs/1802.05957) divides a weight by its largest singular value sigma, so
     that the layer cannot amplify. Training keeps vectors u and v close to the singular ones; with W the weight as a

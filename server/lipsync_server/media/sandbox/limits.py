@@ -1,7 +1,7 @@
-"""What one untrusted file may cost: memory, processor time, wall time, bytes written.
+"""Limits for decoding one untrusted file: memory, processor time, wall time, bytes written.
 
 The kernel enforces memory and processor time on Linux. On macOS the kernel enforces processor time only, on Windows
-neither; why_not() says so in one sentence. The wall time is enforced everywhere, by the process that waits.
+neither; why_not() gives that in one sentence. The wall time is enforced everywhere, by the process that waits.
 """
 
 import contextlib
@@ -51,7 +51,8 @@ def why_not() -> str | None:
 
 
 def confine_process() -> None:
-    """For the whole life of a decoder process: low priority, first to go when memory runs out, no core dumps."""
+    """Settings for the whole life of a decoder process: low priority, no core dumps, and the kernel kills this process
+    first when memory runs out."""
     if sys.platform == "win32":
         return
     with contextlib.suppress(OSError):
@@ -90,7 +91,7 @@ def applied(limits: Limits) -> Iterator[None]:
 if sys.platform != "win32":
 
     def _set_soft(kind: int, value: int) -> None:
-        """Set the soft limit only, within the hard one, so that the next task of this process can have another."""
+        """Set the soft limit only, within the hard limit, so that the next task of this process can have another."""
         hard = resource.getrlimit(kind)[1]
         if hard != resource.RLIM_INFINITY and (value == _UNLIMITED or value > hard):
             value = hard

@@ -1,7 +1,7 @@
 """One decoder process, seen from the process that started it: hand over a task, wait, kill.
 
-Whatever happens to the decoder ends as a sentence about the file: a crash, a limit, a kill. Trusts nothing that the
-child says beyond the form of an answer.
+A crash of the decoder, a limit and a kill all become a sentence about the file. The child's answers are checked before
+use, because a hostile file may control the child.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ class DecoderProcess:
     """A decoder process. One task at a time; kill() may be called from any thread meanwhile."""
 
     def __init__(self) -> None:
-        # -P: the folder that the server was started in is no place to import from.
+        # -P: modules are not imported from the folder in which the server was started.
         command = [sys.executable, "-P", "-m", "lipsync_server.media.sandbox.child"]
         self._process = subprocess.Popen(
             command,
@@ -118,7 +118,7 @@ class DecoderProcess:
                     pipe.close()
 
     def _timed(self, wall_s: float, wait: Callable[[], bytes]) -> bytes:
-        """What `wait` returns; kills the process when that takes longer than `wall_s`."""
+        """The result of `wait`; kills the process when it takes longer than `wall_s` seconds."""
         timer = threading.Timer(wall_s, self._kill, ["wall time"])
         timer.daemon = True
         timer.start()
@@ -164,7 +164,7 @@ class DecoderProcess:
 
 
 def _read(line: bytes, task: Task[Result]) -> Result:
-    """The result in the child's answer; raises the refusal that is there instead."""
+    """The result in the child's answer; raises the error that the answer has instead."""
     subject = task.subject
     try:
         answer = json.loads(line)
@@ -196,7 +196,7 @@ def _frame_shape(line: bytes, max_pixels: int) -> tuple[int, int] | None:
 
 
 def _environment() -> dict[str, str]:
-    """The child's environment: what Python needs to start, one thread for the math libraries, and no secret."""
+    """The child's environment: the variables that Python needs, one thread for the math libraries, and no secret."""
     kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     # The package may have been found by a path that only this process knows.
     kept["PYTHONPATH"] = os.pathsep.join([str(_PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])

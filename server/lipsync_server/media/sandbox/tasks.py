@@ -157,7 +157,7 @@ class JoinVideo(_OnRecording[VideoInfo]):
 
 @dataclass(frozen=True)
 class MarkVideo(Task[VideoInfo]):
-    """Say inside a finished video that it was generated; see marking.py. The video's new size and checksum come back.
+    """Mark a finished video as generated; see marking.py. The result has the video's new size and checksum.
 
     The signing library holds a video of up to half a gigabyte in memory, hence a process of its own for it.
     """

@@ -28,6 +28,7 @@ class EmbeddingCache:
         self._weights = weights
 
     def get(self, prompt: str) -> Tensor | None:
+        """The embedding (n, width) of `prompt` in the type in which it was stored, or None."""
         path = self._path(prompt)
         try:
             embedding = load_file(path)["embedding"]
@@ -41,6 +42,7 @@ class EmbeddingCache:
         return embedding.clone()
 
     def put(self, prompt: str, embedding: Tensor) -> None:
+        """Store the embedding (n, width) of `prompt`, of any float type. A failure is only logged."""
         path = self._path(prompt)
         unfinished = path.with_suffix(f".{os.getpid()}.part")
         try:

@@ -71,6 +71,7 @@ class Attention:
         return partial(eight_bit, form=self.ours, density=self.density)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q (B, Nq, H, d), k and v (B, Nk, H, d) of one float type -> (B, Nq, H, d)."""
         return self.kernel(q, k, v)
 
     def __str__(self) -> str:

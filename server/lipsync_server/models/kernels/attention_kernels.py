@@ -42,6 +42,7 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def cudnn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The attention of cuDNN, NVIDIA's library, through torch."""
     return _sdpa(q, k, v, [SDPBackend.CUDNN_ATTENTION])
 
 
@@ -51,6 +52,7 @@ def flash(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def efficient(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """torch's memory-efficient attention, which runs on older GPUs too."""
     return _sdpa(q, k, v, [SDPBackend.EFFICIENT_ATTENTION])
 
 
@@ -64,6 +66,7 @@ def math(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 @torch.library.custom_op("lipsync::xformers_attention", mutates_args=())
 def xformers(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Package xformers: memory-efficient attention."""
     ops = importlib.import_module("xformers.ops")
     out: Tensor = ops.memory_efficient_attention(q.contiguous(), k.contiguous(), v.contiguous())
     return out
@@ -71,24 +74,28 @@ def xformers(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 @torch.library.custom_op("lipsync::flash2_attention", mutates_args=())
 def flash2(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Package flash_attn: FlashAttention-2."""
     out: Tensor = importlib.import_module("flash_attn").flash_attn_func(q, k, v)
     return out
 
 
 @torch.library.custom_op("lipsync::flash3_attention", mutates_args=())
 def flash3(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """FlashAttention-3, for Hopper."""
     out = importlib.import_module("flash_attn_interface").flash_attn_func(q, k, v)
     return cast(Tensor, out[0] if isinstance(out, tuple) else out)
 
 
 @torch.library.custom_op("lipsync::flash4_attention", mutates_args=())
 def flash4(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """FlashAttention-4, for Hopper and Blackwell."""
     out = importlib.import_module("flash_attn.cute").flash_attn_func(q, k, v)
     return cast(Tensor, out[0] if isinstance(out, tuple) else out)
 
 
 @torch.library.custom_op("lipsync::sage_attention", mutates_args=())
 def sage(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Package sageattention: scores in 8 bits."""
     if k.shape[1] % _SAGE_TILE:
         return sdpa(q, k, v).contiguous()
     kernel = importlib.import_module("sageattention").sageattn

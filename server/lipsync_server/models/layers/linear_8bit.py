@@ -66,6 +66,7 @@ class QuantizedLinear(nn.Module):
         return dequantize_rows(self.data, self.scale, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (..., in) float -> (..., out) in x's type."""
         if self.activations == "dynamic":
             flat = x.reshape(-1, self.in_features)
             return multiply_8bit(flat, self.data, self.scale, self.bias, self.kind).view(*x.shape[:-1], -1)

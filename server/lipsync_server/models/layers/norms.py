@@ -18,6 +18,7 @@ class LayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.empty(dim), requires_grad=False) if affine else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (..., dim) of any float type -> float32 (..., dim)."""
         weight = None if self.weight is None else self.weight.float()
         bias = None if self.bias is None else self.bias.float()
         return F.layer_norm(x.float(), (self.dim,), weight, bias, self.eps)
@@ -32,5 +33,6 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.empty(dim), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (..., dim) of any float type -> float32 (..., dim)."""
         x = x.float()
         return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + self.eps) * self.weight.float()

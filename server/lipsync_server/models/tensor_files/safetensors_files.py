@@ -124,5 +124,6 @@ class OpenFile:
         self.path, self.entries, self._handle = path, entries, handle
 
     def tensor(self, key: str) -> Tensor:
+        """The tensor `key` on the CPU, in the shape and type of the file."""
         tensor: Tensor = self._handle.get_tensor(key)
         return tensor

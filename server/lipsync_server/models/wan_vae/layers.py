@@ -42,6 +42,7 @@ class CausalConv(nn.Module):
         self.stride, self.padding = conv.stride, (0, padding[_TOP], padding[_LEFT])
 
     def forward(self, frames: Tensor) -> Tensor:
+        """frames (1, C, 2 + T, H, W), history first -> (1, C', T, H, W) in the weights' type."""
         return F.conv3d(frames, self.weight, self.bias, self.stride, self.padding)
 
 
@@ -58,6 +59,7 @@ class FoldedConv(CausalConv):
         self.weight = _constant(folded.contiguous(memory_format=torch.channels_last))
 
     def forward(self, frames: Tensor) -> Tensor:
+        """frames (1, C, 2 + T, H, W) -> (1, C', T, H, W)."""
         stride = self.stride[0]
         reach = frames.shape[2] - self.kernel_t + 1
         pictures = frames[0].transpose(0, 1)
@@ -97,6 +99,7 @@ class PairedConv(CausalConv):
         return conv.kernel_size == (3, 3, 3) and conv.in_channels % 64 == 32
 
     def forward(self, frames: Tensor) -> Tensor:
+        """frames (1, C, 2 + T, H, W + 2 edge) -> (1, C', T, H, W)."""
         width = frames.shape[-1] - 2 * self.edge
         columns = frames.movedim(1, -1)
         if width % 2:
@@ -139,6 +142,7 @@ class NormConv(nn.Module):
         self._ops = ways.ops
 
     def forward(self, x: Tensor, feat_cache: History, feat_idx: list[int]) -> Tensor:
+        """x (1, C, T, H, W) -> (1, C', T, H, W)."""
         at = _next(feat_idx)
         frames, feat_cache[at] = self._ops.norm_silu(x, self.gamma, self.before, feat_cache[at], self.conv.edge)
         out: Tensor = self.conv(frames)
@@ -155,6 +159,7 @@ class FirstConv(nn.Module):
         self.conv = ways.conv_with_bias(conv)
 
     def forward(self, x: Tensor, feat_cache: History, feat_idx: list[int]) -> Tensor:
+        """x (1, 3 or 16, T, H, W) -> (1, C, T, H, W)."""
         at = _next(feat_idx)
         frames, feat_cache[at] = extend(x, feat_cache[at])
         out: Tensor = self.conv(frames)
@@ -171,6 +176,7 @@ class Head(nn.Module):
         self.last = NormConv(norm, conv, ways)
 
     def forward(self, x: Tensor, feat_cache: History, feat_idx: list[int]) -> Tensor:
+        """x (1, C, T, H, W) -> (1, C', T, H, W)."""
         out: Tensor = self.last(x, feat_cache, feat_idx)
         bias = self.last.conv.deferred
         return out if bias is None else out + bias.to(out.dtype).view(-1, 1, 1, 1)
@@ -196,6 +202,7 @@ class ResidualBlock(nn.Module):
         self._ops = ways.ops
 
     def forward(self, x: Tensor, feat_cache: History, feat_idx: list[int]) -> Tensor:
+        """x (1, C, T, H, W) -> (1, C', T, H, W)."""
         beside = x if self.shortcut is None else self.shortcut(x)
         out = self.second(self.first(x, feat_cache, feat_idx), feat_cache, feat_idx)
         return self._ops.add(out, beside, self.bias)
@@ -212,6 +219,7 @@ class Upsample(nn.Module):
         self._ops = ways.ops
 
     def forward(self, x: Tensor, feat_cache: History, feat_idx: list[int]) -> Tensor:
+        """x (1, C, T, H, W) -> (1, C', T', 2 H, 2 W)."""
         n_parts, bias = 1, None
         if self.time_conv is not None:
             at = _next(feat_idx)
@@ -238,6 +246,7 @@ class Downsample(nn.Module):
         self.n_remembered = int(self.halves_time)
 
     def forward(self, x: Tensor, feat_cache: History, feat_idx: list[int]) -> Tensor:
+        """x (1, C, T, H, W) -> (1, C', T', H / 2, W / 2)."""
         x = _on_pictures(self.spatial, x)
         if self.time_conv is None:
             return x

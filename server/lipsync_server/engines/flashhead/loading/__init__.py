@@ -1,1 +1,1 @@
-"""From the published files to models on a device."""
+"""Loads the published files into models on a device. models.py is the entrance."""

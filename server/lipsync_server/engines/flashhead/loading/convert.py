@@ -23,9 +23,9 @@ from lipsync_server.errors import WeightsError
 from lipsync_server.models.tensor_files.writer import write_tensors
 
 log = logging.getLogger(__name__)
-# Left free on the disk for everything else.
+# Bytes of the disk that stay free for other files.
 _SPARE_BYTES = 8 * 10**9
-# Below this a second copy saves nothing that anybody waits for.
+# A copy of a smaller file would save no noticeable time.
 _WORTH_BYTES = 10**9
 
 

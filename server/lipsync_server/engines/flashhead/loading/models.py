@@ -28,7 +28,7 @@ Report = Callable[[str, float, float], None]
 
 
 class Models:
-    """Loads on demand; `close` gives everything back."""
+    """The models of one process, loaded on demand. `close` frees all memory."""
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
@@ -61,7 +61,7 @@ class Models:
         return self._sound
 
     def load(self, variant: Variant | None, report: Report) -> None:
-        """Everything that a job of `variant` needs; returns at once when it is loaded already."""
+        """Load the models of a job of `variant`; returns at once when they are loaded already."""
         files = choose_files(self._settings, variant)
         if self._files == files:
             return
@@ -91,7 +91,7 @@ class Models:
         log.info("FlashHead %s on %s; %s; %s", files.variant, self.device, self._transformer.attention, how)
 
     def enhancer(self) -> enhance.Enhancer:
-        """The face restorer, loaded by the first job that asks for it. Raises with what to install or download."""
+        """The face restorer, loaded by the first job with option enhance. Raises as enhance.load_enhancer does."""
         if self._enhancer is None:
             folders = [self._settings.weights_dir / name for name in ENHANCER_FOLDERS]
             folder = next((folder for folder in folders if (folder / enhance.FILE).is_file()), folders[0])
@@ -99,7 +99,7 @@ class Models:
         return self._enhancer
 
     def close(self) -> None:
-        """Give memory back; everything may be loaded again."""
+        """Free the memory of all models; they may be loaded again."""
         self._files = self._transformer = self._vae = self._sound = self._enhancer = None
         self._give_memory_back()
 

@@ -34,7 +34,7 @@ def weight_files(folder: Path) -> WeightFiles:
 
 
 def read_config(folder: Path, files: WeightFiles) -> HeadConfig:
-    """config.json with the sizes that only the file's shapes tell."""
+    """The sizes of the model: from config.json, and from the shapes in the file where config.json lacks them."""
     shapes = {name: entry.shape for name, entry in files.entries.items()}
     return HeadConfig.from_json(folder / "config.json").with_sound_of(shapes)
 
@@ -46,7 +46,7 @@ def official_shapes(config: HeadConfig) -> dict[str, tuple[int, ...]]:
 
 
 def check(files: WeightFiles, config: HeadConfig) -> None:
-    """Compare what the files hold with what the model needs. Raises WeightsError naming file and tensor."""
+    """Compare the tensors of the files with the model's. Raises WeightsError with the file and the tensor's name."""
     wanted = official_shapes(config)
     for name, entry in files.entries.items():
         if name.startswith(UNUSED):
@@ -102,7 +102,7 @@ def fill_transformer(
     dtype: torch.dtype = torch.bfloat16,
     attention: str = "auto",
 ) -> FlashHeadTransformer:
-    """A model of official names and tensors; unused ones among them are skipped."""
+    """A model from official names and float tensors of the official shapes; unused tensors are skipped."""
     device = torch.device(device)
     with torch.device("meta"):
         model = FlashHeadTransformer(config)

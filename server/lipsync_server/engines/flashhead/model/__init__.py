@@ -1,1 +1,1 @@
-"""The FlashHead transformer."""
+"""The FlashHead transformer: its sizes, its blocks (plain and fused), and the whole."""

@@ -2,7 +2,7 @@
 
 Wan's block without text and picture: the sound takes the place of the text, and each latent frame attends to its own
 sound only. `forward` is the plain form; `fast_forward` computes the same on an NVIDIA GPU in fused passes. Tokens are
-unbatched: x is (N, D) with N = T * S, frame-major.
+unbatched: x is (N, D), float32 or bfloat16, with N = T * S, frame-major (T latent frames of S tokens, D model width).
 """
 
 import importlib.util
@@ -24,7 +24,7 @@ if importlib.util.find_spec("triton") is not None:
 
 
 class KeysValues(NamedTuple):
-    """Keys and values of the sound, each (T, tokens, heads, head_dim): one entry per latent frame."""
+    """Keys and values of the sound, each (T, tokens, heads, head_dim): one entry for each latent frame."""
 
     k: Tensor
     v: Tensor
@@ -34,6 +34,7 @@ class SelfAttention(SelfAttentionLayers):
     """Attention of all tokens to all tokens."""
 
     def forward(self, x: Tensor, rope: RotaryTable) -> Tensor:
+        """x (N, D) -> (N, D) in x's type."""
         return self.mix(*self.queries_keys_values(x, rope))
 
 
@@ -57,6 +58,7 @@ class SoundAttention(nn.Module):
         return KeysValues(k, self.v(sound).unflatten(-1, (self.heads, -1)))
 
     def forward(self, x: Tensor, sound: KeysValues) -> Tensor:
+        """x (N, D) -> (N, D) in x's type; each latent frame's tokens attend to its own sound."""
         q = self.norm_q(self.q(x)).to(x.dtype).unflatten(-1, (self.heads, -1))
         out = self.attend(q.unflatten(0, (sound.k.shape[0], -1)), *sound)
         return cast(Tensor, self.o(out.flatten(0, 1).flatten(1)))
@@ -99,7 +101,11 @@ def why_not_fast(block: Block, device: torch.device) -> str | None:
 def fast_forward(
     block: Block, pending: Pending, e0: Tensor, sound: KeysValues, rope: RotaryTable, attention: Attention
 ) -> Pending:
-    """One block. e0 (1, 6, D) float32. Its last update stays pending for the next block's first pass."""
+    """One block: takes and returns hidden states (N, D) with an update that is still to be added (`Pending`).
+
+    e0: (1, 6, D) float32, the timestep's shifts, scales and gates. The first fused kernel of the next block adds the
+    pending update in the same pass over memory.
+    """
     eps, part = block.norm1.eps, block.cross_attn
     shift1, scale1, gate1, shift2, scale2, gate2 = (block.modulation.float() + e0)[0]
     x, rows = fused.norm(pending.x, pending.y, pending.gate, 1 + scale1, shift1, eps, None)

@@ -103,7 +103,7 @@ class HeadConfig:
             raise WeightsError(f"{path} holds sizes that do not fit together: {error}.") from error
 
     def with_sound_of(self, shapes: Mapping[str, tuple[int, ...]]) -> "HeadConfig":
-        """This config with the sound's sizes as the file's shapes say; shapes that say nothing change nothing."""
+        """This config with the sound's sizes from the shapes of the file's tensors, where these are present."""
         first, last = shapes.get("audio_proj.proj1.weight", ()), shapes.get("audio_proj.proj3.weight", ())
         if len(first) != 2 or len(last) != 2:
             return self

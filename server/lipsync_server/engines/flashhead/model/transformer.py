@@ -27,7 +27,7 @@ _OUR_HEAD_DIM = 128
 
 
 class FlashHeadTransformer(nn.Module):
-    """Wan2.1 1.3B that hears only sound: no text, no CLIP."""
+    """Wan2.1 1.3B conditioned on sound and a picture's latents alone: no text, no CLIP."""
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class FlashHeadTransformer(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """The device on which the model computes."""
         return self.patch_embedding.weight.device
 
     def set_attention(self, name: str = "auto") -> None:
@@ -86,7 +86,7 @@ class FlashHeadTransformer(nn.Module):
     def hear(self, audio: Tensor) -> Sound:
         """The sound of a window, the same for all its steps.
 
-        audio (F, window, layers, channels), windowed, F = (T - 1) * stride + 1.
+        audio: float32 (F, window, layers, channels), windowed, F = (T - 1) * stride + 1.
         """
         tokens = self.audio_proj(audio[None].to(self.device, self.dtype))[0]
         return [block.cross_attn.project_context(tokens) for block in self._blocks()]
@@ -116,7 +116,7 @@ class FlashHeadTransformer(nn.Module):
         return embed_time(self.time_embedding, self.time_projection, timestep.to(self.device), self.config.freq_dim)
 
     def embed_patches(self, latent: Tensor) -> Tensor:
-        """latent (2 z, T, h, w) -> (N, D)."""
+        """latent (2 z, T, h, w) -> (N, D), float32."""
         return embed_patches(self.patch_embedding, latent.to(self.device, self.dtype), self.config.patch_size)
 
     def rope(self, grid: Grid) -> RotaryTable:

@@ -1,1 +1,1 @@
-"""From one face to frames: crop, windows, and the way back into the picture."""
+"""Turns one face into frames: the crop, the windows, and the way back into the picture."""

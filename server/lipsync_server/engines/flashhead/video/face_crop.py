@@ -1,4 +1,4 @@
-"""The square round the face that the model sees, and the words for pictures on which it will fail.
+"""The square round the face that the model animates, and the warnings for pictures that will look poor.
 
 FlashHead was trained on square, upright portraits in which the head takes half the width. The public reference clamps
 its square at the picture's borders and stretches the rest back to a square; ours is shifted inside, and continued by
@@ -19,7 +19,7 @@ from lipsync_server.errors import InvalidImage
 
 SIDE = 512
 """Width and height of the model's pictures."""
-# The face detector that the model was prepared with draws its boxes this much wider than our face mesh is.
+# The face detector of the model's training draws its boxes this much wider than our face mesh.
 _DETECTOR_WIDTH = 1.1
 # The square's centre lies this share of its side above the face's: room for hair.
 _RAISED = 0.05
@@ -27,7 +27,7 @@ _RAISED = 0.05
 _UPRIGHT = math.radians(15)
 _LEAST_FACE_PX, _SMALL_FACE_PX = 32.0, 80.0
 _STRONG_YAW, _PROFILE_YAW = 0.6, 1.1
-# Shifting the square by less than this share of its side needs no words.
+# A square that is shifted by less than this share of its side causes no warning.
 _UNTOLD_SHIFT = 0.04
 
 
@@ -35,7 +35,8 @@ _UNTOLD_SHIFT = 0.04
 class FaceCrop:
     """A square of the picture: its centre, its side in pixels, and by how much it is turned clockwise (radians).
 
-    shifted: how far it was moved to lie inside the picture. beyond: by how much it still reaches out of the picture.
+    shifted: the distance in pixels by which the square was moved to lie inside the picture. beyond: the length in
+    pixels by which it still reaches out of the picture.
     """
 
     x: float
@@ -52,7 +53,10 @@ class FaceCrop:
         return self.x - reach, self.y - reach, self.x + reach, self.y + reach
 
     def cut(self, picture: Frames, size: int = SIDE) -> Frames:
-        """The square as size x size pixels; what lies beyond the picture repeats its edge pixels."""
+        """The square as uint8 RGB (size, size, 3). Beyond the picture its edge pixels are repeated.
+
+        picture: uint8 RGB (H, W, 3).
+        """
         left, top, right, bottom = self.box
         height, width = picture.shape[:2]
         margin = math.ceil(max(0.0, -left, -top, right - width, bottom - height)) + (1 if self.angle else 0)
@@ -76,7 +80,10 @@ class FaceCrop:
 
 
 def crop_for(face: Face, picture: Frames, scale: float = 2.0) -> FaceCrop:
-    """The square for `face`: `scale` times the width of the face, upright with the head, moved inside the picture."""
+    """The square for `face`: `scale` times the width of the face, upright with the head, moved inside the picture.
+
+    picture: uint8 RGB (H, W, 3).
+    """
     left, top, right, bottom = face.box
     angle = face.roll if abs(face.roll) > _UPRIGHT else 0.0
     width = (right - left) * _DETECTOR_WIDTH
@@ -113,7 +120,7 @@ def place_crop(
 
 
 def words_for(face: Face, crop: FaceCrop) -> list[str]:
-    """Warnings for the caller before work starts. Raises InvalidImage for a face that cannot come out well."""
+    """Warnings for the caller before work starts. Raises InvalidImage for a face that FlashHead cannot animate."""
     left, _, right, _ = face.box
     width = right - left
     if width < _LEAST_FACE_PX:
@@ -151,7 +158,7 @@ def words_for(face: Face, crop: FaceCrop) -> list[str]:
 def reference_crop(box: Box, picture: tuple[int, int], ratio: float = 2.0) -> tuple[int, int, int, int]:
     """The public reference's crop (left, top, right, bottom) of a face box in a picture of (height, width).
 
-    It is clamped at the borders and so not always square. Kept as the yardstick of the geometry.
+    The reference cuts the crop off at the picture's borders, so it is not always square. Tests compare with it.
     """
     height, width = picture
     x1, y1, x2, y2 = box
@@ -166,7 +173,7 @@ def reference_crop(box: Box, picture: tuple[int, int], ratio: float = 2.0) -> tu
 
 
 def reference_cut(picture: Frames, crop: tuple[int, int, int, int], size: int = SIDE) -> Frames:
-    """The reference's crop resized to size x size, stretched where it is not square."""
+    """The reference's crop, stretched to uint8 RGB (size, size, 3). picture: uint8 RGB (H, W, 3)."""
     return np.asarray(Image.fromarray(picture).crop(crop).resize((size, size), Image.Resampling.BICUBIC))
 
 

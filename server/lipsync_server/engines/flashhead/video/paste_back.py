@@ -1,16 +1,16 @@
-"""The generated square back in the whole picture, without a seam.
+"""Sets the generated square back into the whole picture, without a visible seam.
 
-Five things would show where the square ends, and each has its answer here:
+Five differences would be visible at the border of the square, and each is removed here:
   content   shoulders and hair move while the picture around stands still: near the border the square is bent so that
             its content meets the still picture's (the flow from the still square to the generated one, at full strength
             in the soft border and fading out inwards);
-  limits    a head that leaves the square is bent back no further than LARGEST_BEND; more than that is counted
-            (`n_beyond`), so that the caller can be told;
-  light     what differs slowly in colour along the border is spread into the square and taken out;
-  grain     the generated square is smooth, a photograph is not: still grain of the picture's own strength is added,
-            still because the picture around it stands still;
+  limits    a head that leaves the square is bent back by at most LARGEST_BEND; frames that would need more are counted
+            (`n_beyond`) for a warning to the caller;
+  light     slow differences in colour along the border are spread into the square and subtracted;
+  grain     the generated square is smooth, a photograph is not: grain of the picture's own strength is added. The
+            grain does not move, because the picture around it does not move either;
   edge      the rest fades over a soft border. Sides that lie on the picture's own border do not fade.
-Each frame follows from its own square alone, so a resumed job makes the same frames. Knows no model. Squares are
+Each frame depends on its own square alone, so a resumed job makes the same frames. Knows no model. Squares are float32
 (n, 3, S, S) in [0, 1]; u and v are coordinates in the square, 0 to 1 from its left and upper side.
 """
 
@@ -27,12 +27,11 @@ from lipsync_server.engines.base import Frames
 from lipsync_server.engines.flashhead.video.face_crop import FaceCrop
 from lipsync_server.models.pictures import fit_video
 
-Plane = NDArray[np.float32]
 LARGEST_BEND = 0.08
-"""Share of the square's side by which content at the border is moved at most."""
-# Width of the optical flow's picture, and of the grid on which light is compared.
+"""The largest movement of content at the border, as a share of the square's side."""
+# Width in pixels of the picture for the optical flow, and of the grid on which light is compared.
 _FLOW_PX, _LIGHT_PX = 96, 64
-# How far in from the border the bend and the light's correction reach, as shares of the side.
+# The reach of the bend and of the light's correction from the border inwards, as shares of the side.
 _BEND_REACH, _LIGHT_REACH = 0.26, 0.3
 # Differences in light above this are content, not light.
 _LARGEST_LIGHT = 0.1
@@ -110,7 +109,7 @@ class PasteBack:
         return (blended * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
     def _bends(self, squares: Tensor) -> Tensor:
-        """Displacements (n, 2, f, f) in u and v: where the still picture's content near the border has gone to."""
+        """Displacements (n, 2, f, f) in u and v of the content near the border, against the still picture."""
         small = F.interpolate(squares, size=(_FLOW_PX, _FLOW_PX), mode="area").mean(dim=1)
         greys = (small * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
         found = []
@@ -124,14 +123,14 @@ class PasteBack:
         return flows * self._inner_bend
 
     def _light(self, squares: Tensor, bend: Tensor | None) -> Tensor:
-        """The light to add to the squares so that their light at the border is the still picture's: (n, 3, S, S)."""
+        """The correction to add to the squares so that their light at the border is the picture's: (n, 3, S, S)."""
         small = F.interpolate(squares, size=(_LIGHT_PX, _LIGHT_PX), mode="area")
         if bend is not None:
             axis = (torch.arange(_LIGHT_PX, device=self._device) + 0.5) / _LIGHT_PX * 2 - 1
             grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1).expand(len(small), -1, -1, -1)
             small = _sample(small, grid + 2 * _sample(bend, grid).permute(0, 2, 3, 1))
         difference = self._still_light - small
-        # Where whole things differ, their colours say nothing about the light.
+        # Where the content itself differs, the difference in colour is no difference in light.
         weight = self._ring * (difference.abs().amax(dim=1, keepdim=True) < _LARGEST_LIGHT)
         spread = _blur(torch.cat([difference * weight, weight], dim=1), sigma=_LIGHT_PX / 10)
         light = spread[:, :3] / spread[:, 3:].clamp(min=1e-3) * self._inner_light
@@ -155,7 +154,8 @@ class PasteBack:
 
 
 def _fading_sides(crop: FaceCrop, picture: Frames) -> tuple[bool, bool, bool, bool]:
-    """Whether the left, upper, right and lower side fade: those with picture beyond them. Turned squares fade all."""
+    """Whether the left, upper, right and lower side fade: a side fades if the picture goes on beyond it. A turned
+    square fades on all sides."""
     left, top, right, bottom = crop.box
     if crop.angle:
         return True, True, True, True
@@ -163,7 +163,7 @@ def _fading_sides(crop: FaceCrop, picture: Frames) -> tuple[bool, bool, bool, bo
 
 
 def _depth(u: Tensor, v: Tensor, fading: tuple[bool, bool, bool, bool]) -> Tensor:
-    """How far inside the square a point lies, from the nearest side that fades; 1 where none does."""
+    """The distance of each point from the nearest side that fades, as a share of the side; 1 where none fades."""
     sides = [side for side, fades in zip((u, v, 1 - u, 1 - v), fading, strict=True) if fades]
     return torch.stack(sides).amin(dim=0) if sides else torch.ones_like(u * v)
 
@@ -200,7 +200,7 @@ def _blur(values: Tensor, sigma: float) -> Tensor:
 def _noise_of(patch: Tensor) -> Tensor:
     """The deviation of the grain of patches (n, 3, h, w): (n,).
 
-    The median of a high-pass that knows no slopes (Immerkaer 1996), so that edges do not count.
+    The median of a high-pass filter that gives 0 on slopes (Immerkaer 1996), so that edges do not count.
     """
     grey = patch.mean(dim=1, keepdim=True)
     kernel = torch.tensor([[1.0, -2, 1], [-2, 4, -2], [1, -2, 1]], device=patch.device).view(1, 1, 3, 3)

@@ -1,8 +1,8 @@
-"""The window loop: denoise, decode, correct colours, hand on the last frames.
+"""The window loop: denoise, decode, correct colours, pass the last frames to the next window.
 
 Each window makes 33 frames. The first keeps all of them; later ones begin with the last frames of the window before, so
-they keep 28 (pro) or 24 (lite). Knows the transformer, the VAE and the sampler. Does not know where weights come from,
-the engine interface or the picture round the square.
+they keep 28 (pro) or 24 (lite). Latents and pixels are float32. Knows the transformer, the VAE and the sampler. Does
+not know model files, the engine interface or the picture round the square.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,10 +29,10 @@ class VideoVae(Protocol):
     device: torch.device
 
     def encode(self, video: Tensor) -> Tensor:
-        """Latents, normalised, float32."""
+        """video (3, F, H, W) -> latents (z, T, h, w), normalised, float32."""
 
     def decode(self, latents: Tensor) -> Iterator[Tensor]:
-        """Pixels, float32, a few frames at a time."""
+        """latents (z, T, h, w) -> pixels (3, n, H, W), float32, a few frames at a time."""
 
 
 @dataclass(frozen=True)

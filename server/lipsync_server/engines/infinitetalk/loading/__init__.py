@@ -1,1 +1,1 @@
-"""From model files to loaded models that fit into memory."""
+"""Loads model files into models that fit into the device's memory. models.py is the entrance."""

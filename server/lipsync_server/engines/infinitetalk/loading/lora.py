@@ -7,7 +7,7 @@ matrices, up (out, r) and down (r, in) with a rank r of 16 to 128:
 
 The fast presets are such a change: a LoRA that lets the model denoise in 4 or 8 steps. Merged at load, it costs nothing
 afterwards. Knows which tensors of a file belong together, ranks and alphas. lora_names.py knows how layers are spelled.
-Does not know where weights are or how they are stored: `merge` is handed a float weight and returns one. Read are
+Does not know how weights are stored: `merge` gets a float weight and returns one. These keys are read:
   NAME.lora_down.weight + NAME.lora_up.weight, NAME.lora_A.weight + NAME.lora_B.weight: see above,
   NAME.lokr_w1 (or lokr_w1_a, lokr_w1_b) + NAME.lokr_w2 (or ..._a, ..._b): LoKr, the change is the Kronecker product
       w1 (x) w2 (https://arxiv.org/abs/2309.14859),
@@ -37,7 +37,7 @@ _KEY = re.compile(
     r"|(?P<lokr>lokr_w[12](?:_[ab])?)"
     r"|(?P<extra>alpha|diff|diff_b|diff_m|w_norm|b_norm|dora_scale|lora_magnitude_vector(?:\.default)?(?:\.weight)?))$"
 )
-# A change that these belong to cannot be computed without them.
+# Tensors of kinds of change that are not implemented here; such a file is refused.
 _NOT_READ = re.compile(r"\.(?:lora_mid|lokr_t2|hada_\w+|oft_\w+|[ab][12]|glora_\w+)(?:\.weight)?$")
 _ADDED_TO = {"diff": "weight", "w_norm": "weight", "diff_b": "bias", "b_norm": "bias", "diff_m": "modulation"}
 
@@ -56,7 +56,7 @@ class _Layer:
 
 @dataclass(frozen=True)
 class Lora:
-    """One file, checked: what it adds to which parameter. `ignored`: keys that change nothing here.
+    """The contents of one file, checked: for each parameter its change. `ignored`: keys that change nothing here.
 
     pairs: (down, up, factor). krons: (w1, w2, factor). magnitudes: the length of each row, (rows, 1), or of each
     column, (1, columns), after the change of a pair or a Kronecker product.
@@ -76,7 +76,7 @@ class Lora:
         return frozenset(self.pairs) | frozenset(self.differences) | frozenset(self.krons)
 
     def merge(self, name: str, weight: Tensor) -> Tensor:
-        """The parameter `name` with this file added, computed in the weight's type, as the reference does."""
+        """The parameter `name` with this file's change added: float, any shape, and computed in the weight's type."""
         change: Tensor | None = None
         factor = 1.0
         if name in self.pairs:
@@ -99,7 +99,7 @@ class Lora:
 
 
 def merge_all(loras: Iterable[Lora], name: str, weight: Tensor) -> Tensor:
-    """The parameter `name` with all files added, in their order."""
+    """The parameter `name` (float, any shape) with the changes of all files added, in their order."""
     for lora in loras:
         weight = lora.merge(name, weight)
     return weight

@@ -1,4 +1,4 @@
-"""How many of the transformer's blocks stay on the GPU: arithmetic on sizes, done before anything is loaded.
+"""Computes the number of transformer blocks that stay on the GPU, from sizes alone, before anything is loaded.
 
     free GPU memory  >= weights on the GPU + working memory + a fixed part
     working memory    = that of a forward or of the decoder, whichever is larger
@@ -8,7 +8,7 @@ Each block that does not fit waits in host memory and crosses the bus in every f
 is pinned for that where it suffices: the kernel may not move pinned pages, so the GPU reads them by itself, but torch
 rounds a pinned buffer up to a power of two. With memory to spare, keys and values of text, picture and sound are kept
 for a window, and CLIP stays on the GPU. The peaks per token and per pixel were measured on an H100
-(docs/performance.md). Knows the sizes of a configuration. Loads nothing and asks no device: the caller hands in the
+(docs/performance.md). Knows the sizes of a configuration. Loads nothing and queries no device: the caller passes the
 free memory (planner.py).
 """
 
@@ -24,7 +24,7 @@ GIB = 2**30
 _FORWARD_BYTES: dict[Quantization, int] = {"none": 28, "fp8": 24, "int8": 24}
 _FORWARD_BYTES_EAGER = 48
 _DECODE_BYTES = 12_500
-# CUDA's own context is outside of torch's figures; wav2vec2, the VAE's weights and fragmentation are in this.
+# A fixed part for CUDA's own context (which torch does not count), wav2vec2, the VAE's weights and fragmentation.
 _FIXED_BYTES = int(1.25 * GIB)
 _CLIP_BYTES = int(1.3 * GIB)
 # Host memory of the process beside blocks and encoders: CUDA's own share, torch's compiler, a layer of the text

@@ -59,7 +59,7 @@ class _Held:
 
 
 class Models:
-    """Loads on demand; `close` gives everything back."""
+    """The models of one process, loaded on demand. `close` frees all memory."""
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
@@ -163,12 +163,15 @@ class Models:
         return True
 
     def encode_text(self, prompts: list[str]) -> list[Tensor]:
-        """Embeddings of prompts, from the cache or streamed through the text encoder."""
+        """Embeddings of prompts, (n tokens, 4096) each, from the cache or the text encoder, in the encoder's dtype."""
         return self._loaded.text.encode(prompts)
 
     @torch.inference_mode()
     def encode_picture(self, picture: Tensor) -> Tensor:
-        """CLIP tokens; the tower visits the device only as long as needed unless there is room."""
+        """CLIP tokens (257, 1280) of a picture, float32 (3, H, W) in [-1, 1].
+
+        Without room on the device, CLIP is moved there for this call only.
+        """
         clip = self._loaded.clip
         clip.to(self.device)
         tokens = clip.encode(picture)
@@ -192,7 +195,7 @@ class Models:
         return f"{name} on {self.device}; {held.model.attention_line}; {held.plan.line}"
 
     def close(self) -> None:
-        """Give memory back; everything may be loaded again."""
+        """Free the memory of all models; they may be loaded again."""
         self._release_transformer()
         self._encoders = None
         self._empty_cache()
@@ -219,7 +222,7 @@ class Models:
         if several_processes():
             model.share_tokens(SequenceParallel(config.num_heads))
         if self._compiles:
-            # Lazy: what the fused blocks do not do (two people) is compiled when it first runs.
+            # Compilation is lazy: the blocks for two people, which have no fused form, are compiled at their first run.
             model.compile_blocks()
             if reason := model.use_fast_blocks():
                 log.warning("the blocks run compiled and not fused, which is slower: %s", reason)

@@ -1,9 +1,9 @@
-"""Where the transformer's blocks go on this device: the plan before loading, and a smaller one after memory ran out.
+"""Plans which transformer blocks stay on this device: before loading, and with fewer blocks after memory ran out.
 
-memory.py has the arithmetic on sizes; this module hands in the memory that is free on the device and on the host now.
+memory.py has the arithmetic on sizes; this module passes it the memory that is free on the device and on the host now.
 Where host memory is short, blocks wait in plain memory instead of pinned memory, then in 8 bits instead of 16; else the
-plan is refused, because the kernel would kill the process without a word. When GPU memory runs out all the same, half
-of the blocks that were to stay on the GPU may stay there from then on (`lower_limit`). Knows the device and the
+plan is refused, because otherwise the kernel would kill the process without a message. When GPU memory runs out all the
+same, the number of blocks on the GPU is halved from then on (`lower_limit`). Knows the device and the
 settings. Does not load anything.
 """
 
@@ -28,8 +28,8 @@ from lipsync_server.settings import EngineSettings
 
 log = logging.getLogger(__name__)
 
-# Working memory of the VAE's encoder in bytes per pixel: what memory.py allows for the decoder. The encoder's largest
-# values are of the same size, and it has fewer of them at once.
+# Working memory of the VAE's encoder in bytes per pixel: the same as memory.py's figure for the decoder. The encoder's
+# largest tensors have the same size, and fewer of them exist at once.
 _ENCODE_BYTES = 12_500
 
 
@@ -64,7 +64,7 @@ class MemoryPlanner:
         self._host = host
         # The plan of the last attempt to load a transformer.
         self._tried: MemoryPlan | None = None
-        # Set when memory has run out: how many blocks may stay on the device from then on.
+        # The largest number of blocks that may stay on the device; set when memory has run out.
         self._most_blocks: int | None = None
 
     def plan(
@@ -75,10 +75,10 @@ class MemoryPlanner:
         held: InfiniteTalkTransformer | None = None,
         with_encoders: bool = False,
     ) -> tuple[MemoryPlan, Quantization]:
-        """Where the blocks go, and whether 16-bit files are rounded to 8 bits on the way.
+        """The memory plan, and the number format in which the weights are held.
 
-        held: a transformer on the device now, whose memory would be free again. with_encoders: the encoders are to be
-        loaded too. Raises HostOutOfMemory where no form of the transformer fits into host memory.
+        held: the transformer on the device now; its memory counts as free. with_encoders: the encoders are to be loaded
+        too. Raises HostOutOfMemory where no form of the transformer fits into host memory.
         """
         config = read_config(files)
         free = self.free_bytes()
@@ -139,7 +139,7 @@ class MemoryPlanner:
         raise HostOutOfMemory(_refusal(least, host, n_processes))
 
     def _rounding_of(self, files: TransformerFiles) -> Quantization:
-        """8-bit floats stay what they are where the card multiplies them; else whole numbers are as fast and closer."""
+        """fp8 where the card can multiply 8-bit floats and the files hold them; else int8, as fast and more exact."""
         if self._device.type != "cuda":
             return "none"
         keeps_fp8 = files.quantization == "fp8" and self._gpu is not None and self._gpu.compute_capability >= (8, 9)

@@ -41,9 +41,9 @@ Progress = Callable[[int, int], None]
 _KINDS: dict[str, EightBit] = {"qint8": "int8", "qfloat8_e4m3fn": "fp8", "qfloat8": "fp8"}
 _STORED = {"int8": "I8", "fp8": "F8_E4M3"}
 _FLOATS = ("F32", "BF16", "F16", "F64")
-# Rounding these costs accuracy and saves nothing that counts: block linears are 98 % of the weights.
+# Only the blocks' linear layers are rounded, 98 % of the weights; rounding the others costs accuracy and saves little.
 _QUANTIZED_AT_LOAD = "blocks."
-# The block's products over all tokens: they compute in 8 bits. The context projections see few tokens and stay exact.
+# The block's products over all tokens compute in 8 bits. The projections of text and sound have few tokens: exact.
 _DYNAMIC = (
     "self_attn.qkv", "self_attn.o", "cross_attn.q", "cross_attn.o",
     "audio_cross_attn.q_linear", "audio_cross_attn.proj", "ffn.0", "ffn.2",
@@ -207,7 +207,7 @@ def fill_transformer(
     offload: Offload = "none",
     exact: bool = False,
 ) -> InfiniteTalkTransformer:
-    """Make a model from official names and float tensors that are in memory, with load_transformer's options."""
+    """Make a model from official names and float tensors of the official shapes, with load_transformer's options."""
     device = torch.device(device)
     model, finish, writer = _prepare(config, {}, quant, device, dtype, offload, ())
     for name, tensor in parameters:
@@ -229,7 +229,7 @@ def _prepare(
     *,
     pinned: bool = True,
 ) -> tuple[InfiniteTalkTransformer, Callable[[], None], "_Writer"]:
-    """An empty model with its memory, what to call once it is filled, and what fills it."""
+    """An empty model with allocated memory, a function to call once it is filled, and the writer that fills it."""
     with torch.device("meta"):
         model = InfiniteTalkTransformer(config)
     replace_linears(model, lambda name, _: _kind_for(name, stored, quant))
@@ -253,7 +253,7 @@ def set_activations(model: nn.Module, device: torch.device, *, exact: bool = Fal
 
 
 def _kind_for(module: str, stored: Mapping[str, EightBit], quant: Quantization) -> EightBit | None:
-    """The kind of a module of ours: what the file holds (q, k and v must agree), or what rounding at load asks for."""
+    """The 8-bit kind of a module: the file's kind (q, k and v must agree), or else the rounding at load."""
     if stored:
         parent, _, leaf = module.rpartition(".")
         parts = [f"{parent}.{part}" for part in "qkv"] if leaf == "qkv" else [module]

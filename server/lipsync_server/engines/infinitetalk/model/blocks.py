@@ -1,8 +1,9 @@
 """One block of the InfiniteTalk transformer: self-attention, text/image and audio cross-attention, feed-forward.
 
 Knows the block's mathematics, for one person and for two. Does not know embeddings, model files or devices. Tokens are
-unbatched: x is (N, D) with N = T * S, frame-major. What stays the same over the denoising steps of a window (keys and
-values of text, picture and sound) is made once by `project_context` and handed to every `forward`.
+unbatched: x is (N, D), float32 or bfloat16, with N = T * S tokens, frame-major (T latent frames of S tokens, D model
+width). The keys and values of text, picture and sound stay the same over the denoising steps of a window;
+`project_context` makes them once, and every `forward` gets them.
 """
 
 from typing import NamedTuple, cast
@@ -16,13 +17,13 @@ from lipsync_server.models.kernels.rope import RotaryTable, rotate, speaker_tabl
 from lipsync_server.models.layers.norms import LayerNorm, RMSNorm
 from lipsync_server.models.layers.self_attention import SelfAttentionLayers
 
-# Where the speakers and the background sit on the one-dimensional rotary axis of the two-person audio attention.
+# Positions of the two speakers and of the background on the one-dimensional rotary axis of the audio attention.
 FIRST_SPEAKER, SECOND_SPEAKER, BACKGROUND, SPAN = 0.0, 20.0, 12.0, 4.0
 FIRST_SPEAKER_KEYS, SECOND_SPEAKER_KEYS = 2.0, 22.0
 
 
 class KeysValues(NamedTuple):
-    """keys and values, each (B, tokens, heads, head_dim)."""
+    """Keys and values, each (B, tokens, heads, head_dim) in the type of the hidden states."""
 
     k: Tensor
     v: Tensor
@@ -37,7 +38,7 @@ class BlockContext(NamedTuple):
 
 
 def speaker_map(q: Tensor, k: Tensor, masks: Tensor, attend: Kernel) -> Tensor:
-    """How much each token looks at each masked region of the first latent frame: (3, N) float32.
+    """The attention of each token to each masked region of the first latent frame: (3, N) float32.
 
     q, k (N, heads, head_dim) rotated; masks (3, S) of 0 and 1, none of them empty. The mean over heads of the summed
     probabilities, over the mask's size. Attention whose values are the masks gives those sums without ever holding
@@ -61,14 +62,14 @@ def speaker_positions(regions: Tensor) -> Tensor:
 
 
 def speaker_key_positions(n_tokens: int, device: torch.device) -> Tensor:
-    """Rotary positions of one frame's audio tokens: the first half is person 1, the second person 2."""
+    """Rotary positions of one frame's audio tokens, float32 (n_tokens,): first half person 1, second half person 2."""
     positions = torch.full((n_tokens,), SECOND_SPEAKER_KEYS, device=device)
     positions[: n_tokens // 2] = FIRST_SPEAKER_KEYS
     return positions
 
 
 class SelfAttention(SelfAttentionLayers):
-    """Attention of all tokens to all tokens that also measures, for two people, where each token looks."""
+    """Attention of all tokens to all tokens; for two people it also computes `speaker_map`."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config.dim, config.num_heads, config.eps)
@@ -99,6 +100,8 @@ class CrossAttention(nn.Module):
         self.attend: Kernel = sdpa
 
     def project_context(self, text: Tensor, image: Tensor) -> tuple[KeysValues, KeysValues]:
+        """text (text_len, D), image (257, D) -> keys and values of both, with B = 1."""
+
         def heads(x: Tensor) -> Tensor:
             return cast(Tensor, x.to(text.dtype).unflatten(-1, (self.heads, -1)))[None]
 
@@ -108,13 +111,14 @@ class CrossAttention(nn.Module):
         )
 
     def forward(self, x: Tensor, text: KeysValues, image: KeysValues) -> Tensor:
+        """x (N, D) -> (N, D) in x's type: attention to the text plus attention to the picture."""
         q = self.norm_q(self.q(x)).to(x.dtype).unflatten(-1, (self.heads, -1))[None]
         out: Tensor = self.o((self.attend(q, *text) + self.attend(q, *image))[0].flatten(1))
         return out
 
 
 class AudioAttention(nn.Module):
-    """Attention of each latent frame's tokens to that frame's audio tokens."""
+    """Attention of each latent frame's tokens to the audio tokens of the same frame."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -134,6 +138,7 @@ class AudioAttention(nn.Module):
         return KeysValues(k.contiguous(), v.contiguous())
 
     def forward(self, x: Tensor, audio: KeysValues, regions: Tensor | None) -> Tensor:
+        """x (N, D) -> (N, D) in x's type. regions: `speaker_map` (3, N) for two people, else None."""
         q = self.q_linear(x).unflatten(-1, (self.heads, -1))
         if regions is not None:
             q = rotate(q, speaker_table(self.positions(regions), q.shape[-1])).to(x.dtype)
@@ -160,6 +165,7 @@ class Block(nn.Module):
         self.modulation = nn.Parameter(torch.empty(1, 6, config.dim), requires_grad=False)
 
     def project_context(self, text: Tensor, image: Tensor, audio: Tensor, n_people: int) -> BlockContext:
+        """text (text_len, D), image (257, D), audio (T, context_tokens * people, C) -> `BlockContext`."""
         return BlockContext(
             *self.cross_attn.project_context(text, image), self.audio_cross_attn.project_context(audio, n_people)
         )

@@ -1,9 +1,9 @@
-"""The blocks for one person on an NVIDIA GPU: matrix products, attentions and one fused pass between them.
+"""The blocks for one person on an NVIDIA GPU: matrix products, attention, and fused kernels between them.
 
 Knows the same mathematics as blocks.Block, whose parameters it uses, and the kernels that compute it faster. Does not
-know embeddings, caching or loading. Rounding: the big linear layers in fp8, int8 or bf16 as they are, self-attention in
-8 bits where that is chosen; everything between in float32 registers. blocks.Block stays the reference, and what two
-people use.
+know embeddings, caching or loading. Rounding: the big linear layers compute in the type of their weights (fp8, int8 or
+bf16), self-attention in 8 bits where that is chosen, and everything between in float32 registers. blocks.Block is the
+reference, and computes videos of two people.
 """
 
 import importlib.util
@@ -34,7 +34,11 @@ def why_not(block: Block, device: torch.device) -> str | None:
 def forward(
     block: Block, pending: Pending, e0: Tensor, context: BlockContext, rope: RotaryTable, attention: Attention
 ) -> Pending:
-    """One block. e0 (1, 6, D) float32. Its last update stays pending for the next block's first pass."""
+    """One block: takes and returns hidden states (N, D) with an update that is still to be added (`Pending`).
+
+    e0: (1, 6, D) float32, the timestep's shifts, scales and gates. The block's last update is left pending, so that the
+    first fused kernel of the next block adds it in the same pass over memory.
+    """
     eps, first = block.norm1.eps, block.ffn[0]
     kind = first.kind if isinstance(first, QuantizedLinear) else None
     shift1, scale1, gate1, shift2, scale2, gate2 = (block.modulation.float() + e0)[0]

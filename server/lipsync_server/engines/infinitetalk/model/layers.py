@@ -1,4 +1,4 @@
-"""How the InfiniteTalk transformer takes in the prompt and the picture's CLIP tokens.
+"""The InfiniteTalk transformer's input layers for the prompt and for the picture's CLIP tokens.
 
 Knows the two embeddings; the layers that other engines use too are in models/layers/. Does not know blocks, attention
 or weight files. The norms work in float32 whatever the weights' type, everything else in the weights' type.

@@ -1,4 +1,4 @@
-"""Where the weights of the blocks are: all on the GPU, or some in host memory and streamed to it block by block.
+"""Places the blocks' weights: all on the GPU, or some in host memory, copied to the GPU block by block (streamed).
 
 A streamed block's parameters are views of one of two buffers on the GPU. While one block computes from its buffer, the
 next block's bytes are copied from pinned host memory (which the GPU can read without the CPU) into the other, on a
@@ -39,7 +39,7 @@ def _final_dtype(owner: nn.Module, name: str, parameter: Tensor, dtype: torch.dt
 
 
 def streamed_indices(n_blocks: int, n_resident: int) -> list[int]:
-    """Which blocks to stream so that they lie evenly between the resident ones and each copy has time to finish."""
+    """Indices of the blocks to stream, evenly between the resident ones, so that each copy has time to finish."""
     n_streamed = max(0, n_blocks - max(0, n_resident))
     return [(2 * i + 1) * n_blocks // (2 * n_streamed) for i in range(n_streamed)]
 
@@ -161,7 +161,7 @@ class StreamedBlocks:
             cast(torch.cuda.Event, self._ready[slot]).record(self._copies)
 
     def close(self) -> None:
-        """Give host and device buffers back."""
+        """Free the host and device buffers."""
         if self._cuda:
             torch.cuda.synchronize(self._device)
         self._host.clear()

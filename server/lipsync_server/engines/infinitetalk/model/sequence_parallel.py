@@ -2,8 +2,8 @@
 
 Every process holds the whole model and sees the same inputs. In the blocks each works on its part of every latent
 frame, so all but self-attention stays local; there two all-to-all exchanges trade tokens for heads and back. Knows
-torch.distributed's default group and the order of tokens. Does not know the transformer, whose TokenSharing it is, nor
-who starts the processes.
+torch.distributed's default group and the order of tokens. Tensors keep their type through an exchange. Does not know
+the transformer, whose TokenSharing this is, nor the start of the processes.
 
 DeepSpeed-Ulysses: https://arxiv.org/abs/2309.14509
 """
@@ -35,7 +35,7 @@ def tokens_to_heads(parts: list[Tensor], counts: list[int]) -> Tensor:
 
 
 def heads_to_tokens(x: Tensor, counts: list[int], rank: int) -> Tensor:
-    """x (all tokens, own heads, c) -> (own tokens, heads, c): what `tokens_to_heads` did with one part, undone."""
+    """x (all tokens, own heads, c) -> (own tokens, heads, c): the inverse of `tokens_to_heads` for one part."""
     size, n_own = len(counts), counts[rank]
     out = x.new_empty(size * n_own, x.shape[1], x.shape[2])
     dist.all_to_all_single(out, x.contiguous(), [n_own] * size, counts)
@@ -45,7 +45,7 @@ def heads_to_tokens(x: Tensor, counts: list[int], rank: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Share:
-    """How the tokens of a grid are shared out: process r has `sizes[r]` tokens of each of `n_frames` latent frames."""
+    """The shares of a grid's tokens: process r has `sizes[r]` tokens of each of `n_frames` latent frames."""
 
     rank: int
     sizes: tuple[int, ...]
@@ -162,15 +162,17 @@ class SequenceParallel:
         return positions
 
     def speaker_positions(self, regions: Tensor) -> Tensor:
-        """Found already, with the map."""
+        """`regions` unchanged: `speaker_map` of this class has computed the positions (own,) float32 already."""
         return regions
 
     def attend_now(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """`attend` without the operator that hides the exchange from torch.compile; (1, own, H, d) each."""
         share, chosen = self._now
         q, k, v = tokens_to_heads([q[0], k[0], v[0]], share.counts).unbind(1)
         return heads_to_tokens(chosen.self_kernel(q[None], k[None], v[None])[0], share.counts, share.rank)[None]
 
     def positions_now(self, q: Tensor, k: Tensor, masks: Tensor) -> Tensor:
+        """`speaker_map` without that operator: q, k (own, heads, head_dim), masks (3, S) -> (own,) float32."""
         share, chosen = self._now
         q, k = tokens_to_heads([q, k], share.counts).unbind(1)
         regions = speaker_map(q, share.first_frame(k), masks, chosen.kernel)

@@ -8,10 +8,10 @@ estimates the change from the one input that is known before the blocks run, the
 
 While `gathered` stays below the threshold, the blocks are skipped and their last residual (output - input) is added;
 otherwise they run and `gathered` begins again at 0. A step makes 1 to 3 forwards (guidance.py), each with a slot of its
-own. The reference always counts three forwards a step: with two, its slots rotate, so that one pass reuses the other's
-residual, and a window begins where the last one left the counter. `passes` = 3 does exactly that. Told the true number,
-every pass has its own slot and every window begins anew, so a resumed job goes on as if it had never stopped. Does not
-know the model: the caller hands e0 and the residuals.
+own. The reference always counts three forwards a step. With two forwards its slots rotate, so that one pass reuses the
+other's residual, and a window begins where the last one left the counter; `passes` = 3 does exactly that. With the true
+number of passes every pass has its own slot and every window begins anew, so a resumed job makes the same video as one
+that was never interrupted. Does not know the model: the caller passes e0 and the residuals.
 """
 
 from dataclasses import dataclass, field
@@ -64,7 +64,7 @@ class TeaCache:
         self.restart()
 
     def restart(self) -> None:
-        """Forget everything, as before the first forward of a job."""
+        """Return to the state before the first forward of a job."""
         self._slots = [_Slot() for _ in range(self.passes)]
         self._counter = 0
         self._slot = self._slots[0]
@@ -88,12 +88,12 @@ class TeaCache:
         return compute
 
     def store(self, residual: Tensor) -> None:
-        """Keep the blocks' output minus their input in the forward that was just computed."""
+        """Keep the blocks' output minus their input, (N, D) in their type, of the forward that was just computed."""
         self._slot.residual = residual
 
     @property
     def residual(self) -> Tensor:
-        """The blocks' output minus their input when this forward's slot was last computed."""
+        """The blocks' output minus their input, (N, D), of the last computed forward in this forward's slot."""
         assert self._slot.residual is not None
         return self._slot.residual
 

@@ -34,7 +34,7 @@ from lipsync_server.models.layers.sound_projection import AudioProjection
 
 @dataclass
 class EmbeddedCondition:
-    """Everything that stays the same over the steps of a window.
+    """The inputs that stay the same over the denoising steps of a window.
 
     text (text_len, D), image (257, D), audio (T, context_tokens * P, C): embedded. masks (3, S) float32 at token
     resolution, for two people only. layers: keys and values per block, filled by the first forward.
@@ -115,10 +115,10 @@ class InfiniteTalkTransformer(nn.Module):
         return str(self.attention)
 
     def set_attention(self, name: str = "auto", density: float = 1.0) -> None:
-        """Choose the attention kernel of every block (attention.KERNELS), and the share of key tiles that it looks at.
+        """Choose the attention kernel of every block (attention.KERNELS), and the share of key tiles that it computes.
 
-        "auto" takes the fastest of our own in self-attention, measured on this GPU: in 8 bits where the linear layers
-        compute in 8 bits already, as beside their rounding its own does not show, else in bf16.
+        "auto" takes the fastest of our own kernels for self-attention, measured on this GPU: in 8 bits where the linear
+        layers already compute in 8 bits, because beside their rounding that of the attention is not visible; else bf16.
         """
         reason = "as set"
         if name == "auto" and self.config.head_dim == attention_8bit.HEAD_DIM and self.dtype == torch.bfloat16:
@@ -163,7 +163,7 @@ class InfiniteTalkTransformer(nn.Module):
     def embed_condition(
         self, *, text: Tensor, image_tokens: Tensor, audio: Tensor, masks: Tensor | None = None
     ) -> EmbeddedCondition:
-        """Embed what stays the same over the steps of a window.
+        """Compute the inputs that stay the same over the denoising steps of a window.
 
         text (n <= text_len, text_dim); image_tokens (257, image_dim); audio (P, F, window, blocks, channels), windowed,
         P = 1 or 2, F = 4 * (T - 1) + 1; masks (3, h, w) at latent size, 0 or 1: person 1, person 2, background, needed
@@ -213,7 +213,7 @@ class InfiniteTalkTransformer(nn.Module):
         return embed_time(self.time_embedding, self.time_projection, timestep.to(self.device), self.config.freq_dim)
 
     def embed_patches(self, latent: Tensor) -> Tensor:
-        """latent (in_dim, T, h, w) -> (N, D)."""
+        """latent (in_dim, T, h, w) -> (N, D) in the type of the hidden states."""
         return embed_patches(self.patch_embedding, self._here(latent), self.config.patch_size)
 
     def _run_blocks(self, x: Tensor, e0: Tensor, conditioning: EmbeddedCondition, grid: Grid) -> Tensor:

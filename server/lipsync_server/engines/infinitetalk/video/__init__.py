@@ -1,1 +1,4 @@
-"""From a request to windows of frames: people, picture, conditions, guidance, the window loop."""
+"""Turns a request into windows of frames: people, picture, conditions, guidance, the window loop.
+
+run_window.py has the order of the parts of one window and is the place to begin.
+"""

@@ -53,6 +53,7 @@ class WindowCondition:
 
     @property
     def tensors(self) -> list[Tensor]:
+        """All tensors of the condition that exist, of the shapes above."""
         found = (self.picture, self.tokens, self.y, self.audio, self.masks)
         return [tensor for tensor in found if tensor is not None]
 
@@ -62,11 +63,12 @@ PictureAt = Callable[[Window], tuple[Frames, tuple[Box, Box] | None]]
 
 
 def still_picture(picture: Frames, boxes: tuple[Box, Box] | None) -> PictureAt:
+    """The same picture, uint8 RGB (H, W, 3), and boxes for every window."""
     return lambda window: (picture, boxes)
 
 
 def moving_picture(picture: Frames, boxes: tuple[Box, Box] | None) -> PictureAt:
-    """The picture under a slow camera move; window 0 sees it whole."""
+    """The picture, uint8 RGB (H, W, 3), under a slow camera move; window 0 shows all of it."""
     return lambda window: move_camera(picture, window.start / FPS, boxes)
 
 
@@ -142,7 +144,7 @@ class ConditionMaker:
 
     @torch.inference_mode()
     def colours(self) -> Tensor:
-        """The picture whose colours every frame is held to: the first window's, (3, H, W)."""
+        """The first window's picture, float32 (3, H, W) in [-1, 1]; every frame gets its colours."""
         source, _ = self._picture_at(self._schedule.windows[0])
         return to_tensor(fit_picture(source, self._size)).to(self._vae.device)
 

@@ -31,7 +31,7 @@ Pass = Literal["cond", "drop_text", "uncond", "drop_audio"]
 
 @dataclass(frozen=True)
 class GuidanceScales:
-    """How strongly the prompt and the audio steer; 1 is no guidance.
+    """The strength with which the prompt and the audio steer the video; 1 is no guidance.
 
     interval: with 2 or more, the extra passes run only every `interval`-th step (and in the first and the last), and
     the steps between reuse their difference. 1 is the reference.
@@ -93,7 +93,7 @@ class Guidance:
         self._last_change: Tensor | None = None
 
     def velocity(self, predictions: Mapping[Pass, Tensor]) -> Tensor:
-        """One velocity (16, T, h, w) from the predictions that `GuidanceScales.passes_at` asked for."""
+        """One velocity from the predictions that `GuidanceScales.passes_at` lists, float32 (16, T, h, w) each."""
         cond = predictions["cond"]
         text, audio = self.scales.text, self.scales.audio
         if "uncond" in predictions:

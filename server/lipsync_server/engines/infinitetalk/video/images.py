@@ -1,4 +1,4 @@
-"""The picture as the model sees it: person masks, and the slow camera move.
+"""Prepares the picture for the model: person masks, and the slow camera move.
 
 Boxes are (left, top, right, bottom) in pixels of the source picture. The public reference reads its boxes with the axes
 swapped (their "x" runs down the rows), so boxes for its JSON files must be written (top, left, bottom, right);
@@ -25,7 +25,7 @@ _CYCLE_S = 40.0
 
 
 def fit_masks(masks: NDArray[np.float32], target: tuple[int, int]) -> Tensor:
-    """Masks (3, H, W) of the source picture to the target's pixels: nearest, cropped like the picture."""
+    """Masks (3, H, W) of the source picture to float32 (3, height, width) of the target: nearest, cropped alike."""
     framing = frame_picture((masks.shape[1], masks.shape[2]), target)
     grown = _nearest(torch.from_numpy(masks), framing.resized)
     return grown[:, framing.top : framing.top + framing.height, framing.left : framing.left + framing.width]
@@ -79,7 +79,7 @@ def silent_neighbour(source: tuple[int, int], speaker: Box) -> Box:
 
 
 def move_camera(picture: Frames, time_s: float, boxes: tuple[Box, Box] | None) -> tuple[Frames, tuple[Box, Box] | None]:
-    """The picture as a slowly moving camera sees it at `time_s`, and the boxes within it.
+    """The picture in a slowly moving camera at `time_s` seconds, uint8 RGB (H, W, 3), and the boxes within it.
 
     One picture held still for minutes makes the model drift; its authors advise a video with a slow move instead. The
     cut-out starts as the whole picture, zooms in by a few per cent, drifts and returns, without a jump anywhere.
@@ -114,7 +114,7 @@ def _nearest(masks: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def condition_mask(n_latents: int, height: int, width: int) -> Tensor:
-    """The four mask channels of the conditioning (4, T, h, w): one where the picture is known, latent frame 0."""
+    """The four mask channels of the conditioning, float32 (4, T, h, w): 1 in latent frame 0, which is known, else 0."""
     mask = torch.zeros(4, n_latents, height, width)
     mask[:, 0] = 1
     return mask

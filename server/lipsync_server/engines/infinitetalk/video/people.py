@@ -1,4 +1,4 @@
-"""Who speaks when and where in the picture: recordings on the time line, and the boxes that belong to them.
+"""The people of a video: for each the recording, the time at which it starts, and the box in the picture.
 
 One person alone needs no box. With two recordings there are two people; with one recording and a box (or a face's
 number) there is one speaker among several, and the second "person" is everyone else, who hears silence. Knows the
@@ -46,7 +46,7 @@ class Cast:
 
 
 def cast_of(request: RenderRequest, options: Options) -> Cast:
-    """Who is in this video. Raises InvalidInput for a box outside the picture, NoFace for a face that is not there."""
+    """The people of this video. Raises InvalidInput for a box outside the picture, NoFace for a missing face."""
     picture = request.picture
     if request.second_speech is not None:
         later = len(request.speech) if options.audio_mode == "one_after_other" else 0

@@ -1,4 +1,4 @@
-"""Run one window: condition, denoise, decode, and hand the last frames on to the next window.
+"""Runs one window: condition, denoise, decode, and pass the last frames to the next window.
 
 A window is one run of the model over up to 81 frames (models/sampling/windows.py). The engine and both benchmarks call
 `run_window`, so that a benchmark measures the code that makes videos. Knows the order of the parts, which frames of a
@@ -107,7 +107,7 @@ def run_window(
 
 
 def consume(frames: Generator[Frames, None, WindowResult], put: Callable[[Frames], None]) -> WindowResult:
-    """Call `put` with each batch that `run_window` yields; return the window's result."""
+    """Call `put` with each batch (uint8 RGB (n, H, W, 3)) of `run_window`; return the window's result."""
     while True:
         try:
             batch = next(frames)

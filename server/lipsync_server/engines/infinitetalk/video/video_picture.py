@@ -21,6 +21,7 @@ class VideoPicture:
         self._last: tuple[int, Frames] = (0, first_frame)
 
     def __call__(self, window: Window) -> tuple[Frames, tuple[Box, Box] | None]:
+        """The video's frame when `window` begins, uint8 RGB (H, W, 3), and the boxes."""
         if window.index == 0:
             return self._first_frame, self._boxes
         while self._last[0] < window.index:

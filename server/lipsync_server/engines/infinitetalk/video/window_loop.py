@@ -1,4 +1,4 @@
-"""The arithmetic of a window: denoise its latents, decode them, correct colours, encode the frames to hand on.
+"""The arithmetic of a window: denoise its latents, decode them, correct colours, encode the frames for the next window.
 
 The public reference's order of computation with its random numbers, so that a seed makes the same video. One denoising
 step is: pin the known latents, predict (once for each guidance pass), combine (guidance.py), step (sampler.py). Knows
@@ -75,7 +75,7 @@ class WindowLoop:
         self._pacer = _Pacer(vae.device)
 
     def restart(self, transformer: InfiniteTalkTransformer, random: Tensor) -> None:
-        """Begin a window, perhaps again after a failed attempt. random: `generator.get_state()` before the window."""
+        """Begin a window, perhaps again after a failed attempt. random: `generator.get_state()`, uint8 (n,)."""
         self.transformer = transformer
         self.generator.set_state(random)
         if self.cache is not None:
@@ -83,7 +83,7 @@ class WindowLoop:
 
     @torch.inference_mode()
     def denoise(self, window: Window, condition: WindowCondition, known: Tensor | None, on_step: OnStep) -> Tensor:
-        """Clean latents (16, T, h, w) of one window.
+        """Clean latents of one window, float32 (16, T, h, w).
 
         known: latents of the frames taken over from the window before, (16, k, h, w); None in the first window, whose
         first latent is then the picture's own.
@@ -141,13 +141,13 @@ class WindowLoop:
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Iterator[Tensor]:
-        """Frames (3, n, H, W) of clean latents in [-1, 1], colours corrected, one latent frame after the other."""
+        """Frames of clean latents, float32 (3, n, H, W) in [-1, 1], colours corrected, one latent frame at a time."""
         for frames in self.vae.decode(latents):
             yield self._match_colours(frames)
 
     @torch.inference_mode()
     def take_over(self, tail: Tensor) -> Tensor:
-        """Latents of the last frames of a window, (3, motion_frames, H, W), for the next one."""
+        """Latents (16, k, h, w) of a window's last frames, float32 (3, motion_frames, H, W), for the next window."""
         return self.vae.encode(tail)
 
     def _embedded(self, condition: WindowCondition) -> Mapping[Pass, EmbeddedCondition]:

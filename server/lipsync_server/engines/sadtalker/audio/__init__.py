@@ -1,1 +1,1 @@
-"""From speech to expression and pose coefficients."""
+"""Turns speech into coefficients of expression and pose. coefficients.py is the entrance."""

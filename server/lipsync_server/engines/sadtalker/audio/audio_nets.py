@@ -1,6 +1,6 @@
-"""Networks that listen: the mel encoder that ExpNet and PoseVAE share in architecture, and ExpNet.
+"""Networks on sound: the mel encoder, whose architecture ExpNet and PoseVAE share, and ExpNet.
 
-A mel window is (80 bands, 16 columns), 0.2 s around one video frame (mel.py).
+A mel window is float32 (80 bands, 16 columns), 0.2 s around one video frame (mel.py).
 """
 
 import torch
@@ -30,6 +30,7 @@ class AudioBlock(nn.Module):
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) -> (B, C', H', W')."""
         y: Tensor = self.conv_block(x)
         return F.relu(y + x if self.residual else y)
 

@@ -1,4 +1,4 @@
-"""When the person blinks: a value per frame that ExpNet takes beside the sound.
+"""Blinks: a float32 value for each frame, an input of ExpNet beside the sound.
 
 Drawn as the reference draws, from Python's generator, but without its crash where a recording has exactly 21 frames.
 """

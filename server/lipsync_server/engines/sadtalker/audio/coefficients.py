@@ -26,7 +26,7 @@ _CHUNK = 32
 
 @dataclass(frozen=True)
 class TrackOptions:
-    """How a recording becomes coefficients. blink_scale 0 keeps the eyes open."""
+    """Options for computing coefficients from a recording. blink_scale 0 keeps the eyes open."""
 
     seed: int = 0
     style: int = 0

@@ -1,4 +1,4 @@
-"""Speech -> mel spectrogram -> the 80 x 16 window that a video frame listens to, in windows of any length.
+"""Speech -> mel spectrogram -> the 80 x 16 window of sound around each video frame, for any stretch of a recording.
 
 Works in float64 on a 16 kHz float32 array that may be a memory map of half an hour: only what a window needs is read.
 Numbers as in Wav2Lip's front end, which the published networks were trained on.

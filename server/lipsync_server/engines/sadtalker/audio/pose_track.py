@@ -1,4 +1,4 @@
-"""The head's motion over a whole recording, made from PoseVAE's blocks of 32 frames, any stretch of it on demand.
+"""The head's motion over a recording, joined from PoseVAE's blocks of 32 frames; any stretch is computed on demand.
 
 Two ways to join blocks. `independent` is the reference: every block has its own noise and nothing joins them, so the
 head jumps every 1.28 s. `blended`, the engine's default, starts a block every 16 frames and cross-fades neighbours,

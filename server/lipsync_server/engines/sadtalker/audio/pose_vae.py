@@ -1,7 +1,7 @@
 """PoseVAE's decoder: sound, a style and noise -> the head's motion over a block of 32 frames.
 
-Pose is six values: three angles in radians and three of translation, as offsets from the source's pose. What joins
-blocks into a track is pose_track.py's matter. The VAE's encoder and its discriminator exist for training only.
+A pose is six float32 values: three angles in radians and three of translation, as offsets from the source's pose.
+pose_track.py joins blocks into a track. The VAE's encoder and its discriminator exist for training only.
 """
 
 import torch
@@ -70,6 +70,7 @@ class ResUnet(nn.Module):
         self.output_layer = nn.Sequential(layout.conv("output_layer.0"), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, 1, frames, pose) -> the same shape, 0 to 1."""
         x1 = self.input_layer(x) + self.input_skip(x)
         x2 = self.residual_conv_1(x1)
         x3 = self.residual_conv_2(x2)

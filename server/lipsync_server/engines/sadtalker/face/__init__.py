@@ -1,1 +1,1 @@
-"""Find, crop and reconstruct the face, and set it back into the picture."""
+"""Crops the face, computes its 3-D coefficients, and puts rendered faces back into the picture."""

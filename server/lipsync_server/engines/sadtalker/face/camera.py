@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 
 def camera_path(degrees: Sequence[float], n_frames: int) -> NDArray[np.float64]:
-    """One angle per frame along the given ones at constant speed: (n_frames,) degrees.
+    """One angle for each frame, along the given angles at constant speed: float64 (n_frames,), degrees.
 
     As in the reference, legs end up to one step short of their last angle and the path's last value is held. Equal
     neighbours, on which the reference divides by zero, stand still.

@@ -1,7 +1,7 @@
-"""Where the face is cut out of the picture, and how the cut is aligned for the 3-D face network.
+"""The cut of the face out of the picture, and its alignment for the 3-D face network.
 
-Works from 68 landmarks (x right, y down, pixels); of these only the eyes, the nose tip and the mouth's corners count.
-Knows numpy, Pillow and OpenCV; no networks.
+Works from 68 landmarks, float32 (68, 2): x right, y down, in pixels. Only the eyes, the nose tip and the corners of the
+mouth are used. Pictures are uint8 RGB (H, W, 3). Knows numpy, Pillow and OpenCV; no networks.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ STANDARD_POINTS: NDArray[np.float64] = np.array([
 
 @dataclass(frozen=True)
 class Crop:
-    """How a picture was cut. All boxes are in pixels of the picture resized to `resized` (w, h).
+    """The cut of a picture. All boxes are in pixels of the picture resized to `resized` (w, h).
 
     outer: the box around the head. inner: the quad within the outer box, in its coordinates. size: width and height
     that decide the aspect of a cropped video.
@@ -57,7 +57,7 @@ class Crop:
 
 
 def find_crop(landmarks: Points, width: int, height: int, *, reference_clamp: bool = False) -> Crop:
-    """The head's box in a picture of width x height from its 68 landmarks.
+    """The head's box in a picture of width x height pixels from its landmarks (68, 2).
 
     reference_clamp keeps the reference's fault: it limits the inner box by the picture's WIDTH in both directions
     and not by the outer box, which recorded sizes that were never cut (tall pictures came out stretched).
@@ -122,7 +122,7 @@ def cut(picture: Picture, crop: Crop, preprocess: Preprocess) -> Picture:
 
 
 def resize(picture: Picture, width: int, height: int) -> Picture:
-    """Bilinear, as the networks were fed."""
+    """Resized bilinearly, as in the networks' training."""
     return np.asarray(cv2.resize(np.ascontiguousarray(picture), (width, height), interpolation=cv2.INTER_LINEAR))
 
 
@@ -158,7 +158,7 @@ def align(square: Picture, landmarks: Points) -> Alignment:
 
 
 def align_points(square: Picture, points: NDArray[np.float64]) -> Alignment:
-    """The same from the five points, y up. Pixels outside the picture become black.
+    """The same from the five points (5, 2), y up. Pixels outside the picture become black.
 
     Raises InvalidImage where the face is so small that the picture would have to be blown up beyond reason.
     """

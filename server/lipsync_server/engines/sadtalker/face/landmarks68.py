@@ -1,4 +1,4 @@
-"""The 478 mesh points of engines/landmarks.py as the 68 landmarks that SadTalker's geometry is written in.
+"""Converts the 478 mesh points of engines/landmarks.py to the 68 landmarks that SadTalker's geometry uses.
 
 The crop and the alignment use fifteen of them (eyes, nose tip, mouth corners); an error of 5 % of the eye distance
 per point is small against what the 3-D face network was trained with.
@@ -21,5 +21,5 @@ MESH_INDEX: tuple[int, ...] = (
 
 
 def landmarks68(mesh: NDArray[np.float32]) -> Points:
-    """(478, 2 or 3) mesh points -> (68, 2), in the same pixels."""
+    """(478, 2 or 3) mesh points -> float32 (68, 2), in the same pixels."""
     return mesh[list(MESH_INDEX), :2].astype(np.float32)

@@ -19,12 +19,12 @@ _FEATHER = 0.12  # of the box's shorter side
 
 
 class Compositor(Protocol):
-    """Makes video frames of rendered squares, in two steps so that a GPU need not wait for the second."""
+    """Makes video frames from rendered squares, in two steps, so that a GPU does not wait for the second step."""
 
     size: tuple[int, int]  # width, height, both even
 
     def blend(self, squares: Tensor) -> Tensor:
-        """(n, 3, S, S) in [0, 1] -> (n, h, w, 3) uint8 on the same device: what changes from frame to frame."""
+        """(n, 3, S, S) in [0, 1] -> uint8 (n, h, w, 3) on the same device: the part of a frame that changes."""
 
     def place(self, patches: Tensor) -> Picture:
         """The result of `blend` -> (n, height, width, 3) uint8 frames."""
@@ -44,9 +44,11 @@ class CropFrames:
         self.size = (self.scaled[0], self.scaled[1] // 2 * 2)
 
     def blend(self, squares: Tensor) -> Tensor:
+        """squares (n, 3, S, S) in [0, 1] -> uint8 (n, S, S, 3) on the same device."""
         return to_bytes(squares)
 
     def place(self, patches: Tensor) -> Picture:
+        """patches: the result of `blend`. Returns uint8 RGB (n, height, width, 3)."""
         height = self.size[1]
         return np.stack([_resize(frame, *self.scaled)[:height] for frame in patches.cpu().numpy()])
 
@@ -77,12 +79,14 @@ class FeatherPaste:
         self.behind = torch.from_numpy(patch.copy()).to(device).permute(2, 0, 1).float()
 
     def blend(self, squares: Tensor) -> Tensor:
+        """squares (n, 3, S, S) in [0, 1] -> uint8 (n, h, w, 3): the box of the picture with the square in it."""
         patches = F.interpolate(squares.float(), size=self.box_size, mode="bicubic", antialias=True)
         patches = (patches[:, :, self.rows, self.columns] * 255).clamp(0, 255)
         blended = torch.lerp(self.behind.expand_as(patches), patches, self.alpha)
         return blended.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
     def place(self, patches: Tensor) -> Picture:
+        """patches: the result of `blend`. Returns uint8 RGB (n, height, width, 3)."""
         left, top, right, bottom = self.inside
         result = np.repeat(self.picture[None], len(patches), axis=0)
         result[:, top:bottom, left:right] = patches.cpu().numpy()
@@ -100,9 +104,11 @@ class PoissonPaste:
         self.size = (picture.shape[1], picture.shape[0])
 
     def blend(self, squares: Tensor) -> Tensor:
+        """squares (n, 3, S, S) in [0, 1] -> uint8 (n, S, S, 3) on the same device."""
         return to_bytes(squares)
 
     def place(self, patches: Tensor) -> Picture:
+        """patches: the result of `blend`. Returns uint8 RGB (n, height, width, 3)."""
         return np.stack([poisson_paste(self.picture, frame, self.box) for frame in patches.cpu().numpy()])
 
 

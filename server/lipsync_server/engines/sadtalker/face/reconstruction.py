@@ -36,6 +36,7 @@ class Bottleneck(nn.Module):
             self.downsample = nn.Sequential(shortcut, layout.norm2d("downsample.1"))
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) -> (B, C', H / stride, W / stride)."""
         y = F.relu(self.bn1(self.conv1(x)))
         y = F.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
@@ -74,5 +75,5 @@ class FaceReconstruction(nn.Module):
 
 
 def motion_coefficients(coefficients: Tensor) -> Tensor:
-    """(B, 257) -> (B, 70): expression 64, angles 3, translation 3."""
+    """(B, 257) -> (B, 70) of the same dtype: expression 64, angles 3, translation 3."""
     return torch.cat([coefficients[:, part] for part in (EXPRESSION, ANGLE, TRANSLATION)], dim=1)

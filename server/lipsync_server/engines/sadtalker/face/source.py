@@ -30,7 +30,11 @@ _MIN_SIDE = 32
 
 @dataclass(frozen=True)
 class Source:
-    """square: (S, S, 3). coefficients: (73,). box: what was cut, in pixels of the picture. crop_size: its (w, h)."""
+    """A prepared source picture.
+
+    square: uint8 RGB (S, S, 3). coefficients: float32 (73,). box: of the cut, in pixels of the picture. crop_size:
+    (w, h) of the cut.
+    """
 
     square: Picture
     coefficients: Rows
@@ -48,7 +52,7 @@ def prepare_source(
     reference_clamp: bool = False,
     shrink: Literal["area", "bilinear"] = "area",
 ) -> Source:
-    """Cut the face that `landmarks` (68, 2) mark out of `picture` and read its coefficients."""
+    """Cut the face at `landmarks` (68, 2) out of `picture`, uint8 RGB (H, W, 3), and compute its coefficients."""
     height, width = picture.shape[:2]
     whole = (0, 0, width, height)
     if preprocess == "resize":

@@ -1,1 +1,1 @@
-"""From model files to networks."""
+"""Loads model files into networks. model_files.py is the entrance; official.py lists the tensors of the files."""

@@ -75,7 +75,7 @@ def load_networks(folder: Path, size: int) -> Networks:
 
 
 def build(network: Callable[[Layout], _M], tensors: Mapping[str, Tensor], prefix: str, source: str) -> _M:
-    """One network from its tensors. Their names are given without the `prefix` that they have in the file."""
+    """One network from its float tensors, of the file's shapes. `network` sees their names without `prefix`."""
     with torch.device("meta"):
         empty = network(layout_of(tensors, f"{prefix} of {source}"))
     return fill(empty, tensors, f"{prefix} of {source}")

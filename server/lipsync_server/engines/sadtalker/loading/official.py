@@ -1,4 +1,4 @@
-"""The tensors of the published files, name by name, at any width: what the files of a folder must hold.
+"""The list of the tensors in the published files, name by name, at any width of the networks.
 
 Used to check that nothing is missing or surplus, and to make stand-ins with random weights (random_models/sadtalker.py,
 bench.py). At width 1 the list equals that of the published files. Knows no numbers, only shapes.

@@ -1,7 +1,7 @@
 """Convolution blocks that the keypoint detector, the dense motion network and the generator share, and the grids.
 
 B batch, C channels, D H W depth, height, width of a feature volume, K keypoints. Coordinates are (x, y, z) in [-1, 1],
--1 and 1 being the centres of the outermost cells.
+-1 and 1 being the centres of the outermost cells. Tensors are float32 unless the renderer chooses 16 bits.
 """
 
 import torch
@@ -23,6 +23,7 @@ class ConvNorm2d(nn.Module):
         self.leaky = leaky
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) -> (B, C', H, W)."""
         x = self.norm(self.conv(x))
         return F.leaky_relu(x, 0.01) if self.leaky else F.relu(x)
 
@@ -31,6 +32,7 @@ class Down2d(ConvNorm2d):
     """The same, then average pooling by 2; an odd last row or column is dropped."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) -> (B, C', H // 2, W // 2)."""
         return F.avg_pool2d(super().forward(x), 2)
 
 
@@ -43,6 +45,7 @@ class ConvNorm3d(nn.Module):
         self.norm: nn.Module = layout.norm3d("norm")
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, D, H, W) -> (B, C', D, H, W)."""
         return F.relu(self.norm(self.conv(x)))
 
 
@@ -50,6 +53,7 @@ class Down3d(ConvNorm3d):
     """The same, then average pooling by 2 in height and width; depth stays."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, D, H, W) -> (B, C', D, H // 2, W // 2)."""
         x = super().forward(x)
         # Slice by slice: avg_pool3d has no half precision on the CPU, and with channels innermost this copies nothing.
         slices = x.transpose(1, 2).flatten(0, 1)
@@ -61,6 +65,7 @@ class Up3d(ConvNorm3d):
     """Nearest doubling of height and width, then the same."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, D, H, W) -> (B, C', D, 2 H, 2 W)."""
         return super().forward(F.interpolate(x, scale_factor=(1, 2, 2)))
 
 
@@ -75,6 +80,7 @@ class ResidualBlock3d(nn.Module):
         self.norm2: nn.Module = layout.norm3d("norm2")
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, D, H, W) -> the same shape."""
         y = self.conv1(F.relu(self.norm1(x)))
         result: Tensor = x + self.conv2(F.relu(self.norm2(y)))
         return result
@@ -118,6 +124,7 @@ class Hourglass3d(nn.Module):
         self.decoder = _Decoder(layout / "decoder")
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, D, H, W) -> (B, C', D, H, W)."""
         return self.decoder.join(self.encoder(x))
 
 

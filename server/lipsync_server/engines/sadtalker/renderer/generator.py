@@ -1,7 +1,7 @@
 """The generator: one source picture and the keypoints of a frame -> the frame.
 
-`prepare` does everything that depends on the source alone, once; `forward` renders a batch of frames from it. Knows
-nothing of audio, poses or files.
+`prepare` computes once all that depends on the source alone; `forward` renders a batch of frames from it. Tensors are
+float32, or 16 bits where the renderer chooses that. Knows nothing of audio, poses or files.
 """
 
 from typing import NamedTuple

@@ -1,6 +1,6 @@
 """The keypoint detector: one picture -> K canonical keypoints in the unit cube. Runs once per source picture.
 
-Knows nothing of faces' poses: mapping.py turns canonical keypoints into those of a frame.
+Tensors are float32. Does not know poses: mapping.py turns canonical keypoints into the keypoints of a frame.
 """
 
 import torch

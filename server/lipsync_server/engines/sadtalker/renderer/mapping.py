@@ -5,7 +5,8 @@ keypoints instead, in a pose space that it has learned (face-vid2vid, https://ar
 
     keypoints = canonical @ R(yaw, pitch, roll)^T + shift + deltas
 
-canonical (K, 3) belong to the source picture. The angles are expectations over 66 bins of 3 degrees each.
+canonical (K, 3) belong to the source picture. The angles are expectations over 66 bins of 3 degrees each. Tensors are
+float32.
 """
 
 from typing import NamedTuple

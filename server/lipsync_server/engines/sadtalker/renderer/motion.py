@@ -1,7 +1,7 @@
 """Dense motion: from keypoints of the source and of a frame to a flow field and an occlusion map.
 
-The flow tells for every place of the frame's feature volume from where in the source's volume its content comes
-(face-vid2vid, https://arxiv.org/abs/2011.15126). Each of the K keypoints proposes a shift of the whole volume; one
+The flow gives for every place of the frame's feature volume the place in the source's volume from which its content
+comes (face-vid2vid, https://arxiv.org/abs/2011.15126). Each of K keypoints proposes a shift of the whole volume; one
 more candidate, the background, proposes none. A network gives each candidate a weight at each place:
 
     flow(p) = sum over k of mask_k(p) * (p + source_k - driving_k)        (D, H, W, 3)

@@ -1,6 +1,6 @@
-"""Runs the renderer: coefficients in, pictures out, in batches of one size, in the precision and on the device chosen.
+"""Runs the renderer on one device in one precision: coefficients in, pictures out, in batches of one size.
 
-`prepare` computes everything that depends on the source picture alone, once. Knows no audio and no files.
+`prepare` computes once all that depends on the source picture alone. Results are float32. Knows no audio and no files.
 """
 
 import logging

@@ -8,7 +8,8 @@ layout, which is restored with a scale and an offset that differ from place to p
 
 Two forms compute the same. As loaded, every modulation is its own chain of convolutions. After `fuse` the chains'
 first convolutions run as one per resolution, on a nearest-upsampled map by its distinct sub-pixel phases (25 taps
-instead of 144 at four times the size), and scale and offset come from one convolution.
+instead of 144 at four times the size), and scale and offset come from one convolution. Tensors have the dtype of the
+feature map.
 """
 
 import torch
@@ -31,10 +32,12 @@ class SpadeNorm(nn.Module):
         self.modulation: nn.Conv2d | None = None
 
     def hidden(self, feature: Tensor, size: tuple[int, int]) -> Tensor:
+        """feature (B, C, h, w) -> hidden map (B, C', *size). size: (H, W) of the map to be normalised."""
         hidden: Tensor = F.relu(self.mlp_shared(F.interpolate(feature, size=size, mode="nearest")))
         return hidden
 
     def forward(self, normalized: Tensor, hidden: Tensor) -> Tensor:
+        """normalized (B, C, H, W), hidden (B, C', H, W) -> (B, C, H, W)."""
         if self.modulation is not None:
             scale, offset = self.modulation(hidden).chunk(2, dim=1)
         else:
@@ -69,7 +72,7 @@ class SpadeBlock(nn.Module):
         return [norm for norm in (self.norm_0, self.norm_1, self.norm_s) if norm is not None]
 
     def forward(self, x: Tensor, hidden: list[Tensor]) -> Tensor:
-        """hidden: one map per norm, in the order of `norms`, at the size of x."""
+        """x (B, C, H, W) -> (B, C', H, W). hidden: one map (B, C', H, W) for each norm, in the order of `norms`."""
         normalized = instance_norm(x)
         y = self.conv_0(F.leaky_relu(self.norm_0(normalized, hidden[0]), 0.2))
         y = self.conv_1(F.leaky_relu(self.norm_1(instance_norm(y), hidden[1]), 0.2))
@@ -108,6 +111,7 @@ class SpadeDecoder(nn.Module):
         self.stages = nn.ModuleList(stages)
 
     def forward(self, feature: Tensor) -> Tensor:
+        """feature (B, 256, S/4, S/4) -> (B, 3, S, S) in [0, 1]."""
         x = self.fc(feature)
         hidden = self._hidden(feature, self.middle(), 0)
         for block in self.middle():
@@ -152,6 +156,7 @@ class MergedHidden(nn.Module):
             self.centre = _conv(_phase(weight, inner, inner), bias)
 
     def forward(self, feature: Tensor) -> tuple[Tensor, ...]:
+        """feature (B, C, h, w) -> a hidden map (B, C', h * factor, w * factor) for each norm."""
         hidden = self.plain(feature) if self.factor == 1 else self._phases(feature)
         return F.relu(hidden).chunk(self.n_norms, dim=1)
 

@@ -31,7 +31,7 @@ class VolumeConv(nn.Module):
         self.bias = conv.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, D, H, W) -> (B, O, D, H, W)."""
+        """(B, C, D, H, W) -> (B, O, D, H, W), in the same dtype."""
         B, _, D, H, W = x.shape
         k, half = self.kernel, self.kernel // 2
         slices = x.permute(0, 2, 3, 4, 1)  # (B, D, H, W, C)

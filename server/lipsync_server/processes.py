@@ -1,10 +1,13 @@
-"""Let a process end with the process that started it. Linux does so in the kernel; elsewhere the pipe's end does it."""
+"""What a child process asks of the kernel for the server's sake: to end with the server, and to run after it."""
 
+import contextlib
 import ctypes
 import os
 import signal
 import sys
+from pathlib import Path
 
+_AUTOGROUP = Path("/proc/self/autogroup")
 _PR_SET_PDEATHSIG = 1
 
 
@@ -18,3 +21,18 @@ def end_with_parent(parent_pid: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:
         os._exit(0)
+
+
+def yield_to_server(niceness: int) -> None:
+    """Run at a lower CPU priority than the server. niceness: 0 is the server's own, 19 the lowest priority.
+
+    Linux with autogroup, the default of desktops and many servers, shares the CPU out between sessions first, so that
+    the niceness of a process counts within its session only. A child in a session of its own lowers the session's.
+    """
+    if sys.platform == "win32":
+        return
+    with contextlib.suppress(OSError):
+        os.nice(niceness)
+    if os.getsid(0) == os.getpid():
+        with contextlib.suppress(OSError):
+            _AUTOGROUP.write_text(str(niceness))

@@ -195,3 +195,14 @@ def test_an_answer_that_is_none_ends_in_a_sentence(picture: Path, monkeypatch: p
             assert not process.is_fit
     finally:
         process.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="a kernel without autogroup")
+def test_a_decoder_runs_after_the_server_where_the_kernel_shares_the_cpu_by_session(
+    pool: DecoderPool, picture: Path
+) -> None:
+    """Its session as a whole is nice: the niceness of a process counts within its session only."""
+    with pool.process() as process:
+        process.run(ProbePicture(picture, 10**7))
+        assert "nice 10" in Path(f"/proc/{process.pid}/autogroup").read_text()
+    assert "nice 10" not in Path("/proc/self/autogroup").read_text()

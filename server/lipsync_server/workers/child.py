@@ -17,7 +17,7 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from lipsync_server.processes import end_with_parent
+from lipsync_server.processes import end_with_parent, yield_to_server
 from lipsync_server.workers import messages
 from lipsync_server.workers.log_lines import LineHandler
 from lipsync_server.workers.work import Work
@@ -75,10 +75,9 @@ class Child:
                 self._orders.put(message)
 
 
-def _yield_to_server() -> None:
+def _stand_back() -> None:
     """Run at a lower CPU priority than the server, and be the first process that the kernel kills without memory."""
-    with contextlib.suppress(OSError):
-        os.nice(_NICENESS)
+    yield_to_server(_NICENESS)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
 
@@ -89,7 +88,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     os.set_inheritable(descriptor, False)
-    _yield_to_server()
+    _stand_back()
     faulthandler.enable()
     pipe = Connection(descriptor)
     try:

@@ -5,13 +5,14 @@ neither; why_not() gives that in one sentence. The wall time is enforced everywh
 """
 
 import contextlib
-import os
 import re
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from lipsync_server.processes import yield_to_server
 
 if sys.platform != "win32":
     import resource
@@ -55,8 +56,7 @@ def confine_process() -> None:
     first when memory runs out."""
     if sys.platform == "win32":
         return
-    with contextlib.suppress(OSError):
-        os.nice(_NICENESS)
+    yield_to_server(_NICENESS)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
     with contextlib.suppress(OSError, ValueError):

@@ -1,8 +1,8 @@
 """`lipsync bench`: measures the speed of an engine on this machine, and the cost of that speed.
 
 There are two kinds of benchmark: whole renders with the real model files (bench/whole_runs.py), and with
---random-weights single sections of an engine at its published size (bench/infinitetalk, bench/sadtalker). This module
-presents the figures; it measures nothing.
+--random-weights single sections of an engine at its published size (bench/infinitetalk, bench/flashhead,
+bench/sadtalker). This module presents the figures; it measures nothing.
 """
 
 import json
@@ -51,7 +51,8 @@ def bench(
     random_weights: Annotated[
         bool,
         typer.Option(
-            "--random-weights", help="Without model files: infinitetalk or sadtalker at full size, by section."
+            "--random-weights",
+            help="Without model files: infinitetalk, flashhead or sadtalker at full size.",
         ),
     ] = False,
     only: Annotated[str, typer.Option(help="With --random-weights: sections, separated by commas.")] = "",
@@ -152,14 +153,15 @@ def _measure_sections(
     keep_files: bool,
     budget_s: float | None,
 ) -> None:
+    from lipsync_server.bench.flashhead import command as flashhead
     from lipsync_server.bench.infinitetalk import command as infinitetalk
     from lipsync_server.bench.sadtalker import command as sadtalker
     from lipsync_server.bench.sections import SectionRun, torch_device
 
-    measures = {"infinitetalk": infinitetalk.measure, "sadtalker": sadtalker.measure}
+    measures = {"infinitetalk": infinitetalk.measure, "flashhead": flashhead.measure, "sadtalker": sadtalker.measure}
     measure = measures.get(engine or "infinitetalk")
     if measure is None:
-        raise InvalidInput(f"--random-weights measures the engines {' and '.join(measures)}, not {engine!r}.")
+        raise InvalidInput(f"--random-weights measures the engines {', '.join(measures)}, not {engine!r}.")
     device = torch_device(console.settings_from({}).device)
     measure(SectionRun(device, scratch, only, json_path, tiny, cards, keep_files, budget_s))
 

@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 # The section http starts a server, which has its own test.
 SECTIONS = [name for name in benchmark.SECTIONS if name != "http"]
 WINDOWS = ("windows.fast", "windows.balanced", "capped", "quality", "quality_uncached", "hd.capped", "hd.resident")
-WINDOWS += ("two_people", "int8.fast", "capped.in_22_gb")
+WINDOWS += ("two_people", "int8.fast", "capped.in_22_gb", "flashtalk.4_steps", "flashtalk.2_steps")
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from lipsync_server.bench.infinitetalk.two_gpus import two_gpus
 from lipsync_server.bench.infinitetalk.windows import (
     capped_int8_windows,
     capped_windows,
+    flashtalk_windows,
     hd_windows,
     int8_windows,
     preset_windows,
@@ -37,6 +38,7 @@ SECTIONS: dict[str, Section[Bench]] = {
     "errors": Section(error_table, 40),
     "loading": Section(loading, 35),
     "windows": Section(preset_windows, 95),
+    "flashtalk": Section(flashtalk_windows, 60),
     "capped": Section(capped_windows, 45),
     "capped_int8": Section(capped_int8_windows, 45),
     "quality": Section(quality_window, 160),

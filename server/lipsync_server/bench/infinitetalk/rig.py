@@ -16,6 +16,7 @@ from torch import Tensor
 from lipsync_server.bench.infinitetalk.bench import Bench
 from lipsync_server.bench.record import Numbers, say
 from lipsync_server.engines.base import FPS, Frames
+from lipsync_server.engines.infinitetalk.flashtalk import MOTION_FRAMES, WINDOW_FRAMES, flashtalk_options
 from lipsync_server.engines.infinitetalk.model.teacache import TeaCache
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
 from lipsync_server.engines.infinitetalk.options import Options
@@ -58,13 +59,20 @@ class Rig:
     """All models but the transformer with random weights, one picture of noise, and speech of noise for a few windows.
 
     moves: whether the camera moves. keep_clip: CLIP stays on the GPU between pictures. encodes_beside: the picture of
-    the next window is encoded during this window.
+    the next window is encoded during this window. flashtalk: the sampler and the windows of FlashTalk.
     """
 
     def __init__(
-        self, bench: Bench, *, size: tuple[int, int], n_windows: int, n_people: int = 1, moves: bool = False
+        self,
+        bench: Bench,
+        *,
+        size: tuple[int, int],
+        n_windows: int,
+        n_people: int = 1,
+        moves: bool = False,
+        flashtalk: bool = False,
     ) -> None:
-        self._bench = bench
+        self._bench, self._flashtalk = bench, flashtalk
         scale, device, cuda = bench.scale, bench.device, bench.cuda
         dtype = torch.bfloat16 if cuda else torch.float32
         sizes = scale.models
@@ -73,9 +81,13 @@ class Rig:
             device=device, dtype=torch.float16 if cuda else torch.float32, config=sizes.clip
         )  # fmt: skip
         self.wav2vec = random_wav2vec(device=device, config=sizes.wav2vec)
-        n_frames = scale.window_frames + (scale.window_frames - scale.motion_frames) * (n_windows - 1)
+        n_window, n_motion = scale.window_frames, scale.motion_frames
+        if flashtalk and cuda:
+            n_window, n_motion = WINDOW_FRAMES, MOTION_FRAMES
+        self._motion_frames, self._new_s = n_motion, (n_window - n_motion) / FPS
+        n_frames = n_window + (n_window - n_motion) * (n_windows - 1)
         self.schedule = schedule(
-            n_frames, n_people=n_people, window_frames=scale.window_frames, motion_frames=scale.motion_frames
+            n_frames, n_people=n_people, window_frames=n_window, motion_frames=n_motion, whole_windows=flashtalk
         )
         heard = self.schedule.heard[0]
         voices = []
@@ -107,13 +119,14 @@ class Rig:
 
     def loop(self, transformer: InfiniteTalkTransformer, preset: str, cache: TeaCache | None = None) -> WindowLoop:
         """The window loop of a job with this preset. cache: the step cache of the option teacache."""
-        sampling = Options(preset=preset).sampling
+        options = Options(preset=preset)
+        sampling = (flashtalk_options(options) if self._flashtalk else options).sampling
         text = torch.randn(120, self._bench.config.text_dim, device=self._bench.device)
         scales = GuidanceScales(sampling.text_guidance, sampling.audio_guidance, sampling.guidance_interval)
         return WindowLoop(
             transformer, self.vae, Prompts(text, text),
             LoopSettings(
-                sampling.steps, sampling.shift, scales, motion_frames=self._bench.scale.motion_frames
+                sampling.steps, sampling.shift, scales, motion_frames=self._motion_frames, flashtalk=self._flashtalk
             ),
             colours=self.conditions.colours(), generator=torch.Generator().manual_seed(0), cache=cache,
         )  # fmt: skip
@@ -138,13 +151,11 @@ class Rig:
             started = time.perf_counter()
             sink.drain()
             drained_s = round(time.perf_counter() - started, 3)
-        scale = self._bench.scale
-        new_s = (scale.window_frames - scale.motion_frames) / FPS
         found |= {
             "attention": loop.transformer.attention_line,
             "fused_blocks": loop.transformer.fast_blocks,
-            "new_video_s": new_s,
-            "s_per_s": round(windows[-1]["all"] / new_s, 3),
+            "new_video_s": self._new_s,
+            "s_per_s": round(windows[-1]["all"] / self._new_s, 3),
             "encoder_behind_s": drained_s,
         }
 

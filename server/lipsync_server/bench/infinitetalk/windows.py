@@ -12,6 +12,7 @@ from lipsync_server.bench.infinitetalk.bench import EIGHT_BIT, Bench
 from lipsync_server.bench.infinitetalk.forward import int8_forward
 from lipsync_server.bench.infinitetalk.rig import Rig
 from lipsync_server.bench.record import Numbers, say
+from lipsync_server.engines.infinitetalk.flashtalk import OWN_SIZE
 from lipsync_server.engines.infinitetalk.loading import memory as memory_plan
 from lipsync_server.engines.infinitetalk.model.teacache import DEFAULT_THRESHOLD, TeaCache
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
@@ -41,6 +42,17 @@ def preset_windows(bench: Bench, found: Numbers) -> None:
 def _half_of_the_keys(rig: Rig, transformer: InfiniteTalkTransformer, found: Numbers) -> None:
     transformer.set_attention(*EIGHT_BIT["8bit_half"])
     rig.run(rig.loop(transformer, "fast"), 2, found, note="fast, half of the keys")
+
+
+def flashtalk_windows(bench: Bench, found: Numbers) -> None:
+    """FlashTalk: windows of 33 frames at 448 x 768, one forward a step; four steps, then two, fp8 and resident."""
+    rig = Rig(bench, size=OWN_SIZE if bench.cuda else bench.scale.picture, n_windows=3, flashtalk=True)
+    transformer = resident(bench)
+    memory.reset_peak(bench.device)
+    for name, preset in (("4_steps", "balanced"), ("2_steps", "fast")):
+        bench.part(found, name, partial(rig.run, rig.loop(transformer, preset), 3, note=f"FlashTalk, {name}"))
+    found |= memory.peaks(bench.device)
+    transformer.close()
 
 
 def quality_window(bench: Bench, found: Numbers) -> None:

@@ -25,6 +25,12 @@ class FlashHeadEngine:
         self._models: Models | None = None
         self._landmarker: FaceLandmarker | None = None
 
+    @property
+    def models(self) -> Models:
+        """The loaded models."""
+        assert self._models is not None, "load() comes first"
+        return self._models
+
     def load(self, report: Report = no_report) -> None:
         """Load the variant whose files are here, pro where both are; idempotent."""
         if self._models is None:
@@ -40,8 +46,7 @@ class FlashHeadEngine:
         try:
             if self._models is None:
                 self.load(reporting_to(context))
-            assert self._models is not None
-            yield from Job(self._models, self._faces, request, context).frames()
+            yield from Job(self.models, self._faces, request, context).frames()
         except RuntimeError as error:
             if not gpu_ran_out(error):
                 raise

@@ -12,6 +12,7 @@ from lipsync_server.paths import SAMPLES_DIR
 from playwright.async_api import Browser, FileChooser, Page, async_playwright, expect
 from playwright.async_api import TimeoutError as PlaywrightTimeout
 from server_process import ServerProcess
+from site_kit import wav
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
@@ -91,6 +92,32 @@ async def test_a_picture_and_a_recording_become_a_video_that_plays_and_downloads
     assert (await download.value).suggested_filename == "portrait-lipsync.mp4"
     assert saved.read_bytes()[4:8] == b"ftyp"
     await expect(page.locator("#jobs li").first).to_contain_text("ready")
+
+
+async def test_a_video_plays_while_it_is_rendered(browser: Browser, tmp_path: Path) -> None:
+    speech = tmp_path / "speech.wav"
+    speech.write_bytes(wav(20))
+    with ServerProcess(tmp_path / "data", options={"TOKENS": TOKEN}).running() as server:
+        page = await browser.new_page()
+        await sign_in(page, server.url + "/")
+        await choose_inputs(page, speech)
+        await page.get_by_text("More options").click()
+        await page.get_by_label("save every").fill("25")
+        await page.get_by_label("seconds per frame").fill("0.02")
+        await page.get_by_role("button", name="Make the video").click()
+        await expect(page.locator("#live")).to_be_visible(timeout=RENDER_MS)
+        await page.evaluate(
+            """() => new Promise((resolve) => {
+                const live = document.getElementById('live');
+                live.addEventListener('timeupdate', () => live.currentTime > 0.5 && resolve());
+            })"""
+        )
+        await expect(page.locator("#job-running")).to_be_visible()
+        assert await page.evaluate("document.getElementById('live').videoWidth") == 64
+        at = await page.evaluate("document.getElementById('live').currentTime")
+        await expect(page.locator("#live")).to_be_hidden(timeout=RENDER_MS)
+        await expect(page.get_by_role("link", name="Download")).to_be_visible()
+        assert await page.evaluate("document.getElementById('video').currentTime") >= at, "it goes on where it was"
 
 
 async def test_files_can_be_dropped(page: Page) -> None:

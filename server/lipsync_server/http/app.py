@@ -28,7 +28,7 @@ from lipsync_server.http.fetch import Fetcher
 from lipsync_server.http.idleness import machine_is_needed
 from lipsync_server.http.probe import Prober
 from lipsync_server.http.problem import add_request_id, problem_middleware
-from lipsync_server.http.routes import doctor, engines, events, health, jobs, lipsync, metrics, page
+from lipsync_server.http.routes import doctor, engines, events, health, jobs, lipsync, metrics, page, stream
 from lipsync_server.http.routing import Route
 from lipsync_server.http.slots import MAX_STREAMS, KeyLocks, Slots
 from lipsync_server.http.uploads import leave_expectation
@@ -55,6 +55,7 @@ _API = (
     *lipsync.ROUTES,
     *jobs.ROUTES,
     *events.ROUTES,
+    *stream.ROUTES,
     *engines.ROUTES,
     *doctor.ROUTES,
     *health.ROUTES,

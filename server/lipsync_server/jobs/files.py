@@ -17,6 +17,7 @@ from pathlib import Path
 from lipsync_server.durable import sync_file, sync_folder, write_file
 from lipsync_server.errors import DiskFull
 from lipsync_server.jobs.model import is_job_id
+from lipsync_server.workers.progressive import STREAM_FILE
 
 _ON_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -85,6 +86,10 @@ class JobFiles:
         folder = self.folder(job_id) / "scratch"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return folder
+
+    def stream(self, job_id: str) -> Path:
+        """The part of the video that is finished, as a growing file; gone once the job has ended."""
+        return self.folder(job_id) / "scratch" / STREAM_FILE
 
     def keep_only_video(self, job_id: str) -> None:
         """Remove the inputs and the scratch folder of a finished job."""

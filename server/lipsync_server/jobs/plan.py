@@ -117,6 +117,7 @@ class Planner:
             scratch=scratch,
             ask=job.spec.ask,
             second_audio=files.second_audio(job.id) if job.spec.second_audio_name is not None else None,
+            progressive=True,
         )
 
     def _choose_options(self, engine: str, ask: Ask) -> Chosen:

@@ -42,7 +42,7 @@ def mux(folder: Path, audio: Path, output: Path, *, fps: int = 25, duration_s: f
             target = closing.enter_context(av.open(str(partial.absolute()), "w", format="mp4", options=options))
             pictures = _pictures(target, segments, fps, closing)
             sound = add_soundtrack(target, audio, duration_s, closing)
-            for packet in _merged(pictures, sound):
+            for packet in merged(pictures, sound):
                 target.mux_one(packet)
         publish(partial, output)
     finally:
@@ -50,7 +50,7 @@ def mux(folder: Path, audio: Path, output: Path, *, fps: int = 25, duration_s: f
     return probe_video(output)
 
 
-def _merged(*streams: Iterator[Any]) -> Iterator[_Packet]:
+def merged(*streams: Iterator[Any]) -> Iterator[_Packet]:
     """The packets of all streams in the order of their decode times, so that a player finds sound beside picture."""
     return heapq.merge(*streams, key=_decode_time)
 
@@ -64,7 +64,7 @@ def _pictures(
     target: "av.container.OutputContainer", segments: list[Segment], fps: int, closing: ExitStack
 ) -> Iterator["av.Packet[av.VideoStream]"]:
     """Add the video track; returns the packets of all segments with new time stamps, at one constant frame rate."""
-    first = closing.enter_context(_open_segment(segments[0]))
+    first = closing.enter_context(open_segment(segments[0]))
     stream = target.add_stream_from_template(first.streams.video[0])
     return _joined(segments, stream, fps, max(_reorder_depth(segment, fps) for segment in segments))
 
@@ -75,14 +75,14 @@ def _joined(
     # H.264 packets are stored in the order of decoding, which differs from the order of showing by a few frames (the
     # reorder depth). Decode time = number of the packet - the largest depth of any segment: these times rise by one
     # frame and are never later than the time at which the frame is shown.
-    parameters = [_parameter_sets(segment) for segment in segments]
+    parameters = [parameter_sets(segment) for segment in segments]
     are_mixed = len(set(parameters)) > 1
     n_packets = 0
     for segment, sets in zip(segments, parameters, strict=True):
-        with _open_segment(segment) as opened:
-            for packet, shown in _shown_frames(opened, fps):
+        with open_segment(segment) as opened:
+            for packet, shown in shown_frames(opened, fps):
                 # The job went on with another encoder or quality: each key frame then carries its own parameter sets.
-                joined = _prefixed(packet, sets) if are_mixed and packet.is_keyframe else packet
+                joined = prefixed(packet, sets) if are_mixed and packet.is_keyframe else packet
                 joined.stream = stream
                 joined.time_base = Fraction(1, fps)
                 joined.pts = segment.start + shown
@@ -94,9 +94,9 @@ def _joined(
             raise LipsyncError(f"Segment {segment.path.name} is damaged: frames are missing. Start the job again.")
 
 
-def _parameter_sets(segment: Segment) -> bytes:
+def parameter_sets(segment: Segment) -> bytes:
     """The segment's sequence and picture parameter sets in the form of an MP4 packet: a length before each set."""
-    with _open_segment(segment) as opened:
+    with open_segment(segment) as opened:
         record = opened.streams.video[0].codec_context.extradata or b""
     # ISO 14496-15, AVCDecoderConfigurationRecord: a count and the sequence sets, a count and the picture sets.
     sets, at = b"", 5
@@ -109,18 +109,20 @@ def _parameter_sets(segment: Segment) -> bytes:
     return sets
 
 
-def _prefixed(packet: "av.Packet[av.VideoStream]", sets: bytes) -> "av.Packet[av.VideoStream]":
-    prefixed: av.Packet[Any] = av.Packet(sets + bytes(packet))
-    prefixed.is_keyframe = True
-    return prefixed
+def prefixed(packet: "av.Packet[av.VideoStream]", sets: bytes) -> "av.Packet[av.VideoStream]":
+    """A key frame's packet with parameter sets before it."""
+    with_sets: av.Packet[Any] = av.Packet(sets + bytes(packet))
+    with_sets.is_keyframe = True
+    return with_sets
 
 
 def _reorder_depth(segment: Segment, fps: int) -> int:
-    with _open_segment(segment) as opened:
-        return max(index - shown for index, (_, shown) in enumerate(_shown_frames(opened, fps)))
+    """By how many frames at most the segment shows a frame earlier than it was decoded."""
+    with open_segment(segment) as opened:
+        return max(index - shown for index, (_, shown) in enumerate(shown_frames(opened, fps)))
 
 
-def _shown_frames(opened: "av.container.InputContainer", fps: int) -> Iterator[tuple["av.Packet[av.VideoStream]", int]]:
+def shown_frames(opened: "av.container.InputContainer", fps: int) -> Iterator[tuple["av.Packet[av.VideoStream]", int]]:
     """A segment's packets in decode order, each with its place in the order of showing."""
     for packet in opened.demux(opened.streams.video[0]):
         if packet.size:
@@ -128,7 +130,8 @@ def _shown_frames(opened: "av.container.InputContainer", fps: int) -> Iterator[t
             yield packet, round(packet.pts * packet.time_base * fps)
 
 
-def _open_segment(segment: Segment) -> "av.container.InputContainer":
+def open_segment(segment: Segment) -> "av.container.InputContainer":
+    """The segment's file, to be read as the MP4 that it is."""
     return av.open(str(segment.path.absolute()), "r", format="mov")
 
 

@@ -35,6 +35,7 @@ from lipsync_server.workers.checked_frames import checked_frames
 from lipsync_server.workers.encoding import BackgroundEncoder
 from lipsync_server.workers.inputs import decode_request, release_pages
 from lipsync_server.workers.measure import PeakMemory, ProgressScale, StageClock
+from lipsync_server.workers.progressive import Progressive, forget
 from lipsync_server.workers.resume_point import clear_resume_points, load_resume_points, save_resume_point
 from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
 
@@ -175,10 +176,13 @@ class _Render:
         encoder, checkpoint = self._open_encoder(identity, request.n_frames)
         with ExitStack() as cleanup:
             cleanup.callback(encoder.abort)
+            watched = self._progressive(request, sound, cleanup)
             if encoder.n_frames < request.n_frames:
-                self._generate(request, encoder, checkpoint, identity)
+                self._generate(request, encoder, checkpoint, identity, watched)
             self._clock.switch("encode")
             encoder.close()
+            if watched is not None and watched.has_begun:
+                watched.finish()
         self._stop_if_cancelled()
         self._progress("encode", 1, 2, "joining picture and sound")
         self._task.output.parent.mkdir(parents=True, exist_ok=True)
@@ -192,6 +196,17 @@ class _Render:
         finally:
             joined.unlink(missing_ok=True)
         return video
+
+    def _progressive(self, request: RenderRequest, sound: Path, cleanup: ExitStack) -> Progressive | None:
+        """The growing file, where somebody may watch it. It ends before the video is joined, or with the job."""
+        if not self._task.progressive:
+            return None
+        watched = Progressive(
+            self._task.scratch, sound, self._decoders,
+            segments=self._segments, fps=request.fps, duration_s=request.duration_s,
+        )  # fmt: skip
+        cleanup.callback(watched.close)
+        return watched
 
     def _marked(self, join: JoinVideo, mark: Mark) -> VideoInfo:
         """The joined video with its mark. A video that cannot be marked is joined again and delivered without one."""
@@ -236,12 +251,18 @@ class _Render:
                 return encoder, checkpoint
             encoder.abort()
         clear_resume_points(scratch)
+        forget(scratch)
         shutil.rmtree(self._segments, ignore_errors=True)
         marker.write_text(identity, encoding="utf-8")
         return open_encoder(), None
 
     def _generate(
-        self, request: RenderRequest, encoder: FrameEncoder, checkpoint: ResumePoint | None, identity: str
+        self,
+        request: RenderRequest,
+        encoder: FrameEncoder,
+        checkpoint: ResumePoint | None,
+        identity: str,
+        watched: Progressive | None,
     ) -> None:
         """Stream the engine's batches into `encoder` until it has all frames of the request."""
         background = BackgroundEncoder(encoder)
@@ -256,6 +277,8 @@ class _Render:
             def store() -> None:
                 encoder.end_segment()
                 save_resume_point(self._task.scratch, saved, identity)
+                if watched is not None:
+                    watched.add()
 
             background.after_all(store)
 

@@ -16,7 +16,8 @@ class RenderTask:
 
     image, audio: the uploads, already checked by media/. output: the path of the MP4, which appears by a rename when
     it is complete. scratch: a folder of this job that survives a crash; it has video segments and resume points. ask:
-    the prompt and options as the caller sent them; the worker converts them to the engine's options.
+    the prompt and options as the caller sent them; the worker converts them to the engine's options. progressive: also
+    write the finished part as a growing file into `scratch`, for somebody who watches (progressive.py).
     """
 
     task_id: str
@@ -28,6 +29,7 @@ class RenderTask:
     ask: Ask = field(default_factory=Ask)
     second_audio: Path | None = None
     fps: int = FPS
+    progressive: bool = False
 
 
 @dataclass(frozen=True)

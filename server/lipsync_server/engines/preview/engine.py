@@ -21,7 +21,8 @@ from lipsync_server.settings import EngineSettings
 
 _LONG_SIDE, _SHORT_SIDE = 1920, 1080
 _BATCH_BYTES = 12 * 2**20
-_SAVE_EVERY = 500
+# Frames: where the encoder places a key frame anyway, so that a segment costs nothing.
+_SAVE_EVERY = 100
 _STRONG_YAW = 0.6
 
 

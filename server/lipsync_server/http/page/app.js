@@ -2,6 +2,7 @@
 
 import { follow, json, Problem, submit, token, video } from "./api.js";
 import * as form from "./form.js";
+import { playLive } from "./live.js";
 
 const $ = (id) => document.getElementById(id);
 const LAST = "lipsync-last-job";
@@ -12,6 +13,7 @@ const STAGES = {
 let following = null;
 let videoUrl = "";
 let shownId = "";
+let live = null; // ends the stream of the job that is being rendered
 
 async function start() {
   try {
@@ -119,6 +121,7 @@ function show(job, signal) {
   const running = job.state === "queued" || job.state === "running";
   $("job-running").hidden = !running;
   if (running) {
+    if (!live) showLive(job.id);
     const { stage, fraction, note, expected_finish } = job.progress;
     const place = job.queue_position ? `, ${job.queue_position} before it` : "";
     $("job-stage").textContent = `${STAGES[stage] ?? stage}${place}`;
@@ -134,7 +137,31 @@ function show(job, signal) {
   }
   if (job.state === "failed") $("job-problem").textContent = job.error?.detail ?? "It failed.";
   if (job.state === "cancelled") $("job-problem").textContent = "It was cancelled.";
-  if (job.state !== "succeeded") sessionStorage.removeItem(LAST);
+  if (job.state !== "succeeded") {
+    stopLive();
+    sessionStorage.removeItem(LAST);
+  }
+}
+
+/** Plays the finished part of the video as soon as there is one. */
+function showLive(id) {
+  live = new AbortController();
+  const { signal } = live;
+  playLive(id, $("live"), (pace) => {
+    if (signal.aborted) return;
+    $("live-note").textContent = pace === "live"
+      ? "This is the video as it is being made."
+      : "This is the video as it is being made; playing waits for the rest now and then.";
+    $("job-live").hidden = false;
+  }, signal);
+}
+
+function stopLive() {
+  live?.abort();
+  live = null;
+  $("job-live").hidden = true;
+  $("live").removeAttribute("src");
+  $("live").load();
 }
 
 async function showVideo(job, signal) {
@@ -154,11 +181,20 @@ async function showVideo(job, signal) {
     return;
   }
   $("video-loading").textContent = "";
+  const { currentTime, ended, paused } = $("live");
+  const wasLive = !$("job-live").hidden;
+  stopLive();
   $("video").src = videoUrl;
+  if (wasLive && !ended) {
+    // The finished video goes on where the growing one was.
+    $("video").currentTime = currentTime;
+    if (!paused) $("video").play().catch(() => {});
+  }
   Object.assign($("download"), { href: videoUrl, download: job.file_name, hidden: false });
 }
 
 function forgetVideo() {
+  stopLive();
   $("video").removeAttribute("src");
   if (videoUrl) URL.revokeObjectURL(videoUrl);
   videoUrl = "";

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 
 from lipsync_server.errors import LipsyncError
 from lipsync_server.media import audio, picture
+from lipsync_server.media.fragments import append_fragments
 from lipsync_server.media.info import Mark, VideoInfo
 from lipsync_server.media.mix import mix
 from lipsync_server.media.mux import mux, probe_video
@@ -54,6 +55,9 @@ HANDLERS: dict[type[tasks.Task[Any]], Handler] = {
     tasks.MixVoices: lambda task, _: mix(task.first, task.second, task.output, one_after_other=task.one_after_other),
     tasks.JoinVideo: lambda task, _: mux(
         task.folder, task.audio, task.output, fps=task.fps, duration_s=task.duration_s
+    ),
+    tasks.AppendFragments: lambda task, _: append_fragments(
+        task.folder, task.audio, task.sound, task.stream, fps=task.fps, duration_s=task.duration_s
     ),
     tasks.MarkVideo: lambda task, _: _marked(task.path, task.mark),
     tasks.ReadVideoFrames: _send_frames,

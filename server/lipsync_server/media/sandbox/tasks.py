@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 _PICTURE_INFO, _AUDIO_INFO = TypeAdapter(PictureInfo), TypeAdapter(AudioInfo)
 _PIXEL_FILE, _SPEECH_FILE, _VIDEO_INFO = TypeAdapter(PixelFile), TypeAdapter(SpeechFile), TypeAdapter(VideoInfo)
-_SECONDS = TypeAdapter(float)
+_SECONDS, _COUNT = TypeAdapter(float), TypeAdapter(int)
 
 _GIB = 1024 * MIB
 # Bytes of memory per pixel of the largest picture allowed. Pillow stores 4, AVIF's decoder 6 more, a turned copy 4.
@@ -156,6 +156,24 @@ class JoinVideo(_OnRecording[VideoInfo]):
 
 
 @dataclass(frozen=True)
+class AppendFragments(_OnRecording[int]):
+    """Append the segments in `folder` to the fragmented MP4 `stream`; the result is its frames. See fragments.py."""
+
+    folder: Path
+    audio: Path
+    sound: Path
+    stream: Path
+    fps: int
+    duration_s: float
+
+    def limits(self) -> Limits:
+        return _for_recordings(4 * self.duration_s + 600)
+
+    def parse(self, answer: object) -> int:
+        return _COUNT.validate_python(answer)
+
+
+@dataclass(frozen=True)
 class MarkVideo(Task[VideoInfo]):
     """Mark a finished video as generated; see marking.py. The result has the video's new size and checksum.
 
@@ -187,7 +205,7 @@ class ReadVideoFrames(_OnPicture[int]):
         return Limits(_GIB, 6 * 3600.0, 60.0)
 
     def parse(self, answer: object) -> int:
-        return TypeAdapter(int).validate_python(answer)
+        return _COUNT.validate_python(answer)
 
 
 def _for_recordings(seconds: float) -> Limits:

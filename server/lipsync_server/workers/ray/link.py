@@ -185,10 +185,12 @@ class RayLink:
 
 
 def _without_paths(task: RenderTask) -> RenderTask:
-    """The task for the actor, without the server's paths: the actor inserts its own."""
+    """The task for the actor, without the server's paths: the actor inserts its own. Nobody watches a file there."""
     nowhere = Path()
     second = None if task.second_audio is None else nowhere
-    return replace(task, image=nowhere, audio=nowhere, second_audio=second, output=nowhere, scratch=nowhere)
+    return replace(
+        task, image=nowhere, audio=nowhere, second_audio=second, output=nowhere, scratch=nowhere, progressive=False
+    )
 
 
 async def _value(reference: Any) -> object:

@@ -8,7 +8,14 @@ set -eu
 
 : "${TORCHINDUCTOR_CACHE_DIR:=$LIPSYNC_WEIGHTS_DIR/.compiled}"
 : "${TRITON_CACHE_DIR:=$TORCHINDUCTOR_CACHE_DIR/triton}"
-export TORCHINDUCTOR_CACHE_DIR TRITON_CACHE_DIR
+: "${PREBUILT_KERNELS_DIR:=/opt/kernels}"
+export TORCHINDUCTOR_CACHE_DIR TRITON_CACHE_DIR PREBUILT_KERNELS_DIR
+
+# The image's kernels stay in the image. Triton finds each by a small file in its own folder that names the others.
+offer_kernels='
+  [ -d "$PREBUILT_KERNELS_DIR" ] || exit 0
+  mkdir -p "$TRITON_CACHE_DIR" && cd "$PREBUILT_KERNELS_DIR" && cp --no-clobber --parents */__grp__*.json "$TRITON_CACHE_DIR"
+'
 
 # `docker run IMAGE serve` means `lipsync serve`. A few programs are started by name; a search would find Ray's `serve`.
 case "${1:-}" in
@@ -17,7 +24,10 @@ case "${1:-}" in
 esac
 
 # The container was started as another user than root (`docker run --user`): that user's rights are what there is.
-[ "$(id -u)" = 0 ] || exec "$@"
+if [ "$(id -u)" != 0 ]; then
+  sh -c "$offer_kernels" || true
+  exec "$@"
+fi
 
 writable() {
   setpriv --reuid 1000 --regid 1000 --clear-groups test -w "$1"
@@ -28,8 +38,10 @@ for folder in "$LIPSYNC_DATA_DIR" "$LIPSYNC_WEIGHTS_DIR"; do
   writable "$folder" || chown -R 1000:1000 "$folder" || true
   if ! writable "$folder"; then
     echo "The volume at $folder does not let its owner be changed, so the server runs as root." >&2
+    sh -c "$offer_kernels" || true
     exec "$@"
   fi
 done
 export HOME=/home/lipsync
+setpriv --reuid 1000 --regid 1000 --clear-groups sh -c "$offer_kernels" || true
 exec setpriv --reuid 1000 --regid 1000 --clear-groups --no-new-privs "$@"

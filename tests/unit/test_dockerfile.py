@@ -126,6 +126,22 @@ def test_compiled_kernels_stay_where_a_person_wants_them(open_folder: Path) -> N
 
 
 @needs_root
+def test_the_images_kernels_are_offered_to_triton_and_newer_ones_kept(open_folder: Path) -> None:
+    prebuilt, own = open_folder / "kernels", open_folder / "volume" / "weights" / ".compiled" / "triton"
+    for key in ("AAA", "BBB"):
+        (prebuilt / key).mkdir(parents=True)
+        (prebuilt / key / "__grp___norm.json").write_text("of the image")
+        (prebuilt / key / "_norm.cubin").write_text("machine code")
+    (own / "BBB").mkdir(parents=True)
+    (own / "BBB" / "__grp___norm.json").write_text("compiled here")
+    ended = start(open_folder, "serve", PREBUILT_KERNELS_DIR=str(prebuilt))
+    assert (ended.returncode, ended.stderr) == (0, "")
+    found = {path.parent.name: path.read_text() for path in own.glob("*/*")}
+    assert found == {"AAA": "of the image", "BBB": "compiled here"}
+    assert (own / "AAA").stat().st_uid == 1000
+
+
+@needs_root
 def test_the_image_also_starts_programs_by_name(open_folder: Path) -> None:
     """docs/cluster/compose.yaml starts `sh` in the project's own image."""
     assert start(open_folder, "sh", "-c", "echo $(id -u) ray").stdout == "1000 ray\n"

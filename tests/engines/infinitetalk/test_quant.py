@@ -153,3 +153,24 @@ def after_4_steps(model: InfiniteTalkTransformer, inputs: dict[str, torch.Tensor
         )
         latent = euler_step(latent, velocity, levels[step], levels[step + 1])
     return latent
+
+
+def test_a_compiled_layer_gives_no_fp8_to_the_compiler_where_the_device_has_no_fp8() -> None:
+    """Below compute capability 8.9, and on a CPU, fp8 is converted by torch's own kernels and not by compiled ones."""
+    layer = QuantizedLinear.from_linear(torch.nn.Linear(32, 16), "fp8")
+    x, seen = torch.randn(3, 32), []
+
+    def keep(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]):
+        seen.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(layer, backend=keep, fullgraph=True)
+    torch.testing.assert_close(compiled(x), layer(x))
+    (graph,) = seen
+    users = {
+        str(user.target)
+        for node in graph.graph.nodes
+        if getattr(node.meta.get("example_value"), "dtype", None) == torch.float8_e4m3fn
+        for user in node.users
+    }
+    assert users == {"lipsync.fp8_to_float.default"}

@@ -63,9 +63,15 @@ def int8_product(x: Tensor, w: Tensor, x_scale: Tensor, w_scale: Tensor, bias: T
 
     x (M, K) and w (N, K) int8, contiguous; x_scale (M, 1) and w_scale (N, 1) float32; bias (N,).
     """
+    return launch(x, w, x_scale, w_scale, bias)
+
+
+def launch(x: Tensor, w: Tensor, x_scale: Tensor, w_scale: Tensor, bias: Tensor | None) -> Tensor:
+    """int8_product without torch's dispatch. Triton says for which GPU it compiles: ahead_of_time.py has none here."""
     (m, k), n = x.shape, w.shape[0]
     out = torch.empty(m, n, dtype=torch.bfloat16, device=x.device)
-    rows, columns, depth, warps, stages = _HOPPER if torch.cuda.get_device_capability(x.device)[0] == 9 else _OTHER
+    is_hopper = triton.runtime.driver.active.get_current_target().arch // 10 == 9
+    rows, columns, depth, warps, stages = _HOPPER if is_hopper else _OTHER
     _product[(triton.cdiv(m, rows) * triton.cdiv(n, columns),)](
         x, w, x_scale, w_scale, bias, out, m, n, k, ROWS=rows, COLUMNS=columns, DEPTH=depth, GROUP=_GROUP,
         HAS_BIAS=bias is not None, num_warps=warps, num_stages=stages,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lipsync_server.models.kernels.product_8bit import multiply_8bit
+from lipsync_server.models.kernels.product_8bit import multiply_8bit, native_8bit
 from lipsync_server.models.kernels.rounding import DTYPES, dequantize_rows, quantize_rows
 from lipsync_server.models.quantization import EightBit
 
@@ -63,6 +63,9 @@ class QuantizedLinear(nn.Module):
 
     def dequantized(self, dtype: torch.dtype) -> Tensor:
         """The weight (out, in) as floats of `dtype`."""
+        if self.kind == "fp8" and not native_8bit(self.data.device, "fp8"):
+            weight: Tensor = fp8_to_float(self.data, self.scale, dtype)
+            return weight
         return dequantize_rows(self.data, self.scale, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -74,6 +77,21 @@ class QuantizedLinear(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, {self.kind}, activations={self.activations}"
+
+
+@torch.library.custom_op("lipsync::fp8_to_float", mutates_args=())
+def fp8_to_float(data: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """dequantize_rows, which torch.compile leaves as it is.
+
+    Below compute capability 8.9 a GPU has no fp8 instructions, and a compiled kernel that reads fp8 does not compile
+    there ("type fp8e4nv not supported in this architecture"). torch's own kernels convert it on every GPU.
+    """
+    return dequantize_rows(data, scale, dtype)
+
+
+@fp8_to_float.register_fake
+def _(data: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.empty_like(data, dtype=dtype)
 
 
 def _frozen(tensor: Tensor) -> nn.Parameter:

@@ -1,0 +1,39 @@
+"""The Triton kernels compile without a GPU for every card that is rented, fit it, and land in the cache of the image.
+
+The tests have the image's Triton (constraints.txt).
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton")
+
+from lipsync_server.models import ahead_of_time  # noqa: E402 - it imports Triton
+from lipsync_server.models.kernels import fused  # noqa: E402
+
+NOT_BELOW_ADA = {"_tile_spread", "_tile_values", "_row_power", "_tile_int8"}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("capability", ahead_of_time.SHARED_KIB)
+def test_every_triton_kernel_compiles_and_fits_the_shared_memory(capability: int, cache: Path) -> None:
+    """A kernel beyond a card's shared memory raises when it is launched, on an absent GPU too."""
+    compiled = ahead_of_time.compile_all(capability).compiled
+    assert all(cubin.startswith(b"\x7fELF") for cubins in compiled.values() for cubin in cubins)
+    expected = {"_norm", "_gelu", "_sum", "_heads", "_product", "_values", "_norm_silu", "_add", "_double"}
+    assert compiled.keys() == expected | (NOT_BELOW_ADA if capability == 90 else set())
+    assert sum(map(len, compiled.values())) == len(list(cache.glob("*/__grp__*.json")))
+
+
+def test_a_card_before_ada_gets_no_fp8_kernel() -> None:
+    """RTX 30 series and A100 have no instruction that rounds to fp8: models/layers/fast.py never asks there."""
+    rows = torch.empty(64, 128, dtype=torch.bfloat16, device="meta")
+    with ahead_of_time.absent_gpu(86), pytest.raises(triton.CompilationError, match="fp8e4nv"):
+        fused.sum_of(rows, None, "fp8")

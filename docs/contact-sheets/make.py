@@ -33,7 +33,7 @@ class _Quiet:
     """A render context that listens to nothing."""
 
     scratch = HERE
-    checkpoint = None
+    resume_point = None
 
     def progress(self, stage: str, done: float, total: float, note: str = "") -> None: ...
     def cancelled(self) -> bool:

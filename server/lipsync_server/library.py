@@ -239,7 +239,7 @@ class _FramesContext:
     scratch: Path
     on_progress: OnProgress
     warn: Callable[[str], None]
-    checkpoint: ResumePoint | None = None
+    resume_point: ResumePoint | None = None
 
     def progress(self, stage: str, done: float, total: float, note: str = "") -> None:
         self.on_progress(ProgressEvent(stage, done, total, done / total if total else 0.0, note))

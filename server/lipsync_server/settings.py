@@ -15,6 +15,7 @@ from dotenv import dotenv_values
 from pydantic import AliasChoices, BaseModel, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from lipsync_server.quantization import Quantization
 from lipsync_server.validation import nearest, show
 
 MIB = 1024 * 1024
@@ -103,7 +104,7 @@ class EngineSettings(BaseModel):
     """Whether transformer blocks stay on the GPU or are streamed from host memory."""
     check_host_memory: bool = True
     """Refuse InfiniteTalk before its weights are read when this machine or container has too little memory for it."""
-    quant: Literal["auto", "none", "fp8", "int8"] = "auto"
+    quant: Literal["auto"] | Quantization = "auto"
     """Round 16-bit transformer weights to 8 bits while loading; `auto` rounds them only where they would not fit."""
     compile: bool = True
     """Use torch.compile on CUDA."""

@@ -204,7 +204,7 @@ async def test_machines_share_the_work_and_one_that_dies_loses_none_of_it(
     assert server.stop() == 0
 
 
-async def test_a_render_goes_on_elsewhere_from_its_checkpoint_and_can_be_cancelled(
+async def test_a_render_goes_on_elsewhere_from_its_resume_point_and_can_be_cancelled(
     make_server, session, client, nodes: RayNodes, tmp_path: Path
 ):
     server = cluster_server(make_server, nodes, "bars")

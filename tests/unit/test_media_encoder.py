@@ -39,7 +39,7 @@ def test_nvenc_falls_back_to_libx264_and_says_so(tmp_path: Path, caplog: pytest.
     assert "using libx264" in caplog.text
 
 
-def test_a_rewound_encoder_forgets_what_came_after_a_checkpoint(tmp_path: Path) -> None:
+def test_a_rewound_encoder_forgets_what_came_after_a_resume_point(tmp_path: Path) -> None:
     encoder = FrameEncoder(tmp_path / "s")
     for start, end in ((0, 5), (5, 9), (9, 10)):
         encoder.write(batch(start, end))

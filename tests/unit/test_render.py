@@ -126,7 +126,7 @@ def test_a_cancelled_render_stops_within_a_batch_and_leaves_no_video(tmp_path: P
 
 
 @pytest.mark.parametrize("fail_at", [3, 10, 19, 20, 21, 29, 30, 45, 49])
-def test_a_second_try_goes_on_from_the_last_checkpoint(tmp_path: Path, fail_at: int) -> None:
+def test_a_second_try_goes_on_from_the_last_resume_point(tmp_path: Path, fail_at: int) -> None:
     task = make_task(tmp_path, batch=5, save_every=10, fail_at=fail_at)
     with pytest.raises(errors.LipsyncError, match="tensor went missing"):
         run(task)
@@ -145,7 +145,7 @@ def interrupted(tmp_path: Path) -> RenderTask:
 
 
 @pytest.mark.parametrize("keep_bytes", [0, 10, 200, -1])
-def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path: Path, keep_bytes: int) -> None:
+def test_a_torn_resume_point_falls_back_to_the_one_before(tmp_path: Path, keep_bytes: int) -> None:
     task = interrupted(tmp_path)
     newest = max(task.scratch.glob("checkpoint-*.npz"))
     newest.write_bytes(newest.read_bytes()[:keep_bytes])
@@ -153,21 +153,21 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path: Path, keep_byt
     assert bar_numbers(task.output) == expected_bars(50)
 
 
-def test_frames_stored_after_the_last_checkpoint_are_made_again(tmp_path: Path) -> None:
+def test_frames_stored_after_the_last_resume_point_are_made_again(tmp_path: Path) -> None:
     task = interrupted(tmp_path)
     max(task.scratch.glob("checkpoint-*.npz")).unlink()  # the crash came between the segment and its resume point
     assert run(task).warnings == ("resumed at 30",)
     assert bar_numbers(task.output) == expected_bars(50)
 
 
-def test_a_checkpoint_whose_frames_are_missing_is_passed_over(tmp_path: Path) -> None:
+def test_a_resume_point_whose_frames_are_missing_is_passed_over(tmp_path: Path) -> None:
     task = interrupted(tmp_path)
     save_resume_point(task.scratch, ResumePoint(45, {"next_frame": 45}), (task.scratch / "render.txt").read_text())
     assert run(task).warnings == ("resumed at 40",)
     assert bar_numbers(task.output) == expected_bars(50)
 
 
-def test_without_any_readable_checkpoint_it_starts_afresh(tmp_path: Path) -> None:
+def test_without_any_readable_resume_point_it_starts_afresh(tmp_path: Path) -> None:
     task = interrupted(tmp_path)
     for path in task.scratch.glob("checkpoint-*.npz"):
         path.write_bytes(b"")
@@ -192,7 +192,7 @@ def test_a_crash_while_joining_does_not_render_again(tmp_path: Path) -> None:
     assert "generate" not in {event.stage for event in events}
 
 
-def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+def test_a_resume_point_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     state = {
         "latents": np.arange(24, dtype=np.float16).reshape(2, 3, 4),
         "scalar_array": np.array(3.5),

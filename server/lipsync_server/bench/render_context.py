@@ -22,7 +22,7 @@ class RecordingContext:
     """
 
     scratch: Path = Path()
-    checkpoint: ResumePoint | None = None
+    resume_point: ResumePoint | None = None
     stop: "Callable[[RecordingContext], bool]" = _never
     stages: list[tuple[str, float, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

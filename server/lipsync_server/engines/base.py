@@ -92,8 +92,8 @@ class RenderContext(Protocol):
 
     scratch: Path
     """A folder of this job alone; it survives a crash of the worker and is removed with the job."""
-    checkpoint: ResumePoint | None
-    """The last resume point of an earlier, interrupted run of this job, or None. The first `checkpoint.n_frames`
+    resume_point: ResumePoint | None
+    """The last resume point of an earlier, interrupted run of this job, or None. The first `resume_point.n_frames`
     frames are already stored: the engine yields from there on."""
 
     def progress(self, stage: str, done: float, total: float, note: str = "") -> None:
@@ -110,7 +110,7 @@ class RenderContext(Protocol):
         """Make everything yielded so far durable together with `state`, which is copied.
 
         Call it between two yields. Returns at once (the encoder's thread does the work), or when the save before this
-        one is durable. After a crash the engine gets the newest durable pair back in `checkpoint`; frames and state
+        one is durable. After a crash the engine gets the newest durable pair back in `resume_point`; frames and state
         always belong together."""
 
 

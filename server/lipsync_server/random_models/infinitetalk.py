@@ -20,9 +20,9 @@ from transformers import CLIPVisionConfig, UMT5Config, Wav2Vec2Config
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.published import FLASHTALK_FOLDER, People
 from lipsync_server.models.encoders import clip, text, wav2vec
-from lipsync_server.models.quantization import EightBit
 from lipsync_server.models.tensor_files.quanto import save_quantized
 from lipsync_server.models.wan_vae import vae
+from lipsync_server.quantization import EightBit
 from lipsync_server.random_models.infinitetalk_transformer import (
     layout_of,
     random_parameters,

@@ -20,7 +20,7 @@ from lipsync_server.engines.infinitetalk.loading.transformer_files import (
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.model.offload import Offload
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
-from lipsync_server.models.quantization import Quantization
+from lipsync_server.quantization import Quantization
 
 
 def random_parameters(

@@ -95,7 +95,7 @@ class _Context:
     """The engine's view of the render; see engines.base.RenderContext."""
 
     scratch: Path
-    checkpoint: ResumePoint | None
+    resume_point: ResumePoint | None
     cancelled: Callable[[], bool]
     progress: Callable[..., None]
     warn: Callable[[str], None]
@@ -173,12 +173,12 @@ class _Render:
         identity = "\n".join(
             (self._engine.name, self._options.model_dump_json(), request.prompt, f"{request.n_frames}@{request.fps}")
         )
-        encoder, checkpoint = self._open_encoder(identity, request.n_frames)
+        encoder, resume_point = self._open_encoder(identity, request.n_frames)
         with ExitStack() as cleanup:
             cleanup.callback(encoder.abort)
             watched = self._progressive(request, sound, cleanup)
             if encoder.n_frames < request.n_frames:
-                self._generate(request, encoder, checkpoint, identity, watched)
+                self._generate(request, encoder, resume_point, identity, watched)
             self._clock.switch("encode")
             encoder.close()
             if watched is not None and watched.has_begun:
@@ -243,12 +243,12 @@ class _Render:
             encoder = open_encoder()
             if encoder.n_frames == n_frames:
                 return encoder, None
-            for checkpoint in load_resume_points(scratch, identity):
+            for resume_point in load_resume_points(scratch, identity):
                 try:
-                    encoder.rewind(checkpoint.n_frames)
+                    encoder.rewind(resume_point.n_frames)
                 except ValueError:
                     continue
-                return encoder, checkpoint
+                return encoder, resume_point
             encoder.abort()
         clear_resume_points(scratch)
         forget(scratch)
@@ -260,7 +260,7 @@ class _Render:
         self,
         request: RenderRequest,
         encoder: FrameEncoder,
-        checkpoint: ResumePoint | None,
+        resume_point: ResumePoint | None,
         identity: str,
         watched: Progressive | None,
     ) -> None:
@@ -284,7 +284,7 @@ class _Render:
 
         context = _Context(
             scratch=self._task.scratch,
-            checkpoint=checkpoint,
+            resume_point=resume_point,
             cancelled=self._cancelled,
             progress=self._engine_progress,
             warn=self._warn,

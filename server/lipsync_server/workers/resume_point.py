@@ -19,6 +19,10 @@ from lipsync_server.engines.base import ResumePoint, State
 _HEADER = "header"
 _ARRAY = "array/"
 _N_KEPT = 2
+# The files keep their old name on the disk, so that a render which an older server began continues from them.
+_STEM = "checkpoint"
+RESUME_POINT_FILES = f"{_STEM}-*.npz"
+"""The files of resume points, as a pattern of names."""
 
 
 def save_resume_point(folder: Path, point: ResumePoint, identity: str) -> None:
@@ -43,7 +47,7 @@ def save_resume_point(folder: Path, point: ResumePoint, identity: str) -> None:
     arrays[_HEADER] = np.frombuffer(header.encode(), dtype=np.uint8)
 
     write_file(
-        folder / f"checkpoint-{point.n_frames:09d}.npz",
+        folder / f"{_STEM}-{point.n_frames:09d}.npz",
         lambda file: np.savez(file, **arrays),  # type: ignore[arg-type]  # the stub takes the names for allow_pickle
     )
     for old in _newest_first(folder)[_N_KEPT:]:
@@ -60,12 +64,12 @@ def load_resume_points(folder: Path, identity: str) -> Iterator[ResumePoint]:
 
 def clear_resume_points(folder: Path) -> None:
     """Remove every resume point in `folder`."""
-    for path in (*_newest_first(folder), *folder.glob(".checkpoint-*.part")):
+    for path in (*_newest_first(folder), *folder.glob(f".{_STEM}-*.part")):
         path.unlink(missing_ok=True)
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("checkpoint-*.npz"), reverse=True)
+    return sorted(folder.glob(RESUME_POINT_FILES), reverse=True)
 
 
 def _read(path: Path, identity: str) -> ResumePoint | None:

@@ -54,7 +54,7 @@ def test_a_job_that_was_killed_after_a_window_makes_the_same_video(
     request = request_for(2.2, portrait(), variant=variant, framing=framing)
     context = RecordingContext(tmp_path)
     whole = frames_of(engine, request, context)
-    resumed = RecordingContext(tmp_path, checkpoint=ResumePoint(33, context.saved[0]))
+    resumed = RecordingContext(tmp_path, resume_point=ResumePoint(33, context.saved[0]))
     rest = frames_of(engine, request, resumed)
     np.testing.assert_array_equal(rest, whole[33:])
     assert not any("window 1 of" in note for note in resumed.notes)

@@ -44,7 +44,7 @@ def test_a_killed_job_goes_on_from_its_last_window_with_the_same_frames(
     assert len(whole) == 22
     assert [state["next_window"] for state in context.saved] == [1, 2, 3]
     for index, n_stored in ((0, 13), (1, 21)):
-        resumed = RecordingContext(tmp_path, checkpoint=ResumePoint(n_stored, context.saved[index]))
+        resumed = RecordingContext(tmp_path, resume_point=ResumePoint(n_stored, context.saved[index]))
         rest = frames_of(engine, request, resumed)
         assert (rest == whole[n_stored:]).all()
         assert not any("window 1 of" in note for note in resumed.notes)
@@ -73,7 +73,7 @@ def test_a_resumed_job_makes_the_same_frames_in_every_mode(
     whole = frames_of(engine, request, context)
     assert len(whole) == 20
     for index, n_stored in ((0, 13), (1, 20)):
-        resumed = RecordingContext(tmp_path, checkpoint=ResumePoint(n_stored, context.saved[index]))
+        resumed = RecordingContext(tmp_path, resume_point=ResumePoint(n_stored, context.saved[index]))
         rest = list(engine.generate(request, resumed))
         assert (np.concatenate([*rest, whole[:0]]) == whole[n_stored:]).all()
 
@@ -178,7 +178,7 @@ def test_a_video_as_the_picture_is_followed_window_by_window(engine: InfiniteTal
     whole, plain = frames_of(engine, followed, context), frames_of(engine, still, RecordingContext(tmp_path))
     assert (whole[:13] == plain[:13]).all()
     assert (whole[13:] != plain[13:]).any()
-    resumed = RecordingContext(tmp_path, checkpoint=ResumePoint(21, context.saved[1]))
+    resumed = RecordingContext(tmp_path, resume_point=ResumePoint(21, context.saved[1]))
     assert (frames_of(engine, followed, resumed) == whole[21:]).all()
 
 

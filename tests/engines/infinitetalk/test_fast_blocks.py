@@ -8,7 +8,7 @@ from lipsync_server.errors import EngineUnavailable
 from lipsync_server.models.kernels import attention, attention_8bit
 from lipsync_server.models.kernels.rope import rotate, video_table
 from lipsync_server.models.kernels.rounding import dequantize_rows, quantize_rows
-from lipsync_server.models.quantization import EightBit, Quantization
+from lipsync_server.quantization import EightBit, Quantization
 from lipsync_server.random_models.infinitetalk_transformer import random_transformer
 from transformer_golden import inputs_for, relative_error, run
 

@@ -202,7 +202,7 @@ def test_a_video_has_exactly_the_sounds_frames(engine: InfiniteTalkEngine, tmp_p
 def test_a_job_that_was_killed_after_a_window_makes_the_same_video(engine: InfiniteTalkEngine, tmp_path: Path) -> None:
     context = RecordingContext(tmp_path)
     whole = frames_of(engine, flash_request(60), context)
-    resumed = RecordingContext(tmp_path, checkpoint=ResumePoint(33, context.saved[0]))
+    resumed = RecordingContext(tmp_path, resume_point=ResumePoint(33, context.saved[0]))
     np.testing.assert_array_equal(frames_of(engine, flash_request(60), resumed), whole[33:])
 
 

@@ -18,7 +18,7 @@ from lipsync_server.engines.infinitetalk.model.offload import StreamedBlocks
 from lipsync_server.engines.infinitetalk.published import TransformerFiles
 from lipsync_server.errors import HostOutOfMemory
 from lipsync_server.models.host_buffers import HostBuffers
-from lipsync_server.models.quantization import Quantization
+from lipsync_server.quantization import Quantization
 from lipsync_server.settings import Settings
 
 GIB = 2**30

@@ -12,7 +12,7 @@ from lipsync_server.engines.infinitetalk.loading.transformer_files import (
 )
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.errors import WeightsError
-from lipsync_server.models.quantization import Quantization
+from lipsync_server.quantization import Quantization
 from lipsync_server.random_models.infinitetalk_transformer import random_parameters, save_shards
 from lipsync_server.random_models.other_layouts import save_gguf, save_scaled_fp8, save_single
 from safetensors.torch import load_file, save_file

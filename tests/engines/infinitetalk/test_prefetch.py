@@ -191,7 +191,7 @@ def test_the_engine_prepares_each_moving_window_once_before_it_decodes(
     early = [] if source == "still" else ["encode_picture"]
     assert events == ["encode_picture", *early, "decode", *early, "decode", "decode"]
     assert all((a["random"] == b["random"]).all() for a, b in zip(context.saved, in_order.saved, strict=True))
-    resumed = RecordingContext(tmp_path, checkpoint=ResumePoint(13, context.saved[0]))
+    resumed = RecordingContext(tmp_path, resume_point=ResumePoint(13, context.saved[0]))
     assert (frames_of(engine, request, resumed) == expected[13:]).all()
 
 

@@ -14,9 +14,9 @@ from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.options import Options
 from lipsync_server.engines.infinitetalk.published import choose_transformer, find_encoders, find_transformers
 from lipsync_server.errors import WeightsError
-from lipsync_server.models.quantization import Quantization
 from lipsync_server.models.tensor_files.into_modules import read_tensors
 from lipsync_server.models.wan_vae.vae import WanVae
+from lipsync_server.quantization import Quantization
 from lipsync_server.settings import Settings
 from lipsync_server.weights.manifest import load_manifest
 from pydantic import ValidationError

@@ -92,7 +92,7 @@ def test_the_same_seed_gives_the_same_frames_and_another_seed_others(
     assert not np.array_equal(first, other)
 
 
-def test_a_render_goes_on_from_its_checkpoint_with_the_same_frames(
+def test_a_render_goes_on_from_its_resume_point_with_the_same_frames(
     engine: PreviewEngine, small_portrait: Frames
 ) -> None:
     recorder = RecordingContext()
@@ -101,7 +101,7 @@ def test_a_render_goes_on_from_its_checkpoint_with_the_same_frames(
     assert recorder.saved, "a resume point is saved every few hundred frames"
     state = recorder.saved[-1]
     n_frames = int(state["n_frames"])
-    rest = render(engine, job, RecordingContext(checkpoint=ResumePoint(n_frames, state)))
+    rest = render(engine, job, RecordingContext(resume_point=ResumePoint(n_frames, state)))
     assert 0 < n_frames < len(whole)
     assert np.array_equal(whole[n_frames:], rest)
 

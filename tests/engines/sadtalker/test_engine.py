@@ -122,9 +122,9 @@ def test_a_resumed_render_yields_what_was_missing(
     whole = frames_of(engine, asked, whole_context)
     assert [state["n_frames"] for state in whole_context.saved] == [6]
     if n_done == 10:
-        assert list(engine.generate(asked, RecordingContext(checkpoint=ResumePoint(10, {})))) == []
+        assert list(engine.generate(asked, RecordingContext(resume_point=ResumePoint(10, {})))) == []
         return
-    rest = frames_of(engine, asked, RecordingContext(checkpoint=ResumePoint(n_done, {"n_frames": n_done})))
+    rest = frames_of(engine, asked, RecordingContext(resume_point=ResumePoint(n_done, {"n_frames": n_done})))
     assert np.abs(rest.astype(int) - whole[n_done:]).max() <= 1
 
 

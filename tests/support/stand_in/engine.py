@@ -49,10 +49,10 @@ class BarsEngine:
         options = request.options
         assert isinstance(options, Options)
         first = 0
-        if context.checkpoint is not None:
-            first = int(context.checkpoint.state["next_frame"])
-            assert first == context.checkpoint.n_frames
-            assert np.array_equal(context.checkpoint.state["recent"], bars(first - 1, 4, 2))
+        if context.resume_point is not None:
+            first = int(context.resume_point.state["next_frame"])
+            assert first == context.resume_point.n_frames
+            assert np.array_equal(context.resume_point.state["recent"], bars(first - 1, 4, 2))
             context.warn(f"resumed at {first}")
         tried = context.scratch / "tried"
         misbehaves = options.every_try or not tried.exists()

@@ -19,8 +19,8 @@ from lipsync_server.engines.infinitetalk.loading.transformer_files import load_t
 from lipsync_server.engines.infinitetalk.model.transformer import EmbeddedCondition, InfiniteTalkTransformer
 from lipsync_server.models.kernels import attention
 from lipsync_server.models.layers.linear_8bit import replace_linears
-from lipsync_server.models.quantization import EightBit
 from lipsync_server.models.tensor_files.quanto import save_quantized
+from lipsync_server.quantization import EightBit
 from lipsync_server.random_models.infinitetalk_transformer import (
     layout_of,
     random_parameters,

@@ -40,9 +40,9 @@ from lipsync_server.engines.infinitetalk.video.guidance import GuidanceScales
 from lipsync_server.engines.infinitetalk.video.images import condition_mask
 from lipsync_server.engines.infinitetalk.video.run_window import consume, run_window
 from lipsync_server.engines.infinitetalk.video.window_loop import LoopSettings, Prompts, WindowLoop
-from lipsync_server.models.quantization import Quantization
 from lipsync_server.models.sampling.windows import Window, schedule
 from lipsync_server.models.wan_vae.vae import WanVae
+from lipsync_server.quantization import Quantization
 from lipsync_server.random_models.infinitetalk_transformer import random_transformer
 from lipsync_server.random_models.networks import random_vae
 

@@ -17,7 +17,7 @@ from lipsync_server.engines.infinitetalk.loading import memory as memory_plan
 from lipsync_server.engines.infinitetalk.model.teacache import DEFAULT_THRESHOLD, TeaCache
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
 from lipsync_server.engines.infinitetalk.options import Options
-from lipsync_server.models.quantization import Quantization
+from lipsync_server.quantization import Quantization
 from lipsync_server.random_models.infinitetalk_transformer import random_transformer
 
 _CARD_BYTES = 24 * 10**9

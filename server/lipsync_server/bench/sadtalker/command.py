@@ -27,9 +27,9 @@ from lipsync_server.bench.machine import HEADER, Machine
 from lipsync_server.bench.record import Numbers, Record
 from lipsync_server.bench.sadtalker.rig import Material, Rig
 from lipsync_server.bench.sections import SectionRun, chosen
-from lipsync_server.engines.sadtalker.audio.mel import FPS
 from lipsync_server.engines.sadtalker.loading import official
 from lipsync_server.engines.sadtalker.renderer.renderer import DTYPES, Precision, channels_last
+from lipsync_server.media_types import FPS
 from lipsync_server.random_models.sadtalker import TINY
 
 TFLOP_PER_FRAME = {256: 1.203, 512: 4.813}

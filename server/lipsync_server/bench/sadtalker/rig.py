@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lipsync_server.engines.sadtalker.arrays import Speech
 from lipsync_server.engines.sadtalker.audio.audio_nets import ExpNet
 from lipsync_server.engines.sadtalker.audio.coefficients import CoefficientTrack, TrackOptions, source_semantics
-from lipsync_server.engines.sadtalker.audio.mel import FPS, SAMPLES_PER_FRAME
+from lipsync_server.engines.sadtalker.audio.mel import SAMPLES_PER_FRAME
 from lipsync_server.engines.sadtalker.audio.pose_vae import PoseVAE
 from lipsync_server.engines.sadtalker.face.paste import FeatherPaste
 from lipsync_server.engines.sadtalker.face.reconstruction import FaceReconstruction
@@ -25,6 +25,7 @@ from lipsync_server.engines.sadtalker.renderer.generator import Generator
 from lipsync_server.engines.sadtalker.renderer.keypoints import KeypointDetector
 from lipsync_server.engines.sadtalker.renderer.mapping import MappingNet
 from lipsync_server.engines.sadtalker.renderer.renderer import Precision, Renderer, default_batch, delayed
+from lipsync_server.media_types import FPS
 from lipsync_server.random_models.sadtalker import random_tensors
 
 _M = TypeVar("_M", bound=nn.Module)

@@ -160,7 +160,7 @@ class Job:
     def _start(self) -> _Start:
         """The first window, or the one that follows the resume point, with the random numbers as they were there."""
         generator = torch.Generator().manual_seed(self._options.seed)
-        resume_point = self._context.checkpoint
+        resume_point = self._context.resume_point
         if resume_point is None:
             return _Start(0, None, generator)
         state = resume_point.state

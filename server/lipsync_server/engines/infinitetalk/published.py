@@ -12,7 +12,7 @@ from typing import Literal
 from lipsync_server.engines.hardware import Gpu
 from lipsync_server.errors import WeightsError
 from lipsync_server.models.encoders.text_files import TextFiles
-from lipsync_server.models.quantization import EightBit, Quantization
+from lipsync_server.quantization import EightBit, Quantization
 from lipsync_server.settings import EngineSettings
 
 People = Literal["single", "multi"]

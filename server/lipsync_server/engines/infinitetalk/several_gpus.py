@@ -44,7 +44,7 @@ class _Load:
 @dataclass(frozen=True)
 class _Render:
     request: RenderRequest
-    checkpoint: ResumePoint | None
+    resume_point: ResumePoint | None
 
 
 class ParallelEngine:
@@ -71,8 +71,8 @@ class ParallelEngine:
     def generate(self, request: RenderRequest, context: RenderContext) -> Iterator[Frames]:
         """Frames of the video, a few at a time: uint8 RGB (n, H, W, 3), made by all processes together."""
         self.load(lambda stage, done, total: context.progress("load", done, total, stage))
-        together = _Together(context.scratch, context.checkpoint, context)
-        self._tell(_Render(request, context.checkpoint))
+        together = _Together(context.scratch, context.resume_point, context)
+        self._tell(_Render(request, context.resume_point))
         frames = self._engine.generate(request, together)
         try:
             yield from _whole(frames, together)
@@ -138,7 +138,7 @@ class _Together:
     """
 
     scratch: Path
-    checkpoint: ResumePoint | None
+    resume_point: ResumePoint | None
     context: RenderContext | None = None
     stopped: bool = field(default=False)
 
@@ -180,7 +180,7 @@ def _help(
             if isinstance(message, _Load):
                 engine.load()
             else:
-                _exhaust(engine.generate(message.request, _Together(Path(folder), message.checkpoint)))
+                _exhaust(engine.generate(message.request, _Together(Path(folder), message.resume_point)))
             pipe.send(None)
 
 

@@ -71,7 +71,7 @@ class PreviewEngine:
         motion = Motion(track, request.fps, options.seed, amounts)
         context.progress("preprocess", 3, 3)
 
-        done = context.checkpoint.n_frames if context.checkpoint else 0
+        done = context.resume_point.n_frames if context.resume_point else 0
         batch_frames = int(np.clip(_BATCH_BYTES // picture.nbytes, 1, 16))
         saved = done
         while done < n_frames:

@@ -241,7 +241,7 @@ class _Render:
         self.batch_size = options.batch_size or default_batch(loaded.size, device)
 
     def batches(self, context: RenderContext) -> Iterator[Frames]:
-        done = saved = context.checkpoint.n_frames if context.checkpoint else 0
+        done = saved = context.resume_point.n_frames if context.resume_point else 0
         saved_at = time.monotonic()
         ahead = 1 if self.loaded.renderer.device.type == "cuda" else 0
         for n, patches in delayed(self._launches(done, context), ahead):

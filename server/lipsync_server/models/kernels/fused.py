@@ -20,7 +20,7 @@ from torch import Tensor
 from lipsync_server.models.kernels.attention_8bit import HEAD_DIM, TILE, Keys, Queries, Values, n_tiles
 from lipsync_server.models.kernels.rope import RotaryTable
 from lipsync_server.models.kernels.rounding import DTYPES, LARGEST
-from lipsync_server.models.quantization import EightBit
+from lipsync_server.quantization import EightBit
 
 
 class Rows(NamedTuple):

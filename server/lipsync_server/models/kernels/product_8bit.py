@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lipsync_server.models.kernels.rounding import quantize_rows
-from lipsync_server.models.quantization import EightBit
+from lipsync_server.quantization import EightBit
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 if _HAS_TRITON:

@@ -18,7 +18,7 @@ Knows tensors. Does not know layers, nor which weights bear rounding.
 import torch
 from torch import Tensor
 
-from lipsync_server.models.quantization import EightBit
+from lipsync_server.quantization import EightBit
 
 DTYPES: dict[EightBit, torch.dtype] = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 LARGEST: dict[EightBit, float] = {"int8": 127.0, "fp8": 448.0}

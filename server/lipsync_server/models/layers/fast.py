@@ -19,7 +19,7 @@ from lipsync_server.models.kernels.product_8bit import multiply_rows
 from lipsync_server.models.kernels.rope import RotaryTable, rotate
 from lipsync_server.models.layers.linear_8bit import QuantizedLinear
 from lipsync_server.models.layers.self_attention import SelfAttentionLayers
-from lipsync_server.models.quantization import EightBit
+from lipsync_server.quantization import EightBit
 
 if importlib.util.find_spec("triton") is not None:
     from lipsync_server.models.kernels import attention_rounded, fused

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from lipsync_server.models.kernels.product_8bit import multiply_8bit, native_8bit
 from lipsync_server.models.kernels.rounding import DTYPES, dequantize_rows, quantize_rows
-from lipsync_server.models.quantization import EightBit
+from lipsync_server.quantization import EightBit
 
 Activations = Literal["exact", "dynamic"]
 

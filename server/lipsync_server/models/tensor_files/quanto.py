@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from lipsync_server.models.kernels.rounding import quantize_rows
-from lipsync_server.models.quantization import EightBit
 from lipsync_server.models.tensor_files.writer import write_tensors
+from lipsync_server.quantization import EightBit
 
 QUANTO_NAMES: dict[str, str] = {"int8": "qint8", "fp8": "qfloat8_e4m3fn"}
 

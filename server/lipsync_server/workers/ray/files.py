@@ -13,10 +13,11 @@ from typing import BinaryIO
 
 from lipsync_server.durable import publish
 from lipsync_server.errors import LipsyncError, WorkerCrashed
+from lipsync_server.workers.resume_point import RESUME_POINT_FILES
 
 PIECE_BYTES = 2 * 1024 * 1024
 # The files of a resume point in the order of their transfer: the resume point counts frames that must exist already.
-_RESUME = ("segments/*.mp4", "render.txt", "checkpoint-*.npz")
+_RESUME = ("segments/*.mp4", "render.txt", RESUME_POINT_FILES)
 
 
 @dataclass(frozen=True)

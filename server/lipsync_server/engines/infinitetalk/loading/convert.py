@@ -14,9 +14,9 @@ from torch import Tensor
 from lipsync_server.engines.infinitetalk.loading.transformer_files import check, official_shapes
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.errors import WeightsError
-from lipsync_server.models.quantization import EightBit
 from lipsync_server.models.tensor_files.quanto import save_quantized
 from lipsync_server.models.tensor_files.safetensors_files import WeightFiles, shards
+from lipsync_server.quantization import EightBit
 
 # Everything outside the blocks stays in 16 bits: rounding it costs accuracy and saves 2 %.
 _ROUNDED = "blocks."

@@ -17,7 +17,7 @@ from math import prod
 
 from lipsync_server.engines.infinitetalk.loading.transformer_files import official_shapes
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
-from lipsync_server.models.quantization import Quantization
+from lipsync_server.quantization import Quantization
 
 GIB = 2**30
 # Working memory of one forward in bytes per token and model width, and of the VAE's decoder in bytes per pixel.

@@ -26,9 +26,9 @@ from lipsync_server.models.encoders.clip import ImageEncoder
 from lipsync_server.models.encoders.text import TextEncoder
 from lipsync_server.models.encoders.wav2vec import Wav2Vec
 from lipsync_server.models.kernels.attention import choose as choose_attention
-from lipsync_server.models.quantization import Quantization
 from lipsync_server.models.sampling.side_stream import SideStream
 from lipsync_server.models.wan_vae.vae import WanVae
+from lipsync_server.quantization import Quantization
 from lipsync_server.settings import EngineSettings
 
 log = logging.getLogger(__name__)

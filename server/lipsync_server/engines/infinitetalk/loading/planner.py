@@ -23,7 +23,7 @@ from lipsync_server.engines.infinitetalk.model.sequence_parallel import several_
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
 from lipsync_server.engines.infinitetalk.published import People, TransformerFiles
 from lipsync_server.errors import HostOutOfMemory
-from lipsync_server.models.quantization import Quantization
+from lipsync_server.quantization import Quantization
 from lipsync_server.settings import EngineSettings
 
 log = logging.getLogger(__name__)

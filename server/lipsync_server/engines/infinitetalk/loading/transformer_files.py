@@ -24,7 +24,6 @@ from lipsync_server.errors import WeightsError
 from lipsync_server.models.kernels.product_8bit import native_8bit
 from lipsync_server.models.kernels.rounding import dequantize_rows, quantize_rows
 from lipsync_server.models.layers.linear_8bit import QuantizedLinear, replace_linears
-from lipsync_server.models.quantization import EightBit, Quantization
 from lipsync_server.models.tensor_files.gguf_files import GgufFile
 from lipsync_server.models.tensor_files.joined_qkv import official_names, place_of, rows_of
 from lipsync_server.models.tensor_files.layouts import Stored, read_layout
@@ -35,6 +34,7 @@ from lipsync_server.models.tensor_files.safetensors_files import (
     shard_of,
     shards,
 )
+from lipsync_server.quantization import EightBit, Quantization
 
 Progress = Callable[[int, int], None]
 

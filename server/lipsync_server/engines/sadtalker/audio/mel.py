@@ -9,13 +9,11 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_server.engines.sadtalker.arrays import Speech
+from lipsync_server.media_types import FPS, SPEECH_RATE_HZ, Speech
 
-RATE_HZ = 16_000
-FPS = 25
-SAMPLES_PER_FRAME = RATE_HZ // FPS
+SAMPLES_PER_FRAME = SPEECH_RATE_HZ // FPS
 HOP, N_FFT, N_BANDS = 200, 800, 80
-COLUMNS_PER_SECOND = RATE_HZ // HOP
+COLUMNS_PER_SECOND = SPEECH_RATE_HZ // HOP
 WINDOW_COLUMNS = 16
 _LOWEST_HZ, _HIGHEST_HZ = 55.0, 7600.0
 _PREEMPHASIS = 0.97
@@ -41,7 +39,7 @@ def first_column(frame: int) -> int:
 def mel_basis() -> NDArray[np.float32]:
     """(80, 401) triangular bands, Slaney's scale and area normalisation."""
     edges_hz = _slaney_to_hz(np.linspace(_hz_to_slaney(_LOWEST_HZ), _hz_to_slaney(_HIGHEST_HZ), N_BANDS + 2))
-    bins_hz = np.linspace(0, RATE_HZ / 2, N_FFT // 2 + 1)
+    bins_hz = np.linspace(0, SPEECH_RATE_HZ / 2, N_FFT // 2 + 1)
     ramps = edges_hz[:, None] - bins_hz[None, :]
     widths = np.diff(edges_hz)[:, None]
     triangles = np.maximum(0, np.minimum(-ramps[:-2] / widths[:-1], ramps[2:] / widths[1:]))

@@ -9,12 +9,12 @@ import numpy as np
 
 from lipsync_server.engines.landmarks import Face, FaceLandmarker
 from lipsync_server.engines.sadtalker.arrays import Rows
-from lipsync_server.engines.sadtalker.audio.mel import FPS
 from lipsync_server.engines.sadtalker.face.geometry import align, resize
 from lipsync_server.engines.sadtalker.face.landmarks68 import landmarks68
 from lipsync_server.engines.sadtalker.face.reconstruction import FaceReconstruction
 from lipsync_server.engines.sadtalker.face.source import Source, read_coefficients
 from lipsync_server.media.video_frames import read_video_frames, video_duration_s
+from lipsync_server.media_types import FPS
 
 # Twenty seconds, then it starts over: enough not to be noticed, and a bound on the work before the first frame.
 MAX_FRAMES = 500

@@ -1,7 +1,7 @@
 """How the weights of linear layers are held: one type for files, settings, memory plans and layers. No torch here.
 
 "none" is 16 bits a weight (bfloat16), "fp8" and "int8" are 8 bits with one scale for each output row
-(kernels/rounding.py explains both).
+(models/kernels/rounding.py explains both).
 """
 
 from typing import Literal

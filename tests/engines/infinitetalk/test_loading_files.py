@@ -224,7 +224,7 @@ def test_streamed_blocks_lie_evenly_between_resident_ones() -> None:
 
 
 def test_loading_streams_with_little_more_memory_than_the_model(tmp_path: Path) -> None:
-    """A fresh process loads a checkpoint of 200 MB; its peak beyond the model stays far under the file's size."""
+    """A fresh process loads model files of 200 MB; its peak beyond the model stays far under the file's size."""
     config = TransformerConfig(
         dim=512, ffn_dim=2048, num_heads=4, num_layers=8, audio_channels=8, text_dim=64, text_len=8, output_dim=64
     )

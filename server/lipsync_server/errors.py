@@ -2,7 +2,7 @@
 
 Every error that may reach a person derives from LipsyncError. `code` is stable and may be matched by programs,
 `status` is the HTTP status of the answer, `detail` is the sentence for the user. This module knows nothing else of
-HTTP: http/problem.py makes the RFC 9457 document, cli/console.py prints the sentence.
+HTTP: http/answers/problem.py makes the RFC 9457 document, cli/console.py prints the sentence.
 """
 
 from typing import ClassVar

@@ -6,7 +6,7 @@ import stat
 import pytest
 from lipsync_server.errors import LipsyncError
 from lipsync_server.http.app import ROUTES, create_app
-from lipsync_server.http.auth import Tokens, is_loopback
+from lipsync_server.http.callers.auth import Tokens, is_loopback
 from lipsync_server.http.serve import with_token
 from lipsync_server.settings import Settings
 from site_kit import Site, StandInExecutor

@@ -12,7 +12,7 @@ import aiohttp
 import av
 import numpy as np
 import pytest
-from lipsync_server.http import uploads
+from lipsync_server.http.inputs import uploads
 from site_kit import PNG, WAV, Site, form, png, wav
 
 HUGE = 3 * 1024**3

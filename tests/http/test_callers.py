@@ -2,7 +2,7 @@
 
 import pytest
 from lipsync_server.errors import LipsyncError
-from lipsync_server.http.auth import Tokens
+from lipsync_server.http.callers.auth import Tokens
 from lipsync_server.settings import Settings
 from site_kit import Site, form
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from lipsync_server.http.app import create_app
-from lipsync_server.http.connections import Connections, listen
+from lipsync_server.http.callers.connections import Connections, listen
 from lipsync_server.settings import Settings
 from site_kit import StandInExecutor
 

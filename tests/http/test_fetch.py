@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.test_utils import TestServer
-from lipsync_server.http.fetch import Fetcher, is_public
+from lipsync_server.http.inputs.fetch import Fetcher, is_public
 from site_kit import PNG, WAV, form
 
 # One address of this machine plays the public internet, another one the private network.

@@ -6,8 +6,9 @@ import json
 from collections.abc import AsyncIterator
 
 import pytest
-from lipsync_server.http import keys, uploads
-from lipsync_server.http.slots import MAX_STREAMS
+from lipsync_server.http import keys
+from lipsync_server.http.callers.slots import MAX_STREAMS
+from lipsync_server.http.inputs import uploads
 from site_kit import PNG, WAV, Site, form
 
 IMAGE, AUDIO = base64.b64encode(PNG).decode(), base64.b64encode(WAV).decode()
@@ -67,7 +68,7 @@ async def test_files_in_base64_are_taken_from_json(site: Site, written):
 
 @pytest.mark.parametrize("escape", ["\\/", "\\u002F", "\\u002f"])
 async def test_base64_with_json_s_escapes_is_taken_however_the_body_is_cut(site: Site, escape: str):
-    from lipsync_server.http.json_body import JsonBody
+    from lipsync_server.http.inputs.json_body import JsonBody
 
     text = f'{{"prompt": "say \\"image\\": \\\\", "image": "{IMAGE}", "options": {{"image": "{IMAGE[:8]}"}}}}'
     body = b"\xef\xbb\xbf" + text.replace(IMAGE, IMAGE.replace("/", escape)).encode()

@@ -12,9 +12,9 @@ import requests
 import schemathesis
 from hypothesis import HealthCheck, settings
 from lipsync_server.engines.registry import ENGINES
-from lipsync_server.http import schemas
+from lipsync_server.http.answers import schemas
+from lipsync_server.http.api_docs.openapi import document
 from lipsync_server.http.app import ROUTES, create_app
-from lipsync_server.http.openapi import document
 from lipsync_server.settings import Settings
 from site_kit import PNG, WAV, Site, StandInExecutor
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 from lipsync_server.errors import Cancelled, InvalidAudio, UnsupportedMedia
-from lipsync_server.http import probe
-from lipsync_server.http.probe import N_QUICK, N_SLOW, Prober
-from lipsync_server.http.sink import Taken
+from lipsync_server.http.inputs import probe
+from lipsync_server.http.inputs.probe import N_QUICK, N_SLOW, Prober
+from lipsync_server.http.inputs.sink import Taken
 from lipsync_server.media.sandbox.pool import DecoderPool
 from lipsync_server.settings import Settings
 from site_kit import PNG, WAV, Site, wav

@@ -18,20 +18,21 @@ from lipsync_server.cloud.address import PublicAddress
 from lipsync_server.cloud.idle import IdleWatch, Stop, make_stop
 from lipsync_server.engines.registry import ENGINES, Registry
 from lipsync_server.errors import LipsyncError
-from lipsync_server.http import keys, openapi
-from lipsync_server.http.auth import Tokens, auth_middleware, needs_token
-from lipsync_server.http.callback_body import callback_body
+from lipsync_server.http import keys
+from lipsync_server.http.answers.callback_body import callback_body
+from lipsync_server.http.answers.problem import add_request_id, problem_middleware
+from lipsync_server.http.api_docs import openapi
+from lipsync_server.http.callers.auth import Tokens, auth_middleware, needs_token
+from lipsync_server.http.callers.cors import add_cors_headers, cors_middleware
+from lipsync_server.http.callers.slots import MAX_STREAMS, KeyLocks, Slots
 from lipsync_server.http.closed_files import close_to_others
-from lipsync_server.http.cors import add_cors_headers, cors_middleware
 from lipsync_server.http.counters import Metrics
-from lipsync_server.http.fetch import Fetcher
 from lipsync_server.http.idleness import machine_is_needed
-from lipsync_server.http.probe import Prober
-from lipsync_server.http.problem import add_request_id, problem_middleware
+from lipsync_server.http.inputs.fetch import Fetcher
+from lipsync_server.http.inputs.probe import Prober
+from lipsync_server.http.inputs.uploads import leave_expectation
 from lipsync_server.http.routes import doctor, engines, events, health, jobs, lipsync, metrics, page, stream
 from lipsync_server.http.routing import Route
-from lipsync_server.http.slots import MAX_STREAMS, KeyLocks, Slots
-from lipsync_server.http.uploads import leave_expectation
 from lipsync_server.jobs.callbacks import Outbox, load_secret
 from lipsync_server.jobs.database import open_database
 from lipsync_server.jobs.files import JobFiles

@@ -9,10 +9,10 @@ from aiohttp import web
 
 from lipsync_server.cloud.address import PublicAddress
 from lipsync_server.cloud.idle import IdleWatch
+from lipsync_server.http.callers.slots import KeyLocks, Slots
 from lipsync_server.http.counters import Metrics
-from lipsync_server.http.fetch import Fetcher
-from lipsync_server.http.probe import Prober
-from lipsync_server.http.slots import KeyLocks, Slots
+from lipsync_server.http.inputs.fetch import Fetcher
+from lipsync_server.http.inputs.probe import Prober
 from lipsync_server.jobs.callbacks import Outbox
 from lipsync_server.jobs.files import JobFiles
 from lipsync_server.jobs.finish import AfterRender

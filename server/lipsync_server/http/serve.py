@@ -19,8 +19,8 @@ from lipsync_server.doctor.checks import examine
 from lipsync_server.engines.registry import ENGINES, Registry
 from lipsync_server.http import keys
 from lipsync_server.http.app import create_app, create_health_app
-from lipsync_server.http.auth import first_token, needs_token
-from lipsync_server.http.connections import Connections, listen, most_connections, raise_file_limit
+from lipsync_server.http.callers.auth import first_token, needs_token
+from lipsync_server.http.callers.connections import Connections, listen, most_connections, raise_file_limit
 from lipsync_server.http.logs import set_up_logging
 from lipsync_server.settings import Settings
 

@@ -6,7 +6,8 @@ from aiohttp import web
 
 from lipsync_server.daemon_threads import in_daemon_thread
 from lipsync_server.doctor.checks import examine
-from lipsync_server.http import keys, schemas
+from lipsync_server.http import keys
+from lipsync_server.http.answers import schemas
 from lipsync_server.http.routing import Answer, Route, answer
 
 

@@ -3,8 +3,9 @@
 from aiohttp import web
 
 from lipsync_server import __version__
-from lipsync_server.http import keys, schemas
-from lipsync_server.http.auth import CALLER
+from lipsync_server.http import keys
+from lipsync_server.http.answers import schemas
+from lipsync_server.http.callers.auth import CALLER
 from lipsync_server.http.routing import Answer, Route, answer
 
 

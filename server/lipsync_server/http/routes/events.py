@@ -11,8 +11,9 @@ from contextlib import suppress
 
 from aiohttp import web
 
-from lipsync_server.http import keys, schemas
-from lipsync_server.http.job_answers import find_job, shown
+from lipsync_server.http import keys
+from lipsync_server.http.answers import schemas
+from lipsync_server.http.routes.job_answers import find_job, shown
 from lipsync_server.http.routing import JOB_ID, Answer, Route
 from lipsync_server.jobs.model import Job
 from lipsync_server.jobs.watch import set_within

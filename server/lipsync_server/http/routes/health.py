@@ -7,7 +7,8 @@ from dataclasses import asdict
 
 from aiohttp import web
 
-from lipsync_server.http import keys, schemas
+from lipsync_server.http import keys
+from lipsync_server.http.answers import schemas
 from lipsync_server.http.routing import Answer, Route, answer
 
 

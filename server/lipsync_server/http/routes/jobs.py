@@ -6,12 +6,20 @@ Knows the queue and the wire format. Holds no state.
 from aiohttp import web
 
 from lipsync_server.errors import Conflict, InvalidInput
-from lipsync_server.http import keys, schemas
-from lipsync_server.http.auth import CALLER
-from lipsync_server.http.job_answers import accepted_answer, find_job, finished_video, root_of, shown, video_answer
-from lipsync_server.http.openapi import job_form
+from lipsync_server.http import keys
+from lipsync_server.http.answers import schemas
+from lipsync_server.http.api_docs.openapi import job_form
+from lipsync_server.http.callers.auth import CALLER
+from lipsync_server.http.routes.job_answers import (
+    accepted_answer,
+    find_job,
+    finished_video,
+    root_of,
+    shown,
+    video_answer,
+)
+from lipsync_server.http.routes.submit import accept
 from lipsync_server.http.routing import IDEMPOTENCY_KEY, JOB_ID, Answer, Parameter, Route, answer
-from lipsync_server.http.submit import accept
 from lipsync_server.jobs.model import STATES, State, is_job_id
 
 _PAGE = 50

@@ -10,13 +10,14 @@ import re
 from aiohttp import web
 
 from lipsync_server.errors import NotReady
-from lipsync_server.http import keys, schemas
-from lipsync_server.http.job_answers import accepted_answer, job_link, video_answer
-from lipsync_server.http.openapi import job_form
-from lipsync_server.http.problem import JobEnded
+from lipsync_server.http import keys
+from lipsync_server.http.answers import schemas
+from lipsync_server.http.answers.problem import JobEnded
+from lipsync_server.http.answers.wire import job_path
+from lipsync_server.http.api_docs.openapi import job_form
+from lipsync_server.http.routes.job_answers import accepted_answer, job_link, video_answer
+from lipsync_server.http.routes.submit import accept
 from lipsync_server.http.routing import IDEMPOTENCY_KEY, Answer, Parameter, Route
-from lipsync_server.http.submit import accept
-from lipsync_server.http.wire import job_path
 from lipsync_server.jobs.model import Failure, Job
 
 VIDEO_NAME = "lipsync.mp4"

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from lipsync_server.cloud.address import PublicAddress
-from lipsync_server.http import schemas
-from lipsync_server.http.wire import job_view
+from lipsync_server.http.answers import schemas
+from lipsync_server.http.answers.wire import job_view
 from lipsync_server.jobs.model import Job
 
 

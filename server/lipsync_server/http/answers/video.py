@@ -9,7 +9,7 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from lipsync_server.http.file_names import attachment
+from lipsync_server.http.answers.file_names import attachment
 
 
 class VideoResponse(web.FileResponse):

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from lipsync_server.http.problem import plain_problem
-from lipsync_server.http.schemas import Problem
+from lipsync_server.http.answers.problem import plain_problem
+from lipsync_server.http.answers.schemas import Problem
 
 log = logging.getLogger(__name__)
 

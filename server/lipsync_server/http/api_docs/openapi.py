@@ -13,9 +13,10 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from lipsync_server import __version__
-from lipsync_server.http import keys, schemas
-from lipsync_server.http.addresses import split_or_none
-from lipsync_server.http.docs_page import docs_page
+from lipsync_server.http import keys
+from lipsync_server.http.answers import schemas
+from lipsync_server.http.api_docs.docs_page import docs_page
+from lipsync_server.http.callers.addresses import split_or_none
 from lipsync_server.http.routing import Answer, Route
 
 Json = dict[str, object]

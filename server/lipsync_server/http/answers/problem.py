@@ -17,8 +17,8 @@ from aiohttp.typedefs import Handler
 from pydantic import ValidationError
 
 from lipsync_server.errors import LipsyncError
+from lipsync_server.http.answers.schemas import JOB_FIELDS, Problem
 from lipsync_server.http.logs import REQUEST_ID
-from lipsync_server.http.schemas import JOB_FIELDS, Problem
 from lipsync_server.jobs.model import Failure
 from lipsync_server.validation import invalid
 

@@ -15,12 +15,12 @@ from aiohttp import web
 
 from lipsync_server.errors import BadRequest, Conflict
 from lipsync_server.http import keys
-from lipsync_server.http.addresses import checked_url
-from lipsync_server.http.auth import CALLER
-from lipsync_server.http.file_names import safe_name, video_name
-from lipsync_server.http.probe import has_left
-from lipsync_server.http.schemas import JobOptions
-from lipsync_server.http.uploads import Form, check_length, go_on, receive
+from lipsync_server.http.answers.file_names import safe_name, video_name
+from lipsync_server.http.answers.schemas import JobOptions
+from lipsync_server.http.callers.addresses import checked_url
+from lipsync_server.http.callers.auth import CALLER
+from lipsync_server.http.inputs.probe import has_left
+from lipsync_server.http.inputs.uploads import Form, check_length, go_on, receive
 from lipsync_server.jobs import files as job_files
 from lipsync_server.jobs.model import Job, JobSpec
 from lipsync_server.jobs.store import Idempotency, Store

@@ -6,7 +6,7 @@ Knows the records and schemas.py. Does not know handlers.
 from datetime import UTC, datetime
 from typing import get_args
 
-from lipsync_server.http import schemas
+from lipsync_server.http.answers import schemas
 from lipsync_server.jobs.model import Job
 from lipsync_server.jobs.queue import JobQueue
 

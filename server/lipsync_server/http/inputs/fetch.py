@@ -20,7 +20,7 @@ from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from lipsync_server.errors import FetchFailed, InvalidInput, TooLarge
-from lipsync_server.http.sink import FileSink, Taken
+from lipsync_server.http.inputs.sink import FileSink, Taken
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Allow = Callable[[Address], bool]

@@ -18,7 +18,7 @@ from aiohttp.typedefs import Handler, Middleware
 from pydantic import SecretStr
 
 from lipsync_server.errors import Forbidden, LipsyncError, Unauthorized
-from lipsync_server.http.addresses import split_or_none
+from lipsync_server.http.callers.addresses import split_or_none
 from lipsync_server.jobs.files import kept_secret
 from lipsync_server.jobs.model import Job
 from lipsync_server.settings import Settings

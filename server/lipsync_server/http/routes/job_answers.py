@@ -8,13 +8,14 @@ from pathlib import Path
 from aiohttp import web
 
 from lipsync_server.errors import Conflict, Gone, NotFound
-from lipsync_server.http import keys, schemas
-from lipsync_server.http.addresses import split_or_none
-from lipsync_server.http.auth import CALLER
+from lipsync_server.http import keys
+from lipsync_server.http.answers import schemas
+from lipsync_server.http.answers.video import VideoResponse
+from lipsync_server.http.answers.wire import job_now, job_path
+from lipsync_server.http.callers.addresses import split_or_none
+from lipsync_server.http.callers.auth import CALLER
+from lipsync_server.http.routes.submit import Accepted
 from lipsync_server.http.routing import answer
-from lipsync_server.http.submit import Accepted
-from lipsync_server.http.video import VideoResponse
-from lipsync_server.http.wire import job_now, job_path
 from lipsync_server.jobs.model import Job, is_job_id
 from lipsync_server.validation import show
 

@@ -16,12 +16,12 @@ from aiohttp import BodyPartReader, web
 from aiohttp.http import HttpProcessingError, HttpVersion11
 
 from lipsync_server.errors import BadRequest, InvalidInput, LipsyncError, TooLarge, UnsupportedMedia
-from lipsync_server.http.addresses import checked_url
-from lipsync_server.http.fetch import Fetcher
-from lipsync_server.http.file_names import part_names
-from lipsync_server.http.json_body import JsonBody, parse_json
-from lipsync_server.http.schemas import JOB_FIELDS
-from lipsync_server.http.sink import FileSink, Taken
+from lipsync_server.http.answers.file_names import part_names
+from lipsync_server.http.answers.schemas import JOB_FIELDS
+from lipsync_server.http.callers.addresses import checked_url
+from lipsync_server.http.inputs.fetch import Fetcher
+from lipsync_server.http.inputs.json_body import JsonBody, parse_json
+from lipsync_server.http.inputs.sink import FileSink, Taken
 from lipsync_server.settings import MIB, Settings
 from lipsync_server.validation import show, unknown
 

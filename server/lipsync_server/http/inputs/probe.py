@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from aiohttp import web
 
 from lipsync_server.errors import Cancelled, LipsyncError, UnsupportedMedia
-from lipsync_server.http.sink import Taken
+from lipsync_server.http.inputs.sink import Taken
 from lipsync_server.media.sandbox.pool import DecoderPool
 from lipsync_server.media.sandbox.process import DecoderProcess
 from lipsync_server.media.sandbox.tasks import ProbePicture, ProbeRecording, Task

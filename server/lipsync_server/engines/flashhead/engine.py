@@ -7,10 +7,11 @@ nor how models are loaded (loading/models.py).
 from collections.abc import Iterator
 
 from lipsync_server.engines.base import FPS, Frames, RenderContext, RenderRequest, no_report
-from lipsync_server.engines.flashhead.job import Job, reporting_to
+from lipsync_server.engines.flashhead.job import Job
 from lipsync_server.engines.flashhead.loading.models import Models, Report
 from lipsync_server.engines.landmarks import FaceLandmarker
 from lipsync_server.engines.out_of_memory import gpu_out_of_memory, gpu_ran_out
+from lipsync_server.engines.progress import reporting_to
 from lipsync_server.errors import InvalidInput
 from lipsync_server.settings import EngineSettings
 

@@ -13,21 +13,22 @@ computations.
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from lipsync_server.engines.base import Frames, RenderContext, RenderRequest, State
-from lipsync_server.engines.flashhead.loading.models import Models, Report
+from lipsync_server.engines.base import Frames, RenderContext, RenderRequest
+from lipsync_server.engines.flashhead.loading.models import Models
 from lipsync_server.engines.flashhead.model.config import WINDOW_FRAMES
 from lipsync_server.engines.flashhead.options import DISTILLED_STEPS, Options
 from lipsync_server.engines.flashhead.video.face_crop import SIDE, FaceCrop, crop_for, words_for
 from lipsync_server.engines.flashhead.video.paste_back import PasteBack
 from lipsync_server.engines.flashhead.video.window_loop import LoopSettings, WindowLoop, encode_picture
 from lipsync_server.engines.landmarks import FaceLandmarker, choose_face
-from lipsync_server.errors import Cancelled, InvalidInput
+from lipsync_server.engines.progress import reporting_to, stop_if_cancelled
+from lipsync_server.errors import InvalidInput
 from lipsync_server.models.encoders.speech import SAMPLES_PER_FRAME, SpeechEmbedding, Track
 from lipsync_server.models.pictures import fit_picture, to_tensor, to_uint8
+from lipsync_server.models.sampling.resume import Start, first_start, start_from, state_after
 from lipsync_server.models.sampling.sampler import draw_noise
 from lipsync_server.models.sampling.windows import Schedule, Window, schedule
 
@@ -41,15 +42,6 @@ class _Square:
 
     pixels: Frames
     crop: FaceCrop | None
-
-
-@dataclass(frozen=True)
-class _Start:
-    """The window at which the job begins. known: latents that it takes over, float32 (z, k, h, w), or None."""
-
-    window: int
-    known: Tensor | None
-    generator: torch.Generator
 
 
 class Job:
@@ -76,7 +68,7 @@ class Job:
         known = start.known
         for window in plan.windows[start.window :]:
             known = yield from self._window(loop, speech, plan, window, known, place)
-            self._save(window, known, start.generator)
+            self._context.save(state_after(window.index, known, start.generator))
 
     # 1 face
 
@@ -96,7 +88,7 @@ class Job:
 
     def _square(self) -> _Square:
         """The square that the model animates. Raises NoFace or InvalidImage for a picture that cannot work."""
-        _stop_if_cancelled(self._context)
+        stop_if_cancelled(self._context)
         self._context.progress("preprocess", 0, 4, "finding the face")
         options, picture = self._options, self._request.picture
         if options.framing == "centre":
@@ -120,24 +112,15 @@ class Job:
             whole_windows=True,
         )
 
-    def _start(self) -> _Start:
-        """The first window, or the one that follows the resume point, with the random numbers as they were there."""
-        generator = torch.Generator().manual_seed(self._options.seed)
+    def _start(self) -> Start:
+        """The first window, or the one that follows the resume point."""
         resume_point = self._context.resume_point
-        if resume_point is None:
-            return _Start(0, None, generator)
-        state = resume_point.state
-        first, latents, random = state["next_window"], state.get("latents"), state["random"]
-        assert isinstance(first, int)
-        assert isinstance(random, np.ndarray)
-        generator.set_state(torch.from_numpy(np.array(random, np.uint8)))
-        known = torch.from_numpy(np.array(latents, np.float32)) if isinstance(latents, np.ndarray) else None
-        return _Start(first, known, generator)
+        return first_start(self._options.seed) if resume_point is None else start_from(resume_point.state)
 
     # 3 conditions
 
     def _loop(self, square: _Square, generator: torch.Generator) -> WindowLoop:
-        _stop_if_cancelled(self._context)
+        stop_if_cancelled(self._context)
         self._context.progress("preprocess", 1, 4, "looking at the face")
         picture = to_tensor(square.pixels).to(self._models.device)
         return WindowLoop(
@@ -155,7 +138,7 @@ class Job:
 
     def _speech(self, plan: Schedule) -> SpeechEmbedding:
         """The whole recording, with silence to the end of the last window, at its own loudness."""
-        _stop_if_cancelled(self._context)
+        stop_if_cancelled(self._context)
         self._context.progress("preprocess", 2, 4, "listening to the sound")
         heard = plan.heard[0]
         track = Track(self._request.speech, heard * SAMPLES_PER_FRAME, levelled=False)
@@ -228,30 +211,7 @@ class Job:
 
     def _report(self, plan: Schedule, window: Window, step: int) -> None:
         """Report that `step` of `window` begins, counted from 0. Raises Cancelled when the job is to stop."""
-        _stop_if_cancelled(self._context)
+        stop_if_cancelled(self._context)
         steps, n_windows = self._options.n_steps, len(plan.windows)
         note = f"window {window.index + 1} of {n_windows}, step {min(step + 1, steps)} of {steps}"
         self._context.progress("generate", window.index * steps + step, n_windows * steps, note)
-
-    # 5 save
-
-    def _save(self, window: Window, known: Tensor | None, generator: torch.Generator) -> None:
-        state: State = {"next_window": window.index + 1, "random": generator.get_state().numpy()}
-        if known is not None:
-            state["latents"] = known.float().cpu().numpy()
-        self._context.save(state)
-
-
-def reporting_to(context: RenderContext) -> Report:
-    """A report of loading that goes to the job's progress. Raises Cancelled when the job is to stop."""
-
-    def report(stage: str, done: float, total: float) -> None:
-        _stop_if_cancelled(context)
-        context.progress("load", done, total, stage)
-
-    return report
-
-
-def _stop_if_cancelled(context: RenderContext) -> None:
-    if context.cancelled():
-        raise Cancelled("The job was cancelled.")

@@ -15,11 +15,10 @@ attempt when the GPU's memory runs out. Does not know the computations, nor how 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from lipsync_server.engines.base import Frames, RenderContext, RenderRequest, Report, State
+from lipsync_server.engines.base import Frames, RenderContext, RenderRequest
 from lipsync_server.engines.infinitetalk.flashtalk import (
     USED,
     flashtalk_options,
@@ -45,22 +44,14 @@ from lipsync_server.engines.infinitetalk.video.run_window import run_window
 from lipsync_server.engines.infinitetalk.video.sizes import choose_size
 from lipsync_server.engines.infinitetalk.video.video_picture import VideoPicture
 from lipsync_server.engines.infinitetalk.video.window_loop import LoopSettings, Prompts, WindowLoop
-from lipsync_server.errors import Cancelled
+from lipsync_server.engines.progress import reporting_to, stop_if_cancelled
 from lipsync_server.models.encoders.speech import SAMPLES_PER_FRAME, SpeechEmbedding, Track
 from lipsync_server.models.encoders.text import DEFAULT_PROMPT, NEGATIVE_PROMPT, clean_prompt
+from lipsync_server.models.sampling.resume import Start, first_start, start_from, state_after
 from lipsync_server.models.sampling.windows import Schedule, Window, schedule
 from lipsync_server.settings import EngineSettings
 
 RAN_OUT = "The GPU's memory ran out once; the job went on with more of the model in host memory."
-
-
-@dataclass(frozen=True)
-class _Start:
-    """The window at which the job begins. known: latents that it takes over, float32 (16, k, h, w), or None."""
-
-    window: int
-    known: Tensor | None
-    generator: torch.Generator
 
 
 @dataclass(frozen=True)
@@ -109,7 +100,7 @@ class Job:
         for window in plan.windows[start.window :]:
             step = self._denoise_and_decode(ready, window, known)
             known = yield from frames_with_room(step, room)
-            self._save(window, known, start.generator)
+            self._context.save(state_after(window.index, known, start.generator))
 
     def close(self) -> None:
         """Close the video that stands for the picture, and wait for work on the side stream."""
@@ -157,19 +148,10 @@ class Job:
             whole_windows=self._flashtalk,
         )
 
-    def _start(self) -> _Start:
-        """The first window, or the one that follows the resume point, with the random numbers as they were there."""
-        generator = torch.Generator().manual_seed(self._options.seed)
+    def _start(self) -> Start:
+        """The first window, or the one that follows the resume point."""
         resume_point = self._context.resume_point
-        if resume_point is None:
-            return _Start(0, None, generator)
-        state = resume_point.state
-        first, latents, random = state["next_window"], state.get("latents"), state["random"]
-        assert isinstance(first, int)
-        assert isinstance(random, np.ndarray)
-        generator.set_state(torch.from_numpy(np.array(random, np.uint8)))
-        known = torch.from_numpy(np.array(latents, np.float32)) if isinstance(latents, np.ndarray) else None
-        return _Start(first, known, generator)
+        return first_start(self._options.seed) if resume_point is None else start_from(resume_point.state)
 
     # 3 conditions
 
@@ -196,7 +178,7 @@ class Job:
         options, models = self._options, self._models
 
         def begin(stage: str) -> None:
-            _stop_if_cancelled(self._context)
+            stop_if_cancelled(self._context)
             self._context.progress("preprocess", next(stages), 4, stage)
 
         begin("reading the prompt")
@@ -276,14 +258,6 @@ class Job:
 
         return attempt
 
-    # 6 save
-
-    def _save(self, window: Window, known: Tensor | None, generator: torch.Generator) -> None:
-        state: State = {"next_window": window.index + 1, "random": generator.get_state().numpy()}
-        if known is not None:
-            state["latents"] = known.float().cpu().numpy()
-        self._context.save(state)
-
 
 @dataclass(frozen=True)
 class _Progress:
@@ -295,24 +269,9 @@ class _Progress:
 
     def at(self, window: Window, step: int) -> None:
         """Report that `step` of `window` begins, counted from 0. Raises Cancelled when the job is to stop."""
-        _stop_if_cancelled(self.context)
+        stop_if_cancelled(self.context)
         windows = self.plan.windows
         before = sum(w.n_latents for w in windows[: window.index]) * self.steps
         total = sum(w.n_latents for w in windows) * self.steps
         note = f"window {window.index + 1} of {len(windows)}, step {min(step + 1, self.steps)} of {self.steps}"
         self.context.progress("generate", before + step * window.n_latents, total, note)
-
-
-def reporting_to(context: RenderContext) -> Report:
-    """A report of loading that goes to the job's progress. Raises Cancelled when the job is to stop."""
-
-    def report(stage: str, done: float, total: float) -> None:
-        _stop_if_cancelled(context)
-        context.progress("load", done, total, stage)
-
-    return report
-
-
-def _stop_if_cancelled(context: RenderContext) -> None:
-    if context.cancelled():
-        raise Cancelled("The job was cancelled.")

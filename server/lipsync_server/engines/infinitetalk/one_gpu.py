@@ -9,11 +9,12 @@ from collections.abc import Iterator
 
 from lipsync_server.engines.base import FPS, Frames, RenderContext, RenderRequest, Report, no_report
 from lipsync_server.engines.infinitetalk.flashtalk import wants_flashtalk
-from lipsync_server.engines.infinitetalk.job import Job, reporting_to
+from lipsync_server.engines.infinitetalk.job import Job
 from lipsync_server.engines.infinitetalk.loading.models import Models
 from lipsync_server.engines.infinitetalk.loading.planner import Need
 from lipsync_server.engines.infinitetalk.options import Options
 from lipsync_server.engines.infinitetalk.out_of_memory import Room, with_room
+from lipsync_server.engines.progress import reporting_to
 from lipsync_server.errors import InvalidInput
 from lipsync_server.settings import EngineSettings
 

@@ -21,7 +21,7 @@ from typing import BinaryIO
 from aiohttp import web
 
 from lipsync_server.http import keys
-from lipsync_server.http.job_answers import find_job, finished_video, video_answer
+from lipsync_server.http.routes.job_answers import find_job, finished_video, video_answer
 from lipsync_server.http.routing import JOB_ID, Answer, Route
 from lipsync_server.jobs.model import Job
 from lipsync_server.jobs.queue import JobQueue

@@ -78,7 +78,7 @@ TINY = Sizes(
         patch_size=14, hidden_act="gelu", layer_norm_eps=1e-5,
     ),
     wav2vec=Wav2Vec2Config(
-        hidden_size=32, num_hidden_layers=12, num_attention_heads=2, intermediate_size=48, conv_dim=(16,) * 7,
+        hidden_size=32, num_hidden_layers=12, num_attention_heads=1, intermediate_size=48, conv_dim=(16,) * 7,
         num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2,
     ),
     # One channel, because the pictures keep their full size, which costs most.
@@ -112,14 +112,14 @@ def write(
                 _write_transformer(path, sizes, kind, seed, device)
     if "bf16" in contents.text:
         torch.save(
-            {name: tensor.cpu() for name, tensor in _text_tensors(sizes.text, device)},
+            {name: tensor.cpu() for name, tensor in text_tensors(sizes.text, device)},
             base / "models_t5_umt5-xxl-enc-bf16.pth",
         )
     if "fp8" in contents.text:
         _write_text_fp8(quantised, sizes.text, device)
     _tokenizer().save(str(tokenizer / "tokenizer.json"))
     torch.save(_clip_tensors(sizes.clip, device), base / "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth")
-    torch.save(_vae_tensors(sizes.vae_width, device), base / "Wan2.1_VAE.pth")
+    torch.save(vae_tensors(sizes.vae_width, device), base / "Wan2.1_VAE.pth")
     _write_wav2vec(sound, sizes.wav2vec, device)
 
 
@@ -143,12 +143,12 @@ def _write_text_fp8(folder: Path, config: UMT5Config, device: torch.device) -> N
     positions = (f"blocks.{layer}.pos_embedding" for layer in range(config.num_layers))
     meta = torch.device("meta")
     save_quantized(
-        dict(_text_tensors(config, meta)), _text_tensors(config, device), "fp8", folder / "t5_fp8.safetensors",
+        dict(text_tensors(config, meta)), text_tensors(config, device), "fp8", folder / "t5_fp8.safetensors",
         keep=("token_embedding", *positions), quant_map_path=folder / "t5_map_fp8.json",
     )  # fmt: skip
 
 
-def _text_tensors(config: UMT5Config, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+def text_tensors(config: UMT5Config, device: torch.device) -> Iterator[tuple[str, Tensor]]:
     """UMT5 under its official names, bfloat16, layer by layer."""
     embedding = torch.empty(config.vocab_size, config.d_model, device=device)
     if not embedding.is_meta:
@@ -191,7 +191,7 @@ def _clip_tensors(config: CLIPVisionConfig, device: torch.device) -> dict[str, T
     return {name: tensor.half().cpu().clone() for name, tensor in tensors.items()}
 
 
-def _vae_tensors(width: int, device: torch.device) -> dict[str, Tensor]:
+def vae_tensors(width: int, device: torch.device) -> dict[str, Tensor]:
     model = vae.build(width)
     randomise(model, device=device, dtype=torch.float32)
     return {vae.official_name(name): tensor.cpu().clone() for name, tensor in model.state_dict().items()}

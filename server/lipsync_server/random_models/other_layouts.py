@@ -6,8 +6,9 @@ read to write them.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lipsync_server.models.encoders.tokenizer import Piece
 from lipsync_server.random_models.gguf_blocks import pack_rows
 
 Eight = Literal["e4m3", "e5m2"]
@@ -23,11 +25,17 @@ _LARGEST = {"e4m3": 448.0, "e5m2": 57344.0}
 
 
 def save_single(
-    parameters: Mapping[str, Tensor], path: Path, *, dtype: torch.dtype = torch.bfloat16, prefix: str = ""
+    parameters: Mapping[str, Tensor],
+    path: Path,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    prefix: str = "",
+    extra: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> None:
-    """All parameters in one type, each name behind `prefix`."""
+    """All parameters in one type, each name behind `prefix`, and the tensors `extra` as they are."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({prefix + name: value.to(dtype).contiguous() for name, value in parameters.items()}, path)
+    tensors = {prefix + name: value.to(dtype).contiguous() for name, value in parameters.items()}
+    save_file({**tensors, **extra}, path)
 
 
 def save_scaled_fp8(
@@ -39,14 +47,17 @@ def save_scaled_fp8(
     scale: Literal["none", "one", "rows"] = "one",
     scale_name: str = "scale_weight",
     described: bool = False,
+    plain: tuple[str, ...] = ("embedding.embedding",),
+    extra: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> None:
     """Linear layers in 8 bits, the rest in float16. scale: none (a plain cast), one number, or one for each row.
 
+    plain: parts of the names of matrices that stay in float16. extra: tensors that are written as they are.
     described: write a `comfy_quant` tensor for each layer, and no marker for the whole file.
     """
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = dict(extra)
     for name, value in parameters.items():
-        if value.ndim != 2 or not name.endswith(".weight") or "embedding.embedding" in name:
+        if value.ndim != 2 or not name.endswith(".weight") or any(part in name for part in plain):
             tensors[prefix + name] = value.to(torch.float16).contiguous()
             continue
         layer = prefix + name.removesuffix(".weight")
@@ -66,12 +77,23 @@ def save_scaled_fp8(
     save_file(tensors, path)
 
 
-def save_gguf(parameters: Mapping[str, Tensor], path: Path, kind: str, *, arch: str = "wan") -> None:
-    """Matrices in the block format `kind`, the rest in float32, five dimensions noted as ComfyUI-GGUF notes them."""
+def save_gguf(
+    parameters: Mapping[str, Tensor], path: Path, kind: str, *, arch: str = "wan", pieces: Sequence[Piece] = ()
+) -> None:
+    """Matrices in the block format `kind`, the rest in float32, five dimensions noted as ComfyUI-GGUF notes them.
+
+    pieces: a tokenizer, listed as llama.cpp's conversion lists it.
+    """
     from gguf import GGMLQuantizationType, GGUFWriter
 
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = GGUFWriter(path, arch)
+    if pieces:
+        writer.add_tokenizer_model("t5")
+        writer.add_token_list([piece.text for piece in pieces])
+        writer.add_token_scores([piece.score for piece in pieces])
+        writer.add_token_types([piece.type for piece in pieces])
+        writer.add_add_space_prefix(True)
     for name, value in parameters.items():
         array = value.float().numpy()
         if array.ndim > 4:

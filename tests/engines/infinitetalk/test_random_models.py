@@ -66,7 +66,7 @@ def _contract(name: str) -> dict[str, tuple[int, ...]]:
 
 def test_the_full_size_is_the_published_one() -> None:
     meta = torch.device("meta")
-    text = {name: tuple(t.shape) for name, t in random_models._text_tensors(FULL.text, meta)}
+    text = {name: tuple(t.shape) for name, t in random_models.text_tensors(FULL.text, meta)}
     assert text == _contract("umt5_xxl_encoder")
     transformer = layout_of(FULL.transformer, torch.bfloat16)
     assert {name: tuple(t.shape) for name, t in transformer.items()} == _contract("dit_infinitetalk_14B")

@@ -1,21 +1,25 @@
 """Finds the published model files: the files that a job needs, and those of them that are missing. Imports no torch.
 
-Folder names are the published ones, all below settings.weights_dir. With a quantised transformer file the base's DiT
-shards are not needed and never asked for. Knows names and sizes only; the loaders check the contents.
+Files are found in the published folders below settings.weights_dir (or in a Hugging Face cache), and everywhere below
+it by their contents, so that ComfyUI's `models/` folder serves as it is. With a quantised transformer file the base's
+DiT shards are not needed and never asked for. Knows names, headers and sizes; the loaders check the contents.
 """
 
+import functools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from lipsync_server.engines.hardware import Gpu
+from lipsync_server.engines.infinitetalk.recognise import Kind, ModelFile, recognise
+from lipsync_server.engines.infinitetalk.recognise import People as People
 from lipsync_server.errors import WeightsError
 from lipsync_server.models.encoders.text_files import TextFiles
+from lipsync_server.models.encoders.tokenizer import has_tokenizer
 from lipsync_server.quantization import EightBit, Quantization
 from lipsync_server.settings import EngineSettings
+from lipsync_server.weights.places import SUFFIXES, folder_named, model_files
 
-People = Literal["single", "multi"]
 _BASE = "Wan2.1-I2V-14B-480P"
 _WAV2VEC = "chinese-wav2vec2-base"
 _INFINITETALK = "InfiniteTalk"
@@ -24,10 +28,11 @@ _T5 = "models_t5_umt5-xxl-enc-bf16.pth"
 _CLIP = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 _VAE = "Wan2.1_VAE.pth"
 _SHARD = re.compile(r"diffusion_pytorch_model-(\d{5})-of-(\d{5})\.safetensors")
-# ComfyUI's folders for transformers, and for files that change one; the names of the files that this model needs.
-_COMFY_FOLDERS = ("diffusion_models", "unet", "model_patches")
-_BASE_NAME = re.compile(r"wan2?[._]1[-_](?=.*i2v)(?=.*14b)(?=.*480p)", re.IGNORECASE)
-_PATCH_NAME = re.compile(r"infinitetalk[-_](single|multi)", re.IGNORECASE)
+# Among several base files, the one whose name says that it is the 480p model comes first.
+_BASE_NAME = re.compile(r"480p", re.IGNORECASE)
+_EXACTNESS = ("fp32", "bf16", "fp16", "fp8", "int8", "Q8_0", "Q6_K", "Q5_K", "Q5_1", "Q5_0", "Q4_K", "Q4_1", "Q4_0")
+# Where the Wan wrapper, a set of ComfyUI nodes, has UMT5's tokenizer: beside ComfyUI's models/.
+_WRAPPERS_TOKENIZER = "custom_nodes/ComfyUI-WanVideoWrapper/configs/T5_tokenizer"
 _ONE_FILE = "diffusion_pytorch_model.safetensors"
 CONVERTED = "flashtalk_{kind}.safetensors"
 """FlashTalk's transformer in 8 bits, written by `lipsync weights convert flashtalk`."""
@@ -82,30 +87,87 @@ class EncoderFiles:
 
 
 def find_encoders(settings: EngineSettings) -> EncoderFiles:
-    """The encoders' and the VAE's files; raises WeightsError that lists what is missing."""
-    quant = _quant_folder(settings)
-    tokenizer = _wan_file(settings, "google/umt5-xxl/tokenizer.json").parent
-    text = TextFiles(_wan_file(settings, _T5), tokenizer)
-    if not text.weights.is_file():
-        for kind in ("fp8", "int8"):
-            weights, quant_map = quant / f"t5_{kind}.safetensors", quant / f"t5_map_{kind}.json"
-            if weights.is_file() and quant_map.is_file():
-                text = TextFiles(weights, tokenizer, quant_map)
-                break
-    wav2vec = settings.weights_dir / _WAV2VEC
-    found = EncoderFiles(text, _wan_file(settings, _CLIP), _wan_file(settings, _VAE), wav2vec)
+    """The encoders' and the VAE's files; raises WeightsError that lists what is missing.
+
+    The published files come first; where one is missing, the most exact file of that kind below the weights folder.
+    """
+    others = _Others(settings.weights_dir)
+    text = _text_files(settings, others)
+    wav2vec = folder_named(settings.weights_dir, _WAV2VEC)
     sound = wav2vec / "model.safetensors"
     if not sound.is_file() and (wav2vec / "pytorch_model.bin").is_file():
         sound = wav2vec / "pytorch_model.bin"
-    _require(
-        settings, text.weights, tokenizer / "tokenizer.json", found.clip, found.vae, wav2vec / "config.json", sound
-    )
+    needed = [text.weights, text.tokenizer, others.or_published("clip", _wan_file(settings, _CLIP))]
+    needed.append(others.or_published("vae", _wan_file(settings, _VAE)))
+    found = EncoderFiles(text, needed[2], needed[3], wav2vec)
+    if sound.is_file() or not (single := others.best("sound")):
+        needed += [wav2vec / "config.json", sound]
+    else:
+        found = replace(found, wav2vec=single)
+    _require(settings, *needed)
     return found
+
+
+class _Others:
+    """The files of other programs below the weights folder, by kind."""
+
+    def __init__(self, weights_dir: Path) -> None:
+        self._weights_dir = weights_dir
+
+    @functools.cached_property
+    def _files(self) -> list[ModelFile]:
+        return usable_files(self._weights_dir)
+
+    def best(self, kind: Kind) -> Path | None:
+        """The most exact file of a kind, or None."""
+        found = min((file for file in self._files if file.kind == kind), key=_exactness, default=None)
+        return None if found is None else found.path
+
+    def or_published(self, kind: Kind, published: Path) -> Path:
+        """The published file where it is, else another of the same kind, else the published file's place."""
+        return published if published.is_file() else self.best(kind) or published
+
+
+def _text_files(settings: EngineSettings, others: "_Others") -> TextFiles:
+    """The text encoder and its tokenizer, which other programs keep in the same file."""
+    quant = _quant_folder(settings)
+    tokenizer = _wan_file(settings, "google/umt5-xxl/tokenizer.json")
+    if not tokenizer.is_file() and (spiece := tokenizer.with_name("spiece.model")).is_file():
+        tokenizer = spiece
+    weights, quant_map = _wan_file(settings, _T5), None
+    if not weights.is_file():
+        for kind in ("fp8", "int8"):
+            eight, beside = quant / f"t5_{kind}.safetensors", quant / f"t5_map_{kind}.json"
+            if eight.is_file() and beside.is_file():
+                weights, quant_map = eight, beside
+                break
+        else:
+            weights = others.best("text") or weights
+    if not tokenizer.is_file():
+        wrappers = (place / _WRAPPERS_TOKENIZER for place in (settings.weights_dir, settings.weights_dir.parent))
+        beside_nodes = next((path for place in wrappers if (path := place / "tokenizer.json").is_file()), None)
+        if weights.is_file() and weights.suffix in SUFFIXES and quant_map is None and has_tokenizer(weights):
+            tokenizer = weights
+        else:
+            tokenizer = beside_nodes or tokenizer
+    return TextFiles(weights, tokenizer, quant_map)
+
+
+def usable_files(weights_dir: Path) -> list[ModelFile]:
+    """Every file below the weights folder that the engine can take, outside of FlashTalk's folder."""
+    flashtalk = folder_named(weights_dir, FLASHTALK_FOLDER)
+    paths = (path for path in model_files(weights_dir) if flashtalk not in path.parents)
+    return [file for file in map(recognise, paths) if file.is_usable]
+
+
+def _exactness(file: ModelFile) -> tuple[int, str]:
+    known = _EXACTNESS.index(file.numbers) if file.numbers in _EXACTNESS else len(_EXACTNESS)
+    return known, file.path.name
 
 
 def find_transformers(settings: EngineSettings) -> list[TransformerFiles]:
     """Every complete transformer below the weights folder, in no particular order."""
-    base, folder = settings.weights_dir / _BASE, settings.weights_dir / _INFINITETALK
+    base, folder = folder_named(settings.weights_dir, _BASE), folder_named(settings.weights_dir, _INFINITETALK)
     config = base / "config.json"
     found = find_single_files(settings.weights_dir, config if config.is_file() else None)
     if not config.is_file():
@@ -126,42 +188,42 @@ def find_transformers(settings: EngineSettings) -> list[TransformerFiles]:
 
 
 def find_single_files(weights_dir: Path, config: Path | None) -> list[TransformerFiles]:
-    """Base files with an InfiniteTalk file, in ComfyUI's folders below `weights_dir` (or its `models/`), by name.
+    """Base files with an InfiniteTalk file, and files that hold both, anywhere below `weights_dir`, by name.
 
-    Names as published: `Wan2_1-I2V-14B-480p_fp8_e4m3fn_scaled_KJ.safetensors`, `wan2.1-i2v-14b-480p-Q8_0.gguf` with
-    `Wan2_1-InfiniteTalk_Single_Q8.gguf`, `wan2.1_infiniteTalk_single_fp16.safetensors`. A base takes the InfiniteTalk
-    file in its own format first.
+    A base takes the InfiniteTalk file in its own format first.
     """
-    folders = [root / name for root in (weights_dir, weights_dir / "models") for name in _COMFY_FOLDERS]
-    files = sorted(
-        path
-        for folder in folders
-        if folder.is_dir()
-        for path in folder.rglob("*")
-        if path.suffix in (".safetensors", ".gguf") and "quanto" not in path.name and path.is_file()
-    )
-    bases = [path for path in files if _BASE_NAME.search(path.name)]
+    files = usable_files(weights_dir)
+    bases = [file for file in files if file.kind == "base"]
+    named = [file for file in bases if _BASE_NAME.search(file.path.name)]
     found: list[TransformerFiles] = []
+    for file in files:
+        if file.kind == "whole" and file.people is not None:
+            held = _held(file)
+            found.append(
+                TransformerFiles(held, file.people, False, file.path, None, config, rounded_at_load=held != "none")
+            )
     people: People
     for people in ("single", "multi"):
-        patches = [path for path in files if (match := _PATCH_NAME.search(path.name)) and match[1].lower() == people]
-        for base in bases if patches else []:
-            patch = min(patches, key=lambda path: _held(path) != _held(base))
+        patches = [file for file in files if file.kind == "patch" and file.people == people]
+        for base in (named or bases) if patches else []:
+            patch = min(patches, key=lambda file: (_held(file) != _held(base), _exactness(file)))
             kind = _held(base)
-            found.append(TransformerFiles(kind, people, False, base, patch, config, rounded_at_load=kind != "none"))
+            found.append(
+                TransformerFiles(kind, people, False, base.path, patch.path, config, rounded_at_load=kind != "none")
+            )
     return found
 
 
-def _held(path: Path) -> Quantization:
+def _held(file: ModelFile) -> Quantization:
     """The number format in which the model holds the weights of a single file."""
-    if path.suffix == ".gguf":
+    if file.path.suffix == ".gguf":
         return "int8"
-    return "fp8" if "fp8" in path.name.lower() else "none"
+    return "fp8" if file.numbers == "fp8" else "int8" if file.numbers == "int8" else "none"
 
 
 def find_flashtalk(settings: EngineSettings) -> list[TransformerFiles]:
     """FlashTalk's transformers: the published folder when all its shards are there, and the 8-bit files made of it."""
-    folder = settings.weights_dir / FLASHTALK_FOLDER
+    folder = folder_named(settings.weights_dir, FLASHTALK_FOLDER)
     config = folder / "config.json"
     if not config.is_file():
         return []
@@ -243,12 +305,12 @@ def _preferred(settings: EngineSettings, gpu: Gpu | None) -> list[Quantization]:
 
 
 def _quant_folder(settings: EngineSettings) -> Path:
-    return settings.weights_dir / _INFINITETALK / "quant_models"
+    return folder_named(settings.weights_dir, _INFINITETALK) / "quant_models"
 
 
 def _wan_file(settings: EngineSettings, name: str) -> Path:
     """A file of Wan's that InfiniteTalk's base and FlashTalk's folder both carry: where it is, else in the base."""
-    places = [settings.weights_dir / folder / name for folder in (_BASE, FLASHTALK_FOLDER)]
+    places = [folder_named(settings.weights_dir, folder) / name for folder in (_BASE, FLASHTALK_FOLDER)]
     return next((path for path in places if path.is_file()), places[0])
 
 
@@ -265,19 +327,34 @@ def _shards_complete(base: Path) -> bool:
 def _require(settings: EngineSettings, *paths: Path) -> None:
     missing = [path for path in paths if not path.is_file()]
     if missing:
-        # The text encoder comes in two forms, and the small download has the other one.
+        # Files of other programs serve as well.
+        quant = _quant_folder(settings)
         others = {
-            _T5: f" (or {_quant_folder(settings).relative_to(settings.weights_dir)}/t5_fp8.safetensors and its map)"
+            _T5: f"{_below(settings, quant)}/t5_fp8.safetensors and its map, or ComfyUI's "
+            "umt5_xxl_fp8_e4m3fn_scaled.safetensors",
+            _CLIP: "ComfyUI's clip_vision_h.safetensors",
+            _VAE: "ComfyUI's wan_2.1_vae.safetensors",
+            "model.safetensors": "wav2vec2-chinese-base_fp16.safetensors of the Wan wrapper",
         }
-        names = ", ".join(f"{path.relative_to(settings.weights_dir)}{others.get(path.name, '')}" for path in missing)
+        names = ", ".join(
+            f"{_below(settings, path)}{f' (or {others[path.name]})' if path.name in others else ''}" for path in missing
+        )
+        every = map(recognise, model_files(settings.weights_dir))
+        damaged = "".join(
+            f" Not used, because it is damaged: {file.remark}" for file in every if file.kind == "damaged"
+        )
         raise WeightsError(
-            f"InfiniteTalk's weights in {settings.weights_dir} are not complete; missing: {names}. Download them with: "
-            "lipsync weights pull infinitetalk-int8-fast."
+            f"InfiniteTalk's weights in {settings.weights_dir} are not complete; missing: {names}.{damaged} Download "
+            "them with: lipsync weights pull infinitetalk-int8-fast; what is here is shown by: lipsync weights scan."
         )
 
 
+def _below(settings: EngineSettings, path: Path) -> Path:
+    return path.relative_to(settings.weights_dir) if path.is_relative_to(settings.weights_dir) else path
+
+
 def _nothing_found(settings: EngineSettings) -> str:
-    base = settings.weights_dir / _BASE
+    base = folder_named(settings.weights_dir, _BASE)
     if not (base / "config.json").is_file():
         return (
             f"InfiniteTalk's weights are not in {settings.weights_dir}; missing: {_BASE}/config.json. Download them "

@@ -1,7 +1,8 @@
 """The picture as the model's image tokens: CLIP ViT-H/14, transformers' vision tower with the official file's names.
 
 The reference takes the tokens before the last block, so 31 of the 32 blocks are built and the last block's weights are
-left in the file. Knows no window; one picture gives (257, 1280) tokens.
+left in the file. Files of the vision tower alone are read too, under Wan's names and under transformers'
+(ComfyUI's clip_vision_h.safetensors). Knows no window; one picture gives (257, 1280) tokens.
 """
 
 import re
@@ -15,6 +16,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from lipsync_server.errors import WeightsError
 from lipsync_server.models.tensor_files import into_modules
+from lipsync_server.models.tensor_files.named import open_tensors
 
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
@@ -46,6 +48,31 @@ def official_name(name: str) -> str:
         return _OUTSIDE[name]
     _, _, index, *inside, kind = name.split(".")
     return f"visual.transformer.{index}.{_IN_BLOCK['.'.join(inside)]}.{kind}"
+
+
+_NOT_IN_A_TOWER = ("visual_projection.", "vision_model.embeddings.position_ids", "text_model.", "logit_")
+# Names of the tower in files that have nothing else, without what the published file puts before them.
+_BARE = re.compile(
+    r"^(?:(?P<block>\d+\.(?:norm[12]|attn|mlp)\.)|(?:cls_embedding|pos_embedding|patch_embedding|pre_norm|post_norm|head)\b)"
+)
+
+
+def published_name(name: str) -> str | None:
+    """Name in a file of any program -> name in the published file; None for what no vision tower has."""
+    if name.startswith(_NOT_IN_A_TOWER):
+        return None
+    if name.startswith("vision_model."):
+        inside = name.removeprefix("vision_model.")
+        if inside.startswith("post_layernorm."):
+            return inside.replace("post_layernorm.", "visual.post_norm.")
+        try:
+            return official_name(inside)
+        except (KeyError, ValueError):
+            return name
+    bare = _BARE.match(name)
+    if bare is None:
+        return name
+    return f"visual.transformer.{name}" if bare["block"] else f"visual.{name}"
 
 
 def split_qkv(tensors: Mapping[str, Tensor], source: str = "the CLIP file") -> dict[str, Tensor]:
@@ -96,7 +123,7 @@ def config_of(tensors: Mapping[str, Tensor]) -> CLIPVisionConfig:
 
     width = size(0, VIT_H.hidden_size, "visual.transformer.{}.norm1.weight", "visual.transformer.{}.norm1.bias")
     patch = size(-1, VIT_H.patch_size, "visual.patch_embedding.weight")
-    n_tokens = size(1, (VIT_H.image_size // VIT_H.patch_size) ** 2 + 1, "visual.pos_embedding")
+    n_tokens = size(-2, (VIT_H.image_size // VIT_H.patch_size) ** 2 + 1, "visual.pos_embedding")
     hidden = size(0, VIT_H.intermediate_size, "visual.transformer.{}.mlp.0.weight", "visual.transformer.{}.mlp.0.bias")
     return CLIPVisionConfig(
         hidden_size=width, intermediate_size=hidden, num_hidden_layers=n_blocks, patch_size=patch,
@@ -127,9 +154,11 @@ class ImageEncoder:
     def load(
         cls, path: Path, *, device: torch.device, dtype: torch.dtype, n_heads: int | None = None
     ) -> "ImageEncoder":
-        """Read the published file; only `visual.*` is used. n_heads: for towers whose heads are not 80 wide."""
-        tensors = split_qkv(into_modules.read_tensors(path), path.name)
-        config = config_of(tensors)
+        """Read the file; only the vision tower is used. n_heads: for towers whose heads are not 80 wide."""
+        tensors = open_tensors(path, published_name)
+        if any(name.endswith(".attn.to_qkv.weight") for name in tensors):
+            tensors = split_qkv(tensors, path.name)
+        config = config_of(into_modules.shapes_of(tensors))
         if n_heads is not None:
             config.num_attention_heads = n_heads
         model = build(config)

@@ -3,7 +3,9 @@
 UMT5 (https://arxiv.org/abs/2304.09151) has 5.7 billion weights, 11 GB, and a prompt needs it for a fraction of a
 second. So it is never loaded whole: a layer goes from the memory-mapped file to the device, all prompts pass through
 it, and it is dropped. That costs one read of the file and about half a gigabyte of memory, on every card. Reads the
-official .pth and optimum-quanto files (t5_int8, t5_fp8). Knows no pictures and no audio.
+official .pth, optimum-quanto files (t5_int8, t5_fp8), and files of other programs under any of three sets of names:
+Wan's, transformers' (ComfyUI's umt5_xxl_*.safetensors) and llama.cpp's (umt5-xxl-encoder-*.gguf). Knows no pictures and
+no audio.
 """
 
 import html
@@ -14,14 +16,15 @@ from pathlib import Path
 
 import ftfy
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import UMT5Config, UMT5EncoderModel
 
 from lipsync_server.errors import WeightsError
 from lipsync_server.models.encoders.text_cache import EmbeddingCache
 from lipsync_server.models.encoders.text_files import TextFiles
+from lipsync_server.models.encoders.tokenizer import read_tokenizer
 from lipsync_server.models.tensor_files import into_modules
+from lipsync_server.models.tensor_files.named import open_tensors, rows_of
 
 MAX_TOKENS = 512
 # The reference's fixed negative prompt.
@@ -32,12 +35,28 @@ NEGATIVE_PROMPT = (
     "legs, many people in the background, walking backwards"
 )
 DEFAULT_PROMPT = "A person is talking to the camera with natural expressions and small movements of the head."
-_IN_LAYER = {
+NAMES_OF_TRANSFORMERS = {
     "layer.0.SelfAttention.q": "attn.q", "layer.0.SelfAttention.k": "attn.k", "layer.0.SelfAttention.v": "attn.v",
     "layer.0.SelfAttention.o": "attn.o", "layer.0.SelfAttention.relative_attention_bias": "pos_embedding.embedding",
     "layer.0.layer_norm": "norm1", "layer.1.layer_norm": "norm2", "layer.1.DenseReluDense.wi_0": "ffn.gate.0",
     "layer.1.DenseReluDense.wi_1": "ffn.fc1", "layer.1.DenseReluDense.wo": "ffn.fc2",
 }  # fmt: skip
+# llama.cpp's names inside a layer, as its conversion of T5 encoders writes them.
+NAMES_OF_GGUF = {
+    "attn_q": "attn.q", "attn_k": "attn.k", "attn_v": "attn.v", "attn_o": "attn.o", "attn_norm": "norm1",
+    "attn_rel_b": "pos_embedding.embedding", "ffn_gate": "ffn.gate.0", "ffn_up": "ffn.fc1", "ffn_down": "ffn.fc2",
+    "ffn_norm": "norm2",
+}  # fmt: skip
+_PREFIX = re.compile(r"^(?:text_model\.|text_encoders?\.|umt5xxl\.|transformer\.)+")
+_IN_OTHERS = re.compile(
+    r"^(?:encoder\.block\.(?P<block>\d+)\.(?P<inside>.+)|enc\.blk\.(?P<blk>\d+)\.(?P<part>\w+))\.weight$"
+)
+_OUTSIDE = {
+    "shared.weight": "token_embedding.weight", "token_embd.weight": "token_embedding.weight",
+    "encoder.final_layer_norm.weight": "norm.weight", "enc.output_norm.weight": "norm.weight",
+}  # fmt: skip
+# ComfyUI keeps the tokenizer's model beside the weights; the second copy of the embedding is the first.
+_UNUSED = ("spiece_model", "encoder.embed_tokens.weight", "logit_scale")
 _LAYER = re.compile(r"blocks\.(\d+)\.")
 _EMBEDDING, _FINAL_NORM = "token_embedding.weight", "norm.weight"
 
@@ -51,7 +70,22 @@ def clean_prompt(text: str) -> str:
 def official_name(name: str, layer: int) -> str:
     """Name in a one-layer UMT5 block -> name of layer `layer` in the published file."""
     inside, kind = name.rsplit(".", 1)
-    return f"blocks.{layer}.{_IN_LAYER[inside]}.{kind}"
+    return f"blocks.{layer}.{NAMES_OF_TRANSFORMERS[inside]}.{kind}"
+
+
+def published_name(name: str) -> str | None:
+    """Name in a file of any program -> name in the published file; None for a tensor that is no weight."""
+    bare = _PREFIX.sub("", name)
+    if bare in _UNUSED:
+        return None
+    if bare in _OUTSIDE:
+        return _OUTSIDE[bare]
+    match = _IN_OTHERS.match(bare)
+    if match is None:
+        return bare
+    layer, inside = match["block"] or match["blk"], match["inside"]
+    official = NAMES_OF_TRANSFORMERS.get(inside) if inside else NAMES_OF_GGUF.get(match["part"])
+    return name if official is None else f"blocks.{layer}.{official}.weight"
 
 
 def config_of(tensors: Mapping[str, Tensor]) -> UMT5Config:
@@ -122,20 +156,15 @@ class TextEncoder:
         return run_encoder(tensors, ids, device=self.device, dtype=self.dtype, source=self.files.weights.name)
 
     def _tokenize(self, prompts: list[str]) -> list[list[int]]:
-        path = self.files.tokenizer / "tokenizer.json"
-        if not path.is_file():
-            raise WeightsError(f"The tokenizer is missing: expected it at {path}. Download it with `lipsync weights`.")
-        tokenizer = Tokenizer.from_file(str(path))
-        tokenizer.enable_truncation(MAX_TOKENS)
-        tokenizer.no_padding()
-        return [tokenizer.encode(prompt).ids for prompt in prompts]
+        encode = read_tokenizer(self.files.tokenizer, MAX_TOKENS)
+        return [encode(prompt) for prompt in prompts]
 
 
 def read_weights(files: TextFiles) -> Mapping[str, Tensor]:
-    """Official names -> tensors; quantised ones are joined when they are read (`QuantisedWeights`)."""
-    tensors = into_modules.read_tensors(files.weights)
+    """Official names -> tensors; quantised ones are joined when they are read."""
     if files.quant_map is None:
-        return tensors
+        return open_tensors(files.weights, published_name)
+    tensors = into_modules.read_tensors(files.weights)
     try:
         quantised = json.loads(files.quant_map.read_text())
         modules = {name for name, entry in quantised.items() if entry["weights"] != "none"}
@@ -199,7 +228,7 @@ def run_encoder(
 
     Raises WeightsError unless `tensors` are the published encoder's, all of them and no more.
     """
-    stored = tensors.stored if isinstance(tensors, QuantisedWeights) else tensors
+    stored = into_modules.shapes_of(tensors)
     config = config_of(stored)
     check(config, stored, source)
     layer_model = one_layer(config)
@@ -211,10 +240,10 @@ def run_encoder(
         target[: len(tokens)] = torch.tensor(tokens)
         mask[row, : len(tokens)] = 1
     with torch.inference_mode():
-        hidden = tensors[_EMBEDDING][padded].to(device, dtype)
+        hidden = rows_of(tensors, _EMBEDDING, padded).to(device, dtype)
         final_norm = tensors[_FINAL_NORM].to(device, dtype)
         for layer in range(config.num_layers):
-            moved = {name: tensors[official_name(name, layer)].to(device, dtype) for name in layer_names}
+            moved = {name: tensors[official_name(name, layer)].to(device).to(dtype) for name in layer_names}
             layer_model.encoder.block[0].load_state_dict(moved, assign=True)
             hidden = layer_model.encoder(inputs_embeds=hidden, attention_mask=mask).last_hidden_state
         wide = hidden.float()

@@ -6,7 +6,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class TextFiles:
-    """weights: the official .pth, or an optimum-quanto .safetensors with its `quant_map`. tokenizer: its folder."""
+    """weights: the official .pth, an optimum-quanto .safetensors with its `quant_map`, or a file of another program.
+
+    tokenizer: a folder with tokenizer.json, a tokenizer.json or spiece.model, or a file of weights with a tokenizer.
+    """
 
     weights: Path
     tokenizer: Path

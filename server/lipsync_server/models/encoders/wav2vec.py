@@ -6,6 +6,8 @@ and feeds the recording in pieces. Eager attention, float32. Knows no loudness, 
 """
 
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -14,10 +16,15 @@ from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from lipsync_server.errors import WeightsError
 from lipsync_server.models.tensor_files import into_modules
+from lipsync_server.models.tensor_files.named import open_tensors
 
 _OLD_WEIGHT_NORM = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
-# Tensors of the published file that only its training used.
+# Tensors of the published files that only their training used, or that turn sound into text.
 _TRAINING_ONLY = ("quantizer.", "project_q.", "project_hid.", "lm_head.")
+_LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
+# wav2vec2's heads are 64 wide in both published sizes.
+_HEAD_WIDTH = 64
+_POSITIONS = "encoder.pos_conv_embed.conv.parametrizations.weight.original1"
 
 
 def build(config: Wav2Vec2Config) -> Wav2Vec2Model:
@@ -27,14 +34,45 @@ def build(config: Wav2Vec2Config) -> Wav2Vec2Model:
         return Wav2Vec2Model(config)
 
 
-def read_official(path: Path) -> dict[str, Tensor]:
-    """The published tensors under the base class's names: no `wav2vec2.` in front, weight norm by its new names."""
-    tensors = {}
-    for name, tensor in into_modules.read_tensors(path).items():
-        plain = name.removeprefix("wav2vec2.")
-        stem, _, last = plain.rpartition(".")
-        tensors[f"{stem}.{_OLD_WEIGHT_NORM[last]}" if last in _OLD_WEIGHT_NORM else plain] = tensor
-    return tensors
+def published_name(name: str) -> str:
+    """Name in a file -> name in the base class: no `wav2vec2.` in front, weight norm by its new names."""
+    plain = name.removeprefix("wav2vec2.")
+    stem, _, last = plain.rpartition(".")
+    return f"{stem}.{_OLD_WEIGHT_NORM[last]}" if last in _OLD_WEIGHT_NORM else plain
+
+
+def read_official(path: Path) -> Mapping[str, Tensor]:
+    """The published tensors under the base class's names."""
+    return open_tensors(path, published_name)
+
+
+def config_of(tensors: Mapping[str, Tensor], source: str) -> Wav2Vec2Config:
+    """The sizes of a base model, from the shapes: a file of ComfyUI's comes without config.json.
+
+    Raises WeightsError for a large model, which is built differently and which no engine here listens with.
+    """
+    if "feature_extractor.conv_layers.1.layer_norm.weight" in tensors:
+        raise WeightsError(
+            f"{source} is a large wav2vec2 model. Use the base model: wav2vec2-chinese-base_fp16.safetensors."
+        )
+    layers = [int(match[1]) for name in tensors if (match := _LAYER.match(name))]
+    convolutions = sorted(
+        name for name in tensors if re.fullmatch(r"feature_extractor\.conv_layers\.\d\.conv\.weight", name)
+    )
+
+    def size(name: str, axis: int, default: int) -> int:
+        return into_modules.usual_size(tensors, (name,), axis, default)
+
+    width = size("feature_projection.projection.weight", 0, 768)
+    return Wav2Vec2Config(
+        hidden_size=width,
+        num_hidden_layers=max(layers, default=11) + 1,
+        num_attention_heads=max(1, width // _HEAD_WIDTH),
+        intermediate_size=size("encoder.layers.0.feed_forward.intermediate_dense.weight", 0, 3072),
+        conv_dim=tuple(size(name, 0, 512) for name in convolutions) if len(convolutions) == 7 else (512,) * 7,
+        num_conv_pos_embeddings=size(_POSITIONS, -1, 128),
+        num_conv_pos_embedding_groups=max(1, width // max(1, size(_POSITIONS, 1, width // 16))),
+    )
 
 
 class Wav2Vec:
@@ -53,23 +91,25 @@ class Wav2Vec:
         self._model = model
 
     @classmethod
-    def load(cls, folder: Path, *, device: torch.device) -> "Wav2Vec":
-        """Read a published folder: config.json, preprocessor_config.json, model.safetensors or pytorch_model.bin."""
-        config = _read_json(folder / "config.json")
-        if config.get("feat_extract_norm", "group") != "group" or config.get("do_stable_layer_norm", False):
-            raise WeightsError(f"{folder} is not a wav2vec2 base model. Download the folder again.")
-        preprocessor = folder / "preprocessor_config.json"
-        normalises = bool(_read_json(preprocessor).get("do_normalize", True)) if preprocessor.is_file() else True
-        path = folder / "model.safetensors"
-        if not path.is_file():
-            path = folder / "pytorch_model.bin" if (folder / "pytorch_model.bin").is_file() else path
-        model = build(Wav2Vec2Config(**config))
-        tensors = read_official(path)
-        # Needed for training only, and absent from some files.
-        tensors.setdefault("masked_spec_embed", torch.zeros(model.config.hidden_size))
+    def load(cls, path: Path, *, device: torch.device) -> "Wav2Vec":
+        """Read a published folder (config.json, preprocessor_config.json, model.safetensors or pytorch_model.bin), or a
+        single file of the same weights, whose sizes are then read from its shapes."""
+        if path.is_dir() or not path.suffix:
+            config, normalises, file = _published(path)
+            tensors = read_official(file)
+        else:
+            file, tensors = path, read_official(path)
+            config = config_of(into_modules.shapes_of(tensors), file.name)
+            # The published preprocessor settings of the pre-trained Chinese model say no, those of 960h say yes.
+            # The former is known by the quantizer that its training needed.
+            normalises = not any(name.startswith("quantizer.") for name in tensors)
+        model = build(config)
+        if "masked_spec_embed" not in tensors:
+            # Needed for training only, and absent from some files.
+            tensors = {**tensors, "masked_spec_embed": torch.zeros(model.config.hidden_size)}
         into_modules.fill(
-            model, tensors, lambda name: name, source=f"{folder.name}/{path.name}", device=device, dtype=torch.float32,
-            unused=lambda name: name.startswith(_TRAINING_ONLY),
+            model, tensors, lambda name: name, source=f"{file.parent.name}/{file.name}", device=device,
+            dtype=torch.float32, unused=lambda name: name.startswith(_TRAINING_ONLY),
         )  # fmt: skip
         return cls(model, normalises=normalises, device=device)
 
@@ -109,6 +149,19 @@ class Wav2Vec:
             hidden = out if isinstance(out, Tensor) else out[0]
             states.append(hidden[0])
         return states
+
+
+def _published(folder: Path) -> tuple[Wav2Vec2Config, bool, Path]:
+    """A published folder's configuration, whether it normalises its input, and its file of weights."""
+    config = _read_json(folder / "config.json")
+    if config.get("feat_extract_norm", "group") != "group" or config.get("do_stable_layer_norm", False):
+        raise WeightsError(f"{folder} is not a wav2vec2 base model. Download the folder again.")
+    preprocessor = folder / "preprocessor_config.json"
+    normalises = bool(_read_json(preprocessor).get("do_normalize", True)) if preprocessor.is_file() else True
+    path = folder / "model.safetensors"
+    if not path.is_file() and (folder / "pytorch_model.bin").is_file():
+        path = folder / "pytorch_model.bin"
+    return Wav2Vec2Config(**config), normalises, path
 
 
 def _read_json(path: Path) -> dict[str, object]:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lipsync_server.errors import WeightsError
-from lipsync_server.models.tensor_files.safetensors_files import read_header
+from lipsync_server.models.tensor_files.headers import read_header
 
 Official = Callable[[str], str]
 """Name of a tensor in our module -> its name in the published file."""
@@ -75,6 +75,13 @@ def usual_size(tensors: Mapping[str, Tensor], names: Iterable[str], axis: int, d
         if name in tensors and -tensors[name].dim() <= axis < tensors[name].dim()
     )
     return sizes.most_common(1)[0][0] if sizes else default
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The same names with tensors of the same shapes, where reading the tensors themselves would cost work."""
+    stored = getattr(tensors, "stored", tensors)
+    assert isinstance(stored, Mapping)
+    return stored
 
 
 def check_names(expected: Collection[str], given: Collection[str], *, source: str) -> None:
@@ -137,8 +144,12 @@ def fill(
     unused: Callable[[str], bool] = lambda name: False,
 ) -> None:
     """Give `model` (built on the meta device) the published tensors, copied one by one to `device` as `dtype`."""
-    checked = rename_and_check(model.state_dict(), tensors, official, source=source, unused=unused)
+    expected = model.state_dict()
+    rename_and_check(expected, shapes_of(tensors), official, source=source, unused=unused)
     # copy=True: the memory map of the file must not live on inside the model.
-    moved = {name: tensor.to(device=device, dtype=dtype, copy=True) for name, tensor in checked.items()}
+    moved = {
+        name: tensors[official(name)].reshape(like.shape).to(device=device, dtype=dtype, copy=True)
+        for name, like in expected.items()
+    }
     model.load_state_dict(moved, strict=True, assign=True)
     model.requires_grad_(False).eval()

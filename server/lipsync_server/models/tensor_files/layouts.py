@@ -12,8 +12,7 @@ scale beside the weight, or without one. ComfyUI and its Wan wrapper write
 """
 
 import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +23,11 @@ from lipsync_server.errors import WeightsError
 from lipsync_server.models.tensor_files import gguf_files
 from lipsync_server.models.tensor_files.entries import Entry
 from lipsync_server.models.tensor_files.gguf_files import GgufFile
-from lipsync_server.models.tensor_files.safetensors_files import OpenFile, read_entries
+from lipsync_server.models.tensor_files.headers import plain_name, read_entries
+from lipsync_server.models.tensor_files.safetensors_files import OpenFile
 
 FLOATS = ("F32", "BF16", "F16", "F64")
 EIGHT_BIT = ("F8_E4M3", "F8_E5M2", "I8")
-_PREFIX = re.compile(r"^(?:model\.diffusion_model\.|diffusion_model\.|_orig_mod\.|transformer\.(?!block))+")
 _SCALES = (".scale_weight", ".weight_scale")
 _UNUSED = (".scale_input", ".input_scale", ".comfy_quant")
 _MARKER = "scaled_fp8"
@@ -63,20 +62,17 @@ class Stored:
         return tensor.float() * scale.reshape(-1, *(1 for _ in tensor.shape[1:]))
 
 
-def plain_name(key: str) -> str:
-    """The key without the prefixes that other programs put before a model's own names."""
-    return _PREFIX.sub("", key)
-
-
-def read_layout(paths: Iterable[Path]) -> dict[str, Stored]:
+def read_layout(paths: Iterable[Path], *, is_unused: Callable[[str], bool] = lambda name: False) -> dict[str, Stored]:
     """Plain parameter names -> where they are stored, for the files of one model together.
 
     Raises WeightsError naming file and tensor for a parameter in two files, a scale without its weight or of another
-    length, and for weights stored in a way that is not read here.
+    length, and for weights stored in a way that is not read here. is_unused: whether a tensor of this plain name is of
+    no use, and so may be stored in any way.
     """
     found: dict[str, Stored] = {}
     for path in paths:
-        entries = {plain_name(entry.key): entry for entry in read_entries(path)}
+        named = ((plain_name(entry.key), entry) for entry in read_entries(path))
+        entries = {name: entry for name, entry in named if not is_unused(name)}
         for name, stored in _of_one_file(path, entries).items():
             if name in found:
                 raise WeightsError(f"{path.name} and {found[name].entry.file.name} both hold {name}; only one may.")

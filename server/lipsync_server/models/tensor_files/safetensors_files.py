@@ -1,14 +1,12 @@
 """Model files as one checked collection: headers are read first, tensors one at a time when asked for.
 
-A .safetensors file begins with the length of a JSON header, which lists each tensor's type, shape and bytes; the data
-follow. So a wrong or truncated download is found from the header, before the tensors are read. A shard is one of
-several files that make up one model. GGUF files may be among them (gguf_files.py). Knows the header and the names of
-the published shards. Does not know the model.
+headers.py finds a wrong or truncated download before any tensor is read. A shard is one of several files that make up
+one model. GGUF files may be among them (gguf_files.py). Knows the names of the published shards. Does not know the
+model.
 """
 
 import json
 import re
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,46 +15,10 @@ from torch import Tensor
 
 from lipsync_server.errors import WeightsError
 from lipsync_server.models.tensor_files.entries import Entry
-from lipsync_server.models.tensor_files.gguf_files import GgufFile, is_gguf
+from lipsync_server.models.tensor_files.gguf_files import GgufFile
+from lipsync_server.models.tensor_files.headers import is_gguf, read_entries
 
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
-_MAX_HEADER_BYTES = 100_000_000
-
-
-def read_header(path: Path) -> list[Entry]:
-    """The tensors of a safetensors file in storage order.
-
-    Raises WeightsError when the file is missing, is no safetensors file or ends before its last tensor (naming it).
-    """
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(8)
-            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-            if not 2 <= length <= min(_MAX_HEADER_BYTES, max(size - 8, 0)):
-                raise WeightsError(f"{path} is not a complete safetensors file; download it again.")
-            header = json.loads(file.read(length))
-    except FileNotFoundError:
-        raise WeightsError(f"{path} is missing; download the weights first.") from None
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read as a safetensors file ({error}); download it again.") from error
-    entries = []
-    for key, info in header.items():
-        if key == "__metadata__":
-            continue
-        begin, end = info["data_offsets"]
-        entries.append(Entry(path, key, info["dtype"], tuple(info["shape"]), begin, end - begin))
-        if 8 + length + end > size:
-            raise WeightsError(
-                f"{path} is truncated: {key} should end at byte {8 + length + end:,} but the file has {size:,}. "
-                "Download it again."
-            )
-    return sorted(entries, key=lambda entry: entry.begin)
-
-
-def read_entries(path: Path) -> list[Entry]:
-    """The tensors of a safetensors or a GGUF file in storage order; errors as read_header's."""
-    return GgufFile.open(path).entries if is_gguf(path) else read_header(path)
 
 
 def shards(folder: Path, stem: str = "diffusion_pytorch_model") -> list[Path]:

@@ -12,7 +12,9 @@ inputs that a layer remembers are the same grey, its output repeats. This is dif
 official file's names. Knows no sampler.
 """
 
+import functools
 import importlib.util
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +25,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
 from lipsync_server.models.tensor_files import into_modules
+from lipsync_server.models.tensor_files.named import open_tensors
 from lipsync_server.models.wan_vae import ops
 from lipsync_server.models.wan_vae.layers import Ways, order_channels_last, streaming
 from lipsync_server.models.wan_vae.ops import Ops
@@ -57,6 +60,18 @@ def _in_block(parts: list[str]) -> str:
     if parts[0] in _RESIDUAL:
         return ".".join((_RESIDUAL[parts[0]], *parts[1:]))
     return ".".join(("shortcut" if parts[0] == "conv_shortcut" else parts[0], *parts[1:]))
+
+
+@functools.cache
+def _of_diffusers() -> dict[str, str]:
+    """diffusers' names of the published file's tensors; they do not depend on the width."""
+    return {name: official_name(name) for name in build(8).state_dict()}
+
+
+def published_name(name: str) -> str:
+    """Name in a file of any program (the Wan wrapper's `model.` in front, diffusers' names) -> the official name."""
+    bare = re.sub(r"^(?:first_stage_model\.|vae\.|model\.)+", "", name)
+    return _of_diffusers().get(bare, bare)
 
 
 def build(base_dim: int = 96) -> AutoencoderKLWan:
@@ -129,10 +144,10 @@ class WanVae:
     def load(
         cls, path: Path, *, device: torch.device, dtype: torch.dtype = torch.float32, **options: Unpack[Options]
     ) -> "WanVae":
-        """Read Wan2.1_VAE.pth, at whatever width it has."""
-        tensors = into_modules.read_tensors(path)
+        """Read Wan2.1_VAE.pth or a safetensors file of the same weights, at whatever width it has."""
+        tensors = open_tensors(path, published_name)
         as_wide = ("encoder.conv1.weight", "encoder.conv1.bias", "decoder.head.0.gamma")
-        model = build(into_modules.usual_size(tensors, as_wide, 0, 96))
+        model = build(into_modules.usual_size(into_modules.shapes_of(tensors), as_wide, 0, 96))
         into_modules.fill(model, tensors, official_name, source=path.name, device=device, dtype=dtype)
         return cls(model, device, dtype, **options)
 

@@ -25,12 +25,12 @@ from lipsync_server.models.kernels.product_8bit import native_8bit
 from lipsync_server.models.kernels.rounding import dequantize_rows, quantize_rows
 from lipsync_server.models.layers.linear_8bit import QuantizedLinear, replace_linears
 from lipsync_server.models.tensor_files.gguf_files import GgufFile
+from lipsync_server.models.tensor_files.headers import read_entries
 from lipsync_server.models.tensor_files.joined_qkv import official_names, place_of, rows_of
 from lipsync_server.models.tensor_files.layouts import Stored, read_layout
 from lipsync_server.models.tensor_files.safetensors_files import (
     OpenFile,
     WeightFiles,
-    read_entries,
     shard_of,
     shards,
 )

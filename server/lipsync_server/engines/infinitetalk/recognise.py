@@ -1,0 +1,178 @@
+"""What a model file is, from the names and shapes in its header: a part of InfiniteTalk, or something else.
+
+People rename files, and thousands of other models lie in the same folders. So a file's own header decides what it is.
+Its name decides only what no header tells: for how many people InfiniteTalk's layers are, and which of several models
+of the same shape this is. No torch here. Does not know where files lie (weights/places.py).
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from lipsync_server.errors import WeightsError
+from lipsync_server.models.tensor_files.entries import Entry
+from lipsync_server.models.tensor_files.headers import known_entries, plain_name
+
+Kind = Literal["base", "patch", "whole", "text", "clip", "vae", "sound", "lora", "other", "damaged"]
+People = Literal["single", "multi"]
+_BASE_SIGN, _AUDIO_SIGN = "blocks.0.self_attn.q.weight", "audio_proj.proj1.weight"
+_LORA_SIGN = re.compile(
+    r"[._](?:lora_(?:A|B|up|down|mid)|lokr_w\d|hada_w\d|oft_(?:blocks|diag)|diff(?:_b|_m)?)\b|^lora_unet_"
+)
+# Models with the same names and shapes as the file that is wanted, known by their file names alone.
+_OTHER_BASES = re.compile(r"720p|flf2v|[-_. ]fun[-_. ]|vace|skyreels|phantom|wan2[._]?2", re.IGNORECASE)
+_OTHER_PATCHES = re.compile(r"multitalk|longcat", re.IGNORECASE)
+_OTHER_VAES = re.compile(r"qwen", re.IGNORECASE)
+_STEP_DISTILLED = re.compile(
+    r"lightx2v|lightning|step[-_ ]?distill|cfg[-_ ]?distill|distill|causvid|fusionx|fastwan|accvid|self[-_ ]?forcing|"
+    r"dmd|turbo|\b[48][-_ ]?steps?\b|[-_][48]steps?[-_.]",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """One file. numbers: how it holds a large weight ("bf16", "fp8", "Q4_K"). remark: why it is not used, or ""."""
+
+    path: Path
+    kind: Kind
+    numbers: str
+    n_bytes: int
+    people: People | None = None
+    remark: str = ""
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether InfiniteTalk can take this file."""
+        return not self.remark and self.kind not in ("other", "damaged")
+
+
+def recognise(path: Path) -> ModelFile:
+    """What the file is; a damaged one is returned as such, with the reason."""
+    found = path.stat()
+    return _recognised(path, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _recognised(path: Path, size: int, mtime_ns: int) -> ModelFile:
+    try:
+        named = {plain_name(entry.key): entry for entry in known_entries(path)}
+    except (WeightsError, OSError) as error:
+        return ModelFile(path, "damaged", "", size, remark=str(error))
+    kind, remark = _kind(path, named)
+    people: People | None = people_of(path) if kind in ("patch", "whole") else None
+    return ModelFile(path, kind, _numbers(named), size, people, remark)
+
+
+def people_of(path: Path) -> People:
+    """For how many people a file of InfiniteTalk's is: its name says, else its folder's, else it is for one."""
+    for name in (path.name, path.parent.name):
+        if match := re.search(r"(single|multi)", re.sub("multitalk", "", name.lower())):
+            return "multi" if match[1] == "multi" else "single"
+    return "single"
+
+
+def is_step_distilled(name: str) -> bool:
+    """Whether a LoRA file's name says that it lets the model take few steps."""
+    return _STEP_DISTILLED.search(name) is not None
+
+
+def _kind(path: Path, named: Mapping[str, Entry]) -> tuple[Kind, str]:
+    if any(_LORA_SIGN.search(name) for name in named):
+        return "lora", ""
+    if any(name.endswith("._data") for name in named):
+        return "other", "an official 8-bit file: it is found in its published folder, with its .json map"
+    if _BASE_SIGN in named or _AUDIO_SIGN in named:
+        return _transformer(path, named)
+    encoders: tuple[tuple[Kind, str | None], ...] = (
+        ("text", _text(named)), ("clip", _clip(named)), ("vae", _vae(path, named)), ("sound", _sound(path, named)),
+    )  # fmt: skip
+    for kind, remark in encoders:
+        if remark is not None:
+            return kind, remark
+    return "other", "no part of InfiniteTalk"
+
+
+def _transformer(path: Path, named: Mapping[str, Entry]) -> tuple[Kind, str]:
+    has_audio = _AUDIO_SIGN in named
+    if _BASE_SIGN not in named:
+        other = _OTHER_PATCHES.search(path.name)
+        return "patch", f"by its name {other[0]}'s audio layers, not InfiniteTalk's" if other else ""
+    kind: Kind = "whole" if has_audio else "base"
+    patch = named.get("patch_embedding.weight")
+    if patch is None or "head.head.weight" not in named:
+        return kind, "a part of a model in several files, which is read in its published folder only"
+    in_dim = patch.shape[1] if len(patch.shape) > 1 else 0
+    if any(name.startswith(("vace_", "control_", "face_adapter", "pose_")) for name in named):
+        return kind, "a Wan model with layers for control, not the image-to-video base"
+    if in_dim == 16:
+        return kind, "a text-to-video model; InfiniteTalk needs Wan2.1's image-to-video base"
+    if in_dim != 36 or "blocks.0.cross_attn.k_img.weight" not in named or "img_emb.emb_pos" in named:
+        return kind, "another Wan model; InfiniteTalk needs Wan2.1-I2V-14B-480P"
+    dim = named[_BASE_SIGN].shape[0]
+    if dim >= 1024 and dim != 5120:
+        return kind, f"a Wan model of width {dim}; InfiniteTalk needs the 14B model, whose width is 5120"
+    if other := _OTHER_BASES.search(path.name):
+        return kind, f"by its name ({other[0]}) another model of this shape; InfiniteTalk was made for the 480p base"
+    return kind, ""
+
+
+def _text(named: Mapping[str, Entry]) -> str | None:
+    umt5 = (
+        "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight", "enc.blk.1.attn_rel_b.weight",
+        "blocks.1.pos_embedding.embedding.weight",
+    )  # fmt: skip
+    if any(name in named for name in umt5):
+        return ""
+    if "encoder.block.0.layer.0.SelfAttention.q.weight" in named or "enc.blk.0.attn_q.weight" in named:
+        return "a T5 text encoder that is not UMT5, which Wan reads prompts with"
+    return None
+
+
+def _clip(named: Mapping[str, Entry]) -> str | None:
+    for tower in ("vision_model.embeddings.", "visual.", ""):
+        entry = named.get(f"{tower}patch_embedding.weight")
+        if entry is None or len(entry.shape) != 4:
+            continue
+        width = entry.shape[0]
+        wrong = width % 80 or (width >= 1024 and width != 1280)
+        return f"a CLIP tower of width {width}; Wan needs ViT-H, whose width is 1280" if wrong else ""
+    return None
+
+
+def _vae(path: Path, named: Mapping[str, Entry]) -> str | None:
+    signs = (("conv2.weight", "decoder.head.0.gamma"), ("post_quant_conv.weight", "decoder.norm_out.gamma"))
+    for prefix in ("", "model.", "vae.", "first_stage_model."):
+        for latent, sign in signs:
+            entry = named.get(prefix + latent)
+            if entry is None or prefix + sign not in named:
+                continue
+            if entry.shape[0] != 16:
+                return f"a video VAE with {entry.shape[0]} channels (Wan 2.2's has 48); Wan 2.1's has 16"
+            return "by its name Qwen-Image's VAE, which has Wan's shape" if _OTHER_VAES.search(path.name) else ""
+    return None
+
+
+def _sound(path: Path, named: Mapping[str, Entry]) -> str | None:
+    plain = {name.removeprefix("wav2vec2.") for name in named}
+    if "feature_extractor.conv_layers.0.conv.weight" not in plain:
+        return None
+    if "feature_extractor.conv_layers.1.layer_norm.weight" in plain:
+        return "a large wav2vec2 model; InfiniteTalk listens with chinese-wav2vec2-base"
+    if "lm_head.weight" in plain or "960h" in path.name:
+        return "wav2vec2-base-960h, with which FlashHead listens; InfiniteTalk needs chinese-wav2vec2-base"
+    return ""
+
+
+def _numbers(named: Mapping[str, Entry]) -> str:
+    """The format of most bytes of the file."""
+    sizes: Counter[str] = Counter()
+    for entry in named.values():
+        sizes[entry.dtype] += entry.n_bytes
+    most = sizes.most_common(1)[0][0] if sizes else ""
+    known = {"F8_E4M3": "fp8", "F8_E5M2": "fp8", "I8": "int8", "F16": "fp16", "BF16": "bf16", "F32": "fp32"}
+    return known.get(most, most)

@@ -1,0 +1,96 @@
+"""The tensors of one file of any layout under the published file's names, each read when it is asked for.
+
+ComfyUI, diffusers and llama.cpp each name the same weights in their own way. A model's module says how their names
+become the published ones; this module reads 16-bit, scaled 8-bit and GGUF tensors under these, one at a time, so that
+an encoder of 11 GB passes through a few hundred megabytes of memory. Knows no model.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from lipsync_server.errors import WeightsError
+from lipsync_server.models.tensor_files import into_modules
+from lipsync_server.models.tensor_files.gguf_files import GgufFile
+from lipsync_server.models.tensor_files.headers import is_gguf
+from lipsync_server.models.tensor_files.layouts import Stored, read_layout
+from lipsync_server.models.tensor_files.safetensors_files import OpenFile
+
+Rename = Callable[[str], str | None]
+"""Name in a file -> the published name, the name itself where it is not known, None for a tensor of no use here."""
+
+
+def as_published(name: str) -> str | None:
+    """The Rename of a file that has the published names already."""
+    return name
+
+
+class NamedTensors(Mapping[str, Tensor]):
+    """A safetensors or GGUF file as plain weights: 8-bit ones come as float32, others in the file's type.
+
+    stored: the same names with tensors of the right shape on the meta device, so that a check reads nothing.
+    """
+
+    def __init__(self, path: Path, rename: Rename = as_published) -> None:
+        """Read the header. Raises WeightsError naming file and tensor for a damaged file or one stored unreadably."""
+        layout = read_layout([path], is_unused=lambda name: rename(name) is None)
+        self._stored: dict[str, Stored] = {}
+        for name, stored in layout.items():
+            published = rename(name)
+            if published is None:
+                continue
+            if published in self._stored:
+                other = self._stored[published].entry.key
+                raise WeightsError(
+                    f"{path}: {stored.entry.key} and {other} are the same tensor; only one may be there."
+                )
+            self._stored[published] = stored
+        self.stored: dict[str, Tensor] = {
+            name: torch.empty(stored.entry.shape, device="meta") for name, stored in self._stored.items()
+        }
+        self._file = _open(path)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._stored[name].plain(self._file)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def rows(self, name: str, indices: Tensor) -> Tensor:
+        """Some rows of a matrix, (*indices.shape, row length), without unpacking the others. indices: whole numbers."""
+        stored = self._stored[name]
+        flat = indices.reshape(-1)
+        if isinstance(self._file, GgufFile):
+            found = self._file.rows(stored.entry.key, flat.tolist())
+        else:
+            tensor, scale = stored.read(self._file)
+            found = tensor[flat] if scale is None else tensor[flat].float() * scale[flat]
+        return found.view(*indices.shape, found.shape[-1])
+
+
+def open_tensors(path: Path, rename: Rename = as_published, *, pull: str = "") -> Mapping[str, Tensor]:
+    """The tensors of a .safetensors, .gguf or pickled file by published names. Raises WeightsError as read_tensors."""
+    if path.is_file() and (path.suffix == ".safetensors" or is_gguf(path)):
+        return NamedTensors(path, rename)
+    renamed = ((rename(name), tensor) for name, tensor in into_modules.read_tensors(path, pull=pull).items())
+    return {name: tensor for name, tensor in renamed if name is not None}
+
+
+def rows_of(tensors: Mapping[str, Tensor], name: str, indices: Tensor) -> Tensor:
+    """Some rows of a matrix, (*indices.shape, row length), at the least cost that `tensors` allows."""
+    return tensors.rows(name, indices) if isinstance(tensors, NamedTensors) else tensors[name][indices]
+
+
+def _open(path: Path) -> OpenFile | GgufFile:
+    if is_gguf(path):
+        return GgufFile.open(path)
+    try:
+        return OpenFile(path, safe_open(path, framework="pt"), [])
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path} cannot be read ({error}); download it again.") from error

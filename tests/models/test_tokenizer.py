@@ -1,5 +1,6 @@
 """The text encoder's tokenizer gives the same tokens from every place that a user may have it in."""
 
+import importlib
 from io import BytesIO
 from pathlib import Path
 
@@ -35,9 +36,7 @@ def spiece() -> bytes:
 
 def _write_gguf(path: Path, spiece: bytes) -> None:
     """What llama.cpp's conversion notes of a tokenizer."""
-    from sentencepiece import sentencepiece_model_pb2
-
-    model = sentencepiece_model_pb2.ModelProto()
+    model = importlib.import_module("sentencepiece.sentencepiece_model_pb2").ModelProto()
     model.ParseFromString(spiece)
     writer = gguf.GGUFWriter(path, "t5encoder")
     writer.add_tokenizer_model("t5")

@@ -345,7 +345,7 @@ def _require(settings: EngineSettings, *paths: Path) -> None:
         )
         raise WeightsError(
             f"InfiniteTalk's weights in {settings.weights_dir} are not complete; missing: {names}.{damaged} Download "
-            "them with: lipsync weights pull infinitetalk-int8-fast; what is here is shown by: lipsync weights scan."
+            "them with: lipsync weights pull infinitetalk-int8-fast."
         )
 
 

@@ -25,8 +25,8 @@ from triton.backends.compiler import GPUTarget
 
 from lipsync_server.models.kernels import fused, int8_product, int8_rounding
 from lipsync_server.models.kernels.rope import RotaryTable
-from lipsync_server.models.quantization import EightBit
 from lipsync_server.models.wan_vae.vae import WanVae, build
+from lipsync_server.quantization import EightBit
 
 SHARED_KIB = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
 """Compute capability x 10 -> shared memory of one block of threads in KiB (CUDA C++ Programming Guide)."""
@@ -97,7 +97,7 @@ def absent_gpu(capability: int) -> Iterator[AbsentGpu]:
 def compile_all(capability: int) -> AbsentGpu:
     """Compile every kernel for one GPU, with the arguments of a usual job."""
     with absent_gpu(capability) as gpu, torch.device("meta"):
-        kinds: list[EightBit | None] = [None, "int8", *(["fp8"] if capability >= _FP8 else [])]  # type: ignore[list-item]
+        kinds: tuple[EightBit | None, ...] = (None, "int8", "fp8") if capability >= _FP8 else (None, "int8")
         for kind in kinds:
             _passes(5_120, 13_824, 40, kind)
         _passes(1_536, 8_960, 12, None)

@@ -60,8 +60,9 @@ docs: $(VENV)/.test ## write the tables in README.md and docs/ anew from the cod
 	$(BIN)/python -m lipsync_server.bench.infinitetalk.tables docs/performance.md
 	$(BIN)/python -m lipsync_server.bench.infinitetalk.tables docs/performance-h200.md
 
-docker-check: ## build and try the image's CPU target without Docker (root, debootstrap; minutes)
-	$(PYTHON) tests/docker/run_cpu_target.py
+IMAGES ?= cpu
+docker-check: ## build and try the CPU image without Docker, or IMAGES="cpu gpu" (root, debootstrap, buildah; minutes)
+	$(PYTHON) tests/docker/build_images.py $(IMAGES)
 
 hooks: $(VENV)/.test ## run the checks of .pre-commit-config.yaml before every commit of yours
 	$(BIN)/pre-commit install

@@ -1,6 +1,6 @@
 """The Dockerfile and its entry point keep their promises, as far as can be tested without building the image.
 
-`make docker-check` builds and runs the CPU target; that takes minutes and root.
+`make docker-check` really builds and tries the images; that takes minutes, root and buildah.
 """
 
 import os

@@ -13,6 +13,7 @@ import logging
 import resource
 import time
 from collections.abc import Callable
+from typing import Any
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -99,6 +100,13 @@ class Connection(RequestHandler):
     def log_access(self, request: web.BaseRequest, response: web.StreamResponse, started: float | None) -> None:
         # aiohttp calls this once the answer is sent. problem_middleware writes the log line.
         self.is_busy, self.idle_since = False, time.monotonic()
+
+    def log_exception(self, *words: Any, **options: Any) -> None:
+        """Log what aiohttp met beside a handler; a body that its sender broke is no fault of the server's."""
+        if isinstance(options.get("exc_info"), web.RequestPayloadError):
+            log.info("the rest of a request's body could not be read (%s)", options["exc_info"])
+            return
+        super().log_exception(*words, **options)
 
     def handle_error(
         self,

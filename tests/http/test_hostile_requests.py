@@ -13,9 +13,9 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 
 import pytest
+from lipsync_server.http.answers.schemas import FILE_FIELDS, JOB_FIELDS
 from lipsync_server.http.app import ROUTES
-from lipsync_server.http.connections import Connections, listen
-from lipsync_server.http.schemas import FILE_FIELDS, JOB_FIELDS
+from lipsync_server.http.callers.connections import Connections, listen
 from site_kit import PNG, WAV, Site
 
 SECONDS = 20

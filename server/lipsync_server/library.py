@@ -22,7 +22,7 @@ from typing import Self
 from pydantic import ValidationError
 
 from lipsync_server.engines import registry
-from lipsync_server.engines.ask import Ask
+from lipsync_server.engines.ask import Ask, check_captions
 from lipsync_server.engines.base import Engine, Frames, ResumePoint, State
 from lipsync_server.engines.options import choose_options
 from lipsync_server.errors import InvalidInput
@@ -127,7 +127,8 @@ class Lipsync:
         image: a picture, or a video of a face. audio: the recording that the video carries, at its own quality.
         on_progress: called often, with the stage and the share that is done. cancelled: asked often; True raises
         Cancelled. options: preset, resolution, seed, face_index, face_box, and what the engine has of its own, as in
-        `lipsync engines`. Raises LipsyncError with a sentence for a person; the outcome's `warnings` say what was
+        `lipsync engines`. script and captions: docs/captions.md; SRT and VTT files then lie beside the video, under its
+        name. Raises LipsyncError with a sentence for a person; the outcome's `warnings` say what was
         ignored or changed.
         """
         return self.render_ask(
@@ -207,6 +208,7 @@ class Lipsync:
             if not path.is_file():
                 raise InvalidInput(f"There is no file {path}.")
         choose_options(self.name, registry.options_model(self.name), ask, self._settings)
+        check_captions(ask)
         for path in recordings:
             probe = ProbeRecording(path, self._settings.min_audio_s, self._settings.max_audio_s)
             self._decoder_processes().run(probe)

@@ -150,6 +150,8 @@ class RenderSettings(EngineSettings):
     """Constant quality of the picture: lower is better and larger."""
     mark: bool = True
     """Write into every video, in machine-readable form, that it was generated (docs/marking.md)."""
+    fonts_dir: Path | None = None
+    """A folder of fonts for burned captions, searched before those of the system (docs/captions.md)."""
     signing_file: Path | None = None
     """PEM file with the key and certificates that sign videos; unset, this installation makes one of its own."""
 

@@ -1,7 +1,8 @@
-"""Engine options on the command line: `--option KEY=VALUE`, which may be given several times."""
+"""Values of flags: `--option KEY=VALUE`, which may be given several times, and texts that may come from a file."""
 
 import json
 from collections.abc import Iterable
+from pathlib import Path
 
 
 def key_values(pairs: Iterable[str]) -> dict[str, object]:
@@ -21,3 +22,15 @@ def key_values(pairs: Iterable[str]) -> dict[str, object]:
         except json.JSONDecodeError:
             found[key.strip()] = text
     return found
+
+
+def text_of(given: str | None) -> str | None:
+    """The text of a flag, read from a file where the flag says @FILE. Raises InvalidInput for a file without text."""
+    from lipsync_server.errors import InvalidInput
+
+    if given is None or not given.startswith("@"):
+        return given
+    try:
+        return Path(given[1:]).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{given[1:]} cannot be read as a text file in UTF-8: {error}.") from error

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from lipsync_server.cli import console
-from lipsync_server.cli.options import key_values
+from lipsync_server.cli.options import key_values, text_of
 from lipsync_server.engines.registry import ENGINES
 
 _ENGINES = f"{', '.join(ENGINES.names[:-1])} or {ENGINES.names[-1]}."
@@ -47,6 +47,18 @@ def render(
         typer.Option(help="The face to animate, in pixels.", metavar="LEFT TOP RIGHT BOTTOM"),
     ] = None,
     second_audio: Annotated[Path | None, typer.Option(help="The second person's recording, for two people.")] = None,
+    script: Annotated[
+        str | None, typer.Option(help="The spoken words, for captions; @FILE reads them from a text file.")
+    ] = None,
+    captions: Annotated[
+        str | None, typer.Option(help="track, burned or off.", show_default="track with a script")
+    ] = None,
+    caption_style: Annotated[
+        str | None, typer.Option(help="Look of burned captions: plain, box or words.", show_default="plain")
+    ] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Language of the script, such as pt-BR.", show_default="found by listening")
+    ] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="An option of the engine; may be given several times.", metavar="KEY=VALUE")
     ] = None,
@@ -65,6 +77,16 @@ def render(
             face_index=face_index,
             face_box=face_box,
             options=key_values(option or []),
+            **{
+                name: value
+                for name, value in {
+                    "script": text_of(script),
+                    "captions": captions,
+                    "caption_style": caption_style,
+                    "language": language,
+                }.items()
+                if value is not None
+            },
         )
         result = run_job(CliJob(image, audio, output, ask, second_audio), settings)
         if as_json:

@@ -7,8 +7,11 @@ so that `lipsync --help` stays quick.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import ConfigDict, Field, StringConstraints, field_validator
 
+from lipsync_server.errors import InvalidInput
+from lipsync_server.media.captions.script import words_of
+from lipsync_server.media.captions.wishes import CaptionWishes
 from lipsync_server.settings import Preset as Preset
 from lipsync_server.validation import why_not_json
 
@@ -20,11 +23,12 @@ MAX_SEED = 2**63 - 1
 MAX_FACE_INDEX = 63
 
 
-class Ask(BaseModel):
+class Ask(CaptionWishes):
     """A prompt and options as the caller gave them; None stands for an option that was left out.
 
     Several engines understand `preset` to `face_box`; an engine without them ignores them with a warning. `options` are
-    for one engine, which refuses an option that it does not have.
+    for one engine, which refuses an option that it does not have. Wishes about captions concern the finished video,
+    whatever the engine.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -49,3 +53,12 @@ class Ask(BaseModel):
         if why := why_not_json(options):
             raise ValueError(why)
         return options
+
+
+def check_captions(ask: Ask) -> None:
+    """Raise InvalidInput for captions without a script to show."""
+    if ask.wants_captions and not words_of(ask.script):
+        raise InvalidInput(
+            "Captions need the spoken words: send them as script, or leave captions out.",
+            field="script" if ask.script.strip() else "captions",
+        )

@@ -1,7 +1,7 @@
 """The files of jobs: their folders, and how they are created and removed.
 
     data/incoming/<random>/   an upload that is being received; removed at the next start
-    data/jobs/<id>/           image, audio, second_audio, scratch/, video.mp4
+    data/jobs/<id>/           image, audio, second_audio, scratch/, video.mp4, and video.srt, video.vtt with captions
 
 An upload's folder becomes a job's folder by one rename. Knows no job state and no HTTP. Every function here may block:
 call it in a thread.
@@ -13,11 +13,15 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 from lipsync_server.durable import sync_file, sync_folder, write_file
 from lipsync_server.errors import DiskFull
 from lipsync_server.jobs.model import is_job_id
 from lipsync_server.workers.progressive import STREAM_FILE
+
+CaptionFile = Literal["srt", "vtt"]
+CAPTION_FILES: tuple[CaptionFile, ...] = ("srt", "vtt")
 
 _ON_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -75,6 +79,9 @@ class JobFiles:
     def video(self, job_id: str) -> Path:
         return self.folder(job_id) / "video.mp4"
 
+    def captions(self, job_id: str, kind: CaptionFile) -> Path:
+        return self.video(job_id).with_suffix(f".{kind}")
+
     def has_video(self, job_id: str, size_bytes: int) -> bool:
         """Whether the complete finished video exists."""
         try:
@@ -92,12 +99,13 @@ class JobFiles:
         return self.folder(job_id) / "scratch" / STREAM_FILE
 
     def keep_only_video(self, job_id: str) -> None:
-        """Remove the inputs and the scratch folder of a finished job."""
-        folder, video = self.folder(job_id), self.video(job_id)
+        """Remove the inputs and the scratch folder of a finished job. The video keeps its captions."""
+        folder = self.folder(job_id)
+        kept = {self.video(job_id), *(self.captions(job_id, kind) for kind in CAPTION_FILES)}
         if not folder.is_dir():
             return
         for path in folder.iterdir():
-            if path != video:
+            if path not in kept:
                 remove(path)
 
     def remove(self, job_id: str) -> None:

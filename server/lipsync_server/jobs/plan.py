@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from lipsync_server.engines.ask import Ask
+from lipsync_server.engines.ask import Ask, check_captions
 from lipsync_server.engines.base import EngineInfo
 from lipsync_server.engines.options import Chosen, choose_options
 from lipsync_server.engines.registry import Registry, cannot_run
@@ -103,6 +103,7 @@ class Planner:
         """
         engine = await self.resolve(spec.engine)
         await asyncio.to_thread(self._choose_options, engine, spec.ask)
+        check_captions(spec.ask)
         return replace(spec, engine=engine) if spec.ask.options else spec
 
     async def task(self, job: Job, files: JobFiles) -> RenderTask:

@@ -61,6 +61,25 @@ class SpeechFile:
 
 
 @dataclass(frozen=True)
+class HeardWord:
+    """A word of a script as it is shown, and the seconds of the recording in which it is heard."""
+
+    text: str
+    blank_before: bool
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class HeardScript:
+    """A script timed by a recording. fits: whether the two sound alike at all."""
+
+    words: tuple[HeardWord, ...]
+    language: str
+    fits: bool
+
+
+@dataclass(frozen=True)
 class Mark:
     """The mark that marking.py writes into a video. engine: the name of the engine that made the frames.
 

@@ -15,15 +15,21 @@ import av
 
 from lipsync_server.durable import publish
 from lipsync_server.errors import LipsyncError
+from lipsync_server.media.captions.cues import cues_of
+from lipsync_server.media.captions.subtitles import add_text_track
 from lipsync_server.media.encoder import Segment, segments_in
-from lipsync_server.media.info import VideoInfo
+from lipsync_server.media.info import HeardScript, VideoInfo
 from lipsync_server.media.soundtrack import add_soundtrack
 
 _Packet: TypeAlias = "av.Packet[av.VideoStream] | av.Packet[av.AudioStream]"
 
 
-def mux(folder: Path, audio: Path, output: Path, *, fps: int = 25, duration_s: float) -> VideoInfo:
+def mux(
+    folder: Path, audio: Path, output: Path, *, fps: int = 25, duration_s: float, script: HeardScript | None = None
+) -> VideoInfo:
     """Join the segments in `folder` with the sound of `audio`, exactly `duration_s` long, into the MP4 `output`.
+
+    script: becomes a text track that players can show.
 
     The moov box (the index) comes first, the frame rate is constant, and `output` gets its name by a rename after all
     of it is on disk. Raises the errors of media/audio.py for a recording that cannot be used, ValueError where frames
@@ -41,8 +47,10 @@ def mux(folder: Path, audio: Path, output: Path, *, fps: int = 25, duration_s: f
             options = {"movflags": "+faststart", "movie_timescale": "48000"}
             target = closing.enter_context(av.open(str(partial.absolute()), "w", format="mp4", options=options))
             pictures = _pictures(target, segments, fps, closing)
-            sound = add_soundtrack(target, audio, duration_s, closing)
-            for packet in merged(pictures, sound):
+            streams = [pictures, add_soundtrack(target, audio, duration_s, closing)]
+            if script is not None:
+                streams.append(add_text_track(target, cues_of(script.words), script.language, duration_s))
+            for packet in merged(*streams):
                 target.mux_one(packet)
         publish(partial, output)
     finally:

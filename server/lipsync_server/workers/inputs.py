@@ -11,6 +11,7 @@ from pathlib import Path
 from lipsync_server.engines.base import EngineOptions, RenderRequest, Speech
 from lipsync_server.errors import InvalidInput
 from lipsync_server.media.audio import map_speech
+from lipsync_server.media.info import SpeechFile
 from lipsync_server.media.picture import read_pixels
 from lipsync_server.media.sandbox.pool import DecoderPool
 from lipsync_server.media.sandbox.tasks import DecodePicture, DecodeSpeech, MixVoices
@@ -20,10 +21,11 @@ from lipsync_server.workers.task import RenderTask
 
 @dataclass(frozen=True)
 class DecodedInputs:
-    """The engine's request, the sound of the video, and warnings for the caller."""
+    """The engine's request, the sound of the video, the same as a model hears it, and warnings for the caller."""
 
     request: RenderRequest
     sound: Path
+    heard: SpeechFile
     warnings: tuple[str, ...]
 
 
@@ -45,13 +47,14 @@ def decode_request(
     pixels.path.unlink()
     heard = decoders.run(DecodeSpeech(task.audio, task.scratch, max_s))
     warnings, duration_s, sound = heard.warnings, heard.duration_s, task.audio
-    second_speech = None
+    second_speech, both = None, heard
     if task.second_audio is not None:
         second = decoders.run(DecodeSpeech(task.second_audio, task.scratch, max_s))
         second_speech, warnings = map_speech(second), warnings + second.warnings
         sound = task.scratch / "voices.wav"
         one_after_other = audio_mode == "one_after_other"
         duration_s = decoders.run(MixVoices(task.audio, task.second_audio, sound, one_after_other, max_s))
+        both = decoders.run(DecodeSpeech(sound, task.scratch, 2 * max_s)) if task.ask.wants_captions else heard
     request = RenderRequest(
         picture=picture,
         speech=map_speech(heard),
@@ -62,7 +65,7 @@ def decode_request(
         picture_video=task.image if pixels.info.is_video else None,
         second_speech=second_speech,
     )
-    return DecodedInputs(request, sound, warnings)
+    return DecodedInputs(request, sound, both, warnings)
 
 
 def release_pages(speech: Speech) -> None:

@@ -31,6 +31,7 @@ from lipsync_server.media.sandbox.pool import DecoderPool
 from lipsync_server.media.sandbox.tasks import JoinVideo, MarkVideo
 from lipsync_server.paths import signing_folder
 from lipsync_server.settings import RenderSettings
+from lipsync_server.workers.captions import VideoCaptions, captions_for
 from lipsync_server.workers.checked_frames import checked_frames
 from lipsync_server.workers.encoding import BackgroundEncoder
 from lipsync_server.workers.inputs import decode_request, release_pages
@@ -124,6 +125,7 @@ class _Render:
         self._clock, self._scale, self._memory = StageClock(), ProgressScale(), PeakMemory()
         self._warnings = [*chosen.ignored, *([model.quality_note] if model.quality_note else [])]
         self._engine_counts_frames = False
+        self._captions: VideoCaptions | None = None
         self._speeches: tuple[Speech, ...] = ()
         self._released_at = 0.0
         self._segments = task.scratch / "segments"
@@ -148,6 +150,7 @@ class _Render:
             warnings=tuple(self._warnings),
             peak_rss_bytes=self._memory.rss_bytes(),
             peak_gpu_bytes=self._memory.gpu_bytes(),
+            caption_language=self._captions.heard.language if self._captions is not None else "",
         )
 
     def _load_engine(self) -> None:
@@ -166,12 +169,21 @@ class _Render:
         request = inputs.request
         for warning in inputs.warnings:
             self._warn(warning)
+        self._captions = captions_for(
+            self._task.ask, inputs.heard, self._settings.fonts_dir, self._decoders, self._warn
+        )
         self._speeches = tuple(speech for speech in (request.speech, request.second_speech) if speech is not None)
         return request, inputs.sound
 
     def _make_video(self, request: RenderRequest, sound: Path) -> VideoInfo:
         identity = "\n".join(
-            (self._engine.name, self._options.model_dump_json(), request.prompt, f"{request.n_frames}@{request.fps}")
+            (
+                self._engine.name,
+                self._options.model_dump_json(),
+                request.prompt,
+                f"{request.n_frames}@{request.fps}",
+                *self._drawn_in(),
+            )
         )
         encoder, resume_point = self._open_encoder(identity, request.n_frames)
         with ExitStack() as cleanup:
@@ -187,11 +199,14 @@ class _Render:
         self._progress("encode", 1, 2, "joining picture and sound")
         self._task.output.parent.mkdir(parents=True, exist_ok=True)
         joined = self._task.output.with_name(f".{self._task.output.name}.joined")
-        join = JoinVideo(self._segments, sound, joined, request.fps, request.duration_s)
+        track = self._captions.track if self._captions is not None else None
+        join = JoinVideo(self._segments, sound, joined, request.fps, request.duration_s, track)
         try:
             video = self._decoders.run(join)
             if (mark := self._mark()) is not None:
                 video = self._marked(join, mark)
+            if self._captions is not None:
+                self._captions.write_files(self._task.output)
             publish(joined, self._task.output)
         finally:
             joined.unlink(missing_ok=True)
@@ -207,6 +222,12 @@ class _Render:
         )  # fmt: skip
         cleanup.callback(watched.close)
         return watched
+
+    def _drawn_in(self) -> tuple[str, ...]:
+        """The captions in the stored frames, for their identity; empty without burned captions."""
+        if self._captions is None or not self._task.ask.burns_captions:
+            return ()
+        return (self._task.ask.caption_style, repr(self._captions.heard))
 
     def _marked(self, join: JoinVideo, mark: Mark) -> VideoInfo:
         """The joined video with its mark. A video that cannot be marked is joined again and delivered without one."""
@@ -293,6 +314,8 @@ class _Render:
         with closing(background), closing(checked_frames(self._engine, request, context, n_done)) as batches:
             try:
                 for frames in batches:
+                    if self._captions is not None:
+                        frames = self._captions.draw_on(frames, n_done, request.fps, self._task.scratch)
                     n_done += len(frames)
                     self._clock.switch("encode")
                     background.put(frames)

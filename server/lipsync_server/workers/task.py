@@ -45,7 +45,10 @@ class ProgressEvent:
 
 @dataclass(frozen=True)
 class RenderOutcome:
-    """Figures of a finished render. Seconds are wall clock; stage_s has load, preprocess, generate, encode."""
+    """Figures of a finished render. Seconds are wall clock; stage_s has load, preprocess, generate, encode.
+
+    caption_language: the language of the captions, which lie beside the video as .srt and .vtt; "" without captions.
+    """
 
     width: int
     height: int
@@ -60,3 +63,4 @@ class RenderOutcome:
     warnings: tuple[str, ...] = ()
     peak_rss_bytes: int = 0
     peak_gpu_bytes: int = 0
+    caption_language: str = ""

@@ -76,6 +76,7 @@ class Result(_Model):
     render_s: float = Field(description="Seconds of work from start to finished file.")
     seconds_per_second: float = Field(description="Seconds of work per second of video.")
     seed: int
+    caption_language: str | None = Field(default=None, description="Language of the captions; null without captions.")
     warnings: list[str] = []
 
 
@@ -110,6 +111,8 @@ class JobLinks(_Model):
     events: str
     video: str | None = None
     collected: str | None = None
+    captions_srt: str | None = Field(default=None, description="The captions as a SubRip file.")
+    captions_vtt: str | None = Field(default=None, description="The captions as WebVTT, with the time of each word.")
     stored: str | None = Field(default=None, description="Address of the copy in LIPSYNC_STORE, if there is one.")
 
 

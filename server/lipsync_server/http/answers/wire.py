@@ -39,6 +39,7 @@ def job_view(
     live = queue.running_job(job.id) if queue is not None else None
     stage, fraction, note = (live.stage, live.fraction, live.note) if live else (job.stage, job.fraction, "")
     spec = job.spec
+    has_captions = job.has_video and job.outcome is not None and bool(job.outcome.caption_language)
 
     def link(part: str = "") -> str:
         return f"{root.rstrip('/')}{job_path(job.id, part)}"
@@ -84,6 +85,8 @@ def job_view(
                 "events": link("/events"),
                 "video": link("/video") if job.has_video else None,
                 "collected": link("/collected") if job.has_video else None,
+                "captions_srt": link("/captions.srt") if has_captions else None,
+                "captions_vtt": link("/captions.vtt") if has_captions else None,
                 "stored": job.stored,
             },
         }
@@ -105,6 +108,7 @@ def _result(job: Job) -> dict[str, object] | None:
         "render_s": outcome.render_s,
         "seconds_per_second": outcome.render_s / outcome.duration_s if outcome.duration_s > 0 else 0.0,
         "seed": outcome.seed,
+        "caption_language": outcome.caption_language or None,
         # The worker decodes the files again and repeats the probe's warnings.
         "warnings": list(dict.fromkeys([*job.spec.warnings, *outcome.warnings])),
     }

@@ -3,11 +3,15 @@
 Knows the queue and the wire format. Holds no state.
 """
 
+import asyncio
+from pathlib import Path
+
 from aiohttp import web
 
-from lipsync_server.errors import Conflict, InvalidInput
+from lipsync_server.errors import Conflict, InvalidInput, NotFound
 from lipsync_server.http import keys
 from lipsync_server.http.answers import schemas
+from lipsync_server.http.answers.file_names import attachment
 from lipsync_server.http.api_docs.openapi import job_form
 from lipsync_server.http.callers.auth import CALLER
 from lipsync_server.http.routes.job_answers import (
@@ -20,11 +24,13 @@ from lipsync_server.http.routes.job_answers import (
 )
 from lipsync_server.http.routes.submit import accept
 from lipsync_server.http.routing import IDEMPOTENCY_KEY, JOB_ID, Answer, Parameter, Route, answer
+from lipsync_server.jobs.files import CAPTION_FILES, CaptionFile
 from lipsync_server.jobs.model import STATES, State, is_job_id
 
 _PAGE = 50
 _MAX_PAGE = 200
 _MAX_DIGITS = 6
+CAPTION_TYPES: dict[CaptionFile, str] = {"srt": "application/x-subrip", "vtt": "text/vtt"}
 
 
 async def submit(request: web.Request) -> web.StreamResponse:
@@ -58,6 +64,31 @@ async def show(request: web.Request) -> web.StreamResponse:
 async def video(request: web.Request) -> web.StreamResponse:
     job = await find_job(request)
     return video_answer(request, job, collects=request.headers.get("Lipsync-Keep") != "true")
+
+
+async def captions_srt(request: web.Request) -> web.StreamResponse:
+    return await _captions(request, "srt")
+
+
+async def captions_vtt(request: web.Request) -> web.StreamResponse:
+    return await _captions(request, "vtt")
+
+
+async def _captions(request: web.Request, kind: CaptionFile) -> web.StreamResponse:
+    job = await find_job(request)
+    finished_video(request, job)
+    path = request.app[keys.FILES].captions(job.id, kind)
+    if not await asyncio.to_thread(path.is_file):
+        raise NotFound("The video has no captions. Send the spoken words as script with the next one.")
+    name = Path(job.spec.file_name).with_suffix(f".{kind}").name
+    return web.FileResponse(
+        path,
+        headers={
+            "Content-Type": f"{CAPTION_TYPES[kind]}; charset=utf-8",
+            "Content-Disposition": attachment(name),
+            "Cache-Control": "private, no-transform",
+        },
+    )
 
 
 async def collected(request: web.Request) -> web.StreamResponse:
@@ -170,6 +201,18 @@ ROUTES = (
         problems=(404, 409, 410),
         parameters=(JOB_ID, _KEEP, _RANGE),
         description="A download of the whole file counts as collected. Also answers HEAD.",
+    ),
+    *(
+        Route(
+            "GET",
+            f"/v1/jobs/{{job_id}}/captions.{kind}",
+            handler,
+            f"Fetch the captions as {kind.upper()}",
+            answers={200: Answer("The captions.", media_type=CAPTION_TYPES[kind])},
+            problems=(404, 409, 410),
+            parameters=(JOB_ID,),
+        )
+        for kind, handler in ((CAPTION_FILES[0], captions_srt), (CAPTION_FILES[1], captions_vtt))
     ),
     Route(
         "POST",

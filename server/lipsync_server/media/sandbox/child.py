@@ -19,8 +19,9 @@ from pydantic import TypeAdapter
 
 from lipsync_server.errors import LipsyncError
 from lipsync_server.media import audio, picture
+from lipsync_server.media.captions.script import words_of
 from lipsync_server.media.fragments import append_fragments
-from lipsync_server.media.info import Mark, VideoInfo
+from lipsync_server.media.info import HeardScript, Mark, VideoInfo
 from lipsync_server.media.mix import mix
 from lipsync_server.media.mux import mux, probe_video
 from lipsync_server.media.picture_video import read_video_frames
@@ -47,14 +48,21 @@ def _marked(path: Path, mark: Mark) -> VideoInfo:
     return probe_video(path)
 
 
+def _timed(task: tasks.TimeScript) -> HeardScript:
+    from lipsync_server.media.captions.align import align  # loads a voice, for this task alone
+
+    return align(words_of(task.script), audio.map_speech(task.speech), task.language)
+
+
 HANDLERS: dict[type[tasks.Task[Any]], Handler] = {
     tasks.ProbePicture: lambda task, _: picture.probe_picture(task.path, max_pixels=task.max_pixels),
     tasks.ProbeRecording: lambda task, _: audio.probe_audio(task.path, min_s=task.min_s, max_s=task.max_s),
     tasks.DecodePicture: lambda task, _: picture.write_picture(task.path, task.target, max_pixels=task.max_pixels),
     tasks.DecodeSpeech: lambda task, _: audio.write_speech(task.path, task.scratch, max_s=task.max_s),
     tasks.MixVoices: lambda task, _: mix(task.first, task.second, task.output, one_after_other=task.one_after_other),
+    tasks.TimeScript: lambda task, _: _timed(task),
     tasks.JoinVideo: lambda task, _: mux(
-        task.folder, task.audio, task.output, fps=task.fps, duration_s=task.duration_s
+        task.folder, task.audio, task.output, fps=task.fps, duration_s=task.duration_s, script=task.script
     ),
     tasks.AppendFragments: lambda task, _: append_fragments(
         task.folder, task.audio, task.sound, task.stream, fps=task.fps, duration_s=task.duration_s

@@ -9,8 +9,16 @@ from typing import ClassVar, Generic, TypeVar
 
 from pydantic import TypeAdapter
 
-from lipsync_server.errors import InvalidAudio, InvalidImage, LipsyncError
-from lipsync_server.media.info import AudioInfo, Mark, PictureInfo, PixelFile, SpeechFile, VideoInfo
+from lipsync_server.errors import InvalidAudio, InvalidImage, InvalidInput, LipsyncError
+from lipsync_server.media.info import (
+    AudioInfo,
+    HeardScript,
+    Mark,
+    PictureInfo,
+    PixelFile,
+    SpeechFile,
+    VideoInfo,
+)
 from lipsync_server.media.sandbox.limits import MIB, Limits
 
 Result = TypeVar("Result")
@@ -18,6 +26,7 @@ Result = TypeVar("Result")
 _PICTURE_INFO, _AUDIO_INFO = TypeAdapter(PictureInfo), TypeAdapter(AudioInfo)
 _PIXEL_FILE, _SPEECH_FILE, _VIDEO_INFO = TypeAdapter(PixelFile), TypeAdapter(SpeechFile), TypeAdapter(VideoInfo)
 _SECONDS, _COUNT = TypeAdapter(float), TypeAdapter(int)
+_HEARD_SCRIPT = TypeAdapter(HeardScript)
 
 _GIB = 1024 * MIB
 # Bytes of memory per pixel of the largest picture allowed. Pillow stores 4, AVIF's decoder 6 more, a turned copy 4.
@@ -139,14 +148,32 @@ class MixVoices(_OnRecording[float]):
 
 
 @dataclass(frozen=True)
+class TimeScript(Task[HeardScript]):
+    """Time the words of a script by a decoded recording; see captions/align.py."""
+
+    speech: SpeechFile
+    script: str
+    language: str | None
+    subject, error, advice = "script", InvalidInput, "Ask for the video without captions."
+
+    def limits(self) -> Limits:
+        cpu_s = 120.0 + self.speech.duration_s / 4
+        return Limits(_GIB, cpu_s, 120.0 + 3 * cpu_s)
+
+    def parse(self, answer: object) -> HeardScript:
+        return _HEARD_SCRIPT.validate_python(answer)
+
+
+@dataclass(frozen=True)
 class JoinVideo(_OnRecording[VideoInfo]):
-    """Join the encoded segments in `folder` with the caller's sound; see mux.py."""
+    """Join the encoded segments in `folder` with the caller's sound; see mux.py. script: shown as a text track."""
 
     folder: Path
     audio: Path
     output: Path
     fps: int
     duration_s: float
+    script: HeardScript | None = None
 
     def limits(self) -> Limits:
         return _for_recordings(4 * self.duration_s + 600)

@@ -1,0 +1,44 @@
+"""A caller's wishes about captions. Part of engines/ask.py; imports pydantic only."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+MAX_SCRIPT_CHARACTERS = 60_000
+"""About an hour of fast speech."""
+
+Captions = Literal["off", "track", "burned"]
+CaptionStyle = Literal["plain", "box", "words"]
+Language = Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$", max_length=35)]
+
+
+class CaptionWishes(BaseModel):
+    """None stands for a wish that was left out: a video with a script gets a text track, one without gets nothing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    script: Annotated[str, StringConstraints(max_length=MAX_SCRIPT_CHARACTERS)] = Field(
+        default="", description="The spoken words. Captions are made from this text and timed by the recording."
+    )
+    captions: Captions | None = Field(
+        default=None,
+        description="track: a text track that players can show or hide. burned: drawn into the picture. off: none. "
+        "Left out: track where there is a script. SRT and VTT files come with both.",
+    )
+    caption_style: CaptionStyle = Field(
+        default="plain",
+        description="Look of burned captions. plain: outlined. box: on a dark box. words: few large words, the spoken "
+        "one highlighted, for vertical video.",
+    )
+    language: Language | None = Field(
+        default=None, description="Language of the script, such as en or pt-BR. Left out: found by listening."
+    )
+
+    @property
+    def wants_captions(self) -> bool:
+        """Whether the video gets captions of any kind."""
+        return self.captions in ("track", "burned") or (self.captions is None and bool(self.script.strip()))
+
+    @property
+    def burns_captions(self) -> bool:
+        return self.captions == "burned"

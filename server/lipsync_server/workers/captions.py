@@ -1,0 +1,104 @@
+"""The captions of one render: the script timed by the recording, drawn into the frames, or handed on for a text track.
+
+A decoder process times the script. Drawing happens here, between the engine and the encoder.
+"""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from lipsync_server.durable import write_file
+from lipsync_server.engines.ask import Ask, check_captions
+from lipsync_server.engines.landmarks import landmarker
+from lipsync_server.media.captions.burn import Box, BurnedCaptions
+from lipsync_server.media.captions.cues import cues_of
+from lipsync_server.media.captions.fonts import Fonts
+from lipsync_server.media.captions.subtitles import srt, vtt
+from lipsync_server.media.info import HeardScript, SpeechFile
+from lipsync_server.media.sandbox.pool import DecoderPool
+from lipsync_server.media.sandbox.tasks import TimeScript
+from lipsync_server.media_types import Frames
+
+_OUTER_LIP = (61, 291, 0, 17, 37, 267, 84, 314)
+_OPEN_MOUTH = 0.6
+"""Room below and above the lips of the first frame, as a share of their width: for a mouth that opens and a head that
+moves."""
+
+
+class VideoCaptions:
+    """Captions of one video. fonts_dir: the owner's own fonts. warn: told a sentence for the person who asked."""
+
+    def __init__(self, ask: Ask, heard: HeardScript, fonts_dir: Path | None, warn: Callable[[str], None]) -> None:
+        self.heard = heard
+        self._ask = ask
+        self._fonts = Fonts(fonts_dir) if ask.burns_captions else None
+        self._burned: BurnedCaptions | None = None
+        if not heard.fits:
+            warn(
+                "The script hardly sounds like the recording, so the captions may be out of time. "
+                "Send the words that are spoken, in the language in which they are spoken."
+            )
+        if self._fonts is not None:
+            for word in heard.words:
+                self._fonts.runs(word.text)  # a letter without a font ends the job now and not in its middle
+
+    @property
+    def track(self) -> HeardScript | None:
+        """The script for the text track; None where the captions are in the picture already."""
+        return None if self._ask.burns_captions else self.heard
+
+    def draw_on(self, frames: Frames, first: int, fps: int, scratch: Path) -> Frames:
+        """`frames` (n, H, W, 3) with burned captions, the frames as they are otherwise. first: number of the first.
+
+        The mouth is looked for once, in the video's first frame; `scratch` keeps its place for a render that goes on.
+        """
+        if self._fonts is None:
+            return frames
+        if self._burned is None:
+            height, width = frames.shape[1:3]
+            mouth = _mouth(frames, first, scratch / "mouth.json")
+            self._burned = BurnedCaptions(self.heard.words, self._ask.caption_style, width, height, self._fonts, mouth)
+        return self._burned.draw_on(frames, first, fps)
+
+    def write_files(self, video: Path) -> None:
+        """Write the captions as SRT and VTT beside the video, under its name."""
+        cues = cues_of(self.heard.words)
+        for suffix, text in ((".srt", srt(cues)), (".vtt", vtt(cues))):
+            write_file(video.with_suffix(suffix), partial(_write_text, text))
+
+
+def _write_text(text: str, file: BinaryIO) -> None:
+    file.write(text.encode())
+
+
+def captions_for(
+    ask: Ask, speech: SpeechFile, fonts_dir: Path | None, decoders: DecoderPool, warn: Callable[[str], None]
+) -> VideoCaptions | None:
+    """The captions that `ask` wants, timed by `speech`; None where it wants none.
+
+    Raises InvalidInput for a script without words, a language without a voice, letters without a font.
+    """
+    if not ask.wants_captions:
+        return None
+    check_captions(ask)
+    heard = decoders.run(TimeScript(speech, ask.script, ask.language))
+    return VideoCaptions(ask, heard, fonts_dir, warn)
+
+
+def _mouth(frames: Frames, first: int, stored: Path) -> Box | None:
+    """The mouth's box as shares of the frame, from the first frame or, when that was rendered earlier, from a file."""
+    if first and stored.is_file():
+        known = json.loads(stored.read_text(encoding="ascii"))
+        return tuple(known) if known else None
+    faces = landmarker().detect(frames[0], max_faces=1)
+    box: Box | None = None
+    if faces:
+        height, width = frames.shape[1:3]
+        lips = faces[0].points[list(_OUTER_LIP), :2]
+        (left, top), (right, bottom) = lips.min(0).tolist(), lips.max(0).tolist()
+        room = _OPEN_MOUTH * (right - left)
+        box = (left / width, (top - room / 2) / height, right / width, (bottom + room) / height)
+    stored.write_text(json.dumps(box), encoding="ascii")
+    return box

@@ -9,6 +9,10 @@ command -v chromium >/dev/null || command -v chromium-browser >/dev/null || comm
 command -v g++ >/dev/null || missing+=(g++)
 # torch.compile on the CPU includes Python's own header
 [ -f "$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ] || missing+=(python3-dev)
+# burned captions: letters of all writing systems
+[ -n "$(find /usr/share/fonts -name "NotoSans-Bold*" 2>/dev/null)" ] || missing+=(fonts-noto-core)
+[ -n "$(find /usr/share/fonts -name "NotoColorEmoji*" 2>/dev/null)" ] || missing+=(fonts-noto-color-emoji)
+[ -n "$(find /usr/share/fonts -name "wqy-microhei*" -o -name "NotoSansCJK*" 2>/dev/null)" ] || missing+=(fonts-wqy-microhei)
 command -v openssl >/dev/null || missing+=(openssl)
 command -v npm >/dev/null || missing+=(nodejs npm)
 [ ${#missing[@]} -eq 0 ] && exit 0

@@ -164,9 +164,9 @@ class BurnedCaptions:
             lines = [self._placed(line, size) for line in cue.lines]
             widest = max(line[-1].x + line[-1].width if line else 0.0 for line in lines)
             widest = max(widest, *(max(placed.x + placed.width for placed in line) for line in lines))
-            if widest <= _WIDEST * self._width or size <= 10:
+            if widest <= _WIDEST * self._width or size <= 6:
                 return size, lines
-            size = max(10, int(size * min(0.95, _WIDEST * self._width / widest)))
+            size = max(6, int(size * min(0.95, _WIDEST * self._width / widest)))
 
     def _placed(self, line: Sequence[HeardWord], size: int) -> list[_Placed]:
         """The words of a line from left to right as they are seen, in the order of the Unicode bidirectional algorithm

@@ -62,16 +62,16 @@ def width_of(text: str) -> int:
 def cues_of(words: Sequence[HeardWord], shape: Shape = Shape()) -> list[Cue]:
     """The cues of all `words`, in order and without overlap."""
     groups = [group for part in _by_pause(words) for group in _by_size(part, shape)]
-    cues = []
+    cues: list[Cue] = []
+    waiting: list[tuple[HeardWord, ...]] = []
     for i, group in enumerate(groups):
         start_s = group[0].start_s
         next_s = groups[i + 1][0].start_s if i + 1 < len(groups) else float("inf")
         end_s = min(next_s, max(group[-1].end_s + _HOLD_S, start_s + _SHORTEST_S))
+        lines = [*waiting, *(tuple(line) for line in _lines(group, shape))]
         if end_s > start_s:
-            cues.append(Cue(tuple(tuple(line) for line in _lines(group, shape)), start_s, end_s))
-        elif cues:  # two words at one moment: the cue before takes the word
-            before = cues.pop()
-            cues.append(Cue((*before.lines[:-1], (*before.lines[-1], *group)), before.start_s, before.end_s))
+            cues.append(Cue(tuple(lines), start_s, end_s))
+        waiting = [] if end_s > start_s else lines  # two groups at one moment are shown together
     return cues
 
 

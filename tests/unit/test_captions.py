@@ -1,0 +1,201 @@
+"""Captions say the right words at the right time, in any writing system, for any length of recording."""
+
+import re
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import soundfile
+from lipsync_server.engines.ask import Ask, check_captions
+from lipsync_server.errors import InvalidInput
+from lipsync_server.media.captions.align import _path, align
+from lipsync_server.media.captions.cues import LONGEST_S, Shape, cues_of, width_of
+from lipsync_server.media.captions.espeak import speak
+from lipsync_server.media.captions.script import candidate_languages, is_right_to_left, words_of
+from lipsync_server.media.captions.subtitles import srt, vtt
+from lipsync_server.media.info import HeardWord
+from lipsync_server.media_types import SPEECH_RATE_HZ, Speech
+from lipsync_server.paths import SAMPLES_DIR
+
+ENGLISH = (
+    "The flight was twelve hours long, and we really got bored. They only played two movies, which we had both "
+    "already seen. I never get to sleep on the airplane because it is so uncomfortable."
+)
+PORTUGUESE = (
+    "Tenho um problema com o meu purificador de água. O nível da água está sempre muito alto. É o único dia da semana "
+    "que eu tenho livre, e agradeço muito se puder confirmar por escrito."
+)
+JAPANESE = "こんにちは、これは写真から作られた動画です。とても簡単に作れますよ。"
+
+
+def heard_words(n: int, *, each_s: float = 0.3, pause_after: int | None = None) -> list[HeardWord]:
+    words, at = [], 0.0
+    for i in range(n):
+        words.append(HeardWord(f"word{i}", True, at, at + each_s))
+        at += each_s + (2.0 if i == pause_after else 0.0)
+    return words
+
+
+def read_aloud(text: str, language: str, *, pauses_s: tuple[tuple[int, float], ...] = ()) -> tuple[Speech, list[float]]:
+    """A recording of `text` unlike the voice that the aligner uses: slower, higher, with noise, and with pauses before
+    the words of the given numbers. Also the true start of each word."""
+    words = words_of(text)
+    spoken = speak([word.spoken for word in words], language)
+    stretched = 1.17
+    positions = np.arange(0, len(spoken.samples) - 1, 1 / stretched)
+    samples = np.interp(positions, np.arange(len(spoken.samples)), spoken.samples).astype(np.float32)
+    starts = spoken.starts_s[:-1] * stretched
+    for number, pause_s in sorted(pauses_s, reverse=True):
+        cut = round(starts[number] * SPEECH_RATE_HZ)
+        samples = np.concatenate([samples[:cut], np.zeros(round(pause_s * SPEECH_RATE_HZ), np.float32), samples[cut:]])
+        starts[number:] += pause_s
+    noise = np.random.default_rng(0).standard_normal(len(samples)).astype(np.float32)
+    return 0.5 * samples + 0.001 * noise, starts.tolist()
+
+
+@pytest.mark.parametrize(("text", "language"), [(ENGLISH, "en"), (PORTUGUESE, "pt-BR"), (JAPANESE, "ja")])
+def test_each_word_of_a_script_is_found_where_it_is_spoken(text: str, language: str) -> None:
+    speech, truth = read_aloud(text, language, pauses_s=((0, 1.5), (9, 0.8)))
+    heard = align(words_of(text), speech, language)
+    errors_s = np.abs(np.array([word.start_s for word in heard.words]) - truth)
+    assert heard.fits
+    assert np.median(errors_s) < 0.08
+    assert np.percentile(errors_s, 90) < 0.2
+
+
+def test_a_long_recording_is_timed_in_pieces_as_well_as_a_short_one() -> None:
+    text = " ".join([ENGLISH] * 8)
+    speech, truth = read_aloud(text, "en", pauses_s=((40, 3.0), (120, 5.0)))
+    assert len(speech) > 80 * SPEECH_RATE_HZ
+    heard = align(words_of(text), speech, "en")
+    errors_s = np.abs(np.array([word.start_s for word in heard.words]) - truth)
+    assert np.median(errors_s) < 0.08
+    assert np.percentile(errors_s, 90) < 0.2
+    assert all(before.start_s <= after.start_s for before, after in pairwise(heard.words))
+
+
+@pytest.mark.parametrize(("text", "language"), [(ENGLISH, "en"), (PORTUGUESE, "pt-BR")])
+def test_the_language_of_a_script_is_found_by_listening(text: str, language: str) -> None:
+    speech, _ = read_aloud(text, language)
+    assert align(words_of(text), speech, None).language == language
+
+
+def test_a_script_of_other_words_is_noticed() -> None:
+    samples, rate_hz = soundfile.read(SAMPLES_DIR / "speech.wav", dtype="float32")
+    speech = samples[:: rate_hz // SPEECH_RATE_HZ]
+    right = (
+        "Hello! I used to be a still picture. Now give me any recording of a voice, and I will say it for you, on your "
+        "own machine."
+    )
+    assert align(words_of(right), speech, "en").fits
+    assert not align(words_of(PORTUGUESE), speech, "en").fits
+
+
+def test_times_stay_inside_a_recording_that_is_silent_or_very_short() -> None:
+    for speech in (np.zeros(SPEECH_RATE_HZ, np.float32), np.zeros(200, np.float32), np.full(8000, np.nan, np.float32)):
+        heard = align(words_of("One two three"), speech, "en")
+        end_s = len(speech) / SPEECH_RATE_HZ
+        assert [word.text for word in heard.words] == ["One", "two", "three"]
+        assert all(0 <= word.start_s <= word.end_s <= end_s for word in heard.words)
+
+
+def test_the_path_of_least_difference_is_the_one_that_trying_all_paths_finds() -> None:
+    rng = np.random.default_rng(1)
+    for n, m in ((1, 1), (1, 5), (5, 1), (4, 6), (6, 4)):
+        model, heard = (rng.standard_normal((3, k)).astype(np.float32) for k in (n, m))
+        model, heard = model / np.linalg.norm(model, axis=0), heard / np.linalg.norm(heard, axis=0)
+        cost = 1 - model.T @ heard
+
+        def least(row: int, column: int, cost: np.ndarray = cost) -> float:
+            if row == column == 0:
+                return float(cost[0, 0])
+            before = [least(row - dr, column - dc) for dr, dc in ((1, 1), (1, 0), (0, 1)) if row >= dr and column >= dc]
+            return float(cost[row, column]) + min(before)
+
+        path, mean = _path(model, heard)
+        assert mean * (n + m) == pytest.approx(least(n - 1, m - 1), rel=1e-5)
+        assert sum(cost[row, column] for row, column in path) == pytest.approx(least(n - 1, m - 1), rel=1e-5)
+
+
+def test_marks_that_are_not_spoken_stay_out_of_the_captions() -> None:
+    words = words_of("Hello — world! <break time='1s'/> [whispers] Ok… 😀 done .")
+    assert [word.text for word in words] == ["Hello —", "world!", "Ok… 😀", "done ."]
+    assert [word.spoken for word in words][2] == "Ok… "
+    assert words_of("") == words_of("… !!! 😀") == []
+
+
+def test_writing_without_blanks_is_timed_letter_by_letter() -> None:
+    words = words_of("これは AI です。")
+    assert [word.text for word in words] == ["こ", "れ", "は", "AI", "で", "す。"]
+    assert [word.blank_before for word in words] == [True, False, False, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("Привет, мир", "ru"),
+        ("مرحبا", "ar"),
+        ("שלום", "he"),
+        ("你好", "cmn"),
+        ("カタカナ", "ja"),
+        ("नमस्ते", "hi"),
+        ("안녕", "ko"),
+    ],
+)
+def test_a_script_tells_its_likeliest_language_by_its_letters(text: str, language: str) -> None:
+    assert candidate_languages(words_of(text))[0] == language
+
+
+def test_the_direction_of_a_text_is_that_of_its_first_letter() -> None:
+    assert is_right_to_left("«שלום» hello")
+    assert not is_right_to_left("1. hello שלום")
+
+
+def test_a_language_without_a_voice_is_refused_by_name() -> None:
+    with pytest.raises(InvalidInput, match="no voice for the language tlh"):
+        align(words_of("nuqneH"), np.zeros(16_000, np.float32), "tlh")
+
+
+def test_cues_fit_two_lines_end_at_pauses_and_never_overlap() -> None:
+    words = heard_words(60, pause_after=7)
+    cues = cues_of(words)
+    assert [timed for cue in cues for line in cue.lines for timed in line] == words
+    for cue in cues:
+        assert len(cue.lines) <= 2
+        assert all(width_of(line) <= 37 for line in cue.text.split("\n"))
+        assert cue.end_s - cue.start_s <= LONGEST_S + 0.4
+    assert all(before.end_s <= after.start_s for before, after in pairwise(cues))
+    last_before_pause = next(cue for cue in cues if "word7" in cue.text)
+    assert last_before_pause.text.endswith("word7")
+
+
+def test_a_word_wider_than_a_line_gets_a_line_of_its_own() -> None:
+    long = HeardWord("x" * 60, True, 0.3, 0.6)
+    cues = cues_of([HeardWord("a", True, 0, 0.3), long, HeardWord("b", True, 0.6, 0.9)], Shape(10, 2))
+    assert [timed.text for cue in cues for line in cue.lines for timed in line] == ["a", long.text, "b"]
+
+
+def test_words_at_one_moment_are_all_shown() -> None:
+    words = [HeardWord(f"w{i}.", True, 1.0, 1.0) for i in range(5)]
+    shown = " ".join(cue.text.replace("\n", " ") for cue in cues_of(words))
+    assert shown.split() == ["w0.", "w1.", "w2.", "w3.", "w4."]
+
+
+def test_srt_and_vtt_carry_the_same_words_and_times() -> None:
+    words = [HeardWord("Tom", True, 0.5, 0.9), HeardWord("<b>&", True, 0.9, 1.2), HeardWord("Ann.", True, 3661.5, 3662)]
+    cues = cues_of(words)
+    assert srt(cues) == ("1\n00:00:00,500 --> 00:00:01,600\nTom <b>&\n\n2\n01:01:01,500 --> 01:01:02,500\nAnn.\n")
+    text = vtt(cues)
+    assert text.startswith("WEBVTT\n\n00:00:00.500 --> 00:00:01.600\nTom <00:00:00.900>&lt;b&gt;&amp;\n")
+    assert re.findall(r"\d\d:\d\d:\d\d\.\d{3} --> ", text) == ["00:00:00.500 --> ", "01:01:01.500 --> "]
+
+
+def test_captions_without_words_are_refused_by_the_field() -> None:
+    with pytest.raises(InvalidInput) as missing:
+        check_captions(Ask(captions="burned"))
+    assert missing.value.field == "captions"
+    with pytest.raises(InvalidInput) as empty:
+        check_captions(Ask(script="[whispers] ..."))
+    assert empty.value.field == "script"
+    check_captions(Ask())
+    check_captions(Ask(script="[whispers] ...", captions="off"))

@@ -40,7 +40,7 @@ def frame_of(path: Path, index: int) -> Frames:
     with av.open(str(path)) as video:
         for i, frame in enumerate(video.decode(video=0)):
             if i == index:
-                return frame.to_ndarray(format="rgb24")
+                return frame.to_ndarray(format="rgb24").astype(np.uint8)
     raise AssertionError(f"{path} has no frame {index}")
 
 

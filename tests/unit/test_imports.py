@@ -6,6 +6,7 @@ alone imports something.
 """
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -135,6 +136,23 @@ def test_every_folder_with_code_has_a_floor() -> None:
     folders = {path.parent.name for path in PACKAGE.glob("*/*.py")}
     assert folders <= rooms, f"give {sorted(folders - rooms)} a place in FLOORS"
     assert rooms <= {name.partition(".")[0] for name in MODULES}, "FLOORS names a room that is gone"
+
+
+def exists(name: str) -> bool:
+    """Whether an imported name of the server is a module, or defined or imported in the module before its last dot."""
+    short = name.removeprefix(f"{NAME}.")
+    if name == NAME or short in MODULES:
+        return True
+    module, _, attribute = short.rpartition(".")
+    tree = TREES.get(module) if module else ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    return tree is not None and re.search(rf"\b{re.escape(attribute)}\b", ast.unparse(tree)) is not None
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_module_imports_what_exists(module: str) -> None:
+    """A module that moved leaves no import behind, not even one inside a function that no test calls."""
+    own_names = {name for name in IMPORTED[module] if name == NAME or name.startswith(f"{NAME}.")}
+    assert not sorted(name for name in own_names if not exists(name))
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))

@@ -1,5 +1,6 @@
 """The steps of the release workflow that can run here do what the workflow relies on."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from lipsync_server import __version__
+from lipsync_server.cloud.software import build_wheel
+from lipsync_server.errors import InvalidInput
 
 ROOT = Path(__file__).parents[2]
 WORKFLOW = (ROOT / ".github" / "workflows" / "release.yml").read_text(encoding="utf-8")
@@ -110,3 +113,23 @@ def test_wheel_and_source_archive_hold_the_package_and_its_small_models(tmp_path
     with tarfile.open(archive) as packed:
         assert f"lipsync_server-{__version__}/weights/manifest.json" in packed.getnames()
     assert archive.stat().st_size < 30e6
+
+
+def test_the_wheel_of_this_checkout_runs_where_it_is_sent(tmp_path: Path) -> None:
+    """`lipsync cloud up --from-source` builds it; unpacked, it is the program with its small models."""
+    wheel = build_wheel(ROOT, tmp_path)
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "there")
+    command = [sys.executable, "-m", "lipsync_server.cli", "demo", "--engine", "preview", "--output", "demo.mp4"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "there")}
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "demo.mp4").read_bytes()[4:8] == b"ftyp"
+
+
+def test_a_wheel_that_cannot_be_built_says_why(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"no pyproject\.toml. Run it in a checkout"):
+        build_wheel(tmp_path, tmp_path)
+    (tmp_path / "pyproject.toml").write_text("[build-system\n")
+    with pytest.raises(InvalidInput, match="could not be built"):
+        build_wheel(tmp_path, tmp_path)

@@ -9,9 +9,11 @@ import asyncio
 import hashlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -116,12 +118,20 @@ def build_wheel(checkout: Path, folder: Path) -> Path:
             f"--from-source needs the source code, and {checkout} has no pyproject.toml. Run it in a checkout.",
             field="from_source",
         )
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(checkout)]
-    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    built = subprocess.run(_wheel_command(checkout, folder), capture_output=True, text=True, check=False)
     wheels = sorted(folder.glob("*.whl"))
     if built.returncode or not wheels:
         raise InvalidInput(f"The wheel could not be built: {built.stderr.strip()[-500:]}", field="from_source")
     return wheels[0]
+
+
+def _wheel_command(checkout: Path, folder: Path) -> list[str]:
+    """pip, without a download of the build's tool where that is installed; uv in an environment without pip."""
+    if find_spec("pip") is None and (uv := shutil.which("uv")) is not None:
+        return [uv, "build", "--quiet", "--wheel", "--out-dir", str(folder), str(checkout)]
+    as_it_is = ["--no-build-isolation"] if find_spec("hatchling") is not None else []
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", *as_it_is]
+    return [*pip, "--wheel-dir", str(folder), str(checkout)]
 
 
 async def upload(url: str, wheel: Path, *, tries: int = 5, pause_s: float = 5.0) -> None:

@@ -1,6 +1,7 @@
 """Weights by profile, against a stand-in model hub over real HTTP."""
 
 import asyncio
+import json
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -58,6 +59,36 @@ async def test_a_profile_is_fetched_verified_and_not_fetched_again(
     fetched = len(hub.ranges)
     await asyncio.to_thread(pull, "p", tmp_path, manifest=manifest)
     assert len(hub.ranges) == fetched
+
+
+async def test_an_index_brings_the_shards_that_it_names(hub: Hub, tmp_path: Path) -> None:
+    shards = {f"part-{n}.safetensors": os.urandom(1000 + n) for n in range(3)}
+    index = json.dumps({"metadata": {}, "weight_map": {f"tensor{n}": name for n, name in enumerate(shards)}}).encode()
+    hub.files |= {"model.index.json": index, **shards}
+    entry = WeightFile(
+        source="s", path="model.index.json", size_bytes=10, size_exact=False, sha256=None, named_bytes=3000
+    )
+    manifest = manifest_for().model_copy(
+        update={"files": {"index": entry}, "profiles": {"p": Profile(engine="e", title="t", files=("index",))}}
+    )
+    assert manifest.size_bytes("p") == 3010
+    assert not profile_complete(manifest, "p", tmp_path)
+    paths = await asyncio.to_thread(pull, "p", tmp_path, manifest=manifest)
+    assert {path.name for path in paths} == {"model.index.json", *shards}
+    assert all((tmp_path / "model" / name).read_bytes() == data for name, data in shards.items())
+    assert profile_complete(manifest, "p", tmp_path)
+    paths[-1].unlink()
+    assert not profile_complete(manifest, "p", tmp_path)
+
+
+async def test_an_index_that_names_a_place_outside_is_refused(hub: Hub, tmp_path: Path) -> None:
+    hub.files["model.index.json"] = json.dumps({"weight_map": {"t": "../../outside.safetensors"}}).encode()
+    entry = WeightFile(source="s", path="model.index.json", size_bytes=9, size_exact=False, sha256=None, named_bytes=1)
+    manifest = manifest_for().model_copy(
+        update={"files": {"index": entry}, "profiles": {"p": Profile(engine="e", title="t", files=("index",))}}
+    )
+    with pytest.raises(WeightsError, match="cannot be read"):
+        await asyncio.to_thread(pull, "p", tmp_path, manifest=manifest)
 
 
 async def test_a_cut_download_goes_on_where_it_stopped(hub: Hub, manifest: Manifest, tmp_path: Path) -> None:

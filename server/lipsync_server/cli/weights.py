@@ -107,7 +107,8 @@ def convert(
 
             name = published.MODEL_FOLDERS["pro" if what == "flashhead-pro" else "lite"]
             written = to_bf16(folder / published.FOLDER / name)
-        typer.echo(f"{written}: {written.stat().st_size / 1e9:.1f} GB; later starts read it")
+        n_bytes = written.stat().st_size
+        typer.echo(f"{written}: {n_bytes / 1e9:.1f} GB ({n_bytes:,} bytes); later starts read it")
 
 
 @group.command()
@@ -118,7 +119,7 @@ def verify(profile: str, weights_dir: WeightsDir = None) -> None:
 
         manifest, folder = _manifest_and_folder(weights_dir)
         bad = 0
-        for file in manifest.profile_files(profile):
+        for file in manifest.profile_files(profile, folder):
             checked = check_file(manifest, file, folder)
             bad += checked.state in ("missing", "damaged")
             typer.echo(f"{checked.state:8} {checked.path}: {checked.detail}")
@@ -131,5 +132,5 @@ def path(profile: str, weights_dir: WeightsDir = None) -> None:
     """Print the paths of a profile's files, one per line."""
     with console.errors_as_sentences():
         manifest, folder = _manifest_and_folder(weights_dir)
-        for file in manifest.profile_files(profile):
+        for file in manifest.profile_files(profile, folder):
             typer.echo(manifest.local_path(file, folder))

@@ -264,8 +264,9 @@ def profile_for(settings: Settings, facts: Facts) -> str:
 
 def missing_bytes(manifest: Manifest, profile: str, weights_dir: Path) -> int:
     """Bytes of a profile that are not here yet, from the published sizes."""
-    files = manifest.profile_files(profile)
-    return sum(file.size_bytes for file in files if not manifest.local_path(file, weights_dir).is_file())
+    files = manifest.profile_files(profile, weights_dir)
+    missing = [file for file in files if not manifest.local_path(file, weights_dir).is_file()]
+    return sum(file.size_bytes + file.named_bytes for file in missing)
 
 
 def bytes_to_download(settings: Settings, manifest: Manifest, facts: Facts) -> int:

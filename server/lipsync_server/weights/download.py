@@ -107,12 +107,18 @@ def pull(
     is wrong, Cancelled when `cancelled()` returns True.
     """
     manifest = manifest or load_manifest()
-    files = manifest.profile_files(profile)
     weights_dir.mkdir(parents=True, exist_ok=True)
-    missing = [file for file in files if check_file(manifest, file, weights_dir).state in ("missing", "damaged")]
-    if missing:
-        with _quiet_library():
-            _fetch_all(manifest, missing, profile, weights_dir, on_progress, cancelled)
+
+    def fetch_missing(files: list[WeightFile]) -> None:
+        missing = [file for file in files if check_file(manifest, file, weights_dir).state in ("missing", "damaged")]
+        if missing:
+            with _quiet_library():
+                _fetch_all(manifest, missing, profile, weights_dir, on_progress, cancelled)
+
+    # An index comes first: it names shards, which belong to the profile too.
+    fetch_missing([file for file in manifest.profile_files(profile) if file.named_bytes])
+    files = manifest.profile_files(profile, weights_dir)
+    fetch_missing(files)
     return [manifest.local_path(file, weights_dir) for file in files]
 
 

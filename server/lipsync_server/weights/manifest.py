@@ -38,7 +38,11 @@ class Source(BaseModel):
 
 
 class WeightFile(BaseModel):
-    """One file. size_exact: False where only the rounded published size is known; the hub's size then counts."""
+    """One file. size_exact: False where only the rounded published size is known; the hub's size then counts.
+
+    named_bytes: for the index of a model in shards (diffusers' form), about how many bytes the shards have together.
+    The index itself says how many shards there are and their names; they belong to every profile that has the index.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -47,6 +51,7 @@ class WeightFile(BaseModel):
     size_bytes: int
     size_exact: bool
     sha256: str | None
+    named_bytes: int = 0
 
     @field_validator("path")
     @classmethod
@@ -54,6 +59,12 @@ class WeightFile(BaseModel):
         if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
             raise ValueError("must be a relative path without '..'")
         return path
+
+
+class _Index(BaseModel):
+    """A model's index: tensor -> file beside the index."""
+
+    weight_map: dict[str, str]
 
 
 class Profile(BaseModel):
@@ -80,12 +91,19 @@ class Manifest(BaseModel):
             )
         return self.profiles[name]
 
-    def profile_files(self, name: str) -> list[WeightFile]:
-        return [self.files[key] for key in self.profile(name).files]
+    def profile_files(self, name: str, weights_dir: Path | None = None) -> list[WeightFile]:
+        """The files of a profile; with `weights_dir` also the shards that its indexes there name.
+
+        Raises WeightsError for an index that cannot be read.
+        """
+        files = [self.files[key] for key in self.profile(name).files]
+        if weights_dir is None:
+            return files
+        return [one for file in files for one in (file, *self._shards(file, weights_dir))]
 
     def size_bytes(self, name: str) -> int:
         """The download size of a profile in bytes, from the sizes in the manifest."""
-        return sum(file.size_bytes for file in self.profile_files(name))
+        return sum(file.size_bytes + file.named_bytes for file in self.profile_files(name))
 
     def licence_notices(self, name: str) -> list[str]:
         """One sentence for each source of a profile whose licence the user has to read before the download."""
@@ -111,6 +129,26 @@ class Manifest(BaseModel):
             f"Not pinned: {', '.join(named)}. Files come as their owner has them there today, and are compared with "
             "the SHA-256 that the hub announces, not with one that was tested here"
         )
+
+    def _shards(self, index: WeightFile, weights_dir: Path) -> list[WeightFile]:
+        path = self.local_path(index, weights_dir)
+        if not index.named_bytes or not path.is_file():
+            return []
+        try:
+            names = sorted(set(_Index.model_validate_json(path.read_text(encoding="utf-8")).weight_map.values()))
+            beside = PurePosixPath(index.path).parent
+            return [
+                WeightFile(
+                    source=index.source,
+                    path=str(beside / name),
+                    size_bytes=index.named_bytes // len(names),
+                    size_exact=False,
+                    sha256=None,
+                )
+                for name in names
+            ]
+        except (OSError, ValueError) as error:
+            raise WeightsError(f"{path} cannot be read ({error}); remove it and pull again") from error
 
     def folder(self, file: WeightFile, weights_dir: Path) -> Path:
         """The local folder that mirrors the file's repository."""

@@ -79,7 +79,7 @@ def check_file(
 
 def profile_complete(manifest: Manifest, profile: str, weights_dir: Path) -> bool:
     """Whether every file of a profile exists with a plausible size. Fast, because no file is hashed."""
-    for file in manifest.profile_files(profile):
+    for file in manifest.profile_files(profile, weights_dir):
         path = manifest.local_path(file, weights_dir)
         if not path.is_file() or (file.size_exact and path.stat().st_size != file.size_bytes):
             return False

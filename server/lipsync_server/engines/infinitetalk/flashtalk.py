@@ -43,8 +43,8 @@ def wants_flashtalk(settings: EngineSettings, options: Options, *, people: Peopl
             )
         if not here:
             raise WeightsError(
-                f"FlashTalk's weights are not complete in {settings.weights_dir / FLASHTALK_FOLDER}. Download the "
-                "repository Soul-AILab/SoulX-FlashTalk-14B into that folder."
+                f"FlashTalk's weights are not complete in {settings.weights_dir / FLASHTALK_FOLDER}. Download "
+                "them with: lipsync weights pull flashtalk."
             )
         return True
     if options.model != "auto" or not here or people == "multi":

@@ -295,13 +295,17 @@ def _fast_profile(files: TransformerFiles) -> str:
 
 
 def _preferred(settings: EngineSettings, gpu: Gpu | None) -> list[Quantization]:
-    """Quantizations from the best for this card downwards; the one that the settings' profile names comes first."""
+    """Quantizations from the best for this card downwards; what the settings name comes first."""
     order: list[Quantization] = ["int8", "fp8", "none"]
     if gpu is None or gpu.total_bytes >= _BF16_CARD_BYTES:
         order = ["none", "fp8", "int8"]
     elif gpu.compute_capability >= (8, 9):
         order = ["fp8", "int8", "none"]
-    return sorted(order, key=lambda one: ("bf16" if one == "none" else one) not in settings.profile)
+    named = {one for one in order if ("bf16" if one == "none" else one) in settings.profile}
+    if settings.quant in ("int8", "fp8"):
+        # Rounding at load makes the same numbers from twice as many bytes.
+        named.add(settings.quant)
+    return sorted(order, key=lambda one: one not in named)
 
 
 def _quant_folder(settings: EngineSettings) -> Path:

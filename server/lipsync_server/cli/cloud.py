@@ -150,7 +150,8 @@ def up(
             from lipsync_server.weights.manifest import load_manifest
 
             if profile:
-                load_manifest().profile(profile)
+                for notice in load_manifest().licence_notices(profile):
+                    typer.echo(f"licence  {notice}")
             software = software_named(image, source, from_source, Path(folder))
             order = order_for(
                 software, name, profile, token or secrets.token_urlsafe(24), disk_gb, idle_stop, ssh_key, env

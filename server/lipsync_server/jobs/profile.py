@@ -35,6 +35,10 @@ class ProfileAtStart:
         self._settings, self._planner, self._executor = settings, planner, executor
         self._manifest = load_manifest(settings.manifest)
         self.engine = self._manifest.profile(settings.profile).engine
+        self._licence = "".join(f" Licence: {notice}." for notice in self._manifest.licence_notices(settings.profile))
+        if self._licence:
+            # Before the first byte is fetched, as `lipsync weights pull` says it.
+            log.warning("weights of %s:%s", settings.profile, self._licence)
         self._progress: PullProgress | None = None
         self._logged_at = 0.0
         self._trouble = ""
@@ -126,10 +130,10 @@ class ProfileAtStart:
     def _in_words(self) -> str:
         progress, name = self._progress, self._settings.profile
         if progress is None or not progress.bytes_total:
-            return f"Checking the weights of {name}. {self._trouble}".strip()
+            return f"Checking the weights of {name}. {self._trouble}".strip() + self._licence
         left = "" if progress.seconds_left is None else f", about {_minutes(progress.seconds_left)} left"
         share = f"{progress.bytes_done / 1e9:.2f} of {progress.bytes_total / 1e9:.2f} GB"
-        return f"Downloading {name}: {share}{left}. {self._trouble}".strip()
+        return f"Downloading {name}: {share}{left}. {self._trouble}".strip() + self._licence
 
 
 def _minutes(seconds: float) -> str:

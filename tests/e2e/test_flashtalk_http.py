@@ -91,12 +91,12 @@ async def test_the_8_bit_file_is_written_once_and_the_next_start_reads_it(
     command = [sys.executable, "-m", "lipsync_server.cli", "weights", "convert", "flashtalk"]
     command += ["--weights-dir", str(weights)]
     target = weights / FLASHTALK_FOLDER / CONVERTED.format(kind="int8")
-    convert = partial(asyncio.to_thread, subprocess.run, command, check=True, capture_output=True, text=True)
+    convert = partial(subprocess.run, command, check=True, capture_output=True, text=True)
     try:
-        said = (await convert()).stdout
+        said = (await asyncio.to_thread(convert)).stdout
         assert f"{target.stat().st_size:,} bytes" in said
         before = target.stat().st_mtime_ns
-        await convert()
+        await asyncio.to_thread(convert)
         assert target.stat().st_mtime_ns == before, "a second call has nothing to do"
         with _server(weights, tmp_path / "data", QUANT="int8").running() as server:
             assert "FlashTalk's int8 weights" in await _reason(session, server)

@@ -86,7 +86,7 @@ async def test_an_empty_disk_a_download_with_its_progress_and_a_video(
         state = await readiness(server, session, "downloading", "bytes_total")
         assert (state["ready"], state["bytes_done"], state["bytes_total"]) == (False, 0, total)
         assert "tiny" in state["detail"]
-        assert "Licence: x comes under x" in state["detail"], "a licence that is not free is shown before its files come"
+        assert "Licence: x comes under x" in state["detail"], "shown before its files come"
         async with session.get(f"{server.url}/ping") as response:
             assert response.status == 204
 

@@ -1,5 +1,6 @@
-"""`lipsync weights list | pull | convert | verify | path`: model weights by profile."""
+"""`lipsync weights list | scan | pull | convert | verify | path`: model weights by profile."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -8,6 +9,7 @@ import typer
 from lipsync_server.cli import console
 
 if TYPE_CHECKING:
+    from lipsync_server.engines.infinitetalk.scan import Scan
     from lipsync_server.weights.manifest import Manifest
 
 WeightsDir = Annotated[Path | None, typer.Option("--weights-dir", help="Where weights lie.", show_default="weights")]
@@ -49,7 +51,13 @@ def list_profiles(weights_dir: WeightsDir = None) -> None:
 
 
 @group.command()
-def pull(profile: str, weights_dir: WeightsDir = None) -> None:
+def pull(
+    profile: str,
+    weights_dir: WeightsDir = None,
+    only: Annotated[
+        str, typer.Option(help="Names of files in the list of weights, by commas, in place of all files.")
+    ] = "",
+) -> None:
     """Download a profile; resume an earlier download, and verify every file."""
     with console.errors_as_sentences(), console.stoppable() as stopped:
         from rich.progress import (
@@ -82,8 +90,65 @@ def pull(profile: str, weights_dir: WeightsDir = None) -> None:
             def show(state: PullProgress) -> None:
                 progress.update(bar, completed=state.bytes_done, total=state.bytes_total, description=state.note)
 
-            paths = pull_profile(profile, folder, on_progress=show, cancelled=stopped, manifest=manifest)
+            paths = pull_profile(
+                profile,
+                folder,
+                on_progress=show,
+                cancelled=stopped,
+                manifest=manifest,
+                only=[name.strip() for name in only.split(",") if name.strip()],
+            )
         typer.echo(f"{profile}: {len(paths)} files in {folder}, verified")
+
+
+@group.command()
+def scan(
+    path: Annotated[Path | None, typer.Argument(help="ComfyUI's models/, a Hugging Face cache, or any folder.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show what a folder's model files are, which presets they serve, and the one download that completes them."""
+    with console.errors_as_sentences():
+        from lipsync_server.engines.infinitetalk.scan import PART_WORDS
+        from lipsync_server.engines.infinitetalk.scan import scan as look_through
+        from lipsync_server.weights.verify import profile_complete
+
+        manifest, folder = _manifest_and_folder(path)
+        found = look_through(folder)
+        command = found.command(folder)
+        complete = [name for name in manifest.profiles if profile_complete(manifest, name, folder)]
+        if as_json:
+            typer.echo(json.dumps(_as_json(folder, found, complete), indent=2))
+            return
+        for file in found.files:
+            words = PART_WORDS[file.kind]
+            size = f"{file.n_bytes / 1e9:.2f} GB {file.numbers}".rstrip()
+            typer.echo(f"{words}: {file.path} ({size}){f'; not used: {file.remark}' if file.remark else ''}")
+        typer.echo(f"{len(found.files)} model files in {folder}")
+        for transformer in found.transformers:
+            typer.echo(f"engine infinitetalk: {transformer}")
+        if complete:
+            typer.echo(f"complete profiles: {', '.join(complete)}")
+        typer.echo(f"presets: {', '.join(found.presets) or 'none yet'}")
+        if found.missing:
+            typer.echo(f"missing: {', '.join(found.missing)}")
+        if found.wanted:
+            typer.echo(f"wanted: {', '.join(found.wanted)}")
+        typer.echo(f"To complete it: {command}" if command else "Nothing is missing.")
+
+
+def _as_json(folder: Path, found: "Scan", complete: list[str]) -> dict[str, object]:
+    files = [
+        {
+            "path": str(file.path), "kind": file.kind, "numbers": file.numbers, "size_bytes": file.n_bytes,
+            "people": file.people, "used": file.is_usable, "remark": file.remark,
+        }
+        for file in found.files
+    ]  # fmt: skip
+    return {
+        "folder": str(folder), "engine": "infinitetalk", "files": files, "transformers": list(found.transformers),
+        "presets": list(found.presets), "missing": list(found.missing), "wanted": list(found.wanted),
+        "complete_profiles": complete, "download": found.command(folder),
+    }  # fmt: skip
 
 
 @group.command()

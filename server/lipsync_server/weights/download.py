@@ -11,7 +11,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,8 +99,11 @@ def pull(
     on_progress: Callable[[PullProgress], None] = lambda _: None,
     cancelled: Callable[[], bool] = lambda: False,
     manifest: Manifest | None = None,
+    only: Sequence[str] = (),
 ) -> list[Path]:
     """Download the missing files of a profile and verify all its files; returns their paths.
+
+    only: names of files in the manifest to take in place of the profile's.
 
     Complete and correct files are not downloaded again; a partial file is resumed. Raises DiskFull before the first
     download when the disk has too little space, WeightsError with file and reason when the hub refuses or a checksum
@@ -115,6 +118,10 @@ def pull(
             with _quiet_library():
                 _fetch_all(manifest, missing, profile, weights_dir, on_progress, cancelled)
 
+    if only:
+        chosen = manifest.files_named(only)
+        fetch_missing(chosen)
+        return [manifest.local_path(file, weights_dir) for file in chosen]
     # An index comes first: it names shards, which belong to the profile too.
     fetch_missing([file for file in manifest.profile_files(profile) if file.named_bytes])
     files = manifest.profile_files(profile, weights_dir)

@@ -9,6 +9,7 @@ use the fp8 text encoder.
 
 import functools
 import re
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel, ConfigDict, field_validator
@@ -100,6 +101,13 @@ class Manifest(BaseModel):
         if weights_dir is None:
             return files
         return [one for file in files for one in (file, *self._shards(file, weights_dir))]
+
+    def files_named(self, names: Sequence[str]) -> list[WeightFile]:
+        """The files of these names. Raises InvalidInput for a name that the list does not have."""
+        for name in names:
+            if name not in self.files:
+                raise InvalidInput(f"there is no file {name!r} in the list of weights; see manifest.json", field="only")
+        return [self.files[name] for name in names]
 
     def size_bytes(self, name: str) -> int:
         """The download size of a profile in bytes, from the sizes in the manifest."""

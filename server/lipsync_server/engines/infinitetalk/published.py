@@ -7,11 +7,11 @@ DiT shards are not needed and never asked for. Knows names, headers and sizes; t
 
 import functools
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from lipsync_server.engines.hardware import Gpu
-from lipsync_server.engines.infinitetalk.recognise import Kind, ModelFile, recognise
+from lipsync_server.engines.infinitetalk.recognise import Kind, ModelFile, is_step_distilled, recognise
 from lipsync_server.engines.infinitetalk.recognise import People as People
 from lipsync_server.errors import WeightsError
 from lipsync_server.models.encoders.text_files import TextFiles
@@ -28,6 +28,8 @@ _T5 = "models_t5_umt5-xxl-enc-bf16.pth"
 _CLIP = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 _VAE = "Wan2.1_VAE.pth"
 _SHARD = re.compile(r"diffusion_pytorch_model-(\d{5})-of-(\d{5})\.safetensors")
+# Width of the 14B model.
+_WIDTH = 5120
 # Among several base files, the one whose name says that it is the 480p model comes first.
 _BASE_NAME = re.compile(r"480p", re.IGNORECASE)
 _EXACTNESS = ("fp32", "bf16", "fp16", "fp8", "int8", "Q8_0", "Q6_K", "Q5_K", "Q5_1", "Q5_0", "Q4_K", "Q4_1", "Q4_0")
@@ -91,21 +93,43 @@ def find_encoders(settings: EngineSettings) -> EncoderFiles:
 
     The published files come first; where one is missing, the most exact file of that kind below the weights folder.
     """
+    found, needed = _look_for_encoders(settings)
+    _require(settings, *(path for _, path in needed))
+    return found
+
+
+def missing_encoders(settings: EngineSettings) -> list[str]:
+    """The parts beside the transformer that are not here: "text", "tokenizer", "clip", "vae", "sound"."""
+    _, needed = _look_for_encoders(settings)
+    return list(dict.fromkeys(part for part, path in needed if not path.is_file()))
+
+
+def step_distilled_loras(settings: EngineSettings) -> list[Path]:
+    """LoRA files below the weights folder whose names say that they let the model take few steps, and that fit it."""
+    files = usable_files(settings.weights_dir)
+    widths = {file.width for file in files if file.kind in ("base", "whole")} or {_WIDTH}
+    return [
+        file.path
+        for file in files
+        if file.kind == "lora" and file.width in widths and is_step_distilled(file.path.name)
+    ]
+
+
+def _look_for_encoders(settings: EngineSettings) -> tuple[EncoderFiles, list[tuple[str, Path]]]:
+    """The files as they would be, and every file that has to be there, with the part that it belongs to."""
     others = _Others(settings.weights_dir)
     text = _text_files(settings, others)
+    clip = others.or_published("clip", _wan_file(settings, _CLIP))
+    vae = others.or_published("vae", _wan_file(settings, _VAE))
+    needed = [("text", text.weights), ("tokenizer", text.tokenizer), ("clip", clip), ("vae", vae)]
     wav2vec = folder_named(settings.weights_dir, _WAV2VEC)
     sound = wav2vec / "model.safetensors"
     if not sound.is_file() and (wav2vec / "pytorch_model.bin").is_file():
         sound = wav2vec / "pytorch_model.bin"
-    needed = [text.weights, text.tokenizer, others.or_published("clip", _wan_file(settings, _CLIP))]
-    needed.append(others.or_published("vae", _wan_file(settings, _VAE)))
-    found = EncoderFiles(text, needed[2], needed[3], wav2vec)
-    if sound.is_file() or not (single := others.best("sound")):
-        needed += [wav2vec / "config.json", sound]
-    else:
-        found = replace(found, wav2vec=single)
-    _require(settings, *needed)
-    return found
+    if not sound.is_file() and (single := others.best("sound")):
+        return EncoderFiles(text, clip, vae, single), needed
+    needed += [("sound", wav2vec / "config.json"), ("sound", sound)]
+    return EncoderFiles(text, clip, vae, wav2vec), needed
 
 
 class _Others:
@@ -349,7 +373,7 @@ def _require(settings: EngineSettings, *paths: Path) -> None:
         )
         raise WeightsError(
             f"InfiniteTalk's weights in {settings.weights_dir} are not complete; missing: {names}.{damaged} Download "
-            "them with: lipsync weights pull infinitetalk-int8-fast."
+            "them with: lipsync weights pull infinitetalk-int8-fast; `lipsync weights scan` shows what is here."
         )
 
 

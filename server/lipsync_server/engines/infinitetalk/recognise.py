@@ -23,6 +23,8 @@ _BASE_SIGN, _AUDIO_SIGN = "blocks.0.self_attn.q.weight", "audio_proj.proj1.weigh
 _LORA_SIGN = re.compile(
     r"[._](?:lora_(?:A|B|up|down|mid)|lokr_w\d|hada_w\d|oft_(?:blocks|diag)|diff(?:_b|_m)?)\b|^lora_unet_"
 )
+# The half of a LoRA whose second size is the model's width: of self-attention's q, as each program spells it.
+_LORA_INPUT = re.compile(r"(?:self_attn[._]q|attn1[._]to_q)[._]lora[._](?:A|down)\b")
 # Models with the same names and shapes as the file that is wanted, known by their file names alone.
 _OTHER_BASES = re.compile(r"720p|flf2v|[-_. ]fun[-_. ]|vace|skyreels|phantom|wan2[._]?2", re.IGNORECASE)
 _OTHER_PATCHES = re.compile(r"multitalk|longcat", re.IGNORECASE)
@@ -36,7 +38,10 @@ _STEP_DISTILLED = re.compile(
 
 @dataclass(frozen=True)
 class ModelFile:
-    """One file. numbers: how it holds a large weight ("bf16", "fp8", "Q4_K"). remark: why it is not used, or ""."""
+    """One file. numbers: how it holds a large weight ("bf16", "fp8", "Q4_K"). remark: why it is not used, or "".
+
+    width: of the transformer that a base file holds, or that a LoRA was made for; 0 where nothing tells.
+    """
 
     path: Path
     kind: Kind
@@ -44,6 +49,7 @@ class ModelFile:
     n_bytes: int
     people: People | None = None
     remark: str = ""
+    width: int = 0
 
     @property
     def is_usable(self) -> bool:
@@ -65,7 +71,7 @@ def _recognised(path: Path, size: int, mtime_ns: int) -> ModelFile:
         return ModelFile(path, "damaged", "", size, remark=str(error))
     kind, remark = _kind(path, named)
     people: People | None = people_of(path) if kind in ("patch", "whole") else None
-    return ModelFile(path, kind, _numbers(named), size, people, remark)
+    return ModelFile(path, kind, _numbers(named), size, people, remark, _width(kind, named))
 
 
 def people_of(path: Path) -> People:
@@ -166,6 +172,16 @@ def _sound(path: Path, named: Mapping[str, Entry]) -> str | None:
     if "lm_head.weight" in plain or "960h" in path.name:
         return "wav2vec2-base-960h, with which FlashHead listens; InfiniteTalk needs chinese-wav2vec2-base"
     return ""
+
+
+def _width(kind: Kind, named: Mapping[str, Entry]) -> int:
+    if kind in ("base", "whole") and _BASE_SIGN in named:
+        return named[_BASE_SIGN].shape[0]
+    if kind == "lora":
+        for name, entry in named.items():
+            if _LORA_INPUT.search(name) and len(entry.shape) > 1:
+                return entry.shape[1]
+    return 0
 
 
 def _numbers(named: Mapping[str, Entry]) -> str:

@@ -5,7 +5,16 @@ Every error that may reach a person derives from LipsyncError. `code` is stable 
 HTTP: http/answers/problem.py makes the RFC 9457 document, cli/console.py prints the sentence.
 """
 
+import re
+from functools import cache
+from pathlib import Path
 from typing import ClassVar
+
+# Folders at the root of usual systems and containers, for messages from the machines of a cluster.
+_USUAL_ROOTS = frozenset(
+    ("data", "etc", "home", "media", "mnt", "opt", "root", "run", "srv", "tmp", "usr", "var", "weights", "workspace")
+)
+_ABSOLUTE = re.compile(r"(?<![\w/:.~%+-])/([\w.+@~-]+)((?:/[\w.+@~-]+)+)")
 
 
 class LipsyncError(Exception):
@@ -21,9 +30,24 @@ class LipsyncError(Exception):
         self.field = field
         self.retry_after_s = retry_after_s
 
+    @property
+    def public_detail(self) -> str:
+        """The sentence for callers of a server: files by their name alone, without the folders that they are in."""
+        return _ABSOLUTE.sub(_last_part, self.detail)
+
     def __reduce__(self) -> tuple[object, ...]:
         # Errors are pickled to cross the pipe from the worker process. Exception's pickling loses keyword arguments.
         return _rebuild, (type(self), self.detail, self.field, self.retry_after_s)
+
+
+@cache
+def _roots() -> frozenset[str]:
+    return _USUAL_ROOTS | frozenset(folder.name for folder in Path("/").iterdir())
+
+
+def _last_part(path: "re.Match[str]") -> str:
+    """The name of the file at an absolute path; other text of that form, such as an address, as it is."""
+    return path[2].rpartition("/")[2] if path[1] in _roots() else path[0]
 
 
 def _rebuild(cls: type[LipsyncError], detail: str, field: str | None, retry_after_s: float | None) -> LipsyncError:

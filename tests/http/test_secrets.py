@@ -26,6 +26,19 @@ async def test_an_upload_works_after_somebody_removed_the_folder_for_uploads(sit
     assert (await site.ended((await site.submit())["id"]))["state"] == "succeeded"
 
 
+async def test_a_failed_job_names_no_folder_of_the_server(site: Site):
+    """Its picture was removed by hand while it waited."""
+    held = await site.submit(prompt="hold")
+    job = await site.submit(prompt="reads its picture")
+    for path in (site.data_dir / "jobs" / job["id"]).iterdir():
+        path.unlink() if path.is_file() else None
+    site.executor.let_go.set()
+    await site.ended(held["id"])
+    error = (await site.ended(job["id"]))["error"]
+    assert "image" in error["detail"]
+    assert str(site.data_dir) not in error["detail"] and "/jobs/" not in error["detail"]
+
+
 @pytest.mark.parametrize("formatter", [TextFormatter("%(message)s"), JsonFormatter()])
 @pytest.mark.parametrize(
     "text", ["a\n12:00:00 ERROR forged", "\x1b[2J", "\x9b2J", "a\u2028b", "\u202eabc", "a\rb", "\x00"]

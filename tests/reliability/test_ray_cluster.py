@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
+import lipsync_server
 import pytest
 from lipsync_server.engines.base import n_frames_for
 from lipsync_server.media.mux import probe_video
@@ -321,6 +322,61 @@ async def test_a_machine_that_ray_declared_dead_returns_by_itself(make_server, s
     await site.until(lambda workers: workers == {"looping": "ready"}, START_S)
     [job] = await site.ended([await site.send("after", audio=wav(0.6))])
     assert job["state"] == "succeeded", job["error"]
+    assert server.stop() == 0
+
+
+async def test_a_machine_of_another_version_gets_no_work_and_says_why(
+    make_server, session, client, nodes: RayNodes, tmp_path: Path
+):
+    """Its Python imports a copy of the package that calls itself 0.0.1."""
+    for name in set(nodes.processes) - {"head"}:
+        nodes.kill(name)
+    copy = tmp_path / "older" / "lipsync_server"
+    await asyncio.to_thread(shutil.copytree, Path(lipsync_server.__file__).parent, copy)
+    (copy / "__init__.py").write_text('__version__ = "0.0.1"\n')
+    nodes.start("older", environment={"PYTHONPATH": str(copy.parent)})
+    await asyncio.to_thread(nodes.wait, "older")
+    nodes.start("same")
+    await asyncio.to_thread(nodes.wait, "same")
+    server = cluster_server(make_server, nodes, "preview")
+    server.start()
+    await server.answers(session)
+    site = client(server)
+    await site.until(lambda workers: workers.get("same") == "ready")
+    face = (SAMPLES_DIR / "portrait.jpg").read_bytes()
+    job_ids = [await site.send(f"v-{n}", image=face, audio=wav(SECONDS), engine="preview") for n in range(4)]
+    jobs = await site.ended(job_ids)
+    assert [job["state"] for job in jobs] == ["succeeded"] * 4, [job["error"] for job in jobs]
+    assert not site.seen.get("older")
+    workers = {worker["node"]: worker for worker in (await site.get("/v1/engines"))["workers"]}
+    assert "lipsync-server 0.0.1 instead of" in workers["older"]["reason"]
+    assert workers["older"]["state"] != "ready"
+    assert server.stop() == 0
+
+
+async def test_after_the_head_was_lost_and_returned_work_goes_on_without_hands(
+    make_server, session, client, nodes: RayNodes
+):
+    """The head and the server are started again together, as compose.yaml does; the other machine returns by itself."""
+    for name in set(nodes.processes) - {"head"}:
+        nodes.kill(name)
+    nodes.start("back", loop=True)
+    await asyncio.to_thread(nodes.wait, "back")
+    server = cluster_server(make_server, nodes, "bars")
+    server.start()
+    await server.answers(session)
+    site = client(server)
+    await site.until(lambda workers: workers == {"back": "ready"})
+    options = json.dumps({"seconds_per_frame": 0.1, "save_every": 10})
+    job_ids = [await site.send(f"head-{n}", audio=wav(3.0), options=options) for n in range(2)]
+    await site.until(lambda workers: workers.get("back") == "busy")
+    nodes.kill("head")
+    assert await asyncio.to_thread(server.process.wait, START_S) != 0, "the server ends, so that it can be restarted"
+    await asyncio.to_thread(nodes.start_head)
+    server.start()
+    await server.answers(session)
+    jobs = await site.ended(job_ids, timeout_s=START_S)
+    assert [job["state"] for job in jobs] == ["succeeded"] * 2, [job["error"] for job in jobs]
     assert server.stop() == 0
 
 

@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 from server_process import free_port
@@ -41,13 +43,16 @@ class RayNodes:
         self._start("head", "--head", "--num-cpus=0", *where)
         self.wait("head")
 
-    def start(self, name: str, *, n_cpus: int = 1, loop: bool = False) -> None:
+    def start(
+        self, name: str, *, n_cpus: int = 1, loop: bool = False, environment: Mapping[str, str] | None = None
+    ) -> None:
         """Start a node, wait() for it before the next: nodes find their sockets' names while they start.
 
         n_cpus: cores that Ray counts, of which there may be more than the machine has. loop: start Ray again whenever
-        it ends, as docs/cluster.md does.
+        it ends, as docs/cluster.md does. environment: variables of this node alone.
         """
-        self._start(name, f"--address={self.address}", f"--num-cpus={n_cpus}", loop=loop)
+        flags = (f"--address={self.address}", f"--num-cpus={n_cpus}")
+        self._start(name, *flags, loop=loop, environment=environment or {})
 
     def wait(self, name: str) -> None:
         log, end = self._log(name), time.monotonic() + START_S
@@ -81,7 +86,9 @@ class RayNodes:
         for name in list(self.processes):
             self.kill(name)
 
-    def _start(self, name: str, *flags: str, loop: bool = False) -> None:
+    def _start(
+        self, name: str, *flags: str, loop: bool = False, environment: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         ray = str(Path(sys.executable).with_name("ray"))
         command = [
             ray,
@@ -98,7 +105,7 @@ class RayNodes:
                 command,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **_ENVIRONMENT, **TOKEN},
+                env={**os.environ, **_ENVIRONMENT, **TOKEN, **environment},
                 start_new_session=True,
             )
 

@@ -24,6 +24,7 @@ from aiohttp.test_utils import TestClient
 from lipsync_server.errors import Cancelled, DiskFull, NoFace, WorkerCrashed
 from lipsync_server.settings import Settings
 from lipsync_server.workers.base import LoadState, Worker, WorkerInfo
+from lipsync_server.workers.render import in_words
 from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
 from PIL import Image
 
@@ -78,6 +79,11 @@ class StandInWorker:
                 raise WorkerCrashed("The worker process ended while rendering: signal 9.")
             case "crash once" if self.executor.attempts["crash once"] == 1:
                 raise WorkerCrashed("The worker process ended while rendering: signal 9.")
+            case "reads its picture":
+                try:
+                    await asyncio.to_thread(task.image.read_bytes)
+                except OSError as error:
+                    raise in_words(error, "preview") from error
             case "boom":
                 raise RuntimeError("a secret of the server")
         await asyncio.to_thread(write_mp4, task.output)

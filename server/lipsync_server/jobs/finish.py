@@ -99,7 +99,7 @@ class Finisher:
 
     async def fail(self, job: Job, error: LipsyncError, ending: Ending | None = None) -> None:
         log.warning("job failed: %s", error.detail, extra={"job_id": job.id, "code": error.code})
-        failure = Failure(error.code, error.title, error.detail, error.status)
+        failure = Failure(error.code, error.title, error.public_detail, error.status)
         ending = ending or Ending()
         await self._settle(lambda: self._store.fail(job.id, failure, now=self._clock(), ending=ending))
 

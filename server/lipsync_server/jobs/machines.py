@@ -97,7 +97,7 @@ class Machines:
             pause_s = min(_FIRST_PAUSE_S * 2 ** (n_failures - _N_IN_A_ROW), _LONGEST_PAUSE_S)
             log.error("machine %s failed %d jobs in a row; no jobs for %.0f s: %s", node, n_failures, pause_s, error)
             self._later(pause_s)
-        reason = f"it failed {n_failures} jobs in a row, the last one with: {error.detail}"
+        reason = f"it failed {n_failures} jobs in a row, the last one with: {error.public_detail}"
         self._sick[node] = _Sick(n_failures, self._clock() + pause_s, reason)
 
     def succeeded(self, node: str) -> None:

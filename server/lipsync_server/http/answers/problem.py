@@ -131,7 +131,9 @@ def from_error(error: LipsyncError) -> web.Response:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="lipsync"'
-    problem = Problem(title=error.title, status=error.status, detail=error.detail, code=error.code, field=error.field)
+    problem = Problem(
+        title=error.title, status=error.status, detail=error.public_detail, code=error.code, field=error.field
+    )
     return _document(problem, headers)
 
 

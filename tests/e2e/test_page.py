@@ -1,5 +1,6 @@
 """The web page in a real headless Chromium against a real server with the preview engine."""
 
+import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -139,6 +140,27 @@ async def test_the_token_is_asked_for_once(page: Page) -> None:
     await expect(page.get_by_label("Token")).to_be_focused()
     await page.reload()
     await expect(page.locator("#token-form")).to_be_visible()
+
+
+async def test_a_token_that_was_revoked_is_asked_for_again(browser: Browser, tmp_path: Path) -> None:
+    """The server starts again with another token, while the page is open and has a job to send."""
+    with ServerProcess(tmp_path / "data", options={"TOKENS": TOKEN}).running() as server:
+        page = await browser.new_page()
+        await sign_in(page, server.url + "/")
+        other = await page.context.new_page()
+        await other.goto(server.url + "/")
+        await expect(other.locator("#token-form")).to_be_visible()
+        await choose_inputs(page)
+        server.kill()
+        server.settings |= {"TOKENS": "another"}
+        server.start()
+        await asyncio.to_thread(server.wait_until_it_listens, 60)
+        await page.get_by_role("button", name="Make the video").click()
+        await expect(page.locator("#token-problem")).to_contain_text("token is not one of this server's")
+        await expect(page.locator("#make")).to_be_hidden()
+        await page.reload()
+        await expect(page.get_by_label("Token")).to_be_focused()
+        assert await page.evaluate("sessionStorage.length + localStorage.length") == 0
 
 
 async def test_a_wrong_token_is_told_in_the_servers_words(browser: Browser, server: ServerProcess) -> None:

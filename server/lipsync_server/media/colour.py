@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+from lipsync_server.media.hdr import tone_map_still
+from lipsync_server.media.still_coding import HdrCoding
 from lipsync_server.media_types import Frames
 
 BACKDROP = 208
@@ -20,8 +22,8 @@ _ALPHA_MODES = ("LA", "PA", "La", "RGBA", "RGBa")
 _GREY_MODES = ("1", "L", "LA", "La", "I", "F")
 
 
-def to_rgb(image: Image.Image) -> Frames:
-    """uint8 RGB (H, W, 3) in sRGB, transparency blended with BACKDROP."""
+def to_rgb(image: Image.Image, hdr: HdrCoding | None = None) -> Frames:
+    """uint8 RGB (H, W, 3) in sRGB, transparency blended with BACKDROP. hdr: the levels are HDR; overrules a profile."""
     profile = image.info.get("icc_profile")
     is_grey = image.mode in _GREY_MODES or image.mode.startswith("I;16")
     alpha: Image.Image | None = None
@@ -34,7 +36,9 @@ def to_rgb(image: Image.Image) -> Frames:
         alpha, colours = with_alpha.getchannel("A"), with_alpha.convert("RGB")
     else:
         colours = image
-    if profile:
+    if hdr is not None:
+        colours = Image.fromarray(tone_map_still(np.asarray(colours.convert("RGB")), hdr))
+    elif profile:
         colours = _to_srgb(colours, profile, is_grey=is_grey)
     colours = colours.convert("RGB")
     if alpha is not None:

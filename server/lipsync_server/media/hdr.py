@@ -1,4 +1,4 @@
-"""Converts frames of HDR (high dynamic range) clips to ordinary sRGB pictures. Phones film in HLG, cameras in PQ.
+"""Converts HDR (high dynamic range) frames and stills to ordinary sRGB pictures. Phones film in HLG, cameras in PQ.
 
 Read without conversion, such frames look grey and pale. Levels follow ITU-R BT.2408: diffuse white (a sheet of paper)
 is at 203 candela per square metre and becomes almost white here; brighter highlights are compressed into the remaining
@@ -12,6 +12,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, ColorTrc, VideoReformatter
 from numpy.typing import NDArray
 
+from lipsync_server.media.still_coding import HdrCoding
 from lipsync_server.media_types import Frames
 
 Floats = NDArray[np.float32]
@@ -28,6 +29,9 @@ _TRANSFERS = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
 _TO_BT709 = np.array(
     [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], dtype=np.float32
 )
+# Linear Display P3 to linear BT.709, both with the white point D65.
+_P3_TO_BT709 = np.array([[1.2249, -0.2247, 0.0], [-0.0420, 1.0419, 0.0], [-0.0196, -0.0786, 1.0979]], dtype=np.float32)
+_TO_BT709_FROM = {1: np.eye(3, dtype=np.float32), 11: _P3_TO_BT709, 12: _P3_TO_BT709}
 _LUMA_BT2020 = np.array([0.2627, 0.6780, 0.0593], dtype=np.float32)
 
 
@@ -46,6 +50,17 @@ def tone_map(frame: "av.VideoFrame") -> Frames:
         linear = _hlg_light(levels) if is_hlg else _pq_table()[levels]
         picture[top : top + _BAND_ROWS] = _to_srgb(linear)
     return picture
+
+
+def tone_map_still(picture: Frames, coding: HdrCoding) -> Frames:
+    """A decoded still, uint8 (H, W, 3) with HDR levels, as uint8 sRGB (H, W, 3)."""
+    to_bt709 = _TO_BT709_FROM.get(coding.primaries, _TO_BT709)
+    mapped = np.empty_like(picture)
+    for top in range(0, len(picture), _BAND_ROWS):
+        levels = ((picture[top : top + _BAND_ROWS].astype(np.uint32) * (_N_LEVELS - 1) + 127) // 255).astype(np.uint16)
+        linear = _hlg_light(levels) if coding.curve == "hlg" else _pq_table()[levels]
+        mapped[top : top + _BAND_ROWS] = _to_srgb(linear, to_bt709)
+    return mapped
 
 
 @cache
@@ -79,12 +94,12 @@ def _srgb_table() -> NDArray[np.uint8]:
     return (curve * 255).round().astype(np.uint8)
 
 
-def _to_srgb(light: Floats) -> Frames:
-    """Linear BT.2020 (h, w, 3), 1 is diffuse white, to uint8 sRGB (h, w, 3).
+def _to_srgb(light: Floats, to_bt709: Floats = _TO_BT709) -> Frames:
+    """Linear light (h, w, 3), 1 is diffuse white, to uint8 sRGB (h, w, 3). to_bt709: from the light's primaries.
 
     The strongest channel is compressed and the others are scaled with it, so the hue stays.
     """
-    linear = np.maximum(light @ _TO_BT709.T, 0)
+    linear = np.maximum(light @ to_bt709.T, 0)
     strongest = np.maximum(linear.max(axis=-1, keepdims=True), 1e-6)
     pressed = _KNEE + (1 - _KNEE) * (1 - np.exp(-(np.maximum(strongest, _KNEE) - _KNEE) / (1 - _KNEE)))
     linear *= np.where(strongest > _KNEE, pressed / strongest, 1)

@@ -17,6 +17,7 @@ from lipsync_server.errors import InvalidImage, UnsupportedMedia
 from lipsync_server.media.colour import to_rgb
 from lipsync_server.media.container import picture_brand, sniff
 from lipsync_server.media.recognise import N8N_ADVICE, describe, is_text
+from lipsync_server.media.still_coding import hdr_coding
 from lipsync_server.media_types import Frames
 
 pillow_heif.register_heif_opener(thumbnails=False, decode_threads=1)
@@ -62,7 +63,7 @@ def load_image(path: Path, *, max_pixels: int) -> Frames:
     picture that is damaged, cut off, smaller than MIN_SIDE or larger than `max_pixels` (checked before any decoding).
     """
     with _decoded(path, max_pixels) as image:
-        return to_rgb(_upright(image))
+        return to_rgb(_upright(image), hdr_coding(path))
 
 
 @contextmanager

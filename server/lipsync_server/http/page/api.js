@@ -2,11 +2,16 @@
 
 const KEY = "lipsync-token";
 
+/** The token is kept in this tab until it is closed. localStorage would share it with every page of the same origin, for ever. */
 export const token = {
-  get: () => localStorage.getItem(KEY) ?? "",
-  set: (value) => localStorage.setItem(KEY, value),
-  clear: () => localStorage.removeItem(KEY),
+  get: () => sessionStorage.getItem(KEY) ?? "",
+  set: (value) => sessionStorage.setItem(KEY, value),
+  clear: () => sessionStorage.removeItem(KEY),
 };
+localStorage.removeItem(KEY); // where earlier versions kept it
+
+/** Dispatched on window when the server refuses the token that this tab holds, for example after it was revoked. */
+export const REFUSED = "lipsync-token-refused";
 
 /** What the server refused: `detail` is its sentence, `field` the input it is about, `status` 0 when it was not reached. */
 export class Problem extends Error {
@@ -23,6 +28,15 @@ function headers() {
 }
 
 function problemFrom(status, text) {
+  const problem = worded(status, text);
+  if (status === 401 && token.get()) {
+    token.clear();
+    dispatchEvent(new CustomEvent(REFUSED, { detail: problem.message }));
+  }
+  return problem;
+}
+
+function worded(status, text) {
   try {
     const body = JSON.parse(text);
     return new Problem(status, body.detail || body.title, body.field ?? null, body.code ?? "");

@@ -1,6 +1,6 @@
 // The page: signs in, sends the form, follows the job, shows the video, lists the recent ones.
 
-import { follow, json, Problem, submit, token, video } from "./api.js";
+import { follow, json, Problem, REFUSED, submit, token, video } from "./api.js";
 import * as form from "./form.js";
 import { playLive } from "./live.js";
 
@@ -16,10 +16,11 @@ let shownId = "";
 let live = null; // ends the stream of the job that is being rendered
 
 async function start() {
+  const held = token.get();
   try {
     await json("v1/me");
   } catch (problem) {
-    if (problem.status === 401) return askForToken();
+    if (problem.status === 401) return askForToken(held && problem.detail);
     $("server").textContent = problem.detail;
     return setTimeout(start, 3000);
   }
@@ -227,6 +228,11 @@ $("token-form").addEventListener("submit", async (event) => {
   }
   $("token").value = "";
   start();
+});
+addEventListener(REFUSED, (event) => {
+  following?.abort();
+  forgetVideo();
+  askForToken(event.detail);
 });
 $("sign-out").addEventListener("click", () => {
   token.clear();

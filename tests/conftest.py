@@ -1,4 +1,4 @@
-"""How the whole suite is shared out and reported.
+"""Distributes the whole test suite over processes, and reports its result.
 
 Tests of one file stay in one process of pytest-xdist, because they share servers and models. At the end every skipped
 test is counted and named with its reason: a promise that was not tested is part of the result.

@@ -1,4 +1,4 @@
-"""How the weights of linear layers are held: one type for files, settings, memory plans and layers. No torch here.
+"""The number format of linear layers' weights: one type for files, settings, memory plans and layers. Imports no torch.
 
 "none" is 16 bits a weight (bfloat16), "fp8" and "int8" are 8 bits with one scale for each output row
 (models/kernels/rounding.py explains both).

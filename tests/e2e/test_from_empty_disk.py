@@ -65,7 +65,7 @@ async def ended(server: ServerProcess, session: aiohttp.ClientSession, job_id: s
 
 
 async def readiness(server: ServerProcess, session: aiohttp.ClientSession, stage: str, known: str = "detail") -> dict:
-    """What /readyz says once it is at `stage` and knows the field `known`."""
+    """The answer of /readyz once its stage is `stage` and the field `known` is present."""
     async with asyncio.timeout(60):
         while True:
             async with session.get(f"{server.url}/readyz") as response:

@@ -1,4 +1,4 @@
-"""What FlashTalk and FlashHead share: noise levels, re-noising, whole windows, colours and pictures."""
+"""The parts that FlashTalk and FlashHead share: noise levels, re-noising, whole windows, colours and pictures."""
 
 import struct
 

@@ -1,4 +1,4 @@
-"""What a restart keeps: callbacks that are due, jobs in the queue, cancelled wishes; and how a stop goes."""
+"""A restart keeps due callbacks, queued jobs and cancellations; and a stop is orderly."""
 
 import asyncio
 import json

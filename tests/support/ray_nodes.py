@@ -16,7 +16,7 @@ from server_process import free_port
 
 START_S = 120
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "of-the-tests"}
-"""What the environment of everything that takes part must have."""
+"""Environment variables that every process of the cluster needs."""
 OBJECT_STORE_BYTES = 100 * 1024 * 1024
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",

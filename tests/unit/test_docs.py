@@ -1,4 +1,4 @@
-"""What the documentation says is what the code does."""
+"""The documentation's tables and statements agree with the code."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a benchmark's server is said to use of the graphics cards is that of the cards it may use."""
+"""The memory that a benchmark reports for its server counts only the graphics cards that the server may use."""
 
 import sys
 from types import SimpleNamespace

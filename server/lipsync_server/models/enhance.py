@@ -16,7 +16,7 @@ from lipsync_server.extras import extra_is_missing, missing_packages
 
 FILE = "GFPGANv1.4.pth"
 SIDE = 512
-"""Width and height of what comes out, whatever goes in."""
+"""Width and height of the restored squares, for any size of input."""
 
 
 def load_enhancer(folder: Path, device: torch.device) -> "Enhancer":
@@ -31,7 +31,7 @@ def load_enhancer(folder: Path, device: torch.device) -> "Enhancer":
         )
     try:
         spandrel = importlib.import_module("spandrel")
-    except Exception as error:  # a torchvision of another build than torch raises what it likes
+    except Exception as error:  # a torchvision of another build than torch may raise any exception
         raise EngineUnavailable(
             f"enhance cannot be used here: spandrel does not load ({error}). Install the torchvision that belongs to "
             "this torch, or leave enhance off."
@@ -51,7 +51,7 @@ class Enhancer:
     """Restores faces. network: GFPGAN's, (n, 3, 512, 512) in [-1, 1] to the same."""
 
     def __init__(self, network: nn.Module, device: torch.device) -> None:
-        # float16 overflows in it; bfloat16 does not.
+        # GFPGAN's activations overflow float16, not bfloat16.
         half = device.type == "cuda" and torch.cuda.is_bf16_supported()
         self._dtype = torch.bfloat16 if half else torch.float32
         self._network = network.eval().requires_grad_(False).to(device, self._dtype)

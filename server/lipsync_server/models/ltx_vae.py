@@ -1,4 +1,4 @@
-"""The first LTX-Video VAE (0.9.0), through diffusers, with latents normalised as FlashHead Lite wants them.
+"""The first LTX-Video VAE (0.9.0), through diffusers, with latents normalised as in FlashHead Lite's training.
 
 Eight frames and 32 x 32 pixels to a latent value of 128 channels: a twentieth of the tokens of Wan's VAE. The encoder
 is causal, the decoder is not, so a window is decoded as a whole. Knows no sampler and no window.
@@ -55,7 +55,7 @@ class LtxVae:
 
     @torch.inference_mode()
     def encode(self, video: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Latents of a video (3, F, H, W), F = 8n + 1: the mean, or with `noise` (z, T, h, w) a sample.
+        """Latents of a video, float32 (3, F, H, W), F = 8n + 1: the mean, or with `noise` (z, T, h, w) a sample.
 
         The public reference samples with random numbers that no seed governs; the mean makes a seed mean one video.
         """

@@ -24,7 +24,7 @@ LONG_SIDE, SHORT_SIDE = 1920, 1080
 
 @dataclass(frozen=True)
 class Framing:
-    """How a source picture becomes the target: resize to `resized`, then cut out height x width at (top, left)."""
+    """The steps from a source picture to the target: resize to `resized`, then cut height x width at (top, left)."""
 
     height: int
     width: int
@@ -60,7 +60,7 @@ def to_uint8(frames: Tensor) -> Tensor:
 
 
 def fit_video(picture: Frames) -> tuple[Frames, tuple[float, float]]:
-    """The picture at the video's size, and its scale in x and y.
+    """The picture (H, W, 3) at the video's size, and its scale in x and y.
 
     At most 1920 x 1080 either way around, even sides, never enlarged; an odd last row or column is left out.
     """

@@ -77,7 +77,7 @@ def test_a_still_square_gives_the_picture_back(size: tuple[int, int], angle: flo
 
 
 def ring_step(frame: Frames, crop: FaceCrop) -> float:
-    """How much larger the steps across the square's sides are than those one feather further in and out: levels."""
+    """The excess, in levels, of the steps across the square's sides over the steps one feather further in and out."""
     grey = frame.astype(float).mean(axis=2)
     left, top, right, bottom = (round(side) for side in crop.box)
     found = []

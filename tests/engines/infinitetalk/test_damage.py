@@ -49,7 +49,7 @@ LOADERS: dict[str, Callable[[Path], object]] = {
         root / BASE, root / "InfiniteTalk/single/infinitetalk.safetensors", dtype=torch.float32
     ),
 }
-# What nobody reads: unused scalars of quantised files, the text tower, and what follows the tokens in the vision tower.
+# Tensors that no loader reads: unused scalars of quantised files, the text tower, and the vision tower's last layers.
 UNUSED = ("input_scale", "output_scale", "textual.", "log_scale", "visual.transformer.2.", "masked_spec_embed")
 # A size is read from these alone, so that with another size the others are said to differ (or nothing does).
 SIZED_BY = ("token_embedding.weight",)

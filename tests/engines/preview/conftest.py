@@ -1,4 +1,4 @@
-"""What the preview engine's tests share: the shipped portrait, and models loaded once."""
+"""Fixtures of the preview engine's tests: the shipped portrait, and models loaded once."""
 
 import cv2
 import numpy as np

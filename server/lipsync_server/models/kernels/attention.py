@@ -1,4 +1,4 @@
-"""Which attention kernel runs here: found once, chosen once, and named in the log with the reason.
+"""Chooses the attention kernel for this device once, and names it in the log with the reason.
 
 The seam between the models and the kernels: a model asks `choose` for an `Attention` and calls it. Knows which packages
 the kernels come from, which GPU each was measured fastest on, and how to try a kernel before it is trusted. Does not
@@ -84,7 +84,7 @@ class Attention:
 
 
 def why_not(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> str | None:
-    """Why a kernel cannot run here, or None. A small attention is tried, because a package may load and not work."""
+    """Why a kernel cannot run here, or None. A small attention is computed, because a package may load and not work."""
     if name in ("sdpa", "math"):
         return None
     package = _PACKAGES.get(name)
@@ -103,7 +103,7 @@ def why_not(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16
             return reason
     try:
         wrong_by = _trial_error(KERNELS[name], device, dtype)
-    except Exception as error:  # whatever a foreign kernel raises, it means the same: not this one
+    except Exception as error:  # any exception of a foreign kernel means that it cannot be used here
         said = str(error).strip().splitlines() or [type(error).__name__]
         return f"a trial run failed: {said[0]}"
     return None if wrong_by < _TRIAL_LIMIT else f"a trial run was wrong by {wrong_by:.0%}"

@@ -37,7 +37,7 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, backends: list[SDPBackend] | None) ->
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """torch's own choice; on a CPU the fused kernel."""
+    """torch's own choice among its kernels; on a CPU the fused one."""
     return _sdpa(q, k, v, None)
 
 

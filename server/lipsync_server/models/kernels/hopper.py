@@ -23,7 +23,7 @@ def why_not(device: torch.device, name: str, **constants: int) -> str | None:
 
 
 def tensor_map(x: Tensor, box_columns: int, box_rows: int) -> Any:
-    """How the tensor memory accelerator reads tiles of x (tokens, heads, columns), with 128-byte swizzle.
+    """The map by which the tensor memory accelerator reads tiles of x (tokens, heads, columns), with 128-byte swizzle.
 
     A tile is box_rows tokens by box_columns of one head. x: 8-bit or bf16, contiguous columns, any other strides.
     """

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Rows, columns and depth of a tile, warps, stages: what fits the shared memory of Hopper, and of anything since Ampere.
+# Rows, columns and depth of a tile, warps, stages: for the shared memory of Hopper, and of any GPU since Ampere.
 _HOPPER = (128, 256, 128, 8, 4)
 _OTHER = (128, 128, 64, 4, 3)
 # Tiles of so many row blocks are computed one after the other for one column block, which then stays in L2.

@@ -1,4 +1,4 @@
-"""How a Wan transformer takes in the noise level and the latent, and gives its answer back: in float32 at both ends.
+"""The first and the last layers of a Wan transformer, in float32: noise level and latent in, latent out.
 
 Knows the sinusoid of the time, the time's two linear stacks, patches and the head. Does not know blocks, sound or text.
 Paper letters: C channels, T latent frames, h w latent height and width, N tokens, D model width.

@@ -34,7 +34,7 @@ class Pending:
     gate: Tensor | None = None
 
     def settle(self) -> Tensor:
-        """The plain sum."""
+        """The sum x + y * gate: (N, D) bf16."""
         if self.y is None or self.gate is None:
             return self.x
         return (self.x + self.y.float() * self.gate).to(self.x.dtype)
@@ -53,7 +53,7 @@ def why_not(layers: Iterable[nn.Module], device: torch.device) -> str | None:
 
 
 def _kind_of(layer: nn.Module) -> EightBit | Literal["plain"] | None:
-    """How a linear layer's product is computed; None is in bf16, "plain" in no way that the fast path knows."""
+    """The number format of a linear layer's product: None is bf16; "plain" is a format without a fast path."""
     if isinstance(layer, QuantizedLinear):
         return layer.kind if layer.activations == "dynamic" else "plain"
     return None if isinstance(layer, nn.Linear) and layer.weight.dtype == torch.bfloat16 else "plain"
@@ -80,7 +80,7 @@ def self_attention(part: SelfAttentionLayers, rows: "fused.Rows", rope: RotaryTa
 
 
 def multiply(layer: nn.Module, rows: "fused.Rows") -> Tensor:
-    """The layer of bf16 rows, or an 8-bit product with one scale per row on both sides."""
+    """The layer's product with rows (N, in): (N, out) bf16; in 8 bits there is one scale a row on both sides."""
     if rows.scale is None:
         out: Tensor = layer(rows.data)
         return out
@@ -97,6 +97,6 @@ def multiply_gelu(layer: nn.Module, rows: "fused.Rows") -> "fused.Rows":
 
 
 def f32(parameter: Tensor | None) -> Tensor:
-    """A norm's weight or bias in float32."""
+    """A norm's weight or bias (D,) in float32."""
     assert parameter is not None
     return parameter.float()

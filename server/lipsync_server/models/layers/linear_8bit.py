@@ -99,7 +99,7 @@ def _frozen(tensor: Tensor) -> nn.Parameter:
 
 
 def linear_in(linear: nn.Module, x: Tensor) -> Tensor:
-    """Apply a float or quantised linear layer in x's type, whatever the weight's type is.
+    """Apply a float or quantised linear layer in x's type, for any type of the weight: x (..., in) -> (..., out).
 
     The layers that embed the timestep compute in float32 this way: their result scales every channel of every block.
     """

@@ -35,5 +35,5 @@ class SelfAttentionLayers(nn.Module):
         return q, k, v.unflatten(-1, (self.heads, -1))
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """The attended values through the output layer: (N, D)."""
+        """The attended values through the output layer: (N, D) in the type of q."""
         return cast(Tensor, self.o(self.attend(q[None], k[None], v[None])[0].flatten(1)))

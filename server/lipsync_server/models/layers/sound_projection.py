@@ -16,8 +16,11 @@ from lipsync_server.models.layers.norms import LayerNorm
 
 @dataclass(frozen=True)
 class SoundSizes:
-    """window: features round a video frame. layers, channels: of one feature. hidden: width of the middle layers.
-    n_tokens, width: what comes out for a latent frame. stride: video frames in a latent frame."""
+    """The sizes of the sound projection.
+
+    window: features round a video frame. layers, channels: of one feature. hidden: width of the middle layers.
+    n_tokens, width: of the tokens for a latent frame. stride: video frames in a latent frame.
+    """
 
     window: int
     layers: int
@@ -47,7 +50,7 @@ class AudioProjection(nn.Module):
         self.norm = LayerNorm(sizes.width, 1e-5, affine=True)
 
     def forward(self, audio: Tensor) -> Tensor:
-        """audio (P, F, window, layers, channels) -> (P, T, n_tokens, width); F = (T - 1) * stride + 1."""
+        """audio (P, F, window, layers, channels) -> (P, T, n_tokens, width), same dtype; F = (T - 1) * stride + 1."""
         sizes, middle = self.sizes, self.sizes.window // 2
         first = audio[:, :1].flatten(2)
         groups = audio[:, 1:].unflatten(1, (-1, sizes.stride))

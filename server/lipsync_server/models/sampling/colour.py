@@ -76,7 +76,7 @@ class ColourMatch:
         self._std, self._mean = _statistics(self._lab(self._unit(reference)[:, None]))
 
     def __call__(self, frames: Tensor) -> Tensor:
-        """frames: (3, T, H, W) in [-1, 1]. Float32 result of the same shape in [-1, 1]."""
+        """frames: float (3, T, H, W) in [-1, 1]. Returns float32 of the same shape in [-1, 1]."""
         if self.strength == 0:
             return frames.float()
         source = self._unit(frames)

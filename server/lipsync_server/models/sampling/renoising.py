@@ -22,7 +22,7 @@ Velocity = Callable[[Tensor, Tensor, int], Tensor]
 
 
 def distilled_timesteps(n_steps: int, shift: float = 5.0) -> Tensor:
-    """The `n_steps + 1` noise levels from 1000 (noise) down to 0 (clean), float32, bent by `shift`.
+    """The noise levels from 1000 (noise) down to 0 (clean), float32 (n_steps + 1,), bent by `shift`.
 
     Four steps are 1000, 937.5, 833.333, 625, 0.
     """

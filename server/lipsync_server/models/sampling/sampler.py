@@ -23,7 +23,7 @@ N_TRAIN_TIMESTEPS = 1000.0
 
 
 def timesteps(n_steps: int, shift: float) -> Tensor:
-    """The `n_steps + 1` noise levels from 1000 (noise) down to 0 (clean), float32.
+    """The noise levels from 1000 (noise) down to 0 (clean), float32 (n_steps + 1,).
 
     Evenly spaced from 1000 to 1, bent by `shift` (above 1 spends more steps on strong noise), then 0. numpy's
     linspace and not torch's: they differ in the last bit, and the reference uses numpy's.
@@ -52,7 +52,7 @@ def pin(latent: Tensor, known: Tensor) -> Tensor:
 
 
 def draw_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Standard normal noise, float32 on the CPU, so that a seed means the same on every device."""
+    """Standard normal noise of `shape`, float32 on the CPU, so that a seed gives the same noise on every device."""
     return torch.randn(shape, generator=generator, dtype=torch.float32)
 
 

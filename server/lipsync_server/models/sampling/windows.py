@@ -1,4 +1,4 @@
-"""Windows over the audio: which frames each run of the model makes, keeps and hears. Integers only.
+"""Windows over the audio: the frames that each run of the model makes and keeps, and their sound. Integers only.
 
 The model makes at most 81 frames in one run, so a long video is a row of overlapping windows. A later window begins
 with the last `motion_frames` frames of the one before, which it is given, so that motion goes on without a jump:

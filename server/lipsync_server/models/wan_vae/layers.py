@@ -112,7 +112,7 @@ class PairedConv(CausalConv):
 
 @dataclass(frozen=True)
 class Ways:
-    """How to compute. pair: for tensor cores, biases added by `ops` on the way; fold: for the CPU; neither: plain."""
+    """The way of computing. pair: for tensor cores, with biases added by `ops`. fold: for the CPU. Neither: plain."""
 
     ops: Ops
     fold: bool = False

@@ -1,7 +1,8 @@
 """The arithmetic between the Wan VAE's convolutions, in plain torch; kernels.py computes the same in one pass each.
 
-Videos are (1, C, T, H, W) in any memory order. A causal convolution reads the two frames before its first one, so its
-input begins with two frames of history: zeros at the start of a video. Knows no layers and no files.
+Videos are (1, C, T, H, W) in any memory order and any float dtype, which the functions keep. A causal convolution reads
+the two frames before its first one, so its input begins with two frames of history: zeros at the start of a video.
+Knows no layers and no files.
 """
 
 from typing import Protocol

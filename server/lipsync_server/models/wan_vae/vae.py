@@ -81,7 +81,7 @@ def build(base_dim: int = 96) -> AutoencoderKLWan:
 
 
 class Options(TypedDict, total=False):
-    """How to compute; the numbers stay the same.
+    """The way of computing; the results stay the same.
 
     kernels: use Triton's where Triton is installed (on a GPU); by default not. fold_convolutions, pair_columns:
     FoldedConv and PairedConv in layers.py; by default on the CPU, and with kernels. channels_last: the order of memory;
@@ -152,7 +152,7 @@ class WanVae:
         return cls(model, device, dtype, **options)
 
     def encode(self, video: Tensor) -> Tensor:
-        """Latents of a video (3, F, H, W); frames beyond the last full group of four are left out."""
+        """float32 latents of a video (3, F, H, W); frames beyond the last full group of four are left out."""
         n_latents = (video.shape[1] - 1) // FRAMES_PER_LATENT + 1
         stages = self._encoder_stages()
         groups = []
@@ -165,7 +165,7 @@ class WanVae:
         return self._normalise(groups)
 
     def encode_picture(self, picture: Tensor, n_latents: int) -> Tensor:
-        """Latents (16, n_latents, h, w) of a picture (3, H, W) followed by grey (zero) frames.
+        """float32 latents (16, n_latents, h, w) of a picture (3, H, W) followed by grey (zero) frames.
 
         The same numbers as `encode` of the padded video, at about a third of its work for 21 latents.
         """

@@ -145,9 +145,10 @@ async def test_the_token_is_asked_for_once(page: Page) -> None:
 async def test_a_token_that_was_revoked_is_asked_for_again(browser: Browser, tmp_path: Path) -> None:
     """The server starts again with another token, while the page is open and has a job to send."""
     with ServerProcess(tmp_path / "data", options={"TOKENS": TOKEN}).running() as server:
-        page = await browser.new_page()
+        context = await browser.new_context()
+        page = await context.new_page()
         await sign_in(page, server.url + "/")
-        other = await page.context.new_page()
+        other = await context.new_page()
         await other.goto(server.url + "/")
         await expect(other.locator("#token-form")).to_be_visible()
         await choose_inputs(page)

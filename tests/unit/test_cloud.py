@@ -301,6 +301,14 @@ async def lipsync_server(*states: dict) -> AsyncIterator[int]:
 
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/v1/engines", engines)
+
+    async def doctor(request: web.Request) -> web.Response:
+        compiler = {"name": "compiler", "state": "problem", "detail": "no C compiler.", "advice": "Install gcc."}
+        disk = {"name": "weights disk", "state": "ok", "detail": "90 GB free.", "advice": ""}
+        card = {"name": "card", "state": "ok", "detail": "RTX 4090.", "advice": ""}
+        return web.json_response({"engine": "infinitetalk", "findings": [card, compiler, disk]})
+
+    app.router.add_get("/v1/doctor", doctor)
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -385,6 +393,9 @@ async def test_the_command_line_rents_waits_shows_stops_and_destroys(api):
         token = api.calls("PUT", "/asks/1/")[0].body["env"]["LIPSYNC_TOKENS"]
         assert f"address  http://127.0.0.1:{port}" in said
         assert f"token    {token}" in said
+        assert "ok       card: RTX 4090." in said
+        assert "problem  compiler: no C compiler. Install gcc." in said
+        assert "weights disk" not in said
         status, said = await lipsync(api, "cloud", "status", "--provider", "vast", "5")
         assert "infinitetalk is loaded" in said
     for verb in (("down",), ("destroy", "--yes")):

@@ -1,20 +1,34 @@
 """InfiniteTalk through the real HTTP API and worker process, with tiny model files in the official layout."""
 
-import asyncio
 import io
-import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import aiohttp
 import av
 import numpy as np
 import pytest
-import soundfile
+from jobs_of_server import (
+    Job,
+    check_that_a_killed_server_makes_the_same_video,
+    engines_of,
+    frames_in,
+    posted,
+    rendered,
+    sound_in,
+    speaking_form,
+    succeeded,
+    tone,
+    until,
+    until_a_window_is_stored,
+    video_of,
+)
 from lipsync_server.random_models import infinitetalk as random_models
 from PIL import Image
 from server_process import ServerProcess
 
+# Three windows in less than a second of video.
+SMALL_WINDOWS = '{"steps": 1, "window_frames": 13, "motion_frames": 5}'
 TOKEN = "infinitetalk-test-token"
 
 
@@ -33,16 +47,9 @@ def server(home: Path) -> Iterator[ServerProcess]:
 
 
 @pytest.fixture
-async def session():
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {TOKEN}"}) as opened:
         yield opened
-
-
-def _sound(duration_s: float) -> bytes:
-    sound = io.BytesIO()
-    times = np.arange(round(duration_s * 44_100)) / 44_100
-    soundfile.write(sound, 0.3 * np.sin(2 * np.pi * 220 * times), 44_100, format="WAV")
-    return sound.getvalue()
 
 
 def _still() -> tuple[bytes, str]:
@@ -65,151 +72,82 @@ def _film() -> tuple[bytes, str]:
 
 def _form(duration_s: float, picture: tuple[bytes, str] | None = None, **fields: str) -> aiohttp.FormData:
     content, content_type = picture or _still()
-    form = aiohttp.FormData()
-    form.add_field("image", content, filename=f"face.{content_type.partition('/')[2]}", content_type=content_type)
-    form.add_field("audio", _sound(duration_s), filename="voice.wav", content_type="audio/wav")
-    for name, value in fields.items():
-        form.add_field(name, value)
+    return speaking_form(content, content_type, duration_s, **fields)
+
+
+def _with_second(form: aiohttp.FormData, duration_s: float) -> aiohttp.FormData:
+    form.add_field("second_audio", tone(duration_s), filename="second.wav", content_type="audio/wav")
     return form
 
 
-def _measure(video: bytes, path: Path) -> tuple[int, float, tuple[int, int], str]:
-    path.write_bytes(video)
-    with av.open(str(path)) as container:
-        n_frames = sum(1 for _ in container.decode(video=0))
-    with av.open(str(path)) as container:
-        stream, sound = container.streams.video[0], container.streams.audio[0]
-        return (
-            n_frames,
-            float(sound.duration * sound.time_base),
-            (stream.width, stream.height),
-            sound.codec_context.name,
-        )
-
-
-async def _until(session: aiohttp.ClientSession, url: str, condition) -> dict:
-    end = time.monotonic() + 240
-    while time.monotonic() < end:
-        async with session.get(url) as answer:
-            job = await answer.json()
-        if condition(job):
-            return job
-        assert job["state"] in ("queued", "running"), job
-        await asyncio.sleep(0.02)
-    raise AssertionError(f"not in time: {job}")
+def check_video(video: bytes, n_frames: int, sound_s: float) -> None:
+    """So many frames of 1216 x 320 and so much sound."""
+    assert frames_in(video).shape == (n_frames, 320, 1216, 3)
+    seconds, codec = sound_in(video)
+    assert seconds == pytest.approx(sound_s, abs=0.03)
+    assert codec == "aac"
 
 
 async def test_image_and_audio_in_a_video_of_the_right_length_out(
-    server: ServerProcess, session: aiohttp.ClientSession, tmp_path: Path
+    server: ServerProcess, session: aiohttp.ClientSession
 ) -> None:
-    async with session.post(f"{server.url}/lipsync", data=_form(0.3, options='{"steps": 1}')) as answer:
-        body = await answer.read()
-        assert (answer.status, answer.content_type) == (200, "video/mp4"), body[:500]
-    n_frames, sound_s, size, codec = _measure(body, tmp_path / "video.mp4")
-    assert (n_frames, size, codec) == (8, (1216, 320), "aac")
-    assert sound_s == pytest.approx(0.3, abs=0.03)
+    check_video(await rendered(session, server, _form(0.3, options='{"steps": 1}')), 8, 0.3)
 
 
 async def test_two_recordings_one_after_the_other_make_one_long_video(
-    server: ServerProcess, session: aiohttp.ClientSession, tmp_path: Path
+    server: ServerProcess, session: aiohttp.ClientSession
 ) -> None:
     form = _form(0.2, options='{"steps": 1, "audio_mode": "one_after_other"}')
-    form.add_field("second_audio", _sound(0.24), filename="second.wav", content_type="audio/wav")
-    async with session.post(f"{server.url}/lipsync", data=form) as answer:
-        body = await answer.read()
-        assert answer.status == 200, body[:500]
-    n_frames, sound_s, _, _ = _measure(body, tmp_path / "video.mp4")
-    assert n_frames == 11
-    assert sound_s == pytest.approx(0.44, abs=0.03)
+    check_video(await rendered(session, server, _with_second(form, 0.24)), 11, 0.44)
 
 
-async def test_two_people_in_their_boxes_speak_together(
-    server: ServerProcess, session: aiohttp.ClientSession, tmp_path: Path
-) -> None:
+async def test_two_people_in_their_boxes_speak_together(server: ServerProcess, session: aiohttp.ClientSession) -> None:
     form = _form(0.3, options='{"steps": 1, "people": [[5, 2, 90, 62], [110, 2, 195, 62]]}')
-    form.add_field("second_audio", _sound(0.2), filename="second.wav", content_type="audio/wav")
-    async with session.post(f"{server.url}/lipsync", data=form) as answer:
-        body = await answer.read()
-        assert answer.status == 200, body[:500]
-    n_frames, sound_s, _, _ = _measure(body, tmp_path / "video.mp4")
-    assert n_frames == 8
-    assert sound_s == pytest.approx(0.3, abs=0.03)
+    check_video(await rendered(session, server, _with_second(form, 0.2)), 8, 0.3)
 
 
-async def test_a_video_as_the_picture_is_dubbed(
-    server: ServerProcess, session: aiohttp.ClientSession, tmp_path: Path
-) -> None:
-    form = _form(0.56, _film(), options='{"steps": 1, "window_frames": 13, "motion_frames": 5}')
-    async with session.post(f"{server.url}/lipsync", data=form) as answer:
-        body = await answer.read()
-        assert answer.status == 200, body[:500]
-    n_frames, sound_s, size, codec = _measure(body, tmp_path / "video.mp4")
-    assert (n_frames, size, codec) == (14, (1216, 320), "aac")
-    assert sound_s == pytest.approx(0.56, abs=0.03)
+async def test_a_video_as_the_picture_is_dubbed(server: ServerProcess, session: aiohttp.ClientSession) -> None:
+    form = _form(0.56, _film(), options=SMALL_WINDOWS)
+    check_video(await rendered(session, server, form), 14, 0.56)
 
 
 async def test_a_server_killed_between_windows_makes_the_same_video(
-    server: ServerProcess, session: aiohttp.ClientSession, home: Path, tmp_path: Path
+    server: ServerProcess, session: aiohttp.ClientSession, home: Path
 ) -> None:
-    """kill -9 of the server and its worker, once; the video is that of a job that nobody disturbed."""
-    options = '{"steps": 1, "window_frames": 13, "motion_frames": 5}'
-    videos = []
-    for kill in (True, False):
-        async with session.post(f"{server.url}/v1/jobs", data=_form(0.88, options=options)) as answer:
-            assert answer.status == 202, await answer.text()
-            url = f"{server.url}/v1/jobs/{(await answer.json())['id']}"
-        if kill:
-            await _until(session, url, lambda now: any((home / "data").rglob("checkpoint-*.npz")))
-            workers = server.workers()
-            server.kill()
-            for worker in workers:
-                worker.kill()
-            server.start()
-            await server.answers(session)
-        finished = await _until(session, url, lambda now: now["state"] == "succeeded")
-        assert finished["result"]["n_frames"] == 22
-        async with session.get(f"{url}/video") as answer:
-            (tmp_path / "video.mp4").write_bytes(await answer.read())
-        with av.open(str(tmp_path / "video.mp4")) as container:
-            videos.append(np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]))
-    np.testing.assert_array_equal(videos[0], videos[1])
+    await check_that_a_killed_server_makes_the_same_video(
+        session, server, home / "data", lambda: _form(0.88, options=SMALL_WINDOWS), n_frames=22
+    )
 
 
 async def test_a_worker_killed_between_windows_goes_on_from_the_last_finished_one(
-    server: ServerProcess, session: aiohttp.ClientSession, home: Path, tmp_path: Path
+    server: ServerProcess, session: aiohttp.ClientSession, home: Path
 ) -> None:
-    options = '{"steps": 1, "window_frames": 13, "motion_frames": 5}'
-    async with session.post(f"{server.url}/v1/jobs", data=_form(0.88, options=options)) as answer:
-        assert answer.status == 202, await answer.text()
-        job = await answer.json()
-    url = f"{server.url}/v1/jobs/{job['id']}"
-    # The first window is durable once its resume point is; the encoder stores it while the second is being made.
-    await _until(session, url, lambda now: any((home / "data").rglob("checkpoint-*.npz")))
+    url = await posted(session, server, _form(0.88, options=SMALL_WINDOWS))
+    # The encoder stores the first window while the second is being made.
+    await until_a_window_is_stored(session, url, home / "data")
     workers = server.workers()
     assert len(workers) == 1
     workers[0].kill()
     workers[0].wait()
     # The note of the killed run stays until the next one reports.
-    await _until(session, url, lambda now: "window" not in now["progress"]["note"])
+    await until(session, url, lambda now: "window" not in now["progress"]["note"])
     seen: list[str] = []
-    finished = await _until(
-        session, url, lambda now: seen.append(now["progress"]["note"]) or now["state"] == "succeeded"
-    )
+
+    def ended(job: Job) -> bool:
+        seen.append(job["progress"]["note"])
+        return succeeded(job)
+
+    finished = await until(session, url, ended)
     assert any("window 3 of 3" in note for note in seen)
     assert not any("window 1 of 3" in note for note in seen)
     assert finished["result"]["n_frames"] == 22
-    async with session.get(f"{url}/video") as answer:
-        n_frames, sound_s, _, _ = _measure(await answer.read(), tmp_path / "video.mp4")
-    assert n_frames == 22
-    assert sound_s == pytest.approx(0.88, abs=0.03)
+    check_video(await video_of(session, url), 22, 0.88)
 
 
 async def test_the_engine_says_what_it_offers(server: ServerProcess, session: aiohttp.ClientSession) -> None:
-    async with session.get(f"{server.url}/v1/engines") as answer:
-        listing = await answer.json()
-    engines = {entry["name"]: entry for entry in (listing["engines"] if isinstance(listing, dict) else listing)}
-    assert engines["infinitetalk"]["available"] is True
-    assert engines["infinitetalk"]["max_people"] == 2
+    infinitetalk = (await engines_of(session, server))["infinitetalk"]
+    assert infinitetalk["available"] is True
+    assert infinitetalk["max_people"] == 2
 
 
 async def test_an_option_out_of_range_is_refused_by_name(server: ServerProcess, session: aiohttp.ClientSession) -> None:

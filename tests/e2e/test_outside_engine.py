@@ -41,7 +41,9 @@ def install(target: Path, files: dict[str, str], entry_points: str) -> None:
 
 
 def entry_points_of_the_page() -> str:
-    group, line = re.search(r'\[project\.entry-points\."([\w.]+)"\]\n(\w+) = ', PAGE.read_text("utf-8")).groups()
+    found = re.search(r'\[project\.entry-points\."([\w.]+)"\]\n(\w+) = ', PAGE.read_text("utf-8"))
+    assert found is not None
+    group, line = found.groups()
     return f"[{group}]\n{line} = lipsync_wobble\n"
 
 

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Literal
 
 import aiohttp
 import pytest
@@ -249,7 +250,7 @@ async def test_a_job_can_be_cancelled(page: Page, tmp_path: Path, server: Server
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_a_phone_shows_everything_without_sideways_scrolling(
-    browser: Browser, server: ServerProcess, scheme: str
+    browser: Browser, server: ServerProcess, scheme: Literal["light", "dark"]
 ) -> None:
     context = await browser.new_context(viewport={"width": 360, "height": 740}, color_scheme=scheme, has_touch=True)
     page = await context.new_page()

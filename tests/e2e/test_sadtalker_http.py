@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urljoin
 
 import av
@@ -49,13 +50,14 @@ def recording(folder: Path, duration_s: float) -> Path:
     return path
 
 
-def ended(session: requests.Session, url: str) -> dict[str, object]:
+def ended(session: requests.Session, url: str) -> dict[str, Any]:
     """The job once it has ended; its events stream ends with it."""
     deadline = time.monotonic() + 120
     with session.get(f"{url}/events", stream=True, timeout=120) as events:
         for _ in events.iter_lines():
             assert time.monotonic() < deadline
-    return session.get(url).json()
+    job: dict[str, Any] = session.get(url).json()
+    return job
 
 
 def test_auto_takes_sadtalker_where_its_weights_are(server: ServerProcess, session: requests.Session) -> None:
@@ -83,8 +85,8 @@ def test_a_portrait_and_a_recording_become_a_video(
     assert (info.n_frames, info.fps) == (21, 25)
     assert (info.width, info.height) == (width // 2 * 2, height // 2 * 2)
     with av.open(str(video)) as container:
-        sound = container.streams.audio[0]
-        assert (sound.codec_context.name, sound.rate, sound.channels) == ("aac", RATE_HZ, 2)
+        track = container.streams.audio[0]
+        assert (track.codec_context.name, track.rate, track.channels) == ("aac", RATE_HZ, 2)
     job = session.get(f"{server.url}/v1/jobs/{response.headers['Lipsync-Job-Id']}").json()
     assert (job["engine"], job["state"]) == ("sadtalker", "succeeded")
     frames = read_frames(video)

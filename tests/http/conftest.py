@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -35,7 +36,7 @@ async def start(tmp_path: Path, decoders: DecoderPool) -> AsyncIterator[Start]:
         fetcher: Fetcher | None = None,
         after_render: AfterRender | None = None,
         headers: dict[str, str] | None = None,
-        **options: object,
+        **options: Any,
     ) -> Site:
         options = {"data_dir": tmp_path / "data", "min_free_disk_bytes": 0, "shutdown_grace_s": 0.0, **options}
         settings = Settings(_env_file=None, **options)

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import AsyncIterator
 from fractions import Fraction
 from itertools import cycle
+from typing import Any
 
 import aiohttp
 import av
@@ -58,7 +59,7 @@ M3U8_URL = M3U8.replace(b"file:///etc/passwd", b"http://127.0.0.1:9/secret.ts")
 CONCAT = b"ffconcat version 1.0\nfile '/etc/passwd'\n"
 SDP = b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 5004 RTP/AVP 0\n"
 
-BAD = {
+BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "empty picture": ({"image": b""}, 415, "image"),
     "empty recording": ({"audio": b""}, 415, "audio"),
     "text named png": ({"image": ("face.png", b"hello, I am no picture\n" * 20)}, 415, "image"),

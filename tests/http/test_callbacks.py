@@ -57,7 +57,9 @@ async def test_the_end_of_a_job_is_called_back_with_a_signature(start, receiver,
     site = await start(allow_private_urls=True, webhook_secret="key", public_url="https://lips.example/base")
     job = await site.submit(prompt=prompt, callback_url=receiver.url)
     headers, body = await receiver.next()
-    timestamp, digest = re.fullmatch(r"t=(\d+),v1=([0-9a-f]{64})", headers["Lipsync-Signature"]).groups()
+    signature = re.fullmatch(r"t=(\d+),v1=([0-9a-f]{64})", headers["Lipsync-Signature"])
+    assert signature is not None
+    timestamp, digest = signature.groups()
     expected = hmac.new(b"key", timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
     assert hmac.compare_digest(digest, expected)
     callback = json.loads(body)

@@ -2,15 +2,18 @@
 
 import asyncio
 import json
+from typing import Any
 
+import aiohttp
 from lipsync_server.http.routes import events
 from lipsync_server.workers.base import LoadState
 from site_kit import Site
 
 
-async def read_event(response) -> tuple[str, dict | None]:
-    """The next event's kind and data; a comment is ("comment", None)."""
-    kind, data = "", None
+async def read_event(response: aiohttp.ClientResponse) -> tuple[str, dict[str, Any]]:
+    """The next event's kind and data; a comment is ("comment", {})."""
+    kind = ""
+    data: dict[str, Any] = {}
     while True:
         line = (await response.content.readline()).decode()
         assert line, "the stream ended early"
@@ -68,7 +71,9 @@ async def test_streams_end_when_the_server_stops(site: Site):
     async with site.client.get(f"/v1/jobs/{job['id']}/events") as response:
         await read_event(response)
         async with asyncio.timeout(10):
-            await site.client.server.runner.shutdown()
+            runner = site.client.server.runner
+            assert runner is not None
+            await runner.shutdown()
             await response.content.read()
 
 

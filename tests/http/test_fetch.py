@@ -43,12 +43,17 @@ class Names(AbstractResolver):
         pass
 
 
+class WebServer(TestServer):
+    reached: list[tuple[str, str]]
+
+
 @pytest.fixture
-async def web_server() -> AsyncIterator[TestServer]:
+async def web_server() -> AsyncIterator[WebServer]:
     """A web server on every loopback address with files, redirects and traps; `reached` lists what was asked of it."""
-    reached = []
+    reached: list[tuple[str, str]] = []
 
     async def file(request: web.Request) -> web.Response:
+        assert request.transport is not None
         reached.append((request.transport.get_extra_info("sockname")[0], request.path))
         return web.Response(body={"a.png": PNG, "a.wav": WAV}[request.match_info["name"]])
 
@@ -77,7 +82,7 @@ async def web_server() -> AsyncIterator[TestServer]:
             web.get("/gzipped", gzipped),
         ]
     )
-    server = TestServer(app, host="0.0.0.0")
+    server = WebServer(app, host="0.0.0.0")
     await server.start_server()
     server.reached = reached
     yield server

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lipsync_server.cloud.idle import IdleWatch, Stop, make_stop
@@ -36,7 +37,7 @@ async def provider() -> AsyncIterator[Provider]:
         yield stand_in
 
 
-def settings(**options: object) -> Settings:
+def settings(**options: Any) -> Settings:
     return Settings(_env_file=None, idle_stop=IDLE_S / 60, **options)
 
 

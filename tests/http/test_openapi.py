@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -16,6 +17,12 @@ from lipsync_server.http.answers import schemas
 from lipsync_server.http.api_docs.openapi import document
 from lipsync_server.http.app import ROUTES, create_app
 from lipsync_server.settings import Settings
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
 from site_kit import PNG, WAV, Site, StandInExecutor
 
 EXAMPLES = 8
@@ -99,7 +106,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     folder: Path = tmp_path_factory.mktemp("contract")
     started = threading.Event()
-    found: dict[str, object] = {}
+    found: dict[str, Any] = {}
 
     async def run() -> None:
         stop = found["stop"] = asyncio.Event()
@@ -139,10 +146,10 @@ def test_schemathesis_finds_no_5xx_and_no_undocumented_answer(case: schemathesis
         headers={"Authorization": "Bearer token"},
         checks=[
             schemathesis.checks.not_a_server_error,
-            schemathesis.checks.CHECKS.get_one("status_code_conformance"),
-            schemathesis.checks.CHECKS.get_one("content_type_conformance"),
-            schemathesis.checks.CHECKS.get_one("response_schema_conformance"),
-            schemathesis.checks.CHECKS.get_one("response_headers_conformance"),
+            status_code_conformance,
+            content_type_conformance,
+            response_schema_conformance,
+            response_headers_conformance,
         ],
     )
 
@@ -150,9 +157,9 @@ def test_schemathesis_finds_no_5xx_and_no_undocumented_answer(case: schemathesis
 def test_the_answers_about_a_real_job_are_the_documented_ones(address: str):
     session = requests.Session()
     session.headers["Authorization"] = "Bearer token"
-    seen = []
+    seen: list[tuple[str, str, int]] = []
 
-    def call(method: str, path: str, **request: object) -> requests.Response:
+    def call(method: str, path: str, **request: Any) -> requests.Response:
         response = session.request(method, address + path.format(job_id=job_id), **request)
         contract[path][method].validate_response(response)
         seen.append((method, path, response.status_code))

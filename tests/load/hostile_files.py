@@ -107,10 +107,12 @@ async def measure(url: str, pid: int, field: str, content: bytes, *, stay: bool,
     health.cancel()
     watch.stop.set()
     watch.join()
+    first = answers[0]
+    answer, answer_s = (first[0], round(first[1], 2)) if isinstance(first, tuple) else ("hung up", None)
     p50, p99 = np.percentile(times_ms, [50, 99])
     return {
-        "answer": answers[0][0] if stay else "hung up",
-        "answer_s": round(answers[0][1], 2) if stay else None,
+        "answer": answer,
+        "answer_s": answer_s,
         "honest": honest[:3],
         "honest_s": round(honest_s, 2),
         "server_mib": round((watch.server_peak - watch.before) / 2**20),
@@ -135,6 +137,7 @@ async def main() -> None:
                 async with aiohttp.ClientSession() as session:
                     await upload(session, server.url)
                     await asyncio.sleep(2)
+                assert server.process is not None
                 for stay in (True, False):
                     found = await measure(
                         server.url, server.process.pid, field, content, stay=stay, per_s=arguments.polls_per_s

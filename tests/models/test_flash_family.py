@@ -31,7 +31,7 @@ def _lists(value: object) -> list[list[str]]:
     return [value] if isinstance(value, list) else []
 
 
-def _is_hex(values: list[object]) -> bool:
+def _is_hex(values: list[str]) -> bool:
     return all(isinstance(value, str) and len(value) == 8 for value in values)
 
 
@@ -98,5 +98,5 @@ def test_colours_are_the_references(source: str, result: str, strength: float) -
 def test_pictures_are_cropped_as_the_reference_does(index: int) -> None:
     case = FLASHTALK.tensors("H_images/fit.safetensors")
     expected = case[f"{index}.cropped"]
-    ours = torch.from_numpy(fit_picture(case[f"{index}.source"].numpy(), tuple(expected.shape[1:])).copy())
+    ours = torch.from_numpy(fit_picture(case[f"{index}.source"].numpy(), (expected.shape[1], expected.shape[2])).copy())
     meets(f"FT H picture {index}", ours.permute(2, 0, 1), expected.float(), 0)

@@ -12,6 +12,7 @@ import pytest
 import typer
 import yaml
 from lipsync_server.cli.app import app
+from typer.core import TyperGroup
 
 pytest.importorskip("ray")
 
@@ -69,7 +70,9 @@ def test_ray_takes_every_flag_that_it_is_started_with(name: str):
 
 @pytest.mark.parametrize("name", FILES)
 def test_lipsync_takes_every_flag_that_it_is_started_with(name: str):
-    serve = typer.main.get_command(app).commands["serve"]
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    serve = group.commands["serve"]
     [arguments] = commands(name, "lipsync serve")
     given = serve.make_context("serve", arguments).params
     assert given["executor"] == "ray"

@@ -24,6 +24,7 @@ from lipsync_server.paths import SAMPLES_DIR
 from material import bar_numbers, expected_bars
 from server_process import ServerProcess
 from site_kit import form, png, wav
+from yarl import URL
 
 N_KILLS = int(os.environ.get("LIPSYNC_TEST_KILLS", "6"))
 ENGINE = os.environ.get("LIPSYNC_TEST_ENGINE", "bars")
@@ -175,7 +176,7 @@ async def check_leftovers(server: ServerProcess, load: Load, session: aiohttp.Cl
     while address:
         async with session.get(address) as response:
             page = await response.json()
-            address = str(response.url.join(aiohttp.client.URL(page["next"]))) if page["next"] else ""
+            address = str(response.url.join(URL(page["next"]))) if page["next"] else ""
         for job in page["jobs"]:
             prompts.append(job["prompt"])
             if job["state"] == "succeeded":

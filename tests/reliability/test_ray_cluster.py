@@ -164,7 +164,8 @@ async def test_machines_share_the_work_and_one_that_dies_loses_none_of_it(
     job_ids = [await site.send(f"job-{n}", image=face, audio=wav(SECONDS), engine="preview") for n in range(N_JOBS)]
     await site.until(lambda workers: all(len(site.seen.get(name, ())) >= 3 for name in ("a", "b")))
     metrics = await site.metrics()
-    assert float(re.search(r'^lipsync_queue_seconds{engine="preview"} (.*)$', metrics, re.MULTILINE)[1]) > 0
+    [waited_s] = re.findall(r'^lipsync_queue_seconds{engine="preview"} (.*)$', metrics, re.MULTILINE)
+    assert float(waited_s) > 0
     assert re.search(r'^lipsync_workers{engine="preview",node="a",state="(busy|ready)"} 1.0$', metrics, re.MULTILINE)
     await freeze(site, nodes, "b")
     before = {job["id"]: job for job in (await site.get("/v1/jobs?state=succeeded&limit=200"))["jobs"]}
@@ -418,6 +419,8 @@ async def test_a_server_without_the_clusters_token_says_what_it_lacks(make_serve
     server = cluster_server(make_server, nodes, "preview")
     server.environment = {"RAY_AUTH_MODE": "token", "HOME": str(tmp_path)}
     server.start()
+    assert server.process is not None
+    assert server.log is not None
     assert await asyncio.to_thread(server.process.wait, 60) != 0
     log = server.log.read_text()
     assert "the server needs RAY_AUTH_MODE=token and the same token" in log

@@ -184,7 +184,7 @@ def test_a_machine_with_other_versions_is_told_apart():
 def test_an_actor_sends_its_versions_and_looks_for_room(actor: EngineActor, monkeypatch: pytest.MonkeyPatch):
     assert actor.offer().versions == Versions.here()
     assert actor.why_no_room(1000) is None
-    assert "MiB are free" in actor.why_no_room(1 << 60)
+    assert "MiB are free" in str(actor.why_no_room(1 << 60))
 
 
 def test_a_machine_in_a_public_network_is_warned_of():

@@ -1,15 +1,19 @@
 """Requests to the engine with tiny model files, with the smallest pictures that it takes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from typing import Any
 
 import numpy as np
 from lipsync_server.bench.render_context import RecordingContext
-from lipsync_server.engines.base import Frames, RenderRequest
+from lipsync_server.engines.base import Engine, Frames, RenderContext, RenderRequest
+from lipsync_server.engines.infinitetalk import engine
+from lipsync_server.engines.infinitetalk.loading.models import Models
 from lipsync_server.engines.infinitetalk.one_gpu import InfiniteTalkEngine
 from lipsync_server.engines.infinitetalk.options import Options
+from lipsync_server.settings import EngineSettings
 
 # The fewest steps and the smallest windows, so that three windows take seconds.
-QUICK = {"preset": "fast", "steps": 1, "window_frames": 13, "motion_frames": 5}
+QUICK: dict[str, Any] = {"preset": "fast", "steps": 1, "window_frames": 13, "motion_frames": 5}
 
 
 def stopped_at(words: str) -> Callable[[RecordingContext], bool]:
@@ -17,8 +21,29 @@ def stopped_at(words: str) -> Callable[[RecordingContext], bool]:
     return lambda context: bool(context.notes) and words in context.notes[-1]
 
 
+def create(settings: EngineSettings) -> InfiniteTalkEngine:
+    """The engine as the product makes it, for one GPU or the CPU."""
+    made = engine.create(settings)
+    assert isinstance(made, InfiniteTalkEngine)
+    return made
+
+
+def models_of(engine: InfiniteTalkEngine) -> Models:
+    """The models that the engine has loaded."""
+    assert engine._models is not None
+    return engine._models
+
+
+def started(engine: Engine, request: RenderRequest, context: RenderContext) -> Generator[Frames]:
+    """The engine's batches after the first of them, which can be closed."""
+    batches = engine.generate(request, context)
+    assert isinstance(batches, Generator)
+    next(batches)
+    return batches
+
+
 def request_for(
-    duration_s: float, *, second: bool = False, picture: Frames | None = None, **options: object
+    duration_s: float, *, second: bool = False, picture: Frames | None = None, **options: Any
 ) -> RenderRequest:
     rng = np.random.default_rng(5)
     speech = (rng.standard_normal(round(duration_s * 16000)) * 0.1).astype(np.float32)
@@ -34,5 +59,5 @@ def request_for(
     )
 
 
-def frames_of(engine: InfiniteTalkEngine, request: RenderRequest, context: RecordingContext) -> Frames:
+def frames_of(engine: Engine, request: RenderRequest, context: RecordingContext) -> Frames:
     return np.concatenate(list(engine.generate(request, context)))

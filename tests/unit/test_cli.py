@@ -250,7 +250,7 @@ def test_medians_take_the_middle_run_of_each_length() -> None:
 def test_every_error_of_the_family_keeps_its_words_across_a_pipe() -> None:
     import pickle
 
-    families = [LipsyncError, *LipsyncError.__subclasses__()]
+    families: list[type[LipsyncError]] = [LipsyncError, *LipsyncError.__subclasses__()]
     for family in families:
         error = pickle.loads(pickle.dumps(family("what to do", field="seed", retry_after_s=3.0)))
         assert (type(error), error.detail, error.field, error.retry_after_s) == (family, "what to do", "seed", 3.0)

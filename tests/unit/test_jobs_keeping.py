@@ -64,6 +64,7 @@ async def test_a_lost_database_deletes_no_finished_video(files: JobFiles, what: 
     await sweep_leftovers(store, files, keep_s=10.0)
     for job_id in ids:
         job = await store.get(job_id)
+        assert job.outcome is not None
         assert (job.state, job.has_video, job.outcome.n_frames) == ("succeeded", True, 10)
         assert files.has_video(job_id, job.outcome.size_bytes)
     keeping.seconds = 9.0

@@ -68,13 +68,16 @@ async def test_a_row_that_cannot_be_read_fails_its_own_job_and_no_other(store: S
     poisoned, other = await add(store), await add(store)
     await spoil(database, poisoned, how)
     shown = await store.get(poisoned.id)
+    assert shown.failure is not None
     assert (shown.state, shown.failure.code) == ("failed", "unreadable_record")
     assert [job.id for job in await store.page(state=None, limit=9, after=None)] == [other.id, poisoned.id]
     assert {job.id for job in await store.in_state("queued")} == {other.id, poisoned.id}
     with pytest.raises(UnreadableRecord):
         await store.take(ENGINES, 2.0)
     assert [job.id for job in await store.mend(3.0)] == [poisoned.id]
-    assert (await store.take(ENGINES, 4.0)).id == other.id
+    taken = await store.take(ENGINES, 4.0)
+    assert taken is not None
+    assert taken.id == other.id
     assert (await store.counts())["failed"] == 1
     assert await store.mend(5.0) == []
     await store.delete(poisoned.id, 6.0)

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hand_clock import HandClock
@@ -46,7 +47,7 @@ def store(database: Database, keeping: HandClock) -> Store:
 new_id = IdMaker()
 
 
-async def add(store: Store, *, max_open: int = 1000, key: Idempotency | None = None, **spec: object) -> Job:
+async def add(store: Store, *, max_open: int = 1000, key: Idempotency | None = None, **spec: Any) -> Job:
     job = Job(new_id(), replace(SPEC, **spec), "queued", 1.0)
     await store.add(job, max_open=max_open, key=key)
     return job
@@ -90,9 +91,13 @@ async def test_a_job_is_taken_by_one_worker_only(store: Store):
 
 async def test_a_worker_takes_only_what_it_can_do(store: Store):
     large, small = await add(store, engine="infinitetalk"), await add(store, engine="preview")
-    assert (await store.take(ENGINES, 1.0)).id == small.id
+    taken = await store.take(ENGINES, 1.0)
+    assert taken is not None
+    assert taken.id == small.id
     assert await store.take(ENGINES, 1.0) is None
-    assert (await store.take({"infinitetalk": "infinitetalk"}, 1.0)).id == large.id
+    taken = await store.take({"infinitetalk": "infinitetalk"}, 1.0)
+    assert taken is not None
+    assert taken.id == large.id
 
 
 async def test_the_limit_holds_for_many_at_once(store: Store):

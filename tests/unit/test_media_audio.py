@@ -4,6 +4,7 @@ import socket
 import struct
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -226,7 +227,7 @@ def test_a_video_without_sound_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def trap() -> "tuple[socket.socket, int]":
+def trap() -> Iterator[tuple[socket.socket, int]]:
     """A listening socket that must see no connection."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

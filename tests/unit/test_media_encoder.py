@@ -94,7 +94,7 @@ print("done", flush=True)
 def test_a_killed_encoder_goes_on_after_its_last_durable_segment(tmp_path: Path) -> None:
     folder = tmp_path / "segments"
     np.save(tmp_path / "frames.npy", batch(0, 60))
-    command = [sys.executable, "-c", WRITER, folder, tmp_path / "frames.npy"]
+    command = [sys.executable, "-c", WRITER, str(folder), str(tmp_path / "frames.npy")]
     rng = np.random.default_rng(0)
     n_before = n_kills = 0
     for _ in range(40):

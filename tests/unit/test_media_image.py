@@ -5,6 +5,7 @@ import struct
 import time
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,7 +93,8 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
         8: Image.Transpose.ROTATE_270,
     }  # fmt: skip
-    stored = quadrants() if turns[orientation] is None else quadrants().transpose(turns[orientation])
+    turn = turns[orientation]
+    stored = quadrants() if turn is None else quadrants().transpose(turn)
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored.save(tmp_path / "p.jpg", exif=exif, quality=95)
@@ -270,7 +272,7 @@ def swapped_profile() -> bytes:
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "P with transparency"])
 def test_a_colour_profile_is_honoured_with_and_without_transparency(tmp_path: Path, mode: str) -> None:
     picture = quadrants().convert("RGBA" if mode == "RGBA" else "RGB")
-    options: dict[str, object] = {"icc_profile": swapped_profile()}
+    options: dict[str, Any] = {"icc_profile": swapped_profile()}
     if mode.startswith("P"):
         picture = picture.quantize(4)
         options |= {"transparency": 255} if "transparency" in mode else {}

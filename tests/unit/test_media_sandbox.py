@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -18,7 +19,7 @@ from lipsync_server.media.picture import read_pixels
 from lipsync_server.media.sandbox.limits import MIB, Limits, why_not
 from lipsync_server.media.sandbox.pool import DecoderPool
 from lipsync_server.media.sandbox.process import DecoderProcess
-from lipsync_server.media.sandbox.tasks import DecodePicture, DecodeSpeech, ProbePicture, ProbeRecording
+from lipsync_server.media.sandbox.tasks import DecodePicture, DecodeSpeech, ProbePicture, ProbeRecording, Task
 from PIL import Image
 from sounds import RATE, voice, wav
 
@@ -56,7 +57,7 @@ def test_a_decoded_picture_and_speech_come_back_bit_by_bit(pool: DecoderPool, pi
 def test_a_few_hundred_bytes_cannot_take_gigabytes(pool: DecoderPool, tmp_path: Path, as_picture: bool) -> None:
     path = tmp_path / "bomb.mp4"
     path.write_bytes(mp4_with_many_samples(2_000_000_000, picture=as_picture))
-    task = ProbePicture(path, LIMIT) if as_picture else ProbeRecording(path, 0.2, 60.0)
+    task: Task[Any] = ProbePicture(path, LIMIT) if as_picture else ProbeRecording(path, 0.2, 60.0)
     before = psutil.Process().memory_info().rss
     with pool.process() as process, pytest.raises(LipsyncError) as refusal:
         process.run(task)
@@ -82,8 +83,9 @@ def test_an_allocation_beyond_the_limit_fails_inside_and_is_fine_outside() -> No
 def test_a_file_of_a_thousand_tracks_is_refused(pool: DecoderPool, tmp_path: Path, as_picture: bool) -> None:
     path = tmp_path / "many.mp4"
     path.write_bytes(mp4_with_many_samples(2, n_tracks=1000, picture=as_picture))
+    task: Task[Any] = ProbePicture(path, LIMIT) if as_picture else ProbeRecording(path, 0.2, 60.0)
     with pytest.raises(LipsyncError, match="1000 tracks; at most 64"):
-        pool.run(ProbePicture(path, LIMIT) if as_picture else ProbeRecording(path, 0.2, 60.0))
+        pool.run(task)
 
 
 def test_a_decoder_that_hangs_is_killed_at_the_wall_limit(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -23,9 +24,16 @@ from lipsync_server.media.picture_video import first_frame, probe_picture_video,
 from numbered_frames import HEIGHT, WIDTH, batch, number_of, numbered, recording, shown_frames
 
 
+def seconds(ticks: int | None, time_base: Fraction | None) -> Fraction:
+    """A time of a container, which it has to state."""
+    assert ticks is not None
+    assert time_base is not None
+    return ticks * time_base
+
+
 def frame_times(path: Path) -> list[Fraction]:
     with av.open(str(path)) as opened:
-        return [frame.pts * frame.time_base for frame in opened.decode(video=0)]
+        return [seconds(frame.pts, frame.time_base) for frame in opened.decode(video=0)]
 
 
 def heard(path: Path) -> tuple[np.ndarray, int]:
@@ -75,8 +83,9 @@ def test_frames_in_are_frames_out_for_any_duration(
     assert frame_times(folder / "out.mp4") == [Fraction(index, 25) for index in range(n_frames)]
     with av.open(str(folder / "out.mp4")) as opened:
         video, sound = opened.streams.video[0], opened.streams.audio[0]
-        assert sound.duration * sound.time_base == pytest.approx(duration_s, abs=1e-4)
-        assert 0 <= video.duration * video.time_base - sound.duration * sound.time_base < Fraction(1, 25) + 1e-3
+        sound_s = seconds(sound.duration, sound.time_base)
+        assert sound_s == pytest.approx(duration_s, abs=1e-4)
+        assert 0 <= seconds(video.duration, video.time_base) - sound_s < Fraction(1, 25) + 1e-3
 
 
 def test_the_mp4_is_what_players_and_sites_want(tmp_path: Path) -> None:
@@ -85,12 +94,12 @@ def test_the_mp4_is_what_players_and_sites_want(tmp_path: Path) -> None:
         video, sound = opened.streams.video[0], opened.streams.audio[0]
         context = video.codec_context
         assert (context.name, context.pix_fmt, context.profile) == ("h264", "yuv420p", "High")
-        assert (video.average_rate, video.base_rate) == (25, 25)
+        assert {video.average_rate, video.base_rate} == {Fraction(25)}
         assert (context.color_range, context.colorspace) == (1, 1)  # limited range, BT.709
         assert (context.color_primaries, context.color_trc) == (1, 1)
         assert (sound.codec_context.name, sound.codec_context.profile) == ("aac", "LC")
-        assert video.start_time * video.time_base == 0
-        assert sound.start_time * sound.time_base == 0
+        assert seconds(video.start_time, video.time_base) == 0
+        assert seconds(sound.start_time, sound.time_base) == 0
     with path.open("rb") as file:
         kinds = [box.kind for box in boxes(file, 0, path.stat().st_size)]
     assert kinds.index(b"moov") < kinds.index(b"mdat")
@@ -172,7 +181,7 @@ def packets_of(path: Path) -> list[bytes]:
     ("container", "options"),
     [("mp4", {}), ("mov", {}), ("mp4", {"movflags": "frag_keyframe+empty_moov"}), ("adts", {}), ("matroska", {})],
 )
-def test_aac_is_copied_packet_for_packet(tmp_path: Path, container: str, options: dict[str, str]) -> None:
+def test_aac_is_copied_packet_for_packet(tmp_path: Path, container: str, options: dict[str, Any]) -> None:
     audio = aac_file(tmp_path / "a.bin", container, **options)
     _, path = make_video(tmp_path, audio)
     headers = 7 if container == "adts" else 0
@@ -224,6 +233,7 @@ def test_frames_that_do_not_fit_the_sound_are_refused(tmp_path: Path) -> None:
 def picture_video(path: Path, fps: int, n_frames: int, codec: str = "libx264", crf: str = "10") -> Path:
     with av.open(str(path), "w") as out:
         stream = out.add_stream(codec, rate=fps, width=WIDTH, height=HEIGHT, pix_fmt="yuv420p", options={"crf": crf})
+        assert isinstance(stream, av.VideoStream)
         for index in range(n_frames):
             out.mux(stream.encode(av.VideoFrame.from_ndarray(numbered(index), format="rgb24")))
         out.mux(stream.encode(None))
@@ -283,11 +293,11 @@ mux(folder / "segments", audio, folder / "o.mp4", duration_s=seconds)
 print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 """
     peaks_kib = []
-    for seconds in (2, 45):
-        audio = tmp_path / f"{seconds}.wav"
-        soundfile.write(audio, np.zeros((seconds * 48_000, 2), np.int16), 48_000)
-        folder = tmp_path / str(seconds)
+    for length_s in (2, 45):
+        audio = tmp_path / f"{length_s}.wav"
+        soundfile.write(audio, np.zeros((length_s * 48_000, 2), np.int16), 48_000)
+        folder = tmp_path / str(length_s)
         folder.mkdir()
-        command = [sys.executable, "-c", program, folder, audio, str(seconds)]
+        command = [sys.executable, "-c", program, str(folder), str(audio), str(length_s)]
         peaks_kib.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
     assert peaks_kib[1] - peaks_kib[0] < 12 * 1024  # the sound alone would be 16 MiB as floats

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,7 +76,7 @@ def test_seconds_of_the_stages_add_up_to_the_whole(tmp_path: Path) -> None:
     ],
 )
 def test_a_faulty_engine_is_a_clear_internal_error_and_leaves_no_video(
-    tmp_path: Path, options: dict[str, int], says: str
+    tmp_path: Path, options: dict[str, Any], says: str
 ) -> None:
     task = make_task(tmp_path, **options)
     with pytest.raises(errors.LipsyncError) as raised:
@@ -95,7 +96,7 @@ def test_a_faulty_engine_is_a_clear_internal_error_and_leaves_no_video(
         ({"face_box": [1, 2, 3]}, "face_box.3", "is missing"),
     ],
 )
-def test_a_bad_option_names_the_field(tmp_path: Path, options: dict[str, object], field: str, says: str) -> None:
+def test_a_bad_option_names_the_field(tmp_path: Path, options: dict[str, Any], field: str, says: str) -> None:
     with pytest.raises(errors.InvalidInput) as raised:
         run(make_task(tmp_path, **options))
     assert raised.value.field == field
@@ -193,7 +194,7 @@ def test_a_crash_while_joining_does_not_render_again(tmp_path: Path) -> None:
 
 
 def test_a_resume_point_comes_back_as_it_was_saved(tmp_path: Path) -> None:
-    state = {
+    state: dict[str, Any] = {
         "latents": np.arange(24, dtype=np.float16).reshape(2, 3, 4),
         "scalar_array": np.array(3.5),
         "step": 7,

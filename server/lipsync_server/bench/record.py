@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-Numbers = dict[str, object]
+Numbers = dict[str, Any]
 Measure = Callable[[Numbers], None]
 """Fills in the numbers of one section."""
 

@@ -1,5 +1,7 @@
 """The numbers of the public reference with tiny random weights: transformer, VAEs, sound, crop, and whole loops."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from flashhead_kit import (
     NEW,
     STREAM_FRAMES,
     WINDOW,
+    DrawingLtxVae,
     embed,
     golden_ltx_vae,
     load_exact,
@@ -180,17 +183,17 @@ def test_a_whole_run_replayed_from_the_stored_draws_is_the_references(variant: s
     once = load_exact(f"B_sampler_{variant}/loop_once.safetensors")
     settings = FLASHHEAD.json(f"B_sampler_{variant}/loops.json")[mode]
     vae = wan_vae() if variant == "pro" else golden_ltx_vae()
-    if variant == "lite":
+    if isinstance(vae, DrawingLtxVae):
         vae.draws = iter([loop[name] for name in sorted(n for n in loop if n.startswith("vae_draw"))])
     source = loop.get("source_image", once["source_image"])
-    target = tuple(once["cond_pixels"].shape[-2:])
-    picture = to_tensor(fit_picture(source.numpy(), target))
+    height, width = once["cond_pixels"].shape[-2:]
+    picture = to_tensor(fit_picture(source.numpy(), (height, width)))
     if "cond_pixels" in loop:
         meets(f"B {variant} {mode} picture", picture[:, None], loop["cond_pixels"], 0)
     condition = encode_picture(vae, picture, WINDOW)
     if "ref_latent" in loop:
         meets(f"B {variant} {mode} condition", condition, loop["ref_latent"], 5e-4)
-    draws = iter(())
+    draws: Iterator[Tensor] = iter(())
     model = transformer(variant)
     steps: list[tuple[Tensor, Tensor]] = []
     model.register_forward_hook(lambda _, given, out: steps.append((given[0].clone(), out)))

@@ -200,7 +200,8 @@ def test_a_tilted_head_is_cut_upright() -> None:
     photograph = np.asarray(Image.open(PORTRAITS / "glasses.jpg").convert("RGB"))
     height, width = photograph.shape[:2]
     turn = cv2.getRotationMatrix2D((width / 2, height / 2), -25, 1.0)
-    tilted = np.asarray(cv2.warpAffine(photograph, turn, (width, height), borderMode=cv2.BORDER_REPLICATE))
+    turned = cv2.warpAffine(photograph, turn, (width, height), borderMode=cv2.BORDER_REPLICATE)
+    tilted = np.asarray(turned, np.uint8)
     landmarker = FaceLandmarker()
     face = landmarker.detect(tilted)[0]
     assert math.degrees(face.roll) == pytest.approx(25, abs=6)

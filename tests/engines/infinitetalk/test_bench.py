@@ -21,8 +21,10 @@ from typer.testing import CliRunner
 CPU = torch.device("cpu")
 # The section http starts a server, which has its own test.
 SECTIONS = [name for name in benchmark.SECTIONS if name != "http"]
-WINDOWS = ("windows.fast", "windows.balanced", "capped", "quality", "quality_uncached", "hd.capped", "hd.resident")
-WINDOWS += ("two_people", "int8.fast", "capped.in_22_gb", "flashtalk.4_steps", "flashtalk.2_steps")
+WINDOWS: tuple[str, ...] = (
+    *("windows.fast", "windows.balanced", "capped", "quality", "quality_uncached", "hd.capped", "hd.resident"),
+    *("two_people", "int8.fast", "capped.in_22_gb", "flashtalk.4_steps", "flashtalk.2_steps"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +118,7 @@ def test_http_measures_the_real_server(bench: Bench) -> None:
 
 def test_every_table_can_be_made_of_what_a_run_writes(bench: Bench, tmp_path: Path) -> None:
     docs = Path(__file__).parents[3] / "docs" / "performance"
+    assert bench.record.path is not None
     for file in (docs / "reference-h100.json", bench.record.path):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     tables = [*TABLES, "files"]

@@ -6,6 +6,7 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -242,8 +243,8 @@ def test_bf16_and_8_bit_forms_stand_under_their_names() -> None:
     kernels = [
         {"kernel": kernel, "s": 1.0, "calls": 40} for kernel in ("attention_bf16", "_norm_fp8", "_norm", "_tile_int8")
     ]
-    numbers = {"forward": {"profile_bf16": {"kernels": kernels, "busy_s": 4.5, "wall_s": 5.0}}}
-    found = dict(row.strip("| ").split(" | ")[:2] for row in TABLES["profile_bf16"](numbers, {}).splitlines())
+    profiled: dict[str, Any] = {"forward": {"profile_bf16": {"kernels": kernels, "busy_s": 4.5, "wall_s": 5.0}}}
+    found = dict(row.strip("| ").split(" | ")[:2] for row in TABLES["profile_bf16"](profiled, {}).splitlines())
     assert found["our bf16 self-attention"] == "1.000"
     assert found["residual + norm + modulation + rounding"] == "2.000"
     assert found["the rest"].startswith("0.500")

@@ -10,10 +10,10 @@ import torch
 from infinitetalk_golden import CPU
 from lipsync_server.engines.infinitetalk.loading.transformer_files import load_transformer
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
-from lipsync_server.engines.infinitetalk.published import TextFiles
 from lipsync_server.errors import WeightsError
 from lipsync_server.models.encoders import text
 from lipsync_server.models.encoders.clip import ImageEncoder
+from lipsync_server.models.encoders.text_files import TextFiles
 from lipsync_server.models.encoders.wav2vec import Wav2Vec
 from lipsync_server.models.wan_vae.vae import WanVae
 from safetensors.torch import load_file, save_file

@@ -3,15 +3,15 @@
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 import torch
-from infinitetalk_kit import QUICK, frames_of, request_for, stopped_at
+from infinitetalk_kit import QUICK, create, frames_of, models_of, request_for, started, stopped_at
 from lipsync_server.bench.render_context import RecordingContext
 from lipsync_server.engines.base import ResumePoint
-from lipsync_server.engines.infinitetalk.engine import create
 from lipsync_server.engines.infinitetalk.one_gpu import InfiniteTalkEngine
 from lipsync_server.engines.infinitetalk.options import Options
 from lipsync_server.engines.infinitetalk.video.conditions import moving_picture, still_picture
@@ -51,7 +51,7 @@ def test_a_killed_job_goes_on_from_its_last_window_with_the_same_frames(
 
 
 BOXES = ((5, 2, 90, 62), (110, 2, 195, 62))
-MODES: dict[str, dict[str, object]] = {
+MODES: dict[str, dict[str, Any]] = {
     "two people": {"second": True, "people": BOXES, "preset": "balanced"},
     "one speaker among several": {"face_box": (20, 10, 60, 50)},
     "camera move": {"camera_move": True},
@@ -90,8 +90,7 @@ def test_the_same_seed_makes_the_same_video_and_another_one_does_not(
 
 def test_frames_leave_as_each_window_is_done(engine: InfiniteTalkEngine, tmp_path: Path) -> None:
     context = RecordingContext(tmp_path)
-    batches = engine.generate(request_for(0.56), context)
-    next(batches)
+    batches = started(engine, request_for(0.56), context)
     assert any("window 1 of" in note for note in context.notes)
     assert not any("window 2 of" in note for note in context.notes)
     batches.close()
@@ -145,6 +144,7 @@ def test_a_person_at_the_rim_whom_the_camera_leaves_ends_no_job(engine: Infinite
     """Fourteen seconds: the cut-out has drifted far enough by then."""
     request = request_for(14, second=True, camera_move=True, people=((0, 2, 8, 62), (110, 2, 195, 62)))
     request = replace(request, options=request.options.model_copy(update={"window_frames": 81, "motion_frames": 9}))
+    assert isinstance(request.options, Options)
     boxes = move_camera(request.picture, 288 / 25, request.options.people)[1]
     assert boxes is not None
     with pytest.raises(InvalidInput):
@@ -207,7 +207,7 @@ def test_a_closed_engine_loads_again(tiny_weights: Path, tmp_path: Path) -> None
 def test_the_preset_decides_which_weights_are_used(tiny_weights: Path, tmp_path: Path, preset: str, kind: str) -> None:
     engine = create(Settings(_env_file=None, weights_dir=tiny_weights, data_dir=tmp_path, device="cpu", preset=preset))
     engine.load()
-    assert kind in engine._models.describe()
+    assert kind in models_of(engine).describe()
     frames = frames_of(engine, request_for(0.2, preset=preset, teacache=0.2), RecordingContext(tmp_path))
     assert len(frames) == 5
     engine.close()
@@ -232,10 +232,10 @@ def test_lora_files_are_merged_for_the_fast_presets_and_named_at_start(tiny_weig
         )  # fmt: skip
         engine = create(settings)
         frames[name] = frames_of(engine, request_for(0.2), RecordingContext(tmp_path))
-        descriptions[name] = engine._models.describe()
+        descriptions[name] = models_of(engine).describe()
         if name == "full":
             frames_of(engine, request_for(0.2, preset="quality"), RecordingContext(tmp_path))
-            assert "LoRA" not in engine._models.describe()
+            assert "LoRA" not in models_of(engine).describe()
         engine.close()
     assert "infinitetalk_single_int8.safetensors with LoRA fast.safetensors at 0.5 on cpu" in descriptions["half"]
     assert "fast.safetensors at 1 on" in descriptions["full"]

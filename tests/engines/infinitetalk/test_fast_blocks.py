@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from lipsync_server.engines.infinitetalk.model import fast_blocks
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.errors import EngineUnavailable
 from lipsync_server.models.kernels import attention, attention_8bit
 from lipsync_server.models.kernels.rope import rotate, video_table
 from lipsync_server.models.kernels.rounding import dequantize_rows, quantize_rows
+from lipsync_server.models.layers.fast import Pending
 from lipsync_server.quantization import EightBit, Quantization
 from lipsync_server.random_models.infinitetalk_transformer import random_transformer
 from transformer_golden import inputs_for, relative_error, run
@@ -36,8 +36,8 @@ def test_the_fast_path_says_why_it_cannot_run() -> None:
 
 def test_a_pending_update_settles_to_the_gated_sum() -> None:
     x, y, gate = torch.randn(3, 8), torch.randn(3, 8), torch.randn(8)
-    assert fast_blocks.Pending(x).settle() is x
-    torch.testing.assert_close(fast_blocks.Pending(x, y, gate).settle(), x + y * gate)
+    assert Pending(x).settle() is x
+    torch.testing.assert_close(Pending(x, y, gate).settle(), x + y * gate)
 
 
 @needs_fp8

@@ -42,6 +42,7 @@ from lipsync_server.models.encoders.wav2vec import Wav2Vec
 from lipsync_server.models.pictures import fit_picture, to_tensor, to_uint8
 from lipsync_server.models.sampling.windows import Window
 from lipsync_server.models.wan_vae.vae import WanVae
+from lipsync_server.quantization import EightBit
 from lipsync_server.random_models import infinitetalk as random_models
 from lipsync_server.settings import EngineSettings
 from torch import Tensor
@@ -100,8 +101,8 @@ def test_a_whole_run_from_its_seed_meets_the_reference(name: str) -> None:
     common = FLASHTALK.tensors("B_sampler/common.safetensors")
     case = FLASHTALK.json("B_sampler/loops.json")[name]
     n_frames, motion, vae = case["frame_num"], case["motion_frames"], golden_vae()
-    size = tuple(side * 8 for side in loop["y"].shape[-2:])
-    picture = to_tensor(fit_picture(common["source_image"].to(torch.uint8).numpy(), size))
+    height, width = (side * 8 for side in loop["y"].shape[-2:])
+    picture = to_tensor(fit_picture(common["source_image"].to(torch.uint8).numpy(), (height, width)))
     n_latents = (n_frames - 1) // 4 + 1
     latents = vae.encode_picture(picture, n_latents)
     y = torch.cat([condition_mask(n_latents, *latents.shape[2:]), latents])
@@ -275,7 +276,7 @@ def test_the_folder_loads_without_an_adapter_and_the_base_does_not(weights: Path
 
 
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
-def test_the_8_bit_file_holds_what_rounding_at_load_makes(weights: Path, tmp_path: Path, kind: str) -> None:
+def test_the_8_bit_file_holds_what_rounding_at_load_makes(weights: Path, tmp_path: Path, kind: EightBit) -> None:
     folder = tmp_path / FLASHTALK_FOLDER
     shutil.copytree(weights / FLASHTALK_FOLDER, folder)
     target = convert(folder, folder / CONVERTED.format(kind=kind), kind)

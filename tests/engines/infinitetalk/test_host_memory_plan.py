@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ HD = Need("single", True, 960 * 960, 1)
 class CardOf(MemoryPlanner):
     """A planner for a card with so much free memory; this machine has none."""
 
-    def __init__(self, free_gib: float, host: HostMemory | None, **settings: object) -> None:
+    def __init__(self, free_gib: float, host: HostMemory | None, **settings: Any) -> None:
         made = Settings(_env_file=None, **settings)
         super().__init__(made, CARD, torch.device("cuda"), compiles=True, host=lambda: host)
         self._free = int(free_gib * GIB)

@@ -15,18 +15,19 @@ from lipsync_server.engines.infinitetalk.video.images import (
     person_masks,
     silent_neighbour,
 )
-from lipsync_server.engines.infinitetalk.video.sizes import BUCKETS, choose_size
+from lipsync_server.engines.infinitetalk.video.sizes import BUCKETS, Resolution, choose_size
 from lipsync_server.errors import InvalidInput
 from lipsync_server.models.pictures import fit_picture, frame_picture, to_tensor, to_uint8
 from lipsync_server.models.sampling.colour import ColourMatch
 
-_SIZES = {"infinitetalk-480": "480p", "infinitetalk-720": "720p"}
+_TABLES: dict[str, Resolution] = {"ASPECT_RATIO_627": "480p", "ASPECT_RATIO_960": "720p"}
+_SIZES: dict[str, Resolution] = {"infinitetalk-480": "480p", "infinitetalk-720": "720p"}
 _MASKS = golden_json("H_images/masks.json")
 
 
 def test_buckets_are_the_references() -> None:
     tables = golden_json("H_images/buckets.json")
-    for name, resolution in (("ASPECT_RATIO_627", "480p"), ("ASPECT_RATIO_960", "720p")):
+    for name, resolution in _TABLES.items():
         # As lists: of two equally near labels the first one counts.
         theirs = [(float(k), tuple(v)) for k, v in tables[name].items()]
         equal(f"H buckets {resolution}", list(BUCKETS[resolution].items()), theirs)
@@ -67,7 +68,8 @@ def test_person_masks_are_exact_once_the_axes_are_named_rightly(name: str) -> No
     case = _MASKS[name]
     boxes = None
     if case["bbox"]:
-        boxes = tuple(reference_box(tuple(box)) for box in case["bbox"].values())
+        first, second = (reference_box(tuple(box)) for box in case["bbox"].values())
+        boxes = first, second
     masks = latent_masks(person_masks(tuple(case["source_h_w"]), boxes), tuple(case["target_h_w"]))
     expected = golden("H_images/masks.safetensors")
     meets(f"H masks {name}", masks, expected[f"{name}.latent_mask"].float(), 0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from lipsync_server.engines.infinitetalk.loading.transformer_files import (
 )
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.errors import WeightsError
+from lipsync_server.models.layers.linear_8bit import QuantizedLinear
 from lipsync_server.quantization import Quantization
 from lipsync_server.random_models.infinitetalk_transformer import random_parameters, save_shards
 from lipsync_server.random_models.other_layouts import save_gguf, save_scaled_fp8, save_single
@@ -45,7 +47,7 @@ def _gguf(kind: str) -> Save:
     return lambda parameters, path: save_gguf(parameters, path, kind)
 
 
-def _fp8(**options: object) -> Save:
+def _fp8(**options: Any) -> Save:
     return lambda parameters, path: save_scaled_fp8(parameters, path, **options)
 
 
@@ -96,6 +98,7 @@ def test_scaled_fp8_is_kept_to_the_bit_where_the_model_computes_in_fp8(tmp_path:
     stored = load_file(tmp_path / "base.safetensors")
     name = "blocks.1.ffn.0"
     layer = model.get_submodule(name)
+    assert isinstance(layer, QuantizedLinear)
     assert torch.equal(layer.data.view(torch.uint8), stored[f"{name}.weight"].view(torch.uint8))
     assert torch.equal(layer.scale, stored[f"{name}.scale_weight"].expand(len(layer.scale), 1))
 

@@ -20,6 +20,7 @@ from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTr
 from lipsync_server.errors import WeightsError
 from lipsync_server.models.tensor_files.joined_qkv import place_of
 from lipsync_server.models.tensor_files.quanto import quantized_tensors
+from lipsync_server.quantization import EightBit
 from lipsync_server.random_models.infinitetalk_transformer import (
     random_parameters,
     random_transformer,
@@ -51,7 +52,9 @@ def load_plain(folder: Path, **options) -> InfiniteTalkTransformer:
     )
 
 
-def save_quantized(folder: Path, parameters: dict[str, torch.Tensor], kind: str, keep: tuple[str, ...] = ()) -> Path:
+def save_quantized(
+    folder: Path, parameters: dict[str, torch.Tensor], kind: EightBit, keep: tuple[str, ...] = ()
+) -> Path:
     tensors, quant_map = quantized_tensors(parameters, kind, keep)
     save_file(tensors, folder / f"model_{kind}.safetensors")
     (folder / f"model_{kind}.json").write_text(json.dumps(quant_map))
@@ -73,7 +76,7 @@ def test_every_official_tensor_has_a_place_and_no_parameter_stays_empty() -> Non
     filled: dict[str, int] = {}
     for name, entry in OFFICIAL.items():
         place = place_of(name)
-        target = model.get_parameter(f"{place.module}.{place.parameter}")
+        target: torch.Tensor = model.get_parameter(f"{place.module}.{place.parameter}")
         target = target if place.part is None else target.chunk(3)[place.part]
         assert list(target.shape) == entry["shape"], name
         key = f"{place.module}.{place.parameter}"
@@ -94,7 +97,7 @@ def test_shards_and_adapter_give_the_model_they_were_written_from(plain: Path) -
 
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
 def test_a_quantised_file_alone_is_enough_and_its_map_is_honoured(
-    tmp_path: Path, parameters: dict[str, torch.Tensor], kind: str
+    tmp_path: Path, parameters: dict[str, torch.Tensor], kind: EightBit
 ) -> None:
     """Layers that the map leaves out stay plain, even one of q, k and v; the rest equals rounding at load."""
     inputs = inputs_for(TINY)
@@ -102,10 +105,10 @@ def test_a_quantised_file_alone_is_enough_and_its_map_is_honoured(
     keep = ("time_", "img_emb", "blocks.1.self_attn.k", "audio_proj")
     model = load_transformer(save_quantized(tmp_path, parameters, kind, keep), config=TINY, dtype=torch.float32)
     assert 0 < relative_error(run(model, inputs), wanted) < 0.15
-    block = model.blocks[1].self_attn
-    assert type(block.qkv).__name__ == "Linear"
-    assert torch.equal(block.qkv.weight.chunk(3)[1], parameters["blocks.1.self_attn.k.weight"])
-    assert type(model.blocks[0].self_attn.qkv).__name__ == "QuantizedLinear"
+    plain = model.get_submodule("blocks.1.self_attn.qkv")
+    assert type(plain).__name__ == "Linear"
+    assert torch.equal(plain.get_parameter("weight").chunk(3)[1], parameters["blocks.1.self_attn.k.weight"])
+    assert type(model.get_submodule("blocks.0.self_attn.qkv")).__name__ == "QuantizedLinear"
     assert type(model.time_projection[1]).__name__ == "Linear"
 
 

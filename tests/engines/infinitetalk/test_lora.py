@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from lipsync_server.engines.infinitetalk.loading.lora import merge_all, read_lor
 from lipsync_server.engines.infinitetalk.loading.transformer_files import load_transformer, official_shapes
 from lipsync_server.errors import WeightsError
 from lipsync_server.models.tensor_files.quanto import quantized_tensors
+from lipsync_server.quantization import EightBit
 from lipsync_server.random_models.infinitetalk_transformer import random_parameters, save_shards
 from safetensors.torch import load_file, save_file
 from transformer_golden import (
@@ -136,7 +138,7 @@ def test_a_whole_file_as_published_changes_every_kind_of_layer(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("quant", ["int8", "fp8"])
-def test_a_lora_merges_into_8_bit_weights(tmp_path: Path, quant: str) -> None:
+def test_a_lora_merges_into_8_bit_weights(tmp_path: Path, quant: EightBit) -> None:
     """Near the plain model with the same LoRA, nearer by far than without it; also from a quantised file."""
     down, up = pair()
     path = write(
@@ -155,7 +157,7 @@ def test_a_lora_merges_into_8_bit_weights(tmp_path: Path, quant: str) -> None:
     (tmp_path / "q.json").write_text(json.dumps(quant_map))
 
     inputs = inputs_for(TINY)
-    options = {"config": TINY, "dtype": torch.float32}
+    options: dict[str, Any] = {"config": TINY, "dtype": torch.float32}
     base, adapter = tmp_path / "base", tmp_path / "adapter.safetensors"
     without = run(load_transformer(base, adapter, **options), inputs)
     wanted = run(load_transformer(base, adapter, **options, loras=[(path, 1.0)]), inputs)

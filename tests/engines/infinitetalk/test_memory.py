@@ -2,15 +2,15 @@
 
 import gc
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import torch
-from infinitetalk_kit import frames_of, request_for
+from infinitetalk_kit import create, frames_of, models_of, request_for
 from lipsync_server.bench.render_context import RecordingContext
 from lipsync_server.engines.base import State
 from lipsync_server.engines.infinitetalk import job
-from lipsync_server.engines.infinitetalk.engine import create
 from lipsync_server.engines.infinitetalk.loading import models
 from lipsync_server.engines.infinitetalk.one_gpu import InfiniteTalkEngine
 from lipsync_server.errors import OutOfMemory
@@ -21,12 +21,12 @@ pytestmark = pytest.mark.usefixtures("small_pictures")
 
 @pytest.mark.parametrize("options", [{}, {"preset": "balanced", "steps": 8, "teacache": 1.0}], ids=["fast", "teacache"])
 def test_running_out_of_memory_is_tried_once_more_with_fewer_blocks(
-    tiny_weights: Path, tmp_path: Path, options: dict[str, object]
+    tiny_weights: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     """In the last forward of the first window, when TeaCache has counted 15 forwards already."""
     engine = create(Settings(_env_file=None, weights_dir=tiny_weights, data_dir=tmp_path, device="cpu", preset="fast"))
     expected = frames_of(engine, request_for(0.56, **options), RecordingContext(tmp_path))
-    transformer, calls = engine._models.transformer, []
+    transformer, calls = models_of(engine).transformer, []
     at = 16 if options else 1
 
     def fail_once(module: torch.nn.Module, args: object) -> None:
@@ -39,7 +39,7 @@ def test_running_out_of_memory_is_tried_once_more_with_fewer_blocks(
     frames = frames_of(engine, request_for(0.56, **options), context)
     assert (frames == expected).all()
     assert any("memory ran out once" in warning for warning in context.warnings)
-    assert engine._models.transformer is not transformer
+    assert models_of(engine).transformer is not transformer
 
 
 @pytest.mark.parametrize("part", ["load_transformer", "SpeechEmbedding", "ConditionMaker.colours"])

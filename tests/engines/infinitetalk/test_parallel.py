@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from infinitetalk_kit import started
 from lipsync_server.bench.render_context import RecordingContext
 from lipsync_server.engines.base import RenderRequest
 from lipsync_server.engines.infinitetalk.model.sequence_parallel import SequenceParallel, Share
@@ -23,6 +24,8 @@ from lipsync_server.engines.infinitetalk.several_gpus import EXIT_HELPER_LOST, P
 from lipsync_server.errors import Cancelled, EngineUnavailable
 from lipsync_server.random_models.infinitetalk_transformer import random_transformer
 from lipsync_server.settings import Settings
+from torch._C._distributed_c10d import HashStore
+from torch.multiprocessing.spawn import spawn
 from transformer_golden import TINY, inputs_for, run
 
 # Latent sizes: 6 tokens a frame are shared out evenly by two, 15 are not.
@@ -47,7 +50,7 @@ def _process(rank: int, n_processes: int, folder: str) -> None:
 
 def test_several_processes_compute_what_one_does_compiled_or_not(tmp_path: Path):
     n_processes = 2
-    mp.spawn(_process, (n_processes, str(tmp_path)), nprocs=n_processes)
+    spawn(_process, (n_processes, str(tmp_path)), nprocs=n_processes)
     alone = random_transformer(TINY, dtype=torch.float32)
     expected = [run(alone, inputs_for(TINY, n_people, size=size)) for n_people, size in CASES + COMPILED]
     for rank in range(n_processes):
@@ -57,7 +60,7 @@ def test_several_processes_compute_what_one_does_compiled_or_not(tmp_path: Path)
 
 
 def test_a_number_of_gpus_that_does_not_divide_the_heads_is_refused_with_one_that_would(tmp_path: Path):
-    dist.init_process_group("fake", rank=0, world_size=3, store=dist.HashStore())
+    dist.init_process_group("fake", rank=0, world_size=3, store=HashStore())
     try:
         with pytest.raises(EngineUnavailable, match=f"divides {N_HEADS}"):
             SequenceParallel(N_HEADS)
@@ -85,9 +88,7 @@ def test_engines_in_step_make_the_video_of_one_and_stop_together(tiny_weights: P
     try:
         with pytest.raises(Cancelled):
             list(together.generate(request, RecordingContext(tmp_path, stop=lambda context: True)))
-        batches = together.generate(request, RecordingContext(tmp_path))
-        next(batches)
-        batches.close()
+        started(together, request, RecordingContext(tmp_path)).close()
         made = np.concatenate(list(together.generate(request, RecordingContext(tmp_path))))
     finally:
         together.close()

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 from infinitetalk_golden import CPU
-from infinitetalk_kit import QUICK, frames_of, request_for, stopped_at
+from infinitetalk_kit import QUICK, create, frames_of, models_of, request_for, started, stopped_at
 from lipsync_server.bench.infinitetalk.bench import TINY, Bench
 from lipsync_server.bench.infinitetalk.moving import moving_windows
 from lipsync_server.bench.render_context import RecordingContext
 from lipsync_server.engines.base import RenderRequest, ResumePoint
-from lipsync_server.engines.infinitetalk.engine import create
 from lipsync_server.engines.infinitetalk.loading.models import Models
 from lipsync_server.engines.infinitetalk.loading.planner import Need
 from lipsync_server.engines.infinitetalk.one_gpu import InfiniteTalkEngine
@@ -190,7 +189,7 @@ def test_the_engine_prepares_each_moving_window_once_before_it_decodes(
     assert (frames_of(engine, request, context) == expected).all()
     early = [] if source == "still" else ["encode_picture"]
     assert events == ["encode_picture", *early, "decode", *early, "decode", "decode"]
-    assert all((a["random"] == b["random"]).all() for a, b in zip(context.saved, in_order.saved, strict=True))
+    assert all(np.array_equal(a["random"], b["random"]) for a, b in zip(context.saved, in_order.saved, strict=True))
     resumed = RecordingContext(tmp_path, resume_point=ResumePoint(13, context.saved[0]))
     assert (frames_of(engine, request, resumed) == expected[13:]).all()
 
@@ -229,25 +228,28 @@ def test_a_job_that_ends_early_leaves_the_next_one_alone(
     expected = frames_of(engine, request, RecordingContext(tmp_path))
     with pytest.raises(Cancelled):
         frames_of(engine, request, RecordingContext(tmp_path, stop=stopped_at("window 2 of")))
-    batches = engine.generate(request, RecordingContext(tmp_path))
-    next(batches)
+    batches = started(engine, request, RecordingContext(tmp_path))
     batches.close()
     assert (frames_of(engine, request, RecordingContext(tmp_path)) == expected).all()
+
+
+class FreeBytes:
+    value: int | None = None
 
 
 def test_windows_are_prepared_early_only_where_there_is_room_for_both(
     tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = Settings(_env_file=None, weights_dir=tiny_weights, data_dir=tmp_path, device="cpu", preset="fast")
-    models, need, free = Models(settings), Need("single", True, 640 * 640, 1), [None]
-    monkeypatch.setattr(models._planner, "free_bytes", lambda: free[0])
+    models, need, free = Models(settings), Need("single", True, 640 * 640, 1), FreeBytes()
+    monkeypatch.setattr(models._planner, "free_bytes", lambda: free.value)
     # Without a device's memory; enough to keep CLIP there, and no more; less; more.
-    for free[0], prepared in ((None, False), (9 * 10**9, False), (6 * 10**9, False), (14 * 10**9, True)):
+    for free.value, prepared in ((None, False), (9 * 10**9, False), (6 * 10**9, False), (14 * 10**9, True)):
         models._release_transformer()
         models.load_transformer(need, lambda stage, done, total: None)
         assert models.encodes_beside(need) is prepared
         assert models._held is not None
-        assert models._held.plan.keep_encoders is (free[0] != 6 * 10**9)
+        assert models._held.plan.keep_encoders is (free.value != 6 * 10**9)
     larger = replace(need, pixels=960 * 960)
     models.load_transformer(larger, lambda stage, done, total: None)
     assert not models.encodes_beside(larger)
@@ -339,8 +341,8 @@ def test_a_gpu_renders_the_same_frames_both_ways(
         # Once more, because the first job also compiles.
         frames_of(engine, request, RecordingContext(tmp_path))
         expected = frames_of(engine, request, RecordingContext(tmp_path))
-    assert engine._models.side._side is None
+    assert models_of(engine).side._side is None
     for _ in range(3):
         assert (frames_of(engine, request, RecordingContext(tmp_path)) == expected).all()
-    assert engine._models.side._side is not None
+    assert models_of(engine).side._side is not None
     engine.close()

@@ -12,6 +12,7 @@ from lipsync_server.models.kernels.product_8bit import multiply_8bit
 from lipsync_server.models.kernels.rounding import dequantize_rows, quantize_rows
 from lipsync_server.models.layers.linear_8bit import QuantizedLinear, linear_in, replace_linears
 from lipsync_server.models.sampling.sampler import euler_step, timesteps
+from lipsync_server.quantization import EightBit
 from lipsync_server.random_models.infinitetalk_transformer import random_transformer
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -31,7 +32,7 @@ from transformer_golden import run as forward
 
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
 @pytest.mark.parametrize("base", ["f32", "bf16"])
-def test_rounding_reproduces_optimum_quanto_exactly(kind: str, base: str) -> None:
+def test_rounding_reproduces_optimum_quanto_exactly(kind: EightBit, base: str) -> None:
     golden = load_file(SMALL / "single_linear.safetensors")
     data, scale = quantize_rows(golden[f"{base}.weight"], kind)
     meets(f"F rounding {base} to {kind}, scale", scale, golden[f"{base}.{kind}._scale"].float(), 0)
@@ -39,17 +40,18 @@ def test_rounding_reproduces_optimum_quanto_exactly(kind: str, base: str) -> Non
 
 
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
-def test_exact_product_is_data_times_scale(kind: str) -> None:
+def test_exact_product_is_data_times_scale(kind: EightBit) -> None:
     golden = load_file(SMALL / "single_linear.safetensors")
     layer = QuantizedLinear(48, 40, kind=kind)
     layer.data.copy_(golden[f"f32.{kind}._data"])
     layer.scale.copy_(golden[f"f32.{kind}._scale"])
+    assert layer.bias is not None
     layer.bias.copy_(golden["f32.bias"])
     meets(f"F linear layer {kind}", layer(golden["f32.x"]), golden[f"f32.{kind}.y"], 1e-5)
 
 
 @pytest.mark.parametrize(("kind", "limit"), [("int8", 0.012), ("fp8", 0.045)])
-def test_eight_bit_product_is_near_the_plain_one(kind: str, limit: float) -> None:
+def test_eight_bit_product_is_near_the_plain_one(kind: EightBit, limit: float) -> None:
     """Rounded weights and rounded activations, normal values of a real width."""
     g = torch.Generator().manual_seed(3)
     weight, x = torch.randn(256, 512, generator=g), torch.randn(64, 512, generator=g)
@@ -59,7 +61,7 @@ def test_eight_bit_product_is_near_the_plain_one(kind: str, limit: float) -> Non
 
 
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
-def test_rows_of_zeros_and_outliers_survive(kind: str) -> None:
+def test_rows_of_zeros_and_outliers_survive(kind: EightBit) -> None:
     x = torch.tensor([[0.0, 0.0, 0.0], [1e30, 1.0, -1e30], [1e-30, 2e-30, 0.0]])
     data, scale = quantize_rows(x, kind)
     back = dequantize_rows(data, scale, torch.float32)
@@ -81,7 +83,7 @@ def test_layers_are_replaced_by_name_and_give_the_same_function() -> None:
 
 @pytest.mark.parametrize(("kind", "limit"), [("int8", 0.05), ("fp8", 0.15)])
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_whole_model_in_8_bits_stays_near_the_plain_one(kind: str, limit: float, dynamic: bool) -> None:
+def test_whole_model_in_8_bits_stays_near_the_plain_one(kind: EightBit, limit: float, dynamic: bool) -> None:
     inputs = inputs_for(TINY)
     plain = forward(random_transformer(TINY, dtype=torch.float32), inputs)
     model = random_transformer(TINY, dtype=torch.float32, quant=kind)
@@ -105,7 +107,7 @@ def _published_cases() -> list[tuple[str, int, int]]:
 
 
 @pytest.mark.parametrize(("kind", "shape", "n_people"), _published_cases())
-def test_published_layout_gives_the_reference_output(tmp_path: Path, kind: str, shape: int, n_people: int) -> None:
+def test_published_layout_gives_the_reference_output(tmp_path: Path, kind: EightBit, shape: int, n_people: int) -> None:
     """float32 with exact products. The fp8 file's map is partial, and what it leaves out comes from the plain model."""
     tensors = load_file(golden_path(f"F_quant/dit_tiny_{kind}.safetensors"))
     quant_map = golden_path(f"F_quant/dit_tiny_{kind}.json").read_text()
@@ -119,7 +121,7 @@ def test_published_layout_gives_the_reference_output(tmp_path: Path, kind: str, 
 
     golden = load_file(golden_path("F_quant/outputs.safetensors"))
     case, given = golden_case(shape, n_people)
-    seen = {}
+    seen: dict[str, torch.Tensor] = {}
     model.blocks[0].register_forward_hook(lambda _, __, out: seen.__setitem__("block", out))
     out = forward(model, given)
     name = f"{kind}.shape{shape}_human{n_people}"
@@ -129,7 +131,7 @@ def test_published_layout_gives_the_reference_output(tmp_path: Path, kind: str, 
 
 
 @pytest.mark.parametrize(("kind", "limit"), [("int8", 0.02), ("fp8", 0.08)])
-def test_products_in_8_bits_on_a_golden_case(kind: str, limit: float) -> None:
+def test_products_in_8_bits_on_a_golden_case(kind: EightBit, limit: float) -> None:
     """Weights and activations of the blocks rounded as on a GPU: relative L2 after one forward and after 4 steps."""
     golden, inputs = golden_case(0, 1)
     plain = after_4_steps(golden_model(), inputs)

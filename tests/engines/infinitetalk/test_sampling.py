@@ -1,6 +1,7 @@
 """The denoising loop: noise levels, guidance and whole golden runs through our transformer and VAE."""
 
 import struct
+from typing import cast
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from lipsync_server.engines.infinitetalk.model.teacache import TeaCache
 from lipsync_server.engines.infinitetalk.video.conditions import ConditionMaker, still_picture
 from lipsync_server.engines.infinitetalk.video.guidance import Guidance, GuidanceScales, ProjectedGuidance
 from lipsync_server.engines.infinitetalk.video.window_loop import LoopSettings, Prompts, WindowLoop
+from lipsync_server.models.encoders.speech import SpeechEmbedding
 from lipsync_server.models.sampling.sampler import euler_step, pin, timesteps
 from lipsync_server.models.sampling.windows import Schedule
 from lipsync_server.models.wan_vae.vae import WanVae
@@ -110,10 +112,13 @@ def _conditions_and_loop(name: str, case: dict) -> tuple[ConditionMaker, WindowL
         motion_frames=case["motion_frame"],
         max_frames=17 if name == "teacache" else 1000,
     )
-    boxes = tuple(reference_box(tuple(box)) for box in case["bbox"].values()) if case["bbox"] else None
+    boxes = None
+    if case["bbox"]:
+        first, second = (reference_box(tuple(box)) for box in case["bbox"].values())
+        boxes = first, second
     conditions = ConditionMaker(
         still_picture(common["source_image"].numpy(), boxes),
-        tuple(_Stored(common[f"audio_full_person{person + 1}"]) for person in range(n_people)),
+        tuple(cast(SpeechEmbedding, _Stored(common[f"audio_full_person{person + 1}"])) for person in range(n_people)),
         plan,
         size=tuple(case["bucket_h_w"]),
         vae=vae,

@@ -1,6 +1,7 @@
 """Settings that cannot run on the device are refused before model files are read."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lipsync_server.engines.infinitetalk.engine import create
@@ -17,7 +18,7 @@ from lipsync_server.settings import Settings
     ],
 )
 def test_an_attention_that_cannot_run_here_is_refused_before_any_file_is_opened(
-    tmp_path: Path, options: dict[str, object], words: str
+    tmp_path: Path, options: dict[str, Any], words: str
 ) -> None:
     """The weights folder is empty: the refusal speaks of the setting, because no file was looked for yet."""
     settings = Settings(_env_file=None, weights_dir=tmp_path, data_dir=tmp_path, device="cpu", **options)

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from infinitetalk_kit import frames_of, request_for
+from infinitetalk_kit import create, frames_of, request_for
 from lipsync_server.bench.render_context import RecordingContext
-from lipsync_server.engines.infinitetalk.engine import create
 from lipsync_server.engines.infinitetalk.published import choose_transformer, find_encoders, find_transformers
 from lipsync_server.engines.infinitetalk.recognise import recognise
 from lipsync_server.errors import WeightsError

@@ -6,6 +6,7 @@ import pytest
 import torch
 from infinitetalk_golden import within
 from lipsync_server.engines.infinitetalk.model.teacache import TeaCache
+from lipsync_server.engines.infinitetalk.video.sizes import Resolution
 from lipsync_server.models.layers.embeddings import unpatchify
 from lipsync_server.random_models.infinitetalk_transformer import random_transformer
 from safetensors.torch import load_file
@@ -18,7 +19,7 @@ RUNS = json.loads((SMALL / "teacache_decisions.json").read_text())
 def test_decisions_match_the_reference(name: str) -> None:
     run = RUNS[name]
     e0 = load_file(SMALL / "teacache_e0.safetensors")[f"{name}.e0"]
-    resolution = "480p" if run["scale"].endswith("480") else "720p"
+    resolution: Resolution = "480p" if run["scale"].endswith("480") else "720p"
     cache = TeaCache(resolution, steps=run["steps"], threshold=run["threshold"])
     assert {entry[6] for entry in run["log"]} > {0.0}
     changes: list[float] = []

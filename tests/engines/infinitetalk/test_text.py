@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from infinitetalk_golden import CPU, equal, error, golden, golden_json, meets
-from lipsync_server.engines.infinitetalk.published import TextFiles
 from lipsync_server.errors import WeightsError
 from lipsync_server.models.encoders import text, text_cache
+from lipsync_server.models.encoders.text_files import TextFiles
 from lipsync_server.models.tensor_files.quanto import quantized_tensors
+from lipsync_server.quantization import EightBit
 from safetensors.torch import save_file
 
 
@@ -37,7 +38,7 @@ def test_the_encoder_streamed_layer_by_layer_meets_the_golden_rows() -> None:
 
 
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
-def test_a_quanto_file_with_its_map_is_read_as_data_times_scale(tmp_path: Path, kind: str) -> None:
+def test_a_quanto_file_with_its_map_is_read_as_data_times_scale(tmp_path: Path, kind: EightBit) -> None:
     weights = golden("L_extra/t5_tiny.safetensors")
     keep = ("token_embedding", "blocks.0.pos_embedding", "blocks.1.pos_embedding", "blocks.2.pos_embedding")
     data, quant_map = quantized_tensors(weights, kind, keep=keep)

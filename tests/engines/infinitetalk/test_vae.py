@@ -1,6 +1,7 @@
 """The VAE: golden pixels and latents, and every shortcut against diffusers' own whole-video passes."""
 
 import importlib.util
+from typing import Any
 
 import pytest
 import torch
@@ -66,7 +67,8 @@ def test_latents_and_pixels_are_golden(name: str, way: str) -> None:
 def test_streaming_equals_diffusers_whole_video(way: str, channels_last: bool) -> None:
     """In every way of computing, in the CPU's and in the GPU's memory order."""
     plain = _network(8)
-    ours = WanVae(_network(8), CPU, torch.float32, channels_last=channels_last, **WAYS[way])
+    options: Options = {**WAYS[way], "channels_last": channels_last}
+    ours = WanVae(_network(8), CPU, torch.float32, **options)
     video = _video(13, 32, 48)
     mean = torch.tensor(plain.config.latents_mean).view(-1, 1, 1, 1)
     std = torch.tensor(plain.config.latents_std).view(-1, 1, 1, 1)
@@ -80,7 +82,7 @@ def test_streaming_equals_diffusers_whole_video(way: str, channels_last: bool) -
 @pytest.mark.parametrize("width", [6, 7])
 def test_pairs_of_columns_make_the_same_convolution(width: int) -> None:
     conv = nn.Conv3d(32, 5, 3)
-    conv._padding = (1, 1, 1, 1, 2, 0)
+    object.__setattr__(conv, "_padding", (1, 1, 1, 1, 2, 0))
     assert PairedConv.suits(conv)
     paired = PairedConv(conv)
     frames = F.pad(torch.randn(1, 32, 3, 4, width), (1, 1))
@@ -113,7 +115,7 @@ def _values(channels: int, n_frames: int, height: int, width: int, dtype: torch.
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("channels", "edge"), [(96, 1), (192, 0), (384, 0), (20, 1)])
 def test_each_kernel_computes_what_plain_torch_does(channels: int, edge: int, dtype: torch.dtype) -> None:
-    close = {"rtol": 1e-2, "atol": 1e-2} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-5}
+    close: dict[str, Any] = {"rtol": 1e-2, "atol": 1e-2} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-5}
     gamma, bias = torch.randn(2, channels, device=GPU)
     history = _values(channels, 2, 6, 10 + 2 * edge, dtype)
     for n_frames in (1, 4):

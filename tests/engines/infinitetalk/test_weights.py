@@ -3,6 +3,7 @@
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ RTX_4090 = Gpu(0, "GPU-2", "RTX 4090", 24 * GIB, 23 * GIB, (8, 9))
 RTX_3090 = Gpu(0, "GPU-3", "RTX 3090", 24 * GIB, 23 * GIB, (8, 6))
 
 
-def _settings(folder: Path, **values: object) -> Settings:
+def _settings(folder: Path, **values: Any) -> Settings:
     return Settings(_env_file=None, weights_dir=folder, data_dir=folder / "data", device="cpu", **values)
 
 
@@ -171,7 +172,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
 
 
 def _plan(
-    free_gib: float | None, *, quant: Quantization = "fp8", pixels: int = 640 * 640, **more: object
+    free_gib: float | None, *, quant: Quantization = "fp8", pixels: int = 640 * 640, **more: Any
 ) -> memory.MemoryPlan:
     free = None if free_gib is None else int(free_gib * GIB)
     return memory.plan(

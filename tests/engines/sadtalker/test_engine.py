@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import GeneratorType
+from typing import Any
 
 import av
 import numpy as np
@@ -88,7 +90,7 @@ def test_by_default_the_head_is_put_back_into_the_whole_picture(engine: SadTalke
     ],
     ids=str,
 )
-def test_every_mode_renders(engine: SadTalkerEngine, options: dict[str, object], shape: tuple[int, int] | None) -> None:
+def test_every_mode_renders(engine: SadTalkerEngine, options: dict[str, Any], shape: tuple[int, int] | None) -> None:
     frames = frames_of(engine, request(0.08, **options))
     assert len(frames) == 2
     assert frames.shape[1] % 2 == frames.shape[2] % 2 == 0
@@ -199,9 +201,11 @@ def test_memory_does_not_grow_with_the_recording(engine: SadTalkerEngine, tmp_pa
     sound = np.memmap(tmp_path / "speech.f32", np.float32, "w+", shape=(n_samples,))
     asked = RenderRequest(FACE, sound, 600.0, Options(preprocess="crop", precision="float32"))
     batches = engine.generate(asked, RecordingContext())
+    assert isinstance(batches, GeneratorType)
     next(batches)
     render = batches.gi_yieldfrom
-    assert render is not None
+    assert isinstance(render, GeneratorType)
+    assert render.gi_frame is not None
     track = render.gi_frame.f_locals["self"].track
     process = psutil.Process()
     track.semantics(0, 8)
@@ -221,7 +225,7 @@ def test_a_size_that_is_not_there_is_named(weights: Path, tmp_path: Path) -> Non
     settings = Settings(weights_dir=tmp_path, device="cpu", _env_file=None)
     assert describe(settings).resolutions == ("256",)
     with pytest.raises(WeightsError, match="sadtalker-512"):
-        frames_of(create("sadtalker", settings), request(0.04, size=512))
+        frames_of(SadTalkerEngine(settings), request(0.04, size=512))
 
 
 def test_the_description_says_what_is_missing_and_what_to_do(weights: Path, tmp_path: Path) -> None:
@@ -231,7 +235,9 @@ def test_the_description_says_what_is_missing_and_what_to_do(weights: Path, tmp_
     present = describe(Settings(weights_dir=weights, device="cpu", _env_file=None))
     assert present.available
     assert (present.reason, present.device, present.resolutions) == ("", "cpu", ("256", "512"))
-    assert set(present.options_schema["properties"]) == set(options_model("sadtalker").model_fields)
+    properties = present.options_schema["properties"]
+    assert isinstance(properties, dict)
+    assert set(properties) == set(options_model("sadtalker").model_fields)
 
 
 def test_reference_behaviour_takes_the_original_s_side_everywhere() -> None:

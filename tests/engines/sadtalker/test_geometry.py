@@ -1,6 +1,7 @@
 """Cutting, aligning, packing and pasting, against the golden data and where the original goes wrong."""
 
 import json
+from typing import Any, get_args
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ from lipsync_server.engines.sadtalker.audio.coefficients import (
 from lipsync_server.engines.sadtalker.face.camera import camera_path
 from lipsync_server.engines.sadtalker.face.geometry import (
     STANDARD_POINTS,
+    Preprocess,
     align,
     align_points,
     cut,
@@ -37,17 +39,18 @@ from lipsync_server.engines.sadtalker.face.reconstruction import FaceReconstruct
 from lipsync_server.engines.sadtalker.face.source import read_coefficients
 from lipsync_server.errors import InvalidImage
 from lipsync_server.models.pictures import fit_video
+from numpy.typing import NDArray
 from sadtalker_golden import FILES, arrays, big, note, recipe_network, small, within
 
 CROPS = json.loads(small("croper.json").read_text())
 
 
-def landmarks_of(case: dict[str, object]) -> np.ndarray:
+def landmarks_of(case: dict[str, Any]) -> NDArray[np.float32]:
     return np.array(case["landmarks68"], np.float32)
 
 
 @pytest.mark.parametrize("case", CROPS, ids=lambda case: case["name"])
-def test_crops_meet_the_golden_data(case: dict[str, object]) -> None:
+def test_crops_meet_the_golden_data(case: dict[str, Any]) -> None:
     width, height = case["width"], case["height"]
     crop = find_crop(landmarks_of(case), width, height, reference_clamp=True)
     assert list(crop.resized) == case["rsize"]
@@ -63,7 +66,7 @@ def test_crops_meet_the_golden_data(case: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("case", CROPS, ids=lambda case: case["name"])
-def test_the_recorded_crop_is_what_is_cut_where_the_original_records_more(case: dict[str, object]) -> None:
+def test_the_recorded_crop_is_what_is_cut_where_the_original_records_more(case: dict[str, Any]) -> None:
     width, height = case["width"], case["height"]
     crop = find_crop(landmarks_of(case), width, height)
     picture = np.zeros((height, width, 3), np.uint8)
@@ -113,7 +116,10 @@ def test_coefficients_of_a_picture_meet_the_golden_data() -> None:
     network = recipe_network(FaceReconstruction, "face_3drecon")
     picture = data["in.image_u8"]
     height, width = picture.shape[:2]
-    for mode in FILES.cases("geometry/crop_and_extract.npz"):
+    stored = FILES.cases("geometry/crop_and_extract.npz")
+    modes: list[Preprocess] = [mode for mode in get_args(Preprocess) if mode in stored]
+    assert len(modes) == len(stored)
+    for mode in modes:
         crop = find_crop(data["in.landmarks_full_image"], width, height, reference_clamp=True)
         square = resize(cut(picture, crop, mode), 256, 256)
         assert np.array_equal(square, data[f"{mode}.out.crop_image_u8"])
@@ -180,8 +186,8 @@ def test_frames_become_bytes_as_in_the_golden_data() -> None:
     frames = to_bytes(torch.from_numpy(data["frame.in.float"]).permute(0, 3, 1, 2))
     within("frame to bytes", 0, frames, data["frame.out.u8"])
     for case in range(3):
-        size = tuple(int(v) for v in data[f"resize{case}.in.crop_size_w_h"])
-        assert crop_height(64, size) == data[f"resize{case}.out.u8"].shape[0]
+        width, height = (int(v) for v in data[f"resize{case}.in.crop_size_w_h"])
+        assert crop_height(64, (width, height)) == data[f"resize{case}.out.u8"].shape[0]
 
 
 @pytest.mark.parametrize("case", [0, 1])
@@ -205,7 +211,7 @@ BOXES = [(200, 100, 420, 330), (0, 100, 260, 360), (-30, -20, 300, 280), (350, 2
 @pytest.mark.parametrize("box", BOXES)
 def test_a_feathered_paste_leaves_no_seam_and_no_pixel_outside_its_box(box: tuple[int, int, int, int]) -> None:
     rng = np.random.default_rng(0)
-    photo = cv2.GaussianBlur(rng.integers(0, 255, (480, 640, 3), dtype=np.uint8), (0, 0), 9)
+    photo = cv2.GaussianBlur(rng.integers(0, 255, (480, 640, 3), dtype=np.uint8), (0, 0), 9).astype(np.uint8)
     paste = FeatherPaste(photo, box, torch.device("cpu"))
     pasted = paste.place(paste.blend(torch.ones(2, 3, 64, 64)))
     assert pasted.shape == (2, 480, 640, 3)
@@ -262,7 +268,7 @@ def test_a_very_tall_crop_is_no_higher_than_a_video_may_be() -> None:
 
 
 def test_a_face_of_a_few_pixels_is_refused_with_what_to_do() -> None:
-    landmarks = landmarks_of(CROPS[0]) * 0.002
+    landmarks = landmarks_of(CROPS[0]) * np.float32(0.002)
     with pytest.raises(InvalidImage, match="preprocess full"):
         align(np.zeros((256, 256, 3), np.uint8), landmarks)
 

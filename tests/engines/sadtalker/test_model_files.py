@@ -5,7 +5,9 @@ import json
 import pickle
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,16 +38,16 @@ USED_PREFIXES = (
 COMBINED = "SadTalker_V0.0.2_256.safetensors"
 
 
-def contract(name: str) -> dict[str, object]:
+def contract(name: str) -> dict[str, Any]:
     return json.loads(gzip.decompress(small(name).read_bytes()))
 
 
-def combined_contract() -> dict[str, dict[str, object]]:
+def combined_contract() -> dict[str, dict[str, Any]]:
     return {entry["name"]: entry for entry in contract("combined_safetensors.json.gz")["tensors"]}
 
 
 def test_the_published_files_hold_exactly_these_tensors() -> None:
-    wanted = {name: tuple(entry["shape"]) for name, entry in combined_contract().items()}
+    wanted: dict[str, tuple[int, ...]] = {name: tuple(entry["shape"]) for name, entry in combined_contract().items()}
     assert official.combined() == wanted
     for name, entry in contract("mapping_checkpoints.json.gz")["files"].items():
         n = entry["coeff_channels"]
@@ -121,7 +123,7 @@ def test_tiny_model_files_have_the_official_names_and_loads(folder: Path) -> Non
 
 def test_a_file_without_the_training_parts_loads(folder: Path) -> None:
     for prefix in official.UNUSED_PREFIXES:
-        change(folder, lambda tensors, prefix=prefix: drop(tensors, prefix))
+        change(folder, partial(drop, prefix=prefix))
     load_networks(folder, 256)
 
 
@@ -203,4 +205,4 @@ def test_training_state_beside_the_mapping_is_not_read(folder: Path) -> None:
     torch.save(content, path)
     assert zipfile.is_zipfile(path)
     mapping = load_mapping(path, 70)
-    assert torch.equal(mapping.fc_t.weight, content["mapping"]["fc_t.weight"])
+    assert torch.equal(mapping.get_parameter("fc_t.weight"), content["mapping"]["fc_t.weight"])

@@ -1,16 +1,17 @@
 """The head's motion and expression over a whole recording: no jumps, any length, any stretch on demand."""
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
 import torch
 from lipsync_server.engines.sadtalker.audio.audio_nets import ExpNet
 from lipsync_server.engines.sadtalker.audio.coefficients import CoefficientTrack, TrackOptions
-from lipsync_server.engines.sadtalker.audio.pose_track import PoseTrack, seeded_noise
+from lipsync_server.engines.sadtalker.audio.pose_track import PoseJoin, PoseTrack, seeded_noise
 from lipsync_server.engines.sadtalker.audio.pose_vae import PoseVAE
 from lipsync_server.engines.sadtalker.loading.model_files import build
-from lipsync_server.engines.sadtalker.loading.official import Dimensions, combined
+from lipsync_server.engines.sadtalker.loading.official import UNUSED_PREFIXES, Dimensions, combined
 from lipsync_server.random_models.sadtalker import random_tensors
-from sadtalker_golden import UNUSED_PREFIXES
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def _no_gradients() -> object:
         yield
 
 
-def pose_track(network: PoseVAE, n_frames: int, join: str) -> PoseTrack:
+def pose_track(network: PoseVAE, n_frames: int, join: PoseJoin) -> PoseTrack:
     windows = torch.randn(n_frames, 1, 80, 16, generator=torch.Generator().manual_seed(3))
     return PoseTrack(
         network,
@@ -66,9 +67,10 @@ class _SteadyHead(torch.nn.Module):
 
 def test_blended_blocks_do_not_jump_where_independent_ones_do() -> None:
     n_frames = 1 + 32 * 12
+    steady = cast(PoseVAE, _SteadyHead())
 
-    def steps(join: str) -> np.ndarray:
-        track = pose_track(_SteadyHead(), n_frames, join)
+    def steps(join: PoseJoin) -> np.ndarray:
+        track = pose_track(steady, n_frames, join)
         return np.abs(np.diff(track.raw(0, n_frames), axis=0)).max(axis=1)
 
     independent, blended = steps("independent"), steps("blended")
@@ -76,7 +78,7 @@ def test_blended_blocks_do_not_jump_where_independent_ones_do() -> None:
     assert np.median(independent[::32]) > 1
     # Half a period of a raised cosine over 16 frames: no step is larger than a tenth of the way.
     assert blended.max() < 0.16 * independent.max()
-    places = pose_track(_SteadyHead(), n_frames, "blended").raw(0, n_frames)
+    places = pose_track(steady, n_frames, "blended").raw(0, n_frames)
     assert 0.5 < places[64:].std(axis=0).mean() < 1.3
 
 
@@ -89,7 +91,9 @@ def test_the_head_starts_from_the_picture_s_own_pose(networks: tuple[ExpNet, Pos
 
 @pytest.mark.parametrize("join", ["blended", "independent"])
 @pytest.mark.parametrize("n_frames", [1, 2, 3, 12, 13, 17, 21, 32, 33, 34, 65, 97])
-def test_any_stretch_of_any_length_equals_the_whole(networks: tuple[ExpNet, PoseVAE], n_frames: int, join: str) -> None:
+def test_any_stretch_of_any_length_equals_the_whole(
+    networks: tuple[ExpNet, PoseVAE], n_frames: int, join: PoseJoin
+) -> None:
     whole = pose_track(networks[1], n_frames, join).rows(0, n_frames)
     assert whole.shape == (n_frames, 6)
     assert np.isfinite(whole).all()
@@ -99,7 +103,7 @@ def test_any_stretch_of_any_length_equals_the_whole(networks: tuple[ExpNet, Pose
         assert np.allclose(track.rows(first, stop), whole[first:stop], atol=1e-5)
 
 
-def coefficient_track(networks: tuple[ExpNet, PoseVAE], n_frames: int, **options: object) -> CoefficientTrack:
+def coefficient_track(networks: tuple[ExpNet, PoseVAE], n_frames: int, **options: Any) -> CoefficientTrack:
     speech = (0.1 * np.random.default_rng(0).standard_normal(640 * n_frames)).astype(np.float32)
     source = np.linspace(-1, 1, 73).astype(np.float32)
     return CoefficientTrack(*networks, speech, n_frames, source, TrackOptions(seed=1, **options))

@@ -84,7 +84,7 @@ def inputs_for(
 
 def run(model: InfiniteTalkTransformer, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     """One forward from raw inputs."""
-    given = {name: inputs[name] for name in ("text", "image_tokens", "audio", "masks")}
+    given = {name: inputs[name] for name in ("text", "image_tokens", "audio", "masks") if name in inputs}
     out: torch.Tensor = model(inputs["latent"], inputs["timestep"], model.embed_condition(**given))
     return out
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import av
@@ -45,15 +46,22 @@ async def submit(session: aiohttp.ClientSession, **options: object) -> str:
         return str((await response.json())["id"])
 
 
-async def job(session: aiohttp.ClientSession, job_id: str) -> dict[str, object]:
+async def job(session: aiohttp.ClientSession, job_id: str) -> dict[str, Any]:
     async with session.get(f"/v1/jobs/{job_id}") as response:
         return dict(await response.json())
 
 
-async def ended(session: aiohttp.ClientSession, job_id: str) -> dict[str, object]:
+async def ended(session: aiohttp.ClientSession, job_id: str) -> dict[str, Any]:
     async with session.get(f"/v1/jobs/{job_id}/events") as response:
         await response.read()
     return await job(session, job_id)
+
+
+def stretch(packet: av.Packet) -> tuple[float, float]:
+    """When a packet starts and ends, in seconds."""
+    assert packet.pts is not None
+    assert packet.duration is not None
+    return float(packet.pts * packet.time_base), float((packet.pts + packet.duration) * packet.time_base)
 
 
 def check_whole(data: bytes, folder: Path) -> None:
@@ -62,14 +70,13 @@ def check_whole(data: bytes, folder: Path) -> None:
     path.write_bytes(data)
     assert bar_numbers(path) == expected_bars(N_FRAMES)
     with av.open(str(path)) as opened:
-        shown = sorted(packet.pts * packet.time_base for packet in opened.demux(video=0) if packet.size)
-    assert [float(time) for time in shown] == pytest.approx([frame / 25 for frame in range(N_FRAMES)])
+        shown = sorted(stretch(packet)[0] for packet in opened.demux(video=0) if packet.size)
+    assert shown == pytest.approx([frame / 25 for frame in range(N_FRAMES)])
     with av.open(str(path)) as opened:
-        heard = [packet for packet in opened.demux(audio=0) if packet.size]
-    ends = [(packet.pts + packet.duration) * packet.time_base for packet in heard]
-    assert float(heard[0].pts * heard[0].time_base) == pytest.approx(0, abs=0.07)
-    assert float(ends[-1]) == pytest.approx(SECONDS, abs=0.001)
-    assert [packet.pts for packet in heard[1:]] == [packet.pts + packet.duration for packet in heard[:-1]]
+        heard = [stretch(packet) for packet in opened.demux(audio=0) if packet.size]
+    assert heard[0][0] == pytest.approx(0, abs=0.07)
+    assert heard[-1][1] == pytest.approx(SECONDS, abs=0.001)
+    assert [start for start, _ in heard[1:]] == [end for _, end in heard[:-1]]
 
 
 async def test_a_video_is_watched_from_its_first_window_on(anna: aiohttp.ClientSession, tmp_path: Path) -> None:

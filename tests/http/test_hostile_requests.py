@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 
 import pytest
+from aiohttp import web
 from lipsync_server.http.answers.schemas import FILE_FIELDS, JOB_FIELDS
 from lipsync_server.http.app import ROUTES
 from lipsync_server.http.callers.connections import Connections, listen
@@ -62,7 +63,7 @@ class Door:
 @pytest.fixture
 async def door(site: Site, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Door]:
     runner = site.client.server.runner
-    assert runner is not None
+    assert isinstance(runner, web.AppRunner)
     listener = await listen(runner, "127.0.0.1", 0, Connections(most=500), idle_s=0.5)
     yield Door(site, listener.sockets[0].getsockname()[1], caplog)
     listener.close()

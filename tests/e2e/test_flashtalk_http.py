@@ -79,6 +79,8 @@ async def test_a_preset_of_few_steps_takes_flashtalk_and_says_so(
     with av.open(str(video)) as container:
         stream, sound = container.streams.video[0], container.streams.audio[0]
         assert (stream.frames, stream.width, stream.height) == (8, 448, 768)
+        assert sound.duration is not None
+        assert sound.time_base is not None
         assert float(sound.duration * sound.time_base) == pytest.approx(0.3, abs=0.03)
     async with session.get(f"{server.url}/v1/jobs/{job_id}") as answer:
         result = (await answer.json())["result"]

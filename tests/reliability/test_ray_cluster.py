@@ -372,6 +372,7 @@ async def test_after_the_head_was_lost_and_returned_work_goes_on_without_hands(
     job_ids = [await site.send(f"head-{n}", audio=wav(3.0), options=options) for n in range(2)]
     await site.until(lambda workers: workers.get("back") == "busy")
     nodes.kill("head")
+    assert server.process is not None
     assert await asyncio.to_thread(server.process.wait, START_S) != 0, "the server ends, so that it can be restarted"
     await asyncio.to_thread(nodes.start_head)
     server.start()

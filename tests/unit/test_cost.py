@@ -1,8 +1,13 @@
 """The monthly comparison comes from one formula: hours x price + storage."""
 
+from datetime import date
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lipsync_server.bench.share import write_share
+from lipsync_server.card_speeds import CardSpeeds, SharedSpeed
 from lipsync_server.cli import app
 from lipsync_server.cloud.cost import (
     DEFAULT_OFFERS,
@@ -13,9 +18,18 @@ from lipsync_server.cloud.cost import (
     monthly_cost,
     video_cost,
 )
-from lipsync_server.cloud.speeds import expected_speed, speeds_of
+from lipsync_server.cloud.measured import default_folder, measured_speeds
+from lipsync_server.cloud.speeds import SPEEDS, expected_speed, row_of_profile, speeds_of
+from lipsync_server.engines.registry import ENGINES
+from lipsync_server.weights.manifest import load_manifest
 from typer.main import get_command
 from typer.testing import CliRunner
+
+
+@pytest.fixture(autouse=True)
+def no_files_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
+
 
 OFFER = Offer("runpod", "RTX 4090", 0.34, 0.10, 0.20)
 
@@ -49,8 +63,72 @@ def test_the_bill_has_a_row_for_each_offer_engine_and_preset_and_says_where_its_
     for offer in (*DEFAULT_OFFERS, Offer("yours", "RTX 4090", 1, 0.1, 0.1)):
         named = {row[2] for row in rows if row[:2] == [offer.provider, offer.gpu]}
         assert named == {f"{speed.engine} {speed.preset}" for speed in speeds_of(offer.gpu)}
-    assert {row[5] for row in rows} == {"measured", "computed"}
-    assert all(row[5] == "computed" for row in rows if row[1] == "RTX 4090")
+    assert {row[5] for row in rows} == {"measured", "computed", "published"}
+    assert all(row[5] != "measured" for row in rows if row[1] == "RTX 4090")
+
+
+def test_every_card_has_a_figure_for_every_engine_and_preset_with_its_source() -> None:
+    wanted = {(one.engine, one.preset) for one in SPEEDS if one.card == "H100"}
+    engines = set(ENGINES.names) - {"auto", "preview"}  # preview needs no rented card
+    assert engines <= {engine for engine, _ in wanted}
+    for card in {one.card for one in SPEEDS}:
+        assert {(one.engine, one.preset) for one in speeds_of(card)} == wanted
+    assert all(one.source for one in SPEEDS)
+
+
+def test_every_profile_has_a_row_in_the_bill() -> None:
+    for name, profile in load_manifest().profiles.items():
+        engine, preset = row_of_profile(name, "fast" if profile.engine == "infinitetalk" else "balanced")
+        assert expected_speed("RTX 4090", engine, preset), name
+
+
+def shared(folder: Path, card: str, speed: SharedSpeed, measured_on: date = date(2026, 11, 28)) -> Path:
+    folder.mkdir(exist_ok=True)
+    return write_share(CardSpeeds(card=card, versions={}, measured_on=measured_on, speeds=(speed,)), folder)
+
+
+def test_a_file_of_bench_share_replaces_the_figure_of_its_card_alone(tmp_path: Path) -> None:
+    speed = SharedSpeed(engine="infinitetalk", preset="fast", resolution="480p", seconds_per_second=8.25, sound_s=30)
+    path = shared(tmp_path / "given", "NVIDIA GeForce RTX 4090", speed)
+    said = bill("--measured", str(path), "--preset", "fast", "--engine", "infinitetalk")
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if line.startswith("│")]
+    assert {(row[4], row[5]) for row in rows if row[1] == "RTX 4090"} == {("8.25", "measured")}
+    assert {row[4] for row in rows if row[1] == "H100 SXM"} == {"3.3"}
+    assert "measured, by you on NVIDIA GeForce RTX 4090, 2026-11-28, median of 1 run of 30 s" in said
+
+
+def test_the_users_folder_is_read_and_the_newest_file_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    folder = tmp_path / "lipsync" / "speeds"
+    folder.parent.mkdir()
+    new = SharedSpeed(engine="flashhead", preset="fast", options={"variant": "lite"}, seconds_per_second=2, sound_s=30)
+    shared(folder, "NVIDIA GeForce RTX 4090", new).rename(folder / "new.json")
+    old = new.model_copy(update={"seconds_per_second": 3.0})
+    shared(folder, "NVIDIA GeForce RTX 4090", old, date(2026, 1, 1))
+    assert default_folder() == folder
+    found = measured_speeds([], default_folder())
+    assert [(one.card, one.engine, one.preset, one.seconds) for one in found] == [
+        ("RTX 4090", "flashhead", "lite fast", 2.0)
+    ]
+    assert "flashhead lite fast" in bill()
+
+
+def test_a_measurement_at_another_setting_is_a_row_of_its_own(tmp_path: Path) -> None:
+    speed = SharedSpeed(
+        engine="infinitetalk", preset="fast", resolution="720p", options={"steps": 6}, seconds_per_second=40, sound_s=30
+    )
+    found = measured_speeds([shared(tmp_path / "given", "NVIDIA H100 80GB HBM3", speed)], tmp_path / "none")
+    assert (found[0].card, found[0].preset) == ("H100", "fast 720p steps=6")
+    assert expected_speed("H100 SXM", "infinitetalk", "fast", found) == expected_speed("H100", "infinitetalk", "fast")
+
+
+def test_a_file_that_is_none_of_bench_share_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "other.json"
+    path.write_text("{}", encoding="utf-8")
+    for wrong in (path, tmp_path / "missing.json"):
+        result = CliRunner().invoke(app, ["cost", "--measured", str(wrong)])
+        assert result.exit_code == 2
+        assert wrong.name in result.output
 
 
 def test_the_bill_counts_starts_with_the_disk_and_the_idle_stop_of_cloud_up() -> None:
@@ -70,7 +148,8 @@ def test_the_bill_warns_of_a_machine_that_nobody_stops_and_recommends_one_that_s
 
 
 def test_a_card_without_a_figure_gets_none() -> None:
-    assert speeds_of("RTX 4090D") == []
+    for other in ("RTX 4090D", "RTX 4090 Laptop GPU", "RTX 3090 Ti"):
+        assert speeds_of(other) == []
     assert expected_speed("NVIDIA GeForce RTX 4090") == expected_speed("rtx4090")
 
 

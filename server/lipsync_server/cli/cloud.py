@@ -14,7 +14,6 @@ from lipsync_server.cli import console
 from lipsync_server.cli.rental import (
     chosen_offer,
     cuda_for,
-    engine_of,
     how_long_it_stays,
     order_for,
     provider_named,
@@ -66,6 +65,12 @@ def offers(
     profile: Profile = _PROFILE,
     image: Image = "",
     limit: Annotated[int, typer.Option(min=1, max=100, help="Rows.")] = 15,
+    measured: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A file or folder of `lipsync bench --share`; repeatable.", show_default="your speeds folder"
+        ),
+    ] = None,
 ) -> None:
     """List machines for rent, cheapest first video first: price, line, reliability, and the cost of a video there."""
     with console.errors_as_sentences():
@@ -73,21 +78,24 @@ def offers(
         from rich.table import Table
 
         from lipsync_server.cloud.cost import video_cost
-        from lipsync_server.cloud.speeds import expected_speed
+        from lipsync_server.cloud.measured import default_folder, measured_speeds
+        from lipsync_server.cloud.speeds import expected_speed, row_of_profile
 
-        name = provider_named(provider)
-        found = _run(ranked_offers(name, cuda_for(image), gpu, min_memory_gb, disk_gb, seconds, preset, profile))[
-            :limit
-        ]
+        name, own = provider_named(provider), measured_speeds(measured or [], default_folder())
+        engine, row = row_of_profile(profile, preset)
+        ranked = ranked_offers(name, cuda_for(image), gpu, min_memory_gb, disk_gb, seconds, preset, profile, own)
+        found = _run(ranked)[:limit]
         table = Table()
         titles = ("offer", "GPU", "GB", "$/h", "reliable", "Mbit/s", "first video", "next videos", "speed is", "where")
         for title in titles:
             table.add_column(title, no_wrap=True)
         sources = {}
         for one in found:
-            offer, speed = one.offer, expected_speed(one.offer.gpu, engine_of(profile), preset)
+            offer, speed = one.offer, expected_speed(one.offer.gpu, engine, row, own)
             if speed is not None:
-                sources[f"{speed.card}, {preset}: {speed.seconds:g} s a second, {speed.origin}: {speed.source}."] = True
+                sources[
+                    f"{speed.card}, {engine} {row}: {speed.seconds:g} s a second, {speed.origin}: {speed.source}."
+                ] = True
             table.add_row(
                 offer.offer_id,
                 offer.gpu,

@@ -1,6 +1,7 @@
 """`lipsync cost`: the cost of a month of videos at each provider, and the source of every figure."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -32,6 +33,7 @@ def cost(
     engine: Annotated[str, typer.Option(help="Only this engine.", show_default="every one with a figure")] = "",
     preset: Annotated[str, typer.Option(help="Only this preset (a size for sadtalker).", show_default="all")] = "",
     storage_gb: Annotated[float, typer.Option(min=0, help="Disk of the machine, in GB.")] = DISK_GB,
+    provider: Annotated[str, typer.Option(help="Only vast, runpod or tensordock.", show_default="all")] = "",
     starts: Annotated[
         int | None,
         typer.Option("--starts", "--sessions", min=0, help="Starts.", show_default="once a video, 30 at most"),
@@ -40,6 +42,12 @@ def cost(
     idle_min: Annotated[float, typer.Option(min=0, help="Minutes until the idle stop.")] = IDLE_STOP_MIN,
     speed: Annotated[
         float | None, typer.Option(min=0.01, help="Seconds of work per second of video, as lipsync bench measured it.")
+    ] = None,
+    measured: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A file or folder of `lipsync bench --share`; repeatable.", show_default="your speeds folder"
+        ),
     ] = None,
     price: Annotated[float | None, typer.Option(min=0, help="Your own price per hour, as one more offer.")] = None,
     gpu: Annotated[str, typer.Option(help="The card of your own price.")] = "RTX 4090",
@@ -54,6 +62,7 @@ def cost(
         from rich.table import Table
 
         from lipsync_server.cloud.cost import DEFAULT_OFFERS, PRICES_AS_OF, Offer, Workload
+        from lipsync_server.cloud.measured import default_folder, measured_speeds
 
         if currency != "USD" and rate == 1.0:
             raise InvalidInput(f"--currency {currency} needs --rate, the units of {currency} for one USD", field="rate")
@@ -67,9 +76,15 @@ def cost(
 
             offers, names = with_live_prices(offers)
             where = f"live prices of {', '.join(names)}" + ("" if len(names) == 3 else f"; others: {where}")
+        offers = [offer for offer in offers if provider in ("", offer.provider)]
+        if not offers:
+            raise InvalidInput(
+                f"There is no provider {provider!r}; there are: vast, tensordock, runpod.", field="provider"
+            )
         if price is not None:
             offers.append(Offer("yours", gpu, price, storage_price, storage_price, "as given"))
-        rows = _rows(offers, load, engine, preset, speed)
+        own = measured_speeds(measured or [], default_folder())
+        rows = _rows(offers, load, engine, preset, speed, own)
         table = Table()
         titles = ("provider", "GPU", "engine, preset", "/h", "s/s", "speed is", "hours", "compute", "storage", "total")
         for title in (*titles, "a video"):
@@ -98,21 +113,27 @@ def cost(
             out.print(sentence)
 
 
-def _rows(offers: "list[Offer]", load: "Workload", engine: str, preset: str, speed: float | None) -> list[_Row]:
+def _rows(
+    offers: "list[Offer]", load: "Workload", engine: str, preset: str, speed: float | None, own: "list[Speed]"
+) -> list[_Row]:
     """A row for each offer, engine and preset that has a figure; raises InvalidInput when none has."""
     from lipsync_server.cloud.cost import monthly_cost
     from lipsync_server.cloud.speeds import Speed, speeds_of
 
     rows = []
     for offer in offers:
-        found = [one for one in speeds_of(offer.gpu) if engine in ("", one.engine) and preset in ("", one.preset)]
+        found = [
+            one
+            for one in speeds_of(offer.gpu, own)
+            if engine in ("", one.engine) and (preset in ("", one.preset) or preset in one.preset.split())
+        ]
         if speed is not None:
             found = [Speed(offer.gpu, engine or "yours", preset, speed, "measured", "by you (--speed)")]
         rows += [_Row(one, monthly_cost(offer, load, one.seconds)) for one in found]
     if not rows:
         raise InvalidInput(
             f"There is no figure for {' '.join((engine, preset)).strip() or offers[-1].gpu} on these cards. "
-            "Measure yours with `lipsync bench` and give --speed.",
+            "Measure yours with `lipsync bench --share` and name its file with --measured, or give --speed.",
             field="speed",
         )
     return rows
@@ -123,7 +144,8 @@ def _notes(rows: list[_Row], load: "Workload", currency: str, rate: float) -> li
     from lipsync_server.cloud.cost import forgotten_cost
 
     sources = dict.fromkeys(
-        f"Speed, {row.speed.card}, {row.speed.preset}: {row.speed.origin}, {row.speed.source}." for row in rows
+        f"Speed, {row.speed.card}, {row.speed.engine} {row.speed.preset}: {row.speed.origin}, {row.speed.source}."
+        for row in rows
     )
     prices = dict.fromkeys(f"Price, {row.month.offer.provider}: {row.month.offer.note}." for row in rows)
     months = [row.month for row in rows]
@@ -149,5 +171,5 @@ def _notes(rows: list[_Row], load: "Workload", currency: str, rate: float) -> li
 
 
 def _roughness(row: _Row) -> bool:
-    """Whether a row is another preset than the default one, which is what is recommended where it is in the table."""
-    return row.speed.preset != "balanced"
+    """Whether a row is another choice than that of `lipsync cloud up`, which is recommended where the table has it."""
+    return (row.speed.engine, row.speed.preset) != ("infinitetalk", "balanced")

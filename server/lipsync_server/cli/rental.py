@@ -16,19 +16,30 @@ if TYPE_CHECKING:
     from lipsync_server.cloud.first_video import FirstVideo
     from lipsync_server.cloud.machine import Order
     from lipsync_server.cloud.software import Software
+    from lipsync_server.cloud.speeds import Speed
 
 
 async def ranked_offers(
-    name: str, cuda: str, gpu: str, min_memory_gb: float, disk_gb: int, seconds: float, preset: str, profile: str
+    name: str,
+    cuda: str,
+    gpu: str,
+    min_memory_gb: float,
+    disk_gb: int,
+    seconds: float,
+    preset: str,
+    profile: str,
+    measured: "Sequence[Speed]" = (),
 ) -> "list[FirstVideo]":
     from lipsync_server.cloud.first_video import ranked
     from lipsync_server.cloud.rent import provider as open_provider
+    from lipsync_server.cloud.speeds import row_of_profile
     from lipsync_server.weights.manifest import load_manifest
 
+    engine, row = row_of_profile(profile, preset)
     async with open_provider(name) as rented:
         found = await rented.offers(gpu=gpu, min_memory_gb=min_memory_gb, disk_gb=disk_gb, limit=200, min_cuda=cuda)
     size_bytes = load_manifest().size_bytes(profile) if profile else 0
-    return ranked(found, weights_bytes=size_bytes, seconds=seconds, preset=preset, engine=engine_of(profile))
+    return ranked(found, weights_bytes=size_bytes, seconds=seconds, preset=row, engine=engine, measured=measured)
 
 
 def chosen_offer(found: "Sequence[FirstVideo]", offer: str, yes: bool) -> tuple[str, float | None]:
@@ -62,10 +73,6 @@ def provider_named(name: str) -> str:
     if names:
         raise InvalidInput(f"Keys of several providers are set; choose with --provider: {', '.join(names)}.")
     raise InvalidInput(f"No provider's key is set. Set one of {keys}.", field="provider")
-
-
-def engine_of(profile: str) -> str:
-    return profile.partition("-")[0] or "infinitetalk"
 
 
 def cuda_for(image: str) -> str:

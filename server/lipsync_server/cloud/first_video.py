@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lipsync_server.cloud.machine import RentOffer
-from lipsync_server.cloud.speeds import expected_speed
+from lipsync_server.cloud.speeds import Speed, expected_speed
 
 IMAGE_BYTES = 4.4e9
 FIXED_S = 240.0
@@ -33,27 +33,43 @@ class FirstVideo:
     doubt: str = ""
 
 
-def first_video(offer: RentOffer, *, weights_bytes: float, seconds: float, preset: str, engine: str) -> FirstVideo:
+def first_video(
+    offer: RentOffer,
+    *,
+    weights_bytes: float,
+    seconds: float,
+    preset: str,
+    engine: str,
+    measured: Sequence[Speed] = (),
+) -> FirstVideo:
     """The first video of `seconds` on `offer`, with weights of so many bytes to download."""
     size_bytes = IMAGE_BYTES + weights_bytes
     line_s = size_bytes * 8 / ((offer.download_mbps or _UNKNOWN_LINE_MBPS) * 1e6)
-    speed = expected_speed(offer.gpu, engine, preset)
+    speed = expected_speed(offer.gpu, engine, preset, measured)
     work_s = seconds * (speed.seconds if speed is not None else _UNKNOWN_SPEED)
     took_s = line_s + FIXED_S + work_s
     traffic = (offer.traffic_per_gb or 0.0) * size_bytes / 1e9
     cost = (took_s / 3600 * offer.price_per_hour + traffic) / max(0.1, offer.reliability or _UNKNOWN_RELIABILITY)
     memory_gb = offer.host_memory_gb
-    short = engine == "infinitetalk" and memory_gb is not None and memory_gb < _LEAST_HOST_MEMORY_GB
+    short = engine in ("infinitetalk", "flashtalk") and memory_gb is not None and memory_gb < _LEAST_HOST_MEMORY_GB
     doubt = f"{memory_gb:.0f} GB of host memory may be too little" if short else ""
     return FirstVideo(offer, took_s / 60, cost, doubt)
 
 
 def ranked(
-    offers: Sequence[RentOffer], *, weights_bytes: float, seconds: float, preset: str = "balanced", engine: str
+    offers: Sequence[RentOffer],
+    *,
+    weights_bytes: float,
+    seconds: float,
+    preset: str = "balanced",
+    engine: str,
+    measured: Sequence[Speed] = (),
 ) -> list[FirstVideo]:
     """`offers`, cheapest first video first; those in doubt come last."""
     found = [
-        first_video(offer, weights_bytes=weights_bytes, seconds=seconds, preset=preset, engine=engine)
+        first_video(
+            offer, weights_bytes=weights_bytes, seconds=seconds, preset=preset, engine=engine, measured=measured
+        )
         for offer in offers
     ]
     return sorted(found, key=lambda one: (bool(one.doubt), one.cost))

@@ -8,7 +8,7 @@ The line is measured (weights/line_speed.py) or stated by the caller. All else i
 
 from dataclasses import dataclass
 
-from lipsync_server.cloud.speeds import expected_speed
+from lipsync_server.cloud.speeds import expected_speed, row_of_profile
 from lipsync_server.doctor.checks import missing_bytes, profile_for
 from lipsync_server.doctor.facts import Facts
 from lipsync_server.doctor.finding import Finding
@@ -45,7 +45,7 @@ def first_video(settings: Settings, manifest: Manifest, facts: Facts, line_mbps:
         return None
     missing = missing_bytes(manifest, profile, settings.weights_dir)
     card = max(facts.gpus, key=lambda gpu: gpu.total_bytes)
-    speed = expected_speed(card.name, manifest.profile(profile).engine, settings.preset)
+    speed = expected_speed(card.name, *row_of_profile(profile, settings.preset))
     return FirstVideo(
         profile=profile,
         missing_bytes=missing,

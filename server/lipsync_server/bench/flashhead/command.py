@@ -41,6 +41,8 @@ def _speed(variant: Variant, bench: Bench, found: Numbers) -> None:
         bench.record.part(found, "parts", partial(bench.parts, engine))
         for name, options in _JOBS[variant].items():
             bench.record.part(found, name, partial(bench.job, engine, options))
+        # At last, because the weights stay rounded.
+        bench.record.part(found, "forward_int8", partial(bench.forward_in_8_bits, engine, "int8"))
 
 
 def _load(bench: Bench, variant: Variant, found: Numbers) -> None:

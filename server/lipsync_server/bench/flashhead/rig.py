@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from lipsync_server.bench import memory
-from lipsync_server.bench.clock import Clock, median
+from lipsync_server.bench.clock import Clock, median, relative_error
 from lipsync_server.bench.record import Numbers, Record, say
 from lipsync_server.bench.render_context import RecordingContext
 from lipsync_server.engines.base import FPS, SPEECH_RATE_HZ, Frames, RenderRequest, State
@@ -28,6 +28,7 @@ from lipsync_server.engines.flashhead.video.face_crop import SIDE
 from lipsync_server.media.encoder import FrameEncoder
 from lipsync_server.models.sampling.sampler import draw_noise
 from lipsync_server.paths import SAMPLES_DIR
+from lipsync_server.quantization import EightBit
 from lipsync_server.random_models import flashhead as random_models
 from lipsync_server.settings import EngineSettings
 from lipsync_server.workers.encoding import BackgroundEncoder
@@ -159,6 +160,29 @@ class Bench:
         with torch.inference_mode():
             for name, work in works.items():
                 found[name] = self._timed(work)
+
+    def forward_in_8_bits(self, engine: FlashHeadEngine, kind: EightBit, found: Numbers) -> None:
+        """Seconds of a forward with weights rounded to `kind`, and its error; the weights stay rounded."""
+        models = engine.models
+        transformer, config = models.transformer, models.transformer.config
+        n_latents = (WINDOW_FRAMES - 1) // config.vae_stride[0] + 1
+        side = SIDE // config.vae_stride[1]
+        generator = torch.Generator().manual_seed(3)
+        latent = draw_noise((config.out_dim, n_latents, side, side), generator).to(self.device)
+        audio = torch.randn(WINDOW_FRAMES, config.audio_window, config.audio_blocks, config.audio_channels)
+        sound = transformer.hear(audio.to(self.device))
+        timestep = torch.tensor([832.0], device=self.device)
+
+        def forward() -> Tensor:
+            out: Tensor = transformer(latent, latent, timestep, sound)
+            return out
+
+        with torch.inference_mode():
+            wanted = forward()
+            transformer.round_weights(kind)
+            found["fused"] = transformer.use_fast_blocks() or "yes"
+            found |= self._timed(forward)
+            found["against_16_bit"] = relative_error(forward(), wanted)
 
     def _timed(self, work: Callable[[], object]) -> Numbers:
         seconds = median(self.clock.seconds(work))

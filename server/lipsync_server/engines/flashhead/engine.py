@@ -1,17 +1,16 @@
 """FlashHead behind the engine interface: load, generate, close.
 
-Passes a request to a job (job.py), and words the advice when the GPU's memory runs out. Does not know how a job runs,
-nor how models are loaded (loading/models.py).
+Passes a request to a job (job.py). Does not know how a job runs, nor how models are loaded (loading/models.py).
 """
 
 from collections.abc import Iterator
 
 from lipsync_server.engines.base import FPS, Frames, RenderContext, RenderRequest, no_report
-from lipsync_server.engines.flashhead.job import Job
+from lipsync_server.engines.flashhead.job import Job, room_for
 from lipsync_server.engines.flashhead.loading.models import Models, Report
 from lipsync_server.engines.landmarks import FaceLandmarker
-from lipsync_server.engines.out_of_memory import gpu_out_of_memory, gpu_ran_out
 from lipsync_server.engines.progress import reporting_to
+from lipsync_server.engines.second_attempt import with_room
 from lipsync_server.errors import InvalidInput
 from lipsync_server.settings import EngineSettings
 
@@ -36,7 +35,7 @@ class FlashHeadEngine:
         """Load the variant whose files are here, pro where both are; idempotent."""
         if self._models is None:
             models = Models(self._settings)
-            models.load(None, report)
+            with_room(lambda: models.load(None, report), room_for(models.make_room))
             self._models = models
         self._faces()
 
@@ -44,16 +43,9 @@ class FlashHeadEngine:
         """Frames of the video, a few at a time: uint8 RGB (n, H, W, 3). A resume point is saved after each window."""
         if request.fps != FPS:
             raise InvalidInput(f"FlashHead makes {FPS} frames a second, not {request.fps}.", field="fps")
-        try:
-            if self._models is None:
-                self.load(reporting_to(context))
-            yield from Job(self.models, self._faces, request, context).frames()
-        except RuntimeError as error:
-            if not gpu_ran_out(error):
-                raise
-            raise gpu_out_of_memory(
-                error, doing="while FlashHead was at work", remedies=("variant lite", "a GPU with 8 GB or more")
-            ) from error
+        if self._models is None:
+            self.load(reporting_to(context))
+        yield from Job(self.models, self._faces, request, context).frames()
 
     def close(self) -> None:
         """Free the memory of all models."""

@@ -10,7 +10,9 @@ Chapters 4 and 5 repeat for each window. Knows requests, progress, cancelling an
 computations.
 """
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
@@ -22,15 +24,25 @@ from lipsync_server.engines.flashhead.model.config import WINDOW_FRAMES
 from lipsync_server.engines.flashhead.options import DISTILLED_STEPS, Options
 from lipsync_server.engines.flashhead.video.face_crop import SIDE, FaceCrop, crop_for, words_for
 from lipsync_server.engines.flashhead.video.paste_back import PasteBack
+from lipsync_server.engines.flashhead.video.placing import Place, Placing
 from lipsync_server.engines.flashhead.video.window_loop import LoopSettings, WindowLoop, encode_picture
 from lipsync_server.engines.landmarks import FaceLandmarker, choose_face
 from lipsync_server.engines.progress import reporting_to, stop_if_cancelled
+from lipsync_server.engines.second_attempt import Room, frames_with_room, with_room
 from lipsync_server.errors import InvalidInput
 from lipsync_server.models.encoders.speech import SAMPLES_PER_FRAME, SpeechEmbedding, Track
 from lipsync_server.models.pictures import fit_picture, to_tensor, to_uint8
 from lipsync_server.models.sampling.resume import Start, first_start, start_from, state_after
 from lipsync_server.models.sampling.sampler import draw_noise
 from lipsync_server.models.sampling.windows import Schedule, Window, schedule
+
+RAN_OUT = "The GPU's memory ran out once; the job went on with the model's weights in 8 bits."
+
+
+def room_for(make: Callable[[], bool]) -> Room:
+    """Room for a job. make: rounds the weights to 8 bits, which frees 1.4 GB."""
+    return Room(make, "while FlashHead was at work", ("variant lite", "a GPU with 8 GB or more"))
+
 
 Enhance = Callable[[Tensor], Tensor]
 """Squares (n, 3, 512, 512) in [0, 1] to the same, restored."""
@@ -60,15 +72,24 @@ class Job:
         """All frames of the video that are not stored yet: uint8 RGB (n, H, W, 3), in order."""
         self._tell_limits()
         square = self._square()
-        self._models.load(self._options.variant, reporting_to(self._context))
+        room = room_for(self._make_room)
+        with_room(lambda: self._models.load(self._options.variant, reporting_to(self._context)), room)
         plan = self._windows()
         start = self._start()
-        loop = self._loop(square, start.generator)
-        speech, place = self._speech(plan), self._placing(square)
+        loop = with_room(lambda: self._loop(square, start.generator), room)
+        speech = with_room(lambda: self._speech(plan), room)
         known = start.known
-        for window in plan.windows[start.window :]:
-            known = yield from self._window(loop, speech, plan, window, known, place)
-            self._context.save(state_after(window.index, known, start.generator))
+        with closing(Placing(self._placing(square), self._models.device)) as placing:
+            for window in plan.windows[start.window :]:
+                step = self._step(loop, speech, plan, window, known, placing, start.generator)
+                known = yield from frames_with_room(step, room)
+                self._context.save(state_after(window.index, known, start.generator))
+
+    def _make_room(self) -> bool:
+        if not self._models.make_room():
+            return False
+        self._context.warn(RAN_OUT)
+        return True
 
     # 1 face
 
@@ -144,7 +165,7 @@ class Job:
         track = Track(self._request.speech, heard * SAMPLES_PER_FRAME, levelled=False)
         return SpeechEmbedding(self._models.sound, track, heard)
 
-    def _placing(self, square: _Square) -> Callable[[Tensor], Iterator[Frames]]:
+    def _placing(self, square: _Square) -> Place:
         """From the loop's frames (3, n, 512, 512) in [-1, 1] to the video's."""
         options, crop = self._options, square.crop
         restore: Enhance | None = self._models.enhancer() if options.enhance else None
@@ -158,28 +179,47 @@ class Job:
             )  # fmt: skip
         told = False
 
-        def place(frames: Tensor) -> Iterator[Frames]:
+        def place(frames: Tensor) -> Frames:
             nonlocal told
             if paste is None and restore is None:
-                yield to_uint8(frames).cpu().numpy()
-                return
+                return to_uint8(frames).cpu().numpy()
             squares = ((frames.permute(1, 0, 2, 3).float() + 1) / 2).clamp(0, 1)
             if restore is not None:
                 squares = restore(squares)
             if paste is None:
-                yield to_uint8(squares.permute(1, 0, 2, 3) * 2 - 1).cpu().numpy()
-                return
-            yield paste(squares)
+                return to_uint8(squares.permute(1, 0, 2, 3) * 2 - 1).cpu().numpy()
+            placed = paste(squares)
             if paste.n_beyond and not told:
                 told = True
                 self._context.warn(
                     "The head or the shoulders move beyond the square that FlashHead animates; they were bent back at "
                     "its border. A larger face_scale, for example 2.5, leaves more room."
                 )
+            return placed
 
         return place
 
     # 4 frames
+
+    def _step(
+        self,
+        loop: WindowLoop,
+        speech: SpeechEmbedding,
+        plan: Schedule,
+        window: Window,
+        known: Tensor | None,
+        placing: Placing,
+        generator: torch.Generator,
+    ) -> Callable[[int], Generator[Frames, None, Tensor | None]]:
+        """A window as a step that can begin again: it yields its new frames and returns the next window's latents."""
+        random = generator.get_state()
+
+        def attempt(n_sent: int) -> Generator[Frames, None, Tensor | None]:
+            # A failed attempt has drawn random numbers.
+            generator.set_state(random)
+            return self._window(loop, speech, plan, window, known, placing, n_sent)
+
+        return attempt
 
     def _window(
         self,
@@ -188,26 +228,35 @@ class Job:
         plan: Schedule,
         window: Window,
         known: Tensor | None,
-        place: Callable[[Tensor], Iterator[Frames]],
+        placing: Placing,
+        n_sent: int,
     ) -> Generator[Frames, None, Tensor | None]:
-        """Yield the window's new frames; return the latents that the next window begins with, None after the last."""
+        """Yield the window's new frames, without the first `n_sent`; return the latents that the next window begins
+        with, None after the last."""
         audio = speech.gather(plan.audio_indices(window))
         latents = loop.denoise(audio, known, lambda step: self._report(plan, window, step))
         is_last = window is plan.windows[-1]
         tail: list[Tensor] = []
+        # Frames that are being placed while the GPU decodes the next ones.
+        placed: deque[Callable[[], Frames]] = deque()
         position = 0
         for decoded in loop.decode(latents):
             begin, position = position, position + decoded.shape[1]
-            first, stop = max(begin, window.keep_first), min(position, window.keep_stop)
+            first, stop = max(begin, window.keep_first + n_sent), min(position, window.keep_stop)
             if first < stop:
                 self._report(plan, window, self._options.n_steps)
-                yield from place(decoded[:, first - begin : stop - begin])
+                placed.append(placing.begin(decoded[:, first - begin : stop - begin]))
+                if len(placed) > 1:
+                    yield placed.popleft()()
             if is_last and position >= window.keep_stop:
-                return None
+                break
             tail.append(decoded)
             while sum(part.shape[1] for part in tail[1:]) >= plan.motion_frames:
                 tail.pop(0)
-        return loop.take_over(torch.cat(tail, dim=1)[:, -plan.motion_frames :])
+        taken_over = None if is_last else loop.take_over(torch.cat(tail, dim=1)[:, -plan.motion_frames :])
+        while placed:
+            yield placed.popleft()()
+        return taken_over
 
     def _report(self, plan: Schedule, window: Window, step: int) -> None:
         """Report that `step` of `window` begins, counted from 0. Raises Cancelled when the job is to stop."""

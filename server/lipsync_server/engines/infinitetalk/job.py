@@ -30,7 +30,7 @@ from lipsync_server.engines.infinitetalk.loading.models import Models
 from lipsync_server.engines.infinitetalk.loading.planner import Need
 from lipsync_server.engines.infinitetalk.model.teacache import TeaCache
 from lipsync_server.engines.infinitetalk.options import Options
-from lipsync_server.engines.infinitetalk.out_of_memory import Room, frames_with_room, with_room
+from lipsync_server.engines.infinitetalk.out_of_memory import room_for
 from lipsync_server.engines.infinitetalk.published import People, find_transformers
 from lipsync_server.engines.infinitetalk.video.conditions import (
     ConditionMaker,
@@ -45,6 +45,7 @@ from lipsync_server.engines.infinitetalk.video.sizes import choose_size
 from lipsync_server.engines.infinitetalk.video.video_picture import VideoPicture
 from lipsync_server.engines.infinitetalk.video.window_loop import LoopSettings, Prompts, WindowLoop
 from lipsync_server.engines.progress import reporting_to, stop_if_cancelled
+from lipsync_server.engines.second_attempt import frames_with_room, with_room
 from lipsync_server.models.encoders.speech import SAMPLES_PER_FRAME, SpeechEmbedding, Track
 from lipsync_server.models.encoders.text import DEFAULT_PROMPT, NEGATIVE_PROMPT, clean_prompt
 from lipsync_server.models.sampling.resume import Start, first_start, start_from, state_after
@@ -92,7 +93,7 @@ class Job:
         self._tell_flashtalk()
         plan = self._windows(cast)
         need = self._need(cast)
-        room = Room(lambda: self._make_room(need), self._options)
+        room = room_for(lambda: self._make_room(need), self._options)
         start = self._start()
         with_room(lambda: self._load(need), room)
         ready = with_room(lambda: self._prepare(need, cast, plan, start.generator), room)

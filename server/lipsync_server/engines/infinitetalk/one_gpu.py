@@ -13,8 +13,9 @@ from lipsync_server.engines.infinitetalk.job import Job
 from lipsync_server.engines.infinitetalk.loading.models import Models
 from lipsync_server.engines.infinitetalk.loading.planner import Need
 from lipsync_server.engines.infinitetalk.options import Options
-from lipsync_server.engines.infinitetalk.out_of_memory import Room, with_room
+from lipsync_server.engines.infinitetalk.out_of_memory import room_for
 from lipsync_server.engines.progress import reporting_to
+from lipsync_server.engines.second_attempt import with_room
 from lipsync_server.errors import InvalidInput
 from lipsync_server.settings import EngineSettings
 
@@ -63,7 +64,7 @@ class InfiniteTalkEngine:
             models.load_transformer(need, report)
 
         try:
-            with_room(load, Room(lambda: models.make_room(need, report), usual))
+            with_room(load, room_for(lambda: models.make_room(need, report), usual))
         except BaseException:
             models.close()
             raise

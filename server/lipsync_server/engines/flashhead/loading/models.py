@@ -21,10 +21,13 @@ from lipsync_server.errors import EngineUnavailable
 from lipsync_server.models import enhance
 from lipsync_server.models.encoders.wav2vec import Wav2Vec
 from lipsync_server.models.wan_vae.vae import WanVae
+from lipsync_server.quantization import EightBit
 from lipsync_server.settings import EngineSettings
 
 log = logging.getLogger(__name__)
 Report = Callable[[str, float, float], None]
+_SMALLER: EightBit = "int8"
+"""The 8-bit form that every NVIDIA GPU since Turing multiplies in."""
 
 
 class Models:
@@ -39,6 +42,8 @@ class Models:
             )
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self._compiles = settings.compile and self.device.type == "cuda"
+        # 16 bits fit every card from 8 GB on, so that 8 bits are for who asks, or for memory that runs out.
+        self._kind: EightBit | None = settings.quant if settings.quant in ("int8", "fp8") else None
         self._files: PublishedFiles | None = None
         self._transformer: FlashHeadTransformer | None = None
         self._vae: VideoVae | None = None
@@ -79,16 +84,36 @@ class Models:
             attention=self._settings.attention,
             progress=lambda done, total: report("transformer", done, total),
         )
-        how = "plain blocks"
-        if self._compiles:
-            why_not = self._transformer.use_fast_blocks()
-            how = "fused blocks" if why_not is None else f"compiled blocks (fused ones not: {why_not})"
-            if why_not is not None:
-                self._transformer.compile_blocks()
+        how = self._speed_up(self._transformer)
         if self.dtype == torch.bfloat16:
             keep_converted(files.model)
         self._files = files
         log.info("FlashHead %s on %s; %s; %s", files.variant, self.device, self._transformer.attention, how)
+
+    def make_room(self) -> bool:
+        """After GPU memory ran out: hold the weights in 8 bits, which frees 1.4 GB. False where they are already."""
+        if self._kind is not None:
+            return False
+        self._kind = _SMALLER
+        if self._files is not None:
+            how = self._speed_up(self.transformer)
+            log.warning("FlashHead: the GPU's memory ran out; the weights are held in 8 bits now; %s", how)
+        self._give_memory_back()
+        return True
+
+    def _speed_up(self, transformer: FlashHeadTransformer) -> str:
+        """Round the weights where that is wanted, then fuse or compile the blocks; returns the line for the log."""
+        weights = "16-bit weights"
+        if self._kind is not None:
+            transformer.round_weights(self._kind)
+            weights = f"{self._kind} weights"
+        if not self._compiles:
+            return f"{weights}, plain blocks"
+        why_not = transformer.use_fast_blocks()
+        if why_not is None:
+            return f"{weights}, fused blocks"
+        transformer.compile_blocks()
+        return f"{weights}, compiled blocks (fused ones not: {why_not})"
 
     def enhancer(self) -> enhance.Enhancer:
         """The face restorer, loaded by the first job with option enhance. Raises as enhance.load_enhancer does."""

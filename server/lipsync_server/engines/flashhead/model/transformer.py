@@ -13,17 +13,22 @@ from torch import Tensor, nn
 from lipsync_server.engines.flashhead.model.blocks import Block, KeysValues, SoundAttention, fast_forward, why_not_fast
 from lipsync_server.engines.flashhead.model.config import HeadConfig
 from lipsync_server.models.kernels.attention import Attention, choose, why_not
+from lipsync_server.models.kernels.product_8bit import native_8bit
 from lipsync_server.models.kernels.rope import RotaryTable, video_table
 from lipsync_server.models.layers.embeddings import Head, embed_patches, embed_time, unpatchify
 from lipsync_server.models.layers.fast import Pending
+from lipsync_server.models.layers.linear_8bit import Activations, QuantizedLinear, replace_linears
 from lipsync_server.models.layers.self_attention import SelfAttentionLayers
 from lipsync_server.models.layers.sound_projection import AudioProjection
+from lipsync_server.quantization import EightBit
 
 Grid = tuple[int, int, int]
 """Latent frames, rows and columns of tokens."""
 Sound = list[KeysValues]
 """Keys and values of a window's sound, for each block."""
 _OUR_HEAD_DIM = 128
+_OVER_ALL_TOKENS = ("self_attn.qkv", "self_attn.o", "cross_attn.q", "cross_attn.o", "ffn.0", "ffn.2")
+"""Layers that multiply every token of a window: 90 % of the weights, and nearly all of the work."""
 
 
 class FlashHeadTransformer(nn.Module):
@@ -67,6 +72,14 @@ class FlashHeadTransformer(nn.Module):
                 module.attend = self.attention.self_kernel
             elif isinstance(module, SoundAttention):
                 module.attend = self.attention.kernel
+
+    def round_weights(self, kind: EightBit) -> None:
+        """Round the products over all tokens to 8 bits; they also compute in 8 bits where the device can."""
+        activations: Activations = "dynamic" if native_8bit(self.device, kind) else "exact"
+        replace_linears(self, lambda name, _: kind if name.endswith(_OVER_ALL_TOKENS) else None)
+        for module in self.modules():
+            if isinstance(module, QuantizedLinear):
+                module.activations = activations
 
     def use_fast_blocks(self) -> str | None:
         """Run the blocks in fused passes from now on. Returns why that is not possible here, or None."""

@@ -19,6 +19,7 @@ from lipsync_server.models.sampling.renoising import denoise_renoising, distille
 OnStep = Callable[[int], None]
 """Called before each step of the sampler with its number, from 0; may raise to stop."""
 
+
 Draw = Callable[[tuple[int, ...]], Tensor]
 """Fresh normal noise of a shape, float32. Made on the CPU, so that a seed means the same on every device."""
 
@@ -93,7 +94,11 @@ class WindowLoop:
         known = self.first_known if known is None else known.to(condition)
 
         def draw() -> Tensor:
-            return self._draw(tuple(condition.shape)).to(condition.device)
+            noise = self._draw(tuple(condition.shape))
+            if condition.device.type == "cuda":
+                # From pinned memory the copy is queued, and the host goes on; else it would wait for the step before.
+                noise = noise.pin_memory()
+            return noise.to(condition.device, non_blocking=True)
 
         def velocity(latent: Tensor, t: Tensor, step: int) -> Tensor:
             on_step(step)

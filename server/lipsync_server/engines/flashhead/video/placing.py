@@ -1,0 +1,50 @@
+"""Turns the loop's squares into frames of the video while the GPU decodes the next ones.
+
+Setting a square back into the picture takes the processor as much as the GPU (optical flow, copies to the host). So
+one thread does it, on a CUDA stream of its own: a queue of GPU work that waits for the squares and for nothing else.
+On the CPU everything runs in order, without a thread. Knows streams; does not know how a square is placed.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+from lipsync_server.engines.base import Frames
+
+Place = Callable[[Tensor], Frames]
+"""The loop's frames, float32 (3, n, 512, 512), nominally in [-1, 1], to the video's, uint8 RGB (n, H, W, 3)."""
+
+
+class Placing:
+    """Frames come out in the order in which squares went in. `close` after the last one, or instead of it."""
+
+    def __init__(self, place: Place, device: torch.device) -> None:
+        self._place = place
+        self._side: torch.cuda.Stream | None = None
+        self._thread: ThreadPoolExecutor | None = None
+        if device.type == "cuda":
+            # Its kernels go first: there is little of them, and a viewer waits for them.
+            self._side = torch.cuda.Stream(device, priority=-1)
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="placing")
+
+    def begin(self, squares: Tensor) -> Callable[[], Frames]:
+        """Begin to place `squares`; call the result to wait for the frames."""
+        if self._thread is None or self._side is None:
+            return lambda: self._place(squares)
+        ready = torch.cuda.current_stream(squares.device).record_event()
+        future: Future[Frames] = self._thread.submit(self._beside, squares, ready, self._side)
+        return future.result
+
+    def close(self) -> None:
+        """End the thread; frames that nobody waited for are lost."""
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+
+    def _beside(self, squares: Tensor, ready: torch.cuda.Event, side: torch.cuda.Stream) -> Frames:
+        with torch.cuda.stream(side):
+            side.wait_event(ready)
+            # The main stream must not use this memory again before the side has read it.
+            squares.record_stream(side)
+            return self._place(squares)

@@ -4,10 +4,13 @@ Knows processes and sockets. app.py decides which routes are served.
 """
 
 import asyncio
+import contextlib
+import functools
 import logging
 import os
 import signal
 from collections.abc import Iterable
+from pathlib import Path
 
 from aiohttp import web
 from pydantic import SecretStr
@@ -17,6 +20,7 @@ from lipsync_server.cloud.tunnel import Tunnel
 from lipsync_server.daemon_threads import in_daemon_thread
 from lipsync_server.doctor.checks import examine
 from lipsync_server.engines.registry import ENGINES, Registry
+from lipsync_server.errors import LipsyncError
 from lipsync_server.http import keys
 from lipsync_server.http.app import create_app, create_health_app
 from lipsync_server.http.callers.auth import first_token, needs_token
@@ -28,6 +32,8 @@ log = logging.getLogger(__name__)
 
 # Handlers end when the queue is closed; this time is for downloads that are still being sent.
 _DRAIN_S = 10.0
+VOLUME_S = 30.0
+"""A disk that spins up, or a network volume after a pause, answers within seconds."""
 
 
 def serve(settings: Settings, registry: Registry = ENGINES, *, notes: Iterable[str] = ()) -> None:
@@ -38,7 +44,27 @@ def serve(settings: Settings, registry: Registry = ENGINES, *, notes: Iterable[s
     set_up_logging(settings.log_level, settings.log_format)
     for note in notes:
         log.warning("%s", note)
+    asyncio.run(check_volumes(settings))
     asyncio.run(_serve(with_token(settings), registry))
+
+
+async def check_volumes(settings: Settings) -> None:
+    """Raise LipsyncError when a folder's volume does not answer: the server would wait for it without a word."""
+    for variable, folder in (("LIPSYNC_DATA_DIR", settings.data_dir), ("LIPSYNC_WEIGHTS_DIR", settings.weights_dir)):
+        try:
+            async with asyncio.timeout(VOLUME_S):
+                await in_daemon_thread(functools.partial(_look_into, folder))
+        except TimeoutError:
+            raise LipsyncError(
+                f"{folder} ({variable}) has not answered for {VOLUME_S:.0f} s: its volume is stuck, as a network disk "
+                "whose server is away. Mount it again, or set the variable to another folder."
+            ) from None
+
+
+def _look_into(folder: Path) -> None:
+    """Ask the volume for the folder's entries; errors are for those who need them."""
+    with contextlib.suppress(OSError):
+        next(folder.iterdir(), None)
 
 
 def with_token(settings: Settings) -> Settings:

@@ -4,21 +4,27 @@ Knows the registry, which never loads an engine. Does not know workers, HTTP or 
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from lipsync_server.daemon_threads import in_daemon_thread
 from lipsync_server.engines.ask import Ask, check_captions
 from lipsync_server.engines.base import EngineInfo
 from lipsync_server.engines.options import Chosen, choose_options
 from lipsync_server.engines.registry import Registry, cannot_run
-from lipsync_server.errors import EngineUnavailable, LipsyncError
+from lipsync_server.errors import EngineUnavailable, LipsyncError, NotReady
 from lipsync_server.jobs.files import JobFiles
 from lipsync_server.jobs.model import Job, JobSpec
 from lipsync_server.settings import Settings
 from lipsync_server.workers.task import RenderTask
 
+log = logging.getLogger(__name__)
+
 _FRESH_S = 10.0
+ANSWER_S = 10.0
+"""Seconds until the weights' volume counts as stuck. A disk that spins up answers within them."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,7 @@ class Planner:
         self._offer: Offer | None = None
         self._asked_at = 0.0
         self._lock = asyncio.Lock()
+        self._asking: asyncio.Task[Offer] | None = None
         self._held_back: str | None = None
         self._why_held: Callable[[], str] = str
 
@@ -52,12 +59,33 @@ class Planner:
         self._held_back = self._offer = None
 
     async def offer(self) -> Offer:
-        """The engines that can run here; the answer is at most ten seconds old."""
+        """The engines that can run here; the answer is at most ten seconds old.
+
+        While the weights' volume does not answer, the last answer counts. Raises NotReady when there is none yet.
+        """
         async with self._lock:
             if self._offer is None or time.monotonic() - self._asked_at > _FRESH_S:
-                self._offer = await asyncio.to_thread(self._ask)
                 self._asked_at = time.monotonic()
+                trouble = await self._ask_again()
+                if trouble and self._offer is None:
+                    raise NotReady(f"{trouble} So no engine is known. Check its volume.", retry_after_s=30)
+                if trouble:
+                    log.warning("%s The engines of before count.", trouble)
+            assert self._offer is not None
             return self._offer
+
+    async def _ask_again(self) -> str:
+        """Store a fresh answer; "" then, else a sentence on why the folder of weights gave none."""
+        self._asking = self._asking or asyncio.create_task(in_daemon_thread(self._ask))
+        if not (await asyncio.wait({self._asking}, timeout=ANSWER_S))[0]:
+            return "The server's folder of weights does not answer."
+        asked, self._asking = self._asking, None
+        try:
+            self._offer = asked.result()
+        except OSError as error:
+            return f"The server's folder of weights cannot be read ({error.strerror})."
+        self._asked_at = time.monotonic()
+        return ""
 
     def _ask(self) -> Offer:
         held, settings = self._held_back, self._settings

@@ -109,7 +109,9 @@ class EngineSettings(BaseModel):
     compile: bool = True
     """Use torch.compile on CUDA."""
     lora: Annotated[list[str], NoDecode] = []
-    """LoRA files, `path` or `path:scale`, separated by commas; merged for the presets balanced and fast."""
+    """LoRA files, `path`, `path:scale` or `path:scale:distilled`, by commas; merged for balanced and fast."""
+    lora_dir: Path | None = None
+    """A folder whose LoRA files jobs may name in the option `loras`."""
     gpus_per_worker: int = Field(default=1, ge=1, le=64)
     """Number of GPUs of one worker. InfiniteTalk splits each video over them: faster, not cheaper."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

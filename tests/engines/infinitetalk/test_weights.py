@@ -93,13 +93,16 @@ def test_a_fast_preset_without_files_for_few_steps_names_the_profile_to_download
     [profile] = re.findall(r"lipsync weights pull ([\w-]+)", warnings[0])
     assert profile in load_manifest().profiles
     assert profile.endswith("-fast")
-    _, warnings = choose_transformer(_settings(folder, lora="fast.safetensors"), None, people="single", distilled=True)
+    _, warnings = choose_transformer(_settings(folder), None, people="single", distilled=True, has_lora=True)
     assert warnings == ()
+    # A LoRA that is not known to be for few steps does not make them good.
+    _, warnings = choose_transformer(_settings(folder, lora="a.safetensors"), None, people="single", distilled=True)
+    assert "rough" in warnings[0]
 
 
 def test_lora_files_go_into_weights_that_have_none_and_otherwise_it_is_said(folder: Path) -> None:
     settings = _settings(folder, lora="fast.safetensors")
-    files, warnings = choose_transformer(settings, None, people="single", distilled=True)
+    files, warnings = choose_transformer(settings, None, people="single", distilled=True, has_lora=True)
     assert (files.distilled, warnings) == (False, ())
     for file in (folder / "InfiniteTalk" / "quant_models").glob("infinitetalk_*"):
         if "_lora" not in file.name:

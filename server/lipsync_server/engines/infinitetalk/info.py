@@ -5,6 +5,7 @@ from lipsync_server.engines.devices import Device, choose_device
 from lipsync_server.engines.hardware import Gpu
 from lipsync_server.engines.host_memory import host_memory
 from lipsync_server.engines.infinitetalk.flashtalk import wants_flashtalk
+from lipsync_server.engines.infinitetalk.lora_choice import server_loras
 from lipsync_server.engines.infinitetalk.options import Options
 from lipsync_server.engines.infinitetalk.published import (
     TransformerFiles,
@@ -89,4 +90,5 @@ def _files(settings: EngineSettings, gpu: Gpu | None) -> tuple[TransformerFiles,
     return choose_transformer(
         settings, gpu, people="single", distilled=usual.sampling.distilled,
         flashtalk=wants_flashtalk(settings, usual, people="single", still=True),
+        has_lora=any(lora.distilled for lora in server_loras(settings)),
     )  # fmt: skip

@@ -28,6 +28,7 @@ from lipsync_server.engines.infinitetalk.flashtalk import (
 )
 from lipsync_server.engines.infinitetalk.loading.models import Models
 from lipsync_server.engines.infinitetalk.loading.planner import Need
+from lipsync_server.engines.infinitetalk.lora_choice import job_loras
 from lipsync_server.engines.infinitetalk.model.teacache import TeaCache
 from lipsync_server.engines.infinitetalk.options import Options
 from lipsync_server.engines.infinitetalk.out_of_memory import room_for
@@ -160,7 +161,12 @@ class Job:
         height, width = self._size
         people: People = "multi" if len(cast.voices) == 2 else "single"
         return Need(
-            people, self._sampling.distilled, height * width, len(self._scales.passes), flashtalk=self._flashtalk
+            people,
+            self._sampling.distilled,
+            height * width,
+            len(self._scales.passes),
+            flashtalk=self._flashtalk,
+            loras=job_loras(self._settings, self._options.loras),
         )
 
     def _load(self, need: Need) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lipsync_server.engines.base import Box, EngineOptions, Preset
 
@@ -31,6 +31,15 @@ _PRESETS: dict[Preset, Sampling] = {
     "fast": Sampling(4, 1.0, 1.0, 2.0, 1, 0.0, distilled=True),
 }
 _QUALITY_SHIFT_720P = 11.0
+
+
+class LoraWish(BaseModel):
+    """A LoRA file that a job asks for, by its name in the owner's folder, and how strongly it is added."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    name: str = Field(min_length=1, max_length=200, pattern=r"^[^/\\\x00-\x1f.][^/\\\x00-\x1f]*$")
+    scale: float = Field(default=1.0, ge=-4, le=4)
 
 
 class Options(EngineOptions):
@@ -77,6 +86,12 @@ class Options(EngineOptions):
     )
     audio_mode: AudioMode = Field(
         default="together", description="Two recordings start together, or the second after the first."
+    )
+
+    loras: tuple[LoraWish, ...] = Field(
+        default=(),
+        max_length=8,
+        description="LoRA files of the server owner's folder (`LIPSYNC_LORA_DIR`) for this job; name and scale.",
     )
 
     @model_validator(mode="after")

@@ -263,12 +263,19 @@ def find_flashtalk(settings: EngineSettings) -> list[TransformerFiles]:
 
 
 def choose_transformer(
-    settings: EngineSettings, gpu: Gpu | None, *, people: People, distilled: bool, flashtalk: bool = False
+    settings: EngineSettings,
+    gpu: Gpu | None,
+    *,
+    people: People,
+    distilled: bool,
+    flashtalk: bool = False,
+    has_lora: bool = False,
 ) -> tuple[TransformerFiles, tuple[str, ...]]:
     """The best files for a job, and a warning for each wish that these files do not meet.
 
     people: "multi" when two regions of the picture are driven; a file for one person cannot stand in for it.
-    distilled: the preset takes few steps, so a file with a fast LoRA merged is wanted (or LoRA files in the settings).
+    distilled: the preset takes few steps, so a file with a step-distilled LoRA merged is wanted, or such a LoRA.
+    has_lora: a step-distilled LoRA will be merged.
     flashtalk: the job runs on FlashTalk's weights (flashtalk.wants_flashtalk).
     """
     if flashtalk and (ours := find_flashtalk(settings)):
@@ -288,10 +295,9 @@ def choose_transformer(
         fitting = found
         warnings.append("Only the two-person weights are here; they drive one person less faithfully.")
     order = _preferred(settings, gpu)
-    has_lora = bool(settings.lora)
 
     def rank(files: TransformerFiles) -> tuple[bool, int, bool]:
-        merged = files.distilled or (has_lora and distilled)
+        merged = files.distilled or ((has_lora or bool(settings.lora)) and distilled)
         return merged != distilled, order.index(files.quantization), files.rounded_at_load
 
     best = min(fitting, key=rank)
@@ -300,7 +306,7 @@ def choose_transformer(
             "The video will be rough: this preset takes few steps, and the model files here were made for many. Either "
             f"download the files for few steps (lipsync weights pull {_fast_profile(best)}), or use preset quality."
         )
-    if distilled and best.distilled and has_lora:
+    if distilled and best.distilled and settings.lora:
         warnings.append(
             f"The files of LIPSYNC_LORA were not used: {best.source.name} has such a file merged already, and no model "
             "file without one is here."

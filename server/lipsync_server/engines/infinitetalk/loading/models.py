@@ -17,11 +17,13 @@ from lipsync_server.engines.infinitetalk.info import chosen_device
 from lipsync_server.engines.infinitetalk.loading.memory import MemoryPlan
 from lipsync_server.engines.infinitetalk.loading.planner import MemoryPlanner, Need, has_room_to_encode, spare_bytes
 from lipsync_server.engines.infinitetalk.loading.single_files import read_config
+from lipsync_server.engines.infinitetalk.loading.switch_lora import switch_loras
 from lipsync_server.engines.infinitetalk.loading.transformer_files import load_transformer
+from lipsync_server.engines.infinitetalk.lora_choice import LoraFile, loras_for, server_loras
 from lipsync_server.engines.infinitetalk.model.sequence_parallel import SequenceParallel, several_processes
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
 from lipsync_server.engines.infinitetalk.published import TransformerFiles, choose_transformer, find_encoders
-from lipsync_server.errors import EngineUnavailable, HostOutOfMemory, WeightsError
+from lipsync_server.errors import EngineUnavailable, HostOutOfMemory
 from lipsync_server.models.encoders.clip import ImageEncoder
 from lipsync_server.models.encoders.text import TextEncoder
 from lipsync_server.models.encoders.wav2vec import Wav2Vec
@@ -53,7 +55,7 @@ class _Held:
 
     model: InfiniteTalkTransformer
     files: TransformerFiles
-    with_lora: bool
+    loras: tuple[LoraFile, ...]
     plan: MemoryPlan
     spare_bytes: int
 
@@ -128,25 +130,57 @@ class Models:
 
     def load_transformer(self, need: Need, report: Report) -> tuple[str, ...]:
         """The transformer for a job, loaded unless the held one serves; sentences about what is not as asked."""
-        files, warnings = self._files(need)
-        with_lora = need.distilled and not files.distilled and bool(self._settings.lora)
+        server = server_loras(self._settings)
+        files, warnings = self._files(need, server)
+        loras = loras_for(server, need.loras, few_steps=need.distilled, merged=files.distilled)
         held = self._held
-        if held is not None and (held.files, held.with_lora) == (files, with_lora):
+        if held is not None and held.files == files:
             plan, _ = self._planner.plan(files, need, held=held.model)
             if held.plan.resident_blocks <= plan.resident_blocks:
                 held.model.cache_context = held.plan.cache_context and plan.cache_context
                 held.spare_bytes = min(spare_bytes(held.plan), spare_bytes(plan))
+                self._switch(held, loras, report)
                 return warnings
         self._release_transformer()
         plan, quantization = self._planner.plan(files, need)
         self._planner.loads(plan)
-        self._load(files, with_lora, plan, quantization, report)
+        self._load(files, loras, plan, quantization, report)
         return warnings
 
-    def _files(self, need: Need) -> tuple[TransformerFiles, tuple[str, ...]]:
+    def _files(
+        self, need: Need, server: tuple[LoraFile, ...] | None = None
+    ) -> tuple[TransformerFiles, tuple[str, ...]]:
+        known = server_loras(self._settings) if server is None else server
         return choose_transformer(
-            self._settings, self._gpu, people=need.people, distilled=need.distilled, flashtalk=need.flashtalk
+            self._settings,
+            self._gpu,
+            people=need.people,
+            distilled=need.distilled,
+            flashtalk=need.flashtalk,
+            has_lora=any(lora.distilled for lora in (*known, *need.loras)),
         )
+
+    def _switch(self, held: "_Held", loras: tuple[LoraFile, ...], report: Report) -> None:
+        """Merge other LoRA files into the transformer that is loaded; the same ones are left as they are."""
+        if held.loras == loras:
+            return
+        try:
+            switch_loras(
+                held.model,
+                held.files.source,
+                held.files.adapter,
+                config=read_config(held.files),
+                loras=_merged(loras),
+                device=self.device,
+                dtype=self.dtype,
+                progress=lambda done, total: report("LoRA files", done, total),
+            )
+        except BaseException:
+            # Some parameters may be of one set and some of the other.
+            self._release_transformer()
+            raise
+        held.loras = loras
+        log.info("InfiniteTalk: %s", self.describe())
 
     def make_room(self, need: Need, report: Report) -> bool:
         """After GPU memory ran out: load the transformer again with half as many blocks on the GPU, if that helps."""
@@ -189,8 +223,8 @@ class Models:
         if held is None:
             return "nothing loaded"
         name = held.files.source.name if held.files.adapter is None else f"{held.files.people} bf16"
-        if held.with_lora:
-            merged = ", ".join(f"{path.name} at {scale:g}" for path, scale in _loras(self._settings))
+        if held.loras:
+            merged = ", ".join(f"{lora.path.name} at {lora.scale:g}" for lora in held.loras)
             name = f"{name} with LoRA {merged}"
         return f"{name} on {self.device}; {held.model.attention_line}; {held.plan.line}"
 
@@ -201,7 +235,12 @@ class Models:
         self._empty_cache()
 
     def _load(
-        self, files: TransformerFiles, with_lora: bool, plan: MemoryPlan, quantization: Quantization, report: Report
+        self,
+        files: TransformerFiles,
+        loras: tuple[LoraFile, ...],
+        plan: MemoryPlan,
+        quantization: Quantization,
+        report: Report,
     ) -> None:
         config = read_config(files)
         model = load_transformer(
@@ -211,7 +250,7 @@ class Models:
             device=self.device,
             dtype=self.dtype,
             quant=quantization,
-            loras=_loras(self._settings) if with_lora else [],
+            loras=_merged(loras),
             attention=self._settings.attention,
             attention_density=self._settings.attention_density,
             offload="none" if plan.resident_blocks >= plan.n_blocks else plan.resident_blocks,
@@ -226,7 +265,7 @@ class Models:
             model.compile_blocks()
             if reason := model.use_fast_blocks():
                 log.warning("the blocks run compiled and not fused, which is slower: %s", reason)
-        self._held = _Held(model, files, with_lora, plan, spare_bytes(plan))
+        self._held = _Held(model, files, loras, plan, spare_bytes(plan))
         log.info("InfiniteTalk: %s", self.describe())
 
     def _release_transformer(self) -> None:
@@ -240,15 +279,5 @@ class Models:
             torch.cuda.empty_cache()
 
 
-def _loras(settings: EngineSettings) -> list[tuple[Path, float]]:
-    """The settings' LoRA files, `path` or `path:scale`."""
-    loras = []
-    for entry in settings.lora:
-        path, colon, scale = entry.rpartition(":")
-        try:
-            loras.append((Path(path), float(scale)) if colon else (Path(entry), 1.0))
-        except ValueError:
-            loras.append((Path(entry), 1.0))
-        if not loras[-1][0].is_file():
-            raise WeightsError(f"The LoRA file {loras[-1][0]} is missing. Set LIPSYNC_LORA to path or path:scale.")
-    return loras
+def _merged(loras: tuple[LoraFile, ...]) -> list[tuple[Path, float]]:
+    return [(lora.path, lora.scale) for lora in loras]

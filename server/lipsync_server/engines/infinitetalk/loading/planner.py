@@ -19,6 +19,7 @@ from lipsync_server.engines.host_memory import HostMemory, host_memory
 from lipsync_server.engines.infinitetalk.loading import memory
 from lipsync_server.engines.infinitetalk.loading.memory import MemoryPlan
 from lipsync_server.engines.infinitetalk.loading.single_files import read_config
+from lipsync_server.engines.infinitetalk.lora_choice import LoraFile
 from lipsync_server.engines.infinitetalk.model.sequence_parallel import several_processes
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
 from lipsync_server.engines.infinitetalk.published import People, TransformerFiles
@@ -36,13 +37,14 @@ _ENCODE_BYTES = 12_500
 @dataclass(frozen=True)
 class Need:
     """The demands of a job on the models. pixels: height x width of the video. passes: forwards of a guided step.
-    flashtalk: FlashTalk's weights in place of InfiniteTalk's."""
+    flashtalk: FlashTalk's weights in place of InfiniteTalk's. loras: the files that the job names."""
 
     people: People
     distilled: bool
     pixels: int
     passes: int
     flashtalk: bool = False
+    loras: tuple[LoraFile, ...] = ()
 
 
 class MemoryPlanner:

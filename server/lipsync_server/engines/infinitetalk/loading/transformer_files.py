@@ -8,7 +8,9 @@ to float32 where the file holds fewer bits: the largest of the published model t
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -114,6 +116,63 @@ def check(files: WeightFiles, shapes: Mapping[str, tuple[int, ...]], kinds: Mapp
             raise WeightsError(f"{holder} lacks {key}. The download is incomplete, or it is another model's file.")
 
 
+@dataclass(frozen=True)
+class OpenTransformer:
+    """A transformer's files, checked against the model that they are for; no tensor has been read.
+
+    layout: plain names of single files -> where they are stored; empty for a quantised file, whose kinds are `stored`.
+    """
+
+    config: TransformerConfig
+    shapes: Mapping[str, tuple[int, ...]]
+    files: WeightFiles
+    layout: Mapping[str, Stored]
+    stored: Mapping[str, EightBit]
+
+    def parameters(self, writer: "TransformerWriter") -> Iterator[tuple[str, Callable[[], None]]]:
+        """Each parameter's official name, and a call that reads it into the model, in the order of the files."""
+        by_key = {(stored.entry.file, stored.entry.key): name for name, stored in self.layout.items()}
+        for path, file in self.files:
+            for entry in file.entries:
+                if not self.layout:
+                    if not entry.key.endswith((".input_scale", ".output_scale", "._scale")):
+                        yield entry.key.removesuffix("._data"), partial(writer.read, file, entry.key)
+                elif (name := by_key.get((path, entry.key))) is not None:
+                    yield name, partial(self._put, writer, file, name)
+
+    def n_bytes_of(self, name: str) -> int:
+        """The size of a parameter in its file."""
+        stored = self.layout.get(name)
+        entries = self.files.entries
+        entry = stored.entry if stored is not None else entries.get(f"{name}._data") or entries[name]
+        return entry.n_bytes
+
+    def _put(self, writer: "TransformerWriter", file: OpenFile | GgufFile, name: str) -> None:
+        writer.put(name, *self.layout[name].read(file))
+
+
+def open_transformer(source: Path, adapter: Path | None, config: TransformerConfig | None) -> OpenTransformer:
+    """Check a transformer's files from their headers; arguments and errors as load_transformer's."""
+    has_map = source.is_file() and adapter is None and source.with_suffix(".json").is_file()
+    if has_map or (not source.is_dir() and adapter is None and _is_quanto(source)):
+        config = config or TransformerConfig()
+        shapes = official_shapes(config)
+        files, stored = WeightFiles([source]), read_quant_map(source, shapes)
+        check(files, shapes, stored)
+        return OpenTransformer(config, shapes, files, {}, stored)
+    paths = [*(shards(source) if source.is_dir() else [source]), *([] if adapter is None else [adapter])]
+    layout, files = read_layout(paths), WeightFiles(paths, may_repeat=True)
+    if adapter is None and not any(is_adapter(name) for name in layout):
+        raise WeightsError(
+            f"{source}: the InfiniteTalk adapter file (single/ or multi/infinitetalk.safetensors) is needed too."
+        )
+    if config is None:
+        config = TransformerConfig.from_json(source / "config.json") if source.is_dir() else config_of(layout)
+    shapes = official_shapes(config)
+    check_layout(layout, shapes, lambda name: _holder(source, adapter, name))
+    return OpenTransformer(config, shapes, files, layout, {})
+
+
 def load_transformer(
     source: Path,
     adapter: Path | None = None,
@@ -146,39 +205,16 @@ def load_transformer(
     progress: called with bytes done and bytes in all.
     """
     device = torch.device(device)
-    has_map = source.is_file() and adapter is None and source.with_suffix(".json").is_file()
-    if has_map or (not source.is_dir() and adapter is None and _is_quanto(source)):
-        config = config or TransformerConfig()
-        shapes = official_shapes(config)
-        files, stored = WeightFiles([source]), read_quant_map(source, shapes)
-        check(files, shapes, stored)
-        layout: Mapping[str, Stored] = {}
-    else:
-        paths = [*(shards(source) if source.is_dir() else [source]), *([] if adapter is None else [adapter])]
-        layout, files, stored = read_layout(paths), WeightFiles(paths, may_repeat=True), {}
-        if adapter is None and not any(is_adapter(name) for name in layout):
-            raise WeightsError(
-                f"{source}: the InfiniteTalk adapter file (single/ or multi/infinitetalk.safetensors) is needed too."
-            )
-        if config is None:
-            config = TransformerConfig.from_json(source / "config.json") if source.is_dir() else config_of(layout)
-        shapes = official_shapes(config)
-        check_layout(layout, shapes, lambda name: _holder(source, adapter, name))
-    merged = [read_lora(path, scale, shapes) for path, scale in loras]
-
-    model, finish, writer = _prepare(config, stored, quant, device, dtype, offload, merged, pinned=pinned)
-    done, total = 0, files.n_bytes
-    by_key = {(stored_as.entry.file, stored_as.entry.key): name for name, stored_as in layout.items()}
-    for path, file in files:
-        for entry in file.entries:
-            name = by_key.get((path, entry.key))
-            if name is not None:
-                writer.put(name, *layout[name].read(file))
-            elif not layout:
-                writer.read(file, entry.key)
-            done += entry.n_bytes
-            if progress:
-                progress(done, total)
+    opened = open_transformer(source, adapter, config)
+    merged = [read_lora(path, scale, opened.shapes) for path, scale in loras]
+    model, finish, writer = _prepare(opened.config, opened.stored, quant, device, dtype, offload, merged, pinned=pinned)
+    done, total = 0, opened.files.n_bytes
+    for name, put in opened.parameters(writer):
+        put()
+        done += opened.n_bytes_of(name)
+        if progress:
+            progress(done, total)
+    model.merged_names = writer.changed
     finish()
     set_activations(model, device, exact=exact)
     model.set_attention(attention, attention_density)
@@ -228,7 +264,7 @@ def _prepare(
     loras: Sequence[Lora],
     *,
     pinned: bool = True,
-) -> tuple[InfiniteTalkTransformer, Callable[[], None], "_Writer"]:
+) -> tuple[InfiniteTalkTransformer, Callable[[], None], "TransformerWriter"]:
     """An empty model with allocated memory, a function to call once it is filled, and the writer that fills it."""
     with torch.device("meta"):
         model = InfiniteTalkTransformer(config)
@@ -241,7 +277,7 @@ def _prepare(
             runner.bind()
         model.runner = runner
 
-    return model, finish, _Writer(model, device, dtype, loras)
+    return model, finish, TransformerWriter(model, device, dtype, loras)
 
 
 def set_activations(model: nn.Module, device: torch.device, *, exact: bool = False) -> None:
@@ -262,7 +298,7 @@ def _kind_for(module: str, stored: Mapping[str, EightBit], quant: Quantization) 
     return None if quant == "none" or not module.startswith(_QUANTIZED_AT_LOAD) else quant
 
 
-class _Writer:
+class TransformerWriter:
     """Turns stored tensors into parameters of the model."""
 
     def __init__(
@@ -270,12 +306,10 @@ class _Writer:
     ) -> None:
         self._modules = dict(model.named_modules())
         self._device, self._dtype, self._loras = device, dtype, loras
-        self._changed = frozenset[str]().union(*(lora.targets for lora in loras))
+        self.changed = frozenset[str]().union(*(lora.targets for lora in loras))
 
     def read(self, file: OpenFile | GgufFile, key: str) -> None:
         """Store the tensor `key` of a file; a quantised weight is handled at its `_data`, together with its scale."""
-        if key.endswith((".input_scale", ".output_scale", "._scale")):
-            return
         name = key.removesuffix("._data")
         self.put(name, file.tensor(key), file.tensor(f"{name}._scale") if key.endswith("._data") else None)
 
@@ -284,13 +318,13 @@ class _Writer:
         place = place_of(name)
         module = self._modules[place.module]
         if isinstance(module, QuantizedLinear) and place.parameter == "weight":
-            if scale is None or name in self._changed or tensor.dtype != module.data.dtype:
+            if scale is None or name in self.changed or tensor.dtype != module.data.dtype:
                 tensor, scale = quantize_rows(self._merged(name, self._plain(tensor, scale).float()), module.kind)
             rows_of(module.data, place.part).copy_(tensor)
             rows_of(module.scale, place.part).copy_(scale)
             return
         target = rows_of(cast(Tensor, getattr(module, place.parameter)), place.part)
-        if scale is not None or name in self._changed:
+        if scale is not None or name in self.changed:
             tensor = self._merged(name, self._plain(tensor, scale).view_as(target))
         target.copy_(tensor.view_as(target))
 
@@ -304,4 +338,4 @@ class _Writer:
         return dequantize_rows(rows, scale.to(self._device), torch.float32).view(tensor.shape)
 
     def _merged(self, name: str, weight: Tensor) -> Tensor:
-        return merge_all(self._loras, name, weight) if name in self._changed else weight
+        return merge_all(self._loras, name, weight) if name in self.changed else weight

@@ -115,8 +115,9 @@ class StreamedBlocks:
 
     def bind(self) -> None:
         """Point the streamed blocks' parameters at the device buffers; their host memory is filled by now."""
-        size = max(buffer.numel() for buffer in self._host.values())
-        self._slots = [torch.empty(size, dtype=torch.uint8, device=self._device) for _ in range(_SLOTS)]
+        if not self._slots:
+            size = max(buffer.numel() for buffer in self._host.values())
+            self._slots = [torch.empty(size, dtype=torch.uint8, device=self._device) for _ in range(_SLOTS)]
         for index in self._streamed:
             host, slot = self._host[index], self._slots[self._slot_of[index]]
             for parameter in self._blocks[index].parameters():
@@ -126,6 +127,18 @@ class StreamedBlocks:
         if self._cuda:
             for event in self._free:
                 cast(torch.cuda.Event, event).record(torch.cuda.current_stream(self._device))
+
+    def unbind(self) -> None:
+        """Point the streamed blocks' parameters at host memory again, to be written there; `bind` comes next."""
+        if self._cuda:
+            torch.cuda.synchronize(self._device)
+        self._holds = [None] * _SLOTS
+        for index in self._streamed:
+            host, slot = self._host[index], self._slots[self._slot_of[index]]
+            for parameter in self._blocks[index].parameters():
+                begin = parameter.data_ptr() - slot.data_ptr()
+                part = host[begin : begin + parameter.numel() * parameter.element_size()]
+                parameter.data = part.view(parameter.dtype).view(parameter.shape)
 
     def __iter__(self) -> Iterator[Block]:
         self._fetch(self._streamed[0])

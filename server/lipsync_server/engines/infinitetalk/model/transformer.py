@@ -94,6 +94,8 @@ class InfiniteTalkTransformer(nn.Module):
         self.cache_context = True
         self.attention: Attention | None = None
         self.fast_blocks = False
+        # Official names of the parameters into which LoRA files are merged.
+        self.merged_names = frozenset[str]()
         self.runner: BlockRunner = ResidentBlocks(self.blocks)
         self._sharing: TokenSharing = AllTokens()
         self._ropes: dict[tuple[Grid, torch.device], RotaryTable] = {}

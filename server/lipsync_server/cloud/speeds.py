@@ -47,35 +47,25 @@ _H100 = (
         "H100",
         "flashtalk",
         "balanced",
-        2.17,
+        2.15,
         "measured",
-        "a window of 28 new frames at 448 x 768 in 2.43 s, 4 steps, on an H100 with random weights, November 2026",
+        "a window of 28 new frames at 448 x 768, 4 steps, H100, random weights, 2026-11-28, docs/flashtalk.md",
     ),
-    Speed("H100", "flashtalk", "fast", 1.27, "computed", "the same window less two forwards of 0.504 s"),
-    Speed("H100", "flashhead", "pro", 0.55, "measured", f"4 steps, whole picture, {_FLASHHEAD}"),
-    Speed("H100", "flashhead", "pro fast", 0.40, "measured", f"2 steps, whole picture, {_FLASHHEAD}"),
-    Speed("H100", "flashhead", "lite", 0.32, "measured", f"4 steps, whole picture, {_FLASHHEAD}"),
+    Speed("H100", "flashtalk", "fast", 1.23, "measured", "the same in 2 steps"),
+    Speed("H100", "flashhead", "pro", 0.51, "measured", f"4 steps, whole picture, {_FLASHHEAD}"),
+    Speed("H100", "flashhead", "pro fast", 0.39, "measured", f"2 steps, whole picture, {_FLASHHEAD}"),
+    Speed("H100", "flashhead", "lite", 0.22, "measured", f"4 steps, whole picture, {_FLASHHEAD}"),
     Speed("H100", "sadtalker", "256", 0.104, "measured", _SADTALKER),
     Speed("H100", "sadtalker", "512", 0.415, "measured", _SADTALKER),
 )
 
-_PUBLISHED = (
-    Speed(
-        "RTX 4090",
-        "flashhead",
-        "pro",
-        2.3,
-        "published",
-        "10.8 frames a second by the model's authors for their own program, without the paste into the picture",
-    ),
-    Speed(
-        "RTX 4090",
-        "flashhead",
-        "lite",
-        1.0,
-        "published",
-        "25 frames a second by users of the authors' program (issue 13 there); the authors say 96",
-    ),
+# By the rates of the card's own parts, which say more than a ratio of two cards.
+_BY_PARTS = (
+    Speed("RTX 4090", "flashtalk", "balanced", 5.8, "computed", "by its parts, int8: docs/flashtalk.md"),
+    Speed("RTX 4090", "flashtalk", "fast", 3.3, "computed", "by its parts, int8: docs/flashtalk.md"),
+    Speed("RTX 4090", "flashhead", "pro", 1.7, "computed", "by its parts: docs/flashhead.md; its authors: 2.3"),
+    Speed("RTX 4090", "flashhead", "pro fast", 1.1, "computed", "by its parts: docs/flashhead.md, never run there"),
+    Speed("RTX 4090", "flashhead", "lite", 0.5, "computed", "by its parts: docs/flashhead.md; users: 1.0"),
 )
 
 
@@ -96,7 +86,7 @@ def _computed(card: str, fast: float, fp16_tflops: float) -> list[Speed]:
             continue
         seconds = float(f"{one.seconds * factor:.2g}")
         speeds.append(Speed(card, one.engine, one.preset, seconds, "computed", f"the H100's figure x {why}"))
-    return [next((other for other in _PUBLISHED if _same(one, other)), one) for one in speeds]
+    return [next((other for other in _BY_PARTS if _same(one, other)), one) for one in speeds]
 
 
 def _same(one: Speed, other: Speed) -> bool:

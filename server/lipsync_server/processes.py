@@ -1,4 +1,4 @@
-"""What a child process asks of the kernel for the server's sake: to end with the server, and to run after it."""
+"""Requests of a child process to the kernel: to end with the server, and to run after it."""
 
 import contextlib
 import ctypes

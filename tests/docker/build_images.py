@@ -212,7 +212,7 @@ def try_server(image: Image) -> None:
 
 
 def try_gpu_root(image: Image) -> None:
-    """What can be tried without a card: the doctor, imports, and the kernels' cache."""
+    """Tries an image without a card: the doctor, imports, and the kernels' cache."""
     report = json.loads(image.run("lipsync", "doctor", "--json", "--mbps", "500"))
     for finding in report["findings"]:
         say(f"    {finding['state']:8} {finding['name']}: {finding['detail']} {finding['advice']}")

@@ -1,4 +1,4 @@
-"""What those who run the server see: metrics, logs, engines, a second port, and a start that is quick and alone."""
+"""The owner of a server sees: metrics, logs, engines, a second port, and a start that is quick and alone."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What hostile files cost a server: its memory, the wait of an honest upload beside them, and /healthz.
+"""Measures the cost of hostile files for a server: its memory, the wait of an honest upload beside them, and /healthz.
 
     python tests/load/hostile_files.py [--case NAME] [--polls-per-s 50]
 

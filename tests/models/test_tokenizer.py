@@ -35,7 +35,7 @@ def spiece() -> bytes:
 
 
 def _write_gguf(path: Path, spiece: bytes) -> None:
-    """What llama.cpp's conversion notes of a tokenizer."""
+    """Write a GGUF file with the notes that llama.cpp's conversion makes of a tokenizer."""
     model = importlib.import_module("sentencepiece.sentencepiece_model_pb2").ModelProto()
     model.ParseFromString(spiece)
     writer = gguf.GGUFWriter(path, "t5encoder")

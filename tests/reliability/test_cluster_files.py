@@ -1,6 +1,6 @@
 """The files and commands that docs/cluster.md hands out are ones that Ray and `lipsync` understand.
 
-What the commands do is test_ray_cluster.py's; that two real machines find each other with them has no test.
+The commands themselves run in test_ray_cluster.py; that two real machines find each other with them has no test.
 """
 
 import re

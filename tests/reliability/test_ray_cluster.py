@@ -179,7 +179,7 @@ async def test_machines_share_the_work_and_one_that_dies_loses_none_of_it(
 
     assert [job["state"] for job in jobs] == ["succeeded"] * N_JOBS, [job["error"] for job in jobs]
     assert len((await site.get("/v1/jobs?limit=200"))["jobs"]) == N_JOBS
-    # What the client had seen finished is what it was, and what the dead machine was at was done by another.
+    # Finished videos are as the client saw them, and another machine did the dead one's work.
     for job in jobs:
         if job["id"] in before:
             assert (job["result"], job["finished_at"]) == tuple(

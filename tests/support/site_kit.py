@@ -1,6 +1,6 @@
 """A server in this process with a stand-in for the workers that writes real, tiny MP4 files.
 
-What a job does is said by its prompt: "hold" waits until it is let go or cancelled, "crash" loses its worker every
+The prompt says what a job does: "hold" waits until it is let go or cancelled, "crash" loses its worker every
 time, "crash once" the first time, "no face" fails as the preview engine does, "boom" raises what nobody expects.
 """
 

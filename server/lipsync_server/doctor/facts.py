@@ -1,4 +1,4 @@
-"""What the checks look at: driver, CUDA, cards, torch's build, memory, and whether this is a container.
+"""The facts that the checks look at: driver, CUDA, cards, torch's build, memory, and whether this is a container.
 
 Everything is read without torch, and on machines without a GPU too. CUDA is started in a process of its own, because a
 process that has started CUDA cannot pass it on to its children. Judges nothing: checks.py does.

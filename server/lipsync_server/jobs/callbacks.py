@@ -126,7 +126,7 @@ class Outbox:
         return [Delivery(*row) for row in whole]
 
     async def _pause_s(self) -> float:
-        """Seconds until the next delivery is due. Those that wait for a place begin when another one ends."""
+        """Seconds until the next delivery is due. A delivery that waits for a place begins when another one ends."""
         row = await self._db.row("SELECT min(next_at) FROM outbox WHERE next_at > ?", self._keeping())
         if row is None or row[0] is None:
             return 3600.0

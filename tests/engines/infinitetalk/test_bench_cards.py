@@ -180,7 +180,7 @@ def test_the_command_spreads_its_sections_over_the_cards_that_it_sees(
     found = read(path)
     assert list(found) == ["machine", "soak", "int8", "loading"]
     assert {found[name]["sees"] for name in ("soak", "int8", "loading")} == {"0", "1"}
-    # What is to be kept is where a run on one card looks for it.
+    # The files to keep lie where a run on one card looks for them.
     assert found["soak"]["scratch"] == str(scratch)
 
 

@@ -206,7 +206,7 @@ def test_fused_passes_match_their_plain_counterparts(kind: EightBit) -> None:
     assert relative_error(queries.data.float() * queries.scale.t()[..., None], turned) < 0.012
     values = x.unflatten(-1, (3, -1))
     rounded_values = fused.values_fp8(values, values.float().mean(0))
-    # Whatever their order: the largest of what is stored for a channel are that channel's largest values.
+    # The largest stored values of a channel are that channel's largest values, in whatever order they lie.
     stored = rounded_values.data.float() * rounded_values.scale[..., None] + rounded_values.centre[..., None]
     largest, wanted = (part.sort(-1).values[..., -15:] for part in (stored, values.float().permute(1, 2, 0)))
     assert relative_error(largest, wanted) < 0.05

@@ -73,7 +73,7 @@ def test_person_masks_are_exact_once_the_axes_are_named_rightly(name: str) -> No
     masks = latent_masks(person_masks(tuple(case["source_h_w"]), boxes), tuple(case["target_h_w"]))
     expected = golden("H_images/masks.safetensors")
     meets(f"H masks {name}", masks, expected[f"{name}.latent_mask"].float(), 0)
-    # What the transformer makes of them: every second row and column.
+    # The same pictures as the transformer takes them: every second row and column.
     meets(f"H masks {name}, tokens", masks[:, ::2, ::2], expected[f"{name}.token_mask"].float(), 0)
 
 

@@ -1,4 +1,4 @@
-"""What the preview engine promises: exact length, the same frames for the same seed, a mouth that opens and shuts as
+"""The promises of the preview engine: exact length, the same frames for the same seed, a mouth that opens and shuts as
 told, and a picture that otherwise stays as it was."""
 
 import gc

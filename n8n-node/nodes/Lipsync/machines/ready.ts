@@ -80,7 +80,7 @@ export async function readReadiness(
 		: undefined;
 }
 
-/** What the server on the machine still lacks: engines that cannot run, with the reason, or a token it accepts. */
+/** The things that the server on the machine still lacks: engines that cannot run, with the reason, or a token it accepts. */
 export async function readMissing(
 	context: IExecuteFunctions,
 	url: string,

@@ -1,4 +1,4 @@
-"""What a model file is, from the names and shapes in its header: a part of InfiniteTalk, or something else.
+"""Recognises a model file by the names and shapes in its header: a part of InfiniteTalk, or something else.
 
 People rename files, and thousands of other models lie in the same folders. So a file's own header decides what it is.
 Its name decides only what no header tells: for how many people InfiniteTalk's layers are, and which of several models
@@ -58,7 +58,7 @@ class ModelFile:
 
 
 def recognise(path: Path) -> ModelFile:
-    """What the file is; a damaged one is returned as such, with the reason."""
+    """The kind of the file; a damaged one is returned as such, with the reason."""
     found = path.stat()
     return _recognised(path, found.st_size, found.st_mtime_ns)
 

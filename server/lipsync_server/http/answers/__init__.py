@@ -1,1 +1,1 @@
-"""What callers see: the models of the wire format, errors, a job as JSON, a video as a file."""
+"""The answers that callers see: the models of the wire format, errors, a job as JSON, a video as a file."""

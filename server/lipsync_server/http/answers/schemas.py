@@ -200,7 +200,7 @@ class DoctorFinding(_Model):
 
 
 class Doctor(_Model):
-    """What `lipsync doctor` finds on the server's machine."""
+    """The findings of `lipsync doctor` on the server's machine."""
 
     engine: str = Field(description="The engine that renders unless another is asked for; empty where none can.")
     findings: list[DoctorFinding]

@@ -48,7 +48,7 @@ _TO_TELL_LANGUAGES_S: Final = 10.0
 _EVERY_TO_TELL: Final = 2
 """Languages are told apart by every second frame, in a quarter of the time."""
 _LIKELIER: Final = 0.002
-"""What a place further down the list of languages costs: decides where a few words leave the choice open."""
+"""The cost of a place further down the list of languages: it decides where few words leave the choice open."""
 _POOR_FIT: Final = 0.365
 """Mean difference (1 less the cosine) above which script and recording are hardly of the same words. Measured on the
 same recordings: their own scripts 0.25 to 0.36, another one's script of similar length 0.33 to 0.43, median 0.38. A
@@ -57,7 +57,7 @@ wrong script is noticed in two cases of three, and a right one is not doubted.""
 
 @dataclass(frozen=True)
 class _Sound:
-    """What is compared: features float32 (2 x mels, n_frames) of length 1 per frame, and which frames hold speech."""
+    """A sound as it is compared: features float32 (2 x mels, n_frames) of length 1 per frame, and which frames hold speech."""
 
     features: Array
     voiced: Indices

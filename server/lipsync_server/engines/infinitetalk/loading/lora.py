@@ -11,6 +11,8 @@ Does not know how weights are stored: `merge` gets a float weight and returns on
   NAME.lora_down.weight + NAME.lora_up.weight, NAME.lora_A.weight + NAME.lora_B.weight: see above,
   NAME.lokr_w1 (or lokr_w1_a, lokr_w1_b) + NAME.lokr_w2 (or ..._a, ..._b): LoKr, the change is the Kronecker product
       w1 (x) w2 (https://arxiv.org/abs/2309.14859),
+  NAME.hada_w1_a, hada_w1_b, hada_w2_a, hada_w2_b: LoHa, the change is the product of two low-rank matrices, number by
+      number: (w1_a w1_b) * (w2_a w2_b) * (alpha / r) (https://arxiv.org/abs/2108.06098),
   NAME.dora_scale, NAME.lora_magnitude_vector: DoRA, each row (or column) of W + change is scaled to this length
       (https://arxiv.org/abs/2402.09353),
   NAME.diff, NAME.w_norm (added to the weight), NAME.diff_b, NAME.b_norm (to the bias), NAME.diff_m (to the block's
@@ -35,10 +37,11 @@ log = logging.getLogger(__name__)
 _KEY = re.compile(
     r"^(?P<layer>.+?)[._](?:(?P<half>lora_down|lora_up|lora_A|lora_B|lora\.down|lora\.up)(?:\.default)?(?:\.weight)?"
     r"|(?P<lokr>lokr_w[12](?:_[ab])?)"
+    r"|(?P<hada>hada_w[12]_[ab])"
     r"|(?P<extra>alpha|diff|diff_b|diff_m|w_norm|b_norm|dora_scale|lora_magnitude_vector(?:\.default)?(?:\.weight)?))$"
 )
 # Tensors of kinds of change that are not implemented here; such a file is refused.
-_NOT_READ = re.compile(r"\.(?:lora_mid|lokr_t2|hada_\w+|oft_\w+|[ab][12]|glora_\w+)(?:\.weight)?$")
+_NOT_READ = re.compile(r"\.(?:lora_mid|lokr_t2|hada_t\w+|oft_\w+|[ab][12]|glora_\w+)(?:\.weight)?$")
 _ADDED_TO = {"diff": "weight", "w_norm": "weight", "diff_b": "bias", "b_norm": "bias", "diff_m": "modulation"}
 
 
@@ -49,6 +52,7 @@ class _Layer:
     alpha: float | None = None
     magnitude: Tensor | None = None
     lokr: dict[str, Tensor] = field(default_factory=dict)
+    hada: dict[str, Tensor] = field(default_factory=dict)
     added: dict[str, tuple[str, Tensor]] = field(default_factory=dict)
     reference_style: bool = False
     keys: list[str] = field(default_factory=list)
@@ -58,8 +62,8 @@ class _Layer:
 class Lora:
     """The contents of one file, checked: for each parameter its change. `ignored`: keys that change nothing here.
 
-    pairs: (down, up, factor). krons: (w1, w2, factor). magnitudes: the length of each row, (rows, 1), or of each
-    column, (1, columns), after the change of a pair or a Kronecker product.
+    pairs: (down, up, factor). krons: (w1, w2, factor). hadas: ((w1_a, w1_b, w2_a, w2_b), factor). magnitudes: the
+    length of each row, (rows, 1), or of each column, (1, columns), after one of these changes.
     """
 
     path: Path
@@ -69,11 +73,12 @@ class Lora:
     ignored: tuple[str, ...]
     krons: Mapping[str, tuple[Tensor, Tensor, float]] = field(default_factory=dict)
     magnitudes: Mapping[str, Tensor] = field(default_factory=dict)
+    hadas: Mapping[str, tuple[tuple[Tensor, Tensor, Tensor, Tensor], float]] = field(default_factory=dict)
 
     @property
     def targets(self) -> frozenset[str]:
         """Official names of the parameters that this file changes."""
-        return frozenset(self.pairs) | frozenset(self.differences) | frozenset(self.krons)
+        return frozenset(self.pairs) | frozenset(self.differences) | frozenset(self.krons) | frozenset(self.hadas)
 
     def merge(self, name: str, weight: Tensor) -> Tensor:
         """The parameter `name` with this file's change added: float, any shape, and computed in the weight's type."""
@@ -85,6 +90,10 @@ class Lora:
         elif name in self.krons:
             first, second, factor = self.krons[name]
             change = torch.kron(first.to(weight), second.to(weight))
+        elif name in self.hadas:
+            parts, factor = self.hadas[name]
+            left, right, other_left, other_right = (part.to(weight) for part in parts)
+            change = (left @ right) * (other_left @ other_right)
         if change is not None and name in self.magnitudes:
             moved = weight.flatten(1) + change.view_as(weight.flatten(1)) * factor
             magnitude = self.magnitudes[name].to(weight)
@@ -120,6 +129,7 @@ def read_lora(
     differences: dict[str, Tensor] = {}
     krons: dict[str, tuple[Tensor, Tensor, float]] = {}
     magnitudes: dict[str, Tensor] = {}
+    hadas: dict[str, tuple[tuple[Tensor, Tensor, Tensor, Tensor], float]] = {}
     for layer, found in layers.items():
         weight = f"{layer}.weight"
         if found.down is not None and found.up is not None:
@@ -133,8 +143,12 @@ def read_lora(
             raise WeightsError(f"{path.name} has {found.keys[0]} without its {half} half; the file is incomplete.")
         if found.lokr:
             krons[weight] = _kron(path, found, shapes.get(weight))
+        if found.hada:
+            hadas[weight] = _hada(path, found, shapes.get(weight))
         if found.magnitude is not None:
-            magnitudes[weight] = _magnitude(path, found, shapes.get(weight), changed=weight in pairs or weight in krons)
+            magnitudes[weight] = _magnitude(
+                path, found, shapes.get(weight), changed=weight in pairs or weight in krons or weight in hadas
+            )
         for parameter, (key, difference) in found.added.items():
             name = f"{layer}.{parameter}"
             wanted = shapes.get(name)
@@ -144,14 +158,14 @@ def read_lora(
                     f"{_words(wanted)}. It was made for another model."
                 )
             differences[name] = difference.reshape(wanted)
-    if not pairs and not differences and not krons:
+    if not pairs and not differences and not krons and not hadas:
         named = f" The first that it holds is {ignored[0]}." if ignored else ""
         raise WeightsError(
             f"{path.name} changes nothing in this model: no key of a known LoRA style was found in it.{named}"
         )
     if ignored:
         log.warning("%s: %d keys change nothing here and are ignored: %s", path.name, len(ignored), _some(ignored))
-    return Lora(path, scale, pairs, differences, tuple(ignored), krons, magnitudes)
+    return Lora(path, scale, pairs, differences, tuple(ignored), krons, magnitudes, hadas)
 
 
 def _collect(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, _Layer], list[str]]:
@@ -167,8 +181,8 @@ def _collect(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[st
                     continue
                 if _NOT_READ.search(key):
                     raise WeightsError(
-                        f"{path.name}: {key} belongs to a kind of change that is not read here. Read are LoRA, DoRA "
-                        "and LoKr without Tucker cores."
+                        f"{path.name}: {key} belongs to a kind of change that is not read here. Read are LoRA, DoRA, "
+                        "LoKr and LoHa without Tucker cores."
                     )
                 match = _KEY.match(key)
                 if match is None:
@@ -189,7 +203,7 @@ def _collect(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[st
 
 
 def _put(layer: _Layer, match: re.Match[str], key: str, tensor: Tensor) -> None:
-    half, lokr, extra = match["half"], match["lokr"], match["extra"]
+    half, lokr, hada, extra = match["half"], match["lokr"], match["hada"], match["extra"]
     if extra != "alpha":
         layer.keys.append(key)
     if half in ("lora_down", "lora_A", "lora.down"):
@@ -197,6 +211,8 @@ def _put(layer: _Layer, match: re.Match[str], key: str, tensor: Tensor) -> None:
         layer.reference_style = half == "lora_down" and key.startswith("diffusion_model.")
     elif half is not None:
         layer.up = tensor
+    elif hada is not None:
+        layer.hada[hada.removeprefix("hada_")] = tensor
     elif lokr is not None:
         layer.lokr[lokr.removeprefix("lokr_")] = tensor
     elif extra == "alpha":
@@ -223,6 +239,22 @@ def _kron(path: Path, layer: _Layer, shape: tuple[int, ...] | None) -> tuple[Ten
     made = (first.shape[0] * second.shape[0], first.shape[1] * second.shape[1])
     _check(path, layer.keys[0], made, shape, paired=True)
     return first, second, layer.alpha / rank if layer.alpha is not None and rank is not None else 1.0
+
+
+def _hada(
+    path: Path, layer: _Layer, shape: tuple[int, ...] | None
+) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], float]:
+    """The four factors of a LoHa change and its scale, alpha / rank."""
+    names = ("w1_a", "w1_b", "w2_a", "w2_b")
+    missing = [name for name in names if name not in layer.hada]
+    if missing:
+        raise WeightsError(f"{path.name} has {layer.keys[0]} without hada_{missing[0]}; the file is incomplete.")
+    first, second, third, fourth = (layer.hada[name].flatten(1) for name in names)
+    fits = first.shape[1] == second.shape[0] and third.shape[1] == fourth.shape[0]
+    fits = fits and (first.shape[0], second.shape[1]) == (third.shape[0], fourth.shape[1])
+    _check(path, layer.keys[0], (first.shape[0], second.shape[1]), shape, paired=fits)
+    rank = second.shape[0]
+    return (first, second, third, fourth), layer.alpha / rank if layer.alpha is not None else 1.0
 
 
 def _magnitude(path: Path, layer: _Layer, shape: tuple[int, ...] | None, *, changed: bool) -> Tensor:

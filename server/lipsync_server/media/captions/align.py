@@ -57,7 +57,7 @@ wrong script is noticed in two cases of three, and a right one is not doubted.""
 
 @dataclass(frozen=True)
 class _Sound:
-    """A sound as it is compared: features float32 (2 x mels, n_frames), of length 1 per frame, and the frames of speech."""
+    """A sound as it is compared: features float32 (2 x mels, n_frames), of length 1, and the frames of speech."""
 
     features: Array
     voiced: Indices

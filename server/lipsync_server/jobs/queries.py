@@ -3,13 +3,12 @@
 Changes nothing; store.py does. Knows the records of model.py and their tables.
 """
 
-import sqlite3
 from collections.abc import Callable, Iterable
 
 from lipsync_server.errors import NotFound
 from lipsync_server.jobs.database import Database
 from lipsync_server.jobs.model import STATES, Job, State, is_job_id
-from lipsync_server.jobs.records import UnreadableRecord, job_of, read_job
+from lipsync_server.jobs.records import is_readable, read_job
 
 
 class Queries:
@@ -135,14 +134,6 @@ class Queries:
         unknown = []
         for job_id in job_ids:
             row = await self._db.row("SELECT * FROM jobs WHERE id = ?", job_id)
-            if row is None or (row["state"] == "succeeded" and row["purged_at"] is None and not _is_readable(row)):
+            if row is None or (row["state"] == "succeeded" and row["purged_at"] is None and not is_readable(row)):
                 unknown.append(job_id)
         return unknown
-
-
-def _is_readable(row: sqlite3.Row) -> bool:
-    try:
-        job_of(row)
-    except UnreadableRecord:
-        return False
-    return True

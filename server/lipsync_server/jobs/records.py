@@ -162,3 +162,12 @@ def _refuse(constant: str) -> NoReturn:
 
 def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) else None
+
+
+def is_readable(row: sqlite3.Row) -> bool:
+    """Whether a row of the table of jobs can be read as a job."""
+    try:
+        job_of(row)
+    except UnreadableRecord:
+        return False
+    return True

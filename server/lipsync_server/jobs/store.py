@@ -15,7 +15,7 @@ from lipsync_server.errors import Conflict, NotFound, QueueFull
 from lipsync_server.jobs.database import Database
 from lipsync_server.jobs.model import CostRecord, Failure, Job, State, is_job_id
 from lipsync_server.jobs.queries import Queries
-from lipsync_server.jobs.records import UnreadableRecord, insert_job, job_of, read_job, stand_in, write_job
+from lipsync_server.jobs.records import insert_job, is_readable, job_of, read_job, stand_in, write_job
 from lipsync_server.workers.task import RenderOutcome
 
 
@@ -66,7 +66,7 @@ class Store(Queries):
         mended = []
         async with self._db.transaction() as db:
             for row in list(await db.execute_fetchall("SELECT * FROM jobs WHERE state IN ('queued', 'running')")):
-                if _is_readable(row):
+                if is_readable(row):
                     continue
                 if not is_job_id(str(row["id"])):
                     await db.execute("DELETE FROM jobs WHERE id = ?", (row["id"],))
@@ -271,11 +271,3 @@ class Ending:
     price_per_hour: float | None = None
     currency: str = ""
     stored: str | None = None
-
-
-def _is_readable(row: sqlite3.Row) -> bool:
-    try:
-        job_of(row)
-    except UnreadableRecord:
-        return False
-    return True

@@ -11,7 +11,9 @@ from lipsync_server.http.serve import with_token
 from lipsync_server.settings import Settings
 from site_kit import Site, StandInExecutor
 
-PUBLIC = {"/healthz", "/readyz", "/ping", "/", "/page/{name}", "/openapi.json", "/docs"}
+# A link to one video has its permission in its signature; tests/http/test_links.py tries it.
+LINKS = {"/v1/jobs/{job_id}/shared"}
+PUBLIC = {"/healthz", "/readyz", "/ping", "/", "/page/{name}", "/openapi.json", "/docs"} | LINKS
 
 
 def addresses(site: Site) -> list[tuple[str, str]]:

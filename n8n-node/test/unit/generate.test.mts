@@ -333,6 +333,7 @@ describe('Generate', () => {
 			parameters: {
 				imageInput: undefined,
 				audioInput: undefined,
+				simplify: true,
 				imageUrl: 'https://example.com/a.png',
 				audioUrl: 'https://example.com/a.mp3',
 			},
@@ -340,7 +341,14 @@ describe('Generate', () => {
 		context.getNode().type = 'n8n-nodes-lipsync.lipsyncTool';
 		const [item] = await execute(context);
 		assert.equal(item.binary, undefined);
-		assert.equal(item.json.job_id, 'job0');
+		assert.deepEqual(item.json, {
+			job_id: 'job0',
+			duration_s: 1,
+			warnings: [],
+			link: `${server.url}/v1/jobs/job0/shared?expires=9&signature=s`,
+			link_expires_at: '2026-12-01T00:00:00Z',
+		});
+		assert.equal(server.to('POST', /collected$/).length, 0);
 	});
 
 	it('sends each item to the address that its expression gives, and never to another', async (t) => {

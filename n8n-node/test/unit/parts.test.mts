@@ -12,7 +12,7 @@ import {
 import { PICTURE, RECORDING } from '../../nodes/Lipsync/api/inputs.js';
 import { encode, filePart } from '../../nodes/Lipsync/api/multipart.js';
 import { execute, makeContext } from './context.mjs';
-import { job, json, problem, serve, working } from './scripted.mjs';
+import { job, json, link, problem, serve, working } from './scripted.mjs';
 
 describe('the body of an upload', () => {
 	const big = Buffer.alloc(1_500_000, 'x');
@@ -127,6 +127,36 @@ describe('Get Status, Download and Cancel', () => {
 		const [item] = await execute(makeContext({ baseUrl: server.url, parameters }));
 		assert.deepEqual(item.json, { job_id: 'j', cancelled: false, state: 'succeeded' });
 		assert.equal(server.to('DELETE', /./).length, 0);
+	});
+
+	it('Get Link asks for the wanted time and gives the public address if the server knows it', async (t) => {
+		const url = 'https://example.com/p/v1/jobs/j/shared?expires=9&signature=s';
+		const server = await serve(t, (_asked, response) =>
+			json(response, 200, { ...link('j'), url, is_public: true }),
+		);
+		const parameters = { operation: 'getLink', jobId: 'j', expiresAfterHours: 2, collects: true };
+		const [item] = await execute(makeContext({ baseUrl: server.url, parameters }));
+		assert.equal(server.asked[0].path, '/v1/jobs/j/link?expires_in_s=7200&collects=true');
+		assert.deepEqual(item.json, {
+			job_id: 'j',
+			link: url,
+			link_expires_at: '2026-12-01T00:00:00Z',
+		});
+	});
+
+	it('Get Link refuses a time beyond seven days, and explains a server without links', async (t) => {
+		const server = await serve(t, (_asked, response) => problem(response, 404, 'not_found', 'No.'));
+		const parameters = { operation: 'getLink', jobId: 'j' };
+		await assert.rejects(
+			execute(
+				makeContext({ baseUrl: server.url, parameters: { ...parameters, expiresAfterHours: 169 } }),
+			),
+			/Expires After is 169; it has to be a number from 0\.01 to 168/,
+		);
+		await assert.rejects(
+			execute(makeContext({ baseUrl: server.url, parameters })),
+			/gives no link to job j/,
+		);
 	});
 
 	it('cancels a job that runs', async (t) => {

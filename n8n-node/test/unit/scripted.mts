@@ -110,6 +110,12 @@ export function job(id: string, state: string, more: object = {}): object {
 	};
 }
 
+/** The answer of a server that does not know its public address. */
+export function link(id: string): object {
+	const path = `/v1/jobs/${id}/shared?expires=9&signature=s`;
+	return { url: `http://seen${path}`, path, is_public: false, expires_at: '2026-12-01T00:00:00Z' };
+}
+
 /** A server on which every job succeeds at the second look; `change` may answer first. */
 export function working(
 	change: (asked: Asked, response: ServerResponse) => boolean = () => false,
@@ -123,6 +129,7 @@ export function working(
 			json(response, 202, job(`job${n++}`, 'queued'));
 		else if (asked.path.endsWith('/video'))
 			response.writeHead(200, { 'Content-Type': 'video/mp4' }).end(VIDEO);
+		else if (asked.path.includes('/link')) json(response, 200, link(id));
 		else if (asked.path.endsWith('/collected')) json(response, 200, job(id, 'succeeded'));
 		else if (asked.method === 'DELETE') json(response, 202, job(id, 'running'));
 		else {

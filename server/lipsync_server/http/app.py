@@ -24,6 +24,7 @@ from lipsync_server.http.answers.problem import add_request_id, problem_middlewa
 from lipsync_server.http.api_docs import openapi
 from lipsync_server.http.callers.auth import Tokens, auth_middleware, needs_token
 from lipsync_server.http.callers.cors import add_cors_headers, cors_middleware
+from lipsync_server.http.callers.links import VideoLinks, load_link_secret
 from lipsync_server.http.callers.slots import MAX_STREAMS, KeyLocks, Slots
 from lipsync_server.http.closed_files import close_to_others
 from lipsync_server.http.counters import Metrics
@@ -31,7 +32,7 @@ from lipsync_server.http.idleness import machine_is_needed
 from lipsync_server.http.inputs.fetch import Fetcher
 from lipsync_server.http.inputs.probe import Prober
 from lipsync_server.http.inputs.uploads import leave_expectation
-from lipsync_server.http.routes import doctor, engines, events, health, jobs, lipsync, metrics, page, stream
+from lipsync_server.http.routes import doctor, engines, events, health, jobs, links, lipsync, metrics, page, stream
 from lipsync_server.http.routing import Route
 from lipsync_server.jobs.callbacks import Outbox, load_secret
 from lipsync_server.jobs.database import open_database
@@ -55,6 +56,7 @@ log = logging.getLogger(__name__)
 _API = (
     *lipsync.ROUTES,
     *jobs.ROUTES,
+    *links.ROUTES,
     *events.ROUTES,
     *stream.ROUTES,
     *engines.ROUTES,
@@ -205,6 +207,7 @@ async def _jobs(app: web.Application) -> AsyncIterator[None]:
             await sweep_leftovers(store, files, keep_s=settings.result_ttl_s)
             retention = Retention(store, files, grace_s=settings.collected_grace_s, keeping=keeping)
             secret = await asyncio.to_thread(_secret, settings, files)
+            app[keys.LINKS] = VideoLinks(await asyncio.to_thread(load_link_secret, files.data_dir / "link_secret"))
             outbox = Outbox(database, secret, app[keys.FETCHER].post, keeping=keeping)
 
             def on_end(job: Job) -> None:

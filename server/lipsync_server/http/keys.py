@@ -9,6 +9,7 @@ from aiohttp import web
 
 from lipsync_server.cloud.address import PublicAddress
 from lipsync_server.cloud.idle import IdleWatch
+from lipsync_server.http.callers.links import VideoLinks
 from lipsync_server.http.callers.slots import KeyLocks, Slots
 from lipsync_server.http.counters import Metrics
 from lipsync_server.http.inputs.fetch import Fetcher
@@ -40,4 +41,5 @@ EXECUTOR = web.AppKey("executor", Executor)
 READINESS: web.AppKey[Callable[[], LoadState]] = web.AppKey("readiness")
 OUTBOX = web.AppKey("outbox", Outbox)
 AFTER_RENDER: web.AppKey[AfterRender | None] = web.AppKey("after_render")
+LINKS = web.AppKey("links", VideoLinks)
 KEY_LOCKS = web.AppKey("key_locks", KeyLocks)

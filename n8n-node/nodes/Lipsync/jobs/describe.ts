@@ -1,6 +1,7 @@
 /** A job as the JSON of an output item: flat, in the words of the server; with Simplify at most ten fields. */
 import type { IDataObject } from 'n8n-workflow';
 
+import { makeLink } from './link';
 import { jobPath } from './watch';
 import type { Server } from '../api/server';
 import type { Job } from '../api/types';
@@ -38,6 +39,17 @@ export async function describeResult(
 ): Promise<IDataObject> {
 	const full = result(job, await videoUrl(server, job));
 	return isSimple ? only(full, SIMPLE_RESULT) : full;
+}
+
+/** A finished video in few words: a language model pays for each of them, and its user has no token. */
+export async function describeForAgent(server: Server, job: Job): Promise<IDataObject> {
+	const link = await makeLink(server, job.id);
+	return {
+		job_id: job.id,
+		duration_s: job.result?.duration_s,
+		warnings: job.result?.warnings ?? [],
+		...(link ?? { video_url: await videoUrl(server, job) }),
+	};
 }
 
 /** Where a job stands at this moment. */

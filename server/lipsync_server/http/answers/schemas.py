@@ -140,6 +140,18 @@ class Job(_Model):
     links: JobLinks
 
 
+class VideoLink(_Model):
+    """A link that shows one video without the token until it expires."""
+
+    url: str = Field(description="The whole address, for a browser, a mail or a chat.")
+    path: str = Field(description="The same address from the root of the server.")
+    is_public: bool = Field(
+        description="Whether url begins with the server's public address (LIPSYNC_PUBLIC_URL, a tunnel's, the "
+        "provider's). If not, url begins with the address of this request."
+    )
+    expires_at: datetime
+
+
 class JobList(_Model):
     jobs: list[Job]
     next: str | None = Field(default=None, description="Relative reference of the next page.")

@@ -4,6 +4,7 @@ import { cancel } from './cancel';
 import { deleteVideo } from './delete';
 import { download } from './download';
 import { generate } from './generate';
+import { getLink } from './getLink';
 import { getMany } from './getMany';
 import { getStatus } from './getStatus';
 
@@ -12,6 +13,7 @@ export const videoOperations: Operation[] = [
 	cancel,
 	deleteVideo,
 	download,
+	getLink,
 	getMany,
 	getStatus,
 ];

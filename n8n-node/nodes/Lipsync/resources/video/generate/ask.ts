@@ -27,6 +27,8 @@ export interface Ask {
 	downloads: boolean;
 	keepsOnServer: boolean;
 	isSimple: boolean;
+	/** Whether an AI agent asked: its answer is small, with a link that its user can open. */
+	isForAgent: boolean;
 }
 
 export async function readAsk(context: IExecuteFunctions, i: number): Promise<Ask> {
@@ -67,6 +69,7 @@ export async function readAsk(context: IExecuteFunctions, i: number): Promise<As
 		downloads: options.downloadVideo !== false && !isTool(context),
 		keepsOnServer: panel.keepsOnServer,
 		isSimple: isSimple(context, i),
+		isForAgent: isTool(context),
 	};
 }
 

@@ -6,7 +6,7 @@ import { TimeLimit } from '../../../api/patience';
 import { serverOf, type Server } from '../../../api/server';
 import { orFailed } from '../../../items';
 import { download, markCollected } from '../../../jobs/collect';
-import { describeResult, describeStatus } from '../../../jobs/describe';
+import { describeForAgent, describeResult, describeStatus } from '../../../jobs/describe';
 import { idempotencyKey, submit } from '../../../jobs/submit';
 import { TookTooLong, abandon, readJob, waitForEnd } from '../../../jobs/watch';
 import type { Operation } from '../../../operation';
@@ -84,6 +84,9 @@ async function finish({ id, server, ask, limit }: Started, i: number): Promise<I
 	return await limit.during(async () => {
 		const ended = await waitForEnd(server, id, limit);
 		if (ended.state !== 'succeeded') throw jobEnded(server.context, ended, i);
+		if (ask.isForAgent && ask.isSimple) {
+			return { json: await describeForAgent(server, ended), pairedItem: { item: i } };
+		}
 		const item: INodeExecutionData = {
 			json: await describeResult(server, ended, ask.isSimple),
 			pairedItem: { item: i },

@@ -3,6 +3,7 @@
 A verb imports heavy libraries only when it runs, so that `lipsync --help` answers at once.
 """
 
+import sys
 from typing import Annotated
 
 import typer
@@ -18,6 +19,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+NEED_UNIX = ("serve", "render", "demo", "bench")
+"""Verbs that start worker processes, whose locks (fcntl), limits (resource) and signals only Unix has."""
+
 
 def print_version(asked: bool) -> None:
     if asked:
@@ -27,11 +31,19 @@ def print_version(asked: bool) -> None:
 
 @app.callback()
 def root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Make a talking video from a picture of a person and a voice recording."""
+    if sys.platform == "win32" and context.invoked_subcommand in NEED_UNIX:
+        typer.echo(
+            f"Error: `lipsync {context.invoked_subcommand}` needs Linux or macOS, for file locks, signals and memory "
+            "limits that Windows lacks. Use Docker or WSL on this computer, or rent a machine with `lipsync cloud up`.",
+            err=True,
+        )
+        raise typer.Exit(2)
 
 
 for verb in (serve, render, demo, doctor, engines, bench, weights, cost, cloud):

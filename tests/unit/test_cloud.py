@@ -19,6 +19,7 @@ from lipsync_server.cloud.api import ProviderError
 from lipsync_server.cloud.cost import DEFAULT_OFFERS
 from lipsync_server.cloud.first_video import ranked
 from lipsync_server.cloud.machine import RentOffer
+from lipsync_server.cloud.remembered import RememberedMachine, forget, keep_wheel, remember
 from lipsync_server.cloud.rent import provider, wait_until_ready
 from lipsync_server.errors import InvalidInput
 from provider import Provider as StandIn
@@ -246,3 +247,68 @@ async def test_a_template_prints_every_field_and_needs_no_key(api, name, words):
     said = await lipsync(api, "cloud", "template", "--provider", name, "--source", URL, VAST_API_KEY="")
     assert said[0] == 0, said
     assert [word for word in [*words, URL, "LIPSYNC_TOKENS"] if word not in said[1]] == []
+
+
+async def test_every_account_is_listed_and_unknown_machines_are_told_apart(api, settings_folder):
+    keys = {"VAST_API_KEY": "", "RUNPOD_API_KEY": api.key, "TENSORDOCK_API_KEY": api.key}
+    urls = {"LIPSYNC_RUNPOD_URL": api.url, "LIPSYNC_TENSORDOCK_URL": api.url}
+    api.answers("GET /pods", (200, {"pods": [{"id": "pod7", "status": "EXITED", "name": "lipsync", "cost": 0.34}]}))
+    box = {"id": "box9", "attributes": {"status": "running", "name": "other", "rateHourly": 0.32}}
+    api.answers("GET /instances", (200, {"data": {"instances": [box]}}))
+    remember(settings_folder / "lipsync" / "machines.json", RememberedMachine(provider="runpod", machine_id="pod7"))
+    status, said = await lipsync(api, "cloud", "list", **keys, **urls)
+    assert status == 0, said
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if line.startswith("│")]
+    assert rows == [
+        ["runpod", "pod7", "stopped", "0.340", "lipsync", "remembered"],
+        ["tensordock", "box9", "running", "0.320", "other", "unknown here"],
+    ]
+
+
+async def test_a_machine_that_starts_again_gets_the_wheel_it_was_made_for(api, settings_folder, tmp_path):
+    machines = settings_folder / "lipsync" / "machines.json"
+    built = tmp_path / "built" / "lipsync_server-0.1.0-py3-none-any.whl"
+    built.parent.mkdir()
+    built.write_bytes(b"the wheel of that day")
+    kept = keep_wheel(machines, built)
+    built.unlink()  # --from-source builds into a folder that is gone when `up` ends
+    for machine_id in ("5", "6"):
+        remember(
+            machines, RememberedMachine(provider="vast", machine_id=machine_id, price_per_hour=0.45, wheel=str(kept))
+        )
+    received: list[bytes] = []
+    api.answers("PUT /instances/5/", (200, {"success": True}))
+    async with waiting_for_a_wheel(received) as port:
+        api.answers("GET /instances/5/", at_port(port))
+        status, said = await lipsync(api, "cloud", "up", "--machine", "5")
+    assert status == 0, said
+    assert received == [b"the wheel of that day"]
+    assert "a start  $0.060: 3 min until it is ready" in said
+    forget(machines, "vast", "5")
+    assert kept.exists()  # machine 6 was made for it
+    forget(machines, "vast", "6")
+    assert not kept.parent.exists()
+
+
+@asynccontextmanager
+async def waiting_for_a_wheel(received: list[bytes]) -> AsyncIterator[int]:
+    """A machine whose start script waits for its wheel, and is ready once it has one."""
+
+    async def readyz(request: web.Request) -> web.Response:
+        stage = "ready" if received else "waiting"
+        return web.json_response({"ready": bool(received), "stage": stage, "detail": stage})
+
+    async def put(request: web.Request) -> web.Response:
+        received.append(await request.read())
+        return web.json_response({"detail": "received"}, status=201)
+
+    application = web.Application()
+    application.router.add_get("/readyz", readyz)
+    application.router.add_put("/wheel", put)
+    runner = web.AppRunner(application, shutdown_timeout=1.0)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()

@@ -13,6 +13,7 @@ import typer
 from lipsync_server.cli import console
 from lipsync_server.cli.rental import (
     chosen_offer,
+    cost_of_a_start,
     cuda_for,
     how_long_it_stays,
     order_for,
@@ -169,7 +170,7 @@ def up(
             if price is not None:
                 variables = {"LIPSYNC_PRICE_PER_HOUR": f"{price:g}", **order.environment}
                 order = replace(order, environment=variables)
-            wheel = str(software.wheel) if software.wheel is not None and not from_source else ""
+            wheel = "" if software.wheel is None else str(remembered.keep_wheel(path, software.wheel))
             made = order.environment["LIPSYNC_TOKENS"]
             known = remembered.RememberedMachine(
                 provider=name, machine_id="", token=made, price_per_hour=price, profile=profile, wheel=wheel
@@ -179,6 +180,7 @@ def up(
         out.print(f"address  {ready.url}")
         if (price := ready.price_per_hour or price) is not None:
             out.print(f"price    ${price:.3f} an hour: ${price * 730:.0f} for a month in which nobody stops it")
+            out.print(f"a start  {cost_of_a_start(name, price, idle_stop)}")
         out.print(how_long_it_stays(name, idle_stop))
         out.print("In n8n: new credential, Lipsync API, with this address and the token.")
 

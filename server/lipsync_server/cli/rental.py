@@ -133,3 +133,13 @@ def how_long_it_stays(provider: str, idle_stop: float) -> str:
     if provider == "tensordock" or not idle_stop:
         return "It does NOT stop itself: run `lipsync cloud down` when you are done."
     return f"It stops itself {idle_stop:g} minutes after the last collected video (`lipsync cloud status` counts down)."
+
+
+def cost_of_a_start(provider: str, price_per_hour: float, idle_stop: float) -> str:
+    """The cost in USD of one start beside its work: the minutes until it is ready and those until the idle stop."""
+    from lipsync_server.cloud.cost import STARTUP_MIN
+
+    ready = f"{STARTUP_MIN:g} min until it is ready (assumed; more while it downloads)"
+    if provider == "tensordock" or not idle_stop:
+        return f"${price_per_hour * STARTUP_MIN / 60:.3f}: {ready}, and the minutes until you stop it"
+    return f"${price_per_hour * (STARTUP_MIN + idle_stop) / 60:.3f}: {ready} and {idle_stop:g} min until the idle stop"

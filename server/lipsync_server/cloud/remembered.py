@@ -4,7 +4,9 @@ A machine's id and token are printed once; who closes the terminal has both here
 exists: its provider does.
 """
 
+import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +17,7 @@ from lipsync_server.errors import InvalidInput
 
 
 class RememberedMachine(BaseModel):
-    """One machine as `lipsync cloud up` left it. wheel: the file that was uploaded to it, "" without one."""
+    """One machine as `lipsync cloud up` left it. wheel: the file that is uploaded to it, "" without one."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -54,7 +56,29 @@ def remember(path: Path, machine: RememberedMachine) -> None:
 
 
 def forget(path: Path, provider: str, machine_id: str) -> None:
-    _write(path, _others(path, provider, machine_id))
+    """Remove the entry, and the kept wheel that no other machine was made for."""
+    others = _others(path, provider, machine_id)
+    known = find(path, machine_id, provider)
+    _write(path, others)
+    if known is not None and known.wheel and all(one.wheel != known.wheel for one in others):
+        wheel = Path(known.wheel)
+        if wheel.parent.parent == _wheels(path):
+            shutil.rmtree(wheel.parent, ignore_errors=True)
+
+
+def keep_wheel(path: Path, wheel: Path) -> Path:
+    """Copy a wheel beside the file of machines, for the machine that it was made for; returns the copy.
+
+    A machine takes only the wheel whose SHA-256 is in its order, so that a wheel that is built again does not replace
+    this one. The name of the copy's folder is the beginning of that SHA-256.
+    """
+    folder = _wheels(path) / hashlib.sha256(wheel.read_bytes()).hexdigest()[:16]
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return Path(shutil.copy(wheel, folder / wheel.name))
+
+
+def _wheels(path: Path) -> Path:
+    return path.parent / "wheels"
 
 
 def find(path: Path, machine_id: str, provider: str = "") -> RememberedMachine | None:

@@ -12,6 +12,24 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+class Line:
+    """A line of limited rate that every answer shares. bytes_per_s: of all bodies together."""
+
+    def __init__(self, bytes_per_s: float) -> None:
+        self._bytes_per_s = bytes_per_s
+        self._free_at = 0.0
+
+    async def send(self, response: web.StreamResponse, body: bytes, chunk: int = 65_536) -> None:
+        """Write `body`, each piece when the line has room for it."""
+        loop = asyncio.get_running_loop()
+        for start in range(0, len(body), chunk):
+            piece = body[start : start + chunk]
+            begin = max(loop.time(), self._free_at)
+            self._free_at = begin + len(piece) / self._bytes_per_s
+            await asyncio.sleep(max(0.0, self._free_at - loop.time()))
+            await response.write(piece)
+
+
 class Hub:
     """Answers HEAD and ranged GET as the hub does, for files by path, whatever the repository.
 
@@ -26,6 +44,7 @@ class Hub:
         self.ranges: list[str | None] = []
         self.revisions: set[str] = set()
         self.url = ""
+        self.line: Line | None = None
         self.open = asyncio.Event()
         self.open.set()
 
@@ -61,7 +80,10 @@ class Hub:
             assert request.transport is not None
             request.transport.close()
             return response
-        await response.write(body)
+        if self.line is not None:
+            await self.line.send(response, body)
+        else:
+            await response.write(body)
         return response
 
 

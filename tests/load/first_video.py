@@ -1,0 +1,136 @@
+"""Bytes and minutes from a provider's start to the first frame, on lines of 100, 500 and 1,000 Mbit/s.
+
+    python tests/load/first_video.py [--profile infinitetalk-int8-fast] [--mbps 100 500 1000]
+
+Simulated: the image from a stand-in registry (one layer), then the profile by the real downloader from a stand-in hub,
+both behind one line of limited rate. Every file is BYTES_SCALE times smaller and the clock runs TIME_SCALE times
+faster, so that minutes become seconds. Computed, by stated constants: unpacking, reading, compiling, and the first
+window of a video on an RTX 4090 (cloud/speeds.py). Prints a table in Markdown and the time that each cut would save.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+
+from lipsync_server.cloud.first_video import IMAGE_BYTES
+from lipsync_server.cloud.speeds import expected_speed, row_of_profile
+from lipsync_server.weights.download import pull
+from lipsync_server.weights.manifest import Manifest, load_manifest
+from model_hub import Hub, Line, serve_hub
+
+BYTES_SCALE = 1000
+TIME_SCALE = 20
+LAYER = "layer.tar"
+
+UNPACK_S = 90.0
+"""Unpacking 10 GB of image on a rented host: 1 to 2 minutes, assumed."""
+READ_BYTES_PER_S = 1.5e9
+"""Reading model files from a rented disk: 1 to 2 GB/s, assumed."""
+COMPILE_S = 50.0
+"""Kernels, text encoder and cuDNN in a first job: 28 s on an H100; 30 to 70 s on slower hosts, assumed."""
+FIRST_WINDOW_S = {"infinitetalk": 81 / 25, "flashhead": 33 / 25}
+"""Seconds of video in the first window, which is shown when it is finished."""
+CUTS = {
+    "text encoder fetched after ready": ("t5-fp8", 1.0),
+    "vision tower alone (1.3 of 4.8 GB)": ("clip", 1 - 1.3 / 4.772),
+}
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Seconds of each part at full size, and the bytes that were sent."""
+
+    mbps: float
+    size_bytes: float
+    image_s: float
+    weights_s: float
+    load_s: float
+    first_frame_s: float
+
+    @property
+    def minutes(self) -> float:
+        parts = (self.image_s, UNPACK_S, self.weights_s, self.load_s, COMPILE_S, self.first_frame_s)
+        return sum(parts) / 60
+
+
+def scaled(manifest: Manifest, profile: str) -> tuple[Manifest, dict[str, bytes]]:
+    """The manifest with files of a thousandth, and their contents by path."""
+    files = dict(manifest.files)
+    contents: dict[str, bytes] = {}
+    for name in manifest.profiles[profile].files:
+        size = max(2, round(files[name].size_bytes / BYTES_SCALE))
+        files[name] = files[name].model_copy(update={"size_bytes": size, "size_exact": True, "sha256": None})
+        contents[files[name].path] = bytes(size)
+    return manifest.model_copy(update={"files": files}), contents
+
+
+async def simulate(profile: str, mbps: float) -> Phases:
+    manifest, contents = scaled(load_manifest(), profile)
+    contents[LAYER] = bytes(round(IMAGE_BYTES / BYTES_SCALE))
+    async with serve_hub(contents) as hub:
+        hub.line = Line(mbps * 1e6 / 8 / BYTES_SCALE * TIME_SCALE)
+        os.environ["HF_ENDPOINT"] = hub.url
+        image_s = await timed(pull_image(hub))
+        with tempfile.TemporaryDirectory() as folder:
+            download = asyncio.to_thread(pull, profile, Path(folder), manifest=manifest)
+            weights_s = await timed(download)
+    size_bytes = load_manifest().size_bytes(profile)
+    engine, preset = row_of_profile(profile, "fast")
+    speed = expected_speed("RTX 4090", engine, preset)
+    assert speed is not None
+    return Phases(
+        mbps=mbps,
+        size_bytes=IMAGE_BYTES + size_bytes,
+        image_s=image_s,
+        weights_s=weights_s,
+        load_s=size_bytes / READ_BYTES_PER_S,
+        first_frame_s=FIRST_WINDOW_S[engine] * speed.seconds,
+    )
+
+
+async def timed(work: Awaitable[object]) -> float:
+    """Seconds at full scale that an awaitable took."""
+    began = time.monotonic()
+    await work
+    return (time.monotonic() - began) * TIME_SCALE
+
+
+async def pull_image(hub: Hub) -> None:
+    """Read the image's one layer, as a host does from a registry."""
+    async with aiohttp.ClientSession() as session, session.get(f"{hub.url}/registry/image/resolve/main/{LAYER}") as got:
+        got.raise_for_status()
+        await got.read()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--profile", default="infinitetalk-int8-fast")
+    parser.add_argument("--mbps", type=float, nargs="+", default=[100.0, 500.0, 1000.0])
+    asked = parser.parse_args()
+    print("| Mbit/s | GB | image | weights | unpack | load | compile | first window | minutes to the first frame |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for mbps in asked.mbps:
+        found = asyncio.run(simulate(asked.profile, mbps))
+        parts = (found.image_s, found.weights_s, UNPACK_S, found.load_s, COMPILE_S, found.first_frame_s)
+        cells = [f"{mbps:g}", f"{found.size_bytes / 1e9:.1f}", *(f"{part:.0f} s" for part in parts)]
+        print("| " + " | ".join([*cells, f"{found.minutes:.1f}"]) + " |", flush=True)
+    manifest = load_manifest()
+    for cut, (name, share) in CUTS.items():
+        if name in manifest.profiles[asked.profile].files:
+            spared = manifest.files[name].size_bytes * share
+            seconds = ", ".join(f"{spared * 8 / mbps / 1e6:.0f} s at {mbps:g}" for mbps in asked.mbps)
+            print(f"{cut}: {spared / 1e9:.1f} GB less before ready: {seconds} Mbit/s (computed)")
+
+
+if __name__ == "__main__":
+    main()

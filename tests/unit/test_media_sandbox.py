@@ -207,5 +207,5 @@ def test_a_decoder_runs_after_the_server_where_the_kernel_shares_the_cpu_by_sess
     own = Path("/proc/self/autogroup").read_text()
     with pool.process() as process:
         process.run(ProbePicture(picture, 10**7))
-        assert "nice 10" in Path(f"/proc/{process.pid}/autogroup").read_text()
+        assert "nice 4" in Path(f"/proc/{process.pid}/autogroup").read_text()
     assert Path("/proc/self/autogroup").read_text() == own

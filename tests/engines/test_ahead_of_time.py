@@ -3,6 +3,8 @@
 The tests have the image's Triton (constraints.txt).
 """
 
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,21 @@ def test_every_triton_kernel_compiles_and_fits_the_shared_memory(capability: int
     expected = {"_norm", "_gelu", "_sum", "_heads", "_product", "_values", "_norm_silu", "_add", "_double"}
     assert compiled.keys() == expected | (NOT_BELOW_ADA if capability == 90 else set())
     assert sum(map(len, compiled.values())) == len(list(cache.glob("*/__grp__*.json")))
+    spilled = {
+        name: stack
+        for name, cubins in compiled.items()
+        if (stack := max(stack_bytes(cubin, cache / "kernel.cubin") for cubin in cubins))
+    }
+    assert spilled == {}
+
+
+def stack_bytes(cubin: bytes, path: Path) -> int:
+    """Bytes of slow memory for each thread of a kernel: no Triton kernel of ours asks for any, so these are spills."""
+    path.write_bytes(cubin)
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    listing = subprocess.run([tool, "--dump-resource-usage", path], capture_output=True, text=True, check=True).stdout
+    (found,) = re.findall(r"STACK:(\d+)", listing)
+    return int(found)
 
 
 def test_a_card_before_ada_gets_no_fp8_kernel() -> None:

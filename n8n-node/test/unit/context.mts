@@ -124,9 +124,10 @@ export function makeContext(setup: Setup = {}): Context {
 			getBinaryStream: async (id: string) =>
 				Readable.from(chunksOf(store.get(id)?.bytes ?? Buffer.alloc(0))),
 			getBinaryMetadata: async (id: string) => ({ fileSize: store.get(id)?.bytes.length ?? 0 }),
-			prepareBinaryData: async (stream: Readable, fileName: string, mimeType: string) => {
+			prepareBinaryData: async (stream: Readable | Buffer, fileName: string, mimeType: string) => {
 				const chunks: Buffer[] = [];
-				for await (const chunk of stream) chunks.push(chunk as Buffer);
+				if (Buffer.isBuffer(stream)) chunks.push(stream);
+				else for await (const chunk of stream) chunks.push(chunk as Buffer);
 				const id = `stored-${store.size}`;
 				store.set(id, { bytes: Buffer.concat(chunks), fileName });
 				return { id, fileName, mimeType, data: 'filesystem-v2' } satisfies IBinaryData;

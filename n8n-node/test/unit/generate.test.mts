@@ -35,6 +35,45 @@ describe('Generate', () => {
 		assert.equal(server.to('POST', /\/collected$/).length, 1);
 	});
 
+	it('sends the spoken words for captions, and gives the SRT file beside the video', async (t) => {
+		const links = { video: 'x', stored: null, captions_srt: 'x', captions_vtt: 'x' };
+		const server = await serve(
+			t,
+			working((asked, response) => {
+				if (asked.path === '/v1/jobs/job0/captions.srt') response.end('1\n00:00 Olá');
+				else if (asked.path === '/v1/jobs/job0')
+					json(response, 200, job('job0', 'succeeded', { links }));
+				else return false;
+				return true;
+			}),
+		);
+		const captions = { script: ' Olá! ', show: 'words', language: 'pt-BR', srtField: 'captions' };
+		const context = makeContext({ baseUrl: server.url, parameters: { captions } });
+		const [item] = await execute(context);
+		const body = server.to('POST', /^\/v1\/jobs$/)[0].body.toString();
+		for (const [name, value] of Object.entries({
+			script: 'Olá!',
+			captions: 'burned',
+			caption_style: 'words',
+			language: 'pt-BR',
+		})) {
+			assert.ok(body.includes(`name="${name}"\r\n\r\n${value}\r\n`), name);
+		}
+		assert.equal(item.binary?.captions.fileName, 'anna-lipsync.srt');
+		assert.equal(
+			context.store.get(String(item.binary?.captions.id))?.bytes.toString(),
+			'1\n00:00 Olá',
+		);
+		assert.equal(item.json.captions_vtt_url, `${server.url}/v1/jobs/job0/captions.vtt`);
+	});
+
+	it('sends no field of captions when the panel has none', async (t) => {
+		const server = await serve(t, working());
+		await execute(makeContext({ baseUrl: server.url }));
+		const [post] = server.to('POST', /^\/v1\/jobs$/);
+		assert.doesNotMatch(post.body.toString(), /name="(script|captions|caption_style|language)"/);
+	});
+
 	it('submits all items before it waits for the first and keeps their order', async (t) => {
 		const server = await serve(t, working());
 		const context = makeContext({

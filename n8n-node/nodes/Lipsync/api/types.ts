@@ -42,7 +42,13 @@ export interface Job {
 	result: JobResult | null;
 	cost: JobCost | null;
 	error: { code: string; title: string; detail: string } | null;
-	links: { video: string | null; stored: string | null };
+	links: {
+		video: string | null;
+		stored: string | null;
+		/** Missing on servers that know no captions. */
+		captions_srt?: string | null;
+		captions_vtt?: string | null;
+	};
 }
 
 export interface EngineStatus {

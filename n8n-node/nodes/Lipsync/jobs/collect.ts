@@ -58,6 +58,14 @@ export async function download(
 	}
 }
 
+/** The captions of a finished video as an SRT file under the name of the video. */
+export async function captionFile(server: Server<Storing>, job: Job): Promise<IBinaryData> {
+	const { body } = await send(server, { method: 'GET', path: jobPath(job.id, '/captions.srt') });
+	const name = job.file_name.replace(/\.mp4$/i, '.srt');
+	const bytes = Buffer.from(String(body), 'utf8');
+	return await server.context.helpers.prepareBinaryData(bytes, name, 'application/x-subrip');
+}
+
 /** Tell the server that the video is safe here, so that it may free the space. A failure is only logged. */
 export async function markCollected(server: Server, job: Job): Promise<void> {
 	try {

@@ -37,7 +37,7 @@ export async function describeResult(
 	job: Job,
 	isSimple: boolean,
 ): Promise<IDataObject> {
-	const full = result(job, await videoUrl(server, job));
+	const full = { ...result(job, await videoUrl(server, job)), ...(await captionUrls(server, job)) };
 	return isSimple ? only(full, SIMPLE_RESULT) : full;
 }
 
@@ -76,6 +76,16 @@ export async function describeStatus(
 		...(job.state === 'succeeded' ? result(job, await videoUrl(server, job)) : {}),
 	};
 	return isSimple ? only(full, SIMPLE_STATUS) : full;
+}
+
+/** Nothing for a video without captions. */
+async function captionUrls(server: Server, job: Job): Promise<IDataObject> {
+	if (!job.links.captions_srt) return {};
+	const address = await server.address();
+	return {
+		captions_srt_url: `${address}${jobPath(job.id, '/captions.srt')}`,
+		captions_vtt_url: `${address}${jobPath(job.id, '/captions.vtt')}`,
+	};
 }
 
 async function videoUrl(server: Server, job: Job): Promise<string> {

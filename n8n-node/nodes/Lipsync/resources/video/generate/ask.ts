@@ -15,6 +15,7 @@ import { filePart, type Form } from '../../../api/multipart';
 import { numberBetween, text } from '../../../items';
 import { locatorValue } from '../jobId';
 import { isSimple } from '../output';
+import { captionTexts } from './captions';
 
 const MINUTE_MS = 60_000;
 
@@ -24,6 +25,8 @@ export interface Ask {
 	waits: boolean;
 	limitMs: number;
 	outputField: string;
+	/** The output field for the captions as an SRT file; "" for none. */
+	srtField: string;
 	downloads: boolean;
 	keepsOnServer: boolean;
 	isSimple: boolean;
@@ -45,6 +48,7 @@ export async function readAsk(context: IExecuteFunctions, i: number): Promise<As
 		face_box: text(options.faceBox),
 		face_index: text(options.faceIndex),
 		callback_url: text(options.callbackUrl),
+		...captionTexts(panel.captions),
 		options: Object.keys(panel.engineOptions).length > 0 ? JSON.stringify(panel.engineOptions) : '',
 	};
 	const form: Form = { texts, files: [] };
@@ -65,6 +69,7 @@ export async function readAsk(context: IExecuteFunctions, i: number): Promise<As
 		waits: panel.waits,
 		limitMs: numberBetween(context, 'Timeout', minutes, [0.01, 10_080], i) * MINUTE_MS,
 		outputField: text(options.outputField) || 'data',
+		srtField: text(panel.captions.srtField),
 		// A binary cannot leave a tool of an AI agent: the agent gets the link.
 		downloads: options.downloadVideo !== false && !isTool(context),
 		keepsOnServer: panel.keepsOnServer,
@@ -82,6 +87,7 @@ export function isTool(context: IExecuteFunctions): boolean {
 interface Panel {
 	scene: IDataObject;
 	options: IDataObject;
+	captions: IDataObject;
 	engineOptions: IDataObject;
 	waits: boolean;
 	keepsOnServer: boolean;
@@ -96,6 +102,7 @@ function panelNow(context: IExecuteFunctions, i: number): Panel {
 	return {
 		scene: context.getNodeParameter('scene', i, {}) as IDataObject,
 		options,
+		captions: context.getNodeParameter('captions', i, {}) as IDataObject,
 		engineOptions: Object.fromEntries(
 			given.map(({ name, value }) => [
 				text(name),
@@ -126,6 +133,7 @@ function panelOfVersion1(context: IExecuteFunctions, i: number): Panel {
 			outputField: field('outputField'),
 			timeoutMinutes: field('timeoutMinutes'),
 		},
+		captions: {},
 		engineOptions: engineOptionsOfVersion1(context, more.engineOptions, i),
 		waits: field('wait') !== 'none',
 		keepsOnServer: more.markCollected === false,

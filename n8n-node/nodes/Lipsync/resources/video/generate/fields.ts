@@ -7,6 +7,7 @@ import type { INodeProperties } from 'n8n-workflow';
 
 import { VERSION_2 } from '../../../operation';
 import { simplifyField } from '../output';
+import { captionFields } from './captions';
 
 const IS_TOOL = { '@tool': [true] };
 /** Engines that make no use of a prompt, a preset or a resolution. */
@@ -101,6 +102,7 @@ export const fields: INodeProperties[] = [
 			},
 		],
 	},
+	captionFields,
 	{
 		displayName: 'Engine Options',
 		name: 'engineOptions',

@@ -5,7 +5,7 @@ import { asNodeError, jobEnded } from '../../../api/errors';
 import { TimeLimit } from '../../../api/patience';
 import { serverOf, type Server } from '../../../api/server';
 import { orFailed } from '../../../items';
-import { download, markCollected } from '../../../jobs/collect';
+import { captionFile, download, markCollected } from '../../../jobs/collect';
 import { describeForAgent, describeResult, describeStatus } from '../../../jobs/describe';
 import { idempotencyKey, submit } from '../../../jobs/submit';
 import { TookTooLong, abandon, readJob, waitForEnd } from '../../../jobs/watch';
@@ -93,6 +93,9 @@ async function finish({ id, server, ask, limit }: Started, i: number): Promise<I
 		};
 		if (!ask.downloads) return item;
 		item.binary = { [ask.outputField]: await download(server, ended, limit) };
+		if (ask.srtField && ended.links.captions_srt) {
+			item.binary[ask.srtField] = await captionFile(server, ended);
+		}
 		if (!ask.keepsOnServer) await markCollected(server, ended);
 		return item;
 	});

@@ -69,17 +69,17 @@ async def choose_inputs(page: Page, audio: Path = SPEECH) -> None:
 
 async def expect_playing_video(page: Page) -> None:
     await expect(page.get_by_role("link", name="Download")).to_be_visible(timeout=RENDER_MS)
-    await page.evaluate("document.querySelector('video').muted = true")
-    await page.evaluate("document.querySelector('video').play()")
-    await expect(page.locator("video")).to_have_js_property("paused", False)
+    await page.evaluate("document.getElementById('video').muted = true")
+    await page.evaluate("document.getElementById('video').play()")
+    await expect(page.locator("#video")).to_have_js_property("paused", False)
     # wait_for_function would need 'unsafe-eval' in the page's content security policy; a promise does not.
     await page.evaluate(
         """() => new Promise((resolve) => {
-            const video = document.querySelector('video');
+            const video = document.getElementById('video');
             video.addEventListener('timeupdate', () => video.currentTime > 0.2 && resolve());
         })"""
     )
-    assert await page.evaluate("document.querySelector('video').videoWidth") > 0
+    assert await page.evaluate("document.getElementById('video').videoWidth") > 0
 
 
 async def test_a_picture_and_a_recording_become_a_video_that_plays_and_downloads(page: Page, tmp_path: Path) -> None:

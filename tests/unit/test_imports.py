@@ -26,6 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("doctor",),
     ("cloud", "jobs"),
     ("workers",),
+    ("check",),
     ("random_models",),
     ("engines",),
     ("media", "models", "weights"),

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lipsync_server import __version__
-from lipsync_server.cli import bench, cloud, cost, demo, doctor, engines, render, serve, weights
+from lipsync_server.cli import bench, check, cloud, cost, demo, doctor, engines, render, serve, weights
 
 app = typer.Typer(
     name="lipsync",
@@ -46,5 +46,5 @@ def root(
         raise typer.Exit(2)
 
 
-for verb in (serve, render, demo, doctor, engines, bench, weights, cost, cloud):
+for verb in (serve, render, check, demo, doctor, engines, bench, weights, cost, cloud):
     verb.register(app)

@@ -64,12 +64,13 @@ def first_frame(path: Path, *, max_pixels: int = MAX_PIXELS) -> Frames:
 
 
 def read_video_frames(
-    path: Path, indices: Iterable[int], *, fps: float = 25, max_pixels: int = MAX_PIXELS
+    path: Path, indices: Iterable[int], *, fps: float = 25, max_pixels: int = MAX_PIXELS, max_side: int | None = None
 ) -> Iterator[Frames]:
     """For each index i the frame that is on screen at i / fps seconds, as uint8 RGB (H, W, 3), upright.
 
-    The video may have any frame rate. Past its end the last frame is repeated. Rising indices are read in one pass; a
-    falling index starts again from the beginning. Holds two frames in memory. Raises as probe_picture_video does.
+    max_side: larger frames are scaled down to this length of the longer side. The video may have any frame rate. Past
+    its end the last frame is repeated. Rising indices are read in one pass; a falling index starts again from the
+    beginning. Holds two frames in memory. Raises as probe_picture_video does.
     """
     waiting = iter(indices)
     index = next(waiting, None)
@@ -84,7 +85,7 @@ def read_video_frames(
                 while index is not None and index >= previous and current is not None:
                     if index / fps >= time - start - 1e-6:
                         break
-                    yield _upright(current)
+                    yield _upright(current, max_side)
                     previous, index = index, next(waiting, None)
                 if index is None or index < previous:
                     break
@@ -92,7 +93,7 @@ def read_video_frames(
             if current is None:
                 raise InvalidImage("No frame of the video can be decoded. Export it again as an mp4 (H.264).")
             while index is not None and index >= previous:
-                yield _upright(current)
+                yield _upright(current, max_side)
                 previous, index = index, next(waiting, None)
 
 
@@ -139,10 +140,12 @@ def _decoded(opened: "av.container.InputContainer", stream: "av.VideoStream") ->
         yield from frames
 
 
-def _upright(frame: "av.VideoFrame") -> Frames:
+def _upright(frame: "av.VideoFrame", max_side: int | None = None) -> Frames:
     if is_hdr(frame):
         rgb = tone_map(frame)
     else:
-        converted = VideoReformatter().reformat(frame, format="rgb24", dst_color_range=ColorRange.JPEG)
+        scale = min(1.0, max_side / max(frame.width, frame.height)) if max_side else 1.0
+        width, height = (max(1, round(side * scale)) for side in (frame.width, frame.height))
+        converted = VideoReformatter().reformat(frame, width, height, format="rgb24", dst_color_range=ColorRange.JPEG)
         rgb = np.asarray(converted.to_ndarray(), dtype=np.uint8)
     return np.ascontiguousarray(np.rot90(rgb, round(frame.rotation / 90)), dtype=np.uint8)

@@ -3,7 +3,7 @@
 The process lives as long as the generator; closing the generator ends it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 
 from lipsync_server.media.sandbox.process import DecoderProcess
@@ -14,15 +14,18 @@ MAX_PIXELS = 16_000_000
 """A frame of this many pixels is beyond 4K."""
 
 
-def read_video_frames(path: Path, indices: Iterable[int], *, fps: float = 25) -> Iterator[Frames]:
+def read_video_frames(
+    path: Path, indices: Iterable[int], *, fps: float = 25, max_side: int | None = None
+) -> Generator[Frames, None, None]:
     """For each index i the frame that is on screen at i / fps seconds, as uint8 RGB (H, W, 3), upright.
 
-    Past the end of the video its last frame stays. Rising indices are read in one pass; a falling one starts the video
+    max_side: larger frames are scaled down to this length of the longer side. Past the end of the video its last frame
+    stays. Rising indices are read in one pass; a falling one starts the video
     anew. Holds two frames here and two in the process. Raises InvalidImage for a video that cannot be decoded.
     """
     process = DecoderProcess()
     try:
-        yield from process.frames(ReadVideoFrames(path, tuple(indices), fps, MAX_PIXELS))
+        yield from process.frames(ReadVideoFrames(path, tuple(indices), fps, MAX_PIXELS, max_side))
     finally:
         process.close()
 

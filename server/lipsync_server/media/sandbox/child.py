@@ -33,7 +33,10 @@ Handler = Callable[[Any, BinaryIO], object]
 def _send_frames(task: tasks.ReadVideoFrames, answers: BinaryIO) -> int:
     """Write each frame as a line with its height and width, and its bytes; returns how many there were."""
     n_frames = 0
-    for frame in read_video_frames(task.path, task.indices, fps=task.fps, max_pixels=task.max_pixels):
+    frames = read_video_frames(
+        task.path, task.indices, fps=task.fps, max_pixels=task.max_pixels, max_side=task.max_side
+    )
+    for frame in frames:
         answers.write(json.dumps({"frame": frame.shape[:2]}).encode() + b"\n")
         answers.write(frame.tobytes())
         answers.flush()

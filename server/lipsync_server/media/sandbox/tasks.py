@@ -220,12 +220,16 @@ class MarkVideo(Task[VideoInfo]):
 
 @dataclass(frozen=True)
 class ReadVideoFrames(_OnPicture[int]):
-    """Decode the frames of a video at `indices` / `fps` seconds; DecoderProcess.frames() yields them."""
+    """Decode the frames of a video at `indices` / `fps` seconds; DecoderProcess.frames() yields them.
+
+    max_side: larger frames are scaled down to this length of the longer side.
+    """
 
     path: Path
     indices: tuple[int, ...]
     fps: float
     max_pixels: int
+    max_side: int | None = None
 
     def limits(self) -> Limits:
         # The render that asked has a time limit of its own, and closes the process when it stops.

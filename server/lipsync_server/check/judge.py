@@ -1,0 +1,254 @@
+"""Turns the figures of a video into findings with times, and these into the score.
+
+The score is the mouth's part (how far the correlation with the expected opening reaches, less for a lag) times the
+weight of every finding. Every limit stands between real clips and spoilt ones in the table of docs/quality-check.md.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lipsync_server.check import mouth
+from lipsync_server.check.listen import Heard, runs
+from lipsync_server.check.mouth import Agreement, Curve
+from lipsync_server.check.quality import Finding, Quality
+from lipsync_server.check.watch import FPS, Seen, Series
+
+FULL_R: Final = 0.5
+"""A correlation from which the mouth's part is 1. Real clips have 0.33 to 0.82, another clip's sound 0.0 to 0.2."""
+MAX_LAG_MS: Final = 65
+"""Real clips have lags up to 60 ms; people notice about 80."""
+_LAG_IS_SURE_R: Final = 0.3
+"""With less correlation at its best the lag is chance."""
+_TREND_S: Final = 0.5
+"""Slower changes are taken out of both curves: heads that turn, parted lips."""
+_MIN_S: Final = 1.5
+_MIN_RANGE: Final = 0.012
+_BLACK_LUMA, _FLAT_CONTRAST = 24, 8
+_STILL_CHANGE: Final = 0.05
+_STILL_S: Final = 0.6
+_NOISE: Final = 5
+_FLICKER_LUMA: Final = 3
+_FLICKER_SHARE: Final = 0.15
+_CUT_CHANGE, _CUT_RATIO = 12, 6
+_COLOUR_DRIFT: Final = 0.03
+_LUMA_DRIFT: Final = 18
+_DETAIL_DRIFT: Final = 2.5
+_CLIPPED: Final = 0.005
+_LENGTH_S: Final = 0.25
+_UNLIKE: Final = 0.6
+_SIZE_DRIFT: Final = 1.6
+
+
+def judge(
+    seen: Seen, heard: Heard | None, expected: Curve | None, *, expects_face: bool, by_prediction: bool
+) -> Quality:
+    """The quality of a video.
+
+    expected: the opening that the sound leads to expect, 100 values a second; None without sound. expects_face: the
+    picture of the request has a face, so that a video without one is bad; otherwise it cannot be judged. by_prediction:
+    the video's engine moves the mouth by the same prediction as this check, which says nothing about it then.
+    """
+    findings = [*_of_picture(seen), *_of_sound(seen, heard)]
+    broken = float(np.prod([finding.weight for finding in findings]))
+    end = seen.n / FPS
+    face_share = float(np.nanmean(seen.face)) if seen.n else 0.0
+    curve = _mouth(seen)
+    agreement = part = closures = None
+    if not seen.has_face:
+        if expects_face:
+            findings.append(Finding("no_face", 0, end, "No face is in the video, though the picture has one.", 0.0))
+            broken = 0.0
+        else:
+            findings.append(Finding("no_face", 0, end, "No face is in the video, so the mouth could not be checked."))
+    elif heard is None or heard.is_silent or expected is None or not expected.any():
+        findings.append(Finding("no_speech", 0, end, "Nobody speaks in the sound, so the mouth could not be checked."))
+    elif min(len(curve), len(expected)) < _MIN_S * mouth.GRID_HZ:
+        findings.append(Finding("short", 0, end, f"The mouth can be checked from {_MIN_S:g} s of speech on."))
+    elif by_prediction:
+        findings.append(
+            Finding(
+                "by_prediction", 0, end,
+                "This engine moves the mouth by the same prediction as the check uses, so there is no score.",
+            )
+        )  # fmt: skip
+        agreement = compare(expected, curve)
+    else:
+        agreement = compare(expected, curve)
+        part = _mouth_part(agreement)
+        closures = closure_share(expected, curve)
+        findings += _of_mouth(agreement, curve, expected, end)
+        broken = float(np.prod([finding.weight for finding in findings]))
+    return Quality(
+        score=round(part * broken, 3) if part is not None else 0.0 if broken < 0.3 else None,
+        findings=tuple(sorted(findings, key=lambda finding: finding.from_s)),
+        mouth_r=round(agreement.r0, 3) if agreement else None,
+        lag_ms=agreement.lag_ms if agreement and agreement.r >= _LAG_IS_SURE_R else None,
+        closures=None if closures is None else round(closures, 2),
+        face_share=round(face_share, 3),
+    )
+
+
+def compare(expected: Curve, opening: Curve) -> Agreement:
+    """Agreement of the expected and the seen opening without their slow changes."""
+    return mouth.agreement(without_trend(expected), without_trend(mouth.smooth(opening, 0.02)))
+
+
+def without_trend(curve: Curve) -> Curve:
+    return curve - mouth.smooth(curve, _TREND_S)
+
+
+def closure_share(expected: Curve, opening: Curve) -> float | None:
+    """Share of the expected closures at which the mouth reaches the lowest third of its openings within 80 ms."""
+    n = min(len(expected), len(opening))
+    closed = [(a, b) for a, b in runs(expected[:n] < 0.05) if a > 0 and b < n and b - a >= 4]
+    if not closed:
+        return None
+    low = float(np.percentile(opening, 33))
+    return float(np.mean([opening[max(0, a - 8) : b + 8].min() <= low for a, b in closed]))
+
+
+def _mouth(seen: Seen) -> Curve:
+    return mouth.on_grid(seen.opening, FPS)
+
+
+def _mouth_part(agreement: Agreement) -> float:
+    part = min(max(agreement.r0 / FULL_R, 0.0), 1.0)
+    if agreement.r >= _LAG_IS_SURE_R and abs(agreement.lag_ms) > MAX_LAG_MS:
+        part = min(part, max(0.0, 0.55 - (abs(agreement.lag_ms) - MAX_LAG_MS) / 400))
+    return part
+
+
+def _of_mouth(agreement: Agreement, curve: Curve, expected: Curve, end: float) -> Iterator[Finding]:
+    """Findings about the mouth. Their weight is 1 where the mouth's part of the score counts them already."""
+    if agreement.r >= _LAG_IS_SURE_R and abs(agreement.lag_ms) > MAX_LAG_MS:
+        order = "after" if agreement.lag_ms > 0 else "before"
+        yield Finding("lag", 0, end, f"The mouth moves {abs(agreement.lag_ms):.0f} ms {order} the sound.")
+    elif agreement.r0 < 0.3:
+        yield Finding("mouth", 0, end, f"The mouth does not follow the speech (correlation {agreement.r0:.2f}).")
+    else:
+        for first, last in _unfollowed(expected, curve):
+            yield Finding("mouth", first, last, "The mouth does not follow the speech here.", 0.9)
+    spread = float(np.percentile(curve, 95) - np.percentile(curve, 5))
+    if spread < _MIN_RANGE:
+        yield Finding("still_mouth", 0, end, "The mouth hardly opens.", max(0.3, spread / _MIN_RANGE))
+
+
+def _unfollowed(expected: Curve, curve: Curve, window_s: int = 8) -> Iterator[tuple[float, float]]:
+    step = window_s * mouth.GRID_HZ
+    n = min(len(expected), len(curve))
+    for start in range(0, n - step + 1, step):
+        part = slice(start, start + step)
+        if expected[part].max() > 0.3 and compare(expected[part], curve[part]).r0 < 0.02:
+            yield start / mouth.GRID_HZ, (start + step) / mouth.GRID_HZ
+
+
+def _of_picture(seen: Seen) -> Iterator[Finding]:
+    total = max(seen.n, 1)
+    for first, last in _long_runs((seen.luma < _BLACK_LUMA) & (seen.contrast < _FLAT_CONTRAST), 2):
+        yield _finding("black", first, last, "The picture is black.", 1 - 1.5 * (last - first) / total - 0.4)
+    for first, last in _long_runs(seen.noise > _NOISE, 2):
+        yield _finding("noise", first, last, "The picture is noise.", 1 - 1.5 * (last - first) / total - 0.3)
+    black = seen.luma < _BLACK_LUMA
+    for first, last in _long_runs((seen.change < _STILL_CHANGE) & ~black, round(_STILL_S * FPS)):
+        yield _finding("frozen", first, last, "The picture stands still.", 1 - 1.5 * (last - first) / total - 0.25)
+    yield from _of_flicker(seen)
+    yield from _of_cuts(seen)
+    yield from _of_drift(seen)
+    yield from _of_face(seen)
+
+
+def _of_flicker(seen: Seen) -> Iterator[Finding]:
+    if seen.n < 5:
+        return
+    bend = np.abs(seen.luma[1:-1] - (seen.luma[:-2] + seen.luma[2:]) / 2)
+    window = min(len(bend), round(FPS))
+    share = np.convolve(bend > _FLICKER_LUMA, np.ones(window) / window, "same")
+    for first, last in _long_runs(share > _FLICKER_SHARE, 3):
+        yield _finding("flicker", first, last, "The brightness flickers.", 0.5)
+
+
+def _of_cuts(seen: Seen) -> Iterator[Finding]:
+    """Sudden changes of the whole picture. A render has none; a broadcast has."""
+    for i in np.flatnonzero(seen.change > _CUT_CHANGE):
+        around = seen.change[max(0, i - 12) : i + 13]
+        if seen.change[i] > _CUT_RATIO * (float(np.nanmedian(around)) + 0.5):
+            yield _finding("cut", int(i), int(i) + 1, "The picture jumps.", 0.85)
+
+
+def _of_drift(seen: Seen) -> Iterator[Finding]:
+    """Slow changes of colour, brightness and sharpness: windows of a second beside the first one."""
+    size = round(FPS)
+    n = seen.n // size
+    if n < 2:
+        return
+
+    def windows(values: Series) -> Series:
+        return np.asarray(np.nanmedian(values[: n * size].reshape(n, size), axis=1), np.float64)
+
+    usable = windows(seen.luma) >= _BLACK_LUMA
+    colour = np.maximum(np.abs(_from_first(windows(seen.red))), np.abs(_from_first(windows(seen.blue))))
+    luma = np.abs(_from_first(windows(seen.luma)))
+    detail = windows(seen.detail) + 1.0
+    ratio = np.maximum(detail / detail[0], detail[0] / detail)
+    for name, wrong, sentence in (
+        ("colour_drift", (colour > _COLOUR_DRIFT) | (luma > _LUMA_DRIFT), "Colour or brightness has drifted."),
+        ("sharpness_drift", ratio > _DETAIL_DRIFT, "The sharpness has drifted."),
+    ):
+        for first, last in runs(wrong & usable):
+            yield Finding(name, float(first), float(last), f"{sentence} The first second is the measure.", 0.55)
+
+
+def _from_first(values: Series) -> Series:
+    return np.asarray(values - values[0], np.float64)
+
+
+def _of_face(seen: Seen) -> Iterator[Finding]:
+    if not seen.has_face:
+        return
+    known = np.flatnonzero(np.isfinite(seen.face))
+    step = int(known[1] - known[0]) if len(known) > 1 else 1
+    lost = seen.face[known] == 0
+    for first, last in _long_runs(lost, 2):
+        share = (last - first) / len(known)
+        yield _finding("face_lost", first * step, last * step, "The face is gone.", max(0.0, 0.8 - 2 * share))
+    unlike = np.nan_to_num(seen.unlike[known]) > _UNLIKE
+    for first, last in _long_runs(unlike, round(0.5 * FPS / step)):
+        yield _finding("face_changed", first * step, last * step, "The face has another shape than at the start.", 0.6)
+    heights = seen.height[known]
+    usual = float(np.nanmedian(heights[: round(FPS)]))
+    size = np.nan_to_num(np.maximum(heights / usual, usual / np.maximum(heights, 1e-6)), nan=1.0)
+    for first, last in _long_runs(size > _SIZE_DRIFT, round(0.5 * FPS / step)):
+        yield _finding("face_size", first * step, last * step, "The face has another size than at the start.", 0.7)
+    moves = np.hypot(np.diff(seen.x[known]), np.diff(seen.y[known])) / usual
+    for i in np.flatnonzero(moves > 0.5):
+        yield _finding("face_jump", int(i) * step, int(i + 1) * step, "The face jumps to another place.", 0.8)
+
+
+def _of_sound(seen: Seen, heard: Heard | None) -> Iterator[Finding]:
+    end = seen.n / FPS
+    if heard is None:
+        yield Finding("no_sound", 0, end, "The video has no sound.", 0.0)
+        return
+    if heard.is_silent:
+        yield Finding("silence", 0, heard.duration_s, "The sound is silent from start to end.")
+    else:
+        for first, last in heard.silences:
+            yield Finding("silence", first, last, f"The sound is silent for {last - first:.1f} s.")
+    if heard.clipped > _CLIPPED:
+        yield Finding(
+            "clipped", 0, heard.duration_s, f"{heard.clipped:.1%} of the sound is clipped: record lower.", 0.9
+        )
+    if abs(heard.duration_s - end) > _LENGTH_S:
+        yield Finding("length", min(heard.duration_s, end), max(heard.duration_s, end),
+                      "Picture and sound have different lengths.", 0.8)  # fmt: skip
+
+
+def _long_runs(mask: NDArray[np.bool_], shortest: int) -> list[tuple[int, int]]:
+    return [(first, last) for first, last in runs(mask) if last - first >= shortest]
+
+
+def _finding(name: str, first: int, last: int, sentence: str, weight: float) -> Finding:
+    return Finding(name, round(first / FPS, 2), round(last / FPS, 2), sentence, min(max(weight, 0.0), 1.0))

@@ -1,0 +1,23 @@
+"""The engine that made a video, as the video's own mark names it (docs/marking.md)."""
+
+import re
+from pathlib import Path
+
+from lipsync_server.media.container import boxes
+
+_CREATOR = re.compile(rb'CreatorTool="Lipsync [^",]*, engine ([\w.-]+)"')
+_LONGEST_BYTES = 100_000
+BY_PREDICTION = ("preview",)
+"""Engines that move the mouth by the prediction with which the check compares it."""
+
+
+def marked_engine(video: Path) -> str | None:
+    """The engine's name in the XMP mark of an MP4; None in a video without one."""
+    size = video.stat().st_size
+    with video.open("rb") as file:
+        for box in boxes(file, 0, size):
+            if box.kind == b"uuid" and box.end - box.start < _LONGEST_BYTES:
+                file.seek(box.start)
+                if found := _CREATOR.search(file.read(box.end - box.start)):
+                    return found.group(1).decode("ascii", "replace")
+    return None

@@ -1,0 +1,49 @@
+"""The result of a check as plain data: a score, findings with times, and the figures behind them.
+
+Imports nothing heavy, because the HTTP server and the command line show these too.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a person would notice. name: a stable word for programs. sentence: for people.
+
+    weight: the share of the score that stays with this finding, 1 for a remark, 0 for a video that nobody can use.
+    """
+
+    name: str
+    from_s: float
+    to_s: float
+    sentence: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Quality:
+    """score: 0 (unusable) to 1, None where the check cannot judge; findings then say why.
+
+    mouth_r: correlation of the mouth with the opening that the sound leads to expect, None where unknown. lag_ms:
+    positive for a mouth that comes late. closures: share of the expected closures of the lips that are seen.
+    face_share: share of the frames with a face. cost_s: seconds that the check took.
+    """
+
+    score: float | None
+    findings: tuple[Finding, ...] = ()
+    mouth_r: float | None = None
+    lag_ms: float | None = None
+    closures: float | None = None
+    face_share: float = 0.0
+    cost_s: float = 0.0
+
+
+def sentences(quality: Quality) -> list[str]:
+    """The score and the findings as lines for a person."""
+    score = "no score" if quality.score is None else f"score {quality.score:.2f}"
+    head = [f"{score}, a face in {quality.face_share:.0%} of the frames"]
+    if quality.mouth_r is not None:
+        head.append(f"mouth and sound: correlation {quality.mouth_r:.2f}")
+    if quality.lag_ms is not None:
+        head.append(f"lag {quality.lag_ms:+.0f} ms")
+    return [", ".join(head), *(f"{f.from_s:.1f} to {f.to_s:.1f} s: {f.sentence}" for f in quality.findings)]

@@ -1,0 +1,84 @@
+"""Checks one video file: decodes its frames and its sound in processes with limits, measures them and judges.
+
+A check never fails because of the video: a file that cannot be decoded raises the decoder's sentence, everything else
+is a finding.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from lipsync_server.check.judge import judge
+from lipsync_server.check.listen import Heard, listen
+from lipsync_server.check.mouth import GRID_HZ, Curve
+from lipsync_server.check.origin import BY_PREDICTION, marked_engine
+from lipsync_server.check.quality import Quality
+from lipsync_server.check.sheet import write_sheet
+from lipsync_server.check.watch import FPS, MAX_SIDE_PX, watch
+from lipsync_server.engines.preview.speech import mouth_track
+from lipsync_server.errors import InvalidAudio, InvalidInput, UnsupportedMedia
+from lipsync_server.media.audio import map_speech
+from lipsync_server.media.sandbox.pool import DecoderPool
+from lipsync_server.media.sandbox.tasks import DecodeSpeech
+from lipsync_server.media.video_frames import read_video_frames, video_duration_s
+from lipsync_server.media_types import SPEECH_RATE_HZ
+
+N_PICTURES = 12
+
+
+def check_video(
+    video: Path,
+    scratch: Path,
+    decoders: DecoderPool,
+    *,
+    sheet: Path | None = None,
+    expects_face: bool = False,
+    by_prediction: bool = False,
+    stop_if_cancelled: Callable[[], None] = lambda: None,
+) -> Quality:
+    """Check `video`. sheet: where to write the contact sheet. expects_face, by_prediction: as in judge().
+
+    scratch: a folder for the decoded sound, which is removed again.
+    """
+    begin = time.monotonic()
+    duration_s = video_duration_s(video)
+    n_frames = max(1, round(duration_s * FPS))
+    with closing(read_video_frames(video, range(n_frames), fps=FPS, max_side=MAX_SIDE_PX)) as frames:
+        seen = watch(frames, n_frames, N_PICTURES, stop_if_cancelled)
+    heard, expected = _sound(video, scratch, decoders, duration_s)
+    quality = judge(seen, heard, expected, expects_face=expects_face, by_prediction=by_prediction)
+    if sheet is not None:
+        write_sheet(sheet, seen, expected, quality)
+    return replace(quality, cost_s=round(time.monotonic() - begin, 3))
+
+
+def check_file(video: Path, sheet: Path | None = None) -> Quality:
+    """Check a video that somebody has, with decoder processes of its own. Raises LipsyncError for no video."""
+    if not video.is_file():
+        raise InvalidInput(f"There is no file {video}.")
+    if sheet is not None and sheet.suffix.lower() not in (".jpg", ".jpeg"):
+        raise InvalidInput(f"The contact sheet is a JPEG: name it {sheet.with_suffix('.jpg')}.")
+    decoders = DecoderPool(n_warm=1)
+    try:
+        with tempfile.TemporaryDirectory(prefix="lipsync-") as scratch:
+            by_prediction = marked_engine(video) in BY_PREDICTION
+            return check_video(video, Path(scratch), decoders, sheet=sheet, by_prediction=by_prediction)
+    finally:
+        decoders.close()
+
+
+def _sound(video: Path, scratch: Path, decoders: DecoderPool, duration_s: float) -> tuple[Heard | None, Curve | None]:
+    """Figures of the sound and the expected opening on the grid; None without sound."""
+    try:
+        file = decoders.run(DecodeSpeech(video, scratch, max(60.0, 4 * duration_s)))
+    except (InvalidAudio, UnsupportedMedia, InvalidInput):
+        return None, None
+    try:
+        speech = map_speech(file)
+        n_grid = int(len(speech) / SPEECH_RATE_HZ * GRID_HZ)
+        return listen(speech), mouth_track(speech, n_grid, GRID_HZ)[:, 0].astype(float)
+    finally:
+        file.path.unlink(missing_ok=True)

@@ -1,0 +1,145 @@
+"""Reads the frames of a video once and keeps a few figures of each.
+
+A decoder process with limits decodes the frames, small ones, one after the other. The figures take about 100 bytes a
+frame, which is 5 MB for half an hour; no frame is kept except the pictures of the contact sheet. A face is looked for
+in every second frame: the face of the frame before is followed, and the whole picture is searched only where that
+fails, at most once a second.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lipsync_server.check import mouth
+from lipsync_server.engines.landmarks import Face, landmarker
+from lipsync_server.media_types import Frames
+
+Series = NDArray[np.float64]
+
+FPS: Final = 25.0
+MAX_SIDE_PX: Final = 640
+"""Frames are measured at this size at most; a face of a tenth of the frame still has 64 pixels."""
+_FACE_STEP: Final = 2
+_SEARCH_EVERY_S: Final = 1.0
+_THUMB_PX: Final = 96
+_MIN_FACE_SCORE: Final = 0.5
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Figures of a video, one value for each 1 / FPS s. NaN where a figure is unknown.
+
+    luma: mean brightness 0 to 255. contrast: its standard deviation. detail: variance of the Laplacian at 1/4 size.
+    noise: mean difference to the blurred frame. red, blue: share of the colour. change: mean absolute difference to the
+    frame before; flicker: to the mean of its two neighbours, at frame i - 1. face: 1 where a face was found (NaN where
+    none was looked for). opening: mouth.opening. height: of the face as a share of the frame's. x, y: place of the nose
+    as shares of the frame. unlike: distance of the face's rigid shape to the first second's, NaN without a face.
+    """
+
+    pictures: tuple[tuple[float, Frames], ...]
+    """Pictures for the contact sheet with their times in seconds."""
+    luma: Series
+    contrast: Series
+    detail: Series
+    noise: Series
+    red: Series
+    blue: Series
+    change: Series
+    flicker: Series
+    face: Series
+    opening: Series
+    height: Series
+    x: Series
+    y: Series
+    unlike: Series
+
+    @property
+    def n(self) -> int:
+        return len(self.luma)
+
+    @property
+    def has_face(self) -> bool:
+        return bool(np.nansum(self.face) > 0)
+
+
+@dataclass
+class _Figures:
+    rows: list[tuple[float, ...]] = field(default_factory=list)
+    before: NDArray[np.float32] | None = None
+    before_that: NDArray[np.float32] | None = None
+
+    def add(self, frame: Frames, face: tuple[float, ...]) -> None:
+        small = cv2.resize(frame, (_THUMB_PX, _THUMB_PX), interpolation=cv2.INTER_AREA)
+        grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32)
+        sharp = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32)
+        detail = float(cv2.Laplacian(sharp, cv2.CV_32F).var())
+        noise = float(np.median(np.abs(sharp - cv2.medianBlur(sharp, 3))))
+        colour = small.reshape(-1, 3).mean(axis=0) + 1e-3
+        change = float(np.abs(grey - self.before).mean()) if self.before is not None else np.nan
+        flicker = np.nan
+        if self.before is not None and self.before_that is not None:
+            flicker = float(np.abs(self.before - (grey + self.before_that) / 2).mean())
+        self.rows.append(
+            (
+                float(grey.mean()), float(grey.std()), detail, noise,
+                float(colour[0] / colour.sum()), float(colour[2] / colour.sum()),
+                change, flicker, *face,
+            )
+        )  # fmt: skip
+        self.before, self.before_that = grey, self.before
+
+
+class _FaceFollower:
+    """The figures of the largest face of the first frame that has one, frame after frame."""
+
+    def __init__(self) -> None:
+        self._face: Face | None = None
+        self._searched_at = -np.inf
+        self._shapes: list[NDArray[np.float32]] = []
+
+    def figures(self, frame: Frames, time_s: float) -> tuple[float, ...]:
+        """face, opening, height, x, y, unlike of Seen."""
+        face = landmarker().refine(frame, self._face.points) if self._face is not None else None
+        if face is None or face.score < _MIN_FACE_SCORE:
+            face = None
+            if time_s - self._searched_at >= _SEARCH_EVERY_S:
+                self._searched_at = time_s
+                found = landmarker().detect(frame, max_faces=4)
+                face = max(found, key=lambda f: f.area) if found else None
+        self._face = face
+        if face is None:
+            return 0.0, *(np.nan,) * 5
+        height, width = frame.shape[:2]
+        shape = mouth.shape(face.points)
+        if len(self._shapes) < FPS / _FACE_STEP:
+            self._shapes.append(shape)
+        usual = np.median(self._shapes, axis=0)
+        return (
+            1.0,
+            mouth.opening(face.points),
+            mouth.face_height(face.points) / height,
+            float(face.points[1, 0]) / width,
+            float(face.points[1, 1]) / height,
+            float(np.sqrt(((shape - usual) ** 2).sum(axis=1).mean())),
+        )
+
+
+def watch(
+    frames: Iterator[Frames], n_frames: int, n_pictures: int, stop_if_cancelled: Callable[[], None] = lambda: None
+) -> Seen:
+    """Figures of a video. frames: uint8 RGB (H, W, 3), FPS of them a second, n_frames in all."""
+    figures, follower = _Figures(), _FaceFollower()
+    wanted = set(np.linspace(0, n_frames - 1, n_pictures).astype(int).tolist())
+    pictures = []
+    for i, frame in enumerate(frames):
+        stop_if_cancelled()
+        face = (np.nan,) * 6 if i % _FACE_STEP else follower.figures(frame, i / FPS)
+        figures.add(frame, face)
+        if i in wanted:
+            pictures.append((i / FPS, frame.copy()))
+    columns = np.asarray(figures.rows, np.float64).reshape(-1, 14).T
+    return Seen(tuple(pictures), *columns)

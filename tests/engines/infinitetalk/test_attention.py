@@ -77,3 +77,9 @@ def test_speaker_map_is_the_masked_share_of_attention() -> None:
     shares = (torch.einsum("qhd,khd->hqk", q, k[:6]) / 4).softmax(-1)
     wanted = torch.einsum("hqk,mk->mq", shares, masks) / 4 / masks.sum(1, keepdim=True)
     torch.testing.assert_close(speaker_map(q, k, masks, attention.sdpa), wanted, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", attention.OURS)
+def test_our_kernels_are_refused_for_heads_that_they_do_not_compute(name: str) -> None:
+    with pytest.raises(EngineUnavailable, match="heads of 128 numbers, and this model's have 32"):
+        attention.choose(name, "cpu", head_dim=32)

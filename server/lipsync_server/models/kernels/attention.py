@@ -39,6 +39,8 @@ _PACKAGES = {
 }
 
 _TRIAL_LIMIT = 0.1
+OUR_HEAD_DIM = 128
+"""Numbers a head for which OURS are written; with other ones they would read beyond a head."""
 TRIAL_TOKENS = 8_192
 """Tokens that `fastest` measures with: a quarter of a window, a few milliseconds."""
 
@@ -163,10 +165,11 @@ def choose(
     dtype: torch.dtype = torch.bfloat16,
     density: float = 1.0,
     reason: str = "as set",
+    head_dim: int = OUR_HEAD_DIM,
 ) -> Attention:
     """The kernel to use on `device`: the one asked for, or with "auto" the fastest one that runs.
 
-    density below 1 needs one of SPARSE. reason: why one of OURS was named, for the log. Raises EngineUnavailable when
+    density below 1 needs one of SPARSE. head_dim: the model's numbers a head; OURS compute 128 of them. reason: why one of OURS was named, for the log. Raises EngineUnavailable when
     the kernel that is asked for cannot run here.
     """
     device = torch.device(device)
@@ -176,6 +179,11 @@ def choose(
             "attention to fp8."
         )
     if name in OURS:
+        if head_dim != OUR_HEAD_DIM:
+            raise EngineUnavailable(
+                f"attention {name} computes heads of {OUR_HEAD_DIM} numbers, and this model's have {head_dim}. Set "
+                "attention to auto."
+            )
         _require(name, device, dtype)
         return replace(choose("auto", device, dtype), reason=reason, ours=name, density=density)
     if name != "auto":

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lipsync_server.engines.flashhead.model.blocks import Block, KeysValues, SoundAttention, fast_forward, why_not_fast
 from lipsync_server.engines.flashhead.model.config import HeadConfig
-from lipsync_server.models.kernels.attention import Attention, choose, why_not
+from lipsync_server.models.kernels.attention import OUR_HEAD_DIM, Attention, choose, why_not
 from lipsync_server.models.kernels.product_8bit import native_8bit
 from lipsync_server.models.kernels.rope import RotaryTable, video_table
 from lipsync_server.models.layers.embeddings import Head, embed_patches, embed_time, unpatchify
@@ -26,7 +26,6 @@ Grid = tuple[int, int, int]
 """Latent frames, rows and columns of tokens."""
 Sound = list[KeysValues]
 """Keys and values of a window's sound, for each block."""
-_OUR_HEAD_DIM = 128
 _OVER_ALL_TOKENS = ("self_attn.qkv", "self_attn.o", "cross_attn.q", "cross_attn.o", "ffn.0", "ffn.2")
 """Layers that multiply every token of a window: 90 % of the weights, and nearly all of the work."""
 
@@ -64,9 +63,9 @@ class FlashHeadTransformer(nn.Module):
 
     def set_attention(self, name: str = "auto") -> None:
         """Choose the attention kernel of every block; "auto" takes our own in self-attention where it runs."""
-        if name == "auto" and self.config.head_dim == _OUR_HEAD_DIM and self.dtype == torch.bfloat16:
+        if name == "auto" and self.config.head_dim == OUR_HEAD_DIM and self.dtype == torch.bfloat16:
             name = "bf16" if why_not("bf16", self.device, self.dtype) is None else name
-        self.attention = choose(name, self.device, self.dtype)
+        self.attention = choose(name, self.device, self.dtype, head_dim=self.config.head_dim)
         for module in self.modules():
             if isinstance(module, SelfAttentionLayers):
                 module.attend = self.attention.self_kernel

@@ -128,7 +128,7 @@ class InfiniteTalkTransformer(nn.Module):
             ours, reason = fastest(candidates, self.device, self.dtype, self.config.num_heads)
             if ours is not None:
                 name = ours
-        self.attention = choose(name, self.device, self.dtype, density, reason)
+        self.attention = choose(name, self.device, self.dtype, density, reason, self.config.head_dim)
         for module in self.modules():
             if isinstance(module, SelfAttention):
                 module.attend = self.attention.self_kernel

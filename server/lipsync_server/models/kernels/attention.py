@@ -169,8 +169,8 @@ def choose(
 ) -> Attention:
     """The kernel to use on `device`: the one asked for, or with "auto" the fastest one that runs.
 
-    density below 1 needs one of SPARSE. head_dim: the model's numbers a head; OURS compute 128 of them. reason: why one of OURS was named, for the log. Raises EngineUnavailable when
-    the kernel that is asked for cannot run here.
+    density below 1 needs one of SPARSE. head_dim: the model's numbers a head; OURS compute 128 of them. reason: why one
+    of OURS was named, for the log. Raises EngineUnavailable when the kernel that is asked for cannot run here.
     """
     device = torch.device(device)
     if density != 1 and name not in SPARSE:

@@ -96,6 +96,21 @@ async def test_a_picture_and_a_recording_become_a_video_that_plays_and_downloads
     await expect(page.locator("#jobs li").first).to_contain_text("ready")
 
 
+async def test_the_spoken_words_become_captions_that_can_be_downloaded(page: Page, tmp_path: Path) -> None:
+    await choose_inputs(page)
+    await page.get_by_text("Captions", exact=True).click()
+    await page.get_by_label("What is said").fill("Hello! I used to be a still picture.")
+    await page.get_by_label("Show the captions").select_option("words")
+    await page.get_by_role("button", name="Make the video").click()
+    for kind, beginning in (("SRT", b"1\n00:00:0"), ("VTT", b"WEBVTT")):
+        async with page.expect_download(timeout=RENDER_MS) as download:
+            await page.get_by_role("link", name=f"Captions ({kind})").click(timeout=RENDER_MS)
+        saved = tmp_path / "captions"
+        await (await download.value).save_as(saved)
+        assert (await download.value).suggested_filename == f"portrait-lipsync.{kind.lower()}"
+        assert saved.read_bytes().startswith(beginning)
+
+
 async def test_a_video_plays_while_it_is_rendered(browser: Browser, tmp_path: Path) -> None:
     speech = tmp_path / "speech.wav"
     speech.write_bytes(wav(20))

@@ -132,6 +132,12 @@ async function events(id, onJob, signal, ended) {
   }
 }
 
+/** The captions of a finished video as an object URL. kind: srt or vtt. */
+export async function captions(id, kind, signal) {
+  const answer = await request(`v1/jobs/${id}/captions.${kind}`, { signal });
+  return URL.createObjectURL(await answer.blob());
+}
+
 /** The finished video as an object URL; the browser keeps large blobs on disk. */
 export async function video(id, onProgress, signal) {
   const answer = await request(`v1/jobs/${id}/video`, { signal });

@@ -1,6 +1,6 @@
 // The page: signs in, sends the form, follows the job, shows the video, lists the recent ones.
 
-import { follow, json, Problem, REFUSED, submit, token, video } from "./api.js";
+import { captions, follow, json, Problem, REFUSED, submit, token, video } from "./api.js";
 import * as form from "./form.js";
 import { playLive } from "./live.js";
 
@@ -12,6 +12,7 @@ const STAGES = {
 };
 let following = null;
 let videoUrl = "";
+let captionUrls = [];
 let shownId = "";
 let live = null; // ends the stream of the job that is being rendered
 
@@ -192,6 +193,23 @@ async function showVideo(job, signal) {
     if (!paused) $("video").play().catch(() => {});
   }
   Object.assign($("download"), { href: videoUrl, download: job.file_name, hidden: false });
+  await showCaptions(job, signal);
+}
+
+/** Links to the captions as files. A video without captions has none. */
+async function showCaptions(job, signal) {
+  if (!job.links.captions_srt) return;
+  for (const kind of ["srt", "vtt"]) {
+    try {
+      const url = await captions(job.id, kind, signal);
+      captionUrls.push(url);
+      const name = job.file_name.replace(/\.mp4$/i, `.${kind}`);
+      Object.assign($(`captions-${kind}`), { href: url, download: name, hidden: false });
+    } catch (problem) {
+      if (!signal.aborted) $("job-problem").textContent = problem.detail ?? String(problem);
+      return;
+    }
+  }
 }
 
 function forgetVideo() {
@@ -199,6 +217,9 @@ function forgetVideo() {
   $("video").removeAttribute("src");
   if (videoUrl) URL.revokeObjectURL(videoUrl);
   videoUrl = "";
+  captionUrls.forEach((url) => URL.revokeObjectURL(url));
+  captionUrls = [];
+  for (const kind of ["srt", "vtt"]) $(`captions-${kind}`).hidden = true;
 }
 
 async function cancel(id) {

@@ -167,6 +167,15 @@ function engineOptions() {
   return options;
 }
 
+/** The fields of captions, or none without spoken words. */
+function captionFields() {
+  const script = $("script").value.trim();
+  if (!script) return [];
+  const show = $("caption-show").value;
+  const drawn = [["captions", "burned"], ["caption_style", show]];
+  return [["script", script], ...(show === "track" ? [["captions", "track"]] : drawn)];
+}
+
 /** The multipart body, or null when a file is missing (said beside it). */
 export function body() {
   for (const [name, what] of [["image", "a picture"], ["audio", "a recording"]])
@@ -178,6 +187,7 @@ export function body() {
   const form = new FormData();
   for (const name of ["prompt", "engine", "preset", "resolution", "file_name", "seed", "face_index"])
     if ($(name).value !== "" && !$(name).closest("[hidden]")) form.append(name, $(name).value);
+  for (const [name, value] of captionFields()) form.append(name, value);
   const options = engineOptions();
   if (Object.keys(options).length) form.append("options", JSON.stringify(options));
   // Files last: the server refuses a bad field before it reads a large upload.
@@ -193,7 +203,7 @@ export function showProblem(problem) {
   const place = $(`${field}-problem`) ?? $(`${byCode}-problem`) ?? $("form-problem");
   place.textContent = problem.detail;
   const input = $(place.id.replace("-problem", ""));
-  if (place.closest("details")) $("more").open = true;
+  if (place.closest("details")) place.closest("details").open = true;
   input?.focus?.();
 }
 

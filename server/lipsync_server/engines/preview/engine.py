@@ -16,7 +16,7 @@ from lipsync_server.engines.preview.motion import Amounts, Motion
 from lipsync_server.engines.preview.options import Options
 from lipsync_server.engines.preview.puppet import Puppet
 from lipsync_server.engines.preview.speech import mouth_track
-from lipsync_server.errors import Cancelled
+from lipsync_server.engines.progress import stop_if_cancelled
 from lipsync_server.settings import EngineSettings
 
 _LONG_SIDE, _SHORT_SIDE = 1920, 1080
@@ -61,9 +61,11 @@ class PreviewEngine:
                 "The face is seen almost from the side; lips may look wrong. A picture that looks at the camera works "
                 "better."
             )
+        stop_if_cancelled(context)
         context.progress("preprocess", 1, 3, "preparing the face")
         puppet = Puppet(picture, face)
         calibration = calibrate(puppet, self._landmarker, face)
+        stop_if_cancelled(context)
         context.progress("preprocess", 2, 3, "listening")
         n_frames = request.n_frames
         track = mouth_track(request.speech, n_frames, request.fps)
@@ -75,8 +77,7 @@ class PreviewEngine:
         batch_frames = int(np.clip(_BATCH_BYTES // picture.nbytes, 1, 16))
         saved = done
         while done < n_frames:
-            if context.cancelled():
-                raise Cancelled("The job was cancelled while frames were drawn.")
+            stop_if_cancelled(context)
             n = min(batch_frames, n_frames - done)
             batch = np.empty((n, *picture.shape), np.uint8)
             for i, frame in enumerate(batch):

@@ -88,13 +88,13 @@ def test_the_longest_go_first_and_the_model_files_are_written_once() -> None:
     assert sorted(name for task in queue for name in task.sections) == sorted(benchmark.SECTIONS)
 
 
-def test_four_cards_are_done_within_eight_minutes() -> None:
+def test_four_cards_are_done_within_nine_minutes() -> None:
     starting_s = 7
     free = [0.0] * 4
     for task in tasks(benchmark.SECTIONS):
         free.sort()
         free[: task.n_cards] = [free[task.n_cards - 1] + starting_s + task.expected_s] * task.n_cards
-    assert max(free) < 8 * 60
+    assert max(free) < 9 * 60
 
 
 def test_one_card_takes_one_task_after_the_other(tmp_path: Path, command: list[str]) -> None:

@@ -38,7 +38,7 @@ SECTIONS: dict[str, Section[Bench]] = {
     "errors": Section(error_table, 40),
     "loading": Section(loading, 35),
     "windows": Section(preset_windows, 95),
-    "flashtalk": Section(flashtalk_windows, 60),
+    "flashtalk": Section(flashtalk_windows, 47),
     "capped": Section(capped_windows, 45),
     "capped_int8": Section(capped_int8_windows, 45),
     "quality": Section(quality_window, 160),

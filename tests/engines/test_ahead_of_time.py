@@ -32,10 +32,12 @@ def test_every_triton_kernel_compiles_and_fits_the_shared_memory(capability: int
     expected = {"_norm", "_gelu", "_sum", "_heads", "_product", "_values", "_norm_silu", "_add", "_double"}
     assert compiled.keys() == expected | (NOT_BELOW_ADA if capability == 90 else set())
     assert sum(map(len, compiled.values())) == len(list(cache.glob("*/__grp__*.json")))
+    # CUDA 12.8's assembler spills two registers of _norm on data-centre Blackwell, as it does one of our CUDA kernels'.
+    allowed = 12 if capability == 100 else 0
     spilled = {
         name: stack
         for name, cubins in compiled.items()
-        if (stack := max(stack_bytes(cubin, cache / "kernel.cubin") for cubin in cubins))
+        if (stack := max(stack_bytes(cubin, cache / "kernel.cubin") for cubin in cubins)) > allowed
     }
     assert spilled == {}
 

@@ -75,7 +75,7 @@ STEPS: tuple[str, ...] = (
     CREATE INDEX jobs_by_keeping ON jobs (keep_until) WHERE purged_at IS NULL AND keep_until IS NOT NULL;
     """,
     """
-    -- The times of the outbox are readings of the keeping clock from here on. What waits is tried now.
+    -- The times of the outbox are readings of the keeping clock from here on. Each waiting delivery is tried now.
     UPDATE outbox SET created_at = coalesce((SELECT seconds FROM keeping_clock), 0.0),
         next_at = coalesce((SELECT seconds FROM keeping_clock), 0.0);
     """,

@@ -1,21 +1,23 @@
 import type {
-	Icon,
 	ICredentialDataDecryptedObject,
 	ICredentialType,
 	IHttpRequestOptions,
 	INodeProperties,
 } from 'n8n-workflow';
 
+import { ICON, textOf, withoutTrailingSlashes } from './parts';
+
 /**
- * Where a Lipsync server is and how to be let in. Every request gets its address, token, proxy headers and certificate
- * policy here. The Test button is the node's `testServer`, because only a function can answer in the server's words.
+ * The address of a Lipsync server, and the token for it. Every request gets its address, token, proxy headers and
+ * certificate policy here. The Test button runs the node's `testServer`: only a function can show the server's own
+ * error message.
  */
 export class LipsyncApi implements ICredentialType {
 	name = 'lipsyncApi';
 
 	displayName = 'Lipsync API';
 
-	icon: Icon = { light: 'file:../icons/lipsync.svg', dark: 'file:../icons/lipsync.dark.svg' };
+	icon = ICON;
 
 	documentationUrl = 'https://github.com/n8n-nodes-lipsync/lipsync/tree/main/n8n-node#credentials';
 
@@ -71,7 +73,7 @@ export class LipsyncApi implements ICredentialType {
 		credentials: ICredentialDataDecryptedObject,
 		requestOptions: IHttpRequestOptions,
 	): Promise<IHttpRequestOptions> {
-		const token = String(credentials.token ?? '').trim();
+		const token = textOf(credentials.token);
 		return {
 			...requestOptions,
 			baseURL: serverAddress(credentials.baseUrl),
@@ -85,21 +87,21 @@ export class LipsyncApi implements ICredentialType {
 	}
 }
 
-/** An address without trailing slashes; throws a sentence to act on when it is no address. */
+/** `value` without trailing slashes. Throws a TypeError that says how to write an address if `value` is none. */
 export function serverAddress(
 	value: unknown,
 	field = 'The Base URL of the Lipsync credential',
 ): string {
-	const text = String(value ?? '').trim();
+	const text = textOf(value);
 	if (!/^https?:\/\/[^/\s?#]/i.test(text) || /[\s?#]/.test(text)) {
 		throw new TypeError(
 			`${field} is ${JSON.stringify(text)}. Write it with http:// or https:// and without a query, like https://gpu.example.com.`,
 		);
 	}
-	return text.replace(/\/+$/, '');
+	return withoutTrailingSlashes(text);
 }
 
-/** The extra headers as an object; an empty field is none. */
+/** The extra headers as an object; an empty field gives no headers. */
 export function proxyHeaders(value: unknown): Record<string, string> {
 	const headers: Record<string, string> = {};
 	for (const [name, content] of Object.entries(jsonObject(value))) {

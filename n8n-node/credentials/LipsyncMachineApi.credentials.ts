@@ -1,5 +1,4 @@
 import type {
-	Icon,
 	ICredentialDataDecryptedObject,
 	ICredentialTestRequest,
 	ICredentialType,
@@ -7,20 +6,22 @@ import type {
 	INodeProperties,
 } from 'n8n-workflow';
 
-/** Where the API of each provider of rented GPUs is. The same addresses as in the server's `lipsync cloud`. */
+import { ICON, textOf, withoutTrailingSlashes } from './parts';
+
+/** The address of each provider's API. The server's `lipsync cloud` uses the same addresses. */
 export const PROVIDER_URLS: Record<string, string> = {
 	vast: 'https://console.vast.ai/api/v0',
 	runpod: 'https://api.runpod.io/v2',
 	tensordock: 'https://dashboard.tensordock.com/api/v2',
 };
 
-/** The account at a provider of rented GPUs. Its key is sent to the provider only, never to a Lipsync server. */
+/** The account at a provider of rented GPUs. The key goes to the provider only, never to a Lipsync server. */
 export class LipsyncMachineApi implements ICredentialType {
 	name = 'lipsyncMachineApi';
 
 	displayName = 'Lipsync Rented GPU API';
 
-	icon: Icon = { light: 'file:../icons/lipsync.svg', dark: 'file:../icons/lipsync.dark.svg' };
+	icon = ICON;
 
 	documentationUrl = 'https://github.com/n8n-nodes-lipsync/lipsync/tree/main/n8n-node#rented-gpu';
 
@@ -65,7 +66,7 @@ export class LipsyncMachineApi implements ICredentialType {
 			baseURL: providerUrl(credentials),
 			headers: {
 				...requestOptions.headers,
-				Authorization: `Bearer ${String(credentials.apiKey ?? '').trim()}`,
+				Authorization: `Bearer ${textOf(credentials.apiKey)}`,
 			},
 		};
 	}
@@ -80,6 +81,6 @@ export class LipsyncMachineApi implements ICredentialType {
 }
 
 export function providerUrl(credentials: ICredentialDataDecryptedObject): string {
-	const own = String(credentials.apiUrl ?? '').trim();
-	return (own || PROVIDER_URLS[String(credentials.provider)] || '').replace(/\/+$/, '');
+	const usual = PROVIDER_URLS[String(credentials.provider)] ?? '';
+	return withoutTrailingSlashes(textOf(credentials.apiUrl) || usual);
 }

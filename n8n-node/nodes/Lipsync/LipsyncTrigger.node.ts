@@ -16,6 +16,7 @@ import { describeStatus } from './jobs/describe';
 import { pagesOfJobs } from './jobs/list';
 import { EMPTY, lookForNews, remember, type Memory } from './jobs/news';
 import { testServer } from './methods/testServer';
+import { keepOnServerField, outputField } from './resources/video/output';
 
 const ON_A_PAGE = 100;
 /** One look hands on so many jobs at most and takes so long at most; the rest follows at the next look. */
@@ -74,23 +75,7 @@ export class LipsyncTrigger implements INodeType {
 				type: 'collection',
 				placeholder: 'Add Option',
 				default: {},
-				options: [
-					{
-						displayName: 'Keep on Server',
-						name: 'keepOnServer',
-						type: 'boolean',
-						default: false,
-						description:
-							'Whether the server keeps the video until it expires, instead of freeing the space soon after the download',
-					},
-					{
-						displayName: 'Put Output File in Field',
-						name: 'outputField',
-						type: 'string',
-						default: 'data',
-						hint: 'The name of the output binary field to put the video in',
-					},
-				],
+				options: [keepOnServerField, outputField],
 			},
 		],
 	};

@@ -3,16 +3,19 @@
  * (server/lipsync_server/cloud); both are tested against the same recorded answers (tests/data/providers).
  */
 export const PORT = 5000;
-/** The least CUDA version of the host's driver that the server's image works with. */
+/** The lowest CUDA version of the host's driver that the server's image works with. */
 export const MIN_CUDA = '12.0';
 
 export type MachineState = 'starting' | 'running' | 'stopped' | 'failed' | 'gone';
+
+/** A provider's own words for the states of a machine. A word that is not listed means "starting". */
+export type States = Record<string, MachineState>;
 
 /** A rented machine as it is now. */
 export interface Machine {
 	id: string;
 	state: MachineState;
-	/** Where its port 5000 is reached; "" while unknown. */
+	/** The address that reaches port 5000 of the machine; "" while unknown. */
 	url: string;
 	/** In USD; null where the provider does not say. */
 	pricePerHour: number | null;
@@ -29,7 +32,7 @@ export interface Offer {
 	where: string;
 }
 
-/** The offers that are wanted. */
+/** The machine that the user looks for. */
 export interface Wish {
 	/** Part of a card's name; "" for all. */
 	gpu: string;
@@ -37,12 +40,12 @@ export interface Wish {
 	diskGb: number;
 }
 
-/** The programme of a new machine. */
+/** The container that a new machine runs. */
 export interface Order {
 	image: string;
 	diskGb: number;
 	environment: Record<string, string>;
-	/** The name by which a second try finds the machine of the first. */
+	/** The name of the machine. A second try finds the machine of the first try by this name. */
 	label: string;
 	/** Public SSH key; TensorDock needs one. */
 	sshKey: string;
@@ -54,7 +57,7 @@ export interface Provider {
 	title: string;
 	/** Cheapest first. */
 	offers: (wish: Wish) => Promise<Offer[]>;
-	/** Rent and start a machine; gives its ID. */
+	/** Rent and start a machine. Returns the ID of the machine. */
 	create: (offerId: string, order: Order) => Promise<string>;
 	state: (id: string) => Promise<Machine>;
 	list: () => Promise<Machine[]>;
@@ -71,13 +74,8 @@ export function cheapestFirst(offers: Offer[]): Offer[] {
 	return offers.sort((one, two) => one.pricePerHour - two.pricePerHour);
 }
 
-/** A number of an answer; null where there is none. */
+/** A number from a provider's answer; null if the value is no number. */
 export function numberOrNull(value: unknown): number | null {
 	const number = typeof value === 'string' && value.trim() !== '' ? Number(value) : value;
 	return typeof number === 'number' && Number.isFinite(number) ? number : null;
-}
-
-/** A machine's ID in a path. IDs come from people and from other nodes. */
-export function inPath(id: string): string {
-	return encodeURIComponent(id);
 }

@@ -5,22 +5,11 @@
 import { UserError, type IDataObject } from 'n8n-workflow';
 
 import type { ProviderApi } from './api';
-import {
-	MIN_CUDA,
-	PORT,
-	cheapestFirst,
-	inPath,
-	matches,
-	numberOrNull,
-	type Action,
-	type Machine,
-	type MachineState,
-	type Order,
-	type Provider,
-	type Wish,
-} from './machine';
+import { Instances } from './instances';
+import { MIN_CUDA, PORT, cheapestFirst, matches, numberOrNull } from './machine';
+import type { Machine, Provider, States } from './machine';
 
-const STATES: Record<string, MachineState> = {
+const STATES: States = {
 	RUNNING: 'running',
 	EXITED: 'stopped',
 	ERROR: 'failed',
@@ -31,6 +20,7 @@ const VOLUME = '/workspace';
 const CLOUDS = ['community', 'secure'];
 
 export function runpod(api: ProviderApi): Provider {
+	const pods = new Instances(api, '/pods', 'pod');
 	const gpus = async (cloud: string): Promise<IDataObject[]> => {
 		const query = {
 			include: 'AVAILABILITY',
@@ -43,7 +33,7 @@ export function runpod(api: ProviderApi): Provider {
 	};
 	return {
 		title: 'RunPod',
-		offers: async (wish: Wish) => {
+		offers: async (wish) => {
 			const found = await Promise.all(
 				CLOUDS.map(async (cloud) =>
 					(await gpus(cloud)).flatMap((each) => {
@@ -62,14 +52,14 @@ export function runpod(api: ProviderApi): Provider {
 			);
 			return cheapestFirst(found.flat());
 		},
-		create: async (offer: string, order: Order) => {
+		create: async (offer, order) => {
 			const cloud = offer.slice(offer.lastIndexOf('@') + 1);
 			const wanted = (await gpus(cloud)).find((each) => offerId(String(each.id), cloud) === offer);
 			if (wanted === undefined) throw new UserError(`RunPod has no offer ${offer} now`);
-			// Exactly one of gpu and cpu, and no field that v2 does not know: it refuses both.
+			// API v2 refuses a body with both `gpu` and `cpu`, and a body with a field that it does not know.
 			const { body } = await api.call({
 				method: 'POST',
-				path: '/pods',
+				path: pods.collection,
 				body: {
 					name: order.label,
 					image: order.image,
@@ -87,36 +77,23 @@ export function runpod(api: ProviderApi): Provider {
 			});
 			return String(body.id);
 		},
-		state: async (id: string) => {
-			const { status, body } = await api.call({
-				method: 'GET',
-				path: `/pods/${inPath(id)}`,
-				accept: [404],
-			});
-			if (status !== 404) return machineOf(body);
-			const detail = 'There is no such pod any more';
-			return { id, state: 'gone', url: '', pricePerHour: null, detail, label: '' };
+		state: async (id) => {
+			const pod = await pods.read(id);
+			return pod ? machineOf(pod) : pods.gone(id);
 		},
 		list: async () => {
-			const { body } = await api.call({ method: 'GET', path: '/pods' });
+			const body = await pods.readAll();
 			return ((body.pods ?? body.items ?? []) as IDataObject[]).map(machineOf);
 		},
-		act: async (id: string, action: Action) => {
-			if (action === 'destroy') {
-				await api.call({ method: 'DELETE', path: `/pods/${inPath(id)}`, accept: [404] });
-				return;
-			}
-			await api.call({
-				method: 'POST',
-				path: `/pods/${inPath(id)}/action`,
-				body: { action },
-				isHarmless: true,
-			});
+		act: async (id, action) => {
+			if (action === 'destroy') return await pods.remove(id);
+			const path = `${pods.path(id)}/action`;
+			await api.call({ method: 'POST', path, body: { action }, isHarmless: true });
 		},
 	};
 }
 
-/** One word: `nvidia-geforce-rtx-4090@community`. */
+/** The ID of an offer, as one word: `nvidia-geforce-rtx-4090@community`. */
 function offerId(gpuId: string, cloud: string): string {
 	const plain = gpuId
 		.toLowerCase()
@@ -137,14 +114,14 @@ function machineOf(pod: IDataObject): Machine {
 	};
 }
 
-/** USD per hour: `cost` is a number, or an object that has it. */
+/** The price of a pod in USD per hour. RunPod gives `cost` as a number, or as an object that has the number. */
 function priceOf({ cost }: IDataObject): number | null {
 	if (typeof cost !== 'object' || cost === null) return numberOrNull(cost);
 	const { perHour, hourly, total, amount } = cost as IDataObject;
 	return numberOrNull(perHour ?? hourly ?? total ?? amount);
 }
 
-/** A mapped TCP port where there is one; else the TLS proxy of the HTTP port, which keeps its name over restarts. */
+/** The address of a mapped TCP port if there is one; else RunPod's TLS proxy, whose name survives a restart. */
 function urlOf(pod: IDataObject): string {
 	const ports = ((pod.runtime as IDataObject | null)?.ports ?? []) as IDataObject[];
 	const mapped = ports.find(

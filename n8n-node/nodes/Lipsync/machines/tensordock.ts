@@ -1,27 +1,16 @@
 /**
- * TensorDock: virtual machines by its API v2, set up by cloud-init because they come without Docker.
+ * TensorDock: virtual machines by its API v2. They come without Docker, so cloud-init installs it at the first boot.
  *
  * A machine that is off is still billed for its disk.
  */
 import { UserError, type IDataObject } from 'n8n-workflow';
 
 import type { ProviderApi } from './api';
-import {
-	PORT,
-	cheapestFirst,
-	inPath,
-	matches,
-	numberOrNull,
-	type Action,
-	type Machine,
-	type MachineState,
-	type Offer,
-	type Order,
-	type Provider,
-	type Wish,
-} from './machine';
+import { Instances } from './instances';
+import { PORT, cheapestFirst, matches, numberOrNull } from './machine';
+import type { Machine, Offer, Order, Provider, States, Wish } from './machine';
 
-const STATES: Record<string, MachineState> = {
+const STATES: States = {
 	running: 'running',
 	stopping: 'stopped',
 	stopped: 'stopped',
@@ -34,14 +23,15 @@ const N_VCPUS = 8;
 const RAM_GB = 32;
 
 export function tensordock(api: ProviderApi): Provider {
+	const instances = new Instances(api, '/instances', 'instance');
 	return {
 		title: 'TensorDock',
-		offers: async (wish: Wish) => {
+		offers: async (wish) => {
 			const { body } = await api.call({ method: 'GET', path: '/locations' });
 			const places = ((body.data as IDataObject | undefined)?.locations ?? []) as IDataObject[];
 			return cheapestFirst(places.flatMap((place) => offersAt(place, wish)));
 		},
-		create: async (offerId: string, order: Order) => {
+		create: async (offerId, order) => {
 			const [location, gpu] = [
 				offerId.slice(0, offerId.indexOf(':')),
 				offerId.slice(offerId.indexOf(':') + 1),
@@ -71,31 +61,24 @@ export function tensordock(api: ProviderApi): Provider {
 			};
 			const { body } = await api.call({
 				method: 'POST',
-				path: '/instances',
+				path: instances.collection,
 				body: { data: { type: 'virtualmachine', attributes } },
 			});
 			return String((body.data as IDataObject).id);
 		},
-		state: async (id: string) => {
-			const { status, body } = await api.call({
-				method: 'GET',
-				path: `/instances/${inPath(id)}`,
-				accept: [404],
-			});
-			if (status !== 404) return machineOf(id, (body.data ?? body) as IDataObject);
-			const detail = 'There is no such instance any more';
-			return { id, state: 'gone', url: '', pricePerHour: null, detail, label: '' };
+		state: async (id) => {
+			const body = await instances.read(id);
+			return body ? machineOf(id, (body.data ?? body) as IDataObject) : instances.gone(id);
 		},
 		list: async () => {
-			const { body } = await api.call({ method: 'GET', path: '/instances' });
-			const data = body.data as IDataObject[] | IDataObject | undefined;
+			const { data } = (await instances.readAll()) as { data?: IDataObject[] | IDataObject };
 			const found = Array.isArray(data) ? data : ((data?.instances ?? []) as IDataObject[]);
 			return found.map((each) => machineOf(String(each.id), each));
 		},
-		act: async (id: string, action: Action) => {
-			const path = `/instances/${inPath(id)}`;
-			if (action === 'destroy') await api.call({ method: 'DELETE', path, accept: [404] });
-			else await api.call({ method: 'POST', path: `${path}/${action}`, isHarmless: true });
+		act: async (id, action) => {
+			if (action === 'destroy') return await instances.remove(id);
+			const path = `${instances.path(id)}/${action}`;
+			await api.call({ method: 'POST', path, isHarmless: true });
 		},
 	};
 }
@@ -114,7 +97,7 @@ function offersAt(place: IDataObject, wish: Wish): Offer[] {
 	});
 }
 
-/** The share of cores, memory and disk in the price of an hour, where the list has their prices. */
+/** The price per hour of cores, memory and disk, in USD. A price that the list does not give counts as 0. */
 function partsOf(each: IDataObject, diskGb: number): number {
 	const pricing = (each.pricing ?? {}) as IDataObject;
 	return (
@@ -147,7 +130,7 @@ function urlOf(found: IDataObject): string {
 	return `http://${host}:${String(outer ?? PORT)}`;
 }
 
-/** Turns a bare Ubuntu into our container with the GPU: Docker, NVIDIA's toolkit, then the image, on every boot. */
+/** The cloud-init script: installs Docker and NVIDIA's toolkit on a bare Ubuntu, then runs the image at every boot. */
 export function cloudInit(order: Order): string {
 	const environment = Object.entries(order.environment).map(
 		([name, value]) => `--env=${name}=${value}`,
@@ -172,12 +155,12 @@ export function cloudInit(order: Order): string {
 		'nvidia-ctk runtime configure --runtime=docker && systemctl restart docker',
 		run.map(quoted).join(' '),
 	];
-	// JSON is YAML, and quotes everything rightly.
+	// Every JSON document is a YAML document too, and JSON quotes all strings correctly.
 	const config = { runcmd: steps.map((step) => ['bash', '-c', step]) };
 	return `#cloud-config\n${JSON.stringify(config, null, 1)}\n`;
 }
 
-/** One word for a shell. */
+/** `word`, quoted so that a shell reads one word. */
 function quoted(word: string): string {
 	return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replace(/'/g, `'"'"'`)}'`;
 }

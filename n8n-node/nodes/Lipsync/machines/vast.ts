@@ -2,23 +2,11 @@
 import type { IDataObject } from 'n8n-workflow';
 
 import type { ProviderApi } from './api';
-import {
-	MIN_CUDA,
-	PORT,
-	cheapestFirst,
-	inPath,
-	matches,
-	numberOrNull,
-	type Action,
-	type Machine,
-	type MachineState,
-	type Offer,
-	type Order,
-	type Provider,
-	type Wish,
-} from './machine';
+import { Instances } from './instances';
+import { MIN_CUDA, PORT, cheapestFirst, matches, numberOrNull } from './machine';
+import type { Machine, Offer, Provider, States } from './machine';
 
-const STATES: Record<string, MachineState> = {
+const STATES: States = {
 	running: 'running',
 	stopped: 'stopped',
 	exited: 'stopped',
@@ -27,9 +15,10 @@ const STATES: Record<string, MachineState> = {
 };
 
 export function vast(api: ProviderApi): Provider {
+	const instances = new Instances(api, '/instances', 'instance', '/');
 	return {
 		title: 'Vast.ai',
-		offers: async (wish: Wish) => {
+		offers: async (wish) => {
 			const query = {
 				num_gpus: { eq: 1 },
 				verified: { eq: true },
@@ -53,11 +42,11 @@ export function vast(api: ProviderApi): Provider {
 				found.filter((each) => matches(wish.gpu, String(each.gpu_name ?? ''))).map(offerOf),
 			);
 		},
-		create: async (offerId: string, order: Order) => {
+		create: async (offerId, order) => {
 			// `args` keeps the image's own entrypoint; ports are Docker flags among the variables.
 			const { body } = await api.call({
 				method: 'PUT',
-				path: `/asks/${inPath(offerId)}/`,
+				path: `/asks/${encodeURIComponent(offerId)}/`,
 				isHarmless: false,
 				body: {
 					image: order.image,
@@ -70,28 +59,18 @@ export function vast(api: ProviderApi): Provider {
 			});
 			return String(body.new_contract);
 		},
-		state: async (id: string) => {
-			const { body } = await api.call({
-				method: 'GET',
-				path: `/instances/${inPath(id)}/`,
-				accept: [404],
-			});
-			const instance = body.instances as IDataObject | null | undefined;
-			return instance ? machineOf(id, instance) : gone(id);
+		state: async (id) => {
+			const found = (await instances.read(id))?.instances as IDataObject | null | undefined;
+			return found ? machineOf(id, found) : instances.gone(id);
 		},
 		list: async () => {
-			const { body } = await api.call({ method: 'GET', path: '/instances/' });
-			return ((body.instances ?? []) as IDataObject[]).map((each) =>
-				machineOf(String(each.id), each),
-			);
+			const found = ((await instances.readAll()).instances ?? []) as IDataObject[];
+			return found.map((each) => machineOf(String(each.id), each));
 		},
-		act: async (id: string, action: Action) => {
-			if (action === 'destroy') {
-				await api.call({ method: 'DELETE', path: `/instances/${inPath(id)}/`, accept: [404] });
-				return;
-			}
+		act: async (id, action) => {
+			if (action === 'destroy') return await instances.remove(id);
 			const state = action === 'start' ? 'running' : 'stopped';
-			await api.call({ method: 'PUT', path: `/instances/${inPath(id)}/`, body: { state } });
+			await api.call({ method: 'PUT', path: instances.path(id), body: { state } });
 		},
 	};
 }
@@ -122,12 +101,10 @@ function machineOf(id: string, instance: IDataObject): Machine {
 	};
 }
 
-function gone(id: string): Machine {
-	const detail = 'There is no such instance any more';
-	return { id, state: 'gone', url: '', pricePerHour: null, detail, label: '' };
-}
-
-/** From the port mapping as it is now, because a restart may change it: Docker's shape, or a list of outer ports. */
+/**
+ * The server's address, from the present port mapping: a restart may change it. Vast.ai gives the mapping in Docker's
+ * form, or as a list of outer ports.
+ */
 function urlOf(instance: IDataObject): string {
 	const host = String(instance.public_ipaddr ?? '').trim();
 	const ports = instance.ports as IDataObject | unknown[] | null | undefined;

@@ -2,6 +2,7 @@
 import { eachItem } from '../../items';
 import { accountOf } from '../../machines';
 import type { Operation } from '../../operation';
+import { pagingFields, readLimit } from '../paging';
 import { describeMachine } from './getStatus';
 
 export const getMany: Operation = {
@@ -11,30 +12,11 @@ export const getMany: Operation = {
 		description: 'List the machines of the account',
 		action: 'Get many rented machines',
 	},
-	fields: [
-		{
-			displayName: 'Return All',
-			name: 'returnAll',
-			type: 'boolean',
-			default: false,
-			description: 'Whether to return all results or only up to a given limit',
-		},
-		{
-			displayName: 'Limit',
-			name: 'limit',
-			type: 'number',
-			typeOptions: { minValue: 1 },
-			default: 50,
-			description: 'Max number of results to return',
-			displayOptions: { show: { returnAll: [false] } },
-		},
-	],
+	fields: [...pagingFields],
 	run: async (context) =>
 		await eachItem(context, async (i) => {
 			const { provider, name } = await accountOf(context, i);
-			const all = context.getNodeParameter('returnAll', i, false) as boolean;
-			const limit = all ? undefined : Number(context.getNodeParameter('limit', i, 50));
-			const machines = (await provider.list()).slice(0, limit);
+			const machines = (await provider.list()).slice(0, readLimit(context, i));
 			return machines.map((each) => ({
 				json: describeMachine(each, name),
 				pairedItem: { item: i },

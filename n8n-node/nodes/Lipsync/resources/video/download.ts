@@ -10,7 +10,7 @@ import { describeResult } from '../../jobs/describe';
 import { readJob } from '../../jobs/watch';
 import type { Operation } from '../../operation';
 import { jobIdFields, readJobId } from './jobId';
-import { isSimple, outputField, simplifyField } from './output';
+import { isSimple, keepOnServerField, outputField, simplifyField } from './output';
 
 export const download: Operation = {
 	option: {
@@ -21,12 +21,9 @@ export const download: Operation = {
 	},
 	fields: [
 		...jobIdFields,
-		outputField,
+		{ ...outputField, required: true },
 		{
-			displayName: 'Keep on Server',
-			name: 'keepOnServer',
-			type: 'boolean',
-			default: false,
+			...keepOnServerField,
 			description:
 				'Whether the server keeps the video until it expires, instead of freeing the space soon after this download',
 		},

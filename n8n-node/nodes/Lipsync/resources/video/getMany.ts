@@ -5,6 +5,7 @@ import { eachItem } from '../../items';
 import { describeStatus } from '../../jobs/describe';
 import { newestJobs } from '../../jobs/list';
 import type { Operation } from '../../operation';
+import { pagingFields, readLimit } from '../paging';
 import { isSimple, simplifyField } from './output';
 
 export const getMany: Operation = {
@@ -15,22 +16,7 @@ export const getMany: Operation = {
 		action: 'Get many videos',
 	},
 	fields: [
-		{
-			displayName: 'Return All',
-			name: 'returnAll',
-			type: 'boolean',
-			default: false,
-			description: 'Whether to return all results or only up to a given limit',
-		},
-		{
-			displayName: 'Limit',
-			name: 'limit',
-			type: 'number',
-			typeOptions: { minValue: 1 },
-			default: 50,
-			description: 'Max number of results to return',
-			displayOptions: { show: { returnAll: [false] } },
-		},
+		...pagingFields,
 		{
 			displayName: 'State',
 			name: 'state',
@@ -51,10 +37,8 @@ export const getMany: Operation = {
 	run: async (context) =>
 		await eachItem(context, async (i) => {
 			const server = serverOf(context, i);
-			const all = context.getNodeParameter('returnAll', i) as boolean;
-			const limit = all ? Number.POSITIVE_INFINITY : Number(context.getNodeParameter('limit', i));
 			const state = context.getNodeParameter('state', i, '') as JobState | '';
-			const jobs = await newestJobs(server, limit, state || undefined);
+			const jobs = await newestJobs(server, readLimit(context, i), state || undefined);
 			const simple = isSimple(context, i);
 			return await Promise.all(
 				jobs.map(async (job) => ({

@@ -1,4 +1,4 @@
-/** Fields that several operations on videos share. */
+/** The output fields that several operations on videos, and the trigger, share. */
 import type { IExecuteFunctions, INodeProperties } from 'n8n-workflow';
 
 import { VERSION_2 } from '../../operation';
@@ -7,9 +7,17 @@ export const outputField: INodeProperties = {
 	displayName: 'Put Output File in Field',
 	name: 'outputField',
 	type: 'string',
-	required: true,
 	default: 'data',
 	hint: 'The name of the output binary field to put the video in',
+};
+
+export const keepOnServerField: INodeProperties = {
+	displayName: 'Keep on Server',
+	name: 'keepOnServer',
+	type: 'boolean',
+	default: false,
+	description:
+		'Whether the server keeps the video until it expires, instead of freeing the space soon after the download',
 };
 
 export const simplifyField: INodeProperties = {
@@ -21,7 +29,7 @@ export const simplifyField: INodeProperties = {
 	displayOptions: { show: { ...VERSION_2 } },
 };
 
-/** Version 1 has no such field and always gave everything. */
+/** Whether the output is the simplified one. Version 1 has no such field and always returns the whole answer. */
 export function isSimple(context: IExecuteFunctions, itemIndex: number): boolean {
 	return context.getNodeParameter('simplify', itemIndex, false) as boolean;
 }

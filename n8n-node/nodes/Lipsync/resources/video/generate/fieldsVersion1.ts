@@ -3,6 +3,7 @@ import type { INodeProperties } from 'n8n-workflow';
 
 import { VERSION_1 } from '../../../operation';
 import { outputField } from '../output';
+import * as common from './commonFields';
 
 const shown = { show: { ...VERSION_1 } };
 
@@ -10,12 +11,7 @@ export const fieldsVersion1: INodeProperties[] = [
 	...inputFields('image', 'Image', 'picture', 'portrait.png'),
 	...inputFields('audio', 'Audio', 'recording', 'speech.mp3'),
 	{
-		displayName: 'Prompt',
-		name: 'prompt',
-		type: 'string',
-		typeOptions: { rows: 2 },
-		default: '',
-		placeholder: 'e.g. A woman speaks to the camera in a bright room',
+		...common.prompt,
 		description: 'The scene and how the person acts. Only the InfiniteTalk engine uses it.',
 		displayOptions: shown,
 	},
@@ -30,52 +26,27 @@ export const fieldsVersion1: INodeProperties[] = [
 		displayOptions: shown,
 	},
 	{
-		displayName: 'Resolution',
-		name: 'resolution',
-		type: 'options',
-		options: [
-			{ name: '480p', value: '480p' },
-			{ name: '720p', value: '720p' },
-			{ name: 'Default of the Server', value: '' },
-		],
-		default: '',
+		...common.resolution,
 		description: 'Size of the video, for engines that offer a choice',
 		displayOptions: shown,
 	},
 	{
-		displayName: 'Preset',
-		name: 'preset',
-		type: 'options',
-		options: [
-			{ name: 'Balanced', value: 'balanced' },
-			{ name: 'Default of the Server', value: '' },
-			{ name: 'Fast', value: 'fast' },
-			{ name: 'Quality', value: 'quality' },
-		],
-		default: '',
+		...common.preset,
 		description: 'How much time goes into the picture, for engines that offer a choice',
 		displayOptions: shown,
 	},
 	{
-		displayName: 'Seed',
-		name: 'seed',
-		type: 'string',
-		default: '',
-		placeholder: 'e.g. 42',
+		...common.seed,
 		description:
 			'The same seed and the same inputs give the same video. Leave empty for the default of the server.',
 		displayOptions: shown,
 	},
 	{
-		displayName: 'File Name',
-		name: 'fileName',
-		type: 'string',
-		default: '',
-		placeholder: 'e.g. welcome.mp4',
+		...common.fileName,
 		description: 'Name of the video. Left empty it is the name of the picture with -lipsync.mp4.',
 		displayOptions: shown,
 	},
-	{ ...outputField, displayOptions: shown },
+	{ ...outputField, required: true, displayOptions: shown },
 	{
 		displayName: 'Wait for Completion',
 		name: 'wait',
@@ -97,13 +68,7 @@ export const fieldsVersion1: INodeProperties[] = [
 		displayOptions: shown,
 	},
 	{
-		displayName: 'Timeout (Minutes)',
-		name: 'timeoutMinutes',
-		type: 'number',
-		typeOptions: { minValue: 0.01 },
-		default: 120,
-		description:
-			'How long upload, queue, rendering and download of each video may take together. After that the node fails, but the job goes on and can be downloaded later.',
+		...common.timeout,
 		displayOptions: { show: { ...VERSION_1, wait: ['poll'] } },
 	},
 	{
@@ -115,19 +80,12 @@ export const fieldsVersion1: INodeProperties[] = [
 		displayOptions: shown,
 		options: [
 			{
-				displayName: 'Callback URL',
-				name: 'callbackUrl',
-				type: 'string',
-				default: '',
-				placeholder: 'e.g. {{ $execution.resumeUrl }}',
+				...common.callbackUrl,
 				description:
 					"Gets a signed POST when the job has ended. With Don't Wait and a Wait node that resumes on webhook call, use {{ $execution.resumeUrl }}.",
 			},
 			{
-				displayName: 'Download Video',
-				name: 'downloadVideo',
-				type: 'boolean',
-				default: true,
+				...common.downloadVideo,
 				description:
 					'Whether to put the video into the output. Turned off, the output has only video_url, which needs the API token. Agents always get the link.',
 			},
@@ -140,28 +98,10 @@ export const fieldsVersion1: INodeProperties[] = [
 				description:
 					'Options of one engine, as a JSON object. Server > Get Info without Simplify lists them.',
 			},
+			common.faceBox,
+			common.faceIndex,
 			{
-				displayName: 'Face Box',
-				name: 'faceBox',
-				type: 'string',
-				default: '',
-				placeholder: 'e.g. 10,20,200,260',
-				description: 'The face to animate: left, top, right, bottom in pixels of the picture',
-			},
-			{
-				displayName: 'Face Index',
-				name: 'faceIndex',
-				type: 'number',
-				typeOptions: { minValue: 0 },
-				default: 0,
-				description: 'Which of several faces to animate, counted from the left, beginning with 0',
-			},
-			{
-				displayName: 'Idempotency Key',
-				name: 'idempotencyKey',
-				type: 'string',
-				default: '',
-				placeholder: 'e.g. order-1234',
+				...common.idempotencyKey,
 				description:
 					'The same key gives the same job instead of a second one. Left empty, it is made from execution, node and item, so that Retry On Fail does not render twice.',
 			},
@@ -174,21 +114,10 @@ export const fieldsVersion1: INodeProperties[] = [
 					'Whether to tell the server after the download that it may free the space, instead of keeping the video until it expires',
 			},
 			{
-				displayName: 'Second Recording Field',
-				name: 'secondAudioField',
-				type: 'string',
-				default: '',
-				placeholder: 'e.g. audio2',
+				...common.secondRecordingField,
 				description: 'Input binary field with the voice of a second person in the picture',
 			},
-			{
-				displayName: 'Second Recording URL',
-				name: 'secondAudioUrl',
-				type: 'string',
-				default: '',
-				placeholder: 'e.g. https://example.com/second.mp3',
-				description: 'Address of the voice of a second person in the picture',
-			},
+			common.secondRecordingUrl,
 		],
 	},
 ];
@@ -222,12 +151,7 @@ function inputFields(
 			displayOptions: { show: { ...VERSION_1, [`${name}Input`]: ['binary'] } },
 		},
 		{
-			displayName: `${title} URL`,
-			name: `${name}Url`,
-			type: 'string',
-			required: true,
-			default: '',
-			placeholder: `e.g. https://example.com/${file}`,
+			...common.url(name, title, file),
 			description: `Address of the ${noun}; the server fetches it, so it must be reachable from there`,
 			displayOptions: { show: { ...VERSION_1, [`${name}Input`]: ['url'] } },
 		},

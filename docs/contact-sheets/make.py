@@ -17,8 +17,8 @@ from lipsync_server.engines.preview.engine import PreviewEngine
 from lipsync_server.engines.preview.mesh import FaceFrame
 from lipsync_server.engines.preview.options import Options
 from lipsync_server.engines.preview.speech import mouth_track
-from lipsync_server.media.audio import load_speech
-from lipsync_server.media.image import load_image
+from lipsync_server.media.picture.still import load_image
+from lipsync_server.media.sound.speech import load_speech
 from lipsync_server.paths import SAMPLES_DIR
 from PIL import Image
 

@@ -30,9 +30,9 @@ from lipsync_server.media.sandbox.pool import DecoderPool
 from lipsync_server.media.sandbox.tasks import ProbeRecording
 from lipsync_server.settings import Settings
 from lipsync_server.validation import invalid
-from lipsync_server.workers.checked_frames import checked_frames
-from lipsync_server.workers.inputs import DecodedInputs, decode_request
-from lipsync_server.workers.render import render
+from lipsync_server.workers.rendering.checked_frames import checked_frames
+from lipsync_server.workers.rendering.inputs import DecodedInputs, decode_request
+from lipsync_server.workers.rendering.render import render
 from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
 
 OnProgress = Callable[[ProgressEvent], None]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from lipsync_server.media.mux import probe_video
+from lipsync_server.media.mp4.mux import probe_video
 from lipsync_server.paths import SAMPLES_DIR
 from lipsync_server.random_models import sadtalker as random_sadtalker
 from model_hub import Hub, digest, serve_hub

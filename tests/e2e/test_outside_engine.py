@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from lipsync_server.media.mux import probe_video
+from lipsync_server.media.mp4.mux import probe_video
 from lipsync_server.paths import SAMPLES_DIR
 from server_process import ServerProcess
 

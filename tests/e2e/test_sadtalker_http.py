@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import requests
 import soundfile
-from lipsync_server.media.mux import probe_video
+from lipsync_server.media.mp4.mux import probe_video
 from lipsync_server.paths import SAMPLES_DIR
 from lipsync_server.random_models import sadtalker as random_sadtalker
 from material import read_frames

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import av
 import pytest
-from lipsync_server.media.growing_file import n_frames_at
+from lipsync_server.media.mp4.growing_file import n_frames_at
 from material import bar_numbers, expected_bars
 from server_process import ServerProcess
 from site_kit import form, wav

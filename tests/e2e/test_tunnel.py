@@ -10,7 +10,7 @@ from pathlib import Path
 import aiohttp
 import psutil
 import pytest
-from lipsync_server.cloud.address import public_address
+from lipsync_server.cloud.this_machine.address import public_address
 from server_process import ServerProcess
 
 HOSTS = r"{\"ingress\":[{\"hostname\":\"lips.example.com\",\"service\":\"http://localhost:5000\"}]}"

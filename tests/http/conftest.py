@@ -9,7 +9,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from lipsync_server.http.app import create_app
 from lipsync_server.http.inputs.fetch import Fetcher
-from lipsync_server.jobs.finish import AfterRender
+from lipsync_server.jobs.running.finish import AfterRender
 from lipsync_server.media.sandbox.pool import DecoderPool
 from lipsync_server.settings import Settings
 from site_kit import Site, StandInExecutor

@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from lipsync_server.jobs import callbacks
-from lipsync_server.jobs.callbacks import sign
+from lipsync_server.jobs.delivery import callbacks
+from lipsync_server.jobs.delivery.callbacks import sign
 from site_kit import form
 
 

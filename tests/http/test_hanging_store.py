@@ -5,7 +5,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from lipsync_server.jobs.handover import FolderTarget, HandOver
+from lipsync_server.jobs.delivery.handover import FolderTarget, HandOver
 from site_kit import Site, StandInExecutor
 
 N_COPIES = 40

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lipsync_server.cloud.idle import IdleWatch, Stop, make_stop
+from lipsync_server.cloud.this_machine.idle import IdleWatch, Stop, make_stop
 from lipsync_server.errors import InvalidInput
 from lipsync_server.http import keys
 from lipsync_server.http.idleness import machine_is_needed

@@ -141,7 +141,7 @@ async def test_two_servers_do_not_share_a_data_folder(site: Site):
 
 def test_the_server_starts_without_the_libraries_of_the_engines():
     code = (
-        "import sys, lipsync_server.http.serve, lipsync_server.workers.process\n"
+        "import sys, lipsync_server.http.serve, lipsync_server.workers.process.executor\n"
         "print([name for name in ('torch', 'librosa', 'cv2', 'av', 'PIL', 'ai_edge_litert') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

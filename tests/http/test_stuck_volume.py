@@ -7,8 +7,8 @@ import pytest
 from lipsync_server.engines.registry import ENGINES
 from lipsync_server.errors import LipsyncError, NotReady
 from lipsync_server.http import serve
-from lipsync_server.jobs import plan
-from lipsync_server.jobs.plan import Planner
+from lipsync_server.jobs.running import plan
+from lipsync_server.jobs.running.plan import Planner
 from lipsync_server.settings import Settings
 from stuck_volume import stuck_volume, why_not
 

@@ -5,7 +5,8 @@
 Simulated: the image from a stand-in registry (one layer), then the profile by the real downloader from a stand-in hub,
 both behind one line of limited rate. Every file is BYTES_SCALE times smaller and the clock runs TIME_SCALE times
 faster, so that minutes become seconds. Computed, by stated constants: unpacking, reading, compiling, and the first
-window of a video on an RTX 4090 (cloud/speeds.py). Prints a table in Markdown and the time that each cut would save.
+window of a video on an RTX 4090 (cloud/costs/speeds.py). Prints a table in Markdown and the time that each cut would
+save.
 """
 
 import argparse
@@ -22,8 +23,8 @@ import aiohttp
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
-from lipsync_server.cloud.first_video import IMAGE_BYTES
-from lipsync_server.cloud.speeds import expected_speed, row_of_profile
+from lipsync_server.cloud.costs.first_video import IMAGE_BYTES
+from lipsync_server.cloud.costs.speeds import expected_speed, row_of_profile
 from lipsync_server.weights.download import pull
 from lipsync_server.weights.manifest import Manifest, load_manifest
 from model_hub import Hub, Line, serve_hub

@@ -19,7 +19,7 @@ from pathlib import Path
 import aiohttp
 import psutil
 from lipsync_server.engines.base import n_frames_for
-from lipsync_server.media.mux import probe_video
+from lipsync_server.media.mp4.mux import probe_video
 from lipsync_server.paths import SAMPLES_DIR
 from material import bar_numbers, expected_bars
 from server_process import ServerProcess

@@ -24,7 +24,7 @@ import aiohttp
 import lipsync_server
 import pytest
 from lipsync_server.engines.base import n_frames_for
-from lipsync_server.media.mux import probe_video
+from lipsync_server.media.mp4.mux import probe_video
 from lipsync_server.paths import SAMPLES_DIR
 from material import bar_numbers, expected_bars
 from ray_nodes import START_S, TOKEN, RayNodes

@@ -19,8 +19,8 @@ from lipsync_server import errors
 from lipsync_server.engines.registry import EngineEntry, Registry
 from lipsync_server.settings import Settings
 from lipsync_server.workers.base import LoadState, Worker
-from lipsync_server.workers.child import EXIT_POISONED
-from lipsync_server.workers.process import ProcessExecutor
+from lipsync_server.workers.process.child import EXIT_POISONED
+from lipsync_server.workers.process.executor import ProcessExecutor
 from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
 from lipsync_server.workers.worker import MAX_LOAD_CRASHES
 from material import bar_numbers, expected_bars, make_task
@@ -56,7 +56,7 @@ async def idle(executor: ProcessExecutor) -> Worker:
 def workers_of(pid: int) -> list[psutil.Process]:
     """The worker processes below `pid`, oldest first."""
     below = psutil.Process(pid).children(recursive=True)
-    found = [process for process in below if "lipsync_server.workers.child" in " ".join(process.cmdline())]
+    found = [process for process in below if "lipsync_server.workers.process.child" in " ".join(process.cmdline())]
     return sorted(found, key=lambda process: process.create_time())
 
 
@@ -425,7 +425,7 @@ import asyncio, sys
 from pathlib import Path
 from lipsync_server.engines.registry import EngineEntry, Registry
 from lipsync_server.settings import Settings
-from lipsync_server.workers.process import ProcessExecutor
+from lipsync_server.workers.process.executor import ProcessExecutor
 from material import make_task
 from stand_in import REGISTRY
 

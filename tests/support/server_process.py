@@ -18,7 +18,7 @@ __all__ = ["ServerProcess", "free_port"]
 
 SUPPORT = Path(__file__).parent
 START_S = 60
-WORKER = "lipsync_server.workers.child"
+WORKER = "lipsync_server.workers.process.child"
 
 
 class ServerProcess(LocalServer):

@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 import soundfile
-from lipsync_server.media.audio import map_speech, probe_audio, write_speech
+from lipsync_server.media.sound.speech import map_speech, probe_audio, write_speech
 
 RATE = 16_000
 

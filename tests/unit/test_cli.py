@@ -18,7 +18,7 @@ from lipsync_server.card_speeds import read_card_speeds
 from lipsync_server.cli import app
 from lipsync_server.engines.registry import ENGINES
 from lipsync_server.errors import InvalidAudio, InvalidInput, LipsyncError
-from lipsync_server.media.mux import probe_video
+from lipsync_server.media.mp4.mux import probe_video
 from lipsync_server.paths import SAMPLES_DIR
 from lipsync_server.settings import Settings
 from material import make_picture, make_recording

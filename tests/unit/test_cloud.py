@@ -14,13 +14,13 @@ from cloud_kit import (
     VAST_OFFERS,
     renting,
 )
-from lipsync_server.cloud.address import price_from_provider
-from lipsync_server.cloud.api import ProviderError
-from lipsync_server.cloud.cost import DEFAULT_OFFERS
-from lipsync_server.cloud.first_video import ranked
+from lipsync_server.cloud.costs.cost import DEFAULT_OFFERS
+from lipsync_server.cloud.costs.first_video import ranked
 from lipsync_server.cloud.machine import RentOffer
+from lipsync_server.cloud.providers.api import ProviderError
 from lipsync_server.cloud.remembered import RememberedMachine, forget, keep_wheel, remember
 from lipsync_server.cloud.rent import provider, wait_until_ready
+from lipsync_server.cloud.this_machine.address import price_from_provider
 from lipsync_server.errors import InvalidInput
 from provider import Provider as StandIn
 from provider import serve_provider

@@ -20,12 +20,12 @@ from cloud_kit import (
     renting,
     stock_order,
 )
-from lipsync_server.cloud.api import NoCapacity, ProviderError, WrongKey
 from lipsync_server.cloud.machine import Machine
+from lipsync_server.cloud.providers.api import NoCapacity, ProviderError, WrongKey
+from lipsync_server.cloud.providers.tensordock import check_driver
+from lipsync_server.cloud.providers.vast import onstart
 from lipsync_server.cloud.rent import PROVIDERS, readiness
 from lipsync_server.cloud.software import choose_software, upload
-from lipsync_server.cloud.tensordock import check_driver
-from lipsync_server.cloud.vast import onstart
 from provider import Provider as StandIn
 from provider import serve_provider
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lipsync_server.bench.share import write_share
 from lipsync_server.card_speeds import CardSpeeds, SharedSpeed
 from lipsync_server.cli import app
-from lipsync_server.cloud.cost import (
+from lipsync_server.cloud.costs.cost import (
     DEFAULT_OFFERS,
     DISK_GB,
     IDLE_STOP_MIN,
@@ -18,8 +18,8 @@ from lipsync_server.cloud.cost import (
     monthly_cost,
     video_cost,
 )
-from lipsync_server.cloud.measured import default_folder, measured_speeds
-from lipsync_server.cloud.speeds import SPEEDS, expected_speed, row_of_profile, speeds_of
+from lipsync_server.cloud.costs.measured import default_folder, measured_speeds
+from lipsync_server.cloud.costs.speeds import SPEEDS, expected_speed, row_of_profile, speeds_of
 from lipsync_server.engines.registry import ENGINES
 from lipsync_server.weights.manifest import load_manifest
 from typer.main import get_command

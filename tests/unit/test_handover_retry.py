@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from lipsync_server.errors import LipsyncError, StoreFailed
-from lipsync_server.jobs.handover import BucketTarget, FolderTarget, HandOver, copy_name, make_target
+from lipsync_server.jobs.delivery.handover import BucketTarget, FolderTarget, HandOver, copy_name, make_target
 from lipsync_server.jobs.model import Job, JobSpec
 from lipsync_server.settings import Settings
 

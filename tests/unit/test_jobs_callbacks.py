@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from hand_clock import HandClock
 from lipsync_server.errors import FetchFailed
-from lipsync_server.jobs.callbacks import Outbox, Post
-from lipsync_server.jobs.database import Database, open_database
-from lipsync_server.jobs.schema import STEPS
+from lipsync_server.jobs.database.connection import Database, open_database
+from lipsync_server.jobs.database.schema import STEPS
+from lipsync_server.jobs.delivery.callbacks import Outbox, Post
 
 DAY_S = 86400.0
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from hand_clock import HandClock
 from lipsync_server.errors import DiskFull, LipsyncError
-from lipsync_server.jobs.database import open_database
+from lipsync_server.jobs.database.connection import open_database
+from lipsync_server.jobs.database.store import Ending, Store
 from lipsync_server.jobs.files import JobFiles, disk_errors, kept_secret
+from lipsync_server.jobs.keeping.retention import RECORD_TTL_S, expire, sweep_leftovers
 from lipsync_server.jobs.lock import lock_data_dir
 from lipsync_server.jobs.model import IdMaker, Job, JobSpec
-from lipsync_server.jobs.retention import RECORD_TTL_S, expire, sweep_leftovers
-from lipsync_server.jobs.store import Ending, Store
 from lipsync_server.workers.task import RenderOutcome
 
 SPEC = JobSpec(engine="auto", image_name="a.png", audio_name="a.wav", file_name="a.mp4", duration_s=2.0)

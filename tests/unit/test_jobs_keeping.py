@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 from hand_clock import HandClock
-from lipsync_server.jobs.database import Database, open_database
+from lipsync_server.jobs.database.connection import Database, open_database
+from lipsync_server.jobs.database.schema import STEPS
+from lipsync_server.jobs.database.store import Ending, Store
 from lipsync_server.jobs.files import JobFiles
-from lipsync_server.jobs.keeping_clock import KeepingClock, open_keeping_clock
+from lipsync_server.jobs.keeping.keeping_clock import KeepingClock, open_keeping_clock
+from lipsync_server.jobs.keeping.retention import RECORD_TTL_S, Retention, expire, sweep_leftovers
 from lipsync_server.jobs.model import IdMaker, Job, JobSpec
-from lipsync_server.jobs.retention import RECORD_TTL_S, Retention, expire, sweep_leftovers
-from lipsync_server.jobs.schema import STEPS
-from lipsync_server.jobs.store import Ending, Store
 from lipsync_server.workers.task import RenderOutcome
 from site_kit import write_mp4
 

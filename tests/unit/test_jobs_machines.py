@@ -3,7 +3,7 @@
 import pytest
 from hand_clock import HandClock
 from lipsync_server import errors
-from lipsync_server.jobs.machines import Machines, is_of_the_machine
+from lipsync_server.jobs.running.machines import Machines, is_of_the_machine
 from lipsync_server.workers.base import WorkerInfo, WorkerState
 
 FULL = errors.DiskFull("On machine full: Only 0 MiB are free in /tmp; free some space there.")

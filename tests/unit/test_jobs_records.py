@@ -10,11 +10,11 @@ import pytest
 from hand_clock import HandClock
 from lipsync_server.engines.ask import Ask
 from lipsync_server.errors import Conflict, InvalidInput
-from lipsync_server.jobs.callbacks import Outbox
-from lipsync_server.jobs.database import Database, open_database
+from lipsync_server.jobs.database.connection import Database, open_database
+from lipsync_server.jobs.database.records import UnreadableRecord
+from lipsync_server.jobs.database.store import Ending, Store
+from lipsync_server.jobs.delivery.callbacks import Outbox
 from lipsync_server.jobs.model import IdMaker, Job, JobSpec
-from lipsync_server.jobs.records import UnreadableRecord
-from lipsync_server.jobs.store import Ending, Store
 from lipsync_server.workers.task import RenderOutcome
 
 SPEC = JobSpec(engine="auto", image_name="a.png", audio_name="a.wav", file_name="a.mp4", duration_s=2.0, owner="alice")

@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lipsync_server.engines.ask import Ask
 from lipsync_server.errors import Conflict, LipsyncError, NotFound, QueueFull
-from lipsync_server.jobs.database import Database, open_database
-from lipsync_server.jobs.forecast import Speeds
+from lipsync_server.jobs.database.connection import Database, open_database
+from lipsync_server.jobs.database.schema import STEPS
+from lipsync_server.jobs.database.store import Ending, Idempotency, Store
 from lipsync_server.jobs.model import Failure, IdMaker, Job, JobSpec, is_job_id
-from lipsync_server.jobs.schema import STEPS
-from lipsync_server.jobs.store import Ending, Idempotency, Store
+from lipsync_server.jobs.running.forecast import Speeds
 from lipsync_server.workers.task import RenderOutcome
 
 SPEC = JobSpec(engine="auto", image_name="a.png", audio_name="a.wav", file_name="a.mp4", duration_s=2.0)

@@ -10,9 +10,9 @@ import c2pa
 import numpy as np
 import pytest
 from lipsync_server import Lipsync
-from lipsync_server.media.certificate import identity_in, read_identity
 from lipsync_server.media.info import Mark
-from lipsync_server.media.marking import SOURCE_TYPE, XMP_BOX, mark_video
+from lipsync_server.media.mp4.certificate import identity_in, read_identity
+from lipsync_server.media.mp4.marking import SOURCE_TYPE, XMP_BOX, mark_video
 from lipsync_server.media.sandbox.pool import DecoderPool
 from lipsync_server.media.sandbox.tasks import MarkVideo
 from lipsync_server.paths import SAMPLES_DIR

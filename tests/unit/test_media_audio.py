@@ -14,9 +14,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lipsync_server.errors import InvalidAudio, LipsyncError, UnsupportedMedia
-from lipsync_server.media.audio import probe_audio
-from lipsync_server.media.container import boxes
-from lipsync_server.media.ffmpeg import open_av
+from lipsync_server.media.formats.container import boxes
+from lipsync_server.media.formats.ffmpeg import open_av
+from lipsync_server.media.sound.speech import probe_audio
 from sounds import CODED, RATE, encode, load_speech, probe, voice, wav, with_data_size
 
 
@@ -300,7 +300,7 @@ def test_decoders_off_the_list_do_not_run(tmp_path: Path) -> None:
 
 def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
     program = (
-        "import re, sys; from pathlib import Path; from lipsync_server.media.audio import *\n"
+        "import re, sys; from pathlib import Path; from lipsync_server.media.sound.speech import *\n"
         "path = Path(sys.argv[1]); probe_audio(path, min_s=0.2, max_s=1800)\n"
         "write_speech(path, path.parent, max_s=1800)\n"
         "print(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])"

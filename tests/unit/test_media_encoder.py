@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lipsync_server.media.encoder import FrameEncoder, segments_in
-from lipsync_server.media.mux import mux
+from lipsync_server.media.mp4.encoder import FrameEncoder, segments_in
+from lipsync_server.media.mp4.mux import mux
 from numbered_frames import batch, number_of, recording, shown_frames
 
 
@@ -77,7 +77,7 @@ WRITER = """
 import sys
 from pathlib import Path
 import numpy as np
-from lipsync_server.media.encoder import FrameEncoder
+from lipsync_server.media.mp4.encoder import FrameEncoder
 frames = np.load(sys.argv[2])
 encoder = FrameEncoder(Path(sys.argv[1]))
 while encoder.n_frames < len(frames):
@@ -123,7 +123,7 @@ ENCODE_A_MOVE = """
 import sys
 from pathlib import Path
 import numpy as np
-from lipsync_server.media.encoder import FrameEncoder
+from lipsync_server.media.mp4.encoder import FrameEncoder
 
 wall = np.random.default_rng(0).integers(0, 255, (26, 40, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
 encoder = FrameEncoder(Path(sys.argv[1]))

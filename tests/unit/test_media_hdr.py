@@ -12,8 +12,8 @@ import numpy as np
 import pillow_heif
 import pytest
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
-from lipsync_server.media.image import load_image
-from lipsync_server.media.picture_video import first_frame
+from lipsync_server.media.picture.still import load_image
+from lipsync_server.media.picture.video import first_frame
 from PIL import Image
 
 PQ, HLG = ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from hostile_files import jpeg_with_empty_scans
 from lipsync_server.errors import InvalidImage, UnsupportedMedia
-from lipsync_server.media.colour import BACKDROP
-from lipsync_server.media.image import load_image, probe_image
-from lipsync_server.media.picture import probe_picture
+from lipsync_server.media.picture.colour import BACKDROP
+from lipsync_server.media.picture.still import load_image, probe_image
+from lipsync_server.media.picture.still_or_video import probe_picture
 from PIL import Image, ImageCms
 
 LIMIT = 64_000_000

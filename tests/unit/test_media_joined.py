@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 from lipsync_server.errors import InvalidAudio
-from lipsync_server.media.audio import probe_audio
+from lipsync_server.media.sound.speech import probe_audio
 from sounds import CODED, RATE, encode, load_speech, probe, voice, wav, with_data_size
 
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from hostile_files import mp4_with_many_samples
 from lipsync_server.errors import Cancelled, InvalidImage, LipsyncError, UnsupportedMedia
-from lipsync_server.media.picture import read_pixels
+from lipsync_server.media.picture.still_or_video import read_pixels
 from lipsync_server.media.sandbox.limits import MIB, Limits, why_not
 from lipsync_server.media.sandbox.pool import DecoderPool
 from lipsync_server.media.sandbox.process import DecoderProcess

@@ -15,12 +15,12 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lipsync_server.errors import InvalidImage, UnsupportedMedia
-from lipsync_server.media.audio import probe_audio
-from lipsync_server.media.container import boxes
-from lipsync_server.media.encoder import FrameEncoder
+from lipsync_server.media.formats.container import boxes
 from lipsync_server.media.info import VideoInfo
-from lipsync_server.media.mux import mux, probe_video
-from lipsync_server.media.picture_video import first_frame, probe_picture_video, read_video_frames
+from lipsync_server.media.mp4.encoder import FrameEncoder
+from lipsync_server.media.mp4.mux import mux, probe_video
+from lipsync_server.media.picture.video import first_frame, probe_picture_video, read_video_frames
+from lipsync_server.media.sound.speech import probe_audio
 from numbered_frames import HEIGHT, WIDTH, batch, number_of, numbered, recording, shown_frames
 
 
@@ -281,8 +281,8 @@ def test_making_the_video_takes_no_more_memory_for_a_longer_one(tmp_path: Path) 
 import re, sys
 from pathlib import Path
 import numpy as np
-from lipsync_server.media.encoder import FrameEncoder
-from lipsync_server.media.mux import mux
+from lipsync_server.media.mp4.encoder import FrameEncoder
+from lipsync_server.media.mp4.mux import mux
 folder, audio, seconds = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 encoder = FrameEncoder(folder / "segments")
 frames = np.zeros((25, 256, 256, 3), np.uint8)

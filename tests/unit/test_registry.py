@@ -92,7 +92,7 @@ def test_describing_and_choosing_load_no_torch(tmp_path: Path) -> None:
         "from lipsync_server.settings import Settings\n"
         "s = Settings(weights_dir=Path(sys.argv[1]))\n"
         "registry.describe(s); registry.choose(s); [registry.options_model(e) for e in registry.ENGINES.entries]\n"
-        "import lipsync_server.workers.process\n"
+        "import lipsync_server.workers.process.executor\n"
         "print(sorted({'torch', 'diffusers', 'transformers', 'cv2', 'av'} & set(sys.modules)))"
     )
     answer = subprocess.run(

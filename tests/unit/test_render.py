@@ -13,11 +13,11 @@ from lipsync_server import errors
 from lipsync_server.engines.ask import Ask
 from lipsync_server.engines.base import EngineOptions, Frames, RenderContext, RenderRequest, ResumePoint
 from lipsync_server.settings import Settings
-from lipsync_server.workers.encoding import BackgroundEncoder
-from lipsync_server.workers.inputs import release_pages
-from lipsync_server.workers.measure import STAGES, ProgressScale
-from lipsync_server.workers.render import render
-from lipsync_server.workers.resume_point import load_resume_points, save_resume_point
+from lipsync_server.workers.rendering.encoding import BackgroundEncoder
+from lipsync_server.workers.rendering.inputs import release_pages
+from lipsync_server.workers.rendering.measure import STAGES, ProgressScale
+from lipsync_server.workers.rendering.render import render
+from lipsync_server.workers.rendering.resume_point import load_resume_points, save_resume_point
 from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
 from material import bar_numbers, expected_bars, make_task
 from stand_in.engine import BarsEngine

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 from lipsync_server.errors import InvalidInput
-from lipsync_server.media.mix import mix
+from lipsync_server.media.sound.mix import mix
 from lipsync_server.settings import Settings
-from lipsync_server.workers.render import render
+from lipsync_server.workers.rendering.render import render
 from material import make_task
 from numpy.typing import NDArray
 from stand_in.engine import BarsEngine

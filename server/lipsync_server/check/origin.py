@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from lipsync_server.media.container import boxes
+from lipsync_server.media.formats.container import boxes
 
 _CREATOR = re.compile(rb'CreatorTool="Lipsync [^",]*, engine ([\w.-]+)"')
 _LONGEST_BYTES = 100_000

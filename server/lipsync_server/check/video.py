@@ -20,10 +20,10 @@ from lipsync_server.check.sheet import write_sheet
 from lipsync_server.check.watch import FPS, MAX_SIDE_PX, watch
 from lipsync_server.engines.preview.speech import mouth_track
 from lipsync_server.errors import InvalidAudio, InvalidInput, UnsupportedMedia
-from lipsync_server.media.audio import map_speech
 from lipsync_server.media.sandbox.pool import DecoderPool
 from lipsync_server.media.sandbox.tasks import DecodeSpeech
-from lipsync_server.media.video_frames import read_video_frames, video_duration_s
+from lipsync_server.media.sandbox.video_frames import read_video_frames, video_duration_s
+from lipsync_server.media.sound.speech import map_speech
 from lipsync_server.media_types import SPEECH_RATE_HZ
 
 N_PICTURES = 12

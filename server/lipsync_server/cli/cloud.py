@@ -21,7 +21,7 @@ from lipsync_server.cli.rental import (
     ranked_offers,
     software_named,
 )
-from lipsync_server.cloud.cost import DISK_GB, IDLE_STOP_MIN
+from lipsync_server.cloud.costs.cost import DISK_GB, IDLE_STOP_MIN
 from lipsync_server.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -78,9 +78,9 @@ def offers(
         from rich.console import Console
         from rich.table import Table
 
-        from lipsync_server.cloud.cost import video_cost
-        from lipsync_server.cloud.measured import default_folder, measured_speeds
-        from lipsync_server.cloud.speeds import expected_speed, row_of_profile
+        from lipsync_server.cloud.costs.cost import video_cost
+        from lipsync_server.cloud.costs.measured import default_folder, measured_speeds
+        from lipsync_server.cloud.costs.speeds import expected_speed, row_of_profile
 
         name, own = provider_named(provider), measured_speeds(measured or [], default_folder())
         engine, row = row_of_profile(profile, preset)

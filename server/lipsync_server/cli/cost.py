@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lipsync_server.cli import console
-from lipsync_server.cloud.cost import DISK_GB, IDLE_STOP_MIN, STARTUP_MIN
+from lipsync_server.cloud.costs.cost import DISK_GB, IDLE_STOP_MIN, STARTUP_MIN
 from lipsync_server.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from lipsync_server.cloud.cost import MonthlyCost, Offer, Workload
-    from lipsync_server.cloud.speeds import Speed
+    from lipsync_server.cloud.costs.cost import MonthlyCost, Offer, Workload
+    from lipsync_server.cloud.costs.speeds import Speed
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ def cost(
         from rich.console import Console
         from rich.table import Table
 
-        from lipsync_server.cloud.cost import DEFAULT_OFFERS, PRICES_AS_OF, Offer, Workload
-        from lipsync_server.cloud.measured import default_folder, measured_speeds
+        from lipsync_server.cloud.costs.cost import DEFAULT_OFFERS, PRICES_AS_OF, Offer, Workload
+        from lipsync_server.cloud.costs.measured import default_folder, measured_speeds
 
         if currency != "USD" and rate == 1.0:
             raise InvalidInput(f"--currency {currency} needs --rate, the units of {currency} for one USD", field="rate")
@@ -72,7 +72,7 @@ def cost(
         offers = list(DEFAULT_OFFERS)
         where = f"prices published by others, read on {PRICES_AS_OF}"
         if live:
-            from lipsync_server.cloud.prices import with_live_prices
+            from lipsync_server.cloud.costs.prices import with_live_prices
 
             offers, names = with_live_prices(offers)
             where = f"live prices of {', '.join(names)}" + ("" if len(names) == 3 else f"; others: {where}")
@@ -117,8 +117,8 @@ def _rows(
     offers: "list[Offer]", load: "Workload", engine: str, preset: str, speed: float | None, own: "list[Speed]"
 ) -> list[_Row]:
     """A row for each offer, engine and preset that has a figure; raises InvalidInput when none has."""
-    from lipsync_server.cloud.cost import monthly_cost
-    from lipsync_server.cloud.speeds import Speed, speeds_of
+    from lipsync_server.cloud.costs.cost import monthly_cost
+    from lipsync_server.cloud.costs.speeds import Speed, speeds_of
 
     rows = []
     for offer in offers:
@@ -141,7 +141,7 @@ def _rows(
 
 def _notes(rows: list[_Row], load: "Workload", currency: str, rate: float) -> list[str]:
     """The sentences below the table: sources, a start's cost, a forgotten machine's, and a recommendation."""
-    from lipsync_server.cloud.cost import forgotten_cost
+    from lipsync_server.cloud.costs.cost import forgotten_cost
 
     sources = dict.fromkeys(
         f"Speed, {row.speed.card}, {row.speed.engine} {row.speed.preset}: {row.speed.origin}, {row.speed.source}."

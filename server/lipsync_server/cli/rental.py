@@ -13,10 +13,10 @@ import typer
 from lipsync_server.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from lipsync_server.cloud.first_video import FirstVideo
+    from lipsync_server.cloud.costs.first_video import FirstVideo
+    from lipsync_server.cloud.costs.speeds import Speed
     from lipsync_server.cloud.machine import Order
     from lipsync_server.cloud.software import Software
-    from lipsync_server.cloud.speeds import Speed
 
 
 async def ranked_offers(
@@ -30,9 +30,9 @@ async def ranked_offers(
     profile: str,
     measured: "Sequence[Speed]" = (),
 ) -> "list[FirstVideo]":
-    from lipsync_server.cloud.first_video import ranked
+    from lipsync_server.cloud.costs.first_video import ranked
+    from lipsync_server.cloud.costs.speeds import row_of_profile
     from lipsync_server.cloud.rent import provider as open_provider
-    from lipsync_server.cloud.speeds import row_of_profile
     from lipsync_server.weights.manifest import load_manifest
 
     engine, row = row_of_profile(profile, preset)
@@ -137,7 +137,7 @@ def how_long_it_stays(provider: str, idle_stop: float) -> str:
 
 def cost_of_a_start(provider: str, price_per_hour: float, idle_stop: float) -> str:
     """The cost in USD of one start beside its work: the minutes until it is ready and those until the idle stop."""
-    from lipsync_server.cloud.cost import STARTUP_MIN
+    from lipsync_server.cloud.costs.cost import STARTUP_MIN
 
     ready = f"{STARTUP_MIN:g} min until it is ready (assumed; more while it downloads)"
     if provider == "tensordock" or not idle_stop:

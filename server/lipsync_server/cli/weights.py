@@ -9,7 +9,7 @@ import typer
 from lipsync_server.cli import console
 
 if TYPE_CHECKING:
-    from lipsync_server.engines.infinitetalk.scan import Scan
+    from lipsync_server.engines.infinitetalk.files.scan import Scan
     from lipsync_server.weights.manifest import Manifest
 
 WeightsDir = Annotated[Path | None, typer.Option("--weights-dir", help="Where weights lie.", show_default="weights")]
@@ -108,8 +108,8 @@ def scan(
 ) -> None:
     """Show what a folder's model files are, which presets they serve, and the one download that completes them."""
     with console.errors_as_sentences():
-        from lipsync_server.engines.infinitetalk.scan import PART_WORDS
-        from lipsync_server.engines.infinitetalk.scan import scan as look_through
+        from lipsync_server.engines.infinitetalk.files.scan import PART_WORDS
+        from lipsync_server.engines.infinitetalk.files.scan import scan as look_through
         from lipsync_server.weights.verify import profile_complete
 
         manifest, folder = _manifest_and_folder(path)
@@ -161,8 +161,8 @@ def convert(
     with console.errors_as_sentences():
         _, folder = _manifest_and_folder(weights_dir)
         if what == "flashtalk":
+            from lipsync_server.engines.infinitetalk.files.published import CONVERTED, FLASHTALK_FOLDER
             from lipsync_server.engines.infinitetalk.loading.convert import convert as to_8_bits
-            from lipsync_server.engines.infinitetalk.published import CONVERTED, FLASHTALK_FOLDER
 
             home = folder / FLASHTALK_FOLDER
             written = to_8_bits(home, home / CONVERTED.format(kind=kind), kind)

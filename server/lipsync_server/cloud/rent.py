@@ -12,15 +12,13 @@ from dataclasses import dataclass, replace
 
 import aiohttp
 
-from lipsync_server.cloud.api import PAUSES_S, Api, ProviderError
-from lipsync_server.cloud.idle import RUNPOD_URL, VAST_URL
 from lipsync_server.cloud.machine import Machine, Provider
-from lipsync_server.cloud.runpod import RunPod
-from lipsync_server.cloud.tensordock import TensorDock
-from lipsync_server.cloud.vast import Vast
+from lipsync_server.cloud.providers.api import PAUSES_S, Api, ProviderError
+from lipsync_server.cloud.providers.runpod import RUNPOD_URL, RunPod
+from lipsync_server.cloud.providers.tensordock import TENSORDOCK_URL, TensorDock
+from lipsync_server.cloud.providers.vast import VAST_URL, Vast
 from lipsync_server.errors import InvalidInput
 
-TENSORDOCK_URL = "https://dashboard.tensordock.com/api/v2"
 _ALWAYS_SHOWN = ("card", "driver", "rendering")
 _LOOK_TIMEOUT = aiohttp.ClientTimeout(total=15)
 

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from lipsync_server.cloud import published
-from lipsync_server.cloud.api import ProviderError
+from lipsync_server.cloud.providers.api import ProviderError
 from lipsync_server.errors import InvalidInput
 
 _UPLOAD_TIMEOUT = aiohttp.ClientTimeout(total=600, sock_connect=10)

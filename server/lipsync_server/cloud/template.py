@@ -6,9 +6,9 @@ The field names are those of the providers' documentation of August 2026; a pane
 import shlex
 
 from lipsync_server.cloud.machine import PORT, RUN_START_SCRIPT, START_SCRIPT, Order
-from lipsync_server.cloud.runpod import CONTAINER_DISK_GB, VOLUME, pod_environment
-from lipsync_server.cloud.tensordock import LEAST_STORAGE_GB, N_VCPUS, RAM_GB, cloud_init
-from lipsync_server.cloud.vast import onstart
+from lipsync_server.cloud.providers.runpod import CONTAINER_DISK_GB, VOLUME, pod_environment
+from lipsync_server.cloud.providers.tensordock import LEAST_STORAGE_GB, N_VCPUS, RAM_GB, cloud_init
+from lipsync_server.cloud.providers.vast import onstart
 from lipsync_server.errors import InvalidInput
 
 Fields = dict[str, str]

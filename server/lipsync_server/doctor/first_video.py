@@ -1,14 +1,14 @@
 """When the first video could be there: download, load, first job. Arithmetic on bytes and a line's speed.
 
     download = missing bytes / line        load = bytes of the weights / reading speed
-    first job = compiling + seconds of the sample x seconds of work per second (cloud/speeds.py)
+    first job = compiling + seconds of the sample x seconds of work per second (cloud/costs/speeds.py)
 
 The line is measured (weights/line_speed.py) or stated by the caller. All else is computed, and the sentence says so.
 """
 
 from dataclasses import dataclass
 
-from lipsync_server.cloud.speeds import expected_speed, row_of_profile
+from lipsync_server.cloud.costs.speeds import expected_speed, row_of_profile
 from lipsync_server.doctor.checks import missing_bytes, profile_for
 from lipsync_server.doctor.facts import Facts
 from lipsync_server.doctor.finding import Finding

@@ -14,8 +14,8 @@ from collections.abc import AsyncIterator, Callable
 from aiohttp import web
 
 from lipsync_server import __version__
-from lipsync_server.cloud.address import PublicAddress
-from lipsync_server.cloud.idle import IdleWatch, Stop, make_stop
+from lipsync_server.cloud.this_machine.address import PublicAddress
+from lipsync_server.cloud.this_machine.idle import IdleWatch, Stop, make_stop
 from lipsync_server.engines.registry import ENGINES, Registry
 from lipsync_server.errors import LipsyncError
 from lipsync_server.http import keys
@@ -34,19 +34,19 @@ from lipsync_server.http.inputs.probe import Prober
 from lipsync_server.http.inputs.uploads import leave_expectation
 from lipsync_server.http.routes import doctor, engines, events, health, jobs, links, lipsync, metrics, page, stream
 from lipsync_server.http.routing import Route
-from lipsync_server.jobs.callbacks import Outbox, load_secret
-from lipsync_server.jobs.database import open_database
+from lipsync_server.jobs.database.connection import open_database
+from lipsync_server.jobs.database.store import Store
+from lipsync_server.jobs.delivery.callbacks import Outbox, load_secret
+from lipsync_server.jobs.delivery.handover import checked_hand_over
 from lipsync_server.jobs.files import JobFiles
-from lipsync_server.jobs.finish import AfterRender
-from lipsync_server.jobs.handover import checked_hand_over
-from lipsync_server.jobs.keeping_clock import open_keeping_clock
+from lipsync_server.jobs.keeping.keeping_clock import open_keeping_clock
+from lipsync_server.jobs.keeping.retention import Retention, sweep_leftovers
 from lipsync_server.jobs.lock import lock_data_dir
 from lipsync_server.jobs.model import Job
-from lipsync_server.jobs.plan import Planner
-from lipsync_server.jobs.profile import ProfileAtStart
-from lipsync_server.jobs.queue import JobQueue
-from lipsync_server.jobs.retention import Retention, sweep_leftovers
-from lipsync_server.jobs.store import Store
+from lipsync_server.jobs.running.finish import AfterRender
+from lipsync_server.jobs.running.plan import Planner
+from lipsync_server.jobs.running.profile import ProfileAtStart
+from lipsync_server.jobs.running.queue import JobQueue
 from lipsync_server.media.sandbox.pool import DecoderPool
 from lipsync_server.settings import Settings
 from lipsync_server.workers.base import Executor, LoadState, OffersEngines, TakesLateWeights
@@ -144,7 +144,7 @@ def make_executor(settings: Settings, registry: Registry = ENGINES) -> Executor:
             settings, registry
         )
         return ray_executor
-    from lipsync_server.workers.process import ProcessExecutor
+    from lipsync_server.workers.process.executor import ProcessExecutor
 
     return ProcessExecutor(settings, registry)
 

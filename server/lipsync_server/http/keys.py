@@ -7,20 +7,20 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from lipsync_server.cloud.address import PublicAddress
-from lipsync_server.cloud.idle import IdleWatch
+from lipsync_server.cloud.this_machine.address import PublicAddress
+from lipsync_server.cloud.this_machine.idle import IdleWatch
 from lipsync_server.http.callers.links import VideoLinks
 from lipsync_server.http.callers.slots import KeyLocks, Slots
 from lipsync_server.http.counters import Metrics
 from lipsync_server.http.inputs.fetch import Fetcher
 from lipsync_server.http.inputs.probe import Prober
-from lipsync_server.jobs.callbacks import Outbox
+from lipsync_server.jobs.delivery.callbacks import Outbox
 from lipsync_server.jobs.files import JobFiles
-from lipsync_server.jobs.finish import AfterRender
-from lipsync_server.jobs.plan import Planner
-from lipsync_server.jobs.profile import ProfileAtStart
-from lipsync_server.jobs.queue import JobQueue
-from lipsync_server.jobs.retention import Retention
+from lipsync_server.jobs.keeping.retention import Retention
+from lipsync_server.jobs.running.finish import AfterRender
+from lipsync_server.jobs.running.plan import Planner
+from lipsync_server.jobs.running.profile import ProfileAtStart
+from lipsync_server.jobs.running.queue import JobQueue
 from lipsync_server.settings import Settings
 from lipsync_server.workers.base import Executor, LoadState
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from aiohttp import web
 from pydantic import SecretStr
 
-from lipsync_server.cloud.address import PublicAddress, price_from_provider, public_address
-from lipsync_server.cloud.tunnel import Tunnel
+from lipsync_server.cloud.this_machine.address import PublicAddress, price_from_provider, public_address
+from lipsync_server.cloud.this_machine.tunnel import Tunnel
 from lipsync_server.daemon_threads import in_daemon_thread
 from lipsync_server.doctor.checks import examine
 from lipsync_server.engines.registry import ENGINES, Registry

@@ -18,7 +18,7 @@ from typing import Literal
 from lipsync_server.durable import sync_file, sync_folder, write_file
 from lipsync_server.errors import DiskFull
 from lipsync_server.jobs.model import is_job_id
-from lipsync_server.workers.progressive import STREAM_FILE
+from lipsync_server.workers.rendering.progressive import STREAM_FILE
 
 CaptionFile = Literal["srt", "vtt"]
 CAPTION_FILES: tuple[CaptionFile, ...] = ("srt", "vtt")

@@ -17,8 +17,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import CLIPVisionConfig, UMT5Config, Wav2Vec2Config
 
+from lipsync_server.engines.infinitetalk.files.published import FLASHTALK_FOLDER, People
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
-from lipsync_server.engines.infinitetalk.published import FLASHTALK_FOLDER, People
 from lipsync_server.models.encoders import clip, text, wav2vec
 from lipsync_server.models.tensor_files.quanto import save_quantized
 from lipsync_server.models.wan_vae import vae

@@ -3,7 +3,7 @@
 `LIPSYNC_WEIGHTS_DIR` names one folder. It may hold the published folders as `lipsync weights pull` writes them. It may
 be ComfyUI's folder or its `models/`, whose extra_model_paths.yaml then adds folders. It may also be the cache of the
 library huggingface_hub (`hub/models--ORGANISATION--NAME/snapshots/REVISION/`). Knows names of folders. Does not know
-what a file is (engines/infinitetalk/recognise.py does).
+what a file is (engines/infinitetalk/files/recognise.py does).
 """
 
 import os

@@ -1,6 +1,6 @@
 """A worker's input (RenderTask) and output (RenderOutcome): frozen data that crosses a pipe or a Ray cluster.
 
-Knows no job and no HTTP: jobs/queue.py makes a RenderTask from a job and stores the RenderOutcome.
+Knows no job and no HTTP: jobs/running/queue.py makes a RenderTask from a job and stores the RenderOutcome.
 """
 
 from dataclasses import dataclass, field

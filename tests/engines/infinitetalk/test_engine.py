@@ -17,7 +17,7 @@ from lipsync_server.engines.infinitetalk.options import Options
 from lipsync_server.engines.infinitetalk.video.conditions import moving_picture, still_picture
 from lipsync_server.engines.infinitetalk.video.images import latent_masks, move_camera, person_masks
 from lipsync_server.errors import Cancelled, InvalidInput
-from lipsync_server.media.picture_video import first_frame
+from lipsync_server.media.picture.video import first_frame
 from lipsync_server.models.encoders.clip import ImageEncoder
 from lipsync_server.models.encoders.text import TextEncoder
 from lipsync_server.models.sampling.windows import Window

@@ -13,6 +13,12 @@ from lipsync_server.bench.render_context import RecordingContext
 from lipsync_server.engines.base import ResumePoint
 from lipsync_server.engines.infinitetalk import flashtalk
 from lipsync_server.engines.infinitetalk.engine import create
+from lipsync_server.engines.infinitetalk.files.published import (
+    CONVERTED,
+    FLASHTALK_FOLDER,
+    choose_transformer,
+    find_flashtalk,
+)
 from lipsync_server.engines.infinitetalk.flashtalk import flashtalk_options, flashtalk_size, wants_flashtalk
 from lipsync_server.engines.infinitetalk.info import describe
 from lipsync_server.engines.infinitetalk.loading.convert import convert
@@ -25,12 +31,6 @@ from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
 from lipsync_server.engines.infinitetalk.one_gpu import InfiniteTalkEngine
 from lipsync_server.engines.infinitetalk.options import Options
-from lipsync_server.engines.infinitetalk.published import (
-    CONVERTED,
-    FLASHTALK_FOLDER,
-    choose_transformer,
-    find_flashtalk,
-)
 from lipsync_server.engines.infinitetalk.video.conditions import WindowCondition
 from lipsync_server.engines.infinitetalk.video.guidance import GuidanceScales
 from lipsync_server.engines.infinitetalk.video.images import condition_mask

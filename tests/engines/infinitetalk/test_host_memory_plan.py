@@ -11,12 +11,12 @@ from lipsync_server.engines import host_memory
 from lipsync_server.engines.hardware import Gpu
 from lipsync_server.engines.host_memory import HostMemory
 from lipsync_server.engines.infinitetalk.engine import create
+from lipsync_server.engines.infinitetalk.files.published import TransformerFiles
 from lipsync_server.engines.infinitetalk.loading.memory import MemoryPlan
 from lipsync_server.engines.infinitetalk.loading.planner import MemoryPlanner, Need
 from lipsync_server.engines.infinitetalk.model.blocks import Block
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.model.offload import StreamedBlocks
-from lipsync_server.engines.infinitetalk.published import TransformerFiles
 from lipsync_server.errors import HostOutOfMemory
 from lipsync_server.models.host_buffers import HostBuffers
 from lipsync_server.quantization import Quantization

@@ -27,7 +27,7 @@ from lipsync_server.engines.infinitetalk.video.conditions import (
 )
 from lipsync_server.engines.infinitetalk.video.video_picture import VideoPicture
 from lipsync_server.errors import Cancelled, InvalidImage, LipsyncError
-from lipsync_server.media.picture_video import first_frame
+from lipsync_server.media.picture.video import first_frame
 from lipsync_server.models.encoders.speech import SAMPLES_PER_FRAME, SpeechEmbedding, Track
 from lipsync_server.models.sampling.side_stream import SideStream
 from lipsync_server.models.sampling.windows import schedule

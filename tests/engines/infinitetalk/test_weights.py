@@ -9,11 +9,11 @@ import pytest
 import torch
 from infinitetalk_golden import CPU
 from lipsync_server.engines.hardware import Gpu
+from lipsync_server.engines.infinitetalk.files.published import choose_transformer, find_encoders, find_transformers
 from lipsync_server.engines.infinitetalk.info import describe
 from lipsync_server.engines.infinitetalk.loading import memory
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.options import Options
-from lipsync_server.engines.infinitetalk.published import choose_transformer, find_encoders, find_transformers
 from lipsync_server.errors import WeightsError
 from lipsync_server.models.tensor_files.into_modules import read_tensors
 from lipsync_server.models.wan_vae.vae import WanVae

@@ -25,13 +25,13 @@ from lipsync_server.engines.flashhead.engine import FlashHeadEngine
 from lipsync_server.engines.flashhead.model.config import WINDOW_FRAMES
 from lipsync_server.engines.flashhead.options import Options, Variant
 from lipsync_server.engines.flashhead.video.face_crop import SIDE
-from lipsync_server.media.encoder import FrameEncoder
+from lipsync_server.media.mp4.encoder import FrameEncoder
 from lipsync_server.models.sampling.sampler import draw_noise
 from lipsync_server.paths import SAMPLES_DIR
 from lipsync_server.quantization import EightBit
 from lipsync_server.random_models import flashhead as random_models
 from lipsync_server.settings import EngineSettings
-from lipsync_server.workers.encoding import BackgroundEncoder
+from lipsync_server.workers.rendering.encoding import BackgroundEncoder
 
 
 @dataclass(frozen=True)

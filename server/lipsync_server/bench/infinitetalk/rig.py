@@ -24,12 +24,12 @@ from lipsync_server.engines.infinitetalk.video.conditions import ConditionMaker,
 from lipsync_server.engines.infinitetalk.video.guidance import GuidanceScales
 from lipsync_server.engines.infinitetalk.video.run_window import consume, run_window
 from lipsync_server.engines.infinitetalk.video.window_loop import LoopSettings, Prompts, WindowLoop
-from lipsync_server.media.encoder import FrameEncoder
+from lipsync_server.media.mp4.encoder import FrameEncoder
 from lipsync_server.models.encoders.speech import SAMPLES_PER_FRAME, SpeechEmbedding, Track
 from lipsync_server.models.sampling.side_stream import SideStream
 from lipsync_server.models.sampling.windows import Window, schedule
 from lipsync_server.random_models.networks import random_clip, random_vae, random_wav2vec
-from lipsync_server.workers.encoding import BackgroundEncoder
+from lipsync_server.workers.rendering.encoding import BackgroundEncoder
 
 
 class PartClock:

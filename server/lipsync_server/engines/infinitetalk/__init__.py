@@ -10,7 +10,7 @@ Where to find and change each part:
                                           model/fast_blocks.py calls the fused ones
     the transformer's blocks              model/blocks.py (reference), model/fast_blocks.py (NVIDIA, one person)
     prompt, picture and speech encoders   models/encoders/
-    model files, LoRA, GPU memory         loading/; published.py knows their names
+    model files, LoRA, GPU memory         loading/; files/ finds and chooses them
     whether the engine can run here       info.py
 
 `models/` is the package beside `engines/`, with the parts that several engines share.

@@ -4,15 +4,15 @@ from lipsync_server.engines.base import EngineInfo
 from lipsync_server.engines.devices import Device, choose_device
 from lipsync_server.engines.hardware import Gpu
 from lipsync_server.engines.host_memory import host_memory
-from lipsync_server.engines.infinitetalk.flashtalk import wants_flashtalk
-from lipsync_server.engines.infinitetalk.lora_choice import server_loras
-from lipsync_server.engines.infinitetalk.options import Options
-from lipsync_server.engines.infinitetalk.published import (
+from lipsync_server.engines.infinitetalk.files.published import (
     TransformerFiles,
     choose_transformer,
     find_encoders,
     find_transformers,
 )
+from lipsync_server.engines.infinitetalk.flashtalk import wants_flashtalk
+from lipsync_server.engines.infinitetalk.lora_choice import server_loras
+from lipsync_server.engines.infinitetalk.options import Options
 from lipsync_server.errors import LipsyncError
 from lipsync_server.extras import extra_is_missing, missing_packages
 from lipsync_server.settings import EngineSettings

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lipsync_server.engines.base import Frames, RenderContext, RenderRequest
+from lipsync_server.engines.infinitetalk.files.published import People, find_transformers
 from lipsync_server.engines.infinitetalk.flashtalk import (
     USED,
     flashtalk_options,
@@ -32,7 +33,6 @@ from lipsync_server.engines.infinitetalk.lora_choice import job_loras
 from lipsync_server.engines.infinitetalk.model.teacache import TeaCache
 from lipsync_server.engines.infinitetalk.options import Options
 from lipsync_server.engines.infinitetalk.out_of_memory import room_for
-from lipsync_server.engines.infinitetalk.published import People, find_transformers
 from lipsync_server.engines.infinitetalk.video.conditions import (
     ConditionMaker,
     PictureAt,

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lipsync_server.engines.infinitetalk.files.published import step_distilled_loras
+from lipsync_server.engines.infinitetalk.files.recognise import is_step_distilled, recognise
 from lipsync_server.engines.infinitetalk.options import LoraWish
-from lipsync_server.engines.infinitetalk.published import step_distilled_loras
-from lipsync_server.engines.infinitetalk.recognise import is_step_distilled, recognise
 from lipsync_server.errors import InvalidInput, WeightsError
 from lipsync_server.models.tensor_files.headers import known_entries
 from lipsync_server.settings import EngineSettings

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from lipsync_server.cloud.address import PublicAddress
+from lipsync_server.cloud.this_machine.address import PublicAddress
 from lipsync_server.http.answers import schemas
 from lipsync_server.http.answers.wire import job_view
 from lipsync_server.jobs.model import Job

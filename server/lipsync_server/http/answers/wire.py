@@ -8,7 +8,7 @@ from typing import get_args
 
 from lipsync_server.http.answers import schemas
 from lipsync_server.jobs.model import Job
-from lipsync_server.jobs.queue import JobQueue
+from lipsync_server.jobs.running.queue import JobQueue
 
 _STAGES = frozenset(get_args(schemas.Stage))
 

@@ -1,8 +1,8 @@
 """GET /v1/jobs/{id}/stream: the video while it is rendered, as far as it is finished, to the end of the job.
 
-The worker appends to one file (workers/progressive.py), and this handler sends that file as it grows: whoever comes
-late gets the beginning at once, and nothing is computed for a viewer. The answer begins with the first finished part
-of the video. Its header Lipsync-Stream says what to expect:
+The worker appends to one file (workers/rendering/progressive.py), and this handler sends that file as it grows: whoever
+comes late gets the beginning at once, and nothing is computed for a viewer. The answer begins with the first finished
+part of the video. Its header Lipsync-Stream says what to expect:
 
     live       the rest is rendered at least as fast as it plays
     slow       playing has to wait for the rest now and then
@@ -24,9 +24,9 @@ from lipsync_server.http import keys
 from lipsync_server.http.routes.job_answers import find_job, finished_video, video_answer
 from lipsync_server.http.routing import JOB_ID, Answer, Route
 from lipsync_server.jobs.model import Job
-from lipsync_server.jobs.queue import JobQueue
+from lipsync_server.jobs.running.queue import JobQueue
 from lipsync_server.jobs.watch import set_within
-from lipsync_server.media.growing_file import MARK_BYTES, codecs_of, n_frames_at, read_head
+from lipsync_server.media.mp4.growing_file import MARK_BYTES, codecs_of, n_frames_at, read_head
 
 _PIECE_BYTES = 256 * 1024
 _LOOK_EVERY_S = 0.25

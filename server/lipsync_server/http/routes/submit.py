@@ -22,8 +22,8 @@ from lipsync_server.http.callers.auth import CALLER
 from lipsync_server.http.inputs.probe import has_left
 from lipsync_server.http.inputs.uploads import Form, check_length, go_on, receive
 from lipsync_server.jobs import files as job_files
+from lipsync_server.jobs.database.store import Idempotency, Store
 from lipsync_server.jobs.model import Job, JobSpec
-from lipsync_server.jobs.store import Idempotency, Store
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 

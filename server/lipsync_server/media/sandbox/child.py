@@ -18,14 +18,15 @@ from typing import Any, BinaryIO
 from pydantic import TypeAdapter
 
 from lipsync_server.errors import LipsyncError
-from lipsync_server.media import audio, picture
 from lipsync_server.media.captions.script import words_of
-from lipsync_server.media.fragments import append_fragments
 from lipsync_server.media.info import HeardScript, Mark, VideoInfo
-from lipsync_server.media.mix import mix
-from lipsync_server.media.mux import mux, probe_video
-from lipsync_server.media.picture_video import read_video_frames
+from lipsync_server.media.mp4.fragments import append_fragments
+from lipsync_server.media.mp4.mux import mux, probe_video
+from lipsync_server.media.picture import still_or_video as picture
+from lipsync_server.media.picture.video import read_video_frames
 from lipsync_server.media.sandbox import limits, tasks
+from lipsync_server.media.sound import speech
+from lipsync_server.media.sound.mix import mix
 
 Handler = Callable[[Any, BinaryIO], object]
 
@@ -45,7 +46,7 @@ def _send_frames(task: tasks.ReadVideoFrames, answers: BinaryIO) -> int:
 
 
 def _marked(path: Path, mark: Mark) -> VideoInfo:
-    from lipsync_server.media.marking import mark_video  # loads a library of 20 MB, for this task alone
+    from lipsync_server.media.mp4.marking import mark_video  # loads a library of 20 MB, for this task alone
 
     mark_video(path, mark)
     return probe_video(path)
@@ -54,14 +55,14 @@ def _marked(path: Path, mark: Mark) -> VideoInfo:
 def _timed(task: tasks.TimeScript) -> HeardScript:
     from lipsync_server.media.captions.align import align  # loads a voice, for this task alone
 
-    return align(words_of(task.script), audio.map_speech(task.speech), task.language)
+    return align(words_of(task.script), speech.map_speech(task.speech), task.language)
 
 
 HANDLERS: dict[type[tasks.Task[Any]], Handler] = {
     tasks.ProbePicture: lambda task, _: picture.probe_picture(task.path, max_pixels=task.max_pixels),
-    tasks.ProbeRecording: lambda task, _: audio.probe_audio(task.path, min_s=task.min_s, max_s=task.max_s),
+    tasks.ProbeRecording: lambda task, _: speech.probe_audio(task.path, min_s=task.min_s, max_s=task.max_s),
     tasks.DecodePicture: lambda task, _: picture.write_picture(task.path, task.target, max_pixels=task.max_pixels),
-    tasks.DecodeSpeech: lambda task, _: audio.write_speech(task.path, task.scratch, max_s=task.max_s),
+    tasks.DecodeSpeech: lambda task, _: speech.write_speech(task.path, task.scratch, max_s=task.max_s),
     tasks.MixVoices: lambda task, _: mix(task.first, task.second, task.output, one_after_other=task.one_after_other),
     tasks.TimeScript: lambda task, _: _timed(task),
     tasks.JoinVideo: lambda task, _: mux(

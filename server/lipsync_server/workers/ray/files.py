@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from lipsync_server.durable import publish
 from lipsync_server.errors import LipsyncError, WorkerCrashed
-from lipsync_server.workers.resume_point import RESUME_POINT_FILES
+from lipsync_server.workers.rendering.resume_point import RESUME_POINT_FILES
 
 PIECE_BYTES = 2 * 1024 * 1024
 # The files of a resume point in the order of their transfer: the resume point counts frames that must exist already.

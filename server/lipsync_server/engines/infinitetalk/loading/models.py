@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lipsync_server.engines.base import Report
+from lipsync_server.engines.infinitetalk.files.published import TransformerFiles, choose_transformer, find_encoders
 from lipsync_server.engines.infinitetalk.info import chosen_device
 from lipsync_server.engines.infinitetalk.loading.memory import MemoryPlan
 from lipsync_server.engines.infinitetalk.loading.planner import MemoryPlanner, Need, has_room_to_encode, spare_bytes
@@ -22,7 +23,6 @@ from lipsync_server.engines.infinitetalk.loading.transformer_files import load_t
 from lipsync_server.engines.infinitetalk.lora_choice import LoraFile, loras_for, server_loras
 from lipsync_server.engines.infinitetalk.model.sequence_parallel import SequenceParallel, several_processes
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
-from lipsync_server.engines.infinitetalk.published import TransformerFiles, choose_transformer, find_encoders
 from lipsync_server.errors import EngineUnavailable, HostOutOfMemory
 from lipsync_server.models.encoders.clip import ImageEncoder
 from lipsync_server.models.encoders.text import TextEncoder

@@ -16,13 +16,13 @@ import torch.distributed as dist
 
 from lipsync_server.engines.hardware import Gpu
 from lipsync_server.engines.host_memory import HostMemory, host_memory
+from lipsync_server.engines.infinitetalk.files.published import People, TransformerFiles
 from lipsync_server.engines.infinitetalk.loading import memory
 from lipsync_server.engines.infinitetalk.loading.memory import MemoryPlan
 from lipsync_server.engines.infinitetalk.loading.single_files import read_config
 from lipsync_server.engines.infinitetalk.lora_choice import LoraFile
 from lipsync_server.engines.infinitetalk.model.sequence_parallel import several_processes
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
-from lipsync_server.engines.infinitetalk.published import People, TransformerFiles
 from lipsync_server.errors import HostOutOfMemory
 from lipsync_server.quantization import Quantization
 from lipsync_server.settings import EngineSettings

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lipsync_server.engines.base import FPS, Box, Frames
-from lipsync_server.media.video_frames import read_video_frames
+from lipsync_server.media.sandbox.video_frames import read_video_frames
 from lipsync_server.models.sampling.windows import Schedule, Window
 
 

@@ -13,7 +13,7 @@ from lipsync_server.engines.sadtalker.face.geometry import align, resize
 from lipsync_server.engines.sadtalker.face.landmarks68 import landmarks68
 from lipsync_server.engines.sadtalker.face.reconstruction import FaceReconstruction
 from lipsync_server.engines.sadtalker.face.source import Source, read_coefficients
-from lipsync_server.media.video_frames import read_video_frames, video_duration_s
+from lipsync_server.media.sandbox.video_frames import read_video_frames, video_duration_s
 from lipsync_server.media_types import FPS
 
 # Twenty seconds, then it starts over: enough not to be noticed, and a bound on the work before the first frame.

@@ -1,0 +1,1 @@
+"""The cost of a video on a rented GPU: prices, speeds, bills."""

@@ -1,0 +1,76 @@
+"""Ranks offers by the cost of the first video: the machine is paid while it downloads, loads and works.
+
+    seconds = (image + weights) / line + unpacking and loading + the video's seconds x speed
+    cost    = (seconds x price + traffic) / reliability
+
+A provider that bills nothing while the image is pulled is a little cheaper than this. Where an offer names no line, no
+reliability or no host memory, the constants below stand in. Computed, not measured.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lipsync_server.cloud.costs.speeds import Speed, expected_speed
+from lipsync_server.cloud.machine import RentOffer
+
+IMAGE_BYTES = 4.8e9
+"""The GPU image as it is pulled: the sum of its packages, which are compressed already, and 0.2 GB of Debian."""
+FIXED_S = 240.0
+"""Unpacking the image (1 to 2 minutes), loading, and the compiling of the first job."""
+
+_UNKNOWN_LINE_MBPS = 200.0
+_UNKNOWN_RELIABILITY = 0.95
+_LEAST_HOST_MEMORY_GB = 24.0
+_UNKNOWN_SPEED = 60.0
+
+
+@dataclass(frozen=True)
+class FirstVideo:
+    """minutes until the first video is there, and what they cost in USD. doubt: why this machine may fail, or ""."""
+
+    offer: RentOffer
+    minutes: float
+    cost: float
+    doubt: str = ""
+
+
+def first_video(
+    offer: RentOffer,
+    *,
+    weights_bytes: float,
+    seconds: float,
+    preset: str,
+    engine: str,
+    measured: Sequence[Speed] = (),
+) -> FirstVideo:
+    """The first video of `seconds` on `offer`, with weights of so many bytes to download."""
+    size_bytes = IMAGE_BYTES + weights_bytes
+    line_s = size_bytes * 8 / ((offer.download_mbps or _UNKNOWN_LINE_MBPS) * 1e6)
+    speed = expected_speed(offer.gpu, engine, preset, measured)
+    work_s = seconds * (speed.seconds if speed is not None else _UNKNOWN_SPEED)
+    took_s = line_s + FIXED_S + work_s
+    traffic = (offer.traffic_per_gb or 0.0) * size_bytes / 1e9
+    cost = (took_s / 3600 * offer.price_per_hour + traffic) / max(0.1, offer.reliability or _UNKNOWN_RELIABILITY)
+    memory_gb = offer.host_memory_gb
+    short = engine in ("infinitetalk", "flashtalk") and memory_gb is not None and memory_gb < _LEAST_HOST_MEMORY_GB
+    doubt = f"{memory_gb:.0f} GB of host memory may be too little" if short else ""
+    return FirstVideo(offer, took_s / 60, cost, doubt)
+
+
+def ranked(
+    offers: Sequence[RentOffer],
+    *,
+    weights_bytes: float,
+    seconds: float,
+    preset: str = "balanced",
+    engine: str,
+    measured: Sequence[Speed] = (),
+) -> list[FirstVideo]:
+    """`offers`, cheapest first video first; those in doubt come last."""
+    found = [
+        first_video(
+            offer, weights_bytes=weights_bytes, seconds=seconds, preset=preset, engine=engine, measured=measured
+        )
+        for offer in offers
+    ]
+    return sorted(found, key=lambda one: (bool(one.doubt), one.cost))

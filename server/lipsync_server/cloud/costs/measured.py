@@ -1,0 +1,65 @@
+"""Reads the speeds that a user measured on a card of theirs, for the bill: files of `lipsync bench --share`.
+
+The files lie in a folder beside the list of rented machines, or are named on the command line. A file in the folder
+that cannot be read is an error, so that a bill is never silently that of the table.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lipsync_server.card_speeds import CardSpeeds, SharedSpeed, read_card_speeds
+from lipsync_server.cloud.costs.speeds import Speed, card_name
+from lipsync_server.cloud.remembered import default_path
+from lipsync_server.errors import InvalidInput
+
+
+def default_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """`lipsync/speeds` in the user's folder for settings."""
+    return default_path(environment).parent / "speeds"
+
+
+def measured_speeds(named: Sequence[Path], folder: Path) -> list[Speed]:
+    """The speeds in the files and folders that were named, then those in `folder`, where it exists.
+
+    A setting that is in two files is taken from the first named, and within a folder from the newest measurement.
+    Raises InvalidInput for a path that does not exist, or a file that is not of `lipsync bench --share`.
+    """
+    speeds: dict[tuple[str, str, str], Speed] = {}
+    for place in (*named, *([folder] if folder.is_dir() else [])):
+        if not place.exists():
+            raise InvalidInput(f"--measured: there is no file or folder {place}.", field="measured")
+        files = sorted(place.glob("*.json")) if place.is_dir() else [place]
+        for found in sorted(map(read_card_speeds, files), key=lambda one: one.measured_on, reverse=True):
+            for speed in _speeds(found):
+                speeds.setdefault((speed.card, speed.engine, speed.preset), speed)
+    return list(speeds.values())
+
+
+def _speeds(found: CardSpeeds) -> list[Speed]:
+    card = card_name(found.card)
+    source = f"by you on {found.card}, {found.measured_on}, median of {{}} (lipsync bench --share)"
+    return [
+        Speed(
+            card,
+            *_names(shared),
+            shared.seconds_per_second,
+            "measured",
+            source.format(f"{shared.n_runs} run{'s' * (shared.n_runs > 1)} of {shared.sound_s:g} s"),
+        )
+        for shared in found.speeds
+    ]
+
+
+def _names(shared: SharedSpeed) -> tuple[str, str]:
+    """Engine and preset as the table names them. Another resolution than 480p, and other options, are named too."""
+    options = dict(shared.options)
+    engine, preset = shared.engine, shared.preset
+    if engine == "infinitetalk" and options.get("model") == "flashtalk":
+        engine = str(options.pop("model"))
+    if engine == "flashhead":
+        variant = str(options.pop("variant", "pro"))
+        preset = f"{variant} fast" if preset == "fast" else variant
+    more = [shared.resolution] if shared.resolution not in ("", "480p") else []
+    more += [f"{name}={value}" for name, value in sorted(options.items())]
+    return engine, " ".join((preset, *more)).strip()

@@ -1,0 +1,83 @@
+"""The SQLite file: one connection that writes, one that reads, transactions and schema steps.
+
+Knows aiosqlite and schema.py. Does not know jobs. SQLite's write-ahead log (WAL) lets the reader continue while a
+transaction is written. `synchronous=FULL` makes a committed transaction survive a power cut and a killed process.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiosqlite
+
+from lipsync_server.errors import LipsyncError
+from lipsync_server.jobs.database.schema import STEPS
+
+Value = str | bytes | int | float | None
+
+
+class Database:
+    """The two connections. `open_database` makes the object, `close` closes it."""
+
+    def __init__(self, writer: aiosqlite.Connection, reader: aiosqlite.Connection) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._lock = asyncio.Lock()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[aiosqlite.Connection]:
+        """A transaction: commits when the block ends, rolls back when the block raises or is cancelled."""
+        async with self._lock:
+            try:
+                # Inside the try: SQLite executes the statement even if the wait for it is cancelled.
+                await self._writer.execute("BEGIN IMMEDIATE")
+                yield self._writer
+            except BaseException:
+                await self._writer.rollback()
+                raise
+            await self._writer.commit()
+
+    async def rows(self, sql: str, *values: Value) -> list[aiosqlite.Row]:
+        return list(await self._reader.execute_fetchall(sql, values))
+
+    async def row(self, sql: str, *values: Value) -> aiosqlite.Row | None:
+        rows = await self.rows(sql, *values)
+        return rows[0] if rows else None
+
+    async def close(self) -> None:
+        await self._reader.close()
+        await self._writer.close()
+
+
+async def open_database(path: Path) -> Database:
+    """Open or make the database at `path` and bring it to the newest schema."""
+    writer = await _connect(path)
+    try:
+        await _upgrade(writer, path)
+        reader = await _connect(path)
+    except BaseException:
+        await writer.close()
+        raise
+    return Database(writer, reader)
+
+
+async def _connect(path: Path) -> aiosqlite.Connection:
+    connection = await aiosqlite.connect(path, isolation_level=None)
+    connection.row_factory = aiosqlite.Row
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON"):
+        await connection.execute(f"PRAGMA {pragma}")
+    return connection
+
+
+async def _upgrade(connection: aiosqlite.Connection, path: Path) -> None:
+    (row,) = await connection.execute_fetchall("PRAGMA user_version")
+    version = int(row[0])
+    if version > len(STEPS):
+        raise LipsyncError(
+            f"{path} was written by a newer lipsync-server (schema {version}, this one knows {len(STEPS)}). "
+            "Install that version again or point LIPSYNC_DATA_DIR to another folder."
+        )
+    for number, step in enumerate(STEPS[version:], start=version + 1):
+        # executescript() commits first, so the step and its version number are one script with its own transaction.
+        await connection.executescript(f"BEGIN IMMEDIATE; {step}; PRAGMA user_version = {number}; COMMIT;")

@@ -1,0 +1,1 @@
+"""Who gets the finished video: a folder or bucket of the owner, and the address for callbacks."""

@@ -1,0 +1,193 @@
+"""Delivers callbacks: signed, retried with growing pauses, across restarts.
+
+store.py writes a row of the outbox table in the transaction that ends the job, so that no callback is lost; this module
+posts the row until a receiver accepts it. Pauses and the end of all attempts are counted on the keeping clock
+(keeping_clock.py), because a wall clock that is set right would give up a callback that is one minute old. A receiver
+that stalls takes a few places only, so that the callbacks of others go out at once. Knows the database and a function
+that posts. Does not know aiohttp: http/ passes that function, with its address checks.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import secrets
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from lipsync_server.errors import LipsyncError
+from lipsync_server.jobs.database.connection import Database
+from lipsync_server.jobs.files import kept_secret
+from lipsync_server.jobs.watch import set_within
+
+log = logging.getLogger(__name__)
+
+Post = Callable[[str, bytes, dict[str, str]], Awaitable[int]]
+"""Posts a body with headers to a URL; returns the HTTP status. Raises LipsyncError or OSError without an answer."""
+
+SIGNATURE_HEADER = "Lipsync-Signature"
+_FIRST_PAUSE_S = 2.0
+_LONGEST_PAUSE_S = 900.0
+_GIVE_UP_S = 86400.0
+# n8n answers 404, 409 or 500 to a callback that arrives before it has stored the run as waiting: retry every error.
+_GIVE_UP_REFUSED_S = 3600.0
+_N_AT_ONCE = 32
+_N_AT_ONCE_TO_A_HOST = 4
+# The pause after the database could not record what became of a delivery.
+_AFTER_AN_ERROR_S = 10.0
+
+
+@dataclass(frozen=True)
+class Delivery:
+    id: int
+    job_id: str
+    url: str
+    body: bytes
+    created_at: float
+    attempts: int
+
+
+def sign(secret: bytes, body: bytes, timestamp: int) -> str:
+    """`t=<unix seconds>,v1=<hex HMAC-SHA256 of "t.body">`; the receiver refuses an old `t`."""
+    digest = hmac.new(secret, f"{timestamp}.".encode() + body, hashlib.sha256).hexdigest()
+    return f"t={timestamp},v1={digest}"
+
+
+def load_secret(path: Path) -> bytes:
+    """The signing key from the data folder, made on first use."""
+    secret, _ = kept_secret(path, lambda: secrets.token_hex(32))
+    return secret.encode()
+
+
+class Outbox:
+    """The task that sends the callbacks that are due.
+
+    keeping: the clock of pauses and of the end of all attempts, in seconds. wall: the time in signatures.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        secret: bytes,
+        post: Post,
+        *,
+        keeping: Callable[[], float],
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._db = database
+        self._secret = secret
+        self._post = post
+        self._keeping, self._wall = keeping, wall
+        self._wake = asyncio.Event()
+        self._on_the_way: dict[int, str] = {}  # the hosts of the deliveries that are being posted
+
+    def wake(self) -> None:
+        """Check the outbox now, because a job has ended."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Post what is due, until cancelled."""
+        async with asyncio.TaskGroup() as sending:
+            while True:
+                self._wake.clear()
+                try:
+                    for delivery in await self._due():
+                        self._on_the_way[delivery.id] = _host(delivery.url)
+                        sending.create_task(self._deliver_and_settle(delivery))
+                    wait_s = await self._pause_s()
+                except Exception:
+                    log.exception("callbacks failed; trying again")
+                    wait_s = _AFTER_AN_ERROR_S
+                await set_within(self._wake, wait_s)
+
+    async def _due(self) -> list[Delivery]:
+        """The deliveries that are due and have a place, oldest first."""
+        rows = await self._db.rows("SELECT id, url FROM outbox WHERE next_at <= ? ORDER BY next_at", self._keeping())
+        places = _N_AT_ONCE - len(self._on_the_way)
+        by_host = Counter(self._on_the_way.values())
+        chosen: list[int] = []
+        for number, url in rows:
+            host = _host(url)
+            if number in self._on_the_way or by_host[host] >= _N_AT_ONCE_TO_A_HOST:
+                continue
+            if len(chosen) >= places:
+                break
+            by_host[host] += 1
+            chosen.append(number)
+        marks = ", ".join("?" * len(chosen))
+        whole = await self._db.rows(
+            f"SELECT id, job_id, url, body, created_at, attempts FROM outbox WHERE id IN ({marks})",  # noqa: S608
+            *chosen,
+        )
+        return [Delivery(*row) for row in whole]
+
+    async def _pause_s(self) -> float:
+        """Seconds until the next delivery is due. A delivery that waits for a place begins when another one ends."""
+        row = await self._db.row("SELECT min(next_at) FROM outbox WHERE next_at > ?", self._keeping())
+        if row is None or row[0] is None:
+            return 3600.0
+        return max(0.01, float(row[0]) - self._keeping())
+
+    async def _deliver_and_settle(self, delivery: Delivery) -> None:
+        """Deliver, and free the place; a row whose values cannot be used is removed."""
+        try:
+            await self._deliver(delivery)
+        except (TypeError, ValueError, AttributeError):
+            log.exception("the callback of job %s cannot be read; it is dropped", delivery.job_id)
+            await self._forget(delivery)
+        except Exception:
+            log.exception("the callback of job %s cannot be recorded; trying again", delivery.job_id)
+            await asyncio.sleep(_AFTER_AN_ERROR_S)
+        finally:
+            del self._on_the_way[delivery.id]
+            self._wake.set()
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        headers = {
+            "Content-Type": "application/json",
+            SIGNATURE_HEADER: sign(self._secret, delivery.body, int(self._wall())),
+            "Lipsync-Delivery": f"{delivery.job_id}-{delivery.attempts + 1}",
+        }
+        status = 0
+        try:
+            status = await self._post(delivery.url, delivery.body, headers)
+            problem = f"answered {status}"
+        except (LipsyncError, OSError) as error:
+            problem = str(error)
+        except Exception as error:
+            log.exception("callback of job %s", delivery.job_id)
+            problem = str(error)
+        extra = {"job_id": delivery.job_id, "attempt": delivery.attempts + 1}
+        if 200 <= status < 300:
+            log.info("callback delivered", extra=extra)
+            await self._forget(delivery)
+            return
+        refused = 400 <= status < 500 and status not in (408, 425, 429)
+        age_s = self._keeping() - delivery.created_at
+        if age_s > (_GIVE_UP_REFUSED_S if refused else _GIVE_UP_S):
+            log.warning("callback given up: %s", problem, extra=extra)
+            await self._forget(delivery)
+            return
+        pause_s = min(_FIRST_PAUSE_S * 2**delivery.attempts, _LONGEST_PAUSE_S)
+        log.info("callback again in %.0f s: %s", pause_s, problem, extra=extra)
+        async with self._db.transaction() as db:
+            await db.execute(
+                "UPDATE outbox SET attempts = attempts + 1, next_at = ?, last_error = ? WHERE id = ?",
+                (self._keeping() + pause_s, problem[:500], delivery.id),
+            )
+
+    async def _forget(self, delivery: Delivery) -> None:
+        async with self._db.transaction() as db:
+            await db.execute("DELETE FROM outbox WHERE id = ?", (delivery.id,))
+
+
+def _host(url: object) -> str:
+    """The receiver of a callback; "" for a row that cannot be read."""
+    try:
+        return urlsplit(str(url)).netloc.rpartition("@")[2].lower()
+    except ValueError:
+        return ""

@@ -1,0 +1,1 @@
+"""Which worker renders which job, and how each attempt ends."""

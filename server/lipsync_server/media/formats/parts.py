@@ -1,0 +1,172 @@
+"""Finds the files within a recording that was joined by appending whole files to each other.
+
+The sentences of a text-to-speech service are often joined in this way: `cat a.wav b.wav`, or Ogg streams one after
+the other, which the Ogg standard calls a chain. A decoder would read the first file and stop. This module finds each
+file by its first bytes, so that all of the speech is used.
+"""
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from lipsync_server.errors import InvalidAudio
+from lipsync_server.media.formats.container import Container, boxes
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+MAX_PARTS = 1000
+_CHUNK_BYTES = 1 << 20
+_LOOKAHEAD_BYTES = 64
+_OGG_HEADER_BYTES = 27
+_OGG_FIRST_PAGE = 2
+
+
+@dataclass(frozen=True)
+class Part:
+    """One whole file within a file: the offset of its first byte, and of the first byte behind it."""
+
+    start: int
+    end: int
+
+
+class _PartFile(io.RawIOBase):
+    """A file object over one part."""
+
+    def __init__(self, path: Path, part: Part) -> None:
+        self._file, self._part, self._position = path.open("rb", buffering=0), part, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._part.end - self._part.start}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        view = memoryview(buffer).cast("B")
+        left = max(0, self._part.end - self._part.start - self._position)
+        self._file.seek(self._part.start + self._position)
+        n_read = self._file.readinto(view[:left]) or 0
+        self._position += n_read
+        return n_read
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def open_part(path: Path, part: Part) -> BinaryIO:
+    """`part` of the file at `path`, opened as a file of its own."""
+    return io.BufferedReader(_PartFile(path, part))
+
+
+def find_parts(path: Path, container: Container) -> list[Part]:
+    """The whole files in `path`, in order; an ordinary recording is one. Raises InvalidAudio beyond MAX_PARTS."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        starts = [0]
+        for start in _later_starts(file, size, container):
+            starts.append(start)
+            if len(starts) > MAX_PARTS:
+                raise InvalidAudio(
+                    f"The recording is joined from more than {MAX_PARTS} files. Join them with a sound editor."
+                )
+    return [Part(start, end) for start, end in zip(starts, [*starts[1:], size], strict=True)]
+
+
+def _later_starts(file: BinaryIO, size: int, container: Container) -> Iterator[int]:
+    if container == "ogg":
+        yield from _ogg_links(file, size)
+    elif container == "mov":
+        yield from _movies(file, size)
+    elif (beginning := _BEGINNINGS.get(container)) is not None:
+        yield from _found(file, *beginning)
+
+
+def _ogg_links(file: BinaryIO, size: int) -> Iterator[int]:
+    """Offsets of the chain's later links: a link begins at a first page that comes after other pages."""
+    position, was_first = 0, True
+    while position + _OGG_HEADER_BYTES <= size:
+        file.seek(position)
+        page = file.read(_OGG_HEADER_BYTES + 255)
+        if page[:4] != b"OggS":
+            return
+        is_first = bool(page[5] & _OGG_FIRST_PAGE)
+        if is_first and not was_first:
+            yield position
+        was_first = is_first
+        n_segments = page[26]
+        position += _OGG_HEADER_BYTES + n_segments + sum(page[_OGG_HEADER_BYTES : _OGG_HEADER_BYTES + n_segments])
+
+
+def _movies(file: BinaryIO, size: int) -> Iterator[int]:
+    """Offsets of later MP4 or MOV files: a file begins at an ftyp box behind a complete index."""
+    has_index = False
+    for box in boxes(file, 0, size):
+        if box.kind == b"ftyp" and has_index:
+            yield box.start - 8
+            has_index = False
+        has_index = has_index or box.kind == b"moov"
+
+
+def _is_wav(head: bytes) -> bool:
+    return head[8:12] == b"WAVE"
+
+
+def _is_aiff(head: bytes) -> bool:
+    return head[8:12] in (b"AIFF", b"AIFC")
+
+
+def _is_flac(head: bytes) -> bool:
+    # The block behind the first four bytes describes the stream and is 34 bytes long.
+    return head[4] & 0x7F == 0 and head[5:8] == b"\0\0\x22"
+
+
+def _is_au(head: bytes) -> bool:
+    return 24 <= int.from_bytes(head[4:8]) < 4096 and 1 <= int.from_bytes(head[12:16]) < 28
+
+
+def _is_matroska(head: bytes) -> bool:
+    return b"webm" in head or b"matroska" in head
+
+
+def _is_tagged_mp3(head: bytes) -> bool:
+    return head[3] in (2, 3, 4) and head[4] < 0xFF and all(byte < 0x80 for byte in head[6:10])
+
+
+_BEGINNINGS: dict[Container, tuple[bytes, Callable[[bytes], bool]]] = {
+    "wav": (b"RIFF", _is_wav),
+    "aiff": (b"FORM", _is_aiff),
+    "flac": (b"fLaC", _is_flac),
+    "caf": (b"caff\0\1\0\0", lambda head: True),
+    "au": (b".snd", _is_au),
+    "amr": (b"#!AMR", lambda head: head[5:6] == b"\n" or head[5:9] == b"-WB\n"),
+    "matroska": (b"\x1a\x45\xdf\xa3", _is_matroska),
+    "mp3": (b"ID3", _is_tagged_mp3),
+}
+"""For each container the first bytes of a file (its mark), and a function that checks the bytes from the mark on. A
+mark of four bytes occurs by chance about once in 4 GiB, so the mark alone is not enough."""
+
+
+def _found(file: BinaryIO, mark: bytes, is_beginning: Callable[[bytes], bool]) -> Iterator[int]:
+    """Offsets after 0 at which `mark` occurs and a file begins. Memory does not grow with the file."""
+    position, kept = 0, b""
+    while chunk := file.read(_CHUNK_BYTES):
+        data, base = kept + chunk, position - len(kept)
+        position += len(chunk)
+        at = data.find(mark)
+        while 0 <= at <= len(data) - _LOOKAHEAD_BYTES:
+            if base + at > 0 and is_beginning(data[at : at + _LOOKAHEAD_BYTES]):
+                yield base + at
+            at = data.find(mark, at + 1)
+        kept = data[-(_LOOKAHEAD_BYTES - 1) :]

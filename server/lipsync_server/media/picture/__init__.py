@@ -1,0 +1,1 @@
+"""The caller's picture: a still or a short video becomes upright 8-bit sRGB."""

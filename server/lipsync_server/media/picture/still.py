@@ -1,0 +1,167 @@
+"""Reads pictures: from untrusted bytes to upright 8-bit RGB.
+
+Runs only a closed list of Pillow's decoders, and checks the size in the header before any pixel is decoded. colour.py
+converts the decoded pixels to RGB. Does not know faces or engines.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pillow_heif
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from lipsync_server.errors import InvalidImage, UnsupportedMedia
+from lipsync_server.media.formats.container import picture_brand, sniff
+from lipsync_server.media.formats.recognise import N8N_ADVICE, describe, is_text
+from lipsync_server.media.picture.colour import to_rgb
+from lipsync_server.media.picture.still_coding import hdr_coding
+from lipsync_server.media_types import Frames
+
+pillow_heif.register_heif_opener(thumbnails=False, decode_threads=1)
+
+
+MAX_JPEG_SCANS = 100
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+# Within a scan's data 0xFF is followed by 0 or by a restart marker (D0 to D7); anything else ends the data.
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+MIN_SIDE = 32
+"""Pixels; in a smaller picture no face can be distinguished from noise."""
+FORMATS = ["JPEG", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP"]
+
+# Pillow's own limit warns at 89 million pixels. It is off: _check_size applies the server's limit to the header.
+Image.MAX_IMAGE_PIXELS = None
+
+_KINDS = "JPEG, PNG, WebP, AVIF, HEIC, GIF or BMP"
+_SIGNATURES = {
+    b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"BM": "BMP",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """A picture as it will be shown: size after its EXIF orientation, and its format's name ("JPEG")."""
+
+    width: int
+    height: int
+    format: str
+
+
+def probe_image(path: Path, *, max_pixels: int) -> ImageInfo:
+    """Check that `path` is a picture this server reads, decoding it once. Raises as load_image does."""
+    with _decoded(path, max_pixels) as image:
+        width, height = _upright(image).size
+        return ImageInfo(width, height, "JPEG" if image.format == "MPO" else image.format or "")
+
+
+def load_image(path: Path, *, max_pixels: int) -> Frames:
+    """The picture as uint8 RGB (H, W, 3): upright, 8 bits, alpha blended onto light grey, in sRGB.
+
+    An animation gives its first frame. Raises UnsupportedMedia for a file that is no picture, InvalidImage for a
+    picture that is damaged, cut off, smaller than MIN_SIDE or larger than `max_pixels` (checked before any decoding).
+    """
+    with _decoded(path, max_pixels) as image:
+        return to_rgb(_upright(image), hdr_coding(path))
+
+
+@contextmanager
+def _decoded(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+    """The decoded picture, its size checked first. Every exception of Pillow becomes a sentence."""
+    _check_scans(path)
+    try:
+        image = Image.open(path, formats=FORMATS)
+    except UnidentifiedImageError:
+        raise _unreadable(path) from None
+    except MemoryError:
+        raise
+    except Exception as problem:
+        raise _damaged(problem) from None
+    with image:
+        _check_size(image.width, image.height, max_pixels)
+        try:
+            image.load()
+        except MemoryError:
+            raise
+        # Pillow's parsers raise exceptions of any class, even RuntimeError; all of them mean a damaged picture.
+        except Exception as problem:
+            raise _damaged(problem) from None
+        yield image
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except (OSError, ValueError, SyntaxError, LookupError, TypeError):
+        return image  # broken EXIF is no reason to refuse a good picture
+
+
+def _check_scans(path: Path) -> None:
+    """Refuse a JPEG with more scans than any encoder makes: for each scan the decoder passes over the whole picture.
+
+    Progressive encoders make about 10. libjpeg-turbo's authors advise a limit for files from strangers, too.
+    """
+    with path.open("rb") as file:
+        if file.read(3) != b"\xff\xd8\xff":
+            return
+        file.seek(0)
+        n_scans = _count_scans(file.read())
+    if n_scans > MAX_JPEG_SCANS:
+        raise InvalidImage(
+            f"The picture is a JPEG of more than {MAX_JPEG_SCANS} scans, which no usual program writes. Export it again"
+            " as JPEG or PNG."
+        )
+
+
+def _count_scans(jpeg: bytes) -> int:
+    """Scans up to the end of the image, at most MAX_JPEG_SCANS + 1. Phones append videos and pictures behind it."""
+    n_scans, at = 0, 2
+    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF and jpeg[at + 1] != _END_OF_IMAGE and n_scans <= MAX_JPEG_SCANS:
+        is_scan = jpeg[at + 1] == _START_OF_SCAN
+        at += 2 + int.from_bytes(jpeg[at + 2 : at + 4])
+        if is_scan:
+            n_scans += 1
+            following = _MARKER.search(jpeg, at)
+            at = following.start() if following else len(jpeg)
+    return n_scans
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise InvalidImage(
+            f"The picture is {width} x {height} pixels ({width * height / 1e6:.1f} million); at most"
+            f" {max_pixels / 1e6:.1f} million are accepted. Scale it down and send it again."
+        )
+    if min(width, height) < MIN_SIDE:
+        raise InvalidImage(
+            f"The picture is only {width} x {height} pixels; both sides must be at least {MIN_SIDE}, and a face needs"
+            " about 200 to look good. Send a larger one."
+        )
+
+
+def _unreadable(path: Path) -> Exception:
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head:
+        return InvalidImage("The picture is an empty file. Send it again.")
+    for signature, name in _SIGNATURES.items():
+        if head.startswith(signature):
+            return InvalidImage(f"The picture is a {name} that is damaged or cut off. Send the whole file again.")
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return InvalidImage("The picture is a WebP that is damaged or cut off. Send the whole file again.")
+    if (brand := picture_brand(head)) in ("AVIF", "HEIC", "HEIF"):
+        return InvalidImage(f"The picture is of the kind {brand}, damaged or cut off. Send the whole file again.")
+    kind = None if brand else sniff(path)
+    what = f"a {kind} file" if kind else describe(path)
+    advice = f"{N8N_ADVICE} " if is_text(path) else ""
+    return UnsupportedMedia(f"The picture cannot be read: the file is {what}. {advice}Send {_KINDS}.")
+
+
+def _damaged(problem: Exception) -> InvalidImage:
+    said = str(problem).strip().rstrip(".")
+    cut = any(
+        word in said.lower() for word in ("truncated", "unexpected end", "not enough", "end of file", "read past")
+    )
+    state = "cut off" if cut else "damaged or cut off"
+    return InvalidImage(f"The picture is {state} ({said or type(problem).__name__}). Send the whole file again.")

@@ -1,0 +1,1 @@
+"""How one task is rendered: decode, generate, encode meanwhile, join with the sound."""

@@ -1,0 +1,358 @@
+"""Renders one task: decode the files, generate frames, encode them meanwhile, join them with the caller's sound.
+
+The CLI uses it in its own process; worker processes and Ray actors use it for the server. Knows the engine only through
+its interface and media/ only through arrays and files; knows no job, no queue and no HTTP.
+
+After a crash at any moment `task.scratch` has the files from which a second try resumes: the frames of ended video
+segments, and resume points. A resume point holds the engine's state after a number of frames that are stored already.
+Frames stored after the newest readable resume point are removed, so that video and engine continue at the same frame.
+"""
+
+import errno
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lipsync_server import errors
+from lipsync_server.durable import publish
+from lipsync_server.engines import registry
+from lipsync_server.engines.base import Engine, EngineOptions, RenderRequest, ResumePoint, Speech, State
+from lipsync_server.engines.options import choose_options
+from lipsync_server.engines.out_of_memory import gpu_out_of_memory, gpu_ran_out
+from lipsync_server.media.info import Mark, VideoInfo
+from lipsync_server.media.mp4.encoder import FrameEncoder
+from lipsync_server.media.sandbox.pool import DecoderPool
+from lipsync_server.media.sandbox.tasks import JoinVideo, MarkVideo
+from lipsync_server.paths import signing_folder
+from lipsync_server.settings import RenderSettings
+from lipsync_server.workers.rendering.captions import VideoCaptions, captions_for
+from lipsync_server.workers.rendering.checked_frames import checked_frames
+from lipsync_server.workers.rendering.encoding import BackgroundEncoder
+from lipsync_server.workers.rendering.inputs import decode_request, release_pages
+from lipsync_server.workers.rendering.measure import PeakMemory, ProgressScale, StageClock
+from lipsync_server.workers.rendering.progressive import Progressive, forget
+from lipsync_server.workers.rendering.resume_point import clear_resume_points, load_resume_points, save_resume_point
+from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
+
+log = logging.getLogger(__name__)
+
+_RELEASE_INTERVAL_S = 1.0
+
+
+def render(
+    engine: Engine,
+    task: RenderTask,
+    report: Callable[[ProgressEvent], None],
+    cancelled: Callable[[], bool],
+    settings: RenderSettings,
+    *,
+    options_model: type[EngineOptions] | None = None,
+    decoders: DecoderPool | None = None,
+) -> RenderOutcome:
+    """Render `task` with `engine`, loaded here if necessary, into `task.output`, which appears when it is complete.
+
+    report: called often, so it must be fast. cancelled: called often. options_model: the options of an engine outside
+    the registry. decoders: decoder processes that are kept for the next render; without them this render starts its
+    own and ends them. Raises only LipsyncError: an error of the input, Cancelled, or a failure, whose stack trace is in
+    the log.
+    """
+    own_decoders = DecoderPool(n_warm=1)
+    try:
+        return _Render(engine, task, report, cancelled, settings, options_model, decoders or own_decoders).run()
+    except errors.LipsyncError:
+        raise
+    except Exception as error:
+        log.exception("rendering task %s with engine %s failed", task.task_id, engine.name)
+        raise in_words(error, engine.name) from error
+    finally:
+        own_decoders.close()
+
+
+def in_words(error: Exception, engine: str) -> errors.LipsyncError:
+    """The LipsyncError that explains the unforeseen exception `error` to the caller."""
+    if isinstance(error, errors.LipsyncError):
+        return error
+    if gpu_ran_out(error):
+        remedies = ("a lower resolution", "another engine")
+        return gpu_out_of_memory(error, doing=f"while {engine} was rendering", remedies=remedies)
+    if isinstance(error, MemoryError):
+        return errors.OutOfMemory(f"The machine ran out of memory while {engine} was rendering.")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return errors.DiskFull("The server's disk is full; free some space and try again.")
+    return errors.LipsyncError(
+        f"Engine {engine} failed with {type(error).__name__}: {error or 'no message'}. This is a fault of the "
+        "server; its log has the details."
+    )
+
+
+@dataclass
+class _Context:
+    """The engine's view of the render; see engines.base.RenderContext."""
+
+    scratch: Path
+    resume_point: ResumePoint | None
+    cancelled: Callable[[], bool]
+    progress: Callable[..., None]
+    warn: Callable[[str], None]
+    save: Callable[[State], None]
+
+
+class _Render:
+    """One render from start to end: its inputs, clock, warnings and encoder."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        task: RenderTask,
+        report: Callable[[ProgressEvent], None],
+        cancelled: Callable[[], bool],
+        settings: RenderSettings,
+        options_model: type[EngineOptions] | None,
+        decoders: DecoderPool,
+    ) -> None:
+        self._engine, self._task, self._settings = engine, task, settings
+        self._decoders = decoders
+        self._report, self._cancelled = report, cancelled
+        model = options_model or registry.options_model(task.engine)
+        chosen = choose_options(task.engine, model, task.ask, settings)
+        self._options = chosen.options
+        self._clock, self._scale, self._memory = StageClock(), ProgressScale(), PeakMemory()
+        self._warnings = [*chosen.ignored, *([model.quality_note] if model.quality_note else [])]
+        self._engine_counts_frames = False
+        self._captions: VideoCaptions | None = None
+        self._speeches: tuple[Speech, ...] = ()
+        self._released_at = 0.0
+        self._segments = task.scratch / "segments"
+
+    def run(self) -> RenderOutcome:
+        self._task.scratch.mkdir(parents=True, exist_ok=True)
+        self._load_engine()
+        request, sound = self._decode_inputs()
+        video = self._make_video(request, sound)
+        self._progress("encode", 1, 1)
+        return RenderOutcome(
+            width=video.width,
+            height=video.height,
+            fps=video.fps,
+            n_frames=video.n_frames,
+            duration_s=video.duration_s,
+            size_bytes=video.size_bytes,
+            sha256=video.sha256,
+            seed=self._options.seed,
+            render_s=round(self._clock.total_s(), 4),
+            stage_s=self._clock.seconds(),
+            warnings=tuple(self._warnings),
+            peak_rss_bytes=self._memory.rss_bytes(),
+            peak_gpu_bytes=self._memory.gpu_bytes(),
+            caption_language=self._captions.heard.language if self._captions is not None else "",
+        )
+
+    def _load_engine(self) -> None:
+        def loading(stage: str, done: float, total: float) -> None:
+            self._stop_if_cancelled()
+            self._progress("load", done, total, stage if stage != "load" else "")
+
+        self._stop_if_cancelled()
+        self._engine.load(loading)
+
+    def _decode_inputs(self) -> tuple[RenderRequest, Path]:
+        self._stop_if_cancelled()
+        self._clock.switch("preprocess")
+        self._progress("preprocess", 0, 1)
+        inputs = decode_request(self._task, self._options, self._settings, self._decoders)
+        request = inputs.request
+        for warning in inputs.warnings:
+            self._warn(warning)
+        self._captions = captions_for(
+            self._task.ask, inputs.heard, self._settings.fonts_dir, self._decoders, self._warn
+        )
+        self._speeches = tuple(speech for speech in (request.speech, request.second_speech) if speech is not None)
+        return request, inputs.sound
+
+    def _make_video(self, request: RenderRequest, sound: Path) -> VideoInfo:
+        identity = "\n".join(
+            (
+                self._engine.name,
+                self._options.model_dump_json(),
+                request.prompt,
+                f"{request.n_frames}@{request.fps}",
+                *self._drawn_in(),
+            )
+        )
+        encoder, resume_point = self._open_encoder(identity, request.n_frames)
+        with ExitStack() as cleanup:
+            cleanup.callback(encoder.abort)
+            watched = self._progressive(request, sound, cleanup)
+            if encoder.n_frames < request.n_frames:
+                self._generate(request, encoder, resume_point, identity, watched)
+            self._clock.switch("encode")
+            encoder.close()
+            if watched is not None and watched.has_begun:
+                watched.finish()
+        self._stop_if_cancelled()
+        self._progress("encode", 1, 2, "joining picture and sound")
+        self._task.output.parent.mkdir(parents=True, exist_ok=True)
+        joined = self._task.output.with_name(f".{self._task.output.name}.joined")
+        track = self._captions.track if self._captions is not None else None
+        join = JoinVideo(self._segments, sound, joined, request.fps, request.duration_s, track)
+        try:
+            video = self._decoders.run(join)
+            if (mark := self._mark()) is not None:
+                video = self._marked(join, mark)
+            if self._captions is not None:
+                self._captions.write_files(self._task.output)
+            publish(joined, self._task.output)
+        finally:
+            joined.unlink(missing_ok=True)
+        return video
+
+    def _progressive(self, request: RenderRequest, sound: Path, cleanup: ExitStack) -> Progressive | None:
+        """The growing file, where somebody may watch it. It ends before the video is joined, or with the job."""
+        if not self._task.progressive:
+            return None
+        watched = Progressive(
+            self._task.scratch, sound, self._decoders,
+            segments=self._segments, fps=request.fps, duration_s=request.duration_s,
+        )  # fmt: skip
+        cleanup.callback(watched.close)
+        return watched
+
+    def _drawn_in(self) -> tuple[str, ...]:
+        """The captions in the stored frames, for their identity; empty without burned captions."""
+        if self._captions is None or not self._task.ask.burns_captions:
+            return ()
+        return (self._task.ask.caption_style, repr(self._captions.heard))
+
+    def _marked(self, join: JoinVideo, mark: Mark) -> VideoInfo:
+        """The joined video with its mark. A video that cannot be marked is joined again and delivered without one."""
+        try:
+            return self._decoders.run(MarkVideo(join.output, mark))
+        except errors.LipsyncError as error:
+            self._warn(f"The video could not be marked as generated: {error.detail}")
+            return self._decoders.run(join)
+
+    def _mark(self) -> Mark | None:
+        """The machine-readable mark of the video; None where LIPSYNC_MARK is off."""
+        if not self._settings.mark:
+            return None
+        from lipsync_server.media.mp4.certificate import identity_in  # takes 50 ms that only a finished video needs
+
+        try:
+            signing_file = self._settings.signing_file or identity_in(signing_folder(self._settings.data_dir))
+        except OSError as error:
+            self._warn(f"The video could not be signed as generated ({error}); its metadata still says so.")
+            return Mark(self._engine.name)
+        return Mark(self._engine.name, signing_file)
+
+    def _open_encoder(self, identity: str, n_frames: int) -> tuple[FrameEncoder, ResumePoint | None]:
+        """The encoder with the stored frames of an interrupted run, and the resume point to continue from."""
+        scratch, settings = self._task.scratch, self._settings
+        marker = scratch / "render.txt"
+
+        def open_encoder() -> FrameEncoder:
+            return FrameEncoder(
+                self._segments, fps=self._task.fps, encoder=settings.video_encoder, crf=settings.video_crf
+            )
+
+        if marker.is_file() and marker.read_text(encoding="utf-8") == identity:
+            encoder = open_encoder()
+            if encoder.n_frames == n_frames:
+                return encoder, None
+            for resume_point in load_resume_points(scratch, identity):
+                try:
+                    encoder.rewind(resume_point.n_frames)
+                except ValueError:
+                    continue
+                return encoder, resume_point
+            encoder.abort()
+        clear_resume_points(scratch)
+        forget(scratch)
+        shutil.rmtree(self._segments, ignore_errors=True)
+        marker.write_text(identity, encoding="utf-8")
+        return open_encoder(), None
+
+    def _generate(
+        self,
+        request: RenderRequest,
+        encoder: FrameEncoder,
+        resume_point: ResumePoint | None,
+        identity: str,
+        watched: Progressive | None,
+    ) -> None:
+        """Stream the engine's batches into `encoder` until it has all frames of the request."""
+        background = BackgroundEncoder(encoder)
+        n_done = encoder.n_frames
+
+        def save(state: State) -> None:
+            # Saved in the encoder's thread, so that a GPU does not wait; that thread needs a copy of the state.
+            saved = ResumePoint(
+                n_done, {key: np.copy(v) if isinstance(v, np.ndarray) else v for key, v in state.items()}
+            )
+
+            def store() -> None:
+                encoder.end_segment()
+                save_resume_point(self._task.scratch, saved, identity)
+                if watched is not None:
+                    watched.add()
+
+            background.after_all(store)
+
+        context = _Context(
+            scratch=self._task.scratch,
+            resume_point=resume_point,
+            cancelled=self._cancelled,
+            progress=self._engine_progress,
+            warn=self._warn,
+            save=save,
+        )
+        with closing(background), closing(checked_frames(self._engine, request, context, n_done)) as batches:
+            try:
+                for frames in batches:
+                    if self._captions is not None:
+                        frames = self._captions.draw_on(frames, n_done, request.fps, self._task.scratch)
+                    n_done += len(frames)
+                    self._clock.switch("encode")
+                    background.put(frames)
+                    del frames
+                    self._stop_if_cancelled()
+                    self._clock.switch("generate")
+                    if not self._engine_counts_frames:
+                        self._progress("generate", n_done, request.n_frames)
+            except errors.Cancelled:
+                raise
+            except Exception:
+                background.drain()  # keep the frames before the failure for a second try
+                raise
+            self._clock.switch("encode")
+            self._progress("encode", 0, 2)
+            while not background.drain(timeout_s=0.2):
+                self._stop_if_cancelled()
+
+    def _engine_progress(self, stage: str, done: float, total: float, note: str = "") -> None:
+        if stage == "generate":
+            self._engine_counts_frames = True
+        if stage != self._clock.stage:
+            self._clock.switch(stage)
+        self._progress(stage, done, total, note)
+
+    def _progress(self, stage: str, done: float, total: float, note: str = "") -> None:
+        now = time.monotonic()
+        if now - self._released_at > _RELEASE_INTERVAL_S:
+            self._released_at = now
+            for speech in self._speeches:
+                release_pages(speech)
+        self._report(self._scale.event(stage, done, total, note))
+
+    def _warn(self, message: str) -> None:
+        if message not in self._warnings:
+            self._warnings.append(message)
+
+    def _stop_if_cancelled(self) -> None:
+        if self._cancelled():
+            raise errors.Cancelled("The job was cancelled.")

@@ -6,21 +6,21 @@ matrices, up (out, r) and down (r, in) with a rank r of 16 to 128:
     W' = W + scale * (alpha / r) * up down
 
 The fast presets are such a change: a LoRA that lets the model denoise in 4 or 8 steps. Merged at load, it costs nothing
-afterwards. Knows which tensors of a file belong together, ranks and alphas. lora_names.py knows how layers are spelled.
-Does not know how weights are stored: `merge` gets a float weight and returns one. These keys are read:
-  NAME.lora_down.weight + NAME.lora_up.weight, NAME.lora_A.weight + NAME.lora_B.weight: see above,
-  NAME.lokr_w1 (or lokr_w1_a, lokr_w1_b) + NAME.lokr_w2 (or ..._a, ..._b): LoKr, the change is the Kronecker product
-      w1 (x) w2 (https://arxiv.org/abs/2309.14859),
-  NAME.hada_w1_a, hada_w1_b, hada_w2_a, hada_w2_b: LoHa, the change is the product of two low-rank matrices, number by
-      number: (w1_a w1_b) * (w2_a w2_b) * (alpha / r) (https://arxiv.org/abs/2108.06098),
-  NAME.dora_scale, NAME.lora_magnitude_vector: DoRA, each row (or column) of W + change is scaled to this length
-      (https://arxiv.org/abs/2402.09353),
-  NAME.diff, NAME.w_norm (added to the weight), NAME.diff_b, NAME.b_norm (to the bias), NAME.diff_m (to the block's
-  modulation), NAME.alpha.
+afterwards. This module puts the tensors of a layer together and checks their shapes. lora_keys.py knows which tensor is
+which, and lora_changes.py has the mathematics of every kind. Does not know how weights are stored: `merge` gets a float
+weight and returns one. These keys are read, NAME being a layer in any spelling of lora_names.py:
+
+  NAME.lora_down.weight + lora_up.weight (or lora_A + lora_B), lora_mid.weight    LoRA, with a Tucker core
+  NAME.lokr_w1 (or lokr_w1_a + _b), lokr_w2 (or lokr_w2_a + _b), lokr_t2          LoKr
+  NAME.hada_w1_a, hada_w1_b, hada_w2_a, hada_w2_b, hada_t1, hada_t2               LoHa
+  NAME.a1.weight, a2.weight, b1.weight, b2.weight                                 GLoRA
+  NAME.oft_blocks, rescale                                                        OFT; BOFT has 4 dimensions
+  NAME.dora_scale, lora_magnitude_vector                                          DoRA, on top of one of these
+  NAME.diff, w_norm (added to the weight), diff_b, b_norm (to the bias), diff_m (to the block's modulation)
+  NAME.alpha                                                                      OFT and BOFT: a bound; else as above
 """
 
 import logging
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,81 +29,51 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lipsync_server.engines.infinitetalk.loading.lora_names import LayerNames, is_of_another_model
+from lipsync_server.engines.infinitetalk.loading import lora_changes
+from lipsync_server.engines.infinitetalk.loading.lora_changes import Change, Product
+from lipsync_server.engines.infinitetalk.loading.lora_keys import LoraKey, read_keys
+from lipsync_server.engines.infinitetalk.loading.lora_names import LayerNames
 from lipsync_server.errors import WeightsError
 
 log = logging.getLogger(__name__)
 
-_KEY = re.compile(
-    r"^(?P<layer>.+?)[._](?:(?P<half>lora_down|lora_up|lora_A|lora_B|lora\.down|lora\.up)(?:\.default)?(?:\.weight)?"
-    r"|(?P<lokr>lokr_w[12](?:_[ab])?)"
-    r"|(?P<hada>hada_w[12]_[ab])"
-    r"|(?P<extra>alpha|diff|diff_b|diff_m|w_norm|b_norm|dora_scale|lora_magnitude_vector(?:\.default)?(?:\.weight)?))$"
-)
-# Tensors of kinds of change that are not implemented here; such a file is refused.
-_NOT_READ = re.compile(r"\.(?:lora_mid|lokr_t2|hada_t\w+|oft_\w+|[ab][12]|glora_\w+)(?:\.weight)?$")
 _ADDED_TO = {"diff": "weight", "w_norm": "weight", "diff_b": "bias", "b_norm": "bias", "diff_m": "modulation"}
 
 
 @dataclass
 class _Layer:
-    down: Tensor | None = None
-    up: Tensor | None = None
-    alpha: float | None = None
-    magnitude: Tensor | None = None
-    lokr: dict[str, Tensor] = field(default_factory=dict)
-    hada: dict[str, Tensor] = field(default_factory=dict)
-    added: dict[str, tuple[str, Tensor]] = field(default_factory=dict)
-    reference_style: bool = False
-    keys: list[str] = field(default_factory=list)
+    """The tensors of one layer by part, and the keys that they came from, in the file's order."""
+
+    parts: dict[str, Tensor] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+    ignores_alpha: bool = False
+
+    @property
+    def alpha(self) -> float | None:
+        return float(self.parts["alpha"]) if "alpha" in self.parts else None
+
+    def product(self, left: str, right: str, core: str = "") -> Product:
+        return Product(self.parts[left], self.parts[right], self.parts.get(core))
 
 
 @dataclass(frozen=True)
 class Lora:
-    """The contents of one file, checked: for each parameter its change. `ignored`: keys that change nothing here.
-
-    pairs: (down, up, factor). krons: (w1, w2, factor). hadas: ((w1_a, w1_b, w2_a, w2_b), factor). magnitudes: the
-    length of each row, (rows, 1), or of each column, (1, columns), after one of these changes.
-    """
+    """The contents of one file, checked: for each parameter its changes. `ignored`: keys that change nothing here."""
 
     path: Path
     scale: float
-    pairs: Mapping[str, tuple[Tensor, Tensor, float]]
-    differences: Mapping[str, Tensor]
+    changes: Mapping[str, tuple[Change, ...]]
     ignored: tuple[str, ...]
-    krons: Mapping[str, tuple[Tensor, Tensor, float]] = field(default_factory=dict)
-    magnitudes: Mapping[str, Tensor] = field(default_factory=dict)
-    hadas: Mapping[str, tuple[tuple[Tensor, Tensor, Tensor, Tensor], float]] = field(default_factory=dict)
 
     @property
     def targets(self) -> frozenset[str]:
         """Official names of the parameters that this file changes."""
-        return frozenset(self.pairs) | frozenset(self.differences) | frozenset(self.krons) | frozenset(self.hadas)
+        return frozenset(self.changes)
 
     def merge(self, name: str, weight: Tensor) -> Tensor:
-        """The parameter `name` with this file's change added: float, any shape, and computed in the weight's type."""
-        change: Tensor | None = None
-        factor = 1.0
-        if name in self.pairs:
-            down, up, factor = self.pairs[name]
-            change = up.to(weight) @ down.to(weight)
-        elif name in self.krons:
-            first, second, factor = self.krons[name]
-            change = torch.kron(first.to(weight), second.to(weight))
-        elif name in self.hadas:
-            parts, factor = self.hadas[name]
-            left, right, other_left, other_right = (part.to(weight) for part in parts)
-            change = (left @ right) * (other_left @ other_right)
-        if change is not None and name in self.magnitudes:
-            moved = weight.flatten(1) + change.view_as(weight.flatten(1)) * factor
-            magnitude = self.magnitudes[name].to(weight)
-            length = moved.norm(dim=1 if magnitude.shape[1] == 1 else 0, keepdim=True)
-            scaled = moved * (magnitude / length.clamp(min=torch.finfo(weight.dtype).tiny))
-            weight = weight + (scaled.view_as(weight) - weight) * self.scale
-        elif change is not None:
-            weight = weight + change.view_as(weight) * (self.scale * factor)
-        if name in self.differences:
-            weight = weight + self.differences[name].to(weight) * self.scale
+        """The parameter `name` with this file's changes added: float, any shape, and computed in the weight's type."""
+        for change in self.changes.get(name, ()):
+            weight = weight + change(weight, self.scale)
         return weight
 
 
@@ -125,151 +95,194 @@ def read_lora(
     pair, or a file that changes nothing.
     """
     layers, ignored = _collect(path, shapes)
-    pairs: dict[str, tuple[Tensor, Tensor, float]] = {}
-    differences: dict[str, Tensor] = {}
-    krons: dict[str, tuple[Tensor, Tensor, float]] = {}
-    magnitudes: dict[str, Tensor] = {}
-    hadas: dict[str, tuple[tuple[Tensor, Tensor, Tensor, Tensor], float]] = {}
+    changes: dict[str, tuple[Change, ...]] = {}
     for layer, found in layers.items():
-        weight = f"{layer}.weight"
-        if found.down is not None and found.up is not None:
-            rank = found.down.shape[0]
-            down, up = found.down.flatten(1), found.up.flatten(1)
-            _check(path, found.keys[0], (up.shape[0], down.shape[1]), shapes.get(weight), paired=up.shape[1] == rank)
-            applies = (not found.reference_style) if use_alpha is None else use_alpha
-            pairs[weight] = (down, up, found.alpha / rank if applies and found.alpha is not None else 1.0)
-        elif found.down is not None or found.up is not None:
-            half = "up" if found.up is None else "down"
-            raise WeightsError(f"{path.name} has {found.keys[0]} without its {half} half; the file is incomplete.")
-        if found.lokr:
-            krons[weight] = _kron(path, found, shapes.get(weight))
-        if found.hada:
-            hadas[weight] = _hada(path, found, shapes.get(weight))
-        if found.magnitude is not None:
-            magnitudes[weight] = _magnitude(
-                path, found, shapes.get(weight), changed=weight in pairs or weight in krons or weight in hadas
-            )
-        for parameter, (key, difference) in found.added.items():
-            name = f"{layer}.{parameter}"
-            wanted = shapes.get(name)
-            if wanted is None or _without_ones(difference.shape) != _without_ones(wanted):
-                raise WeightsError(
-                    f"{path.name}: the difference for {name} ({key}) is {list(difference.shape)}, the model has "
-                    f"{_words(wanted)}. It was made for another model."
-                )
-            differences[name] = difference.reshape(wanted)
-    if not pairs and not differences and not krons and not hadas:
-        named = f" The first that it holds is {ignored[0]}." if ignored else ""
-        raise WeightsError(
-            f"{path.name} changes nothing in this model: no key of a known LoRA style was found in it.{named}"
-        )
+        applies = (not found.ignores_alpha) if use_alpha is None else use_alpha
+        reader = _LayerReader(path, layer, found, shapes, uses_alpha=applies)
+        for name, change in reader.changes():
+            changes[name] = (*changes.get(name, ()), change)
     if ignored:
         log.warning("%s: %d keys change nothing here and are ignored: %s", path.name, len(ignored), _some(ignored))
-    return Lora(path, scale, pairs, differences, tuple(ignored), krons, magnitudes, hadas)
+    return Lora(path, scale, changes, tuple(ignored))
 
 
 def _collect(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, _Layer], list[str]]:
     """Sort the file's tensors by layer. Layers that the model does not have are an error."""
     names = LayerNames({name.rpartition(".")[0] for name in shapes})
     layers: dict[str, _Layer] = {}
-    ignored: list[str] = []
     try:
         with safe_open(path, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118 - not a dict
-                if is_of_another_model(key):
-                    ignored.append(key)
-                    continue
-                if _NOT_READ.search(key):
-                    raise WeightsError(
-                        f"{path.name}: {key} belongs to a kind of change that is not read here. Read are LoRA, DoRA, "
-                        "LoKr and LoHa without Tucker cores."
-                    )
-                match = _KEY.match(key)
-                if match is None:
-                    ignored.append(key)
-                    continue
-                # Some write `NAME.modulation.diff`, others `NAME.diff_m`.
-                spelled = re.sub(r"[._]modulation$", "", match["layer"])
-                layer = names.official(spelled)
-                if layer is None:
-                    raise WeightsError(
-                        f"{path.name} changes a layer that this model does not have ({key}). "
-                        "It was made for another model."
-                    )
-                _put(layers.setdefault(layer, _Layer()), match, key, file.get_tensor(key))
+            keys, ignored = read_keys(path.name, file.keys(), names)
+            for key in keys:
+                _put(path, layers.setdefault(key.layer, _Layer()), key, file.get_tensor(key.key))
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"The LoRA file {path} cannot be read ({error}); download it again.") from error
     return layers, ignored
 
 
-def _put(layer: _Layer, match: re.Match[str], key: str, tensor: Tensor) -> None:
-    half, lokr, hada, extra = match["half"], match["lokr"], match["hada"], match["extra"]
-    if extra != "alpha":
-        layer.keys.append(key)
-    if half in ("lora_down", "lora_A", "lora.down"):
-        layer.down = tensor
-        layer.reference_style = half == "lora_down" and key.startswith("diffusion_model.")
-    elif half is not None:
-        layer.up = tensor
-    elif hada is not None:
-        layer.hada[hada.removeprefix("hada_")] = tensor
-    elif lokr is not None:
-        layer.lokr[lokr.removeprefix("lokr_")] = tensor
-    elif extra == "alpha":
-        layer.alpha = float(tensor)
-    elif extra in _ADDED_TO:
-        whole = match["layer"].endswith("modulation")
-        layer.added["modulation" if whole else _ADDED_TO[extra]] = (key, tensor)
-    else:
-        layer.magnitude = tensor
+def _put(path: Path, layer: _Layer, key: LoraKey, tensor: Tensor) -> None:
+    if key.part in layer.parts:
+        raise WeightsError(f"{path.name} holds {layer.keys[key.part]} and {key.key}, which are the same tensor.")
+    layer.parts[key.part] = tensor
+    layer.keys[key.part] = key.key
+    layer.ignores_alpha |= key.ignores_alpha
 
 
-def _kron(path: Path, layer: _Layer, shape: tuple[int, ...] | None) -> tuple[Tensor, Tensor, float]:
-    """The two factors of a LoKr change and its scale: alpha / rank, or 1 where neither factor is itself a product."""
-    factors: list[Tensor] = []
-    rank: int | None = None
-    for part in ("w1", "w2"):
-        whole, left, right = (layer.lokr.get(f"{part}{end}") for end in ("", "_a", "_b"))
-        if whole is None and left is not None and right is not None and left.shape[1] == right.shape[0]:
-            whole, rank = left @ right.flatten(1), right.shape[0]
-        if whole is None:
-            raise WeightsError(f"{path.name} has {layer.keys[0]} without lokr_{part}; the file is incomplete.")
-        factors.append(whole.flatten(1))
-    first, second = factors
-    made = (first.shape[0] * second.shape[0], first.shape[1] * second.shape[1])
-    _check(path, layer.keys[0], made, shape, paired=True)
-    return first, second, layer.alpha / rank if layer.alpha is not None and rank is not None else 1.0
+@dataclass(frozen=True)
+class _LayerReader:
+    """One layer of a file, to be checked and made into changes."""
 
+    path: Path
+    layer: str
+    found: _Layer
+    shapes: Mapping[str, tuple[int, ...]]
+    uses_alpha: bool
 
-def _hada(
-    path: Path, layer: _Layer, shape: tuple[int, ...] | None
-) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], float]:
-    """The four factors of a LoHa change and its scale, alpha / rank."""
-    names = ("w1_a", "w1_b", "w2_a", "w2_b")
-    missing = [name for name in names if name not in layer.hada]
-    if missing:
-        raise WeightsError(f"{path.name} has {layer.keys[0]} without hada_{missing[0]}; the file is incomplete.")
-    first, second, third, fourth = (layer.hada[name].flatten(1) for name in names)
-    fits = first.shape[1] == second.shape[0] and third.shape[1] == fourth.shape[0]
-    fits = fits and (first.shape[0], second.shape[1]) == (third.shape[0], fourth.shape[1])
-    _check(path, layer.keys[0], (first.shape[0], second.shape[1]), shape, paired=fits)
-    rank = second.shape[0]
-    return (first, second, third, fourth), layer.alpha / rank if layer.alpha is not None else 1.0
+    def changes(self) -> Iterable[tuple[str, Change]]:
+        """Each parameter's official name with a change of it. Raises WeightsError for parts that do not fit."""
+        weight = f"{self.layer}.weight"
+        kinds = (self._low_rank(), self._lokr(), self._loha(), self._glora(), self._rotation())
+        own = [change for change in kinds if change is not None]
+        if "magnitude" in self.found.parts:
+            magnitude = self._magnitude(changed=len(own) == 1)
+            own = [lora_changes.with_magnitude(own[0], magnitude)]
+        yield from ((weight, change) for change in own)
+        for part, parameter in _ADDED_TO.items():
+            if part in self.found.parts:
+                yield self._difference(part, f"{self.layer}.{parameter}")
 
+    def _low_rank(self) -> Change | None:
+        parts = self.found.parts
+        if "down" not in parts and "up" not in parts:
+            self._refuse_alone("mid", "its down half")
+            return None
+        for half in ("down", "up"):
+            if half not in parts:
+                raise self._incomplete(f"its {half} half")
+        down, up, mid = parts["down"], parts["up"], parts.get("mid")
+        product = Product(up, down) if mid is None else Product(up.flatten(1).T, down, mid)
+        self._check(product.shape, fits=product.shape != (0, 0))
+        return lora_changes.low_rank(product, self._factor(down.shape[0]))
 
-def _magnitude(path: Path, layer: _Layer, shape: tuple[int, ...] | None, *, changed: bool) -> Tensor:
-    """The lengths as (rows, 1) or (1, columns); a vector is one for the rows, as PEFT writes it."""
-    assert layer.magnitude is not None
-    key = next(key for key in layer.keys if "dora_scale" in key or "magnitude" in key)
-    rows, columns = (0, 0) if shape is None else (shape[0], int(torch.Size(shape[1:]).numel()))
-    given = tuple(layer.magnitude.shape)
-    of_columns = given[:1] == (1,) and layer.magnitude.numel() == columns and len(given) > 1
-    if not changed or not (of_columns or layer.magnitude.numel() == rows):
+    def _lokr(self) -> Change | None:
+        if not any(name.startswith("lokr_") for name in self.found.parts):
+            return None
+        first, second = (self._lokr_factor(part) for part in ("w1", "w2"))
+        made = (first.shape[0] * second.shape[0], first.shape[1] * second.shape[1])
+        self._check(made, fits=True)
+        # alpha counts only where a factor is itself a product.
+        rank = second.rank or first.rank
+        return lora_changes.kronecker(first, second, 1.0 if rank is None else self._factor(rank))
+
+    def _lokr_factor(self, part: str) -> Product:
+        parts = self.found.parts
+        if f"lokr_{part}" in parts:
+            return Product(parts[f"lokr_{part}"])
+        for end in ("_a", "_b"):
+            if f"lokr_{part}{end}" not in parts:
+                raise self._incomplete(f"lokr_{part}")
+        return self.found.product(f"lokr_{part}_a", f"lokr_{part}_b", "lokr_t2" if part == "w2" else "")
+
+    def _loha(self) -> Change | None:
+        if not any(name.startswith("hada_") for name in self.found.parts):
+            return None
+        has_core = "hada_t1" in self.found.parts or "hada_t2" in self.found.parts
+        wanted = [f"hada_w{n}_{half}" for n in (1, 2) for half in "ab"] + (["hada_t1", "hada_t2"] if has_core else [])
+        for name in wanted:
+            if name not in self.found.parts:
+                raise self._incomplete(name)
+        first, second = (self.found.product(f"hada_w{n}_a", f"hada_w{n}_b", f"hada_t{n}") for n in (1, 2))
+        self._check(first.shape, fits=first.shape == second.shape)
+        return lora_changes.hadamard(first, second, self._factor(self.found.parts["hada_w1_b"].shape[0]))
+
+    def _glora(self) -> Change | None:
+        names = ("a1", "a2", "b1", "b2")
+        if not any(name in self.found.parts for name in names):
+            return None
+        for name in names:
+            if name not in self.found.parts:
+                raise self._incomplete(f"{name}.weight")
+        rows, _ = self._wanted()
+        parts = [self.found.parts[name] for name in names]
+        a1, a2, b1, b2 = lora_changes.glora_in_order(parts, rows)
+        inputs = (self.shapes.get(f"{self.layer}.weight") or (0, 0))[1]
+        rank = a2.shape[0]
+        fits = (a1.shape, a2.shape) == ((inputs, rank), (rank, inputs)) and b1.shape[1] == b2.shape[0]
+        self._check((b1.shape[0], b2.shape[1]), fits=fits)
+        return lora_changes.generalised(a1, a2, b1, b2, self._factor(rank))
+
+    def _rotation(self) -> Change | None:
+        blocks, rescale = self.found.parts.get("oft_blocks"), self.found.parts.get("rescale")
+        if blocks is None:
+            self._refuse_alone("rescale", "oft_blocks")
+            return None
+        rows, columns = self._wanted()
+        square = blocks.ndim in (3, 4) and blocks.shape[-1] == blocks.shape[-2]
+        turned = int(torch.Size(blocks.shape[-3:-1]).numel())
+        # The last step of a butterfly joins rows that are half a block times 2^(m-1) apart.
+        n = blocks.shape[-1]
+        reaches = blocks.ndim == 3 or (n % 2 == 0 and turned % (2 ** blocks.shape[0] * max(1, n // 2)) == 0)
+        fits = square and reaches and (rescale is None or rescale.numel() == rows)
+        self._check((turned, columns), fits=fits)
+        # LyCORIS and kohya's scripts keep the bound for one row; ComfyUI does not multiply.
+        return lora_changes.rotated(blocks, rescale, (self.found.alpha or 0.0) * rows)
+
+    def _magnitude(self, *, changed: bool) -> Tensor:
+        """The lengths as (rows, 1) or (1, columns); a vector is one for the rows, as PEFT writes it."""
+        magnitude, key = self.found.parts["magnitude"], self.found.keys["magnitude"]
+        rows, columns = self._wanted()
+        given = tuple(magnitude.shape)
+        of_columns = given[:1] == (1,) and magnitude.numel() == columns and len(given) > 1
+        if not changed or not (of_columns or magnitude.numel() == rows):
+            raise WeightsError(
+                f"{self.path.name}: {key} is {list(given)}, and the model's weight {self._model_has('weight')}"
+                f"{'' if changed else ', and the file holds no change for it'}. It was made for another model."
+            )
+        return magnitude.reshape((1, columns) if of_columns else (rows, 1))
+
+    def _difference(self, part: str, name: str) -> tuple[str, Change]:
+        difference, key, wanted = self.found.parts[part], self.found.keys[part], self.shapes.get(name)
+        if wanted is None or _without_ones(difference.shape) != _without_ones(wanted):
+            raise WeightsError(
+                f"{self.path.name}: the difference for {name} ({key}) is {list(difference.shape)}, the model has "
+                f"{self._model_has(name.rpartition('.')[2])}. It was made for another model."
+            )
+        shaped = difference.reshape(wanted)
+        return name, lambda weight, scale: shaped.to(weight) * scale
+
+    def _factor(self, rank: int) -> float:
+        alpha = self.found.alpha
+        return alpha / rank if self.uses_alpha and alpha is not None else 1.0
+
+    def _refuse_alone(self, part: str, needed: str) -> None:
+        if part in self.found.parts:
+            raise self._incomplete(needed)
+
+    def _incomplete(self, lacking: str) -> WeightsError:
+        key = next(key for part, key in self.found.keys.items() if part != "alpha")
+        return WeightsError(f"{self.path.name} has {key} without {lacking}; the file is incomplete.")
+
+    def _check(self, made: tuple[int, int], *, fits: bool) -> None:
+        if fits and made == self._wanted():
+            return
+        key = next(key for part, key in self.found.keys.items() if part != "alpha")
+        if not fits:
+            raise WeightsError(
+                f"{self.path.name}: {key} and the tensors beside it do not fit together. The file is damaged."
+            )
         raise WeightsError(
-            f"{path.name}: {key} is {list(given)}, and the model's weight {_words(shape)}"
-            f"{'' if changed else ', and the file holds no change for it'}. It was made for another model."
+            f"{self.path.name}: {key} makes a {list(made)} change where the model has {self._model_has('weight')}. "
+            "It was made for another model."
         )
-    return layer.magnitude.reshape((1, columns) if of_columns else (rows, 1))
+
+    def _wanted(self) -> tuple[int, int]:
+        """Rows and columns of the layer's weight; (0, 0) where it has none."""
+        shape = self.shapes.get(f"{self.layer}.weight")
+        return (0, 0) if shape is None else (shape[0], int(torch.Size(shape[1:]).numel()))
+
+    def _model_has(self, parameter: str) -> str:
+        shape = self.shapes.get(f"{self.layer}.{parameter}")
+        return "nothing" if shape is None else str(list(shape))
 
 
 def _without_ones(shape: Iterable[int]) -> tuple[int, ...]:
@@ -279,16 +292,3 @@ def _without_ones(shape: Iterable[int]) -> tuple[int, ...]:
 def _some(keys: list[str]) -> str:
     """The first keys of a list, for a log line."""
     return ", ".join(keys[:5]) + (" and more" if len(keys) > 5 else "")
-
-
-def _check(path: Path, key: str, made: tuple[int, int], shape: tuple[int, ...] | None, *, paired: bool) -> None:
-    wanted = None if shape is None else (shape[0], int(torch.Size(shape[1:]).numel()))
-    if not paired or made != wanted:
-        raise WeightsError(
-            f"{path.name}: {key} makes a {list(made)} change where the model has {_words(shape)}. "
-            "It was made for another model, or is damaged."
-        )
-
-
-def _words(shape: tuple[int, ...] | None) -> str:
-    return "nothing" if shape is None else str(list(shape))

@@ -1,0 +1,95 @@
+"""The keys of a LoRA file: which tensor of which layer each one is, known from the file's header alone.
+
+A key is a layer's name, in one of many spellings (lora_names.py), and a part's, such as `lora_down.weight`. Kinds of
+change that the loader does not compute are refused here by their own names, so that a job that asks for such a file is
+refused before it is accepted. Knows no tensors; no torch here. lora.py puts the parts of a layer together.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lipsync_server.engines.infinitetalk.loading.lora_names import LayerNames, is_of_another_model
+from lipsync_server.errors import WeightsError
+
+# The part's name in a file -> its name here; alternatives of one part share a group.
+_KEY = re.compile(
+    r"^(?P<layer>.+?)[._](?:"
+    r"(?P<down>(?:lora_down|lora_A|lora\.down|lora_linear_layer\.down)(?:\.default)?(?:\.weight)?)"
+    r"|(?P<up>(?:lora_up|lora_B|lora\.up|lora_linear_layer\.up)(?:\.default)?(?:\.weight)?)"
+    r"|(?P<mid>lora_mid(?:\.weight)?)"
+    r"|(?P<glora>[ab][12])\.weight"
+    r"|(?P<magnitude>dora_scale|lora_magnitude_vector(?:\.default)?(?:\.weight)?)"
+    r"|(?P<own>lokr_w[12](?:_[ab])?|lokr_t2|hada_w[12]_[ab]|hada_t[12]|oft_blocks|rescale|alpha"
+    r"|diff|diff_b|diff_m|w_norm|b_norm)"
+    r")$"
+)
+# Kinds of change that are not computed here: the end of a key, and the kind's name.
+_NOT_READ = (
+    (re.compile(r"\.on_input$"), "IA3"),
+    (re.compile(r"\.oft_[rR](?:\.\w+)*$"), "OFT as PEFT writes it"),
+    (re.compile(r"\.boft_[Rs](?:\.\w+)*$"), "BOFT as PEFT writes it"),
+    (re.compile(r"\.vera_lambda_[bd](?:\.\w+)*$"), "VeRA"),
+    (re.compile(r"\.bm\.weight$"), "GLoRA with a Tucker core"),
+    (re.compile(r"\.set_weight$"), "weights that replace the model's"),
+    (re.compile(r"\.reshape_weight$"), "a change of the weights' shapes"),
+    (re.compile(r"\.scalar$"), "a LyCORIS change with a scalar of its own"),
+)
+READ = "LoRA, DoRA, LoHa, LoKr, GLoRA, OFT, BOFT, Tucker cores, and differences of weights, biases and modulation"
+
+
+@dataclass(frozen=True)
+class LoraKey:
+    """One tensor. layer: its official name. part: "down", "up", "mid", "a1", "hada_w1_a", "diff", ...
+
+    ignores_alpha: the spelling is the reference's own, in which alpha does not count.
+    """
+
+    key: str
+    layer: str
+    part: str
+    ignores_alpha: bool = False
+
+
+def read_keys(file_name: str, keys: Iterable[str], names: LayerNames) -> tuple[list[LoraKey], list[str]]:
+    """The tensors of a file that change the model whose layers are `names`, and the keys that change nothing in it.
+
+    Raises WeightsError that names the file and the key for a kind of change that is not computed here, and for a layer
+    that the model does not have.
+    """
+    found: list[LoraKey] = []
+    ignored: list[str] = []
+    for key in keys:
+        if is_of_another_model(key):
+            ignored.append(key)
+            continue
+        if kind := next((kind for end, kind in _NOT_READ if end.search(key)), None):
+            raise WeightsError(f"{file_name}: {key} is part of {kind}, which is not read here. Read are {READ}.")
+        match = _KEY.match(key)
+        if match is None:
+            ignored.append(key)
+            continue
+        # Some write `NAME.modulation.diff`, others `NAME.diff_m`.
+        spelled = re.sub(r"[._]modulation$", "", match["layer"])
+        layer = names.official(spelled)
+        if layer is None:
+            raise WeightsError(
+                f"{file_name} changes a layer that this model does not have ({key}). It was made for another model."
+            )
+        reference = key.startswith("diffusion_model.") and ".lora_down" in key
+        found.append(LoraKey(key, layer, _part(match, whole=spelled != match["layer"]), reference))
+    if not found:
+        named = f" The first that it holds is {ignored[0]}." if ignored else ""
+        raise WeightsError(
+            f"{file_name} changes nothing in this model: no key of a known LoRA style was found in it.{named}"
+        )
+    return found, ignored
+
+
+def _part(match: re.Match[str], *, whole: bool) -> str:
+    """The part's name here. whole: the key's layer was a block's modulation."""
+    for name in ("down", "up", "mid", "magnitude"):
+        if match[name] is not None:
+            return name
+    own = match["glora"] or match["own"]
+    return "diff_m" if whole and own == "diff" else own

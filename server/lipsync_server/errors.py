@@ -144,6 +144,12 @@ class NotReady(LipsyncError):
     code, status, title = "not_ready", 503, "The server is not ready yet"
 
 
+class VolumeStuck(NotReady):
+    """The volume that holds jobs and videos does not answer."""
+
+    code, title = "volume_stuck", "The server's data volume does not answer"
+
+
 class EngineUnavailable(LipsyncError):
     """The requested engine cannot run here (no weights, no GPU, not installed)."""
 

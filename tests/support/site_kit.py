@@ -86,7 +86,11 @@ class StandInWorker:
                     raise in_words(error, "preview") from error
             case "boom":
                 raise RuntimeError("a secret of the server")
-        await asyncio.to_thread(write_mp4, task.output)
+        try:
+            await asyncio.to_thread(write_mp4, task.output)
+        except OSError as error:
+            self.executor.failed.set()
+            raise in_words(error, "preview") from error
         data = await asyncio.to_thread(task.output.read_bytes)
         return RenderOutcome(
             width=64,
@@ -126,6 +130,8 @@ class StandInExecutor:
         self.attempts: Counter[str] = Counter()
         self.tasks: list[RenderTask] = []
         self.rendering, self.let_go, self.closed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.failed = asyncio.Event()
+        """A video could not be written."""
         self.state = LoadState(True, "ready", 1.0, "preview is loaded.")
         self._idle: asyncio.Queue[Worker] = asyncio.Queue()
         nodes = nodes or ("here",) * n_workers

@@ -34,6 +34,7 @@ from lipsync_server.http.inputs.probe import Prober
 from lipsync_server.http.inputs.uploads import leave_expectation
 from lipsync_server.http.routes import doctor, engines, events, health, jobs, links, lipsync, metrics, page, stream
 from lipsync_server.http.routing import Route
+from lipsync_server.http.volume import note_begun_answer, volume_middleware
 from lipsync_server.jobs.database.connection import open_database
 from lipsync_server.jobs.database.store import Store
 from lipsync_server.jobs.delivery.callbacks import Outbox, load_secret
@@ -47,6 +48,7 @@ from lipsync_server.jobs.running.finish import AfterRender
 from lipsync_server.jobs.running.plan import Planner
 from lipsync_server.jobs.running.profile import ProfileAtStart
 from lipsync_server.jobs.running.queue import JobQueue
+from lipsync_server.jobs.volume import VolumeWatch
 from lipsync_server.media.sandbox.pool import DecoderPool
 from lipsync_server.settings import Settings
 from lipsync_server.workers.base import Executor, LoadState, OffersEngines, TakesLateWeights
@@ -94,6 +96,7 @@ def create_app(
             problem_middleware,
             cors_middleware(settings.cors_origins),
             auth_middleware(tokens, settings, _is_public),
+            volume_middleware,
         ]
     )
     app[keys.SETTINGS] = settings
@@ -117,11 +120,14 @@ def create_app(
     app[keys.SLOTS] = Slots(settings.max_uploads, "uploads are being received")
     app[keys.STREAMS] = Slots(MAX_STREAMS, "event streams are open")
     app[keys.KEY_LOCKS] = KeyLocks()
+    app[keys.VOLUME] = VolumeWatch(settings.data_dir)
+    app[keys.ABANDONED] = set()
     app[keys.AFTER_RENDER] = after_render
     app.cleanup_ctx.extend([_prober, _jobs, _outgoing, _idle])
     app.on_shutdown.append(_stop_queue)
     app.on_response_prepare.append(add_request_id)
     app.on_response_prepare.append(add_cors_headers)
+    app.on_response_prepare.append(note_begun_answer)
     for route in ROUTES:
         app.router.add_route(route.method, route.path, route.handler, expect_handler=leave_expectation)
         if route.method == "GET":
@@ -169,10 +175,12 @@ def _profile(app: web.Application) -> ProfileAtStart | None:
 
 
 def _readiness(app: web.Application) -> Callable[[], LoadState]:
-    """The state of the weights download while one runs, else the state of the workers."""
+    """The state of the data folder's volume if it is stuck, of the weights while they download, else of the workers."""
 
     def load_state() -> LoadState:
         profile, queue = app[keys.PROFILE], app.get(keys.QUEUE)
+        if trouble := app[keys.VOLUME].trouble:
+            return LoadState(False, "failed", 0.0, trouble.public_detail)
         downloading = profile and profile.load_state()
         return downloading or (app[keys.EXECUTOR].load_state() if queue is None else queue.load_state())
 
@@ -195,12 +203,18 @@ async def _jobs(app: web.Application) -> AsyncIterator[None]:
     """Cleanup context of the data folder, the database, the queue and the tasks that delete expired files."""
     settings, files = app[keys.SETTINGS], app[keys.FILES]
     await asyncio.to_thread(files.prepare)
-    with lock_data_dir(files.data_dir):
+    with lock_data_dir(files.data_dir) as lock:
         database_path = files.data_dir / "lipsync.db"
         await asyncio.to_thread(close_to_others, database_path)
         database = await open_database(database_path)
         await asyncio.to_thread(close_to_others, database_path)
         queue: JobQueue | None = None
+
+        async def open_again() -> None:
+            await asyncio.to_thread(lock.renew)
+            await database.open_again()
+
+        app[keys.VOLUME].open_again = open_again
         try:
             keeping = await open_keeping_clock(database)
             store = Store(database, callback_body=callback_body(app[keys.ADDRESS]), keeping=keeping)
@@ -224,14 +238,16 @@ async def _jobs(app: web.Application) -> AsyncIterator[None]:
                 settings=settings,
                 after_render=after_render,
                 on_end=on_end,
+                was_away=app[keys.VOLUME].was_away,
             )
             app[keys.QUEUE], app[keys.RETENTION], app[keys.OUTBOX] = queue, retention, outbox
             await queue.start()
             if (profile := app[keys.PROFILE]) is not None:
                 downloading = asyncio.create_task(profile.run(queue), name="weights")
             expiring = asyncio.create_task(retention.run(), name="retention")
+            watching = asyncio.create_task(app[keys.VOLUME].run(), name="volume")
             yield
-            tasks = [expiring]
+            tasks = [expiring, watching]
             if profile is not None:
                 profile.stop()
                 tasks.append(downloading)

@@ -3,6 +3,7 @@
 app.py stores a resource under each key. Knows types only.
 """
 
+import asyncio
 from collections.abc import Callable
 
 from aiohttp import web
@@ -21,6 +22,7 @@ from lipsync_server.jobs.running.finish import AfterRender
 from lipsync_server.jobs.running.plan import Planner
 from lipsync_server.jobs.running.profile import ProfileAtStart
 from lipsync_server.jobs.running.queue import JobQueue
+from lipsync_server.jobs.volume import VolumeWatch
 from lipsync_server.settings import Settings
 from lipsync_server.workers.base import Executor, LoadState
 
@@ -42,4 +44,7 @@ READINESS: web.AppKey[Callable[[], LoadState]] = web.AppKey("readiness")
 OUTBOX = web.AppKey("outbox", Outbox)
 AFTER_RENDER: web.AppKey[AfterRender | None] = web.AppKey("after_render")
 LINKS = web.AppKey("links", VideoLinks)
+VOLUME = web.AppKey("volume", VolumeWatch)
+ABANDONED: web.AppKey["set[asyncio.Task[web.StreamResponse]]"] = web.AppKey("abandoned")
+"""Handlers of requests that were answered without them, because the data folder's volume was stuck."""
 KEY_LOCKS = web.AppKey("key_locks", KeyLocks)

@@ -38,7 +38,7 @@ class Parameter:
 class Route:
     """One method of one path.
 
-    problems: HTTP statuses of its problem documents, in addition to 401 and 500, which every route may answer.
+    problems: HTTP statuses of its problem documents, in addition to 401, 500 and 503, which every route may answer.
     forms: the accepted bodies, media type -> JSON schema or model. public: needs no token.
     """
 

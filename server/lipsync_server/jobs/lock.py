@@ -6,23 +6,55 @@ The kernel holds the lock, so that the lock ends with the process, however the p
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lipsync_server.errors import LipsyncError
 
 
-@contextmanager
-def lock_data_dir(data_dir: Path) -> Iterator[None]:
-    """Lock the folder. Raises LipsyncError when another server holds the lock."""
-    descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
+class DataLock:
+    """The lock of a data folder while the server runs."""
+
+    def __init__(self, data_dir: Path) -> None:
+        """Take the lock. Raises LipsyncError when another server holds it."""
+        self._data_dir = data_dir
+        self._descriptor = self._take()
+
+    def renew(self) -> None:
+        """Take the lock again after the volume was mounted anew. Raises LipsyncError when another server has it."""
+        path = self._data_dir / "lock"
+        with suppress(OSError):  # a file of a volume that is gone cannot be asked
+            if path.exists() and os.path.samestat(os.fstat(self._descriptor), path.stat()):
+                return
+        old, self._descriptor = self._descriptor, self._take()
+        _close(old)
+
+    def release(self) -> None:
+        _close(self._descriptor)
+
+    def _take(self) -> int:
+        descriptor = os.open(self._data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            os.close(descriptor)
             raise LipsyncError(
-                f"Another server is using {data_dir}. Stop it, or give this one a folder of its own: LIPSYNC_DATA_DIR."
+                f"Another server is using {self._data_dir}. Stop it, or give this one a folder of its own: "
+                "LIPSYNC_DATA_DIR."
             ) from None
-        yield
-    finally:
+        return descriptor
+
+
+def _close(descriptor: int) -> None:
+    with suppress(OSError):  # a file of a volume that is gone is closed, with an error
         os.close(descriptor)
+
+
+@contextmanager
+def lock_data_dir(data_dir: Path) -> Iterator[DataLock]:
+    """Lock the folder. Raises LipsyncError when another server holds the lock."""
+    lock = DataLock(data_dir)
+    try:
+        yield lock
+    finally:
+        lock.release()

@@ -13,7 +13,7 @@ from lipsync_server.http.answers.file_names import attachment
 
 
 class VideoResponse(web.FileResponse):
-    """Answers the file at `path` as attachment `name`.
+    """Answers the file at `path`, of `size_bytes`, as attachment `name`.
 
     on_sent: called once the last byte of the answer was written to the socket, with the number of bytes and whether
     they were the whole file.
@@ -23,6 +23,7 @@ class VideoResponse(web.FileResponse):
         self,
         path: Path,
         name: str,
+        size_bytes: int,
         *,
         headers: dict[str, str] | None = None,
         on_sent: Callable[[int, bool], Awaitable[None]] | None = None,
@@ -37,7 +38,7 @@ class VideoResponse(web.FileResponse):
             },
         )
         self._on_sent = on_sent
-        self._size_bytes = path.stat().st_size
+        self._size_bytes = size_bytes
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         writer = await super().prepare(request)

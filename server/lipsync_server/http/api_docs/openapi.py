@@ -21,7 +21,7 @@ from lipsync_server.http.routing import Answer, Route
 
 Json = dict[str, object]
 _REF = "#/components/schemas/{model}"
-_EVERYWHERE = (401, 403, 500)
+_EVERYWHERE = (401, 403, 500, 503)
 _WEBHOOK = {
     "post": {
         "summary": "A job has ended",

@@ -3,6 +3,7 @@
 Knows the queue and the wire format. Does not know the routes.
 """
 
+import asyncio
 from pathlib import Path
 
 from aiohttp import web
@@ -65,7 +66,7 @@ async def find_job(request: web.Request) -> Job:
     return job
 
 
-def finished_video(request: web.Request, job: Job) -> Path:
+async def finished_video(request: web.Request, job: Job) -> Path:
     """The path of the video of `job`. Raises Conflict before the video is finished and Gone once it has expired."""
     if job.deleted:
         raise Gone("The job and its video were deleted.")
@@ -77,12 +78,12 @@ def finished_video(request: web.Request, job: Job) -> Path:
     if not job.has_video:
         raise Gone("The video has expired. Finished videos are kept until they are collected, and for a limited time.")
     path = request.app[keys.FILES].video(job.id)
-    if not path.is_file():
+    if not await asyncio.to_thread(path.is_file):
         raise Gone("The video's file is no longer on the server's disk; somebody removed it by hand. Make it again.")
     return path
 
 
-def video_answer(
+async def video_answer(
     request: web.Request, job: Job, *, collects: bool = True, headers: dict[str, str] | None = None
 ) -> web.StreamResponse:
     """The finished video as a download; raises as finished_video does.
@@ -96,5 +97,7 @@ def video_answer(
         if is_whole and collects:
             await app[keys.RETENTION].collect(job.id)
 
-    path = finished_video(request, job)
-    return VideoResponse(path, job.spec.file_name, headers={"Lipsync-Job-Id": job.id, **(headers or {})}, on_sent=sent)
+    path = await finished_video(request, job)
+    size_bytes = (await asyncio.to_thread(path.stat)).st_size
+    headers = {"Lipsync-Job-Id": job.id, **(headers or {})}
+    return VideoResponse(path, job.spec.file_name, size_bytes, headers=headers, on_sent=sent)

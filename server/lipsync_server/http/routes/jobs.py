@@ -63,7 +63,7 @@ async def show(request: web.Request) -> web.StreamResponse:
 
 async def video(request: web.Request) -> web.StreamResponse:
     job = await find_job(request)
-    return video_answer(request, job, collects=request.headers.get("Lipsync-Keep") != "true")
+    return await video_answer(request, job, collects=request.headers.get("Lipsync-Keep") != "true")
 
 
 async def captions_srt(request: web.Request) -> web.StreamResponse:
@@ -76,7 +76,7 @@ async def captions_vtt(request: web.Request) -> web.StreamResponse:
 
 async def _captions(request: web.Request, kind: CaptionFile) -> web.StreamResponse:
     job = await find_job(request)
-    finished_video(request, job)
+    await finished_video(request, job)
     path = request.app[keys.FILES].captions(job.id, kind)
     if not await asyncio.to_thread(path.is_file):
         raise NotFound("The video has no captions. Send the spoken words as script with the next one.")
@@ -93,7 +93,7 @@ async def _captions(request: web.Request, kind: CaptionFile) -> web.StreamRespon
 
 async def collected(request: web.Request) -> web.StreamResponse:
     job = await find_job(request)
-    finished_video(request, job)
+    await finished_video(request, job)
     job = await request.app[keys.RETENTION].collect(job.id)
     return answer(await shown(request, job))
 
@@ -151,7 +151,7 @@ ROUTES = (
         submit,
         "Make a job",
         answers={202: Answer("The job was accepted.", schemas.Job, headers=_LOCATION)},
-        problems=(400, 409, 413, 415, 422, 429, 503, 507),
+        problems=(400, 409, 413, 415, 422, 429, 507),
         parameters=(IDEMPOTENCY_KEY,),
         forms={"multipart/form-data": job_form(), "application/json": schemas.JobRequest},
     ),

@@ -21,7 +21,7 @@ _MAX_DIGITS = 7
 
 async def make_link(request: web.Request) -> web.StreamResponse:
     job = await find_job(request)
-    finished_video(request, job)
+    await finished_video(request, job)
     query, expires = request.app[keys.LINKS].query(
         job.id, expires_in_s=_expires_in_s(request), collects=_collects(request)
     )
@@ -49,7 +49,7 @@ async def shared(request: web.Request) -> web.StreamResponse:
         # The address is the permission, so it is not sent on to another page.
         "Referrer-Policy": "no-referrer",
     }
-    return video_answer(request, job, collects=collects, headers=headers)
+    return await video_answer(request, job, collects=collects, headers=headers)
 
 
 def _expires_in_s(request: web.Request) -> int:
@@ -102,7 +102,7 @@ ROUTES = (
             412: Answer("If-Match names another version of the file.", empty=True),
             416: Answer("The file has no such part.", empty=True),
         },
-        problems=(403, 404, 409, 410),
+        problems=(403, 404, 409, 410, 503),
         parameters=(
             JOB_ID,
             Parameter("expires", "query", "From the link.", {"type": "string"}, required=True),

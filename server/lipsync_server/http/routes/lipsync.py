@@ -18,6 +18,7 @@ from lipsync_server.http.api_docs.openapi import job_form
 from lipsync_server.http.routes.job_answers import accepted_answer, job_link, video_answer
 from lipsync_server.http.routes.submit import accept
 from lipsync_server.http.routing import IDEMPOTENCY_KEY, Answer, Parameter, Route
+from lipsync_server.http.volume import waits_for_a_job
 from lipsync_server.jobs.model import Failure, Job
 
 VIDEO_NAME = "lipsync.mp4"
@@ -29,6 +30,7 @@ async def lipsync(request: web.Request) -> web.StreamResponse:
     accepted = await accept(request, default_name=VIDEO_NAME)
     if wait_s == 0:
         return await accepted_answer(request, accepted, headers={"Preference-Applied": "respond-async"})
+    waits_for_a_job(request)
     queue = request.app[keys.QUEUE]
     try:
         async with asyncio.timeout(wait_s):
@@ -43,7 +45,7 @@ async def lipsync(request: web.Request) -> web.StreamResponse:
         )
     if job.state != "succeeded":
         raise _ended(job, request)
-    return video_answer(request, job, headers={"Content-Location": job_link(request, job, "/video")})
+    return await video_answer(request, job, headers={"Content-Location": job_link(request, job, "/video")})
 
 
 def _ended(job: Job, request: web.Request) -> JobEnded:
@@ -86,7 +88,7 @@ ROUTES = (
             ),
             202: Answer("The job goes on: see `Location`.", schemas.Job, headers={"Location": "The job."}),
         },
-        problems=(400, 409, 410, 413, 415, 422, 429, 503, 507),
+        problems=(400, 409, 410, 413, 415, 422, 429, 507),
         parameters=(PREFER, IDEMPOTENCY_KEY),
         forms={"multipart/form-data": job_form(), "application/json": schemas.JobRequest},
         description="The job goes on when the caller hangs up; its video is then kept like any other job's.",

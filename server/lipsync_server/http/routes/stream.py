@@ -41,7 +41,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
         file = await _first_part(request, job)
         if file is None:
             job = await request.app[keys.QUEUE].store.get(job.id)
-            return video_answer(request, job, collects=False, headers={HEADER: "finished"})
+            return await video_answer(request, job, collects=False, headers={HEADER: "finished"})
         try:
             return await _send(request, job, file)
         finally:
@@ -59,7 +59,7 @@ async def _first_part(request: web.Request, job: Job) -> BinaryIO | None:
                 return file
             job = await queue.store.get(job.id)
             if job.final or queue.stopping:
-                finished_video(request, job)
+                await finished_video(request, job)
                 return None
             await set_within(changed, _LOOK_EVERY_S)
 

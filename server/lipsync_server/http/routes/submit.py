@@ -21,9 +21,11 @@ from lipsync_server.http.callers.addresses import checked_url
 from lipsync_server.http.callers.auth import CALLER
 from lipsync_server.http.inputs.probe import has_left
 from lipsync_server.http.inputs.uploads import Form, check_length, go_on, receive
+from lipsync_server.http.volume import changes_nothing
 from lipsync_server.jobs import files as job_files
 from lipsync_server.jobs.database.store import Idempotency, Store
 from lipsync_server.jobs.model import Job, JobSpec
+from lipsync_server.jobs.volume import is_gone
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
@@ -50,7 +52,8 @@ async def accept(request: web.Request, *, default_name: str | None = None) -> Ac
         folder = await asyncio.to_thread(files.new_incoming)
         try:
             await go_on(request)
-            form = await receive(request, folder, settings, app[keys.FETCHER])
+            with changes_nothing(request):
+                form = await receive(request, folder, settings, app[keys.FETCHER])
             app[keys.METRICS].bytes_in.inc(sum(taken.n_bytes for taken in form.files.values()))
             async with app[keys.KEY_LOCKS].hold(owner, key):
                 return await _accept_form(request, form, folder, owner=owner, key=key, default_name=default_name)
@@ -91,8 +94,10 @@ async def _accept_form(
     await asyncio.to_thread(files.adopt, folder, job_id)
     try:
         job = await queue.submit(job_id, spec, idempotency)
-    except BaseException:
-        await asyncio.to_thread(files.remove, job_id)
+    except BaseException as error:
+        # A disk that fails leaves open whether the job was written, and a job needs its files.
+        if not is_gone(error):
+            await asyncio.to_thread(files.remove, job_id)
         raise
     return Accepted(job, replayed=False)
 

@@ -5,8 +5,9 @@ transaction is written. `synchronous=FULL` makes a committed transaction survive
 """
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aiosqlite
@@ -20,7 +21,8 @@ Value = str | bytes | int | float | None
 class Database:
     """The two connections. `open_database` makes the object, `close` closes it."""
 
-    def __init__(self, writer: aiosqlite.Connection, reader: aiosqlite.Connection) -> None:
+    def __init__(self, path: Path, writer: aiosqlite.Connection, reader: aiosqlite.Connection) -> None:
+        self._path = path
         self._writer = writer
         self._reader = reader
         self._lock = asyncio.Lock()
@@ -45,6 +47,21 @@ class Database:
         rows = await self.rows(sql, *values)
         return rows[0] if rows else None
 
+    async def open_again(self) -> None:
+        """Replace both connections: a file that was open when its volume went away stays unusable."""
+        async with self._lock:
+            writer = await _connect(self._path)
+            try:
+                reader = await _connect(self._path)
+            except BaseException:
+                await writer.close()
+                raise
+            old = (self._reader, self._writer)
+            self._reader, self._writer = reader, writer
+        for connection in old:
+            with suppress(sqlite3.Error):
+                await connection.close()
+
     async def close(self) -> None:
         await self._reader.close()
         await self._writer.close()
@@ -59,7 +76,7 @@ async def open_database(path: Path) -> Database:
     except BaseException:
         await writer.close()
         raise
-    return Database(writer, reader)
+    return Database(path, writer, reader)
 
 
 async def _connect(path: Path) -> aiosqlite.Connection:

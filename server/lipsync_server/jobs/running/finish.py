@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
-from lipsync_server.errors import Cancelled, LipsyncError, NodeLost, WorkerCrashed
+from lipsync_server.errors import Cancelled, Conflict, LipsyncError, NodeLost, WorkerCrashed
 from lipsync_server.jobs.database.store import Ending, Store
 from lipsync_server.jobs.delivery.handover import Stopped, unless_stopped
 from lipsync_server.jobs.files import JobFiles
@@ -32,11 +32,20 @@ log = logging.getLogger(__name__)
 AfterRender = Callable[[Job, Path], Awaitable[str | None]]
 """A step between the finished file and "succeeded": copies the video and returns the address of the copy."""
 
+WasAway = Callable[[float], Awaitable[bool]]
+"""Whether the data folder's volume was away after a time of the monotonic clock. Waits until the volume is back."""
+
 _N_CRASHES_ALLOWED = 1
 MAX_ATTEMPTS = 40
 """A job whose server was killed or whose machine was lost is tried again, because it is not to blame. The limit stops
 a job that crashes every machine."""
 _WRITE_EVERY_S = 15.0
+_WRITE_AGAIN_S = 5.0
+
+
+async def never_away(since: float) -> bool:
+    """For data folders that nothing watches."""
+    return False
 
 
 class Finisher:
@@ -54,6 +63,7 @@ class Finisher:
         settings: Settings,
         after_render: AfterRender | None,
         on_end: Callable[[Job], None],
+        was_away: WasAway,
         give_back: Callable[[Worker], None],
         clock: Callable[[], float],
     ) -> None:
@@ -63,6 +73,7 @@ class Finisher:
         self._store, self._files, self._planner, self._machines = store, files, planner, machines
         self._watch, self._speeds, self._settings = watch, speeds, settings
         self._after_render, self._on_end, self._release, self._clock = after_render, on_end, give_back, clock
+        self._was_away = was_away
         self._notes: set[asyncio.Future[None]] = set()
 
     async def run(self, job: Job, running: RunningJob) -> None:
@@ -81,15 +92,25 @@ class Finisher:
             raise
         except Cancelled:
             await self._cancelled(job, running)
-        except LipsyncError as error:
+        except (LipsyncError, OSError) as error:
             if running.cancel.is_set() and isinstance(error, WorkerCrashed):
                 await self._cancelled(job, running)
-            else:
+            elif job.attempts < MAX_ATTEMPTS and await self._was_away(running.began):
+                log.warning("back to the queue: the data folder was away (%s)", error, extra={"job_id": job.id})
+                await self._settle(
+                    job.id, lambda: self._store.requeue(job.id, worker_s=running.worker_s, crashed=False)
+                )
+            elif isinstance(error, LipsyncError):
                 await self._try_elsewhere_or_fail(job, running, error, node)
+            else:
+                await self._fail_unforeseen(job, running)
         except Exception:
-            log.exception("rendering failed", extra={"job_id": job.id})
-            unknown = LipsyncError(f"The server could not render this job; its log says why under job id {job.id}.")
-            await self.fail(job, unknown, self._ending(running))
+            await self._fail_unforeseen(job, running)
+
+    async def _fail_unforeseen(self, job: Job, running: RunningJob) -> None:
+        log.exception("rendering failed", extra={"job_id": job.id})
+        unknown = LipsyncError(f"The server could not render this job; its log says why under job id {job.id}.")
+        await self.fail(job, unknown, self._ending(running))
 
     def give_back(self, running: RunningJob) -> None:
         """Release the worker of a running job, if it still has one."""
@@ -101,12 +122,15 @@ class Finisher:
         log.warning("job failed: %s", error.detail, extra={"job_id": job.id, "code": error.code})
         failure = Failure(error.code, error.title, error.public_detail, error.status)
         ending = ending or Ending()
-        await self._settle(lambda: self._store.fail(job.id, failure, now=self._clock(), ending=ending))
+        await self._settle(job.id, lambda: self._store.fail(job.id, failure, now=self._clock(), ending=ending))
 
     async def ended(self, job: Job) -> None:
         """After the end is recorded: remove files that are no longer needed, wake requests that wait for the job."""
         clean = self._files.keep_only_video if job.state == "succeeded" else self._files.remove
-        await asyncio.to_thread(clean, job.id)
+        try:
+            await asyncio.to_thread(clean, job.id)
+        except OSError as error:
+            log.warning("files are left until the next start: %s", error, extra={"job_id": job.id})
         log.info("job %s", job.state, extra={"job_id": job.id, "worker_s": round(job.worker_s, 3)})
         self._on_end(job)
         self._watch.changed(job.id)
@@ -134,13 +158,15 @@ class Finisher:
         if elsewhere and not self.stopping:
             self._machines.failed(node, error)
             log.warning("to another machine than %s: %s", node, error.detail, extra={"job_id": job.id})
-            await self._settle(lambda: self._store.requeue(job.id, worker_s=worker_s, crashed=False, failed_on=node))
+            await self._settle(
+                job.id, lambda: self._store.requeue(job.id, worker_s=worker_s, crashed=False, failed_on=node)
+            )
         elif isinstance(error, WorkerCrashed) and self._may_retry(job, error):
             log.warning("back to the queue: %s", error.detail, extra={"job_id": job.id})
             crashed = not self.stopping and not isinstance(error, NodeLost)
             failing = node if crashed else ""
             await self._settle(
-                lambda: self._store.requeue(job.id, worker_s=worker_s, crashed=crashed, failed_on=failing)
+                job.id, lambda: self._store.requeue(job.id, worker_s=worker_s, crashed=crashed, failed_on=failing)
             )
         else:
             if by_the_machine:
@@ -158,7 +184,7 @@ class Finisher:
             return None
         running.enter("store")
         if running.worker is not None:
-            job = await self._written(lambda: self._store.rendered(job.id, outcome, worker_s=running.worker_s))
+            job = await self._written(job.id, lambda: self._store.rendered(job.id, outcome, worker_s=running.worker_s))
             self.give_back(running)
         self._watch.changed(job.id)
         copying = self._after_render(job, self._files.video(job.id))
@@ -170,24 +196,31 @@ class Finisher:
         now, keep_s = self._clock(), self._settings.result_ttl_s
         if outcome.duration_s > 0 and outcome.render_s > 0:
             self._speeds.learn(job.engine, outcome.render_s / outcome.duration_s)
-        await self._settle(lambda: self._store.succeed(job.id, outcome, now=now, keep_s=keep_s, ending=ending))
+        await self._settle(job.id, lambda: self._store.succeed(job.id, outcome, now=now, keep_s=keep_s, ending=ending))
 
     async def _cancelled(self, job: Job, running: RunningJob) -> None:
-        await self._settle(lambda: self._store.cancel(job.id, now=self._clock(), ending=self._ending(running)))
+        await self._settle(job.id, lambda: self._store.cancel(job.id, now=self._clock(), ending=self._ending(running)))
 
-    async def _settle(self, change: Callable[[], Awaitable[Job]]) -> None:
-        job = await self._written(change)
+    async def _settle(self, job_id: str, change: Callable[[], Awaitable[Job]]) -> None:
+        job = await self._written(job_id, change)
         if job.final:
             await self.ended(job)
 
-    async def _written(self, change: Callable[[], Awaitable[Job]]) -> Job:
-        """Call `write` until it succeeds, also while the disk is full: else the job would stay in its old state."""
+    async def _written(self, job_id: str, change: Callable[[], Awaitable[Job]]) -> Job:
+        """Call `change` until it succeeds, also while the disk is full: else the job would stay in its old state."""
+        failed = False
         while True:
             try:
                 return await change()
             except sqlite3.Error:
+                failed = True
                 log.exception("the database cannot be written; trying again")
-                await asyncio.sleep(5.0)
+                await asyncio.sleep(_WRITE_AGAIN_S)
+            except Conflict:
+                # A transaction that ended with an error of the disk may have been written all the same.
+                if not failed:
+                    raise
+                return await self._store.get(job_id)
 
     def _ending(self, running: RunningJob) -> Ending:
         return Ending(

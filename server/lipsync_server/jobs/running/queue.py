@@ -7,6 +7,7 @@ resume point.
 
 import asyncio
 import logging
+import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +18,7 @@ from lipsync_server.jobs.database.store import Ending, Idempotency, Store
 from lipsync_server.jobs.files import JobFiles
 from lipsync_server.jobs.model import IdMaker, Job, JobSpec
 from lipsync_server.jobs.running.attempt import CANCEL_GRACE_S, RunningJob
-from lipsync_server.jobs.running.finish import MAX_ATTEMPTS, AfterRender, Finisher
+from lipsync_server.jobs.running.finish import MAX_ATTEMPTS, AfterRender, Finisher, WasAway, never_away
 from lipsync_server.jobs.running.forecast import Forecast
 from lipsync_server.jobs.running.machines import Machines
 from lipsync_server.jobs.running.plan import Planner
@@ -41,6 +42,7 @@ class JobQueue:
         settings: Settings,
         after_render: AfterRender | None = None,
         on_end: Callable[[Job], None] = lambda job: None,
+        was_away: WasAway = never_away,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.store = store
@@ -65,6 +67,7 @@ class JobQueue:
             settings=settings,
             after_render=after_render,
             on_end=on_end,
+            was_away=was_away,
             give_back=executor.release,
             clock=clock,
         )
@@ -248,6 +251,19 @@ class JobQueue:
                 log.exception("scheduling failed; trying again")
                 self._release(aside)
                 await asyncio.sleep(1.0)
+                await self._recover_lost()
+
+    async def _recover_lost(self) -> None:
+        """Return jobs to the queue that are running by their record only.
+
+        A transaction whose end met an error of the disk may have been written all the same.
+        """
+        try:
+            for job in await self.store.in_state("running"):
+                if job.id not in self._running:
+                    await self._recover(job)
+        except (sqlite3.Error, LipsyncError) as error:
+            log.warning("jobs cannot be read yet: %s", error)
 
     async def _next_worker(self, any_aside: bool) -> Worker | None:
         """An idle worker; None when new work arrived first that a worker put aside may be able to render."""

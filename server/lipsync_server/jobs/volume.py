@@ -1,0 +1,133 @@
+"""Watches the volume of the data folder: does it answer, and if not, since when or with what error.
+
+A network disk can stop answering at any moment: every call below it then waits in its thread, and so does the database.
+Or it fails, and files that were open stay unusable after it is mounted again. This module writes and syncs a small file
+at intervals, in a thread that may hang. Knows one folder. Does not know requests or jobs.
+"""
+
+import asyncio
+import errno
+import functools
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from lipsync_server.daemon_threads import in_daemon_thread
+from lipsync_server.errors import LipsyncError, VolumeStuck
+
+log = logging.getLogger(__name__)
+
+STUCK_S = 15.0
+"""A disk that spins up, or one that many gigabytes are written to, answers within this time."""
+_LOOK_EVERY_S = 3.0
+_GONE = (errno.EIO, errno.ENOTCONN, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.EHOSTDOWN, errno.EHOSTUNREACH)
+"""Errors of a volume that is away. Others, such as those of a full or read-only disk, are answers."""
+_FILE = ".answers"
+
+
+async def _nothing() -> None:
+    """Opens nothing again."""
+
+
+class VolumeWatch:
+    """The state of the volume that holds `folder`. `run` is the task that looks.
+
+    open_again: called when the volume works again after errors, to open files anew that were open before.
+    """
+
+    def __init__(self, folder: Path, *, open_again: Callable[[], Awaitable[None]] = _nothing) -> None:
+        self.open_again = open_again
+        self._folder = folder
+        self._asked_at: float | None = None
+        self._error = ""
+        self._away_until: float | None = None
+        self._looking = asyncio.Lock()
+
+    @property
+    def trouble(self) -> VolumeStuck | None:
+        """The error for whoever needs the volume now; None while it answers."""
+        if self._error:
+            return volume_stuck(f"cannot be used ({self._error})")
+        waited_s = 0.0 if self._asked_at is None else time.monotonic() - self._asked_at
+        return volume_stuck(f"has not answered for {waited_s:.0f} s") if waited_s >= STUCK_S else None
+
+    async def was_away(self, since: float) -> bool:
+        """Whether the volume was away after `since`, a time of the monotonic clock. Waits until it is back."""
+        works = await self._look()
+        while not works:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            works = await self._look()
+        return self._away_until is not None and self._away_until >= since
+
+    async def run(self) -> None:
+        while True:
+            await self._look()
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _look(self) -> bool:
+        """Look once, however long that takes; returns whether the volume works."""
+        async with self._looking:
+            self._asked_at = time.monotonic()
+            look = asyncio.create_task(in_daemon_thread(functools.partial(_write, self._folder / _FILE)))
+            stuck = not (await asyncio.wait({look}, timeout=STUCK_S))[0]
+            if stuck:
+                log.error("the volume of the data folder does not answer; requests that need it are refused")
+                await asyncio.wait({look})
+                waited_s = time.monotonic() - self._asked_at
+                log.warning("the volume of the data folder answers again after %.0f s", waited_s)
+            self._asked_at = None
+            await self._learn(look.result())
+            if stuck or self._error:
+                self._away_until = time.monotonic()
+            return not self._error
+
+    async def _learn(self, error: OSError | None) -> None:
+        """Keep the error of the last look. Files are opened again once there is none any more."""
+        before = self._error
+        if error is not None and error.errno in _GONE:
+            self._error = error.strerror or str(error)
+            if not before:
+                log.error("the volume of the data folder cannot be used: %s", error)
+        elif before:
+            try:
+                await self.open_again()
+            except (OSError, sqlite3.Error, LipsyncError) as still:
+                self._error = str(still)
+                log.error("the data folder cannot be opened again: %s", still)
+            else:
+                self._error, self._away_until = "", time.monotonic()
+                log.warning("the volume of the data folder can be used again")
+
+
+def is_gone(error: BaseException) -> bool:
+    """Whether the error says that the volume of the data folder is away."""
+    if isinstance(error, sqlite3.OperationalError):
+        # Of OperationalError, a full disk alone is no sign of that.
+        return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+    return isinstance(error, OSError) and error.errno in _GONE
+
+
+def volume_stuck(what: str) -> VolumeStuck:
+    """The error for a caller. what: goes on after "The volume of the server's data folder"."""
+    return VolumeStuck(
+        f"The volume of the server's data folder (LIPSYNC_DATA_DIR) {what}, as a network disk whose server is away. "
+        "Jobs and videos on it are kept. Mount it again, or send the request again later.",
+        retry_after_s=30,
+    )
+
+
+def _write(path: Path) -> OSError | None:
+    """Write to the volume, through every cache; the error, or None."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            os.write(descriptor, b"\n")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        return error
+    return None

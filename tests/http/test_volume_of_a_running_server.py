@@ -1,0 +1,144 @@
+"""The data folder's volume hangs or fails under a running server: requests are answered, and nothing is lost.
+
+The volume is real: a FUSE file system that is frozen, or killed and mounted again (freezing_volume.py).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from freezing_volume import FreezingVolume, why_not
+from lipsync_server.http import volume as http_volume
+from lipsync_server.jobs import volume
+from site_kit import Site, form
+
+Start = Callable[..., Awaitable[Site]]
+
+pytestmark = pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
+
+NEED_THE_VOLUME = (
+    ("GET", "/v1/jobs"),
+    ("GET", "/v1/jobs/{done}/video"),
+    ("GET", "/v1/jobs/{done}/link"),
+    ("GET", "/v1/jobs/{done}/captions.srt"),
+    ("GET", "/v1/jobs/{waiting}/events"),
+    ("GET", "/v1/jobs/{waiting}/stream"),
+    ("POST", "/v1/jobs/{done}/collected"),
+    ("POST", "/v1/jobs"),
+    ("POST", "/lipsync"),
+    ("DELETE", "/v1/jobs/{waiting}"),
+    ("GET", "/metrics"),
+    ("GET", "/v1/engines"),
+)
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FreezingVolume]:
+    """The volume of the folder `data`, whose hangs are noticed in less than a second."""
+    monkeypatch.setattr(volume, "STUCK_S", 0.5)
+    monkeypatch.setattr(volume, "_LOOK_EVERY_S", 0.2)
+    monkeypatch.setattr(http_volume, "_LOOK_EVERY_S", 0.1)
+    for name in ("backing", "data"):
+        (tmp_path / name).mkdir()
+    with FreezingVolume(tmp_path / "backing", tmp_path / "data") as mounted:
+        yield mounted
+
+
+async def until_ready(site: Site, status: int) -> str:
+    """Wait until /readyz answers with `status`; returns its sentence."""
+    async with asyncio.timeout(30):
+        while True:
+            async with site.client.get("/readyz") as response:
+                answer = await response.json()
+                if response.status == status:
+                    return str(answer["detail"])
+            await asyncio.sleep(0.05)
+
+
+async def until_accepted(site: Site, n_jobs: int) -> None:
+    """Wait until so many jobs are there and no request that made one still holds a folder."""
+    async with asyncio.timeout(20):
+        while True:
+            async with site.client.get("/v1/jobs") as response:
+                jobs = (await response.json())["jobs"]
+                if len(jobs) == n_jobs and not any(path.startswith("incoming/") for path in site.left_on_disk()):
+                    return
+            await asyncio.sleep(0.05)
+
+
+async def ask(site: Site, method: str, path: str) -> tuple[int, str]:
+    body = form() if method == "POST" and not path.endswith("collected") else None
+    async with site.client.request(method, path, data=body, timeout=aiohttp.ClientTimeout(total=20)) as response:
+        is_problem = response.content_type == "application/problem+json"
+        return response.status, (await response.json())["code"] if is_problem else ""
+
+
+async def test_every_request_is_answered_and_no_job_is_lost_while_the_volume_hangs(
+    start: Start, disk: FreezingVolume
+) -> None:
+    site = await start()
+    done = (await site.ended((await site.submit())["id"]))["id"]
+    site.executor.rendering.clear()
+    running = (await site.submit(prompt="hold"))["id"]
+    await site.executor.rendering.wait()
+    waiting = (await site.submit())["id"]
+    blocking = asyncio.create_task(ask_for_video(site))
+    await until_accepted(site, 4)
+
+    disk.freeze()
+    try:
+        assert "LIPSYNC_DATA_DIR" in await until_ready(site, 503)
+        answers = await asyncio.gather(
+            *(ask(site, method, path.format(done=done, waiting=waiting)) for method, path in NEED_THE_VOLUME)
+        )
+        for (method, _), answer in zip(NEED_THE_VOLUME, answers, strict=True):
+            assert answer in allowed(method)
+        async with site.client.get("/healthz") as response:
+            assert response.status == 200
+        site.executor.let_go.set()
+    finally:
+        disk.thaw()
+
+    await until_ready(site, 200)
+    assert (await site.ended(running))["state"] == "succeeded"
+    assert (await site.job(done))["state"] == "succeeded"
+    # The cancelling that was answered 503 may still be carried out, as its answer says.
+    assert (await site.ended(waiting))["state"] in ("succeeded", "cancelled")
+    assert await blocking == 200
+
+
+def allowed(method: str) -> set[tuple[int, str]]:
+    """The answers of a request that needs the volume while it is away. Reading may succeed from memory."""
+    return {(503, "volume_stuck")} | ({(200, "")} if method == "GET" else set())
+
+
+async def ask_for_video(site: Site) -> int:
+    async with site.client.post("/lipsync", data=form()) as response:
+        await response.read()
+        return response.status
+
+
+async def test_a_volume_that_was_mounted_again_is_used_and_no_job_failed(start: Start, disk: FreezingVolume) -> None:
+    site = await start()
+    done = (await site.ended((await site.submit())["id"]))["id"]
+    site.executor.rendering.clear()
+    running = (await site.submit(prompt="hold"))["id"]
+    await site.executor.rendering.wait()
+
+    disk.die()
+    assert "LIPSYNC_DATA_DIR" in await until_ready(site, 503)
+    for method, path in NEED_THE_VOLUME:
+        assert await ask(site, method, path.format(done=done, waiting=running)) in allowed(method)
+    site.executor.let_go.set()
+    await site.executor.failed.wait()  # the worker cannot write the video that it rendered
+    disk.unmount()
+    disk.mount()
+
+    await until_ready(site, 200)
+    ended = await site.ended(running)
+    assert (ended["state"], ended["attempts"]) == ("succeeded", 2)
+    async with site.client.get(f"/v1/jobs/{done}/video") as response:
+        assert response.status == 200
+    assert (await site.ended((await site.submit())["id"]))["state"] == "succeeded"

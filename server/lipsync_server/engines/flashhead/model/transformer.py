@@ -4,7 +4,7 @@ Knows the order of the parts. Does not know weight files, sampling or windows. O
 a batch dimension. Paper letters: T latent frames, h w latent height and width, N tokens, D model width, z channels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lipsync_server.engines.flashhead.model.blocks import Block, KeysValues, SoundAttention, fast_forward, why_not_fast
 from lipsync_server.engines.flashhead.model.config import HeadConfig
+from lipsync_server.engines.flashhead.model.graph import GraphedForward
 from lipsync_server.models.kernels.attention import OUR_HEAD_DIM, Attention, choose, why_not
 from lipsync_server.models.kernels.product_8bit import native_8bit
 from lipsync_server.models.kernels.rope import RotaryTable, video_table
@@ -26,6 +27,8 @@ Grid = tuple[int, int, int]
 """Latent frames, rows and columns of tokens."""
 Sound = list[KeysValues]
 """Keys and values of a window's sound, for each block."""
+_FEW_TOKENS = 4096
+"""Up to here the host is slower than the GPU, and a forward runs as a CUDA graph."""
 _OVER_ALL_TOKENS = ("self_attn.qkv", "self_attn.o", "cross_attn.q", "cross_attn.o", "ffn.0", "ffn.2")
 """Layers that multiply every token of a window: 90 % of the weights, and nearly all of the work."""
 
@@ -48,6 +51,7 @@ class FlashHeadTransformer(nn.Module):
         self.head = Head(config.dim, config.out_dim * config.patch_values, config.eps)
         self.attention: Attention | None = None
         self.fast_blocks = False
+        self._graphed: GraphedForward | None = None
         self._ropes: dict[tuple[Grid, torch.device], RotaryTable] = {}
         self.requires_grad_(False)
 
@@ -73,7 +77,11 @@ class FlashHeadTransformer(nn.Module):
                 module.attend = self.attention.kernel
 
     def round_weights(self, kind: EightBit) -> None:
-        """Round the products over all tokens to 8 bits; they also compute in 8 bits where the device can."""
+        """Round the products over all tokens to 8 bits; they also compute in 8 bits where the device can.
+
+        Call `use_fast_blocks` afterwards, where it was called before.
+        """
+        self.fast_blocks, self._graphed = False, None
         activations: Activations = "dynamic" if native_8bit(self.device, kind) else "exact"
         replace_linears(self, lambda name, _: kind if name.endswith(_OVER_ALL_TOKENS) else None)
         for module in self.modules():
@@ -86,6 +94,7 @@ class FlashHeadTransformer(nn.Module):
             self.set_attention()
         reason = why_not_fast(cast(Block, self.blocks[0]), self.device)
         self.fast_blocks = reason is None
+        self._graphed = GraphedForward(self._compute_flat) if reason is None else None
         return reason
 
     def compile_blocks(self) -> None:
@@ -113,6 +122,20 @@ class FlashHeadTransformer(nn.Module):
         grid = (latent.shape[1], latent.shape[2] // patch[1], latent.shape[3] // patch[2])
         if sound[0].k.shape[0] != grid[0]:
             raise ValueError(f"latent has {grid[0]} frames, the sound was given for {sound[0].k.shape[0]}")
+        if self._graphed is not None and grid[0] * grid[1] * grid[2] <= _FEW_TOKENS:
+            flat = [tensor for heard in sound for tensor in heard]
+            return self._graphed([latent, picture.to(latent), timestep.to(self.device), *flat])
+        return self._compute(latent, picture, timestep, sound, grid)
+
+    def _compute_flat(self, inputs: Sequence[Tensor]) -> Tensor:
+        """`forward` of its arguments in one list, as a CUDA graph takes them."""
+        latent, picture, timestep, *flat = inputs
+        patch = self.config.patch_size
+        grid = (latent.shape[1], latent.shape[2] // patch[1], latent.shape[3] // patch[2])
+        sound = [KeysValues(*pair) for pair in zip(flat[::2], flat[1::2], strict=True)]
+        return self._compute(latent, picture, timestep, sound, grid)
+
+    def _compute(self, latent: Tensor, picture: Tensor, timestep: Tensor, sound: Sound, grid: Grid) -> Tensor:
         x = self.embed_patches(torch.cat([latent, picture.to(latent)]))
         e, e0 = self.embed_time(timestep)
         rope, pending = self.rope(grid), Pending(x)
@@ -121,7 +144,7 @@ class FlashHeadTransformer(nn.Module):
                 pending = fast_forward(block, pending, e0, heard, rope, self.attention)
             else:
                 pending = Pending(block(pending.x, e0, heard, rope))
-        return unpatchify(self.head(pending.settle(), e), grid, patch)
+        return unpatchify(self.head(pending.settle(), e), grid, self.config.patch_size)
 
     def embed_time(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
         """timestep (1,) in 0..1000 -> e (1, D) and e0 (1, 6, D), float32."""

@@ -1,0 +1,38 @@
+"""A forward as a CUDA graph makes the numbers of a plain one. Needs an NVIDIA GPU."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from lipsync_server.engines.flashhead.model.graph import GraphedForward
+from torch import Tensor
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+
+
+@gpu
+def test_a_recorded_forward_is_the_plain_one_for_every_input_and_shape() -> None:
+    weight = torch.randn(16, 16, device="cuda")
+
+    def forward(inputs: Sequence[Tensor]) -> Tensor:
+        return torch.tanh(inputs[0] @ weight) + inputs[1]
+
+    graphed = GraphedForward(forward)
+    with torch.inference_mode():
+        for n_rows in (4, 4, 9, 4):
+            inputs = [torch.randn(n_rows, 16, device="cuda") for _ in range(2)]
+            first = graphed(inputs)
+            second = graphed([x + 1 for x in inputs])
+            torch.testing.assert_close(first, forward(inputs))
+            torch.testing.assert_close(second, forward([x + 1 for x in inputs]))
+
+
+@gpu
+def test_a_forward_that_cannot_be_recorded_runs_all_the_same() -> None:
+    def forward(inputs: Sequence[Tensor]) -> Tensor:
+        return inputs[0] * inputs[0].sum().item()  # the host waits for the GPU, which no graph can hold
+
+    graphed = GraphedForward(forward)
+    x = torch.randn(8, device="cuda")
+    for _ in range(2):
+        torch.testing.assert_close(graphed([x]), forward([x]))

@@ -153,7 +153,7 @@ def kernels(bench: Bench, found: Numbers) -> None:
     weights = (q[0, rows, 0].double() @ k[0, :, 0].double().t() / dim**0.5).softmax(-1)
     wanted = weights @ v[0, :, 0].double()
     for name, kernel in attention.KERNELS.items():
-        why_not = _why_not(name, bench.device)
+        why_not = _why_not(name, bench.device, dim)
         if why_not is not None:
             found[name] = {"missing": why_not}
             continue
@@ -162,10 +162,12 @@ def kernels(bench: Bench, found: Numbers) -> None:
         bench.record.save()
 
 
-def _why_not(name: str, device: torch.device) -> str | None:
+def _why_not(name: str, device: torch.device, head_dim: int) -> str | None:
     """Why a kernel is not measured here, with the error of its package if that does not load; None when it runs."""
     if name == "math":
         return "too slow and large for this many tokens"
+    if name in attention.OURS and head_dim != attention.OUR_HEAD_DIM:
+        return f"it computes heads of {attention.OUR_HEAD_DIM} numbers, and this model's have {head_dim}"
     why_not = attention.why_not(name, device)
     package = attention._PACKAGES.get(name)
     if why_not is None or package is None:

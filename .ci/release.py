@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+# Stands for the repository in the node's links until a release names it.
+PLACEHOLDER = "n8n-nodes-lipsync/lipsync"
 
 
 def version() -> str:
@@ -59,13 +61,33 @@ def image(repository: str) -> str:
 
 
 def name(repository: str) -> None:
-    """Write `owner/name` into cloud/published.py, so that what is built now knows where it is published."""
-    path = ROOT / "server" / "lipsync_server" / "cloud" / "published.py"
-    text, n_changed = re.subn(
-        r'^REPOSITORY = ".*"$', f'REPOSITORY = "{repository}"', path.read_text(encoding="utf-8"), flags=re.MULTILINE
-    )
-    if n_changed != 1 or not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
-        raise SystemExit(f"{path.name} has no line for the repository, or {repository!r} is not owner/name")
+    """Write `owner/name` into server and node, so that what is built now knows where it is published.
+
+    npm refuses a package with provenance whose package.json names another repository.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise SystemExit(f"{repository!r} is not owner/name")
+    replace_line("server/lipsync_server/cloud/published.py", r'^REPOSITORY = ".*"$', f'REPOSITORY = "{repository}"')
+    release = f"export const RELEASE = '{repository}:{version()}';"
+    replace_line("n8n-node/nodes/Lipsync/machines/published.ts", r"^export const RELEASE = '.*';$", release)
+    for path in files_with_links():
+        text = path.read_text(encoding="utf-8")
+        if PLACEHOLDER in text:
+            path.write_text(text.replace(PLACEHOLDER, repository), encoding="utf-8")
+
+
+def files_with_links() -> list[Path]:
+    """The files of the node's package that may name the repository."""
+    folder = ROOT / "n8n-node"
+    sources = [path for part in ("credentials", "nodes") for path in (folder / part).rglob("*") if path.is_file()]
+    return [folder / "package.json", *(path for path in sources if path.suffix in (".json", ".ts"))]
+
+
+def replace_line(file: str, pattern: str, line: str) -> None:
+    path = ROOT / file
+    text, n_changed = re.subn(pattern, line, path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    if n_changed != 1:
+        raise SystemExit(f"{file} has no line {pattern}")
     path.write_text(text, encoding="utf-8")
 
 

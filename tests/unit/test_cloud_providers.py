@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from cloud_kit import (
@@ -22,7 +23,7 @@ from cloud_kit import (
 )
 from lipsync_server.cloud.machine import Machine
 from lipsync_server.cloud.providers.api import NoCapacity, ProviderError, WrongKey
-from lipsync_server.cloud.providers.tensordock import check_driver
+from lipsync_server.cloud.providers.tensordock import check_driver, cloud_init
 from lipsync_server.cloud.providers.vast import onstart
 from lipsync_server.cloud.rent import PROVIDERS, readiness
 from lipsync_server.cloud.software import choose_software, upload
@@ -350,3 +351,19 @@ def test_vast_s_start_ends_at_once_and_carries_the_script_unchanged():
     script = onstart(stock_order().script)
     assert stock_order().script in script
     assert script.rstrip().endswith("&")
+
+
+def test_the_n8n_node_sends_the_same_scripts() -> None:
+    """The node has the rules in TypeScript; its tests hold them to the same recorded texts."""
+    recorded = json.loads((Path(__file__).parents[1] / "data/providers/stock.json").read_text(encoding="utf-8"))
+    order = stock_order()
+    assert recorded == {
+        "source": URL,
+        "image": order.image,
+        "script": order.script,
+        "onstart": onstart(order.script),
+        "environment": dict(ORDER.environment),
+        "cloud_init": cloud_init(order),
+        "cloud_init_of_an_image": cloud_init(ORDER),
+        "own_image": ORDER.image,
+    }

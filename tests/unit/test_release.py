@@ -1,5 +1,6 @@
 """The steps of the release workflow that can run here do what the workflow relies on."""
 
+import json
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from lipsync_server.cloud.software import build_wheel
 from lipsync_server.errors import InvalidInput
 
 ROOT = Path(__file__).parents[2]
+PLACEHOLDER = "n8n-nodes-lipsync/lipsync"
 WORKFLOW = (ROOT / ".github" / "workflows" / "release.yml").read_text(encoding="utf-8")
 
 
@@ -31,6 +33,9 @@ def checkout(tmp_path: Path) -> Path:
         "server/lipsync_server/__init__.py",
         "server/lipsync_server/cloud/published.py",
         "n8n-node/package.json",
+        "n8n-node/nodes/Lipsync/machines/published.ts",
+        "n8n-node/nodes/Lipsync/Lipsync.node.json",
+        "n8n-node/credentials/LipsyncApi.credentials.ts",
         "CHANGELOG.md",
         "weights/manifest.json",
     ):
@@ -89,8 +94,30 @@ def test_what_a_release_builds_knows_where_it_is_published(checkout: Path) -> No
     pushed = release("image", "Some-Body/LipSync").stdout.strip()
     assert image() == f"{pushed}:{__version__}-gpu"
     assert '--tag "$IMAGE:$VERSION-$TARGET"' in WORKFLOW
-    assert WORKFLOW.count('.ci/release.py name "$GITHUB_REPOSITORY"') == 2
+    assert WORKFLOW.count('.ci/release.py name "$GITHUB_REPOSITORY"') == 3
     assert release("name", "no owner", root=checkout).returncode == 1
+
+
+def test_the_node_of_a_release_names_its_repository_and_its_image(checkout: Path) -> None:
+    """npm refuses provenance for a package that names another repository than the one it was built in."""
+    assert release("name", "Some-Body/LipSync", root=checkout).returncode == 0
+    node = checkout / "n8n-node"
+    package = json.loads((node / "package.json").read_text())
+    assert package["repository"]["url"] == "git+https://github.com/Some-Body/LipSync.git"
+    published = (node / "nodes/Lipsync/machines/published.ts").read_text()
+    assert f"RELEASE = 'Some-Body/LipSync:{__version__}'" in published
+    assert "Some-Body/LipSync" in (node / "credentials/LipsyncApi.credentials.ts").read_text()
+    assert not [path for path in node.rglob("*") if path.is_file() and PLACEHOLDER in path.read_text()]
+
+
+def test_the_placeholder_stands_only_where_a_release_replaces_it() -> None:
+    """No other file has it, so that the person who publishes types no name."""
+    listed = subprocess.run(
+        ["git", "grep", "-l", PLACEHOLDER], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    replaced = ("n8n-node/credentials/", "n8n-node/nodes/", "n8n-node/package.json")
+    allowed = (".ci/release.py", "tests/unit/test_release.py")
+    assert [name for name in listed if not name.startswith(replaced) and name not in allowed] == []
 
 
 def test_the_workflow_names_no_owner() -> None:

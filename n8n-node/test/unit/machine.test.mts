@@ -8,7 +8,11 @@ import { after, before, describe, it, type TestContext } from 'node:test';
 import type { NodeOperationError } from 'n8n-workflow';
 
 import { execute, makeContext, type Context } from './context.mjs';
-import { OFFERS, PROVIDER_KEY, ProviderProcess } from './provider.mjs';
+import { publishedImage } from '../../nodes/Lipsync/machines/published.js';
+import { chooseSoftware } from '../../nodes/Lipsync/machines/software.js';
+import { cloudInit } from '../../nodes/Lipsync/machines/tensordock.js';
+import { onstart } from '../../nodes/Lipsync/machines/vast.js';
+import { OFFERS, PROVIDER_KEY, ProviderProcess, STOCK } from './provider.mjs';
 import { json, problem, serve, type Scripted } from './scripted.mjs';
 
 type Parameters = Record<string, unknown>;
@@ -99,7 +103,10 @@ describe('rented machines', () => {
 		assert.equal(created.image, 'me/lipsync:1');
 		assert.equal(environment['-p 5000:5000'], '1');
 		assert.equal(environment.LIPSYNC_TOKENS, first.json.token);
-		assert.equal(environment.LIPSYNC_IDLE_STOP, '15');
+		assert.equal(environment.LIPSYNC_IDLE_STOP, '5');
+		assert.equal(environment.LIPSYNC_PROFILE, 'infinitetalk-int8-fast');
+		assert.equal(environment.LIPSYNC_PRICE_PER_HOUR, '0.4');
+		assert.equal(created.runtype, 'args');
 		await api.answers('GET /instances/', [
 			200,
 			{ instances: [{ id: 7, label: created.label, actual_status: 'running' }] },
@@ -108,6 +115,68 @@ describe('rented machines', () => {
 		assert.equal(second.json.machine_id, '7');
 		assert.equal(second.json.token, first.json.token);
 		assert.equal((await api.calls('PUT', '/asks/1/')).length, 1, 'the second try rents nothing');
+	});
+
+	it('sends the same scripts as `lipsync cloud up`', () => {
+		const { image, script } = chooseSoftware('', STOCK.source);
+		assert.deepEqual({ image, script }, { image: STOCK.image, script: STOCK.script });
+		assert.equal(onstart(script), STOCK.onstart);
+		const order = {
+			environment: STOCK.environment,
+			diskGb: 70,
+			label: 'a',
+			sshKey: 'ssh-ed25519 A',
+		};
+		assert.deepEqual(
+			JSON.parse(cloudInit({ ...order, image, script }).slice(13)),
+			JSON.parse(STOCK.cloud_init.slice(13)),
+		);
+		assert.deepEqual(
+			JSON.parse(cloudInit({ ...order, image: STOCK.own_image, script: '' }).slice(13)),
+			JSON.parse(STOCK.cloud_init_of_an_image.slice(13)),
+		);
+	});
+
+	it('starts the published image where the node comes from a release, and says what is missing where not', async () => {
+		const published = publishedImage('Some-Body/LipSync:1.2.3');
+		assert.equal(published, 'ghcr.io/some-body/lipsync:1.2.3-gpu');
+		assert.deepEqual(chooseSoftware('', '', published), { image: published, script: '' });
+		assert.throws(() => chooseSoftware('me/l:1', STOCK.source), /exclude each other/);
+		for (const source of ['http://example.org/a.whl', 'https://example.org/a.exe', 'a.whl']) {
+			assert.throws(() => chooseSoftware('', source), /Source must be an https address/);
+		}
+		await api.answers('GET /instances/', [200, { instances: [] }]);
+		const nothing = { operation: 'start', startMode: 'rent', gpu: '4090', maxPrice: 1 };
+		await assert.rejects(
+			execute(at('vast', nothing, { executionId: '97' })),
+			(error: NodeOperationError) => {
+				assert.match(error.message, /no release/);
+				assert.match(String(error.description), /into Source, or an image of yours/);
+				return true;
+			},
+		);
+	});
+
+	it('installs a source into a stock image at Vast.ai and RunPod', async (t) => {
+		const server = await lipsync(t);
+		await api.answers('GET /instances/', [200, { instances: [] }]);
+		await api.answers('POST /bundles/', [200, OFFERS.vast_offers]);
+		await api.answers('PUT /asks/1/', [200, { success: true, new_contract: 8 }]);
+		await api.answers('GET /instances/8/', vastAt(portOf(server)));
+		const rent = { operation: 'start', startMode: 'rent', gpu: '4090', maxPrice: 1 };
+		const parameters = { ...rent, source: STOCK.source };
+		await execute(at('vast', parameters, { executionId: '96' }));
+		const sent = (await api.calls('PUT', '/asks/1/')).at(-1)?.body as Parameters;
+		assert.deepEqual([sent.image, sent.runtype, sent.onstart], [STOCK.image, 'ssh', STOCK.onstart]);
+		await api.answers('GET /pods', [200, { pods: [] }]);
+		await api.answers('GET /catalog/gpus', [200, OFFERS.runpod_gpus]);
+		await api.answers('POST /pods', [201, { id: 'pod8', status: 'PROVISIONING' }]);
+		await api.answers('GET /pods/pod8', [200, { id: 'pod8', status: 'ERROR' }]);
+		await api.answers('DELETE /pods/pod8', [204, '']);
+		await assert.rejects(execute(at('runpod', parameters, { executionId: '96' })), /is failed/);
+		const pod = (await api.calls('POST', '/pods')).at(-1)?.body as Parameters;
+		assert.equal(pod.args, `bash -c 'eval "$START_SCRIPT"'`);
+		assert.equal((pod.env as Record<string, string>).START_SCRIPT, STOCK.script);
 	});
 
 	it('rents nothing above the price that is allowed', async () => {
@@ -171,7 +240,7 @@ describe('rented machines', () => {
 			image: 'me/l:1',
 		};
 		await assert.rejects(execute(at('runpod', parameters)), /pod7 at RunPod is failed/);
-		const { body } = (await api.calls('POST', '/pods'))[0];
+		const { body } = (await api.calls('POST', '/pods')).at(-1) ?? {};
 		assert.deepEqual(Object.keys(body ?? {}), [
 			...['name', 'image', 'cloud', 'gpu', 'disk', 'mounts', 'ports', 'env'],
 		]);
@@ -218,7 +287,7 @@ describe('rented machines', () => {
 		const [head, ...lines] = String(sent.attributes.cloud_init).split('\n');
 		assert.equal(head, '#cloud-config');
 		const { runcmd } = JSON.parse(lines.join('\n')) as { runcmd: string[][] };
-		assert.match(runcmd[5][2], /--gpus=all .*--env=LIPSYNC_PROFILE=sadtalker-256 .*me\/l:1$/);
+		assert.match(runcmd[6][2], /--gpus=all .*--env=LIPSYNC_PROFILE=sadtalker-256 .*me\/l:1$/);
 		await api.answers('GET /instances', [200, { data: [{ id: 'vm-9', attributes }] }]);
 		const [item] = await execute(at('tensordock', { operation: 'getAll' }));
 		assert.deepEqual(

@@ -22,6 +22,20 @@ export const OFFERS = JSON.parse(
 	readFileSync(join(ROOT, 'tests', 'data', 'providers', 'offers.json'), 'utf8'),
 ) as Record<'vast_offers' | 'runpod_gpus' | 'tensordock_places', object>;
 
+/** The scripts that `lipsync cloud up` sends; the server's tests hold them to its code. */
+export const STOCK = JSON.parse(
+	readFileSync(join(ROOT, 'tests', 'data', 'providers', 'stock.json'), 'utf8'),
+) as {
+	source: string;
+	image: string;
+	script: string;
+	onstart: string;
+	environment: Record<string, string>;
+	cloud_init: string;
+	cloud_init_of_an_image: string;
+	own_image: string;
+};
+
 export class ProviderProcess {
 	readonly asked: AskedProvider[] = [];
 	private readonly scripted: Array<() => void> = [];

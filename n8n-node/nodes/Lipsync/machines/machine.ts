@@ -40,9 +40,11 @@ export interface Wish {
 	diskGb: number;
 }
 
-/** The container that a new machine runs. */
+/** The software and the size of a new machine. */
 export interface Order {
 	image: string;
+	/** Run with bash in the container; "" runs the image's own program. */
+	script: string;
 	diskGb: number;
 	environment: Record<string, string>;
 	/** The name of the machine. A second try finds the machine of the first try by this name. */

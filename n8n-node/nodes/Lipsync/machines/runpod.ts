@@ -8,6 +8,7 @@ import type { ProviderApi } from './api';
 import { Instances } from './instances';
 import { MIN_CUDA, PORT, cheapestFirst, matches, numberOrNull } from './machine';
 import type { Machine, Provider, States } from './machine';
+import { RUN_START_SCRIPT, START_SCRIPT, joined } from './shell';
 
 const STATES: States = {
 	RUNNING: 'running',
@@ -70,9 +71,11 @@ export function runpod(api: ProviderApi): Provider {
 					ports: [`${PORT}/http`],
 					env: {
 						...order.environment,
+						...(order.script === '' ? {} : { [START_SCRIPT]: order.script }),
 						LIPSYNC_WEIGHTS_DIR: `${VOLUME}/weights`,
 						LIPSYNC_DATA_DIR: `${VOLUME}/data`,
 					},
+					...(order.script === '' ? {} : { args: joined(RUN_START_SCRIPT) }),
 				},
 			});
 			return String(body.id);

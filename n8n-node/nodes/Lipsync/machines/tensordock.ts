@@ -9,6 +9,7 @@ import type { ProviderApi } from './api';
 import { Instances } from './instances';
 import { PORT, cheapestFirst, matches, numberOrNull } from './machine';
 import type { Machine, Offer, Order, Provider, States, Wish } from './machine';
+import { RUN_START_SCRIPT, START_SCRIPT, joined } from './shell';
 
 const STATES: States = {
 	running: 'running',
@@ -21,6 +22,24 @@ const STATES: States = {
 const LEAST_STORAGE_GB = 100;
 const N_VCPUS = 8;
 const RAM_GB = 32;
+/** The first driver branch that runs CUDA 12 (MIN_CUDA). TensorDock's list names no driver, so the machine looks. */
+const LEAST_DRIVER = 525;
+const REFUSED = '/run/lipsync-driver-too-old';
+/** Answers /readyz in the words of a server that cannot start, so that waiting for the machine ends with the reason. */
+const REFUSAL_PAGE = [
+	'',
+	'import http.server, json, sys',
+	'class Refusal(http.server.BaseHTTPRequestHandler):',
+	'    def do_GET(self):',
+	'        data = json.dumps({"ready": False, "stage": "failed", "detail": sys.argv[2]}).encode()',
+	'        self.send_response(503)',
+	'        self.send_header("Content-Type", "application/json")',
+	'        self.send_header("Content-Length", str(len(data)))',
+	'        self.end_headers()',
+	'        self.wfile.write(data)',
+	'http.server.HTTPServer(("", int(sys.argv[1])), Refusal).serve_forever()',
+	'',
+].join('\n');
 
 export function tensordock(api: ProviderApi): Provider {
 	const instances = new Instances(api, '/instances', 'instance');
@@ -130,11 +149,15 @@ function urlOf(found: IDataObject): string {
 	return `http://${host}:${String(outer ?? PORT)}`;
 }
 
-/** The cloud-init script: installs Docker and NVIDIA's toolkit on a bare Ubuntu, then runs the image at every boot. */
+/**
+ * Turns a bare Ubuntu into our container with the GPU: a look at the driver, Docker, NVIDIA's toolkit, then the image, on
+ * every boot.
+ */
 export function cloudInit(order: Order): string {
-	const environment = Object.entries(order.environment).map(
-		([name, value]) => `--env=${name}=${value}`,
-	);
+	const variables = {
+		...order.environment,
+		...(order.script === '' ? {} : { [START_SCRIPT]: order.script }),
+	};
 	const run = [
 		...['docker', 'run', '--detach', '--restart=always', '--name=lipsync', '--gpus=all'],
 		...[
@@ -142,25 +165,35 @@ export function cloudInit(order: Order): string {
 			'--volume=lipsync-data:/data',
 			'--volume=lipsync-weights:/weights',
 		],
-		...environment,
+		...Object.entries(variables).map(([name, value]) => `--env=${name}=${value}`),
 		order.image,
+		...(order.script === '' ? [] : RUN_START_SCRIPT),
 	];
 	const toolkit = 'https://nvidia.github.io/libnvidia-container';
 	const signedBy = '/usr/share/keyrings/nvidia-container-toolkit.gpg';
 	const steps = [
+		checkDriver(),
 		'apt-get update && apt-get install -y docker.io curl gpg',
 		`curl -fsSL ${toolkit}/gpgkey | gpg --dearmor -o ${signedBy}`,
 		`curl -fsSL ${toolkit}/stable/deb/nvidia-container-toolkit.list | sed 's#deb https#deb [signed-by=${signedBy}] https#' > /etc/apt/sources.list.d/nvidia-container-toolkit.list`,
 		'apt-get update && apt-get install -y nvidia-container-toolkit',
 		'nvidia-ctk runtime configure --runtime=docker && systemctl restart docker',
-		run.map(quoted).join(' '),
+		`[ -e ${REFUSED} ] || ${joined(run)}`,
 	];
 	// Every JSON document is a YAML document too, and JSON quotes all strings correctly.
 	const config = { runcmd: steps.map((step) => ['bash', '-c', step]) };
 	return `#cloud-config\n${JSON.stringify(config, null, 1)}\n`;
 }
 
-/** `word`, quoted so that a shell reads one word. */
-function quoted(word: string): string {
-	return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replace(/'/g, `'"'"'`)}'`;
+/** Shell that makes the file REFUSED and answers /readyz where the driver is older than the image needs. */
+function checkDriver(): string {
+	const page = joined(['python3', '-c', REFUSAL_PAGE, String(PORT)]);
+	return [
+		'driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2> /dev/null | head -n 1) || driver=',
+		`if [ "$(printf %s "\${driver%%.*}" | tr -cd 0-9 | grep . || echo 0)" -lt ${LEAST_DRIVER} ]; then`,
+		`touch ${REFUSED}`,
+		`said="This host has driver \${driver:-none}, and the image needs ${LEAST_DRIVER} or newer: take another offer."`,
+		`setsid ${page} "$said" > /dev/null 2>&1 < /dev/null &`,
+		'fi',
+	].join('\n');
 }

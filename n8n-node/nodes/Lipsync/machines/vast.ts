@@ -43,7 +43,8 @@ export function vast(api: ProviderApi): Provider {
 			);
 		},
 		create: async (offerId, order) => {
-			// `args` keeps the image's own entrypoint; ports are Docker flags among the variables.
+			// `args` keeps the image's own entrypoint; `ssh` runs Vast's, which then runs `onstart`. Ports are Docker flags
+			// among the variables.
 			const { body } = await api.call({
 				method: 'PUT',
 				path: `/asks/${encodeURIComponent(offerId)}/`,
@@ -51,10 +52,12 @@ export function vast(api: ProviderApi): Provider {
 				body: {
 					image: order.image,
 					disk: order.diskGb,
-					runtype: 'args',
 					target_state: 'running',
 					label: order.label,
 					env: { ...order.environment, [`-p ${PORT}:${PORT}`]: '1' },
+					...(order.script === ''
+						? { runtype: 'args' }
+						: { runtype: 'ssh', onstart: onstart(order.script) }),
 				},
 			});
 			return String(body.new_contract);
@@ -73,6 +76,15 @@ export function vast(api: ProviderApi): Provider {
 			await api.call({ method: 'PUT', path: instances.path(id), body: { state } });
 		},
 	};
+}
+
+/** Vast waits for `onstart` to end, so the script goes on behind it and writes a log of its own. */
+export function onstart(script: string): string {
+	return [
+		`cat > /root/start-lipsync.sh <<'END_OF_SCRIPT'\n${script}END_OF_SCRIPT`,
+		'setsid bash /root/start-lipsync.sh > /var/log/lipsync.log 2>&1 < /dev/null &',
+		'',
+	].join('\n');
 }
 
 function offerOf(each: IDataObject): Offer {

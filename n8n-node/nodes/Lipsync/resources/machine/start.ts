@@ -18,10 +18,15 @@ import { fingerprint } from '../../jobs/submit';
 import { accountOf, type Account } from '../../machines';
 import { PORT, type Machine } from '../../machines/machine';
 import { readMissing, waitUntilReady } from '../../machines/ready';
+import { chooseSoftware } from '../../machines/software';
 import type { Operation } from '../../operation';
 import { machineIdField, readMachineId } from './machineId';
 
 const MINUTE_MS = 60_000;
+/** As `lipsync cloud up --idle-stop` has it. */
+const IDLE_STOP_MINUTES = 5;
+/** As `lipsync cloud up --profile` has it. */
+const PROFILE = 'infinitetalk-int8-fast';
 const rents = { show: { startMode: ['rent'] } };
 
 const fields: INodeProperties[] = [
@@ -77,10 +82,20 @@ const fields: INodeProperties[] = [
 		displayName: 'Docker Image',
 		name: 'image',
 		type: 'string',
-		required: true,
 		default: '',
 		placeholder: 'e.g. your-name/lipsync:gpu',
-		description: 'The image of the Lipsync server that you have built and pushed',
+		description:
+			'An image of the Lipsync server that you have pushed. Left empty, the published image of this version is taken.',
+		displayOptions: rents,
+	},
+	{
+		displayName: 'Source',
+		name: 'source',
+		type: 'string',
+		default: '',
+		placeholder: 'e.g. https://example.com/lipsync_server-0.1.0-py3-none-any.whl',
+		description:
+			"Instead of an image: the https address of a wheel or source archive. The machine starts PyTorch's image and installs it there.",
 		displayOptions: rents,
 	},
 	{
@@ -103,9 +118,9 @@ const fields: INodeProperties[] = [
 				name: 'idleStopMinutes',
 				type: 'number',
 				typeOptions: { minValue: 0 },
-				default: 15,
+				default: IDLE_STOP_MINUTES,
 				description:
-					'A new machine at Vast.ai or RunPod stops itself after so many minutes without work; 0 switches that off',
+					'A new machine at Vast.ai or RunPod stops itself so many minutes after the last collected video; 0 switches that off',
 			},
 			{
 				displayName: 'If It Does Not Get Ready',
@@ -134,10 +149,9 @@ const fields: INodeProperties[] = [
 				displayName: 'Profile',
 				name: 'profile',
 				type: 'string',
-				default: '',
-				placeholder: 'e.g. infinitetalk-int8-fast',
+				default: PROFILE,
 				description:
-					'The model files that a new machine downloads. Left empty, the server decides.',
+					'The model files that a new machine downloads. Left empty, it downloads none and has the preview engine alone.',
 			},
 			{
 				displayName: 'SSH Public Key',
@@ -247,13 +261,10 @@ async function take(
 		if (before.state === 'stopped') await provider.act(before.id, 'start');
 		return { id: before.id, token, isNew: true };
 	}
-	const image = text(context.getNodeParameter('image', i, ''));
-	if (image === '') {
-		throw new NodeOperationError(context.getNode(), 'Docker Image is empty', {
-			description: 'Build and push the image of the server, and write its name here',
-			itemIndex: i,
-		});
-	}
+	const software = chooseSoftware(
+		text(context.getNodeParameter('image', i, '')),
+		text(context.getNodeParameter('source', i, '')),
+	);
 	const gpu = text(context.getNodeParameter('gpu', i, ''));
 	const maxPrice = numberBetween(
 		context,
@@ -277,10 +288,11 @@ async function take(
 			},
 		);
 	}
-	const idleStop = account.name === 'tensordock' ? 0 : Number(options.idleStopMinutes ?? 15);
-	const profile = text(options.profile);
+	const idleStop =
+		account.name === 'tensordock' ? 0 : Number(options.idleStopMinutes ?? IDLE_STOP_MINUTES);
+	const profile = text(options.profile ?? PROFILE);
 	const id = await provider.create(offer.id, {
-		image,
+		...software,
 		diskGb,
 		label,
 		sshKey: text(options.sshKey),
@@ -290,6 +302,7 @@ async function take(
 			LIPSYNC_TOKENS: token,
 			...(profile === '' ? {} : { LIPSYNC_PROFILE: profile }),
 			LIPSYNC_IDLE_STOP: String(idleStop),
+			LIPSYNC_PRICE_PER_HOUR: String(offer.pricePerHour),
 		},
 	});
 	return { id, token, isNew: true };

@@ -128,7 +128,7 @@ export class N8n {
 	}
 
 	command(...args: string[]): string {
-		return execFileSync('node', [this.binary, ...args], {
+		return execFileSync('node', [this.programFile, ...args], {
 			env: this.env,
 			encoding: 'utf8',
 			timeout: 180_000,
@@ -137,7 +137,7 @@ export class N8n {
 
 	async start(): Promise<void> {
 		const log = createWriteStream(join(this.folder, 'n8n.log'), { flags: 'a' });
-		this.process = spawn('node', [this.binary, 'start'], {
+		this.process = spawn('node', [this.programFile, 'start'], {
 			env: this.env,
 			stdio: ['ignore', 'pipe', 'pipe'],
 		});
@@ -286,7 +286,18 @@ export class N8n {
 		return await this.ended(await this.run(workflow), seconds);
 	}
 
-	private get binary(): string {
+	/** The bytes of a binary of an execution, wherever n8n stores it. */
+	async binary(stored?: { id?: string; data: string }): Promise<Buffer> {
+		if (stored?.id === undefined) return Buffer.from(stored?.data ?? '', 'base64');
+		const query = new URLSearchParams({ id: stored.id, action: 'download' }).toString();
+		const answer = await fetch(`${this.url}/rest/binary-data?${query}`, {
+			headers: { Cookie: this.cookie, ...BROWSER },
+		});
+		if (!answer.ok) throw new Error(`binary ${stored.id}: ${answer.status} ${await answer.text()}`);
+		return Buffer.from(await answer.arrayBuffer());
+	}
+
+	private get programFile(): string {
 		return join(this.program, 'n8n', 'node_modules', 'n8n', 'bin', 'n8n');
 	}
 

@@ -2,6 +2,7 @@
 import { after, before, describe } from 'node:test';
 
 import { essentialCases } from './essential.mjs';
+import { sharingCases } from './sharing.mjs';
 import { N8N_1 } from './places.mjs';
 import { Stage } from './stage.mjs';
 
@@ -17,4 +18,5 @@ describe('the node in n8n 1.x', { timeout: 900_000 }, () => {
 	after(async () => await stage?.clear());
 
 	essentialCases(() => stage);
+	sharingCases(() => stage);
 });

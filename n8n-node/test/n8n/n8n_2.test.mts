@@ -12,6 +12,7 @@ import { TOKEN, type LipsyncServer } from './lipsync.mjs';
 import { output, type N8n, type NodeSpec, type Workflow } from './n8n.mjs';
 import { PROVIDER_KEY, ProviderProcess } from '../unit/provider.mjs';
 import { N8N_2, PACKAGE, eventually } from './places.mjs';
+import { sharingCases } from './sharing.mjs';
 import { Stage } from './stage.mjs';
 import { LIPSYNC, end, fromFiles, line, lipsync, start, write } from './workflows.mjs';
 
@@ -105,6 +106,7 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 	});
 
 	essentialCases(() => stage);
+	sharingCases(() => stage);
 
 	it('hands the bytes and the name of the video to the next node', async () => {
 		const run = await n8n.runToEnd(flows.poll);

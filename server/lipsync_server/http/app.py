@@ -32,11 +32,24 @@ from lipsync_server.http.idleness import machine_is_needed
 from lipsync_server.http.inputs.fetch import Fetcher
 from lipsync_server.http.inputs.probe import Prober
 from lipsync_server.http.inputs.uploads import leave_expectation
-from lipsync_server.http.routes import doctor, engines, events, health, jobs, links, lipsync, metrics, page, stream
+from lipsync_server.http.routes import (
+    doctor,
+    engines,
+    events,
+    health,
+    jobs,
+    links,
+    lipsync,
+    metrics,
+    page,
+    stream,
+    webhooks,
+)
 from lipsync_server.http.routing import Route
 from lipsync_server.http.volume import note_begun_answer, volume_middleware
 from lipsync_server.jobs.database.connection import open_database
 from lipsync_server.jobs.database.store import Store
+from lipsync_server.jobs.database.webhooks import Webhooks
 from lipsync_server.jobs.delivery.callbacks import Outbox, load_secret
 from lipsync_server.jobs.delivery.handover import checked_hand_over
 from lipsync_server.jobs.files import JobFiles
@@ -59,6 +72,7 @@ _API = (
     *lipsync.ROUTES,
     *jobs.ROUTES,
     *links.ROUTES,
+    *webhooks.ROUTES,
     *events.ROUTES,
     *stream.ROUTES,
     *engines.ROUTES,
@@ -100,6 +114,7 @@ def create_app(
         ]
     )
     app[keys.SETTINGS] = settings
+    app[keys.TOKENS] = tokens
     app[keys.EXECUTOR] = executor or make_executor(settings, registry)
     app[keys.PLANNER] = Planner(_offered(app[keys.EXECUTOR], registry), settings)
     app[keys.PROFILE] = _profile(app)
@@ -222,6 +237,9 @@ async def _jobs(app: web.Application) -> AsyncIterator[None]:
             retention = Retention(store, files, grace_s=settings.collected_grace_s, keeping=keeping)
             secret = await asyncio.to_thread(_secret, settings, files)
             app[keys.LINKS] = VideoLinks(await asyncio.to_thread(load_link_secret, files.data_dir / "link_secret"))
+            app[keys.WEBHOOKS] = Webhooks(database)
+            if n_lost := await app[keys.WEBHOOKS].keep_only(app[keys.TOKENS].ids):
+                log.warning("%d webhooks are removed, because the server no longer has their tokens", n_lost)
             outbox = Outbox(database, secret, app[keys.FETCHER].post, keeping=keeping)
 
             def on_end(job: Job) -> None:

@@ -10,11 +10,13 @@ from aiohttp import web
 
 from lipsync_server.cloud.this_machine.address import PublicAddress
 from lipsync_server.cloud.this_machine.idle import IdleWatch
+from lipsync_server.http.callers.auth import Tokens
 from lipsync_server.http.callers.links import VideoLinks
 from lipsync_server.http.callers.slots import KeyLocks, Slots
 from lipsync_server.http.counters import Metrics
 from lipsync_server.http.inputs.fetch import Fetcher
 from lipsync_server.http.inputs.probe import Prober
+from lipsync_server.jobs.database.webhooks import Webhooks
 from lipsync_server.jobs.delivery.callbacks import Outbox
 from lipsync_server.jobs.files import JobFiles
 from lipsync_server.jobs.keeping.retention import Retention
@@ -42,6 +44,8 @@ STREAMS = web.AppKey("streams", Slots)
 EXECUTOR = web.AppKey("executor", Executor)
 READINESS: web.AppKey[Callable[[], LoadState]] = web.AppKey("readiness")
 OUTBOX = web.AppKey("outbox", Outbox)
+WEBHOOKS = web.AppKey("webhooks", Webhooks)
+TOKENS = web.AppKey("tokens", Tokens)
 AFTER_RENDER: web.AppKey[AfterRender | None] = web.AppKey("after_render")
 LINKS = web.AppKey("links", VideoLinks)
 VOLUME = web.AppKey("volume", VolumeWatch)

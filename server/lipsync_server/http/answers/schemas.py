@@ -5,12 +5,13 @@ relative references, so that they work behind a path prefix or a tunnel.
 """
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, StringConstraints
 
 from lipsync_server.engines.ask import Ask
 from lipsync_server.engines.registry import ENGINES
+from lipsync_server.jobs.database.webhooks import EVENTS, Event
 from lipsync_server.workers.base import LoadStage, WorkerState
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -259,5 +260,36 @@ class Problem(BaseModel):
 class Callback(_Model):
     """Body of a callback. Header `Lipsync-Signature: t=<unix seconds>,v1=<hex HMAC-SHA256 of "t.body">`."""
 
-    event: Literal["job.succeeded", "job.failed", "job.cancelled"]
+    event: Event
     job: Job
+
+
+class WebhookRequest(_Model):
+    """POST /v1/webhooks."""
+
+    url: HttpUrl = Field(description="Address that gets the POST.")
+    events: list[Event] = Field(default=list(EVENTS), min_length=1, max_length=len(EVENTS), description="Which ends.")
+
+
+class WebhookFields(TypedDict):
+    id: str
+    owner: str
+    url: str
+    events: list[Event]
+    created_at: datetime
+
+
+class Webhook(_Model):
+    id: str
+    owner: str
+    url: str
+    events: list[Event]
+    created_at: datetime
+
+
+class NewWebhook(Webhook):
+    secret: str = Field(description="Key of the signatures of this webhook (HMAC-SHA256).")
+
+
+class WebhookList(_Model):
+    webhooks: list[Webhook]

@@ -25,8 +25,9 @@ _EVERYWHERE = (401, 403, 500, 503)
 _WEBHOOK = {
     "post": {
         "summary": "A job has ended",
-        "description": "Posted to `callback_url`. Header `Lipsync-Signature: t=<unix seconds>,v1=<hex>`, where hex is "
-        'the HMAC-SHA256 of `"<t>." + body` with the key from LIPSYNC_WEBHOOK_SECRET or data/webhook_secret.',
+        "description": "Posted to `callback_url` and webhooks. Header `Lipsync-Signature: t=<unix seconds>,v1=<hex>`: "
+        'hex is the HMAC-SHA256 of `"<t>." + body`. The key is that of the webhook; the callback of one job has the '
+        "key from LIPSYNC_WEBHOOK_SECRET or data/webhook_secret. Refuse an old `t`, and a job that you have had.",
         "requestBody": {
             "content": {"application/json": {"schema": {"$ref": _REF.format(model="Callback")}}},
             "required": True,

@@ -79,4 +79,21 @@ STEPS: tuple[str, ...] = (
     UPDATE outbox SET created_at = coalesce((SELECT seconds FROM keeping_clock), 0.0),
         next_at = coalesce((SELECT seconds FROM keeping_clock), 0.0);
     """,
+    """
+    CREATE TABLE webhooks (
+        id TEXT PRIMARY KEY,
+        owner TEXT NOT NULL,
+        sees_all INTEGER NOT NULL,
+        token_id TEXT NOT NULL,
+        url TEXT NOT NULL,
+        events TEXT NOT NULL,
+        secret TEXT NOT NULL,
+        created_at REAL NOT NULL,
+        -- Deliveries in a row that were given up.
+        n_given_up INTEGER NOT NULL DEFAULT 0,
+        UNIQUE (owner, url)
+    ) WITHOUT ROWID;
+    -- NULL for the callback of one job.
+    ALTER TABLE outbox ADD COLUMN webhook_id TEXT;
+    """,
 )

@@ -1,8 +1,8 @@
 """Stores jobs in SQLite: every change of a job's state is one transaction in this module.
 
-The transaction that ends a job also writes its callback to the outbox table, so that no callback is lost. A row that
-cannot be read is treated as a failed job (records.py) and does not affect other jobs. Knows the records of model.py and
-their tables. Does not know files, workers, engines or HTTP.
+The transaction that ends a job also writes its callback, and one for each webhook, to the outbox table, so that none is
+lost. A row that cannot be read is treated as a failed job (records.py) and does not affect other jobs. Knows the
+records of model.py and their tables. Does not know files, workers, engines or HTTP.
 """
 
 import json
@@ -15,6 +15,7 @@ from lipsync_server.errors import Conflict, NotFound, QueueFull
 from lipsync_server.jobs.database.connection import Database
 from lipsync_server.jobs.database.queries import Queries
 from lipsync_server.jobs.database.records import insert_job, is_readable, job_of, read_job, stand_in, write_job
+from lipsync_server.jobs.database.webhooks import announce_end
 from lipsync_server.jobs.model import CostRecord, Failure, Job, State, is_job_id
 from lipsync_server.workers.task import RenderOutcome
 
@@ -239,11 +240,8 @@ class Store(Queries):
                 raise Conflict(f"The job is {before.state}; this is possible only while it is {' or '.join(states)}.")
             job = change(before)
             await write_job(db, job)
-            if job.final and not before.final and job.spec.callback_url:
-                await db.execute(
-                    "INSERT INTO outbox (job_id, url, body, created_at, next_at) VALUES (?1, ?2, ?3, ?4, ?4)",
-                    (job.id, job.spec.callback_url, self._callback_body(job), job.ended_on_clock),
-                )
+            if job.final and not before.final:
+                await announce_end(db, job, self._callback_body)
         return job
 
     def _ended(self, job: Job, state: State, now: float, ending: "Ending") -> Job:

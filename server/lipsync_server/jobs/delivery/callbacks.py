@@ -1,4 +1,4 @@
-"""Delivers callbacks: signed, retried with growing pauses, across restarts.
+"""Delivers callbacks and webhooks: signed, retried with growing pauses, across restarts.
 
 store.py writes a row of the outbox table in the transaction that ends the job, so that no callback is lost; this module
 posts the row until a receiver accepts it. Pauses and the end of all attempts are counted on the keeping clock
@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from lipsync_server.errors import LipsyncError
 from lipsync_server.jobs.database.connection import Database
+from lipsync_server.jobs.database.webhooks import forget_webhook
 from lipsync_server.jobs.files import kept_secret
 from lipsync_server.jobs.watch import set_within
 
@@ -37,6 +38,8 @@ _GIVE_UP_S = 86400.0
 _GIVE_UP_REFUSED_S = 3600.0
 _N_AT_ONCE = 32
 _N_AT_ONCE_TO_A_HOST = 4
+_MOST_GIVEN_UP = 20
+"""A webhook is removed after so many deliveries in a row that nobody took."""
 # The pause after the database could not record what became of a delivery.
 _AFTER_AN_ERROR_S = 10.0
 
@@ -49,6 +52,8 @@ class Delivery:
     body: bytes
     created_at: float
     attempts: int
+    webhook_id: str | None = None
+    webhook_secret: str | None = None
 
 
 def sign(secret: bytes, body: bytes, timestamp: int) -> str:
@@ -120,7 +125,8 @@ class Outbox:
             chosen.append(number)
         marks = ", ".join("?" * len(chosen))
         whole = await self._db.rows(
-            f"SELECT id, job_id, url, body, created_at, attempts FROM outbox WHERE id IN ({marks})",  # noqa: S608
+            "SELECT outbox.id, job_id, outbox.url, body, outbox.created_at, attempts, webhook_id, secret"  # noqa: S608
+            f" FROM outbox LEFT JOIN webhooks ON webhooks.id = webhook_id WHERE outbox.id IN ({marks})",
             *chosen,
         )
         return [Delivery(*row) for row in whole]
@@ -147,11 +153,14 @@ class Outbox:
             self._wake.set()
 
     async def _deliver(self, delivery: Delivery) -> None:
+        secret = self._secret if delivery.webhook_secret is None else delivery.webhook_secret.encode()
         headers = {
             "Content-Type": "application/json",
-            SIGNATURE_HEADER: sign(self._secret, delivery.body, int(self._wall())),
+            SIGNATURE_HEADER: sign(secret, delivery.body, int(self._wall())),
             "Lipsync-Delivery": f"{delivery.job_id}-{delivery.attempts + 1}",
         }
+        if delivery.webhook_id is not None:
+            headers["Lipsync-Webhook"] = delivery.webhook_id
         status = 0
         try:
             status = await self._post(delivery.url, delivery.body, headers)
@@ -164,13 +173,16 @@ class Outbox:
         extra = {"job_id": delivery.job_id, "attempt": delivery.attempts + 1}
         if 200 <= status < 300:
             log.info("callback delivered", extra=extra)
-            await self._forget(delivery)
+            await self._taken(delivery)
+            return
+        if status == 410 and delivery.webhook_id is not None:
+            await self._remove_webhook(delivery.webhook_id, "its address answers 410")
             return
         refused = 400 <= status < 500 and status not in (408, 425, 429)
         age_s = self._keeping() - delivery.created_at
         if age_s > (_GIVE_UP_REFUSED_S if refused else _GIVE_UP_S):
             log.warning("callback given up: %s", problem, extra=extra)
-            await self._forget(delivery)
+            await self._give_up(delivery)
             return
         pause_s = min(_FIRST_PAUSE_S * 2**delivery.attempts, _LONGEST_PAUSE_S)
         log.info("callback again in %.0f s: %s", pause_s, problem, extra=extra)
@@ -179,6 +191,28 @@ class Outbox:
                 "UPDATE outbox SET attempts = attempts + 1, next_at = ?, last_error = ? WHERE id = ?",
                 (self._keeping() + pause_s, problem[:500], delivery.id),
             )
+
+    async def _taken(self, delivery: Delivery) -> None:
+        async with self._db.transaction() as db:
+            await db.execute("DELETE FROM outbox WHERE id = ?", (delivery.id,))
+            await db.execute("UPDATE webhooks SET n_given_up = 0 WHERE id = ?", (delivery.webhook_id,))
+
+    async def _give_up(self, delivery: Delivery) -> None:
+        """Drop the delivery, and its webhook too when nobody has answered there for long."""
+        await self._forget(delivery)
+        if delivery.webhook_id is None:
+            return
+        async with self._db.transaction() as db:
+            await db.execute("UPDATE webhooks SET n_given_up = n_given_up + 1 WHERE id = ?", (delivery.webhook_id,))
+            rows = list(await db.execute_fetchall("SELECT n_given_up FROM webhooks WHERE id = ?",
+                                                  (delivery.webhook_id,)))  # fmt: skip
+        if rows and rows[0][0] >= _MOST_GIVEN_UP:
+            await self._remove_webhook(delivery.webhook_id, f"{_MOST_GIVEN_UP} deliveries in a row were given up")
+
+    async def _remove_webhook(self, webhook_id: str, reason: str) -> None:
+        log.warning("webhook %s is removed: %s", webhook_id, reason)
+        async with self._db.transaction() as db:
+            await forget_webhook(db, webhook_id)
 
     async def _forget(self, delivery: Delivery) -> None:
         async with self._db.transaction() as db:

@@ -1,0 +1,255 @@
+"""A webhook hears of every job of its owner that ends, once, signed with its own key, until it is removed."""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import re
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from lipsync_server.jobs.database.webhooks import MAX_WEBHOOKS
+from lipsync_server.jobs.delivery import callbacks
+from site_kit import Json, Site, form
+
+TOKENS = "alice:a,bob:b,o"
+
+
+def by(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+ALICE, BOB, OWNER = by("a"), by("b"), by("o")
+
+
+class Receiver:
+    """A server with the addresses /0, /1 ...: each answers with its status and keeps what came."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.calls: dict[str, asyncio.Queue[tuple[dict[str, str], bytes]]] = {}
+        self.root = ""
+
+    async def handle(self, request: web.Request) -> web.Response:
+        self.queue(request.path).put_nowait((dict(request.headers), await request.read()))
+        return web.Response(status=self.status)
+
+    def queue(self, path: str) -> asyncio.Queue[tuple[dict[str, str], bytes]]:
+        return self.calls.setdefault(path, asyncio.Queue())
+
+    async def next(self, path: str) -> tuple[dict[str, str], Json]:
+        async with asyncio.timeout(20):
+            headers, body = await self.queue(path).get()
+        return headers, json.loads(body)
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    receiver = Receiver()
+    app = web.Application()
+    app.router.add_post("/{path:.*}", receiver.handle)
+    server = TestServer(app)
+    await server.start_server()
+    receiver.root = f"http://127.0.0.1:{server.port}"
+    yield receiver
+    await server.close()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch):
+    """The pauses are those of the product in thousandths."""
+    monkeypatch.setattr(callbacks, "_FIRST_PAUSE_S", 0.002)
+
+
+async def add(site: Site, headers: dict[str, str], url: str, **fields: object) -> Json:
+    async with site.client.post("/v1/webhooks", json={"url": url, **fields}, headers=headers) as response:
+        assert response.status == 201, await response.text()
+        made: Json = await response.json()
+        return made
+
+
+async def listed(site: Site, headers: dict[str, str]) -> list[Json]:
+    async with site.client.get("/v1/webhooks", headers=headers) as response:
+        found: list[Json] = (await response.json())["webhooks"]
+        return found
+
+
+async def make(site: Site, headers: dict[str, str], **fields: object) -> str:
+    async with site.client.post("/v1/jobs", data=form(**fields), headers=headers) as response:
+        assert response.status == 202, await response.text()
+        return str((await response.json())["id"])
+
+
+async def test_every_ended_job_is_posted_once_and_signed_with_the_key_of_the_webhook(start, receiver: Receiver):
+    site = await start(allow_private_urls=True, tokens=TOKENS, public_url="https://lips.example")
+    webhook = await add(site, OWNER, f"{receiver.root}/0")
+    jobs = [await make(site, OWNER), await make(site, OWNER, prompt="no face")]
+    seen = {}
+    for _ in jobs:
+        async with asyncio.timeout(20):
+            headers, body = await receiver.queue("/0").get()
+        found = re.fullmatch(r"t=(\d+),v1=([0-9a-f]{64})", headers["Lipsync-Signature"])
+        assert found is not None
+        expected = hmac.new(webhook["secret"].encode(), f"{found[1]}.".encode() + body, hashlib.sha256).hexdigest()
+        assert found[2] == expected
+        assert headers["Lipsync-Webhook"] == webhook["id"]
+        said = json.loads(body)
+        seen[said["job"]["id"]] = said["event"]
+    assert seen == dict(zip(jobs, ("job.succeeded", "job.failed"), strict=True))
+    assert receiver.queue("/0").empty()
+
+
+async def test_a_webhook_hears_only_of_the_events_that_it_wants(start, receiver: Receiver):
+    site = await start(allow_private_urls=True, tokens=TOKENS)
+    await add(site, OWNER, f"{receiver.root}/failed", events=["job.failed"])
+    await add(site, OWNER, f"{receiver.root}/all")
+    good, bad = await make(site, OWNER), await make(site, OWNER, prompt="no face")
+    assert {(await receiver.next("/all"))[1]["job"]["id"] for _ in range(2)} == {good, bad}
+    assert (await receiver.next("/failed"))[1]["job"]["id"] == bad
+    assert receiver.queue("/failed").empty()
+
+
+async def test_a_named_token_hears_of_its_own_jobs_only(start, receiver: Receiver):
+    site = await start(allow_private_urls=True, tokens=TOKENS)
+    alices = await add(site, ALICE, f"{receiver.root}/alice")
+    await add(site, OWNER, f"{receiver.root}/owner")
+    bobs_job, alices_job = await make(site, BOB), await make(site, ALICE)
+    assert {(await receiver.next("/owner"))[1]["job"]["id"] for _ in range(2)} == {bobs_job, alices_job}
+    assert (await receiver.next("/alice"))[1]["job"]["id"] == alices_job
+    assert receiver.queue("/alice").empty()
+    assert await listed(site, BOB) == []
+    assert [each["id"] for each in await listed(site, ALICE)] == [alices["id"]]
+    assert len(await listed(site, OWNER)) == 2
+    for method in ("GET", "DELETE"):
+        async with site.client.request(method, f"/v1/webhooks/{alices['id']}", headers=BOB) as response:
+            assert response.status == 404
+    assert all("secret" not in each for each in await listed(site, OWNER))
+
+
+async def test_webhooks_and_their_deliveries_survive_a_restart(start, receiver: Receiver):
+    site = await start(allow_private_urls=True, tokens=TOKENS)
+    webhook = await add(site, OWNER, f"{receiver.root}/0")
+    receiver.status = 503
+    missed = await make(site, OWNER)
+    await receiver.next("/0")
+    await site.client.close()
+    receiver.status = 200
+    while not receiver.queue("/0").empty():
+        receiver.queue("/0").get_nowait()
+    site = await start(allow_private_urls=True, tokens=TOKENS)
+    assert (await receiver.next("/0"))[1]["job"]["id"] == missed
+    assert [each["id"] for each in await listed(site, OWNER)] == [webhook["id"]]
+    later = await make(site, OWNER)
+    assert (await receiver.next("/0"))[1]["job"]["id"] == later
+
+
+async def test_the_same_address_again_replaces_the_webhook_and_posts_each_job_once(start, receiver: Receiver):
+    site = await start(allow_private_urls=True, tokens=TOKENS)
+    first = await add(site, OWNER, f"{receiver.root}/0")
+    second = await add(site, OWNER, f"{receiver.root}/0")
+    assert first["secret"] != second["secret"]
+    assert [each["id"] for each in await listed(site, OWNER)] == [second["id"]]
+    job = await make(site, OWNER)
+    headers, said = await receiver.next("/0")
+    assert (headers["Lipsync-Webhook"], said["job"]["id"]) == (second["id"], job)
+    await site.client.close()
+    assert receiver.queue("/0").empty()
+
+
+async def test_a_removed_webhook_gets_nothing_more_not_even_what_waits(start, receiver: Receiver):
+    site = await start(allow_private_urls=True, tokens=TOKENS)
+    gone = await add(site, OWNER, f"{receiver.root}/gone")
+    receiver.status = 503
+    await make(site, OWNER)
+    await receiver.next("/gone")
+    async with site.client.delete(f"/v1/webhooks/{gone['id']}", headers=OWNER) as response:
+        assert response.status == 204
+    receiver.status = 200
+    await add(site, OWNER, f"{receiver.root}/stays")
+    job = await make(site, OWNER)
+    assert (await receiver.next("/stays"))[1]["job"]["id"] == job
+    bodies = [json.loads(receiver.queue("/gone").get_nowait()[1]) for _ in range(receiver.queue("/gone").qsize())]
+    assert job not in {body["job"]["id"] for body in bodies}
+
+
+async def test_a_webhook_goes_with_its_token(start, receiver: Receiver):
+    """A token that leaked and was replaced leaves nobody behind who hears of new jobs."""
+    site = await start(allow_private_urls=True, tokens="alice:a,leaked")
+    await add(site, by("leaked"), f"{receiver.root}/stranger")
+    kept = await add(site, ALICE, f"{receiver.root}/alice")
+    await site.client.close()
+    site = await start(allow_private_urls=True, tokens="alice:a,fresh")
+    assert [each["id"] for each in await listed(site, by("fresh"))] == [kept["id"]]
+
+
+async def test_an_address_that_is_gone_or_that_nobody_answers_at_loses_its_webhook(
+    start, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(callbacks, "_GIVE_UP_REFUSED_S", -1.0)
+    monkeypatch.setattr(callbacks, "_MOST_GIVEN_UP", 3)
+    site = await start(allow_private_urls=True, tokens=TOKENS)
+    await add(site, OWNER, f"{receiver.root}/0")
+    receiver.status = 404
+    for number in range(3):
+        assert len(await listed(site, OWNER)) == 1, number
+        await make(site, OWNER)
+        await receiver.next("/0")
+    async with asyncio.timeout(20):
+        while await listed(site, OWNER):
+            pass
+    await add(site, OWNER, f"{receiver.root}/1")
+    receiver.status = 410
+    await make(site, OWNER)
+    await receiver.next("/1")
+    async with asyncio.timeout(20):
+        while await listed(site, OWNER):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ({}, 422, "url"),
+        ({"url": "ftp://example.com/"}, 422, "url"),
+        ({"url": "http://127.0.0.1:1/"}, 422, "not a public address"),
+        ({"url": "http://[::ffff:10.0.0.1]/"}, 422, "not a public address"),
+        ({"url": "http://example.com/", "events": ["job.started"]}, 422, "events"),
+        ({"url": "http://example.com/", "events": []}, 422, "events"),
+        ({"url": "http://example.com/", "secret": "mine"}, 422, "secret"),
+        ([], 400, "JSON object"),
+    ],
+)
+async def test_a_webhook_that_cannot_be_is_refused_with_the_field(start, body: object, status: int, words: str):
+    site = await start(tokens=TOKENS)
+    async with site.client.post("/v1/webhooks", json=body, headers=OWNER) as response:
+        assert response.status == status
+        assert words in (await response.json())["detail"]
+    async with site.client.post("/v1/webhooks", data=b"x" * 70_000, headers={**OWNER, "Content-Type": "application/json"}) as response:  # fmt: skip # noqa: E501
+        assert response.status == 413
+    async with site.client.post("/v1/webhooks", data=b"url=x", headers=OWNER) as response:
+        assert response.status == 415
+    async with site.client.post("/v1/webhooks", json=body) as response:
+        assert response.status == 401
+
+
+async def test_an_address_that_turns_private_later_is_not_reached(start, receiver: Receiver):
+    """The name pointed elsewhere when the webhook was added: the check at sending is the one that counts."""
+    site = await start(tokens=TOKENS)
+    await add(site, OWNER, receiver.root.replace("127.0.0.1", "no-such-host.invalid"))
+    job = await make(site, OWNER)
+    async with site.client.get(f"/v1/jobs/{job}/events", headers=OWNER) as response:
+        assert "event: end" in await response.text()
+    assert not receiver.calls
+
+
+async def test_one_caller_has_a_limited_number_of_webhooks(start):
+    site = await start(allow_private_urls=True, tokens=TOKENS)
+    for number in range(MAX_WEBHOOKS):
+        await add(site, ALICE, f"http://127.0.0.1:1/{number}")
+    async with site.client.post("/v1/webhooks", json={"url": "http://127.0.0.1:1/more"}, headers=ALICE) as response:
+        assert response.status == 409
+        assert "limit" in (await response.json())["detail"]
+    await add(site, ALICE, "http://127.0.0.1:1/0")
+    await add(site, BOB, "http://127.0.0.1:1/0")

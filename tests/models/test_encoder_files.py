@@ -14,7 +14,8 @@ from lipsync_server.models.tensor_files.named import open_tensors, rows_of
 from lipsync_server.models.wan_vae import vae
 from lipsync_server.models.wan_vae.vae import WanVae
 from lipsync_server.random_models import comfyui
-from lipsync_server.random_models.infinitetalk import FULL, TINY, text_tensors, vae_tensors
+from lipsync_server.random_models.infinitetalk import FULL, TINY, text_tensors
+from lipsync_server.random_models.networks import vae_tensors
 from lipsync_server.random_models.other_layouts import save_gguf, save_scaled_fp8, save_single
 from torch import Tensor
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from lipsync_server.engines.ask import MAX_FACE_INDEX, MAX_SEED
@@ -22,9 +21,7 @@ from lipsync_server.media_types import FPS as FPS
 from lipsync_server.media_types import SPEECH_RATE_HZ as SPEECH_RATE_HZ
 from lipsync_server.media_types import Frames as Frames
 from lipsync_server.media_types import Speech as Speech
-
-# The engine's part of a resume point: arrays and plain values, which are stored without pickle.
-State = dict[str, NDArray[np.generic] | int | float | str | bool]
+from lipsync_server.resume_state import State as State
 
 
 class EngineOptions(BaseModel):

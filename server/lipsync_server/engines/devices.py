@@ -44,6 +44,20 @@ def choose_device(wanted: str, *, least_bytes: int) -> Device:
     return Device(wanted)
 
 
+def why_no_card(device: Device, *, title: str, least_bytes: int, needs: str, instead: str) -> str | None:
+    """Why the card of `device` does not do for an engine, as a sentence for people, or None.
+
+    needs: the memory that the engine wants, in the words of shops ("8 GB"). instead: the engines that do with less.
+    """
+    gpu = device.gpu or device.too_small
+    if gpu is None:
+        return f"{title} needs an NVIDIA GPU with {needs}, and none was found. Use engine {instead}."
+    if gpu.total_bytes < least_bytes:
+        size_gib = gpu.total_bytes / _GIB
+        return f"{title} needs a GPU with {needs}, and {gpu.name} has {size_gib:.0f} GiB. Use engine {instead}."
+    return None
+
+
 def _rank(gpu: Gpu) -> tuple[int, int, int, int]:
     """Sort key, best first: memory in whole GiB, then the newer generation, then the card that comes first.
 

@@ -9,7 +9,6 @@ names come from the loaders' own mappings.
 """
 
 import argparse
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,10 +23,8 @@ from lipsync_server.engines.flashhead.loading.transformer_files import official_
 from lipsync_server.engines.flashhead.model.config import LITE, HeadConfig
 from lipsync_server.engines.flashhead.options import Variant
 from lipsync_server.models import ltx_vae
-from lipsync_server.models.encoders import wav2vec
 from lipsync_server.models.tensor_files.writer import write_tensors
-from lipsync_server.models.wan_vae import vae
-from lipsync_server.random_models.networks import randomise
+from lipsync_server.random_models.networks import random_tensors, tensors_of, vae_tensors, write_json, write_wav2vec
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 # Fields of the published config.json; the sound's sizes are in the shapes alone.
@@ -87,18 +84,20 @@ def write(
         config, place = sizes.transformers[variant], home / published.MODEL_FOLDERS[variant]
         place.mkdir(parents=True, exist_ok=True)
         written: dict[str, object] = {name: getattr(config, name) for name in _PUBLISHED_FIELDS}
-        _write_json(place / "config.json", {"_class_name": "WanModelAudioProject", "has_image_input": False, **written})
+        write_json(place / "config.json", {"_class_name": "WanModelAudioProject", "has_image_input": False, **written})
         layout = {name: torch.empty(shape, device="meta") for name, shape in published_shapes(config).items()}
         write_tensors(place / _WEIGHTS, layout, random_parameters(config, seed=seed, device=device))
     if "pro" in variants:
         (home / "VAE_Wan").mkdir(exist_ok=True)
-        torch.save(_wan_tensors(sizes.wan_width, device), home / "VAE_Wan" / published.WAN_VAE)
+        torch.save(vae_tensors(sizes.wan_width, device), home / "VAE_Wan" / published.WAN_VAE)
     if "lite" in variants:
         (home / published.LTX_VAE).mkdir(exist_ok=True)
-        _write_json(home / published.LTX_VAE / "config.json", sizes.ltx)
-        save_file(_ltx_tensors(sizes.ltx, device), home / published.LTX_VAE / _WEIGHTS)
+        write_json(home / published.LTX_VAE / "config.json", sizes.ltx)
+        save_file(tensors_of(ltx_vae.build(sizes.ltx), device), home / published.LTX_VAE / _WEIGHTS)
     sound.mkdir(exist_ok=True)
-    _write_sound(sound, sizes.sound, device)
+    # As facebook publishes it: names begin with wav2vec2., and a head for text comes along.
+    head = {"lm_head.weight": torch.zeros(32, sizes.sound.hidden_size), "lm_head.bias": torch.zeros(32)}
+    write_wav2vec(sound, sizes.sound, device, prefix="wav2vec2.", more=head)
 
 
 def published_shapes(config: HeadConfig) -> dict[str, tuple[int, ...]]:
@@ -119,42 +118,7 @@ def random_parameters(
     config: HeadConfig, *, seed: int = 0, device: torch.device | str = "cpu"
 ) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the published file as (name, float32), one at a time: activations keep their size."""
-    generator = torch.Generator(device).manual_seed(seed)
-    for name, shape in published_shapes(config).items():
-        value = torch.empty(shape, device=device).normal_(generator=generator)
-        if len(shape) > 1:
-            value *= torch.Size(shape[1:]).numel() ** -0.5
-        else:
-            value *= 0.1
-            value += 1.0 if "norm" in name and name.endswith("weight") else 0.0
-        yield name, value
-
-
-def _wan_tensors(width: int, device: torch.device) -> dict[str, Tensor]:
-    model = vae.build(width)
-    randomise(model, device=device, dtype=torch.float32)
-    return {vae.official_name(name): tensor.cpu().clone() for name, tensor in model.state_dict().items()}
-
-
-def _ltx_tensors(config: dict[str, object], device: torch.device) -> dict[str, Tensor]:
-    model = ltx_vae.build(config)
-    randomise(model, device=device, dtype=torch.float32)
-    return {name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}
-
-
-def _write_sound(folder: Path, config: Wav2Vec2Config, device: torch.device) -> None:
-    """The encoder as facebook publishes it: names begin with wav2vec2., and a head for text comes along."""
-    model = wav2vec.build(config)
-    randomise(model, device=device, dtype=torch.float32)
-    tensors = {f"wav2vec2.{name}": tensor.cpu().clone() for name, tensor in model.state_dict().items()}
-    tensors |= {"lm_head.weight": torch.zeros(32, config.hidden_size), "lm_head.bias": torch.zeros(32)}
-    save_file(tensors, folder / "model.safetensors")
-    _write_json(folder / "config.json", {k: v for k, v in config.to_dict().items() if k != "dtype"})
-    _write_json(folder / "preprocessor_config.json", {"do_normalize": True, "sampling_rate": 16000})
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    return random_tensors(published_shapes(config), seed=seed, device=device)
 
 
 def main() -> None:

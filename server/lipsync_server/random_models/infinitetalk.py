@@ -5,30 +5,27 @@ tiny files run the whole engine on a CPU in seconds, and the full ones cost a GP
 Parameters are made on the device one at a time and streamed to disk. The names come from the loaders' own mappings.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import CLIPVisionConfig, UMT5Config, Wav2Vec2Config
 
 from lipsync_server.engines.infinitetalk.files.published import FLASHTALK_FOLDER, People
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
-from lipsync_server.models.encoders import clip, text, wav2vec
+from lipsync_server.models.encoders import clip, text
 from lipsync_server.models.tensor_files.quanto import save_quantized
-from lipsync_server.models.wan_vae import vae
 from lipsync_server.quantization import EightBit
 from lipsync_server.random_models.infinitetalk_transformer import (
     layout_of,
     random_parameters,
     save_shards,
 )
-from lipsync_server.random_models.networks import randomise
+from lipsync_server.random_models.networks import randomise, vae_tensors, write_json, write_wav2vec
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,7 @@ def write(
         place.mkdir(parents=True, exist_ok=True)
     names = [field.name for field in fields(sizes.transformer)]
     config = {name: getattr(sizes.transformer, name) for name in names}
-    _write_json(base / "config.json", {"_class_name": "WanModel", "model_type": "i2v", **config})
+    write_json(base / "config.json", {"_class_name": "WanModel", "model_type": "i2v", **config})
     for seed, people in enumerate(contents.people):
         if contents.shards:
             parameters = dict(random_parameters(sizes.transformer, seed=seed, device=device))
@@ -120,7 +117,7 @@ def write(
     _tokenizer().save(str(tokenizer / "tokenizer.json"))
     torch.save(_clip_tensors(sizes.clip, device), base / "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth")
     torch.save(vae_tensors(sizes.vae_width, device), base / "Wan2.1_VAE.pth")
-    _write_wav2vec(sound, sizes.wav2vec, device)
+    write_wav2vec(sound, sizes.wav2vec, device)
 
 
 def write_flashtalk(folder: Path, sizes: Sizes = TINY, *, device: torch.device | str = "cpu") -> None:
@@ -128,7 +125,7 @@ def write_flashtalk(folder: Path, sizes: Sizes = TINY, *, device: torch.device |
     place = folder / FLASHTALK_FOLDER
     save_shards(dict(random_parameters(sizes.transformer, seed=7, device=device)), place, None, n_shards=3)
     config = {field.name: getattr(sizes.transformer, field.name) for field in fields(sizes.transformer)}
-    _write_json(place / "config.json", {"_class_name": "WanModel", "model_type": "i2v", **config})
+    write_json(place / "config.json", {"_class_name": "WanModel", "model_type": "i2v", **config})
 
 
 def _write_transformer(path: Path, sizes: Sizes, kind: EightBit, seed: int, device: torch.device) -> None:
@@ -189,21 +186,3 @@ def _clip_tensors(config: CLIPVisionConfig, device: torch.device) -> dict[str, T
     tensors["visual.cls_embedding"] = tensors["visual.cls_embedding"].view(1, 1, -1)
     tensors["visual.pos_embedding"] = tensors["visual.pos_embedding"][None]
     return {name: tensor.half().cpu().clone() for name, tensor in tensors.items()}
-
-
-def vae_tensors(width: int, device: torch.device) -> dict[str, Tensor]:
-    model = vae.build(width)
-    randomise(model, device=device, dtype=torch.float32)
-    return {vae.official_name(name): tensor.cpu().clone() for name, tensor in model.state_dict().items()}
-
-
-def _write_wav2vec(folder: Path, config: Wav2Vec2Config, device: torch.device) -> None:
-    model = wav2vec.build(config)
-    randomise(model, device=device, dtype=torch.float32)
-    save_file({name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
-    _write_json(folder / "config.json", {k: v for k, v in config.to_dict().items() if k != "dtype"})
-    _write_json(folder / "preprocessor_config.json", {"do_normalize": True, "sampling_rate": 16000})
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=1), encoding="utf-8")

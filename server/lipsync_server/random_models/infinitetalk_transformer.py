@@ -21,6 +21,10 @@ from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.model.offload import Offload
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
 from lipsync_server.quantization import Quantization
+from lipsync_server.random_models.networks import random_tensors
+
+# Layer norms whose names do not say so.
+_NORMS_OF_THE_PICTURE = ("img_emb.proj.0.weight", "img_emb.proj.4.weight")
 
 
 def random_parameters(
@@ -31,16 +35,10 @@ def random_parameters(
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[tuple[str, Tensor]]:
     """Every parameter as (official name, tensor), one at a time: activations keep their size from layer to layer."""
-    generator = torch.Generator(device).manual_seed(seed)
-    for name, shape in official_shapes(config).items():
-        value = torch.empty(shape, device=device, dtype=dtype).normal_(generator=generator)
-        if len(shape) > 1:
-            value *= torch.Size(shape[1:]).numel() ** -0.5
-        else:
-            value *= 0.1
-            if "norm" in name or name in ("img_emb.proj.0.weight", "img_emb.proj.4.weight"):
-                value += 1.0 if name.endswith("weight") else 0.0
-        yield name, value
+    return random_tensors(
+        official_shapes(config), seed=seed, device=device, dtype=dtype,
+        begins_at_one=lambda name: name.endswith("weight") and ("norm" in name or name in _NORMS_OF_THE_PICTURE),
+    )  # fmt: skip
 
 
 def random_transformer(

@@ -1,14 +1,18 @@
-"""Networks with random weights in memory, at any size, without files: for tests and benchmarks.
+"""Networks with random weights at any size, for tests and benchmarks; and the files that several engines have alike.
 
 Random weights cost as much time and memory as trained ones. Their scale keeps activations near their size from layer to
 layer: a matrix with n inputs gets a standard deviation of n ** -0.5, so a sum of n products has the variance of one
 input. The tiny and the full sizes are in random_models/infinitetalk.py.
 """
 
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
 from transformers import CLIPVisionConfig, Wav2Vec2Config
 
 from lipsync_server.models.encoders import clip, wav2vec
@@ -33,6 +37,54 @@ def randomise(model: nn.Module, *, device: torch.device, dtype: torch.dtype, see
     # nn.Module's own `to`: that of diffusers' models warns about modules that stay float32, and there are none.
     nn.Module.to(model, dtype=dtype)
     model.requires_grad_(False).eval()
+
+
+def random_tensors(
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    seed: int,
+    device: torch.device | str,
+    dtype: torch.dtype = torch.float32,
+    begins_at_one: Callable[[str], bool] = lambda name: "norm" in name and name.endswith("weight"),
+) -> Iterator[tuple[str, Tensor]]:
+    """Random tensors as (name, tensor), one at a time, so that a model larger than the memory can be streamed to disk.
+
+    begins_at_one: whether a vector is the weight of a norm, around 1; every other vector lies around 0.
+    """
+    generator = torch.Generator(device).manual_seed(seed)
+    for name, shape in shapes.items():
+        value = torch.empty(shape, device=device, dtype=dtype).normal_(generator=generator)
+        if len(shape) > 1:
+            value *= torch.Size(shape[1:]).numel() ** -0.5
+        else:
+            value *= 0.1
+            value += 1.0 if begins_at_one(name) else 0.0
+        yield name, value
+
+
+def tensors_of(model: nn.Module, device: torch.device) -> dict[str, Tensor]:
+    """The tensors of a model that was built on the meta device, filled with random float32 numbers, on the CPU."""
+    randomise(model, device=device, dtype=torch.float32)
+    return {name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}
+
+
+def vae_tensors(width: int, device: torch.device) -> dict[str, Tensor]:
+    """Wan's VAE under its official names. width: channels of its first layer, 96 in the published one."""
+    return {vae.official_name(name): tensor for name, tensor in tensors_of(vae.build(width), device).items()}
+
+
+def write_wav2vec(
+    folder: Path, config: Wav2Vec2Config, device: torch.device, *, prefix: str = "", more: Mapping[str, Tensor] = {}
+) -> None:
+    """Write wav2vec 2.0 as published, into `folder`. prefix: of every name. more: tensors that come along unused."""
+    tensors = {prefix + name: tensor for name, tensor in tensors_of(wav2vec.build(config), device).items()}
+    save_file({**tensors, **more}, folder / "model.safetensors")
+    write_json(folder / "config.json", {k: v for k, v in config.to_dict().items() if k != "dtype"})
+    write_json(folder / "preprocessor_config.json", {"do_normalize": True, "sampling_rate": 16000})
+
+
+def write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=1), encoding="utf-8")
 
 
 def random_vae(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import soxr
+from lipsync_server.media.captions.espeak import Callback
 from numpy.typing import NDArray
 from phones import Segment, from_ipa, spread
 
@@ -18,26 +19,6 @@ _SYNCHRONOUS = 2
 _PHONEME_EVENTS_IPA = 1 | 2
 _UTF8 = 1
 _RATE, _PITCH, _RANGE = 1, 3, 4
-
-
-class _Id(ctypes.Union):
-    _fields_ = [("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8)]
-
-
-class _Event(ctypes.Structure):
-    _fields_ = [
-        ("type", ctypes.c_int),
-        ("unique_identifier", ctypes.c_uint),
-        ("text_position", ctypes.c_int),
-        ("length", ctypes.c_int),
-        ("audio_position", ctypes.c_int),
-        ("sample", ctypes.c_int),
-        ("user_data", ctypes.c_void_p),
-        ("id", _Id),
-    ]
-
-
-_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
 
 
 @dataclass(frozen=True)
@@ -57,7 +38,7 @@ class Espeak:
         self._samples: list[NDArray[np.int16]] = []
         self._phones: list[tuple[float, str]] = []
         # kept as an attribute: ctypes does not keep callbacks alive
-        self._callback = _Callback(self._collect)
+        self._callback = Callback(self._collect)
         self._lib.espeak_SetSynthCallback(self._callback)
 
     def _collect(self, wav, n: int, events) -> int:  # type: ignore[no-untyped-def]

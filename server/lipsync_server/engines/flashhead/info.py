@@ -3,7 +3,7 @@
 import contextlib
 
 from lipsync_server.engines.base import EngineInfo
-from lipsync_server.engines.devices import Device, choose_device
+from lipsync_server.engines.devices import Device, choose_device, why_no_card
 from lipsync_server.engines.flashhead.options import Options
 from lipsync_server.engines.flashhead.published import choose_files
 from lipsync_server.errors import LipsyncError
@@ -51,12 +51,6 @@ def _why_not(settings: EngineSettings, device: Device) -> str | None:
         return error.detail
     if files.n_bytes < _TINY_BYTES or settings.device == "cpu":
         return None
-    gpu = device.gpu or device.too_small
-    if gpu is None:
-        return "FlashHead needs an NVIDIA GPU with 8 GB, and none was found. Use engine sadtalker or preview."
-    if gpu.total_bytes < _LEAST_GPU_BYTES:
-        return (
-            f"FlashHead needs a GPU with 8 GB, and {gpu.name} has {gpu.total_bytes / _GIB:.0f} GiB. Use engine "
-            "sadtalker."
-        )
-    return None
+    return why_no_card(
+        device, title="FlashHead", least_bytes=_LEAST_GPU_BYTES, needs="8 GB", instead="sadtalker or preview"
+    )

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -44,6 +45,8 @@ def room_for(make: Callable[[], bool]) -> Room:
     return Room(make, "while FlashHead was at work", ("variant lite", "a GPU with 8 GB or more"))
 
 
+Step = Callable[[int], Generator[Frames, None, Tensor | None]]
+"""A window: called with the number of its frames that were sent already; yields the others."""
 Enhance = Callable[[Tensor], Tensor]
 """Squares (n, 3, 512, 512) in [0, 1] to the same, restored."""
 
@@ -81,8 +84,8 @@ class Job:
         known = start.known
         with closing(Placing(self._placing(square), self._models.device)) as placing:
             for window in plan.windows[start.window :]:
-                step = self._step(loop, speech, plan, window, known, placing, start.generator)
-                known = yield from frames_with_room(step, room)
+                step = partial(self._window, loop, speech, plan, window, known, placing)
+                known = yield from frames_with_room(self._repeatable(step, start.generator), room)
                 self._context.save(state_after(window.index, known, start.generator))
 
     def _make_room(self) -> bool:
@@ -201,23 +204,14 @@ class Job:
 
     # 4 frames
 
-    def _step(
-        self,
-        loop: WindowLoop,
-        speech: SpeechEmbedding,
-        plan: Schedule,
-        window: Window,
-        known: Tensor | None,
-        placing: Placing,
-        generator: torch.Generator,
-    ) -> Callable[[int], Generator[Frames, None, Tensor | None]]:
-        """A window as a step that can begin again: it yields its new frames and returns the next window's latents."""
+    def _repeatable(self, window: Step, generator: torch.Generator) -> Step:
+        """A window as a step that can begin again: `window` with the random numbers that it had at first."""
         random = generator.get_state()
 
         def attempt(n_sent: int) -> Generator[Frames, None, Tensor | None]:
             # A failed attempt has drawn random numbers.
             generator.set_state(random)
-            return self._window(loop, speech, plan, window, known, placing, n_sent)
+            return window(n_sent)
 
         return attempt
 

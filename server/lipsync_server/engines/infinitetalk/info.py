@@ -1,7 +1,7 @@
 """Whether InfiniteTalk can run here, and its options: from file names and the card's memory. Imports no torch."""
 
 from lipsync_server.engines.base import EngineInfo
-from lipsync_server.engines.devices import Device, choose_device
+from lipsync_server.engines.devices import Device, choose_device, why_no_card
 from lipsync_server.engines.hardware import Gpu
 from lipsync_server.engines.host_memory import host_memory
 from lipsync_server.engines.infinitetalk.files.published import (
@@ -60,14 +60,12 @@ def _why_not(settings: EngineSettings, device: Device) -> str | None:
         return error.detail
     if files.n_bytes < _TINY_BYTES or settings.device == "cpu":
         return None
-    gpu = device.gpu or device.too_small
-    if gpu is None:
-        return "InfiniteTalk needs an NVIDIA GPU with 24 GB, and none was found. Use engine sadtalker or preview."
-    if gpu.total_bytes < _LEAST_GPU_BYTES:
-        return (
-            f"InfiniteTalk needs a GPU with 24 GB (12 GB with a long wait), and {gpu.name} has "
-            f"{gpu.total_bytes / _GIB:.0f} GiB. Use engine sadtalker."
-        )
+    no_card = why_no_card(
+        device, title="InfiniteTalk", least_bytes=_LEAST_GPU_BYTES, needs="24 GB (12 GB with a long wait)",
+        instead="sadtalker or preview",
+    )  # fmt: skip
+    if no_card is not None:
+        return no_card
     host = host_memory()
     if settings.check_host_memory and host is not None and host.total_bytes < _LEAST_HOST_BYTES:
         return (

@@ -32,11 +32,15 @@ _WORDS_PER_MINUTE: Final = 160
 _WORDS_AT_ONCE: Final = 400
 
 
-class _EventId(ctypes.Union):
+class EventId(ctypes.Union):
+    """espeak_EVENT.id of speak_lib.h: the number of a word, the name of a mark, or a phoneme."""
+
     _fields_ = [("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8)]
 
 
-class _Event(ctypes.Structure):
+class Event(ctypes.Structure):
+    """espeak_EVENT of speak_lib.h: something that happens at a time of the synthetic speech."""
+
     _fields_ = [
         ("type", ctypes.c_int),
         ("unique_identifier", ctypes.c_uint),
@@ -45,11 +49,11 @@ class _Event(ctypes.Structure):
         ("audio_position", ctypes.c_int),
         ("sample", ctypes.c_int),
         ("user_data", ctypes.c_void_p),
-        ("id", _EventId),
+        ("id", EventId),
     ]
 
 
-_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
+Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(Event))
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,7 @@ def _synthesise(library: Any, words: Sequence[str], first: int) -> tuple[Speech,
             index += 1
         return 0
 
-    callback = _Callback(receive)
+    callback = Callback(receive)
     library.espeak_SetSynthCallback(callback)
     marked = " ".join(f'<mark name="{first + i}"/>{escape(word)}' for i, word in enumerate(words))
     text = f"<speak>{marked}</speak>".encode()

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-State = dict[str, NDArray[np.generic] | int | float | str | bool]
+from lipsync_server.resume_state import State
 
 
 @dataclass(frozen=True)

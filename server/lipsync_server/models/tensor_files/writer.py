@@ -7,13 +7,17 @@ A few threads copy and write beside whoever makes the tensors. Knows no model.
 import json
 import os
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from threading import BoundedSemaphore
 
 import torch
 from torch import Tensor
+
+from lipsync_server import durable
+from lipsync_server.errors import WeightsError
 
 _TYPES = {
     torch.float32: "F32",
@@ -25,6 +29,19 @@ _TYPES = {
 _N_WRITERS = 4
 # Tensors that may wait to be written: as many as keep the writers busy.
 _N_WAITING = 8
+
+
+@contextmanager
+def appears_whole(target: Path) -> Iterator[Path]:
+    """A file beside `target` to write to; it gets the name `target` at the end, durably. Raises WeightsError."""
+    part = target.with_suffix(".part")
+    try:
+        yield part
+        durable.publish(part, target)
+    except OSError as error:
+        raise WeightsError(f"{target} cannot be written ({error}). Free some disk space.") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def write_tensors(path: Path, layout: Mapping[str, Tensor], tensors: Iterable[tuple[str, Tensor]]) -> None:

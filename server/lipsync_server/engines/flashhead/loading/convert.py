@@ -20,7 +20,7 @@ from lipsync_server.engines.flashhead.loading.transformer_files import (
     weight_files,
 )
 from lipsync_server.errors import WeightsError
-from lipsync_server.models.tensor_files.writer import write_tensors
+from lipsync_server.models.tensor_files.writer import appears_whole, write_tensors
 
 log = logging.getLogger(__name__)
 # Bytes of the disk that stay free for other files.
@@ -48,14 +48,8 @@ def convert(folder: Path) -> Path:
                 if entry.key in layout:
                     yield entry.key, file.tensor(entry.key).to(torch.bfloat16)
 
-    part = target.with_suffix(".part")
-    try:
+    with appears_whole(target) as part:
         write_tensors(part, layout, tensors())
-        part.replace(target)
-    except OSError as error:
-        raise WeightsError(f"{target} cannot be written ({error}). Free some disk space.") from error
-    finally:
-        part.unlink(missing_ok=True)
     return target
 
 

@@ -6,29 +6,23 @@ unbatched: x is (N, D), float32 or bfloat16, with N = T * S, frame-major (T late
 """
 
 import importlib.util
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from lipsync_server.engines.flashhead.model.config import HeadConfig
-from lipsync_server.models.kernels.attention import Attention, Kernel, sdpa
+from lipsync_server.models.kernels.attention import Attention
 from lipsync_server.models.kernels.rope import RotaryTable
 from lipsync_server.models.layers import fast
+from lipsync_server.models.layers.cross_attention import CrossAttentionLayers, KeysValues, feed_forward
 from lipsync_server.models.layers.fast import Pending, f32, multiply, multiply_gelu
 from lipsync_server.models.layers.linear_8bit import QuantizedLinear
-from lipsync_server.models.layers.norms import LayerNorm, RMSNorm
+from lipsync_server.models.layers.norms import LayerNorm
 from lipsync_server.models.layers.self_attention import SelfAttentionLayers
 
 if importlib.util.find_spec("triton") is not None:
     from lipsync_server.models.kernels import fused
-
-
-class KeysValues(NamedTuple):
-    """Keys and values of the sound, each (T, tokens, heads, head_dim): one entry for each latent frame."""
-
-    k: Tensor
-    v: Tensor
 
 
 class SelfAttention(SelfAttentionLayers):
@@ -39,29 +33,16 @@ class SelfAttention(SelfAttentionLayers):
         return self.mix(*self.queries_keys_values(x, rope))
 
 
-class SoundAttention(nn.Module):
+class SoundAttention(CrossAttentionLayers):
     """Attention of each latent frame's tokens to that frame's sound; queries and keys are normed."""
 
-    def __init__(self, config: HeadConfig) -> None:
-        super().__init__()
-        self.heads = config.num_heads
-        self.q = nn.Linear(config.dim, config.dim)
-        self.k = nn.Linear(config.dim, config.dim)
-        self.v = nn.Linear(config.dim, config.dim)
-        self.o = nn.Linear(config.dim, config.dim)
-        self.norm_q = RMSNorm(config.dim, config.eps)
-        self.norm_k = RMSNorm(config.dim, config.eps)
-        self.attend: Kernel = sdpa
-
     def project_context(self, sound: Tensor) -> KeysValues:
-        """sound (T, tokens, D) -> keys and values, the same for all steps of a window."""
-        k = self.norm_k(self.k(sound)).to(sound.dtype).unflatten(-1, (self.heads, -1))
-        return KeysValues(k, self.v(sound).unflatten(-1, (self.heads, -1)))
+        """sound (T, tokens, D) -> keys and values for each latent frame, the same in all steps of a window."""
+        return self.keys_values(sound)
 
     def forward(self, x: Tensor, sound: KeysValues) -> Tensor:
         """x (N, D) -> (N, D) in x's type; each latent frame's tokens attend to its own sound."""
-        q = self.norm_q(self.q(x)).to(x.dtype).unflatten(-1, (self.heads, -1))
-        out = self.attend(q.unflatten(0, (sound.k.shape[0], -1)), *sound)
+        out = self.attend(self.queries(x).unflatten(0, (sound.k.shape[0], -1)), *sound)
         return cast(Tensor, self.o(out.flatten(0, 1).flatten(1)))
 
 
@@ -73,11 +54,9 @@ class Block(nn.Module):
         self.norm1 = LayerNorm(config.dim, config.eps, affine=False)
         self.self_attn = SelfAttention(config.dim, config.num_heads, config.eps)
         self.norm3 = LayerNorm(config.dim, config.eps, affine=True)
-        self.cross_attn = SoundAttention(config)
+        self.cross_attn = SoundAttention(config.dim, config.num_heads, config.eps)
         self.norm2 = LayerNorm(config.dim, config.eps, affine=False)
-        self.ffn = nn.Sequential(
-            nn.Linear(config.dim, config.ffn_dim), nn.GELU("tanh"), nn.Linear(config.ffn_dim, config.dim)
-        )
+        self.ffn = feed_forward(config.dim, config.ffn_dim)
         self.modulation = nn.Parameter(torch.empty(1, 6, config.dim), requires_grad=False)
 
     def forward(self, x: Tensor, e0: Tensor, sound: KeysValues, rope: RotaryTable) -> Tensor:

@@ -10,17 +10,19 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lipsync_server.engines.flashhead.model.blocks import Block, KeysValues, SoundAttention, fast_forward, why_not_fast
+from lipsync_server.engines.flashhead.model.blocks import Block, SoundAttention, fast_forward, why_not_fast
 from lipsync_server.engines.flashhead.model.config import HeadConfig
 from lipsync_server.engines.flashhead.model.graph import GraphedForward
 from lipsync_server.models.kernels.attention import OUR_HEAD_DIM, Attention, choose, why_not
 from lipsync_server.models.kernels.product_8bit import native_8bit
 from lipsync_server.models.kernels.rope import RotaryTable, video_table
-from lipsync_server.models.layers.embeddings import Head, embed_patches, embed_time, unpatchify
+from lipsync_server.models.layers.cross_attention import KeysValues
+from lipsync_server.models.layers.embeddings import Head, unpatchify
 from lipsync_server.models.layers.fast import Pending
 from lipsync_server.models.layers.linear_8bit import Activations, QuantizedLinear, replace_linears
 from lipsync_server.models.layers.self_attention import SelfAttentionLayers
 from lipsync_server.models.layers.sound_projection import AudioProjection
+from lipsync_server.models.layers.wan_transformer import WanTransformer
 from lipsync_server.quantization import EightBit
 
 Grid = tuple[int, int, int]
@@ -33,19 +35,12 @@ _OVER_ALL_TOKENS = ("self_attn.qkv", "self_attn.o", "cross_attn.q", "cross_attn.
 """Layers that multiply every token of a window: 90 % of the weights, and nearly all of the work."""
 
 
-class FlashHeadTransformer(nn.Module):
+class FlashHeadTransformer(WanTransformer):
     """Wan2.1 1.3B conditioned on sound and a picture's latents alone: no text, no CLIP."""
 
     def __init__(self, config: HeadConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.config = config
-        self.patch_embedding = nn.Conv3d(
-            config.in_dim, config.dim, kernel_size=config.patch_size, stride=config.patch_size
-        )
-        self.time_embedding = nn.Sequential(
-            nn.Linear(config.freq_dim, config.dim), nn.SiLU(), nn.Linear(config.dim, config.dim)
-        )
-        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(config.dim, 6 * config.dim))
         self.audio_proj = AudioProjection(config.sound)
         self.blocks = nn.ModuleList([Block(config) for _ in range(config.num_layers)])
         self.head = Head(config.dim, config.out_dim * config.patch_values, config.eps)
@@ -54,16 +49,6 @@ class FlashHeadTransformer(nn.Module):
         self._graphed: GraphedForward | None = None
         self._ropes: dict[tuple[Grid, torch.device], RotaryTable] = {}
         self.requires_grad_(False)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of the hidden states."""
-        return self.patch_embedding.weight.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """The device on which the model computes."""
-        return self.patch_embedding.weight.device
 
     def set_attention(self, name: str = "auto") -> None:
         """Choose the attention kernel of every block; "auto" takes our own in self-attention where it runs."""
@@ -145,14 +130,6 @@ class FlashHeadTransformer(nn.Module):
             else:
                 pending = Pending(block(pending.x, e0, heard, rope))
         return unpatchify(self.head(pending.settle(), e), grid, self.config.patch_size)
-
-    def embed_time(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
-        """timestep (1,) in 0..1000 -> e (1, D) and e0 (1, 6, D), float32."""
-        return embed_time(self.time_embedding, self.time_projection, timestep.to(self.device), self.config.freq_dim)
-
-    def embed_patches(self, latent: Tensor) -> Tensor:
-        """latent (2 z, T, h, w) -> (N, D), float32."""
-        return embed_patches(self.patch_embedding, latent.to(self.device, self.dtype), self.config.patch_size)
 
     def rope(self, grid: Grid) -> RotaryTable:
         """The rotary table of a window's tokens, made once and kept."""

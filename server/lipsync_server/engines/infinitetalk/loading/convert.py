@@ -13,9 +13,9 @@ from torch import Tensor
 
 from lipsync_server.engines.infinitetalk.loading.transformer_files import check, official_shapes
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
-from lipsync_server.errors import WeightsError
 from lipsync_server.models.tensor_files.quanto import save_quantized
 from lipsync_server.models.tensor_files.safetensors_files import WeightFiles, shards
+from lipsync_server.models.tensor_files.writer import appears_whole
 from lipsync_server.quantization import EightBit
 
 # Everything outside the blocks stays in 16 bits: rounding it costs accuracy and saves 2 %.
@@ -43,12 +43,6 @@ def convert(folder: Path, target: Path, kind: EightBit) -> Path:
             for entry in file.entries:
                 yield entry.key, file.tensor(entry.key).to(torch.bfloat16).to(type_of(entry.key))
 
-    part = target.with_suffix(".part")
-    try:
+    with appears_whole(target) as part:
         save_quantized(layout, tensors(), kind, part, keep=keep, quant_map_path=target.with_suffix(".json"))
-        part.replace(target)
-    except OSError as error:
-        raise WeightsError(f"{target} cannot be written ({error}). Free some disk space.") from error
-    finally:
-        part.unlink(missing_ok=True)
     return target

@@ -14,19 +14,13 @@ from torch import Tensor, nn
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.models.kernels.attention import Kernel, sdpa
 from lipsync_server.models.kernels.rope import RotaryTable, rotate, speaker_table
+from lipsync_server.models.layers.cross_attention import CrossAttentionLayers, KeysValues, feed_forward
 from lipsync_server.models.layers.norms import LayerNorm, RMSNorm
 from lipsync_server.models.layers.self_attention import SelfAttentionLayers
 
 # Positions of the two speakers and of the background on the one-dimensional rotary axis of the audio attention.
 FIRST_SPEAKER, SECOND_SPEAKER, BACKGROUND, SPAN = 0.0, 20.0, 12.0, 4.0
 FIRST_SPEAKER_KEYS, SECOND_SPEAKER_KEYS = 2.0, 22.0
-
-
-class KeysValues(NamedTuple):
-    """Keys and values, each (B, tokens, heads, head_dim) in the type of the hidden states."""
-
-    k: Tensor
-    v: Tensor
 
 
 class BlockContext(NamedTuple):
@@ -82,37 +76,25 @@ class SelfAttention(SelfAttentionLayers):
         return self.mix(q, k, v), None if masks is None else self.regions(q, k, masks, self.attend_regions)
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(CrossAttentionLayers):
     """Attention to the text and, with keys and values of its own, to the picture; the two results are added."""
 
     def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.heads = config.num_heads
-        self.q = nn.Linear(config.dim, config.dim)
-        self.k = nn.Linear(config.dim, config.dim)
-        self.v = nn.Linear(config.dim, config.dim)
-        self.o = nn.Linear(config.dim, config.dim)
+        super().__init__(config.dim, config.num_heads, config.eps)
         self.k_img = nn.Linear(config.dim, config.dim)
         self.v_img = nn.Linear(config.dim, config.dim)
-        self.norm_q = RMSNorm(config.dim, config.eps)
-        self.norm_k = RMSNorm(config.dim, config.eps)
         self.norm_k_img = RMSNorm(config.dim, config.eps)
-        self.attend: Kernel = sdpa
 
     def project_context(self, text: Tensor, image: Tensor) -> tuple[KeysValues, KeysValues]:
-        """text (text_len, D), image (257, D) -> keys and values of both, with B = 1."""
-
-        def heads(x: Tensor) -> Tensor:
-            return cast(Tensor, x.to(text.dtype).unflatten(-1, (self.heads, -1)))[None]
-
-        return (
-            KeysValues(heads(self.norm_k(self.k(text))), heads(self.v(text))),
-            KeysValues(heads(self.norm_k_img(self.k_img(image))), heads(self.v_img(image))),
-        )
+        """text (text_len, D), image (257, D) -> keys and values of both, with B = 1, in the type of the text."""
+        k_img = self.norm_k_img(self.k_img(image)).to(text.dtype)
+        v_img = self.v_img(image).to(text.dtype)
+        of_text, of_image = self.keys_values(text), KeysValues(self.split_heads(k_img), self.split_heads(v_img))
+        return KeysValues(of_text.k[None], of_text.v[None]), KeysValues(of_image.k[None], of_image.v[None])
 
     def forward(self, x: Tensor, text: KeysValues, image: KeysValues) -> Tensor:
         """x (N, D) -> (N, D) in x's type: attention to the text plus attention to the picture."""
-        q = self.norm_q(self.q(x)).to(x.dtype).unflatten(-1, (self.heads, -1))[None]
+        q = self.queries(x)[None]
         out: Tensor = self.o((self.attend(q, *text) + self.attend(q, *image))[0].flatten(1))
         return out
 
@@ -159,9 +141,7 @@ class Block(nn.Module):
         self.norm_x = LayerNorm(config.dim, config.eps, affine=True)
         self.audio_cross_attn = AudioAttention(config)
         self.norm2 = LayerNorm(config.dim, config.eps, affine=False)
-        self.ffn = nn.Sequential(
-            nn.Linear(config.dim, config.ffn_dim), nn.GELU("tanh"), nn.Linear(config.ffn_dim, config.dim)
-        )
+        self.ffn = feed_forward(config.dim, config.ffn_dim)
         self.modulation = nn.Parameter(torch.empty(1, 6, config.dim), requires_grad=False)
 
     def project_context(self, text: Tensor, image: Tensor, audio: Tensor, n_people: int) -> BlockContext:

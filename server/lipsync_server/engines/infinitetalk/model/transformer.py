@@ -26,10 +26,11 @@ from lipsync_server.engines.infinitetalk.model.token_sharing import AllTokens, G
 from lipsync_server.models.kernels import attention_8bit
 from lipsync_server.models.kernels.attention import Attention, choose, fastest
 from lipsync_server.models.kernels.rope import RotaryTable, video_table
-from lipsync_server.models.layers.embeddings import Head, embed_patches, embed_time, unpatchify
+from lipsync_server.models.layers.embeddings import Head, unpatchify
 from lipsync_server.models.layers.fast import Pending
 from lipsync_server.models.layers.linear_8bit import computes_in_8bit
 from lipsync_server.models.layers.sound_projection import AudioProjection
+from lipsync_server.models.layers.wan_transformer import WanTransformer
 
 
 @dataclass
@@ -69,7 +70,7 @@ class ResidentBlocks:
         """Nothing to give back."""
 
 
-class InfiniteTalkTransformer(nn.Module):
+class InfiniteTalkTransformer(WanTransformer):
     """Wan2.1-I2V-14B with InfiniteTalk's audio cross-attention.
 
     `cache_context` keeps every block's keys and values of text, picture and sound for a window (about 1.2 GB at full
@@ -77,15 +78,8 @@ class InfiniteTalkTransformer(nn.Module):
     """
 
     def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.config = config
-        self.patch_embedding = nn.Conv3d(
-            config.in_dim, config.dim, kernel_size=config.patch_size, stride=config.patch_size
-        )
-        self.time_embedding = nn.Sequential(
-            nn.Linear(config.freq_dim, config.dim), nn.SiLU(), nn.Linear(config.dim, config.dim)
-        )
-        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(config.dim, 6 * config.dim))
         self.text_embedding = TextEmbedding(config)
         self.img_emb = ImageEmbedding(config)
         self.audio_proj = AudioProjection(config.sound)
@@ -100,16 +94,6 @@ class InfiniteTalkTransformer(nn.Module):
         self._sharing: TokenSharing = AllTokens()
         self._ropes: dict[tuple[Grid, torch.device], RotaryTable] = {}
         self.requires_grad_(False)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of the hidden states."""
-        return self.patch_embedding.weight.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model computes."""
-        return self.patch_embedding.weight.device
 
     @property
     def attention_line(self) -> str:
@@ -209,14 +193,6 @@ class InfiniteTalkTransformer(nn.Module):
         else:
             x = x + cache.residual
         return unpatchify(self.head(x, e), grid, patch)
-
-    def embed_time(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
-        """timestep (1,) in 0..1000 -> e (1, D) and e0 (1, 6, D), in float32 whatever the weights' type."""
-        return embed_time(self.time_embedding, self.time_projection, timestep.to(self.device), self.config.freq_dim)
-
-    def embed_patches(self, latent: Tensor) -> Tensor:
-        """latent (in_dim, T, h, w) -> (N, D) in the type of the hidden states."""
-        return embed_patches(self.patch_embedding, self._here(latent), self.config.patch_size)
 
     def _run_blocks(self, x: Tensor, e0: Tensor, conditioning: EmbeddedCondition, grid: Grid) -> Tensor:
         rope = self.rope(grid)

@@ -36,7 +36,7 @@ export class Lipsync implements INodeType {
 		usableAsTool: true,
 		inputs: [NodeConnectionTypes.Main],
 		outputs: [NodeConnectionTypes.Main],
-		// Not with `show`: n8n's editor would take Resource for a choice of credentials and hide the field.
+		// Conditions with `hide`: with `show`, n8n's editor treats Resource as a choice of credentials and hides the field.
 		credentials: [
 			{
 				name: 'lipsyncApi',

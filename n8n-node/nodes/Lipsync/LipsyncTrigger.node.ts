@@ -19,7 +19,7 @@ import { testServer } from './methods/testServer';
 import { keepOnServerField, outputField } from './resources/video/output';
 
 const ON_A_PAGE = 100;
-/** One look hands on so many jobs at most and takes so long at most; the rest follows at the next look. */
+/** Limits of one poll: the number of jobs and the time. The next poll reports the remaining jobs. */
 const MOST_AT_ONCE = 10;
 const LONGEST_LOOK_MS = 120_000;
 
@@ -111,7 +111,7 @@ export class LipsyncTrigger implements INodeType {
 	}
 }
 
-/** The newest job of the wanted kinds, for somebody who builds the workflow. Nothing is marked as reported. */
+/** The newest job in one of the wanted states, for a test run in the editor. No job is marked as reported. */
 async function example(
 	server: Server<IPollFunctions>,
 	events: JobState[],

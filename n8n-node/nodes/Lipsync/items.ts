@@ -4,7 +4,7 @@ import { NodeOperationError, type IExecuteFunctions, type INodeExecutionData } f
 import { isStopped } from './api/client';
 import { asNodeError } from './api/errors';
 
-/** Run `work` for every input item. An operation may give several items for one. */
+/** Run `work` for every input item. `work` may return several output items for one input item. */
 export async function eachItem(
 	context: IExecuteFunctions,
 	work: (itemIndex: number) => Promise<INodeExecutionData | INodeExecutionData[]>,
@@ -17,7 +17,7 @@ export async function eachItem(
 	return output;
 }
 
-/** The result of `work` for item `itemIndex`; with Continue On Fail an item that carries the error instead. */
+/** The result of `work` for item `itemIndex`. If `work` fails and Continue On Fail is on: an item with the error. */
 export async function orFailed<T>(
 	context: IExecuteFunctions,
 	itemIndex: number,
@@ -34,11 +34,11 @@ export async function orFailed<T>(
 }
 
 /**
- * The item of a job without a video.
+ * The output item for a failed input item.
  *
  * n8n 1.x sends an item to the error output only if its JSON has exactly `error`, or `error` and `message`; n8n 2.x
- * accepts these two as well. It carries no binary, so that the next node can never take the picture for the video.
- * Version 1 of the node gave the inputs back on the error output, and goes on doing so.
+ * accepts both forms too. The item has no binary, so that the next node cannot use the picture in place of the video.
+ * Version 1 of the node still returns the inputs on the error output, as it always did.
  */
 function failedItem(
 	context: IExecuteFunctions,
@@ -75,7 +75,7 @@ export function numberBetween(
 	return number;
 }
 
-/** The text of a parameter without blanks around it; "" for one that is not set. */
+/** The text of a parameter, without blanks around it; "" for a parameter that is not set. */
 export function text(value: unknown): string {
 	return value === undefined || value === null ? '' : String(value).trim();
 }

@@ -162,7 +162,7 @@ export function essentialCases(stage: () => Stage): void {
 		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
 		const sent = output(run, 'Read Picture')[0].binary?.image.fileName ?? '';
 		const [job] = await stage().server.jobs();
-		// The server may leave out quotes, which no file system likes; it never sees an escape in their place.
+		// The server may drop quotes, which are not allowed in every file system. No escape sequence may replace them.
 		assert.equal(job.image_name.replaceAll('"', ''), sent.replaceAll('"', ''));
 	});
 
@@ -223,7 +223,7 @@ export function essentialCases(stage: () => Stage): void {
 		const job = await eventually('a running job', async () =>
 			(await server.jobs()).find((each) => each.state === 'running'),
 		);
-		// n8n 1.x takes the stop request once the execution is registered as running.
+		// n8n 1.x accepts the stop request only after it has registered the execution as running.
 		await n8n.rest('POST', `/executions/${id}/stop`);
 		await eventually('the job to be cancelled', async () => {
 			const { state } = await server.get<{ state: string }>(`/v1/jobs/${job.id}`);
@@ -270,7 +270,7 @@ export function essentialCases(stage: () => Stage): void {
 	});
 }
 
-/** A trigger that looks every four seconds: n8n allows each of its rhythms once a minute only. */
+/** A trigger that polls every four seconds. n8n allows a single polling rule only once a minute, so there are fifteen. */
 function trigger(parameters: Record<string, unknown> = {}): NodeSpec {
 	const seconds = Array.from({ length: 15 }, (_, i) => 4 * i);
 	const item = seconds.map((each) => ({ mode: 'custom', cronExpression: `${each} * * * * *` }));

@@ -41,7 +41,7 @@ export class GoogleStandIn {
 		proxy.on('connect', (request, client) => {
 			const host = String(request.url).split(':')[0];
 			standIn.hosts.add(host);
-			// Nothing leaves the machine: other hosts are refused.
+			// The proxy refuses all other hosts, so no request leaves the machine.
 			if (!host.endsWith('googleapis.com')) {
 				client.end('HTTP/1.1 403 Forbidden\r\n\r\n');
 				return;
@@ -112,7 +112,7 @@ export class GoogleStandIn {
 	}
 }
 
-/** What n8n needs to use a Google service account: a key of its own signs the token request. */
+/** A Google service account for n8n's credential, with a new key that signs the token request. */
 export function serviceAccount(): object {
 	const { privateKey } = generateKeyPairSync('rsa', {
 		modulusLength: 2048,

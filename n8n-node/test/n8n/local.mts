@@ -1,4 +1,4 @@
-/** A web server on loopback that serves files and answers a GPU provider's calls, remembering them. */
+/** A web server on loopback. It serves files, imitates the API of a GPU provider, and records the calls. */
 import { readFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';

@@ -1,7 +1,7 @@
 /**
  * How much memory n8n needs for a 300 MB recording in and a 300 MB video out: node memory.mjs
  *
- * A stand-in server takes the upload and gives the video, and reads the resident memory of n8n's process meanwhile.
+ * A stand-in server receives the upload and sends the video. Meanwhile it reads the resident memory of n8n's process.
  * Prints a table; exits with 1 when either way takes 60 MB or more.
  */
 import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs';

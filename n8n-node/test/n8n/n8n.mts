@@ -72,7 +72,7 @@ export class N8n {
 		this.files = join(folder, 'files');
 	}
 
-	/** An n8n home with the node installed; not started yet. `program`: a folder that install.sh has filled. */
+	/** Make n8n's home folder with the node installed. n8n is not started. `program`: a folder that install.sh filled. */
 	static async install(folder: string, env: NodeJS.ProcessEnv = {}, program = N8N_2): Promise<N8n> {
 		const port = await freePort();
 		const nodeHome = join(program, 'node', 'node_modules');
@@ -117,7 +117,7 @@ export class N8n {
 		return `http://127.0.0.1:${this.port}`;
 	}
 
-	/** n8n's import commands; nothing but the ids ties credentials and workflows together. */
+	/** Run n8n's import commands. Only the IDs connect workflows with their credentials. */
 	importAll(credentials: object[], workflows: Workflow[]): void {
 		const credentialsFile = join(this.folder, 'credentials.json');
 		const workflowsFile = join(this.folder, 'workflows.json');
@@ -155,7 +155,7 @@ export class N8n {
 			},
 			180,
 		);
-		// n8n 1.x says that it is ready a moment before its REST interface is there.
+		// n8n 1.x reports that it is ready a moment before its REST interface works.
 		await eventually('the REST interface of n8n', async () => {
 			const { status } = await fetch(`${this.url}/rest/settings`);
 			return status === 404 ? undefined : true;
@@ -200,7 +200,7 @@ export class N8n {
 		return (JSON.parse(text) as { data: T }).data;
 	}
 
-	/** Press Execute; gives the execution's id. */
+	/** Press Execute. Returns the ID of the execution. */
 	async run(workflow: Workflow): Promise<string> {
 		const trigger = workflow.nodes.find(({ type }) => /trigger$/i.test(type));
 		const { executionId } = await this.rest<{ executionId: string }>(
@@ -208,14 +208,14 @@ export class N8n {
 			`/workflows/${workflow.id}/run`,
 			{
 				triggerToStartFrom: { name: trigger?.name },
-				// n8n 1.x runs the workflow that it is sent.
+				// n8n 1.x runs the workflow in the request, not the saved one.
 				workflowData: { ...workflow, pinData: {} },
 			},
 		);
 		return executionId;
 	}
 
-	/** Save a workflow through the REST interface and press Execute; gives the ended execution. */
+	/** Save a workflow through the REST interface, press Execute, and return the ended execution. */
 	async tryOut(workflow: Workflow, seconds = 120): Promise<Execution> {
 		return await this.runToEnd(await this.save(workflow), seconds);
 	}
@@ -268,7 +268,7 @@ export class N8n {
 		return { ...found, data: unflatten(found.data) as Execution['data'] };
 	}
 
-	/** The execution once it is over. */
+	/** Wait for the end of the execution, and return it. */
 	async ended(id: string, seconds = 120): Promise<Execution> {
 		return await eventually(
 			`execution ${id}`,
@@ -341,7 +341,7 @@ export class N8n {
 	}
 }
 
-/** Run data are kept as a list in which strings of digits point to other entries. */
+/** n8n stores run data as a list in which a string of digits is the index of another entry. This resolves them. */
 function unflatten(text: string): unknown {
 	const entries = JSON.parse(text) as unknown[];
 	const done = new Map<number, unknown>();
@@ -359,7 +359,7 @@ function unflatten(text: string): unknown {
 	return at(0);
 }
 
-/** What `node` put out in its first run, on its main output. */
+/** The items of `node`'s main output in its first run. */
 export function output(execution: Execution, node: string, index = 0): Item[] {
 	return execution.data.resultData.runData[node]?.[0]?.data?.main[index] ?? [];
 }

@@ -310,7 +310,7 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 		assert.ok(options.some(({ value }) => value === 'preview'));
 	});
 
-	/** Press Execute, fill the form of the first node and send it; gives the address of the page that follows. */
+	/** Press Execute, fill in the form of the first node and send it. Returns the address of the next page. */
 	async function sendForm(flow: Workflow, picture?: Buffer): Promise<string> {
 		const listening = await n8n.rest<{ waitingForWebhook?: boolean }>(
 			'POST',

@@ -1,4 +1,4 @@
-/** People find the node in n8n's list of nodes by the words that they think of, in the real editor. */
+/** Searches for the node in the node list of n8n's real editor, with the words that people would use. */
 import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -25,7 +25,7 @@ const WORDS = [
 	'portrait',
 	'dub',
 ];
-/** How many other nodes may stand above ours: the editor sorts by its own score. */
+/** The largest number of other nodes above ours. The editor sorts by its own score. */
 const MOST_ABOVE = 4;
 
 for (const [version, program] of Object.entries({ '1.x': N8N_1, '2.x': N8N_2 })) {
@@ -85,7 +85,7 @@ for (const [version, program] of Object.entries({ '1.x': N8N_1, '2.x': N8N_2 }))
 	});
 }
 
-/** A screenshot into the folder LIPSYNC_PICTURES, to see why a search failed. */
+/** Save a screenshot to the folder LIPSYNC_PICTURES, which shows why a search failed. */
 async function picture(page: Page, name: string): Promise<void> {
 	const folder = process.env.LIPSYNC_PICTURES;
 	if (folder) await page.screenshot({ path: join(folder, `${name}.png`) });

@@ -1,4 +1,4 @@
-/** Where things lie, for tests that start real programs. */
+/** The paths of programs and data, for tests that start real programs. */
 import { existsSync } from 'node:fs';
 import { createServer, type AddressInfo } from 'node:net';
 import { dirname, join } from 'node:path';
@@ -13,7 +13,7 @@ function checkout(): string {
 export const ROOT = checkout();
 export const PACKAGE = join(ROOT, 'n8n-node');
 export const SAMPLES = join(ROOT, 'server', 'lipsync_server', 'samples');
-/** Folders that install.sh has filled; the variables name ones that are there already. */
+/** The folders that install.sh fills. The two variables name folders that exist already. */
 export const N8N_2 = process.env.LIPSYNC_N8N_DIR ?? join(ROOT, '.cache', 'n8n');
 export const N8N_1 = process.env.LIPSYNC_N8N_1_DIR ?? join(ROOT, '.cache', 'n8n-1');
 export const CHROMIUM =
@@ -35,7 +35,7 @@ export async function freePort(): Promise<number> {
 	});
 }
 
-/** The first value that `look` gives which is not undefined; throws after `seconds`. */
+/** Call `look` until it returns a value other than undefined, and return that value. Throws after `seconds`. */
 export async function eventually<T>(
 	what: string,
 	look: () => Promise<T | undefined> | T | undefined,

@@ -21,7 +21,7 @@ export class Stage {
 		readonly nobody: string,
 	) {}
 
-	/** Everything installed and the server running; n8n is not started yet. */
+	/** Install the node and start the server. n8n itself is not started yet. */
 	static async set(program: string, env: NodeJS.ProcessEnv = {}): Promise<Stage> {
 		const home = mkdtempSync(join(tmpdir(), 'lipsync-n8n-'));
 		const server = await LipsyncServer.start(join(home, 'lipsync'), '--allow-private-urls');
@@ -66,7 +66,7 @@ export function credential(id: string, baseUrl: string, token: string): object {
 	};
 }
 
-/** A server that accepts connections, reads what comes, and never answers. */
+/** A server that accepts connections, reads every request, and never answers. */
 export async function silentServer(): Promise<{ url: string; stop: () => void }> {
 	const sockets = new Set<{ destroy: () => void }>();
 	const server: Server = createServer((socket) => {
@@ -85,7 +85,7 @@ export async function silentServer(): Promise<{ url: string; stop: () => void }>
 	};
 }
 
-/** `one`: a pair. `two`: a pair whose picture is none, then a good one. `long`: a recording of 40 seconds. */
+/** `one`: a pair. `two`: a pair whose picture is no picture, then a good pair. `long`: a recording of 40 seconds. */
 function fillFiles(files: string): void {
 	const speech = readFileSync(join(SAMPLES, 'speech.wav'));
 	for (const folder of ['one', 'two', 'long']) mkdirSync(join(files, folder));

@@ -1,9 +1,9 @@
-/** Workflows of the tests, built from few words. */
+/** Short functions that build the workflows of the tests. */
 import type { NodeSpec, Workflow } from './n8n.mjs';
 
 export const LIPSYNC = { lipsyncApi: { id: 'lipsync-good', name: 'Lipsync' } };
 
-/** A node in version 2 of its panel. `lipsync` makes one in version 1. */
+/** A Lipsync node with version 2 of the panel. `lipsync` makes a node with version 1. */
 export function lipsync2(
 	parameters: Record<string, unknown> = {},
 	more: Partial<NodeSpec> = {},
@@ -60,7 +60,7 @@ export function items(...json: object[]): NodeSpec {
 	};
 }
 
-/** Pictures and recordings of a folder as items with both, then `rest` one after the other. */
+/** Nodes that read the pictures and recordings of a folder into items with both files, followed by the nodes `rest`. */
 export function fromFiles(
 	id: string,
 	pictures: string,
@@ -93,7 +93,7 @@ export function fromFiles(
 	return flow;
 }
 
-/** Nodes one after the other. */
+/** Connect the nodes in a row. */
 export function line(id: string, ...nodes: NodeSpec[]): Workflow {
 	const connections: Record<string, unknown> = {};
 	nodes.slice(1).forEach((node, i) => (connections[nodes[i].name] = { main: [[to(node.name)]] }));

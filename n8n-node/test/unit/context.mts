@@ -1,8 +1,8 @@
 /**
  * The functions that n8n gives a node while it runs, with n8n's own types, over real HTTP.
  *
- * The one thing made up here is n8n: its request helper as measured in 2.41.1 (credential applied, statuses returned,
- * redirects not followed, the cancel signal honoured) and its binary store, in memory or with ids.
+ * Only n8n itself is imitated. Its request helper does what n8n 2.41.1 was measured to do: it applies the credential,
+ * returns every status, follows no redirect and obeys the cancel signal. Its binary store holds files in memory or by ID.
  */
 import { request } from 'node:http';
 import { Readable } from 'node:stream';
@@ -137,7 +137,7 @@ export function makeContext(setup: Setup = {}): Context {
 				type: string,
 				options: IHttpRequestOptions,
 			): Promise<unknown> {
-				// As in n8n: the credential is asked from `this`, without an item.
+				// n8n too reads the credential from `this`, without an item.
 				const own = await this.getCredentials(type);
 				const known = type === 'lipsyncApi' ? new LipsyncApi() : new LipsyncMachineApi();
 				const signed = await known.authenticate(own, options);

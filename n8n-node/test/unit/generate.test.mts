@@ -1,4 +1,4 @@
-/** Video > Generate over real HTTP: what goes out, what comes back, what happens when things go wrong. */
+/** Video > Generate over real HTTP: the requests, the output items, and the errors. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 

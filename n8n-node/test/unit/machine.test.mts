@@ -1,6 +1,6 @@
 /**
- * Machine > Start, Stop, Get Status and Get Many against the stand-in of the providers' APIs over HTTP, with the answers
- * that the server's own adapters are tested against.
+ * Machine > Start, Stop, Get Status and Get Many over HTTP, against a stand-in for the providers' APIs. The server's own
+ * adapters are tested against the same recorded answers.
  */
 import assert from 'node:assert/strict';
 import { after, before, describe, it, type TestContext } from 'node:test';

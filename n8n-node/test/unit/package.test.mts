@@ -1,4 +1,4 @@
-/** What is published: n8n's own scan of it, the panel's description, the example workflows. */
+/** The published package: n8n's own scan of it, the panel's description, and the example workflows. */
 import assert from 'node:assert/strict';
 import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';

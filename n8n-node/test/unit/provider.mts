@@ -1,4 +1,4 @@
-/** The stand-in of tests/support/provider.py, which the server's own adapters are tested against too. */
+/** Starts tests/support/provider.py, a stand-in for the providers' APIs. The server's own tests use the same one. */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readFileSync } from 'node:fs';
@@ -63,14 +63,14 @@ export class ProviderProcess {
 		return new ProviderProcess(url, child, lines);
 	}
 
-	/** The answers to one call; the last is given again and again. */
+	/** The answers to one call, in order. The last answer is repeated for ever. */
 	async answers(call: string, ...answers: Array<[number, unknown]>): Promise<void> {
 		const done = new Promise<void>((resolve) => this.scripted.push(resolve));
 		this.child.stdin?.write(`${JSON.stringify({ call, answers })}\n`);
 		await done;
 	}
 
-	/** The calls to `path` so far. The round trip lets lines that are on their way arrive first. */
+	/** The calls to `path` so far. One extra request makes sure that all earlier log lines have arrived. */
 	async calls(method: string, path: string): Promise<AskedProvider[]> {
 		await this.answers('GET /nothing', [404, {}]);
 		return this.asked.filter((each) => each.method === method && each.path === path);

@@ -1,4 +1,4 @@
-/** A loopback server that answers as the test says and remembers what it was asked. */
+/** A loopback server that gives the answers of a test and records the requests. */
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import type { TestContext } from 'node:test';
@@ -116,7 +116,7 @@ export function link(id: string): object {
 	return { url: `http://seen${path}`, path, is_public: false, expires_at: '2026-12-01T00:00:00Z' };
 }
 
-/** A server on which every job succeeds at the second look; `change` may answer first. */
+/** A server on which every job has succeeded at the second poll. `change` may answer a request instead. */
 export function working(
 	change: (asked: Asked, response: ServerResponse) => boolean = () => false,
 ): Answer {

@@ -1,4 +1,4 @@
-/** The trigger's memory: every job that ends is news exactly once. */
+/** The trigger's memory: every job that ends is reported exactly once. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 

@@ -1,8 +1,8 @@
 /**
- * Requests to a Lipsync server: JSON in and out, retries where trying again is safe, the video as a stream.
+ * Requests to a Lipsync server: JSON in and out, retries, and the video as a stream.
  *
- * Knows HTTP. Does not know what a job is for. Every request that changes something is either harmless to repeat or
- * carries an Idempotency-Key, so all of them may be retried.
+ * Knows HTTP. Does not know the purpose of a job. A request that changes something is either harmless to repeat or
+ * carries an Idempotency-Key (the server answers a repeated key with the same job), so every request may be retried.
  */
 import {
 	NodeOperationError,
@@ -24,18 +24,18 @@ export interface Call {
 	path: string;
 	headers?: IDataObject;
 	query?: IDataObject;
-	/** Made anew for every attempt: a stream can be sent only once. */
+	/** Makes the body. Every attempt makes a new one, because a stream can be sent only once. */
 	body?: () => Promise<{ content: Buffer | ByteStream; headers: IDataObject }>;
-	/** Statuses that are answers, not refusals. */
+	/** HTTP statuses other than 2xx that the caller reads as an answer. */
 	accept?: number[];
-	/** Give the answer's body as a stream. */
+	/** Whether to return the body of the answer as a stream. */
 	stream?: boolean;
 }
 
 const LONGEST_PAUSE_MS = 15_000;
 const AT_GATEWAY = new Set([502, 503, 504, 520, 521, 522, 523, 524, 530]);
 
-/** Send `call`; gives the server's answer or throws the error that says what to do. */
+/** Send `call`. Returns the server's answer, or throws an error with a sentence that says what to do. */
 export async function send(
 	server: Server,
 	call: Call,
@@ -76,7 +76,7 @@ export async function send(
 	}
 }
 
-/** Send `call` and read the answer as JSON of the kind that this address gives. */
+/** Send `call` and read the answer as JSON of type T. */
 export async function sendJson<T>(server: Server, call: Call, patience?: Patience): Promise<T> {
 	const response = await send(server, call, patience);
 	const body = parsed(response.body);
@@ -86,7 +86,7 @@ export async function sendJson<T>(server: Server, call: Call, patience?: Patienc
 	return body as T;
 }
 
-/** The same server for requests that have to go out although the execution was stopped. */
+/** The same server, for requests that are sent even after the execution was stopped. */
 export function despiteStop<C extends Context>(server: Server<C>): Server<C> {
 	const context = Object.create(server.context, {
 		getExecutionCancelSignal: { value: () => undefined },
@@ -94,7 +94,7 @@ export function despiteStop<C extends Context>(server: Server<C>): Server<C> {
 	return { ...server, context };
 }
 
-/** Sleep, but not longer than the execution lives. */
+/** Sleep for `ms`. Throws at once when the execution is stopped. */
 export async function pause(context: Context, ms: number): Promise<void> {
 	const signal = stopSignal(context);
 	let wake = () => {};
@@ -122,7 +122,7 @@ function stopSignal(context: Context): AbortSignal | undefined {
 	return 'getExecutionCancelSignal' in context ? context.getExecutionCancelSignal() : undefined;
 }
 
-/** One attempt. It ends with the execution, after `attemptMs`, and when the item's time is over. */
+/** One attempt. It is aborted when the execution is stopped, after `attemptMs`, or when the item's time is over. */
 async function once(
 	server: Server,
 	call: Call,
@@ -141,7 +141,7 @@ async function once(
 		encoding: call.stream ? 'stream' : undefined,
 		returnFullResponse: true,
 		ignoreHttpStatusErrors: true,
-		// With redirects followed the whole upload would be kept in memory to be sent again.
+		// To follow a redirect, n8n would keep the whole upload in memory and send it a second time.
 		disableFollowRedirect: true,
 		timeout: mayTakeMs,
 	};
@@ -160,7 +160,7 @@ function retryAfter(headers: Record<string, unknown>): number | undefined {
 	return Number.isFinite(seconds) ? Math.min(Math.max(seconds, 0.5), 300) * 1000 : undefined;
 }
 
-/** The text of a refusal that came as a stream. */
+/** The text of an error answer that arrived as a stream. */
 async function textOf(response: IN8nHttpFullResponse): Promise<string> {
 	const chunks: Buffer[] = [];
 	for await (const chunk of response.body as unknown as ByteStream) chunks.push(chunk as Buffer);

@@ -1,6 +1,6 @@
 /**
- * Turns refusals, lost connections and failed jobs into the errors that a person reads in n8n: the server's own sentence
- * as the message, and below it the next step.
+ * Turns refused requests, lost connections and failed jobs into the errors that a person reads in n8n. The message is
+ * the server's own sentence; the description below it is the next step.
  */
 import { NodeApiError, NodeOperationError, type JsonObject } from 'n8n-workflow';
 
@@ -24,7 +24,7 @@ const WHAT_TO_DO: Record<string, string> = {
 	engine_unavailable:
 		'Choose another engine; Server > Get Info says which ones can run and why not',
 	out_of_memory: 'Use a lower resolution, the Fast preset or a machine with more GPU memory',
-	weights: 'Download the weights again on the server: lipsync weights',
+	weights: 'Download the model files again on the server: lipsync weights pull',
 	worker_crashed: 'Run it again; if it happens twice, the log of the server says why',
 	time_limit: 'Use a shorter recording or a faster preset, or raise LIPSYNC_JOB_TIMEOUT_S',
 	forbidden: 'This token may only see its own jobs. Use the token that started the job',
@@ -46,11 +46,11 @@ const NETWORK_CODES = new Set([
 	'ERR_STREAM_PREMATURE_CLOSE',
 	'UND_ERR_SOCKET',
 ]);
-/** Codes of a request that the node itself ended because it took too long. */
+/** Codes of a request that the node itself aborted because the request took too long. */
 const ENDED_BY_TIME = new Set(['ERR_CANCELED', 'ABORT_ERR']);
 const CERTIFICATE = /SELF_SIGNED|CERT_|UNABLE_TO_(VERIFY|GET_ISSUER)|ALTNAME/;
 
-/** The system's code of a failed connection (`ECONNREFUSED`), wherever n8n and axios put it; empty if there is none. */
+/** The system's code of a failed connection (`ECONNREFUSED`), from any depth of the chain of causes; "" without one. */
 export function connectionCode(error: unknown): string {
 	for (
 		let each: unknown = error, depth = 0;
@@ -91,7 +91,7 @@ export function refused(
 	});
 }
 
-/** A request that got no answer, as an error that says what to check. */
+/** A request without an answer, as an error that names the thing to check. */
 export function unreachable(
 	context: Context,
 	address: string,
@@ -124,7 +124,7 @@ export function advice(address: string): string {
 	return 'Check that the server runs and that its address (Base URL in the credential) is right. Quick tunnels and restarted machines get a new address';
 }
 
-/** The node's Timeout is over before the server has answered. */
+/** The error for a server that has not answered when the node's Timeout is over. */
 export async function outOfTime(
 	server: Server,
 	limit: TimeLimit,
@@ -143,7 +143,7 @@ export async function outOfTime(
 	);
 }
 
-/** The video was announced with another length than the bytes that arrived. */
+/** The error for a download that has fewer or more bytes than the server announced. */
 export function truncated(
 	server: Server,
 	arrived: string,
@@ -160,7 +160,7 @@ export function truncated(
 	);
 }
 
-/** A job that ended without a video. */
+/** The error for a job that ended without a video. */
 export function jobEnded(context: Context, job: Job, itemIndex?: number): NodeOperationError {
 	if (job.state === 'cancelled') {
 		return new NodeOperationError(context.getNode(), `Job ${job.id} was cancelled`, {
@@ -176,7 +176,7 @@ export function jobEnded(context: Context, job: Job, itemIndex?: number): NodeOp
 	);
 }
 
-/** Whatever was thrown, as an error that n8n shows well and that knows its item. */
+/** Any thrown value as one of n8n's two error classes, with the index of its item. */
 export function asNodeError(
 	context: Context,
 	error: unknown,

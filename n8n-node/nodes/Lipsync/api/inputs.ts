@@ -1,8 +1,8 @@
 /**
- * Finds the picture and the recording of an item, and explains what is there when they are missing.
+ * Finds the picture and the recording of an item. If one is missing, the error lists the files that the item has.
  *
- * A field may name a binary of the item, hold a binary of another node (by an expression), or be empty: then the item's
- * only file of the right kind is taken. Knows n8n's binaries. Does not read them.
+ * A binary is n8n's record of a file. A field may name a binary of the item, or hold a binary of another node (by an
+ * expression). If the field is empty, the item's only file of the right kind is used. Does not read the files.
  */
 import {
 	NodeOperationError,
@@ -12,13 +12,13 @@ import {
 } from 'n8n-workflow';
 
 export interface WantedInput {
-	/** The name of its form field on the server: `image`. */
+	/** The name of the server's form field: `image`. */
 	name: string;
-	/** Its word in a sentence: "picture". */
+	/** The word for the input in a sentence: "picture". */
 	noun: string;
-	/** The label of the field that names it: "Image Field". */
+	/** The label of the field in the panel that names the file: "Image Field". */
 	label: string;
-	/** Beginnings of the MIME types that fit, the best first. */
+	/** Prefixes of the MIME types that fit, the best first. */
 	kinds: string[];
 }
 
@@ -41,7 +41,7 @@ export const SECOND_RECORDING: WantedInput = {
 	label: 'Second Recording Field',
 };
 
-/** The binary that `field` means for item `itemIndex`: a name, a binary, or "" for the only one that fits. */
+/** The binary for item `itemIndex`. `field` is a binary's name, a binary, or "" for the only file that fits. */
 export function findInput(
 	context: IExecuteFunctions,
 	itemIndex: number,
@@ -64,7 +64,7 @@ export function findInput(
 	return { binary: context.helpers.assertBinaryData(itemIndex, name), from: name };
 }
 
-/** The name of the one file that fits; several names when the choice is not clear. */
+/** The name of the file that fits; several names if the choice is not clear. */
 function byKind(
 	present: Record<string, IBinaryData>,
 	{ name, kinds }: WantedInput,

@@ -1,8 +1,8 @@
 /**
  * A multipart/form-data body made from n8n's binaries without holding them in memory.
  *
- * Files that n8n keeps on disk, in S3 or in its database are read in chunks while they are sent; only files of the old
- * in-memory mode are buffers. The length is known beforehand, so that the server can refuse before anything is sent.
+ * Files that n8n keeps on disk, in S3 or in its database are read in chunks during the upload. Only files of n8n's old
+ * in-memory mode are buffers. The length is computed first, so that the server can refuse a large body at its header.
  */
 import { randomUUID } from 'crypto';
 import type { IBinaryData, IDataObject, IExecuteFunctions } from 'n8n-workflow';
@@ -15,7 +15,7 @@ export interface FilePart {
 	fileName: string;
 	mimeType: string;
 	sizeBytes: number;
-	/** Where n8n keeps the file, or the file itself. */
+	/** The ID under which n8n stores the file, or the bytes of the file. */
 	source: { id: string } | { buffer: Buffer };
 }
 
@@ -31,7 +31,7 @@ export interface Body {
 
 const CHUNK_BYTES = 256 * 1024;
 
-/** The file that `field` means for an item, as the part `wanted.name`. */
+/** The file in `field` of an item, as the form's part `wanted.name`. */
 export async function filePart(
 	context: IExecuteFunctions,
 	itemIndex: number,
@@ -55,7 +55,7 @@ export async function filePart(
 	return { ...part, sizeBytes: buffer.length, source: { buffer } };
 }
 
-/** The body that sends `form`, with its headers. Call it anew for every attempt. */
+/** The body for `form`, with its headers. Every attempt needs a new one, because a stream can be sent only once. */
 export async function encode(context: IExecuteFunctions, form: Form): Promise<Body> {
 	const boundary = `lipsync-${randomUUID()}`;
 	const open = async (id: string) => await context.helpers.getBinaryStream(id, CHUNK_BYTES);
@@ -100,7 +100,7 @@ export async function encode(context: IExecuteFunctions, form: Form): Promise<Bo
 		for await (const chunk of bytes()) chunks.push(chunk);
 		return { content: Buffer.concat(chunks), headers };
 	}
-	// Community nodes may not import `stream`; the stream that n8n hands out knows the class that makes one.
+	// Community nodes may not import `stream`. The class of n8n's own stream has the same `from` method.
 	const first = await open(stored.source.id);
 	const streams = first.constructor as unknown as {
 		from(chunks: AsyncIterable<Uint8Array>, options: { objectMode: boolean }): ByteStream;
@@ -121,8 +121,8 @@ function partHead(boundary: string, file: FilePart): string {
 }
 
 /**
- * The name of a file in a part's header. A name with characters that a quoted string cannot hold (quotes, backslashes,
- * line ends, lone surrogates) goes into `filename*` (RFC 5987) beside a harmless one.
+ * The file name in a part's header. Quotes, backslashes, line ends and lone surrogates cannot stand in a quoted string.
+ * A name with one of them goes into `filename*` (RFC 5987), beside a plain name for old servers.
  */
 function fileNameParameter(name: string): string {
 	const wellFormed = name.replace(/\p{Surrogate}/gu, '\ufffd');

@@ -7,21 +7,21 @@
 export interface Patience {
 	/** How long one attempt may take, in milliseconds. */
 	attemptMs: number;
-	/** How long a lost connection or a gateway's answer (502, 504) is tried again. */
+	/** How long the node retries after a lost connection or a gateway's answer (502, 504), in milliseconds. */
 	reconnectMs: number;
-	/** How long a full queue (429) or a loading server (503 with Retry-After) is asked again. */
+	/** How long the node retries while the queue is full (429) or the server loads (503 with Retry-After), in milliseconds. */
 	busyMs: number;
 	limit?: TimeLimit;
 }
 
 export const USUAL: Patience = { attemptMs: 60_000, reconnectMs: 6_000, busyMs: 6_000 };
 
-/** For one body of up to some gigabytes, in either direction. */
+/** For an upload or download of up to some gigabytes. */
 export const TRANSFER: Patience = { ...USUAL, attemptMs: 3_600_000 };
 
 /**
- * A stopwatch with an end. The clock runs only inside `during`, so that a batch's last item does not lose its time
- * while the node waits for the items before it.
+ * A stopwatch with a limit. The clock runs only inside `during`. The last item of a batch therefore loses no time while
+ * the node waits for earlier items.
  */
 export class TimeLimit {
 	private usedMs = 0;
@@ -41,7 +41,7 @@ export class TimeLimit {
 		return this.leftMs <= 0;
 	}
 
-	/** The limit in a sentence: "1.5 minutes". */
+	/** The limit in words, such as "1.5 minutes". */
 	get inWords(): string {
 		const minutes = Math.round(this.totalMs / 600) / 100;
 		return `${minutes} minute${minutes === 1 ? '' : 's'}`;

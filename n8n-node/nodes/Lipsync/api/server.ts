@@ -1,9 +1,9 @@
 /**
- * Which Lipsync server an item talks to, and one exchange with it.
+ * The Lipsync server of an item, and one request to it.
  *
  * From Credential: address, token, proxy headers and certificate policy come from the Lipsync API credential, with its
  * expressions evaluated for this item. From Input: address and token both come from the item. The credential's token is
- * never sent to an address from an item, so a workflow's data cannot lead it to a stranger's host.
+ * never sent to an address from an item, so the data of a workflow cannot send the token to a stranger's host.
  */
 import {
 	NodeOperationError,
@@ -16,16 +16,16 @@ import {
 
 import { serverAddress } from '../../../credentials/LipsyncApi.credentials';
 
-/** n8n's functions in an execution, behind a drop-down list, or in a trigger. */
+/** The functions that n8n gives to an execution, to a drop-down list, or to a trigger. */
 export type Context = IExecuteFunctions | ILoadOptionsFunctions | IPollFunctions;
 
 export interface Server<C extends Context = Context> {
 	context: C;
-	/** The input item it is used for; undefined outside an execution. */
+	/** The index of the input item; undefined outside an execution. */
 	itemIndex?: number;
-	/** Its address without a slash at the end. */
+	/** The address of the server, without a slash at the end. */
 	address: () => Promise<string>;
-	/** Send one request. `signal` ends it. */
+	/** Send one request. `signal` aborts the request. */
 	exchange: (options: IHttpRequestOptions, signal?: AbortSignal) => Promise<unknown>;
 }
 
@@ -37,7 +37,8 @@ export function serverOf(context: IExecuteFunctions, itemIndex: number): Server<
 
 /** The server of the credential. */
 export function byCredential<C extends Context>(context: C, itemIndex?: number): Server<C> {
-	// n8n's request helper asks its `this` for the credential (always that of the first item) and for the stop signal.
+	// n8n's request helper reads the credential of the first item, and the stop signal, from its `this`. `bound` makes a
+	// `this` that has the credential of the right item and our own signal.
 	const bound = (signal?: AbortSignal): C =>
 		Object.create(context, {
 			getCredentials: {

@@ -45,7 +45,7 @@ export interface Job {
 	links: {
 		video: string | null;
 		stored: string | null;
-		/** Missing on servers that know no captions. */
+		/** Missing in answers of older servers, which make no captions. */
 		captions_srt?: string | null;
 		captions_vtt?: string | null;
 	};

@@ -1,5 +1,6 @@
 /**
- * Brings a finished video into n8n: streamed into n8n's binary store, checked for length, then marked as collected.
+ * Downloads a finished video into n8n's binary store, checks its length, and marks the job as collected.
+ * "Collected" means that the server may delete the video.
  */
 import type { IBinaryData, IExecuteFunctions, IPollFunctions } from 'n8n-workflow';
 
@@ -15,7 +16,7 @@ type Storing = IExecuteFunctions | IPollFunctions;
 const MOST_TRIES = 4;
 const PAUSE_MS = 2_000;
 
-/** The video of a succeeded job as a stored binary. */
+/** Download the video of a succeeded job into n8n's binary store. */
 export async function download(
 	server: Server<Storing>,
 	job: Job,
@@ -30,7 +31,7 @@ export async function download(
 				path: jobPath(job.id, '/video'),
 				headers: {
 					Accept: 'video/mp4, application/problem+json',
-					// Without it a complete download counts as collected, although n8n may fail to store the file.
+					// Without this header a complete download counts as collected, even if n8n then fails to store the file.
 					'Lipsync-Keep': 'true',
 				},
 				stream: true,
@@ -66,7 +67,7 @@ export async function captionFile(server: Server<Storing>, job: Job): Promise<IB
 	return await server.context.helpers.prepareBinaryData(bytes, name, 'application/x-subrip');
 }
 
-/** Tell the server that the video is safe here, so that it may free the space. A failure is only logged. */
+/** Tell the server that it may delete the video, because n8n has stored it. A failure is only logged. */
 export async function markCollected(server: Server, job: Job): Promise<void> {
 	try {
 		await send(server, { method: 'POST', path: jobPath(job.id, '/collected') });

@@ -1,4 +1,4 @@
-/** A job as the JSON of an output item: flat, in the words of the server; with Simplify at most ten fields. */
+/** A job as the flat JSON of an output item, with the server's field names. Simplify keeps ten fields at most. */
 import type { IDataObject } from 'n8n-workflow';
 
 import { makeLink } from './link';
@@ -31,7 +31,7 @@ const SIMPLE_STATUS = [
 	'created_at',
 ];
 
-/** A finished video. */
+/** The JSON for a finished video. */
 export async function describeResult(
 	server: Server,
 	job: Job,
@@ -41,7 +41,7 @@ export async function describeResult(
 	return isSimple ? only(full, SIMPLE_RESULT) : full;
 }
 
-/** A finished video in few words: a language model pays for each of them, and its user has no token. */
+/** The short JSON for an AI agent, whose model costs money per word. It has a link, because the user has no token. */
 export async function describeForAgent(server: Server, job: Job): Promise<IDataObject> {
 	const link = await makeLink(server, job.id);
 	return {
@@ -52,7 +52,7 @@ export async function describeForAgent(server: Server, job: Job): Promise<IDataO
 	};
 }
 
-/** Where a job stands at this moment. */
+/** The JSON for a job in any state. */
 export async function describeStatus(
 	server: Server,
 	job: Job,
@@ -78,7 +78,7 @@ export async function describeStatus(
 	return isSimple ? only(full, SIMPLE_STATUS) : full;
 }
 
-/** Nothing for a video without captions. */
+/** The addresses of the captions; no fields for a video without captions. */
 async function captionUrls(server: Server, job: Job): Promise<IDataObject> {
 	if (!job.links.captions_srt) return {};
 	const address = await server.address();

@@ -18,7 +18,7 @@ export interface LinkWishes {
 	collects?: boolean;
 }
 
-/** The link as output fields; undefined from a server that is too old to make links. */
+/** Ask the server for a link, as output fields. Returns undefined if the server is too old to make links. */
 export async function makeLink(
 	server: Server,
 	id: string,
@@ -32,7 +32,7 @@ export async function makeLink(
 	});
 	if (response.statusCode === 404) return undefined;
 	const link = response.body as unknown as VideoLink;
-	// A server behind a proxy does not know its address; the node reached it by the credential's.
+	// A server behind a proxy may not know its public address. The credential's address works: the node just used it.
 	const url = link.is_public ? link.url : `${await server.address()}${link.path}`;
 	return { link: url, link_expires_at: link.expires_at };
 }

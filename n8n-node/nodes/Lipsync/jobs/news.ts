@@ -1,33 +1,33 @@
 /**
- * Finds the jobs that have ended since the last look, each exactly once.
+ * Finds the jobs that have ended since the last poll. Each job is found exactly once.
  *
- * The memory is a list of job IDs and no time of day, so a clock that jumps on either side loses nothing. IDs of jobs
- * begin with the time of their creation: newer ones are greater. Knows no n8n.
+ * The memory is a list of job IDs without a time of day, so a clock that jumps loses no job. A job ID begins with the
+ * time of creation: a newer job has a greater ID. Knows nothing of n8n.
  */
 import { isFinal, type Job } from '../api/types';
 
-/** The memory between two looks. n8n stores it with the workflow. */
+/** The memory between two polls. n8n stores it with the workflow. */
 export interface Memory {
-	/** IDs of jobs that have ended and were reported or were there before the workflow was switched on. */
+	/** IDs of ended jobs that were reported, or that ended before the workflow was switched on. */
 	known: string[];
-	/** IDs of jobs that were still waiting or running at the last look. */
+	/** IDs of jobs that were still waiting or running at the last poll. */
 	open: string[];
-	/** Jobs up to this ID were pushed out of `known` by newer ones; only those in `open` are still news. */
+	/** `known` has dropped all jobs up to this ID to stay short. Of these, only the jobs in `open` can still be reported. */
 	floor: string;
 }
 
 export const EMPTY: Memory = { known: [], open: [], floor: '' };
 
-/** More than a server shows on its pages before somebody deletes jobs. */
+/** The most IDs that `known` keeps: more than a server usually has jobs. */
 const MOST_KNOWN = 5000;
 
 export interface Look {
-	/** Jobs that ended since the last look, the oldest first. */
+	/** Jobs that ended since the last poll, the oldest first. */
 	ended: Job[];
 	open: string[];
 }
 
-/** Read pages of jobs, newest first, as far back as news can be. */
+/** Read pages of jobs, newest first, until no older page can have a job to report. */
 export async function lookForNews(pages: AsyncIterable<Job[]>, memory: Memory): Promise<Look> {
 	const known = new Set(memory.known);
 	const missing = new Set(memory.open);
@@ -41,13 +41,13 @@ export async function lookForNews(pages: AsyncIterable<Job[]>, memory: Memory): 
 			else if (!known.has(job.id) && (wasOpen || job.id > memory.floor)) ended.push(job);
 			if (!known.has(job.id) && job.id > memory.floor) nNew++;
 		}
-		// A page of known jobs alone: everything older is known too, except jobs that were still open.
+		// This page has known jobs only. All older jobs are known too, except jobs that were still open.
 		if (nNew === 0 && missing.size === 0) break;
 	}
 	return { ended: ended.reverse(), open };
 }
 
-/** The memory after `reported` were handed on. Jobs that were not stay news for the next look. */
+/** The memory after the workflow received `reported`. All other ended jobs are reported at the next poll. */
 export function remember(memory: Memory, look: Look, reported: Job[]): Memory {
 	const done = new Set(reported.map(({ id }) => id));
 	const stillNews = look.ended.filter(({ id }) => !done.has(id)).map(({ id }) => id);

@@ -1,9 +1,10 @@
 /**
- * Hands a job to the server exactly once.
+ * Sends a job to the server exactly once.
  *
- * The Idempotency-Key is made from execution, node, run and item. A lost answer or n8n's Retry On Fail therefore finds
- * the job that is already there. Only when that job failed, was cancelled or lost its video is the next key of the row
- * tried, so that a retry can succeed.
+ * The Idempotency-Key (the server answers a repeated key with the same job) is made from execution, node, run and item.
+ * After a lost answer, or with n8n's Retry On Fail, the server therefore answers with the job that it already has. If
+ * that job failed, was cancelled or lost its video, the node tries the next key (KEY-2, KEY-3, ...), so that a retry
+ * can succeed.
  */
 import { createHash, randomUUID } from 'crypto';
 import type { IExecuteFunctions } from 'n8n-workflow';
@@ -19,9 +20,9 @@ const MOST_RUNS = 20;
 
 export interface Submission {
 	form: Form;
-	/** The name by which the server recognises this job when it is sent again. */
+	/** The Idempotency-Key: the server recognises a repeated request by it. */
 	key: string;
-	/** The time for upload and full queue. */
+	/** The time limit for the upload and for waiting while the queue is full. */
 	limit: TimeLimit;
 }
 
@@ -54,7 +55,7 @@ export async function submit(
 	}
 }
 
-/** The same for every try of one item in one execution, and for nothing else. */
+/** The key of one item in one execution: equal for every try, different for every other item and execution. */
 export function idempotencyKey(context: IExecuteFunctions, itemIndex: number): string {
 	return `n8n-${fingerprint(context, itemIndex)}`;
 }

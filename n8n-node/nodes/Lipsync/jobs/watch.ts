@@ -1,8 +1,8 @@
 /**
- * Follows jobs: reads their state until they end, reports their progress, cancels them.
+ * Polls the state of a job until the job ends, reports its progress, and cancels jobs.
  *
- * The server's answer is the only truth. A server that restarts or a tunnel that drops for some minutes does not end
- * the wait: an accepted job survives both.
+ * Only the server's answer decides the state of a job. A restart of the server, or a tunnel that is down for some
+ * minutes, does not end the wait, because an accepted job survives both.
  */
 import { NodeOperationError, type IExecuteFunctions } from 'n8n-workflow';
 
@@ -16,10 +16,10 @@ const FIRST_PAUSE_MS = 700;
 const LONGEST_PAUSE_MS = 10_000;
 const GROWTH = 1.4;
 const SERVER_AWAY_MS = 600_000;
-/** Kept back from the limit, so that the last request is sent before it is over. */
+/** This much of the limit is reserved, so that the last request is sent before the limit is over. */
 const LAST_REQUEST_MS = 300;
 
-/** The node stopped waiting; the job goes on. */
+/** The error for a node that stopped waiting. The job itself continues on the server. */
 export class TookTooLong extends NodeOperationError {
 	constructor(
 		server: Server,
@@ -37,7 +37,7 @@ export async function readJob(server: Server, id: string, patience?: Patience): 
 	return await sendJson<Job>(server, { method: 'GET', path: jobPath(id) }, patience);
 }
 
-/** The job once it has ended, whichever way. Throws at the end of `limit`; the job then goes on without the node. */
+/** Wait until the job has ended, and return it. Throws TookTooLong at the end of `limit`; the job then continues. */
 export async function waitForEnd(
 	server: Server<IExecuteFunctions>,
 	id: string,
@@ -61,12 +61,12 @@ export async function waitForEnd(
 	}
 }
 
-/** Stop the job if it has not ended; the job as it then is. Sent even when the execution was stopped. */
+/** Stop the job if it has not ended, and return it. The request is sent even after the execution was stopped. */
 export async function cancel(server: Server, id: string): Promise<Job> {
 	const reach = despiteStop(server);
 	const job = await readJob(reach, id);
 	if (isFinal(job.state)) return job;
-	// A job that ends between the two requests is deleted with its video; nobody who cancels wants it.
+	// A job that ends between the two requests is deleted with its video. A user who cancels does not want the video.
 	const response = await send(reach, {
 		method: 'DELETE',
 		path: jobPath(id),
@@ -77,7 +77,7 @@ export async function cancel(server: Server, id: string): Promise<Job> {
 		: { ...job, state: 'cancelled' };
 }
 
-/** Cancel a job because nobody will collect it; a failure is only logged. */
+/** Cancel a job whose video nobody will download. A failure is only logged. */
 export async function abandon(server: Server, id: string): Promise<void> {
 	const { logger } = server.context;
 	try {
@@ -92,7 +92,7 @@ export function jobPath(id: string, part = ''): string {
 	return `/v1/jobs/${encodeURIComponent(id)}${part}`;
 }
 
-/** Writes a line to n8n's log, and to the browser's console in a test run, when a job has moved on. */
+/** Writes the progress of a job to n8n's log, and in a test run to the browser's console, whenever it has changed. */
 function reporter({ context, itemIndex }: Server<IExecuteFunctions>): (job: Job) => void {
 	let last = '';
 	return (job) => {

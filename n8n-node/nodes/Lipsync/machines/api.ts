@@ -1,5 +1,6 @@
 /**
- * Calls to one provider's API: key from the credential, repetition where it does no harm, errors as sentences.
+ * Calls to one provider's API. The key comes from the credential; a call is repeated only where that does no harm; an
+ * error becomes a sentence.
  */
 import {
 	NodeApiError,
@@ -22,9 +23,9 @@ export interface ProviderCall {
 	path: string;
 	body?: IDataObject;
 	query?: IDataObject;
-	/** Whether doing it twice does no harm. All but POST, unless said. */
+	/** Whether the call may be repeated. Unless set, every method but POST may. */
 	isHarmless?: boolean;
-	/** Statuses that are answers, not refusals. */
+	/** HTTP statuses other than 2xx that the caller reads as an answer. */
 	accept?: number[];
 }
 
@@ -39,7 +40,7 @@ export class ProviderApi {
 		private readonly context: IExecuteFunctions,
 		private readonly title: string,
 		private readonly itemIndex: number,
-		/** Goes out although the execution was stopped: giving a machine back must not be skipped. */
+		/** Whether calls are sent even after the execution was stopped. A machine has to be given back in any case. */
 		private readonly isDespiteStop = false,
 	) {}
 
@@ -48,8 +49,8 @@ export class ProviderApi {
 	}
 
 	/**
-	 * The JSON object of the answer. Tried again after 429, and after 5xx or a broken connection where doing it twice
-	 * does no harm: a machine whose answer got lost would be rented twice.
+	 * Send `call`; returns the JSON object of the answer. A call is repeated after 429. After 5xx or a broken connection
+	 * only a harmless call is repeated: to repeat the order of a machine could rent two machines.
 	 */
 	async call(call: ProviderCall): Promise<ProviderAnswer> {
 		const isHarmless = call.isHarmless ?? call.method !== 'POST';
@@ -149,7 +150,7 @@ export class ProviderApi {
 	}
 }
 
-/** The words of an error: RFC 9457, Vast's `msg`, an `error` or `message`, else the beginning of the body. */
+/** The text of an error answer: fields of RFC 9457, Vast's `msg`, `error` or `message`, else the start of the body. */
 function wordsOf(body: unknown): string {
 	if (body instanceof Object) {
 		const content = body as IDataObject;

@@ -17,7 +17,7 @@ export interface Account {
 	name: string;
 	apiKey: string;
 	provider: Provider;
-	/** The same for calls that have to go out although the execution was stopped. */
+	/** The same provider, for calls that are sent even after the execution was stopped. */
 	despiteStop: Provider;
 }
 

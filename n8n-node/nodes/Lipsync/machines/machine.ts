@@ -1,6 +1,6 @@
 /**
- * One vocabulary for the three providers of rented GPUs. The rules are those of the server's `lipsync cloud`
- * (server/lipsync_server/cloud); both are tested against the same recorded answers (tests/data/providers).
+ * The types that the three providers of rented GPUs share. The server's `lipsync cloud` (server/lipsync_server/cloud)
+ * follows the same rules; both are tested against the same recorded answers (tests/data/providers).
  */
 export const PORT = 5000;
 /** The lowest CUDA version of the host's driver that the server's image works with. */

@@ -12,17 +12,17 @@ import type { Machine, Provider } from './machine';
 
 const LOOK_EVERY_MS = 5_000;
 const LOOK_TIMEOUT_MS = 15_000;
-/** A provider may go on saying "stopped" for a moment after it was told to start. */
+/** After a start, a provider may still answer "stopped" for this long. */
 const STILL_STOPPED_MS = 60_000;
 
 export interface Limits {
 	/** How long the provider may take to start the machine. */
 	startMs: number;
-	/** How long the server may take after that. It downloads its model files then. */
+	/** How long the server may take after the start of the machine. The server downloads its model files in this time. */
 	readyMs: number;
 }
 
-/** The machine once its server is ready. Its address is read at every look, because a restart changes it. */
+/** Wait until the server on the machine is ready. The address is read at every poll, because a restart changes it. */
 export async function waitUntilReady(
 	context: IExecuteFunctions,
 	provider: Provider,
@@ -69,7 +69,7 @@ export async function waitUntilReady(
 	}
 }
 
-/** /readyz of the server at `url`; undefined while nothing answers there. No token is needed, and none is sent. */
+/** Read /readyz of the server at `url`; undefined while no server answers. /readyz needs no token, and none is sent. */
 export async function readReadiness(
 	context: IExecuteFunctions,
 	url: string,
@@ -80,7 +80,7 @@ export async function readReadiness(
 		: undefined;
 }
 
-/** The things that the server on the machine still lacks: engines that cannot run, with the reason, or a token it accepts. */
+/** One line for each engine that cannot run, with the reason; or one line if the server does not accept the token. */
 export async function readMissing(
 	context: IExecuteFunctions,
 	url: string,
@@ -116,7 +116,7 @@ async function readPublic(
 		})) as IN8nHttpFullResponse;
 		return parsed(response.body);
 	} catch {
-		// Nothing answers at the address yet: the caller asks again.
+		// No server answers at the address yet. The caller polls again.
 		return undefined;
 	}
 }

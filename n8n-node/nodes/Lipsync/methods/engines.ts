@@ -10,7 +10,7 @@ import { byCredential } from '../api/server';
 import type { OptionSchema, ServerInfo } from '../api/types';
 import { locatorValue } from '../resources/video/jobId';
 
-/** Options that have a field of their own in the panel. */
+/** The engine options that have their own field in the panel, so the list leaves them out. */
 const OWN_FIELDS = ['seed', 'face_index', 'face_box', 'preset', 'resolution'];
 
 /** The drop-down list of version 1. */
@@ -18,7 +18,7 @@ export async function getEngines(this: ILoadOptionsFunctions): Promise<INodeProp
 	return choices(await readInfo(this));
 }
 
-/** The list of version 2, which people can search. */
+/** The searchable list of version 2. */
 export async function searchEngines(
 	this: ILoadOptionsFunctions,
 	filter = '',
@@ -32,7 +32,7 @@ export async function searchEngines(
 	};
 }
 
-/** The options of the chosen engine, as the server itself describes them. */
+/** The options of the chosen engine, with the server's own descriptions. */
 export async function getEngineOptions(
 	this: ILoadOptionsFunctions,
 ): Promise<INodePropertyOptions[]> {

@@ -1,4 +1,4 @@
-/** The jobs of the server for the list in the panel, newest first. */
+/** The list of jobs in the panel, newest first. */
 import type { ILoadOptionsFunctions, INodeListSearchResult } from 'n8n-workflow';
 
 import { sendJson } from '../api/client';

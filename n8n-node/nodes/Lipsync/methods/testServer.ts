@@ -1,4 +1,4 @@
-/** The Test button of the Lipsync API credential: asks the server who we are, and says what is wrong in its words. */
+/** The Test button of the Lipsync API credential. It calls /v1/me and shows the server's own error message. */
 import type {
 	ICredentialTestFunctions,
 	ICredentialsDecrypted,

@@ -1,4 +1,4 @@
-/** The fields that say which Lipsync server an item is for. They stand last because most people never need them. */
+/** The fields that choose the Lipsync server of an item. They stand last because most people never need them. */
 import type { INodeProperties } from 'n8n-workflow';
 
 import { VERSION_2 } from '../operation';

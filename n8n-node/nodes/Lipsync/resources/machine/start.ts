@@ -1,8 +1,8 @@
 /**
  * Machine > Start: starts a machine that was rented before, or rents one, and waits until its server takes jobs.
  *
- * A second try of the same execution (Retry On Fail) finds the machine of the first by its label and its token, which is
- * made from the API key and the execution, so it never rents two. A machine that does not get ready is given back.
+ * A second try of the same execution (Retry On Fail) rents no second machine: it finds the first one by its label, and
+ * computes the same token from the API key and the execution. A machine that does not get ready is given back.
  */
 import { createHmac } from 'crypto';
 import {

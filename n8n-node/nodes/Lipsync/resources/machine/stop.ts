@@ -1,4 +1,4 @@
-/** Machine > Stop: ends the costs of a machine. Doing it twice does no harm. */
+/** Machine > Stop: stops a machine, or gives it back. A second Stop does no harm. */
 import { NodeOperationError } from 'n8n-workflow';
 
 import { eachItem, text } from '../../items';
@@ -49,7 +49,7 @@ export const stop: Operation = {
 			const id = readMachineId(context, i);
 			const mode =
 				context.getNodeParameter('stopMode', i, 'stop') === 'destroy' ? 'destroy' : 'stop';
-			// Sent even when the execution is stopped at this moment: the machine costs money.
+			// This request is sent even if the execution is stopped now, because the machine costs money.
 			const { despiteStop, name } = await accountOf(context, i);
 			await despiteStop.act(id, mode);
 			const { error, message } = context.getInputData()[i].json;
@@ -66,7 +66,7 @@ export const stop: Operation = {
 		}),
 };
 
-/** The sentence of an error: the node before gave a text, or an object with a message. */
+/** The sentence of an error. The previous node gives a text, or an object with a message. */
 function textOf(error: unknown): unknown {
 	return error instanceof Object && 'message' in error ? error.message : error;
 }

@@ -1,8 +1,9 @@
 /**
- * Server > Wait Until Ready: for a machine that was just started.
+ * Server > Wait Until Ready: waits for a machine that was just started.
  *
- * While it boots nothing answers at its address, then perhaps a tunnel without a server behind it, then the server
- * itself says how far its weights and its engine are. All of that is waiting, not failing.
+ * While the machine boots, no program answers at its address. Then a tunnel may answer whose server does not run yet.
+ * Then the server answers with the progress of its downloads and of loading the engine. In all three cases the node waits;
+ * none is a failure.
  */
 import { NodeOperationError, type IDataObject, type INodeExecutionData } from 'n8n-workflow';
 
@@ -58,7 +59,7 @@ export const waitUntilReady: Operation = {
 			default: 'auto',
 			placeholder: 'e.g. infinitetalk',
 			description:
-				'Name of the engine that has to be available; "auto" is content with any. A server may serve the preview engine while it downloads the model files of another.',
+				'Name of the engine that has to be available; "auto" accepts any engine. A server may serve the preview engine while it downloads the model files of another.',
 			displayOptions: { show: { ...VERSION_2 } },
 		},
 		{
@@ -80,7 +81,7 @@ export const waitUntilReady: Operation = {
 		}),
 };
 
-/** Wait until `engine` ("auto": any) can take jobs. Gives what the server says about itself then. */
+/** Wait until `engine` ("auto": any engine) can take jobs. Returns the output fields: readiness, version, address. */
 export async function untilReady(
 	server: Server,
 	engine: string,
@@ -167,7 +168,7 @@ async function readyJson(
 	{ readiness }: Look,
 	limit: TimeLimit,
 ): Promise<IDataObject> {
-	// Readiness is public; asking who we are shows a wrong token now and not after the upload.
+	// /readyz needs no token. A call to /v1/me shows a wrong token now, and not after the upload.
 	const me = await sendJson<IDataObject>(server, { method: 'GET', path: '/v1/me' }, USUAL);
 	return {
 		ready: true,

@@ -1,4 +1,4 @@
-/** Video > Cancel: stops a job that waits or runs; a job that has ended is left as it is. */
+/** Video > Cancel: stops a job that waits or runs. A job that has ended does not change. */
 import { serverOf } from '../../api/server';
 import { eachItem } from '../../items';
 import { cancel as cancelJob } from '../../jobs/watch';
@@ -17,7 +17,7 @@ export const cancel: Operation = {
 		await eachItem(context, async (i) => {
 			const id = readJobId(context, i);
 			const job = await cancelJob(serverOf(context, i), id);
-			// The server stops a running job a moment later; its state is then still "running".
+			// The server stops a running job a moment after its answer, so the state in the answer may still be "running".
 			const cancelled = job.state !== 'succeeded' && job.state !== 'failed';
 			return { json: { job_id: id, cancelled, state: job.state }, pairedItem: { item: i } };
 		}),

@@ -1,4 +1,4 @@
-/** Video > Delete: removes a job and its video from the server; a job that runs is cancelled first. */
+/** Video > Delete: removes a job and its video from the server. The server cancels a running job first. */
 import { send } from '../../api/client';
 import { serverOf } from '../../api/server';
 import { eachItem } from '../../items';

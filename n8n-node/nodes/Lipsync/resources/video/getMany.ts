@@ -1,4 +1,4 @@
-/** Video > Get Many: the jobs of the server, newest first. Finds a video whose execution was lost. */
+/** Video > Get Many: the jobs of the server, newest first. It also finds a video whose execution was lost. */
 import { serverOf } from '../../api/server';
 import type { JobState } from '../../api/types';
 import { eachItem } from '../../items';

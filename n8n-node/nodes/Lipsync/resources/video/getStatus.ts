@@ -1,4 +1,4 @@
-/** Video > Get Status: where a job stands. */
+/** Video > Get Status: the state and progress of a job. */
 import { serverOf } from '../../api/server';
 import { eachItem } from '../../items';
 import { describeStatus } from '../../jobs/describe';

@@ -1,4 +1,4 @@
-/** The field Job, and the job ID of an item, checked, so that nothing else than a job is ever asked for. */
+/** The field Job, and the check of a job ID. An ID becomes part of a path, so only letters, digits, _ and - pass. */
 import { NodeOperationError, type IExecuteFunctions, type INodeProperties } from 'n8n-workflow';
 
 import { VERSION_1, VERSION_2 } from '../../operation';
@@ -50,7 +50,7 @@ export function readJobId(context: IExecuteFunctions, itemIndex: number): string
 	return id;
 }
 
-/** The value of a resource locator, or of the plain field that version 1 had in its place. */
+/** The value of a resource locator (a field with a list and an ID mode), or of version 1's plain text field. */
 export function locatorValue(value: unknown): string {
 	const inner =
 		typeof value === 'object' && value !== null ? (value as { value?: unknown }).value : value;

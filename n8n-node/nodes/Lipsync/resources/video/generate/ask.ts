@@ -1,5 +1,5 @@
 /**
- * Reads everything that the panel says about one video, from either version of the panel, into one value.
+ * Reads all fields of the panel for one video into one value, for both versions of the panel.
  *
  * Knows n8n's parameters and the names of the server's form fields.
  */
@@ -30,7 +30,7 @@ export interface Ask {
 	downloads: boolean;
 	keepsOnServer: boolean;
 	isSimple: boolean;
-	/** Whether an AI agent asked: its answer is small, with a link that its user can open. */
+	/** Whether an AI agent runs the node. Its answer is short, with a link that its user can open. */
 	isForAgent: boolean;
 }
 
@@ -70,7 +70,7 @@ export async function readAsk(context: IExecuteFunctions, i: number): Promise<As
 		limitMs: numberBetween(context, 'Timeout', minutes, [0.01, 10_080], i) * MINUTE_MS,
 		outputField: text(options.outputField) || 'data',
 		srtField: text(panel.captions.srtField),
-		// A binary cannot leave a tool of an AI agent: the agent gets the link.
+		// A tool of an AI agent cannot return a file, so the agent gets a link.
 		downloads: options.downloadVideo !== false && !isTool(context),
 		keepsOnServer: panel.keepsOnServer,
 		isSimple: isSimple(context, i),
@@ -78,7 +78,7 @@ export async function readAsk(context: IExecuteFunctions, i: number): Promise<As
 	};
 }
 
-/** Whether an AI agent runs the node as its tool. n8n 1.x and early 2.x have only the type's name to tell. */
+/** Whether an AI agent runs the node as its tool. In n8n 1.x and early 2.x only the name of the node's type shows it. */
 export function isTool(context: IExecuteFunctions): boolean {
 	const known = context as { isToolExecution?: () => boolean };
 	return known.isToolExecution?.() ?? context.getNode().type.endsWith('Tool');
@@ -116,7 +116,7 @@ function panelNow(context: IExecuteFunctions, i: number): Panel {
 
 function panelOfVersion1(context: IExecuteFunctions, i: number): Panel {
 	const more = context.getNodeParameter('additionalFields', i, {}) as IDataObject;
-	// Null for a field that is hidden, for which n8n throws without a fallback.
+	// n8n throws for a hidden field unless the call gives a fallback, here null.
 	const field = (name: string) => context.getNodeParameter(name, i, null) as IDataObject[string];
 	return {
 		scene: {

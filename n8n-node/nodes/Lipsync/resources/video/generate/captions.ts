@@ -1,4 +1,4 @@
-/** The fields of Captions: the spoken words, and how the video shows them. Most people never open the collection. */
+/** The collection Captions: the spoken words, and how the video shows them. Most people never open it. */
 import type { IDataObject, INodeProperties } from 'n8n-workflow';
 
 import { text } from '../../../items';
@@ -62,7 +62,7 @@ export const captionFields: INodeProperties = {
 	],
 };
 
-/** The form fields of the server for `captions`, the value of the collection. */
+/** The server's form fields for `captions`, the value of the collection. */
 export function captionTexts(captions: IDataObject): Record<string, string> {
 	const show = text(captions.show);
 	const isDrawn = show !== '' && show !== 'track';

@@ -1,4 +1,4 @@
-/** Video > Generate: the picture and the recording of every item become a video. */
+/** Video > Generate: makes a video from the picture and the recording of every item. */
 import type { IExecuteFunctions, INodeExecutionData } from 'n8n-workflow';
 
 import { asNodeError, jobEnded } from '../../../api/errors';
@@ -14,7 +14,7 @@ import { readAsk, type Ask } from './ask';
 import { fields } from './fields';
 import { fieldsVersion1 } from './fieldsVersion1';
 
-/** A job that the server has accepted, and the time that its item has left. */
+/** A job that the server has accepted, and the remaining time of its item. */
 interface Started {
 	id: string;
 	server: Server<IExecuteFunctions>;
@@ -33,7 +33,7 @@ export const generate: Operation = {
 	run,
 };
 
-/** All jobs are sent first, then collected in the order of their items. */
+/** Send all jobs first; then wait for each, in the order of the items. */
 async function run(context: IExecuteFunctions): Promise<INodeExecutionData[]> {
 	const nItems = context.getInputData().length;
 	const underWay = new Map<string, Server>();

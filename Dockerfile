@@ -7,10 +7,10 @@
 #   docker run --gpus all -p 5000:5000 -v lipsync-data:/data -v lipsync-weights:/weights \
 #     -e LIPSYNC_TOKENS=secret -e LIPSYNC_PROFILE=infinitetalk-int8-fast YOU/lipsync
 #
-# It listens on PORT (5000), and on PORT_HEALTH where that is set, with /ping for RunPod's load balancer.
+# The server listens on PORT (5000). If PORT_HEALTH is set, it answers /ping on that port, for RunPod's load balancer.
 #
-# The layers go from what changes least to what changes most: system, requirements (gigabytes), source (a few megabytes).
-# An edit of the source makes a new last layer only.
+# The layers that change least come first: system, requirements (gigabytes), source (a few megabytes). An edit of the
+# source changes the last layer only.
 
 FROM debian:bookworm-slim AS base
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
@@ -33,12 +33,12 @@ HEALTHCHECK --interval=30s --timeout=5s --start-period=30s \
 ENTRYPOINT ["tini", "--", "entrypoint.sh"]
 CMD ["serve"]
 
-# What pip has to install, as a list. Its text changes only when a requirement does, whatever else pyproject.toml says.
+# The list of packages for pip. Its text changes only with a requirement, not with other lines of pyproject.toml.
 FROM base AS requirements
 COPY pyproject.toml docker/requirements.py ./
 RUN python3 requirements.py s3 > /opt/cpu.txt && python3 requirements.py gpu ray s3 > /opt/gpu.txt
 
-# The one stage that builds, for both images: an environment, and the tools beside it.
+# The build stage of both images: a Python environment, and the tools beside it.
 FROM base AS build
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3-venv \
@@ -57,22 +57,22 @@ COPY --from=requirements /opt/cpu.txt ./
 RUN /opt/lipsync/bin/python -m pip install --no-cache-dir -c constraints.txt -r cpu.txt \
     && /opt/lipsync/bin/python -m pip uninstall -y pip setuptools
 
-# The second line fails where xformers and torch do not fit together: xformers itself only warns.
+# The second line fails if xformers and torch do not fit together. xformers itself only warns.
 FROM build AS gpu-requirements
 COPY --from=requirements /opt/gpu.txt ./
 RUN /opt/lipsync/bin/python -m pip install --no-cache-dir -c constraints.txt -r gpu.txt \
     && /opt/lipsync/bin/python -c "import xformers._cpp_lib as lib; assert lib._build_metadata, 'xformers does not load'" \
     && /opt/lipsync/bin/python -m pip uninstall -y pip
 
-# The package alone, without its requirements, as a tree that is laid over either environment.
+# The package without its requirements, as a folder that is copied over the environment of either image.
 FROM build AS package
 COPY pyproject.toml README.md LICENSE ./
 COPY weights ./weights
 COPY server ./server
 RUN /opt/lipsync/bin/python -m pip install --no-cache-dir --no-deps --prefix /opt/package .
 
-# Triton's kernels, compiled for every rented card: no GPU is needed for that, and a first job is 15 to 40 s faster. The
-# entry point copies the index of this folder to where Triton looks.
+# Triton's kernels, compiled for every kind of card that providers rent out. The compiler needs no GPU, and a first job is 15
+# to 40 s faster. The entry point copies the index of this folder into Triton's cache folder.
 FROM gpu-requirements AS kernels
 COPY --from=package /opt/package /opt/lipsync
 RUN TRITON_STORE_BINARY_ONLY=1 TRITON_CACHE_DIR=/opt/kernels \
@@ -86,7 +86,7 @@ COPY --from=package /opt/package /opt/lipsync
 
 # torch's wheels bring the libraries of CUDA 12.8, so no CUDA image is needed, and the host's driver must be 525 or newer
 # (570 for a card of the RTX 50 series).
-# Triton compiles small C programs when a model runs first: the image keeps a compiler and Python's headers.
+# Triton compiles small C programs at a model's first run, so the image keeps a compiler and Python's headers.
 FROM base AS gpu
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends gcc libc6-dev python3-dev \

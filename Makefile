@@ -1,11 +1,11 @@
-# `make` prints the verbs. Everything they install goes into .venv/, node_modules/ and .cache/ of this folder.
+# `make` prints the verbs. They install into .venv/, node_modules/ and .cache/ of this folder only.
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-# Processes that share out the tests. Each computes on one core, so that two do not fight over two cores.
+# The number of test processes. Each process computes on one core, so two processes fit on two cores.
 TEST_PROCESSES ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
@@ -39,12 +39,12 @@ types: $(VENV)/.test ## mypy --strict, for the server and for the tests
 unit: $(VENV)/.test ## the unit tests alone
 	$(PYTEST) -q -n $(TEST_PROCESSES) -m "not timing" tests/unit
 
-# The whole generator of SadTalker and the like take minutes on a CPU; a test run by hand leaves them out.
+# Some tests take minutes on a CPU, such as SadTalker's whole generator. A test run by hand skips them.
 test-python: $(VENV)/.test ## every Python test that does not watch the clock
 	tests/system-packages.sh
 	$(PYTEST) -n $(TEST_PROCESSES) -m "not timing" --durations=20
 
-# These tests hold the server to seconds and milliseconds, so nothing else may run beside them. No test is run twice.
+# These tests check limits of seconds and milliseconds, so no other test runs beside them. No test is run twice.
 test-timing: $(VENV)/.test ## the tests that watch the clock, one after the other
 	$(PYTEST) -m timing --durations=20
 
@@ -74,10 +74,10 @@ $(VENV)/.plain: pyproject.toml constraints.txt
 	$(PIP) -e .
 	touch $@
 
-# The torch of the tests. The image's is in constraints.txt; this one has a build without CUDA where the index offers one.
+# The torch version of the tests; the image's is in constraints.txt. pip installs a build without CUDA if the index has one.
 TEST_TORCH ?= 2.13.0
 
-# constraints.txt pins the image's torch and the CUDA libraries below it, which another torch cannot keep to.
+# constraints.txt pins the image's torch and its CUDA libraries. Another torch needs other libraries.
 $(VENV)/.test: $(VENV)/.plain
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==$(TEST_TORCH)
 	$(BIN)/python tests/support/constraints_for_tests.py > $(VENV)/constraints.txt
@@ -85,7 +85,7 @@ $(VENV)/.test: $(VENV)/.plain
 	touch $@
 
 # n8n 2.x and 1.x are installed once into .cache/n8n and .cache/n8n-1 (five minutes and 2 GB each); LIPSYNC_N8N_DIR and
-# LIPSYNC_N8N_1_DIR name ones that are there already.
+# LIPSYNC_N8N_1_DIR name folders that have an n8n already.
 node_modules/.test: package-lock.json package.json n8n-node/package.json
 	npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	touch $@

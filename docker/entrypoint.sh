@@ -1,9 +1,9 @@
 #!/bin/sh
 # Starts the container's program as the user lipsync, with data and weights folders that this user may write to.
 #
-# Providers mount volumes that belong to root (RunPod's /workspace), and an image cannot know where: the folders are
-# named by LIPSYNC_DATA_DIR and LIPSYNC_WEIGHTS_DIR when the container starts. Compiled kernels go beside the weights, so
-# that they survive a stop wherever the weights do.
+# Providers mount volumes that belong to root (RunPod's /workspace). The image does not know their paths, so
+# LIPSYNC_DATA_DIR and LIPSYNC_WEIGHTS_DIR name the folders when the container starts. Compiled kernels are stored beside
+# the weights, so that they survive a stop if the weights do.
 set -eu
 
 : "${TORCHINDUCTOR_CACHE_DIR:=$LIPSYNC_WEIGHTS_DIR/.compiled}"
@@ -11,19 +11,20 @@ set -eu
 : "${PREBUILT_KERNELS_DIR:=/opt/kernels}"
 export TORCHINDUCTOR_CACHE_DIR TRITON_CACHE_DIR PREBUILT_KERNELS_DIR
 
-# The image's kernels stay in the image. Triton finds each by a small file in its own folder that names the others.
+# The compiled kernels stay in the image. Triton finds a kernel by a small index file in its cache folder.
 offer_kernels='
   [ -d "$PREBUILT_KERNELS_DIR" ] || exit 0
   mkdir -p "$TRITON_CACHE_DIR" && cd "$PREBUILT_KERNELS_DIR" && cp --no-clobber --parents */__grp__*.json "$TRITON_CACHE_DIR"
 '
 
-# `docker run IMAGE serve` means `lipsync serve`. A few programs are started by name; a search would find Ray's `serve`.
+# `docker run IMAGE serve` starts `lipsync serve`. Only a few programs are started by name, because `serve` is also a
+# program of Ray.
 case "${1:-}" in
   lipsync | sh | bash | python | python3 | ray | /*) ;;
   *) set -- lipsync "$@" ;;
 esac
 
-# The container was started as another user than root (`docker run --user`): that user's rights are what there is.
+# The container was started as another user than root (`docker run --user`), so the folders cannot be given to `lipsync`.
 if [ "$(id -u)" != 0 ]; then
   sh -c "$offer_kernels" || true
   exec "$@"

@@ -1,8 +1,10 @@
-"""Time a corpus' phones anew with a trained network (forced alignment), where a synthesizer's times are rough.
+"""Find better times for the phones of a corpus with a trained network, if the synthesizer's times are rough.
+
+The method is forced alignment: the order of the phones is known, and the network's probabilities decide their borders.
 
     python align.py CORPUS.npz OUT.npz --weights ../../../weights/preview_mouth.npz
 
-Keeps the order of the phones, moves their borders, and drops utterances that the network does not recognise.
+Moves the borders of the phones, keeps their order, and drops utterances that the network does not recognise.
 """
 
 import argparse
@@ -19,12 +21,14 @@ from phones import CLASSES, GRID_HZ, INDEX, Segment
 
 
 def best_path(scores: NDArray[np.float64], optional: NDArray[np.bool_], least: int = 3) -> NDArray[np.int64]:
-    """State of every frame: states pass in order, each for at least `least` frames, the optional ones or not at all.
+    """Return the state of every frame on the most probable path (Viterbi).
+
+    The states pass in order, each for at least `least` frames. An optional state may be left out.
 
     scores: (frames, states) log probability of each frame in each state.
     """
     n, n_states = scores.shape
-    # every state is a chain of `least` copies; only the last may stay
+    # every state is a chain of `least` copies; only the last copy may repeat
     wide = np.repeat(scores, least, 1)
     total = np.full(n_states * least, -np.inf)
     total[0] = wide[0, 0]

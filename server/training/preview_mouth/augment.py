@@ -1,6 +1,6 @@
-"""Make clean synthetic speech sound like what people upload: other throats, rooms, microphones, codecs and noise.
+"""Make clean synthetic speech sound like an upload: other throats, rooms, microphones, codecs and noise.
 
-Knows arrays only. Every function takes and returns 16 kHz float32 mono; randomness is passed in.
+Knows arrays only. Every function takes and returns 16 kHz float32 mono, and gets its random generator from the caller.
 """
 
 import numpy as np
@@ -14,12 +14,12 @@ Audio = NDArray[np.float32]
 
 
 def warp(x: Audio, factor: float) -> Audio:
-    """Play faster (above 1): pitch and formants rise, the speaker shrinks. Phone times divide by `factor`."""
+    """Play faster (above 1): pitch and formants rise, as in a smaller speaker. Divide the phone times by `factor`."""
     return soxr.resample(x, RATE_HZ * factor, RATE_HZ, quality="LQ").astype(np.float32)
 
 
 def equalise(x: Audio, rng: np.random.Generator) -> Audio:
-    """A random smooth frequency response of about +-8 dB and a tilt."""
+    """Apply a random smooth frequency response of about +-8 dB, and a tilt."""
     n = next_fast_len(len(x), real=True)
     hz = np.fft.rfftfreq(n, 1 / RATE_HZ)
     octaves = np.log2(np.maximum(hz, 60) / 1000)
@@ -29,7 +29,7 @@ def equalise(x: Audio, rng: np.random.Generator) -> Audio:
 
 
 def reverb(x: Audio, rng: np.random.Generator) -> Audio:
-    """A room: exponentially decaying noise behind the direct sound."""
+    """Add the echo of a room: exponentially decaying noise behind the direct sound."""
     t60 = rng.uniform(0.1, 0.7)
     t = np.arange(int(t60 * RATE_HZ)) / RATE_HZ
     tail = rng.normal(0, 1, len(t)) * np.exp(-6.9 * t / t60)
@@ -40,7 +40,7 @@ def reverb(x: Audio, rng: np.random.Generator) -> Audio:
 
 
 def band_limit(x: Audio, rng: np.random.Generator) -> Audio:
-    """A telephone, a cheap microphone or a low bit rate."""
+    """Limit the band as a telephone, a cheap microphone or a low bit rate does."""
     high = rng.choice([3400, 4000, 5500, 7000])
     low = rng.choice([60, 120, 200, 300])
     sos = butter(4, [low, high], "bandpass", fs=RATE_HZ, output="sos")
@@ -54,7 +54,7 @@ def _coloured(n: int, slope: float, rng: np.random.Generator) -> Audio:
 
 
 def _music(n: int, rng: np.random.Generator) -> Audio:
-    """Chords of decaying harmonic tones with a beat."""
+    """Make music: chords of decaying harmonic tones with a beat."""
     out = np.zeros(n, np.float32)
     beat = int(rng.uniform(0.25, 0.7) * RATE_HZ)
     for start in range(0, n, beat):
@@ -72,7 +72,7 @@ def _music(n: int, rng: np.random.Generator) -> Audio:
 
 
 def noise(n: int, rng: np.random.Generator, babble: Audio | None = None) -> Audio:
-    """n samples of background of unit power: hiss, rumble, hum, music or other people."""
+    """Return n samples of background noise of unit power: hiss, rumble, hum, music or other people."""
     kind = rng.choice(["hiss", "rumble", "hum", "music", "babble"], p=[0.35, 0.25, 0.1, 0.15, 0.15])
     if kind == "music":
         x = _music(n, rng)
@@ -92,7 +92,7 @@ def noise(n: int, rng: np.random.Generator, babble: Audio | None = None) -> Audi
 
 
 def degrade(x: Audio, rng: np.random.Generator, babble: Audio | None = None) -> Audio:
-    """One random recording of clean speech."""
+    """Turn clean speech into one random recording of it."""
     x = equalise(x, rng) if rng.random() < 0.9 else x
     x = reverb(x, rng) if rng.random() < 0.5 else x
     power = float(np.sqrt((x**2).mean())) + 1e-9

@@ -1,6 +1,6 @@
-"""A corpus of synthetic speech with known phones, kept as one .npz.
+"""A corpus: synthetic speech with known phones, stored as one .npz file.
 
-Knows the synthesizers; does not know features or targets, so that both may change without speaking everything again.
+Knows the synthesizers. Does not know features or targets, so both may change without a new corpus.
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from phones import INDEX, class_track
 
 
 class Corpus:
-    """Utterances: audio(i) float32 16 kHz, classes(i) class index every 10 ms, tag(i) which voice."""
+    """Utterances: audio(i) float32 at 16 kHz, classes(i) the class index every 10 ms, tag(i) the name of the voice."""
 
     def __init__(self, path: Path) -> None:
         z = np.load(path, allow_pickle=False)

@@ -1,4 +1,4 @@
-"""Speech with known phone times from libespeak-ng, in any of its languages and voices.
+"""Synthesize speech with known phone times by libespeak-ng, in any of its languages and voices.
 
 Knows the C library's events (through ctypes). One synthesizer per process: the library is a global.
 """
@@ -30,14 +30,14 @@ class Utterance:
 
 
 class Espeak:
-    """The synthesizer; `say` may be called any number of times."""
+    """The synthesizer. `say` may be called any number of times."""
 
     def __init__(self) -> None:
         self._lib = ctypes.CDLL(ctypes.util.find_library("espeak-ng") or "libespeak-ng.so.1")
         self._rate = self._lib.espeak_Initialize(_SYNCHRONOUS, 0, None, _PHONEME_EVENTS_IPA)
         self._samples: list[NDArray[np.int16]] = []
         self._phones: list[tuple[float, str]] = []
-        # kept as an attribute: ctypes does not keep callbacks alive
+        # ctypes does not keep a callback alive, so this attribute does
         self._callback = Callback(self._collect)
         self._lib.espeak_SetSynthCallback(self._callback)
 
@@ -53,7 +53,7 @@ class Espeak:
         return 0
 
     def phonemes(self, text: str, voice: str) -> str:
-        """`text` as IPA with stress marks, one clause after the other; empty where the voice is unknown."""
+        """Return `text` as IPA with stress marks, one clause after the other; "" if espeak-ng has no such voice."""
         if self._lib.espeak_SetVoiceByName(voice.encode()) != 0:
             return ""
         self._lib.espeak_TextToPhonemes.restype = ctypes.c_char_p
@@ -67,7 +67,7 @@ class Espeak:
     def say(
         self, text: str, voice: str, *, words_per_minute: int = 170, pitch: int = 50, pitch_range: int = 50
     ) -> Utterance | None:
-        """Speech of `text` by `voice` ("fr", "de+f3"); None where espeak-ng cannot."""
+        """Synthesize `text` with `voice` ("fr", "de+f3"). Returns None if espeak-ng fails."""
         if self._lib.espeak_SetVoiceByName(voice.encode()) != 0:
             return None
         for parameter, value in ((_RATE, words_per_minute), (_PITCH, pitch), (_RANGE, pitch_range)):

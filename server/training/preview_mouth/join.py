@@ -1,4 +1,4 @@
-"""Join weight files of one network each into one whose answers are averaged.
+"""Join weight files of one network each into one file. The engine averages the outputs of its networks.
 
 python join.py A.npz B.npz ... OUT.npz
 """

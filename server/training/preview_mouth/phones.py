@@ -1,10 +1,11 @@
-"""Phones and what the lips do on them: the targets that the mouth model is trained towards.
+"""Lip positions of phones: the targets that the mouth network is trained on. A phone is one sound of speech.
 
 Knows IPA as espeak-ng writes it and ARPAbet, and for every phone class how far the mouth opens (0 shut, 1 wide), how
 wide it is (-1 rounded, 1 spread) and how strongly it pulls on its neighbours. Knows no audio.
 
-The opening and width of the English classes are the means measured on real speakers (mean per recognised phone), the
-rest is placed among them by articulation: vowel height, backness and rounding, place and manner.
+The opening and width of the English classes are means measured on real speakers (one mean per recognised phone). The
+other classes are placed between them by articulation: height, backness and rounding of a vowel, place and manner of a
+consonant.
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ GRID_HZ = 100
 
 @dataclass(frozen=True)
 class Lips:
-    """opening 0..1, width -1..1, pull: weight against the neighbours (0 takes their shape, above 1 wins)."""
+    """opening 0..1, width -1..1, pull: weight against the neighbours (0: they decide; above 1: this phone does)."""
 
     opening: float
     width: float = 0.0
@@ -67,7 +68,7 @@ _AFFRICATES = {("T", "SH"): "CH", ("D", "ZH"): "JH", ("T", "S"): "TS", ("D", "Z"
 
 
 def from_ipa(text: str) -> list[str]:
-    """Classes of one IPA phone; two for a diphthong, none for stress marks, tones and whatever is not a sound."""
+    """Return the classes of one IPA phone: two for a diphthong, none for a stress mark, a tone or a silent sign."""
     if text.startswith("("):  # espeak-ng's language switches, "(en)"
         return []
     names = [_BY_SYMBOL[c] for c in text if c in _BY_SYMBOL]
@@ -81,7 +82,7 @@ _ARPABET = {"ax": "AX", "axr": "ER", "el": "L", "em": "M", "en": "N", "dx": "D",
 
 
 def from_arpabet(name: str) -> list[str]:
-    """Classes of an ARPAbet phone as festival, flite and pocketsphinx name them (case and stress digits ignored)."""
+    """Return the classes of an ARPAbet phone of festival, flite or pocketsphinx. Case and stress digits are ignored."""
     key = name.lower().rstrip("012")
     upper = _ARPABET.get(key, key.upper())
     if upper in PAIRS:
@@ -111,7 +112,7 @@ def spread(names: list[str], start_s: float, end_s: float) -> list[Segment]:
 
 
 def class_track(segments: list[Segment], n: int) -> NDArray[np.int64]:
-    """Class index every 10 ms; silence where there is no segment."""
+    """Return the class index every 10 ms; silence between segments."""
     out = np.full(n, INDEX["SIL"])
     for s in segments:
         out[max(0, round(s.start_s * GRID_HZ)) : max(0, round(s.end_s * GRID_HZ))] = INDEX[s.name]
@@ -125,9 +126,9 @@ _PRESS = np.array([float(LIPS[c].press) for c in CLASSES])
 
 
 def lip_track(classes: NDArray[np.int64], sigma_ms: float = 40.0) -> NDArray[np.float32]:
-    """Opening, width and press every 10 ms, (n, 3), with coarticulation.
+    """Return opening, width and press every 10 ms, (n, 3), with coarticulation (neighbouring phones shape each other).
 
-    Each phone pulls on a Gaussian neighbourhood by its weight; p, b and m then close the lips whatever is beside them.
+    Each phone pulls on its neighbours by a Gaussian window times its weight. Then p, b and m close the lips.
     """
     sigma = sigma_ms * GRID_HZ / 1000
     pull = _PULL[classes]

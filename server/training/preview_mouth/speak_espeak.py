@@ -12,7 +12,7 @@ import numpy as np
 from espeak import RATE_HZ, Espeak, Utterance
 from texts import VOICES, sentences
 
-# Voice variants that still sound like people; the whispering and robot ones are left out.
+# Voice variants that sound like people. Whispering and robot voices are left out.
 VARIANTS = """f1 f2 f3 f4 f5 m1 m2 m3 m4 m5 m6 m7 m8 Andy Annie Alex Alicia Andrea Denis Diogo Gene Hugo Jacky
 Lee Marco Mario Michael Mike adam anika announcer antonio aunty belinda benjamin boris david ed
 edward grandma grandpa gustave iven john linda klatt klatt2 klatt3 klatt4 max michel miguel

@@ -1,4 +1,4 @@
-"""Speak a corpus with festival's voices: seven languages, most cut from recordings, with festival's phone times.
+"""Speak a corpus with festival's voices and festival's phone times: seven languages, most voices cut from recordings.
 
     python speak_festival.py OUT.npz --minutes 40
 
@@ -21,7 +21,7 @@ from espeak import Utterance
 from phones import LIPS, Segment, from_arpabet, spread
 from texts import sentences
 
-# Names that mean something else than the phone class of the same letters, per phone set; `None` is silence.
+# Per phone set: the names whose letters are also the name of another phone class, with their class; `None` is silence.
 _SAMPA = {"a": ["A"], "e": ["EH"], "i": ["IY"], "o": ["O"], "u": ["UW"], "y": ["UE"], "E": ["EH"], "O": ["AO"],
           "2": ["OE"], "@": ["AX"],
           "ae": ["AE"], "oe": ["OE"], "ax": ["AX"], "h": ["HH"], "x": ["X"], "j": ["Y"], "J": ["N"], "L": ["L"],
@@ -72,7 +72,7 @@ _SCHEME = """
 
 
 def classes_of(name: str, voice: Voice) -> list[str] | None:
-    """Phone classes of a festival phone; None where the name is unknown."""
+    """Return the phone classes of a festival phone; None for an unknown name."""
     for key in (name, name.rstrip("1:"), name.rstrip("1:'^~*")):
         if key in voice.phones:
             return voice.phones[key]
@@ -83,7 +83,7 @@ def classes_of(name: str, voice: Voice) -> list[str] | None:
 
 
 def say(voice: Voice, texts: list[str], scratch: Path) -> Iterator[Utterance]:
-    """Utterances of `texts`; those with phones nobody knows, or that festival refuses, are left out."""
+    """Speak `texts`. A text that festival refuses, or that has an unknown phone, is left out."""
     program = scratch / "say.scm"
     lines = [
         f'(unwind-protect (say "{t}" "{scratch}/{k}"))'.encode(voice.encoding, "ignore") for k, t in enumerate(texts)

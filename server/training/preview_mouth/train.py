@@ -2,8 +2,8 @@
 
     python train.py --corpus espeak.npz kokoro.npz --out ../../../weights/preview_mouth.npz --steps 6000
 
-Knows torch. The network learns the mouth (opening, width, press, speaking) and, as a second task that keeps it honest,
-the phone class itself. Inputs are exactly the features that speech.py computes at run time.
+Knows torch. The network learns the mouth (opening, width, press, speaking). Its second task, the class of the phone,
+keeps it from learning loudness alone. The inputs are exactly the features that speech.py computes at run time.
 """
 
 import argparse
@@ -44,7 +44,7 @@ class Net(nn.Module):
         return self
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(batch, mels + 1, n) -> (batch, 4 + classes, n / 2): every second step."""
+        """(batch, mels + 1, n) -> (batch, 4 + classes, n / 2): one output for two input steps."""
         x = torch.relu(self.norms[0](self.layers[0](x)))
         for layer, norm in zip(list(self.layers)[1:], list(self.norms)[1:], strict=True):
             x = x + self.drop(torch.relu(norm(layer(x))))
@@ -55,7 +55,7 @@ class Net(nn.Module):
 def piece(
     corpora: list[Corpus], rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
-    """About 10 s of one speaker's degraded speech with pauses: features, lips (n, 3), classes."""
+    """Make about 10 s of one speaker's degraded speech with pauses: features, lips (n, 3), classes."""
     corpus = corpora[rng.integers(len(corpora))]
     factor = float(rng.uniform(0.84, 1.2))
     audio: list[NDArray[np.float32]] = []
@@ -107,7 +107,7 @@ def losses(out: torch.Tensor, lips: torch.Tensor, classes: torch.Tensor) -> torc
 
 
 def export(net: Net, path: Path) -> None:
-    """Fold the batch norms and store float16 arrays for numpy, as a weight file of one network."""
+    """Fold the batch norms into the convolutions; store float16 arrays for numpy, one network a file."""
     net.eval()
     arrays: dict[str, NDArray[np.generic]] = {"net0_dilations": np.array(DILATIONS)}
     for k, (layer, norm) in enumerate(zip(net.layers, net.norms, strict=True)):
@@ -122,7 +122,7 @@ def export(net: Net, path: Path) -> None:
 
 
 def take_over(net: Net, path: Path) -> None:
-    """Start from a weight file. Its batch norms are folded in, so they stay plain offsets from here on."""
+    """Start from a weight file. Its batch norms are already folded in, so they remain plain offsets."""
     with np.load(path, allow_pickle=False) as z:
         for k, (layer, norm) in enumerate(zip(net.layers, net.norms, strict=True)):
             layer.weight.data = torch.from_numpy(z[f"net0_kernel{k}"].astype(np.float32)).permute(2, 1, 0).contiguous()
@@ -148,7 +148,7 @@ def train(
     pool: list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]] = []
     begin, mean = time.time(), 0.0
     for step in range(steps):
-        # a pool of pieces, renewed all the time: making one costs more than a step on it
+        # a pool of pieces, of which a few are replaced at each step: to make a piece costs more than a step on it
         for _ in range(8 if len(pool) < pool_size else step % 2):
             if len(pool) < pool_size:
                 pool.append(piece(corpora, rng))
@@ -179,7 +179,7 @@ if __name__ == "__main__":
     ap.add_argument("--out", type=Path, required=True)
     ap.add_argument("--steps", type=int, default=6000)
     ap.add_argument("--width", type=int, default=96)
-    ap.add_argument("--start", type=Path, help="weight file of one network to go on from")
+    ap.add_argument("--start", type=Path, help="weight file of one network to start from")
     ap.add_argument("--seed", type=int, default=0)
     a = ap.parse_args()
     torch.set_num_threads(1)

@@ -1,8 +1,9 @@
-// Talks to the server: relative addresses (they hold behind a path prefix), the token, errors in the server's words.
+// Requests to the server. Addresses are relative, so they work behind a path prefix too. An error carries the server's
+// own sentence.
 
 const KEY = "lipsync-token";
 
-/** The token is kept in this tab until it is closed. localStorage would share it with every page of the same origin, for ever. */
+/** The token. sessionStorage keeps it until the tab is closed; localStorage would give it to every page of the origin. */
 export const token = {
   get: () => sessionStorage.getItem(KEY) ?? "",
   set: (value) => sessionStorage.setItem(KEY, value),
@@ -10,10 +11,10 @@ export const token = {
 };
 localStorage.removeItem(KEY); // where earlier versions kept it
 
-/** Dispatched on window when the server refuses the token that this tab holds, for example after it was revoked. */
+/** The event on window for a refused token, for example a token that was revoked meanwhile. */
 export const REFUSED = "lipsync-token-refused";
 
-/** What the server refused: `detail` is its sentence, `field` the input it is about, `status` 0 when it was not reached. */
+/** An error. `detail`: the server's sentence. `field`: the input with the error. `status`: 0 if the server gave no answer. */
 export class Problem extends Error {
   constructor(status, detail, field = null, code = "") {
     super(detail);
@@ -63,11 +64,11 @@ export async function json(path, options) {
 }
 
 function uniqueKey() {
-  // crypto.randomUUID is missing on pages that came by plain http.
+  // Browsers have crypto.randomUUID on https pages only.
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** Sends a job's form; fetch cannot report upload progress, so this is XMLHttpRequest. Resolves to the job. */
+/** Sends a job's form, and resolves to the job. XMLHttpRequest reports the progress of an upload; fetch cannot. */
 export function submit(form, onProgress) {
   return new Promise((resolve, reject) => {
     const upload = new XMLHttpRequest();
@@ -88,7 +89,7 @@ const pause = (ms, signal) =>
     signal.addEventListener("abort", () => { clearTimeout(timer); resolve(); }, { once: true });
   });
 
-/** Calls onJob with every state of a job until it has ended: server-sent events, and polling where a proxy eats them. */
+/** Calls onJob with every state of a job until it has ended. Reads server-sent events; polls if a proxy holds them back. */
 export async function follow(id, onJob, signal) {
   const ended = (job) => ["succeeded", "failed", "cancelled"].includes(job.state);
   for (let wait = 1000; !signal.aborted; wait = Math.min(wait * 1.5, 10_000)) {
@@ -112,7 +113,7 @@ export async function follow(id, onJob, signal) {
 }
 
 async function events(id, onJob, signal, ended) {
-  // EventSource cannot send the token, so the stream is read by hand.
+  // EventSource cannot send the token, so this code reads the stream with fetch.
   const answer = await request(`v1/jobs/${id}/events`, { signal });
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";

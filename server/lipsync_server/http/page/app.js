@@ -1,4 +1,4 @@
-// The page: signs in, sends the form, follows the job, shows the video, lists the recent ones.
+// The page: signs in, sends the form, shows the progress of the job and then its video, and lists the recent jobs.
 
 import { captions, follow, json, Problem, REFUSED, submit, token, video } from "./api.js";
 import * as form from "./form.js";
@@ -145,7 +145,7 @@ function show(job, signal) {
   }
 }
 
-/** Plays the finished part of the video as soon as there is one. */
+/** Plays the finished part of the video during the render. */
 function showLive(id) {
   live = new AbortController();
   const { signal } = live;
@@ -188,7 +188,7 @@ async function showVideo(job, signal) {
   stopLive();
   $("video").src = videoUrl;
   if (wasLive && !ended) {
-    // The finished video goes on where the growing one was.
+    // The finished video starts at the time at which the live one was.
     $("video").currentTime = currentTime;
     if (!paused) $("video").play().catch(() => {});
   }

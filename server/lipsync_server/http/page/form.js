@@ -28,8 +28,8 @@ export function prepareFiles() {
     const input = $(name);
     const zone = $(`${name}-drop`);
     input.addEventListener("change", () => input.files[0] && choose(name, input.files[0]));
-    // The invisible input lies over the zone, so drops land on it; it takes them itself in every browser but the
-    // highlight and files dropped beside it need help.
+    // The invisible input covers the zone, so every browser drops a file on it. This code adds the highlight, and accepts
+    // a file that was dropped beside the input.
     for (const target of [input, zone]) {
       target.addEventListener("dragover", (event) => { event.preventDefault(); zone.classList.add("over"); });
       target.addEventListener("dragleave", () => zone.classList.remove("over"));
@@ -40,7 +40,7 @@ export function prepareFiles() {
       });
     }
   }
-  // A file that misses the zones must not replace the page.
+  // The browser would open a file that is dropped elsewhere, in place of the page.
   for (const kind of ["dragover", "drop"]) window.addEventListener(kind, (event) => event.preventDefault());
   $("image-preview").addEventListener("error", () => ($("image-preview").hidden = true));
   prepareMicrophone();
@@ -167,7 +167,7 @@ function engineOptions() {
   return options;
 }
 
-/** The fields of captions, or none without spoken words. */
+/** The form fields of captions; no fields without spoken words. */
 function captionFields() {
   const script = $("script").value.trim();
   if (!script) return [];
@@ -176,7 +176,7 @@ function captionFields() {
   return [["script", script], ...(show === "track" ? [["captions", "track"]] : drawn)];
 }
 
-/** The multipart body, or null when a file is missing (said beside it). */
+/** The multipart body; null if a file is missing, with a message beside its field. */
 export function body() {
   for (const [name, what] of [["image", "a picture"], ["audio", "a recording"]])
     $(`${name}-problem`).textContent = files[name] ? "" : `Choose ${what} first.`;
@@ -196,7 +196,7 @@ export function body() {
   return form;
 }
 
-/** Puts the server's sentence beside the field that it is about. */
+/** Shows the server's sentence beside the field with the error. */
 export function showProblem(problem) {
   const field = (problem.field ?? "").split(".")[0];
   const byCode = problem.code.includes("image") || problem.code === "no_face" ? "image" : problem.code.includes("audio") ? "audio" : "";

@@ -1,16 +1,16 @@
-// Plays a video while it is rendered: reads the job's stream and hands its pieces to a MediaSource.
+// Plays a video during its render: reads the job's stream and appends its pieces to a MediaSource.
 
 import { Problem, request } from "./api.js";
 
-// Seconds of video kept ahead of and behind the place that plays, so that the browser's memory does not grow.
+// Seconds of video that are buffered before and after the playing time. The limit keeps the browser's memory small.
 const AHEAD_S = 60;
 const BEHIND_S = 30;
 const RETRY_MS = 2000;
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** Shows the part of a running job's video that is finished in `video`. onBegin is called with the server's word for
- *  the pace ("live" or "slow") before the first picture. Ends quietly where there is nothing to watch. */
+/** Shows the finished part of a running job in `video`. Before the first picture it calls onBegin with the pace that the
+ *  server reports ("live" or "slow"). Returns without an error if the job has no stream. */
 export async function playLive(id, video, onBegin, signal) {
   if (!window.MediaSource) return;
   let answer;
@@ -18,7 +18,7 @@ export async function playLive(id, video, onBegin, signal) {
     try {
       answer = await request(`v1/jobs/${id}/stream`, { signal });
     } catch (problem) {
-      // A proxy may give up before the first part is finished; anything that the server says about the job is final.
+      // A proxy may time out before the first part is finished: then try again. An error from the server itself is final.
       if (!(problem instanceof Problem) || (problem.status >= 400 && problem.status < 500)) return;
       await pause(RETRY_MS);
       if (signal.aborted) return;
@@ -45,14 +45,14 @@ export async function playLive(id, video, onBegin, signal) {
     }
     if (source.readyState === "open") source.endOfStream();
   } catch {
-    // The job failed or was cancelled, or another video is shown: app.js says so.
+    // The job failed or was cancelled, or the page shows another video. app.js shows the message.
     reader.cancel().catch(() => {});
   } finally {
     URL.revokeObjectURL(url);
   }
 }
 
-/** Waits while enough is waiting to be played, and drops what was played long ago. */
+/** Waits while enough seconds are buffered, and removes the part that was played long ago. */
 async function roomIn(buffer, video, signal) {
   while (buffer.buffered.length && buffer.buffered.end(buffer.buffered.length - 1) - video.currentTime > AHEAD_S) {
     await pause(500);

@@ -2,8 +2,10 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ import requests
 from lipsync_server.media.mp4.mux import probe_video
 from lipsync_server.paths import SAMPLES_DIR
 from server_process import ServerProcess
+from site_kit import wav
 
 PAGE = Path(__file__).parents[2] / "docs" / "add-an-engine.md"
 
@@ -103,3 +106,44 @@ def test_a_broken_engine_is_listed_as_not_available_and_the_others_go_on(tmp_pat
     assert listed["wobble"]["available"] is False
     assert "broken on purpose" in str(listed["wobble"]["reason"])
     assert listed["preview"]["available"] is True
+
+
+def submitted(server: ServerProcess, engine: str) -> str:
+    response = requests.post(
+        f"{server.url}/v1/jobs",
+        files={"image": ("face.jpg", (SAMPLES_DIR / "portrait.jpg").read_bytes()), "audio": ("hello.wav", wav(2))},
+        data={"engine": engine},
+        headers={"Authorization": "Bearer T"},
+        timeout=60,
+    )
+    assert response.status_code == 202, response.text
+    return str(response.json()["id"])
+
+
+def ended(server: ServerProcess, job_id: str) -> tuple[str, str]:
+    """The state of the job once it has ended, and the sentence of its error."""
+    deadline = time.monotonic() + 120
+    while True:
+        assert time.monotonic() < deadline
+        job = requests.get(f"{server.url}/v1/jobs/{job_id}", headers={"Authorization": "Bearer T"}, timeout=30).json()
+        if job["state"] in ("succeeded", "failed", "cancelled"):
+            return job["state"], (job["error"] or {}).get("detail", "")
+        time.sleep(0.2)
+
+
+def test_jobs_of_an_uninstalled_engine_end_with_the_reason_and_the_others_go_on(tmp_path: Path) -> None:
+    folder = tmp_path / "site"
+    install(folder, files_of_the_page(), entry_points_of_the_page())
+    server = server_with(folder)
+    with server.running():
+        server.wait_until_it_answers("/readyz", 60)
+        shutil.rmtree(folder)
+        state, reason = ended(server, submitted(server, "wobble"))
+        assert state == "failed"
+        assert "install the package with lipsync_wobble again" in reason
+        jobs = [submitted(server, engine) for engine in ("preview", "wobble", "preview")]
+        server.kill()
+    with server.running():
+        ends = [ended(server, job_id) for job_id in jobs]
+    assert [state for state, _ in ends] == ["succeeded", "failed", "succeeded"]
+    assert "There is no engine 'wobble'" in ends[1][1]

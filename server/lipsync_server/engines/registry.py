@@ -132,13 +132,15 @@ class Registry:
         return self.entries[name]
 
     def _module(self, name: str, part: str) -> ModuleType:
-        package = self._entry(name).package
+        entry = self._entry(name)
+        package = entry.package
         try:
             return importlib.import_module(f"{package}.{part}")
         except ModuleNotFoundError as error:
             missing = error.name or ""
             if package == missing or package.startswith(f"{missing}.") or missing == f"{package}.{part}":
-                reason = f"Engine {name} is not part of this installation; reinstall lipsync-server."
+                whose = f"the package with {package}" if entry.outside else "lipsync-server"
+                reason = f"Engine {name} is not part of this installation any more; install {whose} again."
             else:
                 reason = extra_is_missing(f"Engine {name}", [missing], "models")
             raise EngineUnavailable(reason, field="engine") from error

@@ -355,6 +355,83 @@ async def test_a_machine_of_another_version_gets_no_work_and_says_why(
     assert server.stop() == 0
 
 
+ENGINE_OF_ONE_MACHINE = {
+    "options.py": """
+from lipsync_server.engines.base import EngineOptions
+class Options(EngineOptions):
+    pass
+""",
+    "info.py": """
+from lipsync_server.engines.base import EngineInfo
+def describe(settings):
+    return EngineInfo(name="mirror", title="Mirror", available=True, reason="")
+""",
+    "engine.py": """
+class Mirror:
+    name = "mirror"
+    def load(self, report=None):
+        pass
+    def generate(self, request, context):
+        height, width = (side // 2 * 2 for side in request.picture.shape[:2])
+        for frame in range(request.n_frames):
+            yield request.picture[None, :height, width - 1 :: -1].copy()[:, :, :width]
+            context.progress("generate", frame + 1, request.n_frames)
+    def close(self):
+        pass
+def create(settings):
+    return Mirror()
+""",
+}
+
+
+async def test_a_machine_without_the_engine_gets_none_of_its_jobs_and_does_the_others(
+    make_server, session, client, nodes: RayNodes, tmp_path: Path
+):
+    """One machine has a package with an engine of its own, and so has the server; the other machine has not."""
+    for name in set(nodes.processes) - {"head"}:
+        nodes.kill(name)
+    package = tmp_path / "extra" / "lipsync_mirror"
+    package.mkdir(parents=True)
+    for name, text in {"__init__.py": "", **ENGINE_OF_ONE_MACHINE}.items():
+        (package / name).write_text(text)
+    info = tmp_path / "extra" / "lipsync_mirror-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lipsync-mirror\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[lipsync.engines]\nmirror = lipsync_mirror\n")
+    path = {"PYTHONPATH": os.pathsep.join([str(package.parent), *filter(None, [os.environ.get("PYTHONPATH")])])}
+    for name, environment in (("with", path), ("without", {})):
+        nodes.start(name, environment=environment)
+        await asyncio.to_thread(nodes.wait, name)
+    server = cluster_server(make_server, nodes, "preview")
+    server.environment |= path
+    server.start()
+    await server.answers(session)
+    site = client(server)
+    await site.until(lambda workers: workers.get("with") == "ready" and workers.get("without") == "ready")
+    face = (SAMPLES_DIR / "portrait.jpg").read_bytes()
+    wishes = ["mirror", "preview"] * 4
+    job_ids = [await site.send(f"w-{n}", image=face, audio=wav(SECONDS), engine=e) for n, e in enumerate(wishes)]
+    jobs = await site.ended(job_ids)
+    assert [job["state"] for job in jobs] == ["succeeded"] * 8, [job["error"] for job in jobs]
+    mirrored = {job["id"] for job in jobs if job["engine"] == "mirror"}
+    assert len(mirrored) == 4
+    assert not mirrored & site.seen.get("without", set())
+
+    # With its only machine gone, a job waits for that machine, and others go on.
+    nodes.kill("with")
+    await site.until(lambda workers: "with" not in workers)
+    waiting = await site.send("w-waits", image=face, audio=wav(SECONDS), engine="mirror")
+    other = await site.send("w-other", image=face, audio=wav(SECONDS), engine="preview")
+    async with session.get(f"{site.url}/v1/jobs/{other}/events") as events:
+        assert "event: end" in await events.text()
+    assert (await site.get(f"/v1/jobs/{other}"))["state"] == "succeeded"
+    assert (await site.get(f"/v1/jobs/{waiting}"))["state"] == "queued"
+    nodes.start("with", environment=path)
+    await asyncio.to_thread(nodes.wait, "with")
+    assert [job["state"] for job in await site.ended([waiting])] == ["succeeded"]
+    assert server.stop() == 0
+
+
 async def test_after_the_head_was_lost_and_returned_work_goes_on_without_hands(
     make_server, session, client, nodes: RayNodes
 ):

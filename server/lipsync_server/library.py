@@ -13,7 +13,7 @@ keep untrusted files away from this one. Does not know HTTP or jobs.
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -120,6 +120,7 @@ class Lipsync:
         second_audio: FileName | None = None,
         on_progress: OnProgress = _show_nothing,
         cancelled: Callable[[], bool] = _never,
+        sheet: FileName | None = None,
         **options: object,
     ) -> RenderOutcome:
         """Render one video to the MP4 file `output`, which appears when it is whole.
@@ -128,11 +129,13 @@ class Lipsync:
         on_progress: called often, with the stage and the share that is done. cancelled: asked often; True raises
         Cancelled. options: preset, resolution, seed, face_index, face_box, and what the engine has of its own, as in
         `lipsync engines`. script and captions: docs/captions.md; SRT and VTT files then lie beside the video, under its
-        name. Raises LipsyncError with a sentence for a person; the outcome's `warnings` say what was
-        ignored or changed.
+        name. check, retries_below and retries: docs/quality-check.md; the outcome's `quality` has the score and the
+        findings. sheet: where to write the contact sheet of the check, which `sheet` asks for. Raises LipsyncError with
+        a sentence for a person; the outcome's `warnings` say what was ignored or changed.
         """
+        ask = self._ask(prompt, options)
         return self.render_ask(
-            image, audio, output, self._ask(prompt, options), second_audio, on_progress=on_progress, cancelled=cancelled
+            image, audio, output, ask, second_audio, on_progress=on_progress, cancelled=cancelled, sheet=sheet
         )
 
     def render_ask(
@@ -145,15 +148,19 @@ class Lipsync:
         *,
         on_progress: OnProgress = _show_nothing,
         cancelled: Callable[[], bool] = _never,
+        sheet: FileName | None = None,
     ) -> RenderOutcome:
         """As render(), for wishes that are one value already."""
         path = Path(output)
+        if sheet is not None:
+            ask = _checked(ask, Path(sheet))
         if path.suffix.lower() != ".mp4":
             raise InvalidInput(f"The output is an MP4 video: name it {path.with_suffix('.mp4')}.")
         if path.is_dir():
             raise InvalidInput(f"{path} is a folder; name a file in it.")
         with tempfile.TemporaryDirectory(prefix="lipsync-") as scratch:
             task = self._task(image, audio, second_audio, path, Path(scratch), ask)
+            task = replace(task, sheet=Path(sheet) if sheet is not None else None)
             return render(
                 self._opened(), task, on_progress, cancelled, self._settings, decoders=self._decoder_processes()
             )
@@ -232,6 +239,15 @@ class Lipsync:
         if self._decoders is None:
             self._decoders = DecoderPool(n_warm=1)
         return self._decoders
+
+
+def _checked(ask: Ask, sheet: Path) -> Ask:
+    """The wishes of somebody who wants a contact sheet, which needs the check. Raises InvalidInput where it is off."""
+    if sheet.suffix.lower() not in (".jpg", ".jpeg"):
+        raise InvalidInput(f"The contact sheet is a JPEG: name it {sheet.with_suffix('.jpg')}.", field="sheet")
+    if ask.check is False:
+        raise InvalidInput("A contact sheet needs the check; leave check out, or leave the sheet out.", field="sheet")
+    return ask.model_copy(update={"check": True})
 
 
 @dataclass

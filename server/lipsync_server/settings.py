@@ -154,6 +154,8 @@ class RenderSettings(EngineSettings):
     """Write into every video, in machine-readable form, that it was generated (docs/marking.md)."""
     fonts_dir: Path | None = None
     """A folder of fonts for burned captions, searched before those of the system (docs/captions.md)."""
+    max_retries: int = Field(default=3, ge=0, le=3)
+    """How often a job with `retries_below` renders again, at most (docs/quality-check.md)."""
     signing_file: Path | None = None
     """PEM file with the key and certificates that sign videos; unset, this installation makes one of its own."""
 

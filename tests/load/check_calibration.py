@@ -99,7 +99,7 @@ class Clip:
         speech = np.resize(speech, round(seen.n / FPS * SPEECH_RATE_HZ)).astype(np.float32)
         n_grid = int(len(speech) / SPEECH_RATE_HZ * GRID_HZ)
         expected = mouth_track(speech, n_grid, GRID_HZ)[:, 0].astype(float)
-        return judge(seen, listen(speech), expected, expects_face=True, by_prediction=False)
+        return judge(seen, listen(speech), expected, expects_face=True)
 
 
 def moved(speech: Speech, by_ms: int) -> Speech:

@@ -1,7 +1,7 @@
-"""A server in a process of its own, to be really killed: `lipsync serve`, or the same with the stand-in engine.
+"""A server in a process of its own, to be really killed: `lipsync serve`, or the same with the engines of these tests.
 
-`python server_process.py` serves the stand-in, which saves resume points, in real worker processes, by LIPSYNC_*
-settings.
+`python server_process.py` serves the stand-in, which saves resume points, and the engine `takes`, in real worker
+processes, by LIPSYNC_* settings.
 """
 
 import asyncio
@@ -24,7 +24,8 @@ WORKER = "lipsync_server.workers.process.child"
 class ServerProcess(LocalServer):
     """Starts, kills and starts again on the same port and data folder; its output goes to a log beside the folder.
 
-    engine: "bars" for the stand-in, anything else for the product's own. options: settings without their LIPSYNC_.
+    engine: "bars" for the engines of these tests, anything else for the product's own. options: settings without their
+    LIPSYNC_.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ def main() -> None:
     from lipsync_server.http.serve import serve
     from lipsync_server.settings import Settings
 
-    serve(Settings(_env_file=None), Registry({"bars": EngineEntry("stand_in")}))
+    serve(Settings(_env_file=None), Registry({"bars": EngineEntry("stand_in"), "takes": EngineEntry("takes")}))
 
 
 if __name__ == "__main__":

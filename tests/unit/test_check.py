@@ -50,7 +50,7 @@ def seen(
 def score_of(
     video: Seen, expected: np.ndarray[tuple[int], np.dtype[np.float64]], heard: Heard | None = HEARD
 ) -> Quality:
-    return judge(video, heard, expected, expects_face=True, by_prediction=False)
+    return judge(video, heard, expected, expects_face=True)
 
 
 def test_a_mouth_that_follows_the_speech_scores_high() -> None:
@@ -103,22 +103,22 @@ def test_a_video_without_a_face_has_no_score_where_none_is_expected() -> None:
     nothing = np.full(N, np.nan)
     none = np.where(np.arange(N) % 2, np.nan, 0.0)
     video = replace(seen(speech_curve()), face=none, opening=nothing, height=nothing)
-    quality = judge(video, HEARD, speech_curve(), expects_face=False, by_prediction=False)
+    quality = judge(video, HEARD, speech_curve(), expects_face=False)
     assert quality.score is None
     assert [finding.name for finding in quality.findings] == ["no_face"]
-    lost = judge(video, HEARD, speech_curve(), expects_face=True, by_prediction=False)
+    lost = judge(video, HEARD, speech_curve(), expects_face=True)
     assert lost.score == 0
 
 
 def test_a_mouth_that_the_same_prediction_moves_has_no_score() -> None:
-    quality = judge(seen(speech_curve()), HEARD, speech_curve(), expects_face=True, by_prediction=True)
+    quality = judge(seen(speech_curve()), HEARD, speech_curve(), expects_face=True, no_score="by_prediction")
     assert quality.score is None
     assert [finding.name for finding in quality.findings] == ["by_prediction"]
 
 
 def test_missing_silent_and_clipped_sound_are_named() -> None:
     curve = speech_curve()
-    missing = judge(seen(curve), None, None, expects_face=True, by_prediction=False)
+    missing = judge(seen(curve), None, None, expects_face=True)
     assert missing.score == 0 and "no_sound" in {finding.name for finding in missing.findings}
     silent = listen(np.zeros(16_000 * SECONDS, np.float32))
     assert silent.is_silent

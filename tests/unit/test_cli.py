@@ -187,7 +187,7 @@ def test_bench_measures_each_length_and_writes_json(tmp_path: Path, way: list[st
     measured = json.loads(report.read_text())
     assert [run["duration_s"] for run in measured["medians"]] == [0.4, 1.0]
     for run in measured["medians"]:
-        assert set(run["stage_s"]) == {"load", "preprocess", "generate", "encode"}
+        assert set(run["stage_s"]) == {"load", "preprocess", "generate", "encode", "check"}
         assert 0 < sum(run["stage_s"].values()) <= run["wall_s"] + 0.1
         assert run["peak_rss_bytes"] > 50_000_000
     assert "lipsync-server" in measured["machine"]["software"]

@@ -5,7 +5,7 @@ weight of every finding. Every limit stands between real clips and spoilt ones i
 """
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,15 +41,21 @@ _LENGTH_S: Final = 0.25
 _UNLIKE: Final = 0.6
 _SIZE_DRIFT: Final = 1.6
 
+NoScore = Literal["by_prediction", "two_people"]
+_WHY_NO_SCORE: Final[dict[NoScore, str]] = {
+    "by_prediction": "This engine moves the mouth by the same prediction as the check uses, so there is no score.",
+    "two_people": "Two people speak and the check follows one mouth, so there is no score.",
+}
+
 
 def judge(
-    seen: Seen, heard: Heard | None, expected: Curve | None, *, expects_face: bool, by_prediction: bool
+    seen: Seen, heard: Heard | None, expected: Curve | None, *, expects_face: bool, no_score: NoScore | None = None
 ) -> Quality:
     """The quality of a video.
 
     expected: the opening that the sound leads to expect, 100 values a second; None without sound. expects_face: the
-    picture of the request has a face, so that a video without one is bad; otherwise it cannot be judged. by_prediction:
-    the video's engine moves the mouth by the same prediction as this check, which says nothing about it then.
+    picture of the request has a face, so that a video without one is bad; otherwise it cannot be judged. no_score: why
+    the agreement of mouth and sound says nothing about this video, None where it does.
     """
     findings = [*_of_picture(seen), *_of_sound(seen, heard)]
     broken = float(np.prod([finding.weight for finding in findings]))
@@ -67,13 +73,8 @@ def judge(
         findings.append(Finding("no_speech", 0, end, "Nobody speaks in the sound, so the mouth could not be checked."))
     elif min(len(curve), len(expected)) < _MIN_S * mouth.GRID_HZ:
         findings.append(Finding("short", 0, end, f"The mouth can be checked from {_MIN_S:g} s of speech on."))
-    elif by_prediction:
-        findings.append(
-            Finding(
-                "by_prediction", 0, end,
-                "This engine moves the mouth by the same prediction as the check uses, so there is no score.",
-            )
-        )  # fmt: skip
+    elif no_score is not None:
+        findings.append(Finding(no_score, 0, end, _WHY_NO_SCORE[no_score]))
         agreement = compare(expected, curve)
     else:
         agreement = compare(expected, curve)

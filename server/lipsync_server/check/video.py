@@ -6,12 +6,12 @@ is a finding.
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from lipsync_server.check.judge import judge
+from lipsync_server.check.judge import NoScore, judge
 from lipsync_server.check.listen import Heard, listen
 from lipsync_server.check.mouth import GRID_HZ, Curve
 from lipsync_server.check.origin import BY_PREDICTION, marked_engine
@@ -24,9 +24,13 @@ from lipsync_server.media.sandbox.pool import DecoderPool
 from lipsync_server.media.sandbox.tasks import DecodeSpeech
 from lipsync_server.media.sandbox.video_frames import read_video_frames, video_duration_s
 from lipsync_server.media.sound.speech import map_speech
-from lipsync_server.media_types import SPEECH_RATE_HZ
+from lipsync_server.media_types import SPEECH_RATE_HZ, Frames
 
 N_PICTURES = 12
+
+
+def _show_nothing(share: float) -> None:
+    pass
 
 
 def check_video(
@@ -35,21 +39,25 @@ def check_video(
     decoders: DecoderPool,
     *,
     sheet: Path | None = None,
+    duration_s: float | None = None,
     expects_face: bool = False,
-    by_prediction: bool = False,
+    no_score: NoScore | None = None,
+    on_progress: Callable[[float], None] = _show_nothing,
     stop_if_cancelled: Callable[[], None] = lambda: None,
 ) -> Quality:
-    """Check `video`. sheet: where to write the contact sheet. expects_face, by_prediction: as in judge().
+    """Check `video`.
 
-    scratch: a folder for the decoded sound, which is removed again.
+    sheet: where to write the contact sheet. duration_s: the length of the video where it is known. expects_face,
+    no_score: as in judge(). scratch: a folder for the decoded sound, which is removed again. on_progress: called with
+    the share that is done.
     """
     begin = time.monotonic()
-    duration_s = video_duration_s(video)
+    duration_s = duration_s or video_duration_s(video)
     n_frames = max(1, round(duration_s * FPS))
     with closing(read_video_frames(video, range(n_frames), fps=FPS, max_side=MAX_SIDE_PX)) as frames:
-        seen = watch(frames, n_frames, N_PICTURES, stop_if_cancelled)
+        seen = watch(_counted(frames, n_frames, on_progress), n_frames, N_PICTURES, stop_if_cancelled)
     heard, expected = _sound(video, scratch, decoders, duration_s)
-    quality = judge(seen, heard, expected, expects_face=expects_face, by_prediction=by_prediction)
+    quality = judge(seen, heard, expected, expects_face=expects_face, no_score=no_score)
     if sheet is not None:
         write_sheet(sheet, seen, expected, quality)
     return replace(quality, cost_s=round(time.monotonic() - begin, 3))
@@ -64,10 +72,17 @@ def check_file(video: Path, sheet: Path | None = None) -> Quality:
     decoders = DecoderPool(n_warm=1)
     try:
         with tempfile.TemporaryDirectory(prefix="lipsync-") as scratch:
-            by_prediction = marked_engine(video) in BY_PREDICTION
-            return check_video(video, Path(scratch), decoders, sheet=sheet, by_prediction=by_prediction)
+            no_score: NoScore | None = "by_prediction" if marked_engine(video) in BY_PREDICTION else None
+            return check_video(video, Path(scratch), decoders, sheet=sheet, no_score=no_score)
     finally:
         decoders.close()
+
+
+def _counted(frames: Iterator[Frames], n_frames: int, on_progress: Callable[[float], None]) -> Iterator[Frames]:
+    for i, frame in enumerate(frames):
+        if i % round(FPS) == 0:
+            on_progress(min(1.0, i / n_frames))
+        yield frame
 
 
 def _sound(video: Path, scratch: Path, decoders: DecoderPool, duration_s: float) -> tuple[Heard | None, Curve | None]:

@@ -26,7 +26,13 @@ EXIT_FAILED = 1
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130
 
-_STAGE_NAMES = {"load": "loading", "preprocess": "looking and listening", "generate": "rendering", "encode": "writing"}
+_STAGE_NAMES = {
+    "load": "loading",
+    "preprocess": "looking and listening",
+    "generate": "rendering",
+    "encode": "writing",
+    "check": "checking",
+}
 
 
 def fail(sentence: str, status: int) -> NoReturn:
@@ -133,6 +139,11 @@ def show_result(engine: str, output: Path, outcome: "RenderOutcome") -> None:
         f"{outcome.n_frames} frames, {outcome.size_bytes / 1e6:.1f} MB"
     )
     console.print(f"engine {engine}: {outcome.render_s:.1f} s of work, {ratio:.2f} seconds of work per second of video")
+    if outcome.quality is not None:
+        from lipsync_server.check.quality import sentences
+
+        for line in sentences(outcome.quality):
+            console.print("check:", _plain(line))
     for warning in outcome.warnings:
         console.print("[yellow]Note:[/]", _plain(warning))
 

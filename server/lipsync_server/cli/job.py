@@ -26,6 +26,7 @@ class CliJob:
     output: Path
     ask: Ask = field(default_factory=Ask)
     second_audio: Path | None = None
+    sheet: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ def run_job(job: CliJob, settings: Settings) -> CliResult:
     """Render `job` with the engine that `settings.engine` selects. Raises LipsyncError; Cancelled after Ctrl-C."""
     with Lipsync.from_settings(settings) as engine, stoppable() as stopped, progress_bar() as show:
         outcome = engine.render_ask(
-            job.image, job.audio, job.output, job.ask, job.second_audio, on_progress=show, cancelled=stopped
-        )
+            job.image, job.audio, job.output, job.ask, job.second_audio,
+            on_progress=show, cancelled=stopped, sheet=job.sheet,
+        )  # fmt: skip
         return CliResult(engine.name, engine.why, outcome)

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from lipsync_server.cli import console
+from lipsync_server.cli.check import EXIT_BELOW
 from lipsync_server.cli.options import key_values, text_of
 from lipsync_server.engines.registry import ENGINES
 
@@ -59,6 +60,25 @@ def render(
     language: Annotated[
         str | None, typer.Option(help="Language of the script, such as pt-BR.", show_default="found by listening")
     ] = None,
+    check: Annotated[
+        bool | None,
+        typer.Option(
+            "--check/--no-check", help="Check the video; see lipsync check.", show_default="where that costs under 5 %"
+        ),
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Check, and write the contact sheet.", metavar="OUT.jpg", show_default=False)
+    ] = None,
+    retries_below: Annotated[
+        float | None, typer.Option(help="Render again with another seed below this score, such as 0.6.")
+    ] = None,
+    retries: Annotated[
+        int | None, typer.Option(help="How often --retries-below renders again, at most.", show_default="1")
+    ] = None,
+    bar: Annotated[
+        float | None,
+        typer.Option(help=f"Check, and end with status {EXIT_BELOW} for a score below this.", min=0, max=1),
+    ] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="An option of the engine; may be given several times.", metavar="KEY=VALUE")
     ] = None,
@@ -84,12 +104,18 @@ def render(
                     "captions": captions,
                     "caption_style": caption_style,
                     "language": language,
+                    "check": True if bar is not None and check is None else check,
+                    "retries_below": retries_below,
+                    "retries": retries,
                 }.items()
                 if value is not None
             },
         )
-        result = run_job(CliJob(image, audio, output, ask, second_audio), settings)
+        result = run_job(CliJob(image, audio, output, ask, second_audio, sheet), settings)
         if as_json:
             typer.echo(json.dumps({"engine": result.engine, **dataclasses.asdict(result.outcome)}))
         else:
             console.show_result(result.engine, output, result.outcome)
+    quality = result.outcome.quality
+    if bar is not None and quality is not None and quality.score is not None and quality.score < bar:
+        raise SystemExit(EXIT_BELOW)

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints, field_validator
 
+from lipsync_server.engines.check_wishes import CheckWishes
 from lipsync_server.errors import InvalidInput
 from lipsync_server.media.captions.script import words_of
 from lipsync_server.media.captions.wishes import CaptionWishes
@@ -23,12 +24,12 @@ MAX_SEED = 2**63 - 1
 MAX_FACE_INDEX = 63
 
 
-class Ask(CaptionWishes):
+class Ask(CaptionWishes, CheckWishes):
     """A prompt and options as the caller gave them; None stands for an option that was left out.
 
     Several engines understand `preset` to `face_box`; an engine without them ignores them with a warning. `options` are
-    for one engine, which refuses an option that it does not have. Wishes about captions concern the finished video,
-    whatever the engine.
+    for one engine, which refuses an option that it does not have. Wishes about captions and the check concern the
+    finished video, whatever the engine.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -29,12 +29,14 @@ class EngineOptions(BaseModel):
 
     Boxes are (left, top, right, bottom) in pixels of the upright picture, after its EXIF orientation.
     reads_prompt: whether the engine makes use of a prompt. quality_note: a sentence that goes with every video of this
-    engine, "" for none.
+    engine, "" for none. seed_moves_mouth: whether another seed gives another movement of the mouth; without that a
+    second attempt after a bad check would be no better.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     reads_prompt: ClassVar[bool] = False
     quality_note: ClassVar[str] = ""
+    seed_moves_mouth: ClassVar[bool] = True
 
     seed: int = Field(default=42, ge=0, le=MAX_SEED, description="Same seed, same inputs: same video.")
     face_index: int | None = Field(

@@ -1,7 +1,8 @@
 """The files of jobs: their folders, and how they are created and removed.
 
     data/incoming/<random>/   an upload that is being received; removed at the next start
-    data/jobs/<id>/           image, audio, second_audio, scratch/, video.mp4, and video.srt, video.vtt with captions
+    data/jobs/<id>/           image, audio, second_audio, scratch/, video.mp4, video.srt, video.vtt with captions,
+                              and video.sheet.jpg of a checked video
 
 An upload's folder becomes a job's folder by one rename. Knows no job state and no HTTP. Every function here may block:
 call it in a thread.
@@ -82,6 +83,10 @@ class JobFiles:
     def captions(self, job_id: str, kind: CaptionFile) -> Path:
         return self.video(job_id).with_suffix(f".{kind}")
 
+    def sheet(self, job_id: str) -> Path:
+        """The contact sheet of the check."""
+        return self.video(job_id).with_suffix(".sheet.jpg")
+
     def has_video(self, job_id: str, size_bytes: int) -> bool:
         """Whether the complete finished video exists."""
         try:
@@ -99,9 +104,10 @@ class JobFiles:
         return self.folder(job_id) / "scratch" / STREAM_FILE
 
     def keep_only_video(self, job_id: str) -> None:
-        """Remove the inputs and the scratch folder of a finished job. The video keeps its captions."""
+        """Remove the inputs and the scratch folder of a finished job. The video keeps its captions and its sheet."""
         folder = self.folder(job_id)
-        kept = {self.video(job_id), *(self.captions(job_id, kind) for kind in CAPTION_FILES)}
+        captions = (self.captions(job_id, kind) for kind in CAPTION_FILES)
+        kept = {self.video(job_id), self.sheet(job_id), *captions}
         if not folder.is_dir():
             return
         for path in folder.iterdir():

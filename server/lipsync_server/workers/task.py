@@ -6,6 +6,7 @@ Knows no job and no HTTP: jobs/running/queue.py makes a RenderTask from a job an
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lipsync_server.check.quality import Quality
 from lipsync_server.engines.ask import Ask
 from lipsync_server.engines.base import FPS
 
@@ -17,7 +18,9 @@ class RenderTask:
     image, audio: the uploads, already checked by media/. output: the path of the MP4, which appears by a rename when
     it is complete. scratch: a folder of this job that survives a crash; it has video segments and resume points. ask:
     the prompt and options as the caller sent them; the worker converts them to the engine's options. progressive: also
-    write the finished part as a growing file into `scratch`, for somebody who watches (progressive.py).
+    write the finished part as a growing file into `scratch`, for somebody who watches (progressive.py). sheet: where
+    the contact sheet of a checked video goes, None for none. limit_s: the seconds that this run may take, None for any.
+    n_crashes: the workers that died of this task before.
     """
 
     task_id: str
@@ -30,6 +33,9 @@ class RenderTask:
     second_audio: Path | None = None
     fps: int = FPS
     progressive: bool = False
+    sheet: Path | None = None
+    limit_s: float | None = None
+    n_crashes: int = 0
 
 
 @dataclass(frozen=True)
@@ -44,10 +50,20 @@ class ProgressEvent:
 
 
 @dataclass(frozen=True)
+class Attempt:
+    """One of several renders of the same task. score: of its check, None where the check could not judge."""
+
+    seed: int
+    score: float | None
+
+
+@dataclass(frozen=True)
 class RenderOutcome:
-    """Figures of a finished render. Seconds are wall clock; stage_s has load, preprocess, generate, encode.
+    """Figures of a finished render. Seconds are wall clock; stage_s has load, preprocess, generate, encode, check.
 
     caption_language: the language of the captions, which lie beside the video as .srt and .vtt; "" without captions.
+    quality: the result of the check, None for a video that was not checked; unchecked then says why. attempts: all
+    attempts of a task that was rendered more than once or might have been; seed is the seed of the kept one.
     """
 
     width: int
@@ -64,3 +80,6 @@ class RenderOutcome:
     peak_rss_bytes: int = 0
     peak_gpu_bytes: int = 0
     caption_language: str = ""
+    quality: Quality | None = None
+    unchecked: str = ""
+    attempts: tuple[Attempt, ...] = ()

@@ -14,6 +14,8 @@ class Options(EngineOptions):
         "what each one still needs here."
     )
 
+    seed_moves_mouth = False
+
     head_motion: float = Field(default=1.0, ge=0, le=2, description="How much the head moves: 0 holds it still.")
     mouth_opening: float = Field(default=1.0, ge=0.3, le=1.6, description="How far the mouth opens.")
     blinks: bool = Field(default=True, description="Whether the eyes blink.")

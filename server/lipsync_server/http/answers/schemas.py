@@ -15,7 +15,7 @@ from lipsync_server.jobs.database.webhooks import EVENTS, Event
 from lipsync_server.workers.base import LoadStage, WorkerState
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-Stage = Literal["queued", "load", "preprocess", "generate", "encode", "store", "done"]
+Stage = Literal["queued", "load", "preprocess", "generate", "encode", "check", "store", "done"]
 
 
 class _Model(BaseModel):
@@ -66,6 +66,34 @@ class Progress(_Model):
     expected_finish: datetime | None = None
 
 
+class QualityFinding(_Model):
+    """One thing that a person would notice."""
+
+    name: str = Field(description="A stable word for programs, such as lag, black or face_lost.")
+    from_s: float
+    to_s: float
+    sentence: str
+
+
+class Quality(_Model):
+    """The result of the check of a finished video."""
+
+    score: float | None = Field(
+        ge=0, le=1, description="0 (unusable) to 1; null where the check cannot judge, and a finding then says why."
+    )
+    findings: list[QualityFinding]
+    mouth_r: float | None = Field(description="Correlation of the mouth with the opening that the sound suggests.")
+    lag_ms: float | None = Field(description="Positive for a mouth that comes after the sound.")
+    closures: float | None = Field(description="Share of the expected closures of the lips that are seen.")
+    face_share: float = Field(description="Share of the frames with a face.")
+    cost_s: float = Field(description="Seconds that the check took.")
+
+
+class RenderAttempt(_Model):
+    seed: int
+    score: float | None
+
+
 class Result(_Model):
     width: int
     height: int
@@ -78,6 +106,11 @@ class Result(_Model):
     seconds_per_second: float = Field(description="Seconds of work per second of video.")
     seed: int
     caption_language: str | None = Field(default=None, description="Language of the captions; null without captions.")
+    quality: Quality | None = Field(default=None, description="The check of the video; null where it was not checked.")
+    unchecked: str | None = Field(default=None, description="Why the video was not checked.")
+    attempts: list[RenderAttempt] = Field(
+        default=[], description="With retries_below: every attempt in order. `seed` of the result is the kept one's."
+    )
     warnings: list[str] = []
 
 
@@ -89,6 +122,7 @@ class Timings(_Model):
     preprocess_s: float = 0
     generate_s: float = 0
     encode_s: float = 0
+    check_s: float = 0
     store_s: float = 0
 
 
@@ -114,6 +148,7 @@ class JobLinks(_Model):
     collected: str | None = None
     captions_srt: str | None = Field(default=None, description="The captions as a SubRip file.")
     captions_vtt: str | None = Field(default=None, description="The captions as WebVTT, with the time of each word.")
+    sheet: str | None = Field(default=None, description="The contact sheet of a checked video, a JPEG.")
     stored: str | None = Field(default=None, description="Address of the copy in LIPSYNC_STORE, if there is one.")
 
 

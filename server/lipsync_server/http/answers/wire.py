@@ -6,6 +6,7 @@ Knows the records and schemas.py. Does not know handlers.
 from datetime import UTC, datetime
 from typing import get_args
 
+from lipsync_server.check.quality import Quality
 from lipsync_server.http.answers import schemas
 from lipsync_server.jobs.model import Job
 from lipsync_server.jobs.running.queue import JobQueue
@@ -39,6 +40,7 @@ def job_view(
     live = queue.running_job(job.id) if queue is not None else None
     stage, fraction, note = (live.stage, live.fraction, live.note) if live else (job.stage, job.fraction, "")
     spec = job.spec
+    has_sheet = job.has_video and job.outcome is not None and job.outcome.quality is not None
     has_captions = job.has_video and job.outcome is not None and bool(job.outcome.caption_language)
 
     def link(part: str = "") -> str:
@@ -87,6 +89,7 @@ def job_view(
                 "collected": link("/collected") if job.has_video else None,
                 "captions_srt": link("/captions.srt") if has_captions else None,
                 "captions_vtt": link("/captions.vtt") if has_captions else None,
+                "sheet": link("/sheet") if has_sheet else None,
                 "stored": job.stored,
             },
         }
@@ -109,8 +112,26 @@ def _result(job: Job) -> dict[str, object] | None:
         "seconds_per_second": outcome.render_s / outcome.duration_s if outcome.duration_s > 0 else 0.0,
         "seed": outcome.seed,
         "caption_language": outcome.caption_language or None,
+        "quality": None if outcome.quality is None else _quality(outcome.quality),
+        "unchecked": outcome.unchecked or None,
+        "attempts": [{"seed": each.seed, "score": each.score} for each in outcome.attempts],
         # The worker decodes the files again and repeats the probe's warnings.
         "warnings": list(dict.fromkeys([*job.spec.warnings, *outcome.warnings])),
+    }
+
+
+def _quality(quality: Quality) -> dict[str, object]:
+    return {
+        "score": quality.score,
+        "findings": [
+            {"name": each.name, "from_s": each.from_s, "to_s": each.to_s, "sentence": each.sentence}
+            for each in quality.findings
+        ],
+        "mouth_r": quality.mouth_r,
+        "lag_ms": quality.lag_ms,
+        "closures": quality.closures,
+        "face_share": quality.face_share,
+        "cost_s": quality.cost_s,
     }
 
 

@@ -30,6 +30,7 @@ from lipsync_server.jobs.model import STATES, State, is_job_id
 _PAGE = 50
 _MAX_PAGE = 200
 _MAX_DIGITS = 6
+SHEET_TYPE = "image/jpeg"
 CAPTION_TYPES: dict[CaptionFile, str] = {"srt": "application/x-subrip", "vtt": "text/vtt"}
 
 
@@ -72,6 +73,22 @@ async def captions_srt(request: web.Request) -> web.StreamResponse:
 
 async def captions_vtt(request: web.Request) -> web.StreamResponse:
     return await _captions(request, "vtt")
+
+
+async def sheet(request: web.Request) -> web.StreamResponse:
+    job = await find_job(request)
+    finished_video(request, job)
+    path = request.app[keys.FILES].sheet(job.id)
+    if not await asyncio.to_thread(path.is_file):
+        raise NotFound("The video was not checked, so it has no contact sheet. Send check=true with the next one.")
+    return web.FileResponse(
+        path,
+        headers={
+            "Content-Type": SHEET_TYPE,
+            "Content-Disposition": attachment(Path(job.spec.file_name).with_suffix(".sheet.jpg").name),
+            "Cache-Control": "private, no-transform",
+        },
+    )
 
 
 async def _captions(request: web.Request, kind: CaptionFile) -> web.StreamResponse:
@@ -213,6 +230,15 @@ ROUTES = (
             parameters=(JOB_ID,),
         )
         for kind, handler in ((CAPTION_FILES[0], captions_srt), (CAPTION_FILES[1], captions_vtt))
+    ),
+    Route(
+        "GET",
+        "/v1/jobs/{job_id}/sheet",
+        sheet,
+        "Fetch the contact sheet of the check",
+        answers={200: Answer("The sheet: pictures, the mouth's curve and the findings.", media_type=SHEET_TYPE)},
+        problems=(404, 409, 410),
+        parameters=(JOB_ID,),
     ),
     Route(
         "POST",

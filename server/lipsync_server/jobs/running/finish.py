@@ -195,7 +195,8 @@ class Finisher:
         ending = replace(ending, stage_s=stage_s)
         now, keep_s = self._clock(), self._settings.result_ttl_s
         if outcome.duration_s > 0 and outcome.render_s > 0:
-            self._speeds.learn(job.engine, outcome.render_s / outcome.duration_s)
+            # The speed of one attempt, because most jobs have one only.
+            self._speeds.learn(job.engine, outcome.render_s / outcome.duration_s / max(1, len(outcome.attempts)))
         await self._settle(job.id, lambda: self._store.succeed(job.id, outcome, now=now, keep_s=keep_s, ending=ending))
 
     async def _cancelled(self, job: Job, running: RunningJob) -> None:

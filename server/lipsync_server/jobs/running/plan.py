@@ -147,6 +147,9 @@ class Planner:
             ask=job.spec.ask,
             second_audio=files.second_audio(job.id) if job.spec.second_audio_name is not None else None,
             progressive=True,
+            sheet=files.sheet(job.id),
+            limit_s=self._settings.job_timeout_s,
+            n_crashes=job.n_crashes,
         )
 
     def _choose_options(self, engine: str, ask: Ask) -> Chosen:

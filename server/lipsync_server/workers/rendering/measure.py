@@ -13,8 +13,15 @@ from pathlib import Path
 
 from lipsync_server.workers.task import ProgressEvent
 
-_STAGE_SPAN = {"load": (0.0, 0.02), "preprocess": (0.02, 0.05), "generate": (0.05, 0.97), "encode": (0.97, 1.0)}
-"""The range of the overall progress that each stage covers. Loading covers none when the engine is loaded already."""
+_STAGE_SPAN = {
+    "load": (0.0, 0.02),
+    "preprocess": (0.02, 0.05),
+    "generate": (0.05, 0.97),
+    "encode": (0.97, 1.0),
+    "check": (0.985, 1.0),
+}
+"""The range of the overall progress that each stage covers. Loading covers none when the engine is loaded already. The
+check begins before the end of encoding is reported."""
 
 STAGES = tuple(_STAGE_SPAN)
 

@@ -31,8 +31,10 @@ from lipsync_server.media.sandbox.pool import DecoderPool
 from lipsync_server.media.sandbox.tasks import JoinVideo, MarkVideo
 from lipsync_server.paths import signing_folder
 from lipsync_server.settings import RenderSettings
+from lipsync_server.workers.rendering.best_of import best_of
 from lipsync_server.workers.rendering.captions import VideoCaptions, captions_for
 from lipsync_server.workers.rendering.checked_frames import checked_frames
+from lipsync_server.workers.rendering.checking import Checked, check_rendered, why_no_retries, why_too_dear
 from lipsync_server.workers.rendering.encoding import BackgroundEncoder
 from lipsync_server.workers.rendering.inputs import decode_request, release_pages
 from lipsync_server.workers.rendering.measure import PeakMemory, ProgressScale, StageClock
@@ -64,7 +66,18 @@ def render(
     """
     own_decoders = DecoderPool(n_warm=1)
     try:
-        return _Render(engine, task, report, cancelled, settings, options_model, decoders or own_decoders).run()
+        pool = decoders or own_decoders
+        model = options_model or registry.options_model(task.engine)
+
+        def render_once(task: RenderTask, report: Callable[[ProgressEvent], None]) -> RenderOutcome:
+            return _Render(engine, task, report, cancelled, settings, model, pool).run()
+
+        if task.ask.retries_below is None or not model.seed_moves_mouth:
+            return render_once(task, report)
+        n_retries = min(task.ask.retries, settings.max_retries)
+        return best_of(
+            task, render_once, report, max_retries=n_retries, in_words=lambda error: in_words(error, engine.name)
+        )
     except errors.LipsyncError:
         raise
     except Exception as error:
@@ -113,17 +126,17 @@ class _Render:
         report: Callable[[ProgressEvent], None],
         cancelled: Callable[[], bool],
         settings: RenderSettings,
-        options_model: type[EngineOptions] | None,
+        model: type[EngineOptions],
         decoders: DecoderPool,
     ) -> None:
         self._engine, self._task, self._settings = engine, task, settings
         self._decoders = decoders
         self._report, self._cancelled = report, cancelled
-        model = options_model or registry.options_model(task.engine)
         chosen = choose_options(task.engine, model, task.ask, settings)
         self._options = chosen.options
         self._clock, self._scale, self._memory = StageClock(), ProgressScale(), PeakMemory()
         self._warnings = [*chosen.ignored, *([model.quality_note] if model.quality_note else [])]
+        self._warnings += why_no_retries(task.ask, engine.name, model, settings)
         self._engine_counts_frames = False
         self._captions: VideoCaptions | None = None
         self._speeches: tuple[Speech, ...] = ()
@@ -135,7 +148,8 @@ class _Render:
         self._load_engine()
         request, sound = self._decode_inputs()
         video = self._make_video(request, sound)
-        self._progress("encode", 1, 1)
+        checked = self._check(request)
+        self._progress("check" if checked.quality is not None else "encode", 1, 1)
         return RenderOutcome(
             width=video.width,
             height=video.height,
@@ -151,6 +165,8 @@ class _Render:
             peak_rss_bytes=self._memory.rss_bytes(),
             peak_gpu_bytes=self._memory.gpu_bytes(),
             caption_language=self._captions.heard.language if self._captions is not None else "",
+            quality=checked.quality,
+            unchecked=checked.why_not,
         )
 
     def _load_engine(self) -> None:
@@ -211,6 +227,29 @@ class _Render:
         finally:
             joined.unlink(missing_ok=True)
         return video
+
+    def _check(self, request: RenderRequest) -> Checked:
+        """Check the finished video where the caller wants that, or where the check is cheap beside the render."""
+        wanted = self._task.ask.wants_check
+        if wanted is None:
+            dear = why_too_dear(request.duration_s, self._clock.total_s())
+            wanted = dear is None
+            why_not = dear or ""
+        else:
+            why_not = "The caller switched the check off."
+        if not wanted:
+            return Checked(None, why_not)
+        self._clock.switch("check")
+        return check_rendered(
+            self._task.output,
+            request,
+            self._engine.name,
+            sheet=self._task.sheet,
+            scratch=self._task.scratch,
+            decoders=self._decoders,
+            on_progress=lambda share: self._progress("check", share, 1),
+            stop_if_cancelled=self._stop_if_cancelled,
+        )
 
     def _progressive(self, request: RenderRequest, sound: Path, cleanup: ExitStack) -> Progressive | None:
         """The growing file, where somebody may watch it. It ends before the video is joined, or with the job."""

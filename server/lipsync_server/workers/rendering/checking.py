@@ -1,0 +1,103 @@
+"""The check of a rendered video: whether it is worth its time, and its result as a part of the outcome.
+
+The worker checks in its own process after the video is joined, frame by frame, so that memory does not grow with the
+length. A check that fails costs the video nothing: the outcome then says why there is no result. Knows the check and
+the wishes about it; knows no engine and no job.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lipsync_server.check.quality import Quality
+from lipsync_server.engines.ask import Ask
+from lipsync_server.engines.base import EngineOptions, RenderRequest
+from lipsync_server.errors import Cancelled, LipsyncError
+from lipsync_server.media.sandbox.pool import DecoderPool
+from lipsync_server.settings import RenderSettings
+
+log = logging.getLogger(__name__)
+
+CHECK_S_PER_S = 0.3
+"""Seconds of a check for a second of video; docs/quality-check.md has the measurement."""
+MAX_SHARE = 0.05
+"""A check that nobody asked for may cost this share of the render's time."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """quality: None for a video that was not checked; why_not then says why, in a sentence for the caller."""
+
+    quality: Quality | None
+    why_not: str = ""
+
+
+def why_too_dear(duration_s: float, render_s: float) -> str | None:
+    """Why a check that nobody asked for is left out, None where it is cheap beside the render."""
+    share = CHECK_S_PER_S * duration_s / max(render_s, 1e-6)
+    if share <= MAX_SHARE:
+        return None
+    return (
+        f"The check would have taken about {share:.0%} of the render's time, more than the {MAX_SHARE:.0%} up to "
+        "which it is made by itself. Send check=true for every video to be checked."
+    )
+
+
+def why_no_retries(ask: Ask, engine: str, options_model: type[EngineOptions], settings: RenderSettings) -> list[str]:
+    """A sentence where `ask` wants more attempts than there can be, else nothing."""
+    if ask.retries_below is None:
+        return []
+    if not options_model.seed_moves_mouth:
+        return [
+            f"Engine {engine} moves the mouth by the sound alone, so that another seed would give the same mouth: the "
+            "video was rendered once, whatever its score."
+        ]
+    if ask.retries > settings.max_retries:
+        return [f"This server renders a video again at most {settings.max_retries} times (LIPSYNC_MAX_RETRIES)."]
+    return []
+
+
+def check_rendered(
+    video: Path,
+    request: RenderRequest,
+    engine: str,
+    *,
+    sheet: Path | None,
+    scratch: Path,
+    decoders: DecoderPool,
+    on_progress: Callable[[float], None],
+    stop_if_cancelled: Callable[[], None],
+) -> Checked:
+    """Check `video`, which `engine` rendered from `request`. sheet: where the contact sheet goes, None for none."""
+    # The check's libraries take half a second that a render without a check does not need.
+    from lipsync_server.check.judge import NoScore
+    from lipsync_server.check.origin import BY_PREDICTION
+    from lipsync_server.check.video import check_video
+    from lipsync_server.engines.landmarks import landmarker
+
+    no_score: NoScore | None = None
+    if engine in BY_PREDICTION:
+        no_score = "by_prediction"
+    elif request.second_speech is not None:
+        no_score = "two_people"
+    try:
+        quality = check_video(
+            video,
+            scratch,
+            decoders,
+            sheet=sheet,
+            duration_s=request.n_frames / request.fps,
+            expects_face=bool(landmarker().detect(request.picture, max_faces=1)),
+            no_score=no_score,
+            on_progress=on_progress,
+            stop_if_cancelled=stop_if_cancelled,
+        )
+    except Cancelled:
+        raise
+    except LipsyncError as error:
+        return Checked(None, f"The video could not be checked: {error.detail}")
+    except Exception as error:
+        log.exception("checking %s failed", video)
+        return Checked(None, f"The video could not be checked ({type(error).__name__}); the server's log says more.")
+    return Checked(quality)

@@ -77,7 +77,7 @@ async def captions_vtt(request: web.Request) -> web.StreamResponse:
 
 async def sheet(request: web.Request) -> web.StreamResponse:
     job = await find_job(request)
-    finished_video(request, job)
+    await finished_video(request, job)
     path = request.app[keys.FILES].sheet(job.id)
     if not await asyncio.to_thread(path.is_file):
         raise NotFound("The video was not checked, so it has no contact sheet. Send check=true with the next one.")

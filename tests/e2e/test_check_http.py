@@ -34,7 +34,7 @@ def submit(server: ServerProcess, *, key: str | None = None, **fields: str) -> r
     with (SAMPLES_DIR / "portrait.jpg").open("rb") as image:
         return requests.post(
             f"{server.url}/v1/jobs",
-            files={"image": image, "audio": speech()},
+            files={"image": image, "audio": io.BytesIO(speech())},
             data={"engine": "takes", **fields},
             headers={"Idempotency-Key": key} if key else {},
             timeout=60,

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
@@ -216,7 +217,7 @@ def test_the_preview_is_not_rendered_again_and_says_why(tmp_path: Path, speech: 
     ],
 )
 def test_a_wish_that_cannot_be_is_refused_with_its_name(
-    tmp_path: Path, speech: Path, wishes: dict[str, object], says: str
+    tmp_path: Path, speech: Path, wishes: dict[str, Any], says: str
 ) -> None:
     with Lipsync("preview") as engine, pytest.raises(InvalidInput, match=says):
         engine.render(SAMPLES_DIR / "portrait.jpg", speech, tmp_path / "a.mp4", **wishes)

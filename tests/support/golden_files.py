@@ -2,28 +2,36 @@
 
 A file has the same name in both places. Where the whole one is, tests use it; elsewhere the committed one, which holds
 fewer cases. Tests therefore take their cases from the files (`cases`, `present`), so that a plain clone skips none.
+
+Tensors are committed packed (packed_tensors.py). The first test run unpacks them into .cache/golden, once for each
+content of tests/data.
 """
 
 import gzip
+import hashlib
 import json
+import shutil
+import tempfile
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from packed_tensors import unpack
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+PACKED = ".packed"
 
 
 class GoldenFiles:
     """The golden files of one model, for example `infinitetalk`."""
 
     def __init__(self, model: str) -> None:
-        self.committed = CHECKOUT / "tests" / "data" / model
+        self.committed = unpacked(CHECKOUT / "tests" / "data" / model)
         self.whole = CHECKOUT.parent / "shared" / model
 
     def path(self, name: str) -> Path:
@@ -57,6 +65,34 @@ class GoldenFiles:
         """The content of a .json or .json.gz file."""
         path = self.path(name)
         return json.loads(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes())
+
+
+@cache
+def unpacked(folder: Path) -> Path:
+    """A copy of `folder` in which every packed file is unpacked. Several processes of a test run may ask at once."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    content = hashlib.sha256()
+    for path in files:
+        content.update(f"{path.relative_to(folder)}|".encode() + path.read_bytes())
+    copy = CHECKOUT / ".cache" / "golden" / f"{folder.name}-{content.hexdigest()[:16]}"
+    if copy.exists():
+        return copy
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=copy.parent) as scratch:
+        made = Path(scratch) / folder.name
+        for path in files:
+            target = made / path.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix == PACKED:
+                unpack(path, target.with_suffix(".safetensors"))
+            else:
+                shutil.copyfile(path, target)
+        try:
+            made.rename(copy)
+        except OSError:  # another process was first
+            if not copy.exists():
+                raise
+    return copy
 
 
 @cache

@@ -1,11 +1,7 @@
 """Where the golden data lies, and the recipe that fills networks with the weights it was made with."""
 
 import json
-import math
-import re
-import zlib
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +15,7 @@ from lipsync_server.engines.sadtalker.loading.official import UNUSED_PREFIXES, c
 from lipsync_server.engines.sadtalker.renderer.mapping import MappingNet
 from safetensors import safe_open
 from safetensors.torch import load_file
+from weight_recipes import named
 
 _M = TypeVar("_M", bound=torch.nn.Module)
 
@@ -66,31 +63,11 @@ def block(name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor], dict[str,
     return config, weights, {key: value for key, value in tensors.items() if not key.startswith("weights.")}
 
 
-@cache
-def _gains() -> list[tuple[re.Pattern[str], float]]:
-    recipe = json.loads(small("weight_recipe.json").read_text())
-    return [(re.compile(rule["regex_on_full_name"]), rule["gain"]) for rule in recipe["gain_rules_in_order"]]
-
-
 def recipe_tensor(name: str, shape: tuple[int, ...], salt: str = SALT) -> torch.Tensor:
     """The tensor that the golden data's README prescribes for a tensor's full name in the model files."""
     if name.endswith("num_batches_tracked"):
         return torch.zeros((), dtype=torch.int64)
-    seed = zlib.crc32(f"{salt}|{name}".encode())
-    u = np.random.RandomState(seed).random_sample(math.prod(shape)).reshape(shape)
-    s = 2 * u - 1
-    if name.endswith("running_mean"):
-        value = 0.2 * s
-    elif name.endswith("running_var"):
-        value = 0.5 + u
-    elif len(shape) >= 2:
-        gain = next((gain for pattern, gain in _gains() if pattern.search(name)), math.sqrt(2))
-        value = s if name.endswith("classbias") else s * gain * math.sqrt(3 / math.prod(shape[1:]))
-    elif name.endswith("weight"):
-        value = 0.75 + 0.5 * u
-    else:
-        value = 0.1 * s
-    return torch.from_numpy(value.astype(np.float32))
+    return torch.from_numpy(named(name, shape, salt))
 
 
 def recipe_network(

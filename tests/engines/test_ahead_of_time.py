@@ -13,7 +13,7 @@ import torch
 triton = pytest.importorskip("triton")
 
 from lipsync_server.models import ahead_of_time  # noqa: E402 - it imports Triton
-from lipsync_server.models.kernels import fused  # noqa: E402
+from lipsync_server.models.kernels import fused  # noqa: E402 - it imports Triton
 
 NOT_BELOW_ADA = {"_tile_spread", "_tile_values", "_row_power", "_tile_int8"}
 

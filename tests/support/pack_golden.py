@@ -13,43 +13,53 @@ import math
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from packed_tensors import Recipe, pack
 from safetensors.torch import load_file
+from torch import Tensor
 from weight_recipes import TorchNormals
+
+Numbers = NDArray[np.float64]
+Drawn = tuple[str, float, float]  # name, scale, shift
 
 # So few numbers can be alike by accident.
 _FEW = 4
 
 
-def drawn_after(seed: int, file: Path) -> list[tuple[str, float, float]]:
-    """(name, scale, shift) of the tensors of `file` that were drawn after `seed`, in their order."""
-    left = {name: t.float().numpy().reshape(-1) for name, t in sorted(load_file(file).items()) if t.is_floating_point()}
-    shapes = {name: tuple(t.shape) for name, t in load_file(file).items()}
-    normals, found = TorchNormals(seed), list[tuple[str, float, float]]()
-    while True:
-        for name, values in left.items():
-            trial = copy.deepcopy(normals)
-            x = trial.draw(len(values))
-            if _alike(x, values):
-                break
-        else:
-            return found
-        scale, shift = _line(x.astype(np.float64), values.astype(np.float64), shapes[name])
-        found.append((name, scale, shift))
-        normals = trial
-        del left[name]
+def drawn_after(seed: int, file: Path) -> list[Drawn]:
+    """The tensors of `file` that were drawn after `seed`, in their order."""
+    tensors = {name: t for name, t in sorted(load_file(file).items()) if t.is_floating_point()}
+    normals, found = TorchNormals(seed), list[Drawn]()
+    while step := _next_draw(normals, tensors):
+        name, x, normals = step
+        tensor = tensors.pop(name)
+        found.append((name, *_line(x, _numbers(tensor), math.prod(tensor.shape[1:]))))
+    return found
 
 
-def _alike(x: np.ndarray, values: np.ndarray) -> bool:
-    """Whether `values` are x scaled and shifted. Three or fewer numbers are compared with a bias and a norm's weight."""
+def _next_draw(normals: TorchNormals, tensors: dict[str, Tensor]) -> tuple[str, Numbers, TorchNormals] | None:
+    """The tensor that the generator's next numbers became: its name, the numbers, and the generator after them."""
+    for name, tensor in tensors.items():
+        after = copy.deepcopy(normals)
+        x = after.draw(tensor.numel()).astype(np.float64)
+        if _alike(x, _numbers(tensor)):
+            return name, x, after
+    return None
+
+
+def _numbers(tensor: Tensor) -> Numbers:
+    return tensor.double().reshape(-1).numpy()
+
+
+def _alike(x: Numbers, values: Numbers) -> bool:
+    """Whether `values` are x scaled and shifted; a few numbers: as a bias or as a norm's weight is."""
     if len(values) <= _FEW:
         return any(np.abs(values - scale * x - shift).max() < 0.01 for scale, shift in ((0.1, 0), (0.2, 1)))
     return bool(values.std() and np.corrcoef(x[:512], values[:512])[0, 1] > 0.999)
 
 
-def _line(x: np.ndarray, y: np.ndarray, shape: tuple[int, ...]) -> tuple[float, float]:
+def _line(x: Numbers, y: Numbers, n_inputs: int) -> tuple[float, float]:
     """Scale and shift of y = scale * x + shift: plain numbers where they fit, a scale over the root of the inputs."""
-    n_inputs = math.prod(shape[1:])
     scale, shift = np.polyfit(x, y, 1) if len(x) > _FEW else ((0.1, 0.0) if np.abs(y).max() < 0.5 else (0.2, 1.0))
     plain = [(round(scale * root, 2) / root, float(round(shift))) for root in (1.0, math.sqrt(n_inputs))]
     error = {pair: float(np.abs(y - pair[0] * x - pair[1]).mean()) for pair in (*plain, (float(scale), float(shift)))}

@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
 
     serve.__doc__ = "Start the server."
     parameters = [_parameter(name, field) for name, field in Settings.model_fields.items()]
-    serve.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    serve.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
     serve.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app.command(name="serve", epilog=_EPILOG)(serve)
 

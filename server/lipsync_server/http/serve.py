@@ -74,7 +74,7 @@ def with_token(settings: Settings) -> Settings:
     token, made = first_token(settings.data_dir)
     where = settings.data_dir / "token"
     if made:
-        print(f"No token was set, so one was made and kept in {where}:\n\n    {token}\n", flush=True)  # noqa: T201
+        print(f"No token was set, so one was made and kept in {where}:\n\n    {token}\n", flush=True)  # noqa: T201 - not for a log
     else:
         log.info("the token is the one in %s", where)
     return settings.model_copy(update={"tokens": [SecretStr(token)]})
@@ -139,7 +139,7 @@ async def _with_price(settings: Settings) -> Settings:
 def _announce(settings: Settings, address: PublicAddress, listener: asyncio.Server) -> asyncio.Task[None] | None:
     """Log the address under which others reach the server; returns the tunnel's task, or None without a tunnel."""
     if settings.tunnel:
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - compared, not bound
         return asyncio.create_task(Tunnel(settings.tunnel, _url(host, listener), address.announce).run(), name="tunnel")
     if url := address.url or public_address(_port(listener), os.environ):
         address.announce(url)

@@ -225,7 +225,7 @@ def _fetch(manifest: Manifest, file: WeightFile, weights_dir: Path, meter: _Mete
 def _bar_for(meter: _Meter, path: str) -> type[Any]:
     """A tqdm class that adds a file's bytes to the overall meter and draws no bar."""
 
-    class _Bar(tqdm):  # type: ignore[misc]
+    class _Bar(tqdm):  # type: ignore[misc]  # tqdm has no types
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             self._initial = int(kwargs.get("initial") or 0)
             kwargs["disable"] = True

@@ -98,4 +98,4 @@ if __name__ == "__main__":
     ap.add_argument("--worst", type=float, default=-3.0, help="drop utterances with a lower mean log probability")
     a = ap.parse_args()
     kept = corpus.write(a.out, realign(corpus.Corpus(a.corpus), speech.load_networks(a.weights), a.worst))
-    print(kept, "utterances kept")  # noqa: T201
+    print(kept, "utterances kept")

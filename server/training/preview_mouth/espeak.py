@@ -6,6 +6,7 @@ Knows the C library's events (through ctypes). One synthesizer per process: the 
 import ctypes
 import ctypes.util
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import soxr
@@ -41,7 +42,7 @@ class Espeak:
         self._callback = Callback(self._collect)
         self._lib.espeak_SetSynthCallback(self._callback)
 
-    def _collect(self, wav, n: int, events) -> int:  # type: ignore[no-untyped-def]
+    def _collect(self, wav: Any, n: int, events: Any) -> int:
         if wav and n > 0:
             self._samples.append(np.ctypeslib.as_array(wav, (n,)).copy())
         k = 0

@@ -129,4 +129,4 @@ if __name__ == "__main__":
     ap.add_argument("--seed", type=int, default=4)
     a = ap.parse_args()
     n = corpus.write(a.out, speak(a.minutes, np.random.default_rng(a.seed)))
-    print(n, "utterances")  # noqa: T201
+    print(n, "utterances")

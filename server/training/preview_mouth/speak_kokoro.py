@@ -99,7 +99,7 @@ def _segments(symbols: list[str], durations_s: NDArray[np.float64], audio: NDArr
             pending = None
     out: list[Segment] = []
     for name, start, end in spans:
-        out += spread(from_ipa(_UNJOINED.get(str(name), str(name))), float(start), float(end))  # type: ignore[arg-type]
+        out += spread(from_ipa(_UNJOINED.get(str(name), str(name))), float(start), float(end))  # type: ignore[arg-type]  # numbers
     return out
 
 
@@ -140,4 +140,4 @@ if __name__ == "__main__":
     a = ap.parse_args()
     synthesizer = Kokoro(a.model, a.vocab, a.voices)
     n = corpus.write(a.out, speak(synthesizer, a.minutes, np.random.default_rng(a.seed)))
-    print(n, "utterances")  # noqa: T201
+    print(n, "utterances")

@@ -62,7 +62,7 @@ def _names(locale: str) -> list[str]:
         if path.exists():
             with path.open("rb") as f:
                 catalog = gettext.GNUTranslations(f)
-            out |= {v for v in catalog._catalog.values() if isinstance(v, str) and 4 <= len(v) <= 60}  # type: ignore[attr-defined]
+            out |= {v for v in catalog._catalog.values() if isinstance(v, str) and 4 <= len(v) <= 60}  # type: ignore[attr-defined]  # private
     return sorted(out)
 
 

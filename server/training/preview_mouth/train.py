@@ -168,7 +168,7 @@ def train(
         schedule.step()
         mean = 0.98 * mean + 0.02 * loss.item() if step else loss.item()
         if step % 100 == 99:
-            print(f"step {step + 1} loss {mean:.3f} {time.time() - begin:.0f} s", flush=True)  # noqa: T201
+            print(f"step {step + 1} loss {mean:.3f} {time.time() - begin:.0f} s", flush=True)
             export(net, out)
     export(net, out)
 

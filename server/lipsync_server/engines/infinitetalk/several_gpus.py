@@ -196,7 +196,7 @@ def _whole(frames: Iterator[Frames], together: _Together) -> Iterator[Frames]:
     for us in a collective operation until then."""
     try:
         # Not `yield from`, which would close the engine's own generator here and nowhere else.
-        for batch in frames:  # noqa: UP028
+        for batch in frames:  # noqa: UP028 - see above
             yield batch
     except GeneratorExit:
         together.stopped = True

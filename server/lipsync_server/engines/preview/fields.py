@@ -10,7 +10,7 @@ float32 (rows, columns, 2), displacements (x, y) in pixels.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -127,8 +127,9 @@ def resample(
     values: uint8 or float32 (rows, columns, n). at: float32 (h, w, 2) = (column, row). Returns (h, w, n) of the same
     dtype as `values`.
     """
-    # None is right although cv2's type stubs lack it: OpenCV 5 would use an empty second map as a map.
-    return cv2.remap(values, at, None, interpolation, borderMode=border)  # type: ignore[call-overload, no-any-return]
+    # OpenCV 5 would use an empty second map as a map, so it gets None.
+    no_second_map: Any = None  # the stubs of cv2 lack it
+    return cast(NDArray[Pixel], cv2.remap(values, at, no_second_map, interpolation, borderMode=border))
 
 
 @lru_cache(maxsize=16)

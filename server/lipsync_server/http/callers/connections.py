@@ -12,7 +12,6 @@ import ipaddress
 import logging
 import resource
 import time
-from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
@@ -133,7 +132,10 @@ async def listen(
     """Serve the set-up `runner` at an address. Close the returned listener before the runner is cleaned up."""
     server = runner.server
     assert server is not None
-    make: Callable[[], Connection] = lambda: Connection(server, connections, idle_s)  # noqa: E731
+
+    def make() -> Connection:
+        return Connection(server, connections, idle_s)
+
     return await asyncio.get_running_loop().create_server(make, host, port, backlog=512)
 
 

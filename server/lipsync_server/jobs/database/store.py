@@ -93,14 +93,14 @@ class Store(Queries):
         async with self._db.transaction() as db:
             # Most jobs have failed nowhere, so one query finds them; the few others are checked one by one.
             rows = await db.execute_fetchall(
-                f"SELECT * FROM jobs WHERE state = 'queued' AND wanted_engine IN ({marks})"  # noqa: S608
+                f"SELECT * FROM jobs WHERE state = 'queued' AND wanted_engine IN ({marks})"  # noqa: S608 - question marks only
                 " AND (failed_on = '[]' OR instr(failed_on, ?) = 0) ORDER BY id LIMIT 1",
                 (*engines, json.dumps(node, ensure_ascii=False)),
             )
             jobs = [job_of(row) for row in rows]
             if node:
                 again = await db.execute_fetchall(
-                    f"SELECT * FROM jobs WHERE state = 'queued' AND wanted_engine IN ({marks})"  # noqa: S608
+                    f"SELECT * FROM jobs WHERE state = 'queued' AND wanted_engine IN ({marks})"  # noqa: S608 - question marks only
                     " AND failed_on != '[]' AND instr(failed_on, ?) > 0 ORDER BY id",
                     (*engines, json.dumps(node, ensure_ascii=False)),
                 )

@@ -125,7 +125,7 @@ class Outbox:
             chosen.append(number)
         marks = ", ".join("?" * len(chosen))
         whole = await self._db.rows(
-            "SELECT outbox.id, job_id, outbox.url, body, outbox.created_at, attempts, webhook_id, secret"  # noqa: S608
+            "SELECT outbox.id, job_id, outbox.url, body, outbox.created_at, attempts, webhook_id, secret"  # noqa: S608 - marks only
             f" FROM outbox LEFT JOIN webhooks ON webhooks.id = webhook_id WHERE outbox.id IN ({marks})",
             *chosen,
         )

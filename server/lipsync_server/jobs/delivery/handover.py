@@ -96,11 +96,12 @@ class HandOver:
 
 async def unless_stopped(copying: Awaitable[str | None], *, cancel: asyncio.Event, stop: asyncio.Event) -> str | None:
     """Return the result of `copying`. Raises Cancelled or Stopped when one of the two events is set first."""
-    tasks = [asyncio.ensure_future(copying), asyncio.create_task(cancel.wait()), asyncio.create_task(stop.wait())]
+    copy = asyncio.ensure_future(copying)
+    tasks = [copy, asyncio.create_task(cancel.wait()), asyncio.create_task(stop.wait())]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if tasks[0].done():
-            return await tasks[0]  # type: ignore[return-value]
+        if copy.done():
+            return await copy
         if cancel.is_set():
             raise Cancelled("The job was cancelled.")
         raise Stopped

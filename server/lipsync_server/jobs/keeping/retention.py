@@ -10,6 +10,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from lipsync_server.errors import DiskFull
 from lipsync_server.jobs.database.store import Store
@@ -54,7 +55,7 @@ async def expire(store: Store, files: JobFiles, now: float) -> int:
     """Remove the expired videos; returns how many. now: the time for their records, in seconds since the epoch."""
     expired = await store.expired()
     for job_id in expired:
-        await _remove(files, job_id, lambda job_id=job_id: store.purge(job_id, now))  # type: ignore[misc]
+        await _remove(files, job_id, partial(store.purge, job_id, now))
     await store.forget_older_than(RECORD_TTL_S)
     return len(expired)
 

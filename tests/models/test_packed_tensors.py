@@ -1,0 +1,52 @@
+"""Committed golden files unpack to the last bit, or not at all."""
+
+import lzma
+from pathlib import Path
+
+import pytest
+import torch
+from packed_tensors import Recipe, pack, unpack
+from safetensors.torch import load_file, save_file
+from weight_recipes import TorchNormals
+
+
+def test_the_recipe_gives_the_numbers_of_torch_but_for_the_last_bits() -> None:
+    """Fewer than 16 numbers, whole groups of 16 and a rest each take a way of their own, and share one generator."""
+    generator, ours = torch.Generator().manual_seed(7101), TorchNormals(7101)
+    for n in (3, 48, 5, 17, 1, 1000, 4, 31, 16):
+        wanted = torch.randn(n, generator=generator)
+        assert (torch.from_numpy(ours.draw(n)) - wanted).abs().max() < 1e-6
+
+
+@pytest.fixture
+def drawn(tmp_path: Path) -> Path:
+    """A packed file with one tensor of each kind: drawn, drawn and rounded, and none of these."""
+    generator = torch.Generator().manual_seed(3)
+    tensors = {
+        "first": torch.randn(5, 7, generator=generator) * 0.3 + 1,
+        "second": (torch.randn(64, generator=generator) * 0.5).bfloat16(),
+        "bytes": torch.arange(9, dtype=torch.uint8),
+        "scalar": torch.tensor(2.5, dtype=torch.float64),
+        "odd": torch.tensor([float("nan"), -0.0, float("inf")]),
+    }
+    save_file(tensors, tmp_path / "whole.safetensors", {"made": "here"})
+    recipe = Recipe(3, [("first", 0.3, 1.0), ("second", 0.5, 0.0)])
+    pack(tmp_path / "whole.safetensors", tmp_path / "part.packed", recipe)
+    return tmp_path / "part.packed"
+
+
+def test_a_packed_file_unpacks_to_the_last_bit(drawn: Path, tmp_path: Path) -> None:
+    unpack(drawn, tmp_path / "again.safetensors")
+    before, after = load_file(tmp_path / "whole.safetensors"), load_file(tmp_path / "again.safetensors")
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        assert (tensor.dtype, tensor.shape) == (after[name].dtype, after[name].shape)
+        assert torch.equal(tensor.reshape(-1).view(torch.uint8), after[name].reshape(-1).view(torch.uint8))
+
+
+def test_a_packed_file_with_one_wrong_bit_is_refused(drawn: Path, tmp_path: Path) -> None:
+    data = bytearray(lzma.decompress(drawn.read_bytes()))
+    data[-1] ^= 1
+    drawn.write_bytes(lzma.compress(data))
+    with pytest.raises(ValueError, match="does not unpack"):
+        unpack(drawn, tmp_path / "again.safetensors")

@@ -226,7 +226,8 @@ async def test_a_webhook_that_cannot_be_is_refused_with_the_field(start, body: o
     async with site.client.post("/v1/webhooks", json=body, headers=OWNER) as response:
         assert response.status == status
         assert words in (await response.json())["detail"]
-    async with site.client.post("/v1/webhooks", data=b"x" * 70_000, headers={**OWNER, "Content-Type": "application/json"}) as response:  # fmt: skip # noqa: E501
+    headers = {**OWNER, "Content-Type": "application/json"}
+    async with site.client.post("/v1/webhooks", data=b"x" * 70_000, headers=headers) as response:
         assert response.status == 413
     async with site.client.post("/v1/webhooks", data=b"url=x", headers=OWNER) as response:
         assert response.status == 415

@@ -79,7 +79,8 @@ def _log(x: NDArray[np.float64]) -> NDArray[np.float64]:
     total = np.zeros_like(z)
     for power in range(25, 0, -2):
         total = total * (z * z) + 1 / power
-    return exponent * math.log(2) + 2 * z * total
+    logarithm: NDArray[np.float64] = exponent * math.log(2) + 2 * z * total
+    return logarithm
 
 
 def _circle(angle: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -78,7 +78,7 @@ class Webhooks:
                     "GET /v1/webhooks lists them, DELETE /v1/webhooks/ID removes one."
                 )
             await db.execute(
-                f"INSERT INTO webhooks ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+                f"INSERT INTO webhooks ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - our own names
                 (
                     webhook.id,
                     owner,
@@ -95,7 +95,7 @@ class Webhooks:
     async def of(self, owner: str | None) -> list[Webhook]:
         """The webhooks of `owner`, oldest first; None for those of everybody."""
         rows = await self._db.rows(
-            f"SELECT {_COLUMNS} FROM webhooks WHERE ?1 IS NULL OR owner = ?1 ORDER BY created_at, id",  # noqa: S608
+            f"SELECT {_COLUMNS} FROM webhooks WHERE ?1 IS NULL OR owner = ?1 ORDER BY created_at, id",  # noqa: S608 - our own names
             owner,
         )
         return [_webhook(row) for row in rows]

@@ -15,10 +15,10 @@ PLACEHOLDER = "n8n-nodes-lipsync/lipsync"
 
 def version() -> str:
     """The version of the server, which is the version of everything."""
-    text = (ROOT / "server" / "lipsync_server" / "__init__.py").read_text(encoding="utf-8")
+    text = (ROOT / "server" / "lipsync_server" / "version.py").read_text(encoding="utf-8")
     found = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
     if found is None:
-        raise SystemExit("server/lipsync_server/__init__.py names no __version__")
+        raise SystemExit("server/lipsync_server/version.py names no __version__")
     return found[1]
 
 
@@ -26,7 +26,7 @@ def check(tag: str) -> None:
     """Stop the release unless tag, server, node and changelog name the same version and the weights are pinned."""
     package = json.loads((ROOT / "n8n-node" / "package.json").read_text(encoding="utf-8"))["version"]
     if tag != f"v{version()}":
-        raise SystemExit(f"the tag is {tag}, and server/lipsync_server/__init__.py has {version()}")
+        raise SystemExit(f"the tag is {tag}, and server/lipsync_server/version.py has {version()}")
     if package != version():
         raise SystemExit(f"n8n-node/package.json has {package}, and the server has {version()}")
     pinned()

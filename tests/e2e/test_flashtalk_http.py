@@ -13,7 +13,7 @@ import av
 import numpy as np
 import pytest
 import soundfile
-from lipsync_server.engines.infinitetalk.files.published import CONVERTED, FLASHTALK_FOLDER
+from lipsync_server.engines.infinitetalk.files.places import CONVERTED, FLASHTALK_FOLDER
 from lipsync_server.random_models import infinitetalk as random_models
 from lipsync_server.random_models.infinitetalk import Contents
 from PIL import Image

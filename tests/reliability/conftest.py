@@ -1,11 +1,15 @@
 """Servers as processes."""
 
 import asyncio
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import aiohttp
 import pytest
+from ray_client import Client
+from ray_nodes import RayNodes
 from s3_server import Bucket, ready_bucket, s3_process
 from server_process import ServerProcess
 
@@ -38,3 +42,25 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
     """An empty bucket of a real S3 server."""
     with s3_process(tmp_path_factory.mktemp("s3") / "data") as port:
         yield asyncio.run(ready_bucket(port))
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[RayNodes]:
+    """A Ray cluster of a head and two machines, one for a module; each test takes the machines that it finds."""
+    # Not pytest's own folder: the names of Ray's sockets may have 107 characters.
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+    cluster = RayNodes(folder)
+    try:
+        cluster.start_head()
+        for name in ("a", "b"):
+            cluster.start(name)
+            cluster.wait(name)
+        yield cluster
+    finally:
+        cluster.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+async def client(session) -> AsyncIterator[Callable[[ServerProcess], Client]]:
+    yield lambda server: Client(server.url, session)

@@ -1,89 +1,21 @@
 """Worker processes: really killed, really restarted, and never outliving the server."""
 
 import asyncio
-import importlib
 import logging
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 from lipsync_server import errors
-from lipsync_server.engines.registry import EngineEntry, Registry
-from lipsync_server.settings import Settings
-from lipsync_server.workers.base import LoadState, Worker
+from lipsync_server.workers.base import LoadState
 from lipsync_server.workers.process.child import EXIT_POISONED
-from lipsync_server.workers.process.executor import ProcessExecutor
-from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
-from lipsync_server.workers.worker import MAX_LOAD_CRASHES
 from material import bar_numbers, expected_bars, make_task
-from stand_in import REGISTRY
-
-DEADLINE_S = 60
-
-
-@asynccontextmanager
-async def running(weights: Path, n_workers: int = 1, **settings: float) -> AsyncIterator[ProcessExecutor]:
-    executor = ProcessExecutor(
-        Settings.model_validate({"weights_dir": weights, "workers": n_workers, **settings}), REGISTRY
-    )
-    await executor.start()
-    try:
-        yield executor
-    finally:
-        await executor.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that the executor does by itself."""
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():  # noqa: ASYNC110 - there is no event to wait for: the state is asked for
-            await asyncio.sleep(0.01)
-
-
-async def idle(executor: ProcessExecutor) -> Worker:
-    async with asyncio.timeout(DEADLINE_S):
-        return await executor.next_idle()
-
-
-def workers_of(pid: int) -> list[psutil.Process]:
-    """The worker processes below `pid`, oldest first."""
-    below = psutil.Process(pid).children(recursive=True)
-    found = [process for process in below if "lipsync_server.workers.process.child" in " ".join(process.cmdline())]
-    return sorted(found, key=lambda process: process.create_time())
-
-
-class Started:
-    """Collects progress and says when the render has made its first frames."""
-
-    def __init__(self) -> None:
-        self.events: list[ProgressEvent] = []
-        self.generating = asyncio.Event()
-
-    def __call__(self, event: ProgressEvent) -> None:
-        self.events.append(event)
-        if event.stage == "generate":
-            self.generating.set()
-
-
-async def render(worker: Worker, task: RenderTask) -> RenderOutcome:
-    async with asyncio.timeout(DEADLINE_S):
-        return await worker.render(task, lambda event: None)
-
-
-async def start_render(worker: Worker, task: RenderTask) -> tuple[asyncio.Task[RenderOutcome], Started]:
-    started = Started()
-    job = asyncio.create_task(worker.render(task, started))
-    async with asyncio.timeout(DEADLINE_S):
-        await started.generating.wait()
-    return job, started
+from worker_kit import DEADLINE_S, idle, render, running, start_render, until, workers_of
 
 
 async def test_a_task_is_rendered_in_a_child_with_throttled_progress(tmp_path: Path) -> None:
@@ -213,34 +145,6 @@ async def test_any_other_error_is_a_sentence_and_its_trace_is_in_the_servers_log
         await until(lambda: any("Traceback" in (record.exc_text or "") for record in caplog.records))
 
 
-async def test_load_progress_is_reported_until_the_engine_is_ready(tmp_path: Path) -> None:
-    (tmp_path / "load").write_text("slow")
-    async with running(tmp_path) as executor:
-        await until(lambda: executor.load_state().fraction == 0.5)
-        state = executor.load_state()
-        assert (state.ready, state.stage) == (False, "loading")
-        assert executor.workers()[0].state == "loading"
-        (tmp_path / "load").unlink()
-        await idle(executor)
-        assert executor.load_state().ready
-        assert executor.workers()[0].engine == "bars"
-
-
-async def test_an_engine_that_cannot_load_is_told_with_the_reason_and_tasks_still_end(tmp_path: Path) -> None:
-    (tmp_path / "load").write_text("fail")
-    async with running(tmp_path) as executor:
-        worker = await idle(executor)
-        state = executor.load_state()
-        assert (state.ready, state.stage) == (False, "failed")
-        assert "made of cheese" in state.detail
-        with pytest.raises(errors.LipsyncError, match="made of cheese"):
-            await render(worker, make_task(tmp_path))
-        executor.release(worker)
-        (tmp_path / "load").unlink()
-        await render(await idle(executor), make_task(tmp_path))
-        assert executor.load_state().ready
-
-
 async def test_a_worker_that_lost_its_gpu_says_so_and_a_fresh_one_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -252,58 +156,6 @@ async def test_a_worker_that_lost_its_gpu_says_so_and_a_fresh_one_goes_on(
         task = make_task(tmp_path, duration_s=0.2)
         await render(await idle(executor), task)
         assert bar_numbers(task.output) == expected_bars(5)
-
-
-async def test_dying_while_loading_is_tried_three_times_then_reported(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "load").write_text("die")
-    with caplog.at_level(logging.ERROR):
-        async with running(tmp_path) as executor:
-            worker = await idle(executor)
-            state = executor.load_state()
-            assert (state.ready, state.stage) == (False, "failed")
-            assert f"died {MAX_LOAD_CRASHES} times while loading bars" in state.detail
-            deaths = [record for record in caplog.records if "worker process-0 died" in record.getMessage()]
-            assert len(deaths) == MAX_LOAD_CRASHES
-            with pytest.raises(errors.WorkerCrashed):
-                await render(worker, make_task(tmp_path))
-
-
-async def test_a_worker_that_is_stopped_while_it_starts_is_replaced(tmp_path: Path, caplog) -> None:
-    async with running(tmp_path, worker_silence_s=6) as executor:
-        await until(lambda: bool(workers_of(os.getpid())))
-        [stuck] = workers_of(os.getpid())
-        stuck.suspend()
-        assert executor.workers()[0].state == "starting"
-        task = make_task(tmp_path, duration_s=0.2)
-        assert (await render(await idle(executor), task)).n_frames == 5
-        assert not stuck.is_running()
-        assert "it did not start for 6 s" in caplog.text
-
-
-async def test_a_worker_that_is_stopped_while_it_loads_is_replaced(tmp_path: Path, caplog) -> None:
-    (tmp_path / "load").write_text("slow")
-    async with running(tmp_path, worker_silence_s=6) as executor:
-        await until(lambda: executor.load_state().fraction == 0.5)
-        [stuck] = workers_of(os.getpid())
-        stuck.suspend()
-        (tmp_path / "load").unlink()
-        assert (await render(await idle(executor), make_task(tmp_path, duration_s=0.2))).n_frames == 5
-        assert not stuck.is_running()
-        assert "said nothing" in caplog.text
-
-
-async def test_a_load_without_progress_ends_with_the_reason_and_tasks_still_end(tmp_path: Path) -> None:
-    (tmp_path / "load").write_text("slow")  # for ever: heartbeats go on, progress does not
-    async with running(tmp_path, worker_silence_s=6, load_timeout_s=1) as executor:
-        worker = await idle(executor)
-        state = executor.load_state()
-        assert (state.ready, state.stage) == (False, "failed")
-        assert f"died {MAX_LOAD_CRASHES} times while loading bars: loading bars made no progress" in state.detail
-        (tmp_path / "load").unlink()
-        assert (await render(worker, make_task(tmp_path, duration_s=0.2))).n_frames == 5
-        assert executor.load_state().ready
 
 
 async def test_a_worker_that_is_stopped_while_it_renders_or_waits_is_replaced(tmp_path: Path) -> None:
@@ -324,17 +176,6 @@ async def test_a_worker_that_is_stopped_while_it_renders_or_waits_is_replaced(tm
         assert (await render(await idle(executor), make_task(tmp_path, task_id="next", duration_s=0.2))).n_frames == 5
 
 
-async def test_a_slow_load_with_heartbeats_and_progress_is_left_alone(tmp_path: Path, caplog) -> None:
-    (tmp_path / "load").write_text("slow")
-    async with running(tmp_path, worker_silence_s=2) as executor:
-        await until(lambda: executor.load_state().fraction == 0.5)
-        since = time.monotonic()
-        await until(lambda: time.monotonic() - since > 4)
-        (tmp_path / "load").unlink()
-        await idle(executor)
-        assert "died" not in caplog.text
-
-
 async def test_no_secret_is_in_a_workers_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIPSYNC_WEBHOOK_SECRET", "a-secret-of-the-server")
     monkeypatch.setenv("VAST_API_KEY", "a-secret-of-the-owner")
@@ -342,60 +183,6 @@ async def test_no_secret_is_in_a_workers_process(tmp_path: Path, monkeypatch: py
         await idle(executor)
         [process] = workers_of(os.getpid())
         assert not [name for name, value in process.environ().items() if "a-secret" in value]
-
-
-async def test_without_any_engine_the_reason_is_told_and_a_task_ends_with_it(tmp_path: Path) -> None:
-    executor = ProcessExecutor(Settings(weights_dir=tmp_path), Registry({"bars": EngineEntry("nobody_wrote_it")}))
-    await executor.start()
-    try:
-        worker = await idle(executor)
-        assert executor.load_state().stage == "failed"
-        assert "No engine can run here. bars: " in executor.load_state().detail
-        with pytest.raises(errors.EngineUnavailable):
-            await render(worker, make_task(tmp_path))
-    finally:
-        await executor.close()
-
-
-async def test_tasks_end_even_when_no_worker_can_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    async with running(tmp_path) as executor:
-        worker = await idle(executor)
-        assert executor.load_state().stage == "failed"
-        assert "does not start: it ended with status 1" in executor.load_state().detail
-        with pytest.raises(errors.WorkerCrashed, match="ended with status 1"):
-            await render(worker, make_task(tmp_path))
-        executor.release(worker)
-        monkeypatch.undo()  # whatever was wrong is mended: the next start succeeds
-        await until(lambda: executor.workers()[0].state == "ready")
-        assert (await render(await idle(executor), make_task(tmp_path))).n_frames == 50
-
-
-async def test_a_default_engine_that_arrives_later_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(tmp_path)
-    executor = ProcessExecutor(Settings(weights_dir=tmp_path), Registry({"late": EngineEntry("arrives_late")}))
-    await executor.start()
-    try:
-        worker = await idle(executor)
-        assert worker.engines == frozenset()
-        package = tmp_path / "arrives_late"
-        package.mkdir()
-        for part, names in (
-            ("__init__", "REGISTRY"),
-            ("options", "Options"),
-            ("info", "describe"),
-            ("engine", "create"),
-        ):
-            origin = "stand_in" if part == "__init__" else f"stand_in.{part}"
-            (package / f"{part}.py").write_text(f"from {origin} import {names}\n")
-        importlib.invalidate_caches()
-        await executor.load_default()
-        await until(lambda: executor.load_state().ready)
-        assert worker.engines == {"late"}
-        task = replace(make_task(tmp_path), engine="late")
-        assert (await render(worker, task)).n_frames == 50
-    finally:
-        await executor.close()
 
 
 async def test_closing_fails_what_runs_and_leaves_no_process(tmp_path: Path) -> None:

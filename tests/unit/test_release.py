@@ -30,7 +30,7 @@ def checkout(tmp_path: Path) -> Path:
     """A copy of the files that a release reads, with a section for the next version in the changelog."""
     for name in (
         ".ci/release.py",
-        "server/lipsync_server/__init__.py",
+        "server/lipsync_server/version.py",
         "server/lipsync_server/cloud/published.py",
         "n8n-node/package.json",
         "n8n-node/nodes/Lipsync/machines/published.ts",

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
-from lipsync_server import __version__
 from lipsync_server.bench.machine import Machine
 from lipsync_server.bench.whole_runs import Run, medians
 from lipsync_server.card_speeds import CardSpeeds, SharedSpeed
 from lipsync_server.engines import hardware
+from lipsync_server.version import __version__
 
 
 def card_speeds(

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from lipsync_server import __version__
 from lipsync_server.cli import bench, check, cloud, cost, demo, doctor, engines, render, serve, weights
+from lipsync_server.version import __version__
 
 app = typer.Typer(
     name="lipsync",

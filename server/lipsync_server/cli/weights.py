@@ -161,7 +161,7 @@ def convert(
     with console.errors_as_sentences():
         _, folder = _manifest_and_folder(weights_dir)
         if what == "flashtalk":
-            from lipsync_server.engines.infinitetalk.files.published import CONVERTED, FLASHTALK_FOLDER
+            from lipsync_server.engines.infinitetalk.files.places import CONVERTED, FLASHTALK_FOLDER
             from lipsync_server.engines.infinitetalk.loading.convert import convert as to_8_bits
 
             home = folder / FLASHTALK_FOLDER

@@ -4,7 +4,7 @@ REPOSITORY is empty in a checkout. The release workflow writes `owner/name` into
 name follows from it and from the version. Does not know whether anything lies under these names.
 """
 
-from lipsync_server import __version__
+from lipsync_server.version import __version__
 
 REPOSITORY = ""
 """`owner/name` at GitHub; "" where this copy was not made by a release."""

@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Callable
 
 from aiohttp import web
 
-from lipsync_server import __version__
 from lipsync_server.cloud.this_machine.address import PublicAddress
 from lipsync_server.cloud.this_machine.idle import IdleWatch, Stop, make_stop
 from lipsync_server.engines.registry import ENGINES, Registry
@@ -64,6 +63,7 @@ from lipsync_server.jobs.running.queue import JobQueue
 from lipsync_server.jobs.volume import VolumeWatch
 from lipsync_server.media.sandbox.pool import DecoderPool
 from lipsync_server.settings import Settings
+from lipsync_server.version import __version__
 from lipsync_server.workers.base import Executor, LoadState, OffersEngines, TakesLateWeights
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import CLIPVisionConfig, UMT5Config, Wav2Vec2Config
 
-from lipsync_server.engines.infinitetalk.files.published import FLASHTALK_FOLDER, People
+from lipsync_server.engines.infinitetalk.files.places import FLASHTALK_FOLDER
+from lipsync_server.engines.infinitetalk.files.transformers import People
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.models.encoders import clip, text
 from lipsync_server.models.tensor_files.quanto import save_quantized

@@ -13,12 +13,8 @@ from lipsync_server.bench.render_context import RecordingContext
 from lipsync_server.engines.base import ResumePoint
 from lipsync_server.engines.infinitetalk import flashtalk
 from lipsync_server.engines.infinitetalk.engine import create
-from lipsync_server.engines.infinitetalk.files.published import (
-    CONVERTED,
-    FLASHTALK_FOLDER,
-    choose_transformer,
-    find_flashtalk,
-)
+from lipsync_server.engines.infinitetalk.files.places import CONVERTED, FLASHTALK_FOLDER
+from lipsync_server.engines.infinitetalk.files.transformers import choose_transformer, find_flashtalk
 from lipsync_server.engines.infinitetalk.flashtalk import flashtalk_options, flashtalk_size, wants_flashtalk
 from lipsync_server.engines.infinitetalk.info import describe
 from lipsync_server.engines.infinitetalk.loading.convert import convert

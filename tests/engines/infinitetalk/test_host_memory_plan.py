@@ -11,7 +11,7 @@ from lipsync_server.engines import host_memory
 from lipsync_server.engines.hardware import Gpu
 from lipsync_server.engines.host_memory import HostMemory
 from lipsync_server.engines.infinitetalk.engine import create
-from lipsync_server.engines.infinitetalk.files.published import TransformerFiles
+from lipsync_server.engines.infinitetalk.files.transformers import TransformerFiles
 from lipsync_server.engines.infinitetalk.loading.memory import MemoryPlan
 from lipsync_server.engines.infinitetalk.loading.planner import MemoryPlanner, Need
 from lipsync_server.engines.infinitetalk.model.blocks import Block

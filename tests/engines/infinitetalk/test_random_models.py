@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from infinitetalk_golden import golden_json
-from lipsync_server.engines.infinitetalk.files.published import choose_transformer, find_encoders
+from lipsync_server.engines.infinitetalk.files.encoders import find_encoders
+from lipsync_server.engines.infinitetalk.files.transformers import choose_transformer
 from lipsync_server.models.tensor_files.quanto import quantized_tensors
 from lipsync_server.models.tensor_files.writer import write_tensors
 from lipsync_server.random_models import infinitetalk as random_models

@@ -10,8 +10,9 @@ import pytest
 import torch
 from infinitetalk_kit import create, frames_of, request_for
 from lipsync_server.bench.render_context import RecordingContext
-from lipsync_server.engines.infinitetalk.files.published import choose_transformer, find_encoders, find_transformers
+from lipsync_server.engines.infinitetalk.files.encoders import find_encoders
 from lipsync_server.engines.infinitetalk.files.recognise import recognise
+from lipsync_server.engines.infinitetalk.files.transformers import choose_transformer, find_transformers
 from lipsync_server.errors import WeightsError
 from lipsync_server.models.encoders.tokenizer import sentencepiece_model
 from lipsync_server.random_models import comfyui

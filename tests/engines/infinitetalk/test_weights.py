@@ -9,7 +9,8 @@ import pytest
 import torch
 from infinitetalk_golden import CPU
 from lipsync_server.engines.hardware import Gpu
-from lipsync_server.engines.infinitetalk.files.published import choose_transformer, find_encoders, find_transformers
+from lipsync_server.engines.infinitetalk.files.encoders import find_encoders
+from lipsync_server.engines.infinitetalk.files.transformers import choose_transformer, find_transformers
 from lipsync_server.engines.infinitetalk.info import describe
 from lipsync_server.engines.infinitetalk.loading import memory
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig

@@ -5,12 +5,8 @@ InfiniteTalk's 1,633 tensors in one folder, with nothing to merge. It was traine
 step, one person, and portraits of 448 x 768; other formats work. Knows file names and numbers. Imports no torch.
 """
 
-from lipsync_server.engines.infinitetalk.files.published import (
-    FLASHTALK_FOLDER,
-    People,
-    find_flashtalk,
-    find_transformers,
-)
+from lipsync_server.engines.infinitetalk.files.places import FLASHTALK_FOLDER
+from lipsync_server.engines.infinitetalk.files.transformers import People, find_flashtalk, find_transformers
 from lipsync_server.engines.infinitetalk.options import Options
 from lipsync_server.engines.infinitetalk.video.sizes import BUCKETS, Resolution
 from lipsync_server.errors import InvalidInput, WeightsError

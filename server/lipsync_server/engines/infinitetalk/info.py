@@ -4,10 +4,10 @@ from lipsync_server.engines.base import EngineInfo
 from lipsync_server.engines.devices import Device, choose_device, why_no_card
 from lipsync_server.engines.hardware import Gpu
 from lipsync_server.engines.host_memory import host_memory
-from lipsync_server.engines.infinitetalk.files.published import (
+from lipsync_server.engines.infinitetalk.files.encoders import find_encoders
+from lipsync_server.engines.infinitetalk.files.transformers import (
     TransformerFiles,
     choose_transformer,
-    find_encoders,
     find_transformers,
 )
 from lipsync_server.engines.infinitetalk.flashtalk import wants_flashtalk

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lipsync_server.engines.base import Frames, RenderContext, RenderRequest
-from lipsync_server.engines.infinitetalk.files.published import People, find_transformers
+from lipsync_server.engines.infinitetalk.files.transformers import People, find_transformers
 from lipsync_server.engines.infinitetalk.flashtalk import (
     USED,
     flashtalk_options,

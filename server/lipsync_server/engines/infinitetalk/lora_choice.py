@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lipsync_server.engines.infinitetalk.files.published import step_distilled_loras
+from lipsync_server.engines.infinitetalk.files.places import step_distilled_loras
 from lipsync_server.engines.infinitetalk.files.recognise import is_step_distilled, recognise
 from lipsync_server.engines.infinitetalk.options import LoraWish
 from lipsync_server.errors import InvalidInput, WeightsError

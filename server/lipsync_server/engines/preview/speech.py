@@ -14,8 +14,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_server import paths
 from lipsync_server.engines.base import FPS, SPEECH_RATE_HZ, Speech
+from lipsync_server.paths import bundled
 
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -205,7 +205,7 @@ def _convolve(x: Array, kernel: Array, bias: Array, dilation: int, stride: int =
 
 @lru_cache(maxsize=1)
 def _shipped() -> tuple[Network, ...]:
-    return load_networks(paths.bundled("preview_mouth.npz"))
+    return load_networks(bundled("preview_mouth.npz"))
 
 
 def load_networks(path: Path) -> tuple[Network, ...]:

@@ -8,9 +8,9 @@ import html
 import re
 from collections.abc import Mapping, Sequence
 
-from lipsync_server import __version__
 from lipsync_server.engines.base import EngineInfo
 from lipsync_server.schema_words import FieldLine, Schema, field_lines
+from lipsync_server.version import __version__
 
 _STYLE = """
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }

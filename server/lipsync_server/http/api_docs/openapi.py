@@ -12,12 +12,12 @@ from aiohttp import web
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from lipsync_server import __version__
 from lipsync_server.http import keys
 from lipsync_server.http.answers import schemas
 from lipsync_server.http.api_docs.docs_page import docs_page
 from lipsync_server.http.callers.addresses import split_or_none
 from lipsync_server.http.routing import Answer, Route
+from lipsync_server.version import __version__
 
 Json = dict[str, object]
 _REF = "#/components/schemas/{model}"

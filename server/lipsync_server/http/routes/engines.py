@@ -2,11 +2,11 @@
 
 from aiohttp import web
 
-from lipsync_server import __version__
 from lipsync_server.http import keys
 from lipsync_server.http.answers import schemas
 from lipsync_server.http.callers.auth import CALLER
 from lipsync_server.http.routing import Answer, Route, answer
+from lipsync_server.version import __version__
 
 
 async def engines(request: web.Request) -> web.StreamResponse:

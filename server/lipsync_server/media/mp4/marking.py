@@ -17,9 +17,9 @@ from xml.sax.saxutils import quoteattr
 
 import c2pa
 
-from lipsync_server import __version__
 from lipsync_server.media.info import Mark
 from lipsync_server.media.mp4.certificate import read_identity
+from lipsync_server.version import __version__
 
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 XMP_BOX = uuid.UUID("be7acfcb-97a9-42e8-9c71-999491e3afac").bytes

@@ -15,17 +15,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
 from pydantic import ValidationError
 
-import lipsync_server
-from lipsync_server import errors
+from lipsync_server.errors import Cancelled, DiskFull, InvalidAudio, InvalidImage, LipsyncError, UnsupportedMedia
 from lipsync_server.media.sandbox.limits import MIB
 from lipsync_server.media.sandbox.tasks import ReadVideoFrames, Task
 from lipsync_server.media_types import Frames
+from lipsync_server.paths import PACKAGE_DIR
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +33,9 @@ Result = TypeVar("Result")
 _MAX_ANSWER_BYTES = 256 * 1024
 _MAX_TASKS = 50
 """A process is replaced after so many files: decoders leak."""
-_REFUSALS: dict[str, type[errors.LipsyncError]] = {
-    kind.__name__: kind
-    for kind in (errors.UnsupportedMedia, errors.InvalidImage, errors.InvalidAudio, errors.LipsyncError)
+_REFUSALS: dict[str, type[LipsyncError]] = {
+    kind.__name__: kind for kind in (UnsupportedMedia, InvalidImage, InvalidAudio, LipsyncError)
 }
-_PACKAGE = Path(lipsync_server.__file__).parent
 _PASSED_ON = ("PATH", "PYTHONHOME", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "TEMP", "LANG")
 
 
@@ -81,7 +78,7 @@ class DecoderProcess:
             raise self._death(task)
         try:
             result = _read(line, task)
-        except errors.UnsupportedMedia:
+        except UnsupportedMedia:
             self.is_fit = fit  # a file of another kind is refused before a decoder sees it
             raise
         self.is_fit = fit
@@ -144,13 +141,13 @@ class DecoderProcess:
             self._ended_by = reason
         self._process.kill()
 
-    def _death(self, task: Task[Result]) -> errors.LipsyncError:
+    def _death(self, task: Task[Result]) -> LipsyncError:
         """The refusal of a file whose process ended in the middle of the task."""
         self._process.kill()
         status = self._process.wait()
         limits, subject = task.limits(), task.subject
         if self._ended_by == "caller":
-            return errors.Cancelled("The check of the file was stopped.")
+            return Cancelled("The check of the file was stopped.")
         if self._ended_by == "wall time":
             return task.error(f"The {subject} was not decoded within {limits.wall_s:.0f} s. {task.advice}")
         if sys.platform != "win32" and status == -signal.SIGXCPU:
@@ -175,7 +172,7 @@ def _read(line: bytes, task: Task[Result]) -> Result:
         log.warning("a decoder process gave an answer that is none")
         raise task.error(f"The {subject} made its decoder fail. {task.advice}") from None
     if kind == "disk_full":
-        raise errors.DiskFull("The server's disk is full; free some space and try again.")
+        raise DiskFull("The server's disk is full; free some space and try again.")
     if kind == "memory":
         mib = task.limits().memory_bytes / MIB
         raise task.error(
@@ -199,5 +196,5 @@ def _environment() -> dict[str, str]:
     """The child's environment: the variables that Python needs, one thread for the math libraries, and no secret."""
     kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     # The package may have been found by a path that only this process knows.
-    kept["PYTHONPATH"] = os.pathsep.join([str(_PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    kept["PYTHONPATH"] = os.pathsep.join([str(PACKAGE_DIR.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     return kept | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "PYTHONUTF8": "1"}

@@ -16,7 +16,7 @@ from threading import BoundedSemaphore
 import torch
 from torch import Tensor
 
-from lipsync_server import durable
+from lipsync_server.durable import publish
 from lipsync_server.errors import WeightsError
 
 _TYPES = {
@@ -37,7 +37,7 @@ def appears_whole(target: Path) -> Iterator[Path]:
     part = target.with_suffix(".part")
     try:
         yield part
-        durable.publish(part, target)
+        publish(part, target)
     except OSError as error:
         raise WeightsError(f"{target} cannot be written ({error}). Free some disk space.") from error
     finally:

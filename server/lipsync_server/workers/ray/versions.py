@@ -7,7 +7,7 @@ import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-import lipsync_server
+from lipsync_server.version import __version__
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Versions:
             ray = version("ray")
         except PackageNotFoundError:
             ray = "none"
-        return cls(lipsync_server.__version__, ".".join(platform.python_version_tuple()[:2]), ray)
+        return cls(__version__, ".".join(platform.python_version_tuple()[:2]), ray)
 
 
 def difference(there: Versions | None, here: Versions, machine: str) -> str:

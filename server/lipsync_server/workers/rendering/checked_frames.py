@@ -5,8 +5,8 @@ A fault of an engine is reported here, before wrong frames reach the encoder or 
 
 from collections.abc import Generator
 
-from lipsync_server import errors
 from lipsync_server.engines.base import Engine, Frames, RenderContext, RenderRequest
+from lipsync_server.errors import LipsyncError
 
 
 def checked_frames(
@@ -44,5 +44,5 @@ def checked_frames(
         raise _fault(engine, f"made {n_done} frames where {request.n_frames} were due")
 
 
-def _fault(engine: Engine, what: str) -> errors.LipsyncError:
-    return errors.LipsyncError(f"Engine {engine.name} {what}. This is a fault of the engine; please report it.")
+def _fault(engine: Engine, what: str) -> LipsyncError:
+    return LipsyncError(f"Engine {engine.name} {what}. This is a fault of the engine; please report it.")

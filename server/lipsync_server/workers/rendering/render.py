@@ -19,12 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lipsync_server import errors
 from lipsync_server.durable import publish
 from lipsync_server.engines import registry
 from lipsync_server.engines.base import Engine, EngineOptions, RenderRequest, ResumePoint, Speech, State
 from lipsync_server.engines.options import choose_options
 from lipsync_server.engines.out_of_memory import gpu_out_of_memory, gpu_ran_out
+from lipsync_server.errors import Cancelled, DiskFull, LipsyncError, OutOfMemory
 from lipsync_server.media.info import Mark, VideoInfo
 from lipsync_server.media.mp4.encoder import FrameEncoder
 from lipsync_server.media.sandbox.pool import DecoderPool
@@ -78,7 +78,7 @@ def render(
         return best_of(
             task, render_once, report, max_retries=n_retries, in_words=lambda error: in_words(error, engine.name)
         )
-    except errors.LipsyncError:
+    except LipsyncError:
         raise
     except Exception as error:
         log.exception("rendering task %s with engine %s failed", task.task_id, engine.name)
@@ -87,18 +87,18 @@ def render(
         own_decoders.close()
 
 
-def in_words(error: Exception, engine: str) -> errors.LipsyncError:
+def in_words(error: Exception, engine: str) -> LipsyncError:
     """The LipsyncError that explains the unforeseen exception `error` to the caller."""
-    if isinstance(error, errors.LipsyncError):
+    if isinstance(error, LipsyncError):
         return error
     if gpu_ran_out(error):
         remedies = ("a lower resolution", "another engine")
         return gpu_out_of_memory(error, doing=f"while {engine} was rendering", remedies=remedies)
     if isinstance(error, MemoryError):
-        return errors.OutOfMemory(f"The machine ran out of memory while {engine} was rendering.")
+        return OutOfMemory(f"The machine ran out of memory while {engine} was rendering.")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return errors.DiskFull("The server's disk is full; free some space and try again.")
-    return errors.LipsyncError(
+        return DiskFull("The server's disk is full; free some space and try again.")
+    return LipsyncError(
         f"Engine {engine} failed with {type(error).__name__}: {error or 'no message'}. This is a fault of the "
         "server; its log has the details."
     )
@@ -272,7 +272,7 @@ class _Render:
         """The joined video with its mark. A video that cannot be marked is joined again and delivered without one."""
         try:
             return self._decoders.run(MarkVideo(join.output, mark))
-        except errors.LipsyncError as error:
+        except LipsyncError as error:
             self._warn(f"The video could not be marked as generated: {error.detail}")
             return self._decoders.run(join)
 
@@ -363,7 +363,7 @@ class _Render:
                     self._clock.switch("generate")
                     if not self._engine_counts_frames:
                         self._progress("generate", n_done, request.n_frames)
-            except errors.Cancelled:
+            except Cancelled:
                 raise
             except Exception:
                 background.drain()  # keep the frames before the failure for a second try
@@ -394,4 +394,4 @@ class _Render:
 
     def _stop_if_cancelled(self) -> None:
         if self._cancelled():
-            raise errors.Cancelled("The job was cancelled.")
+            raise Cancelled("The job was cancelled.")

@@ -6,14 +6,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from lipsync_server.engines.infinitetalk.files.published import (
-    find_encoders,
-    find_flashtalk,
-    find_transformers,
-    missing_encoders,
-    step_distilled_loras,
-)
+from lipsync_server.engines.infinitetalk.files.encoders import find_encoders, missing_encoders
+from lipsync_server.engines.infinitetalk.files.places import step_distilled_loras
 from lipsync_server.engines.infinitetalk.files.recognise import ModelFile, recognise
+from lipsync_server.engines.infinitetalk.files.transformers import find_flashtalk, find_transformers
 from lipsync_server.errors import WeightsError
 from lipsync_server.settings import EngineSettings
 from lipsync_server.weights.places import model_files

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from lipsync_server.engines.base import Report
-from lipsync_server.engines.infinitetalk.files.published import TransformerFiles, choose_transformer, find_encoders
+from lipsync_server.engines.infinitetalk.files.encoders import find_encoders
+from lipsync_server.engines.infinitetalk.files.transformers import TransformerFiles, choose_transformer
 from lipsync_server.engines.infinitetalk.info import chosen_device
 from lipsync_server.engines.infinitetalk.loading.memory import MemoryPlan
 from lipsync_server.engines.infinitetalk.loading.planner import MemoryPlanner, Need, has_room_to_encode, spare_bytes

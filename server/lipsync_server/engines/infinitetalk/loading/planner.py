@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from lipsync_server.engines.hardware import Gpu
 from lipsync_server.engines.host_memory import HostMemory, host_memory
-from lipsync_server.engines.infinitetalk.files.published import People, TransformerFiles
+from lipsync_server.engines.infinitetalk.files.transformers import People, TransformerFiles
 from lipsync_server.engines.infinitetalk.loading import memory
 from lipsync_server.engines.infinitetalk.loading.memory import MemoryPlan
 from lipsync_server.engines.infinitetalk.loading.single_files import read_config

@@ -8,7 +8,7 @@ how a tensor becomes a parameter.
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from lipsync_server.engines.infinitetalk.files.published import TransformerFiles
+from lipsync_server.engines.infinitetalk.files.transformers import TransformerFiles
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.errors import WeightsError
 from lipsync_server.models.tensor_files.layouts import Stored, read_layout

@@ -1,0 +1,142 @@
+"""Finds the model files of the encoders and of the VAE, and names the files that are missing. Imports no torch.
+
+Knows names and headers; the loaders check the contents.
+"""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+from lipsync_server.engines.infinitetalk.files.places import (
+    WAV2VEC,
+    below,
+    exactness,
+    quant_folder,
+    usable_files,
+    wan_file,
+)
+from lipsync_server.engines.infinitetalk.files.recognise import Kind, ModelFile, recognise
+from lipsync_server.errors import WeightsError
+from lipsync_server.models.encoders.text_files import TextFiles
+from lipsync_server.models.encoders.tokenizer import has_tokenizer
+from lipsync_server.settings import EngineSettings
+from lipsync_server.weights.places import SUFFIXES, folder_named, model_files
+
+_T5 = "models_t5_umt5-xxl-enc-bf16.pth"
+_CLIP = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
+_VAE = "Wan2.1_VAE.pth"
+# Where the Wan wrapper, a set of ComfyUI nodes, has UMT5's tokenizer: beside ComfyUI's models/.
+_WRAPPERS_TOKENIZER = "custom_nodes/ComfyUI-WanVideoWrapper/configs/T5_tokenizer"
+
+
+@dataclass(frozen=True)
+class EncoderFiles:
+    """The model files of the encoders and of the VAE."""
+
+    text: TextFiles
+    clip: Path
+    vae: Path
+    wav2vec: Path
+
+
+def find_encoders(settings: EngineSettings) -> EncoderFiles:
+    """The encoders' and the VAE's files; raises WeightsError that lists what is missing.
+
+    The published files come first; where one is missing, the most exact file of that kind below the weights folder.
+    """
+    found, needed = _look_for_encoders(settings)
+    _require(settings, *(path for _, path in needed))
+    return found
+
+
+def missing_encoders(settings: EngineSettings) -> list[str]:
+    """The parts beside the transformer that are not here: "text", "tokenizer", "clip", "vae", "sound"."""
+    _, needed = _look_for_encoders(settings)
+    return list(dict.fromkeys(part for part, path in needed if not path.is_file()))
+
+
+def _look_for_encoders(settings: EngineSettings) -> tuple[EncoderFiles, list[tuple[str, Path]]]:
+    """The files as they would be, and every file that has to be there, with the part that it belongs to."""
+    others = _Others(settings.weights_dir)
+    text = _text_files(settings, others)
+    clip = others.or_published("clip", wan_file(settings, _CLIP))
+    vae = others.or_published("vae", wan_file(settings, _VAE))
+    needed = [("text", text.weights), ("tokenizer", text.tokenizer), ("clip", clip), ("vae", vae)]
+    wav2vec = folder_named(settings.weights_dir, WAV2VEC)
+    sound = wav2vec / "model.safetensors"
+    if not sound.is_file() and (wav2vec / "pytorch_model.bin").is_file():
+        sound = wav2vec / "pytorch_model.bin"
+    if not sound.is_file() and (single := others.best("sound")):
+        return EncoderFiles(text, clip, vae, single), needed
+    needed += [("sound", wav2vec / "config.json"), ("sound", sound)]
+    return EncoderFiles(text, clip, vae, wav2vec), needed
+
+
+class _Others:
+    """The files of other programs below the weights folder, by kind."""
+
+    def __init__(self, weights_dir: Path) -> None:
+        self._weights_dir = weights_dir
+
+    @functools.cached_property
+    def _files(self) -> list[ModelFile]:
+        return usable_files(self._weights_dir)
+
+    def best(self, kind: Kind) -> Path | None:
+        """The most exact file of a kind, or None."""
+        found = min((file for file in self._files if file.kind == kind), key=exactness, default=None)
+        return None if found is None else found.path
+
+    def or_published(self, kind: Kind, published: Path) -> Path:
+        """The published file where it is, else another of the same kind, else the published file's place."""
+        return published if published.is_file() else self.best(kind) or published
+
+
+def _text_files(settings: EngineSettings, others: "_Others") -> TextFiles:
+    """The text encoder and its tokenizer, which other programs keep in the same file."""
+    quant = quant_folder(settings)
+    tokenizer = wan_file(settings, "google/umt5-xxl/tokenizer.json")
+    if not tokenizer.is_file() and (spiece := tokenizer.with_name("spiece.model")).is_file():
+        tokenizer = spiece
+    weights, quant_map = wan_file(settings, _T5), None
+    if not weights.is_file():
+        for kind in ("fp8", "int8"):
+            eight, beside = quant / f"t5_{kind}.safetensors", quant / f"t5_map_{kind}.json"
+            if eight.is_file() and beside.is_file():
+                weights, quant_map = eight, beside
+                break
+        else:
+            weights = others.best("text") or weights
+    if not tokenizer.is_file():
+        wrappers = (place / _WRAPPERS_TOKENIZER for place in (settings.weights_dir, settings.weights_dir.parent))
+        beside_nodes = next((path for place in wrappers if (path := place / "tokenizer.json").is_file()), None)
+        if weights.is_file() and weights.suffix in SUFFIXES and quant_map is None and has_tokenizer(weights):
+            tokenizer = weights
+        else:
+            tokenizer = beside_nodes or tokenizer
+    return TextFiles(weights, tokenizer, quant_map)
+
+
+def _require(settings: EngineSettings, *paths: Path) -> None:
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        # Files of other programs serve as well.
+        quant = quant_folder(settings)
+        others = {
+            _T5: f"{below(settings, quant)}/t5_fp8.safetensors and its map, or ComfyUI's "
+            "umt5_xxl_fp8_e4m3fn_scaled.safetensors",
+            _CLIP: "ComfyUI's clip_vision_h.safetensors",
+            _VAE: "ComfyUI's wan_2.1_vae.safetensors",
+            "model.safetensors": "wav2vec2-chinese-base_fp16.safetensors of the Wan wrapper",
+        }
+        names = ", ".join(
+            f"{below(settings, path)}{f' (or {others[path.name]})' if path.name in others else ''}" for path in missing
+        )
+        every = map(recognise, model_files(settings.weights_dir))
+        damaged = "".join(
+            f" Not used, because it is damaged: {file.remark}" for file in every if file.kind == "damaged"
+        )
+        raise WeightsError(
+            f"InfiniteTalk's weights in {settings.weights_dir} are not complete; missing: {names}.{damaged} Download "
+            "them with: lipsync weights pull infinitetalk-int8-fast; `lipsync weights scan` shows what is here."
+        )

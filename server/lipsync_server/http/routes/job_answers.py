@@ -4,6 +4,7 @@ Knows the queue and the wire format. Does not know the routes.
 """
 
 import asyncio
+from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
@@ -66,8 +67,14 @@ async def find_job(request: web.Request) -> Job:
     return job
 
 
-async def finished_video(request: web.Request, job: Job) -> Path:
-    """The path of the video of `job`. Raises Conflict before the video is finished and Gone once it has expired."""
+@dataclass(frozen=True)
+class FinishedVideo:
+    path: Path
+    size_bytes: int
+
+
+async def finished_video(request: web.Request, job: Job) -> FinishedVideo:
+    """The file of the video of `job`. Raises Conflict before the video is finished and Gone once it has expired."""
     if job.deleted:
         raise Gone("The job and its video were deleted.")
     if not job.final:
@@ -78,9 +85,12 @@ async def finished_video(request: web.Request, job: Job) -> Path:
     if not job.has_video:
         raise Gone("The video has expired. Finished videos are kept until they are collected, and for a limited time.")
     path = request.app[keys.FILES].video(job.id)
-    if not await asyncio.to_thread(path.is_file):
-        raise Gone("The video's file is no longer on the server's disk; somebody removed it by hand. Make it again.")
-    return path
+    try:
+        return FinishedVideo(path, (await asyncio.to_thread(path.stat)).st_size)
+    except FileNotFoundError:
+        raise Gone(
+            "The video's file is no longer on the server's disk; somebody removed it by hand. Make it again."
+        ) from None
 
 
 async def video_answer(
@@ -97,7 +107,6 @@ async def video_answer(
         if is_whole and collects:
             await app[keys.RETENTION].collect(job.id)
 
-    path = await finished_video(request, job)
-    size_bytes = (await asyncio.to_thread(path.stat)).st_size
+    file = await finished_video(request, job)
     headers = {"Lipsync-Job-Id": job.id, **(headers or {})}
-    return VideoResponse(path, job.spec.file_name, size_bytes, headers=headers, on_sent=sent)
+    return VideoResponse(file.path, job.spec.file_name, file.size_bytes, headers=headers, on_sent=sent)

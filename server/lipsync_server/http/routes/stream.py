@@ -13,6 +13,7 @@ A render that fails breaks the connection off, so that half a video never looks 
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -69,7 +70,8 @@ def _open_begun(path: Path) -> BinaryIO | None:
         file = path.open("rb")
     except FileNotFoundError:
         return None
-    if path.stat().st_size >= MARK_BYTES:
+    # Asked of the open file: the name is gone as soon as the job has ended.
+    if os.fstat(file.fileno()).st_size >= MARK_BYTES:
         return file
     file.close()
     return None

@@ -31,6 +31,7 @@ from lipsync_server.media.sandbox.tasks import ProbeRecording
 from lipsync_server.settings import Settings
 from lipsync_server.validation import invalid
 from lipsync_server.workers.rendering.checked_frames import checked_frames
+from lipsync_server.workers.rendering.framing import VideoFraming
 from lipsync_server.workers.rendering.inputs import DecodedInputs, decode_request
 from lipsync_server.workers.rendering.render import render
 from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
@@ -128,10 +129,11 @@ class Lipsync:
         image: a picture, or a video of a face. audio: the recording that the video carries, at its own quality.
         on_progress: called often, with the stage and the share that is done. cancelled: asked often; True raises
         Cancelled. options: preset, resolution, seed, face_index, face_box, and what the engine has of its own, as in
-        `lipsync engines`. script and captions: docs/captions.md; SRT and VTT files then lie beside the video, under its
-        name. check, retries_below and retries: docs/quality-check.md; the outcome's `quality` has the score and the
-        findings. sheet: where to write the contact sheet of the check, which `sheet` asks for. Raises LipsyncError with
-        a sentence for a person; the outcome's `warnings` say what was ignored or changed.
+        `lipsync engines`. format, height, loudness_lufs: docs/formats.md. script and captions: docs/captions.md; SRT
+        and VTT files then lie beside the video, under its name. check, retries_below and retries:
+        docs/quality-check.md; the outcome's `quality` has the score and the findings. sheet: where to write the contact
+        sheet of the check, which `sheet` asks for. Raises LipsyncError with a sentence for a person; the outcome's
+        `warnings` say what was ignored or changed.
         """
         ask = self._ask(prompt, options)
         return self.render_ask(
@@ -192,11 +194,14 @@ class Lipsync:
             inputs: DecodedInputs = decode_request(task, chosen.options, self._settings, self._decoder_processes())
             for sentence in inputs.warnings:
                 warn(sentence)
+            framing = VideoFraming(ask, warn)
+            request = framing.cut(inputs.request)
             engine = self._opened()
             engine.load()
             context = _FramesContext(folder, on_progress, warn)
-            with closing(checked_frames(engine, inputs.request, context, 0)) as batches:
-                yield from batches
+            with closing(checked_frames(engine, request, context, 0)) as batches:
+                for frames in batches:
+                    yield framing.fit(frames)
 
     def _ask(self, prompt: str, options: dict[str, object]) -> Ask:
         wishes = {name: options[name] for name in _WISHES if name in options}

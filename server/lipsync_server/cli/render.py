@@ -79,6 +79,25 @@ def render(
         float | None,
         typer.Option(help=f"Check, and end with status {EXIT_BELOW} for a score below this.", min=0, max=1),
     ] = None,
+    video_format: Annotated[
+        str | None, typer.Option("--format", help="Shape: 9:16, 1:1, 16:9, 4:5 or original.", show_default="original")
+    ] = None,
+    height: Annotated[int | None, typer.Option(help="Height of the video in pixels.", show_default="as made")] = None,
+    fill: Annotated[
+        str | None, typer.Option(help="Beside a widened picture: blur or plain.", show_default="blur")
+    ] = None,
+    lead_silence_s: Annotated[
+        float | None, typer.Option("--lead-silence", help="Seconds of silence before the speech.", metavar="SECONDS")
+    ] = None,
+    loudness_lufs: Annotated[
+        float | None, typer.Option("--loudness", help="Loudness of the sound, such as -14.", metavar="LUFS")
+    ] = None,
+    poster: Annotated[
+        Path | None, typer.Option(help="Also write the first frame as a JPEG.", metavar="OUT.jpg")
+    ] = None,
+    preview: Annotated[
+        Path | None, typer.Option(help="Also write a short loop without sound.", metavar="OUT.webp or .gif")
+    ] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="An option of the engine; may be given several times.", metavar="KEY=VALUE")
     ] = None,
@@ -87,6 +106,7 @@ def render(
     """Render a picture and a recording to a video."""
     with console.errors_as_sentences():
         from lipsync_server.cli.job import CliJob, ask_from, run_job
+        from lipsync_server.media.framing.stills import POSTERS, PREVIEWS, kind_of, write_still
 
         settings = console.settings_from({"engine": engine})
         ask = ask_from(
@@ -107,11 +127,22 @@ def render(
                     "check": True if bar is not None and check is None else check,
                     "retries_below": retries_below,
                     "retries": retries,
+                    "format": video_format,
+                    "height": height,
+                    "fill": fill,
+                    "lead_silence_s": lead_silence_s,
+                    "loudness_lufs": loudness_lufs,
                 }.items()
                 if value is not None
             },
         )
+        for path, kinds in ((poster, POSTERS), (preview, PREVIEWS)):
+            if path is not None:
+                kind_of(path, kinds)  # a wrong ending is told before the render
         result = run_job(CliJob(image, audio, output, ask, second_audio, sheet), settings)
+        for path, kinds in ((poster, POSTERS), (preview, PREVIEWS)):
+            if path is not None:
+                write_still(output, path, kind_of(path, kinds), duration_s=result.outcome.duration_s)
         if as_json:
             typer.echo(json.dumps({"engine": result.engine, **dataclasses.asdict(result.outcome)}))
         else:

@@ -13,6 +13,7 @@ from lipsync_server.engines.check_wishes import CheckWishes
 from lipsync_server.errors import InvalidInput
 from lipsync_server.media.captions.script import words_of
 from lipsync_server.media.captions.wishes import CaptionWishes
+from lipsync_server.media.framing.wishes import FormatWishes
 from lipsync_server.settings import Preset as Preset
 from lipsync_server.validation import why_not_json
 
@@ -24,11 +25,11 @@ MAX_SEED = 2**63 - 1
 MAX_FACE_INDEX = 63
 
 
-class Ask(CaptionWishes, CheckWishes):
+class Ask(CaptionWishes, CheckWishes, FormatWishes):
     """A prompt and options as the caller gave them; None stands for an option that was left out.
 
     Several engines understand `preset` to `face_box`; an engine without them ignores them with a warning. `options` are
-    for one engine, which refuses an option that it does not have. Wishes about captions and the check concern the
+    for one engine, which refuses an option that it does not have. Wishes about captions, check and format concern the
     finished video, whatever the engine.
     """
 

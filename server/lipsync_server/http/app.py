@@ -41,6 +41,7 @@ from lipsync_server.http.routes import (
     lipsync,
     metrics,
     page,
+    stills,
     stream,
     webhooks,
 )
@@ -75,6 +76,7 @@ _API = (
     *webhooks.ROUTES,
     *events.ROUTES,
     *stream.ROUTES,
+    *stills.ROUTES,
     *engines.ROUTES,
     *doctor.ROUTES,
     *health.ROUTES,

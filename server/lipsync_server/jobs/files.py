@@ -2,7 +2,7 @@
 
     data/incoming/<random>/   an upload that is being received; removed at the next start
     data/jobs/<id>/           image, audio, second_audio, scratch/, video.mp4, video.srt, video.vtt with captions,
-                              and video.sheet.jpg of a checked video
+                              video.sheet.jpg of a checked video, and poster.jpg, preview.webp, preview.gif where somebody has asked for them
 
 An upload's folder becomes a job's folder by one rename. Knows no job state and no HTTP. Every function here may block:
 call it in a thread.
@@ -19,6 +19,7 @@ from typing import Literal
 from lipsync_server.durable import sync_file, sync_folder, write_file
 from lipsync_server.errors import DiskFull
 from lipsync_server.jobs.model import is_job_id
+from lipsync_server.media.framing.wishes import STILL_TYPES, Still
 from lipsync_server.workers.rendering.progressive import STREAM_FILE
 
 CaptionFile = Literal["srt", "vtt"]
@@ -87,6 +88,10 @@ class JobFiles:
         """The contact sheet of the check."""
         return self.video(job_id).with_suffix(".sheet.jpg")
 
+    def still(self, job_id: str, kind: Still) -> Path:
+        """A picture made from the finished video; it exists once somebody has asked for it."""
+        return self.folder(job_id) / kind
+
     def has_video(self, job_id: str, size_bytes: int) -> bool:
         """Whether the complete finished video exists."""
         try:
@@ -104,10 +109,11 @@ class JobFiles:
         return self.folder(job_id) / "scratch" / STREAM_FILE
 
     def keep_only_video(self, job_id: str) -> None:
-        """Remove the inputs and the scratch folder of a finished job. The video keeps its captions and its sheet."""
+        """Remove the inputs and the scratch folder of a finished job. The video keeps its captions and pictures."""
         folder = self.folder(job_id)
         captions = (self.captions(job_id, kind) for kind in CAPTION_FILES)
         kept = {self.video(job_id), self.sheet(job_id), *captions}
+        kept |= {self.still(job_id, kind) for kind in STILL_TYPES}
         if not folder.is_dir():
             return
         for path in folder.iterdir():

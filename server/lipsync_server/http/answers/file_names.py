@@ -41,6 +41,11 @@ def attachment(name: str) -> str:
     return value if plain == name else f"{value}; filename*=UTF-8''{quote(name, safe='')}"
 
 
+def inline(name: str) -> str:
+    """The Content-Disposition of a file that a browser shows in place."""
+    return attachment(name).replace("attachment", "inline", 1)
+
+
 def part_names(headers: Mapping[str, str], name: str | None, filename: str | None) -> tuple[str | None, str | None]:
     """The field and file name of a multipart part.
 

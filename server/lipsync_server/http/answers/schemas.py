@@ -149,6 +149,9 @@ class JobLinks(_Model):
     captions_srt: str | None = Field(default=None, description="The captions as a SubRip file.")
     captions_vtt: str | None = Field(default=None, description="The captions as WebVTT, with the time of each word.")
     sheet: str | None = Field(default=None, description="The contact sheet of a checked video, a JPEG.")
+    poster: str | None = Field(default=None, description="The first frame as a JPEG picture.")
+    preview_webp: str | None = Field(default=None, description="Up to 4 s without sound, in a loop, below 3 MB.")
+    preview_gif: str | None = Field(default=None, description="The same as a GIF.")
     stored: str | None = Field(default=None, description="Address of the copy in LIPSYNC_STORE, if there is one.")
 
 

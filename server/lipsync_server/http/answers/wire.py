@@ -90,6 +90,9 @@ def job_view(
                 "captions_srt": link("/captions.srt") if has_captions else None,
                 "captions_vtt": link("/captions.vtt") if has_captions else None,
                 "sheet": link("/sheet") if has_sheet else None,
+                "poster": link("/poster.jpg") if job.has_video else None,
+                "preview_webp": link("/preview.webp") if job.has_video else None,
+                "preview_gif": link("/preview.gif") if job.has_video else None,
                 "stored": job.stored,
             },
         }

@@ -72,9 +72,9 @@ class Prober:
                 if taken.n_bytes == 0:
                     raise UnsupportedMedia(f"The file in {name} is empty.")
                 if name == "image":
-                    await self._while_waited_for(self._picture(taken), caller_left)
+                    await self.run(self._picture(taken), caller_left)
                 else:
-                    found = await self._while_waited_for(self._recording(taken), caller_left)
+                    found = await self.run(self._recording(taken), caller_left)
                     durations.append(found.duration_s)
                     warnings += found.warnings
             except LipsyncError as error:
@@ -88,8 +88,8 @@ class Prober:
     def _recording(self, taken: Taken) -> ProbeRecording:
         return ProbeRecording(taken.path, self._settings.min_audio_s, self._settings.max_audio_s)
 
-    async def _while_waited_for(self, task: Task[Result], caller_left: Callable[[], bool]) -> Result:
-        """Wait for the task's result. When the caller hangs up, the task's process is killed."""
+    async def run(self, task: Task[Result], caller_left: Callable[[], bool]) -> Result:
+        """The task's result. Raises media's errors, and Cancelled when the caller hangs up, which kills the process."""
         work = asyncio.create_task(self._run(task))
         try:
             while not (await asyncio.wait({work}, timeout=_LOOK_INTERVAL_S))[0]:

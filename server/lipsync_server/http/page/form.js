@@ -185,7 +185,8 @@ export function body() {
     return null;
   }
   const form = new FormData();
-  for (const name of ["prompt", "engine", "preset", "resolution", "file_name", "seed", "face_index"])
+  const plain = ["prompt", "engine", "preset", "resolution", "file_name", "seed", "face_index"];
+  for (const name of [...plain, "format", "height", "lead_silence_s", "loudness_lufs"])
     if ($(name).value !== "" && !$(name).closest("[hidden]")) form.append(name, $(name).value);
   for (const [name, value] of captionFields()) form.append(name, value);
   const options = engineOptions();

@@ -11,7 +11,7 @@ from aiohttp import web
 from lipsync_server.errors import InvalidInput, NotFound
 from lipsync_server.http import keys
 from lipsync_server.http.answers import schemas
-from lipsync_server.http.answers.file_names import attachment
+from lipsync_server.http.answers.file_names import inline
 from lipsync_server.http.callers.links import DEFAULT_LINK_S, MAX_LINK_S
 from lipsync_server.http.routes.job_answers import find_job, finished_video, job_link, video_answer
 from lipsync_server.http.routing import JOB_ID, Answer, Parameter, Route, answer
@@ -45,7 +45,7 @@ async def shared(request: web.Request) -> web.StreamResponse:
     if job is None:
         raise NotFound("The job of this link is no longer on the server.")
     headers = {
-        "Content-Disposition": attachment(job.spec.file_name).replace("attachment", "inline", 1),
+        "Content-Disposition": inline(job.spec.file_name),
         # The address is the permission, so it is not sent on to another page.
         "Referrer-Policy": "no-referrer",
     }

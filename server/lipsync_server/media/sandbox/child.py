@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 
 from lipsync_server.errors import LipsyncError
 from lipsync_server.media.captions.script import words_of
+from lipsync_server.media.framing.stills import write_still
 from lipsync_server.media.info import HeardScript, Mark, VideoInfo
 from lipsync_server.media.mp4.fragments import append_fragments
 from lipsync_server.media.mp4.mux import mux, probe_video
@@ -26,6 +27,7 @@ from lipsync_server.media.picture import still_or_video as picture
 from lipsync_server.media.picture.video import read_video_frames
 from lipsync_server.media.sandbox import limits, tasks
 from lipsync_server.media.sound import speech
+from lipsync_server.media.sound.delivered import write_delivered
 from lipsync_server.media.sound.mix import mix
 
 Handler = Callable[[Any, BinaryIO], object]
@@ -64,6 +66,10 @@ HANDLERS: dict[type[tasks.Task[Any]], Handler] = {
     tasks.DecodePicture: lambda task, _: picture.write_picture(task.path, task.target, max_pixels=task.max_pixels),
     tasks.DecodeSpeech: lambda task, _: speech.write_speech(task.path, task.scratch, max_s=task.max_s),
     tasks.MixVoices: lambda task, _: mix(task.first, task.second, task.output, one_after_other=task.one_after_other),
+    tasks.WriteSound: lambda task, _: write_delivered(
+        task.path, task.output, lead_silence_s=task.lead_silence_s, loudness_lufs=task.loudness_lufs
+    ),
+    tasks.WriteStill: lambda task, _: write_still(task.path, task.output, task.kind, duration_s=task.duration_s),
     tasks.TimeScript: lambda task, _: _timed(task),
     tasks.JoinVideo: lambda task, _: mux(
         task.folder, task.audio, task.output, fps=task.fps, duration_s=task.duration_s, script=task.script

@@ -10,6 +10,7 @@ from typing import ClassVar, Generic, TypeVar
 from pydantic import TypeAdapter
 
 from lipsync_server.errors import InvalidAudio, InvalidImage, InvalidInput, LipsyncError
+from lipsync_server.media.framing.wishes import Still
 from lipsync_server.media.info import (
     AudioInfo,
     HeardScript,
@@ -26,6 +27,7 @@ Result = TypeVar("Result")
 _PICTURE_INFO, _AUDIO_INFO = TypeAdapter(PictureInfo), TypeAdapter(AudioInfo)
 _PIXEL_FILE, _SPEECH_FILE, _VIDEO_INFO = TypeAdapter(PixelFile), TypeAdapter(SpeechFile), TypeAdapter(VideoInfo)
 _SECONDS, _COUNT = TypeAdapter(float), TypeAdapter(int)
+_SENTENCES: TypeAdapter[tuple[str, ...]] = TypeAdapter(tuple[str, ...])
 _HEARD_SCRIPT = TypeAdapter(HeardScript)
 
 _GIB = 1024 * MIB
@@ -145,6 +147,40 @@ class MixVoices(_OnRecording[float]):
 
     def parse(self, answer: object) -> float:
         return _SECONDS.validate_python(answer)
+
+
+@dataclass(frozen=True)
+class WriteSound(_OnRecording[tuple[str, ...]]):
+    """Write the sound that the video carries, and sentences about it; see sound/delivered.py. max_s: its length."""
+
+    path: Path
+    output: Path
+    lead_silence_s: float
+    loudness_lufs: float | None
+    max_s: float
+
+    def limits(self) -> Limits:
+        return _for_recordings(4 * self.max_s)
+
+    def parse(self, answer: object) -> tuple[str, ...]:
+        return _SENTENCES.validate_python(answer)
+
+
+@dataclass(frozen=True)
+class WriteStill(Task[int]):
+    """Write a poster or a moving preview of a finished video; the result is its size in bytes. See stills.py."""
+
+    path: Path
+    output: Path
+    kind: Still
+    duration_s: float
+    subject, error, advice = "video", LipsyncError, "Fetch the video itself."
+
+    def limits(self) -> Limits:
+        return Limits(_GIB, 120.0, 300.0, _UNBOUNDED_FILE)
+
+    def parse(self, answer: object) -> int:
+        return _COUNT.validate_python(answer)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from lipsync_server.errors import InvalidInput
 from lipsync_server.media.info import SpeechFile
 from lipsync_server.media.picture.still_or_video import read_pixels
 from lipsync_server.media.sandbox.pool import DecoderPool
-from lipsync_server.media.sandbox.tasks import DecodePicture, DecodeSpeech, MixVoices
+from lipsync_server.media.sandbox.tasks import DecodePicture, DecodeSpeech, MixVoices, WriteSound
 from lipsync_server.media.sound.speech import map_speech
 from lipsync_server.settings import RenderSettings
 from lipsync_server.workers.task import RenderTask
@@ -45,27 +45,48 @@ def decode_request(
     pixels = decoders.run(DecodePicture(task.image, settings.max_image_pixels, task.scratch / "picture.rgb"))
     picture = read_pixels(pixels)
     pixels.path.unlink()
-    heard = decoders.run(DecodeSpeech(task.audio, task.scratch, max_s))
-    warnings, duration_s, sound = heard.warnings, heard.duration_s, task.audio
+    ask = task.ask
+    # Silence comes before both recordings, so that the engine, the captions and the video count the same seconds.
+    max_s += ask.lead_silence_s
+    audio = _with_silence(task.audio, "audio", task, max_s, decoders)
+    heard = decoders.run(DecodeSpeech(audio, task.scratch, max_s))
+    warnings, duration_s, sound = heard.warnings, heard.duration_s, audio
     second_speech, both = None, heard
     if task.second_audio is not None:
-        second = decoders.run(DecodeSpeech(task.second_audio, task.scratch, max_s))
+        second_audio = task.second_audio
+        if audio_mode != "one_after_other":
+            second_audio = _with_silence(second_audio, "second_audio", task, max_s, decoders)
+        second = decoders.run(DecodeSpeech(second_audio, task.scratch, max_s))
         second_speech, warnings = map_speech(second), warnings + second.warnings
         sound = task.scratch / "voices.wav"
         one_after_other = audio_mode == "one_after_other"
-        duration_s = decoders.run(MixVoices(task.audio, task.second_audio, sound, one_after_other, max_s))
-        both = decoders.run(DecodeSpeech(sound, task.scratch, 2 * max_s)) if task.ask.wants_captions else heard
+        duration_s = decoders.run(MixVoices(audio, second_audio, sound, one_after_other, max_s))
+        both = decoders.run(DecodeSpeech(sound, task.scratch, 2 * max_s)) if ask.wants_captions else heard
+    if ask.loudness_lufs is not None:
+        levelled = task.scratch / "sound.wav"
+        warnings += decoders.run(WriteSound(sound, levelled, 0.0, ask.loudness_lufs, duration_s))
+        sound = levelled
     request = RenderRequest(
         picture=picture,
         speech=map_speech(heard),
         duration_s=duration_s,
         options=options,
-        prompt=task.ask.prompt,
+        prompt=ask.prompt,
         fps=task.fps,
         picture_video=task.image if pixels.info.is_video else None,
         second_speech=second_speech,
     )
     return DecodedInputs(request, sound, both, warnings)
+
+
+def _with_silence(audio: Path, name: str, task: RenderTask, max_s: float, decoders: DecoderPool) -> Path:
+    """`audio`, or a file of the scratch folder that begins with the silence that was asked for."""
+    silence_s = task.ask.lead_silence_s
+    if not silence_s:
+        return audio
+    longer = task.scratch / f"{name}.wav"
+    decoders.run(WriteSound(audio, longer, silence_s, None, max_s))
+    return longer
 
 
 def release_pages(speech: Speech) -> None:

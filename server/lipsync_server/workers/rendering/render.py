@@ -36,6 +36,7 @@ from lipsync_server.workers.rendering.captions import VideoCaptions, captions_fo
 from lipsync_server.workers.rendering.checked_frames import checked_frames
 from lipsync_server.workers.rendering.checking import Checked, check_rendered, why_no_retries, why_too_dear
 from lipsync_server.workers.rendering.encoding import BackgroundEncoder
+from lipsync_server.workers.rendering.framing import VideoFraming
 from lipsync_server.workers.rendering.inputs import decode_request, release_pages
 from lipsync_server.workers.rendering.measure import PeakMemory, ProgressScale, StageClock
 from lipsync_server.workers.rendering.progressive import Progressive, forget
@@ -138,6 +139,7 @@ class _Render:
         self._warnings = [*chosen.ignored, *([model.quality_note] if model.quality_note else [])]
         self._warnings += why_no_retries(task.ask, engine.name, model, settings)
         self._engine_counts_frames = False
+        self._framing = VideoFraming(task.ask, self._warn)
         self._captions: VideoCaptions | None = None
         self._speeches: tuple[Speech, ...] = ()
         self._released_at = 0.0
@@ -182,7 +184,7 @@ class _Render:
         self._clock.switch("preprocess")
         self._progress("preprocess", 0, 1)
         inputs = decode_request(self._task, self._options, self._settings, self._decoders)
-        request = inputs.request
+        request = self._framing.cut(inputs.request)
         for warning in inputs.warnings:
             self._warn(warning)
         self._captions = captions_for(
@@ -263,10 +265,13 @@ class _Render:
         return watched
 
     def _drawn_in(self) -> tuple[str, ...]:
-        """The captions in the stored frames, for their identity; empty without burned captions."""
-        if self._captions is None or not self._task.ask.burns_captions:
-            return ()
-        return (self._task.ask.caption_style, repr(self._captions.heard))
+        """The shape of the stored frames and the captions in them, for their identity; empty for plain frames."""
+        ask, drawn = self._task.ask, ()
+        if ask.reshapes:
+            drawn = (ask.format, str(ask.height), ask.fill)
+        if self._captions is None or not ask.burns_captions:
+            return drawn
+        return (*drawn, ask.caption_style, repr(self._captions.heard))
 
     def _marked(self, join: JoinVideo, mark: Mark) -> VideoInfo:
         """The joined video with its mark. A video that cannot be marked is joined again and delivered without one."""
@@ -353,6 +358,7 @@ class _Render:
         with closing(background), closing(checked_frames(self._engine, request, context, n_done)) as batches:
             try:
                 for frames in batches:
+                    frames = self._framing.fit(frames)
                     if self._captions is not None:
                         frames = self._captions.draw_on(frames, n_done, request.fps, self._task.scratch)
                     n_done += len(frames)

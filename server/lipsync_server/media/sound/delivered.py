@@ -32,7 +32,8 @@ def write_delivered(
 
     loudness_lufs None leaves the level as it is. Returns sentences for the caller. Raises the errors of Sound.
     """
-    gain, warnings = 1.0, ()
+    gain = 1.0
+    warnings: tuple[str, ...] = ()
     if loudness_lufs is not None:
         measured = integrated_loudness(audio)
         if measured <= _SILENT_LUFS:

@@ -266,9 +266,8 @@ class _Render:
 
     def _drawn_in(self) -> tuple[str, ...]:
         """The shape of the stored frames and the captions in them, for their identity; empty for plain frames."""
-        ask, drawn = self._task.ask, ()
-        if ask.reshapes:
-            drawn = (ask.format, str(ask.height), ask.fill)
+        ask = self._task.ask
+        drawn = (ask.format, str(ask.height), ask.fill) if ask.reshapes else ()
         if self._captions is None or not ask.burns_captions:
             return drawn
         return (*drawn, ask.caption_style, repr(self._captions.heard))

@@ -2,7 +2,8 @@
 
     data/incoming/<random>/   an upload that is being received; removed at the next start
     data/jobs/<id>/           image, audio, second_audio, scratch/, video.mp4, video.srt, video.vtt with captions,
-                              video.sheet.jpg of a checked video, and poster.jpg, preview.webp, preview.gif where somebody has asked for them
+                              video.sheet.jpg of a checked video, and poster.jpg, preview.webp, preview.gif where
+                              somebody has asked for them
 
 An upload's folder becomes a job's folder by one rename. Knows no job state and no HTTP. Every function here may block:
 call it in a thread.

@@ -27,7 +27,7 @@ async def still(request: web.Request, kind: Still) -> web.StreamResponse:
     async with request.app[keys.KEY_LOCKS].hold(job.id, kind):
         if not await asyncio.to_thread(path.is_file):
             duration_s = job.outcome.duration_s if job.outcome is not None else 0.0
-            task = WriteStill(video, path, kind, duration_s)
+            task = WriteStill(video.path, path, kind, duration_s)
             await request.app[keys.PROBER].run(task, partial(has_left, request))
     name = Path(job.spec.file_name)
     return web.FileResponse(

@@ -123,9 +123,19 @@ class Manifest(BaseModel):
         ]
 
     def moving_sources(self, profile: str | None = None) -> list[str]:
-        """Names of the sources (of one profile, or all) whose revision is a branch, so that files may change there."""
+        """Names of the sources (of one profile, or all) whose files may change: a branch, and no sum for some file."""
         used = {file.source for file in self.profile_files(profile)} if profile else self.sources.keys()
-        return [key for key, source in self.sources.items() if key in used and not source.is_pinned]
+        return [
+            key
+            for key, source in self.sources.items()
+            if key in used and not source.is_pinned and not self._has_every_sum(key)
+        ]
+
+    def _has_every_sum(self, source: str) -> bool:
+        """Whether the list has the SHA-256 of each file of the source, shards included."""
+        return all(
+            file.sha256 is not None and not file.named_bytes for file in self.files.values() if file.source == source
+        )
 
     def moving_notice(self, profile: str | None = None) -> str | None:
         """The sentence for a person about sources that are not pinned; None when all are."""

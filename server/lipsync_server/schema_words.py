@@ -22,7 +22,11 @@ class FieldLine:
 
 
 def field_lines(schema: Schema, definitions: Schema | None = None) -> list[FieldLine]:
-    """The fields of an object's `schema`, in its order. definitions: where its `$ref` point, by name."""
+    """The fields of an object's `schema`, in its order.
+
+    definitions: where its `$ref` point, by name; an object among them is shown by that name. Without it they point into
+    the schema itself, and an object is shown with its fields.
+    """
     known = definitions if definitions is not None else _mapping(schema.get("$defs"))
     required = schema.get("required")
     names = required if isinstance(required, list) else []
@@ -33,7 +37,7 @@ def field_lines(schema: Schema, definitions: Schema | None = None) -> list[Field
         lines.append(
             FieldLine(
                 name,
-                kind_of(each, known),
+                kind_of(each, known, with_fields=definitions is None),
                 "" if default is None or default in ("", [], {}) else json.dumps(default, ensure_ascii=False),
                 str(each.get("description") or _mapping(known.get(_reference(each))).get("description") or ""),
                 name in names,
@@ -42,39 +46,53 @@ def field_lines(schema: Schema, definitions: Schema | None = None) -> list[Field
     return lines
 
 
-def kind_of(schema: Schema, definitions: Schema) -> str:
-    """The type of a value in words, for example "number from 0 to 2" or "quality, balanced or fast"."""
+def kind_of(schema: Schema, definitions: Schema, *, with_fields: bool = False) -> str:
+    """The type of a value in words, for example "number from 0 to 2" or "quality, balanced or fast".
+
+    with_fields: an object is shown as its fields, {name: text, scale: number}, and not by its definition's name.
+    """
     if reference := _reference(schema):
         target = _mapping(definitions.get(reference))
-        return reference if target.get("type") == "object" else kind_of(target, definitions)
+        if target.get("type") == "object" and not with_fields:
+            return reference
+        return kind_of(target, definitions, with_fields=with_fields)
     if isinstance(choices := schema.get("enum"), list):
         return _either([str(choice) for choice in choices])
     if "const" in schema:
         return str(schema["const"])
     for key in ("anyOf", "oneOf"):
         if isinstance(parts := schema.get(key), list):
-            kinds = [kind_of(_mapping(part), definitions) for part in parts if _mapping(part).get("type") != "null"]
+            some = [_mapping(part) for part in parts if _mapping(part).get("type") != "null"]
+            kinds = [kind_of(part, definitions, with_fields=with_fields) for part in some]
             return _either(list(dict.fromkeys(kinds)))
     kind = schema.get("type")
     if kind == "array":
-        return _array(schema, definitions)
+        return _array(schema, definitions, with_fields=with_fields)
     if kind == "boolean":
         return "true or false"
     if kind == "string":
         return {"binary": "file", "uri": "address", "date-time": "time"}.get(str(schema.get("format")), "text")
     if kind in ("integer", "number"):
         return _number("whole number" if kind == "integer" else "number", schema)
-    return "object" if kind == "object" else "any value"
+    if kind == "object":
+        return _object(schema, definitions) if with_fields else "object"
+    return "any value"
 
 
-def _array(schema: Schema, definitions: Schema) -> str:
+def _object(schema: Schema, definitions: Schema) -> str:
+    properties = _mapping(schema.get("properties"))
+    kinds = {name: kind_of(_mapping(each), definitions, with_fields=True) for name, each in properties.items()}
+    return "{" + ", ".join(f"{name}: {kind}" for name, kind in kinds.items()) + "}" if kinds else "object"
+
+
+def _array(schema: Schema, definitions: Schema, *, with_fields: bool) -> str:
     if isinstance(parts := schema.get("prefixItems"), list):
-        kinds = {kind_of(_mapping(part), definitions) for part in parts}
+        kinds = {kind_of(_mapping(part), definitions, with_fields=with_fields) for part in parts}
         if len(kinds) != 1:
             return "list"
         kind = kinds.pop()
         return f"{len(parts)} {kind}s" if kind in ("number", "whole number") else f"{len(parts)} times {kind}"
-    return f"list of {kind_of(_mapping(schema.get('items')), definitions)}"
+    return f"list of {kind_of(_mapping(schema.get('items')), definitions, with_fields=with_fields)}"
 
 
 def _number(kind: str, schema: Schema) -> str:

@@ -22,6 +22,7 @@ from lipsync_server.media_types import SPEECH_RATE_HZ as SPEECH_RATE_HZ
 from lipsync_server.media_types import Frames as Frames
 from lipsync_server.media_types import Speech as Speech
 from lipsync_server.resume_state import State as State
+from lipsync_server.settings import EngineSettings
 
 
 class EngineOptions(BaseModel):
@@ -43,6 +44,12 @@ class EngineOptions(BaseModel):
         default=None, ge=0, le=MAX_FACE_INDEX, description="Which face, counted from the left, starting at 0."
     )
     face_box: Box | None = Field(default=None, description="The face to animate: left, top, right, bottom in pixels.")
+
+    def check_here(self, settings: EngineSettings) -> None:
+        """Raise InvalidInput for a value that needs a file which this server does not have.
+
+        Called when a job is accepted and again before it is rendered. Reads names and headers; loads nothing.
+        """
 
 
 @dataclass(frozen=True)

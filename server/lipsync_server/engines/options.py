@@ -28,7 +28,8 @@ class Chosen:
 def choose_options(engine: str, model: type[EngineOptions], ask: Ask, settings: EngineSettings) -> Chosen:
     """The options of `engine`, whose options model is `model`: settings' defaults, over them those of `ask`.
 
-    Raises InvalidInput that names the option, the value, what is wrong with it, and which options there are.
+    Raises InvalidInput that names the option, the value, what is wrong with it, and which options there are; also for a
+    value that names a file which this server does not have.
     """
     defaults = {name: getattr(settings, name) for name in _DEFAULT_IN_SETTINGS}
     asked = {name: value for name in _SHARED if (value := getattr(ask, name)) is not None}
@@ -38,6 +39,7 @@ def choose_options(engine: str, model: type[EngineOptions], ask: Ask, settings: 
         options = model.model_validate(values)
     except ValidationError as error:
         raise invalid(error, owner=f"engine {engine}", noun="option", known=model.model_fields) from error
+    options.check_here(settings)
     return Chosen(options, _ignored(engine, model, ask))
 
 

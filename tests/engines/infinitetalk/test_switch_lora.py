@@ -9,6 +9,8 @@ import pytest
 import torch
 from infinitetalk_kit import frames_of, request_for
 from lipsync_server.bench.render_context import RecordingContext
+from lipsync_server.engines.ask import Ask
+from lipsync_server.engines.base import ResumePoint
 from lipsync_server.engines.infinitetalk.engine import create
 from lipsync_server.engines.infinitetalk.loading.switch_lora import switch_loras
 from lipsync_server.engines.infinitetalk.loading.transformer_files import load_transformer
@@ -16,6 +18,7 @@ from lipsync_server.engines.infinitetalk.lora_choice import server_loras
 from lipsync_server.engines.infinitetalk.model.offload import Offload
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
 from lipsync_server.engines.infinitetalk.options import Options
+from lipsync_server.engines.options import choose_options
 from lipsync_server.errors import InvalidInput
 from lipsync_server.quantization import Quantization
 from lipsync_server.random_models import comfyui
@@ -23,7 +26,6 @@ from lipsync_server.random_models.comfyui import FileSet
 from lipsync_server.random_models.infinitetalk import TINY
 from lipsync_server.random_models.other_layouts import save_single
 from lipsync_server.settings import Settings
-from pydantic import ValidationError
 from torch import Tensor
 
 CPU = torch.device("cpu")
@@ -117,15 +119,106 @@ def test_a_job_has_its_own_files_and_the_next_job_has_none_of_them(models: Path)
     fast = RecordingContext(models.parent)
     frames_of(engine, request_for(0.2, loras=[{"name": "my_lightx2v_4steps"}]), fast)
     assert not any("rough" in warning for warning in fast.warnings)
-    with pytest.raises(InvalidInput, match=r"no LoRA named 'other' here; there are: my_lightx2v_4steps, style"):
+    with pytest.raises(InvalidInput, match=r"no LoRA named 'other' here; there are: my_lightx2v_4steps, style\."):
         frames_of(engine, request_for(0.2, loras=[{"name": "other"}]), RecordingContext(models.parent))
     engine.close()
 
 
-@pytest.mark.parametrize("name", ["../style", "/etc/passwd", "a\\b", ".hidden", "", "a/b", "a\nb"])
-def test_a_job_names_files_and_no_paths(name: str) -> None:
-    with pytest.raises(ValidationError):
-        Options.model_validate({"loras": [{"name": name}]})
+def _chosen(models: Path, *loras: object) -> Options:
+    ask = Ask(options={"preset": "quality", "loras": list(loras)})
+    chosen = choose_options("infinitetalk", Options, ask, _settings(models)).options
+    assert isinstance(chosen, Options)
+    return chosen
+
+
+def _refusal(models: Path, *loras: object) -> str:
+    """The sentence with which a job that names these files is not accepted; it names no folder of the server."""
+    with pytest.raises(InvalidInput) as caught:
+        _chosen(models, *loras)
+    assert str(models.parent) not in caught.value.detail
+    return caught.value.detail
+
+
+@pytest.mark.parametrize("name", ["../style", "/etc/passwd", "a\\b", ".hidden", "..", "a/b", "a\nb"])
+def test_a_job_names_files_and_no_paths(name: str, models: Path) -> None:
+    assert "should be the name of a file in the owner's folder, without a path" in _refusal(models, {"name": name})
+
+
+def test_a_job_that_names_a_lora_wrongly_is_not_accepted_and_told_what_there_is(models: Path) -> None:
+    owners = models.parent / "owners"
+    assert _chosen(models, {"name": "style.safetensors"}).loras[0].scale == 1.0
+    detail = _refusal(models, {"name": "stile"})
+    assert detail == "There is no LoRA named 'stile' here; there are: my_lightx2v_4steps, style. Did you mean 'style'?"
+    assert "loras.0.scale of engine infinitetalk cannot be 9" in _refusal(models, {"name": "style", "scale": 9})
+    assert "loras.0.scale" in _refusal(models, {"name": "style", "scale": "much"})
+    assert "loras.0.strength" in _refusal(models, {"name": "style", "strength": 1})
+    assert "loras.0.name" in _refusal(models, {"scale": 1})
+    assert "loras" in _refusal(models, *[{"name": "style"}] * 9)
+    (owners / "styles").mkdir()
+    write_lora(owners / "styles" / "style.safetensors", 1)
+    assert "2 LoRA files here are named 'style'" in _refusal(models, {"name": "style"})
+
+
+def test_a_file_that_is_no_lora_for_this_model_is_named_and_not_offered(models: Path) -> None:
+    owners = models.parent / "owners"
+    save_single({"conv.weight": torch.zeros(2)}, owners / "other.safetensors")
+    (owners / "notes.safetensors").write_text("shopping")
+    layer = "diffusion_model.blocks.0.self_attn.q"
+    wide = {f"{layer}.lora_A.weight": torch.zeros(4, 48), f"{layer}.lora_B.weight": torch.zeros(48, 4)}
+    save_single(wide, owners / "wide.safetensors")
+    flux = "transformer.single_transformer_blocks.0.attn.to_q"
+    save_single({f"{flux}.lora_A.weight": torch.zeros(4, DIM)}, owners / "flux.safetensors")
+    save_single({f"{layer}.oft_R.weight": torch.zeros(4, 9)}, owners / "peft.safetensors")
+    assert "other.safetensors is no LoRA file" in _refusal(models, {"name": "other"})
+    assert "notes.safetensors is damaged" in _refusal(models, {"name": "notes"})
+    assert f"made for a model of width 48; the one here has {DIM}" in _refusal(models, {"name": "wide"})
+    assert f"flux.safetensors changes a layer that this model does not have ({flux}" in _refusal(
+        models, {"name": "flux"}
+    )
+    assert "part of OFT as PEFT writes it, which is not read" in _refusal(models, {"name": "peft"})
+    offered = _refusal(models, {"name": "nothing"})
+    assert "my_lightx2v_4steps" in offered
+    assert all(name not in offered for name in ("other", "notes", "wide"))
+
+
+def test_a_link_out_of_the_owners_folder_is_refused_and_one_inside_is_not(models: Path, tmp_path: Path) -> None:
+    owners, secret = models.parent / "owners", write_lora(tmp_path / "secret.safetensors", 3)
+    (owners / "out.safetensors").symlink_to(secret)
+    assert "out.safetensors is a link to a file outside of the server's LoRA folder" in _refusal(
+        models, {"name": "out"}
+    )
+    assert "out" not in _refusal(models, {"name": "nothing"}).partition("there are:")[2]
+    (owners / "inside").mkdir()
+    write_lora(owners / "inside" / "real.safetensors", 3)
+    assert _chosen(models, {"name": "real"}).loras[0].name == "real"
+
+
+def test_without_a_folder_of_the_owner_no_job_names_files(models: Path) -> None:
+    settings = _settings(models).model_copy(update={"lora_dir": None})
+    ask = Ask(options={"loras": [{"name": "style"}]})
+    with pytest.raises(InvalidInput, match="offers no LoRA files; its owner can name a folder with LIPSYNC_LORA_DIR"):
+        choose_options("infinitetalk", Options, ask, settings)
+    gone = settings.model_copy(update={"lora_dir": models / "nowhere"})
+    with pytest.raises(InvalidInput, match=r"\(LIPSYNC_LORA_DIR\) is not there"):
+        choose_options("infinitetalk", Options, ask, gone)
+
+
+@pytest.mark.usefixtures("small_pictures")
+def test_a_job_that_goes_on_after_a_crash_has_its_lora_still(models: Path) -> None:
+    """The second engine makes the frames after the resume point as the first would have made them."""
+    style = [{"name": "style", "scale": 0.8}]
+    whole = RecordingContext(models.parent)
+    engine = create(_settings(models))
+    wanted = frames_of(engine, request_for(0.88, preset="quality", loras=style), whole)
+    plain = frames_of(engine, request_for(0.88, preset="quality"), RecordingContext(models.parent))
+    engine.close()
+    again = RecordingContext(models.parent, resume_point=ResumePoint(13, whole.saved[0]))
+    after = create(_settings(models))
+    rest = frames_of(after, request_for(0.88, preset="quality", loras=style), again)
+    after.close()
+    assert len(rest) == 9
+    assert (rest == wanted[13:]).all()
+    assert (rest != plain[13:]).any()
 
 
 def test_few_steps_are_known_by_name_by_shape_or_declared(models: Path) -> None:

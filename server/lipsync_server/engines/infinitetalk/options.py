@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from lipsync_server.engines.base import Box, EngineOptions, Preset
+from lipsync_server.engines.infinitetalk.lora_choice import LoraWish, job_loras
+from lipsync_server.settings import EngineSettings
 
 AudioMode = Literal["together", "one_after_other"]
 CAMERA_MOVE_ABOVE_S = 60.0
@@ -31,15 +33,6 @@ _PRESETS: dict[Preset, Sampling] = {
     "fast": Sampling(4, 1.0, 1.0, 2.0, 1, 0.0, distilled=True),
 }
 _QUALITY_SHIFT_720P = 11.0
-
-
-class LoraWish(BaseModel):
-    """A LoRA file that a job asks for, by its name in the owner's folder, and how strongly it is added."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    name: str = Field(min_length=1, max_length=200, pattern=r"^[^/\\\x00-\x1f.][^/\\\x00-\x1f]*$")
-    scale: float = Field(default=1.0, ge=-4, le=4)
 
 
 class Options(EngineOptions):
@@ -87,11 +80,10 @@ class Options(EngineOptions):
     audio_mode: AudioMode = Field(
         default="together", description="Two recordings start together, or the second after the first."
     )
-
     loras: tuple[LoraWish, ...] = Field(
         default=(),
         max_length=8,
-        description="LoRA files of the server owner's folder (`LIPSYNC_LORA_DIR`) for this job; name and scale.",
+        description="LoRA files of the owner's folder (`LIPSYNC_LORA_DIR`) for this job, each with its strength.",
     )
 
     @model_validator(mode="after")
@@ -102,6 +94,10 @@ class Options(EngineOptions):
         if self.motion_frames >= self.window_frames:
             raise ValueError("motion_frames must be less than window_frames")
         return self
+
+    def check_here(self, settings: EngineSettings) -> None:
+        """Raise InvalidInput for a LoRA file that the owner's folder does not have, or that does not fit the model."""
+        job_loras(settings, self.loras)
 
     @property
     def sampling(self) -> Sampling:

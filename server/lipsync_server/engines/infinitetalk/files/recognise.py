@@ -19,9 +19,12 @@ from lipsync_server.models.tensor_files.headers import known_entries, plain_name
 
 Kind = Literal["base", "patch", "whole", "text", "clip", "vae", "sound", "lora", "other", "damaged"]
 People = Literal["single", "multi"]
-_BASE_SIGN, _AUDIO_SIGN = "blocks.0.self_attn.q.weight", "audio_proj.proj1.weight"
+BASE_SIGN = "blocks.0.self_attn.q.weight"
+"""A tensor that every base file has; its first size is the model's width."""
+_AUDIO_SIGN = "audio_proj.proj1.weight"
 _LORA_SIGN = re.compile(
-    r"[._](?:lora_(?:A|B|up|down|mid)|lokr_w\d|hada_w\d|oft_(?:blocks|diag)|diff(?:_b|_m)?)\b|^lora_unet_"
+    r"[._](?:lora_(?:A|B|up|down|mid|linear_layer)|lokr_w\d|hada_w\d|oft_(?:blocks|diag|r|R)|boft_R|diff(?:_b|_m)?"
+    r"|lora\.(?:up|down)|vera_lambda_[bd]|on_input|set_weight)\b|^(?:lora_unet|lycoris)_|\.[ab]1\.weight$"
 )
 # The half of a LoRA whose second size is the model's width: of self-attention's q, as each program spells it.
 _LORA_INPUT = re.compile(r"(?:self_attn[._]q|attn1[._]to_q)[._]lora[._](?:A|down)\b")
@@ -92,7 +95,7 @@ def _kind(path: Path, named: Mapping[str, Entry]) -> tuple[Kind, str]:
         return "lora", ""
     if any(name.endswith("._data") for name in named):
         return "other", "an official 8-bit file: it is found in its published folder, with its .json map"
-    if _BASE_SIGN in named or _AUDIO_SIGN in named:
+    if BASE_SIGN in named or _AUDIO_SIGN in named:
         return _transformer(path, named)
     encoders: tuple[tuple[Kind, str | None], ...] = (
         ("text", _text(named)), ("clip", _clip(named)), ("vae", _vae(path, named)), ("sound", _sound(path, named)),
@@ -105,7 +108,7 @@ def _kind(path: Path, named: Mapping[str, Entry]) -> tuple[Kind, str]:
 
 def _transformer(path: Path, named: Mapping[str, Entry]) -> tuple[Kind, str]:
     has_audio = _AUDIO_SIGN in named
-    if _BASE_SIGN not in named:
+    if BASE_SIGN not in named:
         other = _OTHER_PATCHES.search(path.name)
         return "patch", f"by its name {other[0]}'s audio layers, not InfiniteTalk's" if other else ""
     kind: Kind = "whole" if has_audio else "base"
@@ -119,7 +122,7 @@ def _transformer(path: Path, named: Mapping[str, Entry]) -> tuple[Kind, str]:
         return kind, "a text-to-video model; InfiniteTalk needs Wan2.1's image-to-video base"
     if in_dim != 36 or "blocks.0.cross_attn.k_img.weight" not in named or "img_emb.emb_pos" in named:
         return kind, "another Wan model; InfiniteTalk needs Wan2.1-I2V-14B-480P"
-    dim = named[_BASE_SIGN].shape[0]
+    dim = named[BASE_SIGN].shape[0]
     if dim >= 1024 and dim != 5120:
         return kind, f"a Wan model of width {dim}; InfiniteTalk needs the 14B model, whose width is 5120"
     if other := _OTHER_BASES.search(path.name):
@@ -175,8 +178,8 @@ def _sound(path: Path, named: Mapping[str, Entry]) -> str | None:
 
 
 def _width(kind: Kind, named: Mapping[str, Entry]) -> int:
-    if kind in ("base", "whole") and _BASE_SIGN in named:
-        return named[_BASE_SIGN].shape[0]
+    if kind in ("base", "whole") and BASE_SIGN in named:
+        return named[BASE_SIGN].shape[0]
     if kind == "lora":
         for name, entry in named.items():
             if _LORA_INPUT.search(name) and len(entry.shape) > 1:

@@ -1,8 +1,8 @@
-"""The same weights as files of other programs: ComfyUI's and its Wan wrapper's single files, scaled fp8, and GGUF.
+"""The same weights as files of other programs: ComfyUI's and its Wan wrapper's single files, fp8, int8, and GGUF.
 
 Each function takes parameters under their official names in float32 and writes one file. The names come from public
-code (ComfyUI's `convert_old_quants` and `detect_layer_quantization`, ComfyUI-GGUF's loader); no published file was
-read to write them.
+code (ComfyUI's `convert_old_quants` and `detect_layer_quantization`, comfy-kitchen's int8 layout, ComfyUI-GGUF's
+loader); no published file was read to write them.
 """
 
 import json
@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lipsync_server.models.encoders.tokenizer import Piece
+from lipsync_server.models.tensor_files.rotation import is_group_size, turned_back
 from lipsync_server.random_models.gguf_blocks import pack_rows
 
 Eight = Literal["e4m3", "e5m2"]
@@ -73,6 +74,30 @@ def save_scaled_fp8(
             tensors[f"{layer}.comfy_quant"] = torch.tensor(list(words), dtype=torch.uint8)
     if scale != "none" and not described:
         tensors[f"{prefix}scaled_fp8"] = torch.zeros(2, dtype=_EIGHT[kind])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path)
+
+
+def save_int8(parameters: Mapping[str, Tensor], path: Path, *, group: int = 0) -> None:
+    """Linear layers in ComfyUI's int8 with a scale for each row, the rest in float16.
+
+    group: columns that are rotated together (ConvRot), 0 for none; layers that it does not divide are not rotated.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, value in parameters.items():
+        if value.ndim != 2 or not name.endswith(".weight"):
+            tensors[name] = value.to(torch.float16).contiguous()
+            continue
+        rotates = bool(group) and is_group_size(group, value.shape[1])
+        described = {"convrot": True, "convrot_groupsize": group} if rotates else {}
+        # The rotation is its own inverse.
+        turned = turned_back(value.float(), group) if rotates else value.float()
+        scale = turned.abs().amax(dim=1, keepdim=True).clamp(min=1e-30) / 127
+        layer = name.removesuffix(".weight")
+        tensors[name] = (turned / scale).round().to(torch.int8)
+        tensors[f"{layer}.weight_scale"] = scale
+        words = json.dumps({"format": "int8_tensorwise", **described}).encode()
+        tensors[f"{layer}.comfy_quant"] = torch.tensor(list(words), dtype=torch.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path)
 

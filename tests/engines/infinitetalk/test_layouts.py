@@ -14,9 +14,10 @@ from lipsync_server.engines.infinitetalk.loading.transformer_files import (
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.errors import WeightsError
 from lipsync_server.models.layers.linear_8bit import QuantizedLinear
+from lipsync_server.models.tensor_files.rotation import is_group_size, turned_back
 from lipsync_server.quantization import Quantization
 from lipsync_server.random_models.infinitetalk_transformer import random_parameters, save_shards
-from lipsync_server.random_models.other_layouts import save_gguf, save_scaled_fp8, save_single
+from lipsync_server.random_models.other_layouts import save_gguf, save_int8, save_scaled_fp8, save_single
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformer_golden import inputs_for, relative_error, run
@@ -63,6 +64,9 @@ LAYOUTS: dict[str, tuple[Save, str, float]] = {
     "scaled fp8, prefix": (_fp8(prefix="model.diffusion_model."), "safetensors", 0.08),
     "plain e4m3": (_fp8(scale="none"), "safetensors", 0.1),
     "plain e5m2": (_fp8(kind="e5m2", scale="none"), "safetensors", 0.2),
+    "int8, rows": (lambda p, path: save_int8(p, path), "safetensors", 0.02),
+    "int8, ConvRot": (lambda p, path: save_int8(p, path, group=256), "safetensors", 0.02),
+    "int8, ConvRot in groups of 64": (lambda p, path: save_int8(p, path, group=64), "safetensors", 0.02),
     "GGUF F16": (_gguf("F16"), "gguf", 0.002),
     "GGUF BF16": (_gguf("BF16"), "gguf", 0.01),
     "GGUF Q8_0": (_gguf("Q8_0"), "gguf", 0.02),
@@ -101,6 +105,33 @@ def test_scaled_fp8_is_kept_to_the_bit_where_the_model_computes_in_fp8(tmp_path:
     assert isinstance(layer, QuantizedLinear)
     assert torch.equal(layer.data.view(torch.uint8), stored[f"{name}.weight"].view(torch.uint8))
     assert torch.equal(layer.scale, stored[f"{name}.scale_weight"].expand(len(layer.scale), 1))
+
+
+def test_int8_rows_are_kept_to_the_bit_where_the_model_computes_in_int8(tmp_path: Path) -> None:
+    for part, parameters in (("base", BASE), ("patch", PATCH)):
+        save_int8(parameters, tmp_path / f"{part}.safetensors")
+    paths = (tmp_path / "base.safetensors", tmp_path / "patch.safetensors")
+    model = load_transformer(*paths, dtype=torch.float32, quant="int8")
+    stored = load_file(paths[0])
+    layer = model.get_submodule("blocks.1.ffn.0")
+    assert isinstance(layer, QuantizedLinear)
+    assert torch.equal(layer.data, stored["blocks.1.ffn.0.weight"])
+    assert torch.equal(layer.scale, stored["blocks.1.ffn.0.weight_scale"])
+
+
+def test_a_rotated_weight_is_the_one_that_was_rotated(tmp_path: Path) -> None:
+    """The matrix of 4 written out: each column of a group is the sum of the other three less its own, halved."""
+    values = torch.randn(3, 8, dtype=torch.float64)
+    parts = values.reshape(3, 2, 4)
+    places = (3, 2, 1, 0)
+    rotated = torch.stack([(parts.sum(-1) - 2 * parts[..., places[i]]) / 2 for i in range(4)], dim=-1).reshape(3, 8)
+    torch.testing.assert_close(turned_back(rotated, 4), values)
+    for group in (16, 64, 256):
+        wide = torch.randn(2, 2 * group, dtype=torch.float64)
+        once = turned_back(wide, group)
+        torch.testing.assert_close(turned_back(once, group), wide)
+        torch.testing.assert_close(once.norm(dim=1), wide.norm(dim=1))
+    assert [size for size in (2, 4, 8, 16, 60, 64, 100, 256) if is_group_size(size, 256)] == [4, 16, 64, 256]
 
 
 def test_official_shards_take_a_patch_file_of_another_layout(wanted: Tensor, tmp_path: Path) -> None:

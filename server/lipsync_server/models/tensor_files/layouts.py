@@ -5,7 +5,7 @@ scale beside the weight, or without one. ComfyUI and its Wan wrapper write
 
     NAME.weight         float8_e4m3fn, float8_e5m2 or int8
     NAME.scale_weight   (or NAME.weight_scale) one number, or one for each row: weight = stored * scale
-    NAME.comfy_quant    JSON as bytes: how the weight is stored
+    NAME.comfy_quant    JSON as bytes: how the weight is stored, for example rotated (ConvRot, rotation.py)
     scaled_fp8          an empty tensor that marks the file
 
 `read_layout` gives each parameter its plain name and its scale. Knows no model: the caller compares names and shapes.
@@ -24,6 +24,7 @@ from lipsync_server.models.tensor_files import gguf_files
 from lipsync_server.models.tensor_files.entries import Entry
 from lipsync_server.models.tensor_files.gguf_files import GgufFile
 from lipsync_server.models.tensor_files.headers import plain_name, read_entries
+from lipsync_server.models.tensor_files.rotation import DEFAULT_GROUP, is_group_size, turned_back
 from lipsync_server.models.tensor_files.safetensors_files import OpenFile
 
 FLOATS = ("F32", "BF16", "F16", "F64")
@@ -32,27 +33,35 @@ _SCALES = (".scale_weight", ".weight_scale")
 _UNUSED = (".scale_input", ".input_scale", ".comfy_quant")
 _MARKER = "scaled_fp8"
 # Formats of a `comfy_quant` tensor whose weights are stored * scale.
-_SCALED_FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
+_INT8_FORMAT = "int8_tensorwise"
+_SCALED_FORMATS = ("float8_e4m3fn", "float8_e5m2", _INT8_FORMAT)
 
 
 @dataclass(frozen=True)
 class Stored:
-    """One parameter in a file, and the tensor with its scale."""
+    """One parameter in a file, and the tensor with its scale. group: columns that were rotated together, 0 for none."""
 
     entry: Entry
     scale: Entry | None = None
+    group: int = 0
 
     @property
     def is_eight_bit(self) -> bool:
         return self.entry.dtype in EIGHT_BIT
 
-    def read(self, file: OpenFile | GgufFile) -> tuple[Tensor, Tensor | None]:
-        """The stored tensor, and for 8-bit ones a float32 scale for each row, (rows, 1), else None."""
+    def read(self, file: OpenFile | GgufFile, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor | None]:
+        """The stored tensor, and for 8-bit ones a float32 scale for each row, (rows, 1), else None.
+
+        A rotated weight is turned back on `device`, and comes as float32 without a scale.
+        """
         tensor = file.tensor(self.entry.key)
         if not self.is_eight_bit:
             return tensor, None
         scale = torch.ones(1) if self.scale is None else file.tensor(self.scale.key).float()
-        return tensor, scale.reshape(-1, 1).expand(tensor.shape[0] if tensor.ndim else 1, 1)
+        scale = scale.reshape(-1, 1).expand(tensor.shape[0] if tensor.ndim else 1, 1)
+        if not self.group:
+            return tensor, scale
+        return turned_back(tensor.to(device).float() * scale.to(device), self.group), None
 
     def plain(self, file: OpenFile | GgufFile) -> Tensor:
         """The parameter as floats: scaled ones in float32, others in the type of the file."""
@@ -60,6 +69,15 @@ class Stored:
         if scale is None:
             return tensor
         return tensor.float() * scale.reshape(-1, *(1 for _ in tensor.shape[1:]))
+
+    def rows(self, file: OpenFile, indices: Tensor) -> Tensor:
+        """Some rows of a matrix as floats, (n, row length), without unpacking the others. indices: (n,)."""
+        tensor = file.tensor(self.entry.key)[indices]
+        if not self.is_eight_bit:
+            return tensor
+        scale = torch.ones(1) if self.scale is None else file.tensor(self.scale.key).float().reshape(-1)
+        some = tensor.float() * (scale[indices] if len(scale) > 1 else scale).reshape(-1, 1)
+        return turned_back(some, self.group) if self.group else some
 
 
 def read_layout(paths: Iterable[Path], *, is_unused: Callable[[str], bool] = lambda name: False) -> dict[str, Stored]:
@@ -95,15 +113,17 @@ def _of_one_file(path: Path, entries: Mapping[str, Entry]) -> dict[str, Stored]:
             continue
         layer = name.removesuffix(".weight")
         format_of = entries.get(f"{layer}.comfy_quant")
-        _check_type(entry, scales.get(name), format_of)
+        group = _checked_group(entry, scales.get(name), format_of)
         # A scale beside a float is a remainder of the conversion and changes nothing in the programs that wrote it.
-        stored[name] = Stored(entry, scales.get(name) if entry.dtype in EIGHT_BIT else None)
+        stored[name] = Stored(entry, scales.get(name) if entry.dtype in EIGHT_BIT else None, group)
     return stored
 
 
-def _check_type(entry: Entry, scale: Entry | None, format_of: Entry | None) -> None:
+def _checked_group(entry: Entry, scale: Entry | None, format_of: Entry | None) -> int:
+    """How many columns of this tensor were rotated together, 0 for none. Raises WeightsError for one that is not read
+    here."""
     if entry.dtype in FLOATS or entry.dtype in gguf_files.READABLE:
-        return
+        return 0
     if entry.dtype not in EIGHT_BIT:
         raise WeightsError(
             f"{entry.file}: {entry.key} is stored as {entry.dtype}, expected {', '.join((*FLOATS, *EIGHT_BIT))} or a "
@@ -118,18 +138,27 @@ def _check_type(entry: Entry, scale: Entry | None, format_of: Entry | None) -> N
             f"{entry.file}: {scale.key if scale else ''} has {n_scales} numbers for a weight of {rows} rows; one, or "
             "one for each row, is read here."
         )
-    if format_of is not None:
-        described = _description(format_of)
-        if described.get("format") not in _SCALED_FORMATS or described.get("convrot"):
-            raise WeightsError(
-                f"{entry.file}: {entry.key} is stored as {json.dumps(described)}, which is not read here. Download "
-                "the scaled fp8, the 16-bit or the GGUF file."
-            )
+    group = 0 if format_of is None else _group_of(entry, _description(format_of))
     if entry.dtype == "I8" and (format_of is None or scale is None):
         raise WeightsError(
             f"{entry.file}: {entry.key} is stored as I8, and the file does not say with which scale. Is its .json map "
             "missing?"
         )
+    return group
+
+
+def _group_of(entry: Entry, described: Mapping[str, object]) -> int:
+    """The columns that a `comfy_quant` description says were rotated together."""
+    kind, group = described.get("format"), described.get("convrot_groupsize", DEFAULT_GROUP)
+    if kind in _SCALED_FORMATS and not described.get("convrot"):
+        return 0
+    turned = isinstance(group, int) and len(entry.shape) == 2 and is_group_size(group, entry.shape[1])
+    if kind == _INT8_FORMAT and entry.dtype == "I8" and isinstance(group, int) and turned:
+        return group
+    raise WeightsError(
+        f"{entry.file}: {entry.key} is stored as {json.dumps(described)}, which is not read here. Download the scaled "
+        "fp8, the 16-bit, the int8 or the GGUF file."
+    )
 
 
 def _description(entry: Entry) -> dict[str, object]:

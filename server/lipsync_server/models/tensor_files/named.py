@@ -69,8 +69,7 @@ class NamedTensors(Mapping[str, Tensor]):
         if isinstance(self._file, GgufFile):
             found = self._file.rows(stored.entry.key, flat.tolist())
         else:
-            tensor, scale = stored.read(self._file)
-            found = tensor[flat] if scale is None else tensor[flat].float() * scale[flat]
+            found = stored.rows(self._file, flat)
         return found.view(*indices.shape, found.shape[-1])
 
 

@@ -148,7 +148,7 @@ class OpenTransformer:
         return entry.n_bytes
 
     def _put(self, writer: "TransformerWriter", file: OpenFile | GgufFile, name: str) -> None:
-        writer.put(name, *self.layout[name].read(file))
+        writer.put(name, *self.layout[name].read(file, writer.device))
 
 
 def open_transformer(source: Path, adapter: Path | None, config: TransformerConfig | None) -> OpenTransformer:
@@ -305,7 +305,7 @@ class TransformerWriter:
         self, model: InfiniteTalkTransformer, device: torch.device, dtype: torch.dtype, loras: Sequence[Lora]
     ) -> None:
         self._modules = dict(model.named_modules())
-        self._device, self._dtype, self._loras = device, dtype, loras
+        self.device, self._dtype, self._loras = device, dtype, loras
         self.changed = frozenset[str]().union(*(lora.targets for lora in loras))
 
     def read(self, file: OpenFile | GgufFile, key: str) -> None:
@@ -330,12 +330,12 @@ class TransformerWriter:
 
     def _plain(self, tensor: Tensor, scale: Tensor | None) -> Tensor:
         """The stored weight as a float tensor of the model's type on the device that computes."""
-        tensor = tensor.to(self._device)
+        tensor = tensor.to(self.device)
         if scale is None:
             return tensor.to(self._dtype)
         # Rounded weights keep all their bits until they have been merged and rounded again.
         rows = tensor.reshape(len(tensor), -1) if tensor.ndim else tensor.reshape(1, 1)
-        return dequantize_rows(rows, scale.to(self._device), torch.float32).view(tensor.shape)
+        return dequantize_rows(rows, scale.to(self.device), torch.float32).view(tensor.shape)
 
     def _merged(self, name: str, weight: Tensor) -> Tensor:
         return merge_all(self._loras, name, weight) if name in self.changed else weight

@@ -4,7 +4,7 @@ Knows numpy and pydantic. Does not know HTTP, jobs, files' formats (media/ decod
 who runs it (workers/ does).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -31,13 +31,19 @@ class EngineOptions(BaseModel):
     Boxes are (left, top, right, bottom) in pixels of the upright picture, after its EXIF orientation.
     reads_prompt: whether the engine makes use of a prompt. quality_note: a sentence that goes with every video of this
     engine, "" for none. seed_moves_mouth: whether another seed gives another movement of the mouth; without that a
-    second attempt after a bad check would be no better.
+    second attempt after a bad check would be no better. effects: the effect of each option on speed and quality, for
+    docs/options.md.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     reads_prompt: ClassVar[bool] = False
     quality_note: ClassVar[str] = ""
     seed_moves_mouth: ClassVar[bool] = True
+    effects: ClassVar[Mapping[str, str]] = {
+        "seed": "another take, at the same speed",
+        "face_index": "none",
+        "face_box": "none",
+    }
 
     seed: int = Field(default=42, ge=0, le=MAX_SEED, description="Same seed, same inputs: same video.")
     face_index: int | None = Field(

@@ -1,6 +1,7 @@
 """Options of FlashHead. Imports no torch."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,6 +16,21 @@ DISTILLED_STEPS = (2, 4)
 
 class Options(EngineOptions):
     """The options of FlashHead. The defaults put the talking head back into the whole picture."""
+
+    effects: ClassVar[Mapping[str, str]] = {
+        **EngineOptions.effects,
+        "preset": "fast takes half as long; a little less detail",
+        "variant": "lite takes a fifth of the work; blurred teeth",
+        "framing": "crop and centre leave out the setting back, and show the head alone",
+        "steps": "time grows in proportion; numbers other than 2 and 4 were not trained and look worse",
+        "face_scale": "none on speed; a larger square shows a smaller face with fewer pixels",
+        "feather": "none on speed; a narrow border shows more",
+        "follow_border": "a little slower; the border moves less",
+        "grain": "none on speed; without it the head looks smoother than the picture",
+        "colour_correction": "none on speed; without it colours drift in long videos",
+        "time_rounding": "none on speed",
+        "enhance": "slower by a second network on every frame; sharper",
+    }
 
     preset: Preset = Field(default="balanced", description="quality and balanced: 4 steps. fast: 2 steps.")
     variant: Variant | None = Field(

@@ -14,11 +14,11 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from lipsync_server.engines.infinitetalk.files.lora_keys import read_keys
+from lipsync_server.engines.infinitetalk.files.lora_names import LayerNames
 from lipsync_server.engines.infinitetalk.files.places import step_distilled_loras
 from lipsync_server.engines.infinitetalk.files.recognise import BASE_SIGN, is_step_distilled, recognise
 from lipsync_server.engines.infinitetalk.files.transformers import TransformerFiles, find_flashtalk, find_transformers
-from lipsync_server.engines.infinitetalk.loading.lora_keys import read_keys
-from lipsync_server.engines.infinitetalk.loading.lora_names import LayerNames
 from lipsync_server.errors import InvalidInput, WeightsError
 from lipsync_server.models.tensor_files.headers import known_entries, plain_name
 from lipsync_server.settings import EngineSettings

@@ -1,7 +1,8 @@
 """Options of InfiniteTalk, and the numbers that a preset gives to options without a value. Imports no torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -40,6 +41,30 @@ class Options(EngineOptions):
 
     reads_prompt = True
 
+    effects: ClassVar[Mapping[str, str]] = {
+        **EngineOptions.effects,
+        "preset": "runs of the transformer a window: quality 120, balanced 16, fast 4; few steps move the lips less",
+        "resolution": "720p has 2.3 times the pixels and takes more than three times as long; finer",
+        "model": "flashtalk runs the transformer 4 or 2 times a window, without guidance",
+        "steps": "time grows in proportion; more is finer",
+        "text_guidance": "above 1 each step has one pass more; follows the prompt closer, too much burns colours",
+        "audio_guidance": "above 1 each step has one pass more; stronger lips",
+        "shift": "none on speed; high favours the layout and the motion, low the detail",
+        "guidance_interval": "2 halves the guidance passes; the guidance is then a step old",
+        "teacache": "skips passes, the more the higher; softer",
+        "negative_prompt": "none on speed; used only with text guidance above 1",
+        "apg": "none on speed; calmer colours at high guidance",
+        "apg_momentum": "none on speed; only with apg",
+        "apg_norm_threshold": "none on speed; only with apg",
+        "window_frames": "shorter windows take less memory, and repeat more frames at their joints",
+        "motion_frames": "more hold the joints of windows together, and are computed twice",
+        "colour_correction": "none on speed; without it colours drift in long videos",
+        "camera_move": "none on speed; holds long videos of a still picture together",
+        "people": "two people are computed in one run, a little slower than one",
+        "audio_mode": "one_after_other makes a longer video",
+        "loras": "files other than the last job's are merged first, in seconds on a GPU; then none on speed",
+    }
+
     preset: Preset = Field(
         default="balanced",
         description="quality: 40 steps, 3 passes each. balanced: 8 steps, 2 passes. fast: 4 steps, 1 pass.",
@@ -64,8 +89,15 @@ class Options(EngineOptions):
     )
     negative_prompt: str = Field(default="", max_length=4000, description="What to avoid; empty takes the authors'.")
     apg: bool = Field(default=False, description="Adaptive projected guidance: less oversaturation at high guidance.")
-    apg_momentum: float = Field(default=-0.75, ge=-1, le=1)
-    apg_norm_threshold: float = Field(default=55.0, ge=0, le=1000)
+    apg_momentum: float = Field(
+        default=-0.75,
+        ge=-1,
+        le=1,
+        description="For apg: the share of the last guidance that is added; below 0 it is subtracted.",
+    )
+    apg_norm_threshold: float = Field(
+        default=55.0, ge=0, le=1000, description="For apg: the guidance's largest norm; 0 is no limit."
+    )
     window_frames: int = Field(default=81, ge=13, le=81, description="Frames a model run makes at most; 4n + 1.")
     motion_frames: int = Field(default=9, ge=1, le=25, description="Frames a window takes over from the last; 4n + 1.")
     colour_correction: float = Field(

@@ -1,5 +1,8 @@
 """Options of the preview engine."""
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from pydantic import Field
 
 from lipsync_server.engines.base import EngineOptions
@@ -15,6 +18,12 @@ class Options(EngineOptions):
     )
 
     seed_moves_mouth = False
+    effects: ClassVar[Mapping[str, str]] = {
+        **EngineOptions.effects,
+        "head_motion": "none on speed; less looks stiller, more shows the warp",
+        "mouth_opening": "none on speed",
+        "blinks": "none on speed",
+    }
 
     head_motion: float = Field(default=1.0, ge=0, le=2, description="How much the head moves: 0 holds it still.")
     mouth_opening: float = Field(default=1.0, ge=0.3, le=1.6, description="How far the mouth opens.")

@@ -1,6 +1,7 @@
 """Options of the sadtalker engine."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,6 +16,29 @@ class Options(EngineOptions):
     The last group are places where the original does what a viewer would call a fault; `reference_behaviour` takes its
     side in all of them at once.
     """
+
+    effects: ClassVar[Mapping[str, str]] = {
+        **EngineOptions.effects,
+        "size": "512 has four times the pixels and takes about that much longer; sharper",
+        "preprocess": "full and extfull also paste the head back, which takes longer on large pictures",
+        "still": "none on speed",
+        "pose_style": "none on speed",
+        "expression_scale": "none on speed",
+        "blink": "none on speed",
+        "follow_video": "reads the whole video first",
+        "yaw": "none on speed",
+        "pitch": "none on speed",
+        "roll": "none on speed",
+        "enhance": "slower by a second network on every frame; sharper",
+        "batch_size": "more at once is faster until the memory is full; the same picture",
+        "precision": "float32 is slower on a GPU",
+        "paste": "poisson is slower and flickers",
+        "pose_join": "none on speed",
+        "crop_limit": "none on speed",
+        "shrink": "none on speed; bilinear leaves jagged edges",
+        "tail": "none on speed; dropped ends still",
+        "reference_behaviour": "as its five options",
+    }
 
     size: Literal[256, 512] | None = Field(
         default=None, description="Side of the rendered square: 256 or 512. Unset: 256 where its weights are."

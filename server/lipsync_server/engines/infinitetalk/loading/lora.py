@@ -29,10 +29,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lipsync_server.engines.infinitetalk.files.lora_keys import LoraKey, read_keys
+from lipsync_server.engines.infinitetalk.files.lora_names import LayerNames
 from lipsync_server.engines.infinitetalk.loading import lora_changes
 from lipsync_server.engines.infinitetalk.loading.lora_changes import Change, Product
-from lipsync_server.engines.infinitetalk.loading.lora_keys import LoraKey, read_keys
-from lipsync_server.engines.infinitetalk.loading.lora_names import LayerNames
 from lipsync_server.errors import WeightsError
 
 log = logging.getLogger(__name__)

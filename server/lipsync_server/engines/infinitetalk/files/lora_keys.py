@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lipsync_server.engines.infinitetalk.loading.lora_names import LayerNames, is_of_another_model
+from lipsync_server.engines.infinitetalk.files.lora_names import LayerNames, is_of_another_model
 from lipsync_server.errors import WeightsError
 
 # The part's name in a file -> its name here; alternatives of one part share a group.

@@ -3,8 +3,10 @@
 import re
 from pathlib import Path
 
+import pytest
 from lipsync_server.bench.tables import with_tables
 from lipsync_server.cli import app
+from lipsync_server.engines.registry import ENGINES, SHIPPED
 from lipsync_server.options_table import with_options
 from lipsync_server.settings_table import with_table
 from lipsync_server.weights.manifest import load_manifest
@@ -22,6 +24,20 @@ def test_the_readmes_settings_table_is_the_codes() -> None:
 def test_the_options_page_is_the_codes() -> None:
     page = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
     assert with_options(page) == page, "run: python -m lipsync_server.options_table docs/options.md"
+
+
+@pytest.mark.parametrize("engine", SHIPPED)
+def test_every_option_says_what_it_is_and_its_effect_on_speed_and_quality(engine: str) -> None:
+    model = ENGINES.options_model(engine)
+    assert model.effects.keys() == model.model_fields.keys()
+    assert all(model.effects.values())
+    assert all(field.description for field in model.model_fields.values())
+
+
+def test_no_name_of_a_class_is_shown_as_the_type_of_an_option() -> None:
+    page = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
+    assert "list of {name: text, scale: number from -4 to 4}" in page
+    assert not re.search(r"\| list of [A-Z]", page)
 
 
 def heading_ids(page: Path) -> set[str]:

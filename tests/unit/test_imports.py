@@ -22,6 +22,7 @@ NAME = "lipsync_server"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("bench",),
     ("cli", "settings_table", "options_table"),
+    ("weights_table",),
     ("http", "library"),
     ("doctor",),
     ("cloud", "jobs"),

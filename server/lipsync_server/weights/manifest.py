@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lipsync_server.errors import InvalidInput, WeightsError
 from lipsync_server.paths import bundled
@@ -26,11 +26,11 @@ class Source(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    repository: str
-    revision: str
-    folder: str
-    licence: str
-    what: str
+    repository: str = Field(description="The repository on the model hub.")
+    revision: str = Field(description="The commit, whose files never change, or a branch such as main.")
+    folder: str = Field(description="The folder below the weights folder that mirrors the repository.")
+    licence: str = Field(description="The licence of the files, as the repository names it.")
+    what: str = Field(description="The model, in words for a person.")
 
     @property
     def is_pinned(self) -> bool:
@@ -47,12 +47,14 @@ class WeightFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    source: str
-    path: str
-    size_bytes: int
-    size_exact: bool
-    sha256: str | None
-    named_bytes: int = 0
+    source: str = Field(description="The name of an entry of `sources`.")
+    path: str = Field(description="The file's path in the repository, and below its folder here.")
+    size_bytes: int = Field(description="The file's size.")
+    size_exact: bool = Field(description="False where only a rounded size is known; the hub's size then counts.")
+    sha256: str | None = Field(description="The checksum, null where it is not known.")
+    named_bytes: int = Field(
+        default=0, description="For the index of a model in shards: about how many bytes the shards have together."
+    )
 
     @field_validator("path")
     @classmethod
@@ -71,9 +73,9 @@ class _Index(BaseModel):
 class Profile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    engine: str
-    title: str
-    files: tuple[str, ...]
+    engine: str = Field(description="The engine that needs the files.")
+    title: str = Field(description="The purpose, in words for a person.")
+    files: tuple[str, ...] = Field(description="Names of entries of `files`.")
 
 
 class Manifest(BaseModel):

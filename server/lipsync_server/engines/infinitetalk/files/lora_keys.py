@@ -24,17 +24,17 @@ _KEY = re.compile(
     r"|diff|diff_b|diff_m|w_norm|b_norm)"
     r")$"
 )
-# Kinds of change that are not computed here: the end of a key, and the kind's name.
-_NOT_READ = (
-    (re.compile(r"\.on_input$"), "IA3"),
-    (re.compile(r"\.oft_[rR](?:\.\w+)*$"), "OFT as PEFT writes it"),
-    (re.compile(r"\.boft_[Rs](?:\.\w+)*$"), "BOFT as PEFT writes it"),
-    (re.compile(r"\.vera_lambda_[bd](?:\.\w+)*$"), "VeRA"),
-    (re.compile(r"\.bm\.weight$"), "GLoRA with a Tucker core"),
-    (re.compile(r"\.set_weight$"), "weights that replace the model's"),
-    (re.compile(r"\.reshape_weight$"), "a change of the weights' shapes"),
-    (re.compile(r"\.scalar$"), "a LyCORIS change with a scalar of its own"),
+NOT_READ: tuple[tuple[str, str, re.Pattern[str]], ...] = (
+    ("IA3", "on_input", re.compile(r"\.on_input$")),
+    ("OFT as PEFT writes it", "oft_R.weight", re.compile(r"\.oft_[rR](?:\.\w+)*$")),
+    ("BOFT as PEFT writes it", "boft_R", re.compile(r"\.boft_[Rs](?:\.\w+)*$")),
+    ("VeRA", "vera_lambda_b", re.compile(r"\.vera_lambda_[bd](?:\.\w+)*$")),
+    ("GLoRA with a Tucker core", "bm.weight", re.compile(r"\.bm\.weight$")),
+    ("weights that replace the model's", "set_weight", re.compile(r"\.set_weight$")),
+    ("a change of the weights' shapes", "reshape_weight", re.compile(r"\.reshape_weight$")),
+    ("a LyCORIS change with a scalar of its own", "scalar", re.compile(r"\.scalar$")),
 )
+"""Kinds of change that are not computed here: the kind's name, the end of one of its keys, and the pattern of all."""
 READ = "LoRA, DoRA, LoHa, LoKr, GLoRA, OFT, BOFT, Tucker cores, and differences of weights, biases and modulation"
 
 
@@ -63,7 +63,7 @@ def read_keys(file_name: str, keys: Iterable[str], names: LayerNames) -> tuple[l
         if is_of_another_model(key):
             ignored.append(key)
             continue
-        if kind := next((kind for end, kind in _NOT_READ if end.search(key)), None):
+        if kind := next((kind for kind, _, end in NOT_READ if end.search(key)), None):
             raise WeightsError(f"{file_name}: {key} is part of {kind}, which is not read here. Read are {READ}.")
         match = _KEY.match(key)
         if match is None:

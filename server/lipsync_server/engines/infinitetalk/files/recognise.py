@@ -24,7 +24,7 @@ BASE_SIGN = "blocks.0.self_attn.q.weight"
 _AUDIO_SIGN = "audio_proj.proj1.weight"
 _LORA_SIGN = re.compile(
     r"[._](?:lora_(?:A|B|up|down|mid|linear_layer)|lokr_w\d|hada_w\d|oft_(?:blocks|diag|r|R)|boft_R|diff(?:_b|_m)?"
-    r"|lora\.(?:up|down)|vera_lambda_[bd]|on_input|set_weight)\b|^(?:lora_unet|lycoris)_|\.[ab]1\.weight$"
+    r"|lora\.(?:up|down)|vera_lambda_[bd]|on_input|set_weight)\b|^(?:lora_unet|lycoris)_|\.(?:a|b)1\.weight$"
 )
 # The half of a LoRA whose second size is the model's width: of self-attention's q, as each program spells it.
 _LORA_INPUT = re.compile(r"(?:self_attn[._]q|attn1[._]to_q)[._]lora[._](?:A|down)\b")

@@ -74,6 +74,39 @@ describe('Generate', () => {
 		assert.doesNotMatch(post.body.toString(), /name="(script|captions|caption_style|language)"/);
 	});
 
+	it('sends the shape of the video, and gives the first frame beside it', async (t) => {
+		const server = await serve(
+			t,
+			working((asked, response) => {
+				if (asked.path !== '/v1/jobs/job0/poster.jpg') return false;
+				response.writeHead(200, { 'Content-Type': 'image/jpeg' });
+				response.end('a picture');
+				return true;
+			}),
+		);
+		const format = {
+			shape: '9:16',
+			height: 1280,
+			loudness: -14,
+			leadSilence: 0,
+			posterField: 'poster',
+		};
+		const context = makeContext({ baseUrl: server.url, parameters: { format } });
+		const [item] = await execute(context);
+		const body = server.to('POST', /^\/v1\/jobs$/)[0].body.toString();
+		for (const [name, value] of Object.entries({
+			format: '9:16',
+			height: '1280',
+			loudness_lufs: '-14',
+			lead_silence_s: '0',
+		})) {
+			assert.ok(body.includes(`name="${name}"\r\n\r\n${value}\r\n`), name);
+		}
+		assert.doesNotMatch(body, /name="fill"/);
+		assert.equal(item.binary?.poster.fileName, 'anna-lipsync.jpg');
+		assert.equal(context.store.get(String(item.binary?.poster.id))?.bytes.toString(), 'a picture');
+	});
+
 	it('submits all items before it waits for the first and keeps their order', async (t) => {
 		const server = await serve(t, working());
 		const context = makeContext({

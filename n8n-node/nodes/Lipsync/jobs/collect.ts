@@ -67,6 +67,21 @@ export async function captionFile(server: Server<Storing>, job: Job): Promise<IB
 	return await server.context.helpers.prepareBinaryData(bytes, name, 'application/x-subrip');
 }
 
+/** The first frame of a finished video as a JPEG picture under the name of the video. */
+export async function posterFile(server: Server<Storing>, job: Job): Promise<IBinaryData> {
+	const { body } = await send(server, {
+		method: 'GET',
+		path: jobPath(job.id, '/poster.jpg'),
+		stream: true,
+	});
+	const name = job.file_name.replace(/\.mp4$/i, '.jpg');
+	return await server.context.helpers.prepareBinaryData(
+		body as unknown as ByteStream,
+		name,
+		'image/jpeg',
+	);
+}
+
 /** Tell the server that it may delete the video, because n8n has stored it. A failure is only logged. */
 export async function markCollected(server: Server, job: Job): Promise<void> {
 	try {

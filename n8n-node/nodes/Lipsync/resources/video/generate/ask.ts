@@ -16,6 +16,7 @@ import { numberBetween, text } from '../../../items';
 import { locatorValue } from '../jobId';
 import { isSimple } from '../output';
 import { captionTexts } from './captions';
+import { formatTexts } from './format';
 
 const MINUTE_MS = 60_000;
 
@@ -27,6 +28,8 @@ export interface Ask {
 	outputField: string;
 	/** The output field for the captions as an SRT file; "" for none. */
 	srtField: string;
+	/** The output field for the first frame as a picture; "" for none. */
+	posterField: string;
 	downloads: boolean;
 	keepsOnServer: boolean;
 	isSimple: boolean;
@@ -49,6 +52,7 @@ export async function readAsk(context: IExecuteFunctions, i: number): Promise<As
 		face_index: text(options.faceIndex),
 		callback_url: text(options.callbackUrl),
 		...captionTexts(panel.captions),
+		...formatTexts(panel.format),
 		options: Object.keys(panel.engineOptions).length > 0 ? JSON.stringify(panel.engineOptions) : '',
 	};
 	const form: Form = { texts, files: [] };
@@ -70,6 +74,7 @@ export async function readAsk(context: IExecuteFunctions, i: number): Promise<As
 		limitMs: numberBetween(context, 'Timeout', minutes, [0.01, 10_080], i) * MINUTE_MS,
 		outputField: text(options.outputField) || 'data',
 		srtField: text(panel.captions.srtField),
+		posterField: text(panel.format.posterField),
 		// A tool of an AI agent cannot return a file, so the agent gets a link.
 		downloads: options.downloadVideo !== false && !isTool(context),
 		keepsOnServer: panel.keepsOnServer,
@@ -88,6 +93,7 @@ interface Panel {
 	scene: IDataObject;
 	options: IDataObject;
 	captions: IDataObject;
+	format: IDataObject;
 	engineOptions: IDataObject;
 	waits: boolean;
 	keepsOnServer: boolean;
@@ -103,6 +109,7 @@ function panelNow(context: IExecuteFunctions, i: number): Panel {
 		scene: context.getNodeParameter('scene', i, {}) as IDataObject,
 		options,
 		captions: context.getNodeParameter('captions', i, {}) as IDataObject,
+		format: context.getNodeParameter('format', i, {}) as IDataObject,
 		engineOptions: Object.fromEntries(
 			given.map(({ name, value }) => [
 				text(name),
@@ -134,6 +141,7 @@ function panelOfVersion1(context: IExecuteFunctions, i: number): Panel {
 			timeoutMinutes: field('timeoutMinutes'),
 		},
 		captions: {},
+		format: {},
 		engineOptions: engineOptionsOfVersion1(context, more.engineOptions, i),
 		waits: field('wait') !== 'none',
 		keepsOnServer: more.markCollected === false,

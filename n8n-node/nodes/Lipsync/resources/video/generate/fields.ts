@@ -9,6 +9,7 @@ import { VERSION_2 } from '../../../operation';
 import { keepOnServerField, outputField, simplifyField } from '../output';
 import { captionFields } from './captions';
 import * as common from './commonFields';
+import { formatFields } from './format';
 
 const IS_TOOL = { '@tool': [true] };
 /** The engines that ignore the prompt, the preset and the resolution. */
@@ -58,6 +59,7 @@ export const fields: INodeProperties[] = [
 		],
 	},
 	captionFields,
+	formatFields,
 	{
 		displayName: 'Engine Options',
 		name: 'engineOptions',

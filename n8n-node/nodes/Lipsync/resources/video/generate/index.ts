@@ -5,7 +5,7 @@ import { asNodeError, jobEnded } from '../../../api/errors';
 import { TimeLimit } from '../../../api/patience';
 import { serverOf, type Server } from '../../../api/server';
 import { orFailed } from '../../../items';
-import { captionFile, download, markCollected } from '../../../jobs/collect';
+import { captionFile, download, markCollected, posterFile } from '../../../jobs/collect';
 import { describeForAgent, describeResult, describeStatus } from '../../../jobs/describe';
 import { idempotencyKey, submit } from '../../../jobs/submit';
 import { TookTooLong, abandon, readJob, waitForEnd } from '../../../jobs/watch';
@@ -96,6 +96,7 @@ async function finish({ id, server, ask, limit }: Started, i: number): Promise<I
 		if (ask.srtField && ended.links.captions_srt) {
 			item.binary[ask.srtField] = await captionFile(server, ended);
 		}
+		if (ask.posterField) item.binary[ask.posterField] = await posterFile(server, ended);
 		if (!ask.keepsOnServer) await markCollected(server, ended);
 		return item;
 	});

@@ -73,7 +73,7 @@ class Lipsync:
         try:
             made = Settings.model_validate({name: value for name, value in given.items() if value is not None})
         except ValidationError as error:
-            raise invalid(error, owner="Lipsync", noun="setting", known=Settings.model_fields) from error
+            raise invalid(error, owner="Lipsync", noun="setting", model=Settings) from error
         registry.ENGINES.check_name(made.engine)
         self._start(made)
 
@@ -209,7 +209,7 @@ class Lipsync:
         try:
             return Ask.model_validate({"prompt": prompt, **wishes, "options": own})
         except ValidationError as error:
-            raise invalid(error, owner="the video", noun="option", known=Ask.model_fields) from error
+            raise invalid(error, owner="the video", noun="option", model=Ask) from error
 
     def _task(
         self, image: FileName, audio: FileName, second_audio: FileName | None, output: Path, scratch: Path, ask: Ask

@@ -6,10 +6,11 @@ its errors here, so that the same mistake reads the same wherever it is made. Kn
 
 import difflib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from lipsync_server.errors import InvalidInput
 
@@ -27,6 +28,7 @@ class Fault:
     kind: str
     message: str
     given: object
+    path: tuple[int | str, ...] = ()
 
 
 def first_fault(error: ValidationError) -> Fault:
@@ -35,7 +37,8 @@ def first_fault(error: ValidationError) -> Fault:
     if message.startswith("Input should"):
         message = f"it should{message.removeprefix('Input should')}"
     name = ".".join(str(part) for part in first["loc"])
-    return Fault(name, first["type"], message, first.get("input"))
+    message = message.replace("a valid tuple", "a list")
+    return Fault(name, first["type"], message, first.get("input"), first["loc"])
 
 
 def invalid(
@@ -44,17 +47,22 @@ def invalid(
     owner: str,
     noun: str = "field",
     known: Iterable[str] = (),
+    model: type[BaseModel] | None = None,
     label: Callable[[str], str] | None = None,
 ) -> InvalidInput:
     """The error that says what is wrong with a field of `owner` ("engine preview", "the request").
 
-    noun: how fields are called ("option", "setting"). known: the names that exist. label: how one field is shown;
-    unless given, "option NAME of OWNER".
+    noun: how fields are called ("option", "setting"). known: the names that exist, by default those of `model`, the
+    pydantic model that refused. label: how one field is shown; unless given, "option NAME of OWNER".
     """
     fault = first_fault(error)
     shown = label(fault.name) if label is not None else f"{noun} {fault.name} of {owner}"
     if fault.kind == "extra_forbidden":
-        return unknown(fault.name, owner=owner, noun=noun, known=known)
+        if model is not None and len(fault.path) > 1:
+            *outer, name = fault.path
+            whole = f"{noun} {'.'.join(map(str, outer))} of {owner}"
+            return unknown(str(name), owner=whole, known=_fields_at(model, outer), field=fault.name)
+        return unknown(fault.name, owner=owner, noun=noun, known=known or (model.model_fields if model else ()))
     if fault.kind == "missing":
         return InvalidInput(f"{_sentence(shown)} is missing.", field=fault.name)
     if not fault.name:
@@ -62,12 +70,33 @@ def invalid(
     return InvalidInput(f"{_sentence(shown)} cannot be {show(fault.given)}: {fault.message}.", field=fault.name)
 
 
-def unknown(name: str, *, owner: str, noun: str = "field", known: Iterable[str] = ()) -> InvalidInput:
-    """The error for a name that does not exist: the nearest one that does, and all of them."""
+def unknown(
+    name: str, *, owner: str, noun: str = "field", known: Iterable[str] = (), field: str | None = None
+) -> InvalidInput:
+    """The error for a name that does not exist: the nearest one that does, and all of them. field: the name's path."""
     names = list(known)
     hint = f" Did you mean {near!r}?" if (near := nearest(name, names)) else ""
     has = f"; it has: {', '.join(names)}" if names else ""
-    return InvalidInput(f"{_sentence(owner)} has no {noun} {show(name)}{has}.{hint}", field=name[:_SHOWN_CHARACTERS])
+    words = f"{_sentence(owner)} has no {noun} {show(name)}{has}.{hint}"
+    return InvalidInput(words, field=(field or name)[:_SHOWN_CHARACTERS])
+
+
+def _fields_at(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
+    """The names of the fields of the object at `path` inside `model`: options of an option, entries of a list."""
+    schema = model.model_json_schema()
+
+    def forms(node: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """The node, with references followed and alternatives side by side."""
+        if "$ref" in node:
+            return forms(schema["$defs"][node["$ref"].rpartition("/")[2]])
+        return [form for one in node["anyOf"] for form in forms(one)] if "anyOf" in node else [node]
+
+    nodes = forms(schema)
+    for part in path:
+        inner = [node.get("items" if isinstance(part, int) else "properties", {}) for node in nodes]
+        steps = inner if isinstance(part, int) else [properties.get(part, {}) for properties in inner]
+        nodes = [form for step in steps if step for form in forms(step)]
+    return [name for node in nodes for name in node.get("properties", {})]
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

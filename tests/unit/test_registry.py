@@ -15,7 +15,7 @@ from lipsync_server.errors import EngineUnavailable, InvalidInput
 from lipsync_server.settings import RenderSettings, Settings
 from lipsync_server.workers.environment import child_environment
 from lipsync_server.workers.shelf import EngineShelf
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from stand_in import REGISTRY
 
 MIB = 1024 * 1024
@@ -54,7 +54,7 @@ def test_auto_takes_the_first_that_can_run_and_says_why_in_one_line(
     assert name == "good"
     assert why == (
         "good on cuda:0: the best that can run here "
-        "(best: The weights are missing; gone: Engine gone is not part of this installation)"
+        "(best: The weights are missing; gone: Engine gone is not part of this installation any more)"
     )
     assert [info.available for info in registry.describe(settings())] == [False, False, True, True]
 
@@ -120,6 +120,35 @@ def test_an_unknown_option_is_refused_with_the_options_that_exist() -> None:
         choose_options("bald", EngineOptions, Ask(options={"beard": 1}), settings())
     with pytest.raises(InvalidInput, match="Did you mean 'steps'"):
         choose_options("two", _Options, Ask(options={"stepps": 1}), settings())
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    scale: float = 1.0
+
+
+class _WithEntries(EngineOptions):
+    entries: tuple[_Entry, ...] | None = None
+
+
+def test_an_unknown_field_inside_an_option_is_refused_with_the_fields_that_it_has() -> None:
+    ask = Ask(options={"entries": [{"name": "a"}, {"name": "b", "scal": 2}]})
+    with pytest.raises(InvalidInput) as error:
+        choose_options("two", _WithEntries, ask, settings())
+    assert error.value.detail == (
+        "Option entries.1 of engine two has no field 'scal'; it has: name, scale. Did you mean 'scale'?"
+    )
+    assert error.value.field == "entries.1.scal"
+
+
+@pytest.mark.parametrize("box", [(9, 9, 1, 20), (0, 9, 20, 9)])
+def test_a_box_without_an_area_is_refused_before_anybody_looks_for_a_face_in_it(
+    box: tuple[float, float, float, float],
+) -> None:
+    with pytest.raises(InvalidInput, match="right must be more than left, and bottom more than top"):
+        choose_options("bald", EngineOptions, Ask(face_box=box), settings())
 
 
 def test_a_wish_that_an_engine_ignores_comes_back_as_a_warning() -> None:

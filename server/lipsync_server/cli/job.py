@@ -41,7 +41,7 @@ def ask_from(**values: object) -> Ask:
     try:
         return Ask.model_validate(values)
     except ValidationError as error:
-        raise invalid(error, owner="the render", label=_flag, known=Ask.model_fields) from error
+        raise invalid(error, owner="the render", label=_flag, model=Ask) from error
 
 
 def _flag(name: str) -> str:

@@ -7,13 +7,13 @@ who runs it (workers/ does).
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Annotated, ClassVar, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from lipsync_server.engines import ask
 from lipsync_server.engines.ask import MAX_FACE_INDEX, MAX_SEED
-from lipsync_server.engines.ask import Box as Box
 from lipsync_server.engines.ask import Preset as Preset
 
 # Parts of the interface, so that an engine finds everything here.
@@ -23,6 +23,17 @@ from lipsync_server.media_types import Frames as Frames
 from lipsync_server.media_types import Speech as Speech
 from lipsync_server.resume_state import State as State
 from lipsync_server.settings import EngineSettings
+
+
+def _spans_an_area(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    left, top, right, bottom = box
+    if right <= left or bottom <= top:
+        raise ValueError("it is left, top, right, bottom: right must be more than left, and bottom more than top")
+    return box
+
+
+Box = Annotated[ask.Box, AfterValidator(_spans_an_area)]
+"""left, top, right, bottom in pixels of the upright picture; a box without an area is refused."""
 
 
 class EngineOptions(BaseModel):

@@ -38,7 +38,7 @@ def choose_options(engine: str, model: type[EngineOptions], ask: Ask, settings: 
     try:
         options = model.model_validate(values)
     except ValidationError as error:
-        raise invalid(error, owner=f"engine {engine}", noun="option", known=model.model_fields) from error
+        raise invalid(error, owner=f"engine {engine}", noun="option", model=model) from error
     options.check_here(settings)
     return Chosen(options, _ignored(engine, model, ask))
 

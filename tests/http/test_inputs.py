@@ -9,7 +9,7 @@ import pytest
 from lipsync_server.http import keys
 from lipsync_server.http.callers.slots import MAX_STREAMS
 from lipsync_server.http.inputs import uploads
-from site_kit import PNG, WAV, Site, form
+from site_kit import PNG, WAV, Site, form, wav
 
 IMAGE, AUDIO = base64.b64encode(PNG).decode(), base64.b64encode(WAV).decode()
 
@@ -262,3 +262,44 @@ async def test_too_many_event_streams_are_answered_429(site: Site):
     site.client.app[keys.STREAMS].n_taken = 0
     site.executor.let_go.set()
     assert (await site.ended(job_id))["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("blanks", ["", "   "])
+async def test_a_data_uri_in_a_field_for_an_address_is_the_file(site: Site, blanks: str):
+    """Many clients write a data URI where an address is asked for; a whole recording, however long, goes there too."""
+    long = base64.b64encode(wav(30)).decode()
+    values = {
+        "image_url": f"{blanks}data:image/png;base64,{IMAGE}",
+        "audio_url": f"data:audio/wav;base64,{long}",
+        "image": blanks,
+        "callback_url": blanks,
+        "second_audio_url": " ",
+    }
+    status, job = await post_json(site, values)
+    assert status == 202, job
+    assert (await site.ended(job["id"]))["state"] == "succeeded"
+
+
+async def test_a_file_that_is_sent_twice_is_refused(site: Site):
+    both = {"image": IMAGE, "image_url": f"data:image/png;base64,{IMAGE}", "audio": AUDIO}
+    status, problem = await post_json(site, both)
+    assert (status, problem["field"]) == (422, "image")
+    assert site.left_on_disk() == []
+
+
+async def test_json_that_is_not_utf8_is_told_so(site: Site):
+    body = json.dumps({"image": IMAGE, "audio": AUDIO})
+    for encoding in ("utf-16", "utf-16-le", "utf-32"):
+        async with site.client.post(
+            "/v1/jobs", data=body.encode(encoding), headers={"Content-Type": "application/json"}
+        ) as response:
+            assert response.status == 400
+            assert "UTF-8" in (await response.json())["detail"]
+
+
+@pytest.mark.parametrize("boundary", ["", '""', "; charset=utf-8", "another"])
+async def test_a_boundary_that_is_not_the_body_s_is_told_to_be_taken_away(site: Site, boundary: str):
+    headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+    async with site.client.post("/v1/jobs", data=b"--x\r\n\r\nbody\r\n--x--\r\n", headers=headers) as response:
+        assert response.status == 400
+        assert "by hand" in (await response.json())["detail"]

@@ -316,3 +316,12 @@ def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
             done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True)
             peaks_kib.append(int(done.stdout))
         assert peaks_kib[1] - peaks_kib[0] < 4096  # the whole clip would be 11 MiB
+
+
+def test_a_picture_in_place_of_a_recording_is_named(tmp_path: Path) -> None:
+    """HEIC and AVIF begin as an MP4 does."""
+    for brand, kind in ((b"heic", "HEIC"), (b"avif", "AVIF"), (b"crx ", "CR3")):
+        path = tmp_path / "recording.wav"
+        path.write_bytes(struct.pack(">I4s4sI4s", 20, b"ftyp", brand, 0, brand) + b"\0\0\0\x10mdat" + bytes(8))
+        with pytest.raises(UnsupportedMedia, match=f"a {kind} picture.*swapped"):
+            probe_audio(path, min_s=0.2, max_s=10)

@@ -12,7 +12,7 @@ import math
 import threading
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -68,6 +68,12 @@ class Face:
         """The mesh's bounding box: left, top, right, bottom in pixels."""
         low, high = self.points[:, :2].min(axis=0), self.points[:, :2].max(axis=0)
         return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+
+    def scaled(self, factor: float) -> "Face":
+        """The same face in the picture scaled by `factor`."""
+        points = self.points * np.float32(factor)
+        points[:, :2] += np.float32((factor - 1) / 2)  # cv2 counts from the centre of the first pixel
+        return replace(self, points=points)
 
     @property
     def area(self) -> float:

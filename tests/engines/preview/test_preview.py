@@ -296,3 +296,22 @@ def test_a_strong_profile_gets_a_warning(engine: PreviewEngine) -> None:
     frames = render(engine, request(shared_picture("infinitetalk_single.jpg"), 0.2), recorder)
     assert len(frames) == 5
     assert len(recorder.warnings) == 1 and "from the side" in recorder.warnings[0]
+
+
+@pytest.mark.parametrize(("width", "height", "side"), [(4000, 3000, 250), (2400, 6000, 240)])
+def test_a_face_of_50_pixels_in_a_large_photograph_moves_and_its_size_is_told(
+    engine: PreviewEngine, portrait: Frames, width: int, height: int, side: int
+) -> None:
+    """The video has fewer pixels than the photograph; the promise counts those of the photograph."""
+    photograph = np.full((height, width, 3), 120, np.uint8)
+    top, left = height // 3, width // 4
+    photograph[top : top + side, left : left + side] = cv2.resize(portrait, (side, side), interpolation=cv2.INTER_AREA)
+    recorder = RecordingContext()
+    frames = render(engine, request(photograph, 1.0), recorder)
+    scale = frames.shape[2] / width
+    window = np.s_[:, int(top * scale) : int((top + side) * scale), int(left * scale) : int((left + side) * scale)]
+    moved = np.abs(np.diff(frames.astype(np.int16), axis=0))
+    assert moved[window].max() > 4
+    moved[window] = 0
+    assert moved.max() == 0
+    assert any("pixels high in the video" in warning for warning in recorder.warnings)

@@ -24,6 +24,7 @@ _BATCH_BYTES = 12 * 2**20
 # Frames: where the encoder places a key frame anyway, so that a segment costs nothing.
 _SAVE_EVERY = 100
 _STRONG_YAW = 0.6
+_SMALL_FACE_PX = 60
 
 
 class PreviewEngine:
@@ -51,11 +52,15 @@ class PreviewEngine:
         assert isinstance(options, Options)
         context.progress("preprocess", 0, 3, "finding the face")
         picture, scale = fit_picture(request.picture)
-        box = options.face_box
-        if box is not None:
-            box = (box[0] * scale, box[1] * scale, box[2] * scale, box[3] * scale)
-        faces = self._landmarker.detect(picture)
-        face = choose_face(faces, face_index=options.face_index, face_box=box)
+        # Found in the picture as it was sent: in a large photograph the video's pixels may be too few for a small face.
+        faces = self._landmarker.detect(request.picture)
+        face = choose_face(faces, face_index=options.face_index, face_box=options.face_box).scaled(scale)
+        height_px = face.box[3] - face.box[1]
+        if height_px < _SMALL_FACE_PX:
+            context.warn(
+                f"The face is only {height_px:.0f} pixels high in the video. A picture that is cut closer to the "
+                "person shows more of the mouth."
+            )
         if abs(face.yaw) > _STRONG_YAW:
             context.warn(
                 "The face is seen almost from the side; lips may look wrong. A picture that looks at the camera works "

@@ -10,7 +10,8 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from types import MappingProxyType
 
 from lipsync_server.errors import BadRequest, InvalidInput, TooLarge
 from lipsync_server.validation import why_not_json
@@ -27,11 +28,15 @@ Write = Callable[[str, bytes], Awaitable[None]]
 class JsonBody:
     """A parser: feed() receives the chunks of the body, close() returns the object without its files.
 
-    file_fields: top-level fields whose text is base64 or a data URI. write: called with a field and decoded bytes.
+    file_fields: top-level fields whose text is base64 or a data URI. url_fields: fields for an address, each with the
+    file that it stands for; many clients write a data URI there. write: called with a file field and decoded bytes.
     """
 
-    def __init__(self, file_fields: Collection[str], write: Write) -> None:
-        self._file_fields, self._write = file_fields, write
+    def __init__(
+        self, file_fields: Collection[str], write: Write, url_fields: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        self._file_fields, self._url_fields, self._write = file_fields, url_fields, write
+        self._files_come: dict[str, _Base64Text] = {}
         self._rest = bytearray()
         self._depth = 0
         self._in_string = self._escaped = False
@@ -48,6 +53,8 @@ class JsonBody:
             if len(chunk) < len(_BOM) and _BOM.startswith(chunk):
                 self._start = chunk
                 return
+            if chunk.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in chunk[:4]:
+                raise BadRequest("The JSON is UTF-16 or UTF-32. Send it as UTF-8.")
             self._begun, chunk = True, chunk.removeprefix(_BOM)
         at = 0
         while at < len(chunk):
@@ -82,6 +89,9 @@ class JsonBody:
 
     async def _pass(self, file: "_Base64Text", data: bytes) -> None:
         if data:
+            if self._files_come.setdefault(file.field, file) is not file:
+                name = file.field
+                raise InvalidInput(f"The file {name} is there twice. Send {name} or {name}_url, once.", field=name)
             await self._write(file.field, data)
 
     def _feed_rest(self, chunk: bytes, at: int) -> int:
@@ -94,13 +104,20 @@ class JsonBody:
                     self._escaped = False
                 elif byte == b"\\":
                     self._escaped = True
+                elif byte == b":" and self._begins_data_uri():
+                    field = self._url_fields[self._key]
+                    del self._rest[self._string_at + 1 :]
+                    self._in_string = self._after_colon = False
+                    self._file = _Base64Text(field, b"data:")
+                    return index + 1
                 elif byte == b'"':
                     self._in_string = False
                     if self._depth == 1 and not self._after_colon:
                         self._key = _text(self._rest[self._string_at :])
             elif byte == b'"':
                 if self._depth == 1 and self._after_colon and self._key in self._file_fields:
-                    self._file, self._after_colon = _Base64Text(self._key), False
+                    self._after_colon = False
+                    self._file = _Base64Text(self._key)
                     return index + 1
                 self._in_string, self._string_at = True, len(self._rest) - 1
             elif byte in b"{[":
@@ -116,14 +133,18 @@ class JsonBody:
                 return index + 1
         return len(chunk)
 
+    def _begins_data_uri(self) -> bool:
+        is_address = self._depth == 1 and self._after_colon and self._key in self._url_fields
+        return is_address and self._rest[self._string_at + 1 :].strip().lower() == b"data:"
+
 
 class _Base64Text:
     """Decodes one JSON string that holds a file: JSON escapes, the head of a data URI, base64 in either alphabet."""
 
-    def __init__(self, field: str) -> None:
+    def __init__(self, field: str, head: bytes = b"") -> None:
         self.field = field
         self._escape = b""  # an escape that a chunk cut in two
-        self._head: bytes | None = b""  # the first bytes, until it is known whether they are a data URI's
+        self._head: bytes | None = head  # the first bytes, until it is known whether they are a data URI's
         self._left = b""  # less than four characters of base64
 
     def ends_escaped(self, text: bytes) -> bool:

@@ -32,6 +32,7 @@ SLOWEST_BYTES_PER_S = 2048
 """A body whose average speed is lower is refused: a modem would be faster."""
 _BEGINNING_BYTES = 256
 _JSON_FIELDS = ("options", "face_box")
+_TEXT_FIELDS = ("prompt", "script")
 
 
 @dataclass(frozen=True)
@@ -137,13 +138,17 @@ async def _reading() -> AsyncIterator[None]:
     except (web.RequestPayloadError, web.HTTPBadRequest) as error:
         raise BadRequest("The body broke off or is malformed. Send it again.") from error
     except (ValueError, RuntimeError, AssertionError, LookupError, HttpProcessingError) as error:
-        raise BadRequest("The body is not well-formed multipart/form-data.") from error
+        raise BadRequest(
+            "The body is not well-formed multipart/form-data, or the boundary in the Content-Type header is not the "
+            "one in the body. If you set that header by hand, take it away: the client writes it."
+        ) from error
 
 
 async def _multipart(request: web.Request, folder: Path, fields: dict[str, FileField], pace: _Pace) -> Form:
     form = Form()
     texts: list[LipsyncError] = []
-    if "boundary" not in request.headers.get("Content-Type", "").lower():
+    boundary = request.headers.get("Content-Type", "").lower().partition("boundary=")[2]
+    if not boundary.strip('" ;'):
         raise BadRequest(
             "The Content-Type header is multipart/form-data without a boundary. Take away the Content-Type header that "
             "you set by hand; the client writes it, with its boundary."
@@ -173,7 +178,7 @@ async def _multipart(request: web.Request, folder: Path, fields: dict[str, FileF
         else:
             text = await _text(part, name, pace)
             # Forms send an empty string for an empty field; it counts as no value.
-            if text or name == "prompt":
+            if not _is_blank(name, text) and (text or name == "prompt"):
                 form.values[name] = _parsed(name, text)
 
 
@@ -257,7 +262,7 @@ async def _json(request: web.Request, folder: Path, fields: dict[str, FileField]
                 sinks[name] = await open_files.enter_async_context(FileSink(folder / name, name, field.max_bytes))
             await sinks[name].write(data)
 
-        body = JsonBody(fields, write)
+        body = JsonBody(fields, write, {field.url_name: field.name for field in fields.values()})
         while True:
             async with _reading():
                 chunk = await request.content.readany()
@@ -267,20 +272,25 @@ async def _json(request: web.Request, folder: Path, fields: dict[str, FileField]
             await body.feed(chunk)
         values = body.close()
     # Null means that the field is absent: many clients write every field that they know.
-    form.values = {name: value for name, value in values.items() if value is not None}
+    form.values = {name: value for name, value in values.items() if value is not None and not _is_blank(name, value)}
     for name in fields:
         text = form.values.pop(name, None)
         if name in sinks:
             form.files[name] = Taken(name, folder / name, "", sinks[name].n_bytes, sinks[name].sha256)
-        elif text not in (None, ""):
+        elif text is not None:
             raise InvalidInput(f"{name} cannot be {show(text)}: it has to be a file in base64, as text.", field=name)
     return form
+
+
+def _is_blank(name: str, value: object) -> bool:
+    """Whether the value is text without a character, which counts as no value; spoken words and a prompt stay."""
+    return isinstance(value, str) and name not in _TEXT_FIELDS and not value.strip()
 
 
 async def _fetch(form: Form, folder: Path, fields: dict[str, FileField], fetcher: Fetcher) -> None:
     for each in fields.values():
         url = form.values.pop(each.url_name, None)
-        if url is None or url == "":
+        if url is None:
             continue
         if each.name in form.files:
             raise InvalidInput(f"Send {each.name} or {each.url_name}, not both.", field=each.url_name)

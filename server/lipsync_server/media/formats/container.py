@@ -79,6 +79,12 @@ def picture_brand(head: bytes) -> str | None:
     return None
 
 
+def is_picture(path: Path) -> bool:
+    """Whether the first bytes are those of a picture in an ISO media file."""
+    with path.open("rb") as file:
+        return picture_brand(file.read(64)) is not None
+
+
 def _box_size(head: bytes) -> int:
     return int.from_bytes(head[:4])
 

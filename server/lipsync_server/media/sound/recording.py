@@ -16,7 +16,7 @@ import numpy as np
 import soundfile
 
 from lipsync_server.errors import InvalidAudio, UnsupportedMedia
-from lipsync_server.media.formats.container import AUDIO_KINDS, Container, sniff
+from lipsync_server.media.formats.container import AUDIO_KINDS, Container, is_picture, sniff
 from lipsync_server.media.formats.ffmpeg import BLOCK_SAMPLES, Converter, FfmpegReader
 from lipsync_server.media.formats.parts import Part, find_parts, open_part
 from lipsync_server.media.formats.recognise import N8N_ADVICE, describe, is_text
@@ -29,6 +29,7 @@ LONGEST_S = 1800.0
 _PCM_ADVICE = (
     "If it is raw PCM, which has no header to tell rate and channels, ask the text-to-speech service for wav or mp3."
 )
+_SWAPPED_ADVICE = "Perhaps picture and recording are swapped."
 # mp3 is missing here although libsndfile reads it: libsndfile drops the end of an mp3 without a Xing header.
 _SOUNDFILE_KINDS: frozenset[Container] = frozenset({"wav", "flac", "ogg", "aiff", "caf", "au"})
 _SOUNDFILE_CODECS = {
@@ -51,11 +52,10 @@ def identify(path: Path) -> Container:
     if path.stat().st_size == 0:
         raise InvalidAudio("The recording is an empty file. Send it again.")
     container = sniff(path)
-    if container is None:
-        advice = N8N_ADVICE if is_text(path) else _PCM_ADVICE
-        raise UnsupportedMedia(
-            f"The recording cannot be read: the file is {describe(path)}. {advice} Send {AUDIO_KINDS}."
-        )
+    if container is None or (container == "mov" and is_picture(path)):
+        found = describe(path)
+        advice = N8N_ADVICE if is_text(path) else _SWAPPED_ADVICE if "picture" in found else _PCM_ADVICE
+        raise UnsupportedMedia(f"The recording cannot be read: the file is {found}. {advice} Send {AUDIO_KINDS}.")
     return container
 
 

@@ -1,11 +1,12 @@
-"""Compiles the Triton kernels for GPUs that are not here, into Triton's cache: `python -m ... 80 86 89 90 120`.
+"""Compile the Triton kernels for GPUs that this machine does not have, into Triton's cache: `python -m ...
+
+80 86 89 90 120`.
 
 Triton compiles a kernel at its first launch, 0.5 to 2 s each on a rented machine, and keeps the machine code in a
-folder (TRITON_CACHE_DIR) under a key of the source, the arguments' types and the GPU. Compiling needs no GPU. So this
-module calls the project's own functions with tensors without memory (torch's device "meta"), while a driver that only
-knows a GPU's name stands in the place of NVIDIA's: each launch compiles and starts nothing. The image is built with
-the result. A kernel whose arguments differ from these, such as a token count that is no multiple of 16, is compiled
-when it is needed.
+folder (TRITON_CACHE_DIR) under a key of the source, the arguments' types and the GPU. The compiler needs no GPU. This
+module calls the project's own functions with tensors without memory (torch's device "meta"). A stand-in replaces
+NVIDIA's driver and knows only the GPU's name, so each launch compiles a kernel and starts nothing. The image contains
+the result. Other arguments, such as a token count that is no multiple of 16, are compiled at their first use.
 
 The widths are those of InfiniteTalk (5,120) and FlashHead (1,536). Does not know the engines.
 """
@@ -37,11 +38,11 @@ _HEAD_DIM = 128
 _FORMATS = ((80, 80), (60, 104), (104, 60))
 """Rows and columns of latents: a square picture, a wide and a tall one, at 480p."""
 _SHORT, _LONG = 3, 5
-"""Latent frames: enough for every layer of the VAE to have met its history."""
+"""Latent frames: enough that every layer of the VAE runs with and without earlier frames."""
 
 
 class AbsentGpu:
-    """Stands in for Triton's DriverBase, for a GPU that is not here.
+    """A stand-in for Triton's DriverBase, for a GPU that this machine does not have.
 
     compiled: the machine code of every kernel that was launched on it, by the kernel's name.
     """
@@ -56,7 +57,7 @@ class AbsentGpu:
         return GPUTarget("cuda", self._capability, 32)
 
     def get_current_device(self) -> int:
-        """A number for each capability: Triton keeps compiled kernels by the device's number."""
+        """Return a number for each capability, because Triton stores compiled kernels by the device's number."""
         return self._capability
 
     def get_current_stream(self, device: int) -> int:
@@ -84,7 +85,7 @@ class AbsentGpu:
 
 @contextmanager
 def absent_gpu(capability: int) -> Iterator[AbsentGpu]:
-    """Within it, Triton compiles for a GPU of this compute capability (x 10), and launches do nothing."""
+    """Inside this context Triton compiles for a GPU of this compute capability (x 10), and launches do nothing."""
     config = triton.runtime.driver
     before, driver = config._active, AbsentGpu(capability)
     config.set_active(driver)
@@ -113,7 +114,7 @@ def _bf16(*shape: int) -> Tensor:
 
 
 def _passes(width: int, hidden: int, heads: int, kind: EightBit | None) -> None:
-    """The passes between the products of a block (layers/fast.py)."""
+    """Compile the fused passes between the products of a block (layers/fast.py)."""
     x, vector = _bf16(_TOKENS, width), torch.empty(width, dtype=torch.float32)
     for y, gate in ((None, None), (x, vector), (x, None)):
         fused.norm(x, y, gate, vector, vector, 1e-6, kind)
@@ -134,7 +135,7 @@ def _products(width: int, hidden: int) -> None:
 
 
 def _roundings(heads: int, *, hopper: bool) -> None:
-    """Queries, keys and values of self-attention in 8 bits (attention_rounded.py)."""
+    """Compile the rounding of queries, keys and values to 8 bits (attention_rounded.py)."""
     width = heads * _HEAD_DIM
     q = _bf16(_TOKENS, 3 * width)[:, :width]
     weight, centre = _bf16(width), torch.empty(heads, _HEAD_DIM, dtype=torch.float32)
@@ -153,7 +154,10 @@ def _rope() -> RotaryTable:
 
 
 def _vae() -> None:
-    """Decoding and encoding, at the published width and size: without memory the convolutions cost nothing."""
+    """Compile decoding and encoding at the published width and size.
+
+    The convolutions cost no time, as the tensors have no memory.
+    """
     vae = WanVae(build().to(torch.bfloat16), torch.device("meta"), torch.bfloat16, kernels=True, channels_last=True)
     for rows, columns in _FORMATS:
         for _ in vae.decode(torch.empty(16, _SHORT, rows, columns)):

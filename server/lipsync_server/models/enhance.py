@@ -1,7 +1,7 @@
 """Face restoration after rendering, on request: GFPGAN through spandrel, both optional.
 
-Knows squares with a face. Does not know frames, pictures or how a square is put back. The square is restored as it is:
-SadTalker and FlashHead cut it out much as the pictures were cut that GFPGAN was trained on.
+Knows squares with a face. Does not know frames, pictures or how a square is put back. The square is not aligned again,
+because SadTalker and FlashHead cut it out nearly as GFPGAN's training pictures were cut.
 """
 
 import importlib
@@ -20,7 +20,7 @@ SIDE = 512
 
 
 def load_enhancer(folder: Path, device: torch.device) -> "Enhancer":
-    """GFPGAN from `folder`; raises EngineUnavailable without spandrel, WeightsError without a file that it knows."""
+    """Load GFPGAN from `folder`. Raises EngineUnavailable without spandrel, and WeightsError without a usable file."""
     if missing := missing_packages(("spandrel",)):
         raise EngineUnavailable(f"{extra_is_missing('Option enhance', missing, 'enhance')}, or leave enhance off.")
     path = folder / FILE
@@ -37,7 +37,7 @@ def load_enhancer(folder: Path, device: torch.device) -> "Enhancer":
             "this torch, or leave enhance off."
         ) from error
     try:
-        # Not spandrel's own reading of files, which unpickles.
+        # spandrel's own loader is not used, because it unpickles files, and a pickle can run code.
         state = torch.load(path, map_location="cpu", weights_only=True)
         network = spandrel.ModelLoader().load_from_state_dict(state)
         if network.architecture.id != "GFPGAN":
@@ -51,7 +51,7 @@ class Enhancer:
     """Restores faces. network: GFPGAN's, (n, 3, 512, 512) in [-1, 1] to the same."""
 
     def __init__(self, network: nn.Module, device: torch.device) -> None:
-        # GFPGAN's activations overflow float16, not bfloat16.
+        # GFPGAN's activations overflow float16, but not bfloat16.
         half = device.type == "cuda" and torch.cuda.is_bf16_supported()
         self._dtype = torch.bfloat16 if half else torch.float32
         self._network = network.eval().requires_grad_(False).to(device, self._dtype)
@@ -60,7 +60,7 @@ class Enhancer:
     def __call__(self, squares: Tensor) -> Tensor:
         """(n, 3, S, S) in [0, 1] -> (n, 3, 512, 512) float32 in [0, 1]; the same squares give the same faces."""
         large = F.interpolate(squares.float(), size=(SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 1)
-        # The renderer's memory is channels-last, which GFPGAN's views cannot take.
+        # The renderer's tensors are channels-last, and GFPGAN's `view` calls need the usual order.
         given = (large * 2 - 1).to(self._dtype).contiguous()
         restored: Tensor = self._network(given, return_rgb=False, randomize_noise=False)[0]
         return ((restored.float() + 1) / 2).clamp(0, 1)

@@ -1,9 +1,9 @@
-"""Host memory for weights that are copied to the GPU again and again: pinned where that can be had.
+"""Host memory for weights that are copied to the GPU again and again: pinned if the system allows that.
 
-Pinned memory stays at its physical address, so the GPU copies it without the CPU and beside its other work. CUDA can
-refuse to pin: the machine has too little free memory, a container's limit is reached, or `ulimit -l` forbids it. The
-refusal reads "CUDA error: out of memory" although the GPU's memory is not concerned. So it is caught here, logged once
-in words, and the memory is taken without pinning. Knows buffers of bytes. Does not know what lies in them.
+Pinned memory stays at its physical address, so the GPU copies from it without the CPU, and beside its other work. CUDA
+cannot pin if the machine has too little free memory, a container's limit is reached, or `ulimit -l` forbids it. CUDA's
+error then reads "CUDA error: out of memory", although the GPU's memory is not full. This module catches that error,
+logs the cause once, and allocates plain memory instead. Knows buffers of bytes. Does not know their content.
 """
 
 import logging
@@ -23,7 +23,10 @@ class HostBuffers:
         self.pins = pin
 
     def empty(self, n_bytes: int) -> Tensor:
-        """An uninitialised (n_bytes,) uint8 tensor. Raises HostOutOfMemory where not even plain memory can be had."""
+        """Return an uninitialised (n_bytes,) uint8 tensor.
+
+        Raises HostOutOfMemory if there is no plain memory either.
+        """
         if self.pins:
             try:
                 return torch.empty(n_bytes, dtype=torch.uint8, pin_memory=True)
@@ -43,6 +46,6 @@ class HostBuffers:
             ) from error
 
     def release(self) -> None:
-        """Give pinned memory that nobody refers to any more back to the system; torch keeps it for reuse otherwise."""
+        """Return unused pinned memory to the system. torch would keep it for reuse."""
         if self.pins and hasattr(torch._C, "_host_emptyCache"):
             torch._C._host_emptyCache()

@@ -1,7 +1,8 @@
 """The first LTX-Video VAE (0.9.0), through diffusers, with latents normalised as in FlashHead Lite's training.
 
-Eight frames and 32 x 32 pixels to a latent value of 128 channels: a twentieth of the tokens of Wan's VAE. The encoder
-is causal, the decoder is not, so a window is decoded as a whole. Knows no sampler and no window.
+A latent value of 128 channels stands for eight frames of 32 x 32 pixels, so there are a twentieth of the tokens of
+Wan's VAE. The encoder is causal (a latent frame depends on earlier frames only). The decoder is not, so a window is
+decoded as a whole. Knows no sampler and no window.
 """
 
 import json
@@ -25,8 +26,9 @@ def build(config: dict[str, object]) -> AutoencoderKLLTXVideo:
 
 
 class LtxVae:
-    """The VAE on one device. Latents are float32 (z, T, h, w), normalised; pixels are (3, F, H, W), nominally in
-    [-1, 1] and not clamped."""
+    """The VAE on one device.
+
+    Latents are float32 (z, T, h, w), normalised; pixels are (3, F, H, W), nominally in [-1, 1] and not clamped."""
 
     def __init__(self, model: AutoencoderKLLTXVideo, mean: Tensor, std: Tensor, dtype: torch.dtype) -> None:
         """mean, std: (z,) float32, of the latents that the encoder makes."""
@@ -55,9 +57,10 @@ class LtxVae:
 
     @torch.inference_mode()
     def encode(self, video: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Latents of a video, float32 (3, F, H, W), F = 8n + 1: the mean, or with `noise` (z, T, h, w) a sample.
+        """Encode a video, float32 (3, F, H, W), F = 8n + 1: to the mean, or with `noise` (z, T, h, w) to a sample.
 
-        The public reference samples with random numbers that no seed governs; the mean makes a seed mean one video.
+        The public reference samples with random numbers that its seed does not control. With the mean, one seed gives
+        one video.
         """
         posterior = self._model.encode(video[None].to(self.device, self._dtype)).latent_dist
         latent: Tensor = posterior.mean[0].float()

@@ -1,7 +1,7 @@
-"""Pictures and frames on their way into a model and out of it: resize to cover, crop, scale, back to bytes.
+"""Convert pictures and frames to a model's input and back: resize, crop, scale to [-1, 1], and back to bytes.
 
-These are the public references' rounding rules, exactly: 8-bit bilinear resizing, a centre crop that rounds half to
-even, and truncation of the finished frames. Knows numpy, Pillow and torch; no model and no face.
+The rounding is exactly the public references': 8-bit bilinear resizing, a centre crop that rounds half to even, and
+truncation of the finished frames. Knows numpy, Pillow and torch; no model and no face.
 """
 
 import math
@@ -19,12 +19,12 @@ from lipsync_server.media_types import Frames
 
 
 LONG_SIDE, SHORT_SIDE = 1920, 1080
-"""The largest video, either way around."""
+"""The sides of the largest video, in either orientation."""
 
 
 @dataclass(frozen=True)
 class Framing:
-    """The steps from a source picture to the target: resize to `resized`, then cut height x width at (top, left)."""
+    """Two steps from a source picture to the target: resize to `resized`, then crop height x width at (top, left)."""
 
     height: int
     width: int
@@ -34,7 +34,7 @@ class Framing:
 
 
 def frame_picture(source: tuple[int, int], target: tuple[int, int]) -> Framing:
-    """Smallest enlargement of `source` (height, width) that covers `target`, centred as torchvision centres."""
+    """The smallest size of `source` (height, width) that covers `target`, with torchvision's centre crop."""
     scale = max(target[0] / source[0], target[1] / source[1])
     resized = math.ceil(scale * source[0]), math.ceil(scale * source[1])
     top, left = (round((have - want) / 2.0) for have, want in zip(resized, target, strict=True))
@@ -55,14 +55,14 @@ def to_tensor(picture: Frames) -> Tensor:
 
 
 def to_uint8(frames: Tensor) -> Tensor:
-    """(3, T, H, W) in [-1, 1] to uint8 (T, H, W, 3); truncated and not rounded, as the reference does."""
+    """(3, T, H, W) in [-1, 1] to uint8 (T, H, W, 3), truncated and not rounded, as in the reference."""
     return ((frames + 1) / 2 * 255).clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0)
 
 
 def fit_video(picture: Frames) -> tuple[Frames, tuple[float, float]]:
     """The picture (H, W, 3) at the video's size, and its scale in x and y.
 
-    At most 1920 x 1080 either way around, even sides, never enlarged; an odd last row or column is left out.
+    At most 1920 x 1080 in either orientation, with even sides, never enlarged. An odd last row or column is cut off.
     """
     height, width = picture.shape[:2]
     scale = min(1.0, LONG_SIDE / max(height, width), SHORT_SIDE / min(height, width))

@@ -1,9 +1,8 @@
 """A whole ComfyUI `models/` folder for InfiniteTalk with random weights: tiny for tests, or at full size for a card.
 
-Three sets of files, as people have them: scaled fp8, GGUF, and 16 bits with a patch file. Folders, file names and
-tensor names are the published ones, taken from public code (ComfyUI, its Wan wrapper, ComfyUI-GGUF and llama.cpp); no
-published file was read to write them. The weights are those that random_models/infinitetalk.py writes in the official
-layout.
+Writes three sets of files: scaled fp8, GGUF, and 16 bits with a patch file. Folders, file names and tensor names are
+the published ones. They come from public code (ComfyUI, its Wan wrapper, ComfyUI-GGUF and llama.cpp); no published file
+was read. random_models/infinitetalk.py writes the same weights in the official layout.
 """
 
 from collections.abc import Mapping
@@ -82,13 +81,13 @@ def save_encoders(folder: Path, sizes: Sizes = TINY) -> None:
     model = wav2vec.build(sizes.wav2vec)
     randomise(model, device=torch.device("cpu"), dtype=torch.float32)
     sound = {f"wav2vec2.{_old_norm(name)}": value for name, value in model.state_dict().items()}
-    # Of the published file's training; the Wan wrapper's file has them too.
+    # These tensors are left over from training. The published file and the Wan wrapper's file have them.
     sound |= {"quantizer.codevectors": torch.zeros(1, 4, 2), "project_q.weight": torch.zeros(2, 2)}
     save_single(sound, folder / "wav2vec2" / "wav2vec2-chinese-base_fp16.safetensors", dtype=torch.float16)
 
 
 def text_name(official: str, *, gguf: bool = False) -> str:
-    """The name of one of Wan's text encoder's tensors in transformers, or in llama.cpp."""
+    """The name of a text encoder's tensor in transformers, or in llama.cpp."""
     outside = (_OF_GGUF if gguf else _OF_TRANSFORMERS).get(official)
     if outside is not None:
         return outside
@@ -101,14 +100,14 @@ def text_name(official: str, *, gguf: bool = False) -> str:
 
 
 def byte_pieces() -> list[Piece]:
-    """A tokenizer of 263 pieces: the special ones, a space, the commonest letters, and every byte."""
+    """A tokenizer of 263 pieces: the special ones, a space, the most frequent letters, and every byte."""
     special = [Piece("<pad>", 0.0, CONTROL), Piece("</s>", 0.0, CONTROL), Piece("<unk>", 0.0, UNKNOWN)]
     letters = [Piece(letter, -float(index + 1), NORMAL) for index, letter in enumerate("▁eta")]
     return [*special, *(Piece(f"<0x{byte:02X}>", -10.0, BYTE) for byte in range(256)), *letters]
 
 
 def _old_norm(name: str) -> str:
-    """The name that weight norm's two halves had before torch 2.1, as published files have them."""
+    """The names of weight norm's two halves before torch 2.1. Published files have these names."""
     for old, new in (
         ("weight_g", "parametrizations.weight.original0"),
         ("weight_v", "parametrizations.weight.original1"),

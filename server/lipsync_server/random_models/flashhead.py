@@ -1,11 +1,11 @@
-"""Write random-weight FlashHead model files in the published layout: every file, the right names, tiny or full size.
+"""Write FlashHead's model files with random weights, in the published layout, tiny or at full size.
 
     python -m lipsync_server.random_models.flashhead FOLDER                      tiny, both variants
     python -m lipsync_server.random_models.flashhead FOLDER --full --device cuda full size, 16 GB
 
-FOLDER then serves as LIPSYNC_WEIGHTS_DIR. The videos that they make are noise; everything else is real, so tiny ones
-run the whole engine on a CPU in seconds, and full ones cost a GPU as much as the published files. Knows the layout; the
-names come from the loaders' own mappings.
+Use FOLDER as LIPSYNC_WEIGHTS_DIR. The videos are noise, but all code of the engine runs: with tiny files in seconds on
+a CPU, and with full-size files at the same cost on a GPU as with the published files. Knows the layout; the names come
+from the loaders' own mappings.
 """
 
 import argparse
@@ -95,13 +95,13 @@ def write(
         write_json(home / published.LTX_VAE / "config.json", sizes.ltx)
         save_file(tensors_of(ltx_vae.build(sizes.ltx), device), home / published.LTX_VAE / _WEIGHTS)
     sound.mkdir(exist_ok=True)
-    # As facebook publishes it: names begin with wav2vec2., and a head for text comes along.
+    # The form of the published file: names begin with wav2vec2., and there is a head for text too.
     head = {"lm_head.weight": torch.zeros(32, sizes.sound.hidden_size), "lm_head.bias": torch.zeros(32)}
     write_wav2vec(sound, sizes.sound, device, prefix="wav2vec2.", more=head)
 
 
 def published_shapes(config: HeadConfig) -> dict[str, tuple[int, ...]]:
-    """Every tensor of the published file, those that nothing reads too."""
+    """Every tensor of the published file, also the tensors that no code reads."""
     dim, channels = config.dim, config.audio_channels
     unused: dict[str, tuple[int, ...]] = {
         "text_embedding.0.weight": (dim, config.text_dim), "text_embedding.0.bias": (dim,),
@@ -117,7 +117,7 @@ def published_shapes(config: HeadConfig) -> dict[str, tuple[int, ...]]:
 def random_parameters(
     config: HeadConfig, *, seed: int = 0, device: torch.device | str = "cpu"
 ) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of the published file as (name, float32), one at a time: activations keep their size."""
+    """Yield every tensor of the published file as (name, float32). Their scale keeps activations near their size."""
     return random_tensors(published_shapes(config), seed=seed, device=device)
 
 

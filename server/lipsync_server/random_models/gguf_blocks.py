@@ -1,8 +1,8 @@
-"""Weights rounded to GGUF's block formats: the package `gguf` unpacks K blocks and does not make them.
+"""Round weights to GGUF's block formats. The package `gguf` can unpack K blocks, but cannot make them.
 
-A K block holds 256 numbers in sub-blocks of 16 or 32, each with a scale of 6 or 8 bits, and one float16 that scales
-the scales (https://github.com/ggml-org/llama.cpp/pull/1684). The scales here are the plain ones (largest magnitude or
-range of a sub-block); llama.cpp searches for better ones, so its files are closer to the weights.
+A K block holds 256 numbers in sub-blocks of 16 or 32, each with a scale of 6 or 8 bits, and one float16 that scales the
+scales (https://github.com/ggml-org/llama.cpp/pull/1684). Here a scale is simply the largest magnitude or the range of a
+sub-block. llama.cpp searches for better scales, so its files are closer to the weights.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ _K_BLOCK = 256
 
 
 def pack_rows(rows: Floats, kind: str) -> tuple[NDArray[np.generic], GGMLQuantizationType]:
-    """(n, length) float32 -> the packed rows and the format: `kind`, or F16 where its blocks do not divide a row."""
+    """(n, length) float32 -> the packed rows and the format: `kind`, or F16 if a row is no whole number of blocks."""
     wanted = GGMLQuantizationType[kind]
     if rows.shape[-1] % GGML_QUANT_SIZES[wanted][0]:
         wanted = GGMLQuantizationType.F16

@@ -1,8 +1,8 @@
 """InfiniteTalk's published files with random weights: every file with the right names, tiny or at full size (28 GB).
 
-`write` fills a folder that then serves as LIPSYNC_WEIGHTS_DIR. The videos are noise; everything else is real. So the
-tiny files run the whole engine on a CPU in seconds, and the full ones cost a GPU as much as the published weights.
-Parameters are made on the device one at a time and streamed to disk. The names come from the loaders' own mappings.
+`write` fills a folder for LIPSYNC_WEIGHTS_DIR. The videos are noise, but all code of the engine runs: with tiny files
+in seconds on a CPU, and with full-size files at the same cost on a GPU as with the published weights. Parameters are
+made on the device one at a time and streamed to disk. The names come from the loaders' own mappings.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ from lipsync_server.random_models.networks import randomise, vae_tensors, write_
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large each model is. plain_layers: linear layers that quantised transformer files leave in 16 bits."""
+    """The size of each model. plain_layers: the linear layers that quantised transformer files keep in 16 bits."""
 
     transformer: TransformerConfig
     text: UMT5Config
@@ -43,7 +43,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Contents:
-    """The files to write. merged: a set of quantised transformers for each entry; True adds _lora to their names."""
+    """The files to write. merged: one set of quantised transformers for each entry; True adds _lora to their names."""
 
     people: tuple[People, ...] = ("single", "multi")
     shards: bool = True
@@ -79,7 +79,7 @@ TINY = Sizes(
         hidden_size=32, num_hidden_layers=12, num_attention_heads=1, intermediate_size=48, conv_dim=(16,) * 7,
         num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2,
     ),
-    # One channel, because the pictures keep their full size, which costs most.
+    # One channel, because the pictures have their full size, which costs the most time.
     vae_width=1,
     plain_layers=("img_emb", "audio_proj", "time_"),
 )  # fmt: skip
@@ -162,7 +162,7 @@ def text_tensors(config: UMT5Config, device: torch.device) -> Iterator[tuple[str
 
 
 def _tokenizer() -> Tokenizer:
-    """Bytes as tokens, with the published tokenizer's special ones: <pad> 0, </s> 1 at the end, <unk> 2."""
+    """A tokenizer with bytes as tokens, and the published tokenizer's special ones: <pad> 0, </s> 1 at the end, <unk> 2."""
     special = ["<pad>", "</s>", "<unk>"]
     vocabulary = {token: index for index, token in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))  # noqa: S106 - a text token

@@ -23,7 +23,7 @@ from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTr
 from lipsync_server.quantization import Quantization
 from lipsync_server.random_models.networks import random_tensors
 
-# Layer norms whose names do not say so.
+# Layer norms whose names do not contain "norm".
 _NORMS_OF_THE_PICTURE = ("img_emb.proj.0.weight", "img_emb.proj.4.weight")
 
 
@@ -34,7 +34,7 @@ def random_parameters(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter as (official name, tensor), one at a time: activations keep their size from layer to layer."""
+    """Yield every parameter as (official name, tensor). Their scale keeps activations near their size."""
     return random_tensors(
         official_shapes(config), seed=seed, device=device, dtype=dtype,
         begins_at_one=lambda name: name.endswith("weight") and ("norm" in name or name in _NORMS_OF_THE_PICTURE),
@@ -68,9 +68,9 @@ def save_shards(
     n_shards: int = 7,
     stem: str = "diffusion_pytorch_model",
 ) -> None:
-    """Write plain parameters as shards with their index in `folder`, and what is InfiniteTalk's own to `adapter`.
+    """Write plain parameters as shards with their index in `folder`, and InfiniteTalk's own parameters to `adapter`.
 
-    adapter: None puts everything into the shards, as FlashTalk is published.
+    adapter: with None the shards contain all parameters, as FlashTalk's published shards do.
     """
     folder.mkdir(parents=True, exist_ok=True)
     base = [name for name in parameters if adapter is None or not is_adapter(name)]

@@ -1,4 +1,4 @@
-"""Networks with random weights at any size, for tests and benchmarks; and the files that several engines have alike.
+"""Networks with random weights at any size, for tests and benchmarks, and the model files that several engines share.
 
 Random weights cost as much time and memory as trained ones. Their scale keeps activations near their size from layer to
 layer: a matrix with n inputs gets a standard deviation of n ** -0.5, so a sum of n products has the variance of one
@@ -34,7 +34,7 @@ def randomise(model: nn.Module, *, device: torch.device, dtype: torch.dtype, see
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)
         else:
             parameter.normal_(std=parameter[0].numel() ** -0.5, generator=generator)
-    # nn.Module's own `to`: that of diffusers' models warns about modules that stay float32, and there are none.
+    # nn.Module's own `to`. The one of diffusers' models warns about modules that stay float32, and there are none.
     nn.Module.to(model, dtype=dtype)
     model.requires_grad_(False).eval()
 
@@ -47,7 +47,7 @@ def random_tensors(
     dtype: torch.dtype = torch.float32,
     begins_at_one: Callable[[str], bool] = lambda name: "norm" in name and name.endswith("weight"),
 ) -> Iterator[tuple[str, Tensor]]:
-    """Random tensors as (name, tensor), one at a time, so that a model larger than the memory can be streamed to disk.
+    """Yield random tensors as (name, tensor), so that a model larger than the memory can be streamed to disk.
 
     begins_at_one: whether a vector is the weight of a norm, around 1; every other vector lies around 0.
     """
@@ -76,7 +76,10 @@ def vae_tensors(width: int, device: torch.device) -> dict[str, Tensor]:
 def write_wav2vec(
     folder: Path, config: Wav2Vec2Config, device: torch.device, *, prefix: str = "", more: Mapping[str, Tensor] = {}
 ) -> None:
-    """Write wav2vec 2.0 as published, into `folder`. prefix: of every name. more: tensors that come along unused."""
+    """Write wav2vec 2.0 as published, into `folder`.
+
+    prefix: of every name. more: further tensors that no code reads.
+    """
     tensors = {prefix + name: tensor for name, tensor in tensors_of(wav2vec.build(config), device).items()}
     save_file({**tensors, **more}, folder / "model.safetensors")
     write_json(folder / "config.json", {k: v for k, v in config.to_dict().items() if k != "dtype"})

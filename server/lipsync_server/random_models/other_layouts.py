@@ -33,7 +33,7 @@ def save_single(
     prefix: str = "",
     extra: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> None:
-    """All parameters in one type, each name behind `prefix`, and the tensors `extra` as they are."""
+    """Write all parameters in one type, each name after `prefix`, and the tensors `extra` unchanged."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {prefix + name: value.to(dtype).contiguous() for name, value in parameters.items()}
     save_file({**tensors, **extra}, path)
@@ -51,9 +51,11 @@ def save_scaled_fp8(
     plain: tuple[str, ...] = ("embedding.embedding",),
     extra: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> None:
-    """Linear layers in 8 bits, the rest in float16. scale: none (a plain cast), one number, or one for each row.
+    """Write linear layers in 8 bits, all others in float16.
 
-    plain: parts of the names of matrices that stay in float16. extra: tensors that are written as they are.
+    scale: none (a plain cast), one number, or one for each row.
+
+    plain: parts of the names of matrices that stay in float16. extra: tensors that are written unchanged.
     described: write a `comfy_quant` tensor for each layer, and no marker for the whole file.
     """
     tensors: dict[str, Tensor] = dict(extra)
@@ -105,9 +107,9 @@ def save_int8(parameters: Mapping[str, Tensor], path: Path, *, group: int = 0) -
 def save_gguf(
     parameters: Mapping[str, Tensor], path: Path, kind: str, *, arch: str = "wan", pieces: Sequence[Piece] = ()
 ) -> None:
-    """Matrices in the block format `kind`, the rest in float32, five dimensions noted as ComfyUI-GGUF notes them.
+    """Write matrices in the block format `kind`, all others in float32, and five dimensions in ComfyUI-GGUF's form.
 
-    pieces: a tokenizer, listed as llama.cpp's conversion lists it.
+    pieces: a tokenizer, written in the form of llama.cpp's conversion.
     """
     from gguf import GGMLQuantizationType, GGUFWriter
 

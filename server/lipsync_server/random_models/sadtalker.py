@@ -1,8 +1,8 @@
 """SadTalker's four published files with random weights, tiny (about 3 MB in all, for tests) or at full size.
 
-The pictures are noise; names, shapes and cost are those of the published files. Each tensor is scaled so that the
-variance of activations stays near one from layer to layer: no value overflows in half precision, and no branch of a
-network is silent.
+The pictures are noise, but names, shapes and cost are equal to the published files'. Each tensor is scaled so that the
+variance of activations stays near one from layer to layer. So no value overflows in half precision, and every branch of
+a network has an effect.
 """
 
 import math
@@ -16,11 +16,11 @@ from lipsync_server.engines.sadtalker.loading import official
 from lipsync_server.engines.sadtalker.loading.official import Dimensions, Shapes
 
 TINY = Dimensions(width=1 / 32, depth=4, n_keypoints=4, compressed=2, mask_kernel=3)
-"""The published networks with few channels, for tests of everything around them."""
+"""The published networks with few channels, for tests of the code around them."""
 
 
 def random_tensors(shapes: Shapes, seed: int = 0) -> dict[str, Tensor]:
-    """A tensor for every shape, the same for the same seed."""
+    """Return a tensor for every shape. The same seed gives the same tensors."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {name: _tensor(name, shape, generator) for name, shape in shapes.items()}
     for name in [name for name in tensors if name.endswith(".weight_orig")]:
@@ -31,7 +31,9 @@ def random_tensors(shapes: Shapes, seed: int = 0) -> dict[str, Tensor]:
 def write(
     folder: Path, dimensions: Dimensions = TINY, *, sizes: tuple[int, ...] = official.SIZES, seed: int = 0
 ) -> None:
-    """Write all published files into `folder`, the `sadtalker` folder of a weights directory, which is made.
+    """Write all published files into `folder`, the `sadtalker` folder of a weights directory.
+
+    The folder is made if missing.
 
     dimensions: TINY, or official.PUBLISHED for full size. sizes: picture sizes whose combined file is written.
     """

@@ -1,8 +1,10 @@
-"""The picture as the model's image tokens: CLIP ViT-H/14, transformers' vision tower with the official file's names.
+"""CLIP's picture encoder: a picture becomes the image tokens that the video model attends to.
 
-The reference takes the tokens before the last block, so 31 of the 32 blocks are built and the last block's weights are
-left in the file. Files of the vision tower alone are read too, under Wan's names and under transformers'
-(ComfyUI's clip_vision_h.safetensors). Knows no window; one picture gives (257, 1280) tokens.
+CLIP (https://arxiv.org/abs/2103.00020) was trained to match pictures with captions, so its tokens describe the content
+of a picture: (257, 1280) for one picture. The module runs transformers' vision tower of ViT-H/14 with the official
+file's names. The reference uses the tokens before the last block, so only 31 of the 32 blocks are built. Files with the
+vision tower alone are read too, under Wan's names and under transformers' (ComfyUI's clip_vision_h.safetensors). Knows
+no window.
 """
 
 import re
@@ -51,14 +53,14 @@ def official_name(name: str) -> str:
 
 
 _NOT_IN_A_TOWER = ("visual_projection.", "vision_model.embeddings.position_ids", "text_model.", "logit_")
-# Names of the tower in files that have nothing else, without what the published file puts before them.
+# Names of the tower's tensors in files with the tower alone: the published file's names without their prefix.
 _BARE = re.compile(
     r"^(?:(?P<block>\d+\.(?:norm[12]|attn|mlp)\.)|(?:cls_embedding|pos_embedding|patch_embedding|pre_norm|post_norm|head)\b)"
 )
 
 
 def published_name(name: str) -> str | None:
-    """Name in a file of any program -> name in the published file; None for what no vision tower has."""
+    """Name in a file of any program -> name in the published file; None for a tensor that is not the vision tower's."""
     if name.startswith(_NOT_IN_A_TOWER):
         return None
     if name.startswith("vision_model."):
@@ -105,7 +107,7 @@ def build(config: CLIPVisionConfig) -> CLIPVisionModel:
 
 
 def unused(config: CLIPVisionConfig, name: str) -> bool:
-    """Whether a tensor is published but never needed: the text tower's, and what follows the tokens."""
+    """Whether a published tensor is never needed: the text tower's, and the layers after the tokens."""
     last = f"visual.transformer.{config.num_hidden_layers - 1}."
     outside = ("log_scale", "visual.head", "visual.post_norm.weight", "visual.post_norm.bias")
     in_block = {f"{inside}.{kind}" for inside in _IN_BLOCK.values() for kind in ("weight", "bias")}
@@ -113,7 +115,7 @@ def unused(config: CLIPVisionConfig, name: str) -> bool:
 
 
 def config_of(tensors: Mapping[str, Tensor]) -> CLIPVisionConfig:
-    """The tower's sizes, read from the shapes, the published ones where nothing tells; `fill` names what differs."""
+    """The tower's sizes, read from the shapes of the tensors. A size that no shape shows is the published one."""
     blocks = [int(match[1]) for name in tensors if (match := _BLOCK.match(name))]
     n_blocks = max(blocks, default=VIT_H.num_hidden_layers - 1) + 1
 
@@ -133,7 +135,7 @@ def config_of(tensors: Mapping[str, Tensor]) -> CLIPVisionConfig:
 
 
 def preprocess(picture: Tensor, size: int) -> Tensor:
-    """(3, H, W) in [-1, 1] to CLIP's normalised (1, 3, size, size): bicubic, aspect not kept, as the reference."""
+    """Resize (3, H, W) in [-1, 1] to CLIP's normalised (1, 3, size, size): bicubic, aspect not kept (as the reference)."""
     resized = F.interpolate(picture[None].float(), size=(size, size), mode="bicubic", align_corners=False)
     mean = torch.tensor(_MEAN, device=picture.device).view(1, 3, 1, 1)
     std = torch.tensor(_STD, device=picture.device).view(1, 3, 1, 1)
@@ -154,7 +156,7 @@ class ImageEncoder:
     def load(
         cls, path: Path, *, device: torch.device, dtype: torch.dtype, n_heads: int | None = None
     ) -> "ImageEncoder":
-        """Read the file; only the vision tower is used. n_heads: for towers whose heads are not 80 wide."""
+        """Read the vision tower from the file. n_heads: for a tower whose heads are not 80 wide."""
         tensors = open_tensors(path, published_name)
         if any(name.endswith(".attn.to_qkv.weight") for name in tensors):
             tensors = split_qkv(tensors, path.name)
@@ -169,7 +171,7 @@ class ImageEncoder:
         return cls(model, config, device, dtype)
 
     def to(self, device: torch.device) -> None:
-        """Move the tower; encode() works where it is."""
+        """Move the tower to `device`. encode() runs there."""
         if device != self.device:
             self.model.to(device)
             self.device = device

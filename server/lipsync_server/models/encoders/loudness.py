@@ -6,8 +6,8 @@ mean of the others, are left out (gating):
 
     loudness = -0.691 + 10 log10(mean square of the filtered samples of the loud blocks)
 
-pyloudnorm wants the whole recording in memory, several times over, and at least 0.4 s of it. The same filters run here
-piece by piece, and a shorter recording is measured as one block of its own length.
+pyloudnorm needs several copies of the whole recording in memory, and at least 0.4 s of sound. Here the same filters run
+piece by piece, and a recording under 0.4 s is measured as one block of its own length.
 """
 
 import math
@@ -24,13 +24,13 @@ _BLOCK_S = 0.4
 _STEP = 0.25
 _ABSOLUTE_GATE_LUFS = -70.0
 _RELATIVE_GATE_LU = -10.0
-# Quieter or louder than this is not a loudness: silence, or not audio at all.
+# A value outside these limits is no loudness: the recording is silent, or is not sound at all.
 _NOT_A_LOUDNESS = 100.0
 _PIECE = 30 * SPEECH_RATE_HZ
 
 
 def gain_to_target(speech: Speech, rate_hz: int = SPEECH_RATE_HZ) -> float:
-    """The factor that brings mono `speech` to -23 LUFS; 1 for silence."""
+    """Return the factor that scales mono `speech` to -23 LUFS; 1 for silence."""
     lufs = integrated_loudness(speech, rate_hz)
     return 1.0 if abs(lufs) > _NOT_A_LOUDNESS else float(10 ** ((TARGET_LUFS - lufs) / 20))
 
@@ -40,7 +40,7 @@ def integrated_loudness(speech: Speech, rate_hz: int = SPEECH_RATE_HZ) -> float:
     duration_s = len(speech) / rate_hz
     block_s = min(_BLOCK_S, duration_s)
     n_blocks = int(np.round((duration_s - block_s) / (block_s * _STEP))) + 1
-    # The same expressions as pyloudnorm's: their rounding decides which sample belongs to which block.
+    # These are pyloudnorm's own expressions, because their rounding decides which sample belongs to which block.
     starts = np.array([int(block_s * (j * _STEP) * rate_hz) for j in range(n_blocks)])
     stops = np.minimum([int(block_s * (j * _STEP + 1) * rate_hz) for j in range(n_blocks)], len(speech))
     energy = _energy_until(speech, np.concatenate([starts, stops]), rate_hz)

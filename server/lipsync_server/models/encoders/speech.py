@@ -1,14 +1,15 @@
-"""Speech as the model hears it: wav2vec2's twelve hidden states at 25 frames a second, for recordings of any length.
+"""Speech features for the video model: wav2vec2's hidden states at 25 frames a second, for any length of recording.
 
 wav2vec2 (https://arxiv.org/abs/2006.11477) was trained to predict masked speech, so its layers describe sounds: the low
 ones waveform and pitch, the high ones phonemes. The video model attends to all twelve layers of the base model. The
 reference runs one pass over the whole recording, whose attention grows with the square of its length. Here:
-  * loudness, the mean and deviation of the samples, and the first layer's group norm (a statistic over all time) are
-    measured over the whole recording, piece by piece, so the features are those of one pass at any length;
-  * up to ONE_PASS_FRAMES (80 s) attention sees the whole recording, exactly as the reference;
-  * longer recordings go through in blocks of 60 s that see 10 s more on either side. wav2vec2 was trained on clips of
-    at most half a minute, so sound further away than that adds nothing to a frame's lips.
-A block is computed when a window needs it, and the last two are kept: memory does not grow with the length.
+  * Loudness, the mean and deviation of the samples, and the first layer's group norm (a statistic over all time) are
+  measured over the whole recording, piece by piece, so the features equal those of one pass at any length.
+  * Up to ONE_PASS_FRAMES (80 s) attention spans the whole recording, exactly as in the reference.
+  * A longer recording is computed in blocks of 60 s with 10 s of context on either side. wav2vec2 was trained on clips
+  of at most half a minute, so sound further away does not change a frame's lips.
+
+  A block is computed when a window needs it, and the last two blocks are kept, so memory does not grow with the length.
 """
 
 from collections import OrderedDict
@@ -37,7 +38,10 @@ class Track:
     """One person's sound on the video's time line: a recording that starts at `offset` samples, silence elsewhere."""
 
     def __init__(self, speech: Speech, n_samples: int, *, offset: int = 0, levelled: bool = True) -> None:
-        """levelled: bring the recording to -23 LUFS, as InfiniteTalk and FlashTalk hear it; FlashHead does not."""
+        """levelled: scale the recording to -23 LUFS, as InfiniteTalk and FlashTalk need it.
+
+        FlashHead needs the plain recording.
+        """
         self.n_samples = n_samples
         self._speech, self._offset = speech, offset
         self._gain = np.float32(gain_to_target(speech) if levelled and len(speech) else 1.0)
@@ -55,7 +59,7 @@ class Track:
 
 @dataclass(frozen=True)
 class _Statistics:
-    """Statistics over the whole recording: of its samples, and of the first convolution's output channels."""
+    """Mean and deviation over the whole recording: of the samples, and of each channel of the first convolution."""
 
     mean: float
     deviation: float
@@ -68,7 +72,7 @@ class SpeechEmbedding:
 
     def __init__(self, model: Wav2Vec, track: Track, n_frames: int | None = None) -> None:
         self._model, self._track = model, track
-        # In this order of operations, which makes 28 frames of 1.16 s, as in the reference, unless n_frames is given.
+        # The reference's order of operations, whose rounding gives 28 frames for 1.16 s. n_frames overrides the result.
         self.n_frames = int(track.n_samples / SPEECH_RATE_HZ * FPS) if n_frames is None else n_frames
         self._n_features = model.n_features(track.n_samples)
         self._statistics = _measure(model, track)
@@ -107,7 +111,8 @@ class SpeechEmbedding:
 
     def features(self, first: int, stop: int) -> Tensor:
         """Convolution features, about 50 a second, brought to the frame rate: (stop - first, channels)."""
-        # In float32, as torch's own interpolation has it: its rounding shows in recordings of half a minute.
+        # In float32, as in torch's own interpolation: its rounding changes the features of a recording of half a
+        # minute.
         step = torch.tensor((self._n_features - 1) / (self.n_frames - 1) if self.n_frames > 1 else 0.0)
         positions = torch.arange(first, stop, dtype=torch.float32) * step
         below = positions.floor().long().clamp(max=self._n_features - 1)
@@ -159,6 +164,7 @@ def _measure(model: Wav2Vec, track: Track) -> _Statistics:
 
 
 def silence(n_frames: int, like: Tensor) -> Tensor:
-    """The zero audio of unguided passes: (1, n_frames, 5, 12, width), on the device and in the dtype of `like`, one
-    window's audio (P, n_frames, 5, 12, width)."""
+    """Zero features for the passes without sound: (1, n_frames, 5, 12, width).
+
+    like: one window's features (P, n_frames, 5, 12, width), which give the device and the dtype."""
     return F.pad(like[:1, :0], (0, 0, 0, 0, 0, 0, 0, n_frames))

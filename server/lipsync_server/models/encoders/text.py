@@ -1,11 +1,11 @@
-"""The prompt as the model reads it: cleaning, tokens, and UMT5-XXL one layer at a time.
+"""The text encoder: a prompt is cleaned, cut into tokens, and passed through UMT5-XXL one layer at a time.
 
-UMT5 (https://arxiv.org/abs/2304.09151) has 5.7 billion weights, 11 GB, and a prompt needs it for a fraction of a
-second. So it is never loaded whole: a layer goes from the memory-mapped file to the device, all prompts pass through
-it, and it is dropped. That costs one read of the file and about half a gigabyte of memory, on every card. Reads the
-official .pth, optimum-quanto files (t5_int8, t5_fp8), and files of other programs under any of three sets of names:
-Wan's, transformers' (ComfyUI's umt5_xxl_*.safetensors) and llama.cpp's (umt5-xxl-encoder-*.gguf). Knows no pictures and
-no audio.
+UMT5 (https://arxiv.org/abs/2304.09151) has 5.7 billion weights (11 GB), and a prompt needs them for a fraction of a
+second. So the model is never loaded whole. One layer after the other is copied from the memory-mapped file to the
+device, runs on all prompts, and is dropped. That costs one read of the file and about half a gigabyte of GPU memory.
+Reads the official .pth, optimum-quanto files (t5_int8, t5_fp8), and files of other programs under any of three sets of
+names: Wan's, transformers' (ComfyUI's umt5_xxl_*.safetensors) and llama.cpp's (umt5-xxl-encoder-*.gguf). Knows no
+pictures and no audio.
 """
 
 import html
@@ -41,7 +41,7 @@ NAMES_OF_TRANSFORMERS = {
     "layer.0.layer_norm": "norm1", "layer.1.layer_norm": "norm2", "layer.1.DenseReluDense.wi_0": "ffn.gate.0",
     "layer.1.DenseReluDense.wi_1": "ffn.fc1", "layer.1.DenseReluDense.wo": "ffn.fc2",
 }  # fmt: skip
-# llama.cpp's names inside a layer, as its conversion of T5 encoders writes them.
+# Names inside a layer in llama.cpp's conversion of T5 encoders.
 NAMES_OF_GGUF = {
     "attn_q": "attn.q", "attn_k": "attn.k", "attn_v": "attn.v", "attn_o": "attn.o", "attn_norm": "norm1",
     "attn_rel_b": "pos_embedding.embedding", "ffn_gate": "ffn.gate.0", "ffn_up": "ffn.fc1", "ffn_down": "ffn.fc2",
@@ -55,7 +55,7 @@ _OUTSIDE = {
     "shared.weight": "token_embedding.weight", "token_embd.weight": "token_embedding.weight",
     "encoder.final_layer_norm.weight": "norm.weight", "enc.output_norm.weight": "norm.weight",
 }  # fmt: skip
-# ComfyUI keeps the tokenizer's model beside the weights; the second copy of the embedding is the first.
+# ComfyUI's files hold the tokenizer's model beside the weights, and the embedding twice.
 _UNUSED = ("spiece_model", "encoder.embed_tokens.weight", "logit_scale")
 _LAYER = re.compile(r"blocks\.(\d+)\.")
 _EMBEDDING, _FINAL_NORM = "token_embedding.weight", "norm.weight"
@@ -89,7 +89,7 @@ def published_name(name: str) -> str | None:
 
 
 def config_of(tensors: Mapping[str, Tensor]) -> UMT5Config:
-    """Sizes from the shapes, the published ones where nothing tells; `check` names what differs."""
+    """The encoder's sizes, read from the shapes of the tensors. A size that no shape shows is the published one."""
     layers = [int(match[1]) for name in tensors if (match := _LAYER.match(name))]
     n_layers = max(layers, default=23) + 1
 
@@ -112,7 +112,10 @@ def config_of(tensors: Mapping[str, Tensor]) -> UMT5Config:
 
 
 def one_layer(config: UMT5Config) -> UMT5EncoderModel:
-    """transformers' encoder with a single layer and no final norm, on the meta device: run it once for each layer."""
+    """Build transformers' encoder with one layer and no final norm, on the meta device.
+
+    It is run once for each layer.
+    """
     single = UMT5Config(**{**config.to_dict(), "num_layers": 1, "vocab_size": 2})
     with torch.device("meta"):
         model = UMT5EncoderModel(single)
@@ -130,7 +133,7 @@ def check(config: UMT5Config, tensors: Mapping[str, Tensor], source: str) -> Non
 
 
 class TextEncoder:
-    """Prompts to embeddings (n, 4096), streamed through the layers; holds no weights between calls."""
+    """Turns prompts into embeddings (n, 4096), one layer at a time. No weights stay in memory between calls."""
 
     def __init__(
         self, files: TextFiles, *, device: torch.device, dtype: torch.dtype, cache: Path | None = None
@@ -139,7 +142,7 @@ class TextEncoder:
         self._cache = EmbeddingCache(cache, files.weights) if cache is not None else None
 
     def encode(self, prompts: list[str]) -> list[Tensor]:
-        """One (n_tokens, width) tensor to each prompt, on the device. prompts: as `clean_prompt` returns them."""
+        """Return one (n_tokens, width) tensor for each prompt, on the device. prompts: results of `clean_prompt`."""
         found = [self._cache.get(prompt) if self._cache else None for prompt in prompts]
         wanted = [prompt for prompt, known in zip(prompts, found, strict=True) if known is None]
         if wanted:
@@ -174,10 +177,10 @@ def read_weights(files: TextFiles) -> Mapping[str, Tensor]:
 
 
 class QuantisedWeights(Mapping[str, Tensor]):
-    """An optimum-quanto file as plain weights: data * scale, computed when a weight is asked for.
+    """An optimum-quanto file as plain weights: data * scale, computed at each access.
 
-    stored: the same names with what the file holds, of the same shape, so that a check computes nothing. Raises
-    WeightsError naming file and key where the file is not what its map says.
+    stored: the same names with the file's own tensors, of the same shape, so that a check computes nothing. Raises
+    WeightsError with file and key if the file differs from its map.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], modules: set[str], source: str) -> None:
@@ -224,9 +227,9 @@ def run_encoder(
     dtype: torch.dtype,
     source: str,
 ) -> list[Tensor]:
-    """Embeddings of the token rows `ids`, kept rows only; one layer on the device at a time.
+    """Compute the embeddings of the token rows `ids`, without padding. One layer is on the device at a time.
 
-    Raises WeightsError unless `tensors` are the published encoder's, all of them and no more.
+    Raises WeightsError unless `tensors` are exactly those of the published encoder.
     """
     stored = into_modules.shapes_of(tensors)
     config = config_of(stored)

@@ -1,8 +1,9 @@
-"""Embeddings of recent prompts on disk, so that a prompt seen before costs no pass through the text encoder.
+"""A cache of prompt embeddings on disk, so that a repeated prompt needs no pass through the text encoder.
 
-A workflow sends the same prompt with every job. One file for each embedding (at most 4 MB); the oldest go when there
-are more than MAX_ENTRIES. The key is the cleaned prompt and the identity of the encoder's file, so new model files find
-no old entries. A damaged or unwritable cache is no error: the prompt is then encoded again.
+A workflow sends the same prompt with every job. Each embedding is one file (at most 4 MB); the oldest files are deleted
+when there are more than MAX_ENTRIES. The key is the cleaned prompt and the identity of the encoder's file, so new model
+files never match old entries. If the cache is damaged or cannot be written, the prompt is encoded again without an
+error.
 """
 
 import hashlib
@@ -28,7 +29,7 @@ class EmbeddingCache:
         self._weights = weights
 
     def get(self, prompt: str) -> Tensor | None:
-        """The embedding (n, width) of `prompt` in the type in which it was stored, or None."""
+        """Return the embedding (n, width) of `prompt` in its stored type, or None."""
         path = self._path(prompt)
         try:
             embedding = load_file(path)["embedding"]
@@ -38,7 +39,7 @@ class EmbeddingCache:
         except (OSError, SafetensorError, KeyError) as error:
             log.warning("the cached text embedding %s is unreadable and is made again: %s", path.name, error)
             return None
-        # Off the memory map: the file may be removed while the tensor is in use.
+        # A copy in memory: the mapped file may be removed while the tensor is in use.
         return embedding.clone()
 
     def put(self, prompt: str, embedding: Tensor) -> None:
@@ -63,7 +64,7 @@ class EmbeddingCache:
         entries = sorted(self._folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
         for path in entries[:-MAX_ENTRIES]:
             path.unlink(missing_ok=True)
-        # Files of a process that was killed while writing: no write takes an hour.
+        # Unfinished files older than an hour belong to a process that was killed, because no write takes that long.
         for path in self._folder.glob("*.part"):
             if time.time() - path.stat().st_mtime > _ABANDONED_S:
                 path.unlink(missing_ok=True)

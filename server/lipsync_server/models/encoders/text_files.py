@@ -1,4 +1,4 @@
-"""Where a text encoder's files lie. No torch here, so that the server process can look for them."""
+"""The paths of a text encoder's files. This module imports no torch, so that the server process can use it."""
 
 from dataclasses import dataclass
 from pathlib import Path

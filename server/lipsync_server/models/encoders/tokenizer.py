@@ -1,9 +1,9 @@
-"""UMT5's tokenizer from wherever it lies: tokenizer.json, spiece.model, or inside a file of weights.
+"""Read UMT5's tokenizer from a tokenizer.json, a spiece.model, or a model file that contains it.
 
 A tokenizer cuts a prompt into numbered pieces of words. UMT5's is a SentencePiece model of 256,000 pieces
-(https://github.com/google/sentencepiece). The published folder has it as tokenizer.json; ComfyUI's safetensors files
-carry the SentencePiece model itself as the tensor `spiece_model`, and GGUF files the list of pieces, from which the
-model is written anew. Knows no weights.
+(https://github.com/google/sentencepiece). The published folder has it as tokenizer.json. ComfyUI's safetensors files
+contain the SentencePiece model as the tensor `spiece_model`. GGUF files contain the list of pieces, from which this
+module builds the model. Knows no weights.
 """
 
 import struct
@@ -94,7 +94,7 @@ def _model_in(file: Path) -> bytes:
 
 
 def _written_anew(file: Path) -> bytes:
-    """A SentencePiece model of the pieces that a GGUF file lists."""
+    """Build a SentencePiece model from the pieces that a GGUF file lists."""
     _, values = read_gguf(file, lambda key: key.startswith(_GGUF))
     pieces, scores, kinds = values.get(_PIECES), values.get(_SCORES), values.get(_TYPES)
     if not isinstance(pieces, list) or not isinstance(scores, list) or not isinstance(kinds, list):

@@ -1,8 +1,9 @@
 """The wav2vec2 base model, run layer by layer: transformers' modules in a loop of our own.
 
-transformers 4 and 5 differ in what a layer returns and in how hidden states are collected, so both are handled here.
-The convolutions are handed the statistics of their group norm, because speech.py measures these over a whole recording
-and feeds the recording in pieces. Eager attention, float32. Knows no loudness, no windows and no length limits.
+transformers 4 and 5 return different values from a layer and collect hidden states differently; this module handles
+both. The caller passes the statistics of the group norm to the convolutions, because speech.py measures them over the
+whole recording and passes the recording in pieces. Eager attention, float32. Knows no loudness, no windows and no
+length limits.
 """
 
 import json
@@ -19,7 +20,7 @@ from lipsync_server.models.tensor_files import into_modules
 from lipsync_server.models.tensor_files.named import open_tensors
 
 _OLD_WEIGHT_NORM = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
-# Tensors of the published files that only their training used, or that turn sound into text.
+# Tensors of the published files that only training needs, or that turn sound into text.
 _TRAINING_ONLY = ("quantizer.", "project_q.", "project_hid.", "lm_head.")
 _LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
 # wav2vec2's heads are 64 wide in both published sizes.
@@ -35,7 +36,7 @@ def build(config: Wav2Vec2Config) -> Wav2Vec2Model:
 
 
 def published_name(name: str) -> str:
-    """Name in a file -> name in the base class: no `wav2vec2.` in front, weight norm by its new names."""
+    """Name in a file -> name in the base class: without the prefix `wav2vec2.`, and with weight norm's new names."""
     plain = name.removeprefix("wav2vec2.")
     stem, _, last = plain.rpartition(".")
     return f"{stem}.{_OLD_WEIGHT_NORM[last]}" if last in _OLD_WEIGHT_NORM else plain
@@ -47,9 +48,9 @@ def read_official(path: Path) -> Mapping[str, Tensor]:
 
 
 def config_of(tensors: Mapping[str, Tensor], source: str) -> Wav2Vec2Config:
-    """The sizes of a base model, from the shapes: a file of ComfyUI's comes without config.json.
+    """The sizes of a base model, read from the shapes, because ComfyUI's file has no config.json.
 
-    Raises WeightsError for a large model, which is built differently and which no engine here listens with.
+    Raises WeightsError for a large model, which has another architecture and which no engine here uses.
     """
     if "feature_extractor.conv_layers.1.layer_norm.weight" in tensors:
         raise WeightsError(
@@ -100,12 +101,12 @@ class Wav2Vec:
         else:
             file, tensors = path, read_official(path)
             config = config_of(into_modules.shapes_of(tensors), file.name)
-            # The published preprocessor settings of the pre-trained Chinese model say no, those of 960h say yes.
-            # The former is known by the quantizer that its training needed.
+            # The published settings switch normalisation off for the pre-trained Chinese model, and on for 960h. The
+            # Chinese model is recognised by the quantizer of its training.
             normalises = not any(name.startswith("quantizer.") for name in tensors)
         model = build(config)
         if "masked_spec_embed" not in tensors:
-            # Needed for training only, and absent from some files.
+            # Only training needs this tensor, and some files do not have it.
             tensors = {**tensors, "masked_spec_embed": torch.zeros(model.config.hidden_size)}
         into_modules.fill(
             model, tensors, lambda name: name, source=f"{file.parent.name}/{file.name}", device=device,
@@ -114,7 +115,7 @@ class Wav2Vec:
         return cls(model, normalises=normalises, device=device)
 
     def n_features(self, n_samples: int) -> int:
-        """Feature frames that the convolutions make of `n_samples`."""
+        """Number of feature frames that the convolutions make from `n_samples`."""
         return max(0, (n_samples - self.receptive_field) // self.stride + 1)
 
     @torch.inference_mode()

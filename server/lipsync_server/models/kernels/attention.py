@@ -1,8 +1,8 @@
-"""Chooses the attention kernel for this device once, and names it in the log with the reason.
+"""Choose the attention kernel for this device once, and log its name with the reason.
 
-The seam between the models and the kernels: a model asks `choose` for an `Attention` and calls it. Knows which packages
-the kernels come from, which GPU each was measured fastest on, and how to try a kernel before it is trusted. Does not
-know the kernels' insides (attention_kernels.py) nor any model.
+This module stands between the models and the kernels: a model gets an `Attention` from `choose` and calls it. Knows the
+packages of the kernels, the GPU on which each was measured fastest, and how to test a kernel before its first use. Does
+not know how a kernel computes (attention_kernels.py), nor any model.
 """
 
 import importlib
@@ -40,9 +40,9 @@ _PACKAGES = {
 
 _TRIAL_LIMIT = 0.1
 OUR_HEAD_DIM = 128
-"""Numbers a head for which OURS are written; with other ones they would read beyond a head."""
+"""The numbers of one head that OURS compute with. With another head size they would read beyond a head."""
 TRIAL_TOKENS = 8_192
-"""Tokens that `fastest` measures with: a quarter of a window, a few milliseconds."""
+"""Number of tokens in the measurement of `fastest`: a quarter of a window, which takes a few milliseconds."""
 
 # Fastest first, as measured at 33,600 tokens of 40 heads of 128 in bf16; docs/performance.md.
 _ORDER_HOPPER = ("cudnn", "flash3", "flash4", "flash2", "flash", "xformers", "sdpa")
@@ -51,10 +51,10 @@ _ORDER_OTHER = ("flash3", "flash4", "flash2", "flash", "cudnn", "xformers", "sdp
 
 @dataclass(frozen=True)
 class Attention:
-    """The chosen kernel; as a string, the line for the log that names the kernel and the reason.
+    """The chosen kernel. str() gives the log line with the kernel's name and the reason.
 
-    ours: the one of OURS that computes self-attention in place of `kernel`. density: the share of key tiles that each
-    block of queries attends to in self-attention; 1 is exact.
+    ours: the kernel of OURS that computes self-attention in place of `kernel`, or None. density: the share of key tiles
+    that each block of queries attends to in self-attention; 1 is exact.
     """
 
     name: str
@@ -86,7 +86,10 @@ class Attention:
 
 
 def why_not(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> str | None:
-    """Why a kernel cannot run here, or None. A small attention is computed, because a package may load and not work."""
+    """Why a kernel cannot run here, or None.
+
+    A small attention is computed, because an installed package may still not work.
+    """
     if name in ("sdpa", "math"):
         return None
     package = _PACKAGES.get(name)
@@ -105,14 +108,16 @@ def why_not(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16
             return reason
     try:
         wrong_by = _trial_error(KERNELS[name], device, dtype)
-    except Exception as error:  # any exception of a foreign kernel means that it cannot be used here
+    except (
+        Exception
+    ) as error:  # a kernel of another package may raise any exception; each means that the kernel cannot be used here
         said = str(error).strip().splitlines() or [type(error).__name__]
         return f"a trial run failed: {said[0]}"
     return None if wrong_by < _TRIAL_LIMIT else f"a trial run was wrong by {wrong_by:.0%}"
 
 
 def _trial_error(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> float:
-    """Relative error of a small attention whose lengths are no round numbers."""
+    """Compute a small attention whose lengths are no round numbers, and return its relative error."""
     g = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, n, 2, 128, generator=g).to(device, dtype) for n in (50, 37, 37))
     wanted = math(q.float(), k.float(), v.float())
@@ -128,9 +133,9 @@ def _importable(module: str) -> bool:
 
 
 def fastest(names: Sequence[str], device: torch.device, dtype: torch.dtype, heads: int) -> tuple[str | None, str]:
-    """The quickest of `names` on this very GPU, and the milliseconds of each in words; (None, "") where none runs.
+    """Measure `names` on this GPU. Returns the fastest, and the milliseconds of each in words; (None, "") if none runs.
 
-    Every kernel attends to TRIAL_TOKENS random tokens: no table of GPUs could know the card, its clock and its driver.
+    Every kernel attends to TRIAL_TOKENS random tokens. A table of GPUs could not know this card's clock and driver.
     """
     if device.type != "cuda" or all(why_not(name, device, dtype) is not None for name in names):
         return None, ""
@@ -141,7 +146,10 @@ def fastest(names: Sequence[str], device: torch.device, dtype: torch.dtype, head
 
 
 def _milliseconds(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor) -> float:
-    """The shortest of seven runs after three that warm up: noise only ever adds time."""
+    """The shortest of seven runs, after three runs to warm up.
+
+    Other work on the GPU only adds time, so the minimum is closest.
+    """
     taken: list[float] = []
     for _ in range(10):
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -167,10 +175,10 @@ def choose(
     reason: str = "as set",
     head_dim: int = OUR_HEAD_DIM,
 ) -> Attention:
-    """The kernel to use on `device`: the one asked for, or with "auto" the fastest one that runs.
+    """Return the kernel for `device`: the one with this name, or with "auto" the fastest that runs.
 
-    density below 1 needs one of SPARSE. head_dim: the model's numbers a head; OURS compute 128 of them. reason: why one
-    of OURS was named, for the log. Raises EngineUnavailable when the kernel that is asked for cannot run here.
+    density below 1 needs a kernel of SPARSE. head_dim: numbers of one head in the model; OURS need 128. reason: for the
+    log, why the caller named one of OURS. Raises EngineUnavailable if the named kernel cannot run here.
     """
     device = torch.device(device)
     if density != 1 and name not in SPARSE:

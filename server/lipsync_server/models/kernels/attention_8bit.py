@@ -1,11 +1,11 @@
 """Self-attention with 8-bit scores on Hopper: launches attention_8bit.cu.
 
-Attention is two products, q k^T and probabilities times v. The first runs in int8 on centred keys
-(attention_rounded.py explains the centring); the second stays bf16 or runs in fp8, the form of SageAttention 2
-(https://arxiv.org/abs/2411.10958). The error on normal values is about 1 % with bf16 values, which is that of the
-scores alone, and about 4 % with fp8 values, which are a fifth faster. Optionally each block of 128 queries attends only
-to the tiles of keys that promise most (`choose_tiles`). Knows the form of rounded tensors, and the kernel's tiles and
-memory. Does not know the transformer, nor how tokens are rounded (fused.py).
+Attention is two products, q k^T and probabilities times v. The first runs in int8 on centred keys (attention_rounded.py
+explains the centring); the second stays bf16 or runs in fp8, the form of SageAttention 2
+(https://arxiv.org/abs/2411.10958). For normally distributed inputs the relative error is about 1 % with bf16 values
+(from the scores alone) and about 4 % with fp8 values, which are a fifth faster. Optionally each block of 128 queries
+attends only to the tiles of keys with the largest expected scores (`choose_tiles`). Knows the form of rounded tensors,
+and the kernel's tiles and memory. Does not know the transformer, nor how tokens are rounded (fused.py).
 """
 
 from typing import NamedTuple
@@ -71,7 +71,7 @@ def attend(q: Queries, k: Keys, v: Tensor | Values, chosen: Tensor | None = None
     if shared_bytes > hopper.MOST_SHARED_BYTES:
         raise EngineUnavailable(f"8-bit attention cannot hold {n_keys} tokens; set attention to cudnn.")
     out = torch.empty(q.data.shape, dtype=torch.bfloat16, device=q.data.device)
-    # Neighbouring blocks of queries share tiles where they look at the same ones.
+    # Neighbouring blocks of queries share a tile in memory if both attend to it.
     cluster = _CLUSTER if chosen is None else 1
     if isinstance(v, Values):
         value_map = hopper.tensor_map(v.data.permute(1, 0, 2), TILE, HEAD_DIM // cluster)
@@ -90,14 +90,13 @@ def attend(q: Queries, k: Keys, v: Tensor | Values, chosen: Tensor | None = None
 
 
 def choose_tiles(q: Queries, k: Keys, density: float) -> Tensor:
-    """The tiles of keys that each block of queries attends to: (H, blocks, n) int32, ascending.
+    """Choose the tiles of keys that each block of queries attends to: (H, blocks, n) int32, ascending.
 
-    These are the share `density` (0 to 1) of all tiles whose mean key has the largest dot product with the block's mean
-    query, and the block's own tile.
-
-    Training-free block sparsity as in SpargeAttention (https://arxiv.org/abs/2502.18137), with a fixed number of tiles.
+    A tile's expected score is the dot product of its mean key with the block's mean query. Each block attends to the
+    share `density` (0 to 1) of all tiles with the largest scores, and to its own tile. This is the training-free block
+    sparsity of SpargeAttention (https://arxiv.org/abs/2502.18137) with a fixed number of tiles.
     """
-    # The mean of a partial last tile comes out small, and that tile is chosen a little too seldom by others.
+    # The padding makes the mean of a partial last tile too small, so that tile is chosen a little too seldom.
     scale = _tiles(q.scale.t()[..., None].bfloat16())
     queries = (scale.transpose(2, 3) @ _tiles(q.data.bfloat16()))[:, :, 0]
     keys = _tiles(k.data).sum(dim=2, dtype=torch.float32) * k.scale[..., None]

@@ -1,8 +1,8 @@
 """Self-attention in bf16 on Hopper: launches attention_bf16.cu.
 
-As exact as torch's own bf16 attention, and faster at a video's length: 34 ms a layer where cuDNN takes 40
-(docs/performance.md). Two blocks of threads share each tile of keys and values. Knows the kernel's tiles and memory.
-Does not know the transformer.
+The kernel is as exact as torch's own bf16 attention, and faster at the length of a video: 34 ms a layer, against
+cuDNN's 40 (docs/performance.md). Two blocks of threads share each tile of keys and values. Knows the kernel's tiles and
+memory. Does not know the transformer.
 """
 
 import torch

@@ -1,9 +1,8 @@
 """Self-attention with both products in int8, on any NVIDIA GPU since Ampere: launches attention_int8.cu.
 
-Int8 is the one type whose products run at the tensor cores' full rate on every card since Ampere: a GeForce card
-multiplies int8 twice as fast as fp8 with float32 sums, and an RTX 3090 or A100 has no fp8 at all. The price is
-rounding, so every scale is as local as the kernel can fold: one for each query, each key, and each channel of 128
-values.
+Only int8 products run at the tensor cores' full rate on every card since Ampere: a GeForce card multiplies int8 twice
+as fast as fp8 with float32 sums, and an RTX 3090 or A100 has no fp8 at all. Int8 rounds more coarsely, so each scale
+covers few numbers: one scale for each query, each key, and each channel of 128 values.
 
 Knows the form of rounded tensors and the kernel's tiles. Does not know the transformer, nor how tokens are rounded
 (int8_rounding.py).
@@ -18,7 +17,7 @@ from lipsync_server.models.kernels import nvrtc
 from lipsync_server.models.kernels.attention_8bit import HEAD_DIM, TILE, Queries, n_tiles
 
 _THREADS = 256
-# As in attention_int8.cu: two stages, each with a tile of keys, one of values, and their scales.
+# As in attention_int8.cu: two stages of shared memory, each with a tile of keys, a tile of values, and their scales.
 SHARED_BYTES = 2 * (2 * TILE * HEAD_DIM + 4 * TILE + 4 * HEAD_DIM)
 _LOG2_E = 1.4426950408889634
 
@@ -46,10 +45,10 @@ class Values(NamedTuple):
 
 
 KEY_ORDER = (0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15)
-"""Which key stands in each of 16 places of a row of `Values.data`.
+"""The index of the key at each of 16 places in a row of `Values.data`.
 
-A thread holds the scores of keys 2t, 2t + 1, 2t + 8 and 2t + 9 of each 16, and the second product wants four
-neighbours from it: the values are stored in that order, so that no score has to change its thread.
+A thread holds the scores of keys 2t, 2t + 1, 2t + 8 and 2t + 9 of each 16. The second product reads four neighbouring
+keys from a thread. The values are therefore stored in the threads' order, and no score has to move to another thread.
 """
 
 

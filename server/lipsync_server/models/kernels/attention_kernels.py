@@ -1,13 +1,13 @@
-"""The attention kernels themselves: one adapter for each, all with the same arguments.
+"""One adapter for each attention kernel, all with the same arguments.
 
 Attention mixes the values of all tokens, weighted by how well each token's key fits the query:
 
     out = softmax(q k^T / sqrt(d)) v                      Attention Is All You Need, https://arxiv.org/abs/1706.03762
 
-The N x N matrix in the middle is never stored by any of these but `math`: a fused kernel walks over tiles of keys and
-keeps a running maximum and sum (FlashAttention, https://arxiv.org/abs/2205.14135). The kernels differ in the GPUs that
-they are fast on and in the packages that they need. Every adapter takes q (B, Nq, H, d), k and v (B, Nk, H, d) of one
-type and returns (B, Nq, H, d): no mask, no dropout. Does not know which one to use (attention.py).
+Only `math` stores the N x N matrix softmax(q k^T / sqrt(d)). A fused kernel reads the keys tile by tile and keeps a
+running maximum and sum (FlashAttention, https://arxiv.org/abs/2205.14135). The kernels differ in the GPUs on which they
+are fast, and in the packages that they need. Every adapter takes q (B, Nq, H, d), k and v (B, Nk, H, d) of one type and
+returns (B, Nq, H, d), without mask and dropout. Does not choose a kernel (attention.py does).
 """
 
 import importlib
@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lipsync_server.models.kernels import attention_bf16
 
 Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
-# SageAttention 1 counts the padding of a last tile that is not full as keys: 0.3 of relative error with 37 keys.
+# SageAttention 1 treats the padding of a partial last tile as keys: a relative error of 0.3 with 37 keys.
 _SAGE_TILE = 64
 
 
@@ -37,7 +37,7 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, backends: list[SDPBackend] | None) ->
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """torch's own choice among its kernels; on a CPU the fused one."""
+    """torch's own choice among its kernels; on a CPU its fused kernel."""
     return _sdpa(q, k, v, None)
 
 
@@ -61,7 +61,7 @@ def math(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return _sdpa(q, k, v, [SDPBackend.MATH])
 
 
-# The packages below are opaque to torch.compile: as operators of their own they keep a block one graph.
+# torch.compile cannot trace the packages below. Registered as operators, they do not split a block's graph.
 
 
 @torch.library.custom_op("lipsync::xformers_attention", mutates_args=())
@@ -120,7 +120,7 @@ def eight_bit(q: Tensor, k: Tensor, v: Tensor, form: str, density: float) -> Ten
 
 
 def bf16(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Our own, as exact as bf16 is; one sequence, heads of 128."""
+    """Our own kernel in bf16 throughout; one sequence (B = 1), heads of 128."""
     out: Tensor = _bf16(q, k, v)
     return out
 
@@ -174,7 +174,7 @@ KERNELS: dict[str, Kernel] = {
 }
 
 SPARSE = ("int8", "fp8")
-"""Kernels that can attend to a share of the key tiles only."""
+"""The kernels that can attend to a part of the key tiles."""
 EIGHT_BIT = (*SPARSE, "int8_both")
 OURS = ("bf16", *EIGHT_BIT)
-"""For self-attention only: cross-attention has too few keys to gain from them."""
+"""Our kernels, which serve self-attention only. Cross-attention has too few keys to become faster."""

@@ -1,10 +1,11 @@
 """Self-attention in 8 bits from bf16 queries, keys and values: round, choose tiles, attend.
 
 SageAttention (https://arxiv.org/abs/2410.02367, version 2 https://arxiv.org/abs/2411.10958) observed that the keys of a
-diffusion transformer lie around one vector far from zero, which takes most of int8's range. Attention does not change
-when the same vector c is subtracted from all keys, because softmax(q (k - c)^T) = softmax(q k^T - q c^T) and q c^T is
-the same for all keys. It does not change either when c is subtracted from all values and added to the result, because
-the probabilities sum to 1. So keys and values are centred first, and only their spread is rounded.
+diffusion transformer are close to one vector far from zero, and that this vector uses up most of int8's range.
+Attention does not change when the same vector c is subtracted from all keys, because softmax(q (k - c)^T) = softmax(q
+k^T - q c^T), and q c^T is the same for all keys. For values, c is subtracted before and added to the result, because
+the probabilities sum to 1. So keys and values are centred first, and only their differences from the centre are
+rounded.
 
     queries  int8, one scale for each token and head
     keys     int8 after centring, one scale for each tile of 128 tokens and head
@@ -28,7 +29,7 @@ CENTRE_STRIDE = 32
 
 
 class RowNorm(NamedTuple):
-    """RMS norm over whole rows: the weights (D,) of the queries' and the keys' norm, and what keeps both from 1/0."""
+    """RMS norm over whole rows: the weights (D,) for queries and keys, and `eps`, which prevents a division by zero."""
 
     q_weight: Tensor
     k_weight: Tensor
@@ -36,9 +37,9 @@ class RowNorm(NamedTuple):
 
 
 def centre_of(x: Tensor) -> Tensor:
-    """A vector near the middle of x (N, H, d): (H, d) float32, the mean of every 32nd token (CENTRE_STRIDE).
+    """Return a vector near the mean of x (N, H, d): (H, d) float32, the mean of every 32nd token (CENTRE_STRIDE).
 
-    Few tokens (less than 1,024) are all counted.
+    With fewer than 1,024 tokens all of them count.
     """
     sample = x if x.shape[0] < CENTRE_STRIDE**2 else x[::CENTRE_STRIDE]
     return sample.float().mean(dim=0)
@@ -58,8 +59,8 @@ def attend(
     """softmax(q k^T / sqrt(128)) v in 8 bits: (Nq, H, 128) bf16.
 
     q (Nq, H * 128), k (Nk, H * 128) bf16, any row stride; v (Nk, H, 128) bf16, any token stride. norm, rope: applied
-    to queries and keys in the pass that rounds them. centre (H, 128) float32: near the middle of the keys as they are
-    after norm and rope. density: the share of key tiles that each block of queries attends to; 1 is all.
+    to queries and keys in the pass that rounds them. centre (H, 128) float32: near the mean of the keys after norm and
+    rope. density: the share of key tiles that each block of queries attends to; 1 is all.
     form: "int8", "fp8" or "int8_both", see the module.
     """
     heads = v.shape[1]

@@ -1,9 +1,9 @@
-"""Triton kernels that do in one pass over memory all that a block computes between two matrix products.
+"""Triton kernels for the steps between two matrix products of a block, each in one pass over memory.
 
 Between its products a block adds, norms, scales, rotates and rounds: little arithmetic on 33,600 tokens of 5,120
-values, or 344 MB in bf16. As separate torch calls each step reads and writes all of them; here they are read once,
-stay in registers as float32, and are written once, already rounded for the next product. Rows of bf16 in, rows of bf16
-or of 8-bit values with a scale out (rounding.py). The plain counterparts, with which the tests compare, are in
+values, or 344 MB in bf16. As separate torch calls, each step reads and writes all values. A kernel here reads them
+once, keeps them in registers as float32, and writes them once, rounded for the next product. Input: rows of bf16.
+Output: rows of bf16, or of 8-bit values with a scale (rounding.py). The tests compare with the plain functions in
 blocks.py, layers.py and linear_8bit.py. Does not know blocks or attention.
 """
 
@@ -172,7 +172,7 @@ def _tile_spread(x, x_stride, centre, spread, n, heads, TILE: tl.constexpr, DIM:
 def _tile_values(x, x_stride, centre, scale, data, n, length, TILE: tl.constexpr, DIM: tl.constexpr):
     tile, head = tl.program_id(0), tl.program_id(1)
     place = tl.arange(0, TILE)
-    # The order of keys within 32 in which the scores' accumulators are the left side of an fp8 product.
+    # The order of 32 keys in which the accumulators of the scores can be the left side of an fp8 product unchanged.
     token = place // 16 * 16 + place // 2 % 2 * 8 + place // 4 % 4 * 2 + place % 2
     row = tile.to(tl.int64) * TILE + token
     channel = tl.arange(0, DIM)
@@ -236,9 +236,9 @@ def heads_int8(
     x: Tensor, weight: Tensor | None, eps: float, heads: int, rope: RotaryTable | None,
     centre: Tensor | None = None, n_rows: int | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """As heads_bf16 (without a weight no norm), less `centre`, rounded to int8 with one scale for each token and head.
+    """As heads_bf16 (no norm without a weight), minus `centre`, rounded to int8 with one scale for each token and head.
 
-    centre: (heads, D / heads) float32. n_rows: rows to make room for; rows beyond the tokens hold anything. Returns
+    centre: (heads, D / heads) float32. n_rows: rows to allocate; rows after the last token are undefined. Returns
     data (n_rows, heads, D / heads) and scale (heads, n_rows) float32.
     """
     n, width = x.shape
@@ -262,7 +262,7 @@ def queries_int8(x: Tensor, weight: Tensor | None, eps: float, heads: int, rope:
 def keys_int8(
     x: Tensor, weight: Tensor | None, eps: float, heads: int, rope: RotaryTable | None, centre: Tensor
 ) -> Keys:
-    """As heads_bf16, less `centre` (heads, 128) float32, in int8 per tile and head; without a weight no norm."""
+    """As heads_bf16 (no norm without a weight), minus `centre` (heads, 128) float32; int8, one scale a tile and head."""
     n, width = x.shape
     data = torch.empty(n, heads, HEAD_DIM, dtype=torch.int8, device=x.device)
     scale = torch.empty(heads, n_tiles(n), dtype=torch.float32, device=x.device)
@@ -279,7 +279,7 @@ def keys_int8(
 
 
 def values_fp8(x: Tensor, centre: Tensor) -> Values:
-    """x (N, H, 128) bf16, any token stride, less `centre` (H, 128) float32, in fp8; one scale per head and channel."""
+    """x (N, H, 128) bf16, any token stride, minus `centre` (H, 128) float32, in fp8, one scale a head and channel."""
     n, heads, _ = x.shape
     tiles, centre = n_tiles(n), centre.contiguous()
     spread = torch.empty(tiles, heads, HEAD_DIM, dtype=torch.float32, device=x.device)

@@ -1,7 +1,8 @@
-"""Shared by the kernels for Hopper (compute capability 9.0): which GPU they need, and the maps of their tiles.
+"""Parts that the kernels for Hopper (compute capability 9.0) share: the check of the GPU, and tensor maps.
 
-Hopper's tensor memory accelerator fetches a whole tile by one instruction, which takes a map of the tensor. Knows the
-driver's call for that map. Does not know attention, nor how a kernel is compiled (nvrtc.py).
+Hopper's tensor memory accelerator loads a whole tile with one instruction. The instruction needs a tensor map: the
+description of the tensor's shape and strides. Knows the driver's call that makes the map. Does not know attention, nor
+how a kernel is compiled (nvrtc.py).
 """
 
 from typing import Any
@@ -16,14 +17,14 @@ MOST_SHARED_BYTES = 227 * 1024
 
 
 def why_not(device: torch.device, name: str, **constants: int) -> str | None:
-    """Why the kernel cannot run on `device`, or None; then it is compiled."""
+    """Why the kernel cannot run on `device`, or None. Compiles the kernel to find out."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device) != (9, 0):
         return "it needs a Hopper GPU (H100, H200)"
     return nvrtc.why_not(device, name, **constants)
 
 
 def tensor_map(x: Tensor, box_columns: int, box_rows: int) -> Any:
-    """The map by which the tensor memory accelerator reads tiles of x (tokens, heads, columns), with 128-byte swizzle.
+    """Make the tensor map for tiles of x (tokens, heads, columns), with 128-byte swizzle.
 
     A tile is box_rows tokens by box_columns of one head. x: 8-bit or bf16, contiguous columns, any other strides.
     """

@@ -1,7 +1,7 @@
-"""An int8 matrix product that leaves as bf16: scales, bias and rounding within the product's own kernel.
+"""An int8 matrix product with a bf16 result: scales, bias and rounding are part of the product's kernel.
 
-Products of int8 numbers are summed in 32-bit integers. torch._int_mm writes those integers, twice the memory of bf16,
-for another kernel to read, scale and round. Here each tile of the sum is scaled while it is still in registers:
+Products of int8 numbers are summed in 32-bit integers. torch._int_mm writes these integers (twice the memory of bf16),
+and a second kernel reads, scales and rounds them. Here each tile of the sum is scaled while it is in registers:
 
     out[m, n] = bf16(sum_k x[m, k] w[n, k] * x_scale[m] * w_scale[n] + bias[n])
 
@@ -16,10 +16,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Rows, columns and depth of a tile, warps, stages: for the shared memory of Hopper, and of any GPU since Ampere.
+# Rows, columns and depth of a tile, warps and stages that fit the shared memory: Hopper's, and any GPU's since Ampere.
 _HOPPER = (128, 256, 128, 8, 4)
 _OTHER = (128, 128, 64, 4, 3)
-# Tiles of so many row blocks are computed one after the other for one column block, which then stays in L2.
+# This many row blocks are computed one after the other with the same column block, which then stays in the L2 cache.
 _GROUP = 8
 
 
@@ -38,7 +38,7 @@ def _product(
     row = row_tile * ROWS + tl.arange(0, ROWS)
     column = column_tile * COLUMNS + tl.arange(0, COLUMNS)
     depth = tl.arange(0, DEPTH)
-    # Beyond the edges the first rows are read again, and nothing is stored.
+    # Rows and columns beyond the edge read the first rows again; their results are not stored.
     x_at = x + (row % m).to(tl.int64)[:, None] * k + depth[None, :]
     w_at = w + (column % n).to(tl.int64)[None, :] * k + depth[:, None]
     total = tl.zeros((ROWS, COLUMNS), tl.int32)
@@ -67,7 +67,10 @@ def int8_product(x: Tensor, w: Tensor, x_scale: Tensor, w_scale: Tensor, bias: T
 
 
 def launch(x: Tensor, w: Tensor, x_scale: Tensor, w_scale: Tensor, bias: Tensor | None) -> Tensor:
-    """int8_product without torch's dispatch. Triton says for which GPU it compiles: ahead_of_time.py has none here."""
+    """int8_product without torch's dispatch.
+
+    Triton's driver names the GPU, because ahead_of_time.py runs without one.
+    """
     (m, k), n = x.shape, w.shape[0]
     out = torch.empty(m, n, dtype=torch.bfloat16, device=x.device)
     is_hopper = triton.runtime.driver.active.get_current_target().arch // 10 == 9

@@ -1,4 +1,4 @@
-"""Keys and values in the form that attention_int8.py wants: int8 with local scales.
+"""Round keys and values to the form that attention_int8.py reads: int8 with local scales.
 
 Keys are rounded after RMS norm and rotary embedding, with one scale for each token and head, as queries are
 (fused.heads_int8). Values are transposed, with one scale for each channel and tile of 128 tokens. Does not know blocks.
@@ -38,7 +38,7 @@ def _values(x, x_stride, centre, data, scale, n, length, tiles, TILE: tl.constex
 def keys_int8(
     x: Tensor, weight: Tensor | None, eps: float, heads: int, rope: RotaryTable | None, centre: Tensor
 ) -> Keys:
-    """RMS norm over the row (with a weight), rotation (with `rope`), less `centre`, in int8 for each token and head.
+    """RMS norm over the row (with a weight), rotation (with `rope`), minus `centre`; int8, one scale a token and head.
 
     x (N, heads * 128) bf16, any row stride; weight (heads * 128,); centre (heads, 128) float32.
     """
@@ -47,7 +47,7 @@ def keys_int8(
 
 
 def values_int8(x: Tensor, centre: Tensor) -> Values:
-    """x (N, H, 128) bf16, any token stride, less `centre` (H, 128) float32, in int8 for each channel and tile."""
+    """x (N, H, 128) bf16, any token stride, minus `centre` (H, 128) float32, in int8, one scale a channel and tile."""
     n, heads, _ = x.shape
     tiles, centre = n_tiles(n), centre.contiguous()
     data = torch.empty(heads, HEAD_DIM, tiles * TILE, dtype=torch.int8, device=x.device)

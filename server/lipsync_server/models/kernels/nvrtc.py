@@ -1,8 +1,8 @@
-"""Compiles the project's .cu files at run time for the GPU at hand, and launches their kernels.
+"""Compile the project's .cu files at run time for this machine's GPU, and launch their kernels.
 
-NVRTC, CUDA's compiler as a library, comes with torch: nobody needs a CUDA toolkit. The result is machine code for
-exactly this GPU (a cubin), so an older driver has nothing left to compile. Knows the compiler and the driver. Does not
-know what a kernel computes, nor which GPUs it is for.
+NVRTC is CUDA's compiler as a library. torch contains it, so no CUDA toolkit is needed. The result is machine code for
+exactly this GPU (a cubin), so the driver compiles nothing and may be older. Knows the compiler and the driver. Does not
+know the computation of a kernel, nor its GPUs.
 """
 
 import ctypes
@@ -23,10 +23,12 @@ _HEADER = "hopper.cuh"
 
 
 def why_not(device: torch.device, name: str, **constants: int) -> str | None:
-    """Why kernel `name` cannot be built for the GPU `device`, or None; then it is compiled."""
+    """Why kernel `name` cannot be built for the GPU `device`, or None. Compiles the kernel to find out."""
     try:
         compiled(device, name, **constants)
-    except Exception as error:  # missing bindings, an old driver, a compiler that refuses: all mean the same
+    except (
+        Exception
+    ) as error:  # missing bindings, an old driver or a compiler error: in each case the kernel cannot be used
         return f"it could not be built: {error}"
     return None
 
@@ -34,7 +36,7 @@ def why_not(device: torch.device, name: str, **constants: int) -> str | None:
 def compiled(device: torch.device, name: str, **constants: int) -> Any:
     """The kernel of the CUDA file `name` with these constants, loaded into the device's context.
 
-    Compiling takes a second, once per process. Raises EngineUnavailable with what the compiler says.
+    The compiler takes a second, once per process. Raises EngineUnavailable with the compiler's message.
     """
     index = device.index if device.index is not None else torch.cuda.current_device()
     return _loaded(index, name, tuple(constants.items()))
@@ -103,7 +105,7 @@ def bindings(name: str) -> Any:
 
 
 def check(result: tuple[Any, ...]) -> Any:
-    """The value of a (status, value) pair from cuda.bindings, or an error naming the status."""
+    """Return the value of a (status, value) pair from cuda.bindings. Raises an error that names a bad status."""
     if int(result[0]) != 0:
         raise EngineUnavailable(f"a kernel of ours failed on the GPU: {result[0]}")
     return result[1] if len(result) > 1 else None

@@ -1,8 +1,8 @@
-"""Matrix products of 8-bit rows: torch's kernels, ours, or the same rounding in float32 on a CPU.
+"""Matrix products of 8-bit rows: by torch's kernels, by ours, or on a CPU with the same rounding in float32.
 
 x (M, K) times a weight (N, K), both rounded with one scale a row (rounding.py), is an 8-bit product whose element
-(m, n) is multiplied with x_scale[m] * scale[n]. The weight's scale is known when the weight is loaded; an activation's
-scale is computed when the activation comes ("dynamic" quantisation). Knows tensors and devices. Does not know layers.
+(m, n) is multiplied with x_scale[m] * scale[n]. The weight's scale is loaded with the weight. The activation's scale is
+computed from each activation ("dynamic" quantisation). Knows tensors and devices. Does not know layers.
 """
 
 import importlib.util

@@ -1,16 +1,16 @@
 """Rotary position embeddings: three axes for video tokens, one axis for speakers.
 
-Attention compares a query with a key by their dot product and knows nothing of where their tokens are. RoFormer
+Attention compares a query with a key by their dot product, which does not depend on the tokens' positions. RoFormer
 (https://arxiv.org/abs/2104.09864) turns each pair of neighbouring values of a query or key by an angle that grows with
 the token's position p:
 
     (a, b) -> (a cos w p - b sin w p,  a sin w p + b cos w p)         w = 10000^(-i / n) for pair i of n
 
-The dot product of a query at p and a key at p' then depends on p - p' alone: it sees distances. A video token has three
-positions (latent frame, row, column), each of which turns a third of the pairs. In the audio attention of two people
-the position is a place on a line of speakers (https://arxiv.org/abs/2505.22647): tokens of a person are near that
-person's sound. Pairs are the values (2i, 2i + 1). Angles are computed in float64, tables and rotations are float32.
-Does not know attention, blocks or who speaks where.
+The dot product of a query at p and a key at p' then depends on the distance p - p' only. A video token has three
+positions (latent frame, row, column), and each turns a third of the pairs. In the audio attention of two people the
+position is a place on a line of speakers (https://arxiv.org/abs/2505.22647), on which the tokens of a person are near
+that person's sound. A pair is the values (2i, 2i + 1). Angles are computed in float64, tables and rotations are
+float32. Does not know attention, blocks or the speakers' places.
 """
 
 from typing import NamedTuple
@@ -31,7 +31,8 @@ class RotaryTable(NamedTuple):
 def video_table(grid: tuple[int, int, int], head_dim: int, device: torch.device | str = "cpu") -> RotaryTable:
     """Angles of every token of a (latent frames, rows, columns) grid, frame-major, positions from 0.
 
-    Of a head's c = head_dim / 2 pairs time turns the first c - 2 * (c // 3), rows the next c // 3, columns the rest.
+    A head has c = head_dim / 2 pairs. The latent frame turns the first c - 2 * (c // 3), the row the next c // 3, the
+    column the remaining c // 3.
     """
     pairs = head_dim // 2
     axis_pairs = (pairs - 2 * (pairs // 3), pairs // 3, pairs // 3)
@@ -47,7 +48,7 @@ def video_table(grid: tuple[int, int, int], head_dim: int, device: torch.device 
 
 
 def speaker_table(positions: Tensor, head_dim: int) -> RotaryTable:
-    """Angles of real-valued speaker positions (N,) float; the one axis turns all pairs of a head."""
+    """Angles of real-valued speaker positions (N,) float. The position turns all pairs of a head."""
     exponent = torch.arange(head_dim // 2, dtype=torch.float32, device=positions.device) * (2.0 / head_dim)
     angle = torch.outer(positions.float(), BASE**-exponent)
     return RotaryTable(angle.cos(), angle.sin())

@@ -1,4 +1,4 @@
-"""Rounding to 8 bits: which numbers fit, and with which scale.
+"""Rounding to 8 bits: the number formats int8 and fp8, and the scale of a row.
 
 A matrix product of 8-bit numbers needs half the memory traffic of bfloat16 and runs at twice the speed on tensor cores.
 Eight bits hold 256 different values, so a row x of K numbers is stored as 8-bit numbers d and one scale s for the row:
@@ -11,8 +11,8 @@ fp8    float8_e4m3fn: 1 sign bit, 4 exponent bits, 3 mantissa bits, no infinity,
        number: x is off by at most 1/16 of itself (https://arxiv.org/abs/2209.05433). Small numbers in a row with one
        large outlier survive better in fp8, evenly spread ones better in int8.
 
-The scale factors out of a product: (d_x s_x) (d_w s_w)^T = (d_x d_w^T) s_x s_w^T when x and w have one scale a row.
-Knows tensors. Does not know layers, nor which weights bear rounding.
+If x and w have one scale a row, the scales factor out of a product: (d_x s_x) (d_w s_w)^T = (d_x d_w^T) s_x s_w^T.
+Knows tensors. Does not know layers, nor which weights may be rounded.
 """
 
 import torch
@@ -37,7 +37,8 @@ def quantize_rows(x: Tensor, kind: EightBit) -> tuple[Tensor, Tensor]:
 
 def _round_to(scaled: Tensor, kind: EightBit) -> Tensor:
     if kind == "int8":
-        # A scale that was itself rounded (bf16) can push the largest value past 127: the type's own limits hold then.
+        # A scale that was itself rounded (to bf16) can make the largest value exceed 127, so values are clamped to the
+        # type.
         return scaled.round().clamp(-128, 127).to(torch.int8)
     return scaled.clamp(-LARGEST[kind], LARGEST[kind]).to(DTYPES[kind])
 

@@ -1,6 +1,8 @@
-"""Attention of a Wan transformer's tokens to tokens of something else: the parts that two engines' blocks share.
+"""Cross-attention: the tokens of a Wan transformer attend to other tokens (text, picture or sound).
 
-Knows the layers and their kernel. Does not know the kind of context (text, picture, sound) or how a block joins it.
+Two engines share it.
+
+Knows the layers and their kernel. Does not know the kind of the other tokens, nor how a block adds the result.
 """
 
 from typing import NamedTuple
@@ -19,7 +21,10 @@ class KeysValues(NamedTuple):
 
 
 class CrossAttentionLayers(nn.Module):
-    """Queries from the hidden states, keys and values from a context; queries and keys are normed over the width D."""
+    """Queries from the hidden states, keys and values from the context.
+
+    Queries and keys are normed over the width D.
+    """
 
     def __init__(self, dim: int, heads: int, eps: float) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""The first and the last layers of a Wan transformer, in float32: noise level and latent in, latent out.
+"""The first and the last layers of a Wan transformer, in float32: embeddings of noise level and latent, and the head.
 
-Knows the sinusoid of the time, the time's two linear stacks, patches and the head. Does not know blocks, sound or text.
+Knows the sinusoid of the noise level, its two linear stacks, patches and the head. Does not know blocks, sound or text.
 Paper letters: C channels, T latent frames, h w latent height and width, N tokens, D model width.
 """
 
@@ -14,7 +14,7 @@ from lipsync_server.models.layers.linear_8bit import linear_in
 from lipsync_server.models.layers.norms import LayerNorm
 
 Patch = tuple[int, int, int]
-"""Latent frames, rows and columns of one token; frames are never joined, so the first is 1."""
+"""Latent frames, rows and columns of one token. A token never has two frames, so the first number is 1."""
 
 
 def sinusoid(timestep: Tensor, dim: int) -> Tensor:

@@ -1,9 +1,8 @@
 """Parts of a Wan block on an NVIDIA GPU: matrix products with one fused pass over memory between them.
 
-A block's plain form makes a pass over all tokens for each norm, scale, shift and gate. Here the passes between two
-products are one Triton kernel (kernels/fused.py). Knows how a linear layer's product is computed (bf16, fp8 or int8)
-and self-attention. Does not know the order of an engine's block. Rounding: everything between two products is float32
-in registers.
+The plain form of a block makes one pass over all tokens for each norm, scale, shift and gate. Here one Triton kernel
+(kernels/fused.py) does all steps between two products, in float32 in registers. Knows how a linear layer's product is
+computed (bf16, fp8 or int8), and self-attention. Does not know the order of an engine's block.
 """
 
 import importlib.util
@@ -60,7 +59,7 @@ def _kind_of(layer: nn.Module) -> EightBit | Literal["plain"] | None:
 
 
 def self_attention(part: SelfAttentionLayers, rows: "fused.Rows", rope: RotaryTable, attention: Attention) -> Tensor:
-    """Self-attention of normed rows (N, D), through the output layer: (N, D) bf16."""
+    """Self-attention of normed rows (N, D), with the output layer: (N, D) bf16."""
     q, k, v = multiply(part.qkv, rows).chunk(3, dim=-1)
     eps, heads = part.norm_q.eps, part.heads
     v = v.unflatten(-1, (heads, -1))

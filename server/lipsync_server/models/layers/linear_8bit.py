@@ -3,12 +3,12 @@
 The 14B transformer has 32 GB of weights in bfloat16, 98 % of them in the blocks' linear layers. Rounded to 8 bits they
 take half of that, which is why a 24 GB card can run the model. Two ways to compute, a switch on each layer:
 
-exact    the weight becomes a float again (data * scale) and is multiplied in the activations' type: the meaning of the
-         published int8 and fp8 files. Saves memory, no time.
-dynamic  activations are rounded to 8 bits too, one scale a token, computed when they come; the product then runs on the
-         GPU's 8-bit units (kernels/product_8bit.py). Saves time too. A CPU emulates it with the same rounding.
+exact    The weight becomes a float again (data * scale), and the product runs in the activations' type. The published
+         int8 and fp8 files mean this. It saves memory, but no time.
+dynamic  Each activation is rounded to 8 bits too, with one scale a token, and the product runs on the GPU's 8-bit units
+         (kernels/product_8bit.py). It saves memory and time. A CPU emulates it with the same rounding.
 
-Knows layers and modules. Does not know file formats, nor which layers bear rounding: `replace_linears` is told.
+Knows layers and modules. Does not know file formats. The caller of `replace_linears` chooses the layers to round.
 """
 
 from collections.abc import Callable
@@ -81,10 +81,10 @@ class QuantizedLinear(nn.Module):
 
 @torch.library.custom_op("lipsync::fp8_to_float", mutates_args=())
 def fp8_to_float(data: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """dequantize_rows, which torch.compile leaves as it is.
+    """dequantize_rows, hidden from torch.compile.
 
-    Below compute capability 8.9 a GPU has no fp8 instructions, and a compiled kernel that reads fp8 does not compile
-    there ("type fp8e4nv not supported in this architecture"). torch's own kernels convert it on every GPU.
+    Below compute capability 8.9 a GPU has no fp8 instructions, and torch.compile cannot make a kernel that reads fp8
+    ("type fp8e4nv not supported in this architecture"). torch's own kernels convert fp8 on every GPU.
     """
     return dequantize_rows(data, scale, dtype)
 

@@ -1,6 +1,6 @@
-"""Layer norm and root-mean-square norm of the Wan transformers: computed and returned in float32.
+"""Layer norm and root-mean-square norm of the Wan transformers, computed and returned in float32.
 
-The published models were trained with norms in float32 and everything else in bfloat16. Knows no blocks.
+The published models were trained with norms in float32 and all other layers in bfloat16. Knows no blocks.
 """
 
 import torch

@@ -1,6 +1,6 @@
 """Self-attention of the Wan transformers: q, k and v from one product, normed over the whole width, then rotated.
 
-Knows the kernel that it is given. Does not know blocks, masks or where the tokens lie.
+Knows its kernel. Does not know blocks, masks or the positions of the tokens.
 """
 
 from typing import cast
@@ -35,5 +35,5 @@ class SelfAttentionLayers(nn.Module):
         return q, k, v.unflatten(-1, (self.heads, -1))
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """The attended values through the output layer: (N, D) in the type of q."""
+        """Attention, then the output layer: (N, D) in the type of q."""
         return cast(Tensor, self.o(self.attend(q[None], k[None], v[None])[0].flatten(1)))

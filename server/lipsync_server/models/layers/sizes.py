@@ -1,4 +1,4 @@
-"""The sizes that every Wan transformer has, and how they are read from an official config.json.
+"""The sizes of every Wan transformer, read from an official config.json.
 
 An engine adds its own sizes in a subclass. Knows the official field names. Does not know tensors or model files.
 """
@@ -14,12 +14,14 @@ from lipsync_server.models.layers.sound_projection import SoundSizes
 
 @dataclass(frozen=True)
 class WanSizes:
-    """Sizes of a transformer that hears. A published config.json has only some of them; the others keep their defaults.
+    """Sizes of a transformer with sound input.
+
+    A published config.json has only some of them; the others keep their defaults.
 
     dim: model width. ffn_dim: width of the feed-forward's middle. freq_dim: values of the timestep's sinusoid. in_dim,
-    out_dim: channels of latents. patch_size: latent frames, rows and columns in a token. audio_window: speech features
-    round a video frame. audio_blocks, audio_channels: layers and channels of one feature. intermediate_dim: width of
-    the sound projection's middle. context_tokens: sound tokens of a latent frame.
+    out_dim: channels of latents. patch_size: latent frames, rows and columns in a token. audio_window: number of speech
+    features around a video frame. audio_blocks, audio_channels: layers and channels of one feature. intermediate_dim:
+    width of the sound projection's middle layers. context_tokens: sound tokens of a latent frame.
     """
 
     dim: int

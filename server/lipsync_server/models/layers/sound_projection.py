@@ -1,7 +1,7 @@
-"""Speech features of a window -> tokens that each latent frame attends to.
+"""The sound projection: speech features of a window become the tokens that each latent frame attends to.
 
-One latent frame holds `stride` video frames (the first holds one), so it hears the distinct features round all of them.
-Knows no wav2vec2 and no transformer.
+A latent frame stands for `stride` video frames (the first for one), so its tokens are made from the speech features
+around all of these frames. Knows no wav2vec2 and no transformer.
 """
 
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ from lipsync_server.models.layers.norms import LayerNorm
 class SoundSizes:
     """The sizes of the sound projection.
 
-    window: features round a video frame. layers, channels: of one feature. hidden: width of the middle layers.
-    n_tokens, width: of the tokens for a latent frame. stride: video frames in a latent frame.
+    window: number of features around a video frame. layers, channels: of one feature. hidden: width of the middle
+    layers. n_tokens, width: of the tokens for a latent frame. stride: video frames in a latent frame.
     """
 
     window: int
@@ -34,9 +34,9 @@ class SoundSizes:
 class AudioProjection(nn.Module):
     """Windowed wav2vec2 features -> tokens per latent frame.
 
-    The first latent frame sees the five features round video frame 0. Each later one stands for `stride` video
-    frames and sees the distinct features round them: left half of the first frame's window with its centre, the
-    centres of the middle frames, centre and right half of the last frame's window.
+    The first latent frame uses the five features around video frame 0. Each later one stands for `stride` video frames
+    and uses each feature around them once: the left half and the centre of the first frame's window, the centres of the
+    middle frames, and the centre and the right half of the last frame's window.
     """
 
     def __init__(self, sizes: SoundSizes) -> None:

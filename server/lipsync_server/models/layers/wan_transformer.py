@@ -12,7 +12,7 @@ from lipsync_server.models.layers.sizes import WanSizes
 
 
 class WanTransformer(nn.Module):
-    """The embeddings of latent and timestep; the model has the type and the device of their weights."""
+    """The embeddings of latent and timestep. The type and the device of their weights are the model's."""
 
     def __init__(self, sizes: WanSizes) -> None:
         super().__init__()

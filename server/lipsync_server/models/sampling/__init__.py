@@ -1,1 +1,1 @@
-"""Timesteps, noise, windows and the colours that are carried from window to window."""
+"""Timesteps, noise, windows, and colour correction from window to window."""

@@ -1,15 +1,16 @@
 """Colour correction: give every frame the colour statistics of the picture, in CIE Lab, on the device.
 
-A long video is made window after window, each beginning with the last frames of the one before, and a small colour
-error of each window is handed on and grows. So every frame gets the picture's statistics back (Reinhard and others,
-Color Transfer between Images, 2001). In Lab, whose channels are lightness and two colour axes, for each channel:
+A long video is made window after window, and each window begins with the last frames of the previous one. A small
+colour error of one window is therefore in the next one too, and grows. So every frame is corrected to the picture's
+statistics (Reinhard and others, Color Transfer between Images, 2001). For each of Lab's channels (lightness and two
+colour axes):
 
     out = (frame - mean(frame)) * deviation(picture) / deviation(frame) + mean(picture)
 
-RGB is brought to Lab and back in steps: sRGB's curve is undone, a 3 x 3 matrix gives XYZ, which is divided by the
-white point, and a cube root gives Lab. InfiniteTalk's reference corrects every frame with scikit-image on the CPU;
-FlashTalk and FlashHead have arithmetic of their own with other constants and clamps. Both are here as a ColourSpace, in
-torch, on all frames at once. The host never waits for the device, so the host can go on to the next frames.
+From RGB to Lab: undo sRGB's curve, multiply by a 3 x 3 matrix to get XYZ, divide by the white point, and take the cube
+root. InfiniteTalk's reference corrects every frame with scikit-image on the CPU. FlashTalk's and FlashHead's have their
+own arithmetic with other constants and clamps. Both are here as a ColourSpace, in torch, on all frames at once. The
+host never waits for the device, so it can start the next frames.
 """
 
 from dataclasses import dataclass
@@ -22,13 +23,13 @@ Matrix = tuple[tuple[float, float, float], ...]
 
 @dataclass(frozen=True)
 class ColourSpace:
-    """The numbers of sRGB <-> CIE Lab (D65, 2 degree observer) as one reference has them.
+    """The constants of sRGB <-> CIE Lab (D65, 2 degree observer) in one reference.
 
-    to_xyz, to_rgb: rows; to_rgb None is the inverse of to_xyz. slope: Lab's f(q) = slope * q + 16/116
-    below the break at 0.008856. clamps_source: RGB is brought into [0, 1] before it is measured.
-    clamps_xyz: XYZ over white is brought into [1e-8, 1]. flat_below: a channel whose deviation is at most this has no
-    variation to scale up; then flat_scale takes the place of reference deviation / own deviation (None: that
-    deviation counts as 1).
+    to_xyz, to_rgb: rows of the matrices; to_rgb None is the inverse of to_xyz. slope: Lab's f(q) = slope * q + 16/116
+    below the break at 0.008856. clamps_source: whether RGB is clamped to [0, 1] before it is measured. clamps_xyz:
+    whether XYZ over white is clamped to [1e-8, 1]. flat_below: a channel whose deviation is at most this has no
+    variation to scale; flat_scale then replaces reference deviation / own deviation (None: the own deviation counts
+    as 1).
     """
 
     to_xyz: Matrix
@@ -59,15 +60,15 @@ _OFFSET = 16.0 / 116.0
 
 
 class ColourMatch:
-    """Moves frames' Lab mean and deviation to those of one picture, which are measured once."""
+    """Moves the Lab mean and deviation of frames to those of one picture, which is measured once."""
 
     def __init__(self, reference: Tensor, strength: float = 1.0, space: ColourSpace = SCIKIT_IMAGE) -> None:
-        """reference: (3, H, W) in [-1, 1], on the device of the frames to come.
+        """reference: (3, H, W) in [-1, 1], on the device of the later frames.
 
-        strength: 0 leaves the frames as they are, 1 moves them fully.
+        strength: 0 does not change the frames, 1 moves them fully.
         """
         self.strength, self._space = strength, space
-        # Constants go to the device here: at each call they would make the host wait for it.
+        # Constants are copied to the device here. A copy at each call would make the host wait for the device.
         to_xyz = torch.tensor(space.to_xyz, dtype=torch.float64)
         to_rgb = torch.linalg.inv(to_xyz) if space.to_rgb is None else torch.tensor(space.to_rgb, dtype=torch.float64)
         self._to_xyz = to_xyz.to(reference.device, torch.float32)
@@ -89,7 +90,7 @@ class ColourMatch:
         return ((1 - self.strength) * source + self.strength * matched) * 2 - 1
 
     def _unit(self, values: Tensor) -> Tensor:
-        """[-1, 1] -> [0, 1] in float32, each channel's pixels side by side."""
+        """[-1, 1] -> [0, 1] in float32, with each channel contiguous in memory."""
         unit = (values.float().contiguous() + 1) / 2
         return unit.clamp(0, 1) if self._space.clamps_source else unit
 
@@ -109,7 +110,8 @@ class ColourMatch:
         y = (lightness + 16) / 116
         z = y - b / 200
         if self._space.clamps_xyz:
-            # The break is asked of the cube here, and of f below: they differ in the fifth digit of the other's.
+            # One reference compares the cube with the break, the other compares f. The two breaks differ in the fifth
+            # digit.
             f = torch.stack([a / 500 + y, y, z])
             xyz = torch.where(f**3 > _BREAK, f**3, (f - _OFFSET) / self._space.slope) * self._white
         else:

@@ -1,9 +1,13 @@
-"""The sampler of the distilled models: predict the clean latent, add fresh noise, four times.
+"""The sampler of the distilled models: predict the clean latent, add new noise, and repeat, usually four times.
 
-FlashTalk and FlashHead were distilled so that one forward goes from any noise level to the clean latent. Between two
-steps the clean prediction is mixed with new noise to the next, lower level, so a window of n steps draws noise n + 1
-times. The last draw has no effect (its level is 0), and is made all the same so that a seed means what it means in the
-public reference. Tensors in, tensors out: the model is a function here.
+FlashTalk and FlashHead were distilled: one forward of the model predicts the clean latent x0 from any noise level u.
+Between two steps x0 is mixed with new noise e to the next, lower level u':
+
+x0 = x_u - u v            v: the predicted velocity, noise - clean
+x_(u') = (1 - u') x0 + u' e
+
+A window of n steps therefore draws noise n + 1 times. The last draw has no effect (its level is 0), but it keeps the
+random numbers equal to the public reference's. Tensors in, tensors out: the model is a function here.
 """
 
 from collections.abc import Callable
@@ -14,7 +18,7 @@ from torch import Tensor
 
 from lipsync_server.models.sampling.sampler import N_TRAIN_TIMESTEPS, pin
 
-# Noise levels that the models were distilled at; any other number of steps is spread evenly.
+# The noise levels of the models' distillation. Another number of steps is spaced evenly.
 _DISTILLED: dict[int, tuple[float, ...]] = {4: (1000, 750, 500, 250), 2: (1000, 500)}
 
 Velocity = Callable[[Tensor, Tensor, int], Tensor]
@@ -33,10 +37,10 @@ def distilled_timesteps(n_steps: int, shift: float = 5.0) -> Tensor:
 
 
 def rounded_to_bfloat16(levels: Tensor) -> tuple[Tensor, Tensor]:
-    """Noise levels as a run in bfloat16 rounds them: t for the model, sigma = t / 1000 for the update; float32.
+    """Round noise levels as a run in bfloat16 does: t for the model, sigma = t / 1000 for the update; float32.
 
-    FlashHead's published run feeds its transformer 832 where 833.333 is meant, and this moves the lips more than the
-    rounding of all its weights does.
+    FlashHead's published run passes 832 to its transformer in place of 833.333. This difference changes the lips more
+    than the rounding of all its weights.
     """
     return levels.bfloat16().float(), (levels / N_TRAIN_TIMESTEPS).bfloat16().float()
 
@@ -49,17 +53,17 @@ def denoise_renoising(
     *,
     sigmas: Tensor | None = None,
 ) -> Tensor:
-    """The clean latent (C, T, h, w) of one window, float32.
+    """Compute the clean latent (C, T, h, w) of one window, float32.
 
-    velocity: one forward of the model. draw: fresh normal noise of the latent's shape, on the latent's device. known:
-    clean latents (C, k, h, w) of the frames that are given, pinned in front before every forward. levels: noise levels
-    from `distilled_timesteps`. sigmas: the same over 1000, where they were rounded apart.
+    velocity: one forward of the model. draw: returns new normal noise of the latent's shape, on the latent's device.
+    known: clean latents (C, k, h, w) of the given frames, which replace the first latents before every forward. levels:
+    noise levels from `distilled_timesteps`. sigmas: levels / 1000, if they were rounded separately.
     """
     sigmas = levels / N_TRAIN_TIMESTEPS if sigmas is None else sigmas
     latent = draw()
     for step in range(len(levels) - 1):
         v = velocity(pin(latent, known), levels[step : step + 1], step)
         clean = latent - v * sigmas[step]
-        # Adding the noise last keeps the result exact where the next level is 0.
+        # The noise is added last, so that the result is exact if the next level is 0.
         latent = (1 - sigmas[step + 1]) * clean + sigmas[step + 1] * draw()
     return pin(latent, known)

@@ -1,6 +1,6 @@
-"""Where the loop over windows starts: with window 0, or behind the last window that an interrupted render stored.
+"""The first window of a render: window 0, or the window after the resume point of an interrupted render.
 
-A resumed render gives the same video, because its random numbers continue where they stopped. Knows the entries of the
+A resumed render gives the same video, because the state of its random generator is stored too. Knows the entries of the
 stored state. Does not know who stores the state, nor how a window is made.
 """
 
@@ -15,7 +15,7 @@ from lipsync_server.resume_state import State
 
 @dataclass(frozen=True)
 class Start:
-    """window: index of the first window to run. known: latents (C, k, H, W) that this window takes over, or None."""
+    """window: index of the first window to run. known: latents (C, k, H, W) with which this window begins, or None."""
 
     window: int
     known: Tensor | None
@@ -28,7 +28,7 @@ def first_start(seed: int) -> Start:
 
 
 def start_from(state: State) -> Start:
-    """The start behind the window that state_after() was called for."""
+    """The start after the window of this state, which state_after() made."""
     first, latents, random = state["next_window"], state.get("latents"), state["random"]
     assert isinstance(first, int)
     assert isinstance(random, np.ndarray)
@@ -39,7 +39,7 @@ def start_from(state: State) -> Start:
 
 
 def state_after(window: int, known: Tensor | None, generator: torch.Generator) -> State:
-    """The state behind the window with this index. known: latents that the next window takes over, or None."""
+    """The state after the window with this index. known: latents with which the next window begins, or None."""
     state: State = {"next_window": window + 1, "random": generator.get_state().numpy()}
     if known is not None:
         state["latents"] = known.float().cpu().numpy()

@@ -4,8 +4,8 @@ Rectified flow (https://arxiv.org/abs/2209.03003) mixes a clean latent x0 with n
 
     x_u = (1 - u) x0 + u e
 
-The derivative of x_u by u is v = e - x0, the same at every u: a straight line. The model is trained to predict v from
-x_u. Starting at pure noise (u = 1), each Euler step goes a little way along the predicted velocity:
+The derivative of x_u by u is the velocity v = e - x0. It is the same at every u, so x_u moves on a straight line. The
+model is trained to predict v from x_u. From pure noise (u = 1), each Euler step moves along the predicted velocity:
 
     x_(u') = x_u - (u - u') v          u > u', down to u' = 0, the clean latent
 
@@ -42,10 +42,10 @@ def euler_step(latent: Tensor, velocity: Tensor, t: Tensor, t_next: Tensor) -> T
 
 
 def pin(latent: Tensor, known: Tensor) -> Tensor:
-    """Put the known clean latents in front: latent (16, T, h, w), known (16, k, h, w) with k <= T; in place.
+    """Replace the first latents by the known clean ones, in place: latent (16, T, h, w), known (16, k, h, w), k <= T.
 
-    The first frames of a window are given (the picture, or the end of the window before), so the model sees them
-    clean at every noise level and the decoder gets them as they are.
+    The first frames of a window are given: the picture, or the end of the previous window. The model gets their clean
+    latents at every noise level, and the decoder gets the same latents.
     """
     latent[:, : known.shape[1]] = known
     return latent
@@ -59,8 +59,9 @@ def draw_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 def skip_unused_draws(known_shape: tuple[int, ...], n_steps: int, generator: torch.Generator) -> None:
     """Advance `generator` by the draws that the reference makes in a later window and never uses.
 
-    The reference noises the known latents once before the loop and once after every step, then overwrites the result
-    with the clean ones. Only the random stream notices, so a seed gives the reference's noise in every window.
+    The reference adds noise to the known latents once before the loop and once after every step, then overwrites the
+    result with the clean latents. Only the random generator's state changes. With the same draws here, a seed gives the
+    reference's noise in every window.
     """
     for _ in range(n_steps + 1):
         torch.randn(known_shape, generator=generator, dtype=torch.float32)

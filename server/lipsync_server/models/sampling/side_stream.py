@@ -6,8 +6,8 @@ is current outside of this class. Both streams use the same buffers (the VAE's, 
     main_turn   main-stream work on the shared buffers; begins after all side work so far
     beside      side-stream work; begins after the main stream's last turn, not after its other work
 
-The CPU waits for neither. One object serves a process, because torch keeps memory for every stream that was ever used.
-Without CUDA everything runs at once, in the order of the program. Knows no models and no windows.
+    The CPU waits for neither. A process has one object of this class, because torch keeps memory for every stream that
+    was ever used. Without CUDA all work runs at once, in the order of the program. Knows no models and no windows.
 """
 
 from collections.abc import Iterable, Iterator
@@ -44,14 +44,14 @@ class SideStream:
     def beside(self) -> Iterator[None]:
         """Run the body's GPU work on the side stream, after the main stream's last turn.
 
-        Tensors that stay on the side are safe: torch uses their memory again on the side stream only. A tensor that
-        the main stream reads outside of its turns needs `hand_over`.
+        A tensor that only the side stream uses is safe, because torch reuses its memory on the side stream only. A
+        tensor that the main stream reads outside of its turns needs `hand_over`.
         """
         if self._device.type != "cuda":
             yield
             return
         if self._side is None:
-            # Its kernels go first: there is little of it, and the host waits when it copies something to the GPU.
+            # The side stream has priority: its work is short, and the host waits for its copies to the GPU.
             self._side = torch.cuda.Stream(self._device, priority=-1)
         if self._last_turn is None:
             self._side.wait_stream(torch.cuda.current_stream(self._device))
@@ -61,7 +61,10 @@ class SideStream:
             yield
 
     def hand_over(self, values: Iterable[Tensor]) -> None:
-        """Let the main stream read these tensors outside of its turns: their memory is not used again before it has."""
+        """Let the main stream read these tensors outside of its turns.
+
+        torch does not reuse their memory before that.
+        """
         if self._side is not None:
             main = torch.cuda.current_stream(self._device)
             for value in values:

@@ -1,14 +1,14 @@
-"""Windows over the audio: the frames that each run of the model makes and keeps, and their sound. Integers only.
+"""Windows over the audio: the frames that each run of the model makes and keeps, and the frames of their sound.
 
 The model makes at most 81 frames in one run, so a long video is a row of overlapping windows. A later window begins
-with the last `motion_frames` frames of the one before, which it is given, so that motion goes on without a jump:
+with the last `motion_frames` frames of the previous window as input, so that motion continues without a jump:
 
     window 0   [0 ............................ 80]
     window 1                          [72 .. 80 | 81 ................ 152]        9 frames taken over, 72 new ones
 
-The VAE packs the first frame into one latent frame and each four more into another, so a window has 4n + 1 frames and
-n + 1 latent frames. The last window is the shortest that covers the rest of the audio. Each frame hears its own sound
-and that of two frames on either side. Knows no audio and no model.
+The VAE encodes the first frame as one latent frame, and each four more frames as another, so a window has 4n + 1 frames
+and n + 1 latent frames. The last window is the shortest that covers the rest of the audio. The model gets the sound of
+each frame and of two frames on either side. Integers only; knows no audio and no model.
 """
 
 from dataclasses import dataclass
@@ -20,14 +20,15 @@ from lipsync_server.errors import InvalidInput
 
 WINDOW_FRAMES = 81
 MOTION_FRAMES = 9
-# Each frame hears itself and two neighbours on either side.
+# The frames of sound for one video frame: its own, and two on either side.
 _NEIGHBOURS = np.arange(-2, 3, dtype=np.int64)
 
 
 @dataclass(frozen=True)
 class Window:
-    """One run of the model: frames [start, start + n_frames) of the video, of which [keep_first, keep_stop), counted
-    within the window, are new. stride: frames that a latent frame holds."""
+    """One run of the model: frames [start, start + n_frames) of the video.
+
+    The frames [keep_first, keep_stop), counted within the window, are new. stride: video frames of a latent frame."""
 
     index: int
     start: int
@@ -49,8 +50,8 @@ class Window:
 class Schedule:
     """All windows of one video of `n_frames` frames.
 
-    heard: how many frames of audio each person has. mirrored: how many frames are appended, backwards, to each
-    person's audio before the last window (the reference's way; ours pads the sound with silence instead).
+    heard: number of audio frames of each person. mirrored: number of frames that are appended backwards to each
+    person's audio before the last window, as in the reference; we append silence.
     """
 
     windows: tuple[Window, ...]
@@ -60,7 +61,7 @@ class Schedule:
     mirrored: tuple[int, ...]
 
     def audio_indices(self, window: Window, person: int = 0) -> NDArray[np.int64]:
-        """Frames of `person`'s audio that each frame of `window` hears: int64 (n_frames, 5)."""
+        """Indices of `person`'s audio frames for each frame of `window`: int64 (n_frames, 5)."""
         n = self.heard[person]
         length = n + (self.mirrored[person] if window is self.windows[-1] else 0)
         centres = np.arange(window.start, window.start + window.n_frames, dtype=np.int64)
@@ -70,7 +71,7 @@ class Schedule:
 
 
 def latents_of(n_frames: int, stride: int = 4) -> int:
-    """Latent frames that hold `n_frames` frames: the first alone, then `stride` to each."""
+    """Number of latent frames for `n_frames` frames: one for the first frame, then one for each `stride` frames."""
     return (n_frames - 1) // stride + 1
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Entry:
-    """One stored tensor: where, the format's own name of its type, its shape, and its place and size in bytes."""
+    """One stored tensor: its file, the format's own name of its type, its shape, and its offset and size in bytes."""
 
     file: Path
     key: str

@@ -1,8 +1,8 @@
 """GGUF files: the tensors of llama.cpp's format, read from the header and unpacked one at a time.
 
 GGUF stores the rows of a weight in blocks of 32 or 256 numbers that share a scale, with 4 to 8 bits a number.
-headers.py reads where the blocks are, and the package `gguf` unpacks them; this module does so on several threads and
-gives ComfyUI's five-dimensional tensors their shape back. Knows no model.
+headers.py reads the offsets of the blocks, and the package `gguf` unpacks them. This module runs it on several threads
+and restores the shape of ComfyUI's five-dimensional tensors. Knows no model.
 """
 
 import os
@@ -29,7 +29,7 @@ _N_AT_ONCE = 4_000_000
 
 @dataclass(frozen=True)
 class GgufFile:
-    """An open file: its entries in storage order, and its tensors, unpacked when asked for."""
+    """An open file: its entries in storage order, and its tensors, each unpacked at its access."""
 
     path: Path
     entries: list[Entry]
@@ -60,7 +60,7 @@ class GgufFile:
         packed = self._bytes[entry.begin : entry.begin + entry.n_bytes]
         length = entry.shape[-1] if entry.shape else 1
         if length % per_block:
-            # A shape of five dimensions was flattened to two before it was packed.
+            # A tensor of five dimensions was flattened to two before it was packed.
             length = int(np.prod(entry.shape[1:]))
         packed = packed.reshape(-1, length // per_block * block_bytes)[wanted]
         if per_block == 1:

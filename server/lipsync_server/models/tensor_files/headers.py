@@ -1,8 +1,8 @@
-"""The headers of model files: names, types, shapes and places of the tensors, without torch and without the data.
+"""The headers of model files: names, types, shapes and offsets of the tensors, read without torch and without the data.
 
 A .safetensors file begins with the length of a JSON header. A GGUF file
-(https://github.com/ggml-org/ggml/blob/master/docs/gguf.md) begins with keys and values and then lists its tensors. So a
-wrong or truncated download is found, and a file recognised, in milliseconds. Knows both formats. Knows no model.
+(https://github.com/ggml-org/ggml/blob/master/docs/gguf.md) begins with keys and values and then lists its tensors. The
+header alone shows in milliseconds whether a download is wrong or truncated. Knows both formats. Knows no model.
 """
 
 import json
@@ -25,14 +25,14 @@ GGUF_BLOCKS = {
     13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 30: ("BF16", 1, 2),
 }  # fmt: skip
 """GGUF's number of a block format -> its name, numbers in a block, bytes of a block."""
-# ComfyUI's converter notes the shape of a tensor that GGUF's four dimensions cannot hold under this key.
+# ComfyUI's converter stores a shape of more than four dimensions, which GGUF does not have, under this key.
 SHAPE_KEY = "comfy.gguf.orig_shape."
 _MAGIC = b"GGUF"
 _MAX_HEADER_BYTES = 100_000_000
 _PREFIX = re.compile(r"^(?:model\.diffusion_model\.|diffusion_model\.|_orig_mod\.|transformer\.(?!block))+")
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
-# Longer arrays are a tokenizer's: they are returned only when asked for.
+# Longer arrays belong to a tokenizer. They are returned only on request.
 _SHORT = 64
 
 Value = str | int | float | bool | list[str] | list[int] | list[float]
@@ -44,7 +44,7 @@ def plain_name(key: str) -> str:
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether the file begins as a GGUF file does."""
+    """Whether the file begins with GGUF's magic number."""
     try:
         with path.open("rb") as file:
             return file.read(4) == _MAGIC
@@ -108,7 +108,7 @@ def read_entries(path: Path) -> list[Entry]:
 
 
 def known_entries(path: Path) -> tuple[Entry, ...]:
-    """As read_entries, remembered while the file's size and time stamp stay the same."""
+    """As read_entries, cached for as long as the file's size and time stamp do not change."""
     found = path.stat()
     return _remembered(path, found.st_size, found.st_mtime_ns)
 

@@ -1,4 +1,4 @@
-"""Tensors of model files into modules: reading, renaming, and one clear error for each way in which they do not fit.
+"""Load tensors of model files into modules: read, rename and check them, with one clear error for each mismatch.
 
 Used for the encoders and the VAE; transformer_files.py reads the transformer. Tensors stay memory-mapped until they
 are copied to their device. Pickled files are read with `weights_only=True` and in no other way, because a pickle can
@@ -67,7 +67,7 @@ def _read_pickled(path: Path) -> object:
 def usual_size(tensors: Mapping[str, Tensor], names: Iterable[str], axis: int, default: int) -> int:
     """The size along `axis` that most of the tensors `names` have, `default` where none is there.
 
-    Several are compared, so that a wrongly shaped one is found by the check and does not decide what is right.
+    Several tensors vote, so that one tensor with a wrong shape is found by the check and does not set the size.
     """
     sizes = Counter(
         tensors[name].shape[axis]
@@ -78,7 +78,7 @@ def usual_size(tensors: Mapping[str, Tensor], names: Iterable[str], axis: int, d
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The same names with tensors of the same shapes, where reading the tensors themselves would cost work."""
+    """The same names with tensors of the same shapes, without reading tensors that would have to be unpacked."""
     stored = getattr(tensors, "stored", tensors)
     assert isinstance(stored, Mapping)
     return stored
@@ -116,7 +116,7 @@ def rename_and_check(
     """
     names = {name: official(name) for name in expected}
     needed = [name for name in tensors if not unused(name)]
-    # A name that `unused` covers may still be expected.
+    # An expected name may also match `unused`.
     check_names(list(names.values()), [*needed, *(set(names.values()) & tensors.keys() - set(needed))], source=source)
     renamed: dict[str, Tensor] = {}
     for name, published in names.items():

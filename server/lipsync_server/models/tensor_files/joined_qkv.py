@@ -1,7 +1,7 @@
-"""Official parameter names where q, k and v of self-attention are one product in our modules.
+"""Map official parameter names to our modules, which compute q, k and v of self-attention as one product.
 
-One product of three times the width is faster than three; the published files hold three. Knows names and shapes of
-Wan's transformers. Does not know files or how a tensor is rounded.
+One product of three times the width is faster than three products. The published files have three weights. Knows names
+and shapes of Wan's transformers. Does not know files or how a tensor is rounded.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Place:
-    """Where an official tensor lives in the model: a module's parameter, or `part` of three of its rows."""
+    """The place of an official tensor in the model: a module's parameter, or a third of its rows (`part` 0, 1 or 2)."""
 
     module: str
     parameter: str

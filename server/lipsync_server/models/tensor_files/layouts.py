@@ -81,11 +81,11 @@ class Stored:
 
 
 def read_layout(paths: Iterable[Path], *, is_unused: Callable[[str], bool] = lambda name: False) -> dict[str, Stored]:
-    """Plain parameter names -> where they are stored, for the files of one model together.
+    """Map plain parameter names to their stored tensors, over all files of one model.
 
-    Raises WeightsError naming file and tensor for a parameter in two files, a scale without its weight or of another
-    length, and for weights stored in a way that is not read here. is_unused: whether a tensor of this plain name is of
-    no use, and so may be stored in any way.
+    Raises WeightsError with file and tensor for a parameter in two files, for a scale without its weight or with
+    another length, and for weights in an unknown form. is_unused: whether no module needs a tensor with this plain
+    name, so that it may have any form.
     """
     found: dict[str, Stored] = {}
     for path in paths:

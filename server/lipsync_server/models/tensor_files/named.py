@@ -1,8 +1,8 @@
-"""The tensors of one file of any layout under the published file's names, each read when it is asked for.
+"""The tensors of a file in any layout, under the published file's names, each read at its access.
 
-ComfyUI, diffusers and llama.cpp each name the same weights in their own way. A model's module says how their names
-become the published ones; this module reads 16-bit, scaled 8-bit and GGUF tensors under these, one at a time, so that
-an encoder of 11 GB passes through a few hundred megabytes of memory. Knows no model.
+ComfyUI, diffusers and llama.cpp give the same weights different names. The module of a model maps their names to the
+published ones. This module reads 16-bit, scaled 8-bit and GGUF tensors one at a time, so that an encoder of 11 GB needs
+only a few hundred megabytes of memory. Knows no model.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,22 +20,25 @@ from lipsync_server.models.tensor_files.layouts import Stored, read_layout
 from lipsync_server.models.tensor_files.safetensors_files import OpenFile
 
 Rename = Callable[[str], str | None]
-"""Name in a file -> the published name, the name itself where it is not known, None for a tensor of no use here."""
+"""Name in a file -> the published name; an unknown name does not change; None for a tensor that is not needed."""
 
 
 def as_published(name: str) -> str | None:
-    """The Rename of a file that has the published names already."""
+    """The Rename for a file that already has the published names."""
     return name
 
 
 class NamedTensors(Mapping[str, Tensor]):
-    """A safetensors or GGUF file as plain weights: 8-bit ones come as float32, others in the file's type.
+    """A safetensors or GGUF file as plain weights: 8-bit weights become float32, others keep the file's type.
 
-    stored: the same names with tensors of the right shape on the meta device, so that a check reads nothing.
+    stored: the same names with tensors of the right shape on the meta device, so that a check reads no data.
     """
 
     def __init__(self, path: Path, rename: Rename = as_published) -> None:
-        """Read the header. Raises WeightsError naming file and tensor for a damaged file or one stored unreadably."""
+        """Read the header.
+
+        Raises WeightsError with file and tensor for a damaged file or an unknown form of storage.
+        """
         layout = read_layout([path], is_unused=lambda name: rename(name) is None)
         self._stored: dict[str, Stored] = {}
         for name, stored in layout.items():
@@ -82,7 +85,7 @@ def open_tensors(path: Path, rename: Rename = as_published, *, pull: str = "") -
 
 
 def rows_of(tensors: Mapping[str, Tensor], name: str, indices: Tensor) -> Tensor:
-    """Some rows of a matrix, (*indices.shape, row length), at the least cost that `tensors` allows."""
+    """Some rows of a matrix, (*indices.shape, row length), without unpacking the others if `tensors` can do that."""
     return tensors.rows(name, indices) if isinstance(tensors, NamedTensors) else tensors[name][indices]
 
 

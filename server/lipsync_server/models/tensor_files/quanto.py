@@ -1,6 +1,6 @@
 """optimum-quanto's file layout: 8-bit weights with a scale for each row, and a JSON map of the layers beside the file.
 
-InfiniteTalk's published 8-bit files have this layout, and the files that `lipsync weights convert` writes. Knows names
+InfiniteTalk's published 8-bit files have this layout, and so have the files of `lipsync weights convert`. Knows names
 and rounding. Knows no model.
 """
 
@@ -21,7 +21,7 @@ QUANTO_NAMES: dict[str, str] = {"int8": "qint8", "fp8": "qfloat8_e4m3fn"}
 def quantized_tensors(
     parameters: Mapping[str, Tensor], kind: EightBit, keep: tuple[str, ...] = ()
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, str]]]:
-    """Parameters in optimum-quanto's layout and the map that goes beside them. Layers in `keep` stay plain."""
+    """Return the parameters in optimum-quanto's layout, and the map of the layers. Layers in `keep` are not rounded."""
     tensors: dict[str, Tensor] = {}
     quant_map: dict[str, dict[str, str]] = {}
     for name, value in parameters.items():
@@ -48,7 +48,7 @@ def save_quantized(
 ) -> None:
     """Write `path` in optimum-quanto's layout, and its map beside it or to `quant_map_path`.
 
-    layout: names, types and shapes of all parameters; the parameters then come one at a time, from any device.
+    layout: names, types and shapes of all parameters. The parameters are read one at a time, from any device.
     """
     stored, quant_map = quantized_tensors(layout, kind, keep)
     made = (item for name, value in parameters for item in quantized_tensors({name: value}, kind, keep)[0].items())

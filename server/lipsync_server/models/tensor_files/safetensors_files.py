@@ -1,4 +1,4 @@
-"""Model files as one checked collection: headers are read first, tensors one at a time when asked for.
+"""Several model files as one checked collection: all headers are read first, and each tensor at its access.
 
 headers.py finds a wrong or truncated download before any tensor is read. A shard is one of several files that make up
 one model. GGUF files may be among them (gguf_files.py). Knows the names of the published shards. Does not know the
@@ -22,7 +22,7 @@ _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
 
 
 def shards(folder: Path, stem: str = "diffusion_pytorch_model") -> list[Path]:
-    """The safetensors files of a sharded model in `folder`, all of them or a WeightsError naming the first missing."""
+    """Return all safetensors files of a sharded model in `folder`. Raises WeightsError with the first missing file."""
     found = sorted(folder.glob(f"{stem}*.safetensors"))
     if not found:
         raise WeightsError(f"{folder} has no {stem}*.safetensors; download the weights first.")
@@ -38,7 +38,7 @@ def shards(folder: Path, stem: str = "diffusion_pytorch_model") -> list[Path]:
 
 
 def shard_of(folder: Path, key: str, stem: str = "diffusion_pytorch_model") -> Path | None:
-    """The shard that the published index names for a tensor; None without an index or when it does not know the key."""
+    """The shard that the published index names for a tensor; None without an index, or if the index has no such key."""
     try:
         index = json.loads((folder / f"{stem}.safetensors.index.json").read_text(encoding="utf-8"))
         return folder / str(index["weight_map"][key])
@@ -50,7 +50,7 @@ class WeightFiles:
     """Tensors of several files under one set of names."""
 
     def __init__(self, paths: list[Path], *, may_repeat: bool = False) -> None:
-        """Read the headers. may_repeat: files may share keys (markers), which `entries` then has of the last file."""
+        """Read the headers. may_repeat: whether files may share keys (markers); `entries` then has the last file's."""
         self.paths = paths
         self.entries: dict[str, Entry] = {}
         self._by_file: dict[Path, list[Entry]] = {}
@@ -67,7 +67,7 @@ class WeightFiles:
         return sum(entry.n_bytes for entries in self._by_file.values() for entry in entries)
 
     def __iter__(self) -> Iterator[tuple[Path, "OpenFile | GgufFile"]]:
-        """Each file, open, one after the other: at most one is mapped at a time."""
+        """Yield the files one after the other, each open. At most one file is mapped at a time."""
         for path in self.paths:
             if is_gguf(path):
                 yield path, GgufFile.open(path)

@@ -1,7 +1,7 @@
 """Write a safetensors file whose tensors are made one after the other, on any device, and never all in memory.
 
-Knows the file format: the header comes first, so every name, type and shape must be known before the first tensor is.
-A few threads copy and write beside whoever makes the tensors. Knows no model.
+The header is the first part of the file, so every name, type and shape must be known before the first tensor is made. A
+few threads copy and write while the caller makes the next tensors. Knows the file format. Knows no model.
 """
 
 import json
@@ -27,13 +27,16 @@ _TYPES = {
     torch.float8_e4m3fn: "F8_E4M3",
 }
 _N_WRITERS = 4
-# Tensors that may wait to be written: as many as keep the writers busy.
+# Number of tensors that may wait for a writer: enough to keep the writers busy.
 _N_WAITING = 8
 
 
 @contextmanager
 def appears_whole(target: Path) -> Iterator[Path]:
-    """A file beside `target` to write to; it gets the name `target` at the end, durably. Raises WeightsError."""
+    """Yield the path of a new file beside `target`, and rename it durably to `target` at the end.
+
+    Raises WeightsError.
+    """
     part = target.with_suffix(".part")
     try:
         yield part
@@ -45,14 +48,14 @@ def appears_whole(target: Path) -> Iterator[Path]:
 
 
 def write_tensors(path: Path, layout: Mapping[str, Tensor], tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """Write `tensors` to `path`. layout: the same names with the types and shapes, on the meta device or anywhere.
+    """Write `tensors` to `path`. layout: the same names with the types and shapes, on any device, such as meta.
 
-    Raises ValueError when a tensor is not as the layout says, or when one of the layout never comes.
+    Raises ValueError if a tensor differs from the layout, or if a tensor of the layout is missing at the end.
     """
     offsets: dict[str, int] = {}
     header: dict[str, object] = {}
     end = 0
-    # Wide types first, so that every tensor lies where its type can be read from.
+    # Tensors of wide types are first in the file, so that every tensor is aligned for its type.
     for name, tensor in sorted(layout.items(), key=lambda item: -item[1].dtype.itemsize):
         offsets[name], begin = end, end
         end += tensor.numel() * tensor.dtype.itemsize

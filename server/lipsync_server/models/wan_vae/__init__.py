@@ -1,1 +1,4 @@
-"""Wan 2.1's causal video VAE: vae.py is the entrance; ops.py and kernels.py compute the same, plainly and fused."""
+"""Wan 2.1's causal video VAE.
+
+Use vae.py. ops.py and kernels.py compute the same: in plain torch, and in fused kernels.
+"""

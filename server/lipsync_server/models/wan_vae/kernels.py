@@ -1,9 +1,8 @@
 """Triton kernels with the functions of ops.py, each one pass over memory, for channels-last values on a GPU.
 
-Between two convolutions of the VAE little is computed and much is moved: bias, norm, SiLU, padding and history as
-separate torch calls each read and write the whole video. Each kernel here reads it once and writes it once. A row
-is the C channels of one pixel. ops.py has the meaning of every argument and is what the tests compare with. Rows in
-another memory order are copied first.
+Bias, norm, SiLU, padding and history between two convolutions are little arithmetic, but as separate torch calls each
+of them reads and writes the whole video. A kernel here reads it once and writes it once. A row is the C channels of one
+pixel. ops.py explains every argument, and the tests compare with ops.py. Rows in another memory order are copied first.
 """
 
 # mypy: disable-error-code="untyped-decorator, no-untyped-def"
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from lipsync_server.models.wan_vae.ops import FRAMES_BEFORE
 
-# Values one program works on: few enough for its registers, enough to keep memory busy.
+# Number of values of one Triton program: few enough for its registers, and enough to use the memory's full speed.
 _TILE = 4096
 
 
@@ -32,18 +31,19 @@ def _norm_silu(
     is_new = ((row >= n_before) & (column >= 0) & (column < width))[:, None]
     source = (line * width + column).to(tl.int64)[:, None] * CHANNELS + channel[None, :]
     value = tl.load(x + source, exists & is_new, 0.0).to(tl.float32)
-    # Vectors are loaded in one dimension: loaded as (1, BLOCK) they would give all tiles a layout of scalar accesses.
+    # Vectors are loaded with one dimension. Loaded as (1, BLOCK), they would make Triton access all tiles value by
+    # value.
     if HAS_BIAS:
         value = tl.where(exists & is_new, value + tl.load(bias + channel, channel < CHANNELS, 0.0)[None, :], 0.0)
     inverse = 1.0 / tl.maximum(tl.sqrt(tl.sum(value * value, 1)), 1e-12)
     value = value * inverse[:, None] * tl.load(gamma + channel, channel < CHANNELS, 0.0)[None, :]
     value = value / (1.0 + tl.exp(-value))
-    # Rows of the history are zero so far; rows of an edge stay so.
+    # Rows of the history are zero at this point. Rows of an edge remain zero.
     place = row.to(tl.int64)[:, None] * CHANNELS + channel[None, :]
     value += tl.load(history + place, exists & (row < n_history)[:, None], 0.0).to(tl.float32)
     result = value.to(frames.dtype.element_ty)
     tl.store(frames + place, result, exists)
-    # The last frames once more: as many rows as n_before, behind n_new.
+    # A copy of the last frames, n_before rows, after the n_new rows.
     behind = (row - n_new).to(tl.int64)[:, None] * CHANNELS + channel[None, :]
     tl.store(kept + behind, result, exists & (row >= n_new)[:, None])
 

@@ -1,9 +1,10 @@
-"""The Wan VAE's layers for a video that comes in pieces: diffusers' weights, fewer passes over memory.
+"""The Wan VAE's layers for a video in pieces: diffusers' weights with fewer passes over memory.
 
 diffusers calls a layer as layer(x, feat_cache=..., feat_idx=...), with x (1, C, T, H, W). The cache is a list with an
 entry for each causal convolution: the last two frames of its input, in the order in which the layers run. The layers
-here keep that call, so that diffusers' middle and up blocks run them unchanged; each decides itself what it caches. A
-convolution may leave its bias to the next fused pass (`deferred`). Knows diffusers' module names, nothing of an engine.
+here have the same call, so that diffusers' middle and up blocks run them unchanged; each layer has its own cache entry.
+A convolution may let the next fused pass add its bias (`deferred`). Knows diffusers' module names, nothing of an
+engine.
 """
 
 from collections.abc import Callable
@@ -18,14 +19,14 @@ from lipsync_server.models.wan_vae.ops import FRAMES_BEFORE, Ops, extend
 
 History = list[Tensor | None]
 _BEFORE, _TOP, _LEFT = 4, 2, 0
-"""Places in diffusers' padding, which it keeps aside: (left, right, top, bottom, before, after)."""
+"""Indices of diffusers' `_padding`: (left, right, top, bottom, before, after)."""
 
 
 class CausalConv(nn.Module):
-    """A WanCausalConv3d that is given all the frames it reads, earlier ones included.
+    """A WanCausalConv3d whose input contains all frames that it reads, with the earlier ones.
 
-    edge: columns of zeros that its input needs left and right. deferred: the bias (C,) float32 that the layer after
-    this one has to add, or None where this one adds it.
+    edge: columns of zeros that the input needs left and right. deferred: the bias (C,) float32 that the next layer has
+    to add; None if this layer adds it.
     """
 
     edge = 0
@@ -47,9 +48,9 @@ class CausalConv(nn.Module):
 
 
 class FoldedConv(CausalConv):
-    """The same with the time axis folded into the channels of a 2-D convolution.
+    """The same, with the time axis folded into the channels of a 2-D convolution.
 
-    torch's CPU falls back to a slow 3-D path below 16 channels.
+    On a CPU, torch's 3-D convolution is slow below 16 channels.
     """
 
     def __init__(self, conv: nn.Conv3d) -> None:
@@ -72,9 +73,10 @@ class FoldedConv(CausalConv):
 class PairedConv(CausalConv):
     """A 3x3x3 convolution as a 3x3x2 one over pairs of columns, for 96 channels on tensor cores.
 
-    Two neighbours' channels lie side by side in channels-last memory: the 96 are 192 without a copy. Of the four
-    columns that a pair of outputs sees each uses three, so a quarter of the products is with zero; still, cuDNN's
-    kernels for multiples of 64 channels are more than twice as fast on an H100 as those for 96.
+    In channels-last memory the channels of two neighbouring columns are side by side, so 96 channels become 192 without
+    a copy. A pair of outputs reads four columns, and each output uses three of them, so a quarter of the products is
+    with zero. It is still faster: cuDNN's kernels for multiples of 64 channels are more than twice as fast on an H100
+    as its kernels for 96.
     """
 
     edge = 1
@@ -112,7 +114,10 @@ class PairedConv(CausalConv):
 
 @dataclass(frozen=True)
 class Ways:
-    """The way of computing. pair: for tensor cores, with biases added by `ops`. fold: for the CPU. Neither: plain."""
+    """The choice of convolution.
+
+    pair: PairedConv, with biases added by `ops`. fold: FoldedConv. Neither: CausalConv.
+    """
 
     ops: Ops
     fold: bool = False
@@ -128,7 +133,7 @@ class Ways:
 
 
 class NormConv(nn.Module):
-    """RMS norm over channels, SiLU, convolution. bias: (C,) float32 that the layer before has deferred."""
+    """RMS norm over channels, SiLU, convolution. bias: the deferred bias (C,) float32 of the previous layer."""
 
     def __init__(self, norm: nn.Module, conv: nn.Conv3d, ways: Ways, bias: Tensor | None = None) -> None:
         super().__init__()
@@ -150,7 +155,7 @@ class NormConv(nn.Module):
 
 
 class FirstConv(nn.Module):
-    """The convolution that a video enters by."""
+    """The first convolution."""
 
     n_remembered = 2
 
@@ -167,7 +172,7 @@ class FirstConv(nn.Module):
 
 
 class Head(nn.Module):
-    """The norm and the convolution that a video leaves by."""
+    """The last norm and convolution."""
 
     n_remembered = 2
 
@@ -209,7 +214,7 @@ class ResidualBlock(nn.Module):
 
 
 class Upsample(nn.Module):
-    """diffusers' WanResample upwards: twice the pixels and, with a time convolution, twice the frames but the first."""
+    """diffusers' WanResample upwards: twice the pixels; with a time convolution twice the frames after the first."""
 
     def __init__(self, block: nn.Module, ways: Ways) -> None:
         super().__init__()
@@ -225,7 +230,7 @@ class Upsample(nn.Module):
             at = _next(feat_idx)
             history = feat_cache[at]
             if history is None:
-                # The first frame of a video stays one, and the next ones do not remember it.
+                # The first frame of a video is not doubled, and is no history of the next frames.
                 feat_cache[at] = F.pad(torch.zeros_like(x), (0, 0, 0, 0, FRAMES_BEFORE - x.shape[2], 0))
             else:
                 frames, feat_cache[at] = extend(x, history)
@@ -235,7 +240,7 @@ class Upsample(nn.Module):
 
 
 class Downsample(nn.Module):
-    """diffusers' WanResample downwards: half the pixels and, with a time convolution, half the frames but the first."""
+    """diffusers' WanResample downwards: half the pixels; with a time convolution half the frames after the first."""
 
     def __init__(self, block: nn.Module, ways: Ways) -> None:
         super().__init__()
@@ -257,7 +262,7 @@ class Downsample(nn.Module):
 
 
 def streaming(side: nn.Module, ways: Ways) -> nn.ModuleList:
-    """The layers of a WanEncoder3d or WanDecoder3d in order, its modules replaced in place by those above."""
+    """The layers of a WanEncoder3d or WanDecoder3d in order. The classes above replace its modules in place."""
     kinds: dict[str, Callable[[nn.Module, Ways], nn.Module]] = {
         "WanResidualBlock": ResidualBlock,
         "WanResample": _resample,
@@ -275,7 +280,7 @@ def streaming(side: nn.Module, ways: Ways) -> nn.ModuleList:
 
 
 def order_channels_last(model: nn.Module) -> None:
-    """Store the convolutions' weights channels-last, the order that tensor cores want; in place."""
+    """Store the convolutions' weights channels-last, the order of the tensor cores; in place."""
     for parameter in model.parameters():
         if parameter.dim() == 5:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
@@ -290,7 +295,7 @@ def _resample(block: nn.Module, ways: Ways) -> nn.Module:
 def _on_pictures(layer: nn.Module, x: Tensor) -> Tensor:
     """A 2-D layer on every frame of x (1, C, T, H, W)."""
     out: Tensor = layer(x[0].transpose(0, 1))
-    # Not transpose(0, 1)[None]: torch knows channels-last memory by its strides, the one of the batch included.
+    # Not transpose(0, 1)[None]: torch recognises channels-last memory by all strides, also the stride of the batch.
     return out.movedim(1, -1)[None].movedim(-1, 1)
 
 

@@ -1,4 +1,6 @@
-"""The arithmetic between the Wan VAE's convolutions, in plain torch; kernels.py computes the same in one pass each.
+"""The arithmetic between the Wan VAE's convolutions, in plain torch.
+
+kernels.py has the same functions as fused kernels.
 
 Videos are (1, C, T, H, W) in any memory order and any float dtype, which the functions keep. A causal convolution reads
 the two frames before its first one, so its input begins with two frames of history: zeros at the start of a video.
@@ -29,11 +31,11 @@ class Ops(Protocol):
 def norm_silu(
     x: Tensor, gamma: Tensor, bias: Tensor | None = None, history: Tensor | None = None, edge: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """History, then SiLU(gamma * z / |z|) with z = x + bias and |z| over the channels: a causal convolution's input.
+    """A causal convolution's input: history, then SiLU(gamma * z / |z|) with z = x + bias and |z| over the channels.
 
-    x: (1, C, T, H, W). gamma: (C,) float32, already times sqrt(C). bias: (C,) float32. history: the second value that
-    the call before returned. edge: columns of zeros left and right. Returns (1, C, 2 + T, H, W + 2 edge) and its last
-    two frames, the history of the next call. SiLU(y) = y / (1 + exp(-y)).
+    SiLU(y) = y / (1 + exp(-y)). x: (1, C, T, H, W). gamma: (C,) float32, already times sqrt(C). bias: (C,) float32.
+    history: the second value that the previous call returned. edge: columns of zeros left and right. Returns (1, C, 2 +
+    T, H, W + 2 edge), and its last two frames as the history for the next call.
     """
     wide = _with_bias(x.float(), bias)
     length = (wide * wide).sum(dim=1, keepdim=True).sqrt().clamp(min=1e-12)
@@ -54,7 +56,7 @@ def add(x: Tensor, y: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def double(x: Tensor, n_parts: int, bias: Tensor | None = None) -> Tensor:
-    """Each pixel of x + bias as 2 x 2 of them; channels in `n_parts` parts are as many frames, one after the other.
+    """Repeat each pixel of x + bias as 2 x 2 pixels. The channels hold `n_parts` frames, which become frames in time.
 
     x: (1, n_parts * C, T, H, W), bias: (n_parts * C,) float32. Returns (1, C, T * n_parts, 2 H, 2 W).
     """

@@ -6,10 +6,10 @@ causally: a latent frame depends on frames up to its own and never on later ones
 
     pixels (3, 4n + 1, H, W) in [-1, 1]    <->    latents (16, n + 1, H / 8, W / 8), about normal
 
-So a convolution needs the last two frames of its input from the piece before and nothing else, and decoding streams
-one latent frame at a time. Encoding "the picture, then grey frames" need not compute the grey frames: as soon as all
-inputs that a layer remembers are the same grey, its output repeats. This is diffusers' AutoencoderKLWan with the
-official file's names. Knows no sampler.
+So a convolution needs only the last two frames of its input from the previous piece, and the decoder can work on one
+latent frame at a time. To encode "the picture, then grey frames", most grey frames need no computation: as soon as all
+inputs that a layer remembers are the same grey, its output repeats. The networks are diffusers' AutoencoderKLWan with
+the official file's names. Knows no sampler.
 """
 
 import functools
@@ -36,7 +36,7 @@ FRAMES_PER_LATENT = 4
 _RESIDUAL = {"norm1": "residual.0", "conv1": "residual.2", "norm2": "residual.3", "conv2": "residual.6"}
 _MIDDLE = {"resnets.0": "middle.0", "attentions.0": "middle.1", "resnets.1": "middle.2"}
 _OUTSIDE = {"conv_in": "conv1", "norm_out": "head.0", "conv_out": "head.2"}
-# The decoder's flat list holds three residual blocks and an upsampler to each level; the last level has no upsampler.
+# The decoder's flat list has three residual blocks and an upsampler for each level; the last level has no upsampler.
 _BLOCKS_PER_LEVEL = 4
 
 
@@ -64,12 +64,12 @@ def _in_block(parts: list[str]) -> str:
 
 @functools.cache
 def _of_diffusers() -> dict[str, str]:
-    """diffusers' names of the published file's tensors; they do not depend on the width."""
+    """diffusers' names of the published file's tensors. The names do not depend on the width."""
     return {name: official_name(name) for name in build(8).state_dict()}
 
 
 def published_name(name: str) -> str:
-    """Name in a file of any program (the Wan wrapper's `model.` in front, diffusers' names) -> the official name."""
+    """Name in a file of any program (the Wan wrapper's with `model.`, or diffusers') -> the official name."""
     bare = re.sub(r"^(?:first_stage_model\.|vae\.|model\.)+", "", name)
     return _of_diffusers().get(bare, bare)
 
@@ -83,9 +83,9 @@ def build(base_dim: int = 96) -> AutoencoderKLWan:
 class Options(TypedDict, total=False):
     """The way of computing; the results stay the same.
 
-    kernels: use Triton's where Triton is installed (on a GPU); by default not. fold_convolutions, pair_columns:
-    FoldedConv and PairedConv in layers.py; by default on the CPU, and with kernels. channels_last: the order of memory;
-    by default on a GPU.
+    kernels: whether to use Triton's kernels, if Triton is installed (GPU only; default off). fold_convolutions: use
+    FoldedConv of layers.py; the default on the CPU. pair_columns: use PairedConv; the default with kernels.
+    channels_last: the order of memory; the default on a GPU.
     """
 
     kernels: bool
@@ -104,8 +104,10 @@ def _kernels() -> Ops | None:
 
 @dataclass
 class _Stage:
-    """One layer of the encoder. `settles` is the first group whose output repeats for ever when everything after the
-    picture is the same grey."""
+    """One layer of the encoder.
+
+    settles: the first group of frames from which the output repeats, if all frames after the picture are the same grey.
+    """
 
     layer: nn.Module
     settles: int
@@ -123,7 +125,7 @@ class WanVae:
     def __init__(
         self, model: AutoencoderKLWan, device: torch.device, dtype: torch.dtype, **options: Unpack[Options]
     ) -> None:
-        """Take diffusers' model apart into a list of streaming layers for each direction. options: `Options`."""
+        """Split diffusers' model into a list of streaming layers for each direction. options: `Options`."""
         self.device, self.dtype = device, dtype
         mean, std = model.config.latents_mean, model.config.latents_std
         self._mean = torch.tensor(mean, device=device).view(-1, 1, 1, 1)
@@ -152,7 +154,7 @@ class WanVae:
         return cls(model, device, dtype, **options)
 
     def encode(self, video: Tensor) -> Tensor:
-        """float32 latents of a video (3, F, H, W); frames beyond the last full group of four are left out."""
+        """float32 latents of a video (3, F, H, W). Frames after the last full group of four are ignored."""
         n_latents = (video.shape[1] - 1) // FRAMES_PER_LATENT + 1
         stages = self._encoder_stages()
         groups = []
@@ -188,7 +190,7 @@ class WanVae:
                 x = stage(x)
                 if index == stage.settles:
                     stage.output = x
-                    # Later groups begin after this stage.
+                    # Later groups of frames start after this layer.
                     stage.history.clear()
                     if position:
                         stages[position - 1].output = None
@@ -219,10 +221,10 @@ class WanVae:
         return (mean - self._mean) / self._std
 
     def _encoder_stages(self) -> list[_Stage]:
-        """The encoder's layers in order, each with the group at which grey input has settled through it.
+        """The encoder's layers in order, each with the first group from which its output repeats for grey input.
 
-        A layer that remembers `n` input frames, fed `rate` frames a group, repeats itself ceil(n / rate) groups after
-        its input does. Grey begins with group 1.
+        If a layer remembers `n` input frames and gets `rate` frames a group, its output repeats ceil(n / rate) groups
+        after its input does. The grey frames begin with group 1.
         """
         stages, settled, rate = [], 1, FRAMES_PER_LATENT
         for layer in self._encoder:

@@ -1,8 +1,8 @@
-"""Watches the volume of the data folder: does it answer, and if not, since when or with what error.
+"""Watch the volume of the data folder: whether it answers, and if not, since when and with which error.
 
-A network disk can stop answering at any moment: every call below it then waits in its thread, and so does the database.
-Or it fails, and files that were open stay unusable after it is mounted again. This module writes and syncs a small file
-at intervals, in a thread that may hang. Knows one folder. Does not know requests or jobs.
+A network disk can stop answering at any moment. Then every call to a file on it waits in its thread, and so does the
+database. A disk can also fail, and then open files stay unusable after it is mounted again. This module writes and
+syncs a small file at intervals, in a thread that may hang. Knows one folder. Does not know requests or jobs.
 """
 
 import asyncio
@@ -21,21 +21,21 @@ from lipsync_server.errors import LipsyncError, VolumeStuck
 log = logging.getLogger(__name__)
 
 STUCK_S = 15.0
-"""A disk that spins up, or one that many gigabytes are written to, answers within this time."""
+"""A volume that has not answered for this long counts as away. A disk that spins up or is busy answers sooner."""
 _LOOK_EVERY_S = 3.0
 _GONE = (errno.EIO, errno.ENOTCONN, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.EHOSTDOWN, errno.EHOSTUNREACH)
-"""Errors of a volume that is away. Others, such as those of a full or read-only disk, are answers."""
+"""The errors of a volume that is away. Any other error, such as that of a full or read-only disk, is an answer."""
 _FILE = ".answers"
 
 
 async def _nothing() -> None:
-    """Opens nothing again."""
+    """The `open_again` of a VolumeWatch that has no open files."""
 
 
 class VolumeWatch:
-    """The state of the volume that holds `folder`. `run` is the task that looks.
+    """The state of the volume that contains `folder`. `run` is the task that tests the volume.
 
-    open_again: called when the volume works again after errors, to open files anew that were open before.
+    open_again: called when the volume works again after errors; it reopens the files that were open before.
     """
 
     def __init__(self, folder: Path, *, open_again: Callable[[], Awaitable[None]] = _nothing) -> None:
@@ -48,14 +48,14 @@ class VolumeWatch:
 
     @property
     def trouble(self) -> VolumeStuck | None:
-        """The error for whoever needs the volume now; None while it answers."""
+        """The error for a caller who needs the volume now; None while the volume answers."""
         if self._error:
             return volume_stuck(f"cannot be used ({self._error})")
         waited_s = 0.0 if self._asked_at is None else time.monotonic() - self._asked_at
         return volume_stuck(f"has not answered for {waited_s:.0f} s") if waited_s >= STUCK_S else None
 
     async def was_away(self, since: float) -> bool:
-        """Whether the volume was away after `since`, a time of the monotonic clock. Waits until it is back."""
+        """Return whether the volume was away after `since`, a time of the monotonic clock. Waits until it is back."""
         works = await self._look()
         while not works:
             await asyncio.sleep(_LOOK_EVERY_S)
@@ -68,7 +68,7 @@ class VolumeWatch:
             await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _look(self) -> bool:
-        """Look once, however long that takes; returns whether the volume works."""
+        """Test the volume once, however long that takes. Returns whether it works."""
         async with self._looking:
             self._asked_at = time.monotonic()
             look = asyncio.create_task(in_daemon_thread(functools.partial(_write, self._folder / _FILE)))
@@ -85,7 +85,7 @@ class VolumeWatch:
             return not self._error
 
     async def _learn(self, error: OSError | None) -> None:
-        """Keep the error of the last look. Files are opened again once there is none any more."""
+        """Store the error of the last test. When an error is gone, reopen the files."""
         before = self._error
         if error is not None and error.errno in _GONE:
             self._error = error.strerror or str(error)
@@ -105,13 +105,13 @@ class VolumeWatch:
 def is_gone(error: BaseException) -> bool:
     """Whether the error says that the volume of the data folder is away."""
     if isinstance(error, sqlite3.OperationalError):
-        # Of OperationalError, a full disk alone is no sign of that.
+        # A full disk raises OperationalError too, but its volume is not away.
         return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
     return isinstance(error, OSError) and error.errno in _GONE
 
 
 def volume_stuck(what: str) -> VolumeStuck:
-    """The error for a caller. what: goes on after "The volume of the server's data folder"."""
+    """The error for a caller. what: the words after "The volume of the server's data folder"."""
     return VolumeStuck(
         f"The volume of the server's data folder (LIPSYNC_DATA_DIR) {what}, as a network disk whose server is away. "
         "Jobs and videos on it are kept. Mount it again, or send the request again later.",
@@ -120,7 +120,7 @@ def volume_stuck(what: str) -> VolumeStuck:
 
 
 def _write(path: Path) -> OSError | None:
-    """Write to the volume, through every cache; the error, or None."""
+    """Write to the volume and sync. Returns the error, or None."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:

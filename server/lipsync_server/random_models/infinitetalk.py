@@ -162,7 +162,7 @@ def text_tensors(config: UMT5Config, device: torch.device) -> Iterator[tuple[str
 
 
 def _tokenizer() -> Tokenizer:
-    """A tokenizer with bytes as tokens, and the published tokenizer's special ones: <pad> 0, </s> 1 at the end, <unk> 2."""
+    """A tokenizer of bytes, with the published special tokens: <pad> 0, </s> 1 at the end, <unk> 2."""
     special = ["<pad>", "</s>", "<unk>"]
     vocabulary = {token: index for index, token in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))  # noqa: S106 - a text token

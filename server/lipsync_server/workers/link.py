@@ -1,4 +1,4 @@
-"""The connection to one worker process, as worker.py uses it, and how long such a process may be silent.
+"""The connection to one worker process, as worker.py uses it, and the time limits of such a process.
 
 There are two implementations: for a child process of the server (process/executor.py) and for an actor of a Ray cluster
 (ray/link.py). Knows the messages between server and worker process; knows neither pipes nor Ray.

@@ -1,7 +1,7 @@
 """The messages between the server and a worker process. Plain frozen data.
 
-`serial` numbers the renders of one worker, so that a late message of an earlier render is not mistaken for one of the
-current render.
+`serial` is the number of a render of one worker, so that a late message of an earlier render does not count for the
+current one.
 """
 
 from dataclasses import dataclass

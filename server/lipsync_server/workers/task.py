@@ -15,12 +15,12 @@ from lipsync_server.engines.base import FPS
 class RenderTask:
     """One render of files on disk.
 
-    image, audio: the uploads, already checked by media/. output: the path of the MP4, which appears by a rename when
-    it is complete. scratch: a folder of this job that survives a crash; it has video segments and resume points. ask:
-    the prompt and options as the caller sent them; the worker converts them to the engine's options. progressive: also
-    write the finished part as a growing file into `scratch`, for somebody who watches (progressive.py). sheet: where
-    the contact sheet of a checked video goes, None for none. limit_s: the seconds that this run may take, None for any.
-    n_crashes: the workers that died of this task before.
+    image, audio: the uploads, already checked by media/. output: the path of the MP4, which appears by a rename when it
+    is complete. scratch: a folder of this job that survives a crash; it has video segments and resume points. ask: the
+    prompt and options as the caller sent them; the worker converts them to the engine's options. progressive: also
+    write the finished part as a growing file into `scratch`, for live viewing (progressive.py). sheet: path of the
+    contact sheet of a checked video, None for no sheet. limit_s: time limit of this run in seconds, None for no limit.
+    n_crashes: number of workers that died while they rendered this task.
     """
 
     task_id: str
@@ -51,7 +51,7 @@ class ProgressEvent:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One of several renders of the same task. score: of its check, None where the check could not judge."""
+    """One of several renders of the same task. score: of the check; None if the check has no score for it."""
 
     seed: int
     score: float | None
@@ -61,7 +61,7 @@ class Attempt:
 class RenderOutcome:
     """Figures of a finished render. Seconds are wall clock; stage_s has load, preprocess, generate, encode, check.
 
-    caption_language: the language of the captions, which lie beside the video as .srt and .vtt; "" without captions.
+    caption_language: the language of the captions, whose files .srt and .vtt are beside the video; "" without captions.
     quality: the result of the check, None for a video that was not checked; unchecked then says why. attempts: all
     attempts of a task that was rendered more than once or might have been; seed is the seed of the kept one.
     """

@@ -31,7 +31,7 @@ _PAUSES_S = (0.1, 0.5, 2.0, 5.0, 15.0, 30.0)
 
 @dataclass
 class _Render:
-    """The render that a worker is busy with. settled: set once the process no longer works on it."""
+    """The current render of a worker. settled: set when the process no longer works on it."""
 
     serial: int
     task: RenderTask

@@ -1,1 +1,1 @@
-"""How jobs are written down: SQLite, its tables, and the only module that changes a state."""
+"""The database of jobs: SQLite, its tables, and the only module that changes a job's state."""

@@ -189,8 +189,9 @@ class Store(Queries):
         return await self._change(job_id, ("queued", "running"), wish)
 
     async def collect(self, job_id: str, *, now: float, keep_s: float) -> Job:
-        """Mark a video as collected: it is kept for at most `keep_s` more seconds. Only the first call counts, and it
-        never extends the video's time."""
+        """Mark a video as collected: it is kept for at most `keep_s` more seconds.
+
+        Only the first call counts. A call never extends the time for which the video is kept."""
 
         def mark(job: Job) -> Job:
             if job.collected_at is not None:
@@ -261,8 +262,9 @@ class Store(Queries):
 
 @dataclass(frozen=True)
 class Ending:
-    """Figures of the final attempt that are stored with a job's end: worker seconds, seconds per stage, price, and the
-    address of the copy in LIPSYNC_STORE."""
+    """Figures of the final attempt that are stored with a job's end.
+
+    They are worker seconds, seconds per stage, price, and the address of the copy in LIPSYNC_STORE."""
 
     worker_s: float = 0.0
     stage_s: dict[str, float] | None = None

@@ -1,9 +1,9 @@
 """Webhooks: addresses that get a signed POST for every job of their owner that ends, until somebody removes them.
 
-A callback (`callback_url`) belongs to one job. A webhook belongs to a token and stays, so that a program hears of jobs
-which others started. The transaction that ends a job writes one row of the outbox for each webhook, and callbacks.py
-sends the rows. Each webhook has a signing key of its own, which only its maker gets. Knows the database. Does not know
-HTTP.
+A callback (`callback_url`) belongs to one job. A webhook belongs to a token and lasts until it is removed, so that a
+program also learns of jobs that others started. The transaction that ends a job writes one row of the outbox (the table
+of waiting deliveries) for each webhook, and callbacks.py sends the rows. Each webhook has its own signing key, which
+only its creator receives. Knows the database. Does not know HTTP.
 """
 
 import json
@@ -23,13 +23,13 @@ from lipsync_server.validation import show
 Event = Literal["job.succeeded", "job.failed", "job.cancelled"]
 EVENTS: tuple[Event, ...] = get_args(Event)
 MAX_WEBHOOKS = 50
-"""How many webhooks one caller may have: each costs a request for every job."""
+"""The largest number of webhooks of one caller. Each webhook costs one request for every job."""
 _COLUMNS = "id, owner, sees_all, token_id, url, events, secret, created_at"
 
 
 @dataclass(frozen=True)
 class Webhook:
-    """One address. sees_all: whether it hears of every job, or only of those made under the name `owner`.
+    """One address. sees_all: whether it gets a POST for every job, or only for the jobs of the name `owner`.
 
     token_id: names the token that made the webhook. A webhook is removed when the server no longer has its token.
     """
@@ -52,7 +52,7 @@ class Webhooks:
         self._wall = wall
 
     async def put(self, *, owner: str, sees_all: bool, token_id: str, url: str, events: Collection[Event]) -> Webhook:
-        """Add a webhook. An earlier one of the same owner and address is replaced, so that nothing is sent twice."""
+        """Add a webhook. It replaces an earlier one of the same owner and address, so that no POST is sent twice."""
         webhook = Webhook(
             id=secrets.token_hex(12),
             owner=owner,
@@ -93,7 +93,7 @@ class Webhooks:
         return webhook
 
     async def of(self, owner: str | None) -> list[Webhook]:
-        """The webhooks of `owner`, oldest first; None for those of everybody."""
+        """The webhooks of `owner`, oldest first. owner: None for all webhooks."""
         rows = await self._db.rows(
             f"SELECT {_COLUMNS} FROM webhooks WHERE ?1 IS NULL OR owner = ?1 ORDER BY created_at, id",  # noqa: S608 - our own names
             owner,
@@ -101,7 +101,7 @@ class Webhooks:
         return [_webhook(row) for row in rows]
 
     async def get(self, webhook_id: str, owner: str | None) -> Webhook:
-        """The webhook, if `owner` has it (None: whoever has it). Raises NotFound."""
+        """Return the webhook of `owner` (None: of any owner). Raises NotFound."""
         for webhook in await self.of(owner):
             if webhook.id == webhook_id:
                 return webhook

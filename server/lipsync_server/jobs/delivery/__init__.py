@@ -1,1 +1,1 @@
-"""Who gets the finished video: a folder or bucket of the owner, and the address for callbacks."""
+"""Delivery of the finished video: the copy to the owner's folder or bucket, and callbacks."""

@@ -1,10 +1,10 @@
 """Delivers callbacks and webhooks: signed, retried with growing pauses, across restarts.
 
-store.py writes a row of the outbox table in the transaction that ends the job, so that no callback is lost; this module
-posts the row until a receiver accepts it. Pauses and the end of all attempts are counted on the keeping clock
-(keeping_clock.py), because a wall clock that is set right would give up a callback that is one minute old. A receiver
-that stalls takes a few places only, so that the callbacks of others go out at once. Knows the database and a function
-that posts. Does not know aiohttp: http/ passes that function, with its address checks.
+store.py writes a row of the outbox table in the transaction that ends the job, so that no callback is lost. This module
+posts the row until a receiver accepts it. It measures pauses and the end of all attempts with the keeping clock
+(keeping_clock.py): when a wrong wall clock is corrected, a callback of one minute could otherwise seem days old. A
+receiver that does not answer occupies a few places only, so that the callbacks of others are sent at once. Knows the
+database and a function that posts. Does not know aiohttp: http/ passes that function, with its address checks.
 """
 
 import asyncio
@@ -39,8 +39,8 @@ _GIVE_UP_REFUSED_S = 3600.0
 _N_AT_ONCE = 32
 _N_AT_ONCE_TO_A_HOST = 4
 _MOST_GIVEN_UP = 20
-"""A webhook is removed after so many deliveries in a row that nobody took."""
-# The pause after the database could not record what became of a delivery.
+"""A webhook is removed after this many failed deliveries in a row."""
+# The pause after the database could not record the result of a delivery.
 _AFTER_AN_ERROR_S = 10.0
 
 
@@ -198,7 +198,7 @@ class Outbox:
             await db.execute("UPDATE webhooks SET n_given_up = 0 WHERE id = ?", (delivery.webhook_id,))
 
     async def _give_up(self, delivery: Delivery) -> None:
-        """Drop the delivery, and its webhook too when nobody has answered there for long."""
+        """Drop the delivery. Its webhook is removed too if its address has not answered for long."""
         await self._forget(delivery)
         if delivery.webhook_id is None:
             return

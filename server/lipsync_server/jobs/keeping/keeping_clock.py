@@ -2,8 +2,8 @@
 
 A rented machine's wall clock may be wrong by days until NTP sets it; that must not expire a video that is one minute
 old. This clock counts seconds since the database was made, with the kernel's boot-time clock, and stores its reading in
-the database at intervals. A restart of the server continues the clock exactly. While the machine is off the clock
-stands still, so that a video is kept longer rather than shorter.
+the database at intervals. A restart of the server continues the clock exactly. While the machine is off, the clock does
+not advance, so that a video is kept longer rather than shorter.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""Runs an attempt of a job to its end: render, copy to LIPSYNC_STORE, and record the end, whatever happens.
+"""Run an attempt of a job to its end: render, copy to LIPSYNC_STORE, and record the end in every case.
 
 The queue starts an attempt. This module records one of four ends in the store: succeeded, failed, cancelled, or back to
 the queue because the machine failed and not the job. Knows the store, the planner, the files and the machines. Does not
@@ -33,18 +33,20 @@ AfterRender = Callable[[Job, Path], Awaitable[str | None]]
 """A step between the finished file and "succeeded": copies the video and returns the address of the copy."""
 
 WasAway = Callable[[float], Awaitable[bool]]
-"""Whether the data folder's volume was away after a time of the monotonic clock. Waits until the volume is back."""
+"""Returns whether the data folder's volume was away after a time of the monotonic clock. Waits until it is back."""
 
 _N_CRASHES_ALLOWED = 1
 MAX_ATTEMPTS = 40
-"""A job whose server was killed or whose machine was lost is tried again, because it is not to blame. The limit stops
-a job that crashes every machine."""
+"""The largest number of starts of one job.
+
+A job is started again after its server was killed or its machine was lost, because
+the job is not the cause. The limit stops a job that crashes every machine."""
 _WRITE_EVERY_S = 15.0
 _WRITE_AGAIN_S = 5.0
 
 
 async def never_away(since: float) -> bool:
-    """For data folders that nothing watches."""
+    """The WasAway for a data folder without a VolumeWatch."""
     return False
 
 
@@ -208,7 +210,7 @@ class Finisher:
             await self.ended(job)
 
     async def _written(self, job_id: str, change: Callable[[], Awaitable[Job]]) -> Job:
-        """Call `change` until it succeeds, also while the disk is full: else the job would stay in its old state."""
+        """Call `change` until it succeeds, also while the disk is full. Otherwise the job would keep its old state."""
         failed = False
         while True:
             try:
@@ -218,7 +220,7 @@ class Finisher:
                 log.exception("the database cannot be written; trying again")
                 await asyncio.sleep(_WRITE_AGAIN_S)
             except Conflict:
-                # A transaction that ended with an error of the disk may have been written all the same.
+                # A transaction that ended with an error of the disk may still have been written.
                 if not failed:
                     raise
                 return await self._store.get(job_id)

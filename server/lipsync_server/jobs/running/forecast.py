@@ -1,7 +1,7 @@
 """Predicts how long jobs take, from the seconds of work per second of video measured per engine on this machine.
 
-Callers see these times as `expected_finish` and `Retry-After`. Knows the store's sums and the running jobs. There is no
-forecast for an engine until it has finished a job on this machine.
+Callers receive these times as `expected_finish` and `Retry-After`. Knows the store's sums and the running jobs. An
+engine has no forecast until it has finished a job on this machine.
 """
 
 import statistics

@@ -24,7 +24,10 @@ log = logging.getLogger(__name__)
 
 _FRESH_S = 10.0
 ANSWER_S = 10.0
-"""Seconds until the weights' volume counts as stuck. A disk that spins up answers within them."""
+"""Seconds without an answer after which the volume of the model files counts as stuck.
+
+A disk that spins up takes less.
+"""
 
 
 @dataclass(frozen=True)
@@ -55,13 +58,14 @@ class Planner:
         self._held_back, self._why_held, self._offer = engine, why, None
 
     def let_go(self) -> None:
-        """End hold_back(): from now on the files on disk decide whether the engine can run."""
+        """End hold_back(). From then on the files on disk decide whether the engine can run."""
         self._held_back = self._offer = None
 
     async def offer(self) -> Offer:
         """The engines that can run here; the answer is at most ten seconds old.
 
-        While the weights' volume does not answer, the last answer counts. Raises NotReady when there is none yet.
+        While the volume of the model files does not answer, the last answer is returned. Raises NotReady before the
+        first.
         """
         async with self._lock:
             if self._offer is None or time.monotonic() - self._asked_at > _FRESH_S:
@@ -75,7 +79,7 @@ class Planner:
             return self._offer
 
     async def _ask_again(self) -> str:
-        """Store a fresh answer; "" then, else a sentence on why the folder of weights gave none."""
+        """Store a new answer and return ""; if the folder of model files does not answer, return a sentence that says why."""
         self._asking = self._asking or asyncio.create_task(in_daemon_thread(self._ask))
         if not (await asyncio.wait({self._asking}, timeout=ANSWER_S))[0]:
             return "The server's folder of weights does not answer."
@@ -102,7 +106,7 @@ class Planner:
         return Offer(engines, default, reason)
 
     async def resolve(self, wanted: str) -> str:
-        """The engine that `wanted` means now. Raises EngineUnavailable with the remedy."""
+        """Return the engine that the name `wanted` stands for now. Raises EngineUnavailable with the remedy."""
         offer = await self.offer()
         if wanted == "auto":
             if offer.error is not None:

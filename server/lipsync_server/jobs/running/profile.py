@@ -1,4 +1,6 @@
-"""Downloads the weights profile of LIPSYNC_PROFILE while the server already answers.
+"""Download the model files of LIPSYNC_PROFILE while the server already answers.
+
+A profile is a named set of model files.
 
 Until every file is downloaded and verified, the profile's engine is held back: jobs that need this engine wait, other
 jobs run. An interrupted download is repeated until it succeeds; a download that the hub refuses ends with the reason.
@@ -37,7 +39,7 @@ class ProfileAtStart:
         self.engine = self._manifest.profile(settings.profile).engine
         self._licence = "".join(f" Licence: {notice}." for notice in self._manifest.licence_notices(settings.profile))
         if self._licence:
-            # Before the first byte is fetched, as `lipsync weights pull` says it.
+            # The licence is shown before the download starts, as in `lipsync weights pull`.
             log.warning("weights of %s:%s", settings.profile, self._licence)
         self._progress: PullProgress | None = None
         self._logged_at = 0.0

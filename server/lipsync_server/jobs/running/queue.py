@@ -254,9 +254,9 @@ class JobQueue:
                 await self._recover_lost()
 
     async def _recover_lost(self) -> None:
-        """Return jobs to the queue that are running by their record only.
+        """Return jobs to the queue whose record says "running" although no worker has them.
 
-        A transaction whose end met an error of the disk may have been written all the same.
+        A transaction that ended with an error of the disk may still have been written.
         """
         try:
             for job in await self.store.in_state("running"):
@@ -266,7 +266,10 @@ class JobQueue:
             log.warning("jobs cannot be read yet: %s", error)
 
     async def _next_worker(self, any_aside: bool) -> Worker | None:
-        """An idle worker; None when new work arrived first that a worker put aside may be able to render."""
+        """Wait for an idle worker.
+
+        Returns None if new work arrives first, which a worker that was put aside may be able to render.
+        """
         if not any_aside:
             return await self.executor.next_idle()
         idle = asyncio.create_task(self.executor.next_idle())

@@ -262,7 +262,7 @@ def queries_int8(x: Tensor, weight: Tensor | None, eps: float, heads: int, rope:
 def keys_int8(
     x: Tensor, weight: Tensor | None, eps: float, heads: int, rope: RotaryTable | None, centre: Tensor
 ) -> Keys:
-    """As heads_bf16 (no norm without a weight), minus `centre` (heads, 128) float32; int8, one scale a tile and head."""
+    """As heads_bf16 (no norm without a weight), minus `centre` (heads, 128) float32; int8, a scale a tile and head."""
     n, width = x.shape
     data = torch.empty(n, heads, HEAD_DIM, dtype=torch.int8, device=x.device)
     scale = torch.empty(heads, n_tiles(n), dtype=torch.float32, device=x.device)

@@ -30,8 +30,9 @@ EXIT_POISONED = 70
 
 
 class Child:
-    """Executes the server's messages: loads and renders in the main thread, receives messages in a second thread, and
-    sends heartbeats in a third."""
+    """Executes the server's messages.
+
+    It loads and renders in the main thread, receives messages in a second thread, and sends heartbeats in a third."""
 
     def __init__(self, pipe: Connection, setup: messages.Setup) -> None:
         self._pipe = pipe

@@ -108,8 +108,8 @@ def why_other_address(ray_address: str, nodes: Iterable[Mapping[str, Any]]) -> s
 class ClusterRegistry(Registry):
     """The engines of all machines in the cluster: an engine is available when any machine can run it.
 
-    An offer stays when its machine leaves, so that jobs wait for the next such machine. Until the first machine has
-    sent its offer, the engines of the server's machine count.
+    The offer of a machine is kept after the machine has left, so that jobs wait for the next such machine. Until the
+    first machine has sent its offer, the engines of the server's machine count.
     """
 
     told: dict[str, EngineInfo] = field(default_factory=dict)

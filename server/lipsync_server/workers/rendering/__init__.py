@@ -1,1 +1,1 @@
-"""How one task is rendered: decode, generate, encode meanwhile, join with the sound."""
+"""The render of one task: decode the inputs, generate frames, encode them meanwhile, and add the sound."""

@@ -1,13 +1,13 @@
-"""Renders again with another seed while the score is too low, and keeps the best attempt.
+"""Render again with another seed while the score is too low, and keep the best attempt.
 
-Each attempt is one whole render with a check. Its video lies beside the task's output under a hidden name, and a record
-in the scratch folder lists the finished attempts with their results, so that after a crash the render goes on with the
-attempt that was interrupted and loses none. The best attempt becomes the output by a rename. Knows tasks and outcomes;
-the caller gives the function that renders one attempt.
+Each attempt is one whole render with a check (checking.py). Its video is stored beside the task's output under a hidden
+name. A record in the scratch folder lists the finished attempts with their results, so that after a crash the render
+continues with the interrupted attempt and loses no finished one. A rename makes the best attempt the output. Knows
+tasks and outcomes; the caller passes the function that renders one attempt.
 
-Limits of the cost: the caller's `retries`, the owner's LIPSYNC_MAX_RETRIES, and the job's time limit, within which
-another attempt as long as the last one has to fit. An attempt that fails or kills the worker is not repeated: the best
-one before it is delivered.
+Three limits bound the cost: the caller's `retries`, the owner's LIPSYNC_MAX_RETRIES, and the job's time limit, in which
+another attempt as long as the last one has to fit. An attempt that fails or kills the worker is not repeated; the best
+earlier attempt is delivered.
 """
 
 import logging
@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 
 RECORD_FILE = "attempts.json"
 _BESIDE = (".mp4", ".srt", ".vtt", ".sheet.jpg")
-"""Endings of an attempt's files: the video, its captions, its contact sheet."""
+"""The suffixes of an attempt's files: the video, its captions, its contact sheet."""
 _ROOM_FOR_ANOTHER = 1.2
-"""Another attempt may take this many times as long as the last one."""
+"""The time reserved for another attempt, as a multiple of the last attempt's time."""
 
 Render = Callable[[RenderTask, Callable[[ProgressEvent], None]], RenderOutcome]
 
@@ -38,7 +38,7 @@ Render = Callable[[RenderTask, Callable[[ProgressEvent], None]], RenderOutcome]
 class _Record:
     """finished: the outcomes of the attempts whose videos are stored, in order. best: the index of the best of them.
 
-    begun: the number of attempts that were begun. n_crashes: the job's crashed workers when the last one began.
+    begun: number of attempts that were started. n_crashes: number of the job's crashed workers at the last start.
     """
 
     finished: tuple[RenderOutcome, ...] = ()
@@ -60,8 +60,8 @@ def best_of(
 ) -> RenderOutcome:
     """Render `task` up to 1 + `max_retries` times and return the outcome of the best attempt, published as its output.
 
-    render_once: renders and checks one attempt. in_words: turns an unforeseen exception of it into a sentence. Raises
-    what the first attempt raises, and Cancelled.
+    render_once: renders and checks one attempt. in_words: turns an unforeseen exception of it into a LipsyncError.
+    Raises the error of the first attempt, and Cancelled.
     """
     return _BestOf(task, render_once, report, max_retries, in_words).run()
 
@@ -117,7 +117,7 @@ class _BestOf:
             if index == 0:
                 raise
             if _lost_its_device(error):
-                # This process must end. The job comes back to a fresh one, which finds the attempt given up.
+                # This process must end. The next process of the job reads in the record that this attempt was given up.
                 self._store(replace(self._record, n_crashes=-1))
                 raise WorkerCrashed(f"The worker lost its GPU in attempt {index + 1}.") from error
             log.warning("attempt %d of task %s failed", index + 1, self._task.task_id, exc_info=error)
@@ -128,7 +128,10 @@ class _BestOf:
         self._store(replace(self._record, finished=finished, best=best))
 
     def _task_of(self, index: int) -> RenderTask:
-        """The task of one attempt. Its seed is the first attempt's seed plus its index; nobody watches a repetition."""
+        """The task of one attempt.
+
+        Its seed is the first attempt's seed plus its index. A repetition has no live video.
+        """
         task = replace(self._task, output=self._file(index, ".mp4"))
         if task.sheet is not None:
             task = replace(task, sheet=self._file(index, ".sheet.jpg"))
@@ -167,7 +170,7 @@ class _BestOf:
         )
 
     def _sentences(self) -> list[str]:
-        """Sentences for the caller about the attempts; none where the first one was good enough."""
+        """Sentences for the caller about the attempts; none if the first attempt was good enough."""
         finished, bar = self._record.finished, self._task.ask.retries_below
         sentences = []
         if len(finished) > 1:
@@ -193,7 +196,7 @@ class _BestOf:
                 self._file(index, ending).unlink(missing_ok=True)
 
     def _recorded(self) -> _Record:
-        """The record of an interrupted run; an empty one where there is none or its best video is gone."""
+        """The record of an interrupted run; an empty record if there is none or its best video is missing."""
         try:
             record = _RECORD.validate_json(self._path.read_bytes())
         except (OSError, ValidationError):

@@ -1,6 +1,6 @@
-"""The captions of one render: the script timed by the recording, drawn into the frames, or handed on for a text track.
+"""The captions of one render: the script is timed by the recording, then drawn into the frames or returned as a text track.
 
-A decoder process times the script. Drawing happens here, between the engine and the encoder.
+A decoder process times the script. This module draws, between the engine and the encoder.
 """
 
 import json
@@ -23,12 +23,14 @@ from lipsync_server.media_types import Frames
 
 _OUTER_LIP = (61, 291, 0, 17, 37, 267, 84, 314)
 _OPEN_MOUTH = 0.6
-"""Room below and above the lips of the first frame, as a share of their width: for a mouth that opens and a head that
-moves."""
+"""Space that captions leave free below and above the lips of the first frame, as a share of the lips' width.
+
+The mouth opens and
+the head moves into this space."""
 
 
 class VideoCaptions:
-    """Captions of one video. fonts_dir: the owner's own fonts. warn: told a sentence for the person who asked."""
+    """The captions of one video. fonts_dir: the owner's own fonts. warn: called with each warning for the caller."""
 
     def __init__(self, ask: Ask, heard: HeardScript, fonts_dir: Path | None, warn: Callable[[str], None]) -> None:
         self.heard = heard
@@ -42,17 +44,19 @@ class VideoCaptions:
             )
         if self._fonts is not None:
             for word in heard.words:
-                self._fonts.runs(word.text)  # a letter without a font ends the job now and not in its middle
+                self._fonts.runs(word.text)  # fail for a letter without a font now, and not in the middle of the render
 
     @property
     def track(self) -> HeardScript | None:
-        """The script for the text track; None where the captions are in the picture already."""
+        """The script for the text track; None if the captions are drawn into the picture."""
         return None if self._ask.burns_captions else self.heard
 
     def draw_on(self, frames: Frames, first: int, fps: int, scratch: Path) -> Frames:
-        """`frames` (n, H, W, 3) with burned captions, the frames as they are otherwise. first: number of the first.
+        """Draw burned captions on `frames` (n, H, W, 3); return other frames unchanged.
 
-        The mouth is looked for once, in the video's first frame; `scratch` keeps its place for a render that goes on.
+        first: number of the first frame.
+
+        The mouth is found once, in the video's first frame. `scratch` stores its place for a resumed render.
         """
         if self._fonts is None:
             return frames
@@ -76,7 +80,7 @@ def _write_text(text: str, file: BinaryIO) -> None:
 def captions_for(
     ask: Ask, speech: SpeechFile, fonts_dir: Path | None, decoders: DecoderPool, warn: Callable[[str], None]
 ) -> VideoCaptions | None:
-    """The captions that `ask` wants, timed by `speech`; None where it wants none.
+    """Return the captions that `ask` requests, timed by `speech`; None if it requests none.
 
     Raises InvalidInput for a script without words, a language without a voice, letters without a font.
     """
@@ -88,7 +92,7 @@ def captions_for(
 
 
 def _mouth(frames: Frames, first: int, stored: Path) -> Box | None:
-    """The mouth's box as shares of the frame, from the first frame or, when that was rendered earlier, from a file."""
+    """The mouth's box as shares of the frame, from the first frame, or for a resumed render from a file."""
     if first and stored.is_file():
         known = json.loads(stored.read_text(encoding="ascii"))
         return tuple(known) if known else None

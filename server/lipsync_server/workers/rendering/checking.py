@@ -1,8 +1,8 @@
-"""The check of a rendered video: whether it is worth its time, and its result as a part of the outcome.
+"""The check of a rendered video: decide whether to run it, run it, and put its result into the outcome.
 
-The worker checks in its own process after the video is joined, frame by frame, so that memory does not grow with the
-length. A check that fails costs the video nothing: the outcome then says why there is no result. Knows the check and
-the wishes about it; knows no engine and no job.
+The worker checks the finished video in its own process, frame by frame, so that memory does not grow with the length.
+If the check fails, the video is delivered all the same, and the outcome says why there is no result. Knows the check
+and the caller's options for it; knows no engine and no job.
 """
 
 import logging
@@ -22,19 +22,19 @@ log = logging.getLogger(__name__)
 CHECK_S_PER_S = 0.3
 """Seconds of a check for a second of video; docs/quality-check.md has the measurement."""
 MAX_SHARE = 0.05
-"""A check that nobody asked for may cost this share of the render's time."""
+"""The largest share of the render's time for a check that the caller did not request."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """quality: None for a video that was not checked; why_not then says why, in a sentence for the caller."""
+    """quality: None for a video that was not checked. why_not: then a sentence for the caller that says why."""
 
     quality: Quality | None
     why_not: str = ""
 
 
 def why_too_dear(duration_s: float, render_s: float) -> str | None:
-    """Why a check that nobody asked for is left out, None where it is cheap beside the render."""
+    """Why a check that the caller did not request is left out; None if it is cheap compared with the render."""
     share = CHECK_S_PER_S * duration_s / max(render_s, 1e-6)
     if share <= MAX_SHARE:
         return None
@@ -45,7 +45,7 @@ def why_too_dear(duration_s: float, render_s: float) -> str | None:
 
 
 def why_no_retries(ask: Ask, engine: str, options_model: type[EngineOptions], settings: RenderSettings) -> list[str]:
-    """A sentence where `ask` wants more attempts than there can be, else nothing."""
+    """A sentence if `ask` requests more attempts than are possible; else none."""
     if ask.retries_below is None:
         return []
     if not options_model.seed_moves_mouth:
@@ -69,8 +69,8 @@ def check_rendered(
     on_progress: Callable[[float], None],
     stop_if_cancelled: Callable[[], None],
 ) -> Checked:
-    """Check `video`, which `engine` rendered from `request`. sheet: where the contact sheet goes, None for none."""
-    # The check's libraries take half a second that a render without a check does not need.
+    """Check `video`, which `engine` rendered from `request`. sheet: path of the contact sheet, None for no sheet."""
+    # The check's libraries take half a second to import, so a render without a check does not import them.
     from lipsync_server.check.judge import NoScore
     from lipsync_server.check.origin import BY_PREDICTION
     from lipsync_server.check.video import check_video

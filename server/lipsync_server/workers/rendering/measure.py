@@ -1,7 +1,7 @@
 """Measures a render: seconds per stage, overall progress, peak memory.
 
 Knows the names of the stages and the usual share of each in a render. Knows no engine and never imports torch: GPU
-memory is read from torch only where an engine has imported it already.
+memory is read from torch only if an engine has already imported torch.
 """
 
 import contextlib
@@ -20,8 +20,10 @@ _STAGE_SPAN = {
     "encode": (0.97, 1.0),
     "check": (0.985, 1.0),
 }
-"""The range of the overall progress that each stage covers. Loading covers none when the engine is loaded already. The
-check begins before the end of encoding is reported."""
+"""The range of the overall progress that each stage covers.
+
+Loading covers no range if the engine is already loaded. The check
+begins before the end of encoding is reported."""
 
 STAGES = tuple(_STAGE_SPAN)
 

@@ -1,9 +1,9 @@
-"""Writes the part of a video that is finished as one growing file, which can be watched while the rest is rendered.
+"""Write the finished part of a video as one growing file, which a viewer can play while the rest is rendered.
 
-The worker calls `add` when frames have become durable. A thread then has a decoder process append them, with the sound
-of these frames (media/mp4/fragments.py), so that neither the engine nor the encoder waits. A file that cannot be
-written costs the job nothing: it is logged, and the caller gets the finished video as ever. Knows files and threads;
-neither engines nor HTTP.
+The worker calls `add` when frames are stored durably. In a thread, a decoder process then appends these frames and
+their sound (media/mp4/fragments.py), so that neither the engine nor the encoder waits. If the file cannot be written,
+the error is only logged, and the caller still gets the finished video. Knows files and threads; knows neither engines
+nor HTTP.
 """
 
 import logging
@@ -23,7 +23,10 @@ _SOUND_FILE = "stream-sound.mp4"
 
 
 class Progressive:
-    """The growing file of one render. Close it in any case; `finish` before that waits for the last frames."""
+    """The growing file of one render.
+
+    The owner must call close(). finish(), called before, waits for the last frames.
+    """
 
     def __init__(
         self, scratch: Path, audio: Path, decoders: DecoderPool, *, segments: Path, fps: int, duration_s: float
@@ -40,11 +43,11 @@ class Progressive:
 
     @property
     def has_begun(self) -> bool:
-        """Whether frames were added, so that somebody may be watching."""
+        """Whether frames were added, so that a viewer may be playing them."""
         return self._asked > 1
 
     def add(self) -> None:
-        """Append what has become durable since the last call; returns at once."""
+        """Append the frames that have become durable since the last call. Returns at once."""
         with self._changed:
             self._asked += 1
             self._changed.notify_all()
@@ -56,7 +59,7 @@ class Progressive:
             self._changed.wait_for(lambda: self._stopped or self._done == self._asked)
 
     def close(self) -> None:
-        """End the thread, in the middle of its work if need be."""
+        """End the thread, if necessary in the middle of its work."""
         with self._changed:
             self._stopped = True
             if self._process is not None:
@@ -93,6 +96,6 @@ class Progressive:
 
 
 def forget(scratch: Path) -> None:
-    """Remove the growing file of an earlier render, whose frames are not those of the next one."""
+    """Remove the growing file of an earlier render, because the next render has other frames."""
     for name in (STREAM_FILE, _SOUND_FILE):
         (scratch / name).unlink(missing_ok=True)

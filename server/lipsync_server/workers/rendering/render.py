@@ -231,7 +231,7 @@ class _Render:
         return video
 
     def _check(self, request: RenderRequest) -> Checked:
-        """Check the finished video where the caller wants that, or where the check is cheap beside the render."""
+        """Check the finished video if the caller requested it, or if the check is cheap compared with the render."""
         wanted = self._task.ask.wants_check
         if wanted is None:
             dear = why_too_dear(request.duration_s, self._clock.total_s())
@@ -254,7 +254,7 @@ class _Render:
         )
 
     def _progressive(self, request: RenderRequest, sound: Path, cleanup: ExitStack) -> Progressive | None:
-        """The growing file, where somebody may watch it. It ends before the video is joined, or with the job."""
+        """The growing file, if the task allows a live video. It ends before the video is joined, or with the job."""
         if not self._task.progressive:
             return None
         watched = Progressive(
@@ -265,7 +265,7 @@ class _Render:
         return watched
 
     def _drawn_in(self) -> tuple[str, ...]:
-        """The shape of the stored frames and the captions in them, for their identity; empty for plain frames."""
+        """Shape and burned captions of the stored frames, a part of the render's identity; empty for plain frames."""
         ask = self._task.ask
         drawn = (ask.format, str(ask.height), ask.fill) if ask.reshapes else ()
         if self._captions is None or not ask.burns_captions:
@@ -273,7 +273,10 @@ class _Render:
         return (*drawn, ask.caption_style, repr(self._captions.heard))
 
     def _marked(self, join: JoinVideo, mark: Mark) -> VideoInfo:
-        """The joined video with its mark. A video that cannot be marked is joined again and delivered without one."""
+        """Mark the joined video as generated.
+
+        A video that cannot be marked is joined again and delivered without the mark.
+        """
         try:
             return self._decoders.run(MarkVideo(join.output, mark))
         except LipsyncError as error:
@@ -281,10 +284,12 @@ class _Render:
             return self._decoders.run(join)
 
     def _mark(self) -> Mark | None:
-        """The machine-readable mark of the video; None where LIPSYNC_MARK is off."""
+        """The machine-readable mark of the video; None if LIPSYNC_MARK is off."""
         if not self._settings.mark:
             return None
-        from lipsync_server.media.mp4.certificate import identity_in  # takes 50 ms that only a finished video needs
+        from lipsync_server.media.mp4.certificate import (
+            identity_in,
+        )  # imported here, because the import takes 50 ms and only a finished video needs it
 
         try:
             signing_file = self._settings.signing_file or identity_in(signing_folder(self._settings.data_dir))

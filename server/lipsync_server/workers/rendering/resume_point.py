@@ -19,7 +19,7 @@ from lipsync_server.engines.base import ResumePoint, State
 _HEADER = "header"
 _ARRAY = "array/"
 _N_KEPT = 2
-# The files keep their old name on the disk, so that a render which an older server began continues from them.
+# The files have the name from older versions, so that a render of an older server can be resumed.
 _STEM = "checkpoint"
 RESUME_POINT_FILES = f"{_STEM}-*.npz"
 """The files of resume points, as a pattern of names."""

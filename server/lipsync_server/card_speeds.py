@@ -1,8 +1,8 @@
 """The file in which a card's measured speeds are shared: `lipsync bench --share` writes it, the bill reads it.
 
-A file replaces figures that were computed for this card by measured ones. It names the card, its driver and the
-versions of the software, and neither the machine's owner nor its address. Knows the form alone: bench/share.py fills
-it in.
+The measured figures of such a file replace the computed figures for its card. The file contains the name of the card,
+its driver and the versions of the software, but neither the machine's owner nor its address. Knows the format only;
+bench/share.py writes the values.
 """
 
 from datetime import date
@@ -13,14 +13,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lipsync_server.errors import InvalidInput
 
 FORM = 1
-"""Counts up when an older reader could misread a newer file."""
+"""The version of the format. It is increased when an older reader could misread a newer file."""
 
 
 class SharedSpeed(BaseModel):
     """One measured setting. seconds_per_second: of work for a second of video, from POST to last byte, server warm.
 
-    preset: as in a job; for sadtalker, which has none, the size. resolution: "" for engines without a choice. options:
-    other options that were set. sound_s: length of the recording. n_runs: how many runs, of which this is the median.
+    preset: as in a job; for sadtalker, which has no presets, the size. resolution: "" for engines without a choice.
+    options: other options that were set. sound_s: length of the recording. n_runs: number of runs; the figure is their
+    median.
     """
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
@@ -37,7 +38,7 @@ class SharedSpeed(BaseModel):
 
 
 class CardSpeeds(BaseModel):
-    """All that was measured on one card in one call. card: its name as the driver has it; without a GPU the CPU's."""
+    """All measurements of one call on one card. card: the driver's name of the card; without a GPU the CPU's name."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -54,7 +55,7 @@ class CardSpeeds(BaseModel):
 
 
 def read_card_speeds(path: Path) -> CardSpeeds:
-    """The speeds in a shared file. Raises InvalidInput that names the file and what is wrong with it."""
+    """The speeds in a shared file. Raises InvalidInput with the file's name and the first fault in it."""
     try:
         return CardSpeeds.model_validate_json(path.read_bytes())
     except OSError as error:

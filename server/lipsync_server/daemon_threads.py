@@ -1,8 +1,8 @@
-"""Runs a blocking call that may never return, such as one on a volume that stopped answering.
+"""Run a blocking call that may never return, such as a read from a volume that has stopped answering.
 
-asyncio.to_thread() shares a few threads with everything else and waits for all of them when the server ends; a call
-that hangs there takes a place for ever and keeps the process alive. Each call here has a thread of its own that the
-process does not wait for.
+asyncio.to_thread() has a few threads for all calls, and the server waits for them when it ends. A call that hangs there
+occupies a thread for ever and keeps the process alive. Here each call has its own thread, and the process does not wait
+for it at its end.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 async def in_daemon_thread(work: Callable[[], T]) -> T:
-    """The result of `work`. When this wait is cancelled, the thread goes on and its result is dropped."""
+    """Return the result of `work`. When this wait is cancelled, the thread continues and its result is dropped."""
     loop = asyncio.get_running_loop()
     result: asyncio.Future[T] = loop.create_future()
 

@@ -2,8 +2,8 @@
 
 A rename is atomic but not durable: after a power cut the folder may still have the old name, and a renamed file whose
 bytes were never synced may be empty. So the order is always the same: sync the file, rename it, sync the folder. Some
-network file systems refuse to sync a folder; they are forgiven, because nothing better can be done there. Every
-function here may block. Knows files only.
+network file systems cannot sync a folder. Their error is ignored, because there is no better way. Every function here
+may block. Knows files only.
 """
 
 import os
@@ -33,14 +33,20 @@ def sync_folder(folder: Path) -> None:
 
 
 def publish(partial: Path, path: Path) -> None:
-    """Rename the complete file `partial` to `path`, durably: `path` is then the whole file or not there at all."""
+    """Rename the complete file `partial` to `path`, durably.
+
+    After a crash `path` is the whole file or does not exist.
+    """
     sync_file(partial)
     partial.replace(path)
     sync_folder(path.parent)
 
 
 def write_file(path: Path, write: Callable[[BinaryIO], object], *, mode: int = 0o644) -> None:
-    """Make the file `path` with the bytes that `write` writes, durably and whole or not at all."""
+    """Make the file `path` with the bytes that `write` writes, durably.
+
+    After a crash the file is whole or does not exist.
+    """
     partial = path.with_name(f".{path.name}.part")
     partial.unlink(missing_ok=True)
     try:

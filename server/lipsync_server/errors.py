@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
-# Folders at the root of usual systems and containers, for messages from the machines of a cluster.
+# Top-level folders of usual systems and containers. They recognise a path in a message from a cluster's machine.
 _USUAL_ROOTS = frozenset(
     ("data", "etc", "home", "media", "mnt", "opt", "root", "run", "srv", "tmp", "usr", "var", "weights", "workspace")
 )
@@ -32,7 +32,7 @@ class LipsyncError(Exception):
 
     @property
     def public_detail(self) -> str:
-        """The sentence for callers of a server: files by their name alone, without the folders that they are in."""
+        """The sentence for callers of a server: a file is named without its folders."""
         return _ABSOLUTE.sub(_last_part, self.detail)
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -46,7 +46,7 @@ def _roots() -> frozenset[str]:
 
 
 def _last_part(path: "re.Match[str]") -> str:
-    """The name of the file at an absolute path; other text of that form, such as an address, as it is."""
+    """The name of the file at an absolute path. Other text of that form, such as a URL, does not change."""
     return path[2].rpartition("/")[2] if path[1] in _roots() else path[0]
 
 
@@ -161,7 +161,7 @@ class OutOfMemory(LipsyncError):
 
 
 class HostOutOfMemory(OutOfMemory):
-    """Host memory is too small for the model; the GPU's memory is another matter."""
+    """Host memory (not the GPU's memory) is too small for the model."""
 
     title = "The machine has too little memory"
 
@@ -177,7 +177,7 @@ class WorkerCrashed(LipsyncError):
 
 
 class NodeLost(WorkerCrashed):
-    """The machine disappeared while rendering. The job is not to blame, so this does not count as its crash."""
+    """The machine was lost during a render. The job is not the cause, so this does not count as a crash of the job."""
 
 
 class StoreFailed(LipsyncError):

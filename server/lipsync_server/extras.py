@@ -12,12 +12,12 @@ Extra = Literal["models", "gpu", "s3", "ray", "enhance"]
 
 
 def missing_packages(names: Sequence[str]) -> list[str]:
-    """Those of the importable `names` that are not installed; imports none of them."""
+    """The packages of `names` that are not installed. Imports none of them."""
     return [name for name in names if find_spec(name) is None]
 
 
 def extra_is_missing(feature: str, packages: Sequence[str], extra: Extra) -> str:
-    """`feature` needs `packages`, which are not installed, and how `extra` brings them."""
+    """The sentence: `feature` needs `packages`, which are not installed, and the command that installs `extra`."""
     noun, are = ("package", "is") if len(packages) == 1 else ("packages", "are")
     return (
         f"{feature} needs the Python {noun} {', '.join(packages)}, which {are} not installed here. In the project's "

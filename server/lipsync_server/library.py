@@ -5,9 +5,9 @@
     with Lipsync("preview") as engine:
         engine.render("portrait.jpg", "speech.wav", "video.mp4")
 
-Options, errors, warnings and results are those of a job of the server. There is no server, no database and no queue:
-the caller's own thread renders, one video after the other. Knows the worker's render() and the decoder processes that
-keep untrusted files away from this one. Does not know HTTP or jobs.
+Options, errors, warnings and results are the same as for a job of the server. There is no server, no database and no
+queue: the caller's own thread renders, one video after the other. Knows the worker's render() and the decoder
+processes, which read untrusted files in place of this process. Does not know HTTP or jobs.
 """
 
 import tempfile
@@ -38,7 +38,7 @@ from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
 
 OnProgress = Callable[[ProgressEvent], None]
 FileName = str | PathLike[str]
-# Wishes that several engines understand; every other keyword is an option of one engine.
+# Keywords that several engines understand. Every other keyword is an option of one engine.
 _WISHES = tuple(name for name in Ask.model_fields if name not in ("prompt", "options"))
 
 
@@ -51,14 +51,14 @@ def _never() -> bool:
 
 
 class Lipsync:
-    """One engine, chosen when it is made and loaded when it is first needed. Use it in a `with` block.
+    """One engine, chosen by the constructor and loaded at its first use. Use it in a `with` block.
 
-    engine: `preview`, `sadtalker`, ..., or `auto` for the best one whose weights and hardware are present.
+    engine: `preview`, `sadtalker`, ..., or `auto` for the best engine whose model files and hardware are present.
     weights: the folder with the model files. Other keywords are settings of the server, such as device="cuda:1" or
-    preset="fast"; those that are left out come from LIPSYNC_* variables and .env, as everywhere.
+    preset="fast". All other settings come from LIPSYNC_* variables and .env, as in the server.
 
-    Raises InvalidInput for a setting that does not exist or has a wrong value, and EngineUnavailable, with what to do,
-    where the engine cannot run. `name` is the chosen engine and `why` one line that says why it was chosen.
+    Raises InvalidInput for a setting that does not exist or has a wrong value, and EngineUnavailable, with the remedy,
+    if the engine cannot run. `name` is the chosen engine; `why` is one line with the reason of the choice.
     """
 
     def __init__(self, engine: str | None = None, *, weights: FileName | None = None, **settings: object) -> None:
@@ -79,7 +79,7 @@ class Lipsync:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
-        """The same from settings that exist already, as the command line has them."""
+        """The same, with a Settings object, as the command line uses it."""
         made = cls.__new__(cls)
         made._start(settings)
         return made
@@ -99,11 +99,11 @@ class Lipsync:
         self.close()
 
     def load(self) -> None:
-        """Load the models now instead of with the first video. Calling it again costs nothing."""
+        """Load the models now, not with the first video. A second call does nothing."""
         self._opened().load()
 
     def close(self) -> None:
-        """Give memory and devices back. The next video loads the engine again."""
+        """Release memory and devices. The next video loads the engine again."""
         if self._engine is not None:
             self._engine.close()
             self._engine = None
@@ -126,14 +126,14 @@ class Lipsync:
     ) -> RenderOutcome:
         """Render one video to the MP4 file `output`, which appears when it is whole.
 
-        image: a picture, or a video of a face. audio: the recording that the video carries, at its own quality.
-        on_progress: called often, with the stage and the share that is done. cancelled: asked often; True raises
-        Cancelled. options: preset, resolution, seed, face_index, face_box, and what the engine has of its own, as in
-        `lipsync engines`. format, height, loudness_lufs: docs/formats.md. script and captions: docs/captions.md; SRT
-        and VTT files then lie beside the video, under its name. check, retries_below and retries:
-        docs/quality-check.md; the outcome's `quality` has the score and the findings. sheet: where to write the contact
-        sheet of the check, which `sheet` asks for. Raises LipsyncError with a sentence for a person; the outcome's
-        `warnings` say what was ignored or changed.
+                image: a picture, or a video of a face. audio: the recording that the video carries, at its own quality.
+        on_progress: called often, with the stage and the share that is done. cancelled: called often; True raises
+        Cancelled. options: preset, resolution, seed, face_index, face_box, and the engine's own options, as in `lipsync
+        engines`. format, height, loudness_lufs: docs/formats.md. script and captions: docs/captions.md; SRT and VTT
+        files are then written beside the video, under its name. check, retries_below and retries:
+        docs/quality-check.md; the outcome's `quality` has the score and the findings. sheet: path of the contact sheet;
+        with a sheet the video is checked. Raises LipsyncError with a sentence for a person. The outcome's `warnings`
+        name every input that was ignored or changed.
         """
         ask = self._ask(prompt, options)
         return self.render_ask(
@@ -152,7 +152,7 @@ class Lipsync:
         cancelled: Callable[[], bool] = _never,
         sheet: FileName | None = None,
     ) -> RenderOutcome:
-        """As render(), for wishes that are one value already."""
+        """As render(), with all options as one `Ask`."""
         path = Path(output)
         if sheet is not None:
             ask = _checked(ask, Path(sheet))
@@ -180,8 +180,8 @@ class Lipsync:
     ) -> Iterator[Frames]:
         """The frames of one video as uint8 RGB arrays (n, height, width, 3), 25 a second, without sound or encoding.
 
-        They come as soon as they are final, a few at a time; together they cover the recording to the frame. Leaving
-        the loop early stops the engine. on_warning: called with each sentence that a job's result would carry.
+        Frames are yielded as soon as they are final, a few at a time. Together they cover the recording to the frame.
+        When the caller ends the loop early, the engine stops. on_warning: called with each warning of a job's result.
         """
         ask = self._ask(prompt, options)
         chosen = choose_options(self.name, registry.options_model(self.name), ask, self._settings)
@@ -214,7 +214,10 @@ class Lipsync:
     def _task(
         self, image: FileName, audio: FileName, second_audio: FileName | None, output: Path, scratch: Path, ask: Ask
     ) -> RenderTask:
-        """The task for files that are there, whose options suit the engine and whose sound has a length to render."""
+        """Make the task.
+
+        Checks that the files exist, that the options suit the engine, and that the sound has a valid length.
+        """
         recordings = [Path(audio)] if second_audio is None else [Path(audio), Path(second_audio)]
         for path in (Path(image), *recordings):
             if not path.is_file():
@@ -247,7 +250,7 @@ class Lipsync:
 
 
 def _checked(ask: Ask, sheet: Path) -> Ask:
-    """The wishes of somebody who wants a contact sheet, which needs the check. Raises InvalidInput where it is off."""
+    """Switch the check on, because a contact sheet needs it. Raises InvalidInput if the caller switched it off."""
     if sheet.suffix.lower() not in (".jpg", ".jpeg"):
         raise InvalidInput(f"The contact sheet is a JPEG: name it {sheet.with_suffix('.jpg')}.", field="sheet")
     if ask.check is False:
@@ -257,7 +260,7 @@ def _checked(ask: Ask, sheet: Path) -> Ask:
 
 @dataclass
 class _FramesContext:
-    """The render context for a caller of `frames`: nothing is stored, so nothing is resumed."""
+    """The render context of frames(). It stores no resume points, so a render cannot be resumed."""
 
     scratch: Path
     on_progress: OnProgress

@@ -1,6 +1,6 @@
-"""Markdown tables that a program writes and a test holds against their source.
+"""Markdown tables that a program writes, and that a test compares with their source.
 
-A document marks the place of a table with two comments; everything between them is replaced:
+A document marks the place of a table with two comments. All text between them is replaced:
 
     <!-- begin NAME ARGUMENT ... -->
     | heading |
@@ -32,7 +32,7 @@ def blocks(document: str) -> list[str]:
 
 
 def with_blocks(document: str, writer_of: Callable[[str], Writer | None]) -> str:
-    """`document` with its blocks written anew; a block for which `writer_of(name)` is None stays as it is."""
+    """Return `document` with new blocks. A block for which `writer_of(name)` is None does not change."""
 
     def written(match: re.Match[str]) -> str:
         writer = writer_of(match["name"])

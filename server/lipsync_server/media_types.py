@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 FPS = 25
 """Frames a second of every finished video."""
 SPEECH_RATE_HZ = 16_000
-"""Samples a second of the speech that models hear. The caller's own sound keeps its own rate."""
+"""Samples a second of the speech that models get. The caller's own sound keeps its rate in the video."""
 
 Frames = NDArray[np.uint8]
 """RGB: one picture (H, W, 3) or several (n, H, W, 3)."""

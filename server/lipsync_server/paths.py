@@ -1,7 +1,7 @@
-"""Where the small files that ship with the project lie.
+"""The paths of the small files that ship with the project.
 
-In a checkout they are in `weights/` and `server/lipsync_server/samples/`; an installed wheel carries them beside this
-module (pyproject.toml puts them into `bundled/`). Knows nothing of downloads: `weights/` does.
+In a checkout the files are in `weights/` and `server/lipsync_server/samples/`. An installed wheel has them beside this
+module (pyproject.toml copies them to `bundled/`). Knows nothing of downloads: `weights/` does.
 """
 
 import os
@@ -13,7 +13,7 @@ _CHECKOUT_WEIGHTS = PACKAGE_DIR.parents[1] / "weights"
 
 
 def signing_folder(data_dir: Path) -> Path:
-    """Where this installation keeps the file that signs videos: the data folder of a server, else the user's settings.
+    """The folder of the file that signs videos: in the data folder of a server, else in the user's settings folder.
 
     A render on the command line or in Python makes no data folder.
     """
@@ -24,7 +24,7 @@ def signing_folder(data_dir: Path) -> Path:
 
 
 def bundled(name: str) -> Path:
-    """The path of a file that the project ships in `weights/`; raises FileNotFoundError with the name."""
+    """The path of a file that the project ships in `weights/`. Raises FileNotFoundError with the name."""
     for folder in (PACKAGE_DIR / "bundled", _CHECKOUT_WEIGHTS):
         path = folder / name
         if path.is_file():

@@ -1,4 +1,4 @@
-"""Requests of a child process to the kernel: to end with the server, and to run after it."""
+"""Two requests of a child process to the kernel: to end with the server, and to run at a lower priority."""
 
 import contextlib
 import ctypes
@@ -10,15 +10,18 @@ from pathlib import Path
 _AUTOGROUP = Path("/proc/self/autogroup")
 _PR_SET_PDEATHSIG = 1
 _LOWEST_SESSION = 4
-"""The session's own niceness at most. Each step is a quarter less of a busy CPU, against every program of the machine:
-at 15 a render beside a few busy programs stood still, and 4 still leaves the server more than twice a child's share."""
+"""The largest niceness of a session.
+
+Each step reduces its share of a busy CPU by a quarter, against every program of the machine. With 15 a render beside a
+few busy programs made no progress. With 4 the server has more than twice a child's share.
+"""
 
 
 def end_with_parent(parent_pid: int) -> None:
     """Have the kernel kill this process when the parent's thread that started it ends (prctl(2)).
 
-    parent_pid: the parent's own id, handed down by the parent: if this process has another parent already, the parent
-    ended before the kernel was asked, and this process ends at once.
+    parent_pid: the parent's own id, from the parent. If this process already has another parent, the first one ended
+    before this call, and this process ends at once.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -29,8 +32,9 @@ def end_with_parent(parent_pid: int) -> None:
 def yield_to_server(niceness: int) -> None:
     """Run at a lower CPU priority than the server. niceness: 0 is the server's own, 19 the lowest priority.
 
-    Linux with autogroup, the default of desktops and many servers, shares the CPU out between sessions first, so that
-    a process's niceness counts within its session only. A child in a session of its own lowers that a little too.
+    With autogroup, the default of desktops and many servers, Linux first divides the CPU between sessions, and the
+    niceness of a process counts within its session only. A child with its own session lowers the session's share a
+    little.
     """
     if sys.platform == "win32":
         return

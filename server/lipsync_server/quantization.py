@@ -8,4 +8,4 @@ from typing import Literal
 
 Quantization = Literal["none", "fp8", "int8"]
 EightBit = Literal["fp8", "int8"]
-"""The part of Quantization that rounds."""
+"""The formats of Quantization that round to 8 bits."""

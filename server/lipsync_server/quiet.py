@@ -1,7 +1,7 @@
-"""Keeps the chatter of native libraries off the terminal.
+"""Remove information lines of native libraries from the error stream.
 
-A C++ library writes to file descriptor 2 directly, past Python's logging; TensorFlow Lite offers no switch for its line
-about the delegate that it created. Knows no library by name.
+A C++ library writes to file descriptor 2 directly, not through Python's logging. TensorFlow Lite has no switch for its
+line about the delegate that it created. Knows no library by name.
 """
 
 import os
@@ -16,9 +16,9 @@ _one_at_a_time = threading.Lock()
 
 @contextmanager
 def without_information_lines() -> Iterator[None]:
-    """Hold back the error stream, and pass it on at the end without lines that begin with `INFO:`.
+    """Hold back the error stream, and write it at the end without lines that begin with `INFO:`.
 
-    Lines of other threads are held back as well, and arrive a moment later. Nothing but `INFO:` lines is lost.
+    Lines of other threads are held back as well, and appear a moment later. Only `INFO:` lines are lost.
     """
     with _one_at_a_time, tempfile.TemporaryFile() as held:
         sys.stderr.flush()

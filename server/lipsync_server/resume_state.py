@@ -1,4 +1,4 @@
-"""The type of the state that an engine hands over at a resume point: one definition for engines and models."""
+"""The type of the state that an engine stores at a resume point: one definition for engines and models."""
 
 import numpy as np
 from numpy.typing import NDArray

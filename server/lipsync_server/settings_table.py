@@ -1,6 +1,6 @@
 """Writes the README's settings table from settings.py: `python -m lipsync_server.settings_table README.md`.
 
-The table stands in the block `settings` (markdown.py); a test compares it with the code, so it cannot go stale.
+The table is the block `settings` (markdown.py). A test compares the table with the code.
 """
 
 import sys
@@ -30,7 +30,7 @@ def settings_table() -> str:
 
 
 def with_table(document: str) -> str:
-    """`document` with its settings table written anew; raises ValueError when the block is missing."""
+    """Return `document` with a new settings table. Raises ValueError when the block is missing."""
     if BLOCK not in blocks(document):
         raise ValueError(f"the document needs the lines <!-- begin {BLOCK} --> and <!-- end {BLOCK} -->")
     return with_blocks(document, lambda name: (lambda _: settings_table()) if name == BLOCK else None)

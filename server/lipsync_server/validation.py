@@ -1,7 +1,7 @@
-"""A pydantic error as one sentence: which field, which value, what was wrong, which names exist.
+"""Turn a pydantic error into one sentence with the field, the value, the fault, and the names that exist.
 
-HTTP requests, engine options, settings and command-line flags are all checked by pydantic models. Each of them words
-its errors here, so that the same mistake reads the same wherever it is made. Knows pydantic and the error family.
+Pydantic models check HTTP requests, engine options, settings and command-line flags. All their errors are worded here,
+so that the same mistake gives the same sentence everywhere. Knows pydantic and the error family.
 """
 
 import difflib
@@ -15,14 +15,14 @@ from pydantic import BaseModel, ValidationError
 from lipsync_server.errors import InvalidInput
 
 MAX_DEPTH = 16
-"""How many lists and objects may stand inside each other in a caller's JSON; no option needs more than three."""
+"""The largest depth of nested lists and objects in a caller's JSON. No option needs more than three."""
 
 _SHOWN_CHARACTERS = 60
 
 
 @dataclass(frozen=True)
 class Fault:
-    """The first thing that pydantic found wrong. name: the field's path with dots, "" for the value as a whole."""
+    """The first fault that pydantic found. name: the field's path with dots, "" for the value as a whole."""
 
     name: str
     kind: str

@@ -1,3 +1,3 @@
-"""The version of the server, of the command line and of the library: the one place that it is written in."""
+"""The version of the server, of the command line and of the library. It is written in this module only."""
 
 __version__ = "0.1.0"

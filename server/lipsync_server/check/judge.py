@@ -1,7 +1,9 @@
-"""Turns the figures of a video into findings with times, and these into the score.
+"""Turn the figures of a video into findings with times, and the findings into the score.
 
-The score is the mouth's part (how far the correlation with the expected opening reaches, less for a lag) times the
-weight of every finding. Every limit stands between real clips and spoilt ones in the table of docs/quality-check.md.
+    score = mouth part * product of the findings' weights
+    mouth part = correlation with the expected opening / FULL_R, at most 1, and lower with a lag
+
+Every limit separates real clips from clips with faults in the table of docs/quality-check.md.
 """
 
 from collections.abc import Iterator
@@ -17,13 +19,16 @@ from lipsync_server.check.quality import Finding, Quality
 from lipsync_server.check.watch import FPS, Seen, Series
 
 FULL_R: Final = 0.5
-"""A correlation from which the mouth's part is 1. Real clips have 0.33 to 0.82, another clip's sound 0.0 to 0.2."""
+"""From this correlation on, the mouth part is 1.
+
+Real clips have 0.33 to 0.82, clips with another clip's sound 0.0 to 0.2.
+"""
 MAX_LAG_MS: Final = 65
-"""Real clips have lags up to 60 ms; people notice about 80."""
+"""The largest lag without a finding. Real clips have lags up to 60 ms, and people notice about 80 ms."""
 _LAG_IS_SURE_R: Final = 0.3
-"""With less correlation at its best the lag is chance."""
+"""If the best correlation is below this, the lag is random."""
 _TREND_S: Final = 0.5
-"""Slower changes are taken out of both curves: heads that turn, parted lips."""
+"""Changes slower than this are removed from both curves. They come from a turning head or parted lips."""
 _MIN_S: Final = 1.5
 _MIN_RANGE: Final = 0.012
 _BLACK_LUMA, _FLAT_CONTRAST = 24, 8
@@ -53,9 +58,9 @@ def judge(
 ) -> Quality:
     """The quality of a video.
 
-    expected: the opening that the sound leads to expect, 100 values a second; None without sound. expects_face: the
-    picture of the request has a face, so that a video without one is bad; otherwise it cannot be judged. no_score: why
-    the agreement of mouth and sound says nothing about this video, None where it does.
+    expected: the opening that a network predicts from the sound, 100 values a second; None without sound. expects_face:
+    whether the picture of the request has a face. If so, a video without a face is bad; if not, it cannot be judged.
+    no_score: why the agreement of mouth and sound shows nothing for this video, or None.
     """
     findings = [*_of_picture(seen), *_of_sound(seen, heard)]
     broken = float(np.prod([finding.weight for finding in findings]))
@@ -93,7 +98,7 @@ def judge(
 
 
 def compare(expected: Curve, opening: Curve) -> Agreement:
-    """Agreement of the expected and the seen opening without their slow changes."""
+    """Compare the expected and the measured opening, both without their slow changes."""
     return mouth.agreement(without_trend(expected), without_trend(mouth.smooth(opening, 0.02)))
 
 
@@ -123,7 +128,7 @@ def _mouth_part(agreement: Agreement) -> float:
 
 
 def _of_mouth(agreement: Agreement, curve: Curve, expected: Curve, end: float) -> Iterator[Finding]:
-    """Findings about the mouth. Their weight is 1 where the mouth's part of the score counts them already."""
+    """Findings about the mouth. Their weight is 1 if the mouth part of the score already counts them."""
     if agreement.r >= _LAG_IS_SURE_R and abs(agreement.lag_ms) > MAX_LAG_MS:
         order = "after" if agreement.lag_ms > 0 else "before"
         yield Finding("lag", 0, end, f"The mouth moves {abs(agreement.lag_ms):.0f} ms {order} the sound.")
@@ -180,7 +185,7 @@ def _of_cuts(seen: Seen) -> Iterator[Finding]:
 
 
 def _of_drift(seen: Seen) -> Iterator[Finding]:
-    """Slow changes of colour, brightness and sharpness: windows of a second beside the first one."""
+    """Slow changes of colour, brightness and sharpness: each second is compared with the first one."""
     size = round(FPS)
     n = seen.n // size
     if n < 2:

@@ -1,6 +1,6 @@
 """Figures of the sound of a video: loud level, clipping and silence, read in blocks of ten seconds.
 
-Works on the 16 kHz mono that a decoder process wrote to a file. Knows no picture.
+Reads the 16 kHz mono file of a decoder process. Knows no picture.
 """
 
 from dataclasses import dataclass
@@ -19,8 +19,10 @@ SILENT_DB: Final = -60.0
 
 @dataclass(frozen=True)
 class Heard:
-    """clipped: share of the samples at full scale. silences: (from_s, to_s) of every pause over 3 s. loud_db: level of
-    the loudest twentieth, dB of full scale. duration_s: length of the sound."""
+    """The figures of a recording.
+
+    clipped: share of the samples at full scale. silences: (from_s, to_s) of every pause over 3 s. loud_db: level of the
+    loudest twentieth, dB of full scale. duration_s: length of the sound."""
 
     duration_s: float
     loud_db: float

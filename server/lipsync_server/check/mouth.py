@@ -1,7 +1,7 @@
-"""The mouth's opening and the shape of a face from landmarks, and how well a mouth follows the speech.
+"""The opening of the mouth and the shape of the face from landmarks, and the agreement of mouth and speech.
 
-Lengths are shares of the face's height, which is measured from the line of the eyes to the base of the nose, because
-the chin moves with the speech. Curves are compared on a grid of 100 values a second.
+Lengths are shares of the height of the face. The height is measured from the line of the eyes to the base of the nose,
+because the chin moves with the speech. Curves are compared on a grid of 100 values a second.
 """
 
 from dataclasses import dataclass
@@ -29,8 +29,10 @@ RIGID: Final = (33, 133, 362, 263, 168, 6, 197, 195, 5, 4, 1, 19, 94, 98, 327, 1
 
 @dataclass(frozen=True)
 class Agreement:
-    """How a mouth follows the expected opening. r0: correlation as it is. r: the best correlation when the mouth is
-    moved in time by at most MAX_LAG_MS; lag_ms: that movement, positive for a mouth that comes late."""
+    """The agreement of the measured opening with the expected one.
+
+    r0: correlation without a shift. r: the best correlation if the mouth's curve is shifted by at most MAX_LAG_MS.
+    lag_ms: that shift, positive for a mouth that is late."""
 
     r0: float
     r: float
@@ -53,7 +55,7 @@ def opening(points: Points) -> float:
 
 
 def shape(points: Points) -> NDArray[np.float32]:
-    """The rigid landmarks without place, size and roll: float32 (22, 2), root mean square radius 1."""
+    """The rigid landmarks after removing position, size and roll: float32 (22, 2), root mean square radius 1."""
     rigid = points[list(RIGID), :2].astype(np.float64)
     rigid -= rigid.mean(axis=0)
     across = points[_LEFT_EYE, :2] - points[_RIGHT_EYE, :2]
@@ -65,7 +67,7 @@ def shape(points: Points) -> NDArray[np.float32]:
 
 
 def on_grid(values: Curve, fps: float) -> Curve:
-    """Values at the frames of a video, read every 10 ms by linear interpolation; NaN is bridged."""
+    """Resample values at the frames of a video to one every 10 ms, by linear interpolation also over NaN."""
     known = np.flatnonzero(np.isfinite(values))
     if len(known) < 2:
         return np.zeros(0)
@@ -74,7 +76,7 @@ def on_grid(values: Curve, fps: float) -> Curve:
 
 
 def smooth(curve: Curve, sigma_s: float) -> Curve:
-    """Gaussian smoothing of a curve on the grid, the ends held."""
+    """Gaussian smoothing of a curve on the grid. The first and the last value are repeated beyond the ends."""
     if not len(curve):
         return curve
     reach = int(np.ceil(3.5 * sigma_s * GRID_HZ))

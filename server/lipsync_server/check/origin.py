@@ -1,4 +1,4 @@
-"""The engine that made a video, as the video's own mark names it (docs/marking.md)."""
+"""Read the engine's name from the mark of a video (docs/marking.md)."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ from lipsync_server.media.formats.container import boxes
 _CREATOR = re.compile(rb'CreatorTool="Lipsync [^",]*, engine ([\w.-]+)"')
 _LONGEST_BYTES = 100_000
 BY_PREDICTION = ("preview",)
-"""Engines that move the mouth by the prediction with which the check compares it."""
+"""The engines that move the mouth by the same network that the check compares with."""
 
 
 def marked_engine(video: Path) -> str | None:

@@ -1,6 +1,6 @@
 """The result of a check as plain data: a score, findings with times, and the figures behind them.
 
-Imports nothing heavy, because the HTTP server and the command line show these too.
+Imports no large library, because the HTTP server and the command line show these results too.
 """
 
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a person would notice. name: a stable word for programs. sentence: for people.
+    """One fault that a viewer would notice. name: a stable word for programs. sentence: for people.
 
-    weight: the share of the score that stays with this finding, 1 for a remark, 0 for a video that nobody can use.
+    weight: the factor of the score: 1 for a remark, 0 for a fault that makes the video useless.
     """
 
     name: str
@@ -22,10 +22,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Quality:
-    """score: 0 (unusable) to 1, None where the check cannot judge; findings then say why.
+    """score: 0 (unusable) to 1; None if the check cannot judge, and a finding then says why.
 
-    mouth_r: correlation of the mouth with the opening that the sound leads to expect, None where unknown. lag_ms:
-    positive for a mouth that comes late. closures: share of the expected closures of the lips that are seen.
+    mouth_r: correlation of the mouth with the opening that a network predicts from the sound, None if unknown. lag_ms:
+    positive for a mouth that is late. closures: share of the expected closures of the lips that the video has.
     face_share: share of the frames with a face. cost_s: seconds that the check took.
     """
 

@@ -1,7 +1,6 @@
-"""Checks one video file: decodes its frames and its sound in processes with limits, measures them and judges.
+"""Check one video file: decode its frames and its sound in processes with limits, measure them, and judge the figures.
 
-A check never fails because of the video: a file that cannot be decoded raises the decoder's sentence, everything else
-is a finding.
+A file that cannot be decoded raises the decoder's error. Every other fault of a video is a finding, not an error.
 """
 
 import tempfile
@@ -47,9 +46,9 @@ def check_video(
 ) -> Quality:
     """Check `video`.
 
-    sheet: where to write the contact sheet. duration_s: the length of the video where it is known. expects_face,
-    no_score: as in judge(). scratch: a folder for the decoded sound, which is removed again. on_progress: called with
-    the share that is done.
+    sheet: path of the contact sheet. duration_s: the length of the video, if known. expects_face, no_score: as in
+    judge(). scratch: a folder for the decoded sound, which is removed at the end. on_progress: called with the share
+    that is done.
     """
     begin = time.monotonic()
     duration_s = duration_s or video_duration_s(video)
@@ -64,7 +63,7 @@ def check_video(
 
 
 def check_file(video: Path, sheet: Path | None = None) -> Quality:
-    """Check a video that somebody has, with decoder processes of its own. Raises LipsyncError for no video."""
+    """Check a video file, with new decoder processes. Raises LipsyncError if the file is no video."""
     if not video.is_file():
         raise InvalidInput(f"There is no file {video}.")
     if sheet is not None and sheet.suffix.lower() not in (".jpg", ".jpeg"):

@@ -1,9 +1,9 @@
 """Reads the frames of a video once and keeps a few figures of each.
 
-A decoder process with limits decodes the frames, small ones, one after the other. The figures take about 100 bytes a
-frame, which is 5 MB for half an hour; no frame is kept except the pictures of the contact sheet. A face is looked for
-in every second frame: the face of the frame before is followed, and the whole picture is searched only where that
-fails, at most once a second.
+A decoder process with limits decodes the frames at a small size, one after the other. The figures take about 100 bytes
+a frame, which is 5 MB for half an hour. Only the frames for the contact sheet are kept. Every second frame is searched
+for a face, near the face of the previous frame. Only if that fails, the whole picture is searched, at most once a
+second.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ Series = NDArray[np.float64]
 
 FPS: Final = 25.0
 MAX_SIDE_PX: Final = 640
-"""Frames are measured at this size at most; a face of a tenth of the frame still has 64 pixels."""
+"""The largest side of a measured frame. At this size a face of a tenth of the frame has 64 pixels."""
 _FACE_STEP: Final = 2
 _SEARCH_EVERY_S: Final = 1.0
 _THUMB_PX: Final = 96
@@ -31,13 +31,14 @@ _MIN_FACE_SCORE: Final = 0.5
 
 @dataclass(frozen=True)
 class Seen:
-    """Figures of a video, one value for each 1 / FPS s. NaN where a figure is unknown.
+    """Figures of a video, one value for each 1 / FPS s; NaN for an unknown figure.
 
     luma: mean brightness 0 to 255. contrast: its standard deviation. detail: variance of the Laplacian at 1/4 size.
     noise: mean difference to the blurred frame. red, blue: share of the colour. change: mean absolute difference to the
-    frame before; flicker: to the mean of its two neighbours, at frame i - 1. face: 1 where a face was found (NaN where
-    none was looked for). opening: mouth.opening. height: of the face as a share of the frame's. x, y: place of the nose
-    as shares of the frame. unlike: distance of the face's rigid shape to the first second's, NaN without a face.
+    previous frame; flicker: to the mean of its two neighbours, at frame i - 1. face: 1 with a face, 0 without one, NaN
+    if the frame was not searched. opening: mouth.opening. height: of the face as a share of the frame's. x, y: position
+    of the nose as shares of the frame. unlike: distance of the face's rigid shape to the first second's, NaN without a
+    face.
     """
 
     pictures: tuple[tuple[float, Frames], ...]
@@ -94,7 +95,7 @@ class _Figures:
 
 
 class _FaceFollower:
-    """The figures of the largest face of the first frame that has one, frame after frame."""
+    """Follows one face from frame to frame: the largest face of the first frame that has a face."""
 
     def __init__(self) -> None:
         self._face: Face | None = None

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 DURATIONS_S = "5,30,60,120,240"
 SHARED_DURATIONS_S = "4,30"
-"""With --share: one short job, which compiles, and the one that counts."""
+"""The lengths of sound with --share: a short job that compiles, and then the measured job."""
 
 
 def register(app: typer.Typer) -> None:

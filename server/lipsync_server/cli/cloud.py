@@ -365,7 +365,7 @@ def _act(known: "RememberedMachine", action: Literal["stop", "destroy"], done: s
 
 
 def _known(machine: str, provider: str) -> "RememberedMachine":
-    """The machine that is meant: the id given, or the only one that is remembered."""
+    """The machine for this command: the one with the given id, or the only remembered one."""
     from lipsync_server.cloud import remembered
 
     path = remembered.default_path()

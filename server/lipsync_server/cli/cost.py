@@ -171,5 +171,5 @@ def _notes(rows: list[_Row], load: "Workload", currency: str, rate: float) -> li
 
 
 def _roughness(row: _Row) -> bool:
-    """Whether a row is another choice than that of `lipsync cloud up`, which is recommended where the table has it."""
+    """The sort key of the recommendation: rows that match the choice of `lipsync cloud up` come first."""
     return (row.speed.engine, row.speed.preset) != ("infinitetalk", "balanced")

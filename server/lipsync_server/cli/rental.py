@@ -1,7 +1,7 @@
-"""The command line's words for a rented machine as an order: which provider, which offer, which software.
+"""Turn the flags for a rented machine into an order: choose the provider, the offer and the software.
 
-`lipsync cloud up`, `offers` and `template` share these decisions. Knows flags and their messages; talks to a provider
-only to list offers.
+`lipsync cloud up`, `offers` and `template` share these decisions. Knows flags and their messages; calls a provider only
+to list offers.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ async def ranked_offers(
 
 
 def chosen_offer(found: "Sequence[FirstVideo]", offer: str, yes: bool) -> tuple[str, float | None]:
-    """The offer to rent and its price: the one named, else the best after a question."""
+    """The offer to rent and its price: the named offer, else the best one after the user has confirmed it."""
     if offer:
         return offer, next((one.offer.price_per_hour for one in found if one.offer.offer_id == offer), None)
     if not found:
@@ -76,7 +76,7 @@ def provider_named(name: str) -> str:
 
 
 def cuda_for(image: str) -> str:
-    """The CUDA version that offers must have: that of our image where one is known, else that of the stock image."""
+    """The CUDA version that offers must have: our image's if an image is named or published, else the stock image's."""
     from lipsync_server.cloud import published
 
     return published.IMAGE_CUDA if image or published.image() else published.STOCK_CUDA
@@ -136,7 +136,7 @@ def how_long_it_stays(provider: str, idle_stop: float) -> str:
 
 
 def cost_of_a_start(provider: str, price_per_hour: float, idle_stop: float) -> str:
-    """The cost in USD of one start beside its work: the minutes until it is ready and those until the idle stop."""
+    """The cost in USD of one start without its work: the minutes until it is ready, and until the idle stop."""
     from lipsync_server.cloud.costs.cost import STARTUP_MIN
 
     ready = f"{STARTUP_MIN:g} min until it is ready (assumed; more while it downloads)"

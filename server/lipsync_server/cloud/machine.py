@@ -1,4 +1,4 @@
-"""One vocabulary for every provider of rented GPUs: offer, order, machine, provider.
+"""The types that all providers of rented GPUs share: offer, order, machine, provider.
 
 Plain records and the protocol of the adapters (vast.py, runpod.py, tensordock.py). Knows no API.
 """
@@ -44,7 +44,7 @@ class Order:
     """The software and the size of a new machine. ssh_key: public, for machines that are set up through one.
 
     script: run with bash in the container, "" for the image's own program. min_cuda: the CUDA version that the host's
-    driver must know.
+    driver must support.
     """
 
     image: str
@@ -84,7 +84,7 @@ class Provider(Protocol):
     async def state(self, machine_id: str) -> Machine: ...
 
     async def machines(self) -> list[Machine]:
-        """Every machine of this account, whoever rented it."""
+        """Every machine of this account, also machines that were rented by other means."""
 
     async def act(self, machine_id: str, action: Literal["start", "stop", "destroy"]) -> None: ...
 

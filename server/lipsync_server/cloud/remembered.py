@@ -1,7 +1,7 @@
-"""The machines that this user rented, with their tokens: one file that nobody else may read (mode 600).
+"""The machines that this user rented, with their tokens, in one file that only this user may read (mode 600).
 
-A machine's id and token are printed once; who closes the terminal has both here. Does not know whether a machine still
-exists: its provider does.
+A machine's id and token are printed once. After the terminal is closed, the user finds both here. Does not know whether
+a machine still exists; its provider does.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from lipsync_server.errors import InvalidInput
 
 
 class RememberedMachine(BaseModel):
-    """One machine as `lipsync cloud up` left it. wheel: the file that is uploaded to it, "" without one."""
+    """One machine that `lipsync cloud up` started. wheel: the file that is uploaded to it, "" for none."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -56,7 +56,7 @@ def remember(path: Path, machine: RememberedMachine) -> None:
 
 
 def forget(path: Path, provider: str, machine_id: str) -> None:
-    """Remove the entry, and the kept wheel that no other machine was made for."""
+    """Remove the entry, and its stored wheel if no other machine needs it."""
     others = _others(path, provider, machine_id)
     known = find(path, machine_id, provider)
     _write(path, others)
@@ -67,10 +67,10 @@ def forget(path: Path, provider: str, machine_id: str) -> None:
 
 
 def keep_wheel(path: Path, wheel: Path) -> Path:
-    """Copy a wheel beside the file of machines, for the machine that it was made for; returns the copy.
+    """Copy a wheel to a folder beside the file of machines, for later starts of its machine. Returns the copy.
 
-    A machine takes only the wheel whose SHA-256 is in its order, so that a wheel that is built again does not replace
-    this one. The name of the copy's folder is the beginning of that SHA-256.
+    A machine accepts only the wheel whose SHA-256 is in its order. A newly built wheel has another SHA-256, so it must
+    not replace this copy. The name of the copy's folder is the beginning of the SHA-256.
     """
     folder = _wheels(path) / hashlib.sha256(wheel.read_bytes()).hexdigest()[:16]
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def _wheels(path: Path) -> Path:
 
 
 def find(path: Path, machine_id: str, provider: str = "") -> RememberedMachine | None:
-    """The entry of that id; None where nothing is remembered of it."""
+    """The entry with this id; None if the file has none."""
     fits = [one for one in remembered(path) if one.machine_id == machine_id and provider in ("", one.provider)]
     return fits[-1] if fits else None
 

@@ -66,7 +66,10 @@ async def provider(
 
 @dataclass(frozen=True)
 class Readiness:
-    """A server's answer to /readyz; `detail` also says why there was none. waits: the machine wants its wheel."""
+    """A server's answer to /readyz.
+
+    detail: also why there was no answer. waits: whether the machine waits for its wheel.
+    """
 
     ready: bool
     detail: str
@@ -87,7 +90,7 @@ async def readiness(url: str) -> Readiness:
 
 
 async def idle_left_s(url: str, token: str) -> float | None:
-    """Seconds until the machine at `url` stops itself; None where it stays on, or does not say."""
+    """Seconds until the machine at `url` stops itself; None if it does not stop or does not answer."""
     headers = {"Authorization": f"Bearer {token}"}
     try:
         async with (
@@ -101,7 +104,7 @@ async def idle_left_s(url: str, token: str) -> float | None:
 
 
 async def doctor_lines(url: str, token: str) -> list[str]:
-    """The findings of `lipsync doctor` on the machine at `url`, a line each; [] where it does not answer."""
+    """The findings of `lipsync doctor` on the machine at `url`, one line each; [] if it does not answer."""
     headers = {"Authorization": f"Bearer {token}"}
     try:
         async with (
@@ -132,8 +135,8 @@ async def wait_until_ready(
     """Return the machine once its server is ready. Each poll reads the address again, because a restart changes it.
 
     start_limit_s: how long the provider may take to start it; ready_limit_s: how long the server may take after that
-    (it downloads its weights then). send: uploads the wheel to a machine that waits for it. Raises ProviderError that
-    says what to do about the machine, which goes on costing.
+    (it downloads its model files then). send: uploads the wheel to a machine that waits for it. Raises ProviderError
+    with a sentence on how to stop the machine, which still costs money.
     """
     began, running_since = clock(), None
     destroy = f"lipsync cloud destroy --provider {rented.name} {machine_id}"

@@ -1,8 +1,8 @@
-"""Chooses the software of a new machine: an image with Lipsync inside, or a stock image and a script that installs it.
+"""Choose the software of a new machine: an image with Lipsync, or a stock image and a script that installs it.
 
-The script takes Lipsync from a URL, or waits on the server's port until `upload` sends a wheel. The upload needs no
-secret: the order carries the wheel's SHA-256, and the machine refuses everything else.
-Knows no provider. That the script runs on a rented card was not tried; a test runs its upload half here.
+The script installs Lipsync from a URL, or waits on the server's port until `upload` sends a wheel. The upload needs no
+secret: the order contains the wheel's SHA-256, and the machine refuses every other file. Knows no provider. The script
+was not tried on a rented card; a test runs its upload part.
 """
 
 import asyncio
@@ -26,7 +26,8 @@ from lipsync_server.errors import InvalidInput
 _UPLOAD_TIMEOUT = aiohttp.ClientTimeout(total=600, sock_connect=10)
 _SUFFIXES = (".whl", ".tar.gz", ".zip")
 
-# The receiver serves until the wheel is there: /readyz for `lipsync cloud up`, and one PUT. It uses only Python itself.
+# The receiver runs until it has the wheel. It answers /readyz for `lipsync cloud up`, and accepts one PUT. It needs
+# only Python.
 _RECEIVER = """
 import hashlib, http.server, json, os, sys
 folder, name, digest, most = sys.argv[1], sys.argv[2], sys.argv[3], 200_000_000
@@ -75,7 +76,7 @@ class Software:
 
 
 def choose_software(*, image: str = "", source: str = "", stock_image: str = published.STOCK_IMAGE) -> Software:
-    """The software to run, from the command line's words: an image, else a source, else what is published.
+    """Choose the software from the flags: the image, else the source, else the published release.
 
     source: https URL of a wheel or source archive, or the path of such a file here. Raises InvalidInput.
     """
@@ -105,14 +106,17 @@ def choose_software(*, image: str = "", source: str = "", stock_image: str = pub
         )
     if not re.fullmatch(r"[\w.+-]+", path.name):
         raise InvalidInput(f"--source {path.name!r}: letters, digits, - _ . and + only in its name.", field="source")
-    # Beside the weights: on RunPod's volume too, so that a machine that starts again has the file.
+    # The file is stored beside the weights, on RunPod's volume too, so that it survives a restart of the machine.
     receive = f'"$python" -c {shlex.quote(_RECEIVER)} "$uploads" {path.name} {_sha256(path)}'
     before = f'[ -f "$uploads/{path.name}" ] || {receive}\n'
     return Software(stock_image, published.STOCK_CUDA, _script(before, f'"$uploads/{path.name}[gpu,s3]"'), path)
 
 
 def build_wheel(checkout: Path, folder: Path) -> Path:
-    """Build the wheel of `checkout` into `folder`; raises InvalidInput where `checkout` is none, or the build fails."""
+    """Build the wheel of `checkout` into `folder`.
+
+    Raises InvalidInput if `checkout` has no source code or the build fails.
+    """
     if not (checkout / "pyproject.toml").is_file():
         raise InvalidInput(
             f"--from-source needs the source code, and {checkout} has no pyproject.toml. Run it in a checkout.",
@@ -126,7 +130,7 @@ def build_wheel(checkout: Path, folder: Path) -> Path:
 
 
 def _wheel_command(checkout: Path, folder: Path) -> list[str]:
-    """pip, without a download of the build's tool where that is installed; uv in an environment without pip."""
+    """The build command: pip (offline if the build's tool is installed), or uv in an environment without pip."""
     if find_spec("pip") is None and (uv := shutil.which("uv")) is not None:
         return [uv, "build", "--quiet", "--wheel", "--out-dir", str(folder), str(checkout)]
     as_it_is = ["--no-build-isolation"] if find_spec("hatchling") is not None else []
@@ -135,7 +139,10 @@ def _wheel_command(checkout: Path, folder: Path) -> list[str]:
 
 
 async def upload(url: str, wheel: Path, *, tries: int = 5, pause_s: float = 5.0) -> None:
-    """Send `wheel` to the machine whose script waits for it at `url`; raises ProviderError when it does not take it."""
+    """Send `wheel` to the machine whose script waits for it at `url`.
+
+    Raises ProviderError if the machine refuses it.
+    """
     data = await asyncio.to_thread(wheel.read_bytes)
     said = ""
     for attempt in range(tries):
@@ -155,10 +162,10 @@ async def upload(url: str, wheel: Path, *, tries: int = 5, pause_s: float = 5.0)
 
 
 def _script(before: str, requirement: str) -> str:
-    """Installs Lipsync beside the image's torch, which stays as it is, and becomes the server.
+    """The script that installs Lipsync beside the image's torch, which it does not change, and runs the server.
 
-    A machine that starts again has Lipsync already. Triton compiles small C programs, so a compiler is installed where
-    the image has none. Compiled kernels lie beside the weights, as in our own image.
+    After a restart of the machine, Lipsync is already installed. Triton compiles small C programs, so the script
+    installs a compiler if the image has none. Compiled kernels are stored beside the weights, as in our own image.
     """
     return (
         "set -eu\n"

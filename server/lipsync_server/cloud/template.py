@@ -1,6 +1,6 @@
-"""The fields of each provider's own form, for who rents by click: the same order that `lipsync cloud up` sends.
+"""The fields of each provider's own form, to rent on the web page the order that `lipsync cloud up` sends.
 
-The field names are those of the providers' documentation of August 2026; a panel may have changed since.
+The field names come from the providers' documentation of August 2026. A page may have changed since then.
 """
 
 import shlex
@@ -15,7 +15,7 @@ Fields = dict[str, str]
 
 
 def template(provider: str, order: Order) -> Fields:
-    """Field by field, in the order of the form; a value may have several lines. Raises InvalidInput."""
+    """Return the fields in the order of the form. A value may have several lines. Raises InvalidInput."""
     makers = {"vast": _vast, "runpod": _runpod, "tensordock": _tensordock}
     if provider not in makers:
         raise InvalidInput(f"There is no provider {provider!r}; there are: {', '.join(makers)}.", field="provider")

@@ -1,7 +1,7 @@
-"""The checks of `lipsync doctor`, each a small function that returns a Finding with one sentence what to change.
+"""The checks of `lipsync doctor`. Each is a small function that returns a Finding with one sentence of advice.
 
-They judge facts (facts.py), settings and the list of weights. They download nothing, import no torch, and load no
-model, so that the server runs them at its start.
+The checks read facts (facts.py), settings and the list of weights. They download nothing, import no torch and load no
+model, so that the server can run them at its start.
 """
 
 import errno
@@ -23,10 +23,10 @@ from lipsync_server.weights.verify import profile_complete
 GIB = 2**30
 
 _LEAST_DRIVERS: dict[int, Version] = {12: (525,), 13: (580,)}
-"""The first driver branch that runs programs for a CUDA of this major version (NVIDIA's compatibility table)."""
+"""Major version of CUDA -> the first driver branch that runs programs for it (NVIDIA's compatibility table)."""
 _BLACKWELL_DRIVER: Version = (570,)
 _BLACKWELL = 10
-"""Compute capability from which on cards are Blackwell (RTX 50 series, B200)."""
+"""The first compute capability of Blackwell cards (RTX 50 series, B200)."""
 _AMPERE = (8, 0)
 _ADVICE_EXTRA = "Install it with: pip install -c constraints.txt -e '.[gpu]'."
 _CUDA_ERRORS = {
@@ -41,7 +41,7 @@ _SUITED_PROFILES = (
     (int(7.4 * GIB), "flashhead-pro"),
     (int(5.5 * GIB), "sadtalker-256"),
 )
-"""Memory of a card, and the profile that suits it."""
+"""Least memory of a card, and the profile for such a card."""
 _ENOUGH_MEMORY_BYTES = 20 * GIB
 _LEAST_MEMORY_BYTES = 2 * GIB
 _BUSY_SHARE = 0.25
@@ -50,7 +50,7 @@ _BUSY_SHARE = 0.25
 def examine(
     settings: Settings, *, facts: Facts | None = None, registry: Registry = ENGINES, ports: bool = True
 ) -> Report:
-    """Every check. ports: False where this process itself listens on them."""
+    """Run every check. ports: False if this process itself listens on the ports."""
     facts = facts or read_facts()
     manifest = load_manifest(settings.manifest)
     findings = [
@@ -70,7 +70,7 @@ def examine(
 
 
 def check_card(facts: Facts) -> Finding:
-    """The cards: name, generation, memory, and whether another program holds much of it."""
+    """The cards: name, generation, memory, and whether another program uses much of the memory."""
     if not facts.gpus:
         if facts.n_nvidia_cards and not facts.driver:
             return Finding("card", "problem", "an NVIDIA card is here, but no driver answers.", _install_driver(facts))
@@ -112,7 +112,7 @@ def check_driver(facts: Facts) -> Finding | None:
 
 
 def check_cuda(facts: Facts) -> Finding | None:
-    """Whether CUDA starts, and up to which version the driver knows it."""
+    """Whether CUDA starts, and the newest CUDA version that the driver supports."""
     if not facts.driver:
         return None
     if facts.cuda.status is None:
@@ -132,7 +132,7 @@ def check_cuda(facts: Facts) -> Finding | None:
 
 
 def check_torch(facts: Facts) -> Finding:
-    """Whether torch is installed and built for the card that is here."""
+    """Whether torch is installed and built for this machine's card."""
     card = bool(facts.gpus)
     if facts.torch is None:
         advice = _ADVICE_EXTRA if card else ""
@@ -152,7 +152,7 @@ def check_torch(facts: Facts) -> Finding:
 
 
 def check_compiler(facts: Facts) -> Finding | None:
-    """Triton compiles a small C program for each kernel that it starts."""
+    """Whether there is a C compiler: Triton compiles a small C program for each kernel that it starts."""
     if not facts.gpus or facts.torch is None:
         return None
     if facts.has_compiler:
@@ -162,7 +162,7 @@ def check_compiler(facts: Facts) -> Finding | None:
 
 
 def check_memory(facts: Facts) -> Finding:
-    """Host memory, under the container's limit where there is one."""
+    """Host memory, up to the container's limit if there is one."""
     if facts.memory is None:
         return Finding("host memory", "note", "this system does not tell how much is free.")
     memory = facts.memory
@@ -210,7 +210,7 @@ def check_port(host: str, port: int, name: str) -> Finding:
 
 
 def check_weights(settings: Settings, manifest: Manifest) -> Iterator[Finding]:
-    """For each engine that downloads weights, the profiles that are complete, or what the smallest download is."""
+    """For each engine that downloads weights, the complete profiles, or else the smallest download."""
     for engine in dict.fromkeys(profile.engine for profile in manifest.profiles.values()):
         names = [name for name, profile in manifest.profiles.items() if profile.engine == engine]
         complete = [name for name in names if profile_complete(manifest, name, settings.weights_dir)]
@@ -224,7 +224,7 @@ def check_weights(settings: Settings, manifest: Manifest) -> Iterator[Finding]:
 
 
 def engines_without_weights(settings: Settings, manifest: Manifest) -> Iterator[str]:
-    """Engines none of whose profiles is complete: check_weights names the download."""
+    """The engines without a complete profile. check_weights names their download."""
     for engine in {profile.engine for profile in manifest.profiles.values()}:
         names = [name for name, profile in manifest.profiles.items() if profile.engine == engine]
         if not any(profile_complete(manifest, name, settings.weights_dir) for name in names):
@@ -232,9 +232,9 @@ def engines_without_weights(settings: Settings, manifest: Manifest) -> Iterator[
 
 
 def check_engines(settings: Settings, registry: Registry, without_weights: set[str]) -> tuple[str, list[Finding]]:
-    """The engine that renders here ("" where none can), and a finding for each engine.
+    """The engine that renders here ("" if none can), and a finding for each engine.
 
-    without_weights: engines whose long list of missing files is left to the finding of their weights.
+    without_weights: engines whose missing files are already in the finding of check_weights.
     """
     findings = []
     for info in registry.describe(settings):

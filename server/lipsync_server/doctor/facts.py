@@ -1,7 +1,7 @@
-"""The facts that the checks look at: driver, CUDA, cards, torch's build, memory, and whether this is a container.
+"""The facts that the checks use: driver, CUDA, cards, torch's build, memory, and whether this is a container.
 
-Everything is read without torch, and on machines without a GPU too. CUDA is started in a process of its own, because a
-process that has started CUDA cannot pass it on to its children. Judges nothing: checks.py does.
+All facts are read without torch, also on machines without a GPU. CUDA is started in a separate process, because a
+process that has started CUDA cannot fork children that use it. Judges nothing: checks.py does.
 """
 
 import ast
@@ -35,8 +35,11 @@ _START_CUDA = (
 
 @dataclass(frozen=True)
 class CudaStart:
-    """How CUDA starts here. status: of cuInit, 0 for success, None without the driver's library. version: of CUDA that
-    the driver knows, () where it does not say."""
+    """The result of starting CUDA.
+
+    status: of cuInit, 0 for success, None without the driver's library. version: the newest CUDA version that the
+    driver
+    supports, () if unknown."""
 
     status: int | None
     version: Version
@@ -52,10 +55,10 @@ class TorchBuild:
 
 @dataclass(frozen=True)
 class Facts:
-    """A machine as the checks see it.
+    """The facts of one machine.
 
-    n_nvidia_cards: on the PCI bus, with a driver or without. driver: NVIDIA's version, () without one. has_compiler: a
-    C compiler and Python's headers, which Triton needs.
+    n_nvidia_cards: on the PCI bus, with a driver or without. driver: NVIDIA's version, () without one. has_compiler:
+    whether there are a C compiler and Python's headers, which Triton needs.
     """
 
     gpus: tuple[Gpu, ...]
@@ -86,13 +89,13 @@ def read_facts() -> Facts:
 
 
 def version_of(text: str) -> Version:
-    """The numbers of the first version in `text`: (535, 183, 1) of "535.183.01"; () where there is none."""
+    """The numbers of the first version in `text`: (535, 183, 1) for "535.183.01"; () without one."""
     found = re.search(r"\d+(\.\d+)+", text)
     return tuple(int(part) for part in found[0].split(".")) if found else ()
 
 
 def driver_version(proc: Path = Path("/proc")) -> Version:
-    """The version of NVIDIA's driver: from the kernel, else from nvidia-smi; () where there is none."""
+    """The version of NVIDIA's driver, from the kernel, else from nvidia-smi; () without a driver."""
     try:
         lines = (proc / "driver/nvidia/version").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -110,7 +113,7 @@ def driver_version(proc: Path = Path("/proc")) -> Version:
 
 
 def start_cuda() -> CudaStart:
-    """Start CUDA in a child process, and report how that went."""
+    """Start CUDA in a child process, and report the result."""
     try:
         ended = subprocess.run([sys.executable, "-c", _START_CUDA], capture_output=True, text=True, timeout=60)
         status, version = (int(word) for word in ended.stdout.split())
@@ -132,7 +135,7 @@ def nvidia_cards(sys_root: Path = Path("/sys")) -> int:
 
 
 def torch_build() -> TorchBuild | None:
-    """The installed torch, from the file in which it keeps its versions; torch itself is not imported."""
+    """The installed torch, from its version file. torch itself is not imported."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return None
@@ -161,7 +164,7 @@ def in_container(root: Path = Path("/")) -> bool:
 
 
 def has_compiler() -> bool:
-    """Whether Triton finds what it compiles its launchers with: a C compiler, and Python's headers."""
+    """Whether Triton can compile its launchers: whether there are a C compiler and Python's headers."""
     compilers = [os.environ.get("CC", ""), "gcc", "clang", "cc"]
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
     return header.is_file() and any(shutil.which(name) for name in compilers if name)

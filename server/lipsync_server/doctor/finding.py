@@ -4,12 +4,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 State = Literal["ok", "note", "problem"]
-"""`note`: it works, and could be better. `problem`: something does not work until it is changed."""
+"""`note`: the subject works, but could be better.
+
+`problem`: a feature does not work until the user changes something.
+"""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """name: of the subject, one word or two. detail: the state of it. advice: one sentence what to change, or ""."""
+    """name: of the subject, one word or two.
+
+    detail: the state of the subject. advice: one sentence that says what to change,
+    or ""."""
 
     name: str
     state: State
@@ -24,7 +30,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """All findings. engine: the one that renders here unless another is asked for, "" where none can."""
+    """All findings. engine: the engine that renders here unless a job names another; "" if none can."""
 
     engine: str
     findings: tuple[Finding, ...]

@@ -1,9 +1,10 @@
-"""When the first video could be there: download, load, first job. Arithmetic on bytes and a line's speed.
+"""Estimate the time to the first video: download, load, first job. Arithmetic on bytes and the speed of the line.
 
     download = missing bytes / line        load = bytes of the weights / reading speed
     first job = compiling + seconds of the sample x seconds of work per second (cloud/costs/speeds.py)
 
-The line is measured (weights/line_speed.py) or stated by the caller. All else is computed, and the sentence says so.
+The speed of the line is measured (weights/line_speed.py) or stated by the caller. All other times are computed, and the
+sentence says so.
 """
 
 from dataclasses import dataclass
@@ -20,12 +21,12 @@ SAMPLE_S = 4.0
 _READ_BYTES_PER_S = 1.5e9
 """Reading speed of a rented disk: 1 to 2 GB/s is usual."""
 _COMPILE_S = 60.0
-"""Compiling and the text encoder in a first job; 28 s on an H100, two to four times that on slower hosts."""
+"""Compiling and the text encoder in a first job take 28 s on an H100, two to four times as long on slower hosts."""
 
 
 @dataclass(frozen=True)
 class FirstVideo:
-    """Seconds of each part. work_s: None where no figure for this card is known."""
+    """Seconds of each part. work_s: None if there is no figure for this card."""
 
     profile: str
     missing_bytes: int
@@ -39,7 +40,7 @@ class FirstVideo:
 
 
 def first_video(settings: Settings, manifest: Manifest, facts: Facts, line_mbps: float) -> FirstVideo | None:
-    """The first video with the profile that suits this machine; None where it has no card for any."""
+    """The first video with the profile for this machine; None if its card suits no profile."""
     profile = profile_for(settings, facts)
     if not profile or not facts.gpus:
         return None

@@ -1,8 +1,8 @@
-"""Downloads a profile's files from the model hub: resumed, in parallel, with one overall progress, then verified.
+"""Download a profile's files from the model hub: resumed, in parallel, with one overall progress, then verified.
 
 The library huggingface_hub transfers the bytes (resumed.py); it reads a token and a mirror from HF_TOKEN and
-HF_ENDPOINT. This module adds for a person who rents a machine: a check for room on the disk, one progress of all files,
-and errors that say what to do. Blocking: the server runs it in a thread.
+HF_ENDPOINT. For a user who rents a machine, this module adds a check of the free disk space, one progress for all
+files, and errors that say what to do. The functions block; the server runs them in a thread.
 """
 
 import errno
@@ -103,7 +103,7 @@ def pull(
 ) -> list[Path]:
     """Download the missing files of a profile and verify all its files; returns their paths.
 
-    only: names of files in the manifest to take in place of the profile's.
+    only: names of files in the manifest to download in place of the profile's.
 
     Complete and correct files are not downloaded again; a partial file is resumed. Raises DiskFull before the first
     download when the disk has too little space, WeightsError with file and reason when the hub refuses or a checksum
@@ -122,7 +122,7 @@ def pull(
         chosen = manifest.files_named(only)
         fetch_missing(chosen)
         return [manifest.local_path(file, weights_dir) for file in chosen]
-    # An index comes first: it names shards, which belong to the profile too.
+    # An index is downloaded first, because it lists shards that belong to the profile too.
     fetch_missing([file for file in manifest.profile_files(profile) if file.named_bytes])
     files = manifest.profile_files(profile, weights_dir)
     fetch_missing(files)

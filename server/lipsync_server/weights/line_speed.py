@@ -1,6 +1,6 @@
-"""Measures the line to the model hub: reads the beginning of one weights file for a few seconds.
+"""Measure the line to the model hub: read the beginning of one weights file for a few seconds.
 
-One connection; a pull uses four and may be faster. Knows the hub's address. Keeps nothing.
+The measurement uses one connection; a download uses four and may be faster. Knows the hub's address. Stores nothing.
 """
 
 import time

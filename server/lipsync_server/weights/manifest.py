@@ -3,8 +3,8 @@
 Reads weights/manifest.json, which the project ships. Knows no network (download.py) and no engine.
 
 A profile is a named set of files that one engine needs. The published quant_models folder has neither
-`infinitetalk_single_fp8_lora` nor `t5_int8`: therefore there is no single-person fp8-fast profile, and int8 profiles
-use the fp8 text encoder.
+`infinitetalk_single_fp8_lora` nor `t5_int8`. So there is no fp8-fast profile for a single person, and int8 profiles use
+the fp8 text encoder.
 """
 
 import functools
@@ -39,10 +39,10 @@ class Source(BaseModel):
 
 
 class WeightFile(BaseModel):
-    """One file. size_exact: False where only the rounded published size is known; the hub's size then counts.
+    """One file. size_exact: False if only the rounded published size is known; the hub's size then counts.
 
-    named_bytes: for the index of a model in shards (diffusers' form), about how many bytes the shards have together.
-    The index itself says how many shards there are and their names; they belong to every profile that has the index.
+    named_bytes: for the index of a model in shards (diffusers' form), the approximate size of all shards. The index
+    lists the shards; they belong to every profile that has the index.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -1,8 +1,8 @@
-"""Writes the hub's current commits, sizes and checksums into a manifest: `python -m lipsync_server.weights.pin FILE`.
+"""Write the hub's current commits, sizes and checksums into a manifest: `python -m lipsync_server.weights.pin FILE`.
 
-A manifest whose revisions are branches (`main`) follows the hub: when an owner replaces a file, users download the new
-file without notice. A pinned manifest names commits and SHA-256 sums, so that everybody gets the tested bytes. The
-person who makes a release runs this on a machine that reaches the hub; the server never runs it.
+If the revisions of a manifest are branches (`main`), users get a new file without notice when its owner replaces it. A
+pinned manifest has commits and SHA-256 sums, so that everybody gets the tested bytes. The maintainer runs this before a
+release, on a machine that reaches the hub; the server never runs it.
 """
 
 import argparse

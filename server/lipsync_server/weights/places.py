@@ -1,9 +1,9 @@
-"""Where model files may lie: the published folders, a ComfyUI `models/` folder, a Hugging Face cache.
+"""Find model files in the published folders, in a ComfyUI `models/` folder, or in a Hugging Face cache.
 
-`LIPSYNC_WEIGHTS_DIR` names one folder. It may hold the published folders as `lipsync weights pull` writes them. It may
-be ComfyUI's folder or its `models/`, whose extra_model_paths.yaml then adds folders. It may also be the cache of the
-library huggingface_hub (`hub/models--ORGANISATION--NAME/snapshots/REVISION/`). Knows names of folders. Does not know
-what a file is (engines/infinitetalk/files/recognise.py does).
+`LIPSYNC_WEIGHTS_DIR` names one folder of three kinds. It may contain the published folders that `lipsync weights pull`
+writes. It may be ComfyUI's folder or its `models/`; extra_model_paths.yaml then adds folders. It may be the cache of
+the library huggingface_hub (`hub/models--ORGANISATION--NAME/snapshots/REVISION/`). Knows names of folders. Does not
+know the content of a file (engines/infinitetalk/files/recognise.py does).
 """
 
 import os
@@ -14,28 +14,32 @@ from lipsync_server.errors import WeightsError
 
 SUFFIXES = (".safetensors", ".gguf")
 EXTRA_PATHS = "extra_model_paths.yaml"
-# ComfyUI's folders of other kinds of models: looking there costs time and finds nothing.
+# ComfyUI's folders for other kinds of models. They have no file for us, and a search takes time.
 _OTHER_KINDS = frozenset({
     "controlnet", "embeddings", "hypernetworks", "upscale_models", "style_models", "gligen", "photomaker", "vae_approx",
     "configs", "insightface", "ultralytics", "sams", "animatediff_models", "ipadapter", "LLM", "latent_upscale_models",
 })  # fmt: skip
-# A folder with more files than this is no folder of models.
+# A folder with more files than this is not a folder of models.
 _MOST_FILES = 20_000
 
 
 def roots(weights_dir: Path) -> tuple[Path, ...]:
-    """The folders in which model files are looked for, the named one first. Raises WeightsError for a broken YAML."""
+    """The folders that are searched for model files, the named one first.
+
+    Raises WeightsError for a broken YAML file.
+    """
     found = [weights_dir]
     for place in (weights_dir, weights_dir.parent):
         listed = place / EXTRA_PATHS
-        # Beside the folder only where it is ComfyUI's models/: any other neighbour is somebody else's.
+        # The YAML file beside the folder counts only if the folder is ComfyUI's models/. Other neighbours are not
+        # ComfyUI's.
         if listed.is_file() and (place == weights_dir or weights_dir.name == "models"):
             found += _extra_folders(listed)
     return tuple(dict.fromkeys(path for path in found if path.is_dir()))
 
 
 def model_files(weights_dir: Path) -> list[Path]:
-    """Every safetensors and GGUF file below the roots, by name; links are followed, no file comes twice."""
+    """Every safetensors and GGUF file below the roots, by name. Links are followed, and no file is listed twice."""
     seen: set[Path] = set()
     found: list[Path] = []
     for root in roots(weights_dir):
@@ -66,7 +70,7 @@ def folder_named(weights_dir: Path, name: str) -> Path:
 
 
 def _snapshot(repository: Path) -> Path | None:
-    """The snapshot that the cache's `main` names, else the one that was written last."""
+    """The snapshot that the cache's `main` names, else the newest one."""
     try:
         named = repository / "snapshots" / (repository / "refs" / "main").read_text(encoding="utf-8").strip()
         if named.is_dir():

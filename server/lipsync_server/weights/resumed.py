@@ -1,8 +1,8 @@
-"""Fetches one file from the model hub into a partial file that outlives the process, so that any later pull goes on.
+"""Download one file from the model hub into a partial file that survives the process, so that a later pull resumes it.
 
-huggingface_hub removes its partial file when a download fails, and gives it another name each time: after a restart of
-the machine, 18 of 19 GB would be fetched again. The partial file here is named after the content (the hub's ETag), so
-bytes of two versions of a file never mix. Knows one transfer. Retries, progress and checksums are download.py's.
+huggingface_hub removes its partial file when a download fails, and gives it another name each time. After a restart of
+the machine, 18 of 19 GB would be downloaded again. The partial file here is named after the content (the hub's ETag),
+so bytes of two versions of a file never mix. Knows one transfer. download.py has retries, progress and checksums.
 """
 
 from pathlib import Path
@@ -21,9 +21,9 @@ _SUFFIX = ".incomplete"
 
 
 def fetch(source: Source, path: str, folder: Path, *, endpoint: str | None, tqdm_class: type[Any]) -> None:
-    """Download `path` of `source` into `folder`, going on with what an earlier attempt left.
+    """Download `path` of `source` into `folder`, and resume an earlier attempt.
 
-    Records the hub's checksum for verify.py. Raises huggingface_hub's errors, and OSError; the partial file stays.
+    Records the hub's checksum for verify.py. Raises huggingface_hub's errors, and OSError; the partial file is kept.
     """
     url = hf_hub_url(source.repository, path, revision=source.revision, endpoint=endpoint)
     announced = get_hf_file_metadata(url, endpoint=endpoint)
@@ -53,10 +53,10 @@ def fetch(source: Source, path: str, folder: Path, *, endpoint: str | None, tqdm
 
 
 def arrived_bytes(path: str, folder: Path) -> int:
-    """Bytes of `path` on disk that the next attempt need not fetch: those of the longest partial file."""
+    """Number of bytes of `path` that the next attempt need not download: the size of the largest partial file."""
     return max((partial.stat().st_size for partial in _partials(path, folder).glob(f"*{_SUFFIX}")), default=0)
 
 
 def _partials(path: str, folder: Path) -> Path:
-    """The folder for partial files of `path`, one for each version that the hub ever announced."""
+    """The folder for partial files of `path`, one for each version that the hub has announced."""
     return folder / _FOLDER / path

@@ -1,7 +1,7 @@
 """Verifies files on disk by SHA-256, against the manifest or against the checksum that the hub sent with the file.
 
-Hashing twenty gigabytes takes a minute, so that the result is stored with the file's size and time stamp
-(.verified.json in the weights folder) and reused while both are unchanged. Knows no network.
+To hash twenty gigabytes takes a minute. So the result is stored with the file's size and time stamp (.verified.json in
+the weights folder), and reused while both are unchanged. Knows no network.
 """
 
 import hashlib

@@ -16,7 +16,7 @@ PRICES_AS_OF = "2026-11-22"
 
 DISK_GB = 70
 IDLE_STOP_MIN = 5.0
-"""Disk and idle stop of a machine that `lipsync cloud up` rents; the same figures stand in every bill."""
+"""Disk and idle stop of a machine that `lipsync cloud up` rents. Every bill uses the same figures."""
 
 STARTUP_MIN = 3.0
 """From the start of a stopped machine to a ready server: loading, no download. Assumed, not measured."""
@@ -52,7 +52,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class MonthlyCost:
-    """Hours and USD of a month. per_start: USD that one start costs before and after its work."""
+    """Hours and USD of a month. per_start: the cost in USD of one start before and after its work."""
 
     offer: Offer
     work_hours: float

@@ -1,10 +1,10 @@
-"""Ranks offers by the cost of the first video: the machine is paid while it downloads, loads and works.
+"""Rank offers by the cost of the first video. The user pays the machine while it downloads, loads and works.
 
     seconds = (image + weights) / line + unpacking and loading + the video's seconds x speed
     cost    = (seconds x price + traffic) / reliability
 
-A provider that bills nothing while the image is pulled is a little cheaper than this. Where an offer names no line, no
-reliability or no host memory, the constants below stand in. Computed, not measured.
+If a provider bills nothing while the image is pulled, the real cost is a little lower. For an offer without a line
+speed, reliability or host memory, the constants below are used. Computed, not measured.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from lipsync_server.cloud.costs.speeds import Speed, expected_speed
 from lipsync_server.cloud.machine import RentOffer
 
 IMAGE_BYTES = 4.8e9
-"""The GPU image as it is pulled: the sum of its packages, which are compressed already, and 0.2 GB of Debian."""
+"""Download size of the GPU image: the sum of its packages, which are already compressed, and 0.2 GB of Debian."""
 FIXED_S = 240.0
-"""Unpacking the image (1 to 2 minutes), loading, and the compiling of the first job."""
+"""Time to unpack the image (1 to 2 minutes), to load the model, and to compile in the first job."""
 
 _UNKNOWN_LINE_MBPS = 200.0
 _UNKNOWN_RELIABILITY = 0.95
@@ -26,7 +26,7 @@ _UNKNOWN_SPEED = 60.0
 
 @dataclass(frozen=True)
 class FirstVideo:
-    """minutes until the first video is there, and what they cost in USD. doubt: why this machine may fail, or ""."""
+    """minutes until the first video, and cost of these minutes in USD. doubt: why this machine may fail, or ""."""
 
     offer: RentOffer
     minutes: float
@@ -66,7 +66,7 @@ def ranked(
     engine: str,
     measured: Sequence[Speed] = (),
 ) -> list[FirstVideo]:
-    """`offers`, cheapest first video first; those in doubt come last."""
+    """`offers`, the cheapest first video first. Offers with a doubt come last."""
     found = [
         first_video(
             offer, weights_bytes=weights_bytes, seconds=seconds, preset=preset, engine=engine, measured=measured

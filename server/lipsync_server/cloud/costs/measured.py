@@ -1,7 +1,7 @@
-"""Reads the speeds that a user measured on a card of theirs, for the bill: files of `lipsync bench --share`.
+"""Read the speeds that a user measured on their own card, for the bill: files of `lipsync bench --share`.
 
-The files lie in a folder beside the list of rented machines, or are named on the command line. A file in the folder
-that cannot be read is an error, so that a bill is never silently that of the table.
+The files are in a folder beside the list of rented machines, or are named on the command line. A file in the folder
+that cannot be read is an error; otherwise the bill would silently use the table's figures.
 """
 
 import os
@@ -20,10 +20,10 @@ def default_folder(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def measured_speeds(named: Sequence[Path], folder: Path) -> list[Speed]:
-    """The speeds in the files and folders that were named, then those in `folder`, where it exists.
+    """The speeds in the named files and folders, then the speeds in `folder`, if it exists.
 
-    A setting that is in two files is taken from the first named, and within a folder from the newest measurement.
-    Raises InvalidInput for a path that does not exist, or a file that is not of `lipsync bench --share`.
+    If a setting is in two files, the first named file counts, and within a folder the newest measurement. Raises
+    InvalidInput for a path that does not exist, or a file that `lipsync bench --share` did not write.
     """
     speeds: dict[tuple[str, str, str], Speed] = {}
     for place in (*named, *([folder] if folder.is_dir() else [])):
@@ -52,7 +52,10 @@ def _speeds(found: CardSpeeds) -> list[Speed]:
 
 
 def _names(shared: SharedSpeed) -> tuple[str, str]:
-    """Engine and preset as the table names them. Another resolution than 480p, and other options, are named too."""
+    """Engine and preset with the table's names.
+
+    A resolution other than 480p and other options are added to the preset.
+    """
     options = dict(shared.options)
     engine, preset = shared.engine, shared.preset
     if engine == "infinitetalk" and options.get("model") == "flashtalk":

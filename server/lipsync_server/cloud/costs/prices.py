@@ -14,7 +14,7 @@ from lipsync_server.errors import InvalidInput
 def with_live_prices(offers: list[Offer], environment: Mapping[str, str] = os.environ) -> tuple[list[Offer], list[str]]:
     """`offers` with the cheapest current price of the same card, and the names of the queried providers.
 
-    A card that is not for rent now keeps its dated price. Raises InvalidInput when the environment has no key.
+    A card that nobody rents out now keeps its dated price. Raises InvalidInput when the environment has no key.
     """
     names = [name for name in PROVIDERS if key_of(name, environment)]
     if not names:

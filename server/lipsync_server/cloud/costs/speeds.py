@@ -1,8 +1,8 @@
 """Seconds of work that each engine needs for a second of video on each card, and the source of every figure.
 
 `measured`: by this project on that card, or by the user (`lipsync bench --share`, measured.py). `computed`: from a
-roofline of the card, or from a measured figure by a stated formula. `published`: by others. No figure of a GeForce card
-was measured by this project: a file of the user's replaces the figure of the table.
+roofline of the card, or from a measured figure by a stated formula. `published`: by others. This project has measured
+no GeForce card: a user's file replaces the figure of the table.
 """
 
 from collections.abc import Sequence
@@ -59,7 +59,7 @@ _H100 = (
     Speed("H100", "sadtalker", "512", 0.415, "measured", _SADTALKER),
 )
 
-# By the rates of the card's own parts, which say more than a ratio of two cards.
+# Computed from the rates of the card's own units, which is more exact than a ratio of two cards.
 _BY_PARTS = (
     Speed("RTX 4090", "flashtalk", "balanced", 5.8, "computed", "by its parts, int8: docs/flashtalk.md"),
     Speed("RTX 4090", "flashtalk", "fast", 3.3, "computed", "by its parts, int8: docs/flashtalk.md"),
@@ -70,7 +70,7 @@ _BY_PARTS = (
 
 
 def _computed(card: str, fast: float, fp16_tflops: float) -> list[Speed]:
-    """The figures of a card that nobody measured. fast: seconds by the roofline; fp16_tflops: dense, as published."""
+    """The figures of a card without a measurement. fast: seconds by the roofline; fp16_tflops: dense, as published."""
     speeds = [Speed(card, "infinitetalk", "fast", fast, "computed", _ROOFLINE)]
     for preset in ("balanced", "quality"):
         seconds = round(fast * _FORWARDS[preset] / _FORWARDS["fast"], 1)
@@ -104,7 +104,7 @@ SPEEDS: tuple[Speed, ...] = (
 
 
 def card_name(gpu: str) -> str:
-    """The name of a card in this table, by its name as a provider or a driver writes it; else that name, shortened."""
+    """This table's name of a card, from a provider's or driver's name; for an unknown card that name, shortened."""
     known = dict.fromkeys(speed.card for speed in SPEEDS)
     short = " ".join(word for word in gpu.replace("_", " ").split() if word.lower() not in ("nvidia", "geforce"))
     return next((card for card in known if _is_card(card, gpu)), short)
@@ -136,7 +136,7 @@ def row_of_profile(profile: str, preset: str) -> tuple[str, str]:
 
 
 def _is_card(card: str, gpu: str) -> bool:
-    """Whether `gpu` is the card `card` and not another one whose name begins alike (4090D, 4090 Laptop, 3090 Ti)."""
+    """Whether `gpu` is the card `card`, and not another card with the same beginning (4090D, 4090 Laptop, 3090 Ti)."""
     name, plain = _plain(card), _plain(gpu)
     return name in plain and not plain.partition(name)[2].startswith(("d", "laptop", "ti", "super"))
 

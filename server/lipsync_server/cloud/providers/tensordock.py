@@ -36,8 +36,9 @@ LEAST_STORAGE_GB = 100
 N_VCPUS, RAM_GB = 8, 32
 _REFUSED = "/run/lipsync-driver-too-old"
 
-# TensorDock's list names no driver, so the machine itself looks. A container that the driver refuses would be started
-# again for ever; this answers /readyz instead, in the words of a server that cannot start, and `lipsync cloud up` ends.
+# TensorDock's list has no driver versions, so the machine checks its own. Docker would restart a container that the
+# driver refuses for ever. This program answers /readyz in its place, as a server that cannot start, and `lipsync cloud
+# up` ends.
 _REFUSAL_PAGE = """
 import http.server, json, sys
 class Refusal(http.server.BaseHTTPRequestHandler):
@@ -161,7 +162,7 @@ def cloud_init(order: Order) -> str:
 
 
 def check_driver(least: int, port: int = PORT, refused: str = _REFUSED) -> str:
-    """Shell that makes the file `refused` and answers /readyz at `port` where the driver is older than `least`."""
+    """Shell script: if the driver is older than `least`, make the file `refused` and answer /readyz at `port`."""
     page = shlex.join(["python3", "-c", _REFUSAL_PAGE, str(port)])
     return (
         "driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2> /dev/null | head -n 1) || driver=\n"
@@ -180,7 +181,7 @@ def _memory_gb(v0_name: str) -> float:
 
 
 def _parts(each: dict[str, Any], disk_gb: int) -> float:
-    """The price per hour of cores, memory and disk, as far as the list has their prices."""
+    """The price per hour of cores, memory and disk. A price that the list does not have counts as 0."""
     pricing = each.get("pricing") or {}
     return (
         N_VCPUS * float(pricing.get("per_vcpu_hr") or 0)

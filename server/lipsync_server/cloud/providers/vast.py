@@ -106,7 +106,7 @@ def _machine(machine_id: str, instance: dict[str, Any]) -> Machine:
 
 
 def onstart(script: str) -> str:
-    """Vast waits for `onstart` to end, so the script goes on behind it and writes a log of its own."""
+    """The `onstart` script. Vast waits for its end, so our script runs in the background and writes its own log."""
     return f"cat > /root/start-lipsync.sh <<'END_OF_SCRIPT'\n{script}END_OF_SCRIPT\n" + (
         "setsid bash /root/start-lipsync.sh > /var/log/lipsync.log 2>&1 < /dev/null &\n"
     )

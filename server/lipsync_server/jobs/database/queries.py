@@ -70,9 +70,9 @@ class Queries:
         return int(row[0]), float(row[1])
 
     async def anything_to_stay_for(self, *, finished_within_s: float) -> bool:
-        """Whether the machine has to keep running: a job waits or runs, or a finished video exists only here and is still needed.
+        """Whether the machine has to keep running: for a job, or for a video that exists only here and is still needed.
 
-        A video is needed until it is collected or has expired.
+        A finished video is needed until it is collected or has expired.
 
         finished_within_s: videos that were finished longer ago do not count.
         """

@@ -79,7 +79,7 @@ class Planner:
             return self._offer
 
     async def _ask_again(self) -> str:
-        """Store a new answer and return ""; if the folder of model files does not answer, return a sentence that says why."""
+        """Store a new answer and return ""; if the folder of model files does not answer, return the reason."""
         self._asking = self._asking or asyncio.create_task(in_daemon_thread(self._ask))
         if not (await asyncio.wait({self._asking}, timeout=ANSWER_S))[0]:
             return "The server's folder of weights does not answer."

@@ -135,7 +135,10 @@ def config_of(tensors: Mapping[str, Tensor]) -> CLIPVisionConfig:
 
 
 def preprocess(picture: Tensor, size: int) -> Tensor:
-    """Resize (3, H, W) in [-1, 1] to CLIP's normalised (1, 3, size, size): bicubic, aspect not kept, as in the paper."""
+    """Resize (3, H, W) in [-1, 1] to CLIP's normalised (1, 3, size, size): bicubic, as the reference.
+
+    The aspect is lost.
+    """
     resized = F.interpolate(picture[None].float(), size=(size, size), mode="bicubic", align_corners=False)
     mean = torch.tensor(_MEAN, device=picture.device).view(1, 3, 1, 1)
     std = torch.tensor(_STD, device=picture.device).view(1, 3, 1, 1)

@@ -3,8 +3,8 @@
 FlashTalk and FlashHead were distilled: one forward of the model predicts the clean latent x0 from any noise level u.
 Between two steps x0 is mixed with new noise e to the next, lower level u':
 
-x0 = x_u - u v            v: the predicted velocity, noise - clean
-x_(u') = (1 - u') x0 + u' e
+    x0 = x_u - u v            v: the predicted velocity, noise - clean
+    x_(u') = (1 - u') x0 + u' e
 
 A window of n steps therefore draws noise n + 1 times. The last draw has no effect (its level is 0), but it keeps the
 random numbers equal to the public reference's. Tensors in, tensors out: the model is a function here.

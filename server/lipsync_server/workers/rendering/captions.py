@@ -1,4 +1,4 @@
-"""The captions of one render: the script is timed by the recording, then drawn into the frames or returned as a text track.
+"""The captions of one render: the script, timed by the recording, drawn into the frames or returned as a text track.
 
 A decoder process times the script. This module draws, between the engine and the encoder.
 """

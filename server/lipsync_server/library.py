@@ -126,7 +126,7 @@ class Lipsync:
     ) -> RenderOutcome:
         """Render one video to the MP4 file `output`, which appears when it is whole.
 
-                image: a picture, or a video of a face. audio: the recording that the video carries, at its own quality.
+        image: a picture, or a video of a face. audio: the recording that the video carries, at its own quality.
         on_progress: called often, with the stage and the share that is done. cancelled: called often; True raises
         Cancelled. options: preset, resolution, seed, face_index, face_box, and the engine's own options, as in `lipsync
         engines`. format, height, loudness_lufs: docs/formats.md. script and captions: docs/captions.md; SRT and VTT

@@ -1,8 +1,8 @@
-"""The same weights as files of other programs: ComfyUI's and its Wan wrapper's single files, fp8, int8, and GGUF.
+"""Write weights in the layouts of other programs: ComfyUI's and its Wan wrapper's single files, fp8, int8, and GGUF.
 
 Each function takes parameters under their official names in float32 and writes one file. The names come from public
 code (ComfyUI's `convert_old_quants` and `detect_layer_quantization`, comfy-kitchen's int8 layout, ComfyUI-GGUF's
-loader); no published file was read to write them.
+loader); no published file was read.
 """
 
 import json

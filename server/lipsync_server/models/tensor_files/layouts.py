@@ -114,7 +114,7 @@ def _of_one_file(path: Path, entries: Mapping[str, Entry]) -> dict[str, Stored]:
         layer = name.removesuffix(".weight")
         format_of = entries.get(f"{layer}.comfy_quant")
         group = _checked_group(entry, scales.get(name), format_of)
-        # A scale beside a float is a remainder of the conversion and changes nothing in the programs that wrote it.
+        # A scale beside a float weight is left over from the conversion. The programs that wrote it ignore it too.
         stored[name] = Stored(entry, scales.get(name) if entry.dtype in EIGHT_BIT else None, group)
     return stored
 

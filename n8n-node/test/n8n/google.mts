@@ -1,6 +1,6 @@
 /**
  * A stand-in for Google's API on loopback: an HTTPS proxy with a certificate authority of its own that answers the
- * token endpoint and Drive's resumable upload, and keeps what was uploaded.
+ * token endpoint and the resumable uploads of Drive and YouTube, and keeps what was uploaded and changed.
  */
 import { execFileSync } from 'node:child_process';
 import { generateKeyPairSync } from 'node:crypto';
@@ -13,6 +13,8 @@ import { join } from 'node:path';
 export class GoogleStandIn {
 	readonly uploads: Array<{ name: string; mimeType: string; bytes: Buffer; announced: number }> =
 		[];
+	/** The bodies of YouTube's videos.update. */
+	readonly updates: unknown[] = [];
 	readonly hosts = new Set<string>();
 
 	private constructor(
@@ -74,7 +76,10 @@ export class GoogleStandIn {
 		};
 		if (url.pathname.endsWith('/token')) {
 			json({ access_token: 'stand-in', token_type: 'Bearer', expires_in: 3600 });
-		} else if (url.pathname === '/upload/drive/v3/files' && request.method === 'POST') {
+		} else if (
+			/^\/upload\/(drive\/v3\/files|youtube\/v3\/videos)$/.test(url.pathname) &&
+			request.method === 'POST'
+		) {
 			const number = this.uploads.push({
 				name: '',
 				mimeType: String(request.headers['x-upload-content-type'] ?? ''),
@@ -84,6 +89,9 @@ export class GoogleStandIn {
 			json({}, { Location: `https://www.googleapis.com/upload/session/${number - 1}` });
 		} else if (url.pathname.startsWith('/upload/session/')) {
 			this.take(Number(url.pathname.split('/').pop()), request, body, response, json);
+		} else if (url.pathname === '/youtube/v3/videos' && request.method === 'PUT') {
+			this.updates.push(JSON.parse(body.toString()));
+			json({ kind: 'youtube#video' });
 		} else if (request.method === 'PATCH' && url.pathname.startsWith('/drive/v3/files/')) {
 			const upload = this.uploads[Number(url.pathname.split('-').pop())];
 			upload.name = String((JSON.parse(body.toString()) as { name?: string }).name ?? '');

@@ -1,6 +1,7 @@
 /**
  * A stand-in for a language model behind OpenAI's interface, on loopback: it calls the only tool that it is offered, with
- * the arguments that the test says, and then answers with the text that the tool gave.
+ * the arguments that the test says, and then answers with the text that the tool gave. Asked to speak, it gives the
+ * recording of the test.
  */
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -11,6 +12,7 @@ interface Message {
 }
 
 interface Ask {
+	input?: string;
 	stream?: boolean;
 	messages: Message[];
 	tools?: Array<{ function: { name: string; parameters: { properties?: object } } }>;
@@ -21,13 +23,15 @@ export class ModelStandIn {
 	offered: string[] = [];
 	/** The texts that the tool gave back to the model. */
 	readonly answers: string[] = [];
+	/** The texts that it was asked to speak. */
+	readonly spoken: string[] = [];
 
 	private constructor(
 		readonly url: string,
 		private readonly server: Server,
 	) {}
 
-	static async start(toolArguments: object): Promise<ModelStandIn> {
+	static async start(toolArguments: object, recording?: Buffer): Promise<ModelStandIn> {
 		const server = createServer();
 		await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
 		const { port } = server.address() as AddressInfo;
@@ -37,6 +41,11 @@ export class ModelStandIn {
 			request.on('data', (chunk: Buffer) => chunks.push(chunk));
 			request.on('end', () => {
 				const ask = JSON.parse(Buffer.concat(chunks).toString() || '{}') as Ask;
+				if (request.url?.endsWith('/audio/speech')) {
+					model.spoken.push(String(ask.input));
+					response.writeHead(200, { 'Content-Type': 'audio/wav' }).end(recording);
+					return;
+				}
 				const message = model.next(ask, toolArguments);
 				const head = { id: 'answer', model: 'stand-in', created: 1 };
 				const reason = 'tool_calls' in message ? 'tool_calls' : 'stop';

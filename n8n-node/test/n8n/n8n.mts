@@ -240,6 +240,18 @@ export class N8n {
 		}
 	}
 
+	/** Switch it off again. */
+	async deactivate(workflow: Workflow): Promise<void> {
+		const path = `/workflows/${workflow.id}`;
+		const { versionId } = await this.rest<{ versionId: string }>('GET', path);
+		try {
+			await this.rest('POST', `${path}/deactivate`, { versionId });
+		} catch {
+			// n8n 1.x has no such address.
+			await this.rest('PATCH', path, { active: false, versionId });
+		}
+	}
+
 	/** The ended executions of a workflow. */
 	async executionsOf(workflow: Workflow): Promise<Execution[]> {
 		const filter = encodeURIComponent(JSON.stringify({ workflowId: workflow.id }));
@@ -249,6 +261,17 @@ export class N8n {
 		);
 		const over = results.filter(({ status }) => ['success', 'error', 'crashed'].includes(status));
 		return await Promise.all(over.map(async ({ id }) => await this.execution(id)));
+	}
+
+	/** The newest execution of a workflow, whatever its state; empty before the first. */
+	async newestOf(workflow: Workflow): Promise<Execution[]> {
+		const filter = encodeURIComponent(JSON.stringify({ workflowId: workflow.id }));
+		const { results } = await this.rest<{ results: Array<{ id: string; status: string }> }>(
+			'GET',
+			`/executions?filter=${filter}&limit=1`,
+		);
+		const stored = results.filter(({ status }) => status !== 'new' && status !== 'running');
+		return await Promise.all(stored.map(async ({ id }) => await this.execution(id)));
 	}
 
 	async saveCredential(

@@ -5,6 +5,7 @@ import { essentialCases } from './essential.mjs';
 import { sharingCases } from './sharing.mjs';
 import { N8N_1 } from './places.mjs';
 import { Stage } from './stage.mjs';
+import { webhookCases } from './webhook.mjs';
 
 describe('the node in n8n 1.x', { timeout: 900_000 }, () => {
 	let stage: Stage;
@@ -19,4 +20,5 @@ describe('the node in n8n 1.x', { timeout: 900_000 }, () => {
 
 	essentialCases(() => stage);
 	sharingCases(() => stage);
+	webhookCases(() => stage);
 });

@@ -7,14 +7,16 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 
 import { essentialCases } from './essential.mjs';
+import { example as shipped, sendForm } from './example.mjs';
 import { GoogleStandIn, serviceAccount } from './google.mjs';
 import { TOKEN, type LipsyncServer } from './lipsync.mjs';
 import { output, type N8n, type NodeSpec, type Workflow } from './n8n.mjs';
 import { PROVIDER_KEY, ProviderProcess } from '../unit/provider.mjs';
-import { N8N_2, PACKAGE, eventually } from './places.mjs';
+import { N8N_2, eventually } from './places.mjs';
 import { sharingCases } from './sharing.mjs';
 import { Stage } from './stage.mjs';
-import { LIPSYNC, end, fromFiles, line, lipsync, start, write } from './workflows.mjs';
+import { webhookCases } from './webhook.mjs';
+import { end, fromFiles, line, lipsync, start, write } from './workflows.mjs';
 
 interface Rented {
 	id: string;
@@ -89,11 +91,7 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 		};
 		n8n.importAll(
 			[...stage.credentials, serviceAccount(), bearer],
-			[
-				...Object.values(flows),
-				example('2-schedule-tts-to-youtube.json'),
-				example('4-error-branch.json'),
-			],
+			[...Object.values(flows), example('8-error-branch.json')],
 		);
 		await n8n.start();
 	});
@@ -107,6 +105,7 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 
 	essentialCases(() => stage);
 	sharingCases(() => stage);
+	webhookCases(() => stage);
 
 	it('hands the bytes and the name of the video to the next node', async () => {
 		const run = await n8n.runToEnd(flows.poll);
@@ -214,7 +213,7 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 	});
 
 	it('runs the example from a form to a download, without any account but the server', async () => {
-		const waiting = await sendForm(flows.form);
+		const waiting = await sendPair(flows.form);
 		const page = await eventually('the page with the video', async () => {
 			// While the workflow runs, n8n keeps the request open.
 			const answer = await fetch(waiting, { signal: AbortSignal.timeout(5_000) }).catch(() => null);
@@ -259,7 +258,7 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 			const [method, path] = rented.stop.split(' ');
 			const stops = async () =>
 				(await api.calls(method, path)).filter(({ body }) => rented.isStop(body)).length;
-			await sendForm(flow);
+			await sendPair(flow);
 			await eventually('the upload', () =>
 				google.uploads.find(({ name }) => name === 'me-lipsync.mp4'),
 			);
@@ -267,7 +266,7 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 			await eventually('the machine to stop', async () =>
 				(await stops()) === 1 ? true : undefined,
 			);
-			await sendForm(flow, Buffer.from('this is no picture'));
+			await sendPair(flow, Buffer.from('this is no picture'));
 			await eventually('the machine to stop', async () =>
 				(await stops()) === 2 ? true : undefined,
 			);
@@ -310,25 +309,16 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 		assert.ok(options.some(({ value }) => value === 'preview'));
 	});
 
-	/** Press Execute, fill in the form of the first node and send it. Returns the address of the next page. */
-	async function sendForm(flow: Workflow, picture?: Buffer): Promise<string> {
-		const listening = await n8n.rest<{ waitingForWebhook?: boolean }>(
-			'POST',
-			`/workflows/${flow.id}/run`,
-			{ triggerToStartFrom: { name: 'Form' } },
-		);
-		assert.equal(listening.waitingForWebhook, true);
+	/** Send the form of an example with the portrait or another picture. */
+	async function sendPair(flow: Workflow, picture?: Buffer): Promise<string> {
 		const portrait = picture ?? readFileSync(stage.file('one/portrait.jpg'));
-		const inputs = new FormData();
-		inputs.set('field-0', new Blob([new Uint8Array(portrait)], { type: 'image/jpeg' }), 'me.jpg');
 		const recording = readFileSync(stage.file('one/speech.wav'));
-		inputs.set('field-1', new Blob([new Uint8Array(recording)], { type: 'audio/wav' }), 'me.wav');
-		const form = flow.nodes.find(({ name }) => name === 'Form');
-		const address = `${n8n.url}/form-test/${String(form?.webhookId)}`;
-		const answer = await fetch(address, { method: 'POST', body: inputs });
-		const text = await answer.text();
-		assert.ok(answer.ok, text);
-		return (JSON.parse(text) as { formWaitingUrl?: string }).formWaitingUrl ?? '';
+		return await sendForm(
+			n8n,
+			flow,
+			{ name: 'me.jpg', type: 'image/jpeg', bytes: portrait },
+			{ name: 'me.wav', type: 'audio/wav', bytes: recording },
+		);
 	}
 
 	function defineFlows(): void {
@@ -416,7 +406,7 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 			write(join(n8n.files, 'plain.mp4')),
 		);
 		flows.form = example('1-form-to-download.json');
-		flows.disk = example('3-test-to-disk.json', [
+		flows.disk = example('7-test-to-disk.json', [
 			['/files/portrait.jpg', join(n8n.files, 'one/portrait.jpg')],
 			['/files/speech.wav', join(n8n.files, 'one/speech.wav')],
 			['=/files/', `=${n8n.files}/`],
@@ -430,27 +420,13 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 	}
 });
 
-/** A shipped workflow with this test's credentials, and with addresses and paths of this machine. */
+const ACCOUNTS = {
+	'.httpRequest': { httpHeaderAuth: { id: 'bearer', name: 'Bearer' } },
+	'.googleDrive': { googleApi: { id: 'google', name: 'Google' } },
+};
+
 function example(file: string, changes: Array<[string, string]> = []): Workflow {
-	let text = readFileSync(join(PACKAGE, 'workflows', file), 'utf8');
-	for (const [from, become] of changes) {
-		assert.ok(text.includes(from), `${file} has ${from}`);
-		text = text.replaceAll(from, become);
-	}
-	const flow = JSON.parse(text) as Workflow;
-	for (const node of flow.nodes) {
-		if (node.type.endsWith('.lipsync') && node.parameters?.resource !== 'machine') {
-			node.credentials = LIPSYNC;
-		}
-		if (node.type.endsWith('.httpRequest')) {
-			node.credentials = { httpHeaderAuth: { id: 'bearer', name: 'Bearer' } };
-		}
-		if (node.type.endsWith('.googleDrive')) {
-			Object.assign(node.parameters ?? {}, { authentication: 'serviceAccount' });
-			node.credentials = { googleApi: { id: 'google', name: 'Google' } };
-		}
-	}
-	return flow;
+	return shipped(file, changes, ACCOUNTS);
 }
 
 function sha256(bytes: Buffer): string {

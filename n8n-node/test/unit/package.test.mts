@@ -19,7 +19,7 @@ interface Flow {
 		parameters: Record<string, unknown>;
 		credentials?: object;
 	}>;
-	connections: Record<string, { main: Array<Array<{ node: string }>> }>;
+	connections: Record<string, Record<string, Array<Array<{ node: string }>>>>;
 }
 
 const flows = readdirSync(join(PACKAGE, 'workflows')).map((file) => ({
@@ -61,7 +61,7 @@ describe('the package', () => {
 describe('the example workflows', () => {
 	for (const { file, flow } of flows) {
 		it(`${file} uses only fields and choices that the node has`, () => {
-			for (const node of flow.nodes.filter(({ type }) => type === 'n8n-nodes-lipsync.lipsync')) {
+			for (const node of flow.nodes.filter(({ type }) => /\.lipsync(Tool)?$/.test(type))) {
 				for (const [name, value] of Object.entries(node.parameters)) {
 					const fields = new Lipsync().description.properties.filter((each) => each.name === name);
 					assert.ok(fields.length > 0, `${node.name}: there is no field ${name}`);
@@ -74,16 +74,16 @@ describe('the example workflows', () => {
 
 		it(`${file} connects nodes that are there and carries no credentials`, () => {
 			const names = new Set(flow.nodes.map(({ name }) => name));
-			for (const [from, { main }] of Object.entries(flow.connections)) {
-				for (const { node } of main.flat())
+			for (const [from, outputs] of Object.entries(flow.connections)) {
+				for (const { node } of Object.values(outputs).flat(2))
 					assert.ok(names.has(from) && names.has(node), `${from} -> ${node}`);
 			}
 			assert.ok(flow.nodes.every(({ credentials }) => credentials === undefined));
 		});
 	}
 
-	it('are five with different ids', () => {
-		assert.equal(new Set(flows.map(({ flow }) => flow.id)).size, 5);
+	it('are eight with different ids', () => {
+		assert.equal(new Set(flows.map(({ flow }) => flow.id)).size, 8);
 	});
 });
 

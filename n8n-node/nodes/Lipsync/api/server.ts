@@ -9,15 +9,22 @@ import {
 	NodeOperationError,
 	type IDataObject,
 	type IExecuteFunctions,
+	type IHookFunctions,
 	type IHttpRequestOptions,
 	type ILoadOptionsFunctions,
 	type IPollFunctions,
+	type IWebhookFunctions,
 } from 'n8n-workflow';
 
 import { serverAddress } from '../../../credentials/LipsyncApi.credentials';
 
-/** The functions that n8n gives to an execution, to a drop-down list, or to a trigger. */
-export type Context = IExecuteFunctions | ILoadOptionsFunctions | IPollFunctions;
+/** The functions that n8n gives to an execution, to a drop-down list, to a trigger or to a webhook. */
+export type Context =
+	| IExecuteFunctions
+	| IHookFunctions
+	| ILoadOptionsFunctions
+	| IPollFunctions
+	| IWebhookFunctions;
 
 export interface Server<C extends Context = Context> {
 	context: C;

@@ -14,6 +14,8 @@ export interface JobResult {
 	seconds_per_second: number;
 	seed: number;
 	warnings: string[];
+	/** Only of a video that the server was asked to check; the score is null where the check cannot judge. */
+	quality?: { score: number | null } | null;
 }
 
 export interface JobCost {

@@ -2,7 +2,12 @@
  * Downloads a finished video into n8n's binary store, checks its length, and marks the job as collected.
  * "Collected" means that the server may delete the video.
  */
-import type { IBinaryData, IExecuteFunctions, IPollFunctions } from 'n8n-workflow';
+import type {
+	IBinaryData,
+	IExecuteFunctions,
+	IPollFunctions,
+	IWebhookFunctions,
+} from 'n8n-workflow';
 
 import { pause, send, type ByteStream } from '../api/client';
 import { asNodeError, isConnectionLost, messageOf, outOfTime, truncated } from '../api/errors';
@@ -11,7 +16,7 @@ import type { Server } from '../api/server';
 import type { Job } from '../api/types';
 import { jobPath } from './watch';
 
-type Storing = IExecuteFunctions | IPollFunctions;
+type Storing = IExecuteFunctions | IPollFunctions | IWebhookFunctions;
 
 const MOST_TRIES = 4;
 const PAUSE_MS = 2_000;

@@ -17,6 +17,8 @@ const SIMPLE_RESULT = [
 	'warnings',
 	'video_url',
 	'expires_at',
+	// Only of a video that the server was asked to check.
+	'quality_score',
 ];
 const SIMPLE_STATUS = [
 	'job_id',
@@ -114,6 +116,7 @@ function result(job: Job, url: string): IDataObject {
 		video_url: url,
 		stored_url: job.links.stored,
 		expires_at: job.expires_at,
+		...(made?.quality ? { quality_score: made.quality.score } : {}),
 	};
 }
 

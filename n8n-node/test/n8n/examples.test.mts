@@ -1,0 +1,192 @@
+/** The shipped workflows inside a real n8n, up to the stand-ins of the services that they call. */
+import assert from 'node:assert/strict';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+
+import { example, sendForm } from './example.mjs';
+import { GoogleStandIn } from './google.mjs';
+import { ModelStandIn } from './model.mjs';
+import { output } from './n8n.mjs';
+import { N8N_1, N8N_2, eventually } from './places.mjs';
+import { Stage } from './stage.mjs';
+import { TelegramStandIn } from './telegram.mjs';
+
+const N_ROWS = 20;
+/** Rows of the table whose picture or recording is none. */
+const BAD_ROWS = [4, 11, 17];
+
+for (const [version, program] of Object.entries({ '2.x': N8N_2, '1.x': N8N_1 })) {
+	describe(`the examples in n8n ${version}`, { timeout: 900_000 }, () => {
+		const certificates = mkdtempSync(join(tmpdir(), 'lipsync-google-'));
+		let stage: Stage;
+		let google: GoogleStandIn;
+		let model: ModelStandIn;
+
+		before(async () => {
+			google = await GoogleStandIn.start(certificates);
+			stage = await Stage.set(program, {
+				HTTPS_PROXY: google.url,
+				NODE_EXTRA_CA_CERTS: google.authority,
+				N8N_DEFAULT_BINARY_DATA_MODE: 'filesystem',
+			});
+			model = await ModelStandIn.start(
+				{
+					Image_URL: `${stage.web.url}/portrait.jpg`,
+					Audio_URL: `${stage.web.url}/speech.wav`,
+				},
+				readFileSync(stage.file('one/speech.wav')),
+			);
+			stage.n8n.importAll(stage.credentials, []);
+			await stage.n8n.start();
+		});
+
+		after(async () => {
+			await stage?.clear();
+			google?.stop();
+			model?.stop();
+			rmSync(certificates, { recursive: true, force: true });
+		});
+
+		const openAi = async () => ({
+			openAiApi: await stage.n8n.saveCredential('OpenAI', 'openAiApi', {
+				apiKey: 'none',
+				url: model.url,
+			}),
+		});
+
+		it('speaks a text, makes the video with captions, and publishes it as synthetic on YouTube', async () => {
+			const { n8n, web } = stage;
+			const youTube = {
+				youTubeOAuth2Api: await n8n.saveCredential('YouTube', 'youTubeOAuth2Api', {
+					clientId: 'id',
+					clientSecret: 'secret',
+					oauthTokenData: { access_token: 'stand-in', token_type: 'Bearer', expires_in: 3600 },
+				}),
+			};
+			const flow = example(
+				'2-schedule-tts-to-youtube.json',
+				[['https://example.com/portrait.jpg', `${web.url}/portrait.jpg`]],
+				{ '.openAi': await openAi(), '.youTube': youTube, '.httpRequest': youTube },
+			);
+			const run = await n8n.tryOut(flow);
+			assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
+			assert.deepEqual(model.spoken, ['Good morning! Here is what matters today.']);
+			const [item] = output(run, 'Lipsync');
+			const [upload] = google.uploads;
+			assert.equal(upload.bytes.length, item.json.size_bytes);
+			assert.equal(upload.mimeType, 'video/mp4');
+			const srt = await stage.server.fetch(`/v1/jobs/${String(item.json.job_id)}/captions.srt`);
+			assert.match((await srt.text()).replaceAll(/\s+/g, ' '), /Good morning!/);
+			assert.deepEqual(google.updates, [
+				{ id: 'file-0', status: { privacyStatus: 'private', containsSyntheticMedia: true } },
+			]);
+		});
+
+		it('answers a voice note with a talking picture, and everything else with a sentence', async () => {
+			const { n8n, web, file } = at(stage);
+			const bot = await TelegramStandIn.start(readFileSync(file('one/speech.wav')));
+			try {
+				const telegramApi = await n8n.saveCredential('Telegram', 'telegramApi', {
+					accessToken: '1:token',
+					baseUrl: bot.url,
+				});
+				const flow = await n8n.save(
+					example(
+						'3-telegram-voice-note.json',
+						[['https://example.com/portrait.jpg', `${web.url}/portrait.jpg`]],
+						{ '.telegram': { telegramApi }, '.telegramTrigger': { telegramApi } },
+					),
+				);
+				await n8n.activate(flow);
+				await bot.send({ voice: { file_id: 'voice-1' } });
+				const sent = await eventually('the video', () => bot.videos[0]);
+				assert.ok(sent.includes('talking.mp4') && sent.includes('ftyp'));
+				await bot.send({ text: 'Hello' });
+				await eventually('the answer', () => bot.messages[0]);
+				assert.match(bot.messages[0], /^Send me a voice note/);
+				assert.equal(bot.videos.length, 1);
+				await n8n.deactivate(flow);
+			} finally {
+				bot.stop();
+			}
+		});
+
+		it(`makes ${N_ROWS} rows of a table, and reports the bad ones beside the good ones`, async () => {
+			const { n8n, web } = stage;
+			const rows = Array.from({ length: N_ROWS }, (_, i) => {
+				const picture = BAD_ROWS.includes(i) ? 'no-picture.jpg' : 'portrait.jpg';
+				return `row-${i},${web.url}/${picture},${web.url}/speech.wav`;
+			});
+			const table = Buffer.from(['name,picture_url,recording_url', ...rows].join('\n'));
+			const flow = await n8n.save(example('4-batch-from-table.json'));
+			await sendForm(n8n, flow, { name: 'table.csv', type: 'text/csv', bytes: table });
+			const waiting = await eventually(
+				'the report',
+				async () => {
+					const [newest] = await n8n.newestOf(flow);
+					if (newest?.status === 'error') throw new Error(JSON.stringify(newest.data.resultData));
+					return newest !== undefined && output(newest, 'Report').length > 0 ? newest : undefined;
+				},
+				600,
+			);
+			const good = output(waiting, 'Good Row').map(({ json }) => json);
+			const bad = output(waiting, 'Bad Row').map(({ json }) => json);
+			assert.deepEqual(
+				bad.map(({ name }) => name),
+				BAD_ROWS.map((i) => `row-${i}`),
+			);
+			for (const { result, what_to_do } of bad) {
+				assert.match(String(result), /picture|read/i);
+				assert.ok(String(what_to_do).length > 10);
+			}
+			assert.equal(good.length, N_ROWS - BAD_ROWS.length);
+			assert.deepEqual(
+				good.map(({ name }) => name),
+				rows.map((_, i) => `row-${i}`).filter((_, i) => !BAD_ROWS.includes(i)),
+			);
+			for (const { link } of good.slice(0, 3))
+				assert.equal((await fetch(String(link))).headers.get('content-type'), 'video/mp4');
+			const [report] = output(waiting, 'Report');
+			const text = (await n8n.binary(report.binary?.data)).toString();
+			assert.equal(text.trim().split('\n').length, N_ROWS + 1, text);
+			assert.equal(report.binary?.data.fileName, 'report.csv');
+		});
+
+		it('lets an agent make a video in a chat, and answer with the link', async () => {
+			const { n8n } = stage;
+			const flow = await n8n.save(
+				example('6-agent-tool.json', [], { '.lmChatOpenAi': await openAi() }),
+			);
+			const said = { sessionId: 's', action: 'sendMessage', chatInput: 'Make a video' };
+			const { executionId } = await n8n.rest<{ executionId: string }>(
+				'POST',
+				`/workflows/${flow.id}/run`,
+				{
+					triggerToStartFrom: {
+						name: 'Chat',
+						data: {
+							startTime: 0,
+							executionTime: 0,
+							executionIndex: 0,
+							executionStatus: 'success',
+							source: [],
+							data: { main: [[{ json: said }]] },
+						},
+					},
+					workflowData: { ...flow, pinData: {} },
+				},
+			);
+			const run = await n8n.ended(executionId);
+			assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
+			const link = /"link":\s*"([^"]+)"/.exec(String(output(run, 'Agent')[0].json.output))?.[1];
+			const answer = await fetch(String(link));
+			assert.equal(answer.headers.get('content-type'), 'video/mp4');
+		});
+	});
+}
+
+function at(stage: Stage) {
+	return { n8n: stage.n8n, web: stage.web, file: (name: string) => stage.file(name) };
+}

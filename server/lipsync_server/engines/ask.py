@@ -1,8 +1,8 @@
-"""A caller's wishes for a video, as one value that travels from the border to the engine.
+"""The prompt and options of a caller, as one value from the border to the engine.
 
-HTTP, n8n and the command line all make an `Ask`; it is stored with the job and handed to the worker, where
+HTTP, n8n and the command line all make an `Ask`. The `Ask` is stored with the job and passed to the worker, where
 engines/options.py turns it into the engine's own options. Pydantic checks it once, when it is made. Imports no numpy,
-so that `lipsync --help` stays quick.
+so that `lipsync --help` is fast.
 """
 
 from typing import Annotated, Literal
@@ -29,8 +29,8 @@ class Ask(CaptionWishes, CheckWishes, FormatWishes):
     """A prompt and options as the caller gave them; None stands for an option that was left out.
 
     Several engines understand `preset` to `face_box`; an engine without them ignores them with a warning. `options` are
-    for one engine, which refuses an option that it does not have. Wishes about captions, check and format concern the
-    finished video, whatever the engine.
+    for one engine, which refuses an option that it does not have. The options about captions, check and format concern
+    the finished video, with every engine.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

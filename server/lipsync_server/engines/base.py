@@ -1,7 +1,7 @@
 """The engine interface: an engine's input (RenderRequest), its output (batches of frames) and its reports.
 
-Knows numpy and pydantic. Does not know HTTP, jobs, files' formats (media/ decodes before an engine sees anything) or
-who runs it (workers/ does).
+Knows numpy and pydantic. Does not know HTTP, jobs, the formats of files (media/ decodes them before an engine gets
+arrays), or the worker that runs it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -39,11 +39,10 @@ Box = Annotated[ask.Box, AfterValidator(_spans_an_area)]
 class EngineOptions(BaseModel):
     """Options that every engine understands. An engine's own options model extends this one.
 
-    Boxes are (left, top, right, bottom) in pixels of the upright picture, after its EXIF orientation.
-    reads_prompt: whether the engine makes use of a prompt. quality_note: a sentence that goes with every video of this
-    engine, "" for none. seed_moves_mouth: whether another seed gives another movement of the mouth; without that a
-    second attempt after a bad check would be no better. effects: the effect of each option on speed and quality, for
-    docs/options.md.
+    Boxes are (left, top, right, bottom) in pixels of the upright picture, after its EXIF orientation. reads_prompt:
+    whether the engine uses a prompt. quality_note: a warning for every video of this engine, "" for none.
+    seed_moves_mouth: whether another seed gives another movement of the mouth. If not, a second attempt after a bad
+    check would be no better. effects: the effect of each option on speed and quality, for docs/options.md.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -97,14 +96,15 @@ class RenderRequest:
 
 
 def n_frames_for(duration_s: float, fps: int = FPS) -> int:
-    """Frames needed to cover `duration_s`; at least one. A millionth of a frame of float noise is forgiven."""
+    """Number of frames that cover `duration_s`, at least one. A rounding error of a millionth of a frame is ignored."""
     return max(1, int(np.ceil(duration_s * fps - 1e-6)))
 
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """A place from which an interrupted render can go on: `n_frames` frames are final and stored, and `state` is the
-    engine's state after them."""
+    """A place from which an interrupted render can continue.
+
+    `n_frames` frames are final and stored, and `state` is the engine's state after them."""
 
     n_frames: int
     state: State
@@ -120,11 +120,14 @@ class RenderContext(Protocol):
     frames are already stored: the engine yields from there on."""
 
     def progress(self, stage: str, done: float, total: float, note: str = "") -> None:
-        """Report `done` of `total` within `stage` ("load", "preprocess", "generate", "encode"). Cheap; call freely.
+        """Report `done` of `total` within `stage` ("load", "preprocess", "generate", "encode"). Fast, so call it often.
         `note` is a short human text, for example "window 3 of 12, step 5 of 8"."""
 
     def cancelled(self) -> bool:
-        """True once the job is to stop. An engine checks at least once a denoising step and raises errors.Cancelled."""
+        """Whether the job has to stop.
+
+        An engine checks this at least once a denoising step, and raises errors.Cancelled.
+        """
 
     def warn(self, message: str) -> None:
         """Attach a sentence to the result that the caller should read (a strong profile, a shortened option)."""
@@ -156,8 +159,8 @@ class Engine(Protocol):
     def generate(self, request: RenderRequest, context: RenderContext) -> Iterator[Frames]:
         """Yield uint8 RGB batches (n, height, width, 3) at request.fps, in order, as soon as they are final.
 
-        A batch belongs to the caller once it is yielded: it must not be written to again, for it is encoded meanwhile.
-        Height and width are even and the same in every batch. Exactly request.n_frames frames in all (less the
+        A batch belongs to the caller once it is yielded. The engine must not write to it again, because it is being
+        encoded. Height and width are even and the same in every batch. Exactly request.n_frames frames in all (less the
         resume point's). Memory does not grow with the number of frames."""
 
     def close(self) -> None:
@@ -168,8 +171,8 @@ class Engine(Protocol):
 class EngineInfo:
     """The description of an engine, made without loading the engine or importing torch; GET /v1/engines serves it.
 
-    `available` is False with a `reason` that says what to do when weights or hardware are missing. by_auto: whether
-    `auto` may take this engine; False where a person has to choose it by name, for example because of a licence."""
+    `available` is False if weights or hardware are missing; `reason` then says what to do. by_auto: whether `auto` may
+    choose this engine; False if a person has to choose it by name, for example because of a licence."""
 
     name: str
     title: str

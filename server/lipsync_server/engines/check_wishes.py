@@ -1,4 +1,4 @@
-"""A caller's wishes about the check of the finished video. Part of engines/ask.py; imports pydantic only."""
+"""The caller's options about the check of the finished video. Part of engines/ask.py; imports pydantic only."""
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -6,7 +6,10 @@ MAX_RETRIES = 3
 
 
 class CheckWishes(BaseModel):
-    """None stands for a wish that was left out: the video is checked where that costs under 5 % of the render."""
+    """The options about the check.
+
+    None: not given; the video is checked if that takes under 5 % of the render's time.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -32,5 +35,5 @@ class CheckWishes(BaseModel):
 
     @property
     def wants_check(self) -> bool | None:
-        """Whether the video is checked; None where the cost decides."""
+        """Whether the video is checked; None if the cost decides."""
         return True if self.retries_below is not None else self.check

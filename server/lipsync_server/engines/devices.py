@@ -1,7 +1,8 @@
-"""Which device an engine runs on: one rule for all engines.
+"""Choose the device of an engine: one rule for all engines.
 
-`auto` takes the best card that is large enough for the engine, and the CPU where no card is. A device that the owner
-named is taken as named. Knows the cards of hardware.py; each engine says how much memory it needs. Imports no torch.
+`auto` chooses the best card that is large enough for the engine, or the CPU if there is no card. A device that the
+owner named is used in any case. Knows the cards of hardware.py; each engine states the memory that it needs. Imports no
+torch.
 """
 
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ _GIB = 2**30
 class Device:
     """A device under torch's name ("cpu", "cuda:1").
 
-    gpu: the card, None on the CPU and for a card that this machine does not have. too_small: where `auto` found cards
-    but none that is large enough, the best of them, for the message that says so.
+    gpu: the card, None on the CPU and for a card that this machine does not have. too_small: the best card, if `auto`
+    found cards but none is large enough; the message names it.
     """
 
     name: str
@@ -45,9 +46,9 @@ def choose_device(wanted: str, *, least_bytes: int) -> Device:
 
 
 def why_no_card(device: Device, *, title: str, least_bytes: int, needs: str, instead: str) -> str | None:
-    """Why the card of `device` does not do for an engine, as a sentence for people, or None.
+    """Why the card of `device` is not enough for an engine, as a sentence for people, or None.
 
-    needs: the memory that the engine wants, in the words of shops ("8 GB"). instead: the engines that do with less.
+    needs: the memory that the engine needs, as shops write it ("8 GB"). instead: the engines that need less.
     """
     gpu = device.gpu or device.too_small
     if gpu is None:
@@ -59,7 +60,7 @@ def why_no_card(device: Device, *, title: str, least_bytes: int, needs: str, ins
 
 
 def _rank(gpu: Gpu) -> tuple[int, int, int, int]:
-    """Sort key, best first: memory in whole GiB, then the newer generation, then the card that comes first.
+    """Sort key, best first: memory in whole GiB, then the newer generation, then the lower index.
 
     Whole GiB, because cards that are sold with the same memory differ by a few MiB.
     """

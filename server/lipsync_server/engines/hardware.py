@@ -64,7 +64,7 @@ def cpu_name() -> str:
 
 
 def _from_nvml() -> list[Gpu] | None:
-    """GPUs as NVML lists them; None when NVML cannot be asked."""
+    """The GPUs that NVML lists; None if NVML is missing."""
     try:
         nvml = importlib.import_module("pynvml")
         nvml.nvmlInit()

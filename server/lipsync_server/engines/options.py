@@ -1,7 +1,7 @@
-"""The one place where a caller's wishes become the options of one engine: defaults, checks, errors, ignored wishes.
+"""Turn an `Ask` into the options of one engine: defaults, checks, errors, and warnings for ignored options.
 
-HTTP, the worker and the command line all come here, so a wrong option is answered with the same sentence everywhere.
-Knows the interface of options models; each engine's own model says which options it has.
+HTTP, the worker and the command line all use this module, so a wrong option gives the same sentence everywhere. Knows
+the interface of options models. The model of each engine defines the options of that engine.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _DEFAULT_IN_SETTINGS = ("preset", "resolution", "steps")
 
 @dataclass(frozen=True)
 class Chosen:
-    """An engine's options, and a sentence for each wish that this engine ignores."""
+    """An engine's options, and a sentence for each option of the caller that this engine ignores."""
 
     options: EngineOptions
     ignored: tuple[str, ...]

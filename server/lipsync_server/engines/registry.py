@@ -1,4 +1,4 @@
-"""The list of engines: which of them can run here, and which one `auto` chooses.
+"""The list of engines: whether each can run here, and the choice of `auto`.
 
 An engine is a package with three modules: `options` (class Options), `info` (describe) and `engine` (create). Only
 create() imports `engine`, so describing engines never loads torch or a model. To add one, add its folder and a line in

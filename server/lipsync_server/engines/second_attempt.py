@@ -1,4 +1,4 @@
-"""Runs a step of a job; when the GPU's memory runs out, frees memory and runs the step once more.
+"""Run a step of a job; if the GPU's memory runs out, free memory and run the step once more.
 
 The memory of a job is planned before its model is loaded. Other programs on the card, and free memory in pieces too
 small to use, can make that plan fail while the job runs. The engine then makes room in its own way (`Room.make`), and
@@ -59,7 +59,7 @@ def frames_with_room(step: Callable[[int], Generator[Frames, None, T]], room: Ro
                 yield batch
     except RuntimeError as error:
         failure = _in_words(error, room)
-    # Outside of the handler, as above.
+    # Outside of the handler, for the same reason as in with_room.
     with _second_attempt(room, failure):
         return (yield from step(n_sent))
 

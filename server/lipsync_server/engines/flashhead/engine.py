@@ -32,7 +32,7 @@ class FlashHeadEngine:
         return self._models
 
     def load(self, report: Report = no_report) -> None:
-        """Load the variant whose files are here, pro where both are; idempotent."""
+        """Load the variant whose files are here, pro if both are. A second call does nothing."""
         if self._models is None:
             models = Models(self._settings)
             with_room(lambda: models.load(None, report), room_for(models.make_room))

@@ -12,7 +12,7 @@ from lipsync_server.settings import EngineSettings
 
 _PACKAGES = ("torch", "transformers", "diffusers", "safetensors", "pyloudnorm")
 _GIB = 2**30
-# A card that is sold with 8 GB, less what its driver keeps.
+# The usable memory of a card that is sold with 8 GB; the driver keeps the rest.
 _LEAST_GPU_BYTES = int(7.4 * _GIB)
 # Smaller model files belong to a test's tiny model, which runs on any device.
 _TINY_BYTES = _GIB // 4
@@ -32,7 +32,7 @@ def describe(settings: EngineSettings) -> EngineInfo:
         device=device.name,
         presets=("quality", "balanced", "fast"),
         options_schema=Options.model_json_schema(),
-        # Lite's VAE has a licence that a person must have seen.
+        # Lite's VAE has a licence that a person must have read.
         by_auto=variant != "lite",
     )
 

@@ -41,14 +41,14 @@ RAN_OUT = "The GPU's memory ran out once; the job went on with the model's weigh
 
 
 def room_for(make: Callable[[], bool]) -> Room:
-    """Room for a job. make: rounds the weights to 8 bits, which frees 1.4 GB."""
+    """The Room of a job: after GPU memory ran out, its weights are rounded to 8 bits, which frees 1.4 GB."""
     return Room(make, "while FlashHead was at work", ("variant lite", "a GPU with 8 GB or more"))
 
 
 Step = Callable[[int], Generator[Frames, None, Tensor | None]]
-"""A window: called with the number of its frames that were sent already; yields the others."""
+"""One window. Called with the number of its frames that were already yielded; yields the other frames."""
 Enhance = Callable[[Tensor], Tensor]
-"""Squares (n, 3, 512, 512) in [0, 1] to the same, restored."""
+"""Restores faces: squares (n, 3, 512, 512) in [0, 1] to squares of the same shape."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class Job:
         )
 
     def _speech(self, plan: Schedule) -> SpeechEmbedding:
-        """The whole recording, with silence to the end of the last window, at its own loudness."""
+        """The features of the whole recording, at its own loudness, with silence to the end of the last window."""
         stop_if_cancelled(self._context)
         self._context.progress("preprocess", 2, 4, "listening to the sound")
         heard = plan.heard[0]
@@ -169,7 +169,7 @@ class Job:
         return SpeechEmbedding(self._models.sound, track, heard)
 
     def _placing(self, square: _Square) -> Place:
-        """From the loop's frames (3, n, 512, 512) in [-1, 1] to the video's."""
+        """Return the function from the loop's frames (3, n, 512, 512) in [-1, 1] to the video's frames."""
         options, crop = self._options, square.crop
         restore: Enhance | None = self._models.enhancer() if options.enhance else None
         self._context.progress("preprocess", 3, 4, "preparing the picture")
@@ -205,7 +205,7 @@ class Job:
     # 4 frames
 
     def _repeatable(self, window: Step, generator: torch.Generator) -> Step:
-        """A window as a step that can begin again: `window` with the random numbers that it had at first."""
+        """A window as a step that can be repeated: each attempt starts with the same random numbers."""
         random = generator.get_state()
 
         def attempt(n_sent: int) -> Generator[Frames, None, Tensor | None]:
@@ -225,13 +225,14 @@ class Job:
         placing: Placing,
         n_sent: int,
     ) -> Generator[Frames, None, Tensor | None]:
-        """Yield the window's new frames, without the first `n_sent`; return the latents that the next window begins
-        with, None after the last."""
+        """Yield the window's new frames, without the first `n_sent`.
+
+        Returns the latents with which the next window begins; None after the last window."""
         audio = speech.gather(plan.audio_indices(window))
         latents = loop.denoise(audio, known, lambda step: self._report(plan, window, step))
         is_last = window is plan.windows[-1]
         tail: list[Tensor] = []
-        # Frames that are being placed while the GPU decodes the next ones.
+        # The previous frames are placed into the picture while the GPU decodes the next ones.
         placed: deque[Callable[[], Frames]] = deque()
         position = 0
         for decoded in loop.decode(latents):

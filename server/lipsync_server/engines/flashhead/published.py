@@ -24,8 +24,11 @@ _WEIGHTS = "diffusion_pytorch_model"
 
 @dataclass(frozen=True)
 class PublishedFiles:
-    """The files of one variant. model: folder of the transformer. vae: Wan's .pth, or the folder of the LTX VAE.
-    sound: folder of the speech encoder."""
+    """The files of one variant.
+
+    model: folder of the transformer. vae: Wan's .pth, or the folder of the LTX VAE. sound: folder of the speech
+    encoder.
+    """
 
     variant: Variant
     model: Path
@@ -64,9 +67,9 @@ def find_files(settings: EngineSettings, variant: Variant) -> PublishedFiles:
 
 
 def choose_files(settings: EngineSettings, variant: Variant | None) -> PublishedFiles:
-    """The files of the variant that was asked for; with None pro, or lite where only lite was downloaded.
+    """The files of the requested variant; for None the files of pro, or of lite if only lite was downloaded.
 
-    Raises WeightsError about the variant asked for, or about pro.
+    Raises WeightsError about the requested variant, or about pro.
     """
     if variant is not None:
         return find_files(settings, variant)
@@ -80,5 +83,5 @@ def choose_files(settings: EngineSettings, variant: Variant | None) -> Published
 
 
 def _first(*paths: Path) -> Path:
-    """The first path at which there is something, else the first."""
+    """The first path that exists, else the first path."""
     return next((path for path in paths if path.exists()), paths[0])

@@ -1,6 +1,6 @@
 """Engine `infinitetalk`: one or two talking people with InfiniteTalk's weights on Wan2.1-I2V-14B, or with FlashTalk's.
 
-Where to find and change each part:
+Contents:
 
     the order of a job                    job.py, in six chapters; video/run_window.py for one window
     guidance (prompt, sound, APG)         video/guidance.py; its numbers and presets are in options.py

@@ -26,7 +26,7 @@ USED = (
 def wants_flashtalk(settings: EngineSettings, options: Options, *, people: People, still: bool) -> bool:
     """Whether a job runs on FlashTalk's weights.
 
-    True when the caller asks for them, for a preset of few steps where the files are here, and where no others are.
+    True if the caller names FlashTalk, if a preset of few steps can use its files, or if there are no other files.
 
     still: the picture is no video; on videos FlashTalk is poor. Raises InvalidInput when the caller asks for FlashTalk
     and for something that FlashTalk cannot do, WeightsError when its files are missing.

@@ -224,7 +224,7 @@ def _join(settings: EngineSettings, rank: int, n_processes: int, meeting: Path) 
 
 
 def _part(settings: EngineSettings) -> None:
-    """Leave the group alone: the others were killed, perhaps in the middle of what was under way with this process."""
+    """Leave the group without an exchange: the other processes were killed, perhaps in the middle of one."""
     if settings.device != "cpu":
         world = dist.group.WORLD
         assert world is not None

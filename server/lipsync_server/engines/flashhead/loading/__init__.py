@@ -1,1 +1,1 @@
-"""Loads the published files into models on a device. models.py is the entrance."""
+"""Load the published files into models on a device. Use models.py."""

@@ -1,7 +1,7 @@
-"""Write the transformer in bfloat16 once: 3.0 GB to read at each start in place of 6.0 GB.
+"""Write the transformer in bfloat16 once, so that each start reads 3.0 GB and not 6.0 GB.
 
-The published file is float32 and the model computes in bfloat16, so the copy loses nothing. It lies beside the
-published file, appears by rename, and leaves out the layers that nothing reads. Knows files; computes nothing.
+The published file is float32 and the model computes in bfloat16, so the copy loses no accuracy. The copy is beside the
+published file, appears by a rename, and lacks the layers that the model does not have. Knows files; computes nothing.
 """
 
 import logging
@@ -23,7 +23,7 @@ from lipsync_server.errors import WeightsError
 from lipsync_server.models.tensor_files.writer import appears_whole, write_tensors
 
 log = logging.getLogger(__name__)
-# Bytes of the disk that stay free for other files.
+# Disk space in bytes that stays free for other files.
 _SPARE_BYTES = 8 * 10**9
 # A copy of a smaller file would save no noticeable time.
 _WORTH_BYTES = 10**9
@@ -54,7 +54,7 @@ def convert(folder: Path) -> Path:
 
 
 def keep_converted(folder: Path) -> None:
-    """`convert`, where the published file is large and the disk has room; a failure is only logged."""
+    """Call `convert` if the published file is large and the disk has space. A failure is only logged."""
     try:
         files = weight_files(folder)
         wide = any(entry.dtype == "F32" for entry in files.entries.values())

@@ -1,7 +1,7 @@
 """The loaded models of one process: one variant's transformer and VAE, and the sound encoder.
 
-One variant is held at a time; a job for the other one has it loaded instead. Knows files and devices. Does not know
-windows or requests.
+One variant is loaded at a time. A job for the other variant replaces it. Knows files and devices. Does not know windows
+or requests.
 """
 
 import gc
@@ -42,7 +42,8 @@ class Models:
             )
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self._compiles = settings.compile and self.device.type == "cuda"
-        # 16 bits fit every card from 8 GB on, so that 8 bits are for who asks, or for memory that runs out.
+        # 16-bit weights fit on every card from 8 GB on. 8 bits are used if the owner sets them, or after memory ran
+        # out.
         self._kind: EightBit | None = settings.quant if settings.quant in ("int8", "fp8") else None
         self._files: PublishedFiles | None = None
         self._transformer: FlashHeadTransformer | None = None
@@ -66,7 +67,7 @@ class Models:
         return self._sound
 
     def load(self, variant: Variant | None, report: Report) -> None:
-        """Load the models of a job of `variant`; returns at once when they are loaded already."""
+        """Load the models of `variant`. Returns at once if they are already loaded."""
         files = choose_files(self._settings, variant)
         if self._files == files:
             return
@@ -91,7 +92,10 @@ class Models:
         log.info("FlashHead %s on %s; %s; %s", files.variant, self.device, self._transformer.attention, how)
 
     def make_room(self) -> bool:
-        """After GPU memory ran out: hold the weights in 8 bits, which frees 1.4 GB. False where they are already."""
+        """After GPU memory ran out: round the weights to 8 bits, which frees 1.4 GB.
+
+        False if they are already rounded.
+        """
         if self._kind is not None:
             return False
         self._kind = _SMALLER
@@ -102,7 +106,7 @@ class Models:
         return True
 
     def _speed_up(self, transformer: FlashHeadTransformer) -> str:
-        """Round the weights where that is wanted, then fuse or compile the blocks; returns the line for the log."""
+        """Round the weights if the settings say so, then fuse or compile the blocks. Returns the line for the log."""
         weights = "16-bit weights"
         if self._kind is not None:
             transformer.round_weights(self._kind)

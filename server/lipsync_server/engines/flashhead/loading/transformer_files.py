@@ -1,8 +1,8 @@
-"""Loading FlashHead's transformer from its published folder: 843 float32 tensors in one file, or in shards.
+"""Load FlashHead's transformer from its published folder: 843 float32 tensors in one file, or in shards.
 
-The file holds layers of the text-to-video model that it began as (text and audio embeddings that nothing reads); they
-are skipped. Everything is checked from the header before the first tensor is read. Does not know how the model
-computes.
+The file also has layers of the text-to-video model from which FlashHead was trained (text and audio embeddings). The
+model does not have these layers, so they are skipped. All names and shapes are checked from the header before the first
+tensor is read. Does not know how the model computes.
 """
 
 from collections.abc import Callable, Iterable
@@ -26,7 +26,7 @@ Progress = Callable[[int, int], None]
 
 
 def weight_files(folder: Path) -> WeightFiles:
-    """The transformer's file or shards in `folder`; our bfloat16 copy when there is one, as it is half the reading."""
+    """The transformer's file or shards in `folder`; our bfloat16 copy if there is one, because it is half as large."""
     converted = folder / CONVERTED
     if converted.is_file():
         return WeightFiles([converted])
@@ -105,7 +105,8 @@ def fill_transformer(
     """A model from official names and float tensors of the official shapes; unused tensors are skipped."""
     device = torch.device(device)
     with torch.device("meta"):
-        # In its own type before it has memory: float32 would take 6 GB for a moment, which a card of 8 GB lacks.
+        # The type is set before the model has memory. In float32 it would need 6 GB for a moment, too much for a card
+        # of 8 GB.
         model = nn.Module.to(FlashHeadTransformer(config), dtype=dtype)
     model.to_empty(device=device)
     modules = dict(model.named_modules())

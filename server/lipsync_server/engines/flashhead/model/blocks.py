@@ -1,7 +1,7 @@
 """One block of the FlashHead transformer: self-attention, attention to the sound, feed-forward.
 
-Wan's block without text and picture: the sound takes the place of the text, and each latent frame attends to its own
-sound only. `forward` is the plain form; `fast_forward` computes the same on an NVIDIA GPU in fused passes. Tokens are
+The block is Wan's, without text and picture. Sound replaces the text, and each latent frame attends to its own sound
+only. `forward` is the plain form; `fast_forward` computes the same on an NVIDIA GPU in fused passes. Tokens are
 unbatched: x is (N, D), float32 or bfloat16, with N = T * S, frame-major (T latent frames of S tokens, D model width).
 """
 
@@ -81,7 +81,7 @@ def why_not_fast(block: Block, device: torch.device) -> str | None:
 def fast_forward(
     block: Block, pending: Pending, e0: Tensor, sound: KeysValues, rope: RotaryTable, attention: Attention
 ) -> Pending:
-    """One block: takes and returns hidden states (N, D) with an update that is still to be added (`Pending`).
+    """One block. Takes and returns hidden states (N, D) with an update that is not yet added (`Pending`).
 
     e0: (1, 6, D) float32, the timestep's shifts, scales and gates. The first fused kernel of the next block adds the
     pending update in the same pass over memory.

@@ -1,7 +1,7 @@
 """The sizes of a FlashHead transformer: from its config.json, and from the shapes in its file.
 
-The published config.json does not carry the sizes of the sound's layers; the shapes of the tensors do. Knows the
-official field names. Does not know tensors or files of weights.
+The published config.json lacks the sizes of the sound's layers; they are read from the shapes of the tensors. Knows the
+official field names. Does not know tensors or model files.
 """
 
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ from lipsync_server.models.layers.sizes import WanSizes
 from lipsync_server.models.layers.sound_projection import SoundSizes
 
 WINDOW_FRAMES = 33
-"""Frames of one run of the model, always: the weights were distilled at this length."""
+"""Number of frames of every run of the model: the weights were distilled at this length."""
 MOTION_LATENTS = 2
-"""Latent frames that a later window takes over from the one before."""
+"""Number of latent frames from the previous window with which a later window begins."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class HeadConfig(WanSizes):
 
     @property
     def motion_frames(self) -> int:
-        """Frames that a later window takes over from the one before: 5 (pro) or 9 (lite)."""
+        """Number of frames from the previous window with which a later window begins: 5 (pro) or 9 (lite)."""
         return (MOTION_LATENTS - 1) * self.stride + 1
 
     @property

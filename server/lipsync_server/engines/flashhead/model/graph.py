@@ -1,8 +1,8 @@
 """One forward of the model as a CUDA graph: recorded once, then started by one call.
 
-A forward is about a thousand small kernels. With few tokens (variant lite: 1,280) the GPU computes each faster than the
-host can start the next: a forward of 8 ms took 27 ms. A graph holds all starts, with the addresses of all tensors, so
-the inputs are copied to where the recording read them. Knows CUDA; does not know the model's layers.
+A forward is about a thousand small kernels. With few tokens (variant lite: 1,280) the GPU computes a kernel faster than
+the host can start the next: a forward of 8 ms took 27 ms. A graph stores all starts with the addresses of all tensors,
+so new inputs are copied to the addresses of the recorded inputs. Knows CUDA; does not know the model's layers.
 """
 
 import logging
@@ -14,7 +14,7 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 Forward = Callable[[Sequence[Tensor]], Tensor]
-"""From tensors on the GPU to one tensor; starts the same kernels at each call with the same shapes."""
+"""A function from tensors on the GPU to one tensor that starts the same kernels at each call with the same shapes."""
 _WARM_UP = 2
 
 
@@ -48,7 +48,8 @@ class GraphedForward:
         side, main = torch.cuda.Stream(inputs[0].device), torch.cuda.current_stream(inputs[0].device)
         side.wait_stream(main)
         with torch.cuda.stream(side):
-            # Kernels are compiled and chosen, and tables are made, before anything is recorded.
+            # Plain runs first: they compile and choose kernels, and make tables. None of that may be part of the
+            # recording.
             for _ in range(_WARM_UP):
                 self._forward(self._inputs)
         main.wait_stream(side)

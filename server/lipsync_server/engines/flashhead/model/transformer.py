@@ -30,13 +30,13 @@ Grid = tuple[int, int, int]
 Sound = list[KeysValues]
 """Keys and values of a window's sound, for each block."""
 _FEW_TOKENS = 4096
-"""Up to here the host is slower than the GPU, and a forward runs as a CUDA graph."""
+"""The largest number of tokens for a CUDA graph. With fewer tokens the host is slower than the GPU."""
 _OVER_ALL_TOKENS = ("self_attn.qkv", "self_attn.o", "cross_attn.q", "cross_attn.o", "ffn.0", "ffn.2")
-"""Layers that multiply every token of a window: 90 % of the weights, and nearly all of the work."""
+"""The layers that multiply every token of a window: 90 % of the weights, and nearly all computation."""
 
 
 class FlashHeadTransformer(WanTransformer):
-    """Wan2.1 1.3B conditioned on sound and a picture's latents alone: no text, no CLIP."""
+    """Wan2.1 1.3B, conditioned on sound and the latents of a picture only: no text, no CLIP."""
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__(config)
@@ -113,7 +113,7 @@ class FlashHeadTransformer(WanTransformer):
         return self._compute(latent, picture, timestep, sound, grid)
 
     def _compute_flat(self, inputs: Sequence[Tensor]) -> Tensor:
-        """`forward` of its arguments in one list, as a CUDA graph takes them."""
+        """`forward` with all arguments in one list, as a CUDA graph needs them."""
         latent, picture, timestep, *flat = inputs
         patch = self.config.patch_size
         grid = (latent.shape[1], latent.shape[2] // patch[1], latent.shape[3] // patch[2])

@@ -1,1 +1,1 @@
-"""Turns one face into frames: the crop, the windows, and the way back into the picture."""
+"""Turn one face into frames: crop the square, run the windows, and blend the square into the picture."""

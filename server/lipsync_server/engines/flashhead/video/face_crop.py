@@ -1,4 +1,4 @@
-"""The square round the face that the model animates, and the warnings for pictures that will look poor.
+"""The square around the face, which the model animates, and the warnings for pictures that will look poor.
 
 FlashHead was trained on square, upright portraits in which the head takes half the width. The public reference clamps
 its square at the picture's borders and stretches the rest back to a square; ours is shifted inside, and continued by
@@ -21,7 +21,7 @@ SIDE = 512
 """Width and height of the model's pictures."""
 # The face detector of the model's training draws its boxes this much wider than our face mesh.
 _DETECTOR_WIDTH = 1.1
-# The square's centre lies this share of its side above the face's: room for hair.
+# The square's centre is this share of its side above the face's centre, which leaves space for hair.
 _RAISED = 0.05
 # Below this angle a head is upright enough; turning the square would only soften the picture.
 _UPRIGHT = math.radians(15)
@@ -111,7 +111,7 @@ def place_crop(
     reach = side / 2 * (abs(math.cos(angle)) + abs(math.sin(angle)))
     inside_x, inside_y = _inside(x, reach, picture[1]), _inside(y, reach, picture[0])
     if not angle:
-        # Whole pixels: the square is then cut and set back without being resampled by a fraction.
+        # Whole pixels, so that the square is cut and set back without resampling.
         inside_x, inside_y = (round(at - side / 2) + side / 2 for at in (inside_x, inside_y))
     height, width = picture
     beyond = max(0.0, reach - inside_x, reach - inside_y, inside_x + reach - width, inside_y + reach - height)
@@ -178,7 +178,7 @@ def reference_cut(picture: Frames, crop: tuple[int, int, int, int], size: int = 
 
 
 def _inside(at: float, reach: float, length: int) -> float:
-    """`at` moved so that at - reach .. at + reach lies in 0 .. length, or lies evenly over it where that is shorter."""
+    """Move `at` so that at - reach .. at + reach lies in 0 .. length; centre it if `length` is too short."""
     if 2 * reach >= length:
         return length / 2
     return min(max(at, reach), length - reach)

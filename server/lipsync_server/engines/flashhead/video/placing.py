@@ -1,8 +1,8 @@
-"""Turns the loop's squares into frames of the video while the GPU decodes the next ones.
+"""Turn the loop's squares into frames of the video while the GPU decodes the next squares.
 
-Setting a square back into the picture takes the processor as much as the GPU (optical flow, copies to the host). So
-one thread does it, on a CUDA stream of its own: a queue of GPU work that waits for the squares and for nothing else.
-On the CPU everything runs in order, without a thread. Knows streams; does not know how a square is placed.
+To set a square back into the picture takes CPU time (optical flow, copies to the host) as well as GPU time. One thread
+does it on its own CUDA stream, a queue of GPU work that waits only for the squares. On the CPU all work runs in order,
+without a thread. Knows streams; does not know how a square is placed.
 """
 
 from collections.abc import Callable
@@ -18,14 +18,14 @@ Place = Callable[[Tensor], Frames]
 
 
 class Placing:
-    """Frames come out in the order in which squares went in. `close` after the last one, or instead of it."""
+    """Places squares in the background, in order. Call `close` after the last square, or to stop early."""
 
     def __init__(self, place: Place, device: torch.device) -> None:
         self._place = place
         self._side: torch.cuda.Stream | None = None
         self._thread: ThreadPoolExecutor | None = None
         if device.type == "cuda":
-            # Its kernels go first: there is little of them, and a viewer waits for them.
+            # This stream has priority: its kernels are short, and a viewer waits for their result.
             self._side = torch.cuda.Stream(device, priority=-1)
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="placing")
 
@@ -38,13 +38,13 @@ class Placing:
         return future.result
 
     def close(self) -> None:
-        """End the thread; frames that nobody waited for are lost."""
+        """End the thread. Frames that the caller has not read are lost."""
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)
 
     def _beside(self, squares: Tensor, ready: torch.cuda.Event, side: torch.cuda.Stream) -> Frames:
         with torch.cuda.stream(side):
             side.wait_event(ready)
-            # The main stream must not use this memory again before the side has read it.
+            # torch must not reuse this memory on the main stream before the side stream has read it.
             squares.record_stream(side)
             return self._place(squares)

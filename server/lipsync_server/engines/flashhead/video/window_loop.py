@@ -1,8 +1,8 @@
 """The window loop: denoise, decode, correct colours, pass the last frames to the next window.
 
-Each window makes 33 frames. The first keeps all of them; later ones begin with the last frames of the window before, so
-they keep 28 (pro) or 24 (lite). Latents and pixels are float32. Knows the transformer, the VAE and the sampler. Does
-not know model files, the engine interface or the picture round the square.
+Each window makes 33 frames. The first window keeps all of them. A later window begins with the last frames of the
+previous one, so it keeps 28 (pro) or 24 (lite). Latents and pixels are float32. Knows the transformer, the VAE and the
+sampler. Does not know model files, the engine interface or the picture around the square.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ OnStep = Callable[[int], None]
 
 
 Draw = Callable[[tuple[int, ...]], Tensor]
-"""Fresh normal noise of a shape, float32. Made on the CPU, so that a seed means the same on every device."""
+"""Returns normal noise of a shape, float32, made on the CPU, so that a seed gives equal noise on every device."""
 
 
 class VideoVae(Protocol):
@@ -49,7 +49,7 @@ class LoopSettings:
 def encode_picture(vae: VideoVae, picture: Tensor, n_frames: int) -> Tensor:
     """The conditioning y (z, T, h, w): the picture (3, H, W) in [-1, 1] repeated over a window.
 
-    The VAE is causal and settles only slowly, so that all frames have to be encoded.
+    All frames have to be encoded, because the causal VAE's output becomes constant only after many equal frames.
     """
     return vae.encode(picture[:, None].expand(-1, n_frames, -1, -1).to(vae.device))
 
@@ -67,7 +67,7 @@ class WindowLoop:
         condition: Tensor,
         draw: Draw,
     ) -> None:
-        """picture: (3, H, W) in [-1, 1], whose colours every frame is held to. condition: `encode_picture` of it.
+        """picture: (3, H, W) in [-1, 1]; every frame is corrected to its colours. condition: `encode_picture` of it.
 
         draw: see Draw.
         """
@@ -96,7 +96,8 @@ class WindowLoop:
         def draw() -> Tensor:
             noise = self._draw(tuple(condition.shape))
             if condition.device.type == "cuda":
-                # From pinned memory the copy is queued, and the host goes on; else it would wait for the step before.
+                # A copy from pinned memory is queued, and the host continues. Otherwise it would wait for the previous
+                # step.
                 noise = noise.pin_memory()
             return noise.to(condition.device, non_blocking=True)
 

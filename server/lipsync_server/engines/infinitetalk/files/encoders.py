@@ -42,7 +42,7 @@ class EncoderFiles:
 def find_encoders(settings: EngineSettings) -> EncoderFiles:
     """The encoders' and the VAE's files; raises WeightsError that lists what is missing.
 
-    The published files come first; where one is missing, the most exact file of that kind below the weights folder.
+    A published file has priority. If it is missing, the most exact file of that kind below the weights folder is used.
     """
     found, needed = _look_for_encoders(settings)
     _require(settings, *(path for _, path in needed))
@@ -56,7 +56,7 @@ def missing_encoders(settings: EngineSettings) -> list[str]:
 
 
 def _look_for_encoders(settings: EngineSettings) -> tuple[EncoderFiles, list[tuple[str, Path]]]:
-    """The files as they would be, and every file that has to be there, with the part that it belongs to."""
+    """The files to use, and every file that must exist, with the part that it belongs to."""
     others = _Others(settings.weights_dir)
     text = _text_files(settings, others)
     clip = others.or_published("clip", wan_file(settings, _CLIP))
@@ -88,7 +88,7 @@ class _Others:
         return None if found is None else found.path
 
     def or_published(self, kind: Kind, published: Path) -> Path:
-        """The published file where it is, else another of the same kind, else the published file's place."""
+        """The published file if it exists, else another file of the kind, else the published file's path."""
         return published if published.is_file() else self.best(kind) or published
 
 

@@ -1,4 +1,4 @@
-"""Where InfiniteTalk's model files lie: the published folders, and every file elsewhere that its header makes usable.
+"""The paths of InfiniteTalk's model files: the published folders, and every other file whose header shows that it fits.
 
 Files are found in the published folders below settings.weights_dir (or in a Hugging Face cache), and everywhere below
 it by their contents, so that ComfyUI's `models/` folder serves as it is. Imports no torch.
@@ -49,7 +49,7 @@ def quant_folder(settings: EngineSettings) -> Path:
 
 
 def wan_file(settings: EngineSettings, name: str) -> Path:
-    """A file of Wan's that InfiniteTalk's base and FlashTalk's folder both carry: where it is, else in the base."""
+    """The path of a Wan file in InfiniteTalk's base or in FlashTalk's folder; in the base if neither has it."""
     places = [folder_named(settings.weights_dir, folder) / name for folder in (BASE, FLASHTALK_FOLDER)]
     return next((path for path in places if path.is_file()), places[0])
 

@@ -1,8 +1,8 @@
 """Recognises a model file by the names and shapes in its header: a part of InfiniteTalk, or something else.
 
-People rename files, and thousands of other models lie in the same folders. So a file's own header decides what it is.
-Its name decides only what no header tells: for how many people InfiniteTalk's layers are, and which of several models
-of the same shape this is. No torch here. Does not know where files lie (weights/places.py).
+People rename files, and thousands of other models are in the same folders. So a file's header decides its kind. Its
+name decides only two questions that no header answers: the number of people of InfiniteTalk's layers, and which of
+several models with the same shapes it is. No torch here. Does not know the folders (weights/places.py).
 """
 
 import re

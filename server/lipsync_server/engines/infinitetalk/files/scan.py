@@ -30,7 +30,7 @@ PROFILE = "infinitetalk-scaled-fp8"
 
 @dataclass(frozen=True)
 class Scan:
-    """The answer. missing: parts without which no preset runs. wanted: parts without which few steps look rough.
+    """The result. missing: parts without which no preset runs. wanted: parts without which few steps look rough.
 
     downloads: names of the manifest's files that bring both, for one command.
     """

@@ -29,7 +29,7 @@ _SHARD = re.compile(r"diffusion_pytorch_model-(\d{5})-of-(\d{5})\.safetensors")
 # Among several base files, the one whose name says that it is the 480p model comes first.
 _BASE_NAME = re.compile(r"480p", re.IGNORECASE)
 _ONE_FILE = "diffusion_pytorch_model.safetensors"
-# bf16 weights take 38 GB; with room to compute they want a card of this size.
+# bf16 weights take 38 GB. With memory for the computation they need a card of this size.
 _BF16_CARD_BYTES = 60 * 10**9
 
 
@@ -151,7 +151,7 @@ def choose_transformer(
     flashtalk: bool = False,
     has_lora: bool = False,
 ) -> tuple[TransformerFiles, tuple[str, ...]]:
-    """The best files for a job, and a warning for each wish that these files do not meet.
+    """Choose the best files for a job. Returns them, and a warning for each option that they do not fulfil.
 
     people: "multi" when two regions of the picture are driven; a file for one person cannot stand in for it.
     distilled: the preset takes few steps, so a file with a step-distilled LoRA merged is wanted, or such a LoRA.

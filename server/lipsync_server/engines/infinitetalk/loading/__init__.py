@@ -1,1 +1,1 @@
-"""Loads model files into models that fit into the device's memory. models.py is the entrance."""
+"""Load model files into models that fit into the device's memory. Use models.py."""

@@ -1,4 +1,4 @@
-"""Write FlashTalk's transformer in 8 bits once: 19 GB to read at each start in place of 38 GB or 76 GB.
+"""Write FlashTalk's transformer in 8 bits once, so that each start reads 19 GB in place of 38 GB or 76 GB.
 
 A start from the published folder rounds the blocks' weights while loading when the GPU needs it; the file written here
 holds the same rounded numbers, in the layout of InfiniteTalk's published 8-bit files. It appears by rename, after its

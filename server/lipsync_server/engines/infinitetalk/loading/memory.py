@@ -119,7 +119,7 @@ def plan(
     offload: str = "auto",
     with_encoders: bool = False,
 ) -> MemoryPlan:
-    """Where the blocks lie for videos of `pixels` (height x width) and `passes` forwards a step.
+    """Plan the places of the blocks for videos of `pixels` (height x width) and `passes` forwards a step.
 
     quant: how the blocks' linear layers hold their weights, whether a file or we rounded them; "none" is 16 bits.
     free_bytes: memory that this process may still take on the device; None on the CPU, where all of it is resident.

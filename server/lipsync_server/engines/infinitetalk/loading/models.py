@@ -1,8 +1,8 @@
 """The loaded models of one process: the encoders, and one transformer chosen for the job.
 
-A transformer serves one or two people, and presets of many or few steps. The next job that needs another transformer
-has it loaded in place of this one. Knows model files and devices. Does not know how memory is planned (planner.py),
-nor windows or requests.
+A transformer serves one or two people, and presets of many or few steps. A job that needs another transformer replaces
+the loaded one. Knows model files and devices. Does not know how memory is planned (planner.py), nor windows or
+requests.
 """
 
 import logging
@@ -49,7 +49,7 @@ class _Encoders:
 
 @dataclass
 class _Held:
-    """The transformer in memory and what it was loaded for.
+    """The transformer in memory, and the kind of job for which it was loaded.
 
     spare_bytes: GPU memory in bytes that stays unused while this job runs; 0 if CLIP has to be moved out to make room.
     """
@@ -130,7 +130,7 @@ class Models:
         report("sound and picture encoders", 3, 3)
 
     def load_transformer(self, need: Need, report: Report) -> tuple[str, ...]:
-        """The transformer for a job, loaded unless the held one serves; sentences about what is not as asked."""
+        """Load the transformer for a job if necessary. Returns a warning for each option that it does not fulfil."""
         server = server_loras(self._settings)
         files, warnings = self._files(need, server)
         loras = loras_for(server, need.loras, few_steps=need.distilled, merged=files.distilled)
@@ -162,7 +162,7 @@ class Models:
         )
 
     def _switch(self, held: "_Held", loras: tuple[LoraFile, ...], report: Report) -> None:
-        """Merge other LoRA files into the transformer that is loaded; the same ones are left as they are."""
+        """Merge other LoRA files into the loaded transformer. If the files are the same, nothing changes."""
         if held.loras == loras:
             return
         try:

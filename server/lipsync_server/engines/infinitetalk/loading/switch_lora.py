@@ -1,10 +1,10 @@
 """Change the LoRA files of a loaded transformer: exactly, and without a second copy of its weights.
 
-Subtracting a merged change from rounded weights would not give the old weights back. So every parameter that the old or
-the new files change is read from its model file again and merged anew, by the code that loads it: the result is
-bit for bit that of a fresh load, however often files are switched. The rows of the base wait in the model file, which
-the machine's page cache holds where it has room, and in no memory of this process. Parameters that neither changes are
-not touched. Knows files and parameters. Does not know the mathematics (lora.py).
+To subtract a merged change from rounded weights would not restore the old weights. So every parameter that the old or
+the new files change is read from its model file again, and merged by the same code as at a load. The result is bit for
+bit equal to a new load, after any number of switches. The base weights stay in the model file and the machine's page
+cache, not in memory of this process. All other parameters are not touched. Knows files and parameters. Does not know
+the mathematics (lora.py).
 """
 
 from collections.abc import Sequence
@@ -32,8 +32,8 @@ def switch_loras(
 ) -> int:
     """Give `model`, loaded from `source` and `adapter`, the LoRA files `loras` in place of those that it has.
 
-    Returns the number of parameters that were written. After an error the weights are of neither, and the model has to
-    be loaded again. Raises WeightsError as read_lora does, before anything is changed.
+    Returns the number of parameters that were written. After an error the weights are a mixture, and the model has to
+    be loaded again. Raises WeightsError as read_lora does, before any weight changes.
     """
     opened = open_transformer(source, adapter, config)
     merged = [read_lora(path, scale, opened.shapes) for path, scale in loras]

@@ -2,7 +2,7 @@
 
 Knows the block's mathematics, for one person and for two. Does not know embeddings, model files or devices. Tokens are
 unbatched: x is (N, D), float32 or bfloat16, with N = T * S tokens, frame-major (T latent frames of S tokens, D model
-width). The keys and values of text, picture and sound stay the same over the denoising steps of a window;
+width). The keys and values of text, picture and sound are the same in all denoising steps of a window;
 `project_context` makes them once, and every `forward` gets them.
 """
 

@@ -9,9 +9,9 @@ estimates the change from the one input that is known before the blocks run, the
 While `gathered` stays below the threshold, the blocks are skipped and their last residual (output - input) is added;
 otherwise they run and `gathered` begins again at 0. A step makes 1 to 3 forwards (guidance.py), each with a slot of its
 own. The reference always counts three forwards a step. With two forwards its slots rotate, so that one pass reuses the
-other's residual, and a window begins where the last one left the counter; `passes` = 3 does exactly that. With the true
-number of passes every pass has its own slot and every window begins anew, so a resumed job makes the same video as one
-that was never interrupted. Does not know the model: the caller passes e0 and the residuals.
+other's residual, and the counter continues from window to window; `passes` = 3 does exactly that. With the true number
+of passes, every pass has its own slot and every window starts the counter at 0. A resumed job then makes the same video
+as a job without interruption. Does not know the model: the caller passes e0 and the residuals.
 """
 
 from dataclasses import dataclass, field

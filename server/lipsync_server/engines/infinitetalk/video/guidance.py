@@ -1,7 +1,7 @@
 """Classifier-free guidance: which predictions a step needs, and how they become one velocity.
 
-A model that is asked once follows its conditions (prompt, sound) weakly. Guidance (https://arxiv.org/abs/2207.12598)
-asks a second time without a condition and goes further in the direction in which the condition changed the answer:
+One prediction of the model follows its conditions (prompt, sound) weakly. Guidance (https://arxiv.org/abs/2207.12598)
+predicts a second time without a condition, and amplifies the difference that the condition made:
 
     velocity = without + scale * (with - without)          scale 1 is no guidance, 3 to 5 pulls strongly
 
@@ -16,7 +16,7 @@ With two conditions there are three forms, by the two scales:
 In three passes the sound's effect is measured under the negative prompt, as the reference does. High scales make
 colours glaring. Adaptive projected guidance (APG, https://arxiv.org/abs/2410.02416) keeps a running average of each
 difference, caps its norm, and removes its part along `cond`, which is the part that oversaturates. Knows no model: the
-caller hands predictions by name.
+caller passes predictions by name.
 """
 
 import math

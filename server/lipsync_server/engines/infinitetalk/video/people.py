@@ -1,7 +1,7 @@
 """The people of a video: for each the recording, the time at which it starts, and the box in the picture.
 
 One person alone needs no box. With two recordings there are two people; with one recording and a box (or a face's
-number) there is one speaker among several, and the second "person" is everyone else, who hears silence. Knows the
+number) there is one speaker among several, and the second "person" is everyone else, with silence as sound. Knows the
 request and the options; no model.
 """
 

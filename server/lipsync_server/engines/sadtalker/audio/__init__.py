@@ -1,1 +1,1 @@
-"""Turns speech into coefficients of expression and pose. coefficients.py is the entrance."""
+"""Turn speech into coefficients of expression and pose. Use coefficients.py."""

@@ -1,6 +1,6 @@
 """Blinks: a float32 value for each frame, an input of ExpNet beside the sound.
 
-Drawn as the reference draws, from Python's generator, but without its crash where a recording has exactly 21 frames.
+The values are drawn from Python's generator as in the reference, which crashes for a recording of exactly 21 frames.
 """
 
 from random import Random

@@ -1,7 +1,7 @@
 """Speech -> mel spectrogram -> the 80 x 16 window of sound around each video frame, for any stretch of a recording.
 
-Works in float64 on a 16 kHz float32 array that may be a memory map of half an hour: only what a window needs is read.
-Numbers as in Wav2Lip's front end, which the published networks were trained on.
+Works in float64 on a 16 kHz float32 array, which may be a memory map of half an hour: only the samples of a window are
+read. The constants are Wav2Lip's, with which the published networks were trained.
 """
 
 from functools import cache
@@ -21,7 +21,7 @@ _MIN_DB, _REFERENCE_DB, _MAX_VALUE = -100.0, 20.0, 4.0
 
 
 def n_whole_frames(n_samples: int) -> int:
-    """Frames whose sound is complete: what the reference renders. The engine itself rounds up and pads."""
+    """Number of frames whose sound is complete. The reference renders these; the engine itself rounds up and pads."""
     return n_samples // SAMPLES_PER_FRAME
 
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 def camera_path(degrees: Sequence[float], n_frames: int) -> NDArray[np.float64]:
     """One angle for each frame, along the given angles at constant speed: float64 (n_frames,), degrees.
 
-    As in the reference, legs end up to one step short of their last angle and the path's last value is held. Equal
-    neighbours, on which the reference divides by zero, stand still.
+    As in the reference, a leg of the path may end one step before its last angle, and the path's last value is held.
+    Between equal neighbours, where the reference divides by zero, the angle does not change.
     """
     steps = np.diff(np.asarray(degrees, np.float64))
     total = float(np.abs(steps).sum())

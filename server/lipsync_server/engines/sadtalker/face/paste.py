@@ -54,9 +54,11 @@ class CropFrames:
 
 
 class FeatherPaste:
-    """The square in its box of the picture, fading into it towards the box's edges: at the edge the photo is untouched.
+    """Blends the square into its box of the picture.
 
-    Edges that lie on the picture's own edge do not fade, there is nothing beyond them.
+    It fades towards the edges of the box, where the photo is unchanged.
+
+    An edge on the picture's own edge does not fade, because no picture continues beyond it.
     """
 
     def __init__(self, picture: Picture, box: IntBox, device: torch.device) -> None:

@@ -1,1 +1,1 @@
-"""Loads model files into networks. model_files.py is the entrance; official.py lists the tensors of the files."""
+"""Load model files into networks. Use model_files.py; official.py lists the tensors of the files."""

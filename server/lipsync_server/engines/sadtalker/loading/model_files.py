@@ -1,4 +1,4 @@
-"""SadTalker's published files: which ones a size needs, and networks made of their tensors.
+"""SadTalker's published files: the files that a size needs, and the networks made from their tensors.
 
 No tensor may be missing and none may be left over. Tensors that only training used are named in official.py and not
 read: of a mapping file's 155 MB, 41 are. Errors name the file and the tensor. Knows no device and no precision.
@@ -39,7 +39,7 @@ _PULL = "sadtalker-256"
 
 @dataclass(frozen=True)
 class Networks:
-    """All that one size needs, float32 on the CPU, in evaluation mode, in the published form (not yet fused)."""
+    """The networks of one size, float32 on the CPU, in evaluation mode, in the published form (not yet fused)."""
 
     keypoints: KeypointDetector
     generator: Generator

@@ -15,7 +15,7 @@ from lipsync_server.engines.sadtalker.renderer.spade import SpadeDecoder
 
 
 class GeneratorSource(NamedTuple):
-    """The source's feature volume (1, C, D, S/4, S/4) and what dense motion keeps of it."""
+    """The source's feature volume (1, C, D, S/4, S/4) and dense motion's constants for the source."""
 
     feature: Tensor
     motion: MotionSource
@@ -38,7 +38,7 @@ class Generator(nn.Module):
         self.decoder = SpadeDecoder(layout / "decoder")
 
     def fuse(self) -> None:
-        """Merge what evaluation allows (batch norms, SPADE's convolutions); the state dict then has other names."""
+        """Merge batch norms and SPADE's convolutions, which evaluation allows. The state dict then has other names."""
         fold_batch_norms(self)
         self.decoder.fuse()
 

@@ -86,7 +86,7 @@ class Renderer:
         return RenderSource(canonical, self.generator.prepare(square, posed))
 
     def warm_up(self, size: int, batch_size: int, mapping: MappingNet) -> None:
-        """Render a batch of nothing in particular, so that compiling and choosing kernels is done before a job."""
+        """Render a batch of zeros, so that kernels are compiled and chosen before the first job."""
         square = torch.full((size, size, 3), 127, dtype=torch.uint8)
         semantics = torch.zeros(batch_size, mapping.n_coefficients, WINDOW_FRAMES)
         source = self.prepare(square, semantics[:1], mapping)
@@ -150,7 +150,7 @@ def channels_last(module: _M) -> _M:
 
 
 def delayed(items: Iterable[_T], n: int) -> Iterator[_T]:
-    """The same items, each handed on when the n after it have been made: work launched on a GPU runs ahead."""
+    """Yield the same items, each after the next n were made, so that work launched on a GPU runs ahead."""
     waiting: deque[_T] = deque()
     for item in items:
         waiting.append(item)

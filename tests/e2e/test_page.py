@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -275,6 +276,23 @@ async def test_a_phone_shows_everything_without_sideways_scrolling(
     ground = await page.evaluate("getComputedStyle(document.body).backgroundColor")
     brightness = sum(int(part) for part in ground.removeprefix("rgb(").removesuffix(")").split(","))
     assert (brightness > 600) == (scheme == "light")
+
+
+async def test_a_rented_machine_counts_down_and_can_be_kept(browser: Browser, tmp_path: Path) -> None:
+    options = {"TOKENS": TOKEN, "IDLE_STOP": "5", "IDLE_STOP_COMMAND": "true", "PRICE_PER_HOUR": "0.45"}
+    with ServerProcess(tmp_path / "data", options=options).running() as server:
+        page = await browser.new_page()
+        await sign_in(page, server.url + "/")
+        await expect(page.locator("#idle-text")).to_contain_text(re.compile(r"stops in [45]:\d\d min"), timeout=30_000)
+        await expect(page.locator("#idle-cost")).to_contain_text("A start costs about 0.060 USD: 3 min")
+        first = await page.locator("#idle-text").text_content()
+        await expect(page.locator("#idle-text")).not_to_have_text(str(first))
+        await page.get_by_role("button", name="Keep the machine").click()
+        await expect(page.locator("#idle-text")).to_contain_text(re.compile(r"stops in (30:00|29:\d\d) min"))
+
+
+async def test_a_machine_without_an_idle_stop_shows_no_countdown(page: Page) -> None:
+    await expect(page.locator("#idle")).to_be_hidden()
 
 
 async def test_it_works_behind_a_path_prefix(browser: Browser, server: ServerProcess) -> None:

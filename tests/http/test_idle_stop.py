@@ -287,3 +287,63 @@ async def test_a_stop_command_that_hangs_is_tried_again(caplog: pytest.LogCaptur
     clock.now += 61
     assert not await watch.look()
     assert caplog.text.count("took longer") == 2
+
+
+async def test_somebody_can_keep_the_machine_and_let_it_go_again(provider):
+    async def busy() -> bool:
+        return False
+
+    stopped, clock = asyncio.Event(), Clock()
+
+    async def stop() -> None:
+        stopped.set()
+
+    watch = IdleWatch(idle_s=300, busy=busy, stop=stop, clock=clock)
+    await watch.look()
+    watch.keep(1800)
+    clock.now += 1799
+    assert not await watch.look()
+    assert (watch.left_s(), watch.kept_s()) == (1, 1)
+    watch.keep(0)
+    assert (watch.left_s(), watch.kept_s()) == (300, 0)
+    clock.now += 300
+    assert await watch.look()
+    assert stopped.is_set()
+
+
+async def test_a_job_does_not_shorten_the_time_for_which_the_machine_is_kept(start, provider):
+    site, clock = await start(), Clock()
+    watch = watch_over(site, provider, clock)
+    watch.keep(4 * IDLE_S)
+    job = await site.submit(prompt="hold")
+    await watch.look()
+    assert watch.left_s() is None
+    async with site.client.delete(f"/v1/jobs/{job['id']}"):
+        pass
+    await site.ended(job["id"])
+    await watch.look()
+    assert watch.left_s() == 4 * IDLE_S
+
+
+async def test_the_countdown_and_the_cost_of_a_start_are_asked_and_the_machine_is_kept_over_http(start):
+    site = await start(idle_stop=5, idle_stop_command="true", price_per_hour=0.45)
+    await site.client.app[keys.IDLE].look()
+    async with site.client.get("/v1/idle-stop") as response:
+        said = await response.json()
+    assert said["enabled"] is True
+    assert 0 < said["in_s"] <= 300
+    # (3 + 5) minutes of $0.45 an hour
+    assert said["start_cost"]["amount"] == pytest.approx(0.06)
+    async with site.client.post("/v1/idle-stop/keep", json={"minutes": 40}) as response:
+        assert (response.status, 2390 < (await response.json())["in_s"] <= 2400) == (200, True)
+    async with site.client.post("/v1/idle-stop/keep", json={"minutes": 10_000}) as response:
+        assert (response.status, (await response.json())["field"]) == (422, "minutes")
+
+
+async def test_a_machine_without_an_idle_stop_says_that_nobody_has_to_keep_it(start):
+    site = await start()
+    async with site.client.get("/v1/idle-stop") as response:
+        said = await response.json()
+        assert (said["enabled"], said["in_s"], said["start_cost"]) == (False, None, None)
+    async with site.client.post("/v1/idle-stop/keep") as response:
+        assert response.status == 409

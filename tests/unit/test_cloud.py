@@ -70,11 +70,13 @@ async def lipsync_server(*states: dict) -> AsyncIterator[int]:
 
     app = web.Application()
 
-    async def engines(request: web.Request) -> web.Response:
-        return web.json_response({"idle_stop_in_s": 250.4})
+    async def idle_stop(request: web.Request) -> web.Response:
+        kept = (await request.json())["minutes"] * 60 if request.can_read_body else 250.4
+        return web.json_response({"enabled": True, "after_minutes": 5, "in_s": kept})
 
     app.router.add_get("/readyz", readyz)
-    app.router.add_get("/v1/engines", engines)
+    app.router.add_get("/v1/idle-stop", idle_stop)
+    app.router.add_post("/v1/idle-stop/keep", idle_stop)
 
     async def doctor(request: web.Request) -> web.Response:
         compiler = {"name": "compiler", "state": "problem", "detail": "no C compiler.", "advice": "Install gcc."}
@@ -217,6 +219,9 @@ async def test_a_key_and_a_source_are_enough_and_the_machine_is_remembered_for_i
         assert body["env"]["LIPSYNC_TOKENS"] in said
         assert "machine 5 at vast: running" in said
         assert "stops   in 4 min 10 s" in said
+        assert "a start $0.067: 3 min until it is ready" in said
+        status, said = await lipsync(api, "cloud", "keep", "--minutes", "45")
+        assert (status, "machine 5: stays on for 45 min 0 s" in said) == (0, True), said
         status, said = await lipsync(api, "cloud", "list")
         assert ("5" in said, "remembered" in said) == (True, True)
     status, said = await lipsync(api, "cloud", "down")

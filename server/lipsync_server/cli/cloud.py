@@ -20,6 +20,7 @@ from lipsync_server.cli.rental import (
     provider_named,
     ranked_offers,
     software_named,
+    spell_minutes,
 )
 from lipsync_server.cloud.costs.cost import DISK_GB, IDLE_STOP_MIN
 from lipsync_server.errors import InvalidInput
@@ -239,6 +240,31 @@ def status(
 
 
 @group.command()
+def keep(
+    machine: MachineId = "",
+    provider: ProviderName = "",
+    minutes: Annotated[
+        float, typer.Option(min=0, max=720, help="Minutes from now; 0 goes back to the idle stop alone.")
+    ] = 30,
+) -> None:
+    """Keep a machine for so many minutes although nothing runs there; its idle stop comes after that."""
+    with console.errors_as_sentences():
+        from lipsync_server.cloud.rent import keep_machine
+        from lipsync_server.cloud.rent import provider as open_provider
+
+        known = _known(machine, provider)
+
+        async def ask() -> float | None:
+            async with open_provider(known.provider) as rented:
+                found = await rented.state(known.machine_id)
+            return await keep_machine(found.url, known.token, minutes)
+
+        left_s = _run(ask())
+        stays = "while its job or upload is not finished" if left_s is None else f"for {spell_minutes(left_s)}"
+        typer.echo(f"machine {known.machine_id}: stays on {stays}")
+
+
+@group.command()
 def down(machine: MachineId = "", provider: ProviderName = "") -> None:
     """Stop a machine: the GPU costs nothing, the disk is kept and goes on costing a little."""
     with console.errors_as_sentences():
@@ -331,7 +357,7 @@ async def _start(
 
 
 async def _show_status(known: "RememberedMachine", show_token: bool) -> "Machine":
-    from lipsync_server.cloud.rent import idle_left_s, readiness
+    from lipsync_server.cloud.rent import idle_stop_of, readiness
     from lipsync_server.cloud.rent import provider as open_provider
 
     async with open_provider(known.provider) as rented:
@@ -342,12 +368,16 @@ async def _show_status(known: "RememberedMachine", show_token: bool) -> "Machine
     typer.echo(f"machine {found.machine_id} at {known.provider}: {found.state}{price}")
     typer.echo(f"address {found.url or '-'}")
     typer.echo(f"server  {(said.detail if said else found.detail) or '-'}")
-    if answers and known.token:
-        left_s = await idle_left_s(found.url, known.token)
-        stops = "not counting down: a job or video is not finished, or there is no idle stop"
-        if left_s is not None:
-            stops = f"in {int(left_s) // 60} min {int(left_s) % 60} s unless a job or an upload comes"
-        typer.echo(f"stops   {stops}")
+    if answers and known.token and (idle := await idle_stop_of(found.url, known.token)) is not None:
+        if not idle.enabled:
+            typer.echo("stops   never by itself: run `lipsync cloud down` when you are done")
+        elif idle.in_s is None:
+            typer.echo("stops   not counting down: a job runs, or a video is not collected")
+        else:
+            typer.echo(f"stops   in {spell_minutes(idle.in_s)} unless a job or an upload comes (`lipsync cloud keep`)")
+        if (per_hour := found.price_per_hour or known.price_per_hour) is not None:
+            after_min = idle.after_minutes if idle.enabled else 0
+            typer.echo(f"a start {cost_of_a_start(known.provider, per_hour, after_min)}")
     if show_token:
         typer.echo(f"token   {known.token or 'not remembered'}")
     return found

@@ -136,10 +136,14 @@ def how_long_it_stays(provider: str, idle_stop: float) -> str:
 
 
 def cost_of_a_start(provider: str, price_per_hour: float, idle_stop: float) -> str:
-    """The cost in USD of one start without its work: the minutes until it is ready, and until the idle stop."""
-    from lipsync_server.cloud.costs.cost import STARTUP_MIN
+    """The cost in USD of one start beside its work, in words."""
+    from lipsync_server.cloud.costs.cost import STARTUP_MIN, start_cost
 
     ready = f"{STARTUP_MIN:g} min until it is ready (assumed; more while it downloads)"
     if provider == "tensordock" or not idle_stop:
-        return f"${price_per_hour * STARTUP_MIN / 60:.3f}: {ready}, and the minutes until you stop it"
-    return f"${price_per_hour * (STARTUP_MIN + idle_stop) / 60:.3f}: {ready} and {idle_stop:g} min until the idle stop"
+        return f"${start_cost(price_per_hour, 0):.3f}: {ready}, and the minutes until you stop it"
+    return f"${start_cost(price_per_hour, idle_stop):.3f}: {ready} and {idle_stop:g} min until the idle stop"
+
+
+def spell_minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60} min {int(seconds) % 60} s"

@@ -89,18 +89,47 @@ async def readiness(url: str) -> Readiness:
         return Readiness(False, "the server does not answer yet")
 
 
-async def idle_left_s(url: str, token: str) -> float | None:
-    """Seconds until the machine at `url` stops itself; None if it does not stop or does not answer."""
+@dataclass(frozen=True)
+class IdleState:
+    """A server's answer to /v1/idle-stop. in_s: seconds until its machine stops; None while there is work."""
+
+    enabled: bool
+    after_minutes: float
+    in_s: float | None
+
+
+async def idle_stop_of(url: str, token: str) -> IdleState | None:
+    """The idle stop of the machine at `url`; None where the server does not answer."""
+    try:
+        return await _idle_stop("GET", f"{url}/v1/idle-stop", token)
+    except ProviderError:
+        return None
+
+
+async def keep_machine(url: str, token: str, minutes: float) -> float | None:
+    """Keep the machine at `url` for so many minutes; returns the seconds until it stops, None while it is busy.
+
+    Raises ProviderError where its server refuses, or does not answer.
+    """
+    return (await _idle_stop("POST", f"{url}/v1/idle-stop/keep", token, {"minutes": minutes})).in_s
+
+
+async def _idle_stop(method: str, url: str, token: str, body: dict[str, float] | None = None) -> IdleState:
     headers = {"Authorization": f"Bearer {token}"}
     try:
         async with (
             aiohttp.ClientSession(timeout=_LOOK_TIMEOUT, headers=headers) as session,
-            session.get(f"{url}/v1/engines", allow_redirects=False) as response,
+            session.request(method, url, json=body, allow_redirects=False) as response,
         ):
-            left_s = (await response.json()).get("idle_stop_in_s")
-    except (aiohttp.ClientError, TimeoutError, ValueError, AttributeError):
-        return None
-    return float(left_s) if isinstance(left_s, (int, float)) else None
+            said = await response.json()
+            if response.status != 200:
+                raise ProviderError(f"The server at {url} refused: {said.get('detail', response.status)}")
+            left_s = said["in_s"]
+            return IdleState(
+                bool(said["enabled"]), float(said["after_minutes"]), None if left_s is None else float(left_s)
+            )
+    except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ProviderError(f"The server at {url} does not answer as a Lipsync server does: {error}") from error
 
 
 async def doctor_lines(url: str, token: str) -> list[str]:

@@ -82,6 +82,11 @@ def forgotten_cost(offer: Offer) -> float:
     return HOURS_PER_MONTH * offer.price_per_hour
 
 
+def start_cost(price_per_hour: float, idle_min: float = IDLE_STOP_MIN) -> float:
+    """The cost of one start beside its work: the minutes until the server is ready, and those until the idle stop."""
+    return (STARTUP_MIN + idle_min) / 60 * price_per_hour
+
+
 def video_cost(seconds: float, seconds_per_second: float, price_per_hour: float) -> float:
     """The cost of one video on a machine that is already running, in USD."""
     return seconds * seconds_per_second / 3600 * price_per_hour

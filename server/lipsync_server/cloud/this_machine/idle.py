@@ -56,12 +56,23 @@ class IdleWatch:
         self._is_busy = True
         self._warned = 0
         self._not_before = 0.0
+        self._kept_until = self._since
 
     def left_s(self) -> float | None:
         """Seconds until the machine stops; None while it is busy."""
-        if self._is_busy:
-            return None
-        return max(0.0, self._since + self._idle_s - self._clock())
+        return None if self._is_busy else max(0.0, self._end() - self._clock())
+
+    def kept_s(self) -> float:
+        """Seconds for which `keep` still holds the machine; 0 when nobody keeps it."""
+        return max(0.0, self._kept_until - self._clock())
+
+    def keep(self, for_s: float) -> None:
+        """Let the machine run for at least `for_s` seconds from now, idle or not. 0 ends an earlier keep."""
+        now = self._clock()
+        self._kept_until, self._since, self._warned = now + for_s, now, 0
+
+    def _end(self) -> float:
+        return max(self._since + self._idle_s, self._kept_until)
 
     async def look(self) -> bool:
         """Check once, and stop the machine when the countdown has ended. Returns whether the machine was stopped."""
@@ -70,7 +81,7 @@ class IdleWatch:
         if self._is_busy:
             self._since, self._warned = now, 0
             return False
-        left_s = self._since + self._idle_s - now
+        left_s = self._end() - now
         if left_s > 0:
             self._warn(left_s)
             return False

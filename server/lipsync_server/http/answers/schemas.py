@@ -241,6 +241,34 @@ class Engines(_Model):
     version: str
 
 
+class StartCost(_Model):
+    """The cost of one start of this machine beside its work, computed from its price per hour."""
+
+    amount: float
+    currency: str
+    minutes_until_ready: float = Field(description="Assumed; a first start downloads, and takes longer.")
+    minutes_until_stop: float = Field(description="The minutes of LIPSYNC_IDLE_STOP.")
+
+
+class IdleStop(_Model):
+    """The idle stop of the server's machine."""
+
+    enabled: bool = Field(description="Whether this machine stops itself (LIPSYNC_IDLE_STOP).")
+    after_minutes: float = Field(description="Idle minutes after which it stops.")
+    in_s: float | None = Field(
+        description="Seconds until it stops; null while a job runs a video is not collected, or nothing stops it."
+    )
+    kept_s: float = Field(description="Seconds for which somebody keeps the machine, idle or not.")
+    price_per_hour: float | None
+    start_cost: StartCost | None = Field(description="Null where the price per hour is not known.")
+
+
+class KeepRequest(_Model):
+    """How long the machine shall stay at least."""
+
+    minutes: float = Field(default=30, ge=0, le=720, description="From now on; 0 ends an earlier request.")
+
+
 class DoctorFinding(_Model):
     """One check. `note`: it works, and could be better. `problem`: something does not work until it is changed."""
 

@@ -2,6 +2,7 @@
 
 import { captions, follow, json, Problem, REFUSED, submit, token, video } from "./api.js";
 import * as form from "./form.js";
+import * as idle from "./idle.js";
 import { playLive } from "./live.js";
 
 const $ = (id) => document.getElementById(id);
@@ -30,11 +31,13 @@ async function start() {
   $("make").hidden = false;
   await refreshServer();
   await refreshJobs();
+  idle.begin();
   const last = sessionStorage.getItem(LAST);
   if (last) watch(last);
 }
 
 function askForToken(problem = "") {
+  idle.end();
   for (const id of ["make", "job", "recent", "sign-out"]) $(id).hidden = true;
   $("token-form").hidden = false;
   $("token-problem").textContent = problem;

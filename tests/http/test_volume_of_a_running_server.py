@@ -4,6 +4,8 @@ The volume is real: a FUSE file system that is frozen, or killed and mounted aga
 """
 
 import asyncio
+import contextlib
+import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -141,4 +143,33 @@ async def test_a_volume_that_was_mounted_again_is_used_and_no_job_failed(start: 
     assert (ended["state"], ended["attempts"]) == ("succeeded", 2)
     async with site.client.get(f"/v1/jobs/{done}/video") as response:
         assert response.status == 200
+    assert (await site.ended((await site.submit())["id"]))["state"] == "succeeded"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """The folder `data` with room for 4 MiB, and where a file that fills it may lie."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "small", str(folder)], check=True)
+    yield folder / "filler"
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+async def test_a_full_disk_is_told_by_every_request_that_writes_and_stops_none_that_reads(
+    start: Start, small_disk: Path
+) -> None:
+    site = await start()
+    first, second = [(await site.ended((await site.submit())["id"]))["id"] for _ in range(2)]
+    with contextlib.suppress(OSError), small_disk.open("wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(512))
+    assert await ask(site, "POST", "/v1/jobs") == (507, "disk_full")
+    assert await ask(site, "POST", f"/v1/jobs/{first}/collected") == (507, "disk_full")
+    assert await ask(site, "GET", f"/v1/jobs/{first}/link") == (200, "")
+    async with site.client.get(f"/v1/jobs/{second}/video") as response:
+        assert response.status == 200
+        await response.read()
+    await asyncio.to_thread(small_disk.unlink)
+    assert await ask(site, "POST", f"/v1/jobs/{first}/collected") == (200, "")
     assert (await site.ended((await site.submit())["id"]))["state"] == "succeeded"

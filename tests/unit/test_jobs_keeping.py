@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hand_clock import HandClock
+from lipsync_server.errors import LipsyncError
 from lipsync_server.jobs.database.connection import Database, open_database
 from lipsync_server.jobs.database.schema import STEPS
 from lipsync_server.jobs.database.store import Ending, Store
@@ -186,3 +187,14 @@ async def test_on_a_full_disk_videos_can_be_deleted_and_expire(tmp_path: Path, c
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert caplog.text.count("files are removed first") == 2
     await database.close()
+
+
+@pytest.mark.parametrize("content", [b"junk" * 10_000, bytes(40_000), None])
+async def test_a_spoilt_database_is_refused_in_a_sentence(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "lipsync.db"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(LipsyncError, match="finished videos are kept"):
+        await open_database(path)

@@ -129,6 +129,20 @@ def test_a_kill_by_the_caller_ends_the_decoder_at_once(pool: DecoderPool, tmp_pa
             process.run(ProbePicture(tmp_path / "pipe", LIMIT))
 
 
+def test_a_kill_that_comes_too_late_ends_nobody_else_s_task(pool: DecoderPool, picture: Path) -> None:
+    """Whoever waits for a decoder stops it from another thread, when the process may have a new file already."""
+    for _ in range(20):
+        with pool.process() as process:
+            process.run(ProbePicture(picture, 10**6))
+            process.kill()  # it is done, and must not come back to the pool
+        pool.run(ProbePicture(picture, 10**6))
+        with pool.process() as earlier:
+            earlier.run(ProbePicture(picture, 10**6))
+        with pool.process() as later:
+            earlier.kill()
+            later.run(ProbePicture(picture, 10**6))
+
+
 def test_a_process_is_kept_after_good_files_and_thrown_away_after_a_bad_one(
     pool: DecoderPool, picture: Path, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from aiohttp.typedefs import Handler
 
 from lipsync_server.errors import VolumeStuck
 from lipsync_server.http import keys
+from lipsync_server.jobs.files import disk_errors
 from lipsync_server.jobs.volume import is_gone, volume_stuck
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,8 @@ async def volume_middleware(request: web.Request, handler: Handler) -> web.Strea
             n_looks = n_looks + 1 if trouble else 0
             if trouble and n_looks >= _N_LOOKS:
                 raise _given_up(request, work, trouble)
-        return work.result()
+        with disk_errors():
+            return work.result()
     except (sqlite3.OperationalError, OSError) as error:
         if not is_gone(error):
             raise

@@ -12,6 +12,7 @@ call it in a thread.
 import errno
 import secrets
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -162,13 +163,20 @@ def kept_secret(path: Path, make: Callable[[], str]) -> tuple[str, bool]:
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """Turn the OSError "no space left on device" into ServerDiskFull."""
+    """Turn "no space left on device", of a file or of the database, into DiskFull."""
     try:
         yield
-    except OSError as error:
-        if error.errno in _ON_DISK_FULL:
+    except (OSError, sqlite3.OperationalError) as error:
+        if is_full(error):
             raise DiskFull(
                 "The server's disk filled up. Collect or delete finished videos and send the request again.",
                 retry_after_s=300,
             ) from error
         raise
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether the error says that the disk is full."""
+    if isinstance(error, sqlite3.OperationalError):
+        return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL
+    return isinstance(error, OSError) and error.errno in _ON_DISK_FULL

@@ -15,8 +15,7 @@ from aiohttp import web
 
 from lipsync_server.errors import Cancelled, LipsyncError, UnsupportedMedia
 from lipsync_server.http.inputs.sink import Taken
-from lipsync_server.media.sandbox.pool import DecoderPool
-from lipsync_server.media.sandbox.process import DecoderProcess
+from lipsync_server.media.sandbox.pool import BorrowedProcess, DecoderPool
 from lipsync_server.media.sandbox.tasks import ProbePicture, ProbeRecording, Task
 from lipsync_server.settings import Settings
 
@@ -124,7 +123,7 @@ class _Attempt(Generic[Result]):
     """One decoder process that works on a task, and the thread that waits for that process."""
 
     def __init__(self, threads: ThreadPoolExecutor, decoders: DecoderPool, task: Task[Result]) -> None:
-        self._process: DecoderProcess | None = None
+        self._process: BorrowedProcess | None = None
         self._is_stopped = False
         self._future = asyncio.wrap_future(threads.submit(self._run, decoders, task))
 

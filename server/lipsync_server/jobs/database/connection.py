@@ -68,22 +68,33 @@ class Database:
 
 
 async def open_database(path: Path) -> Database:
-    """Open or make the database at `path` and bring it to the newest schema."""
-    writer = await _connect(path)
+    """Open or make the database at `path` and bring it to the newest schema. Raises LipsyncError when it is spoilt."""
     try:
-        await _upgrade(writer, path)
-        reader = await _connect(path)
-    except BaseException:
-        await writer.close()
-        raise
+        writer = await _connect(path)
+        try:
+            await _upgrade(writer, path)
+            reader = await _connect(path)
+        except BaseException:
+            await writer.close()
+            raise
+    except sqlite3.DatabaseError as error:
+        raise LipsyncError(
+            f"The database {path} cannot be used ({error}). If its disk is in order, move the file away, with those "
+            "beside it that begin with the same name, and start again: finished videos are kept and get new records; "
+            "jobs that had not ended are lost."
+        ) from error
     return Database(path, writer, reader)
 
 
 async def _connect(path: Path) -> aiosqlite.Connection:
     connection = await aiosqlite.connect(path, isolation_level=None)
     connection.row_factory = aiosqlite.Row
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON"):
-        await connection.execute(f"PRAGMA {pragma}")
+    try:
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON"):
+            await connection.execute(f"PRAGMA {pragma}")
+    except BaseException:
+        await connection.close()  # its thread would keep the process alive
+        raise
     return connection
 
 

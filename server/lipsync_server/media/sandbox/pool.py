@@ -19,6 +19,39 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
+class BorrowedProcess:
+    """A decoder process for the time of a task. kill() may be called from any thread, and also too late.
+
+    When the process was given back it may already have another's file, so a late kill() has no effect.
+    """
+
+    def __init__(self, process: DecoderProcess) -> None:
+        self._process = process
+        self._lock = threading.Lock()
+        self._is_over = False
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def is_alive(self) -> bool:
+        return self._process.is_alive()
+
+    def run(self, task: Task[Result]) -> Result:
+        """Do `task` and wait for its result. Raises what DecoderProcess.run raises."""
+        return self._process.run(task)
+
+    def kill(self) -> None:
+        """End the process now, whatever it does; a run() that waits raises."""
+        with self._lock:
+            if not self._is_over:
+                self._process.kill()
+
+    def end(self) -> None:
+        with self._lock:
+            self._is_over = True
+
+
 class DecoderPool:
     """Keeps up to `n_warm` decoder processes ready. More are started as needed and kept no longer than their task."""
 
@@ -39,12 +72,14 @@ class DecoderPool:
                 self._idle.append(DecoderProcess())
 
     @contextmanager
-    def process(self) -> Iterator[DecoderProcess]:
+    def process(self) -> Iterator[BorrowedProcess]:
         """A process for one task. Afterwards it is kept when it is fit for another file, else replaced."""
         process = self._take()
+        borrowed = BorrowedProcess(process)
         try:
-            yield process
+            yield borrowed
         finally:
+            borrowed.end()
             self._give_back(process)
 
     def run(self, task: Task[Result]) -> Result:
@@ -71,7 +106,9 @@ class DecoderPool:
 
     def _give_back(self, process: DecoderProcess) -> None:
         with self._lock:
-            if process.is_fit and process.is_alive() and not self._is_closed and len(self._idle) < self._n_warm:
+            # A process that was just killed may still look alive.
+            fit = process.is_fit and not process.was_killed and process.is_alive()
+            if fit and not self._is_closed and len(self._idle) < self._n_warm:
                 self._idle.insert(0, process)  # the one that is warmest in the processor's caches comes first
                 return
             if not self._is_closed and len(self._idle) < self._n_warm:

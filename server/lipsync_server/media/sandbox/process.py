@@ -62,6 +62,10 @@ class DecoderProcess:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def was_killed(self) -> bool:
+        return self._ended_by is not None
+
     def is_alive(self) -> bool:
         return self._process.poll() is None
 

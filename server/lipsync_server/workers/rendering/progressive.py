@@ -11,8 +11,7 @@ import threading
 from pathlib import Path
 
 from lipsync_server.errors import LipsyncError
-from lipsync_server.media.sandbox.pool import DecoderPool
-from lipsync_server.media.sandbox.process import DecoderProcess
+from lipsync_server.media.sandbox.pool import BorrowedProcess, DecoderPool
 from lipsync_server.media.sandbox.tasks import AppendFragments
 
 log = logging.getLogger(__name__)
@@ -37,7 +36,7 @@ class Progressive:
         self._changed = threading.Condition()
         self._asked, self._done = 1, 0  # the first round encodes the sound
         self._stopped = False
-        self._process: DecoderProcess | None = None
+        self._process: BorrowedProcess | None = None
         self._thread = threading.Thread(target=self._run, name="progressive", daemon=True)
         self._thread.start()
 

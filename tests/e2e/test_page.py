@@ -112,6 +112,17 @@ async def test_the_spoken_words_become_captions_that_can_be_downloaded(page: Pag
         assert saved.read_bytes().startswith(beginning)
 
 
+async def test_a_checked_video_shows_its_score_its_findings_and_its_sheet(page: Page) -> None:
+    await choose_inputs(page)
+    await page.get_by_text("More options").click()
+    await page.get_by_label("Check the finished video").select_option("yes")
+    await page.get_by_role("button", name="Make the video").click()
+    await page.get_by_text("Check: no score").click(timeout=RENDER_MS)
+    await expect(page.locator("#findings li").first).to_contain_text("same prediction")
+    await expect(page.locator("#sheet")).to_be_visible()
+    await expect(page.locator("#sheet")).not_to_have_js_property("naturalWidth", 0)
+
+
 async def test_a_video_plays_while_it_is_rendered(browser: Browser, tmp_path: Path) -> None:
     speech = tmp_path / "speech.wav"
     speech.write_bytes(wav(20))

@@ -139,6 +139,12 @@ export async function captions(id, kind, signal) {
   return URL.createObjectURL(await answer.blob());
 }
 
+/** The contact sheet of a checked video as an object URL. */
+export async function sheet(id, signal) {
+  const answer = await request(`v1/jobs/${id}/sheet`, { signal });
+  return URL.createObjectURL(await answer.blob());
+}
+
 /** The finished video as an object URL; the browser keeps large blobs on disk. */
 export async function video(id, onProgress, signal) {
   const answer = await request(`v1/jobs/${id}/video`, { signal });

@@ -1,6 +1,6 @@
 // The page: signs in, sends the form, shows the progress of the job and then its video, and lists the recent jobs.
 
-import { captions, follow, json, Problem, REFUSED, submit, token, video } from "./api.js";
+import { captions, follow, json, Problem, REFUSED, sheet, submit, token, video } from "./api.js";
 import * as form from "./form.js";
 import * as idle from "./idle.js";
 import { playLive } from "./live.js";
@@ -9,11 +9,12 @@ const $ = (id) => document.getElementById(id);
 const LAST = "lipsync-last-job";
 const STAGES = {
   queued: "Waiting", load: "Loading the engine", preprocess: "Looking and listening", generate: "Making the video",
-  encode: "Writing the file", store: "Handing it over", done: "Done",
+  encode: "Writing the file", check: "Checking the video", store: "Handing it over", done: "Done",
 };
 let following = null;
 let videoUrl = "";
 let captionUrls = [];
+let sheetUrl = "";
 let shownId = "";
 let live = null; // ends the stream of the job that is being rendered
 
@@ -197,6 +198,24 @@ async function showVideo(job, signal) {
   }
   Object.assign($("download"), { href: videoUrl, download: job.file_name, hidden: false });
   await showCaptions(job, signal);
+  await showCheck(job, signal);
+}
+
+/** The score, the findings and the contact sheet; hidden for a video that was not checked. */
+async function showCheck(job, signal) {
+  const { quality } = job.result;
+  if (!quality || !job.links.sheet) return;
+  $("score").textContent = quality.score === null ? "Check: no score" : `Check: score ${quality.score.toFixed(2)} of 1`;
+  $("findings").replaceChildren(...quality.findings.map(({ from_s, to_s, sentence }) =>
+    Object.assign(document.createElement("li"), { textContent: `${from_s.toFixed(1)} to ${to_s.toFixed(1)} s: ${sentence}` })));
+  $("quality").hidden = false;
+  $("quality").open = quality.score !== null && quality.score < 0.6;
+  try {
+    sheetUrl = await sheet(job.id, signal);
+    $("sheet").src = $("sheet-link").href = sheetUrl;
+  } catch (problem) {
+    if (!signal.aborted) $("job-problem").textContent = problem.detail ?? String(problem);
+  }
 }
 
 /** Links to the captions as files. A video without captions has none. */
@@ -222,6 +241,10 @@ function forgetVideo() {
   videoUrl = "";
   captionUrls.forEach((url) => URL.revokeObjectURL(url));
   captionUrls = [];
+  if (sheetUrl) URL.revokeObjectURL(sheetUrl);
+  sheetUrl = "";
+  $("sheet").removeAttribute("src");
+  $("quality").hidden = true;
   for (const kind of ["srt", "vtt"]) $(`captions-${kind}`).hidden = true;
 }
 

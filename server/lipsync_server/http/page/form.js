@@ -186,7 +186,7 @@ export function body() {
   }
   const form = new FormData();
   const plain = ["prompt", "engine", "preset", "resolution", "file_name", "seed", "face_index"];
-  for (const name of [...plain, "format", "height", "lead_silence_s", "loudness_lufs"])
+  for (const name of [...plain, "format", "height", "lead_silence_s", "loudness_lufs", "check", "retries_below"])
     if ($(name).value !== "" && !$(name).closest("[hidden]")) form.append(name, $(name).value);
   for (const [name, value] of captionFields()) form.append(name, value);
   const options = engineOptions();

@@ -15,6 +15,7 @@ import { machineOperations, machineProperties } from './resources/machine';
 import { serverOperations, serverProperties } from './resources/server';
 import { serverChoice } from './resources/serverChoice';
 import { videoOperations, videoProperties } from './resources/video';
+import { outputs } from './resources/video/generate/check';
 
 const OPERATIONS: Record<string, Operation[]> = {
 	video: videoOperations,
@@ -35,7 +36,7 @@ export class Lipsync implements INodeType {
 		defaults: { name: 'Lipsync' },
 		usableAsTool: true,
 		inputs: [NodeConnectionTypes.Main],
-		outputs: [NodeConnectionTypes.Main],
+		outputs,
 		// Conditions with `hide`: with `show`, n8n's editor treats Resource as a choice of credentials and hides the field.
 		credentials: [
 			{
@@ -89,6 +90,7 @@ export class Lipsync implements INodeType {
 				},
 			);
 		}
-		return [await chosen.run(this)];
+		const items = await chosen.run(this);
+		return chosen.byOutput?.(this, items) ?? [items];
 	}
 }

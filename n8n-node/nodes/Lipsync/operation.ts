@@ -10,6 +10,8 @@ export interface Operation {
 	option: INodePropertyOptions;
 	fields: INodeProperties[];
 	run: (context: IExecuteFunctions) => Promise<INodeExecutionData[]>;
+	/** The items by output, for an operation that may have several. */
+	byOutput?: (context: IExecuteFunctions, items: INodeExecutionData[]) => INodeExecutionData[][];
 }
 
 /** Version 2 moved the rarely used fields into collections. Version 1 keeps its panel for workflows that have it. */

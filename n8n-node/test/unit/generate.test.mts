@@ -5,8 +5,9 @@ import { describe, it } from 'node:test';
 // The package's ES modules do not resolve in Node.js; n8n itself requires it.
 import workflow = require('n8n-workflow');
 
+import { Lipsync } from '../../nodes/Lipsync/Lipsync.node.js';
 import { execute, makeContext, withFiles } from './context.mjs';
-import { job, json, problem, serve, working, type Asked } from './scripted.mjs';
+import { checkedJob, job, json, problem, serve, working, type Asked } from './scripted.mjs';
 
 const keyOf = (asked: Asked) => asked.headers['idempotency-key'];
 
@@ -105,6 +106,58 @@ describe('Generate', () => {
 		assert.doesNotMatch(body, /name="fill"/);
 		assert.equal(item.binary?.poster.fileName, 'anna-lipsync.jpg');
 		assert.equal(context.store.get(String(item.binary?.poster.id))?.bytes.toString(), 'a picture');
+	});
+
+	it('sends a video below the bar to the second output, with its contact sheet', async (t) => {
+		const scores = [0.9, 0.2, null];
+		const links = { video: 'x', stored: null, sheet: 'x' };
+		const server = await serve(
+			t,
+			working((asked, response) => {
+				const [, number, part] = /^\/v1\/jobs\/job(\d)(\/sheet)?$/.exec(asked.path) ?? [];
+				if (number === undefined) return false;
+				if (part) response.end('a sheet');
+				else json(response, 200, checkedJob(`job${number}`, scores[Number(number)], links));
+				return true;
+			}),
+		);
+		const context = makeContext({
+			baseUrl: server.url,
+			items: [withFiles(), withFiles(), withFiles()],
+			parameters: { check: { bar: 0.6, sheetField: 'sheet', retriesBelow: 0.5, retries: 2 } },
+		});
+		const [good, below] = await new Lipsync().execute.call(context);
+		assert.deepEqual(
+			good.map(({ json: { job_id } }) => job_id),
+			['job0', 'job2'],
+		);
+		assert.deepEqual(
+			below.map(({ json: { job_id } }) => job_id),
+			['job1'],
+		);
+		const quality = below[0].json.quality as { score: number; findings: Array<{ name: string }> };
+		assert.equal(quality.score, 0.2);
+		assert.equal(quality.findings[0].name, 'lag');
+		assert.equal(below[0].binary?.sheet.fileName, 'anna-lipsync.sheet.jpg');
+		assert.equal(below[0].binary?.data.fileName, 'anna-lipsync.mp4');
+		const body = server.to('POST', /^\/v1\/jobs$/)[0].body.toString();
+		for (const [name, value] of Object.entries({
+			check: 'true',
+			retries_below: '0.5',
+			retries: '2',
+		})) {
+			assert.ok(body.includes(`name="${name}"\r\n\r\n${value}\r\n`), name);
+		}
+	});
+
+	it('has one output and sends no field of the check when the panel has no bar', async (t) => {
+		for (const typeVersion of [1, 2]) {
+			const server = await serve(t, working());
+			const context = makeContext({ baseUrl: server.url, typeVersion });
+			assert.equal((await new Lipsync().execute.call(context)).length, 1);
+			const [post] = server.to('POST', /^\/v1\/jobs$/);
+			assert.doesNotMatch(post.body.toString(), /name="(check|retries_below|retries)"/);
+		}
 	});
 
 	it('submits all items before it waits for the first and keeps their order', async (t) => {

@@ -138,3 +138,10 @@ export function working(
 		}
 	};
 }
+
+/** A finished job whose video was checked. */
+export function checkedJob(id: string, score: number | null, links: object): object {
+	const done = job(id, 'succeeded', { links }) as { result: object };
+	const findings = [{ name: 'lag', from_s: 0, to_s: 1, sentence: 'The mouth is late.' }];
+	return { ...done, result: { ...done.result, quality: { score, findings }, attempts: [] } };
+}

@@ -14,8 +14,17 @@ export interface JobResult {
 	seconds_per_second: number;
 	seed: number;
 	warnings: string[];
-	/** Only of a video that the server was asked to check; the score is null where the check cannot judge. */
-	quality?: { score: number | null } | null;
+	/** Missing in answers of older servers, which check no videos; null for a video that was not checked. */
+	quality?: Quality | null;
+	unchecked?: string | null;
+	attempts?: Array<{ seed: number; score: number | null }>;
+}
+
+/** The check of a finished video. */
+export interface Quality {
+	/** From 0 to 1; null if the check cannot judge the video. */
+	score: number | null;
+	findings: Array<{ name: string; from_s: number; to_s: number; sentence: string }>;
 }
 
 export interface JobCost {
@@ -50,6 +59,7 @@ export interface Job {
 		/** Missing in answers of older servers, which make no captions. */
 		captions_srt?: string | null;
 		captions_vtt?: string | null;
+		sheet?: string | null;
 	};
 }
 

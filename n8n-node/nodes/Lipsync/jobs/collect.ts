@@ -87,6 +87,15 @@ export async function posterFile(server: Server<Storing>, job: Job): Promise<IBi
 	);
 }
 
+/** The contact sheet of a checked video, a JPEG under the name of the video. */
+export async function sheetFile(server: Server<Storing>, job: Job): Promise<IBinaryData> {
+	const path = jobPath(job.id, '/sheet');
+	const { body } = await send(server, { method: 'GET', path, stream: true }, TRANSFER);
+	const name = job.file_name.replace(/\.mp4$/i, '.sheet.jpg');
+	const stream = body as unknown as ByteStream;
+	return await server.context.helpers.prepareBinaryData(stream, name, 'image/jpeg');
+}
+
 /** Tell the server that it may delete the video, because n8n has stored it. A failure is only logged. */
 export async function markCollected(server: Server, job: Job): Promise<void> {
 	try {

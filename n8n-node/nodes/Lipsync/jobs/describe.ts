@@ -15,6 +15,7 @@ const SIMPLE_RESULT = [
 	'size_bytes',
 	'cost',
 	'warnings',
+	'quality',
 	'video_url',
 	'expires_at',
 	// Only of a video that the server was asked to check.
@@ -39,7 +40,11 @@ export async function describeResult(
 	job: Job,
 	isSimple: boolean,
 ): Promise<IDataObject> {
-	const full = { ...result(job, await videoUrl(server, job)), ...(await captionUrls(server, job)) };
+	const full = {
+		...result(job, await videoUrl(server, job)),
+		...(await captionUrls(server, job)),
+		...(await quality(server, job)),
+	};
 	return isSimple ? only(full, SIMPLE_RESULT) : full;
 }
 
@@ -49,6 +54,7 @@ export async function describeForAgent(server: Server, job: Job): Promise<IDataO
 	return {
 		job_id: job.id,
 		duration_s: job.result?.duration_s,
+		...(job.result?.quality ? { score: job.result.quality.score } : {}),
 		warnings: job.result?.warnings ?? [],
 		...(link ?? { video_url: await videoUrl(server, job) }),
 	};
@@ -87,6 +93,23 @@ async function captionUrls(server: Server, job: Job): Promise<IDataObject> {
 	return {
 		captions_srt_url: `${address}${jobPath(job.id, '/captions.srt')}`,
 		captions_vtt_url: `${address}${jobPath(job.id, '/captions.vtt')}`,
+	};
+}
+
+/** The check's score and findings, and the address of its contact sheet; no fields for an unchecked video. */
+async function quality(server: Server, job: Job): Promise<IDataObject> {
+	const checked = job.result?.quality;
+	if (!checked) return {};
+	const findings = checked.findings.map(({ name, from_s, to_s, sentence }) => ({
+		name,
+		from_s,
+		to_s,
+		sentence,
+	}));
+	return {
+		quality: { score: checked.score, findings },
+		attempts: job.result?.attempts ?? [],
+		sheet_url: `${await server.address()}${jobPath(job.id, '/sheet')}`,
 	};
 }
 

@@ -17,6 +17,7 @@ import { locatorValue } from '../jobId';
 import { isSimple } from '../output';
 import { captionTexts } from './captions';
 import { formatTexts } from './format';
+import { checkTexts } from './check';
 
 const MINUTE_MS = 60_000;
 
@@ -30,6 +31,8 @@ export interface Ask {
 	srtField: string;
 	/** The output field for the first frame as a picture; "" for none. */
 	posterField: string;
+	/** The output field for the contact sheet of the check; "" for none. */
+	sheetField: string;
 	downloads: boolean;
 	keepsOnServer: boolean;
 	isSimple: boolean;
@@ -53,6 +56,7 @@ export async function readAsk(context: IExecuteFunctions, i: number): Promise<As
 		callback_url: text(options.callbackUrl),
 		...captionTexts(panel.captions),
 		...formatTexts(panel.format),
+		...checkTexts(panel.check),
 		options: Object.keys(panel.engineOptions).length > 0 ? JSON.stringify(panel.engineOptions) : '',
 	};
 	const form: Form = { texts, files: [] };
@@ -75,6 +79,7 @@ export async function readAsk(context: IExecuteFunctions, i: number): Promise<As
 		outputField: text(options.outputField) || 'data',
 		srtField: text(panel.captions.srtField),
 		posterField: text(panel.format.posterField),
+		sheetField: text(panel.check.sheetField),
 		// A tool of an AI agent cannot return a file, so the agent gets a link.
 		downloads: options.downloadVideo !== false && !isTool(context),
 		keepsOnServer: panel.keepsOnServer,
@@ -94,6 +99,7 @@ interface Panel {
 	options: IDataObject;
 	captions: IDataObject;
 	format: IDataObject;
+	check: IDataObject;
 	engineOptions: IDataObject;
 	waits: boolean;
 	keepsOnServer: boolean;
@@ -110,6 +116,7 @@ function panelNow(context: IExecuteFunctions, i: number): Panel {
 		options,
 		captions: context.getNodeParameter('captions', i, {}) as IDataObject,
 		format: context.getNodeParameter('format', i, {}) as IDataObject,
+		check: context.getNodeParameter('check', i, {}) as IDataObject,
 		engineOptions: Object.fromEntries(
 			given.map(({ name, value }) => [
 				text(name),
@@ -142,6 +149,7 @@ function panelOfVersion1(context: IExecuteFunctions, i: number): Panel {
 		},
 		captions: {},
 		format: {},
+		check: {},
 		engineOptions: engineOptionsOfVersion1(context, more.engineOptions, i),
 		waits: field('wait') !== 'none',
 		keepsOnServer: more.markCollected === false,

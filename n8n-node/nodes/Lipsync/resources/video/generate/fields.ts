@@ -8,6 +8,7 @@ import type { INodeProperties } from 'n8n-workflow';
 import { VERSION_2 } from '../../../operation';
 import { keepOnServerField, outputField, simplifyField } from '../output';
 import { captionFields } from './captions';
+import { checkFields } from './check';
 import * as common from './commonFields';
 import { formatFields } from './format';
 
@@ -60,6 +61,7 @@ export const fields: INodeProperties[] = [
 	},
 	captionFields,
 	formatFields,
+	checkFields,
 	{
 		displayName: 'Engine Options',
 		name: 'engineOptions',

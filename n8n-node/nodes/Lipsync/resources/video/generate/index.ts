@@ -5,12 +5,13 @@ import { asNodeError, jobEnded } from '../../../api/errors';
 import { TimeLimit } from '../../../api/patience';
 import { serverOf, type Server } from '../../../api/server';
 import { orFailed } from '../../../items';
-import { captionFile, download, markCollected, posterFile } from '../../../jobs/collect';
+import { captionFile, download, markCollected, posterFile, sheetFile } from '../../../jobs/collect';
 import { describeForAgent, describeResult, describeStatus } from '../../../jobs/describe';
 import { idempotencyKey, submit } from '../../../jobs/submit';
 import { TookTooLong, abandon, readJob, waitForEnd } from '../../../jobs/watch';
 import type { Operation } from '../../../operation';
-import { readAsk, type Ask } from './ask';
+import { isTool, readAsk, type Ask } from './ask';
+import { byOutput } from './check';
 import { fields } from './fields';
 import { fieldsVersion1 } from './fieldsVersion1';
 
@@ -31,6 +32,7 @@ export const generate: Operation = {
 	},
 	fields: [...fieldsVersion1, ...fields],
 	run,
+	byOutput: (context, items) => (isTool(context) ? [items] : byOutput(context, items)),
 };
 
 /** Send all jobs first; then wait for each, in the order of the items. */
@@ -97,6 +99,9 @@ async function finish({ id, server, ask, limit }: Started, i: number): Promise<I
 			item.binary[ask.srtField] = await captionFile(server, ended);
 		}
 		if (ask.posterField) item.binary[ask.posterField] = await posterFile(server, ended);
+		if (ask.sheetField && ended.links.sheet) {
+			item.binary[ask.sheetField] = await sheetFile(server, ended);
+		}
 		if (!ask.keepsOnServer) await markCollected(server, ended);
 		return item;
 	});

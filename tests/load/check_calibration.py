@@ -2,19 +2,22 @@
 
     python tests/load/check_calibration.py FOLDER
 
-FOLDER has clips as MP4 in which picture and sound agree. Prints the table of docs/quality-check.md. The faults are made
-from the decoded frames and sound: the sound moved, another clip's sound, a picture that freezes after a third, turns
-black, turns to noise, drifts in colour, loses its sharpness, or flickers.
+FOLDER has clips as MP4 in which picture and sound agree. Every second clip (by name) is part A, the others are part B.
+Prints the table of docs/quality-check.md for both parts with the limits of check/judge.py, then two limits as a rule
+chooses them on one part, and their result on the other part, which had no say in them. The faults are made from the
+decoded frames and sound.
 """
 
 import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
+from lipsync_server.check import judge as judge_module
 from lipsync_server.check.judge import judge
 from lipsync_server.check.listen import listen
 from lipsync_server.check.mouth import GRID_HZ
@@ -28,6 +31,7 @@ from lipsync_server.media.sound.speech import map_speech
 from lipsync_server.media_types import SPEECH_RATE_HZ, Frames, Speech
 
 SHIFTS_MS = (-400, -160, -80, 80, 160, 400)
+BAR = 0.6
 LONGEST_S = 8.0
 """Faults of the picture are tried on this much of each clip."""
 
@@ -68,6 +72,15 @@ def flicker(frames: Iterator[Frames], n: int) -> Iterator[Frames]:
         yield np.clip(frame * (1.08 if i % 2 else 0.92), 0, 255).astype(np.uint8)
 
 
+def cuts(frames: Iterator[Frames], n: int) -> Iterator[Frames]:
+    """A jump every 3.2 s, as between two windows of a model: the picture moves by 4 % and is 6 % brighter."""
+    for i, frame in enumerate(frames):
+        if i // round(3.2 * FPS) % 2:
+            frame = np.roll(frame, round(0.04 * frame.shape[1]), axis=1)
+            frame = np.clip(frame * 1.06, 0, 255).astype(np.uint8)
+        yield frame
+
+
 FAULTS: dict[str, Fault] = {
     "freezes after a third": frozen,
     "black from the middle": black,
@@ -75,6 +88,7 @@ FAULTS: dict[str, Fault] = {
     "colour drifts by 40 %": colour,
     "sharpness drifts": blurred,
     "brightness flickers by 8 %": flicker,
+    "jumps every 3.2 s": cuts,
 }
 
 
@@ -94,8 +108,10 @@ class Clip:
         frames = read_video_frames(self.path, range(n), fps=FPS, max_side=MAX_SIDE_PX)
         return watch(fault(frames, n) if fault else frames, n, 0)
 
-    def quality(self, speech: Speech, seen: Seen | None = None) -> Quality:
+    def quality(self, speech: Speech | None, seen: Seen | None = None) -> Quality:
         seen = seen or self.seen
+        if speech is None:
+            return judge(seen, None, None, expects_face=True)
         speech = np.resize(speech, round(seen.n / FPS * SPEECH_RATE_HZ)).astype(np.float32)
         n_grid = int(len(speech) / SPEECH_RATE_HZ * GRID_HZ)
         expected = mouth_track(speech, n_grid, GRID_HZ)[:, 0].astype(float)
@@ -109,16 +125,68 @@ def moved(speech: Speech, by_ms: int) -> Speech:
     return np.concatenate([gap, speech[:-n]]) if by_ms > 0 else np.concatenate([speech[n:], gap])
 
 
-def row(name: str, found: list[Quality]) -> str:
-    scores = np.array([np.nan if quality.score is None else quality.score for quality in found])
-    rs = np.array([np.nan if quality.mouth_r is None else quality.mouth_r for quality in found])
-    low = int((scores < 0.6).sum())
-    names = sorted({finding.name for quality in found for finding in quality.findings})
-    r = f"{np.nanmedian(rs):.2f}" if np.isfinite(rs).any() else ""
-    return (
-        f"| {name} | {np.nanmin(scores):.2f} | {np.nanmedian(scores):.2f} | {np.nanmax(scores):.2f} | "
-        f"{low} of {len(found)} | {r} | {', '.join(names)} |"
-    )
+def clipped(speech: Speech) -> Speech:
+    """The sound ten times as loud as full scale allows."""
+    return np.clip(10 * speech / max(float(np.abs(speech).max()), 1e-6), -1, 1).astype(np.float32)
+
+
+SOUND_FAULTS: dict[str, Callable[[Speech], Speech | None]] = {
+    **{f"sound moved by {ms:+d} ms": partial(moved, by_ms=ms) for ms in SHIFTS_MS},
+    "sound clipped": clipped,
+    "sound silent": np.zeros_like,
+    "no sound": lambda speech: None,
+}
+
+
+def score_of(quality: Quality) -> float:
+    return float("nan") if quality.score is None else quality.score
+
+
+def cells(found: list[Quality]) -> list[str]:
+    """Lowest, median and highest score, and how many are below the bar; a dash where no video has a score."""
+    scores = np.array([score_of(quality) for quality in found])
+    if not np.isfinite(scores).any():
+        return ["-", "-", "-", f"0 of {len(found)}"]
+    figures = [f"{figure(scores):.2f}" for figure in (np.nanmin, np.nanmedian, np.nanmax)]
+    return [*figures, f"{int((scores < BAR).sum())} of {len(found)}"]
+
+
+def row(name: str, parts: tuple[list[Quality], list[Quality]]) -> str:
+    names = sorted({finding.name for found in parts for quality in found for finding in quality.findings})
+    return f"| {name} | {' | '.join(cells(parts[0]) + cells(parts[1]))} | {', '.join(names)} |"
+
+
+def limits_of(part: list[Clip]) -> tuple[float, float]:
+    """FULL_R and MAX_LAG_MS as this part alone would choose them.
+
+    FULL_R: 5 % of the pairs of a clip and another clip's sound reach the bar. MAX_LAG_MS: 5 ms more than the largest
+    lag of a real clip.
+    """
+    other = [a.quality(b.speech).mouth_r or 0.0 for a in part for b in part if a is not b]
+    lags = [abs(lag) for clip in part if (lag := clip.quality(clip.speech).lag_ms) is not None]
+    return round(float(np.percentile(other, 95)) / BAR, 2), max(lags) + 5
+
+
+def cross(chosen_on: list[Clip], tried_on: list[Clip]) -> str:
+    """The result of limits that were chosen on other clips."""
+    kept = judge_module.FULL_R, judge_module.MAX_LAG_MS
+    limits = limits_of(chosen_on)
+    try:
+        judge_module.FULL_R = limits[0]
+        judge_module.MAX_LAG_MS = limits[1]
+        real = [clip.quality(clip.speech) for clip in tried_on]
+        other = [a.quality(b.speech) for a in tried_on for b in tried_on if a is not b]
+        shifted = {ms: [clip.quality(moved(clip.speech, ms)) for clip in tried_on] for ms in SHIFTS_MS}
+    finally:
+        judge_module.FULL_R = kept[0]
+        judge_module.MAX_LAG_MS = kept[1]
+
+    def below(found: list[Quality]) -> str:
+        return f"{sum(score_of(quality) < BAR for quality in found)} of {len(found)}"
+
+    near = [quality for ms in (-80, 80) for quality in shifted[ms]]
+    far = [quality for ms in (-400, -160, 160, 400) for quality in shifted[ms]]
+    return f"| {limits[0]} | {limits[1]:.0f} ms | {below(real)} | {below(near)} | {below(far)} | {below(other)} |"
 
 
 def main() -> None:
@@ -137,17 +205,36 @@ def main() -> None:
         print(
             f"| {clip.path.stem} | {found.score} | {found.mouth_r} | {lag} | {found.closures} | {names} |", flush=True
         )
-    print("\n| clips | lowest | median | highest | below 0.6 | median r | findings |\n|---|---|---|---|---|---|---|")
-    print(row("as they are", [clip.quality(clip.speech) for clip in clips]))
-    for ms in SHIFTS_MS:
-        print(row(f"sound moved by {ms:+d} ms", [clip.quality(moved(clip.speech, ms)) for clip in clips]), flush=True)
-    others = [a.quality(b.speech) for a in clips for b in clips if a is not b]
-    print(row("another clip's sound", others), flush=True)
+    parts = clips[::2], clips[1::2]
+    print(
+        "\n| clips | A: lowest | median | highest | below 0.6 | B: lowest | median | highest | below 0.6 | findings |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
+
+    def show(name: str, judged: Callable[[Clip], Quality]) -> None:
+        print(row(name, ([judged(clip) for clip in parts[0]], [judged(clip) for clip in parts[1]])), flush=True)
+
+    show("as they are", lambda clip: clip.quality(clip.speech))
+    others = [[a.quality(b.speech) for a in part for b in part if a is not b] for part in parts]
+    print(row("another clip's sound", (others[0], others[1])), flush=True)
+    for name, spoil in SOUND_FAULTS.items():
+        show(name, lambda clip, spoil=spoil: clip.quality(spoil(clip.speech)))
     for name, fault in FAULTS.items():
-        print(
-            row(name, [clip.quality(clip.speech, clip.look(min(clip.duration_s, LONGEST_S), fault)) for clip in clips]),
-            flush=True,
+        show(
+            name,
+            lambda clip, fault=fault: clip.quality(clip.speech, clip.look(min(clip.duration_s, LONGEST_S), fault)),
         )
+    print("\n| chosen on, tried on | FULL_R | MAX_LAG_MS | real | by 80 ms | by 160, 400 ms | another's sound |")
+    print("|---|---|---|---|---|---|---|")
+    print(f"| A, B {cross(*parts)}")
+    print(f"| B, A {cross(parts[1], parts[0])}")
+    errors = [
+        (clip.quality(moved(clip.speech, ms)).lag_ms or 0.0) - ((clip.quality(clip.speech).lag_ms or 0.0) - ms)
+        for clip in clips
+        for ms in (-80, 80)
+    ]
+    print(f"\nThe lag moves with a shift of 80 ms to within {max(map(abs, errors)):.0f} ms (median "
+          f"{np.median(np.abs(errors)):.0f} ms), so the clips' own offsets are what a shift hides in.")  # fmt: skip
     seconds = sum(clip.duration_s for clip in clips)
     print(
         f"\nWatching took {sum(clip.cpu_s for clip in clips) / seconds:.2f} s of processor time (decoder process not "

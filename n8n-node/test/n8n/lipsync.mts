@@ -25,12 +25,17 @@ export class LipsyncServer {
 	private constructor(
 		private readonly folder: string,
 		readonly port: number,
-		private readonly flags: string[],
+		private readonly command: string[],
 	) {}
 
 	static async start(folder: string, ...flags: string[]): Promise<LipsyncServer> {
+		return await LipsyncServer.program([LIPSYNC, 'serve', '--engine', 'preview', ...flags], folder);
+	}
+
+	/** Another program that serves, with its settings in variables. */
+	static async program(command: string[], folder: string): Promise<LipsyncServer> {
 		mkdirSync(folder, { recursive: true });
-		const server = new LipsyncServer(folder, await freePort(), flags);
+		const server = new LipsyncServer(folder, await freePort(), command);
 		await server.start();
 		return server;
 	}
@@ -41,20 +46,16 @@ export class LipsyncServer {
 
 	async start(): Promise<void> {
 		const log = createWriteStream(join(this.folder, 'server.log'), { flags: 'a' });
-		this.process = spawn(
-			LIPSYNC,
-			[
-				'serve',
-				'--engine',
-				'preview',
-				'--port',
-				String(this.port),
-				'--data-dir',
-				join(this.folder, 'data'),
-				...this.flags,
-			],
-			{ env: { ...process.env, LIPSYNC_TOKENS: TOKEN }, stdio: ['ignore', 'pipe', 'pipe'] },
-		);
+		const [program, ...args] = this.command;
+		const settings = {
+			LIPSYNC_TOKENS: TOKEN,
+			LIPSYNC_PORT: String(this.port),
+			LIPSYNC_DATA_DIR: join(this.folder, 'data'),
+		};
+		this.process = spawn(program, args, {
+			env: { ...process.env, ...settings },
+			stdio: ['ignore', 'pipe', 'pipe'],
+		});
 		this.process.stdout?.pipe(log);
 		this.process.stderr?.pipe(log);
 		await eventually('lipsync serve', async () => {

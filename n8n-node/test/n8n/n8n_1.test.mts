@@ -1,6 +1,7 @@
 /** The packed node inside the newest n8n 1.x: everything that must not depend on the version. */
 import { after, before, describe } from 'node:test';
 
+import { checkCases } from './checking.mjs';
 import { essentialCases } from './essential.mjs';
 import { sharingCases } from './sharing.mjs';
 import { N8N_1 } from './places.mjs';
@@ -19,6 +20,7 @@ describe('the node in n8n 1.x', { timeout: 900_000 }, () => {
 	after(async () => await stage?.clear());
 
 	essentialCases(() => stage);
+	checkCases(() => stage);
 	sharingCases(() => stage);
 	webhookCases(() => stage);
 });

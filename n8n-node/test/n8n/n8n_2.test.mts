@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 
+import { checkCases } from './checking.mjs';
 import { essentialCases } from './essential.mjs';
 import { example as shipped, sendForm } from './example.mjs';
 import { GoogleStandIn, serviceAccount } from './google.mjs';
@@ -104,6 +105,7 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 	});
 
 	essentialCases(() => stage);
+	checkCases(() => stage);
 	sharingCases(() => stage);
 	webhookCases(() => stage);
 

@@ -108,7 +108,8 @@ function wav(header: Buffer, samples: Buffer): Buffer {
 	return Buffer.concat([head, samples]);
 }
 
-function firstSeconds(source: Buffer, seconds: number): Buffer {
+/** The beginning of a PCM WAV. */
+export function firstSeconds(source: Buffer, seconds: number): Buffer {
 	const bytesPerSecond = source.readUInt32LE(28);
 	const n = Math.round(seconds * bytesPerSecond);
 	return wav(source, source.subarray(44, 44 + n - (n % source.readUInt16LE(32))));

@@ -17,8 +17,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from lipsync_server.check import judge as judge_module
-from lipsync_server.check.judge import judge
+from lipsync_server.check.judge import FULL_R, MAX_LAG_MS, judge
 from lipsync_server.check.listen import listen
 from lipsync_server.check.mouth import GRID_HZ
 from lipsync_server.check.quality import Quality
@@ -108,14 +107,21 @@ class Clip:
         frames = read_video_frames(self.path, range(n), fps=FPS, max_side=MAX_SIDE_PX)
         return watch(fault(frames, n) if fault else frames, n, 0)
 
-    def quality(self, speech: Speech | None, seen: Seen | None = None) -> Quality:
+    def quality(
+        self,
+        speech: Speech | None,
+        seen: Seen | None = None,
+        *,
+        full_r: float = FULL_R,
+        max_lag_ms: float = MAX_LAG_MS,
+    ) -> Quality:
         seen = seen or self.seen
         if speech is None:
             return judge(seen, None, None, expects_face=True)
         speech = np.resize(speech, round(seen.n / FPS * SPEECH_RATE_HZ)).astype(np.float32)
         n_grid = int(len(speech) / SPEECH_RATE_HZ * GRID_HZ)
         expected = mouth_track(speech, n_grid, GRID_HZ)[:, 0].astype(float)
-        return judge(seen, listen(speech), expected, expects_face=True)
+        return judge(seen, listen(speech), expected, expects_face=True, full_r=full_r, max_lag_ms=max_lag_ms)
 
 
 def moved(speech: Speech, by_ms: int) -> Speech:
@@ -136,6 +142,14 @@ SOUND_FAULTS: dict[str, Callable[[Speech], Speech | None]] = {
     "sound silent": np.zeros_like,
     "no sound": lambda speech: None,
 }
+
+
+def with_sound(spoil: Callable[[Speech], Speech | None], clip: Clip) -> Quality:
+    return clip.quality(spoil(clip.speech))
+
+
+def with_picture(fault: Fault, clip: Clip) -> Quality:
+    return clip.quality(clip.speech, clip.look(min(clip.duration_s, LONGEST_S), fault))
 
 
 def score_of(quality: Quality) -> float:
@@ -169,24 +183,21 @@ def limits_of(part: list[Clip]) -> tuple[float, float]:
 
 def cross(chosen_on: list[Clip], tried_on: list[Clip]) -> str:
     """The result of limits that were chosen on other clips."""
-    kept = judge_module.FULL_R, judge_module.MAX_LAG_MS
-    limits = limits_of(chosen_on)
-    try:
-        judge_module.FULL_R = limits[0]
-        judge_module.MAX_LAG_MS = limits[1]
-        real = [clip.quality(clip.speech) for clip in tried_on]
-        other = [a.quality(b.speech) for a in tried_on for b in tried_on if a is not b]
-        shifted = {ms: [clip.quality(moved(clip.speech, ms)) for clip in tried_on] for ms in SHIFTS_MS}
-    finally:
-        judge_module.FULL_R = kept[0]
-        judge_module.MAX_LAG_MS = kept[1]
+    full_r, max_lag_ms = limits_of(chosen_on)
+
+    def judged(clip: Clip, speech: Speech) -> Quality:
+        return clip.quality(speech, full_r=full_r, max_lag_ms=max_lag_ms)
+
+    real = [judged(clip, clip.speech) for clip in tried_on]
+    other = [judged(a, b.speech) for a in tried_on for b in tried_on if a is not b]
+    shifted = {ms: [judged(clip, moved(clip.speech, ms)) for clip in tried_on] for ms in SHIFTS_MS}
 
     def below(found: list[Quality]) -> str:
         return f"{sum(score_of(quality) < BAR for quality in found)} of {len(found)}"
 
     near = [quality for ms in (-80, 80) for quality in shifted[ms]]
     far = [quality for ms in (-400, -160, 160, 400) for quality in shifted[ms]]
-    return f"| {limits[0]} | {limits[1]:.0f} ms | {below(real)} | {below(near)} | {below(far)} | {below(other)} |"
+    return f"| {full_r} | {max_lag_ms:.0f} ms | {below(real)} | {below(near)} | {below(far)} | {below(other)} |"
 
 
 def main() -> None:
@@ -211,19 +222,16 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|---|---|---|---|")
 
-    def show(name: str, judged: Callable[[Clip], Quality]) -> None:
-        print(row(name, ([judged(clip) for clip in parts[0]], [judged(clip) for clip in parts[1]])), flush=True)
+    def of_parts(judged: Callable[[Clip], Quality]) -> tuple[list[Quality], list[Quality]]:
+        return [judged(clip) for clip in parts[0]], [judged(clip) for clip in parts[1]]
 
-    show("as they are", lambda clip: clip.quality(clip.speech))
+    print(row("as they are", of_parts(lambda clip: clip.quality(clip.speech))))
     others = [[a.quality(b.speech) for a in part for b in part if a is not b] for part in parts]
     print(row("another clip's sound", (others[0], others[1])), flush=True)
     for name, spoil in SOUND_FAULTS.items():
-        show(name, lambda clip, spoil=spoil: clip.quality(spoil(clip.speech)))
+        print(row(name, of_parts(partial(with_sound, spoil))), flush=True)
     for name, fault in FAULTS.items():
-        show(
-            name,
-            lambda clip, fault=fault: clip.quality(clip.speech, clip.look(min(clip.duration_s, LONGEST_S), fault)),
-        )
+        print(row(name, of_parts(partial(with_picture, fault))), flush=True)
     print("\n| chosen on, tried on | FULL_R | MAX_LAG_MS | real | by 80 ms | by 160, 400 ms | another's sound |")
     print("|---|---|---|---|---|---|---|")
     print(f"| A, B {cross(*parts)}")

@@ -54,13 +54,21 @@ _WHY_NO_SCORE: Final[dict[NoScore, str]] = {
 
 
 def judge(
-    seen: Seen, heard: Heard | None, expected: Curve | None, *, expects_face: bool, no_score: NoScore | None = None
+    seen: Seen,
+    heard: Heard | None,
+    expected: Curve | None,
+    *,
+    expects_face: bool,
+    no_score: NoScore | None = None,
+    full_r: float = FULL_R,
+    max_lag_ms: float = MAX_LAG_MS,
 ) -> Quality:
     """The quality of a video.
 
     expected: the opening that a network predicts from the sound, 100 values a second; None without sound. expects_face:
     whether the picture of the request has a face. If so, a video without a face is bad; if not, it cannot be judged.
-    no_score: why the agreement of mouth and sound shows nothing for this video, or None.
+    no_score: why the agreement of mouth and sound shows nothing for this video, or None. full_r,
+    max_lag_ms: other limits than FULL_R and MAX_LAG_MS, for the calibration.
     """
     findings = [*_of_picture(seen), *_of_sound(seen, heard)]
     broken = float(np.prod([finding.weight for finding in findings]))
@@ -83,9 +91,9 @@ def judge(
         agreement = compare(expected, curve)
     else:
         agreement = compare(expected, curve)
-        part = _mouth_part(agreement)
+        part = _mouth_part(agreement, full_r, max_lag_ms)
         closures = closure_share(expected, curve)
-        findings += _of_mouth(agreement, curve, expected, end)
+        findings += _of_mouth(agreement, curve, expected, end, max_lag_ms)
         broken = float(np.prod([finding.weight for finding in findings]))
     return Quality(
         score=round(part * broken, 3) if part is not None else 0.0 if broken < 0.3 else None,
@@ -120,10 +128,10 @@ def _mouth(seen: Seen) -> Curve:
     return mouth.on_grid(seen.opening, FPS)
 
 
-def _mouth_part(agreement: Agreement) -> float:
-    part = min(max(agreement.r0 / FULL_R, 0.0), 1.0)
-    if agreement.r >= _LAG_IS_SURE_R and abs(agreement.lag_ms) > MAX_LAG_MS:
-        part = min(part, max(0.0, 0.55 - (abs(agreement.lag_ms) - MAX_LAG_MS) / 400))
+def _mouth_part(agreement: Agreement, full_r: float, max_lag_ms: float) -> float:
+    part = min(max(agreement.r0 / full_r, 0.0), 1.0)
+    if agreement.r >= _LAG_IS_SURE_R and abs(agreement.lag_ms) > max_lag_ms:
+        part = min(part, max(0.0, 0.55 - (abs(agreement.lag_ms) - max_lag_ms) / 400))
     return part
 
 

@@ -23,6 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("bench",),
     ("cli", "settings_table", "options_table"),
     ("weights_table",),
+    ("selftest",),
     ("http", "library"),
     ("doctor",),
     ("cloud", "jobs"),

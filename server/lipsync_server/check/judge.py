@@ -37,7 +37,9 @@ _STILL_S: Final = 0.6
 _NOISE: Final = 5
 _FLICKER_LUMA: Final = 3
 _FLICKER_SHARE: Final = 0.15
-_CUT_CHANGE, _CUT_RATIO = 12, 6
+_CUT_CHANGE, _CUT_RATIO = 4, 3
+"""Against the 90th percentile of the second around. Real clips reach 2.1 times without a cut, jumps 4.0 times."""
+_ONE_CUT, _SEVERAL_CUTS = 0.85, 0.7
 _COLOUR_DRIFT: Final = 0.03
 _LUMA_DRIFT: Final = 18
 _DETAIL_DRIFT: Final = 2.5
@@ -185,11 +187,15 @@ def _of_flicker(seen: Seen) -> Iterator[Finding]:
 
 
 def _of_cuts(seen: Seen) -> Iterator[Finding]:
-    """Sudden changes of the whole picture. A render has none; a broadcast has."""
-    for i in np.flatnonzero(seen.change > _CUT_CHANGE):
-        around = seen.change[max(0, i - 12) : i + 13]
-        if seen.change[i] > _CUT_RATIO * (float(np.nanmedian(around)) + 0.5):
-            yield _finding("cut", int(i), int(i) + 1, "The picture jumps.", 0.85)
+    """Sudden changes of the whole picture, as between two windows of a model. A render has none; a broadcast has."""
+    cuts = []
+    for i in np.flatnonzero(seen.change > _CUT_CHANGE).tolist():
+        around = np.concatenate([seen.change[max(0, i - 12) : i], seen.change[i + 1 : i + 13]])
+        usual = float(np.nanpercentile(around, 90)) if np.isfinite(around).any() else 0.0
+        if seen.change[i] > _CUT_RATIO * (usual + 0.5):
+            cuts.append(i)
+    for i in cuts:
+        yield _finding("cut", i, i + 1, "The picture jumps.", _ONE_CUT if len(cuts) == 1 else _SEVERAL_CUTS)
 
 
 def _of_drift(seen: Seen) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lipsync_server.cli import bench, check, cloud, cost, demo, doctor, engines, render, serve, weights
+from lipsync_server.cli import bench, check, cloud, cost, demo, doctor, engines, render, selftest, serve, weights
 from lipsync_server.version import __version__
 
 app = typer.Typer(
@@ -19,7 +19,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-NEED_UNIX = ("serve", "render", "demo", "bench")
+NEED_UNIX = ("serve", "render", "demo", "bench", "selftest")
 """Verbs that start worker processes, whose locks (fcntl), limits (resource) and signals only Unix has."""
 
 
@@ -46,5 +46,5 @@ def root(
         raise typer.Exit(2)
 
 
-for verb in (serve, render, check, demo, doctor, engines, bench, weights, cost, cloud):
+for verb in (serve, render, check, demo, selftest, doctor, engines, bench, weights, cost, cloud):
     verb.register(app)

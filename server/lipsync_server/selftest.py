@@ -41,7 +41,7 @@ Word = Literal["pass", "noise", "black", "no face", "another face", "mouth", "fr
 
 _LOOKED_AT: Final = 8
 _MIN_LIKENESS: Final = 0.6
-"""Correlation of the upper face with the portrait's. Measured: 0.98 for the preview, -0.27 to 0.35 for twelve other people."""
+"""Correlation of the upper face with the portrait's: 0.98 for the preview, -0.27 to 0.35 for twelve other people."""
 _MIN_R: Final = 0.3
 _MAX_LAG_MS: Final = 100
 _SIDE_PX: Final = 64

@@ -137,9 +137,9 @@ def _mouth_part(agreement: Agreement, full_r: float, max_lag_ms: float) -> float
     return part
 
 
-def _of_mouth(agreement: Agreement, curve: Curve, expected: Curve, end: float) -> Iterator[Finding]:
+def _of_mouth(agreement: Agreement, curve: Curve, expected: Curve, end: float, max_lag_ms: float) -> Iterator[Finding]:
     """Findings about the mouth. Their weight is 1 if the mouth part of the score already counts them."""
-    if agreement.r >= _LAG_IS_SURE_R and abs(agreement.lag_ms) > MAX_LAG_MS:
+    if agreement.r >= _LAG_IS_SURE_R and abs(agreement.lag_ms) > max_lag_ms:
         order = "after" if agreement.lag_ms > 0 else "before"
         yield Finding("lag", 0, end, f"The mouth moves {abs(agreement.lag_ms):.0f} ms {order} the sound.")
     elif agreement.r0 < 0.3:

@@ -15,7 +15,6 @@ const SIMPLE_RESULT = [
 	'size_bytes',
 	'cost',
 	'warnings',
-	'quality',
 	'video_url',
 	'expires_at',
 	// Only of a video that the server was asked to check.

@@ -102,10 +102,10 @@ export function byOutput(
 	if (barOf(0) === 0) return [items];
 	const outputs: INodeExecutionData[][] = [[], []];
 	for (const item of items) {
-		const { quality } = item.json as { quality?: { score: number | null } | null };
+		const { quality_score: score } = item.json;
 		const i =
 			typeof item.pairedItem === 'object' && 'item' in item.pairedItem ? item.pairedItem.item : 0;
-		const isBelow = typeof quality?.score === 'number' && quality.score < barOf(i);
+		const isBelow = typeof score === 'number' && score < barOf(i);
 		outputs[isBelow ? 1 : 0].push(item);
 	}
 	return outputs;

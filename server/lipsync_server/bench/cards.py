@@ -1,4 +1,4 @@
-"""Spread the benchmark's sections over the cards of one machine: a process to each task, longest first.
+"""Spread the benchmark's sections over the cards of one machine: one process for each task, the longest first.
 
 A process sees only its own cards, so a section is measured as it would be alone, except that the processes share the
 host's CPU. The numbers therefore name the card of each section and the count of cards. The numbers of a process are

@@ -1,7 +1,7 @@
 """Seconds and accuracy on one device.
 
-A GPU works behind the caller's back: a call returns when the work is queued. Every measurement here therefore waits for
-the device before it looks at the clock. Does not know what is timed.
+A GPU works asynchronously: a call returns when the work is queued. Every measurement here therefore waits for the
+device before it reads the clock. Does not know the work that it times.
 """
 
 import time

@@ -18,7 +18,7 @@ GIB = 2**30
 
 
 def free(device: torch.device) -> None:
-    """Give back memory that nothing refers to any more."""
+    """Release memory without references."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

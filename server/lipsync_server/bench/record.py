@@ -1,6 +1,8 @@
-"""The numbers of one benchmark run: sections that fail alone, in a JSON file that is written as they come.
+"""The numbers of one benchmark run, in a JSON file that is written after each part.
 
-Knows how sections are named, run and stored. Does not know what a section measures or on which device.
+A failed section does not end the run.
+
+Knows how sections are named, run and stored. Does not know the measurement of a section, nor its device.
 """
 
 import json
@@ -44,7 +46,7 @@ class Record:
             self.section(name, measure)
 
     def section(self, name: str, measure: Measure) -> None:
-        """Measure one section and print its numbers; a failure is its own alone."""
+        """Measure one section and print its numbers. A failure ends only this section."""
         if time.monotonic() > self.ends_at:
             self.numbers[name] = {"left_out": "the time was used up"}
             self.save()

@@ -1,6 +1,6 @@
 """Whole renders of an engine with its real model files: each in a process of its own, or over HTTP by a warm server.
 
-A process of its own makes load time and peak memory honest. Knows how to time a render; presents nothing.
+In a new process, load time and peak memory include no earlier work. Knows how to time a render; presents nothing.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
-"""Answers requests that the data folder's volume holds up: 503 with the reason, where they would wait for ever.
+"""Answer 503 with the reason to requests that would wait for ever, because the data folder's volume is stuck.
 
 Knows the watch over the volume (jobs/volume.py). A request that waits for the end of a job, or whose answer has begun,
-goes on: it needs the volume again only when the job has ended.
+continues: it needs the volume again only when the job has ended.
 """
 
 import asyncio
@@ -22,14 +22,17 @@ log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 1.0
 _N_LOOKS = 2
-"""A request that needs no file is answered between two looks, also while the volume is stuck."""
+"""Polls of a stuck volume after which a request is ended.
+
+A request that needs no file is answered between two polls.
+"""
 _MAY_WAIT = web.RequestKey("may_wait", bool)
 _MAY_STOP = web.RequestKey("may_stop", bool)
 
 
 @web.middleware
 async def volume_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Run the handler, and answer in its place when the volume holds it up. Raises VolumeStuck then."""
+    """Run the handler. Raises VolumeStuck if the volume is stuck while the handler waits for it."""
     volume = request.app.get(keys.VOLUME)
     if volume is None:
         return await handler(request)
@@ -56,7 +59,7 @@ async def volume_middleware(request: web.Request, handler: Handler) -> web.Strea
 
 
 def waits_for_a_job(request: web.Request) -> None:
-    """Mark the request: from now on it waits for a job, or its answer has begun, and a stuck volume does not end it."""
+    """Mark the request: it now waits for a job, or its answer has begun, so a stuck volume does not end it."""
     request[_MAY_WAIT] = True
 
 
@@ -76,7 +79,7 @@ def changes_nothing(request: web.Request) -> Iterator[None]:
 
 
 def _given_up(request: web.Request, work: "asyncio.Task[web.StreamResponse]", trouble: VolumeStuck) -> VolumeStuck:
-    """End the request without its handler. A handler that may be writing is left to end once the volume answers."""
+    """End the request without its handler. A handler that may be writing ends when the volume answers again."""
     abandoned = request.app[keys.ABANDONED]
     abandoned.add(work)
     work.add_done_callback(abandoned.discard)

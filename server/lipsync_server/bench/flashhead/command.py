@@ -1,8 +1,7 @@
 """Measure FlashHead with random weights: `lipsync bench --random-weights --engine flashhead`.
 
-Each section loads the engine from files in the published layout and renders jobs with it, encoding included, so that
-load time, the first frame, the speed and the peak memory are those of a server. Knows what is worth measuring; rig.py
-knows how a job runs.
+Each section loads the engine from files in the published layout and renders jobs with it, encoding included. So load
+time, first frame, speed and peak memory are the same as in a server. Knows the jobs to measure; rig.py runs a job.
 """
 
 import math

@@ -1,8 +1,8 @@
 """Measure SadTalker's renderer with random weights at the published size: `lipsync bench --random-weights
 --engine sadtalker`.
 
-Speed does not depend on the values of weights, so no model files are needed. Knows what to time; rig.py knows what is
-rendered.
+Speed does not depend on the values of weights, so no model files are needed. Knows the measurements; rig.py has the
+material.
 """
 
 import gc

@@ -1,10 +1,10 @@
-"""The server's sockets: how many are kept, how long one may stay silent, and answers to requests that are not HTTP.
+"""The server's connections: their number, their idle time, and the answers to requests that are not HTTP.
 
-A connection that sends no complete request is closed after IDLE_S. One address keeps MAX_IDLE_PER_ADDRESS such
-connections, and the server as many as its file descriptors allow; one more closes the oldest idle one, so that an
-honest caller is never locked out. When every connection is busy, a new one is answered 503. A request that cannot be
-parsed is answered with a problem document, and no part of the request is logged or sent back, because a malformed
-header may hold a token. Knows aiohttp's protocol class; does not know routes.
+A connection that sends no complete request is closed after IDLE_S. One address may have MAX_IDLE_PER_ADDRESS such
+connections, and the server as many as its file descriptors allow. One more closes the oldest idle connection, so that
+an honest caller is never locked out. If every connection is busy, a new one is answered 503. A request that cannot be
+parsed is answered with a problem document. No part of it is logged or sent back, because a malformed header may contain
+a token. Knows aiohttp's protocol class; does not know routes.
 """
 
 import asyncio
@@ -101,7 +101,7 @@ class Connection(RequestHandler):
         self.is_busy, self.idle_since = False, time.monotonic()
 
     def log_exception(self, *words: Any, **options: Any) -> None:
-        """Log what aiohttp met beside a handler; a body that its sender broke is no fault of the server's."""
+        """Log an error of aiohttp outside a handler. A body that its sender broke off is no error of the server."""
         if isinstance(options.get("exc_info"), web.RequestPayloadError):
             log.info("the rest of a request's body could not be read (%s)", options["exc_info"])
             return

@@ -1,1 +1,1 @@
-"""From a request to checked files: forms, JSON, addresses; every byte is counted while it arrives."""
+"""Turn a request into checked files: forms, JSON, addresses. Every byte is counted while it arrives."""

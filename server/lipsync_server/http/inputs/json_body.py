@@ -1,4 +1,4 @@
-"""A job's JSON body, read as a stream: files in base64 go to disk while they arrive, the rest is a small object.
+"""Read a job's JSON body as a stream: files in base64 are written to disk as they arrive; the rest is a small object.
 
 Many clients can send only JSON, and a recording in base64 may be hundreds of megabytes, so the body is never held in
 memory. The scanner below follows strings and nesting only. It cuts out the text of each file, and `json` parses the

@@ -23,7 +23,7 @@ async def still(request: web.Request, kind: Still) -> web.StreamResponse:
     job = await find_job(request)
     video = await finished_video(request, job)
     path = request.app[keys.FILES].still(job.id, kind)
-    # Two callers who ask at the same time share one piece of work.
+    # Two requests at the same time share one computation.
     async with request.app[keys.KEY_LOCKS].hold(job.id, kind):
         if not await asyncio.to_thread(path.is_file):
             duration_s = job.outcome.duration_s if job.outcome is not None else 0.0

@@ -1,14 +1,14 @@
 """GET /v1/jobs/{id}/stream: the video while it is rendered, as far as it is finished, to the end of the job.
 
-The worker appends to one file (workers/rendering/progressive.py), and this handler sends that file as it grows: whoever
-comes late gets the beginning at once, and nothing is computed for a viewer. The answer begins with the first finished
-part of the video. Its header Lipsync-Stream says what to expect:
+The worker appends to one file (workers/rendering/progressive.py), and this handler sends that file as it grows. A late
+viewer gets the beginning at once, and the server computes nothing for a viewer. The answer begins with the first
+finished part of the video. Its header Lipsync-Stream has one of three values:
 
     live       the rest is rendered at least as fast as it plays
     slow       playing has to wait for the rest now and then
-    finished   nothing was there to watch before the end: this is the finished video
+    finished   no part could be played before the end: this is the finished video
 
-A render that fails breaks the connection off, so that half a video never looks like a whole one.
+If the render fails, the connection is broken off, so that half a video never looks like a whole one.
 """
 
 import asyncio
@@ -70,7 +70,7 @@ def _open_begun(path: Path) -> BinaryIO | None:
         file = path.open("rb")
     except FileNotFoundError:
         return None
-    # Asked of the open file: the name is gone as soon as the job has ended.
+    # The size of the open file, because the file is removed as soon as the job has ended.
     if os.fstat(file.fileno()).st_size >= MARK_BYTES:
         return file
     file.close()
@@ -119,7 +119,7 @@ async def _copy(queue: JobQueue, job_id: str, file: BinaryIO, write: Callable[[b
 
 
 async def _pace(queue: JobQueue, job: Job) -> str:
-    """Whether the rest is expected to be rendered within the time that the video plays."""
+    """Whether the rest will probably be rendered within the playing time of the video."""
     job = await queue.store.get(job.id)
     finish = await queue.forecast.finish_of(job)
     return "live" if job.final or (finish is not None and finish - time.time() <= job.spec.duration_s) else "slow"

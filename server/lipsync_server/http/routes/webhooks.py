@@ -49,7 +49,7 @@ async def remove_webhook(request: web.Request) -> web.StreamResponse:
 
 
 def _owner(request: web.Request) -> str | None:
-    """Whose webhooks the caller may see: None for everybody's."""
+    """The owner whose webhooks the caller may see; None for the webhooks of all owners."""
     caller = request[CALLER]
     return None if caller.is_owner else caller.name
 

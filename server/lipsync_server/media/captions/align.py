@@ -1,9 +1,9 @@
-"""When each word of a script is heard in a recording: espeak-ng speaks the script, and the two sounds are compared.
+"""Find the time of each word of a script in a recording: espeak-ng speaks the script, and the two sounds are compared.
 
 Both sounds become log mel spectra at 100 frames a second, without their pauses. Dynamic time warping (Sakoe and Chiba,
-1978) finds the path through all pairs of frames with the least difference, so each moment of the synthetic speech, and
-with it each word, gets a moment of the recording. No model is needed, and any language that espeak-ng speaks will do.
-The language with the least difference is the language of the recording.
+1978) finds the path through all pairs of frames with the least difference. The path maps each time of the synthetic
+speech, and so each word, to a time of the recording. No model is needed, and every language of espeak-ng works. The
+language with the least difference is the language of the recording.
 
 Long recordings: one coarse path over all of them, then fine paths over pieces, so memory stays bounded.
 """

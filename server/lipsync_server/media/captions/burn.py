@@ -1,7 +1,7 @@
-"""Captions drawn into frames: three styles, places that apps leave free, never over the mouth.
+"""Draw captions into frames: three styles, in places that apps leave free, never over the mouth.
 
-Pillow draws, and raqm shapes and joins letters, so Arabic, Devanagari and the like come out as they are written. A
-caption is drawn once and blended into each of its frames.
+Pillow draws, and its library raqm shapes and joins letters, so that Arabic, Devanagari and similar scripts are correct.
+A caption is drawn once and blended into each of its frames.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Timed words as cues: what is on the screen at one time, long enough to be read, broken where a speaker pauses.
+"""Group timed words into cues. A cue is the text on the screen at one time, long enough to read, ending at a pause.
 
 Limits follow the BBC's subtitle guidelines (https://www.bbc.co.uk/accessibility/forproducts/guides/subtitles): two
 lines, about 37 characters a line, at least a second on the screen where the speech allows it. Writing without blanks

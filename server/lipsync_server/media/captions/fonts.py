@@ -1,4 +1,4 @@
-"""Which font can draw which letters: fonts of the system, or of a folder that the owner names.
+"""Find a font for the letters of a text: from the system, or from a folder that the owner names.
 
 Knows font files and their character maps. Fonts are read when a caption first needs them.
 """

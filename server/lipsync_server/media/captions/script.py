@@ -1,4 +1,4 @@
-"""A script as words in any writing system: how each word is written in a caption, and how it is read aloud.
+"""Split a script into words, in any writing system: the text of each word in a caption, and its spoken form.
 
 Scripts come from language models and speech services, so markup that is not spoken is left out: SSML tags such as
 <break time="1s"/> and stage directions in square brackets such as [whispers].

@@ -1,4 +1,4 @@
-"""A caller's wishes about captions. Part of engines/ask.py; imports pydantic only."""
+"""The caller's options about captions. Part of engines/ask.py; imports pydantic only."""
 
 from typing import Annotated, Literal
 
@@ -13,7 +13,10 @@ Language = Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9
 
 
 class CaptionWishes(BaseModel):
-    """None stands for a wish that was left out: a video with a script gets a text track, one without gets nothing."""
+    """The options about captions.
+
+    None: not given; a video with a script then gets a text track, others get no captions.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 

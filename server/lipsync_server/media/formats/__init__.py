@@ -1,1 +1,1 @@
-"""Which kind of file is it, is it whole, and the one way in which FFmpeg reads it."""
+"""Find out the kind of a file and whether it is complete, and read it with FFmpeg under fixed limits."""

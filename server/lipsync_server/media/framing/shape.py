@@ -1,8 +1,8 @@
-"""Frames in another shape: which part of a picture to keep, and how a frame stands in a wider or taller one.
+"""Change the shape of a video: the part of the picture to keep, and the place of a frame in a wider or taller video.
 
-Two steps, because a head must not be cut. Before generation the picture is cut to the wanted aspect ratio, as large as
-possible, where the head fits into the cut. After generation each frame is scaled without squeezing, and the rest of the
-wanted shape is filled. Knows boxes and pixels; does not know how a head is found.
+There are two steps, because a head must not be cut. Before generation the picture is cropped to the requested aspect
+ratio, as large as possible, if the head fits into the crop. After generation each frame is scaled without distortion,
+and the rest of the shape is filled. Knows boxes and pixels; does not know how a head is found.
 """
 
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ Size = tuple[int, int]
 
 ASPECTS: Final[dict[VideoFormat, float]] = {"9:16": 9 / 16, "1:1": 1.0, "16:9": 16 / 9, "4:5": 4 / 5}
 _EYE_LINE: Final = 0.42
-"""Height of the head's middle in a cut picture: a little above the centre, as photographers place it."""
+"""Height of the head's centre in a cropped picture: a little above the middle, as in portraits by photographers."""
 _TRIMMED: Final = 0.07
 """A frame that misses the wanted aspect ratio by up to this share is trimmed at its borders and not widened: engines
 with fixed sizes miss the ratio by 2 to 6 %."""
 _BLUR_PX: Final = 48
 """The shorter side of the small picture from which the blurred background is made."""
 _DIMMED: Final = 0.6
-"""Brightness of the blurred background, so that the eye stays on the person."""
+"""Brightness of the blurred background, darker so that the viewer looks at the person."""
 
 
 def head_box(face: Box) -> Box:
@@ -39,7 +39,7 @@ def head_box(face: Box) -> Box:
 
 
 def cut_around(size: Size, head: Box, aspect: float) -> tuple[int, int, int, int] | None:
-    """The largest part of a picture with the wanted aspect ratio that holds the whole head; None where none does.
+    """The largest part of a picture with the requested aspect ratio and the whole head; None if there is none.
 
     Returns left, top, right, bottom in whole pixels. A head that reaches beyond the picture counts up to its border.
     """
@@ -60,7 +60,7 @@ def cut_around(size: Size, head: Box, aspect: float) -> tuple[int, int, int, int
 
 
 def _place(wanted: float, head_from: float, head_to: float, length: int, whole: int) -> int:
-    """Where a cut of `length` begins: as near to `wanted` as the head and the picture's border allow."""
+    """The start of a crop of `length`: as near to `wanted` as the head and the picture's border allow."""
     first = int(np.ceil(max(0.0, head_to - length)))
     last = int(np.floor(min(whole - length, head_from)))
     return min(max(round(wanted), first), max(first, last))

@@ -1,6 +1,6 @@
 """A poster and a short moving preview of a finished video, for pages, chats and mails.
 
-Made when somebody asks for them, so a job that nobody looks at pays nothing. Knows files; does not know jobs.
+They are made at the first request, so other jobs take no time for them. Knows files; does not know jobs.
 """
 
 from pathlib import Path
@@ -33,7 +33,7 @@ def kind_of(path: Path, kinds: dict[str, Still]) -> Still:
 
 
 def write_still(video: Path, output: Path, kind: Still, *, duration_s: float) -> int:
-    """Write a still of the MP4 `video` to `output`, which appears when it is whole; returns its size in bytes.
+    """Write a still of the MP4 `video` to `output`, which appears when it is complete. Returns its size in bytes.
 
     poster.jpg: the first frame at the video's size. preview.*: up to the first 4 s, without sound, in a loop.
     """

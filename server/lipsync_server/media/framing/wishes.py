@@ -1,4 +1,4 @@
-"""A caller's wishes about the form of the finished video. Part of engines/ask.py; imports pydantic only."""
+"""The caller's options about the form of the finished video. Part of engines/ask.py; imports pydantic only."""
 
 from typing import Literal
 
@@ -18,7 +18,7 @@ MAX_LEAD_SILENCE_S = 10.0
 
 
 class FormatWishes(BaseModel):
-    """None stands for a wish that was left out: the video then has the engine's shape and the caller's own sound."""
+    """The options about the form. None: not given; the video then has the engine's shape and the caller's own sound."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -61,5 +61,5 @@ class FormatWishes(BaseModel):
 
     @property
     def reshapes(self) -> bool:
-        """Whether frames leave the engine in another size than the video's."""
+        """Whether the engine's frames have another size than the video."""
         return self.format != "original" or self.height is not None

@@ -1,16 +1,18 @@
 """Encoded segments and the caller's sound as one growing, fragmented MP4 that plays while it is written.
 
-A usual MP4 is readable once it is whole, because its index says where every frame lies. A fragmented one begins with
-the tracks alone (the box `moov`) and then has pieces, each with its own small index (`moof`) and its data (`mdat`); a
-browser plays each piece as it comes. Here one segment of the encoder becomes one piece, with the sound of its frames:
+A usual MP4 can be read only when it is complete, because its index has the offset of every frame. A fragmented MP4
+begins with the tracks (the box `moov`), followed by pieces, each with its own small index (`moof`) and its data
+(`mdat`). A browser plays each piece as it arrives. Here one segment of the encoder becomes one piece, with the sound of
+its frames:
 
     ftyp moov, moof mdat free, moof mdat free, ...
 
-The `free` box after each piece is ours: a player skips it, and it holds the number of frames up to there. So the file
-itself says how far it has come, and whatever follows the last such box was torn by a crash and is written again with
-the same bytes. Pictures are copied, never encoded again. Nothing here grows with the length of the video.
+We add the `free` box after each piece: a player skips the box, and the box contains the number of frames up to there.
+So the file itself shows its progress. Bytes after the last such box are an incomplete piece of a crashed run, and are
+written again with the same content. Pictures are copied, never encoded again. Memory does not grow with the length of
+the video.
 
-Left out on purpose: the encoder's priming sound before time 0, which needs an edit list; the finished video has it.
+The encoder's priming sound before time 0 is left out, because it needs an edit list. The finished video has it.
 """
 
 import io
@@ -73,7 +75,10 @@ def _write_sound(audio: Path, sound: Path, duration_s: float) -> None:
 
 
 def _drop_torn(file: BinaryIO) -> int:
-    """Cut whatever follows the last whole piece, and stand there; returns the frames up to there."""
+    """Truncate the file after the last complete piece, and seek to its end.
+
+    Returns the number of frames up to there.
+    """
     end = n_frames = 0
     for box in _boxes(file):
         if box.name != b"free" or box.size != MARK_BYTES:

@@ -1,4 +1,4 @@
-"""How far a growing MP4 has come, and which codecs it has: from its bytes alone.
+"""Read the progress and the codecs of a growing MP4 from its bytes.
 
 media/mp4/fragments.py writes such a file. Imports no decoder, so that the server process can read it.
 """

@@ -7,7 +7,7 @@ Article 50 of the EU's AI act asks for such a mark. Two marks are written, becau
     C2PA   a signed manifest with the same statement and a hash of the file: a later change of picture or sound makes
            the signature invalid. In a `uuid` box behind `ftyp`; `moov` stays before `mdat`. https://spec.c2pa.org
 
-Nothing about the person, the prompt or the server is written. Knows boxes and manifests; does not know engines.
+The marks contain nothing about the person, the prompt or the server. Knows boxes and manifests; does not know engines.
 """
 
 import json

@@ -1,8 +1,8 @@
-"""The sound that a video carries where it is not the recording itself: silence before it, another loudness.
+"""Make the sound of a video from the recording: silence before it, another loudness.
 
 Loudness is ITU-R BS.1770's integrated loudness in LUFS, measured by FFmpeg's filter ebur128. The recording is then
-multiplied by one factor, and the filter alimiter holds the few peaks that would pass -1 dB of full scale, so that no
-gain clips. Reads and writes blocks, so memory does not grow with the length. Does not know who asked.
+multiplied by one factor, and the filter alimiter limits the few peaks above -1 dB of full scale, so that no sample
+clips. Reads and writes blocks, so memory does not grow with the length. Knows no job.
 """
 
 import math

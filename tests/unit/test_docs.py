@@ -87,3 +87,10 @@ def test_the_weights_page_names_the_licence_of_every_source() -> None:
     for source in load_manifest().sources.values():
         licence = source.licence.partition(",")[0]  # terms follow a comma
         assert f"| {licence} | {source.repository} |" in page, source.repository
+
+
+def test_the_tests_that_the_page_of_faults_names_exist() -> None:
+    page = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:unit|http|e2e|engines|reliability)/[\w/]+\.py|n8n-node/test/[\w/.]+\.mts)`", page)
+    assert len(set(named)) > 40
+    assert [name for name in named if not (ROOT / "tests" / name).is_file() and not (ROOT / name).is_file()] == []

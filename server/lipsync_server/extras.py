@@ -21,5 +21,10 @@ def extra_is_missing(feature: str, packages: Sequence[str], extra: Extra) -> str
     noun, are = ("package", "is") if len(packages) == 1 else ("packages", "are")
     return (
         f"{feature} needs the Python {noun} {', '.join(packages)}, which {are} not installed here. In the project's "
-        f"folder run: pip install -c constraints.txt -e '.[{extra}]'"
+        f"folder run: {install_command(extra)}"
     )
+
+
+def install_command(extra: Extra) -> str:
+    """The shell command that installs an extra, in the project's folder."""
+    return f"pip install -c constraints.txt -e '.[{extra}]'"

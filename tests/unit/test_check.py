@@ -9,16 +9,24 @@ import pytest
 from lipsync_server.check.judge import judge
 from lipsync_server.check.listen import Heard, listen
 from lipsync_server.check.mouth import GRID_HZ, agreement
+from lipsync_server.check.origin import moves_by_prediction
 from lipsync_server.check.quality import Quality
 from lipsync_server.check.sheet import write_sheet
 from lipsync_server.check.watch import FPS, Seen
 from lipsync_server.cli.app import app
+from lipsync_server.engines.registry import SHIPPED
 from PIL import Image
 from typer.testing import CliRunner
 
 SECONDS = 12
 N = int(SECONDS * FPS)
 HEARD = Heard(duration_s=SECONDS, loud_db=-20.0, clipped=0.0, silences=())
+
+
+def test_an_engine_itself_says_that_it_moves_the_mouth_by_the_checks_prediction() -> None:
+    assert [name for name in SHIPPED if moves_by_prediction(name)] == ["preview"]
+    assert not moves_by_prediction("an-engine-of-before")
+    assert not moves_by_prediction(None)
 
 
 def speech_curve(seed: int = 0) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

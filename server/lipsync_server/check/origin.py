@@ -1,14 +1,25 @@
 """Read the engine's name from the mark of a video (docs/marking.md)."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
+from lipsync_server.engines.registry import ENGINES
+from lipsync_server.errors import EngineUnavailable
 from lipsync_server.media.formats.container import boxes
 
 _CREATOR = re.compile(rb'CreatorTool="Lipsync [^",]*, engine ([\w.-]+)"')
 _LONGEST_BYTES = 100_000
-BY_PREDICTION = ("preview",)
-"""The engines that move the mouth by the same network that the check compares with."""
+
+
+def moves_by_prediction(engine: str | None) -> bool:
+    """Whether `engine` moves the mouth by the prediction with which the check compares it."""
+    # An engine that is not installed any more says nothing of its videos.
+    with suppress(EngineUnavailable):
+        return (
+            engine is not None and engine in ENGINES.entries and ENGINES.options_model(engine).moves_mouth_by_prediction
+        )
+    return False
 
 
 def marked_engine(video: Path) -> str | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from lipsync_server.check.judge import NoScore, judge
 from lipsync_server.check.listen import Heard, listen
 from lipsync_server.check.mouth import GRID_HZ, Curve
-from lipsync_server.check.origin import BY_PREDICTION, marked_engine
+from lipsync_server.check.origin import marked_engine, moves_by_prediction
 from lipsync_server.check.quality import Quality
 from lipsync_server.check.sheet import write_sheet
 from lipsync_server.check.watch import FPS, MAX_SIDE_PX, watch
@@ -71,7 +71,7 @@ def check_file(video: Path, sheet: Path | None = None) -> Quality:
     decoders = DecoderPool(n_warm=1)
     try:
         with tempfile.TemporaryDirectory(prefix="lipsync-") as scratch:
-            no_score: NoScore | None = "by_prediction" if marked_engine(video) in BY_PREDICTION else None
+            no_score: NoScore | None = "by_prediction" if moves_by_prediction(marked_engine(video)) else None
             return check_video(video, Path(scratch), decoders, sheet=sheet, no_score=no_score)
     finally:
         decoders.close()

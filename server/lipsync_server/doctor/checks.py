@@ -15,6 +15,7 @@ from lipsync_server.doctor.facts import Facts, Version, read_facts
 from lipsync_server.doctor.finding import Finding, Report, State
 from lipsync_server.engines.registry import ENGINES, Registry, gist
 from lipsync_server.errors import EngineUnavailable
+from lipsync_server.extras import install_command
 from lipsync_server.settings import Settings
 from lipsync_server.weights.download import SPARE_BYTES
 from lipsync_server.weights.manifest import Manifest, load_manifest
@@ -28,7 +29,7 @@ _BLACKWELL_DRIVER: Version = (570,)
 _BLACKWELL = 10
 """The first compute capability of Blackwell cards (RTX 50 series, B200)."""
 _AMPERE = (8, 0)
-_ADVICE_EXTRA = "Install it with: pip install -c constraints.txt -e '.[gpu]'."
+_ADVICE_EXTRA = f"Install it with: {install_command('gpu')}."
 _CUDA_ERRORS = {
     100: "no card is visible to this process: start the container with `--gpus all`, or unset CUDA_VISIBLE_DEVICES.",
     802: "the card's fabric manager is not running: restart the machine, or rent another one.",

@@ -42,13 +42,16 @@ class EngineOptions(BaseModel):
     Boxes are (left, top, right, bottom) in pixels of the upright picture, after its EXIF orientation. reads_prompt:
     whether the engine uses a prompt. quality_note: a warning for every video of this engine, "" for none.
     seed_moves_mouth: whether another seed gives another movement of the mouth. If not, a second attempt after a bad
-    check would be no better. effects: the effect of each option on speed and quality, for docs/options.md.
+    check would be no better. moves_mouth_by_prediction: whether the mouth follows the prediction that the check
+    compares it with; such a video gets no score. effects: the effect of each option on speed and quality, for
+    docs/options.md.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     reads_prompt: ClassVar[bool] = False
     quality_note: ClassVar[str] = ""
     seed_moves_mouth: ClassVar[bool] = True
+    moves_mouth_by_prediction: ClassVar[bool] = False
     effects: ClassVar[Mapping[str, str]] = {
         "seed": "another take, at the same speed",
         "face_index": "none",

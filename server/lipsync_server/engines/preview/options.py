@@ -18,6 +18,7 @@ class Options(EngineOptions):
     )
 
     seed_moves_mouth = False
+    moves_mouth_by_prediction = True
     effects: ClassVar[Mapping[str, str]] = {
         **EngineOptions.effects,
         "head_motion": "none on speed; less looks stiller, more shows the warp",

@@ -72,12 +72,12 @@ def check_rendered(
     """Check `video`, which `engine` rendered from `request`. sheet: path of the contact sheet, None for no sheet."""
     # The check's libraries take half a second to import, so a render without a check does not import them.
     from lipsync_server.check.judge import NoScore
-    from lipsync_server.check.origin import BY_PREDICTION
+    from lipsync_server.check.origin import moves_by_prediction
     from lipsync_server.check.video import check_video
     from lipsync_server.engines.landmarks import landmarker
 
     no_score: NoScore | None = None
-    if engine in BY_PREDICTION:
+    if moves_by_prediction(engine):
         no_score = "by_prediction"
     elif request.second_speech is not None:
         no_score = "two_people"

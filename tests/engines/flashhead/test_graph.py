@@ -33,6 +33,9 @@ def test_a_forward_that_cannot_be_recorded_runs_all_the_same() -> None:
         return inputs[0] * inputs[0].sum().item()  # the host waits for the GPU, which no graph can hold
 
     graphed = GraphedForward(forward)
-    x = torch.randn(8, device="cuda")
+    x, stream = torch.randn(8, device="cuda"), torch.cuda.current_stream()
     for _ in range(2):
         torch.testing.assert_close(graphed([x]), forward([x]))
+    # Whatever else the process does on the GPU goes on as before.
+    assert torch.cuda.current_stream() == stream
+    assert torch.randn(8, device="cuda").isfinite().all()

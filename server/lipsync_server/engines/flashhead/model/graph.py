@@ -35,6 +35,7 @@ class GraphedForward:
                 self._record(inputs)
             except RuntimeError as error:
                 self._works, self._graph = False, None
+                _end_recording(inputs[0].device)
                 log.warning("FlashHead: no CUDA graph here, which is slower: %s", str(error).splitlines()[0])
         if self._graph is None or self._output is None:
             return self._forward(inputs)
@@ -55,6 +56,16 @@ class GraphedForward:
         main.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         # Another thread may use the GPU meanwhile; its work is no part of the recording.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        # torch leaves its own stream current where a recording fails; this context brings the caller's back.
+        with torch.cuda.stream(main), torch.cuda.graph(graph, capture_error_mode="thread_local"):
             output = self._forward(self._inputs)
         self._graph, self._output = graph, output
+
+
+def _end_recording(device: torch.device) -> None:
+    """Let CUDA's random numbers be drawn again.
+
+    A recording that fails leaves them marked as being recorded; the end of another recording takes the mark away.
+    """
+    with torch.cuda.graph(torch.cuda.CUDAGraph(), capture_error_mode="thread_local"):
+        torch.zeros(1, device=device)

@@ -45,7 +45,7 @@ describe('the signature of the server', () => {
 describe('the events of the trigger', () => {
 	const scored = (score: number | null | undefined, state = 'succeeded'): Job => {
 		const made = job('a', state) as Job;
-		if (made.result !== null && score !== undefined) made.result.quality = { score };
+		if (made.result !== null && score !== undefined) made.result.quality = { score, findings: [] };
 		return made;
 	};
 	const wants = (each: Job, ...events: TriggerEvent[]) =>

@@ -101,8 +101,12 @@ def write_speech(path: Path) -> None:
 
 def judge_render(rendered: Rendered, video: Path) -> Verdict:
     """The verdict on a video of the sample. video: its file."""
+    return verdict_of(rendered, _likeness(video))
+
+
+def verdict_of(rendered: Rendered, likeness: float | None) -> Verdict:
+    """The verdict from the figures alone. likeness: correlation of the face with the portrait's, None for no face."""
     quality = rendered.quality
-    likeness = _likeness(video)
     word = _word(quality, likeness)
     expected = expected_speed(rendered.card, rendered.engine, rendered.preset) if rendered.card else None
     return Verdict(

@@ -22,6 +22,9 @@ from lipsync_server.cli.rental import (
     software_named,
     spell_minutes,
 )
+from lipsync_server.cli.selftest import EXIT_BAD
+from lipsync_server.cli.selftest import REPORT as SELFTEST_REPORT
+from lipsync_server.cli.selftest import run as run_selftest
 from lipsync_server.cloud.costs.cost import DISK_GB, IDLE_STOP_MIN
 from lipsync_server.errors import InvalidInput
 
@@ -140,6 +143,7 @@ def up(
     ssh_key: Annotated[Path | None, typer.Option(help="Public SSH key (TensorDock needs one).")] = None,
     wait_min: Annotated[float, typer.Option(min=1, help="Minutes to wait for the weights.")] = 60,
     yes: Annotated[bool, typer.Option("--yes", help="Rent the best offer without asking.")] = False,
+    selftest: Annotated[bool, typer.Option("--selftest", help="Run `lipsync selftest` on the ready machine.")] = False,
 ) -> None:
     """Rent a machine, start the server there, wait until it is ready, and print its address and token."""
     with console.errors_as_sentences(), tempfile.TemporaryDirectory() as folder:
@@ -184,6 +188,10 @@ def up(
             out.print(f"a start  {cost_of_a_start(name, price, idle_stop)}")
         out.print(how_long_it_stays(name, idle_stop))
         out.print("In n8n: new credential, Lipsync API, with this address and the token.")
+        if not selftest:
+            out.print(f"A verdict on its weights in a minute: lipsync selftest --server {ready.url} --token TOKEN")
+        elif not run_selftest(None, None, ready.url, known.token, SELFTEST_REPORT):
+            raise SystemExit(EXIT_BAD)
 
 
 @group.command("list")

@@ -58,7 +58,7 @@ async def ended(session: aiohttp.ClientSession, job_id: str) -> dict[str, Any]:
 
 
 def stretch(packet: av.Packet) -> tuple[float, float]:
-    """When a packet starts and ends, in seconds."""
+    """The start and the end of a packet, in seconds."""
     assert packet.pts is not None
     assert packet.duration is not None
     return float(packet.pts * packet.time_base), float((packet.pts + packet.duration) * packet.time_base)

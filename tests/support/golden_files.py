@@ -1,4 +1,4 @@
-"""Where golden files are: a small part of them in tests/data, all of them in ../shared beside the checkout.
+"""The paths of golden files: a small part of them is in tests/data, all of them are in ../shared beside the checkout.
 
 A file has the same name in both places. Where the whole one is, tests use it; elsewhere the committed one, which holds
 fewer cases. Tests therefore take their cases from the files (`cases`, `present`), so that a plain clone skips none.

@@ -36,7 +36,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Recipe:
-    """Where the tensors of a file come from.
+    """The source of the tensors of a file.
 
     seed, drawn: (name, scale, shift) of the tensors that are scale * torch.randn(shape) + shift, in the order in which
     they were drawn after that seed. salt, prefixes: the tensors whose name here starts with a prefix of the dictionary

@@ -1,4 +1,4 @@
-"""Where the golden data lies, and the recipe that fills networks with the weights it was made with."""
+"""The paths of the golden data, and the recipe that fills networks with the same weights."""
 
 import json
 from collections.abc import Callable, Mapping

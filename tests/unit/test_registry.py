@@ -1,4 +1,4 @@
-"""Which engine is chosen and why, and what this machine's hardware is told to be."""
+"""The choice of an engine with its reason, and the description of this machine's hardware."""
 
 import subprocess
 import sys

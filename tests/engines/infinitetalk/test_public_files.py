@@ -21,7 +21,7 @@ KINDS = {
 
 @pytest.mark.parametrize("file", [file for file in FILES if file.published_bytes], ids=lambda file: file.name)
 def test_tensors_and_header_give_the_published_size(file: PublicFile) -> None:
-    """What is left are metadata, for example the workflow that wrote the file."""
+    """The remaining keys are metadata, for example the workflow that wrote the file."""
     assert file.published_bytes is not None
     assert 0 <= file.published_bytes - file.size_bytes < 10_000
 

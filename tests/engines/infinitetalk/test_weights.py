@@ -1,4 +1,4 @@
-"""Which files are found, which are chosen, and what is said when something is missing; and where the blocks go."""
+"""Finding and choosing model files, the message for a missing file, and the plan for the transformer's blocks."""
 
 import re
 import shutil

@@ -5,6 +5,8 @@ import {
 	type INodeExecutionData,
 	type INodeType,
 	type INodeTypeDescription,
+	type IWebhookFunctions,
+	type IWebhookResponseData,
 } from 'n8n-workflow';
 
 import { getEngineOptions, getEngines, searchEngines } from './methods/engines';
@@ -14,6 +16,7 @@ import type { Operation } from './operation';
 import { machineOperations, machineProperties } from './resources/machine';
 import { serverOperations, serverProperties } from './resources/server';
 import { serverChoice } from './resources/serverChoice';
+import { RESUME_WEBHOOK, wake } from './resources/video/generate/park';
 import { videoOperations, videoProperties } from './resources/video';
 import { outputs } from './resources/video/generate/check';
 
@@ -51,6 +54,7 @@ export class Lipsync implements INodeType {
 				displayOptions: { hide: { resource: ['video', 'server'] } },
 			},
 		],
+		webhooks: RESUME_WEBHOOK,
 		properties: [
 			{
 				displayName: 'Resource',
@@ -76,6 +80,11 @@ export class Lipsync implements INodeType {
 		listSearch: { searchEngines, searchJobs },
 		credentialTest: { testServer },
 	};
+
+	/** Wakes an execution that Video > Generate has parked. */
+	async webhook(this: IWebhookFunctions): Promise<IWebhookResponseData> {
+		return await wake(this);
+	}
 
 	async execute(this: IExecuteFunctions): Promise<INodeExecutionData[][]> {
 		const resource = this.getNodeParameter('resource', 0) as string;

@@ -3,6 +3,7 @@ import { after, before, describe } from 'node:test';
 
 import { checkCases } from './checking.mjs';
 import { essentialCases } from './essential.mjs';
+import { parkedCases } from './parked.mjs';
 import { sharingCases } from './sharing.mjs';
 import { N8N_1 } from './places.mjs';
 import { Stage } from './stage.mjs';
@@ -23,4 +24,5 @@ describe('the node in n8n 1.x', { timeout: 900_000 }, () => {
 	checkCases(() => stage);
 	sharingCases(() => stage);
 	webhookCases(() => stage);
+	parkedCases(() => stage);
 });

@@ -14,6 +14,7 @@ import { TOKEN, type LipsyncServer } from './lipsync.mjs';
 import { output, type N8n, type NodeSpec, type Workflow } from './n8n.mjs';
 import { PROVIDER_KEY, ProviderProcess } from '../unit/provider.mjs';
 import { N8N_2, eventually } from './places.mjs';
+import { parkedCases } from './parked.mjs';
 import { sharingCases } from './sharing.mjs';
 import { Stage } from './stage.mjs';
 import { webhookCases } from './webhook.mjs';
@@ -108,6 +109,7 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 	checkCases(() => stage);
 	sharingCases(() => stage);
 	webhookCases(() => stage);
+	parkedCases(() => stage);
 
 	it('hands the bytes and the name of the video to the next node', async () => {
 		const run = await n8n.runToEnd(flows.poll);

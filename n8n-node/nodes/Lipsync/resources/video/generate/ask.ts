@@ -25,6 +25,8 @@ export interface Ask {
 	form: Form;
 	idempotencyKey: string;
 	waits: boolean;
+	/** Whether n8n parks the execution until the server calls. */
+	parks: boolean;
 	limitMs: number;
 	outputField: string;
 	/** The output field for the captions as an SRT file; "" for none. */
@@ -75,6 +77,7 @@ export async function readAsk(context: IExecuteFunctions, i: number): Promise<As
 		form,
 		idempotencyKey: text(options.idempotencyKey),
 		waits: panel.waits,
+		parks: panel.waits && options.park === true && !isTool(context),
 		limitMs: numberBetween(context, 'Timeout', minutes, [0.01, 10_080], i) * MINUTE_MS,
 		outputField: text(options.outputField) || 'data',
 		srtField: text(panel.captions.srtField),

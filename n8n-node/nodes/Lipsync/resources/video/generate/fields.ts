@@ -115,6 +115,14 @@ export const fields: INodeProperties[] = [
 			common.fileName,
 			common.idempotencyKey,
 			keepOnServerField,
+			{
+				displayName: 'Park While Waiting',
+				name: 'park',
+				type: 'boolean',
+				default: false,
+				description:
+					'Whether n8n parks the execution until the server calls, so that a long wait costs nothing. For one item at a time; needs On Error set to Continue, and a server that can reach the webhook address of n8n.',
+			},
 			outputField,
 			common.seed,
 			common.timeout,

@@ -4,6 +4,7 @@ import type { IExecuteFunctions, INodeExecutionData } from 'n8n-workflow';
 import { asNodeError, jobEnded } from '../../../api/errors';
 import { TimeLimit } from '../../../api/patience';
 import { serverOf, type Server } from '../../../api/server';
+import { isFinal } from '../../../api/types';
 import { orFailed } from '../../../items';
 import { captionFile, download, markCollected, posterFile, sheetFile } from '../../../jobs/collect';
 import { describeForAgent, describeResult, describeStatus } from '../../../jobs/describe';
@@ -14,6 +15,7 @@ import { isTool, readAsk, type Ask } from './ask';
 import { byOutput } from './check';
 import { fields } from './fields';
 import { fieldsVersion1 } from './fieldsVersion1';
+import { assertMayPark, park, resumeUrl } from './park';
 
 /** A job that the server has accepted, and the remaining time of its item. */
 interface Started {
@@ -70,6 +72,10 @@ async function run(context: IExecuteFunctions): Promise<INodeExecutionData[]> {
 async function start(context: IExecuteFunctions, i: number): Promise<Started> {
 	const server = serverOf(context, i);
 	const ask = await readAsk(context, i);
+	if (ask.parks) {
+		assertMayPark(context);
+		ask.form.texts.callback_url = resumeUrl(context);
+	}
 	const limit = new TimeLimit(ask.limitMs);
 	const key = ask.idempotencyKey || idempotencyKey(context, i);
 	const { id } = await limit.during(
@@ -82,6 +88,11 @@ async function finish({ id, server, ask, limit }: Started, i: number): Promise<I
 	if (!ask.waits) {
 		const json = await describeStatus(server, await readJob(server, id), ask.isSimple);
 		return { json, pairedItem: { item: i } };
+	}
+	if (ask.parks) {
+		const job = await readJob(server, id);
+		// A retry can find a job that has ended; the server has made its call then.
+		if (!isFinal(job.state)) return await park(server.context, job, ask);
 	}
 	return await limit.during(async () => {
 		const ended = await waitForEnd(server, id, limit);

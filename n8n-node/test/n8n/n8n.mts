@@ -60,6 +60,7 @@ export const OWNER = {
 
 export class N8n {
 	private process?: ChildProcess;
+	private worker?: ChildProcess;
 	private cookie = '';
 	readonly files: string;
 
@@ -173,12 +174,36 @@ export class N8n {
 			.join('; ');
 	}
 
+	/** A worker of queue mode, which shares the database and the folder. */
+	async startWorker(): Promise<void> {
+		const log = createWriteStream(join(this.folder, 'worker.log'), { flags: 'a' });
+		this.worker = spawn('node', [this.programFile, 'worker', '--concurrency=5'], {
+			env: { ...this.env, N8N_RUNNERS_BROKER_PORT: String(await freePort()) },
+			stdio: ['ignore', 'pipe', 'pipe'],
+		});
+		this.worker.stdout?.pipe(log);
+		this.worker.stderr?.pipe(log);
+		await eventually(
+			'n8n worker',
+			() => {
+				if (this.worker?.exitCode !== null)
+					throw new Error(`the worker ended, see ${this.folder}/worker.log`);
+				return this.workerLog().includes('worker is now ready') ? true : undefined;
+			},
+			180,
+		);
+	}
+
+	workerLog(): string {
+		return readFileSync(join(this.folder, 'worker.log'), 'utf8');
+	}
+
 	async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
-		const child = this.process;
-		if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;
-		const ended = once(child, 'exit');
-		child.kill(signal);
-		await ended;
+		await endProcess(this.process, signal);
+	}
+
+	async stopWorker(): Promise<void> {
+		await endProcess(this.worker, 'SIGTERM');
 	}
 
 	get pid(): number {
@@ -362,6 +387,13 @@ export class N8n {
 			}),
 		);
 	}
+}
+
+async function endProcess(child: ChildProcess | undefined, signal: NodeJS.Signals): Promise<void> {
+	if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;
+	const ended = once(child, 'exit');
+	child.kill(signal);
+	await ended;
 }
 
 /** n8n stores run data as a list in which a string of digits is the index of another entry. This resolves them. */

@@ -49,6 +49,7 @@ export class Stage {
 	}
 
 	async clear(): Promise<void> {
+		await this.n8n.stopWorker();
 		await this.n8n.stop();
 		await this.server.stop();
 		this.web.stop();

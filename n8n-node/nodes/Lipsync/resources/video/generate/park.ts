@@ -2,7 +2,7 @@
  * Parks an execution while the server renders: n8n keeps it in its database and runs nothing until the server calls.
  *
  * n8n has two ways to wake a parked execution, and in both it does not run the node again but passes on whatever stands
- * in the place of the node's input (n8n 1.123.81 and 2.41.1). Therefore:
+ * in the place of the node's input (seen in the engines of n8n 1.123.81 and 2.41.1). Therefore:
  *
  * - The node replaces its stored input by a ticket without files. A picture can never go on in place of a video.
  * - The node sets no time at which n8n wakes the execution. Only a call to its webhook does.

@@ -85,6 +85,8 @@ const TICKET = {
 		jobId: 'job7',
 		outputField: 'clip',
 		srtField: '',
+		posterField: '',
+		sheetField: '',
 		downloads: true,
 		keepsOnServer: false,
 		isSimple: true,
@@ -120,6 +122,9 @@ describe('a parked execution', () => {
 	it('is refused before anything is sent where it could not be safe', async (t) => {
 		const server = await serve(t, working());
 		await assert.rejects(execute(parkable(server, { onError: undefined })), /another On Error/);
+		const bar = { parameters: { options: { park: true }, check: { bar: 0.6 } } };
+		const both = await execute(parkable(server, bar));
+		assert.match(String(both[0].json.error), /do not go together/);
 		const two = await execute(parkable(server, { items: [withFiles(), withFiles()] }));
 		assert.match(String(two[0].json.error), /one item at a time/);
 		assert.equal(server.asked.length, 0);

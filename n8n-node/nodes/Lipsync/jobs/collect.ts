@@ -16,7 +16,8 @@ import type { Server } from '../api/server';
 import type { Job } from '../api/types';
 import { jobPath } from './watch';
 
-type Storing = IExecuteFunctions | IPollFunctions | IWebhookFunctions;
+/** The functions that n8n gives where a file can be stored. */
+export type Storing = IExecuteFunctions | IPollFunctions | IWebhookFunctions;
 
 const MOST_TRIES = 4;
 const PAUSE_MS = 2_000;

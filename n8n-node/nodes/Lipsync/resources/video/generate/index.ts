@@ -6,13 +6,13 @@ import { TimeLimit } from '../../../api/patience';
 import { serverOf, type Server } from '../../../api/server';
 import { isFinal } from '../../../api/types';
 import { orFailed } from '../../../items';
-import { captionFile, download, markCollected, posterFile, sheetFile } from '../../../jobs/collect';
-import { describeForAgent, describeResult, describeStatus } from '../../../jobs/describe';
+import { describeForAgent, describeStatus } from '../../../jobs/describe';
 import { idempotencyKey, submit } from '../../../jobs/submit';
 import { TookTooLong, abandon, readJob, waitForEnd } from '../../../jobs/watch';
 import type { Operation } from '../../../operation';
 import { isTool, readAsk, type Ask } from './ask';
 import { byOutput } from './check';
+import { deliver } from './deliver';
 import { fields } from './fields';
 import { fieldsVersion1 } from './fieldsVersion1';
 import { assertMayPark, park, resumeUrl } from './park';
@@ -100,21 +100,7 @@ async function finish({ id, server, ask, limit }: Started, i: number): Promise<I
 		if (ask.isForAgent && ask.isSimple) {
 			return { json: await describeForAgent(server, ended), pairedItem: { item: i } };
 		}
-		const item: INodeExecutionData = {
-			json: await describeResult(server, ended, ask.isSimple),
-			pairedItem: { item: i },
-		};
-		if (!ask.downloads) return item;
-		item.binary = { [ask.outputField]: await download(server, ended, limit) };
-		if (ask.srtField && ended.links.captions_srt) {
-			item.binary[ask.srtField] = await captionFile(server, ended);
-		}
-		if (ask.posterField) item.binary[ask.posterField] = await posterFile(server, ended);
-		if (ask.sheetField && ended.links.sheet) {
-			item.binary[ask.sheetField] = await sheetFile(server, ended);
-		}
-		if (!ask.keepsOnServer) await markCollected(server, ended);
-		return item;
+		return await deliver(server, ended, ask, i, limit);
 	});
 }
 

@@ -25,10 +25,9 @@ import {
 import { asNodeError, jobEnded, messageOf } from '../../../api/errors';
 import { byCredential, type Server } from '../../../api/server';
 import { isFinal, type Job } from '../../../api/types';
-import { captionFile, download, markCollected } from '../../../jobs/collect';
-import { describeResult } from '../../../jobs/describe';
 import { readJob } from '../../../jobs/watch';
 import type { Ask } from './ask';
+import { deliver, type Delivery } from './deliver';
 
 /** The address at which n8n takes the call that wakes an execution: the one of its own Wait node. */
 export const RESUME_WEBHOOK: IWebhookDescription[] = [
@@ -45,13 +44,8 @@ export const RESUME_WEBHOOK: IWebhookDescription[] = [
 /** The field of the ticket in the JSON of the stored item. */
 const TICKET = '__lipsync_job';
 
-interface Ticket {
+interface Ticket extends Delivery {
 	jobId: string;
-	outputField: string;
-	srtField: string;
-	downloads: boolean;
-	keepsOnServer: boolean;
-	isSimple: boolean;
 }
 
 /** Throws, before anything is sent, where parking would not be safe. */
@@ -70,6 +64,13 @@ export function assertMayPark(context: IExecuteFunctions): void {
 		throw refuse(
 			`Park While Waiting takes one item at a time, and there are ${nItems}`,
 			'Put a Loop Over Items node before this one, or turn Park While Waiting off',
+		);
+	}
+	const { bar } = context.getNodeParameter('check', 0, {}) as IDataObject;
+	if (bar) {
+		throw refuse(
+			'Park While Waiting and Check > Bar do not go together',
+			'n8n 1.x wakes an execution with the first output only, so a video below the bar would leave there. Take one of the two away, and compare quality_score in an If node',
 		);
 	}
 	if (context.getNodeParameter('server', 0, 'credential') === 'input') {
@@ -95,6 +96,8 @@ export async function park(
 		jobId: job.id,
 		outputField: ask.outputField,
 		srtField: ask.srtField,
+		posterField: ask.posterField,
+		sheetField: ask.sheetField,
 		downloads: ask.downloads,
 		keepsOnServer: ask.keepsOnServer,
 		isSimple: ask.isSimple,
@@ -142,16 +145,7 @@ async function itemOf(
 		const error = asNodeError(server.context, jobEnded(server.context, job));
 		return { json: { error: error.message, message: error.description ?? '' }, pairedItem };
 	}
-	const item: INodeExecutionData = {
-		json: await describeResult(server, job, ticket.isSimple),
-		pairedItem,
-	};
-	if (!ticket.downloads) return item;
-	item.binary = { [ticket.outputField]: await download(server, job) };
-	if (ticket.srtField && job.links.captions_srt)
-		item.binary[ticket.srtField] = await captionFile(server, job);
-	if (!ticket.keepsOnServer) await markCollected(server, job);
-	return item;
+	return await deliver(server, job, ticket, 0);
 }
 
 function ticketOf(context: IWebhookFunctions): Ticket | undefined {

@@ -1,7 +1,7 @@
 """A table of comparisons with golden data: case, tolerance and error of every one that a run made.
 
 `LIPSYNC_GOLDEN_TABLE=1 python -m pytest tests/engines/infinitetalk` prints it at the end. With the path of a Markdown
-page in place of 1, the table there is replaced and the text above it stays.
+page in place of 1, the table there is replaced and the text above it stays. Another table has another variable.
 """
 
 import os
@@ -13,9 +13,10 @@ _HEADS = "| case | tolerance | error |"
 
 
 class GoldenTable:
-    """The comparisons of one engine."""
+    """The comparisons of one engine. variable: the environment variable that asks for the table."""
 
-    def __init__(self) -> None:
+    def __init__(self, variable: str = "LIPSYNC_GOLDEN_TABLE") -> None:
+        self._variable = variable
         self.rows: list[tuple[str, float, float]] = []
 
     def note(self, case: str, tolerance: float, found: float) -> None:
@@ -24,8 +25,8 @@ class GoldenTable:
         assert found <= tolerance, f"{case}: {found} is above {tolerance}"
 
     def show(self, reporter: pytest.TerminalReporter) -> None:
-        """Print or write the table if LIPSYNC_GOLDEN_TABLE asks for it."""
-        wanted = os.environ.get("LIPSYNC_GOLDEN_TABLE")
+        """Print or write the table if the variable asks for it."""
+        wanted = os.environ.get(self._variable)
         if not wanted or not self.rows:
             return
         rows = [f"| {case} | {tolerance:g} | {found:.1e} |" for case, tolerance, found in sorted(self.rows)]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import model_layouts
 import pytest
 from infinitetalk_golden import TABLE
 from lipsync_server.engines.infinitetalk.engine import create
@@ -21,6 +22,7 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     TABLE.show(terminalreporter)
+    model_layouts.TABLE.show(terminalreporter)
 
 
 @pytest.fixture(scope="module")

@@ -74,3 +74,24 @@ def test_the_lines_for_a_person_name_every_file_and_the_next_step(models: Path) 
     nowhere = CliRunner().invoke(app, ["weights", "scan", str(models / "nowhere")])
     assert nowhere.exit_code != 0
     assert "is no folder" in nowhere.output
+
+
+def test_files_of_other_engines_are_named_with_the_download_of_the_rest(tmp_path: Path) -> None:
+    folder = tmp_path / "my weights"
+    manifest = load_manifest()
+    files = manifest.profile_files("sadtalker-256")
+    place = manifest.local_path(files[0], folder)
+    place.parent.mkdir(parents=True)
+    with place.open("wb") as file:
+        file.truncate(files[0].size_bytes)
+    [other] = [each for each in _scan(folder)["other_engines"] if each["profile"] == "sadtalker-256"]
+    assert (other["engine"], other["here"], other["files"]) == ("sadtalker", 1, len(files))
+    assert other["download"] == f"lipsync weights pull sadtalker-256 --weights-dir '{folder}'"
+    shown = CliRunner().invoke(app, ["weights", "scan", str(folder)]).output
+    assert f"engine sadtalker: profile sadtalker-256, 1 of {len(files)} files; the rest: lipsync weights pull" in shown
+    assert f"--weights-dir '{folder}'" in shown
+    for file in files[1:]:
+        with manifest.local_path(file, folder).open("wb") as made:
+            made.truncate(file.size_bytes)
+    shown = CliRunner().invoke(app, ["weights", "scan", str(folder)]).output
+    assert "engine sadtalker: profile sadtalker-256, complete" in shown

@@ -1,6 +1,7 @@
 """`lipsync weights list | scan | pull | convert | verify | path`: model weights by profile."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -116,8 +117,9 @@ def scan(
         found = look_through(folder)
         command = found.command(folder)
         complete = [name for name in manifest.profiles if profile_complete(manifest, name, folder)]
+        others = _other_engines(manifest, folder)
         if as_json:
-            typer.echo(json.dumps(_as_json(folder, found, complete), indent=2))
+            typer.echo(json.dumps(_as_json(folder, found, complete) | {"other_engines": others}, indent=2))
             return
         for file in found.files:
             words = PART_WORDS[file.kind]
@@ -126,6 +128,10 @@ def scan(
         typer.echo(f"{len(found.files)} model files in {folder}")
         for transformer in found.transformers:
             typer.echo(f"engine infinitetalk: {transformer}")
+        for other in others:
+            done = other["here"] == other["files"]
+            rest = "complete" if done else f"{other['here']} of {other['files']} files; the rest: {other['download']}"
+            typer.echo(f"engine {other['engine']}: profile {other['profile']}, {rest}")
         if complete:
             typer.echo(f"complete profiles: {', '.join(complete)}")
         typer.echo(f"presets: {', '.join(found.presets) or 'none yet'}")
@@ -134,6 +140,24 @@ def scan(
         if found.wanted:
             typer.echo(f"wanted: {', '.join(found.wanted)}")
         typer.echo(f"To complete it: {command}" if command else "Nothing is missing.")
+
+
+def _other_engines(manifest: "Manifest", folder: Path) -> list[dict[str, object]]:
+    """Profiles of the other engines of which some file is in its place, and the download of the rest."""
+    from lipsync_server.weights.verify import files_here
+
+    found: list[dict[str, object]] = []
+    for name, profile in manifest.profiles.items():
+        if profile.engine == "infinitetalk":
+            continue
+        here, n_files = files_here(manifest, name, folder)
+        if here:
+            command = f"lipsync weights pull {name} --weights-dir {shlex.quote(str(folder))}"
+            download = command if here < n_files else None
+            found.append(
+                {"engine": profile.engine, "profile": name, "here": here, "files": n_files, "download": download}
+            )
+    return found
 
 
 def _as_json(folder: Path, found: "Scan", complete: list[str]) -> dict[str, object]:

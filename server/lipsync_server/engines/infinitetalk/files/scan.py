@@ -3,6 +3,7 @@
 `lipsync weights scan PATH` prints this. Knows headers and names of files. Loads nothing; no torch here.
 """
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +47,9 @@ class Scan:
         """The one command that completes the folder; None where nothing is missing."""
         if not self.downloads:
             return None
-        return f"lipsync weights pull {PROFILE} --only {','.join(self.downloads)} --weights-dir {folder}"
+        return (
+            f"lipsync weights pull {PROFILE} --only {','.join(self.downloads)} --weights-dir {shlex.quote(str(folder))}"
+        )
 
 
 def scan(folder: Path) -> Scan:

@@ -38,6 +38,9 @@ def first_fault(error: ValidationError) -> Fault:
         message = f"it should{message.removeprefix('Input should')}"
     name = ".".join(str(part) for part in first["loc"])
     message = message.replace("a valid tuple", "a list")
+    if first["type"] in ("model_type", "model_attributes_type", "dict_type", "dataclass_type"):
+        # pydantic names the class of our code here.
+        message = "it should be an object of fields"
     return Fault(name, first["type"], message, first.get("input"), first["loc"])
 
 

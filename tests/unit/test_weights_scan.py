@@ -82,8 +82,8 @@ def test_files_of_other_engines_are_named_with_the_download_of_the_rest(tmp_path
     files = manifest.profile_files("sadtalker-256")
     place = manifest.local_path(files[0], folder)
     place.parent.mkdir(parents=True)
-    with place.open("wb") as file:
-        file.truncate(files[0].size_bytes)
+    with place.open("wb") as made:
+        made.truncate(files[0].size_bytes)
     [other] = [each for each in _scan(folder)["other_engines"] if each["profile"] == "sadtalker-256"]
     assert (other["engine"], other["here"], other["files"]) == ("sadtalker", 1, len(files))
     assert other["download"] == f"lipsync weights pull sadtalker-256 --weights-dir '{folder}'"

@@ -151,7 +151,9 @@ def test_a_job_that_names_a_lora_wrongly_is_not_accepted_and_told_what_there_is(
     assert detail == "There is no LoRA named 'stile' here; there are: my_lightx2v_4steps, style. Did you mean 'style'?"
     assert "loras.0.scale of engine infinitetalk cannot be 9" in _refusal(models, {"name": "style", "scale": 9})
     assert "loras.0.scale" in _refusal(models, {"name": "style", "scale": "much"})
-    assert "loras.0.strength" in _refusal(models, {"name": "style", "strength": 1})
+    assert "has no field 'strength'; it has: name, scale" in _refusal(models, {"name": "style", "strength": 1})
+    assert "loras.0 of engine infinitetalk cannot be 5: it should be an object of fields" in _refusal(models, 5)
+    assert _chosen(models, "style").loras == _chosen(models, {"name": "style", "scale": 1}).loras
     assert "loras.0.name" in _refusal(models, {"scale": 1})
     assert "loras" in _refusal(models, *[{"name": "style"}] * 9)
     (owners / "styles").mkdir()

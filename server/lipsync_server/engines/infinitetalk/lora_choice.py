@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from lipsync_server.engines.infinitetalk.files.lora_keys import read_keys
 from lipsync_server.engines.infinitetalk.files.lora_names import LayerNames
@@ -38,7 +38,7 @@ def _name_alone(name: str) -> str:
 
 
 class LoraWish(BaseModel):
-    """A LoRA file that a job asks for."""
+    """A LoRA file that a job asks for. A name alone stands for the file at scale 1."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -46,6 +46,11 @@ class LoraWish(BaseModel):
         min_length=1, max_length=200, description="The file's name in the owner's folder, without a path."
     )
     scale: float = Field(default=1.0, ge=-4, le=4, description="How strongly the file changes the model; 0 is not.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_name(cls, value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,8 @@ class Options(EngineOptions):
     loras: tuple[LoraWish, ...] = Field(
         default=(),
         max_length=8,
-        description="LoRA files of the owner's folder (`LIPSYNC_LORA_DIR`) for this job, each with its strength.",
+        description="LoRA files of the owner's folder (`LIPSYNC_LORA_DIR`) for this job, each with its strength; a "
+        "name alone has strength 1.",
     )
 
     @model_validator(mode="after")

@@ -14,9 +14,11 @@ import pytest
 import requests
 from lipsync_server.media.mp4.mux import probe_video
 from lipsync_server.paths import SAMPLES_DIR
+from playwright.sync_api import expect, sync_playwright
 from server_process import ServerProcess
 from site_kit import wav
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PAGE = Path(__file__).parents[2] / "docs" / "add-an-engine.md"
 
 
@@ -95,6 +97,28 @@ def test_an_installed_engine_renders_through_http(server: ServerProcess, tmp_pat
     video = tmp_path / "video.mp4"
     video.write_bytes(response.content)
     assert probe_video(video).n_frames > 0
+
+
+@pytest.mark.skipif(CHROMIUM is None and not os.environ.get("CI"), reason="needs Chromium: apt-get install chromium")
+def test_the_page_shows_an_installed_engine_and_its_options_and_renders_with_it(server: ServerProcess) -> None:
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = chromium.new_page()
+        page.goto(server.url + "/")
+        page.get_by_label("Token").fill("T")
+        page.keyboard.press("Enter")
+        expect(page.locator("#engine option[value=wobble]")).to_have_text("Rocks the picture")
+        page.locator("#engine").select_option("wobble")
+        page.locator("#more summary").click()
+        expect(page.locator("#option-swing-note")).to_contain_text("Pixels that the picture moves")
+        page.locator("#option-swing").fill("20")
+        page.locator("#image").set_input_files(SAMPLES_DIR / "portrait.jpg")
+        page.locator("#audio").set_input_files(SAMPLES_DIR / "speech.wav")
+        page.locator("#make").get_by_role("button", name="Make the video").click()
+        expect(page.get_by_role("link", name="Download")).to_be_visible(timeout=120_000)
+        chromium.close()
+    jobs = requests.get(f"{server.url}/v1/jobs", headers={"Authorization": "Bearer T"}, timeout=30).json()["jobs"]
+    assert jobs[0]["engine"] == "wobble"
 
 
 def test_a_broken_engine_is_listed_as_not_available_and_the_others_go_on(tmp_path: Path) -> None:

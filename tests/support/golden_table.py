@@ -13,10 +13,10 @@ _HEADS = "| case | tolerance | error |"
 
 
 class GoldenTable:
-    """The comparisons of one engine. variable: the environment variable that asks for the table."""
+    """The comparisons of one engine. wanted: a Markdown page for the table, another text to print it, None for none."""
 
-    def __init__(self, variable: str = "LIPSYNC_GOLDEN_TABLE") -> None:
-        self._variable = variable
+    def __init__(self, wanted: str | None = os.environ.get("LIPSYNC_GOLDEN_TABLE")) -> None:
+        self._wanted = wanted
         self.rows: list[tuple[str, float, float]] = []
 
     def note(self, case: str, tolerance: float, found: float) -> None:
@@ -25,8 +25,8 @@ class GoldenTable:
         assert found <= tolerance, f"{case}: {found} is above {tolerance}"
 
     def show(self, reporter: pytest.TerminalReporter) -> None:
-        """Print or write the table if the variable asks for it."""
-        wanted = os.environ.get(self._variable)
+        """Print or write the table if it is wanted."""
+        wanted = self._wanted
         if not wanted or not self.rows:
             return
         rows = [f"| {case} | {tolerance:g} | {found:.1e} |" for case, tolerance, found in sorted(self.rows)]

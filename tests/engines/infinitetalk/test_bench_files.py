@@ -1,0 +1,21 @@
+"""The measurement of model files: it loads what it writes, and sees that switching LoRA files back is exact."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from lipsync_server.bench.infinitetalk.model_files import measure
+from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
+
+CONFIG = TransformerConfig(
+    dim=256, ffn_dim=512, num_heads=2, num_layers=2, freq_dim=256, text_dim=256, image_dim=256,
+    audio_channels=16, intermediate_dim=256, output_dim=256, context_tokens=2,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", ["fp8", "Q4_K", "Q5_K", "Q8_0", "Q4_0"])
+def test_each_layout_is_loaded_and_its_weights_come_back_after_ten_switches(layout: str, tmp_path: Path) -> None:
+    loaded, *switches = measure(tmp_path, layout, 10, config=CONFIG, device=torch.device("cpu"))
+    assert loaded["layout"] == layout
+    assert [line["to"] for line in switches] == ["LoRA", "base"] * 5
+    assert all(line["same_bytes"] for line in switches)

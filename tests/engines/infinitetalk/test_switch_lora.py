@@ -153,7 +153,10 @@ def test_a_job_that_names_a_lora_wrongly_is_not_accepted_and_told_what_there_is(
     assert "loras.0.scale" in _refusal(models, {"name": "style", "scale": "much"})
     assert "has no field 'strength'; it has: name, scale" in _refusal(models, {"name": "style", "strength": 1})
     assert "loras.0 of engine infinitetalk cannot be 5: it should be an object of fields" in _refusal(models, 5)
-    assert _chosen(models, "style").loras == _chosen(models, {"name": "style", "scale": 1}).loras
+    wanted = _chosen(models, {"name": "style", "scale": 1}).loras
+    assert _chosen(models, "style").loras == wanted
+    for alone in ("style", {"name": "style"}):
+        assert Options.model_validate({"loras": alone}).loras == wanted
     assert "loras.0.name" in _refusal(models, {"scale": 1})
     assert "loras" in _refusal(models, *[{"name": "style"}] * 9)
     (owners / "styles").mkdir()

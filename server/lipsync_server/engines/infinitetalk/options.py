@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from lipsync_server.engines.base import Box, EngineOptions, Preset
 from lipsync_server.engines.infinitetalk.lora_choice import LoraWish, job_loras
@@ -118,6 +118,11 @@ class Options(EngineOptions):
         description="LoRA files of the owner's folder (`LIPSYNC_LORA_DIR`) for this job, each with its strength; a "
         "name alone has strength 1.",
     )
+
+    @field_validator("loras", mode="before")
+    @classmethod
+    def _one_or_more_loras(cls, value: object) -> object:
+        return (value,) if isinstance(value, str | dict) else value
 
     @model_validator(mode="after")
     def _windows_fit(self) -> "Options":

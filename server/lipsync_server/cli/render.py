@@ -60,6 +60,10 @@ def render(
     language: Annotated[
         str | None, typer.Option(help="Language of the script, such as pt-BR.", show_default="found by listening")
     ] = None,
+    label: Annotated[str, typer.Option(help='A small visible text, such as "AI generated".')] = "",
+    label_corner: Annotated[
+        str | None, typer.Option(help="top-left, top-right, bottom-left or bottom-right.", show_default="top-left")
+    ] = None,
     check: Annotated[
         bool | None,
         typer.Option(
@@ -124,6 +128,8 @@ def render(
                     "captions": captions,
                     "caption_style": caption_style,
                     "language": language,
+                    "label": label or None,
+                    "label_corner": label_corner,
                     "check": True if bar is not None and check is None else check,
                     "retries_below": retries_below,
                     "retries": retries,

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, StringConstraints, field_validator
 
 from lipsync_server.engines.check_wishes import CheckWishes
+from lipsync_server.engines.label_wishes import LabelWishes
 from lipsync_server.errors import InvalidInput
 from lipsync_server.media.captions.script import words_of
 from lipsync_server.media.captions.wishes import CaptionWishes
@@ -25,7 +26,7 @@ MAX_SEED = 2**63 - 1
 MAX_FACE_INDEX = 63
 
 
-class Ask(CaptionWishes, CheckWishes, FormatWishes):
+class Ask(CaptionWishes, CheckWishes, FormatWishes, LabelWishes):
     """A prompt and options as the caller gave them; None stands for an option that was left out.
 
     Several engines understand `preset` to `face_box`; an engine without them ignores them with a warning. `options` are

@@ -62,7 +62,7 @@ class VideoCaptions:
             return frames
         if self._burned is None:
             height, width = frames.shape[1:3]
-            mouth = _mouth(frames, first, scratch / "mouth.json")
+            mouth = mouth_in(frames, first, scratch / "mouth.json")
             self._burned = BurnedCaptions(self.heard.words, self._ask.caption_style, width, height, self._fonts, mouth)
         return self._burned.draw_on(frames, first, fps)
 
@@ -91,7 +91,7 @@ def captions_for(
     return VideoCaptions(ask, heard, fonts_dir, warn)
 
 
-def _mouth(frames: Frames, first: int, stored: Path) -> Box | None:
+def mouth_in(frames: Frames, first: int, stored: Path) -> Box | None:
     """The mouth's box as shares of the frame, from the first frame, or for a resumed render from a file."""
     if first and stored.is_file():
         known = json.loads(stored.read_text(encoding="ascii"))

@@ -38,6 +38,7 @@ from lipsync_server.workers.rendering.checking import Checked, check_rendered, w
 from lipsync_server.workers.rendering.encoding import BackgroundEncoder
 from lipsync_server.workers.rendering.framing import VideoFraming
 from lipsync_server.workers.rendering.inputs import decode_request, release_pages
+from lipsync_server.workers.rendering.label import VideoLabel
 from lipsync_server.workers.rendering.measure import PeakMemory, ProgressScale, StageClock
 from lipsync_server.workers.rendering.progressive import Progressive, forget
 from lipsync_server.workers.rendering.resume_point import clear_resume_points, load_resume_points, save_resume_point
@@ -140,6 +141,7 @@ class _Render:
         self._warnings += why_no_retries(task.ask, engine.name, model, settings)
         self._engine_counts_frames = False
         self._framing = VideoFraming(task.ask, self._warn)
+        self._label = VideoLabel(task.ask, settings.fonts_dir)
         self._captions: VideoCaptions | None = None
         self._speeches: tuple[Speech, ...] = ()
         self._released_at = 0.0
@@ -265,9 +267,10 @@ class _Render:
         return watched
 
     def _drawn_in(self) -> tuple[str, ...]:
-        """Shape and burned captions of the stored frames, a part of the render's identity; empty for plain frames."""
+        """Shape, label and burned captions of the stored frames, a part of the render's identity."""
         ask = self._task.ask
         drawn = (ask.format, str(ask.height), ask.fill) if ask.reshapes else ()
+        drawn = (*drawn, *self._label.identity)
         if self._captions is None or not ask.burns_captions:
             return drawn
         return (*drawn, ask.caption_style, repr(self._captions.heard))
@@ -365,6 +368,7 @@ class _Render:
                     frames = self._framing.fit(frames)
                     if self._captions is not None:
                         frames = self._captions.draw_on(frames, n_done, request.fps, self._task.scratch)
+                    frames = self._label.draw_on(frames, n_done, self._task.scratch)
                     n_done += len(frames)
                     self._clock.switch("encode")
                     background.put(frames)

@@ -41,10 +41,7 @@ COMPILE_S = 50.0
 """Kernels, text encoder and cuDNN in a first job: 28 s on an H100; 30 to 70 s on slower hosts, assumed."""
 FIRST_WINDOW_S = {"infinitetalk": 81 / 25, "flashhead": 33 / 25}
 """Seconds of video in the first window, which is shown when it is finished."""
-CUTS = {
-    "text encoder fetched after ready": ("t5-fp8", 1.0),
-    "vision tower alone (1.3 of 4.8 GB)": ("clip", 1 - 1.3 / 4.772),
-}
+CUTS = {"text encoder fetched after ready": "t5-fp8"}
 
 
 @dataclass(frozen=True)
@@ -126,9 +123,9 @@ def main() -> None:
         cells = [f"{mbps:g}", f"{found.size_bytes / 1e9:.1f}", *(f"{part:.0f} s" for part in parts)]
         print("| " + " | ".join([*cells, f"{found.minutes:.1f}"]) + " |", flush=True)
     manifest = load_manifest()
-    for cut, (name, share) in CUTS.items():
+    for cut, name in CUTS.items():
         if name in manifest.profiles[asked.profile].files:
-            spared = manifest.files[name].size_bytes * share
+            spared = manifest.files[name].size_bytes
             seconds = ", ".join(f"{spared * 8 / mbps / 1e6:.0f} s at {mbps:g}" for mbps in asked.mbps)
             print(f"{cut}: {spared / 1e9:.1f} GB less before ready: {seconds} Mbit/s (computed)")
 

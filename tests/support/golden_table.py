@@ -1,15 +1,21 @@
 """A table of comparisons with golden data: case, tolerance and error of every one that a run made.
 
 `LIPSYNC_GOLDEN_TABLE=1 python -m pytest tests/engines/infinitetalk` prints it at the end. With the path of a Markdown
-page in place of 1, the table there is replaced and the text above it stays. Another table has another variable.
+page in place of 1, the table there is replaced, and the line above it that says on which machine and with which torch
+it was measured. The text above both stays. Another table has
+another variable.
 """
 
 import os
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from lipsync_server.engines.hardware import cpu_name
 
 _HEADS = "| case | tolerance | error |"
+_MEASURED = "Measured on "
 
 
 class GoldenTable:
@@ -33,7 +39,8 @@ class GoldenTable:
         table = "\n".join([_HEADS, "|---|---|---|", *rows])
         page = Path(wanted)
         if page.suffix == ".md":
-            text = page.read_text(encoding="utf-8").partition(_HEADS)[0]
-            page.write_text(f"{text}{table}\n", encoding="utf-8")
+            text = page.read_text(encoding="utf-8").partition(_HEADS)[0].partition(_MEASURED)[0]
+            measured = f"{_MEASURED}the CPU {cpu_name()} with PyTorch {version('torch')}, {datetime.now(UTC):%Y-%m-%d}."
+            page.write_text(f"{text}{measured}\n\n{table}\n", encoding="utf-8")
         else:
             reporter.write_line(table)

@@ -13,12 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-WORDS_IN = (".md", ".py", ".ts", ".mts", ".json", ".yml", ".yaml", ".html", ".js", ".toml", ".sh")
+# Links into this repository, as they stand where no relative link can: in the node's codex files and in messages.
+OWN_LINK = re.compile(r"https://github\.com/n8n-nodes-lipsync/lipsync/(?:tree|blob|raw)/main/([\w./-]+)(?:#([\w-]+))?")
+MODULE = re.compile(r"python3? -m (lipsync_server(?:\.\w+)+)")
+WORDS_IN = (".md", ".py", ".ts", ".mts", ".json", ".yml", ".yaml", ".html", ".js", ".toml", ".sh", ".mjs", ".css")
+WITHOUT_SUFFIX = ("Makefile", "Dockerfile", "run")
 # Lower-case `lipsync` before a word is always the program; the product is written Lipsync.
 COMMAND = re.compile(r"(?<![-\w/.@:'\"])(?:\.venv/bin/)?lipsync ((?:[a-z-]+ )*[a-z-]+(?: [^\n`'\"|;&)]*)?)")
 VERB = re.compile(r"(?:`|^ {4}|^RUN |run: )(?:[A-Z_]+=\S+ )*make ([a-z][a-z0-9-]*)", re.MULTILINE)
 SETTING = re.compile(r"\bLIPSYNC_[A-Z0-9_]*[A-Z0-9]\b")
-FILE = re.compile(r"(?<![\w{}/.*<>:@-])((?:[\w.-]+/)*[\w-]+\.(?:py|md|cu|mts|sh|toml))\b(?!\()")
+# A name with a folder is a file of ours for .json; without one, such a file is mostly the user's.
+FILE = re.compile(
+    r"(?<![\w{}/.*<>:@-])"
+    r"((?:[\w.-]+/)*[\w-]+\.(?:py|md|cu|mts|sh|toml|ts|yml|html|css|svg)|(?:[\w.-]+/)+[\w-]+\.json(?= *[`)]))"
+    r"\b(?!\()"
+)
 EXTRA = re.compile(r"(?:lipsync-server|(?<![\w?])\.)\[([a-z0-9,]+)\]")
 
 
@@ -41,10 +50,20 @@ def passages(*folders: str) -> Iterator[Passage]:
     """The words of every tracked file below `folders`; "" is the whole repository."""
     for name in tracked_files():
         path = ROOT / name
-        if name.startswith(folders) and path.suffix in WORDS_IN and path.name != "package-lock.json":
+        if (
+            name.startswith(folders)
+            and (path.suffix in WORDS_IN or path.name in WITHOUT_SUFFIX)
+            and path.name != "package-lock.json"
+        ):
             text = path.read_text(encoding="utf-8")
             for found in words_of_python(text) if path.suffix == ".py" else [text]:
                 yield Passage(name, found)
+
+
+def heading_ids(page: Path) -> set[str]:
+    """The anchors that a page's headings get: lower case, without punctuation, with hyphens for blanks."""
+    headings = re.findall(r"^#+ +(.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
 
 
 def words_of_python(source: str) -> Iterator[str]:

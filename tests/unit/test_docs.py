@@ -11,7 +11,7 @@ from lipsync_server.options_table import with_options
 from lipsync_server.settings_table import with_table
 from lipsync_server.weights.manifest import load_manifest
 from typer.testing import CliRunner
-from written_names import tracked_files
+from written_names import heading_ids, tracked_files
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,12 +38,6 @@ def test_no_name_of_a_class_is_shown_as_the_type_of_an_option() -> None:
     page = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
     assert "list of {name: text, scale: number from -4 to 4}" in page
     assert not re.search(r"\| list of [A-Z]", page)
-
-
-def heading_ids(page: Path) -> set[str]:
-    """The anchors that a page's headings get: lower case, without punctuation, with hyphens for blanks."""
-    headings = re.findall(r"^#+ +(.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
 
 
 def test_every_relative_link_in_the_documentation_leads_somewhere() -> None:

@@ -12,14 +12,27 @@ from lipsync_server.cloud.rent import PROVIDERS
 from lipsync_server.settings import Settings
 from pydantic import AliasChoices
 from typer.core import TyperGroup
-from written_names import COMMAND, EXTRA, FILE, ROOT, SETTING, VERB, Passage, passages, tracked_files
+from written_names import (
+    COMMAND,
+    EXTRA,
+    FILE,
+    MODULE,
+    OWN_LINK,
+    ROOT,
+    SETTING,
+    VERB,
+    Passage,
+    heading_ids,
+    passages,
+    tracked_files,
+)
 
 # Pages of a release that is over may name things that are gone.
 HISTORY = ("CHANGELOG.md",)
 PRODUCT = ("server/lipsync_server/", "README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/", "n8n-node/", "weights/")
 EVERYTHING = (*PRODUCT, "Makefile", "Dockerfile", ".github/", ".ci/", "pyproject.toml")
-# Names of files that the text says the user makes or the reference implementation has.
-NOT_OURS = {"generate_infinitetalk.py", "install.sh"}
+# Files that the user makes, that the reference implementation has, or that a program writes where it runs.
+NOT_OURS = {"generate_infinitetalk.py", "install.sh", "notes.md", "lipsync/machines.json"}
 # A package that a page writes as an example.
 EXAMPLES = ("lipsync_wobble/",)
 
@@ -91,7 +104,7 @@ def names_read() -> Iterator[str]:
             )
 
 
-def test_every_file_that_is_named_exists() -> None:
+def test_every_file_that_is_named_exists(everything: list[Passage]) -> None:
     """A page or docstring may name a file by the end of its path: `engines/base.py`, or `base.py` alone."""
     tails = set()
     for name in tracked_files():
@@ -99,12 +112,33 @@ def test_every_file_that_is_named_exists() -> None:
         tails |= {"/".join(parts[at:]) for at in range(len(parts))}
     wrong = {
         (passage.place, name)
-        for passage in passages(*PRODUCT)
+        for passage in everything
         for name in FILE.findall(passage.text)
-        if name.removeprefix("./").removeprefix("../") not in tails | NOT_OURS
-        and not name.startswith(EXAMPLES)
-        and passage.place not in HISTORY
+        if name.removeprefix("./").removeprefix("../") not in tails | NOT_OURS and not name.startswith(EXAMPLES)
     }
+    assert not sorted(wrong)
+
+
+def test_every_module_that_is_run_exists(everything: list[Passage]) -> None:
+    modules = {name.removeprefix("server/").removesuffix(".py").replace("/", ".") for name in tracked_files()}
+    wrong = {
+        (passage.place, module)
+        for passage in everything
+        for module in MODULE.findall(passage.text)
+        if not {module, f"{module}.__main__"} & modules
+    }
+    assert not sorted(wrong)
+
+
+def test_every_link_into_the_repository_leads_somewhere(everything: list[Passage]) -> None:
+    """A folder's anchors are those of its README, which GitHub shows below it."""
+    wrong = set()
+    for passage in everything:
+        for target, anchor in OWN_LINK.findall(passage.text):
+            place = ROOT / target
+            page = place / "README.md" if place.is_dir() else place
+            if not place.exists() or (anchor and anchor != "readme" and anchor not in heading_ids(page)):
+                wrong.add((passage.place, target, anchor))
     assert not sorted(wrong)
 
 

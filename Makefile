@@ -20,7 +20,9 @@ demo: install ## render demo.mp4 from the shipped sample; no GPU needed
 serve: install ## start the server on port 5000
 	$(BIN)/lipsync serve
 
-check: lint types unit ## the fast loop: style, types and unit tests, under two minutes
+# Types take one core, so they are checked beside the unit tests.
+check: $(VENV)/.test ## the fast loop: style, types and unit tests, under two minutes
+	$(MAKE) --no-print-directory -j 2 --output-sync=target lint types unit
 
 fmt: $(VENV)/.test ## format the code and mend what the linter can mend
 	$(BIN)/ruff check --quiet --fix-only server tests docs docker .ci
@@ -34,7 +36,6 @@ lint: $(VENV)/.test ## ruff: style and likely mistakes
 
 types: $(VENV)/.test ## mypy --strict, for the server and for the tests
 	$(BIN)/mypy
-	MYPYPATH=server:tests/support:tests/docker $(BIN)/mypy --explicit-package-bases tests
 
 unit: $(VENV)/.test ## the unit tests alone
 	$(PYTEST) -q -n $(TEST_PROCESSES) -m "not timing" tests/unit

@@ -22,10 +22,10 @@ WITHOUT_SUFFIX = ("Makefile", "Dockerfile", "run")
 COMMAND = re.compile(r"(?<![-\w/.@:'\"])(?:\.venv/bin/)?lipsync ((?:[a-z-]+ )*[a-z-]+(?: [^\n`'\"|;&)]*)?)")
 VERB = re.compile(r"(?:`|^ {4}|^RUN |run: )(?:[A-Z_]+=\S+ )*make ([a-z][a-z0-9-]*)", re.MULTILINE)
 SETTING = re.compile(r"\bLIPSYNC_[A-Z0-9_]*[A-Z0-9]\b")
-# A name with a folder is a file of ours for .json; without one, such a file is mostly the user's.
+# Not .json: most of those are the user's, or published model files.
 FILE = re.compile(
     r"(?<![\w{}/.*<>:@-])"
-    r"((?:[\w.-]+/)*[\w-]+\.(?:py|md|cu|mts|sh|toml|ts|yml|html|css|svg)|(?:[\w.-]+/)+[\w-]+\.json(?= *[`)]))"
+    r"((?:[\w.-]+/)*[\w-]+\.(?:py|md|cu|mts|sh|toml|ts|yml|html|css|svg))"
     r"\b(?!\()"
 )
 EXTRA = re.compile(r"(?:lipsync-server|(?<![\w?])\.)\[([a-z0-9,]+)\]")

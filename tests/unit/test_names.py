@@ -33,8 +33,8 @@ PRODUCT = ("server/lipsync_server/", "README.md", "CONTRIBUTING.md", "SECURITY.m
 EVERYTHING = (*PRODUCT, "Makefile", "Dockerfile", ".github/", ".ci/", "pyproject.toml")
 # Files that the user makes, that the reference implementation has, or that a program writes where it runs.
 NOT_OURS = {"generate_infinitetalk.py", "install.sh", "notes.md", "lipsync/machines.json"}
-# A package that a page writes as an example, and the folder of the published model files.
-EXAMPLES = ("lipsync_wobble/", "InfiniteTalk/")
+# A package that a page writes as an example.
+EXAMPLES = ("lipsync_wobble/",)
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,7 @@
 
 `LIPSYNC_GOLDEN_TABLE=1 python -m pytest tests/engines/infinitetalk` prints it at the end. With the path of a Markdown
 page in place of 1, the table there is replaced, and the line above it that says on which machine and with which torch
-it was measured. The text above both stays. Another table has
-another variable.
+it was measured. The text above both stays. Another table has another variable.
 """
 
 import os

@@ -18,6 +18,7 @@ from torch import Tensor
 from lipsync_server.errors import WeightsError
 from lipsync_server.extras import extra_is_missing, missing_packages
 from lipsync_server.models.tensor_files.entries import Entry
+from lipsync_server.models.tensor_files.gguf_unpack import UNPACKERS
 from lipsync_server.models.tensor_files.headers import GGUF_BLOCKS, read_gguf
 
 _KINDS = {name: (number, n, n_bytes) for number, (name, n, n_bytes) in GGUF_BLOCKS.items()}
@@ -44,12 +45,13 @@ class GgufFile:
         entries, _ = read_gguf(path)
         return cls(path, entries, {entry.key: entry for entry in entries}, np.memmap(path, np.uint8, "r"))
 
-    def tensor(self, key: str) -> Tensor:
-        """The tensor `key` as float32, or as float16 or bfloat16 where the file holds these."""
-        return self.rows(key, slice(None)).reshape(self._by_key[key].shape)
+    def tensor(self, key: str, device: torch.device | str = "cpu") -> Tensor:
+        """The tensor `key` as float32, or as float16 or bfloat16 where the file holds these; blocks are unpacked on
+        `device`."""
+        return self.rows(key, slice(None), device).reshape(self._by_key[key].shape)
 
-    def rows(self, key: str, wanted: "slice | list[int]") -> Tensor:
-        """Some rows of the tensor `key`, (n, row length), unpacked; its first dimensions are one here."""
+    def rows(self, key: str, wanted: "slice | list[int]", device: torch.device | str = "cpu") -> Tensor:
+        """Some rows of the tensor `key`, (n, row length), unpacked on `device`; its first dimensions are one here."""
         from gguf import GGMLQuantizationType
         from gguf.quants import dequantize
 
@@ -66,8 +68,14 @@ class GgufFile:
         if per_block == 1:
             kind = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[entry.dtype]
             return torch.from_numpy(packed.copy()).view(kind)
-        out = np.empty((len(packed), length), np.float32)
         step = max(1, _N_AT_ONCE // length)
+        if unpacker := UNPACKERS.get(entry.dtype):
+            values = torch.empty((len(packed), length), device=device)
+            for begin in range(0, len(packed), step):
+                blocks = torch.from_numpy(packed[begin : begin + step].reshape(-1, block_bytes).copy()).to(device)
+                values[begin : begin + step] = unpacker(blocks).view(-1, length)
+            return values
+        out = np.empty((len(packed), length), np.float32)
 
         def unpack(begin: int) -> None:
             out[begin : begin + step] = dequantize(packed[begin : begin + step], GGMLQuantizationType(number))

@@ -52,8 +52,11 @@ class Stored:
     def read(self, file: OpenFile | GgufFile, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor | None]:
         """The stored tensor, and for 8-bit ones a float32 scale for each row, (rows, 1), else None.
 
-        A rotated weight is turned back on `device`, and comes as float32 without a scale.
+        A rotated weight is turned back on `device`, and comes as float32 without a scale. GGUF's blocks are unpacked on
+        `device` too.
         """
+        if isinstance(file, GgufFile):
+            return file.tensor(self.entry.key, device), None
         tensor = file.tensor(self.entry.key)
         if not self.is_eight_bit:
             return tensor, None

@@ -150,6 +150,15 @@ describe('Generate', () => {
 		}
 	});
 
+	it('sends the visible label with its corner', async (t) => {
+		const server = await serve(t, working());
+		const marking = { label: ' AI generated ', corner: 'bottom-right' };
+		await execute(makeContext({ baseUrl: server.url, parameters: { marking } }));
+		const body = server.to('POST', /^\/v1\/jobs$/)[0].body.toString();
+		assert.match(body, /name="label"\r\n\r\nAI generated\r\n/);
+		assert.match(body, /name="label_corner"\r\n\r\nbottom-right\r\n/);
+	});
+
 	it('has one output and sends no field of the check when the panel has no bar', async (t) => {
 		for (const typeVersion of [1, 2]) {
 			const server = await serve(t, working());

@@ -17,6 +17,7 @@ import { locatorValue } from '../jobId';
 import { isSimple } from '../output';
 import { captionTexts } from './captions';
 import { formatTexts } from './format';
+import { markingTexts } from './marking';
 import { checkTexts } from './check';
 
 const MINUTE_MS = 60_000;
@@ -59,6 +60,7 @@ export async function readAsk(context: IExecuteFunctions, i: number): Promise<As
 		...captionTexts(panel.captions),
 		...formatTexts(panel.format),
 		...checkTexts(panel.check),
+		...markingTexts(panel.marking),
 		options: Object.keys(panel.engineOptions).length > 0 ? JSON.stringify(panel.engineOptions) : '',
 	};
 	const form: Form = { texts, files: [] };
@@ -103,6 +105,7 @@ interface Panel {
 	captions: IDataObject;
 	format: IDataObject;
 	check: IDataObject;
+	marking: IDataObject;
 	engineOptions: IDataObject;
 	waits: boolean;
 	keepsOnServer: boolean;
@@ -120,6 +123,7 @@ function panelNow(context: IExecuteFunctions, i: number): Panel {
 		captions: context.getNodeParameter('captions', i, {}) as IDataObject,
 		format: context.getNodeParameter('format', i, {}) as IDataObject,
 		check: context.getNodeParameter('check', i, {}) as IDataObject,
+		marking: context.getNodeParameter('marking', i, {}) as IDataObject,
 		engineOptions: Object.fromEntries(
 			given.map(({ name, value }) => [
 				text(name),
@@ -153,6 +157,7 @@ function panelOfVersion1(context: IExecuteFunctions, i: number): Panel {
 		captions: {},
 		format: {},
 		check: {},
+		marking: {},
 		engineOptions: engineOptionsOfVersion1(context, more.engineOptions, i),
 		waits: field('wait') !== 'none',
 		keepsOnServer: more.markCollected === false,

@@ -11,6 +11,7 @@ import { captionFields } from './captions';
 import { checkFields } from './check';
 import * as common from './commonFields';
 import { formatFields } from './format';
+import { markingFields } from './marking';
 
 const IS_TOOL = { '@tool': [true] };
 /** The engines that ignore the prompt, the preset and the resolution. */
@@ -62,6 +63,7 @@ export const fields: INodeProperties[] = [
 	captionFields,
 	formatFields,
 	checkFields,
+	markingFields,
 	{
 		displayName: 'Engine Options',
 		name: 'engineOptions',

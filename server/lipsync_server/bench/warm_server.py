@@ -21,6 +21,7 @@ import psutil
 from lipsync_server.bench.local_server import LocalServer
 from lipsync_server.engines import hardware
 from lipsync_server.errors import LipsyncError
+from lipsync_server.workers.rendering.measure import STAGES
 
 _START_TIMEOUT_S = 1800.0
 _SAMPLE_S = 0.05
@@ -90,7 +91,7 @@ class WarmServer:
                     wall_s = time.monotonic() - started
                 async with session.get(f"/v1/jobs/{job_id}") as response:
                     timings = (await response.json())["timings"]
-        stages = {stage: timings[f"{stage}_s"] for stage in ("load", "preprocess", "generate", "encode")}
+        stages = {stage: timings[f"{stage}_s"] for stage in STAGES}
         gpu_bytes = max(0, memory.peak_gpu_bytes - self._gpu_bytes_before)
         return Answer(wall_s, stages, memory.peak_rss_bytes, gpu_bytes)
 

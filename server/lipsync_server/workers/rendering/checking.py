@@ -47,7 +47,8 @@ def why_too_dear(duration_s: float, render_s: float) -> str | None:
 def why_no_retries(ask: Ask, engine: str, options_model: type[EngineOptions], settings: RenderSettings) -> list[str]:
     """A sentence if `ask` requests more attempts than are possible; else none."""
     if ask.retries_below is None:
-        return []
+        given = ask.retries > 1
+        return ["retries has no effect without retries_below, the score below which to render again."] if given else []
     if not options_model.seed_moves_mouth:
         return [
             f"Engine {engine} moves the mouth by the sound alone, so that another seed would give the same mouth: the "

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import aiohttp
@@ -11,7 +11,7 @@ from lipsync_server.media.mp4.mux import probe_video
 from lipsync_server.paths import SAMPLES_DIR
 from lipsync_server.random_models import sadtalker as random_sadtalker
 from model_hub import Hub, digest, serve_hub
-from server_process import ServerProcess
+from server_process import ServerProcess, free_port
 from site_kit import form, wav
 
 PORTRAIT = (SAMPLES_DIR / "portrait.jpg").read_bytes()
@@ -38,10 +38,11 @@ def make_server(tmp_path: Path, model_files: dict[str, bytes]) -> Iterator[objec
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     servers: list[ServerProcess] = []
 
-    def make(hub: Hub, **options: str) -> ServerProcess:
+    def make(hub: Hub, variables: dict[str, str] | None = None, **options: str) -> ServerProcess:
         places = {"MANIFEST": str(tmp_path / "manifest.json"), "WEIGHTS_DIR": str(tmp_path / "weights")}
         settings = {"PROFILE": "tiny", "DEVICE": "cpu", **places, **options}
-        servers.append(ServerProcess(tmp_path / "data", "product", settings, environment={"HF_ENDPOINT": hub.url}))
+        variables = {"HF_ENDPOINT": hub.url, **(variables or {})}
+        servers.append(ServerProcess(tmp_path / "data", "product", settings, environment=variables))
         servers[-1].start()
         return servers[-1]
 
@@ -131,3 +132,61 @@ async def test_a_refused_download_says_why_and_ends_the_jobs_that_waited(
         job = await ended(server, session, job_id)
         assert (job["state"], job["error"]["code"]) == ("failed", "engine_unavailable")
         assert (await ended(server, session, await submit(server, session)))["engine"] == "preview"
+
+
+class LoadBalancer:
+    """A stand-in for a serverless endpoint that balances load: starts a worker for a request, and asks its /ping.
+
+    A worker gets requests only after /ping answered 200. pings: the statuses that came before, "" without an answer.
+    """
+
+    def __init__(self, start: Callable[[str], ServerProcess], session: aiohttp.ClientSession) -> None:
+        self._start, self._session = start, session
+        self.worker: ServerProcess | None = None
+        self.pings: list[object] = []
+
+    async def post(self, path: str, data: aiohttp.FormData, headers: dict[str, str]) -> tuple[int, bytes]:
+        if self.worker is None:
+            port = str(free_port())
+            self.worker = self._start(port)
+            await self._wait_until_healthy(f"http://127.0.0.1:{port}/ping")
+        async with self._session.post(self.worker.url + path, data=data, headers=headers) as response:
+            return response.status, await response.read()
+
+    async def _wait_until_healthy(self, url: str) -> None:
+        self.pings = []
+        async with asyncio.timeout(120):
+            while self.pings[-1:] != [200]:
+                try:
+                    async with self._session.get(url) as response:
+                        self.pings.append(response.status)
+                except aiohttp.ClientError:
+                    self.pings.append("")
+                await asyncio.sleep(0.05)
+
+    def scale_to_zero(self) -> int:
+        assert self.worker is not None
+        status = self.worker.stop()
+        self.worker = None
+        return status
+
+
+async def test_a_serverless_worker_starts_for_a_request_and_finds_its_volume_again(
+    make_server, model_files: dict[str, bytes]
+) -> None:
+    """The recipe of docs/rent-a-gpu.md: /ping at PORT_HEALTH, weights and data on a volume that outlives the worker."""
+    headers = {"Authorization": "Bearer secret"}
+    async with serve_hub(model_files) as hub, aiohttp.ClientSession() as session:
+
+        def start(port: str) -> ServerProcess:
+            return make_server(hub, {"PORT_HEALTH": port}, TOKENS="secret")
+
+        balancer = LoadBalancer(start, session)
+        for _ in range(2):
+            data = form(image=("portrait.jpg", PORTRAIT), audio=wav(0.4), engine="sadtalker")
+            status, video = await balancer.post("/lipsync", data, headers)
+            assert (status, video[4:8]) == (200, b"ftyp"), video[:300]
+            assert set(balancer.pings) <= {"", 204, 200}
+            n_downloads = len(hub.ranges)
+            assert balancer.scale_to_zero() == 0
+        assert n_downloads == len(model_files), "the second worker downloads nothing"

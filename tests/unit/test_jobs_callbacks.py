@@ -159,3 +159,19 @@ async def test_a_failing_post_of_any_kind_keeps_the_callback(database: Database)
             return bool(await database.rows("SELECT 1 FROM outbox WHERE attempts = 1 AND last_error != ''"))
 
         await _until(noted)
+
+
+async def test_a_callback_that_becomes_due_while_the_outbox_is_read_goes_out(database: Database) -> None:
+    """The clock passes the delivery's time between the question what is due and the question how long to wait."""
+    arrived = asyncio.Event()
+    readings = iter((0.0,))
+
+    async def post(url: str, body: bytes, headers: dict[str, str]) -> int:
+        arrived.set()
+        return 200
+
+    await _add(database, "a", "http://a/")
+    async with database.transaction() as db:
+        await db.execute("UPDATE outbox SET next_at = 1")
+    async with _sending(Outbox(database, b"secret", post, keeping=lambda: next(readings, 2.0))):
+        await arrived.wait()

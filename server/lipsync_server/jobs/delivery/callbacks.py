@@ -100,18 +100,20 @@ class Outbox:
             while True:
                 self._wake.clear()
                 try:
-                    for delivery in await self._due():
+                    # One reading for both questions: a delivery that becomes due between two readings would be missed.
+                    now = self._keeping()
+                    for delivery in await self._due(now):
                         self._on_the_way[delivery.id] = _host(delivery.url)
                         sending.create_task(self._deliver_and_settle(delivery))
-                    wait_s = await self._pause_s()
+                    wait_s = await self._pause_s(now)
                 except Exception:
                     log.exception("callbacks failed; trying again")
                     wait_s = _AFTER_AN_ERROR_S
                 await set_within(self._wake, wait_s)
 
-    async def _due(self) -> list[Delivery]:
-        """The deliveries that are due and have a place, oldest first."""
-        rows = await self._db.rows("SELECT id, url FROM outbox WHERE next_at <= ? ORDER BY next_at", self._keeping())
+    async def _due(self, now: float) -> list[Delivery]:
+        """The deliveries that are due at `now` and have a place, oldest first."""
+        rows = await self._db.rows("SELECT id, url FROM outbox WHERE next_at <= ? ORDER BY next_at", now)
         places = _N_AT_ONCE - len(self._on_the_way)
         by_host = Counter(self._on_the_way.values())
         chosen: list[int] = []
@@ -131,9 +133,12 @@ class Outbox:
         )
         return [Delivery(*row) for row in whole]
 
-    async def _pause_s(self) -> float:
-        """Seconds until the next delivery is due. A delivery that waits for a place begins when another one ends."""
-        row = await self._db.row("SELECT min(next_at) FROM outbox WHERE next_at > ?", self._keeping())
+    async def _pause_s(self, now: float) -> float:
+        """Seconds until the first delivery is due that was not due at `now`.
+
+        A delivery that waits for a place begins when another one ends.
+        """
+        row = await self._db.row("SELECT min(next_at) FROM outbox WHERE next_at > ?", now)
         if row is None or row[0] is None:
             return 3600.0
         return max(0.01, float(row[0]) - self._keeping())

@@ -39,13 +39,13 @@ class Ask(CaptionWishes, CheckWishes, FormatWishes, LabelWishes):
     prompt: Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARACTERS)] = Field(
         default="", description="The scene in words, for engines that read a prompt."
     )
-    preset: Preset | None = Field(default=None, description="Trades quality for time, for engines that have presets.")
+    preset: Preset | None = Field(default=None, description="Balance of quality and time, for engines with presets.")
     resolution: Resolution | None = Field(
-        default=None, description="Size of the video, for engines that have a choice."
+        default=None, description="Size of the video, for engines with several sizes."
     )
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED, description="Same seed, same inputs: same video.")
     face_index: int | None = Field(
-        default=None, ge=0, le=MAX_FACE_INDEX, description="Which face, counted from the left, starting at 0."
+        default=None, ge=0, le=MAX_FACE_INDEX, description="Number of the face, counted from the left, starting at 0."
     )
     face_box: Box | None = Field(default=None, description="The face to animate: left, top, right, bottom in pixels.")
     options: dict[str, object] = Field(default={}, description="Options of one engine, see GET /v1/engines.")

@@ -60,7 +60,7 @@ class EngineOptions(BaseModel):
 
     seed: int = Field(default=42, ge=0, le=MAX_SEED, description="Same seed, same inputs: same video.")
     face_index: int | None = Field(
-        default=None, ge=0, le=MAX_FACE_INDEX, description="Which face, counted from the left, starting at 0."
+        default=None, ge=0, le=MAX_FACE_INDEX, description="Number of the face, counted from the left, starting at 0."
     )
     face_box: Box | None = Field(default=None, description="The face to animate: left, top, right, bottom in pixels.")
 

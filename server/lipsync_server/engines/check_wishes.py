@@ -15,16 +15,19 @@ class CheckWishes(BaseModel):
 
     check: bool | None = Field(
         default=None,
-        description="Check the finished video: score, findings and contact sheet. Left out: where the check costs "
+        description="Check the finished video: score, findings and contact sheet. Unset: where the check costs "
         "under 5 % of the render.",
     )
     retries_below: float | None = Field(
         default=None,
         ge=0,
         le=1,
-        description="Render again with another seed while the score is below this, for example 0.6; the best is kept.",
+        description="Render again with another seed while the score is below this value, for example 0.6; the best "
+        "video is kept.",
     )
-    retries: int = Field(default=1, ge=0, le=MAX_RETRIES, description="How often retries_below renders again, at most.")
+    retries: int = Field(
+        default=1, ge=0, le=MAX_RETRIES, description="Largest number of renders that retries_below adds."
+    )
 
     @field_validator("retries_below")
     @classmethod

@@ -16,8 +16,9 @@ class LabelWishes(BaseModel):
     label: Annotated[
         str, StringConstraints(max_length=MAX_LABEL_CHARACTERS, strip_whitespace=True, pattern=r"^[^\r\n]*$")
     ] = Field(
-        default="", description='A small text drawn into every frame, for example "AI generated". Left out: none.'
+        default="", description='A small text drawn into every frame, for example "AI generated". Unset: no text.'
     )
     label_corner: LabelCorner = Field(
-        default="top-left", description="Corner of the label; another one is taken where it would cover the mouth."
+        default="top-left",
+        description="Corner of the label; another corner is used where the label would cover the mouth.",
     )

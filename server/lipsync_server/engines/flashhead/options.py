@@ -21,10 +21,10 @@ class Options(EngineOptions):
         **EngineOptions.effects,
         "preset": "fast takes half as long; a little less detail",
         "variant": "lite takes a fifth of the work; blurred teeth",
-        "framing": "crop and centre leave out the setting back, and show the head alone",
+        "framing": "crop and centre show the head alone and save the time of pasting the head back",
         "steps": "time grows in proportion; numbers other than 2 and 4 were not trained and look worse",
         "face_scale": "none on speed; a larger square shows a smaller face with fewer pixels",
-        "feather": "none on speed; a narrow border shows more",
+        "feather": "none on speed; a narrow border is easier to see",
         "follow_border": "a little slower; the border moves less",
         "grain": "none on speed; without it the head looks smoother than the picture",
         "colour_correction": "none on speed; without it colours drift in long videos",
@@ -36,12 +36,12 @@ class Options(EngineOptions):
     variant: Variant | None = Field(
         default=None,
         description="pro, or lite: a fifth of the work, blurred teeth, and a VAE under a licence of its own. Unset: "
-        "pro where its files are.",
+        "pro where pro's files are installed.",
     )
     framing: Framing = Field(
         default="paste",
-        description="paste sets the head back into the whole picture; crop makes a 512 x 512 video of the head; centre "
-        "takes the picture's middle square without looking for a face.",
+        description="paste puts the head back into the whole picture; crop makes a 512 x 512 video of the head; centre "
+        "uses the picture's middle square without a search for a face.",
     )
     steps: int | None = Field(default=None, ge=1, le=100, description="Denoising steps a window; 2 and 4 are trained.")
     face_scale: float = Field(
@@ -54,11 +54,11 @@ class Options(EngineOptions):
         default=0.08, ge=0.02, le=0.2, description="Width of the soft border of the square, as a share of its side."
     )
     follow_border: bool = Field(
-        default=True, description="Bend what moves at the square's border so that it meets the still picture there."
+        default=True, description="Bend the moving pixels at the square's border so that they meet the still picture."
     )
     grain: bool = Field(default=True, description="Give the generated head the grain of the picture around it.")
     colour_correction: float = Field(
-        default=1.0, ge=0, le=1, description="How strongly colours are held at the picture's; 0 is off."
+        default=1.0, ge=0, le=1, description="Strength with which colours are kept at the picture's; 0 is off."
     )
     time_rounding: Literal["bfloat16", "none"] = Field(
         default="bfloat16", description="Rounding of the noise levels: bfloat16 as in the published run, or none."

@@ -45,7 +45,7 @@ class LoraWish(BaseModel):
     name: Annotated[str, AfterValidator(_name_alone)] = Field(
         min_length=1, max_length=200, description="The file's name in the owner's folder, without a path."
     )
-    scale: float = Field(default=1.0, ge=-4, le=4, description="How strongly the file changes the model; 0 is not.")
+    scale: float = Field(default=1.0, ge=-4, le=4, description="Strength of the file's change to the model; 0 is none.")
 
     @model_validator(mode="before")
     @classmethod

@@ -46,23 +46,24 @@ class Options(EngineOptions):
         "preset": "runs of the transformer a window: quality 120, balanced 16, fast 4; few steps move the lips less",
         "resolution": "720p has 2.3 times the pixels and takes more than three times as long; finer",
         "model": "flashtalk runs the transformer 4 or 2 times a window, without guidance",
-        "steps": "time grows in proportion; more is finer",
-        "text_guidance": "above 1 each step has one pass more; follows the prompt closer, too much burns colours",
-        "audio_guidance": "above 1 each step has one pass more; stronger lips",
-        "shift": "none on speed; high favours the layout and the motion, low the detail",
+        "steps": "time grows in proportion; more steps give finer detail",
+        "text_guidance": "above 1 each step has one pass more; the video follows the prompt closer, too much "
+        "oversaturates colours",
+        "audio_guidance": "above 1 each step has one pass more; the lips move more",
+        "shift": "none on speed; a high value favours layout and motion, a low value detail",
         "guidance_interval": "2 halves the guidance passes; the guidance is then a step old",
-        "teacache": "skips passes, the more the higher; softer",
+        "teacache": "a higher value skips more passes: faster, softer pictures",
         "negative_prompt": "none on speed; used only with text guidance above 1",
         "apg": "none on speed; calmer colours at high guidance",
         "apg_momentum": "none on speed; only with apg",
         "apg_norm_threshold": "none on speed; only with apg",
         "window_frames": "shorter windows take less memory, and repeat more frames at their joints",
-        "motion_frames": "more hold the joints of windows together, and are computed twice",
+        "motion_frames": "more frames make the joints of windows smoother, and are computed twice",
         "colour_correction": "none on speed; without it colours drift in long videos",
-        "camera_move": "none on speed; holds long videos of a still picture together",
+        "camera_move": "none on speed; prevents drift in long videos of a still picture",
         "people": "two people are computed in one run, a little slower than one",
         "audio_mode": "one_after_other makes a longer video",
-        "loras": "files other than the last job's are merged first, in seconds on a GPU; then none on speed",
+        "loras": "files that the last job did not use are merged first, in seconds on a GPU; then none on speed",
     }
 
     preset: Preset = Field(
@@ -72,22 +73,32 @@ class Options(EngineOptions):
     resolution: Literal["480p", "720p"] = Field(default="480p", description="The picture's shape decides the size.")
     model: Literal["auto", "infinitetalk", "flashtalk"] = Field(
         default="auto",
-        description="Whose weights: flashtalk takes 4 steps or 2 (preset fast) for one person; auto takes it for "
-        "presets of few steps where its weights are.",
+        description="The model whose weights are used. flashtalk needs 4 steps or 2 (preset fast), for one person. "
+        "auto chooses flashtalk for presets of few steps where its weights are installed.",
     )
     steps: int | None = Field(default=None, ge=1, le=100, description="Denoising steps a window.")
-    text_guidance: float | None = Field(default=None, ge=1, le=15, description="Pull of the prompt; 1 is off.")
+    text_guidance: float | None = Field(default=None, ge=1, le=15, description="Strength of the prompt; 1 is off.")
     audio_guidance: float | None = Field(
-        default=None, ge=1, le=15, description="Pull of the speech on the lips; 1 is off, 3 to 5 works best."
+        default=None, ge=1, le=15, description="Strength of the speech on the lips; 1 is off, 3 to 5 works best."
     )
-    shift: float | None = Field(default=None, ge=0.5, le=20, description="Above 1 spends more steps on strong noise.")
+    shift: float | None = Field(
+        default=None, ge=0.5, le=20, description="Values above 1 use more steps on strong noise."
+    )
     guidance_interval: int | None = Field(
-        default=None, ge=1, le=8, description="Run the guidance passes every so many steps and reuse them between."
+        default=None,
+        ge=1,
+        le=8,
+        description="Number of steps from one run of the guidance passes to the next; steps between reuse the result.",
     )
     teacache: float | None = Field(
-        default=None, ge=0, le=1, description="Skip passes that change less; 0 is off, 0.2 the authors' value."
+        default=None,
+        ge=0,
+        le=1,
+        description="Skip passes whose estimated change is below this; 0 is off, 0.2 is the authors' value.",
     )
-    negative_prompt: str = Field(default="", max_length=4000, description="What to avoid; empty takes the authors'.")
+    negative_prompt: str = Field(
+        default="", max_length=4000, description="Contents to avoid; if empty, the authors' prompt."
+    )
     apg: bool = Field(default=False, description="Adaptive projected guidance: less oversaturation at high guidance.")
     apg_momentum: float = Field(
         default=-0.75,
@@ -98,10 +109,12 @@ class Options(EngineOptions):
     apg_norm_threshold: float = Field(
         default=55.0, ge=0, le=1000, description="For apg: the guidance's largest norm; 0 is no limit."
     )
-    window_frames: int = Field(default=81, ge=13, le=81, description="Frames a model run makes at most; 4n + 1.")
-    motion_frames: int = Field(default=9, ge=1, le=25, description="Frames a window takes over from the last; 4n + 1.")
+    window_frames: int = Field(default=81, ge=13, le=81, description="Largest number of frames in one window; 4n + 1.")
+    motion_frames: int = Field(
+        default=9, ge=1, le=25, description="Frames that a window shares with the one before; 4n + 1."
+    )
     colour_correction: float = Field(
-        default=1.0, ge=0, le=1, description="How strongly colours are held at the picture's; 0 is off."
+        default=1.0, ge=0, le=1, description="Strength with which colours are kept at the picture's; 0 is off."
     )
     camera_move: bool | None = Field(
         default=None, description="A slow camera move against drift; by default on above 60 s of a still picture."

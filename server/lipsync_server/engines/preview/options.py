@@ -21,11 +21,13 @@ class Options(EngineOptions):
     moves_mouth_by_prediction = True
     effects: ClassVar[Mapping[str, str]] = {
         **EngineOptions.effects,
-        "head_motion": "none on speed; less looks stiller, more shows the warp",
+        "head_motion": "none on speed; a low value looks still, a high value shows the distortion of the picture",
         "mouth_opening": "none on speed",
         "blinks": "none on speed",
     }
 
-    head_motion: float = Field(default=1.0, ge=0, le=2, description="How much the head moves: 0 holds it still.")
-    mouth_opening: float = Field(default=1.0, ge=0.3, le=1.6, description="How far the mouth opens.")
+    head_motion: float = Field(
+        default=1.0, ge=0, le=2, description="Strength of the head's motion; 0 keeps the head still."
+    )
+    mouth_opening: float = Field(default=1.0, ge=0.3, le=1.6, description="Strength of the mouth's opening.")
     blinks: bool = Field(default=True, description="Whether the eyes blink.")

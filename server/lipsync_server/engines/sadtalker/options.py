@@ -30,28 +30,29 @@ class Options(EngineOptions):
         "pitch": "none on speed",
         "roll": "none on speed",
         "enhance": "slower by a second network on every frame; sharper",
-        "batch_size": "more at once is faster until the memory is full; the same picture",
+        "batch_size": "a larger batch is faster until the memory is full; the picture is the same",
         "precision": "float32 is slower on a GPU",
         "paste": "poisson is slower and flickers",
         "pose_join": "none on speed",
         "crop_limit": "none on speed",
         "shrink": "none on speed; bilinear leaves jagged edges",
-        "tail": "none on speed; dropped ends still",
-        "reference_behaviour": "as its five options",
+        "tail": "none on speed; with dropped the mouth does not move at the end",
+        "reference_behaviour": "the effects of the five options that this option sets",
     }
 
     size: Literal[256, 512] | None = Field(
-        default=None, description="Side of the rendered square: 256 or 512. Unset: 256 where its weights are."
+        default=None,
+        description="Side of the rendered square: 256 or 512. Unset: 256 where those weights are installed.",
     )
     preprocess: Literal["crop", "extcrop", "resize", "full", "extfull"] = Field(
         default="full",
         description="full puts the head back into the whole picture; crop makes a video of the head alone; extcrop and "
-        "extfull take a wider cut; resize squeezes the whole picture into the square.",
+        "extfull use a wider cut; resize squeezes the whole picture into the square.",
     )
     still: bool | None = Field(
         default=None,
-        description="Keep the head where it is. Unset: in full and extfull yes unless a video's pose is followed, else "
-        "no.",
+        description="Keep the head in its place. Unset: yes in full and extfull unless a video's pose is followed, "
+        "otherwise no.",
     )
     pose_style: int = Field(default=0, ge=0, le=45, description="One of 46 ways in which the head moves.")
     expression_scale: float = Field(default=1.0, ge=0, le=3, description="Strength of the whole facial expression.")
@@ -62,25 +63,27 @@ class Options(EngineOptions):
         "them its whole expression).",
     )
     yaw: _Angles = Field(
-        default=[], max_length=64, description="Head angle in degrees, or a path of them over the whole video."
+        default=[],
+        max_length=64,
+        description="Angle of the head to the side in degrees, or a list of angles over the whole video.",
     )
-    pitch: _Angles = Field(default=[], max_length=64, description="The same for nodding.")
-    roll: _Angles = Field(default=[], max_length=64, description="The same for tilting.")
+    pitch: _Angles = Field(default=[], max_length=64, description="The same as yaw, for nodding.")
+    roll: _Angles = Field(default=[], max_length=64, description="The same as yaw, for tilting.")
     enhance: bool = Field(
         default=False,
         description="Restore every face with GFPGAN, at 512 pixels: sharper, slower. Needs a package and a file of its "
         "own.",
     )
     batch_size: int | None = Field(
-        default=None, ge=1, le=64, description="Frames rendered together. Unset: by size and device."
+        default=None, ge=1, le=64, description="Frames rendered together. Unset: chosen by size and device."
     )
     precision: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         default="auto",
-        description="Arithmetic of the renderer. auto: float16 on a GPU; on a CPU bfloat16 if it has it.",
+        description="Arithmetic of the renderer. auto: float16 on a GPU; bfloat16 on a CPU with bfloat16 instructions.",
     )
 
     paste: Literal["feather", "poisson"] = Field(
-        default="feather", description="How the head joins the picture: a soft edge, or seamlessClone, which flickers."
+        default="feather", description="Border between head and picture: a soft edge, or seamlessClone, which flickers."
     )
     pose_join: Literal["blended", "independent"] = Field(
         default="blended", description="independent lets the head jump every 1.28 s, as the original does."
@@ -89,13 +92,14 @@ class Options(EngineOptions):
         default="box", description="picture_width stretches some tall pictures, as the original does."
     )
     shrink: Literal["area", "bilinear"] = Field(
-        default="area", description="How a large face is made small: bilinear leaves jagged edges."
+        default="area", description="Method of shrinking a large face; bilinear leaves jagged edges."
     )
     tail: Literal["padded", "dropped"] = Field(
-        default="padded", description="dropped does not listen to a last incomplete frame of sound."
+        default="padded",
+        description="padded fills a last incomplete frame of sound with silence; dropped ignores that frame.",
     )
     reference_behaviour: bool = Field(
-        default=False, description="Take the original's side in paste, pose_join, crop_limit, shrink and tail."
+        default=False, description="Set paste, pose_join, crop_limit, shrink and tail to the original's behaviour."
     )
 
     def resolved(self) -> "Options":

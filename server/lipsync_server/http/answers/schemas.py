@@ -31,13 +31,15 @@ class JobOptions(Ask):
     engine: str = Field(
         default="auto",
         max_length=64,
-        description="Engine that renders; auto takes the best one that can run here.",
+        description="Engine that renders; auto chooses the best engine that can run here.",
         json_schema_extra={"enum": list(ENGINES.names)},
     )
     file_name: Annotated[str, StringConstraints(max_length=200)] | None = Field(
         default=None, description="Name of the video when downloaded; `<image name>-lipsync.mp4` unless given."
     )
-    callback_url: HttpUrl | None = Field(default=None, description="Gets a signed POST when the job has ended.")
+    callback_url: HttpUrl | None = Field(
+        default=None, description="Address that gets a signed POST when the job has ended."
+    )
 
     @property
     def ask(self) -> Ask:
@@ -246,7 +248,7 @@ class StartCost(_Model):
 
     amount: float
     currency: str
-    minutes_until_ready: float = Field(description="Assumed; a first start downloads, and takes longer.")
+    minutes_until_ready: float = Field(description="An assumption; a first start also downloads and takes longer.")
     minutes_until_stop: float = Field(description="The minutes of LIPSYNC_IDLE_STOP.")
 
 
@@ -254,9 +256,9 @@ class IdleStop(_Model):
     """The idle stop of the server's machine."""
 
     enabled: bool = Field(description="Whether this machine stops itself (LIPSYNC_IDLE_STOP).")
-    after_minutes: float = Field(description="Idle minutes after which it stops.")
+    after_minutes: float = Field(description="Idle minutes after which the machine stops.")
     in_s: float | None = Field(
-        description="Seconds until it stops; null while a job runs a video is not collected, or nothing stops it."
+        description="Seconds until the machine stops; null while a job runs, a video is not collected, or nothing stops it."
     )
     kept_s: float = Field(description="Seconds for which somebody keeps the machine, idle or not.")
     price_per_hour: float | None
@@ -275,13 +277,13 @@ class DoctorFinding(_Model):
     name: str
     state: Literal["ok", "note", "problem"]
     detail: str
-    advice: str = Field(description="One sentence what to change; empty if nothing.")
+    advice: str = Field(description="The remedy in one sentence; empty if there is none.")
 
 
 class Doctor(_Model):
     """The findings of `lipsync doctor` on the server's machine."""
 
-    engine: str = Field(description="The engine that renders unless another is asked for; empty where none can.")
+    engine: str = Field(description="The engine that renders where a job names none; empty where no engine can run.")
     findings: list[DoctorFinding]
 
 
@@ -334,7 +336,9 @@ class WebhookRequest(_Model):
     """POST /v1/webhooks."""
 
     url: HttpUrl = Field(description="Address that gets the POST.")
-    events: list[Event] = Field(default=list(EVENTS), min_length=1, max_length=len(EVENTS), description="Which ends.")
+    events: list[Event] = Field(
+        default=list(EVENTS), min_length=1, max_length=len(EVENTS), description="Ends of jobs to report."
+    )
 
 
 class WebhookFields(TypedDict):

@@ -69,7 +69,7 @@ ROUTES = (
         answers={200: Answer("The new countdown.", schemas.IdleStop)},
         problems=(409, 422),
         forms={"application/json": schemas.KeepRequest},
-        description="The machine stays on for at least so many minutes, although it is idle, and goes on costing.",
+        description="The machine runs for at least so many minutes, even when idle, and the provider charges for them.",
         tag="server",
     ),
 )

@@ -91,6 +91,6 @@ ROUTES = (
         problems=(400, 409, 410, 413, 415, 422, 429, 507),
         parameters=(PREFER, IDEMPOTENCY_KEY),
         forms={"multipart/form-data": job_form(), "application/json": schemas.JobRequest},
-        description="The job goes on when the caller hangs up; its video is then kept like any other job's.",
+        description="The job continues when the caller disconnects; its video is then kept like any other job's.",
     ),
 )

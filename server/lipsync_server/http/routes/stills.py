@@ -62,7 +62,7 @@ ROUTES = tuple(
         answers={200: Answer("The picture.", media_type=STILL_TYPES[kind])},
         problems=(404, 409, 410),
         parameters=(JOB_ID,),
-        description="Does not count as collected. Previews have up to 4 s without sound and less than 3 MB."
+        description="A download does not count as collected. Previews have up to 4 s without sound and less than 3 MB."
         if kind != "poster.jpg"
         else "At the video's size, as JPEG. Does not count as collected.",
     )

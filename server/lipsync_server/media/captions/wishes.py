@@ -26,7 +26,7 @@ class CaptionWishes(BaseModel):
     captions: Captions | None = Field(
         default=None,
         description="track: a text track that players can show or hide. burned: drawn into the picture. off: none. "
-        "Left out: track where there is a script. SRT and VTT files come with both.",
+        "Unset: track where there is a script. SRT and VTT files come with both.",
     )
     caption_style: CaptionStyle = Field(
         default="plain",
@@ -34,7 +34,7 @@ class CaptionWishes(BaseModel):
         "one highlighted, for vertical video.",
     )
     language: Language | None = Field(
-        default=None, description="Language of the script, such as en or pt-BR. Left out: found by listening."
+        default=None, description="Language of the script, such as en or pt-BR. Unset: detected from the recording."
     )
 
     @property

@@ -31,12 +31,12 @@ class FormatWishes(BaseModel):
         default=None,
         ge=MIN_HEIGHT,
         le=MAX_HEIGHT,
-        description="Height of the video in pixels, an even number. Left out: as the engine makes it.",
+        description="Height of the video in pixels, an even number. Unset: the engine's height.",
     )
     fill: Fill = Field(
         default="blur",
-        description="What stands beside a picture that had to be widened. blur: the picture itself, large and blurred. "
-        "plain: one colour, that of the picture's border.",
+        description="Contents of the stripes beside a picture that had to be widened. blur: the picture itself, large "
+        "and blurred. plain: one colour, that of the picture's border.",
     )
     lead_silence_s: float = Field(
         default=0.0,
@@ -48,8 +48,8 @@ class FormatWishes(BaseModel):
         default=None,
         ge=-31,
         le=-9,
-        description="Loudness of the video's sound by ITU-R BS.1770; -14 is that of YouTube, Spotify and TikTok. Left "
-        "out: the recording stays as it is.",
+        description="Loudness of the video's sound by ITU-R BS.1770; -14 is that of YouTube, Spotify and TikTok. "
+        "Unset: the recording is not changed.",
     )
 
     @field_validator("height")

@@ -258,7 +258,7 @@ class IdleStop(_Model):
     enabled: bool = Field(description="Whether this machine stops itself (LIPSYNC_IDLE_STOP).")
     after_minutes: float = Field(description="Idle minutes after which the machine stops.")
     in_s: float | None = Field(
-        description="Seconds until the machine stops; null while a job runs, a video is not collected, or nothing stops it."
+        description="Seconds until the stop; null while a job runs, a video is not collected, or no stop is set."
     )
     kept_s: float = Field(description="Seconds for which somebody keeps the machine, idle or not.")
     price_per_hour: float | None

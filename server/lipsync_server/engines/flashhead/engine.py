@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from lipsync_server.engines.base import FPS, Frames, RenderContext, RenderRequest, no_report
 from lipsync_server.engines.flashhead.job import Job, room_for
 from lipsync_server.engines.flashhead.loading.models import Models, Report
-from lipsync_server.engines.landmarks import FaceLandmarker
+from lipsync_server.engines.landmarks import landmarker
 from lipsync_server.engines.progress import reporting_to
 from lipsync_server.engines.second_attempt import with_room
 from lipsync_server.errors import InvalidInput
@@ -23,7 +23,6 @@ class FlashHeadEngine:
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
         self._models: Models | None = None
-        self._landmarker: FaceLandmarker | None = None
 
     @property
     def models(self) -> Models:
@@ -37,7 +36,7 @@ class FlashHeadEngine:
             models = Models(self._settings)
             with_room(lambda: models.load(None, report), room_for(models.make_room))
             self._models = models
-        self._faces()
+        landmarker()  # loaded now, and not while the first job waits
 
     def generate(self, request: RenderRequest, context: RenderContext) -> Iterator[Frames]:
         """Frames of the video, a few at a time: uint8 RGB (n, H, W, 3). A resume point is saved after each window."""
@@ -45,18 +44,13 @@ class FlashHeadEngine:
             raise InvalidInput(f"FlashHead makes {FPS} frames a second, not {request.fps}.", field="fps")
         if self._models is None:
             self.load(reporting_to(context))
-        yield from Job(self.models, self._faces, request, context).frames()
+        yield from Job(self.models, request, context).frames()
 
     def close(self) -> None:
         """Free the memory of all models."""
         if self._models is not None:
             self._models.close()
-        self._models = self._landmarker = None
-
-    def _faces(self) -> FaceLandmarker:
-        if self._landmarker is None:
-            self._landmarker = FaceLandmarker()
-        return self._landmarker
+        self._models = None
 
 
 def create(settings: EngineSettings) -> FlashHeadEngine:

@@ -27,7 +27,7 @@ from lipsync_server.engines.flashhead.video.face_crop import SIDE, FaceCrop, cro
 from lipsync_server.engines.flashhead.video.paste_back import PasteBack
 from lipsync_server.engines.flashhead.video.placing import Place, Placing
 from lipsync_server.engines.flashhead.video.window_loop import LoopSettings, WindowLoop, encode_picture
-from lipsync_server.engines.landmarks import FaceLandmarker, choose_face
+from lipsync_server.engines.landmarks import choose_face, landmarker
 from lipsync_server.engines.progress import reporting_to, stop_if_cancelled
 from lipsync_server.engines.second_attempt import Room, frames_with_room, with_room
 from lipsync_server.errors import InvalidInput
@@ -62,13 +62,10 @@ class _Square:
 class Job:
     """Makes the frames of one request."""
 
-    def __init__(
-        self, models: Models, landmarker: Callable[[], FaceLandmarker], request: RenderRequest, context: RenderContext
-    ) -> None:
-        """landmarker: returns the face finder; called only for a job that needs to find a face."""
+    def __init__(self, models: Models, request: RenderRequest, context: RenderContext) -> None:
         if not isinstance(request.options, Options):
             raise InvalidInput("FlashHead was given another engine's options.")
-        self._models, self._landmarker = models, landmarker
+        self._models = models
         self._request, self._options, self._context = request, request.options, context
 
     def frames(self) -> Iterator[Frames]:
@@ -117,7 +114,7 @@ class Job:
         options, picture = self._options, self._request.picture
         if options.framing == "centre":
             return _Square(fit_picture(picture, (SIDE, SIDE)), None)
-        faces = self._landmarker().detect(picture)
+        faces = landmarker().detect(picture)
         face = choose_face(faces, face_index=options.face_index, face_box=options.face_box)
         crop = crop_for(face, picture, options.face_scale)
         for words in words_for(face, crop):

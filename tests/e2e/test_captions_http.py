@@ -1,4 +1,4 @@
-"""Captions over real HTTP: as files, as a text track, in the picture; and refusals that say what to send."""
+"""Captions over real HTTP: as files, as a text track, in the picture; and refusals that name the remedy."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""An engine outside this repository is installed, listed and rendered with, as docs/add-an-engine.md shows it."""
+"""The engine of docs/add-an-engine.md, a package outside this repository, is installed, listed and rendered with."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Host memory as Linux tells it: of the machine, and of a container in both versions of control groups."""
+"""Host memory as Linux reports it: of the machine, and of a container in both versions of control groups."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Callbacks: signed, tried again until someone has them, the same in the end whatever happens between."""
+"""Callbacks: signed, repeated until the receiver accepts them, and delivered also after a restart."""
 
 import asyncio
 import hashlib

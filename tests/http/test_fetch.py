@@ -1,4 +1,4 @@
-"""Promise 4: URLs are fetched from public addresses only, whatever DNS and redirects say."""
+"""Promise 4: URLs are fetched from public addresses only, with any answer of DNS and any redirect."""
 
 import ipaddress
 import socket

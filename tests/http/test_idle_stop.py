@@ -1,4 +1,4 @@
-"""The machine stops itself after idle minutes, and never while somebody still needs it."""
+"""The machine stops itself after idle minutes, and never while a job or an uncollected video needs it."""
 
 import asyncio
 import functools

@@ -1,4 +1,4 @@
-"""Promise 1 and 4: inputs as real clients send them are taken, and hostile ones are answered with 4xx, never 500."""
+"""Promise 1 and 4: inputs of real clients are accepted, and hostile inputs are answered with 4xx, never 500."""
 
 import asyncio
 import base64

@@ -1,4 +1,4 @@
-"""Uploads are looked at beside each other: a slow or hostile file holds up nobody, and ends when its sender leaves.
+"""Uploads are probed in parallel: a slow or hostile file delays no other, and its probe ends when its sender leaves.
 
 A named pipe that nobody writes to stands for a file whose decoding does not end.
 """

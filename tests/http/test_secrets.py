@@ -1,4 +1,4 @@
-"""Promise 4: no secret in a log, and the database is nobody else's."""
+"""Promise 4: no secret in a log, and no other user can read the database."""
 
 import logging
 import stat

@@ -1,4 +1,4 @@
-"""A machine's failure is not the job's, and one poisoned record or worker that cannot start is nobody else's."""
+"""A machine's failure does not fail the job, and one bad record, or a worker that cannot start, harms no other job."""
 
 import sqlite3
 from collections.abc import Awaitable, Callable

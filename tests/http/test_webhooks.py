@@ -1,4 +1,4 @@
-"""A webhook hears of every job of its owner that ends, once, signed with its own key, until it is removed."""
+"""A webhook gets one call for each ended job of its owner, signed with its own key, until it is removed."""
 
 import asyncio
 import hashlib

@@ -1,4 +1,4 @@
-"""Several machines: jobs spread over a Ray cluster, and a machine that dies or joins is nobody's business but Ray's.
+"""Several machines: jobs spread over a Ray cluster, and Ray alone handles a machine that fails or joins.
 
 A head and two nodes run as processes of this machine (conftest.py); one is really killed in the middle, a third joins.
 How soon a node that joined works is printed:

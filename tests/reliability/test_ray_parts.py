@@ -1,4 +1,4 @@
-"""The parts of the Ray executor that need no cluster: files in pieces, what to resume from, machines and engines."""
+"""The parts of the Ray executor that need no cluster: files in pieces, resume points, machines and engines."""
 
 import hashlib
 import logging

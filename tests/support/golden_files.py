@@ -1,7 +1,8 @@
 """The paths of golden files: a small part of them is in tests/data, all of them are in ../shared beside the checkout.
 
-A file has the same name in both places. Where the whole one is, tests use it; elsewhere the committed one, which holds
-fewer cases. Tests therefore take their cases from the files (`cases`, `present`), so that a plain clone skips none.
+A file has the same name in both places. Where the whole file exists, tests use the whole file; elsewhere they use the
+committed file, which has fewer cases. Tests therefore read their cases from the files (`cases`, `present`), so that a
+plain clone skips none.
 
 Tensors are committed packed (packed_tensors.py). The first test run unpacks them into .cache/golden, once for each
 content of tests/data.

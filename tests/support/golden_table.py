@@ -1,8 +1,8 @@
-"""A table of comparisons with golden data: case, tolerance and error of every one that a run made.
+"""A table of comparisons with golden data: case, tolerance and error of every comparison of a run.
 
-`LIPSYNC_GOLDEN_TABLE=1 python -m pytest tests/engines/infinitetalk` prints it at the end. With the path of a Markdown
-page in place of 1, the table there is replaced, and the line above it that says on which machine and with which torch
-it was measured. The text above both stays. Another table has another variable.
+`LIPSYNC_GOLDEN_TABLE=1 python -m pytest tests/engines/infinitetalk` prints the table at the end. With the path of a
+Markdown page in place of 1, the table of that page is replaced, together with the line above the table, which names the
+machine and the version of torch. The text above that line is not changed. Another table has another variable.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Frames that bear numbers and survive any encoder, a recording, and what a video shows."""
+"""Frames with numbers that survive any encoder, a recording, and the numbers that a video shows."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A worker's side of a render, and requests to render: what the preview engine's tests share."""
+"""A worker's side of a render, and requests to render, for the tests of the preview engine."""
 
 import numpy as np
 from lipsync_server.bench.render_context import RecordingContext

@@ -1,4 +1,4 @@
-"""A stand-in for a provider's API over real HTTP: answers by script, remembers what it was asked."""
+"""A stand-in for a provider's API over real HTTP: answers by script and records the requests."""
 
 import json
 from collections import deque

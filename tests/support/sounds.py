@@ -1,4 +1,4 @@
-"""Recordings of every promised kind, made with real encoders, and what the server makes of them."""
+"""Recordings of every promised kind, made with real encoders, and the values that the server must find in them."""
 
 import struct
 from fractions import Fraction

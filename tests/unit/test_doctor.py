@@ -1,4 +1,4 @@
-"""`lipsync doctor` says what to change, without torch and without a GPU."""
+"""`lipsync doctor` names the remedies, without torch and without a GPU."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Files of jobs: nothing stays that nobody needs, and a full disk says so."""
+"""Files of jobs: files without a use are deleted, and a full disk is reported."""
 
 import stat
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Lipsync as a library does what a job of the server does, without a server."""
+"""Lipsync as a library renders as a job of the server does, without a server."""
 
 import doctest
 import os

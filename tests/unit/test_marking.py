@@ -1,4 +1,4 @@
-"""A finished video says, in machine-readable ways, that it was generated, unless the owner switches that off."""
+"""A finished video is marked as generated in machine-readable form, unless the owner turns the marking off."""
 
 import json
 import stat

@@ -1,4 +1,4 @@
-"""Recordings: exact lengths whatever the codec, 16 kHz mono for the model, and nothing that reaches another file."""
+"""Recordings: exact lengths with every codec, 16 kHz mono for the model, and no access to another file."""
 
 import socket
 import struct

@@ -1,4 +1,4 @@
-"""The encoder's segments: what is refused, what survives a kill, and that equal frames become equal bytes."""
+"""The encoder's segments: refused inputs, segments that survive a kill, and equal bytes for equal frames."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Promise 4: untrusted files are decoded in processes with limits, and what happens to those processes harms nobody."""
+"""Promise 4: untrusted files are decoded in processes with limits, and the failure of a process harms no other job."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The steps of the release workflow that can run here do what the workflow relies on."""
+"""The steps of the release workflow that can run here give the results that the workflow needs."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`lipsync weights scan` says what a folder's files are, what is missing, and the one download that completes them."""
+"""`lipsync weights scan` names the model of each file, the missing files, and the one download that completes them."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""On Windows the verbs that rent and count run, and those that render say in one sentence why they do not.
+"""On Windows the commands for renting and costs run, and the commands that render end with a reason in one sentence.
 
 There is no Windows here: a process without the modules that Python has on Unix alone stands in. The name of the system
 is changed only where no library is loaded that would then look for Windows itself.

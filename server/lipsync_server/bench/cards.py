@@ -2,7 +2,7 @@
 
 A process sees only its own cards, so a section is measured as it would be alone, except that the processes share the
 host's CPU. The numbers therefore name the card of each section and the count of cards. The numbers of a process are
-copied while it runs, so a run that is cut short keeps them. Does not know what is measured.
+copied while it runs, so a run that is cut short keeps them. Knows no section's contents.
 """
 
 import os

@@ -1,6 +1,6 @@
 """A server in a process of its own on loopback: start it, wait for it, stop or kill it, start it again.
 
-The benchmarks and the tests use it. Knows processes and addresses; does not know what is sent to the server.
+The benchmarks and the tests use this module. Knows processes and addresses; knows no request to the server.
 """
 
 import os

@@ -53,7 +53,7 @@ def allocated_bytes(device: torch.device) -> int:
 
 
 def beside_torch_bytes(device: torch.device) -> int:
-    """Memory in use on the card that is not torch's; all of it belongs to this process if nobody else uses the card."""
+    """Memory in use on the card that is not torch's. All of it is this process's if no other program uses the card."""
     free_bytes, total_bytes = torch.cuda.mem_get_info(device)
     return total_bytes - free_bytes - torch.cuda.memory_reserved(device)
 

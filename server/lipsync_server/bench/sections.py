@@ -1,6 +1,6 @@
-"""Sections of a benchmark with random weights: how one is described, and which of them a run measures.
+"""Sections of a benchmark with random weights: the description of a section, and the choice of a run's sections.
 
-Both engines' benchmarks use it. Does not know what is measured.
+The benchmarks of all engines use this module. Knows no section's contents.
 """
 
 from collections.abc import Callable, Iterable
@@ -30,7 +30,7 @@ class Section(Generic[B]):
 
 @dataclass(frozen=True)
 class SectionRun:
-    """A run of sections, as `lipsync bench --random-weights` was asked for it.
+    """One run of sections, with the choices of `lipsync bench --random-weights`.
 
     device: as torch names it. only: sections, separated by commas; all when empty. scratch: folder for files of up to
     50 GB. cards: at most so many GPUs at the same time; None takes all that are visible. keep_files: leave the random

@@ -1,4 +1,4 @@
-"""The square in the picture: where it lies, and that nobody sees where it ends."""
+"""The rendered square in the picture: its position, and a border that cannot be seen."""
 
 import math
 

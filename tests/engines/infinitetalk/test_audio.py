@@ -1,4 +1,4 @@
-"""Speech as the model hears it: loudness, features and embedding, short and long, one piece or many."""
+"""Speech as the model's input: loudness, features and embedding, short and long, one piece or many."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""FlashTalk as a profile of InfiniteTalk: golden numbers, its files, its windows, and when a job takes it."""
+"""FlashTalk as a profile of InfiniteTalk: golden numbers, its files, its windows, and its choice for a job."""
 
 import shutil
 from dataclasses import replace

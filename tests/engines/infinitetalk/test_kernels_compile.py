@@ -1,4 +1,4 @@
-"""Every CUDA kernel of ours compiles for the GPUs that it is for, without spills and within their shared memory.
+"""Every CUDA kernel of ours compiles for each GPU of its list, without spills and within their shared memory.
 
 No GPU is needed: NVRTC and the assembler inside it are libraries. A spill moves registers to slow memory in the
 innermost loop, and a kernel beyond a card's shared memory does not start there.

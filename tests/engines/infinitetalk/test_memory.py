@@ -1,4 +1,4 @@
-"""The engine and memory: running out of it once and for good, and not growing with length or jobs."""
+"""The engine's memory: one shortage, a lasting shortage, and no growth with length or jobs."""
 
 import gc
 from pathlib import Path

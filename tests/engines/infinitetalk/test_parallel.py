@@ -1,4 +1,4 @@
-"""The transformer over several processes computes what it computes in one."""
+"""The transformer spread over several processes computes the same numbers as in one process."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The next window's conditioning, made while the GPU decodes: the same numbers as in turn, whatever happens between."""
+"""The next window's conditioning, made while the GPU decodes: the same numbers as without overlap."""
 
 from collections.abc import Callable
 from dataclasses import replace

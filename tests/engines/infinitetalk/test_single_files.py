@@ -1,4 +1,4 @@
-"""A ComfyUI folder serves the whole engine, whatever its files are called."""
+"""The whole engine loads from a ComfyUI folder, with any file names."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""LoRA files per job: exact after any number of switches, names only, and few steps known for what they are."""
+"""LoRA files per job: exact after any number of switches, names only, and step-distilled files are recognised."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Sound as the networks hear it: mel, windows, blinks, and any length without a crash."""
+"""Sound as the networks' input: mel, windows, blinks, and any length without a crash."""
 
 import json
 

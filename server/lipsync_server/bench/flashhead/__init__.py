@@ -1,1 +1,1 @@
-"""FlashHead with random weights: what is measured (command.py), and how a job runs in a benchmark (rig.py)."""
+"""FlashHead with random weights: the measured sections (command.py), and a job in a benchmark (rig.py)."""

@@ -65,7 +65,7 @@ SECTIONS: dict[str, Callable[[Bench, Numbers], None]] = {
 
 
 def measure(asked: SectionRun) -> None:
-    """Run the sections asked for on one device. Raises InvalidInput for a section that does not exist."""
+    """Run the wanted sections on one device. Raises InvalidInput for a section that does not exist."""
     wanted = chosen(SECTIONS, asked.only)
     asked.scratch.mkdir(parents=True, exist_ok=True)
     device = torch.device(asked.device)

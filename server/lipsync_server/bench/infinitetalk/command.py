@@ -56,7 +56,7 @@ ITSELF = (sys.executable, "-P", "-m", "lipsync_server.cli", "bench", "--random-w
 
 
 def measure(asked: SectionRun, *, itself: Sequence[str] = ITSELF) -> None:
-    """Run the sections asked for. itself: the command that runs sections on one card, when there are several cards.
+    """Run the wanted sections. itself: the command that runs sections on one card, when there are several cards.
 
     Raises InvalidInput for a section that does not exist.
     """

@@ -107,7 +107,7 @@ def hd_windows(bench: Bench, found: Numbers) -> None:
 def _hdresident(bench: Bench, found: Numbers) -> None:
     rig = Rig(bench, size=bench.scale.picture_hd, n_windows=1)
     transformer = resident(bench)
-    # The other run has compiled everything but what looks at the picture.
+    # The other run has compiled everything but the code that encodes the picture.
     rig.conditions.at(rig.schedule.windows[0])
     memory.reset_peak(bench.device)
     rig.run(rig.loop(transformer, "fast"), 1, found, note="fast, 720p")
@@ -187,7 +187,7 @@ def _on_a_small_card(
 
 
 class _RecordedCache(TeaCache):
-    """TeaCache with its decisions taken from a recording: random time embeddings change too much to skip anything.
+    """TeaCache with recorded decisions: random time embeddings change too much for TeaCache to skip any pass.
 
     The steps are those that the public reference computes of 40 at 480p with its threshold of 0.2, in the sequence that
     the tests hold against it (a480): 24, so 72 of 120 forwards. Its share with the trained weights is not known here.

@@ -229,7 +229,7 @@ def _largest_rss(stream: Iterator[int]) -> int:
 
 
 def measure(asked: SectionRun) -> None:
-    """Run the sections asked for, one after the other on one device. Raises InvalidInput for an unknown section."""
+    """Run the wanted sections, one after the other on one device. Raises InvalidInput for an unknown section."""
     device = torch.device(asked.device)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True

@@ -67,7 +67,7 @@ class Tokens:
                     "underscores, and is neither `local` nor like `token-1`."
                 )
             digest = _digest(token)
-            # A digest of the digest: whoever reads it in the database cannot compare guesses with the one in memory.
+            # A digest of the digest: a reader of the database cannot compare guesses with the one in memory.
             token_id = hashlib.sha256(b"token id" + digest).hexdigest()[:32]
             caller = Caller(name if colon else f"token-{number}", is_owner=not colon, token_id=token_id)
             self._callers.append((caller, digest))

@@ -17,7 +17,7 @@ _WITHIN_S = 30.0
 
 
 async def small_object(request: web.Request) -> dict[str, object]:
-    """The JSON object in the body of a request that has no files. Raises a LipsyncError that says what is wrong."""
+    """The JSON object in the body of a request that has no files. Raises a LipsyncError that names the fault."""
     if request.content_type != "application/json":
         raise UnsupportedMedia(f"The body is {request.content_type}. Send a JSON object as application/json.")
     await go_on(request)

@@ -89,7 +89,7 @@ def check_length(request: web.Request, settings: Settings) -> int:
 
 
 async def receive(request: web.Request, folder: Path, settings: Settings, fetcher: Fetcher) -> Form:
-    """Stream the request's inputs into `folder`. Raises a LipsyncError that explains what is wrong with the request."""
+    """Stream the request's inputs into `folder`. Raises a LipsyncError that names the fault of the request."""
     kind = request.content_type
     fields = file_fields(settings)
     pace = _Pace()
@@ -111,7 +111,7 @@ async def receive(request: web.Request, folder: Path, settings: Settings, fetche
 
 
 class _Pace:
-    """Measures how fast a body arrives, so that nobody occupies an upload slot by sending single bytes."""
+    """Measures the rate of a body, so that no sender occupies an upload slot with single bytes."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()

@@ -39,7 +39,7 @@ async def make_link(request: web.Request) -> web.StreamResponse:
 
 async def shared(request: web.Request) -> web.StreamResponse:
     job_id = request.match_info["job_id"]
-    # Checked before the database is read, so that nobody without a link learns which jobs exist.
+    # Checked before the database is read, so that a caller without a link cannot learn which jobs exist.
     collects = request.app[keys.LINKS].check(job_id, request.query)
     job = await request.app[keys.QUEUE].store.get(job_id)
     if job is None:

@@ -1,7 +1,7 @@
 """POST /lipsync: one request that sends a picture and a recording and receives the video.
 
-Existing workflows use this route, so its form does not change. It makes an ordinary job: when the caller hangs up, the
-job goes on, and the video can be fetched later with the id from the header `Lipsync-Job-Id`.
+Existing workflows use this route, so its form does not change. The route makes an ordinary job: when the caller
+disconnects, the job continues, and the video can be fetched later with the id from the header `Lipsync-Job-Id`.
 """
 
 import asyncio

@@ -28,7 +28,7 @@ _EVENT_END, _EVENT_MARK = 0, 3
 _TEXT_UTF8, _TEXT_IS_SSML = 1, 0x10
 _PARAMETER_RATE: Final = 1
 _WORDS_PER_MINUTE: Final = 160
-# Words that are handed over at once. The library stores what it was given, so a long script comes in pieces.
+# Number of words in one call. The library keeps its input in memory, so a long script is sent in pieces.
 _WORDS_AT_ONCE: Final = 400
 
 

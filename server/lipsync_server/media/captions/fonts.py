@@ -124,7 +124,7 @@ def _is_emoji(text: str) -> bool:
 
 
 def _clusters(text: str) -> Iterator[str]:
-    """Letters with their marks, emoji with what is joined to them."""
+    """Split the text into letters with their marks and emoji with the characters joined to them."""
     cluster = ""
     for c in text:
         joins = c in _JOINERS or unicodedata.combining(c) or "\U0001f3fb" <= c <= "\U0001f3ff" or c.isspace()
@@ -148,7 +148,7 @@ def _font_files(folder: Path | None) -> list[FontFile]:
 
 
 def _rank(font: FontFile) -> tuple[int, int, int, str]:
-    """Fonts for text by liking, then those that are no special cut, bold ones first."""
+    """Order fonts: preferred families first, then fonts without a special cut, then bold fonts."""
     name = font.path.name.lower()
     liked = next((i for i, part in enumerate(_LIKED) if name.startswith(part)), len(_LIKED))
     special = sum(part in name for part in _NOT_FOR_TEXT) + 4 * _is_for_emoji(font)

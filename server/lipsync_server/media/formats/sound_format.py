@@ -29,7 +29,7 @@ class SoundFormat:
     layout: str
 
     def check(self) -> None:
-        """Raises InvalidAudio for a format in which nobody stores speech."""
+        """Raises InvalidAudio for a format that is not used for speech."""
         rate, channels = self.rate_hz, self.channels
         if rate not in RATES_HZ or not 1 <= channels <= MAX_CHANNELS or rate * channels > MAX_SAMPLES_PER_S:
             raise InvalidAudio(

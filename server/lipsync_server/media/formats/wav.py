@@ -14,7 +14,7 @@ from lipsync_server.media.info import Warnings
 
 _STREAMED_BYTES = 0x7FFF_0000
 _MAX_CHUNKS = 1000
-# Less missing or additional sound than this causes no warning: nobody would hear it.
+# Less missing or additional sound than this causes no warning: the difference cannot be heard.
 _UNNOTICED_S = 0.05
 _MIN_BYTES = 4096
 

@@ -72,7 +72,7 @@ class DecoderProcess:
     def run(self, task: Task[Result]) -> Result:
         """Do `task` in the process and wait for the result.
 
-        Raises UnsupportedMedia, or the task's own error with a sentence on what was wrong with the file.
+        Raises UnsupportedMedia, or the task's own error with a sentence that names the fault of the file.
         """
         limits = task.limits()
         self._n_tasks += 1

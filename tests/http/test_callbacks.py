@@ -21,13 +21,15 @@ class Receiver:
 
     def __init__(self) -> None:
         self.statuses = [200]
+        self.texts: list[str] = []
         self.calls: asyncio.Queue[tuple[dict[str, str], bytes]] = asyncio.Queue()
         self.url = ""
 
     async def handle(self, request: web.Request) -> web.Response:
         self.calls.put_nowait((dict(request.headers), await request.read()))
         status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
-        return web.Response(status=status, headers={"Location": "/elsewhere"} if 300 <= status < 400 else {})
+        text = self.texts.pop(0) if self.texts else ""
+        return web.Response(status=status, text=text, headers={"Location": "/elsewhere"} if 300 <= status < 400 else {})
 
     async def next(self) -> tuple[dict[str, str], bytes]:
         async with asyncio.timeout(20):
@@ -91,6 +93,15 @@ async def test_a_callback_is_tried_again_until_it_is_taken(start, receiver):
     follow_up = await site.submit(callback_url=receiver.url)
     _, body = await receiver.next()
     assert json.loads(body)["job"]["id"] == follow_up["id"]
+
+
+async def test_a_receiver_that_says_it_is_starting_up_has_not_taken_the_callback(start, receiver):
+    """n8n 1.123.81 and 2.41.1 answer 200 to every request while they start."""
+    receiver.texts = ["n8n is starting up. Please wait"] * 2
+    site = await start(allow_private_urls=True)
+    await site.submit(callback_url=receiver.url)
+    calls = [await receiver.next() for _ in range(3)]
+    assert [headers["Lipsync-Delivery"].rsplit("-", 1)[1] for headers, _ in calls] == ["1", "2", "3"]
 
 
 async def test_a_callback_survives_a_restart(start, receiver):

@@ -28,6 +28,9 @@ Allow = Callable[[Address], bool]
 _MAX_REDIRECTS = 5
 _FETCH_TIMEOUT = aiohttp.ClientTimeout(total=600, sock_connect=10, sock_read=30)
 _POST_TIMEOUT = aiohttp.ClientTimeout(total=20, sock_connect=10)
+# n8n answers 200 with this text to every request until its webhooks are there; nobody has taken the callback then.
+_STARTING = b"n8n is starting up"
+_BEGINNING_BYTES = 256
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -165,6 +168,8 @@ class Fetcher:
             async with self._session.post(
                 url, data=body, headers=headers, allow_redirects=False, timeout=_POST_TIMEOUT
             ) as response:
+                if response.ok and _STARTING in await response.content.read(_BEGINNING_BYTES):
+                    return 503
                 return response.status
         except aiohttp.ClientConnectorError as error:
             raise _unreachable(_shown(url), error.os_error, "callback_url") from error

@@ -235,6 +235,27 @@ async def test_a_webhook_that_cannot_be_is_refused_with_the_field(start, body: o
         assert response.status == 401
 
 
+async def test_a_receiver_can_ask_whether_a_delivery_is_still_open(start, receiver: Receiver):
+    site = await start(allow_private_urls=True, tokens=TOKENS)
+    webhook = await add(site, ALICE, f"{receiver.root}/0")
+    receiver.status = 503
+    job = await make(site, ALICE)
+    await receiver.next("/0")
+    path = f"/v1/webhooks/{webhook['id']}/deliveries/{job}"
+    async with site.client.get(path, headers=ALICE) as response:
+        assert await response.json() == {"job_id": job, "waits": True}
+    async with site.client.get(path, headers=BOB) as response:
+        assert response.status == 404
+    receiver.status = 200
+    async with asyncio.timeout(20):
+        while True:
+            async with site.client.get(path, headers=ALICE) as response:
+                if not (await response.json())["waits"]:
+                    break
+    async with site.client.get(path.replace(job, "0" * 26), headers=ALICE) as response:
+        assert (await response.json())["waits"] is False
+
+
 async def test_an_address_that_turns_private_later_is_not_reached(start, receiver: Receiver):
     """The name pointed elsewhere when the webhook was added: the check at sending is the one that counts."""
     site = await start(tokens=TOKENS)

@@ -14,13 +14,13 @@ import { testServer } from './methods/testServer';
 import { eventFields, isWanted, wantedOf } from './trigger/events';
 import { isGone, itemFor, itemFields } from './trigger/item';
 import { isSigned } from './trigger/signature';
-import { isRegistered, register, registrationOf, rememberJob, unregister } from './trigger/webhook';
+import { isAwaited, isRegistered, register, registrationOf, unregister } from './trigger/webhook';
 
 const JOB_ID = /^[0-9a-z]{1,64}$/;
 
 /**
- * Jobs that this process handles or has handled, by workflow and node. n8n reads the memory of a workflow anew for each
- * POST, so two POSTs at the same time would not see each other's.
+ * Jobs that this process handles or has handled, by workflow and node: the server calls again when an answer was lost.
+ * A process that has begun anew asks the server which deliveries are open.
  */
 const underWay = new Map<string, Set<string>>();
 const handled = new Map<string, Set<string>>();
@@ -89,19 +89,19 @@ export class LipsyncWebhookTrigger implements INodeType {
 		if (!JOB_ID.test(id)) return answer(this, 400, 'There is no job in the body');
 		const place = `${this.getWorkflow().id} ${this.getNode().id} ${this.getMode()}`;
 		const known = setAt(handled, place);
-		if (known.has(id) || registration.known?.includes(id)) {
-			return answer(this, 200, 'The workflow has had this job');
-		}
+		if (known.has(id)) return answer(this, 200, 'The workflow has had this job');
 		const busy = setAt(underWay, place);
 		if (busy.has(id)) return answer(this, 503, 'The video is being fetched');
 		busy.add(id);
 		try {
 			const server = byCredential(this);
+			if (!(await isAwaited(server, registration, id))) {
+				return answer(this, 200, 'The workflow has had this job');
+			}
 			const job = await readJob(server, id);
 			if (!isWanted(job, wantedOf(this))) return answer(this, 200, 'Nobody waits for this event');
 			const item = await itemFor(server, job, this.getMode() === 'manual');
 			known.add(id);
-			rememberJob(registration, known);
 			return { workflowData: [[item]] };
 		} catch (error) {
 			if (isGone(error)) return answer(this, 200, 'The job is gone');

@@ -176,6 +176,9 @@ describe('the webhook of the trigger', () => {
 	it('starts the workflow once for a job, with what the server itself says', async (t) => {
 		const server = await serve(t, (asked, response) => {
 			if (asked.path.endsWith('/video')) working()(asked, response);
+			else if (asked.path === '/v1/webhooks/w/deliveries/replay1')
+				json(response, 200, { job_id: 'replay1', waits: false });
+			else if (asked.path.startsWith('/v1/webhooks/')) json(response, 200, { waits: true });
 			else json(response, 200, job(asked.path.split('/')[3], 'succeeded'));
 		});
 		const memory = { live: { id: 'w', key: 'key' } };
@@ -189,10 +192,13 @@ describe('the webhook of the trigger', () => {
 		const [[item]] = first.result.workflowData ?? [[]];
 		assert.equal(item.json.job_id, 'once1');
 		assert.ok(item.binary?.data);
-		assert.deepEqual(memory.live, { id: 'w', key: 'key', known: ['once1'] });
+		assert.deepEqual(memory.live, { id: 'w', key: 'key' }, 'n8n has nothing to remember');
 		const again = await call(new LipsyncWebhookTrigger(), server, given('once1'));
 		assert.equal(again.status, 200);
 		assert.equal(again.result.workflowData, undefined);
+		const replay = await call(new LipsyncWebhookTrigger(), server, given('replay1'));
+		assert.equal(replay.status, 200);
+		assert.equal(replay.result.workflowData, undefined, 'the server waits for nothing');
 		const stranger = await call(new LipsyncWebhookTrigger(), server, given('once2', 'other'));
 		assert.equal(stranger.status, 401);
 		const unregistered = { ...given('once3'), memory: {} };
@@ -204,13 +210,14 @@ describe('the webhook of the trigger', () => {
 		const server = await serve(t, (asked, response) => {
 			if (isAway) json(response, 500, {});
 			else if (asked.path.endsWith('/video')) working()(asked, response);
+			else if (asked.path.startsWith('/v1/webhooks/')) json(response, 200, { waits: true });
 			else json(response, 200, job('again1', 'succeeded'));
 		});
 		const given = {
 			body: about('again1'),
 			headers: signed(about('again1')),
 			parameters: { events: ['succeeded'] },
-			memory: { live: { key: 'key' } },
+			memory: { live: { id: 'w', key: 'key' } },
 		};
 		const first = await call(new LipsyncWebhookTrigger(), server, given);
 		assert.equal(first.status, 503);
@@ -221,12 +228,15 @@ describe('the webhook of the trigger', () => {
 	});
 
 	it('starts nothing for an end that the panel does not name', async (t) => {
-		const server = await serve(t, (_asked, response) => json(response, 200, job('x1', 'failed')));
+		const server = await serve(t, (asked, response) => {
+			if (asked.path.startsWith('/v1/webhooks/')) json(response, 200, { waits: true });
+			else json(response, 200, job('x1', 'failed'));
+		});
 		const called = await call(new LipsyncWebhookTrigger(), server, {
 			body: about('x1'),
 			headers: signed(about('x1')),
 			parameters: { events: ['succeeded'] },
-			memory: { live: { key: 'key' } },
+			memory: { live: { id: 'w', key: 'key' } },
 		});
 		assert.equal(called.status, 200);
 		assert.equal(called.result.workflowData, undefined);

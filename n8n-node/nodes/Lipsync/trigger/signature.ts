@@ -3,7 +3,7 @@
  * hex is the HMAC-SHA256 of "<t>." and the body.
  *
  * A signature whose time is far from now is refused, so that a recorded POST cannot be sent again later. Within that
- * time the memory of the trigger refuses jobs that it has had.
+ * time the trigger asks the server whether the delivery is still open.
  */
 import { createHmac, timingSafeEqual } from 'crypto';
 

@@ -1,6 +1,6 @@
 /**
- * The webhook of the trigger at the server: registered when the workflow is switched on, removed when it is switched
- * off, and its memory of the jobs that have started the workflow.
+ * The webhook of the trigger at the server: registered when the workflow is switched on, and removed when it is switched
+ * off. The server knows which deliveries are open, so n8n needs no memory of the jobs that have started the workflow.
  *
  * The server keeps the registration over its restarts, and n8n keeps the key with the workflow. A test run of the editor
  * has a registration of its own, so that it never touches the one of the published workflow.
@@ -15,11 +15,8 @@ import { wantedOf, type TriggerEvent } from './events';
 export interface Registration {
 	id: string;
 	key: string;
-	/** IDs of jobs that have started the workflow, the newest last. */
-	known: string[];
 }
 
-const MOST_KNOWN = 2000;
 const PATH = '/v1/webhooks';
 const EVENT_OF: Record<TriggerEvent, string> = {
 	succeeded: 'job.succeeded',
@@ -37,10 +34,15 @@ export function registrationOf(context: IHookFunctions | IWebhookFunctions): Par
 	return memory[name] as Partial<Registration>;
 }
 
-/** Remember that `jobId` has started the workflow, beside what this process knows already. */
-export function rememberJob(registration: Partial<Registration>, jobIds: Iterable<string>): void {
-	const known = new Set([...(registration.known ?? []), ...jobIds]);
-	registration.known = [...known].slice(-MOST_KNOWN);
+/** Whether the server waits for the answer to its POST about this job. A POST that is sent a second time is a replay. */
+export async function isAwaited(
+	server: Server,
+	registration: Partial<Registration>,
+	jobId: string,
+): Promise<boolean> {
+	const path = `${PATH}/${registration.id}/deliveries/${jobId}`;
+	const { statusCode, body } = await send(server, { method: 'GET', path, accept: [404] });
+	return statusCode !== 404 && (body as unknown as { waits: boolean }).waits;
 }
 
 export async function isRegistered(context: IHookFunctions): Promise<boolean> {
@@ -75,7 +77,7 @@ export async function register(context: IHookFunctions): Promise<boolean> {
 		throw refused(context, 404, { detail: TOO_OLD, code: 'not_found' }, headers);
 	}
 	const { id, secret } = body as unknown as IDataObject;
-	Object.assign(registration, { id, key: secret, known: registration.known ?? [] });
+	Object.assign(registration, { id, key: secret });
 	return true;
 }
 

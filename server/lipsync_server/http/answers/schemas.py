@@ -361,5 +361,10 @@ class NewWebhook(Webhook):
     secret: str = Field(description="Key of the signatures of this webhook (HMAC-SHA256).")
 
 
+class Delivery(_Model):
+    job_id: str
+    waits: bool = Field(description="Whether the POST about this job has not been answered with success yet.")
+
+
 class WebhookList(_Model):
     webhooks: list[Webhook]

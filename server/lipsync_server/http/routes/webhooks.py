@@ -12,7 +12,7 @@ from lipsync_server.http.answers import schemas
 from lipsync_server.http.callers.addresses import checked_url
 from lipsync_server.http.callers.auth import CALLER
 from lipsync_server.http.inputs.small_body import small_object
-from lipsync_server.http.routing import Answer, Parameter, Route, answer
+from lipsync_server.http.routing import JOB_ID, Answer, Parameter, Route, answer
 from lipsync_server.jobs.database.webhooks import Webhook
 
 
@@ -39,6 +39,13 @@ async def list_webhooks(request: web.Request) -> web.StreamResponse:
 async def show_webhook(request: web.Request) -> web.StreamResponse:
     webhook = await request.app[keys.WEBHOOKS].get(request.match_info["webhook_id"], _owner(request))
     return answer(schemas.Webhook(**_fields(webhook)))
+
+
+async def show_delivery(request: web.Request) -> web.StreamResponse:
+    webhooks = request.app[keys.WEBHOOKS]
+    webhook = await webhooks.get(request.match_info["webhook_id"], _owner(request))
+    job_id = request.match_info["job_id"]
+    return answer(schemas.Delivery(job_id=job_id, waits=await webhooks.waits(webhook.id, job_id)))
 
 
 async def remove_webhook(request: web.Request) -> web.StreamResponse:
@@ -100,6 +107,18 @@ ROUTES = (
         answers={200: Answer("The webhook, without its key.", schemas.Webhook)},
         problems=(404,),
         parameters=(_WEBHOOK_ID,),
+        tag="webhooks",
+    ),
+    Route(
+        "GET",
+        "/v1/webhooks/{webhook_id}/deliveries/{job_id}",
+        show_delivery,
+        "Ask whether a delivery is still open",
+        answers={200: Answer("Whether the server waits for the answer to the POST of this job.", schemas.Delivery)},
+        problems=(404,),
+        parameters=(_WEBHOOK_ID, JOB_ID),
+        description="A receiver asks this to recognise a replay: a POST that somebody recorded and sends again. "
+        "`waits` is true until the address has answered the server with success, and false afterwards.",
         tag="webhooks",
     ),
     Route(

@@ -107,6 +107,13 @@ class Webhooks:
                 return webhook
         raise NotFound(f"There is no webhook {show(webhook_id)} on this server. GET /v1/webhooks lists them.")
 
+    async def waits(self, webhook_id: str, job_id: str) -> bool:
+        """Whether the POST of this job has still to be answered with success; False after that, and for a replay."""
+        found = await self._db.row(
+            "SELECT 1 FROM outbox WHERE webhook_id = ? AND job_id = ? LIMIT 1", webhook_id, job_id
+        )
+        return found is not None
+
     async def remove(self, webhook_id: str) -> None:
         """Remove the webhook and its deliveries that still wait."""
         async with self._db.transaction() as db:

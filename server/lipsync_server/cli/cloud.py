@@ -13,7 +13,6 @@ import typer
 from lipsync_server.cli import console
 from lipsync_server.cli.rental import (
     chosen_offer,
-    cost_of_a_start,
     cuda_for,
     how_long_it_stays,
     order_for,
@@ -22,6 +21,7 @@ from lipsync_server.cli.rental import (
     software_named,
     spell_minutes,
 )
+from lipsync_server.cli.rented import show_status, start_and_wait
 from lipsync_server.cli.selftest import EXIT_BAD
 from lipsync_server.cli.selftest import REPORT as SELFTEST_REPORT
 from lipsync_server.cli.selftest import run as run_selftest
@@ -29,7 +29,7 @@ from lipsync_server.cloud.costs.cost import DISK_GB, IDLE_STOP_MIN
 from lipsync_server.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from lipsync_server.cloud.machine import Machine, Order
+    from lipsync_server.cloud.machine import Machine
     from lipsync_server.cloud.remembered import RememberedMachine
 
 _T = TypeVar("_T")
@@ -181,7 +181,7 @@ def up(
                 provider=name, machine_id="", token=made, price_per_hour=price, profile=profile, wheel=wheel
             )
 
-        ready = _run(_start(known, order, offer, software.wheel if order is not None else None, wait_min, out))
+        ready = _run(start_and_wait(known, order, offer, software.wheel if order is not None else None, wait_min, out))
         out.print(f"address  {ready.url}")
         if (price := ready.price_per_hour or price) is not None:
             out.print(f"price    ${price:.3f} an hour: ${price * 730:.0f} for a month in which nobody stops it")
@@ -242,7 +242,7 @@ def status(
         if not wanted:
             typer.echo("No machine is remembered here. `lipsync cloud list` asks the providers.")
         for known in wanted:
-            found = _run(_show_status(known, show_token))
+            found = _run(show_status(known, show_token))
             if found.state == "gone":
                 remembered.forget(path, known.provider, known.machine_id)
 
@@ -322,73 +322,6 @@ def template(
         for field, value in fields_of(provider, order).items():
             lines = value.rstrip("\n").splitlines()
             typer.echo(f"{field}: {lines[0]}" if len(lines) == 1 else f"{field}:\n" + "\n".join(lines))
-
-
-async def _start(
-    known: "RememberedMachine", order: "Order | None", offer: str, wheel: Path | None, wait_min: float, out: Any
-) -> "Machine":
-    """Rent or start, remember the machine at once, and wait until its server is ready."""
-    from lipsync_server.cloud import remembered
-    from lipsync_server.cloud.rent import doctor_lines, wait_until_ready
-    from lipsync_server.cloud.rent import provider as open_provider
-    from lipsync_server.cloud.software import upload
-
-    path = remembered.default_path()
-    wheel = wheel or (Path(known.wheel) if known.wheel else None)
-
-    async def send(url: str) -> None:
-        if wheel is not None:
-            await upload(url, wheel)
-
-    async with open_provider(known.provider) as rented:
-        if order is None:
-            await rented.act(known.machine_id, "start")
-        else:
-            known = known.model_copy(update={"machine_id": await rented.create(offer, order)})
-            out.print(f"token    {known.token}")
-        remembered.remember(path, known)
-        out.print(f"machine  {known.machine_id}: costs from now on, until `lipsync cloud down` or `destroy`")
-        with out.status("starting") as spinner:
-            ready = await wait_until_ready(
-                rented,
-                known.machine_id,
-                start_limit_s=900,
-                ready_limit_s=wait_min * 60,
-                show=spinner.update,
-                send=send if wheel is not None else None,
-            )
-    for line in await doctor_lines(ready.url, known.token):
-        out.print(line)
-    price = ready.price_per_hour or known.price_per_hour
-    remembered.remember(path, known.model_copy(update={"url": ready.url, "price_per_hour": price}))
-    return ready
-
-
-async def _show_status(known: "RememberedMachine", show_token: bool) -> "Machine":
-    from lipsync_server.cloud.rent import idle_stop_of, readiness
-    from lipsync_server.cloud.rent import provider as open_provider
-
-    async with open_provider(known.provider) as rented:
-        found = await rented.state(known.machine_id)
-    answers = found.state == "running" and found.url
-    said = await readiness(found.url) if answers else None
-    price = "" if found.price_per_hour is None else f", ${found.price_per_hour:.3f} an hour"
-    typer.echo(f"machine {found.machine_id} at {known.provider}: {found.state}{price}")
-    typer.echo(f"address {found.url or '-'}")
-    typer.echo(f"server  {(said.detail if said else found.detail) or '-'}")
-    if answers and known.token and (idle := await idle_stop_of(found.url, known.token)) is not None:
-        if not idle.enabled:
-            typer.echo("stops   never by itself: run `lipsync cloud down` when you are done")
-        elif idle.in_s is None:
-            typer.echo("stops   not counting down: a job runs, or a video is not collected")
-        else:
-            typer.echo(f"stops   in {spell_minutes(idle.in_s)} unless a job or an upload comes (`lipsync cloud keep`)")
-        if (per_hour := found.price_per_hour or known.price_per_hour) is not None:
-            after_min = idle.after_minutes if idle.enabled else 0
-            typer.echo(f"a start {cost_of_a_start(known.provider, per_hour, after_min)}")
-    if show_token:
-        typer.echo(f"token   {known.token or 'not remembered'}")
-    return found
 
 
 def _act(known: "RememberedMachine", action: Literal["stop", "destroy"], done: str) -> None:

@@ -25,11 +25,10 @@ from lipsync_server.engines.base import Engine, EngineOptions, RenderRequest, Re
 from lipsync_server.engines.options import choose_options
 from lipsync_server.engines.out_of_memory import gpu_out_of_memory, gpu_ran_out
 from lipsync_server.errors import Cancelled, DiskFull, LipsyncError, OutOfMemory
-from lipsync_server.media.info import Mark, VideoInfo
+from lipsync_server.media.info import VideoInfo
 from lipsync_server.media.mp4.encoder import FrameEncoder
 from lipsync_server.media.sandbox.pool import DecoderPool
-from lipsync_server.media.sandbox.tasks import JoinVideo, MarkVideo
-from lipsync_server.paths import signing_folder
+from lipsync_server.media.sandbox.tasks import JoinVideo
 from lipsync_server.settings import RenderSettings
 from lipsync_server.workers.rendering.best_of import best_of
 from lipsync_server.workers.rendering.captions import VideoCaptions, captions_for
@@ -38,6 +37,7 @@ from lipsync_server.workers.rendering.checking import Checked, check_rendered, w
 from lipsync_server.workers.rendering.encoding import BackgroundEncoder
 from lipsync_server.workers.rendering.framing import VideoFraming
 from lipsync_server.workers.rendering.inputs import decode_request, release_pages
+from lipsync_server.workers.rendering.joining import join_and_mark
 from lipsync_server.workers.rendering.label import VideoLabel
 from lipsync_server.workers.rendering.measure import PeakMemory, ProgressScale, StageClock
 from lipsync_server.workers.rendering.progressive import Progressive, forget
@@ -222,9 +222,7 @@ class _Render:
         track = self._captions.track if self._captions is not None else None
         join = JoinVideo(self._segments, sound, joined, request.fps, request.duration_s, track)
         try:
-            video = self._decoders.run(join)
-            if (mark := self._mark()) is not None:
-                video = self._marked(join, mark)
+            video = join_and_mark(join, self._engine.name, self._settings, self._decoders, self._warn)
             if self._captions is not None:
                 self._captions.write_files(self._task.output)
             publish(joined, self._task.output)
@@ -274,32 +272,6 @@ class _Render:
         if self._captions is None or not ask.burns_captions:
             return drawn
         return (*drawn, ask.caption_style, repr(self._captions.heard))
-
-    def _marked(self, join: JoinVideo, mark: Mark) -> VideoInfo:
-        """Mark the joined video as generated.
-
-        A video that cannot be marked is joined again and delivered without the mark.
-        """
-        try:
-            return self._decoders.run(MarkVideo(join.output, mark))
-        except LipsyncError as error:
-            self._warn(f"The video could not be marked as generated: {error.detail}")
-            return self._decoders.run(join)
-
-    def _mark(self) -> Mark | None:
-        """The machine-readable mark of the video; None if LIPSYNC_MARK is off."""
-        if not self._settings.mark:
-            return None
-        from lipsync_server.media.mp4.certificate import (
-            identity_in,
-        )  # imported here, because the import takes 50 ms and only a finished video needs it
-
-        try:
-            signing_file = self._settings.signing_file or identity_in(signing_folder(self._settings.data_dir))
-        except OSError as error:
-            self._warn(f"The video could not be signed as generated ({error}); its metadata still says so.")
-            return Mark(self._engine.name)
-        return Mark(self._engine.name, signing_file)
 
     def _open_encoder(self, identity: str, n_frames: int) -> tuple[FrameEncoder, ResumePoint | None]:
         """The encoder with the stored frames of an interrupted run, and the resume point to continue from."""

@@ -13,6 +13,7 @@ import typer
 from lipsync_server.cli import console
 from lipsync_server.cli.rental import (
     chosen_offer,
+    cost_of_a_start,
     cuda_for,
     how_long_it_stays,
     order_for,

@@ -10,11 +10,11 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, StringConstraints, field_validator
 
 from lipsync_server.engines.check_wishes import CheckWishes
-from lipsync_server.engines.label_wishes import LabelWishes
 from lipsync_server.errors import InvalidInput
 from lipsync_server.media.captions.script import words_of
 from lipsync_server.media.captions.wishes import CaptionWishes
 from lipsync_server.media.framing.wishes import FormatWishes
+from lipsync_server.media.label_wishes import LabelWishes
 from lipsync_server.settings import Preset as Preset
 from lipsync_server.validation import why_not_json
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 from lipsync_server.engines.ask import Ask
+from lipsync_server.engines.base import EngineOptions
+from lipsync_server.engines.landmarks import N_POINTS, Face
 from lipsync_server.media.framing.shape import ASPECTS, Framed, border_colour, cut_around, head_box, video_size
 from lipsync_server.media.framing.stills import MAX_PREVIEW_BYTES, write_still
 from lipsync_server.media.framing.wishes import STILL_TYPES, Still, VideoFormat
@@ -13,6 +15,7 @@ from lipsync_server.media.mp4.encoder import FrameEncoder
 from lipsync_server.media.mp4.mux import mux
 from lipsync_server.media.sound.delivered import integrated_loudness, write_delivered
 from lipsync_server.paths import SAMPLES_DIR
+from lipsync_server.workers.rendering.framing import moved_options
 from PIL import Image
 from pydantic import ValidationError
 
@@ -126,3 +129,18 @@ def test_stills_are_pictures_below_their_limit_even_of_noise(tmp_path: Path, kin
         else:
             assert getattr(picture, "n_frames", 1) == (1 if n_frames == 1 else pytest.approx(25, abs=6))
     assert [path.name for path in tmp_path.glob(".*.part")] == []
+
+
+def test_a_face_above_the_cut_does_not_count_for_face_index() -> None:
+    """Two people one above the other, cut to a wide picture around the lower one: this face is the only one left."""
+
+    def face(left: float, top: float) -> Face:
+        points = np.zeros((N_POINTS, 3), np.float32)
+        points[:, 0], points[:, 1] = np.linspace(left, left + 100, N_POINTS), np.linspace(top, top + 100, N_POINTS)
+        return Face(points, 1.0, 0.0, 0.0, 0.0)
+
+    above, below = face(150, 100), face(160, 700)
+    options = EngineOptions(face_index=1)
+    assert moved_options(options, [above, below], below, (0, 600, 400, 825)).face_index is None
+    beside = moved_options(options, [above, face(40, 700), below], below, (0, 600, 400, 825))
+    assert beside.face_index is None and beside.face_box == (160, 100, 260, 200)

@@ -27,8 +27,9 @@ class VideoFraming:
 
         A video in place of a picture is not cut, because its face may move; nor is a picture with boxes of two people.
         """
-        # Of the picture and not of each frame, so that a plain background does not flicker.
-        self._colour = border_colour(request.picture)
+        if self._ask.reshapes:
+            # Of the picture and not of each frame, so that a plain background does not flicker.
+            self._colour = border_colour(request.picture)
         aspect = ASPECTS.get(self._ask.format)
         if aspect is None or request.picture_video is not None or getattr(request.options, "people", None) is not None:
             return request
@@ -46,7 +47,7 @@ class VideoFraming:
             return request
         left, top, right, bottom = part
         picture = request.picture[top:bottom, left:right]
-        return replace(request, picture=picture, options=_moved(request.options, faces, chosen, part))
+        return replace(request, picture=picture, options=moved_options(request.options, faces, chosen, part))
 
     def fit(self, frames: Frames) -> Frames:
         """Frames of the engine -> frames of the video's size: uint8 RGB (n, H, W, 3)."""
@@ -63,10 +64,14 @@ class VideoFraming:
         return self._framed.fit(frames)
 
 
-def _moved(options: EngineOptions, faces: list[Face], chosen: Face, part: Part) -> EngineOptions:
+def moved_options(options: EngineOptions, faces: list[Face], chosen: Face, part: Part) -> EngineOptions:
     """The options for the cut picture: boxes move with it, and a number among faces that are gone becomes a box."""
-    left, top, right, _ = part
-    inside = [face for face in faces if left <= (face.box[0] + face.box[2]) / 2 < right]
+    left, top, right, bottom = part
+    inside = [
+        face
+        for face in faces
+        if left <= (face.box[0] + face.box[2]) / 2 < right and top <= (face.box[1] + face.box[3]) / 2 < bottom
+    ]
     if options.face_box is None and (len(inside) == len(faces) or options.face_index is None):
         return options
     if options.face_box is None and len(inside) == 1:

@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -29,6 +28,7 @@ from lipsync_server.cloud.rent import PROVIDERS, readiness
 from lipsync_server.cloud.software import choose_software, upload
 from provider import Provider as StandIn
 from provider import serve_provider
+from server_process import free_port
 
 
 @pytest.fixture
@@ -270,12 +270,6 @@ async def test_a_stock_image_gets_the_script_that_installs_the_source(api, name,
         subprocess.run, ["bash", "-n"], input=stock_order().script, text=True, check=False
     )
     assert checked.returncode == 0
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 async def until_answering(port: int) -> str:

@@ -1,6 +1,6 @@
 /** The paths of programs and data, for tests that start real programs. */
 import { existsSync } from 'node:fs';
-import { createServer, type AddressInfo } from 'node:net';
+import { createServer } from 'node:net';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -24,14 +24,26 @@ export const CHROMIUM =
 	'/usr/bin/chromium';
 export const LIPSYNC = process.env.LIPSYNC_COMMAND ?? join(ROOT, '.venv', 'bin', 'lipsync');
 
+const given = new Set<number>();
+
+/**
+ * A port of 127.0.0.1 that nobody has, and that nobody gets before the caller listens on it. The system takes the ports
+ * that it hands out by itself from 32768 upwards, so a lower port can only be taken by a program that asks for it.
+ */
 export async function freePort(): Promise<number> {
-	return await new Promise((resolve, reject) => {
+	for (;;) {
+		const port = 20_000 + Math.floor(Math.random() * 12_000);
+		if (given.has(port) || !(await isFree(port))) continue;
+		given.add(port);
+		return port;
+	}
+}
+
+async function isFree(port: number): Promise<boolean> {
+	return await new Promise((resolve) => {
 		const server = createServer();
-		server.once('error', reject);
-		server.listen(0, '127.0.0.1', () => {
-			const { port } = server.address() as AddressInfo;
-			server.close(() => resolve(port));
-		});
+		server.once('error', () => resolve(false));
+		server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)));
 	});
 }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-# These start servers, kill them and wait for others. Two of them at a time would take each other's processor.
+# Tests in these folders start servers, kill them and wait for others. Two at a time would compete for the cores.
 ONE_AT_A_TIME = ("reliability", "e2e")
 NAMES_SHOWN = 4
 

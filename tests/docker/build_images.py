@@ -38,11 +38,11 @@ from dockerfile import stages
 REPOSITORY = Path(__file__).resolve().parents[2]
 MAX_BYTES = {"cpu": 1_500_000_000, "gpu": 11_000_000_000}
 PORT = 18_765
-# Without namespaces, which a container or a sandbox may not be allowed to make.
+# chroot isolation needs no namespaces, which a container or a sandbox may not be allowed to make.
 BUILDAH = {"BUILDAH_ISOLATION": "chroot"}
 CERTIFICATES = "/run/certificates-of-the-host.crt"
 PARTS = ("usr", "opt/lipsync", "opt/kernels", "opt/lipsync/lib/python3.11/site-packages/nvidia")
-# Runs in the GPU image: what a worker imports before it loads an engine, and the kernels that came with the image.
+# This program runs in the GPU image. It imports the modules that a worker imports, and reads the image's kernel cache.
 GPU_CODE = """
 import importlib, time, torch, triton, xformers._cpp_lib as xformers
 from lipsync_server.engines import registry

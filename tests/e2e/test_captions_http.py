@@ -25,7 +25,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 def render(server: ServerProcess, target: Path, **fields: str) -> dict[str, Any]:
-    """Render the shipped sample; returns the job and stores the video at `target`."""
+    """Render the shipped sample, store the video at `target`, and return the job."""
     with (SAMPLES_DIR / "portrait.jpg").open("rb") as image, (SAMPLES_DIR / "speech.wav").open("rb") as audio:
         answer = requests.post(
             f"{server.url}/lipsync", files={"image": image, "audio": audio}, data=fields, timeout=120

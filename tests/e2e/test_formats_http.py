@@ -78,7 +78,7 @@ def test_a_finished_video_has_a_poster_and_previews(
     server: ServerProcess, rendered: tuple[Path, dict[str, Any]], link: str, media_type: str, kind: str
 ) -> None:
     job = rendered[1]
-    for _ in range(2):  # made at the first request, kept for the second
+    for _ in range(2):  # The preview is made at the first request and stored; the second request gets the stored file.
         answer = requests.get(server.url + job["links"][link], timeout=60)
         assert answer.status_code == 200, answer.text
         assert answer.headers["Content-Type"] == media_type

@@ -66,7 +66,7 @@ async def ended(server: ServerProcess, session: aiohttp.ClientSession, job_id: s
 
 
 async def readiness(server: ServerProcess, session: aiohttp.ClientSession, stage: str, known: str = "detail") -> dict:
-    """The answer of /readyz once its stage is `stage` and the field `known` is present."""
+    """Wait until /readyz reports the stage `stage` with the field `known`; returns that answer."""
     async with asyncio.timeout(60):
         while True:
             async with session.get(f"{server.url}/readyz") as response:
@@ -91,7 +91,7 @@ async def test_an_empty_disk_a_download_with_its_progress_and_a_video(
         async with session.get(f"{server.url}/ping") as response:
             assert response.status == 204
 
-        # Meanwhile the preview engine serves those who do not mind, and those who do are taken in and wait.
+        # Meanwhile jobs for the preview engine are rendered; jobs for the engine that is still downloading are queued.
         patient = await submit(server, session, engine="sadtalker")
         assert (await ended(server, session, await submit(server, session)))["engine"] == "preview"
         async with session.get(f"{server.url}/v1/jobs/{patient}") as response:

@@ -81,7 +81,7 @@ def _with_second(form: aiohttp.FormData, duration_s: float) -> aiohttp.FormData:
 
 
 def check_video(video: bytes, n_frames: int, sound_s: float) -> None:
-    """So many frames of 1216 x 320 and so much sound."""
+    """A task of 1216 x 320 pixels with this number of frames and this length of sound."""
     assert frames_in(video).shape == (n_frames, 320, 1216, 3)
     seconds, codec = sound_in(video)
     assert seconds == pytest.approx(sound_s, abs=0.03)
@@ -129,7 +129,7 @@ async def test_a_worker_killed_between_windows_goes_on_from_the_last_finished_on
     assert len(workers) == 1
     workers[0].kill()
     workers[0].wait()
-    # The note of the killed run stays until the next one reports.
+    # The killed run's progress note stays in the record until the next run reports progress.
     await until(session, url, lambda now: "window" not in now["progress"]["note"])
     seen: list[str] = []
 

@@ -73,7 +73,7 @@ async def expect_playing_video(page: Page) -> None:
     await page.evaluate("document.getElementById('video').muted = true")
     await page.evaluate("document.getElementById('video').play()")
     await expect(page.locator("#video")).to_have_js_property("paused", False)
-    # wait_for_function would need 'unsafe-eval' in the page's content security policy; a promise does not.
+    # wait_for_function would need 'unsafe-eval' in the page's content security policy; a JavaScript promise does not.
     await page.evaluate(
         """() => new Promise((resolve) => {
             const video = document.getElementById('video');

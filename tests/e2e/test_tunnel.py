@@ -46,7 +46,7 @@ def tunnelled(tmp_path: Path) -> Iterator[ServerProcess]:
 
 
 async def public_url(server: ServerProcess, other_than: str | None = None) -> str:
-    """The address that /v1/engines shows once there is one, other than the one given."""
+    """Wait until /v1/engines shows a public address other than `old`; returns that address."""
     headers = {"Authorization": "Bearer secret"}
     async with asyncio.timeout(30), aiohttp.ClientSession(headers=headers) as session:
         await server.answers(session)

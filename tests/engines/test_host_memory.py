@@ -29,7 +29,7 @@ def _kernel(tmp_path: Path, files: dict[str, str], own_group: str = "0::/\n") ->
         ({}, "0::/\n", 64, 48),
         ({"memory.max": "max\n", "memory.current": f"{9 * GIB}"}, "0::/\n", 64, 48),
         ({"memory.max": f"{16 * GIB}\n", "memory.current": f"{4 * GIB}\n"}, "0::/\n", 16, 12),
-        # Pages of files that were read are given up by the kernel when memory is needed.
+        # The kernel frees cached file pages when memory is needed, so they count as available.
         (
             {
                 "memory.max": f"{16 * GIB}\n",
@@ -40,7 +40,7 @@ def _kernel(tmp_path: Path, files: dict[str, str], own_group: str = "0::/\n") ->
             16,
             13,
         ),
-        # The limit is that of a group around the process's own.
+        # The limit belongs to a parent of the process's own group.
         (
             {
                 "pod/memory.max": f"{24 * GIB}",
@@ -64,7 +64,7 @@ def _kernel(tmp_path: Path, files: dict[str, str], own_group: str = "0::/\n") ->
             8,
             7,
         ),
-        # More in use than the limit, which was lowered while the group ran.
+        # The limit was lowered below the current use while the group ran.
         ({"memory.max": f"{GIB}", "memory.current": f"{2 * GIB}"}, "0::/\n", 1, 0),
         ({"memory.max": "nonsense"}, "not a line of a control group\n0::/../../escape\n", 64, 48),
     ],

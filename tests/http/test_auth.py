@@ -17,7 +17,7 @@ PUBLIC = {"/healthz", "/readyz", "/ping", "/", "/page/{name}", "/openapi.json", 
 
 
 def addresses(site: Site) -> list[tuple[str, str]]:
-    """Every method and path that the application really routes, not the table that it was made from."""
+    """Every method and path of the application's router itself, so that no route can be missing here."""
     return [
         (route.method, route.resource.canonical)
         for route in site.client.app.router.routes()

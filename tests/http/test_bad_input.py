@@ -97,7 +97,7 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
 }
 
 
-# One door after the other: both lead through the same check, and each case starts a server.
+# Both routes use the same check. Each case starts a server, so the routes take turns.
 @pytest.mark.parametrize(("case", "address"), zip(BAD, cycle(["/lipsync", "/v1/jobs"]), strict=False))
 async def test_bad_input_is_refused_in_words_and_leaves_nothing(site: Site, case: str, address: str):
     fields, status, field = BAD[case]
@@ -177,7 +177,7 @@ async def test_a_body_without_a_length_is_refused_while_it_streams(start):
             yield bytes(65536)
 
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
-    # A server that answers early may also close on a client that still sends; both mean that it stopped reading.
+    # A server that answers early may close the connection while the client sends. Both show that it stopped reading.
     try:
         async with site.client.post("/lipsync", data=endless(), headers=headers) as response:
             assert response.status == 413

@@ -17,7 +17,7 @@ from site_kit import form
 
 
 class Receiver:
-    """Someone who wants to be called: answers with `statuses` in turn, the last one for ever."""
+    """A receiver of callbacks. It answers with `statuses` in turn and repeats the last one."""
 
     def __init__(self) -> None:
         self.statuses = [200]
@@ -130,7 +130,7 @@ async def test_the_signing_key_is_made_once_and_kept_private(start):
 
 
 async def test_a_callback_that_turns_private_later_is_not_sent(start, receiver):
-    """The name pointed elsewhere when the job was accepted: the check at sending is the one that counts."""
+    """DNS named another address when the job was accepted. The address is checked again when the callback is sent."""
     site = await start()
     url = receiver.url.replace("127.0.0.1", "no-such-host.invalid")
     job = await site.submit(callback_url=url)

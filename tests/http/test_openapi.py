@@ -99,7 +99,7 @@ async def test_the_sample_files_of_the_curl_lines_are_there(site: Site):
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server in a thread of its own, for a client that knows no asyncio."""
+    """A server in a thread of its own, because schemathesis calls it with blocking functions."""
     import asyncio
 
     from aiohttp.test_utils import TestServer

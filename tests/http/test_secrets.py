@@ -27,7 +27,7 @@ async def test_an_upload_works_after_somebody_removed_the_folder_for_uploads(sit
 
 
 async def test_a_failed_job_names_no_folder_of_the_server(site: Site):
-    """Its picture was removed by hand while it waited."""
+    """The job's picture was deleted by hand while the job was queued."""
     held = await site.submit(prompt="hold")
     job = await site.submit(prompt="reads its picture")
     for path in (site.data_dir / "jobs" / job["id"]).iterdir():

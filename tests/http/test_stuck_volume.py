@@ -1,4 +1,4 @@
-"""A volume that stops answering: named at the start, and no hindrance later. The volume is real (stuck_volume.py)."""
+"""A volume that stops answering is named when the server starts, and later delays no request. The volume is real."""
 
 import asyncio
 from pathlib import Path

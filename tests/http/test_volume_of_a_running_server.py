@@ -106,13 +106,13 @@ async def test_every_request_is_answered_and_no_job_is_lost_while_the_volume_han
     await until_ready(site, 200)
     assert (await site.ended(running))["state"] == "succeeded"
     assert (await site.job(done))["state"] == "succeeded"
-    # The cancelling that was answered 503 may still be carried out, as its answer says.
+    # The cancellation that was answered 503 may still happen, as the answer says.
     assert (await site.ended(waiting))["state"] in ("succeeded", "cancelled")
     assert await blocking == 200
 
 
 def allowed(method: str) -> set[tuple[int, str]]:
-    """The answers of a request that needs the volume while it is away. Reading may succeed from memory."""
+    """The answers that a request may get while the volume is away. A read may succeed from cached pages."""
     return {(503, "volume_stuck")} | ({(200, "")} if method == "GET" else set())
 
 
@@ -148,7 +148,7 @@ async def test_a_volume_that_was_mounted_again_is_used_and_no_job_failed(start: 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """The folder `data` with room for 4 MiB, and where a file that fills it may lie."""
+    """The folder `data` with room for 4 MiB, and a path on the same volume for a file that fills it."""
     folder = tmp_path / "data"
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "small", str(folder)], check=True)

@@ -175,7 +175,7 @@ async def test_a_removed_webhook_gets_nothing_more_not_even_what_waits(start, re
 
 
 async def test_a_webhook_goes_with_its_token(start, receiver: Receiver):
-    """A token that leaked and was replaced leaves nobody behind who hears of new jobs."""
+    """After a leaked token is replaced, webhooks that were added with that token get no more calls."""
     site = await start(allow_private_urls=True, tokens="alice:a,leaked")
     await add(site, by("leaked"), f"{receiver.root}/stranger")
     kept = await add(site, ALICE, f"{receiver.root}/alice")
@@ -257,7 +257,7 @@ async def test_a_receiver_can_ask_whether_a_delivery_is_still_open(start, receiv
 
 
 async def test_an_address_that_turns_private_later_is_not_reached(start, receiver: Receiver):
-    """The name pointed elsewhere when the webhook was added: the check at sending is the one that counts."""
+    """DNS named another address when the webhook was added. The address is checked again when the call is sent."""
     site = await start(tokens=TOKENS)
     await add(site, OWNER, receiver.root.replace("127.0.0.1", "no-such-host.invalid"))
     job = await make(site, OWNER)

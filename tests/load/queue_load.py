@@ -86,7 +86,7 @@ async def main(n_jobs: int, n_clients: int) -> dict[str, object]:
             began = time.perf_counter()
             await asyncio.gather(*(load.send(numbers, wav(0.5)) for _ in range(N_SENDERS)))
             accepting_s = time.perf_counter() - began
-            # The whole queue is there now: how polling is then.
+            # The queue is complete now. Measure polling on a full queue.
             load.poll_s.clear()
             await asyncio.sleep(20)
             result = {

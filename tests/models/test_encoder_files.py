@@ -125,7 +125,7 @@ def test_one_file_of_wav2vec2_hears_what_the_published_folder_hears(tmp_path: Pa
     comfyui.save_encoders(tmp_path)
     path = tmp_path / "wav2vec2" / "wav2vec2-chinese-base_fp16.safetensors"
     single = Wav2Vec.load(path, device=CPU)
-    # ComfyUI and its Wan wrapper note that this model's preprocessor does not normalise.
+    # The public code of ComfyUI and its Wan wrapper says that this model's preprocessor does not normalise.
     assert not single.normalises
     features = torch.rand(20, 16, generator=torch.Generator().manual_seed(3))
     folder = tmp_path / "published"

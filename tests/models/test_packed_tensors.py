@@ -11,7 +11,7 @@ from weight_recipes import TorchNormals
 
 
 def test_the_recipe_gives_the_numbers_of_torch_but_for_the_last_bits() -> None:
-    """Fewer than 16 numbers, whole groups of 16 and a rest each take a way of their own, and share one generator."""
+    """torch draws short tensors, whole groups of 16 and a remainder in different ways from one generator."""
     generator, ours = torch.Generator().manual_seed(7101), TorchNormals(7101)
     for n in (3, 48, 5, 17, 1, 1000, 4, 31, 16):
         wanted = torch.randn(n, generator=generator)

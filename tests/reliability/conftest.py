@@ -16,7 +16,7 @@ from server_process import ServerProcess
 
 @pytest.fixture
 def make_server(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
-    """Makes servers, not yet started; what still runs at the end is killed."""
+    """Makes servers that are not started yet. At the end every server that still runs is killed."""
     servers: list[ServerProcess] = []
 
     def make(engine: str = "bars", **options: str) -> ServerProcess:
@@ -31,7 +31,7 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
 
 @pytest.fixture
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    # Connections are not kept: the server at the other end is a new one all the time.
+    # Connections are not reused, because each restart puts a new server behind the same address.
     connector = aiohttp.TCPConnector(force_close=True, limit=0)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=120)) as session:
         yield session

@@ -107,7 +107,7 @@ def test_the_compose_file_has_the_first_machine_and_every_further_one():
     assert services["head"]["environment"]["LIPSYNC_TOKENS"] == VALUES["LIPSYNC_TOKENS"]
     assert "LIPSYNC_TOKENS" not in services["node"]["environment"]
     assert services["node"]["healthcheck"] == {"disable": True}
-    # The first machine keeps what the server writes; both see the weights.
+    # The first machine keeps the server's data folder; both machines see the weights.
     assert any(volume.endswith(":/data") for volume in services["head"]["volumes"])
     assert all(any(volume.endswith(":/weights") for volume in each["volumes"]) for each in services.values())
 

@@ -70,7 +70,7 @@ async def at_stage(server, session, job_id: str, stage: str) -> None:
 async def waiting_for_the_store(
     make_server, session, bucket: Bucket, **options: str
 ) -> AsyncIterator[tuple[ServerProcess, Line, str]]:
-    """A server, the line to its store, which is cut, and a job of it whose video waits for that store."""
+    """A server whose line to its store is cut, and a job of that server whose video waits for the store."""
     async with slow_line(bucket.port) as line:
         server = make_server(**options)
         store_in(server, line)
@@ -145,7 +145,7 @@ async def test_a_copy_that_waits_can_be_cancelled(make_server, session, bucket, 
         async with session.delete(f"{server.url}/v1/jobs/{job_id}") as response:
             assert response.status == 202
         assert (await end_of(server, session, job_id))["state"] == "cancelled"
-        # The state is told first, the files go after it.
+        # The server answers first and deletes the files afterwards.
         async with asyncio.timeout(30):
             while (tmp_path / "data" / "jobs" / job_id).exists():  # noqa: ASYNC110 - there is no event to wait for
                 await asyncio.sleep(0.05)

@@ -36,7 +36,7 @@ BARS = {"options": json.dumps({"seconds_per_frame": 0.01, "save_every": 10})}
 
 @dataclass
 class Load:
-    """A client that never gives up: what it was promised, and what it has seen finished."""
+    """A client that never gives up. It records the accepted jobs and the videos that it has seen finished."""
 
     server: ServerProcess
     session: aiohttp.ClientSession
@@ -95,7 +95,7 @@ def picture() -> bytes:
 
 
 async def kill_something(server: ServerProcess, session: aiohttp.ClientSession, chance: random.Random) -> str:
-    """Kill the server or its worker at any moment: most while it works, some while it starts and recovers."""
+    """Kill the server or its worker at random moments: mostly during work, sometimes during a start or recovery."""
     victim = chance.choice(("server", "worker"))
     if chance.random() < 0.7:
         await server.answers(session, "/readyz")
@@ -183,7 +183,7 @@ async def check_leftovers(server: ServerProcess, load: Load, session: aiohttp.Cl
                 succeeded.add(job["id"])
     assert len(prompts) == len(set(prompts))
     assert len(prompts) - len(load.accepted) in (0, 1)
-    # A last job may still be running whose answer nobody waited for; its folder is its own.
+    # One last job may still be running because no client waited for its answer. Its folder may stay.
     kept = {path.name for path in (server.data_dir / "jobs").iterdir()}
     assert succeeded <= kept
     for job_id in succeeded:

@@ -43,7 +43,7 @@ async def freeze(site: Client, nodes: RayNodes, name: str) -> None:
         await site.until(lambda workers: workers.get(name) == "busy")
         [actor] = nodes.actors(name)
         actor.suspend()
-        await asyncio.sleep(0.5)  # for what it said before
+        await asyncio.sleep(0.5)  # Only lines that were logged after this point count.
         if (await site.look()).get(name) == "busy":
             return
         actor.resume()
@@ -77,7 +77,7 @@ async def test_machines_share_the_work_and_one_that_dies_loses_none_of_it(
 
     assert [job["state"] for job in jobs] == ["succeeded"] * N_JOBS, [job["error"] for job in jobs]
     assert len((await site.get("/v1/jobs?limit=200"))["jobs"]) == N_JOBS
-    # Finished videos are as the client saw them, and another machine did the dead one's work.
+    # Finished videos did not change, and another machine rendered the dead machine's job.
     for job in jobs:
         if job["id"] in before:
             assert (job["result"], job["finished_at"]) == tuple(
@@ -126,7 +126,7 @@ async def test_a_render_goes_on_elsewhere_from_its_resume_point_and_can_be_cance
     path.write_bytes(await video_of(site, job))
     assert bar_numbers(path) == expected_bars(100)
 
-    # An actor alone: the machine goes on with a new one.
+    # Only the actor is killed. The machine starts a new actor and goes on.
     nodes.start("d")
     await asyncio.to_thread(nodes.wait, "d")
     job_id = await site.send("again", audio=wav(4.0), options=options)
@@ -145,7 +145,7 @@ async def test_a_render_goes_on_elsewhere_from_its_resume_point_and_can_be_cance
     [job] = await site.ended([slow])
     assert job["state"] == "cancelled"
 
-    # A killed server takes its actors along; the next one makes new ones and goes on with what was there.
+    # Ray ends the actors of a killed server. The next server starts new actors and goes on with the stored jobs.
     lost = await site.send("lost", audio=wav(1.0), options=options)
     await site.until(lambda workers: "busy" in workers.values())
     server.kill()

@@ -188,7 +188,7 @@ async def test_a_machine_without_the_engine_gets_none_of_its_jobs_and_does_the_o
     assert len(mirrored) == 4
     assert not mirrored & site.seen.get("without", set())
 
-    # With its only machine gone, a job waits for that machine, and others go on.
+    # A job whose only machine is gone waits for that machine. Other jobs go on.
     nodes.kill("with")
     await site.until(lambda workers: "with" not in workers)
     waiting = await site.send("w-waits", image=face, audio=wav(SECONDS), engine="mirror")

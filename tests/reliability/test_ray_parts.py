@@ -123,7 +123,7 @@ def test_what_any_machine_can_run_is_on_offer_and_stays_so():
 @pytest.fixture
 def actor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EngineActor:
     """An actor as Ray would make it, but in this process; its weights folder is `tmp_path`."""
-    # It takes over its process's log, and this is pytest's.
+    # An actor redirects its process's log. This process is pytest's own.
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", [])
     monkeypatch.setattr(root, "level", root.level)

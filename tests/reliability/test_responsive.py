@@ -95,7 +95,7 @@ for _ in range({N_CHECKS}):
 
 
 async def test_the_server_listens_within_a_second_and_a_half(make_server, tmp_path: Path):
-    """Seconds of the processor are what is held to it: the seconds on the wall are a busy machine's as well."""
+    """The limit holds for seconds of processor time, because wall time also contains the work of other programs."""
     server = make_server("preview")
     seconds, processor_s = [], []
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:

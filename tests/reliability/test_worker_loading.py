@@ -87,7 +87,7 @@ async def test_a_worker_that_is_stopped_while_it_loads_is_replaced(tmp_path: Pat
 
 
 async def test_a_load_without_progress_ends_with_the_reason_and_tasks_still_end(tmp_path: Path) -> None:
-    (tmp_path / "load").write_text("slow")  # for ever: heartbeats go on, progress does not
+    (tmp_path / "load").write_text("slow")  # Loading never ends: heartbeats go on, progress does not.
     async with running(tmp_path, worker_silence_s=6, load_timeout_s=1) as executor:
         worker = await idle(executor)
         state = executor.load_state()
@@ -131,7 +131,7 @@ async def test_tasks_end_even_when_no_worker_can_be_started(tmp_path: Path, monk
         with pytest.raises(errors.WorkerCrashed, match="ended with status 1"):
             await render(worker, make_task(tmp_path))
         executor.release(worker)
-        monkeypatch.undo()  # whatever was wrong is mended: the next start succeeds
+        monkeypatch.undo()  # The cause is removed, so the next start succeeds.
         await until(lambda: executor.workers()[0].state == "ready")
         assert (await render(await idle(executor), make_task(tmp_path))).n_frames == 50
 

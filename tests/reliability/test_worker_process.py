@@ -26,7 +26,7 @@ async def test_a_task_is_rendered_in_a_child_with_throttled_progress(tmp_path: P
         outcome = await job
         assert bar_numbers(task.output) == expected_bars(50)
         assert outcome.render_s > 1
-        # 50 frames in a good second: far fewer reports, and what they say of the whole never falls.
+        # 50 frames take a little over a second, so there are far fewer reports, and their progress never falls.
         assert 3 <= len(started.events) <= 10 * outcome.render_s + 8
         fractions = [event.fraction for event in started.events]
         assert fractions == sorted(fractions)
@@ -72,7 +72,7 @@ async def test_kill_9_mid_render_fails_only_that_task_and_a_second_try_resumes(t
         await spared
         assert bar_numbers(killed_task.output) == expected_bars(50)
         assert bar_numbers(spared_task.output) == expected_bars(50)
-        # The last resume point may or may not have reached the disk before the kill; the one before it had to.
+        # The last resume point may have missed the disk before the kill. The one before it must be there.
         allowed = {("resumed at 20",), ("resumed at 30",)} if save_every else {()}
         assert outcome.warnings in allowed
 

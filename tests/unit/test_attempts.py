@@ -166,7 +166,7 @@ def test_a_lost_gpu_in_a_retry_sends_the_job_to_a_fresh_process_with_its_first_v
     engine._preview.load()
     with pytest.raises(LipsyncError, match="lost its GPU") as raised:
         render(engine, task, lambda event: None, lambda: False, settings, options_model=Options)
-    assert "CUDA error" in str(raised.value.__cause__)  # by which the worker knows that its process must end
+    assert "CUDA error" in str(raised.value.__cause__)  # The worker ends its process when it sees this error.
     outcome = run(replace(task, n_crashes=1))
     assert [attempt.seed for attempt in outcome.attempts] == [42]
 

@@ -276,7 +276,7 @@ async def test_a_machine_that_starts_again_gets_the_wheel_it_was_made_for(api, s
     built.parent.mkdir()
     built.write_bytes(b"the wheel of that day")
     kept = keep_wheel(machines, built)
-    built.unlink()  # --from-source builds into a folder that is gone when `up` ends
+    built.unlink()  # --from-source builds into a temporary folder, which is deleted when `up` ends.
     for machine_id in ("5", "6"):
         remember(
             machines, RememberedMachine(provider="vast", machine_id=machine_id, price_per_hour=0.45, wheel=str(kept))
@@ -290,7 +290,7 @@ async def test_a_machine_that_starts_again_gets_the_wheel_it_was_made_for(api, s
     assert received == [b"the wheel of that day"]
     assert "a start  $0.060: 3 min until it is ready" in said
     forget(machines, "vast", "5")
-    assert kept.exists()  # machine 6 was made for it
+    assert kept.exists()  # The request rented machine 6.
     forget(machines, "vast", "6")
     assert not kept.parent.exists()
 

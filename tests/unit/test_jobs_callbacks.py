@@ -47,7 +47,7 @@ async def _until(true: Callable[[], Awaitable[bool]]) -> None:
 
 
 async def test_a_wall_clock_that_is_set_gives_up_no_callback_and_delays_none(database: Database) -> None:
-    """A machine's clock is set right by 400 days, and wrong again, while a receiver is away for a minute."""
+    """The clock jumps by 400 days and back while a receiver is away for a minute."""
     keeping, wall, n_posted = HandClock(0.0), HandClock(0.0), 0
 
     async def post(url: str, body: bytes, headers: dict[str, str]) -> int:
@@ -130,7 +130,7 @@ async def test_deliveries_that_are_on_the_way_are_not_sent_twice(database: Datab
 async def test_callbacks_of_an_older_server_are_tried_at_once_and_for_a_whole_day(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their times are of the wall clock: some 1.8 thousand million seconds."""
+    """Their times come from the wall clock: about 1.8e9 seconds."""
     path = tmp_path / "old.db"
     with monkeypatch.context() as older:
         older.setattr(connection, "STEPS", STEPS[:2])
@@ -162,7 +162,7 @@ async def test_a_failing_post_of_any_kind_keeps_the_callback(database: Database)
 
 
 async def test_a_callback_that_becomes_due_while_the_outbox_is_read_goes_out(database: Database) -> None:
-    """The clock passes the delivery's time between the question what is due and the question how long to wait."""
+    """The delivery becomes due after the outbox asked for due deliveries and before it asks how long to sleep."""
     arrived = asyncio.Event()
     readings = iter((0.0,))
 

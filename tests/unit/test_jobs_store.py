@@ -136,7 +136,7 @@ async def test_an_ended_job_stays_ended(store: Store):
 
 
 async def test_the_callback_is_due_with_the_end_and_never_before(store: Store, database: Database, keeping: HandClock):
-    """By the keeping clock: the wall clock says that the job ended at 99."""
+    """The keeping clock decides. By the wall clock the job ended at 99."""
     keeping.seconds = 7.0
     job = await add(store, callback_url="http://example.com/")
     await store.take(ENGINES, 1.0)

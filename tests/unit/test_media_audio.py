@@ -42,7 +42,7 @@ def test_each_promised_kind_has_its_exact_length_and_speech(
 
 
 def test_an_mp3_without_a_length_header_is_read_to_its_end(tmp_path: Path) -> None:
-    # libsndfile stops half way through such a file; text-to-speech services that stream send them.
+    # Streaming text-to-speech services send such files, and libsndfile stops half way through them.
     path = tmp_path / "streamed.mp3"
     with av.open(str(path), "w", format="mp3", options={"write_xing": "0"}) as out:
         stream = out.add_stream("libmp3lame", rate=44_100, layout="mono", options={"q": "7", "abr": "0"})
@@ -286,7 +286,7 @@ def test_an_mp4_whose_sound_lies_elsewhere_is_refused(
         assert [box.kind for box in boxes(file, 0, path.stat().st_size)][-1] == b"moov"
     with pytest.raises(UnsupportedMedia, match="another file or at a URL"):
         probe(path)
-    # Even past that check FFmpeg reads the file it was given, and no other.
+    # With that check disabled FFmpeg still reads the given file only.
     with path.open("rb") as file, open_av(file, "mov") as opened:
         assert opened.streams.audio[0].codec_context.name == "aac"
         list(opened.demux(audio=0))

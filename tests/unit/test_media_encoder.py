@@ -106,7 +106,7 @@ def test_a_killed_encoder_goes_on_after_its_last_durable_segment(tmp_path: Path)
         child.wait()
         child.stdout.close()
         n_durable = segments_in(folder)[-1].end if segments_in(folder) else 0
-        assert n_durable >= n_before  # what was durable stays so
+        assert n_durable >= n_before  # Segments that were durable before the kill are still there.
         n_before = n_durable
         if "done" in lines:
             break

@@ -130,11 +130,11 @@ def test_a_kill_by_the_caller_ends_the_decoder_at_once(pool: DecoderPool, tmp_pa
 
 
 def test_a_kill_that_comes_too_late_ends_nobody_else_s_task(pool: DecoderPool, picture: Path) -> None:
-    """Whoever waits for a decoder stops it from another thread, when the process may have a new file already."""
+    """The caller stops a decoder from another thread. By then the process may already decode another file."""
     for _ in range(20):
         with pool.process() as process:
             process.run(ProbePicture(picture, 10**6))
-            process.kill()  # it is done, and must not come back to the pool
+            process.kill()  # This process was stopped, so it must not return to the pool.
         pool.run(ProbePicture(picture, 10**6))
         with pool.process() as earlier:
             earlier.run(ProbePicture(picture, 10**6))
@@ -186,7 +186,7 @@ def test_a_decoder_process_knows_no_secret(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     process = DecoderProcess()
     try:
-        # Until the child has replaced the image of this process, its environment is this process's own.
+        # Until the child has called exec, /proc shows this process's environment for it.
         end = time.monotonic() + 20
         while "sandbox" not in " ".join(psutil.Process(process.pid).cmdline()) and time.monotonic() < end:
             time.sleep(0.01)
@@ -217,7 +217,7 @@ def test_an_answer_that_is_none_ends_in_a_sentence(picture: Path, monkeypatch: p
 def test_a_decoder_runs_after_the_server_where_the_kernel_shares_the_cpu_by_session(
     pool: DecoderPool, picture: Path
 ) -> None:
-    """Its session as a whole is nice: the niceness of a process counts within its session only."""
+    """The whole session of the decoder is nice, because Linux compares niceness within a session only (autogroup)."""
     own = Path("/proc/self/autogroup").read_text()
     with pool.process() as process:
         process.run(ProbePicture(picture, 10**7))

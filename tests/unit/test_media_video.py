@@ -69,7 +69,7 @@ def test_frames_in_are_frames_out_for_any_duration(
     audio = recording(folder / "a.wav", duration_s, rate)
     encoder = FrameEncoder(folder / "segments")
     start = 0
-    for length in ends:  # the engine ends segments wherever it likes
+    for length in ends:  # An engine may end a segment at any frame.
         end = min(n_frames, start + length)
         encoder.write(batch(start, end) if end > start else np.zeros((0, HEIGHT, WIDTH, 3), np.uint8))
         assert encoder.end_segment() == end

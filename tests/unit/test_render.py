@@ -157,7 +157,8 @@ def test_a_torn_resume_point_falls_back_to_the_one_before(tmp_path: Path, keep_b
 
 def test_frames_stored_after_the_last_resume_point_are_made_again(tmp_path: Path) -> None:
     task = interrupted(tmp_path)
-    max(task.scratch.glob("checkpoint-*.npz")).unlink()  # the crash came between the segment and its resume point
+    # The crash happened after the segment was written and before its resume point was.
+    max(task.scratch.glob("checkpoint-*.npz")).unlink()
     assert run(task).warnings == ("resumed at 30",)
     assert bar_numbers(task.output) == expected_bars(50)
 
@@ -227,7 +228,7 @@ def test_a_state_that_would_need_pickle_is_refused(tmp_path: Path) -> None:
 
 
 class _StuckSink:
-    """An encoder that stands still until it is let go."""
+    """An encoder that blocks until the test releases it."""
 
     def __init__(self) -> None:
         self.let_go = threading.Event()

@@ -192,7 +192,7 @@ async def test_a_pinned_manifest_names_commits_sizes_and_checksums(hub: Hub, tmp
 async def test_a_pinned_profile_is_resumed_at_its_commit_and_checked_against_its_own_checksum(
     hub: Hub, manifest: Manifest, tmp_path: Path
 ) -> None:
-    """The transfer breaks off. Later the hub has another file of the same size there, and vouches for that one."""
+    """The transfer breaks off. Then the hub has another file of the same size at that path, with its SHA-256."""
     source = manifest.sources["s"].model_copy(update={"revision": "c" * 40})
     fixed = manifest.model_copy(update={"sources": {"s": source}})
     assert fixed.moving_notice() is None
@@ -227,7 +227,7 @@ async def _half_a_pull(hub: Hub, manifest: Manifest, folder: Path, monkeypatch: 
 async def test_a_later_pull_goes_on_where_the_last_one_was_given_up(
     hub: Hub, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after a restart of the machine; and the bytes that are there count as room on the disk."""
+    """A new process resumes the download. The bytes that are already there are not asked of the disk again."""
     await _half_a_pull(hub, manifest, tmp_path, monkeypatch)
     (path, _) = await asyncio.to_thread(pull, "p", tmp_path, manifest=manifest)
     assert path.read_bytes() == BIG

@@ -30,12 +30,13 @@ def test_a_recorded_forward_is_the_plain_one_for_every_input_and_shape() -> None
 @gpu
 def test_a_forward_that_cannot_be_recorded_runs_all_the_same() -> None:
     def forward(inputs: Sequence[Tensor]) -> Tensor:
-        return inputs[0] * inputs[0].sum().item()  # the host waits for the GPU, which no graph can hold
+        # item() makes the host wait for the GPU. CUDA refuses to record such a call in a graph.
+        return inputs[0] * inputs[0].sum().item()
 
     graphed = GraphedForward(forward)
     x, stream = torch.randn(8, device="cuda"), torch.cuda.current_stream()
     for _ in range(2):
         torch.testing.assert_close(graphed([x]), forward([x]))
-    # Whatever else the process does on the GPU goes on as before.
+    # Later work of this process on the GPU is not affected by the failed recording.
     assert torch.cuda.current_stream() == stream
     assert torch.randn(8, device="cuda").isfinite().all()

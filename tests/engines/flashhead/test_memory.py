@@ -45,7 +45,7 @@ def _rounded(engine: FlashHeadEngine) -> int:
 
 
 def test_memory_that_runs_out_is_tried_once_more_in_8_bits(tiny_weights: Path, tmp_path: Path) -> None:
-    """In the second window, after the first one's frames have gone out."""
+    """The shortage comes in the second window, when the frames of the first window have been delivered."""
     engine = _engine(tiny_weights)
     whole = frames_of(engine, request_for(1.6), RecordingContext(tmp_path))
     engine.models.transformer.register_forward_pre_hook(_failing(lambda call: call == 4))

@@ -77,7 +77,7 @@ def test_a_still_square_gives_the_picture_back(size: tuple[int, int], angle: flo
 
 
 def ring_step(frame: Frames, crop: FaceCrop) -> float:
-    """The excess, in levels, of the steps across the square's sides over the steps one feather further in and out."""
+    """How much larger, in levels of 255, the steps across the square's sides are than the steps one feather away."""
     grey = frame.astype(float).mean(axis=2)
     left, top, right, bottom = (round(side) for side in crop.box)
     found = []
@@ -91,7 +91,7 @@ def ring_step(frame: Frames, crop: FaceCrop) -> float:
 
 
 def moved(square: Frames, dx: float, dy: float) -> Frames:
-    """The square with everything in it moved, as a body that sways: shares of its side."""
+    """The square's content moved by (dx, dy), given as shares of the square's side, as when a body sways."""
     side = square.shape[0]
     matrix = np.array([[1, 0, dx * side], [0, 1, dy * side]], np.float32)
     return np.asarray(cv2.warpAffine(square, matrix, (side, side), borderMode=cv2.BORDER_REFLECT))

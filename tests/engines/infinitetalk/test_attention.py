@@ -70,7 +70,7 @@ def test_the_models_output_does_not_depend_on_the_kernel() -> None:
 
 
 def test_speaker_map_is_the_masked_share_of_attention() -> None:
-    """Against the definition: softmax over the first frame's keys, summed over each mask, over the mask's size."""
+    """The result equals the definition: softmax over the first frame's keys, averaged over each mask."""
     g = torch.Generator().manual_seed(2)
     q, k = torch.randn(18, 4, 16, generator=g), torch.randn(18, 4, 16, generator=g)
     masks = torch.tensor([[1, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]]).float()

@@ -112,7 +112,8 @@ def test_longer_recordings_are_made_in_blocks_close_to_one_pass(model: Wav2Vec) 
     assert embedding._block_frames == 1500
     blocks = embedding.gather(np.arange(3250))
     one_pass = torch.stack(model.encode(embedding.features(0, 3250))[1:], 1)
-    # A random network attends to everything evenly, so what lies beyond the context matters more than in speech.
+    # A random network attends to all positions evenly, so sound beyond the context changes its output more
+    # than sound beyond the context changes a trained network's.
     assert float((blocks - one_pass).norm() / one_pass.norm()) < 0.1
     border = slice(1480, 1520)
     assert float((blocks[border] - one_pass[border]).norm() / one_pass[border].norm()) < 0.1

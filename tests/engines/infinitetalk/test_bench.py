@@ -126,7 +126,7 @@ def test_every_table_can_be_made_of_what_a_run_writes(bench: Bench, tmp_path: Pa
     blocks = "\n".join(f"<!-- begin {name} -->\n<!-- end {name} -->" for name in tables)
     made = bench_tables.with_tables(f"<!-- files: bench.json -->\n{blocks}", tmp_path)
     shown = dict(zip(tables, made.split("<!-- end "), strict=False))
-    # A profile needs a GPU, two of them need two; HTTP has its own test, which may not have run before this one.
+    # The section `profile` needs a GPU and `two_gpus` needs two. `http` has its own test, which may run after this one.
     empty = [name for name, text in shown.items() if "ot measured yet" in text]
     assert set(empty) <= {"profile", "profile_bf16", "http", "two_gpus"}
     assert bench_tables.with_tables(made, tmp_path) == made

@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 MISSING = {"missing": "it needs two cards"}
 ITSELF = (*benchmark.ITSELF, "--tiny")
 
-# Stands in for the benchmark's command: what a section does is its name. It writes as Bench does, without torch.
+# This stand-in replaces the benchmark's command. A section's name decides its behaviour, and no torch is needed.
 STAND_IN = """
 import argparse, json, os, pathlib, subprocess, sys, time
 parser = argparse.ArgumentParser()
@@ -157,7 +157,7 @@ spread(record, pathlib.Path({str(scratch)!r}), queue, ["0", "1"], {command!r})
     deadline = time.monotonic() + 60
     while "below" not in (found := read(path).get("hangs", {})) and time.monotonic() < deadline:
         time.sleep(0.1)
-    # Merged while the section was under way.
+    # The first section's numbers were merged while the second section was still running.
     assert "below" in found and "took_s" not in found
     run.terminate()
     assert run.wait(30) == 128 + 15
@@ -180,7 +180,7 @@ def test_the_command_spreads_its_sections_over_the_cards_that_it_sees(
     found = read(path)
     assert list(found) == ["machine", "soak", "int8", "loading"]
     assert {found[name]["sees"] for name in ("soak", "int8", "loading")} == {"0", "1"}
-    # The files to keep lie where a run on one card looks for them.
+    # The files that --keep preserves lie where a later run on one card looks for them.
     assert found["soak"]["scratch"] == str(scratch)
 
 

@@ -51,7 +51,7 @@ LOADERS: dict[str, Callable[[Path], object]] = {
 }
 # Tensors that no loader reads: unused scalars of quantised files, the text tower, and the vision tower's last layers.
 UNUSED = ("input_scale", "output_scale", "textual.", "log_scale", "visual.transformer.2.", "masked_spec_embed")
-# A size is read from these alone, so that with another size the others are said to differ (or nothing does).
+# The loader reads a model size from these tensors alone. With a wrong size here, other tensors are reported (or none).
 SIZED_BY = ("token_embedding.weight",)
 
 

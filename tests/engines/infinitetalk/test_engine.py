@@ -141,7 +141,7 @@ def test_one_speaker_among_several_is_chosen_by_a_box(engine: InfiniteTalkEngine
 
 
 def test_a_person_at_the_rim_whom_the_camera_leaves_ends_no_job(engine: InfiniteTalkEngine, tmp_path: Path) -> None:
-    """Fourteen seconds: the cut-out has drifted far enough by then."""
+    """Fourteen seconds are long enough for the cut-out to drift visibly."""
     request = request_for(14, second=True, camera_move=True, people=((0, 2, 8, 62), (110, 2, 195, 62)))
     request = replace(request, options=request.options.model_copy(update={"window_frames": 81, "motion_frames": 9}))
     assert isinstance(request.options, Options)

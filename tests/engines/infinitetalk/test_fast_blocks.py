@@ -72,7 +72,7 @@ def test_fast_blocks_compute_what_the_plain_ones_do(quant: Quantization, kernel:
     ("quant", "ours"), [("fp8", attention.EIGHT_BIT), ("int8", attention.EIGHT_BIT), ("none", ("bf16",))]
 )
 def test_auto_takes_the_fastest_of_our_own_attention(quant: Quantization, ours: tuple[str, ...]) -> None:
-    """Four heads are so few that either 8-bit kernel may be the faster one; the reason has both times."""
+    """With four heads either 8-bit kernel may be the faster one. The stated reason names both times."""
     model = random_transformer(HEADS_OF_128, device=DEVICE, quant=quant)
     assert model.attention is not None
     assert model.attention.ours in ours

@@ -89,7 +89,7 @@ def test_blocks_wait_in_pinned_memory_then_in_plain_memory_then_are_refused(
 def test_16_bit_files_are_rounded_to_8_bits_where_the_host_has_no_room_for_them(
     files_of: Callable[[Quantization], TransformerFiles],
 ) -> None:
-    """On a card that all blocks in 16 bits fit on, but for a few."""
+    """The card has room for nearly all blocks in 16 bits; a few do not fit."""
     free = 79
     assert _plan(CardOf(free, _host(4)), files_of("none"))[1] == "none"
     assert _plan(CardOf(free, _host(64), offload="blocks", quant="none"), files_of("none"))[1] == "none"
@@ -104,7 +104,7 @@ def test_the_check_can_be_switched_off(files_of: Callable[[Quantization], Transf
 
 
 def _machine_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, available_bytes: int) -> None:
-    """A container of so much memory, in the files that the kernel shows it by."""
+    """Files as the kernel shows them in a container with this memory limit."""
     cgroup = tmp_path / "cgroup"
     cgroup.mkdir()
     (cgroup / "memory.max").write_text(str(available_bytes))
@@ -131,7 +131,7 @@ def test_a_model_too_large_for_the_host_is_refused_before_a_file_is_read(
 
 
 def test_memory_that_cannot_be_pinned_is_told_once_and_taken_unpinned(caplog: pytest.LogCaptureFixture) -> None:
-    """A machine without CUDA cannot pin anything, so that the refusal is a real one."""
+    """Without CUDA torch refuses to pin memory, so this refusal is a real one."""
     if torch.cuda.is_available():
         pytest.skip("this machine can pin memory")
     with caplog.at_level(logging.WARNING):

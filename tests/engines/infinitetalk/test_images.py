@@ -28,7 +28,7 @@ _MASKS = golden_json("H_images/masks.json")
 def test_buckets_are_the_references() -> None:
     tables = golden_json("H_images/buckets.json")
     for name, resolution in _TABLES.items():
-        # As lists: of two equally near labels the first one counts.
+        # The labels are lists, because the first of two equally near labels counts.
         theirs = [(float(k), tuple(v)) for k, v in tables[name].items()]
         equal(f"H buckets {resolution}", list(BUCKETS[resolution].items()), theirs)
 
@@ -73,7 +73,7 @@ def test_person_masks_are_exact_once_the_axes_are_named_rightly(name: str) -> No
     masks = latent_masks(person_masks(tuple(case["source_h_w"]), boxes), tuple(case["target_h_w"]))
     expected = golden("H_images/masks.safetensors")
     meets(f"H masks {name}", masks, expected[f"{name}.latent_mask"].float(), 0)
-    # The same pictures as the transformer takes them: every second row and column.
+    # The same pictures at the transformer's resolution: every second row and column.
     meets(f"H masks {name}, tokens", masks[:, ::2, ::2], expected[f"{name}.token_mask"].float(), 0)
 
 

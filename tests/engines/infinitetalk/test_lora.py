@@ -139,7 +139,7 @@ def test_a_whole_file_as_published_changes_every_kind_of_layer(tmp_path: Path) -
 
 @pytest.mark.parametrize("quant", ["int8", "fp8"])
 def test_a_lora_merges_into_8_bit_weights(tmp_path: Path, quant: EightBit) -> None:
-    """Near the plain model with the same LoRA, nearer by far than without it; also from a quantised file."""
+    """Near the plain model with the same LoRA and far from the model without it; also from a quantised file."""
     down, up = pair()
     path = write(
         tmp_path / "l.safetensors",

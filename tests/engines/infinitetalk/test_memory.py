@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("small_pictures")
 def test_running_out_of_memory_is_tried_once_more_with_fewer_blocks(
     tiny_weights: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    """In the last forward of the first window, when TeaCache has counted 15 forwards already."""
+    """The shortage comes in the last forward of the first window, when TeaCache has counted 15 forwards."""
     engine = create(Settings(_env_file=None, weights_dir=tiny_weights, data_dir=tmp_path, device="cpu", preset="fast"))
     expected = frames_of(engine, request_for(0.56, **options), RecordingContext(tmp_path))
     transformer, calls = models_of(engine).transformer, []
@@ -46,7 +46,7 @@ def test_running_out_of_memory_is_tried_once_more_with_fewer_blocks(
 def test_running_out_of_memory_outside_of_a_window_is_tried_once_more_too(
     tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    """While the weights are read, the sound measured or the picture prepared: the error comes from the allocator."""
+    """The allocator raises while weights are read, while the sound is analysed, or while the picture is prepared."""
     settings = Settings(_env_file=None, weights_dir=tiny_weights, data_dir=tmp_path, device="cpu", preset="fast")
     engine = create(settings)
     module = models if part == "load_transformer" else job
@@ -139,7 +139,7 @@ def test_memory_does_not_grow_with_the_length(engine: InfiniteTalkEngine, tmp_pa
 def test_jobs_leave_no_tensors_behind(engine: InfiniteTalkEngine, tmp_path: Path) -> None:
     def n_bytes() -> int:
         gc.collect()
-        # By exact type: torch.compile keeps stand-ins without memory.
+        # The types are compared exactly, because torch.compile keeps subclass objects that hold no memory.
         tensors = [o for o in gc.get_objects() if type(o) in (torch.Tensor, torch.nn.Parameter) and not o.is_meta]
         storages = (tensor.untyped_storage() for tensor in tensors)
         return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())

@@ -40,7 +40,7 @@ def _process(rank: int, n_processes: int, folder: str) -> None:
     dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=n_processes)
     model = random_transformer(TINY, dtype=torch.float32)
     model.share_tokens(SequenceParallel(TINY.num_heads))
-    # Twice each: keys and values of the context are kept, and so are the rotary tables.
+    # Each case runs twice: the second run uses the stored keys and values of the context and the stored rotary tables.
     results = [[run(model, inputs_for(TINY, n_people, size=size)) for _ in range(2)] for n_people, size in CASES]
     model.compile_blocks(backend="eager")
     results += [[run(model, inputs_for(TINY, n_people, size=size))] for n_people, size in COMPILED]
@@ -92,7 +92,7 @@ def test_engines_in_step_make_the_video_of_one_and_stop_together(tiny_weights: P
         made = np.concatenate(list(together.generate(request, RecordingContext(tmp_path))))
     finally:
         together.close()
-    # Sums of another order are rounded to fp8 another way now and then, and random weights blow that up.
+    # Sums in another order are sometimes rounded to another fp8 value, and random weights enlarge that difference.
     difference = np.abs(made.astype(int) - expected)
     assert difference.mean() < 0.02
     assert (difference > 1).mean() < 1e-3

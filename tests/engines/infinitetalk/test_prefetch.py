@@ -107,7 +107,7 @@ def test_prefetched_conditioning_is_that_made_in_turn(parts: Parts, tmp_path: Pa
         assert _equal(made, expected)
         if following is not None:
             early.prefetch(following)
-        # As after running out of memory, when the next window's picture has been looked at already.
+        # The state after a shortage of memory: the next window's picture was already read.
         assert _equal(early.at(window), expected)
     assert len(early._made) == 1
 
@@ -243,7 +243,7 @@ def test_windows_are_prepared_early_only_where_there_is_room_for_both(
     settings = Settings(_env_file=None, weights_dir=tiny_weights, data_dir=tmp_path, device="cpu", preset="fast")
     models, need, free = Models(settings), Need("single", True, 640 * 640, 1), FreeBytes()
     monkeypatch.setattr(models._planner, "free_bytes", lambda: free.value)
-    # Without a device's memory; enough to keep CLIP there, and no more; less; more.
+    # Four cases: no device memory; just enough to keep CLIP there; less; more.
     for free.value, prepared in ((None, False), (9 * 10**9, False), (6 * 10**9, False), (14 * 10**9, True)):
         models._release_transformer()
         models.load_transformer(need, lambda stage, done, total: None)
@@ -287,7 +287,7 @@ def test_streams_under_load_leave_every_bit_as_it_was() -> None:
         for _ in range(5):
             conditions = parts.conditions()
             for window, following in zip(windows, [*windows[1:], None], strict=True):
-                # The main stream comes to these copies only behind what keeps it busy here.
+                # The main stream reaches these copies only after the long operation that this test queued before them.
                 torch.cuda._sleep(50_000_000)
                 seen = [tensor.clone() for tensor in conditions.at(window).tensors]
                 torch.cuda._sleep(50_000_000)
@@ -338,7 +338,7 @@ def test_a_gpu_renders_the_same_frames_both_ways(
     engine = create(settings)
     with monkeypatch.context() as patch:
         patch.setattr(Models, "encodes_beside", lambda self, need: False)
-        # Once more, because the first job also compiles.
+        # The job runs twice, because the first run also compiles.
         frames_of(engine, request, RecordingContext(tmp_path))
         expected = frames_of(engine, request, RecordingContext(tmp_path))
     assert models_of(engine).side._side is None

@@ -34,7 +34,7 @@ def test_every_public_file_is_recognised(file: PublicFile, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("base", BASES, ids=lambda file: file.name)
 def test_base_and_patch_files_fill_the_transformer(base: PublicFile, tmp_path: Path) -> None:
-    """The loader compares names and shapes both ways, and reads the sizes of the 14B model from the shapes."""
+    """The loader compares names and shapes in both directions, and reads the 14B model's sizes from the shapes."""
     path = base.write(tmp_path)
     for patch in PATCHES:
         opened = open_transformer(path, patch.write(tmp_path), None)

@@ -108,7 +108,7 @@ def _published_cases() -> list[tuple[str, int, int]]:
 
 @pytest.mark.parametrize(("kind", "shape", "n_people"), _published_cases())
 def test_published_layout_gives_the_reference_output(tmp_path: Path, kind: EightBit, shape: int, n_people: int) -> None:
-    """float32 with exact products. The fp8 file's map is partial, and what it leaves out comes from the plain model."""
+    """float32 with exact products. The fp8 file holds some layers only; the others come from the plain model."""
     tensors = load_file(golden_path(f"F_quant/dit_tiny_{kind}.safetensors"))
     quant_map = golden_path(f"F_quant/dit_tiny_{kind}.json").read_text()
     if kind == "fp8":

@@ -62,7 +62,7 @@ def test_weights_are_bit_for_bit_those_of_a_fresh_load_after_ten_switches(
         return held(model)
 
     def held(model: InfiniteTalkTransformer) -> dict[str, Tensor]:
-        """All weights; streamed blocks as they come through the device's buffers."""
+        """All weights. Streamed blocks are read from the device's buffers, as a forward reads them."""
         found = {name: value.clone() for name, value in model.named_parameters() if not name.startswith("blocks.")}
         for index, block in enumerate(model.runner):
             found |= {f"blocks.{index}.{name}": value.clone() for name, value in block.named_parameters()}

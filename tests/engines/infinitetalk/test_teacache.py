@@ -45,7 +45,7 @@ def test_a_skipped_forward_adds_the_last_residual_of_its_slot() -> None:
     e, _ = model.embed_time(inputs["timestep"])
     grid = (3, 2, 3)
     for skipped, source in ((15, 12), (16, 13), (17, 14)):
-        # With the same latent the blocks would add what they added to the source: the head's input tells.
+        # With the same latent the blocks would add the same residual again. The head's input shows whether they did.
         seen: dict[str, torch.Tensor] = {}
         hook = model.head.register_forward_hook(lambda _, given, __, seen=seen: seen.__setitem__("x", given[0]))
         torch.testing.assert_close(model(latents[source], inputs["timestep"], conditioning), outs[source])
@@ -65,7 +65,7 @@ def test_an_unchanged_time_embedding_counts_as_little_change() -> None:
 
 @pytest.mark.parametrize("passes", [1, 2, 3])
 def test_every_pass_has_its_own_slot_and_every_window_begins_anew(passes: int) -> None:
-    """Unlike the reference's count of three whatever is made, with which two passes take each other's residuals."""
+    """The reference always counts three passes. With two passes its count assigns each residual to the wrong pass."""
     steps, cache = 12, TeaCache("480p", steps=12, threshold=1e12, passes=passes)
     e0 = torch.ones(1, 6, 8)
     for _ in range(2):

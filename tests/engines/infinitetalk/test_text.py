@@ -70,7 +70,7 @@ def test_a_prompt_seen_before_is_answered_from_the_cache(tiny_weights: Path, tmp
     first = encoder.encode([text.clean_prompt("a  man  talks"), "rain"])
     assert first[0].shape[0] == len("a man talks") + 1, "one token a byte and the end token"
     stat = weights.stat()
-    weights.write_bytes(b"\0" * stat.st_size)  # nothing can be read from it any more
+    weights.write_bytes(b"\0" * stat.st_size)  # From here on every read of this file fails.
     os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     again = encoder.encode(["a man talks", "rain"])
     assert max(error(a, b) for a, b in zip(again, first, strict=True)) == 0

@@ -120,7 +120,7 @@ def test_each_kernel_computes_what_plain_torch_does(channels: int, edge: int, dt
     history = _values(channels, 2, 6, 10 + 2 * edge, dtype)
     for n_frames in (1, 4):
         x, y = (_values(channels, n_frames, 6, 10, dtype) for _ in range(2))
-        # add may overwrite what it is given.
+        # add() may overwrite its argument.
         torch.testing.assert_close(vae_kernels.add(x.clone(), y), ops.add(x, y), **close)
         torch.testing.assert_close(vae_kernels.add(x.clone(), y, bias), ops.add(x, y, bias), **close)
         for b in (None, bias):

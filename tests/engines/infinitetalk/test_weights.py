@@ -96,7 +96,7 @@ def test_a_fast_preset_without_files_for_few_steps_names_the_profile_to_download
     assert profile.endswith("-fast")
     _, warnings = choose_transformer(_settings(folder), None, people="single", distilled=True, has_lora=True)
     assert warnings == ()
-    # A LoRA that is not known to be for few steps does not make them good.
+    # A LoRA that is not recognised as step-distilled does not silence the warning about few steps.
     _, warnings = choose_transformer(_settings(folder, lora="a.safetensors"), None, people="single", distilled=True)
     assert "rough" in warnings[0]
 

@@ -237,7 +237,7 @@ def test_frames_are_as_sharp_as_the_portrait(engine: PreviewEngine, portrait: Fr
 
 
 def test_movement_is_smooth(engine: PreviewEngine, portrait: Frames) -> None:
-    """Second differences outside the lower face stay small against first ones, as in the evaluation harness."""
+    """Outside the lower face, second differences over time stay small beside first differences (no shaking)."""
     frames = render(engine, request(portrait, 4.0, blinks=False))
     grey = np.stack([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in frames]).astype(np.float32)[:, :125]
     first = np.abs(np.diff(grey, axis=0)).mean()

@@ -196,7 +196,7 @@ def test_a_picture_with_odd_sides_and_one_beyond_1080p_give_even_videos(engine: 
 
 
 def test_memory_does_not_grow_with_the_recording(engine: SadTalkerEngine, tmp_path: Path) -> None:
-    """Coefficients, mel and poses of ten minutes, of which only what the renderer is at is held."""
+    """Coefficients, mel and poses of ten minutes. Only the part that is being rendered is held in memory."""
     n_samples = 600 * 16_000
     sound = np.memmap(tmp_path / "speech.f32", np.float32, "w+", shape=(n_samples,))
     asked = RenderRequest(FACE, sound, 600.0, Options(preprocess="crop", precision="float32"))

@@ -1,4 +1,4 @@
-"""Face restoration: what it is given, what comes out, and what is said where it cannot be done.
+"""Face restoration: the crops that the model gets, the frames that come out, and the message where it cannot run.
 
 spandrel needs torchvision, whose wheels want a CUDA build of torch, so it is not among what the tests install; where it
 is there, the last test runs GFPGAN itself at full size with random weights.
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 
 class Warmer(nn.Module):
-    """In GFPGAN's place: takes [-1, 1] at 512, moves red up, leaves the range here and there."""
+    """A stand-in for GFPGAN: reads [-1, 1] at 512 pixels, raises red, and sometimes leaves the range."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -198,7 +198,7 @@ def test_a_torch_file_of_something_else_is_refused(folder: Path, content: object
 
 
 def test_training_state_beside_the_mapping_is_not_read(folder: Path) -> None:
-    """As published: an optimiser and a discriminator in the same file, several times the size of what is needed."""
+    """The published file also holds an optimiser and a discriminator, several times the size of the needed tensors."""
     path = folder / official.MAPPING_70
     content = torch.load(path, weights_only=True)
     content |= {"optimizer": {"state": [torch.zeros(100_000)]}, "discriminator": {"w": torch.zeros(7)}, "epoch": 229}

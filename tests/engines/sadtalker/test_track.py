@@ -24,7 +24,7 @@ def networks() -> tuple[ExpNet, PoseVAE]:
 
     exp_net = build(ExpNet, below("audio2exp."), "audio2exp", "random")
     pose_vae = build(PoseVAE, below("audio2pose."), "audio2pose", "random")
-    # With random weights the motion hardly depends on the noise; a real one moves the head by it.
+    # With random weights the noise hardly changes the motion. This stand-in moves the head as a trained network does.
     pose_vae.decoder.MLP.L0.weight.data[:, 6:70] *= 20
     pose_vae.decoder.pose_linear.weight.data *= 10
     return exp_net, pose_vae
@@ -50,7 +50,7 @@ def pose_track(network: PoseVAE, n_frames: int, join: PoseJoin) -> PoseTrack:
 
 
 class _SteadyDecoder(torch.nn.Module):
-    """Holds the head still within a block, at a place that the noise decides: what is left are the borders."""
+    """Keeps the head still within a block, at a position drawn from the noise. Only block borders then show motion."""
 
     n_frames, n_latent = 32, 64
 
@@ -76,7 +76,7 @@ def test_blended_blocks_do_not_jump_where_independent_ones_do() -> None:
     independent, blended = steps("independent"), steps("blended")
     assert sorted(np.flatnonzero(independent > 1e-6)) == list(range(0, n_frames - 1, 32))
     assert np.median(independent[::32]) > 1
-    # Half a period of a raised cosine over 16 frames: no step is larger than a tenth of the way.
+    # Half a period of a raised cosine over 16 frames: its largest step is less than a tenth of the whole.
     assert blended.max() < 0.16 * independent.max()
     places = pose_track(steady, n_frames, "blended").raw(0, n_frames)
     assert 0.5 < places[64:].std(axis=0).mean() < 1.3

@@ -13,7 +13,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from lipsync_server.media.mp4.marking import SOURCE_TYPE
 from s3_server import KEY, SECRET, Bucket, Line, slow_line
+from seal import seal_of
 from server_process import ServerProcess
 from site_kit import form, wav
 
@@ -21,7 +23,7 @@ N_KILLS = int(os.environ.get("LIPSYNC_TEST_KILLS", "5"))
 SLOW = {"options": json.dumps({"seconds_per_frame": 0.01, "save_every": 5})}
 
 
-def store_in(server: ServerProcess, line: Line) -> None:
+def store_in(server: ServerProcess, line: Line | Bucket) -> None:
     server.settings |= {"STORE": "s3://videos/from/lipsync/", "STORE_ENDPOINT": f"http://127.0.0.1:{line.port}"}
     server.environment |= {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
 
@@ -111,6 +113,27 @@ async def test_kill_9_at_any_moment_leaves_every_copy_complete(make_server, sess
             assert hashlib.sha256(copy).hexdigest() == job["result"]["sha256"]
         assert copies == before
     print(f"killed at stages {stages}")
+
+
+async def test_the_copy_in_s3_is_the_video_byte_for_byte_and_its_seal_is_valid(make_server, session, bucket, tmp_path):
+    before = await bucket.contents()
+    server = make_server()
+    store_in(server, bucket)
+    server.start()
+    await server.answers(session)
+    job = await end_of(server, session, await submit(server, session))
+    copies = await bucket.contents()
+    (name,) = copies.keys() - before.keys()
+    async with session.get(f"{server.url}/v1/jobs/{job['id']}/video") as response:
+        assert copies[name] == await response.read()
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes(copies[name])
+    seal = await asyncio.to_thread(seal_of, copy)
+    assert (seal.state, seal.source_types) == ("Valid", [SOURCE_TYPE])
+    changed = bytearray(copies[name])
+    changed[changed.index(b"mdat") + 40] ^= 0xFF
+    copy.write_bytes(changed)
+    assert (await asyncio.to_thread(seal_of, copy)).state == "Invalid"
 
 
 async def test_a_rendered_video_is_not_rendered_again(make_server, session, bucket, tmp_path):

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 
 import type { N8n, NodeSpec, Workflow } from './n8n.mjs';
 import { PACKAGE } from './places.mjs';
+import type { Stage } from './stage.mjs';
 import { LIPSYNC } from './workflows.mjs';
 
 /** Credentials by the end of a node's type, beside those of Lipsync. */
@@ -57,4 +58,16 @@ export async function sendForm(n8n: N8n, flow: Workflow, ...files: FormFile[]): 
 	const text = await answer.text();
 	assert.ok(answer.ok, text);
 	return (JSON.parse(text) as { formWaitingUrl?: string }).formWaitingUrl ?? '';
+}
+
+/** Send the form of an example with the stage's portrait, or another picture, and its recording. */
+export async function sendPair(stage: Stage, flow: Workflow, picture?: Buffer): Promise<string> {
+	const portrait = picture ?? readFileSync(stage.file('one/portrait.jpg'));
+	const recording = readFileSync(stage.file('one/speech.wav'));
+	return await sendForm(
+		stage.n8n,
+		flow,
+		{ name: 'me.jpg', type: 'image/jpeg', bytes: portrait },
+		{ name: 'me.wav', type: 'audio/wav', bytes: recording },
+	);
 }

@@ -3,6 +3,7 @@ import { after, before, describe } from 'node:test';
 
 import { checkCases } from './checking.mjs';
 import { essentialCases } from './essential.mjs';
+import { countdownCases } from './machines.mjs';
 import { parkedCases } from './parked.mjs';
 import { sharingCases } from './sharing.mjs';
 import { N8N_1 } from './places.mjs';
@@ -25,4 +26,5 @@ describe('the node in n8n 1.x', { timeout: 900_000 }, () => {
 	sharingCases(() => stage);
 	webhookCases(() => stage);
 	parkedCases(() => stage);
+	countdownCases(() => stage);
 });

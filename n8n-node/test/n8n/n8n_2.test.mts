@@ -8,11 +8,11 @@ import { after, before, describe, it } from 'node:test';
 
 import { checkCases } from './checking.mjs';
 import { essentialCases } from './essential.mjs';
-import { example as shipped, sendForm } from './example.mjs';
+import { example as shipped, sendPair } from './example.mjs';
 import { GoogleStandIn, serviceAccount } from './google.mjs';
 import { TOKEN, type LipsyncServer } from './lipsync.mjs';
+import { countdownCases, rentedCases } from './machines.mjs';
 import { output, type N8n, type NodeSpec, type Workflow } from './n8n.mjs';
-import { PROVIDER_KEY, ProviderProcess } from '../unit/provider.mjs';
 import { N8N_2, eventually } from './places.mjs';
 import { parkedCases } from './parked.mjs';
 import { sharingCases } from './sharing.mjs';
@@ -20,60 +20,12 @@ import { Stage } from './stage.mjs';
 import { webhookCases } from './webhook.mjs';
 import { end, fromFiles, line, lipsync, start, write } from './workflows.mjs';
 
-interface Rented {
-	id: string;
-	start: string;
-	look: string;
-	stop: string;
-	isStop: (body: Record<string, unknown> | null) => boolean;
-	/** The provider's answer about the machine whose server is reached at `port`. */
-	answer: (port: number) => [number, unknown];
-}
-
-const RENTED: Record<string, Rented> = {
-	vast: {
-		id: '5',
-		start: 'PUT /instances/5/',
-		look: 'GET /instances/5/',
-		stop: 'PUT /instances/5/',
-		isStop: (body) => body?.state === 'stopped',
-		answer: (port) => {
-			const ports = { '5000/tcp': [{ HostPort: String(port) }] };
-			const at = { actual_status: 'running', public_ipaddr: '127.0.0.1', ports, dph_total: 0.41 };
-			return [200, { instances: at }];
-		},
-	},
-	runpod: {
-		id: 'pod7',
-		start: 'POST /pods/pod7/action',
-		look: 'GET /pods/pod7',
-		stop: 'POST /pods/pod7/action',
-		isStop: (body) => body?.action === 'stop',
-		answer: (port) => {
-			const ports = [{ private: 5000, public: port, type: 'tcp', ip: '127.0.0.1' }];
-			return [200, { id: 'pod7', status: 'RUNNING', cost: 0.34, runtime: { ports } }];
-		},
-	},
-	tensordock: {
-		id: 'vm-9',
-		start: 'POST /instances/vm-9/start',
-		look: 'GET /instances/vm-9',
-		stop: 'POST /instances/vm-9/stop',
-		isStop: () => true,
-		answer: (port) => {
-			const at = { status: 'running', ipAddress: '127.0.0.1', portForwards: { '5000': port } };
-			return [200, { data: { id: 'vm-9', attributes: { ...at, rateHourly: 0.41 } } }];
-		},
-	},
-};
-
 describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 	const certificates = mkdtempSync(join(tmpdir(), 'lipsync-google-'));
 	const flows: Record<string, Workflow> = {};
 	let stage: Stage;
 	let server: LipsyncServer;
 	let google: GoogleStandIn;
-	let api: ProviderProcess;
 	let n8n: N8n;
 
 	before(async () => {
@@ -83,7 +35,6 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 			NODE_EXTRA_CA_CERTS: google.authority,
 		});
 		({ server, n8n } = stage);
-		api = await ProviderProcess.start();
 		defineFlows();
 		const bearer = {
 			id: 'bearer',
@@ -101,7 +52,6 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 	after(async () => {
 		await stage?.clear();
 		google?.stop();
-		api?.stop();
 		rmSync(certificates, { recursive: true, force: true });
 	});
 
@@ -110,6 +60,11 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 	sharingCases(() => stage);
 	webhookCases(() => stage);
 	parkedCases(() => stage);
+	countdownCases(() => stage);
+	rentedCases(
+		() => stage,
+		() => google,
+	);
 
 	it('hands the bytes and the name of the video to the next node', async () => {
 		const run = await n8n.runToEnd(flows.poll);
@@ -217,7 +172,7 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 	});
 
 	it('runs the example from a form to a download, without any account but the server', async () => {
-		const waiting = await sendPair(flows.form);
+		const waiting = await sendPair(stage, flows.form);
 		const page = await eventually('the page with the video', async () => {
 			// While the workflow runs, n8n keeps the request open.
 			const answer = await fetch(waiting, { signal: AbortSignal.timeout(5_000) }).catch(() => null);
@@ -233,54 +188,6 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 		const bytes = readFileSync(join(n8n.files, 'portrait-lipsync.mp4'));
 		assert.equal(sha256(bytes), output(run, 'Lipsync')[0].json.sha256);
 	});
-
-	for (const [provider, rented] of Object.entries(RENTED)) {
-		it(`runs the example of a rented machine at ${provider}, and stops it although the video fails`, async () => {
-			const { id } = rented;
-			await api.answers(rented.start, [200, { success: true }]);
-			await api.answers(rented.stop, [200, { success: true }]);
-			await api.answers(rented.look, rented.answer(1), rented.answer(server.port));
-			const account = await n8n.saveCredential(provider, 'lipsyncMachineApi', {
-				provider,
-				apiKey: PROVIDER_KEY,
-				apiUrl: api.url,
-			});
-			const flow = await n8n.save(
-				example('5-rented-gpu.json', [
-					['12345678', id],
-					['the-token-of-its-server', TOKEN],
-				]),
-			);
-			for (const node of flow.nodes) {
-				if (node.parameters?.resource === 'machine')
-					node.credentials = { lipsyncMachineApi: account };
-			}
-			await n8n.rest('PATCH', `/workflows/${flow.id}`, {
-				nodes: flow.nodes,
-				versionId: flow.versionId,
-			});
-			const [method, path] = rented.stop.split(' ');
-			const stops = async () =>
-				(await api.calls(method, path)).filter(({ body }) => rented.isStop(body)).length;
-			await sendPair(flow);
-			await eventually('the upload', () =>
-				google.uploads.find(({ name }) => name === 'me-lipsync.mp4'),
-			);
-			google.uploads.length = 0;
-			await eventually('the machine to stop', async () =>
-				(await stops()) === 1 ? true : undefined,
-			);
-			await sendPair(flow, Buffer.from('this is no picture'));
-			await eventually('the machine to stop', async () =>
-				(await stops()) === 2 ? true : undefined,
-			);
-			const failed = await eventually('the failed execution', async () =>
-				(await n8n.executionsOf(flow)).find(({ status }) => status === 'error'),
-			);
-			assert.match(String(failed.data.resultData.error?.message), /picture|read/i);
-			assert.equal(google.uploads.length, 0);
-		});
-	}
 
 	it('leaves the plain HTTP Request node working as before', async () => {
 		const run = await n8n.runToEnd(flows.plain);
@@ -312,18 +219,6 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 		);
 		assert.ok(options.some(({ value }) => value === 'preview'));
 	});
-
-	/** Send the form of an example with the portrait or another picture. */
-	async function sendPair(flow: Workflow, picture?: Buffer): Promise<string> {
-		const portrait = picture ?? readFileSync(stage.file('one/portrait.jpg'));
-		const recording = readFileSync(stage.file('one/speech.wav'));
-		return await sendForm(
-			n8n,
-			flow,
-			{ name: 'me.jpg', type: 'image/jpeg', bytes: portrait },
-			{ name: 'me.wav', type: 'audio/wav', bytes: recording },
-		);
-	}
 
 	function defineFlows(): void {
 		const one = (id: string, ...rest: NodeSpec[]) =>

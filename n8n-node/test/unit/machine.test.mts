@@ -18,6 +18,14 @@ import { json, problem, serve, type Scripted } from './scripted.mjs';
 type Parameters = Record<string, unknown>;
 
 const READY = { ready: true, stage: 'ready', fraction: 1, detail: 'preview is loaded.' };
+const IDLE = {
+	enabled: true,
+	after_minutes: 5,
+	in_s: null as number | null,
+	kept_s: 0,
+	price_per_hour: 0.41,
+	start_cost: { amount: 0.082, currency: 'USD', minutes_until_ready: 7, minutes_until_stop: 5 },
+};
 const ENGINES = {
 	engines: [
 		{ name: 'preview', available: true, reason: '' },
@@ -307,6 +315,51 @@ describe('rented machines', () => {
 				return true;
 			},
 		);
+	});
+
+	it('counts down to the idle stop, and keeps the machine, with the token of its own server', async (t) => {
+		let idle: typeof IDLE = { ...IDLE, in_s: 290 };
+		const server = await serve(t, (asked, response) => {
+			const isKnown = asked.headers.authorization === 'Bearer tok';
+			if (asked.path === '/readyz') json(response, 200, READY);
+			else if (!isKnown) problem(response, 401, 'unauthorized', 'The token is not known.');
+			else if (asked.path === '/v1/idle-stop') json(response, 200, idle);
+			else if (asked.path === '/v1/idle-stop/keep') {
+				const { minutes } = JSON.parse(asked.body.toString()) as { minutes: number };
+				idle = { ...idle, in_s: minutes * 60, kept_s: minutes * 60 };
+				json(response, 200, idle);
+			} else problem(response, 404, 'not_found', 'No such page.');
+		});
+		await api.answers('GET /instances/5/', vastAt(portOf(server)));
+		const status = async (machineToken: string) => {
+			const parameters = { operation: 'getStatus', machineId: '5', machineToken };
+			return (await execute(at('vast', parameters)))[0].json;
+		};
+		const before = await status('tok');
+		assert.equal(before.stops_in_minutes, 4.8);
+		assert.equal(before.next_start_costs, '0.082 USD');
+		assert.match(String(before.stops), /^in 4 minutes unless .*Machine > Keep Running keeps it$/);
+		assert.match(String((await status('')).stops), /^unknown: Server Token is empty/);
+		assert.match(String((await status('other')).stops), /^unknown: The token is not known/);
+
+		const keep = (machineToken: string, keepMinutes: number) =>
+			execute(at('vast', { operation: 'keep', machineId: '5', machineToken, keepMinutes }));
+		const [kept] = await keep('tok', 45);
+		assert.deepEqual([kept.json.kept_minutes, kept.json.stops_in_minutes], [45, 45]);
+		assert.match(String((await status('tok')).stops), /^in 45 minutes .*somebody keeps it/);
+		await assert.rejects(keep('other', 45), (error: NodeOperationError) => {
+			assert.match(error.message, /The token is not known/);
+			assert.match(String(error.description), /Machine > Start/);
+			return true;
+		});
+		await assert.rejects(keep('tok', 721), /Minutes is 721; it has to be a number from 0 to 720/);
+
+		idle = { ...IDLE, in_s: null };
+		assert.match(String((await status('tok')).stops), /^not counting down: a job runs/);
+		idle = { ...IDLE, enabled: false, in_s: null };
+		assert.match(String((await status('tok')).stops), /^never by itself: use Machine > Stop/);
+		await api.answers('GET /instances/5/', [200, { instances: { actual_status: 'exited' } }]);
+		await assert.rejects(keep('tok', 45), /does not run, so it cannot be kept: it is stopped/);
 	});
 
 	it('waits when there are too many requests, and sends a create only once', async () => {

@@ -1,17 +1,12 @@
 /** Waits until a machine runs and the Lipsync server on it takes jobs. */
-import {
-	NodeOperationError,
-	type IExecuteFunctions,
-	type IHttpRequestOptions,
-	type IN8nHttpFullResponse,
-} from 'n8n-workflow';
+import { NodeOperationError, type IExecuteFunctions } from 'n8n-workflow';
 
-import { parsed, pause } from '../api/client';
+import { pause } from '../api/client';
 import type { Readiness, ServerInfo } from '../api/types';
+import { detailOf, look } from './look';
 import type { Machine, Provider } from './machine';
 
 const LOOK_EVERY_MS = 5_000;
-const LOOK_TIMEOUT_MS = 15_000;
 /** After a start, a provider may still answer "stopped" for this long. */
 const STILL_STOPPED_MS = 60_000;
 
@@ -74,7 +69,7 @@ export async function readReadiness(
 	context: IExecuteFunctions,
 	url: string,
 ): Promise<Readiness | undefined> {
-	const body = await readPublic(context, { url: `${url}/readyz` });
+	const body = (await look(context, { url: `${url}/readyz` }))?.body;
 	return body instanceof Object && typeof (body as Readiness).ready === 'boolean'
 		? (body as Readiness)
 		: undefined;
@@ -86,39 +81,14 @@ export async function readMissing(
 	url: string,
 	token: string,
 ): Promise<string[]> {
-	const headers = token === '' ? {} : { Authorization: `Bearer ${token}` };
-	const body = await readPublic(context, { url: `${url}/v1/engines`, headers });
-	const engines = (body as Partial<ServerInfo> | undefined)?.engines;
+	const answer = await look(context, { url: `${url}/v1/engines` }, token);
+	const engines = (answer?.body as Partial<ServerInfo> | undefined)?.engines;
 	if (!Array.isArray(engines)) {
-		const detail = (body as { detail?: unknown } | undefined)?.detail;
-		return [
-			`access: ${typeof detail === 'string' ? detail : 'the server gave no list of engines'}`,
-		];
+		return [`access: ${detailOf(answer, 'the server gave no list of engines')}`];
 	}
 	return engines
 		.filter(({ available }) => !available)
 		.map(({ name, reason }) => `${name}: ${reason}`);
-}
-
-async function readPublic(
-	context: IExecuteFunctions,
-	options: IHttpRequestOptions,
-): Promise<unknown> {
-	try {
-		const response = (await context.helpers.httpRequest({
-			...options,
-			method: 'GET',
-			returnFullResponse: true,
-			ignoreHttpStatusErrors: true,
-			disableFollowRedirect: true,
-			timeout: LOOK_TIMEOUT_MS,
-			abortSignal: AbortSignal.timeout(LOOK_TIMEOUT_MS),
-		})) as IN8nHttpFullResponse;
-		return parsed(response.body);
-	} catch {
-		// No server answers at the address yet. The caller polls again.
-		return undefined;
-	}
 }
 
 function minutes(ms: number): string {

@@ -21,6 +21,7 @@ import { readMissing, waitUntilReady } from '../../machines/ready';
 import { chooseSoftware } from '../../machines/software';
 import type { Operation } from '../../operation';
 import { machineIdField, readMachineId } from './machineId';
+import { readServerToken, serverTokenField } from './serverToken';
 
 const MINUTE_MS = 60_000;
 /** As `lipsync cloud up --idle-stop` has it. */
@@ -52,10 +53,7 @@ const fields: INodeProperties[] = [
 	},
 	{ ...machineIdField, default: '', displayOptions: { show: { startMode: ['existing'] } } },
 	{
-		displayName: 'Server Token',
-		name: 'machineToken',
-		type: 'string',
-		typeOptions: { password: true },
+		...serverTokenField,
 		default: '',
 		hint: 'The token that the server on this machine was set up with. It goes into the output for the next node',
 		displayOptions: { show: { startMode: ['existing'] } },
@@ -249,7 +247,7 @@ async function take(
 	if (context.getNodeParameter('startMode', i) === 'existing') {
 		const id = readMachineId(context, i);
 		await provider.act(id, 'start');
-		return { id, token: text(context.getNodeParameter('machineToken', i, '')), isNew: false };
+		return { id, token: readServerToken(context, i), isNew: false };
 	}
 	const name = fingerprint(context, i);
 	const label = `lipsync-${name.slice(0, 12)}`;

@@ -7,8 +7,10 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+from call_receiver import CallReceiver, call_receiver
 from lipsync_server.http.app import create_app
 from lipsync_server.http.inputs.fetch import Fetcher
+from lipsync_server.jobs.delivery import callbacks
 from lipsync_server.jobs.running.finish import AfterRender
 from lipsync_server.media.sandbox.pool import DecoderPool
 from lipsync_server.settings import Settings
@@ -55,3 +57,15 @@ async def start(tmp_path: Path, decoders: DecoderPool) -> AsyncIterator[Start]:
 @pytest.fixture
 async def site(start: Start) -> Site:
     return await start()
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[CallReceiver]:
+    async with call_receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def quick_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that was not accepted is repeated after thousandths of the product's pauses."""
+    monkeypatch.setattr(callbacks, "_FIRST_PAUSE_S", 0.002)

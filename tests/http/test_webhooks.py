@@ -1,19 +1,14 @@
 """A webhook gets one call for each ended job of its owner, signed with its own key, until it is removed."""
 
 import asyncio
-import hashlib
-import hmac
-import json
-import re
-from collections.abc import AsyncIterator
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
+from call_receiver import CallReceiver
 from lipsync_server.jobs.database.webhooks import MAX_WEBHOOKS
 from lipsync_server.jobs.delivery import callbacks
 from site_kit import Json, Site, form
 
+pytestmark = pytest.mark.usefixtures("quick_repeats")
 TOKENS = "alice:a,bob:b,o"
 
 
@@ -22,45 +17,6 @@ def by(token: str) -> dict[str, str]:
 
 
 ALICE, BOB, OWNER = by("a"), by("b"), by("o")
-
-
-class Receiver:
-    """A server with the addresses /0, /1 ...: each answers with its status and keeps what came."""
-
-    def __init__(self) -> None:
-        self.status = 200
-        self.calls: dict[str, asyncio.Queue[tuple[dict[str, str], bytes]]] = {}
-        self.root = ""
-
-    async def handle(self, request: web.Request) -> web.Response:
-        self.queue(request.path).put_nowait((dict(request.headers), await request.read()))
-        return web.Response(status=self.status)
-
-    def queue(self, path: str) -> asyncio.Queue[tuple[dict[str, str], bytes]]:
-        return self.calls.setdefault(path, asyncio.Queue())
-
-    async def next(self, path: str) -> tuple[dict[str, str], Json]:
-        async with asyncio.timeout(20):
-            headers, body = await self.queue(path).get()
-        return headers, json.loads(body)
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    receiver = Receiver()
-    app = web.Application()
-    app.router.add_post("/{path:.*}", receiver.handle)
-    server = TestServer(app)
-    await server.start_server()
-    receiver.root = f"http://127.0.0.1:{server.port}"
-    yield receiver
-    await server.close()
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch):
-    """The pauses are those of the product in thousandths."""
-    monkeypatch.setattr(callbacks, "_FIRST_PAUSE_S", 0.002)
 
 
 async def add(site: Site, headers: dict[str, str], url: str, **fields: object) -> Json:
@@ -82,43 +38,38 @@ async def make(site: Site, headers: dict[str, str], **fields: object) -> str:
         return str((await response.json())["id"])
 
 
-async def test_every_ended_job_is_posted_once_and_signed_with_the_key_of_the_webhook(start, receiver: Receiver):
+async def test_every_ended_job_is_posted_once_and_signed_with_the_key_of_the_webhook(start, receiver: CallReceiver):
     site = await start(allow_private_urls=True, tokens=TOKENS, public_url="https://lips.example")
     webhook = await add(site, OWNER, f"{receiver.root}/0")
     jobs = [await make(site, OWNER), await make(site, OWNER, prompt="no face")]
     seen = {}
     for _ in jobs:
-        async with asyncio.timeout(20):
-            headers, body = await receiver.queue("/0").get()
-        found = re.fullmatch(r"t=(\d+),v1=([0-9a-f]{64})", headers["Lipsync-Signature"])
-        assert found is not None
-        expected = hmac.new(webhook["secret"].encode(), f"{found[1]}.".encode() + body, hashlib.sha256).hexdigest()
-        assert found[2] == expected
-        assert headers["Lipsync-Webhook"] == webhook["id"]
-        said = json.loads(body)
-        seen[said["job"]["id"]] = said["event"]
+        call = await receiver.next("/0")
+        assert call.is_signed_with(webhook["secret"])
+        assert call.headers["Lipsync-Webhook"] == webhook["id"]
+        seen[call.json["job"]["id"]] = call.json["event"]
     assert seen == dict(zip(jobs, ("job.succeeded", "job.failed"), strict=True))
-    assert receiver.queue("/0").empty()
+    assert not receiver.waiting("/0")
 
 
-async def test_a_webhook_hears_only_of_the_events_that_it_wants(start, receiver: Receiver):
+async def test_a_webhook_hears_only_of_the_events_that_it_wants(start, receiver: CallReceiver):
     site = await start(allow_private_urls=True, tokens=TOKENS)
     await add(site, OWNER, f"{receiver.root}/failed", events=["job.failed"])
     await add(site, OWNER, f"{receiver.root}/all")
     good, bad = await make(site, OWNER), await make(site, OWNER, prompt="no face")
-    assert {(await receiver.next("/all"))[1]["job"]["id"] for _ in range(2)} == {good, bad}
-    assert (await receiver.next("/failed"))[1]["job"]["id"] == bad
-    assert receiver.queue("/failed").empty()
+    assert {(await receiver.next("/all")).json["job"]["id"] for _ in range(2)} == {good, bad}
+    assert (await receiver.next("/failed")).json["job"]["id"] == bad
+    assert not receiver.waiting("/failed")
 
 
-async def test_a_named_token_hears_of_its_own_jobs_only(start, receiver: Receiver):
+async def test_a_named_token_hears_of_its_own_jobs_only(start, receiver: CallReceiver):
     site = await start(allow_private_urls=True, tokens=TOKENS)
     alices = await add(site, ALICE, f"{receiver.root}/alice")
     await add(site, OWNER, f"{receiver.root}/owner")
     bobs_job, alices_job = await make(site, BOB), await make(site, ALICE)
-    assert {(await receiver.next("/owner"))[1]["job"]["id"] for _ in range(2)} == {bobs_job, alices_job}
-    assert (await receiver.next("/alice"))[1]["job"]["id"] == alices_job
-    assert receiver.queue("/alice").empty()
+    assert {(await receiver.next("/owner")).json["job"]["id"] for _ in range(2)} == {bobs_job, alices_job}
+    assert (await receiver.next("/alice")).json["job"]["id"] == alices_job
+    assert not receiver.waiting("/alice")
     assert await listed(site, BOB) == []
     assert [each["id"] for each in await listed(site, ALICE)] == [alices["id"]]
     assert len(await listed(site, OWNER)) == 2
@@ -128,53 +79,51 @@ async def test_a_named_token_hears_of_its_own_jobs_only(start, receiver: Receive
     assert all("secret" not in each for each in await listed(site, OWNER))
 
 
-async def test_webhooks_and_their_deliveries_survive_a_restart(start, receiver: Receiver):
+async def test_webhooks_and_their_deliveries_survive_a_restart(start, receiver: CallReceiver):
     site = await start(allow_private_urls=True, tokens=TOKENS)
     webhook = await add(site, OWNER, f"{receiver.root}/0")
-    receiver.status = 503
+    receiver.statuses = [503]
     missed = await make(site, OWNER)
     await receiver.next("/0")
     await site.client.close()
-    receiver.status = 200
-    while not receiver.queue("/0").empty():
-        receiver.queue("/0").get_nowait()
+    receiver.statuses = [200]
+    receiver.waiting("/0")
     site = await start(allow_private_urls=True, tokens=TOKENS)
-    assert (await receiver.next("/0"))[1]["job"]["id"] == missed
+    assert (await receiver.next("/0")).json["job"]["id"] == missed
     assert [each["id"] for each in await listed(site, OWNER)] == [webhook["id"]]
     later = await make(site, OWNER)
-    assert (await receiver.next("/0"))[1]["job"]["id"] == later
+    assert (await receiver.next("/0")).json["job"]["id"] == later
 
 
-async def test_the_same_address_again_replaces_the_webhook_and_posts_each_job_once(start, receiver: Receiver):
+async def test_the_same_address_again_replaces_the_webhook_and_posts_each_job_once(start, receiver: CallReceiver):
     site = await start(allow_private_urls=True, tokens=TOKENS)
     first = await add(site, OWNER, f"{receiver.root}/0")
     second = await add(site, OWNER, f"{receiver.root}/0")
     assert first["secret"] != second["secret"]
     assert [each["id"] for each in await listed(site, OWNER)] == [second["id"]]
     job = await make(site, OWNER)
-    headers, said = await receiver.next("/0")
-    assert (headers["Lipsync-Webhook"], said["job"]["id"]) == (second["id"], job)
+    call = await receiver.next("/0")
+    assert (call.headers["Lipsync-Webhook"], call.json["job"]["id"]) == (second["id"], job)
     await site.client.close()
-    assert receiver.queue("/0").empty()
+    assert not receiver.waiting("/0")
 
 
-async def test_a_removed_webhook_gets_nothing_more_not_even_what_waits(start, receiver: Receiver):
+async def test_a_removed_webhook_gets_nothing_more_not_even_what_waits(start, receiver: CallReceiver):
     site = await start(allow_private_urls=True, tokens=TOKENS)
     gone = await add(site, OWNER, f"{receiver.root}/gone")
-    receiver.status = 503
+    receiver.statuses = [503]
     await make(site, OWNER)
     await receiver.next("/gone")
     async with site.client.delete(f"/v1/webhooks/{gone['id']}", headers=OWNER) as response:
         assert response.status == 204
-    receiver.status = 200
+    receiver.statuses = [200]
     await add(site, OWNER, f"{receiver.root}/stays")
     job = await make(site, OWNER)
-    assert (await receiver.next("/stays"))[1]["job"]["id"] == job
-    bodies = [json.loads(receiver.queue("/gone").get_nowait()[1]) for _ in range(receiver.queue("/gone").qsize())]
-    assert job not in {body["job"]["id"] for body in bodies}
+    assert (await receiver.next("/stays")).json["job"]["id"] == job
+    assert job not in {call.json["job"]["id"] for call in receiver.waiting("/gone")}
 
 
-async def test_a_webhook_goes_with_its_token(start, receiver: Receiver):
+async def test_a_webhook_goes_with_its_token(start, receiver: CallReceiver):
     """After a leaked token is replaced, webhooks that were added with that token get no more calls."""
     site = await start(allow_private_urls=True, tokens="alice:a,leaked")
     await add(site, by("leaked"), f"{receiver.root}/stranger")
@@ -185,13 +134,13 @@ async def test_a_webhook_goes_with_its_token(start, receiver: Receiver):
 
 
 async def test_an_address_that_is_gone_or_that_nobody_answers_at_loses_its_webhook(
-    start, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    start, receiver: CallReceiver, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(callbacks, "_GIVE_UP_REFUSED_S", -1.0)
     monkeypatch.setattr(callbacks, "_MOST_GIVEN_UP", 3)
     site = await start(allow_private_urls=True, tokens=TOKENS)
     await add(site, OWNER, f"{receiver.root}/0")
-    receiver.status = 404
+    receiver.statuses = [404]
     for number in range(3):
         assert len(await listed(site, OWNER)) == 1, number
         await make(site, OWNER)
@@ -200,7 +149,7 @@ async def test_an_address_that_is_gone_or_that_nobody_answers_at_loses_its_webho
         while await listed(site, OWNER):
             pass
     await add(site, OWNER, f"{receiver.root}/1")
-    receiver.status = 410
+    receiver.statuses = [410]
     await make(site, OWNER)
     await receiver.next("/1")
     async with asyncio.timeout(20):
@@ -235,10 +184,10 @@ async def test_a_webhook_that_cannot_be_is_refused_with_the_field(start, body: o
         assert response.status == 401
 
 
-async def test_a_receiver_can_ask_whether_a_delivery_is_still_open(start, receiver: Receiver):
+async def test_a_receiver_can_ask_whether_a_delivery_is_still_open(start, receiver: CallReceiver):
     site = await start(allow_private_urls=True, tokens=TOKENS)
     webhook = await add(site, ALICE, f"{receiver.root}/0")
-    receiver.status = 503
+    receiver.statuses = [503]
     job = await make(site, ALICE)
     await receiver.next("/0")
     path = f"/v1/webhooks/{webhook['id']}/deliveries/{job}"
@@ -246,7 +195,7 @@ async def test_a_receiver_can_ask_whether_a_delivery_is_still_open(start, receiv
         assert await response.json() == {"job_id": job, "waits": True}
     async with site.client.get(path, headers=BOB) as response:
         assert response.status == 404
-    receiver.status = 200
+    receiver.statuses = [200]
     async with asyncio.timeout(20):
         while True:
             async with site.client.get(path, headers=ALICE) as response:
@@ -256,14 +205,14 @@ async def test_a_receiver_can_ask_whether_a_delivery_is_still_open(start, receiv
         assert (await response.json())["waits"] is False
 
 
-async def test_an_address_that_turns_private_later_is_not_reached(start, receiver: Receiver):
+async def test_an_address_that_turns_private_later_is_not_reached(start, receiver: CallReceiver):
     """DNS named another address when the webhook was added. The address is checked again when the call is sent."""
     site = await start(tokens=TOKENS)
     await add(site, OWNER, receiver.root.replace("127.0.0.1", "no-such-host.invalid"))
     job = await make(site, OWNER)
     async with site.client.get(f"/v1/jobs/{job}/events", headers=OWNER) as response:
         assert "event: end" in await response.text()
-    assert not receiver.calls
+    assert not receiver.was_called
 
 
 async def test_one_caller_has_a_limited_number_of_webhooks(start):

@@ -26,7 +26,7 @@ from PIL import Image
 from lipsync_server import __version__
 from lipsync_server.check import mouth
 from lipsync_server.check.quality import Quality
-from lipsync_server.cloud.costs.speeds import expected_speed
+from lipsync_server.cloud.costs.speeds import expected_speed, row_of_job
 from lipsync_server.durable import write_file
 from lipsync_server.engines.hardware import cpu_name, gpus, usable_cpus
 from lipsync_server.engines.landmarks import Points, landmarker
@@ -108,7 +108,8 @@ def verdict_of(rendered: Rendered, likeness: float | None) -> Verdict:
     """The verdict from the figures alone. likeness: correlation of the face with the portrait's, None for no face."""
     quality = rendered.quality
     word = _word(quality, likeness)
-    expected = expected_speed(rendered.card, rendered.engine, rendered.preset) if rendered.card else None
+    row = row_of_job(rendered.engine, rendered.preset, {})
+    expected = expected_speed(rendered.card, row) if rendered.card else None
     return Verdict(
         word=word,
         sentence=_SENTENCES[word],

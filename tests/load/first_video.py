@@ -83,8 +83,8 @@ async def simulate(profile: str, mbps: float) -> Phases:
             download = asyncio.to_thread(pull, profile, Path(folder), manifest=manifest)
             weights_s = await timed(download)
     size_bytes = load_manifest().size_bytes(profile)
-    engine, preset = row_of_profile(profile, "fast")
-    speed = expected_speed("RTX 4090", engine, preset)
+    row = row_of_profile(load_manifest(), profile, "fast")
+    speed = expected_speed("RTX 4090", row)
     assert speed is not None
     return Phases(
         mbps=mbps,
@@ -92,7 +92,7 @@ async def simulate(profile: str, mbps: float) -> Phases:
         image_s=image_s,
         weights_s=weights_s,
         load_s=size_bytes / READ_BYTES_PER_S,
-        first_frame_s=FIRST_WINDOW_S[engine] * speed.seconds,
+        first_frame_s=FIRST_WINDOW_S[row.engine] * speed.seconds,
     )
 
 

@@ -21,6 +21,7 @@ from lipsync_server.cloud.providers.api import ProviderError
 from lipsync_server.cloud.remembered import RememberedMachine, forget, keep_wheel, remember
 from lipsync_server.cloud.rent import provider, wait_until_ready
 from lipsync_server.cloud.this_machine.address import price_from_provider
+from lipsync_server.engines.datasheet import Row
 from lipsync_server.errors import InvalidInput
 from provider import Provider as StandIn
 from provider import serve_provider
@@ -234,7 +235,8 @@ def test_offers_are_ranked_by_the_first_video_and_small_hosts_come_last():
     fast = RentOffer("fast", "RTX 4090", 24, 0.40, download_mbps=900, reliability=0.99)
     shaky = RentOffer("shaky", "RTX 4090", 24, 0.40, download_mbps=900, reliability=0.6)
     small = RentOffer("small", "RTX 4090", 24, 0.20, download_mbps=900, reliability=0.99, host_memory_gb=16)
-    found = ranked([small, slow, shaky, fast], weights_bytes=31.9e9, seconds=40, engine="infinitetalk")
+    row = Row("infinitetalk", "balanced")
+    found = ranked([small, slow, shaky, fast], weights_bytes=31.9e9, seconds=40, row=row, least_host_memory_gb=24)
     assert [one.offer.offer_id for one in found] == ["fast", "shaky", "slow", "small"]
     # (5.43 + 31.9) GB x 8 / 900 Mbit/s = 332 s; + 240 s + 40 x 42.2 s = 2,260 s
     assert found[0].minutes == pytest.approx(37.7, abs=0.1)

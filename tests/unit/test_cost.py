@@ -20,6 +20,7 @@ from lipsync_server.cloud.costs.cost import (
 )
 from lipsync_server.cloud.costs.measured import default_folder, measured_speeds
 from lipsync_server.cloud.costs.speeds import SPEEDS, expected_speed, row_of_profile, speeds_of
+from lipsync_server.engines.datasheet import Row
 from lipsync_server.engines.registry import ENGINES
 from lipsync_server.weights.manifest import load_manifest
 from typer.main import get_command
@@ -78,8 +79,8 @@ def test_every_card_has_a_figure_for_every_engine_and_preset_with_its_source() -
 
 def test_every_profile_has_a_row_in_the_bill() -> None:
     for name, profile in load_manifest().profiles.items():
-        engine, preset = row_of_profile(name, "fast" if profile.engine == "infinitetalk" else "balanced")
-        assert expected_speed("RTX 4090", engine, preset), name
+        row = row_of_profile(load_manifest(), name, "fast" if profile.engine == "infinitetalk" else "balanced")
+        assert expected_speed("RTX 4090", row), name
 
 
 def shared(folder: Path, card: str, speed: SharedSpeed, measured_on: date = date(2026, 11, 28)) -> Path:
@@ -119,7 +120,8 @@ def test_a_measurement_at_another_setting_is_a_row_of_its_own(tmp_path: Path) ->
     )
     found = measured_speeds([shared(tmp_path / "given", "NVIDIA H100 80GB HBM3", speed)], tmp_path / "none")
     assert (found[0].card, found[0].preset) == ("H100", "fast 720p steps=6")
-    assert expected_speed("H100 SXM", "infinitetalk", "fast", found) == expected_speed("H100", "infinitetalk", "fast")
+    fast = Row("infinitetalk", "fast")
+    assert expected_speed("H100 SXM", fast, found) == expected_speed("H100", fast)
 
 
 def test_a_file_that_is_none_of_bench_share_is_refused_by_name(tmp_path: Path) -> None:
@@ -150,7 +152,8 @@ def test_the_bill_warns_of_a_machine_that_nobody_stops_and_recommends_one_that_s
 def test_a_card_without_a_figure_gets_none() -> None:
     for other in ("RTX 4090D", "RTX 4090 Laptop GPU", "RTX 3090 Ti"):
         assert speeds_of(other) == []
-    assert expected_speed("NVIDIA GeForce RTX 4090") == expected_speed("rtx4090")
+    balanced = Row("infinitetalk", "balanced")
+    assert expected_speed("NVIDIA GeForce RTX 4090", balanced) == expected_speed("rtx4090", balanced) is not None
 
 
 def test_another_currency_needs_its_rate() -> None:

@@ -27,6 +27,7 @@ from lipsync_server.cli.selftest import EXIT_BAD
 from lipsync_server.cli.selftest import REPORT as SELFTEST_REPORT
 from lipsync_server.cli.selftest import run as run_selftest
 from lipsync_server.cloud.costs.cost import DISK_GB, IDLE_STOP_MIN
+from lipsync_server.engines.recommended import best_profile
 from lipsync_server.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
     from lipsync_server.cloud.remembered import RememberedMachine
 
 _T = TypeVar("_T")
-_PROFILE = "infinitetalk-int8-fast"
+_PROFILE, _LEAST_GPU_BYTES = best_profile()
+_LEAST_GPU_GB = _LEAST_GPU_BYTES / 2**30
 
 ProviderName = Annotated[
     str, typer.Option("--provider", help="vast, runpod or tensordock.", show_default="the one whose key is set")
@@ -64,7 +66,7 @@ def register(app: typer.Typer) -> None:
 def offers(
     provider: ProviderName = "",
     gpu: Annotated[str, typer.Option(help="Part of a card's name, for example 4090.")] = "",
-    min_memory_gb: Annotated[float, typer.Option(min=0, help="Least GPU memory.")] = 23,
+    min_memory_gb: Annotated[float, typer.Option(min=0, help="Least GPU memory.")] = _LEAST_GPU_GB,
     disk_gb: DiskGb = DISK_GB,
     seconds: Annotated[float, typer.Option(min=0.2, help="Length of the video that is priced.")] = 40,
     preset: Annotated[str, typer.Option(help="Preset of that video.")] = "balanced",
@@ -86,9 +88,10 @@ def offers(
         from lipsync_server.cloud.costs.cost import video_cost
         from lipsync_server.cloud.costs.measured import default_folder, measured_speeds
         from lipsync_server.cloud.costs.speeds import expected_speed, row_of_profile
+        from lipsync_server.weights.manifest import load_manifest
 
         name, own = provider_named(provider), measured_speeds(measured or [], default_folder())
-        engine, row = row_of_profile(profile, preset)
+        row = row_of_profile(load_manifest(), profile, preset)
         ranked = ranked_offers(name, cuda_for(image), gpu, min_memory_gb, disk_gb, seconds, preset, profile, own)
         found = _run(ranked)[:limit]
         table = Table()
@@ -97,11 +100,10 @@ def offers(
             table.add_column(title, no_wrap=True)
         sources = {}
         for one in found:
-            offer, speed = one.offer, expected_speed(one.offer.gpu, engine, row, own)
+            offer, speed = one.offer, expected_speed(one.offer.gpu, row, own)
             if speed is not None:
-                sources[
-                    f"{speed.card}, {engine} {row}: {speed.seconds:g} s a second, {speed.origin}: {speed.source}."
-                ] = True
+                setting = f"{speed.card}, {speed.engine} {speed.preset}"
+                sources[f"{setting}: {speed.seconds:g} s a second, {speed.origin}: {speed.source}."] = True
             table.add_row(
                 offer.offer_id,
                 offer.gpu,
@@ -171,7 +173,7 @@ def up(
             order = order_for(
                 software, name, profile, token or secrets.token_urlsafe(24), disk_gb, idle_stop, ssh_key, env
             )
-            found = _run(ranked_offers(name, order.min_cuda, gpu, 23, disk_gb, 40, "balanced", profile))
+            found = _run(ranked_offers(name, order.min_cuda, gpu, _LEAST_GPU_GB, disk_gb, 40, "balanced", profile))
             offer, price = chosen_offer(found, offer, yes)
             if price is not None:
                 variables = {"LIPSYNC_PRICE_PER_HOUR": f"{price:g}", **order.environment}

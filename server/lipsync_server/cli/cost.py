@@ -12,7 +12,7 @@ from lipsync_server.errors import InvalidInput
 
 if TYPE_CHECKING:
     from lipsync_server.cloud.costs.cost import MonthlyCost, Offer, Workload
-    from lipsync_server.cloud.costs.speeds import Speed
+    from lipsync_server.engines.datasheet import Speed
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def cost(
     videos: Annotated[int, typer.Option(min=1, help="Videos a month.")] = 30,
     seconds: Annotated[float, typer.Option(min=0.2, help="Seconds of each video.")] = 40,
     engine: Annotated[str, typer.Option(help="Only this engine.", show_default="every one with a figure")] = "",
-    preset: Annotated[str, typer.Option(help="Only this preset (a size for sadtalker).", show_default="all")] = "",
+    preset: Annotated[str, typer.Option(help="Only this preset, or size or variant.", show_default="all")] = "",
     storage_gb: Annotated[float, typer.Option(min=0, help="Disk of the machine, in GB.")] = DISK_GB,
     provider: Annotated[str, typer.Option(help="Only vast, runpod or tensordock.", show_default="all")] = "",
     starts: Annotated[
@@ -109,7 +109,7 @@ def cost(
             f"{storage_gb:g} GB of disk; in {currency}; {where}"
         )
         out.print(table)
-        for sentence in _notes(rows, load, currency, rate):
+        for sentence in (*_without_figure(engine, own), *_notes(rows, load, currency, rate)):
             out.print(sentence)
 
 
@@ -118,8 +118,13 @@ def _rows(
 ) -> list[_Row]:
     """A row for each offer, engine and preset that has a figure; raises InvalidInput when none has."""
     from lipsync_server.cloud.costs.cost import monthly_cost
-    from lipsync_server.cloud.costs.speeds import Speed, speeds_of
+    from lipsync_server.cloud.costs.speeds import SPEEDS, speeds_of
+    from lipsync_server.engines.datasheet import Speed
+    from lipsync_server.engines.registry import ENGINES
 
+    known = dict.fromkeys((*ENGINES.entries, *(one.engine for one in (*SPEEDS, *own))))
+    if engine and engine not in known and speed is None:
+        raise InvalidInput(f"There is no engine {engine!r}; there are: {', '.join(known)}.", field="engine")
     rows = []
     for offer in offers:
         found = [
@@ -132,7 +137,7 @@ def _rows(
         rows += [_Row(one, monthly_cost(offer, load, one.seconds)) for one in found]
     if not rows:
         raise InvalidInput(
-            f"There is no figure for {' '.join((engine, preset)).strip() or offers[-1].gpu} on these cards. "
+            f"{' '.join((engine, preset)).strip() or offers[-1].gpu}: not measured on these cards. "
             "Measure yours with `lipsync bench --share` and name its file with --measured, or give --speed.",
             field="speed",
         )
@@ -172,4 +177,23 @@ def _notes(rows: list[_Row], load: "Workload", currency: str, rate: float) -> li
 
 def _roughness(row: _Row) -> bool:
     """The sort key of the recommendation: rows that match the choice of `lipsync cloud up` come first."""
-    return (row.speed.engine, row.speed.preset) != ("infinitetalk", "balanced")
+    from lipsync_server.cloud.costs.speeds import row_of_profile
+    from lipsync_server.engines.recommended import best_profile
+    from lipsync_server.weights.manifest import load_manifest
+
+    usual = row_of_profile(load_manifest(), best_profile()[0], "balanced")
+    return (row.speed.engine, row.speed.preset) != (usual.engine, usual.preset)
+
+
+def _without_figure(engine: str, own: "list[Speed]") -> list[str]:
+    """A sentence for each installed engine that rents a card and has no figure; none where one engine was asked for."""
+    from lipsync_server.cloud.costs.speeds import SPEEDS
+    from lipsync_server.engines.registry import ENGINES
+
+    known = {one.engine for one in (*SPEEDS, *own)}
+    names = [] if engine else [name for name in ENGINES.entries if name not in known]
+    return [
+        f"{name}: not measured. Measure it with `lipsync bench --share --engine {name}`."
+        for name in names
+        if not ENGINES.data_sheet(name).runs_on_cpu
+    ]

@@ -14,9 +14,9 @@ from lipsync_server.errors import InvalidInput
 
 if TYPE_CHECKING:
     from lipsync_server.cloud.costs.first_video import FirstVideo
-    from lipsync_server.cloud.costs.speeds import Speed
     from lipsync_server.cloud.machine import Order
     from lipsync_server.cloud.software import Software
+    from lipsync_server.engines.datasheet import Speed
 
 
 async def ranked_offers(
@@ -33,13 +33,23 @@ async def ranked_offers(
     from lipsync_server.cloud.costs.first_video import ranked
     from lipsync_server.cloud.costs.speeds import row_of_profile
     from lipsync_server.cloud.rent import provider as open_provider
+    from lipsync_server.engines.registry import ENGINES
     from lipsync_server.weights.manifest import load_manifest
 
-    engine, row = row_of_profile(profile, preset)
+    manifest = load_manifest()
+    row = row_of_profile(manifest, profile, preset)
+    engine = manifest.profile(profile).engine if profile else ""
+    host_memory = ENGINES.data_sheet(engine).host_memory if engine in ENGINES.entries else None
     async with open_provider(name) as rented:
         found = await rented.offers(gpu=gpu, min_memory_gb=min_memory_gb, disk_gb=disk_gb, limit=200, min_cuda=cuda)
-    size_bytes = load_manifest().size_bytes(profile) if profile else 0
-    return ranked(found, weights_bytes=size_bytes, seconds=seconds, preset=row, engine=engine, measured=measured)
+    return ranked(
+        found,
+        weights_bytes=manifest.size_bytes(profile) if profile else 0,
+        seconds=seconds,
+        row=row,
+        least_host_memory_gb=host_memory.least_gb if host_memory is not None else 0.0,
+        measured=measured,
+    )
 
 
 def chosen_offer(found: "Sequence[FirstVideo]", offer: str, yes: bool) -> tuple[str, float | None]:

@@ -57,6 +57,7 @@ def run(engine: str | None, preset: str | None, server: str, token: str, output:
 
 def _here(engine: str | None, preset: str | None, folder: Path) -> "Rendered":
     from lipsync_server.cli.job import CliJob, ask_from, run_job
+    from lipsync_server.engines.registry import ENGINES
     from lipsync_server.selftest import PORTRAIT, Rendered, card_of_this_machine
 
     settings = console.settings_from({"engine": engine})
@@ -74,7 +75,7 @@ def _here(engine: str | None, preset: str | None, folder: Path) -> "Rendered":
         sheet=(folder / "sheet.jpg").read_bytes(),
         quality=outcome.quality,
         seconds_per_second=work_s / outcome.duration_s,
-        card="" if result.engine == "preview" else card_of_this_machine(),
+        card="" if ENGINES.data_sheet(result.engine).runs_on_cpu else card_of_this_machine(),
         warnings=outcome.warnings,
     )
 

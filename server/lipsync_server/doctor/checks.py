@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lipsync_server.doctor.facts import Facts, Version, read_facts
 from lipsync_server.doctor.finding import Finding, Report, State
+from lipsync_server.engines.recommended import profile_for_card, profile_of_engine
 from lipsync_server.engines.registry import ENGINES, Registry, gist
 from lipsync_server.errors import EngineUnavailable
 from lipsync_server.extras import install_command
@@ -37,13 +38,6 @@ _CUDA_ERRORS = {
     804: "this image brings a CUDA library that GeForce cards refuse: use an image without cuda-compat, such as ours.",
     999: "the driver is in an unknown state: restart the machine.",
 }
-_SUITED_PROFILES = (
-    (23 * GIB, "infinitetalk-int8-fast"),
-    (int(7.4 * GIB), "flashhead-pro"),
-    (int(5.5 * GIB), "sadtalker-256"),
-)
-"""Least memory of a card, and the profile for such a card."""
-_ENOUGH_MEMORY_BYTES = 20 * GIB
 _LEAST_MEMORY_BYTES = 2 * GIB
 _BUSY_SHARE = 0.25
 
@@ -58,9 +52,9 @@ def examine(
         check_card(facts),
         check_driver(facts),
         check_cuda(facts),
-        check_torch(facts),
+        check_torch(facts, registry),
         check_compiler(facts),
-        check_memory(facts),
+        check_memory(facts, registry),
         check_disk(settings.weights_dir, "weights disk", bytes_to_download(settings, manifest, facts)),
         check_disk(settings.data_dir, "videos disk", settings.min_free_disk_bytes),
         *(check_port(settings.host, port, name) for port, name in _ports(settings) if ports),
@@ -132,14 +126,14 @@ def check_cuda(facts: Facts) -> Finding | None:
     return Finding("CUDA", "ok", f"it starts; the driver knows CUDA up to {_dotted(facts.cuda.version)}.")
 
 
-def check_torch(facts: Facts) -> Finding:
+def check_torch(facts: Facts, registry: Registry = ENGINES) -> Finding:
     """Whether torch is installed and built for this machine's card."""
     card = bool(facts.gpus)
     if facts.torch is None:
         advice = _ADVICE_EXTRA if card else ""
-        return Finding(
-            "torch", "problem" if card else "note", "not installed; the preview engine runs without.", advice
-        )
+        without = ", ".join(name for name in registry.entries if registry.data_sheet(name).runs_on_cpu)
+        detail = f"not installed; engines that run without: {without or 'none'}."
+        return Finding("torch", "problem" if card else "note", detail, advice)
     if not facts.torch.cuda:
         if card:
             return Finding(
@@ -162,7 +156,7 @@ def check_compiler(facts: Facts) -> Finding | None:
     return Finding("compiler", "problem", "Triton needs a C compiler and Python's headers.", advice)
 
 
-def check_memory(facts: Facts) -> Finding:
+def check_memory(facts: Facts, registry: Registry = ENGINES) -> Finding:
     """Host memory, up to the container's limit if there is one."""
     if facts.memory is None:
         return Finding("host memory", "note", "this system does not tell how much is free.")
@@ -173,9 +167,15 @@ def check_memory(facts: Facts) -> Finding:
     if memory.available_bytes < _LEAST_MEMORY_BYTES:
         where = "raise the container's limit" if memory.is_container_limit else "use a machine with more"
         return Finding("host memory", "problem", detail, f"A render needs 2 GiB: close other programs, or {where}.")
-    if memory.available_bytes < _ENOUGH_MEMORY_BYTES and any(gpu.total_bytes >= 11 * GIB for gpu in facts.gpus):
-        advice = "InfiniteTalk wants 9 GiB, and 20 at 720p on a card of 24 GB: prefer a host with 32 GB."
-        return Finding("host memory", "note", detail, advice)
+    largest_gpu_bytes = max((gpu.total_bytes for gpu in facts.gpus), default=0)
+    wanted = [sheet.host_memory for sheet in map(registry.data_sheet, registry.entries) if sheet.host_memory]
+    short = [
+        one.advice
+        for one in wanted
+        if memory.available_bytes < one.usual_bytes and largest_gpu_bytes >= one.least_gpu_bytes
+    ]
+    if short:
+        return Finding("host memory", "note", detail, " ".join(short))
     return Finding("host memory", "ok", detail)
 
 
@@ -218,7 +218,7 @@ def check_weights(settings: Settings, manifest: Manifest) -> Iterator[Finding]:
         if complete:
             yield Finding(f"weights of {engine}", "ok", f"{', '.join(complete)}.")
             continue
-        wanted = settings.profile if settings.profile in names else suited(names)
+        wanted = settings.profile if settings.profile in names else profile_of_engine(engine, names)
         missing = missing_bytes(manifest, wanted, settings.weights_dir)
         detail = f"none of its profiles is complete; {wanted} lacks {missing / 1e9:.1f} GB."
         yield Finding(f"weights of {engine}", "note", detail, f"Download them with: lipsync weights pull {wanted}.")
@@ -252,15 +252,10 @@ def check_engines(settings: Settings, registry: Registry, without_weights: set[s
     return engine, [*findings, Finding("rendering", "ok", f"{engine} makes the videos.")]
 
 
-def suited(names: list[str]) -> str:
-    """The profile of `names` that the guides recommend, else the first."""
-    return next((name for _, name in _SUITED_PROFILES if name in names), names[0])
-
-
 def profile_for(settings: Settings, facts: Facts) -> str:
     """The profile that the settings name, else the one that suits the largest card; "" without a card."""
     memory = max((gpu.total_bytes for gpu in facts.gpus), default=0)
-    return settings.profile or next((name for least, name in _SUITED_PROFILES if memory >= least), "")
+    return settings.profile or profile_for_card(memory)
 
 
 def missing_bytes(manifest: Manifest, profile: str, weights_dir: Path) -> int:

@@ -13,6 +13,7 @@ from lipsync_server.cloud.costs.speeds import expected_speed, row_of_profile
 from lipsync_server.doctor.checks import missing_bytes, profile_for
 from lipsync_server.doctor.facts import Facts
 from lipsync_server.doctor.finding import Finding
+from lipsync_server.engines.registry import ENGINES
 from lipsync_server.settings import Settings
 from lipsync_server.weights.manifest import Manifest
 
@@ -46,7 +47,7 @@ def first_video(settings: Settings, manifest: Manifest, facts: Facts, line_mbps:
         return None
     missing = missing_bytes(manifest, profile, settings.weights_dir)
     card = max(facts.gpus, key=lambda gpu: gpu.total_bytes)
-    speed = expected_speed(card.name, *row_of_profile(profile, settings.preset))
+    speed = expected_speed(card.name, row_of_profile(manifest, profile, settings.preset))
     return FirstVideo(
         profile=profile,
         missing_bytes=missing,
@@ -59,8 +60,9 @@ def first_video(settings: Settings, manifest: Manifest, facts: Facts, line_mbps:
 def finding(estimate: FirstVideo | None, line_mbps: float, origin: str) -> Finding:
     """The estimate as a finding. origin: of the line's speed, `measured` or `stated`."""
     if estimate is None:
-        detail = "the preview engine needs no download: seconds (4 s for 9 s of video, measured on two CPU cores)."
-        return Finding("first video", "ok", detail)
+        sheets = {name: ENGINES.data_sheet(name) for name in ENGINES.entries}
+        on_cpu = [f"{name} needs no download: {sheet.cpu_speed}" for name, sheet in sheets.items() if sheet.cpu_speed]
+        return Finding("first video", "ok", f"{'; '.join(on_cpu) or 'no engine runs without a card'}.")
     if not estimate.missing_bytes:
         work = "" if estimate.work_s is None else f", {minutes(estimate.work_s)} for {SAMPLE_S:g} s of video"
         detail = (

@@ -1,12 +1,15 @@
 """The list of engines: whether each can run here, and the choice of `auto`.
 
 An engine is a package with three modules: `options` (class Options), `info` (describe) and `engine` (create). Only
-create() imports `engine`, so describing engines never loads torch or a model. To add one, add its folder and a line in
-SHIPPED, or install a package of your own that names it under the entry point group `lipsync.engines`
-(docs/add-an-engine.md). Does not know what the engines do.
+create() imports `engine`, so describing engines never loads torch or a model. A package may have three more modules:
+`datasheet` (its speeds and the machine that it wants), `model_files` (a scan of a folder, and conversions) and `bench`
+(a benchmark of a package from outside). To add an engine, add its folder and a line in SHIPPED, or install a package
+of your own that names it under the entry point group `lipsync.engines` (docs/add-an-engine.md). Does not know what the
+engines do.
 """
 
 import importlib
+import importlib.util
 import logging
 import re
 from collections.abc import Mapping
@@ -15,6 +18,7 @@ from importlib import metadata
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from lipsync_server.engines.datasheet import DataSheet, name_row_by_preset
 from lipsync_server.errors import EngineUnavailable
 from lipsync_server.extras import extra_is_missing
 from lipsync_server.settings import EngineSettings
@@ -109,6 +113,35 @@ class Registry:
         """The pydantic model of the options of engine `name`."""
         model: type[EngineOptions] = self._module(name, "options").Options
         return model
+
+    def data_sheet(self, name: str) -> DataSheet:
+        """The data sheet of engine `name`; one without figures where its package has none."""
+        empty = DataSheet(name_row_by_preset(name))
+        module = self.optional_module(name, "datasheet")
+        if module is None:
+            return empty
+        sheet = getattr(module, "SHEET", None)
+        if not isinstance(sheet, DataSheet):
+            log.warning("engine %s: its module datasheet has no DataSheet named SHEET; it counts as not measured", name)
+            return empty
+        return sheet
+
+    def optional_module(self, name: str, part: str) -> ModuleType | None:
+        """The module `part` of an engine's package; None where the package has no such module, or cannot be imported.
+
+        A fault in this project's own package is raised.
+        """
+        entry = self._entry(name)
+        try:
+            if importlib.util.find_spec(f"{entry.package}.{part}") is None:
+                return None
+            return importlib.import_module(f"{entry.package}.{part}")
+        except Exception:
+            if not entry.outside:
+                raise
+            # An error in another package must not make a command of this project fail.
+            log.exception("engine %s from outside: its module %s cannot be read", name, part)
+            return None
 
     def _describe_one(self, name: str, settings: EngineSettings) -> "EngineInfo":
         from lipsync_server.engines.base import EngineInfo

@@ -10,8 +10,9 @@ speed, reliability or host memory, the constants below are used. Computed, not m
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lipsync_server.cloud.costs.speeds import Speed, expected_speed
+from lipsync_server.cloud.costs.speeds import expected_speed
 from lipsync_server.cloud.machine import RentOffer
+from lipsync_server.engines.datasheet import Row, Speed
 
 IMAGE_BYTES = 5.43e9
 """Download size of the GPU image: its compressed layers, as buildah pushed them on 2026-11-28 (measured)."""
@@ -20,7 +21,6 @@ FIXED_S = 240.0
 
 _UNKNOWN_LINE_MBPS = 200.0
 _UNKNOWN_RELIABILITY = 0.95
-_LEAST_HOST_MEMORY_GB = 24.0
 _UNKNOWN_SPEED = 60.0
 
 
@@ -39,20 +39,23 @@ def first_video(
     *,
     weights_bytes: float,
     seconds: float,
-    preset: str,
-    engine: str,
+    row: Row,
+    least_host_memory_gb: float = 0.0,
     measured: Sequence[Speed] = (),
 ) -> FirstVideo:
-    """The first video of `seconds` on `offer`, with weights of so many bytes to download."""
+    """The first video of `seconds` on `offer`, with weights of so many bytes to download.
+
+    row: the setting of the video. least_host_memory_gb: of its engine; a machine with less may fail.
+    """
     size_bytes = IMAGE_BYTES + weights_bytes
     line_s = size_bytes * 8 / ((offer.download_mbps or _UNKNOWN_LINE_MBPS) * 1e6)
-    speed = expected_speed(offer.gpu, engine, preset, measured)
+    speed = expected_speed(offer.gpu, row, measured)
     work_s = seconds * (speed.seconds if speed is not None else _UNKNOWN_SPEED)
     took_s = line_s + FIXED_S + work_s
     traffic = (offer.traffic_per_gb or 0.0) * size_bytes / 1e9
     cost = (took_s / 3600 * offer.price_per_hour + traffic) / max(0.1, offer.reliability or _UNKNOWN_RELIABILITY)
     memory_gb = offer.host_memory_gb
-    short = engine in ("infinitetalk", "flashtalk") and memory_gb is not None and memory_gb < _LEAST_HOST_MEMORY_GB
+    short = memory_gb is not None and memory_gb < least_host_memory_gb
     doubt = f"{memory_gb:.0f} GB of host memory may be too little" if short else ""
     return FirstVideo(offer, took_s / 60, cost, doubt)
 
@@ -62,14 +65,19 @@ def ranked(
     *,
     weights_bytes: float,
     seconds: float,
-    preset: str = "balanced",
-    engine: str,
+    row: Row,
+    least_host_memory_gb: float = 0.0,
     measured: Sequence[Speed] = (),
 ) -> list[FirstVideo]:
     """`offers`, the cheapest first video first. Offers with a doubt come last."""
     found = [
         first_video(
-            offer, weights_bytes=weights_bytes, seconds=seconds, preset=preset, engine=engine, measured=measured
+            offer,
+            weights_bytes=weights_bytes,
+            seconds=seconds,
+            row=row,
+            least_host_memory_gb=least_host_memory_gb,
+            measured=measured,
         )
         for offer in offers
     ]

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lipsync_server.card_speeds import CardSpeeds, SharedSpeed, read_card_speeds
-from lipsync_server.cloud.costs.speeds import Speed, card_name
+from lipsync_server.cloud.costs.speeds import card_name, row_of_job
 from lipsync_server.cloud.remembered import default_path
+from lipsync_server.engines.datasheet import Speed
 from lipsync_server.errors import InvalidInput
 
 
@@ -56,13 +57,7 @@ def _names(shared: SharedSpeed) -> tuple[str, str]:
 
     A resolution other than 480p and other options are added to the preset.
     """
-    options = dict(shared.options)
-    engine, preset = shared.engine, shared.preset
-    if engine == "infinitetalk" and options.get("model") == "flashtalk":
-        engine = str(options.pop("model"))
-    if engine == "flashhead":
-        variant = str(options.pop("variant", "pro"))
-        preset = f"{variant} fast" if preset == "fast" else variant
+    row = row_of_job(shared.engine, shared.preset, shared.options)
     more = [shared.resolution] if shared.resolution not in ("", "480p") else []
-    more += [f"{name}={value}" for name, value in sorted(options.items())]
-    return engine, " ".join((preset, *more)).strip()
+    more += [f"{name}={value}" for name, value in sorted(row.other_options.items())]
+    return row.engine, " ".join((row.preset, *more)).strip()

@@ -2,110 +2,23 @@
 
 `measured`: by this project on that card, or by the user (`lipsync bench --share`, measured.py). `computed`: from a
 roofline of the card, or from a measured figure by a stated formula. `published`: by others. This project has measured
-no GeForce card: a user's file replaces the figure of the table.
+no GeForce card: a user's file replaces the figure of the table. The figures are in the data sheets of the engines
+(engines/datasheet.py), and this module looks them up.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
 
-Origin = Literal["measured", "computed", "published"]
+from lipsync_server.engines.datasheet import TFLOPS_16_BIT, Row, Speed
+from lipsync_server.engines.recommended import best_profile
+from lipsync_server.engines.registry import ENGINES
+from lipsync_server.weights.manifest import Manifest
 
-_FORWARDS = {"fast": 4, "balanced": 13, "quality": 120}
-"""Forwards of InfiniteTalk's transformer for a window: steps x passes (docs/performance.md)."""
-
-_VARIANTS = ("256", "512", "pro", "lite")
-
-
-@dataclass(frozen=True)
-class Speed:
-    """seconds: of work for one second of video. engine: flashtalk is a profile of the engine infinitetalk.
-
-    preset: as in a job; for sadtalker the size, for flashhead the variant, with `fast` behind it for that preset.
-    source: one sentence for people.
-    """
-
-    card: str
-    engine: str
-    preset: str
-    seconds: float
-    origin: Origin
-    source: str
-
-
-_H100_FAST, _H100_FP16_TFLOPS = 3.3, 989
-_MEASURED = "on an H100 SXM with random weights, 2026-11-26, docs/performance.md"
-_SADTALKER = "on an H100 SXM with random weights, 2026-11-25, docs/sadtalker.md"
-_FLASHHEAD = "on an H100 with random weights, 2026-11-28, docs/flashhead.md"
-_ROOFLINE = "roofline of 2026-11-27 for int8 weights at 480p, +-20 to 30 %, never run on this card"
-
-_H100 = (
-    Speed("H100", "infinitetalk", "fast", _H100_FAST, "measured", f"int8, 480p, {_MEASURED}"),
-    Speed("H100", "infinitetalk", "balanced", 9.47, "measured", f"fp8, 480p, {_MEASURED}"),
-    Speed("H100", "infinitetalk", "quality", 85.0, "computed", "120 forwards of the measured 2.03 s (fp8, 480p)"),
-    Speed(
-        "H100",
-        "flashtalk",
-        "balanced",
-        2.15,
-        "measured",
-        "a window of 28 new frames at 448 x 768, 4 steps, H100, random weights, 2026-11-28, docs/flashtalk.md",
-    ),
-    Speed("H100", "flashtalk", "fast", 1.23, "measured", "the same in 2 steps"),
-    Speed("H100", "flashhead", "pro", 0.51, "measured", f"4 steps, whole picture, {_FLASHHEAD}"),
-    Speed("H100", "flashhead", "pro fast", 0.39, "measured", f"2 steps, whole picture, {_FLASHHEAD}"),
-    Speed("H100", "flashhead", "lite", 0.22, "measured", f"4 steps, whole picture, {_FLASHHEAD}"),
-    Speed("H100", "sadtalker", "256", 0.104, "measured", _SADTALKER),
-    Speed("H100", "sadtalker", "512", 0.415, "measured", _SADTALKER),
-)
-
-# Computed from the rates of the card's own units, which is more exact than a ratio of two cards.
-_BY_PARTS = (
-    Speed("RTX 4090", "flashtalk", "balanced", 5.8, "computed", "by its parts, int8: docs/flashtalk.md"),
-    Speed("RTX 4090", "flashtalk", "fast", 3.3, "computed", "by its parts, int8: docs/flashtalk.md"),
-    Speed("RTX 4090", "flashhead", "pro", 1.7, "computed", "by its parts: docs/flashhead.md; its authors: 2.3"),
-    Speed("RTX 4090", "flashhead", "pro fast", 1.1, "computed", "by its parts: docs/flashhead.md, never run there"),
-    Speed("RTX 4090", "flashhead", "lite", 0.5, "computed", "by its parts: docs/flashhead.md; users: 1.0"),
-)
-
-
-def _computed(card: str, fast: float, fp16_tflops: float) -> list[Speed]:
-    """The figures of a card without a measurement. fast: seconds by the roofline; fp16_tflops: dense, as published."""
-    speeds = [Speed(card, "infinitetalk", "fast", fast, "computed", _ROOFLINE)]
-    for preset in ("balanced", "quality"):
-        seconds = round(fast * _FORWARDS[preset] / _FORWARDS["fast"], 1)
-        source = f"the figure of fast x {_FORWARDS[preset]} / {_FORWARDS['fast']} forwards"
-        speeds.append(Speed(card, "infinitetalk", preset, seconds, "computed", source))
-    for one in _H100:
-        if one.engine == "flashtalk":
-            factor, why = fast / _H100_FAST, f"{fast:g} / {_H100_FAST:g} (infinitetalk fast on both cards)"
-        elif one.engine in ("flashhead", "sadtalker"):
-            factor = _H100_FP16_TFLOPS / fp16_tflops
-            why = f"{_H100_FP16_TFLOPS:g} / {fp16_tflops:g} (dense 16-bit TFLOP/s of both cards)"
-        else:
-            continue
-        seconds = float(f"{one.seconds * factor:.2g}")
-        speeds.append(Speed(card, one.engine, one.preset, seconds, "computed", f"the H100's figure x {why}"))
-    return [next((other for other in _BY_PARTS if _same(one, other)), one) for one in speeds]
-
-
-def _same(one: Speed, other: Speed) -> bool:
-    return (one.card, one.engine, one.preset) == (other.card, other.engine, other.preset)
-
-
-SPEEDS: tuple[Speed, ...] = (
-    *_H100,
-    *_computed("RTX 4090", 13.0, 165),
-    *_computed("RTX 5090", 9.9, 209),
-    *_computed("RTX 3090", 30.0, 71),
-    *_computed("A100", 10.7, 312),
-    *_computed("L40S", 11.7, 362),
-)
+SPEEDS: tuple[Speed, ...] = tuple(speed for name in ENGINES.entries for speed in ENGINES.data_sheet(name).speeds)
 
 
 def card_name(gpu: str) -> str:
     """This table's name of a card, from a provider's or driver's name; for an unknown card that name, shortened."""
-    known = dict.fromkeys(speed.card for speed in SPEEDS)
+    known = dict.fromkeys((*TFLOPS_16_BIT, *(speed.card for speed in SPEEDS)))
     short = " ".join(word for word in gpu.replace("_", " ").split() if word.lower() not in ("nvidia", "geforce"))
     return next((card for card in known if _is_card(card, gpu)), short)
 
@@ -115,24 +28,32 @@ def speeds_of(gpu: str, measured: Sequence[Speed] = ()) -> list[Speed]:
 
     measured: the user's own figures, which replace those of the table for the same card, engine and preset."""
     own = [speed for speed in measured if _is_card(speed.card, gpu)]
-    table = [speed for speed in SPEEDS if _is_card(speed.card, gpu) and not any(_same(speed, one) for one in own)]
-    return [*own, *table]
+    known = {speed.key for speed in own}
+    return [*own, *(speed for speed in SPEEDS if _is_card(speed.card, gpu) and speed.key not in known)]
 
 
-def expected_speed(
-    gpu: str, engine: str = "infinitetalk", preset: str = "balanced", measured: Sequence[Speed] = ()
-) -> Speed | None:
-    """The figure for one engine and preset; None where there is none."""
-    return next((one for one in speeds_of(gpu, measured) if (one.engine, one.preset) == (engine, preset)), None)
+def expected_speed(gpu: str, row: Row, measured: Sequence[Speed] = ()) -> Speed | None:
+    """The figure of one row for a card; None where there is none."""
+    wanted = (row.engine, row.preset)
+    return next((one for one in speeds_of(gpu, measured) if (one.engine, one.preset) == wanted), None)
 
 
-def row_of_profile(profile: str, preset: str) -> tuple[str, str]:
-    """Engine and preset of this table for a profile and a job's preset: ("flashhead", "lite") for flashhead-lite."""
-    engine, _, rest = profile.partition("-")
-    variant = next((word for word in rest.split("-") if word in _VARIANTS), "")
-    if not variant:
-        return "flashtalk" if engine == "flashtalk" else "infinitetalk", preset
-    return engine, f"{variant} fast" if engine == "flashhead" and preset == "fast" else variant
+def row_of_job(engine: str, preset: str, options: Mapping[str, object]) -> Row:
+    """The row of a job. An engine that is not installed here has rows by its name and the preset."""
+    if engine not in ENGINES.entries:
+        return Row(engine, preset, options)
+    return ENGINES.data_sheet(engine).name_row(preset, options)
+
+
+def row_of_profile(manifest: Manifest, profile: str, preset: str) -> Row:
+    """The row of a job with this preset where only the model files of `profile` are present.
+
+    Without a profile, the row is that of the best profile. Raises InvalidInput for an unknown profile.
+    """
+    profile = profile or best_profile()[0]
+    engine = manifest.profile(profile).engine
+    options = ENGINES.data_sheet(engine).profile_options.get(profile, {}) if engine in ENGINES.entries else {}
+    return row_of_job(engine, preset, options)
 
 
 def _is_card(card: str, gpu: str) -> bool:

@@ -232,7 +232,8 @@ class Settings(RenderSettings, _Listening):
     job_timeout_s: float = Field(default=6 * 3600, gt=0)
     """Longest time one job may run."""
     shutdown_grace_s: float = Field(default=5.0, ge=0)
-    """Seconds that running jobs get to finish when the server stops; then they return to the queue."""
+    """Seconds that running jobs get to finish when the server stops; then they return to the queue. The server ends at
+    most 20 s later, also when a disk does not answer."""
     sync_timeout_s: float = Field(default=0, ge=0)
     """POST /lipsync answers 202 with a job link after this many seconds; 0 waits to the end."""
 

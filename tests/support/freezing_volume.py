@@ -1,7 +1,11 @@
 """A volume that works and can be frozen and thawed while a server uses it, as a network disk whose server goes away.
 
-A FUSE file system in a process of its own that passes every request on to a folder. SIGSTOP freezes it: every call
+A FUSE file system in a process of its own that passes every request on to a folder. SIGUSR1 freezes it: every call
 that needs the volume then waits until SIGCONT. When the process is killed, every call fails with ENOTCONN. Needs root.
+
+A process that ends closes its files. Where a FUSE program wants to be told of a close (FLUSH), the kernel waits for its
+answer even in a killed process; with a hanging network disk (NFS, SMB) a killed process ends. This volume is of the
+second kind: it refuses FLUSH, so that the kernel does not send one again.
 
 `python freezing_volume.py BACKING FOLDER` mounts and serves until it is killed.
 """
@@ -9,6 +13,7 @@ that needs the volume then waits until SIGCONT. When the process is killed, ever
 import ctypes
 import errno
 import os
+import select
 import signal
 import stat
 import struct
@@ -27,6 +32,7 @@ __all__ = ["FreezingVolume", "why_not"]
 
 _MNT_DETACH = 2
 _START_S = 20.0
+_LOOK_EVERY_MS = 20
 _REQUEST_BYTES = 1 << 20
 _WRITE_BYTES = 128 << 10
 _HEADER = struct.Struct("<IIQQIIII")
@@ -63,8 +69,17 @@ class FreezingVolume:
             _system_call("umount2", os.fsencode(self.folder), _MNT_DETACH)
 
     def freeze(self) -> None:
-        """From now on every call that needs the volume waits."""
-        self._signal(signal.SIGSTOP)
+        """From now on every call that needs the volume waits.
+
+        The process stops itself between two requests: the kernel keeps a killed caller whose request was taken.
+        """
+        self._signal(signal.SIGUSR1)
+        assert self._process is not None
+        about = Path(f"/proc/{self._process.pid}/stat")
+        deadline = time.monotonic() + _START_S
+        while about.read_text().rpartition(")")[2].split()[0] != "T":
+            assert time.monotonic() < deadline, "the volume did not freeze"
+            time.sleep(0.01)
 
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
@@ -103,8 +118,18 @@ class _PassThrough:
     nodes: dict[int, _Node] = field(default_factory=lambda: {1: _Node(1, b"")})
     listings: dict[int, list[tuple[bytes, os.stat_result]]] = field(default_factory=dict)
 
+    freezes: bool = False
+
     def serve(self, connection: int) -> None:
+        signal.signal(signal.SIGUSR1, self._freeze_soon)
+        waiting = select.poll()
+        waiting.register(connection, select.POLLIN)
         while True:
+            if self.freezes:
+                self.freezes = False
+                os.kill(os.getpid(), signal.SIGSTOP)
+            if not waiting.poll(_LOOK_EVERY_MS):
+                continue
             try:
                 request = os.read(connection, _REQUEST_BYTES)
             except OSError as error:
@@ -123,6 +148,9 @@ class _PassThrough:
             if code not in _NO_ANSWER:
                 with suppress(FileNotFoundError):  # the request was interrupted
                     os.write(connection, struct.pack("<IiQ", 16 + len(answer), -number, unique) + answer)
+
+    def _freeze_soon(self, number: int, frame: object) -> None:
+        self.freezes = True
 
     def _path(self, node: int, name: bytes = b"") -> bytes:
         parts = [name] if name else []
@@ -270,7 +298,6 @@ class _PassThrough:
             17: _PassThrough._space,
             18: _PassThrough._release,
             20: _PassThrough._sync,
-            25: _PassThrough._succeed,
             26: _PassThrough._init,
             27: _PassThrough._open_folder,
             28: _PassThrough._read_folder,

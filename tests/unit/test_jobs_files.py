@@ -95,8 +95,10 @@ def test_a_secret_is_made_once_for_its_owner_only(tmp_path: Path):
     assert [each.name for each in path.parent.iterdir()] == ["token"]
 
 
-def test_a_data_folder_has_one_server(tmp_path: Path):
-    with lock_data_dir(tmp_path), pytest.raises(LipsyncError, match="Another server"), lock_data_dir(tmp_path):
-        pass
-    with lock_data_dir(tmp_path):
+async def test_a_data_folder_has_one_server(tmp_path: Path):
+    async with lock_data_dir(tmp_path):
+        with pytest.raises(LipsyncError, match="Another server"):
+            async with lock_data_dir(tmp_path):
+                pass
+    async with lock_data_dir(tmp_path):
         pass

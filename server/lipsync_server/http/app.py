@@ -222,7 +222,7 @@ async def _jobs(app: web.Application) -> AsyncIterator[None]:
     """Cleanup context of the data folder, the database, the queue and the tasks that delete expired files."""
     settings, files = app[keys.SETTINGS], app[keys.FILES]
     await asyncio.to_thread(files.prepare)
-    with lock_data_dir(files.data_dir) as lock:
+    async with lock_data_dir(files.data_dir) as lock:
         database_path = files.data_dir / "lipsync.db"
         await asyncio.to_thread(close_to_others, database_path)
         database = await open_database(database_path)

@@ -9,7 +9,7 @@ import functools
 import logging
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from pathlib import Path
 
 from aiohttp import web
@@ -26,6 +26,7 @@ from lipsync_server.http.app import create_app, create_health_app
 from lipsync_server.http.callers.auth import first_token, needs_token
 from lipsync_server.http.callers.connections import Connections, listen, most_connections, raise_file_limit
 from lipsync_server.http.logs import set_up_logging
+from lipsync_server.http.stop_limit import TIDY_UP_S, end_process_after
 from lipsync_server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -83,8 +84,14 @@ def with_token(settings: Settings) -> Settings:
 async def _serve(settings: Settings, registry: Registry) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def begin_to_stop() -> None:
+        if not stop.is_set():
+            stop.set()
+            end_process_after(settings.shutdown_grace_s + TIDY_UP_S)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, begin_to_stop)
     settings = await _with_price(settings)
     app = create_app(settings, registry=registry)
     tunnel: asyncio.Task[None] | None = None
@@ -97,7 +104,8 @@ async def _serve(settings: Settings, registry: Registry) -> None:
     listeners: list[asyncio.Server] = []
     try:
         for runner, port, what in runners:
-            await runner.setup()
+            if not await _unless_stopped(runner.setup(), stop):
+                return
             listeners.append(await listen(runner, settings.host, port, Connections(most=n_connections)))
             log.info("%s on %s", what, _url(settings.host, listeners[-1]))
         tunnel = _announce(settings, app[keys.ADDRESS], listeners[0])
@@ -112,6 +120,22 @@ async def _serve(settings: Settings, registry: Registry) -> None:
             listener.close()
         for runner, _, _ in runners:
             await runner.cleanup()
+
+
+async def _unless_stopped(starting: Coroutine[None, None, None], stop: asyncio.Event) -> bool:
+    """Wait for `starting`. When `stop` is set first, cancel it and return False: a start may wait for a disk."""
+    tasks = [asyncio.create_task(starting), asyncio.create_task(stop.wait())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if stop.is_set():
+            log.info("stopping before the start is complete")
+            return False
+        await tasks[0]
+        return True
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def log_problems(settings: Settings, registry: Registry) -> None:

@@ -5,10 +5,11 @@ The kernel holds the lock, so that the lock ends with the process, however the p
 
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+from lipsync_server.daemon_threads import in_daemon_thread
 from lipsync_server.errors import LipsyncError
 
 
@@ -50,11 +51,14 @@ def _close(descriptor: int) -> None:
         os.close(descriptor)
 
 
-@contextmanager
-def lock_data_dir(data_dir: Path) -> Iterator[DataLock]:
-    """Lock the folder. Raises LipsyncError when another server holds the lock."""
-    lock = DataLock(data_dir)
+@asynccontextmanager
+async def lock_data_dir(data_dir: Path) -> AsyncIterator[DataLock]:
+    """Lock the folder. Raises LipsyncError when another server holds the lock.
+
+    Opening and closing a file waits while the volume is stuck, so both are done in threads that may hang.
+    """
+    lock = await in_daemon_thread(lambda: DataLock(data_dir))
     try:
         yield lock
     finally:
-        lock.release()
+        await in_daemon_thread(lock.release)

@@ -5,6 +5,7 @@ transaction is written. `synchronous=FULL` makes a committed transaction survive
 """
 
 import asyncio
+import functools
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import aiosqlite
 
+from lipsync_server.daemon_threads import in_daemon_thread
 from lipsync_server.errors import LipsyncError
+from lipsync_server.jobs.database.network_disk import database_address
 from lipsync_server.jobs.database.schema import STEPS
 
 Value = str | bytes | int | float | None
@@ -87,7 +90,8 @@ async def open_database(path: Path) -> Database:
 
 
 async def _connect(path: Path) -> aiosqlite.Connection:
-    connection = await aiosqlite.connect(path, isolation_level=None)
+    address = await in_daemon_thread(functools.partial(database_address, path))
+    connection = await aiosqlite.connect(address, uri=True, isolation_level=None)
     connection.row_factory = aiosqlite.Row
     try:
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON"):

@@ -133,7 +133,8 @@ def test_wheel_and_source_archive_hold_the_package_and_its_small_models(tmp_path
     assert __version__ in wheel.name
     names = set(zipfile.ZipFile(wheel).namelist())
     small = {
-        f"lipsync_server/bundled/{name}" for name in ("manifest.json", "face_landmarker.task", "preview_mouth.npz")
+        f"lipsync_server/bundled/{name}"
+        for name in ("manifest.json", "face_landmarker.task", "preview_mouth.npz", "preview_mouth.LICENSE")
     }
     assert small | {"lipsync_server/py.typed", "lipsync_server/samples/speech.wav"} <= names
     assert not [name for name in names if name.startswith(("tests", "n8n-node"))]

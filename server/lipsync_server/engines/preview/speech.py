@@ -1,9 +1,10 @@
 """From speech to the mouth: opening, width and lip pressure for every video frame.
 
 Small convolutional networks (weights/preview_mouth.npz, an ensemble) read a log mel spectrum, that is the sound's
-energy in 40 frequency bands every 10 ms, and predict the mouth. Two rules follow: the lips are shut in pauses, and on
-p, b and m. The recording is processed in windows, so memory does not grow with its length. Knows numpy and no picture.
-The networks are trained by server/training/preview_mouth, outside the package.
+energy in 40 frequency bands every 10 ms. A linear step (readout.py) computes the mouth's opening from their outputs.
+Two rules follow: the lips are shut in pauses, and on p, b and m. The recording is processed in windows, so memory does
+not grow with its length. Knows numpy and no picture. server/training/preview_mouth, outside the package, trains the
+networks and the linear step.
 """
 
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_server.engines.base import FPS, SPEECH_RATE_HZ, Speech
+from lipsync_server.engines.preview.readout import PRESS, SPEAKING, WIDTH, Readout, evidence_of
 from lipsync_server.paths import bundled
 
 Array = NDArray[np.float32]
@@ -31,10 +33,10 @@ _AROUND_S: Final = 5
 _BLOCK_S: Final = 48
 _MARGIN_S: Final = _AROUND_S + 2
 
-# A predicted opening below _SHUT_BELOW means shut lips; openings above are stretched. Measured on people talking.
-_SHUT_BELOW: Final = 0.26
-_STRETCH: Final = 2.0
-_PRESS_AT: Final = 0.35
+# A predicted opening below _SHUT_BELOW means shut lips. A press above _PRESS_AT (probability) closes them. Both were
+# chosen on filmed people whose own clips the readout was not fitted on (docs/preview.md).
+_SHUT_BELOW: Final = 0.25
+_PRESS_AT: Final = 0.2
 # Lips move a little before their sound is heard.
 _LEAD_S: Final = 0.003
 
@@ -204,8 +206,10 @@ def _convolve(x: Array, kernel: Array, bias: Array, dilation: int, stride: int =
 
 
 @lru_cache(maxsize=1)
-def _shipped() -> tuple[Network, ...]:
-    return load_networks(bundled("preview_mouth.npz"))
+def _shipped() -> tuple[tuple[Network, ...], Readout]:
+    path = bundled("preview_mouth.npz")
+    with np.load(path, allow_pickle=False) as arrays:
+        return load_networks(path), Readout.of(arrays)
 
 
 def load_networks(path: Path) -> tuple[Network, ...]:
@@ -236,20 +240,18 @@ def predict(features: Array, networks: tuple[Network, ...]) -> Array:
 
 def _grid_track(mel: Array, loud_db: float) -> Array:
     """Opening, width and press every 10 ms: float32 (n, 3). mel: float32 (n, N_MELS)."""
+    networks, readout = _shipped()
     features, level = normalise(mel, loud_db)
-    raw = predict(features, _shipped())
-    talking = _smooth(_talking(_sigmoid(raw[:, 3]), level).astype(np.float32), 4.0)
-    # Closures are one step longer on both sides, so that the shortest one is still visible in a video frame.
-    pressed = np.convolve(_sigmoid(raw[:, 2]) > _PRESS_AT, np.ones(3), "same") > 0
-    press = np.clip(1.4 * _smooth(pressed.astype(np.float32), 2.0), 0, 1)
-    # A network that is unsure between two phones predicts their mean; stretching restores the mouth's full range.
-    opening = np.clip((_smooth(raw[:, 0], 2.5) - _SHUT_BELOW) * _STRETCH, 0, 1)
-    opening *= (0.5 + 0.5 * _smooth(level, 6.0)) * (1 - press) * np.clip(1.1 * talking - 0.05, 0, 1)
-    width = _smooth(raw[:, 1], 4.0) * talking
-    return np.stack([np.clip(_smooth(opening, 1.5), 0, 1), np.clip(width, -1, 1), press * talking], 1)
+    evidence = evidence_of(predict(features, networks))
+    talking = _smooth(talking_steps(evidence[:, SPEAKING], level).astype(np.float32), 4.0)
+    press = np.clip(1.4 * _smooth((evidence[:, PRESS] > _PRESS_AT).astype(np.float32), 1.5), 0, 1)
+    opening = np.clip(_smooth(readout(evidence), 2.5) - _SHUT_BELOW, 0, 1)
+    opening *= (1 - press) * np.clip(1.1 * talking - 0.05, 0, 1)
+    width = _smooth(evidence[:, WIDTH], 4.0) * talking
+    return np.stack([np.clip(_smooth(opening, 1.0), 0, 1), np.clip(width, -1, 1), press * talking], 1)
 
 
-def _talking(speaking: Array, level: Array) -> Mask:
+def talking_steps(speaking: Array, level: Array) -> Mask:
     """True where somebody speaks, (n,); gaps of up to 200 ms are bridged."""
     talking = speaking * (level > 0.02) > 0.5
     return _bridge(talking, 20)
@@ -264,10 +266,6 @@ def _bridge(mask: Mask, longest: int) -> Mask:
         if start - stop <= longest:
             out[stop:start] = True
     return out
-
-
-def _sigmoid(x: Array) -> Array:
-    return (1 / (1 + np.exp(-np.clip(x, -30, 30)))).astype(np.float32)
 
 
 def _smooth(x: Array, sigma: float) -> Array:

@@ -1,7 +1,7 @@
 """Distributes the whole test suite over processes, and reports its result.
 
-Tests of one file stay in one process of pytest-xdist, because they share servers and models. At the end every skipped
-test is counted and named with its reason: a promise that was not tested is part of the result.
+Tests of one file stay in one process of pytest-xdist (`--dist=loadfile`), because they share servers and models. At the
+end every skipped test is counted and named with its reason: a promise that was not tested is part of the result.
 """
 
 from collections import defaultdict
@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-# Tests in these folders start servers, kill them and wait for others. Two at a time would compete for the cores.
-ONE_AT_A_TIME = ("reliability", "e2e")
+# The folders whose files take longest come first, so that the processes end at about the same time. The tests of Ray
+# mostly wait for Ray: one file of theirs starts first, beside tests that compute.
+FIRST = ("reliability/test_ray_machines.py", "e2e", "reliability", "engines", "http")
 NAMES_SHOWN = 4
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each test its group for `--dist loadgroup`: a mark of its own, or else its folder or file."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            path = item.path.relative_to(TESTS)
-            group = "processes" if path.parts[0] in ONE_AT_A_TIME else str(path.with_suffix(""))
-            item.add_marker(pytest.mark.xdist_group(group))
+    """Put the files that take longest first."""
+    items.sort(key=lambda item: _rank(item.path.relative_to(TESTS).as_posix()))
+
+
+def _rank(path: str) -> int:
+    return next((place for place, start in enumerate(FIRST) if path.startswith(start)), len(FIRST))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -30,7 +30,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     names: defaultdict[str, list[str]] = defaultdict(list)
     for report in terminalreporter.stats.get("skipped", []):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-        names[reason.removeprefix("Skipped: ")].append(report.nodeid.partition("@")[0].removeprefix("tests/"))
+        names[reason.removeprefix("Skipped: ")].append(report.nodeid.removeprefix("tests/"))
     if not names:
         return
     n_skipped = sum(len(found) for found in names.values())

@@ -23,9 +23,6 @@ from s3_server import KEY, SECRET, Bucket
 from site_kit import wav
 
 pytest.importorskip("ray")
-# One process of pytest-xdist runs all tests of the cluster, because there is one cluster.
-pytestmark = pytest.mark.xdist_group("ray")
-
 
 N_JOBS = 40
 

@@ -16,9 +16,6 @@ from ray_nodes import START_S, TOKEN, RayNodes
 from site_kit import wav
 
 pytest.importorskip("ray")
-# One process of pytest-xdist runs all tests of the cluster, because there is one cluster.
-pytestmark = pytest.mark.xdist_group("ray")
-
 
 SECONDS = 0.6
 _CAUSES = """

@@ -15,6 +15,7 @@ from dotenv import dotenv_values
 from pydantic import AliasChoices, BaseModel, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from lipsync_server.kernel_choices import parse_choices
 from lipsync_server.quantization import Quantization
 from lipsync_server.validation import nearest, show
 
@@ -112,12 +113,20 @@ class EngineSettings(BaseModel):
     """LoRA files, `path`, `path:scale` or `path:scale:distilled`, by commas; merged for balanced and fast."""
     lora_dir: Path | None = None
     """A folder whose LoRA files jobs may name in the option `loras`."""
+    choices: Annotated[list[str], NoDecode] = []
+    """Fixes ways of computing that are measured on the card otherwise, `vae=plain,product=128x128x64` by commas."""
     gpus_per_worker: int = Field(default=1, ge=1, le=64)
     """Number of GPUs of one worker. InfiniteTalk splits each video over them: faster, not cheaper."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe level of log lines that are written."""
 
-    @field_validator("lora", mode="before")
+    @field_validator("choices")
+    @classmethod
+    def _choices_exist(cls, value: list[str]) -> list[str]:
+        parse_choices(value)
+        return value
+
+    @field_validator("lora", "choices", mode="before")
     @classmethod
     def _lora_from_text(cls, value: object) -> object:
         return _split_commas(value)

@@ -12,7 +12,7 @@ from typing import Any
 os.environ["TRITON_INTERPRET"] = "1"
 
 import torch
-from lipsync_server.models.kernels import fused, int8_rounding
+from lipsync_server.models.kernels import fused, int8_product, int8_rounding
 from lipsync_server.models.kernels.attention_8bit import TILE
 from lipsync_server.models.kernels.attention_int8 import KEY_ORDER
 from lipsync_server.models.kernels.int8_product import _product
@@ -110,7 +110,13 @@ def product() -> dict[str, float]:
     x_scale, w_scale, bias = normal(m, 1).abs(), normal(n, 1).abs(), normal(n).bfloat16()
     out = torch.empty(m, n, dtype=torch.bfloat16)
     _product[(6,)](x, w, x_scale, w_scale, bias, out, m, n, k, ROWS=32, COLUMNS=64, DEPTH=32, GROUP=8, HAS_BIAS=True)
-    return {"int8 product": error(out, (x.float() @ w.float().t()) * x_scale * w_scale.t() + bias.float())}
+    wanted = (x.float() @ w.float().t()) * x_scale * w_scale.t() + bias.float()
+    by_tile = [int8_product.launch(x, w, x_scale, w_scale, bias, tile) for tile in int8_product.TILES]
+    return {
+        "int8 product": error(out, wanted),
+        # Sums of integers are exact, so a card may choose any tile without a change in one bit.
+        "product, bits that differ between tiles": float(sum((tile != out).sum() for tile in by_tile)),
+    }
 
 
 def vae() -> dict[str, float]:

@@ -73,7 +73,12 @@ class AbsentGpu:
         raise NotImplementedError("there is no GPU to measure")
 
     def get_device_properties(self, device: int) -> dict[str, int]:
-        return {"max_shared_mem": SHARED_KIB[self._capability] * 1024}
+        return {"max_shared_mem": self.shared_bytes}
+
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory that one block of threads can have."""
+        return SHARED_KIB[self._capability] * 1024
 
     def load_binary(self, name: str, cubin: bytes, shared: int, device: int) -> tuple[str, str, int, int, int]:
         self.compiled.setdefault(name, []).append(cubin)
@@ -102,7 +107,7 @@ def compile_all(capability: int) -> AbsentGpu:
         for kind in kinds:
             _passes(5_120, 13_824, 40, kind)
         _passes(1_536, 8_960, 12, None)
-        _products(5_120, 13_824)
+        _products(5_120, 13_824, gpu)
         for heads in (40, 12):
             _roundings(heads, hopper=capability == _HOPPER)
         _vae()
@@ -127,11 +132,13 @@ def _passes(width: int, hidden: int, heads: int, kind: EightBit | None) -> None:
     fused.heads_bf16(x, weight, 1e-6, heads, None)
 
 
-def _products(width: int, hidden: int) -> None:
+def _products(width: int, hidden: int, gpu: AbsentGpu) -> None:
     for k, n, biased in ((width, 3 * width, True), (hidden, width, True), (width, width, False)):
         rows = torch.empty(_TOKENS, k, dtype=torch.int8), torch.empty(n, k, dtype=torch.int8)
         scales = torch.empty(_TOKENS, 1, dtype=torch.float32), torch.empty(n, 1, dtype=torch.float32)
-        int8_product.launch(*rows, *scales, _bf16(n) if biased else None)
+        for tile in int8_product.TILES:
+            if int8_product.least_shared_bytes(tile) <= gpu.shared_bytes:
+                int8_product.launch(*rows, *scales, _bf16(n) if biased else None, tile)
 
 
 def _roundings(heads: int, *, hopper: bool) -> None:

@@ -73,9 +73,10 @@ class Job:
         self._tell_limits()
         square = self._square()
         room = room_for(self._make_room)
+        start = self._start()
+        self._models.recall(start.choices)
         with_room(lambda: self._models.load(self._options.variant, reporting_to(self._context)), room)
         plan = self._windows()
-        start = self._start()
         loop = with_room(lambda: self._loop(square, start.generator), room)
         speech = with_room(lambda: self._speech(plan), room)
         known = start.known
@@ -83,7 +84,7 @@ class Job:
             for window in plan.windows[start.window :]:
                 step = partial(self._window, loop, speech, plan, window, known, placing)
                 known = yield from frames_with_room(self._repeatable(step, start.generator), room)
-                self._context.save(state_after(window.index, known, start.generator))
+                self._context.save(state_after(window.index, known, start.generator, self._models.chooser.in_use))
 
     def _make_room(self) -> bool:
         if not self._models.make_room():

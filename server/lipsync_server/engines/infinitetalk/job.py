@@ -96,13 +96,14 @@ class Job:
         need = self._need(cast)
         room = room_for(lambda: self._make_room(need), self._options)
         start = self._start()
+        self._models.recall(start.choices)
         with_room(lambda: self._load(need), room)
         ready = with_room(lambda: self._prepare(need, cast, plan, start.generator), room)
         known = start.known
         for window in plan.windows[start.window :]:
             step = self._denoise_and_decode(ready, window, known)
             known = yield from frames_with_room(step, room)
-            self._context.save(state_after(window.index, known, start.generator))
+            self._context.save(state_after(window.index, known, start.generator, self._models.chooser.in_use))
 
     def close(self) -> None:
         """Close the video that stands for the picture, and wait for work on the side stream."""

@@ -1,13 +1,14 @@
 """Choose the attention kernel for this device once, and log its name with the reason.
 
-This module stands between the models and the kernels: a model gets an `Attention` from `choose` and calls it. Knows the
-packages of the kernels, the GPU on which each was measured fastest, and how to test a kernel before its first use. Does
-not know how a kernel computes (attention_kernels.py), nor any model.
+This module stands between the models and the kernels: a model gets an `Attention` from `choose` and calls it. "auto" is
+the kernel that was fastest on this card (choice.py). Knows the packages of the kernels, the candidates for each kind of
+attention with their limits of error, and how to test a kernel before its first use. Does not know how a kernel computes
+(attention_kernels.py), nor any model.
 """
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -25,9 +26,12 @@ from lipsync_server.models.kernels.attention_kernels import (
     math,
     sdpa,
 )
+from lipsync_server.models.kernels.card import chooser_for, relative_error
+from lipsync_server.models.kernels.choice import Chooser, Question, Way
 
 __all__ = [
-    "EIGHT_BIT", "KERNELS", "OURS", "SPARSE", "Attention", "Kernel", "choose", "fastest", "math", "sdpa", "why_not",
+    "EIGHT_BIT", "EXACT_CANDIDATES", "GENERAL", "KERNELS", "OURS", "ROUNDED_CANDIDATES", "SPARSE", "Attention",
+    "Kernel", "choose", "fastest", "math", "sdpa", "why_not",
 ]  # fmt: skip
 
 _PACKAGES = {
@@ -42,11 +46,20 @@ _TRIAL_LIMIT = 0.1
 OUR_HEAD_DIM = 128
 """The numbers of one head that OURS compute with. With another head size they would read beyond a head."""
 TRIAL_TOKENS = 8_192
-"""Number of tokens in the measurement of `fastest`: a quarter of a window, which takes a few milliseconds."""
+"""Number of queries in the measurement of a choice: a quarter of a window, which takes some milliseconds."""
+_FEW_KEYS = 512
+"""Number of keys of cross-attention to the prompt's tokens."""
+_COMPARED_QUERIES = 128
 
-# Fastest first, as measured at 33,600 tokens of 40 heads of 128 in bf16; docs/performance.md.
-_ORDER_HOPPER = ("cudnn", "flash3", "flash4", "flash2", "flash", "xformers", "sdpa")
-_ORDER_OTHER = ("flash3", "flash4", "flash2", "flash", "cudnn", "xformers", "sdpa")
+GENERAL = ("cudnn", "flash3", "flash4", "flash2", "flash", "xformers", "sdpa")
+"""Kernels for any number of keys and any head, which all compute in the model's own float type."""
+EXACT_CANDIDATES = ("bf16", *GENERAL)
+"""Candidates for self-attention beside 16-bit linear layers."""
+ROUNDED_CANDIDATES = ("fp8", "int8_both", *EXACT_CANDIDATES)
+"""Candidates for self-attention beside linear layers that compute in 8 bits, whose error hides the kernels' own."""
+# Relative errors on normal values against float32. Measured: fp8 0.045, int8_both 0.018, the others at most 0.003.
+_LIMITS = {"fp8": 0.06, "int8_both": 0.03}
+_LIMIT = 0.01
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,11 @@ class Attention:
         if self.density == 1:
             return KERNELS[self.ours]
         return partial(eight_bit, form=self.ours, density=self.density)
+
+    @property
+    def name_in_self(self) -> str:
+        """The name of the kernel for self-attention."""
+        return self.name if self.ours is None else self.ours
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q (B, Nq, H, d), k and v (B, Nk, H, d) of one float type -> (B, Nq, H, d)."""
@@ -132,33 +150,51 @@ def _importable(module: str) -> bool:
     return True
 
 
-def fastest(names: Sequence[str], device: torch.device, dtype: torch.dtype, heads: int) -> tuple[str | None, str]:
-    """Measure `names` on this GPU. Returns the fastest, and the milliseconds of each in words; (None, "") if none runs.
-
-    Every kernel attends to TRIAL_TOKENS random tokens. A table of GPUs could not know this card's clock and driver.
-    """
-    if device.type != "cuda" or all(why_not(name, device, dtype) is not None for name in names):
+def fastest(
+    names: Sequence[str], device: torch.device, dtype: torch.dtype, heads: int, head_dim: int, chooser: Chooser
+) -> tuple[str | None, str]:
+    """The kernel of `names` that is fastest for self-attention on this card, and the reason; (None, "") without any."""
+    if device.type != "cuda":
         return None, ""
-    q, k, v = torch.randn(3, 1, TRIAL_TOKENS, heads, 128, device=device, dtype=dtype)
-    found = {name: _milliseconds(KERNELS[name], q, k, v) for name in names if why_not(name, device, dtype) is None}
-    words = ", ".join(f"{name} {taken_ms:.2f} ms" for name, taken_ms in found.items())
-    return min(found, key=lambda name: found[name]), f"measured here: {words}"
+    rounds = "8-bit" if set(names) & set(EIGHT_BIT) else "exact"
+    shape = f"{rounds} {heads} heads of {head_dim}, {TRIAL_TOKENS} tokens"
+    found = _chosen(Trial("attention", shape, TRIAL_TOKENS, heads, head_dim), names, device, dtype, chooser)
+    return found if found is not None else (None, "")
 
 
-def _milliseconds(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor) -> float:
-    """The shortest of seven runs, after three runs to warm up.
+@dataclass(frozen=True)
+class Trial:
+    """The sizes of one measurement. kind, shape: as in choice.Question."""
 
-    Other work on the GPU only adds time, so the minimum is closest.
-    """
-    taken: list[float] = []
-    for _ in range(10):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        kernel(q, k, v)
-        end.record()
-        end.synchronize()
-        taken.append(begin.elapsed_time(end))
-    return min(taken[3:])
+    kind: str
+    shape: str
+    n_keys: int
+    heads: int
+    head_dim: int
+
+
+def _chosen(
+    trial: Trial, names: Sequence[str], device: torch.device, dtype: torch.dtype, chooser: Chooser
+) -> tuple[str, str] | None:
+    """Ask `chooser` for the fastest kernel of `names` for random queries, keys and values of the trial's sizes."""
+    random = torch.Generator(device).manual_seed(0)
+    q, k, v = (
+        torch.randn(1, n, trial.heads, trial.head_dim, generator=random, device=device, dtype=dtype)
+        for n in (TRIAL_TOKENS, trial.n_keys, trial.n_keys)
+    )
+    some = slice(None, _COMPARED_QUERIES)
+    question = Question(
+        trial.kind,
+        trial.shape,
+        plain=lambda: math(q[:, some].float(), k.float(), v.float()),
+        error=lambda got, wanted: relative_error(got[:, some], wanted),
+    )
+    ways = {
+        name: Way(partial(KERNELS[name], q, k, v), _LIMITS.get(name, _LIMIT), partial(why_not, name, device, dtype))
+        for name in names
+    }
+    choice = chooser.choose(question, ways)
+    return None if choice is None else (choice.way, choice.reason)
 
 
 def _require(name: str, device: torch.device, dtype: torch.dtype) -> None:
@@ -172,13 +208,17 @@ def choose(
     device: torch.device | str,
     dtype: torch.dtype = torch.bfloat16,
     density: float = 1.0,
-    reason: str = "as set",
+    *,
+    heads: int = 40,
     head_dim: int = OUR_HEAD_DIM,
+    in_8bit: bool = False,
+    chooser: Chooser | None = None,
 ) -> Attention:
-    """Return the kernel for `device`: the one with this name, or with "auto" the fastest that runs.
+    """Return the attention for `device`: the kernel with this name, or with "auto" the fastest that runs there.
 
-    density below 1 needs a kernel of SPARSE. head_dim: numbers of one head in the model; OURS need 128. reason: for the
-    log, why the caller named one of OURS. Raises EngineUnavailable if the named kernel cannot run here.
+    density below 1 needs a kernel of SPARSE. heads, head_dim: of the model; OURS need heads of 128 numbers. in_8bit:
+    "auto" may round self-attention to 8 bits, because the model's linear layers do. chooser: measures "auto" and keeps
+    the choice; None measures for this process. Raises EngineUnavailable if the named kernel cannot run here.
     """
     device = torch.device(device)
     if density != 1 and name not in SPARSE:
@@ -186,6 +226,11 @@ def choose(
             f"attention density {density:g} needs attention int8 or fp8, not {name}. Set the density to 1, or "
             "attention to fp8."
         )
+    if name not in OURS and name != "auto":
+        if name not in KERNELS:
+            raise EngineUnavailable(f"attention {name!r} is unknown: use auto or one of {', '.join(KERNELS)}.")
+        _require(name, device, dtype)
+        return Attention(name, "as set", KERNELS[name])
     if name in OURS:
         if head_dim != OUR_HEAD_DIM:
             raise EngineUnavailable(
@@ -193,19 +238,22 @@ def choose(
                 "attention to auto."
             )
         _require(name, device, dtype)
-        return replace(choose("auto", device, dtype), reason=reason, ours=name, density=density)
-    if name != "auto":
-        if name not in KERNELS:
-            raise EngineUnavailable(f"attention {name!r} is unknown: use auto or one of {', '.join(KERNELS)}.")
-        _require(name, device, dtype)
-        return Attention(name, "as set", KERNELS[name])
     if device.type != "cuda":
         return Attention("sdpa", f"torch's own on {device.type}", sdpa)
-    hopper = torch.cuda.get_device_capability(device)[0] == 9
-    passed: list[str] = []
-    for candidate in _ORDER_HOPPER if hopper else _ORDER_OTHER:
-        if why_not(candidate, device, dtype) is None:
-            skipped = f", {', '.join(passed)} not usable" if passed else ""
-            return Attention(candidate, f"fastest that runs on this GPU{skipped}", KERNELS[candidate])
-        passed.append(candidate)
-    raise EngineUnavailable("no attention kernel runs on this GPU; update the driver or torch.")
+    chooser = chooser or chooser_for(device)
+    reason, own = "as set", name
+    if name == "auto":
+        ours = () if head_dim != OUR_HEAD_DIM or dtype != torch.bfloat16 else OURS
+        names = ROUNDED_CANDIDATES if in_8bit else EXACT_CANDIDATES
+        candidates = [one for one in names if one in ours or one in GENERAL]
+        found, reason = fastest(candidates, device, dtype, heads, head_dim, chooser)
+        if found is None:
+            raise EngineUnavailable("no attention kernel runs on this GPU; update the driver or torch.")
+        if found not in OURS:
+            return Attention(found, reason, KERNELS[found])
+        own = found
+    few = Trial("cross_attention", f"{heads} heads of {head_dim}, {_FEW_KEYS} keys", _FEW_KEYS, heads, head_dim)
+    general = _chosen(few, GENERAL, device, dtype, chooser)
+    if general is None:
+        raise EngineUnavailable("no attention kernel runs on this GPU; update the driver or torch.")
+    return Attention(general[0], reason, KERNELS[general[0]], ours=own, density=density)

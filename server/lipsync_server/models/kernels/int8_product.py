@@ -5,6 +5,8 @@ and a second kernel reads, scales and rounds them. Here each tile of the sum is 
 
     out[m, n] = bf16(sum_k x[m, k] w[n, k] * x_scale[m] * w_scale[n] + bias[n])
 
+A tile is the part of `out` that one block of threads computes. The tile does not change the result, not in one bit,
+because sums of integers are exact. Which tile is fastest depends on the card, so it is measured (product_8bit.py).
 Knows rows of int8 with a scale each, on both sides. Does not know layers.
 """
 
@@ -16,9 +18,22 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Rows, columns and depth of a tile, warps and stages that fit the shared memory: Hopper's, and any GPU's since Ampere.
-_HOPPER = (128, 256, 128, 8, 4)
-_OTHER = (128, 128, 64, 4, 3)
+TILES = {
+    "128x128x64": (128, 128, 64, 4, 3),
+    "128x256x64": (128, 256, 64, 8, 4),
+    "128x256x128": (128, 256, 128, 8, 4),
+}
+"""Rows, columns and depth of a tile, warps and stages. The last one needs the shared memory of A100 or H100."""
+ANY_CARD = "128x128x64"
+"""A tile that runs on every GPU since Ampere."""
+
+
+def least_shared_bytes(tile: str) -> int:
+    """Shared memory that the tile's kernel needs at least: all stages but one hold a part of both matrices."""
+    rows, columns, depth, _, stages = TILES[tile]
+    return (stages - 1) * (rows + columns) * depth
+
+
 # This many row blocks are computed one after the other with the same column block, which then stays in the L2 cache.
 _GROUP = 8
 
@@ -58,23 +73,21 @@ def _product(
 
 
 @torch.library.custom_op("lipsync::int8_product", mutates_args=())
-def int8_product(x: Tensor, w: Tensor, x_scale: Tensor, w_scale: Tensor, bias: Tensor | None) -> Tensor:
+def int8_product(
+    x: Tensor, w: Tensor, x_scale: Tensor, w_scale: Tensor, bias: Tensor | None, tile: str = ANY_CARD
+) -> Tensor:
     """(x * x_scale) (w * w_scale)^T + bias in bf16.
 
-    x (M, K) and w (N, K) int8, contiguous; x_scale (M, 1) and w_scale (N, 1) float32; bias (N,).
+    x (M, K) and w (N, K) int8, contiguous; x_scale (M, 1) and w_scale (N, 1) float32; bias (N,). tile: one of TILES.
     """
-    return launch(x, w, x_scale, w_scale, bias)
+    return launch(x, w, x_scale, w_scale, bias, tile)
 
 
-def launch(x: Tensor, w: Tensor, x_scale: Tensor, w_scale: Tensor, bias: Tensor | None) -> Tensor:
-    """int8_product without torch's dispatch.
-
-    Triton's driver names the GPU, because ahead_of_time.py runs without one.
-    """
+def launch(x: Tensor, w: Tensor, x_scale: Tensor, w_scale: Tensor, bias: Tensor | None, tile: str = ANY_CARD) -> Tensor:
+    """int8_product without torch's dispatch."""
     (m, k), n = x.shape, w.shape[0]
     out = torch.empty(m, n, dtype=torch.bfloat16, device=x.device)
-    is_hopper = triton.runtime.driver.active.get_current_target().arch // 10 == 9
-    rows, columns, depth, warps, stages = _HOPPER if is_hopper else _OTHER
+    rows, columns, depth, warps, stages = TILES[tile]
     _product[(triton.cdiv(m, rows) * triton.cdiv(n, columns),)](
         x, w, x_scale, w_scale, bias, out, m, n, k, ROWS=rows, COLUMNS=columns, DEPTH=depth, GROUP=_GROUP,
         HAS_BIAS=bias is not None, num_warps=warps, num_stages=stages,
@@ -83,5 +96,5 @@ def launch(x: Tensor, w: Tensor, x_scale: Tensor, w_scale: Tensor, bias: Tensor 
 
 
 @int8_product.register_fake
-def _(x: Tensor, w: Tensor, x_scale: Tensor, w_scale: Tensor, bias: Tensor | None) -> Tensor:
+def _(x: Tensor, w: Tensor, x_scale: Tensor, w_scale: Tensor, bias: Tensor | None, tile: str = ANY_CARD) -> Tensor:
     return x.new_empty(x.shape[0], w.shape[0], dtype=torch.bfloat16)

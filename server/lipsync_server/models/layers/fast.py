@@ -84,7 +84,7 @@ def multiply(layer: nn.Module, rows: "fused.Rows") -> Tensor:
         out: Tensor = layer(rows.data)
         return out
     assert isinstance(layer, QuantizedLinear)
-    return multiply_rows(rows.data, rows.scale, layer.data, layer.scale, layer.bias, torch.bfloat16)
+    return multiply_rows(rows.data, rows.scale, layer.data, layer.scale, layer.bias, torch.bfloat16, layer.tile)
 
 
 def multiply_gelu(layer: nn.Module, rows: "fused.Rows") -> "fused.Rows":

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lipsync_server.models.kernels.product_8bit import multiply_8bit, native_8bit
+from lipsync_server.models.kernels.choice import Chooser
+from lipsync_server.models.kernels.product_8bit import fastest_tile, multiply_8bit, native_8bit
 from lipsync_server.models.kernels.rounding import DTYPES, dequantize_rows, quantize_rows
 from lipsync_server.quantization import EightBit
 
@@ -42,6 +43,8 @@ class QuantizedLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features, self.kind = in_features, out_features, kind
         self.activations = activations
+        # The tile of the int8 product, which use_fastest_tiles measures.
+        self.tile: str | None = None
         self.data = _frozen(torch.empty(out_features, in_features, dtype=DTYPES[kind], device=device))
         self.scale = _frozen(torch.empty(out_features, 1, dtype=torch.float32, device=device))
         self.bias = _frozen(torch.empty(out_features, dtype=dtype, device=device)) if bias else None
@@ -72,7 +75,7 @@ class QuantizedLinear(nn.Module):
         """x (..., in) float -> (..., out) in x's type."""
         if self.activations == "dynamic":
             flat = x.reshape(-1, self.in_features)
-            return multiply_8bit(flat, self.data, self.scale, self.bias, self.kind).view(*x.shape[:-1], -1)
+            return multiply_8bit(flat, self.data, self.scale, self.bias, self.kind, self.tile).view(*x.shape[:-1], -1)
         return F.linear(x, self.dequantized(x.dtype), self.bias)
 
     def extra_repr(self) -> str:
@@ -135,3 +138,14 @@ def replace_linears(model: nn.Module, kind_of: Callable[[str, nn.Linear], EightB
 def computes_in_8bit(model: nn.Module) -> bool:
     """Whether any layer rounds its activations to multiply in 8 bits."""
     return any(isinstance(module, QuantizedLinear) and module.activations == "dynamic" for module in model.modules())
+
+
+def use_fastest_tiles(model: nn.Module, device: torch.device, chooser: Chooser) -> None:
+    """Let every layer that computes in int8 use the tile that `chooser` finds fastest for its size on this card."""
+    tiles: dict[tuple[int, int], str | None] = {}
+    for module in model.modules():
+        if isinstance(module, QuantizedLinear) and module.activations == "dynamic" and module.kind == "int8":
+            size = module.out_features, module.in_features
+            if size not in tiles:
+                tiles[size] = fastest_tile(*size, device, chooser)
+            module.tile = tiles[size]

@@ -1,10 +1,13 @@
 """The first window of a render: window 0, or the window after the resume point of an interrupted render.
 
-A resumed render gives the same video, because the state of its random generator is stored too. Knows the entries of the
-stored state. Does not know who stores the state, nor how a window is made.
+A resumed render gives the same video, because the state of its random generator and the chosen ways of computing
+(kernels/choice.py) are stored too. Knows the entries of the stored state. Does not know who stores the state, nor how a
+window is made.
 """
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -15,11 +18,15 @@ from lipsync_server.resume_state import State
 
 @dataclass(frozen=True)
 class Start:
-    """window: index of the first window to run. known: latents (C, k, H, W) with which this window begins, or None."""
+    """window: index of the first window to run. known: latents (C, k, H, W) with which this window begins, or None.
+
+    choices: question -> way of the choices with which the windows before were computed; empty for a new render.
+    """
 
     window: int
     known: Tensor | None
     generator: torch.Generator
+    choices: Mapping[str, str] = field(default_factory=dict)
 
 
 def first_start(seed: int) -> Start:
@@ -35,12 +42,25 @@ def start_from(state: State) -> Start:
     generator = torch.Generator()
     generator.set_state(torch.from_numpy(np.array(random, np.uint8)))
     known = torch.from_numpy(np.array(latents, np.float32)) if isinstance(latents, np.ndarray) else None
-    return Start(first, known, generator)
+    return Start(first, known, generator, _choices_in(state.get("choices")))
 
 
-def state_after(window: int, known: Tensor | None, generator: torch.Generator) -> State:
-    """The state after the window with this index. known: latents with which the next window begins, or None."""
+def _choices_in(stored: object) -> dict[str, str]:
+    """The stored choices; none in a state that an older version stored."""
+    found = json.loads(stored) if isinstance(stored, str) else {}
+    return {str(question): str(way) for question, way in found.items()}
+
+
+def state_after(
+    window: int, known: Tensor | None, generator: torch.Generator, choices: Mapping[str, str] | None = None
+) -> State:
+    """The state after the window with this index. known: latents with which the next window begins, or None.
+
+    choices: question -> way of the choices in use.
+    """
     state: State = {"next_window": window + 1, "random": generator.get_state().numpy()}
+    if choices:
+        state["choices"] = json.dumps(choices, sort_keys=True)
     if known is not None:
         state["latents"] = known.float().cpu().numpy()
     return state

@@ -6,7 +6,7 @@ or requests.
 
 import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -18,8 +18,12 @@ from lipsync_server.engines.flashhead.options import Variant
 from lipsync_server.engines.flashhead.published import ENHANCER_FOLDERS, PublishedFiles, choose_files
 from lipsync_server.engines.flashhead.video.window_loop import VideoVae
 from lipsync_server.errors import EngineUnavailable
+from lipsync_server.kernel_choices import parse_choices
 from lipsync_server.models import enhance
 from lipsync_server.models.encoders.wav2vec import Wav2Vec
+from lipsync_server.models.kernels.card import chooser_for
+from lipsync_server.models.layers.linear_8bit import use_fastest_tiles
+from lipsync_server.models.wan_vae.choose_pairs import pairs_are_faster
 from lipsync_server.models.wan_vae.vae import WanVae
 from lipsync_server.quantization import EightBit
 from lipsync_server.settings import EngineSettings
@@ -42,6 +46,9 @@ class Models:
             )
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self._compiles = settings.compile and self.device.type == "cuda"
+        self.chooser = chooser_for(
+            self.device, folder=settings.data_dir / "cache" / "choices", fixed=parse_choices(settings.choices)
+        )
         # 16-bit weights fit on every card from 8 GB on. 8 bits are used if the owner sets them, or after memory ran
         # out.
         self._kind: EightBit | None = settings.quant if settings.quant in ("int8", "fp8") else None
@@ -66,6 +73,14 @@ class Models:
         assert self._sound is not None, "load() comes first"
         return self._sound
 
+    def recall(self, choices: Mapping[str, str]) -> None:
+        """Compute with these choices from the next `load` on, as the first part of a resumed job did.
+
+        An empty mapping returns to this card's own choices.
+        """
+        if self.chooser.recall(choices):
+            self._files = None
+
     def load(self, variant: Variant | None, report: Report) -> None:
         """Load the models of `variant`. Returns at once if they are already loaded."""
         files = choose_files(self._settings, variant)
@@ -83,6 +98,7 @@ class Models:
             device=self.device,
             dtype=self.dtype,
             attention=self._settings.attention,
+            chooser=self.chooser,
             progress=lambda done, total: report("transformer", done, total),
         )
         how = self._speed_up(self._transformer)
@@ -110,6 +126,7 @@ class Models:
         weights = "16-bit weights"
         if self._kind is not None:
             transformer.round_weights(self._kind)
+            use_fastest_tiles(transformer, self.device, self.chooser)
             weights = f"{self._kind} weights"
         if not self._compiles:
             return f"{weights}, plain blocks"
@@ -134,7 +151,10 @@ class Models:
 
     def _load_vae(self, files: PublishedFiles) -> VideoVae:
         if files.variant == "pro":
-            return WanVae.load(files.vae, device=self.device, dtype=self.dtype, kernels=self._compiles)
+            if not self._compiles:
+                return WanVae.load(files.vae, device=self.device, dtype=self.dtype)
+            pairs = pairs_are_faster(self.device, self.dtype, self.chooser)
+            return WanVae.load(files.vae, device=self.device, dtype=self.dtype, kernels=True, pair_columns=pairs)
         # Imported here: only Lite needs it.
         from lipsync_server.models.ltx_vae import LtxVae
 

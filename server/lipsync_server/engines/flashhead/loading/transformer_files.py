@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lipsync_server.engines.flashhead.model.config import HeadConfig
 from lipsync_server.engines.flashhead.model.transformer import FlashHeadTransformer
 from lipsync_server.errors import WeightsError
+from lipsync_server.models.kernels.choice import Chooser
 from lipsync_server.models.tensor_files.joined_qkv import official_names, place_of, rows_of
 from lipsync_server.models.tensor_files.safetensors_files import WeightFiles, shards
 
@@ -72,9 +73,13 @@ def load_transformer(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.bfloat16,
     attention: str = "auto",
+    chooser: Chooser | None = None,
     progress: Progress | None = None,
 ) -> FlashHeadTransformer:
-    """Read the published folder, ready to compute on `device`. progress: called with bytes done and bytes in all."""
+    """Read the published folder, ready to compute on `device`.
+
+    chooser: measures attention "auto" and keeps the choice. progress: called with bytes done and bytes in all.
+    """
     device = torch.device(device)
     files = weight_files(folder)
     config = read_config(folder, files)
@@ -91,7 +96,7 @@ def load_transformer(
                 if progress:
                     progress(done, files.n_bytes)
 
-    return fill_transformer(stored(), config, device=device, dtype=dtype, attention=attention)
+    return fill_transformer(stored(), config, device=device, dtype=dtype, attention=attention, chooser=chooser)
 
 
 def fill_transformer(
@@ -101,6 +106,7 @@ def fill_transformer(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.bfloat16,
     attention: str = "auto",
+    chooser: Chooser | None = None,
 ) -> FlashHeadTransformer:
     """A model from official names and float tensors of the official shapes; unused tensors are skipped."""
     device = torch.device(device)
@@ -116,5 +122,5 @@ def fill_transformer(
         place = place_of(name)
         rows_of(getattr(modules[place.module], place.parameter), place.part).copy_(tensor)
     model.eval().requires_grad_(False)
-    model.set_attention(attention)
+    model.set_attention(attention, chooser)
     return model

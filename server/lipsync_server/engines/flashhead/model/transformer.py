@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from lipsync_server.engines.flashhead.model.blocks import Block, SoundAttention, fast_forward, why_not_fast
 from lipsync_server.engines.flashhead.model.config import HeadConfig
 from lipsync_server.engines.flashhead.model.graph import GraphedForward
-from lipsync_server.models.kernels.attention import OUR_HEAD_DIM, Attention, choose, why_not
+from lipsync_server.models.kernels.attention import Attention, choose
+from lipsync_server.models.kernels.choice import Chooser
 from lipsync_server.models.kernels.product_8bit import native_8bit
 from lipsync_server.models.kernels.rope import RotaryTable, video_table
 from lipsync_server.models.layers.cross_attention import KeysValues
@@ -50,11 +51,11 @@ class FlashHeadTransformer(WanTransformer):
         self._ropes: dict[tuple[Grid, torch.device], RotaryTable] = {}
         self.requires_grad_(False)
 
-    def set_attention(self, name: str = "auto") -> None:
-        """Choose the attention kernel of every block; "auto" takes our own in self-attention where it runs."""
-        if name == "auto" and self.config.head_dim == OUR_HEAD_DIM and self.dtype == torch.bfloat16:
-            name = "bf16" if why_not("bf16", self.device, self.dtype) is None else name
-        self.attention = choose(name, self.device, self.dtype, head_dim=self.config.head_dim)
+    def set_attention(self, name: str = "auto", chooser: Chooser | None = None) -> None:
+        """Choose the attention kernel of every block; "auto" is the fastest one, as `chooser` measures on this GPU."""
+        self.attention = choose(
+            name, self.device, self.dtype, heads=self.config.num_heads, head_dim=self.config.head_dim, chooser=chooser
+        )
         for module in self.modules():
             if isinstance(module, SelfAttentionLayers):
                 module.attend = self.attention.self_kernel

@@ -6,7 +6,8 @@ requests.
 """
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,14 +23,22 @@ from lipsync_server.engines.infinitetalk.loading.single_files import read_config
 from lipsync_server.engines.infinitetalk.loading.switch_lora import switch_loras
 from lipsync_server.engines.infinitetalk.loading.transformer_files import load_transformer
 from lipsync_server.engines.infinitetalk.lora_choice import LoraFile, loras_for, server_loras
-from lipsync_server.engines.infinitetalk.model.sequence_parallel import SequenceParallel, several_processes
+from lipsync_server.engines.infinitetalk.model.choose_blocks import use_faster_blocks
+from lipsync_server.engines.infinitetalk.model.sequence_parallel import (
+    SequenceParallel,
+    several_processes,
+    way_of_first_process,
+)
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
 from lipsync_server.errors import EngineUnavailable, HostOutOfMemory
+from lipsync_server.kernel_choices import parse_choices
 from lipsync_server.models.encoders.clip import ImageEncoder
 from lipsync_server.models.encoders.text import TextEncoder
 from lipsync_server.models.encoders.wav2vec import Wav2Vec
 from lipsync_server.models.kernels.attention import choose as choose_attention
+from lipsync_server.models.kernels.card import chooser_for
 from lipsync_server.models.sampling.side_stream import SideStream
+from lipsync_server.models.wan_vae.choose_pairs import pairs_are_faster
 from lipsync_server.models.wan_vae.vae import WanVae
 from lipsync_server.quantization import Quantization
 from lipsync_server.settings import EngineSettings
@@ -76,6 +85,12 @@ class Models:
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.side = SideStream(self.device)
         self._compiles = settings.compile and self.device.type == "cuda"
+        self.chooser = chooser_for(
+            self.device,
+            folder=settings.data_dir / "cache" / "choices",
+            fixed=parse_choices(settings.choices),
+            agreed=way_of_first_process if several_processes() else lambda way: way,
+        )
         self._refuse_what_cannot_run()
         self._planner = MemoryPlanner(settings, self._gpu, self.device, compiles=self._compiles)
         self._held: _Held | None = None
@@ -87,7 +102,13 @@ class Models:
         Reading 19 GB first would take a minute, for the same answer.
         """
         if (self._settings.attention, self._settings.attention_density) != ("auto", 1.0):
-            choose_attention(self._settings.attention, self.device, self.dtype, self._settings.attention_density)
+            choose_attention(
+                self._settings.attention,
+                self.device,
+                self.dtype,
+                self._settings.attention_density,
+                chooser=self.chooser,
+            )
 
     def refuse_what_does_not_fit(self, need: Need) -> None:
         """Raise HostOutOfMemory where host memory is too small for encoders and transformer, before files are read."""
@@ -119,7 +140,7 @@ class Models:
         report("sound and picture encoders", 0, 3)
         wav2vec = Wav2Vec.load(files.wav2vec, device=self.device)
         report("sound and picture encoders", 1, 3)
-        vae = WanVae.load(files.vae, device=self.device, dtype=self.dtype, kernels=self._compiles)
+        vae = self._load_vae(files.vae)
         report("sound and picture encoders", 2, 3)
         # On the host: encode_picture moves it to the device.
         clip_dtype = torch.float16 if self.device.type == "cuda" else torch.float32
@@ -128,6 +149,26 @@ class Models:
         text = TextEncoder(files.text, device=self.device, dtype=self.dtype, cache=cache)
         self._encoders = _Encoders(text, clip, vae, wav2vec)
         report("sound and picture encoders", 3, 3)
+
+    def _load_vae(self, path: Path) -> WanVae:
+        if not self._compiles:
+            return WanVae.load(path, device=self.device, dtype=self.dtype)
+        pairs = pairs_are_faster(self.device, self.dtype, self.chooser)
+        return WanVae.load(path, device=self.device, dtype=self.dtype, kernels=True, pair_columns=pairs)
+
+    def recall(self, choices: Mapping[str, str]) -> None:
+        """Compute with these choices from now on, as the first part of a resumed job did; empty: with this card's own.
+
+        Raises as the loading of the VAE does.
+        """
+        if not self.chooser.recall(choices):
+            return
+        if self._encoders is not None:
+            vae = self._load_vae(find_encoders(self._settings).vae)
+            self._encoders = replace(self._encoders, vae=vae)
+        if self._held is not None:
+            self._held.model.set_attention(self._settings.attention, self._settings.attention_density, self.chooser)
+            self._choose_blocks(self._held.model)
 
     def load_transformer(self, need: Need, report: Report) -> tuple[str, ...]:
         """Load the transformer for a job if necessary. Returns a warning for each option that it does not fulfil."""
@@ -254,20 +295,29 @@ class Models:
             loras=_merged(loras),
             attention=self._settings.attention,
             attention_density=self._settings.attention_density,
+            chooser=self.chooser,
             offload="none" if plan.resident_blocks >= plan.n_blocks else plan.resident_blocks,
             pinned=plan.pinned,
             progress=lambda done, total: report(f"transformer ({files.number_format})", done, total),
         )
         model.cache_context = plan.cache_context
-        if several_processes():
-            model.share_tokens(SequenceParallel(config.num_heads))
         if self._compiles:
             # Compilation is lazy: the blocks for two people, which have no fused form, are compiled at their first run.
             model.compile_blocks()
-            if reason := model.use_fast_blocks():
-                log.warning("the blocks run compiled and not fused, which is slower: %s", reason)
+        self._choose_blocks(model)
         self._held = _Held(model, files, loras, plan, spare_bytes(plan))
         log.info("InfiniteTalk: %s", self.describe())
+
+    def _choose_blocks(self, model: InfiniteTalkTransformer) -> None:
+        """Share the tokens over the processes, and run the blocks in their faster form."""
+        if several_processes():
+            model.share_tokens(SequenceParallel(model.config.num_heads))
+        if not self._compiles:
+            return
+        # Blocks that exchange tokens cannot be timed alone: the other processes would have to take part.
+        reason = model.use_fast_blocks() if several_processes() else use_faster_blocks(model, self.chooser)
+        if reason is not None:
+            log.warning("the blocks run compiled and not fused: %s", reason)
 
     def _release_transformer(self) -> None:
         if self._held is not None:

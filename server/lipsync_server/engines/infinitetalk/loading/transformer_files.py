@@ -23,9 +23,10 @@ from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.model.offload import Offload, StreamedBlocks, place_weights
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
 from lipsync_server.errors import WeightsError
+from lipsync_server.models.kernels.choice import Chooser
 from lipsync_server.models.kernels.product_8bit import native_8bit
 from lipsync_server.models.kernels.rounding import dequantize_rows, quantize_rows
-from lipsync_server.models.layers.linear_8bit import QuantizedLinear, replace_linears
+from lipsync_server.models.layers.linear_8bit import QuantizedLinear, replace_linears, use_fastest_tiles
 from lipsync_server.models.tensor_files.gguf_files import GgufFile
 from lipsync_server.models.tensor_files.headers import read_entries
 from lipsync_server.models.tensor_files.joined_qkv import official_names, place_of, rows_of
@@ -184,6 +185,7 @@ def load_transformer(
     loras: Sequence[tuple[Path, float]] = (),
     attention: str = "auto",
     attention_density: float = 1.0,
+    chooser: Chooser | None = None,
     offload: Offload = "none",
     pinned: bool = True,
     exact: bool = False,
@@ -199,6 +201,7 @@ def load_transformer(
     quant: round the blocks' linear layers to 8 bits while loading; files with a map keep their kind. Weights that a
         single file holds as float8_e4m3fn are kept to the bit with "fp8" and rounded anew with "int8".
     loras: files and scales, merged in this order.
+    chooser: measures attention "auto" and the tiles of int8 products on the device, and keeps the choices.
     offload: "none", "blocks", or how many blocks stay on the device (offload.py). pinned: the others wait in pinned
         host memory where that can be had.
     exact: 8-bit weights are multiplied in the activations' type instead of in 8 bits.
@@ -217,7 +220,9 @@ def load_transformer(
     model.merged_names = writer.changed
     finish()
     set_activations(model, device, exact=exact)
-    model.set_attention(attention, attention_density)
+    if chooser is not None:
+        use_fastest_tiles(model, device, chooser)
+    model.set_attention(attention, attention_density, chooser)
     return model
 
 

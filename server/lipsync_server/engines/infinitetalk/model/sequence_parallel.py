@@ -113,6 +113,13 @@ def several_processes() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
+def way_of_first_process(way: str) -> str:
+    """The way of process 0 for all (models/kernels/choice.py): timings differ, and one video needs one way."""
+    found = [way]
+    dist.broadcast_object_list(found, src=0)
+    return found[0]
+
+
 class SequenceParallel:
     """The TokenSharing of all processes of torch.distributed's default group.
 

@@ -23,8 +23,8 @@ from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.model.layers import ImageEmbedding, TextEmbedding
 from lipsync_server.engines.infinitetalk.model.teacache import TeaCache
 from lipsync_server.engines.infinitetalk.model.token_sharing import AllTokens, Grid, TokenSharing
-from lipsync_server.models.kernels import attention_8bit
-from lipsync_server.models.kernels.attention import Attention, choose, fastest
+from lipsync_server.models.kernels.attention import Attention, choose
+from lipsync_server.models.kernels.choice import Chooser
 from lipsync_server.models.kernels.rope import RotaryTable, video_table
 from lipsync_server.models.layers.embeddings import Head, unpatchify
 from lipsync_server.models.layers.fast import Pending
@@ -100,19 +100,16 @@ class InfiniteTalkTransformer(WanTransformer):
         """Which attention kernel is used and why, for the log."""
         return str(self.attention)
 
-    def set_attention(self, name: str = "auto", density: float = 1.0) -> None:
+    def set_attention(self, name: str = "auto", density: float = 1.0, chooser: Chooser | None = None) -> None:
         """Choose the attention kernel of every block (attention.KERNELS), and the share of key tiles that it computes.
 
-        "auto" takes the fastest of our own kernels for self-attention, measured on this GPU: in 8 bits where the linear
-        layers already compute in 8 bits, because beside their rounding that of the attention is not visible; else bf16.
+        "auto" takes the fastest kernel, as `chooser` measures on this GPU: also one in 8 bits where the linear layers
+        already compute in 8 bits, because beside their rounding that of the attention is not visible.
         """
-        reason = "as set"
-        if name == "auto" and self.config.head_dim == attention_8bit.HEAD_DIM and self.dtype == torch.bfloat16:
-            candidates = ("fp8", "int8_both") if computes_in_8bit(self) else ("bf16",)
-            ours, reason = fastest(candidates, self.device, self.dtype, self.config.num_heads)
-            if ours is not None:
-                name = ours
-        self.attention = choose(name, self.device, self.dtype, density, reason, self.config.head_dim)
+        self.attention = choose(
+            name, self.device, self.dtype, density, heads=self.config.num_heads, head_dim=self.config.head_dim,
+            in_8bit=computes_in_8bit(self), chooser=chooser,
+        )  # fmt: skip
         for module in self.modules():
             if isinstance(module, SelfAttention):
                 module.attend = self.attention.self_kernel

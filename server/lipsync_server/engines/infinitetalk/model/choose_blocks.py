@@ -1,0 +1,89 @@
+"""Measures on this GPU which form of a block is faster: fused (fast_blocks.py) or compiled by torch.
+
+Knows one block's inputs at the model's sizes. Does not know how the choice is kept (models/kernels/choice.py).
+"""
+
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from lipsync_server.engines.infinitetalk.model import fast_blocks
+from lipsync_server.engines.infinitetalk.model.blocks import Block
+from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
+from lipsync_server.models.kernels.card import relative_error
+from lipsync_server.models.kernels.choice import Chooser, Question, Way
+from lipsync_server.models.kernels.rope import video_table
+from lipsync_server.models.layers.fast import Pending
+from lipsync_server.models.layers.linear_8bit import computes_in_8bit
+
+T = TypeVar("T")
+
+_FRAMES, _SIDE = 5, 40
+"""Latent frames and tokens on a side of each: 8,000 tokens, a quarter of a window at 480p."""
+# The forms round activations to 8 bits at the same places, and differ by the rounding of attention and of bf16.
+_LIMIT = 0.06
+
+
+def use_faster_blocks(
+    model: InfiniteTalkTransformer, chooser: Chooser, frames: int = _FRAMES, side: int = _SIDE
+) -> str | None:
+    """Let the model run its faster form of blocks. Returns why that is not the fused form, or None where it is.
+
+    Comes after compile_blocks() and set_attention(). The compiled form is compiled here, which takes seconds at the
+    first start on a card; the choice is kept then.
+    """
+    reason = model.use_fast_blocks()
+    if reason is not None:
+        return reason
+    choice = chooser.choose(*question_of(model, frames, side))
+    if choice is None or choice.way == "fused":
+        return None
+    model.fast_blocks = False
+    return f"compiled blocks are the faster ones here ({choice.reason})"
+
+
+def question_of(
+    model: InfiniteTalkTransformer, frames: int, side: int
+) -> tuple[Question[Tensor], dict[str, Way[Tensor]]]:
+    """The question for a chooser, and its two ways, for the first block of `model` on random hidden states."""
+    config, device, dtype = model.config, model.device, model.dtype
+    random = torch.Generator(device).manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=random, device=device, dtype=dtype)
+
+    grid = (frames, side, side)
+    x, e0 = normal(frames * side * side, config.dim), 0.1 * normal(1, 6, config.dim).float()
+    rope = video_table(grid, config.head_dim, device)
+    text, picture = normal(config.text_len, config.dim), normal(257, config.dim)
+    sound = normal(frames, config.sound.n_tokens, config.sound.width)
+    attention = model.attention
+    assert attention is not None, "set_attention() comes first"
+    context = _with_first_block(model, lambda block: block.project_context(text, picture, sound, 1))
+
+    def fused(block: Block) -> Tensor:
+        return fast_blocks.forward(block, Pending(x), e0, context, rope, attention).settle()
+
+    question = Question(
+        "blocks",
+        f"{config.dim} wide, {'8-bit' if computes_in_8bit(model) else '16-bit'}, attention {attention.name_in_self}",
+        plain=lambda: _with_first_block(model, lambda block: Block.forward(block, x, e0, context, rope, None)),
+        error=relative_error,
+    )
+    ways = {
+        "fused": Way(lambda: _with_first_block(model, fused), _LIMIT),
+        "compiled": Way(
+            lambda: _with_first_block(model, lambda block: cast(Tensor, block(x, e0, context, rope, None))), _LIMIT
+        ),
+    }
+    return question, ways
+
+
+@torch.no_grad()
+def _with_first_block(model: InfiniteTalkTransformer, compute: Callable[[Block], T]) -> T:
+    """The result of `compute` on block 0, whose weights the runner brings to the GPU where they wait elsewhere."""
+    for block in model.runner:
+        return compute(block)
+    raise AssertionError("a transformer has blocks")

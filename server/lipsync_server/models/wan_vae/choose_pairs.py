@@ -1,0 +1,48 @@
+"""Measures on this card whether the VAE's widest convolutions are faster over pairs of columns (layers.PairedConv).
+
+The pairs cost a third more products and are faster where cuDNN has no good kernel for 96 channels, as on an H100.
+Whether another card gains was never known, so it is measured. Knows one convolution of the published width.
+"""
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
+from torch.nn import functional as F
+
+from lipsync_server.models.kernels.card import relative_error
+from lipsync_server.models.kernels.choice import Chooser, Question, Way
+from lipsync_server.models.wan_vae.layers import CausalConv, PairedConv
+
+_CHANNELS = 96
+"""Channels of the layers at full resolution, where most of the VAE's work is."""
+_FRAMES = 6
+"""Four new frames and the two before them."""
+_ROWS, _COLUMNS = 160, 640
+# A result in bf16 differs by 0.003 from float32.
+_LIMIT = 0.01
+
+
+@torch.no_grad()
+def pairs_are_faster(
+    device: torch.device, dtype: torch.dtype, chooser: Chooser, size: tuple[int, int] = (_ROWS, _COLUMNS)
+) -> bool:
+    """Whether paired convolutions are the faster ones here. size: rows and columns of the trial's frames."""
+    random = torch.Generator(device).manual_seed(0)
+    conv = WanCausalConv3d(_CHANNELS, _CHANNELS, 3, padding=1).to(device, dtype)
+    conv.weight.data.normal_(0, 0.02, generator=random)
+    layers = {"plain": CausalConv(conv, defer_bias=True), "paired": PairedConv(conv)}
+    frames = torch.randn(1, _CHANNELS, _FRAMES, *size, generator=random, device=device, dtype=dtype)
+    frames = frames.contiguous(memory_format=torch.channels_last_3d)
+    wide = F.pad(frames, (1, 1)).contiguous(memory_format=torch.channels_last_3d)
+    some = slice(None, 16)
+    question = Question(
+        "vae",
+        f"{_CHANNELS} channels, {size[0]} x {size[1]}",
+        plain=lambda: F.conv3d(frames[..., :18, :].float(), conv.weight.float(), padding=(0, 1, 1))[..., some, :],
+        error=lambda got, wanted: relative_error(got[..., some, :], wanted),
+    )
+    ways = {
+        "plain": Way(lambda: layers["plain"](frames), _LIMIT),
+        "paired": Way(lambda: layers["paired"](wide), _LIMIT),
+    }
+    choice = chooser.choose(question, ways)
+    return choice is not None and choice.way == "paired"

@@ -20,12 +20,14 @@ from cloud_kit import (
     renting,
     stock_order,
 )
+from lipsync_server.cloud.costs.cost import IDLE_STOP_MIN
 from lipsync_server.cloud.machine import Machine
 from lipsync_server.cloud.providers.api import NoCapacity, ProviderError, WrongKey
 from lipsync_server.cloud.providers.tensordock import check_driver, cloud_init
 from lipsync_server.cloud.providers.vast import onstart
 from lipsync_server.cloud.rent import PROVIDERS, readiness
 from lipsync_server.cloud.software import choose_software, upload
+from lipsync_server.engines.recommended import best_profile
 from provider import Provider as StandIn
 from provider import serve_provider
 from server_process import free_port
@@ -345,6 +347,14 @@ def test_vast_s_start_ends_at_once_and_carries_the_script_unchanged():
     script = onstart(stock_order().script)
     assert stock_order().script in script
     assert script.rstrip().endswith("&")
+
+
+def test_the_n8n_node_rents_with_the_defaults_of_cloud_up() -> None:
+    """No server exists yet that the node could ask, so it has a copy of two values."""
+    node = Path(__file__).parents[2] / "n8n-node/nodes/Lipsync/resources/machine/start.ts"
+    source = node.read_text(encoding="utf-8")
+    assert f"const PROFILE = '{best_profile()[0]}';" in source
+    assert f"const IDLE_STOP_MINUTES = {IDLE_STOP_MIN:g};" in source
 
 
 def test_the_n8n_node_sends_the_same_scripts() -> None:

@@ -1,8 +1,8 @@
 """`lipsync bench`: measures the speed of an engine on this machine, and the cost of that speed.
 
 There are two kinds of benchmark: whole renders with the real model files (bench/whole_runs.py), and with
---random-weights single sections of an engine at its published size (bench/infinitetalk, bench/flashhead,
-bench/sadtalker). This module presents the figures; it measures nothing.
+--random-weights single sections of an engine at its published size (bench/engines.py). This module presents the
+figures; it measures nothing.
 """
 
 import json
@@ -16,6 +16,7 @@ import typer
 
 from lipsync_server.cli import console
 from lipsync_server.cli.options import key_values
+from lipsync_server.engines.registry import ENGINES
 from lipsync_server.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -33,9 +34,7 @@ def register(app: typer.Typer) -> None:
 
 def bench(
     durations: Annotated[str, typer.Option(help="Seconds of sound, separated by commas.")] = DURATIONS_S,
-    engine: Annotated[
-        str | None, typer.Option(help="auto, preview, sadtalker, flashhead or infinitetalk.", show_default="auto")
-    ] = None,
+    engine: Annotated[str | None, typer.Option(help=f"One of {', '.join(ENGINES.names)}.", show_default="auto")] = None,
     image: Annotated[Path | None, typer.Option(help="The picture.", show_default="the shipped portrait")] = None,
     audio: Annotated[
         Path | None, typer.Option(help="The recording, repeated to each length.", show_default="the shipped recording")
@@ -52,7 +51,7 @@ def bench(
         bool,
         typer.Option(
             "--random-weights",
-            help="Without model files: infinitetalk, flashhead or sadtalker at full size.",
+            help="Without model files: sections of an engine that computes with torch, at full size.",
         ),
     ] = False,
     only: Annotated[str, typer.Option(help="With --random-weights: sections, separated by commas.")] = "",
@@ -95,13 +94,12 @@ def bench(
         from lipsync_server.bench import whole_runs
         from lipsync_server.bench.machine import Machine
         from lipsync_server.bench.share import card_speeds, write_share
-        from lipsync_server.engines import registry
         from lipsync_server.engines.ask import Ask
         from lipsync_server.engines.options import choose_options
         from lipsync_server.paths import SAMPLES_DIR
 
         settings = console.settings_from({"engine": engine})
-        name, why = registry.choose(settings)
+        name, why = ENGINES.choose(settings)
         plan = whole_runs.Plan(
             engine=name,
             image=image or SAMPLES_DIR / "portrait.jpg",
@@ -110,7 +108,7 @@ def bench(
             repeat=repeat,
             options=key_values(option or []),
         )
-        asked = choose_options(name, registry.options_model(name), Ask(options=dict(plan.options)), settings)
+        asked = choose_options(name, ENGINES.options_model(name), Ask(options=dict(plan.options)), settings)
         machine = Machine.here()
         via_http = via_http or share
         runs: list[Run] = []
@@ -153,15 +151,10 @@ def _measure_sections(
     keep_files: bool,
     budget_s: float | None,
 ) -> None:
-    from lipsync_server.bench.flashhead import command as flashhead
-    from lipsync_server.bench.infinitetalk import command as infinitetalk
-    from lipsync_server.bench.sadtalker import command as sadtalker
+    from lipsync_server.bench.engines import measure_of
     from lipsync_server.bench.sections import SectionRun, torch_device
 
-    measures = {"infinitetalk": infinitetalk.measure, "flashhead": flashhead.measure, "sadtalker": sadtalker.measure}
-    measure = measures.get(engine or "infinitetalk")
-    if measure is None:
-        raise InvalidInput(f"--random-weights measures the engines {', '.join(measures)}, not {engine!r}.")
+    measure = measure_of(engine)
     device = torch_device(console.settings_from({}).device)
     measure(SectionRun(device, scratch, only, json_path, tiny, cards, keep_files, budget_s))
 

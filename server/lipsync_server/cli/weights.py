@@ -2,15 +2,17 @@
 
 import json
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lipsync_server.cli import console
+from lipsync_server.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from lipsync_server.engines.infinitetalk.files.scan import Scan
+    from lipsync_server.engines.model_files import FolderScan
     from lipsync_server.weights.manifest import Manifest
 
 WeightsDir = Annotated[Path | None, typer.Option("--weights-dir", help="Where weights lie.", show_default="weights")]
@@ -109,46 +111,47 @@ def scan(
 ) -> None:
     """Show what a folder's model files are, which presets they serve, and the one download that completes them."""
     with console.errors_as_sentences():
-        from lipsync_server.engines.infinitetalk.files.scan import PART_WORDS
-        from lipsync_server.engines.infinitetalk.files.scan import scan as look_through
+        from lipsync_server.engines.model_files import scanners
         from lipsync_server.weights.verify import profile_complete
 
         manifest, folder = _manifest_and_folder(path)
-        found = look_through(folder)
-        command = found.command(folder)
+        scans = {engine: look_through(folder) for engine, look_through in scanners().items()}
         complete = [name for name in manifest.profiles if profile_complete(manifest, name, folder)]
-        others = _other_engines(manifest, folder)
+        others = _other_engines(manifest, folder, scans)
         if as_json:
-            typer.echo(json.dumps(_as_json(folder, found, complete) | {"other_engines": others}, indent=2))
+            typer.echo(json.dumps(_as_json(folder, scans, complete) | {"other_engines": others}, indent=2))
             return
-        for file in found.files:
-            words = PART_WORDS[file.kind]
-            size = f"{file.n_bytes / 1e9:.2f} GB {file.numbers}".rstrip()
-            typer.echo(f"{words}: {file.path} ({size}){f'; not used: {file.remark}' if file.remark else ''}")
-        typer.echo(f"{len(found.files)} model files in {folder}")
-        for transformer in found.transformers:
-            typer.echo(f"engine infinitetalk: {transformer}")
+        for engine, found in scans.items():
+            for file in found.files:
+                size = f"{file.size_bytes / 1e9:.2f} GB {file.numbers}".rstrip()
+                typer.echo(f"{file.part}: {file.path} ({size}){f'; not used: {file.remark}' if file.remark else ''}")
+            typer.echo(f"{len(found.files)} model files in {folder}")
+            for model in found.models:
+                typer.echo(f"engine {engine}: {model}")
         for other in others:
             done = other["here"] == other["files"]
             rest = "complete" if done else f"{other['here']} of {other['files']} files; the rest: {other['download']}"
             typer.echo(f"engine {other['engine']}: profile {other['profile']}, {rest}")
         if complete:
             typer.echo(f"complete profiles: {', '.join(complete)}")
-        typer.echo(f"presets: {', '.join(found.presets) or 'none yet'}")
-        if found.missing:
-            typer.echo(f"missing: {', '.join(found.missing)}")
-        if found.wanted:
-            typer.echo(f"wanted: {', '.join(found.wanted)}")
-        typer.echo(f"To complete it: {command}" if command else "Nothing is missing.")
+        for engine, found in scans.items():
+            of_engine = f" of {engine}" if len(scans) > 1 else ""
+            typer.echo(f"presets{of_engine}: {', '.join(found.presets) or 'none yet'}")
+            if found.missing:
+                typer.echo(f"missing: {', '.join(found.missing)}")
+            if found.wanted:
+                typer.echo(f"wanted: {', '.join(found.wanted)}")
+            command = found.command(folder)
+            typer.echo(f"To complete it: {command}" if command else "Nothing is missing.")
 
 
-def _other_engines(manifest: "Manifest", folder: Path) -> list[dict[str, object]]:
-    """Profiles of the other engines of which some file is in its place, and the download of the rest."""
+def _other_engines(manifest: "Manifest", folder: Path, scans: "Mapping[str, FolderScan]") -> list[dict[str, object]]:
+    """Profiles of engines without a scan of which some file is in its place, and the download of the rest."""
     from lipsync_server.weights.verify import files_here
 
     found: list[dict[str, object]] = []
     for name, profile in manifest.profiles.items():
-        if profile.engine == "infinitetalk":
+        if profile.engine in scans:
             continue
         here, n_files = files_here(manifest, name, folder)
         if here:
@@ -160,42 +163,47 @@ def _other_engines(manifest: "Manifest", folder: Path) -> list[dict[str, object]
     return found
 
 
-def _as_json(folder: Path, found: "Scan", complete: list[str]) -> dict[str, object]:
+def _as_json(folder: Path, scans: "Mapping[str, FolderScan]", complete: list[str]) -> dict[str, object]:
+    """The first engine's scan at the top, and each further one in `other_scans`."""
+    shown = [_scan_as_json(folder, engine, found) for engine, found in scans.items()]
+    more: dict[str, object] = {"other_scans": shown[1:]} if shown[1:] else {}
+    return {"folder": str(folder), "complete_profiles": complete} | (shown[0] if shown else {}) | more
+
+
+def _scan_as_json(folder: Path, engine: str, found: "FolderScan") -> dict[str, object]:
     files = [
         {
-            "path": str(file.path), "kind": file.kind, "numbers": file.numbers, "size_bytes": file.n_bytes,
-            "people": file.people, "used": file.is_usable, "remark": file.remark,
+            "path": str(file.path), "kind": file.kind, "numbers": file.numbers, "size_bytes": file.size_bytes,
+            "people": file.people, "used": file.used, "remark": file.remark,
         }
         for file in found.files
     ]  # fmt: skip
     return {
-        "folder": str(folder), "engine": "infinitetalk", "files": files, "transformers": list(found.transformers),
-        "presets": list(found.presets), "missing": list(found.missing), "wanted": list(found.wanted),
-        "complete_profiles": complete, "download": found.command(folder),
+        "engine": engine, "files": files, "transformers": list(found.models), "presets": list(found.presets),
+        "missing": list(found.missing), "wanted": list(found.wanted), "download": found.command(folder),
     }  # fmt: skip
 
 
 @group.command()
 def convert(
-    what: Annotated[Literal["flashtalk", "flashhead-pro", "flashhead-lite"], typer.Argument(help="What to convert.")],
-    kind: Annotated[Literal["int8", "fp8"], typer.Option(help="FlashTalk's 8-bit form; FlashHead is bf16.")] = "int8",
+    model: Annotated[str, typer.Argument(help="The model to convert. An unknown name lists those that exist.")],
+    kind: Annotated[
+        str, typer.Option(help="The number format, such as int8 or fp8.", show_default="the model's usual one")
+    ] = "",
     weights_dir: WeightsDir = None,
 ) -> None:
     """Convert a model to the number format that the GPU computes in, so that later starts read at most half as much."""
     with console.errors_as_sentences():
+        from lipsync_server.engines.model_files import conversions
+
+        known = conversions()
+        if model not in known:
+            raise InvalidInput(f"There is no conversion of {model!r}; there are: {', '.join(known)}.", field="model")
+        formats = known[model].formats
+        if kind and kind not in formats:
+            raise InvalidInput(f"--kind: {model} is converted to {' or '.join(formats)}, not {kind!r}.", field="kind")
         _, folder = _manifest_and_folder(weights_dir)
-        if what == "flashtalk":
-            from lipsync_server.engines.infinitetalk.files.places import CONVERTED, FLASHTALK_FOLDER
-            from lipsync_server.engines.infinitetalk.loading.convert import convert as to_8_bits
-
-            home = folder / FLASHTALK_FOLDER
-            written = to_8_bits(home, home / CONVERTED.format(kind=kind), kind)
-        else:
-            from lipsync_server.engines.flashhead import published
-            from lipsync_server.engines.flashhead.loading.convert import convert as to_bf16
-
-            name = published.MODEL_FOLDERS["pro" if what == "flashhead-pro" else "lite"]
-            written = to_bf16(folder / published.FOLDER / name)
+        written = known[model].convert(folder, kind or formats[0])
         n_bytes = written.stat().st_size
         typer.echo(f"{written}: {n_bytes / 1e9:.1f} GB ({n_bytes:,} bytes); later starts read it")
 

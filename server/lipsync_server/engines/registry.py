@@ -14,10 +14,10 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from lipsync_server.engine_packages import outside_packages
 from lipsync_server.engines.datasheet import DataSheet, name_row_by_preset
 from lipsync_server.errors import EngineUnavailable
 from lipsync_server.extras import extra_is_missing
@@ -29,8 +29,6 @@ if TYPE_CHECKING:  # brings numpy, which would slow down every --help
 
 
 log = logging.getLogger(__name__)
-
-ENTRY_POINTS = "lipsync.engines"
 
 
 @dataclass(frozen=True)
@@ -205,11 +203,13 @@ SHIPPED = {
 
 def installed_outside() -> dict[str, EngineEntry]:
     """Engines of other installed packages: entry points of the group `lipsync.engines`, name = package."""
-    found = sorted(metadata.entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name)
-    for entry in found:
-        if entry.name in (*SHIPPED, "auto"):
-            log.warning("an installed package offers an engine %s too; the one of this project is used", entry.name)
-    return {e.name: EngineEntry(e.value, outside=True) for e in found if e.name not in (*SHIPPED, "auto")}
+    found = outside_packages()
+    for name in found:
+        if name in (*SHIPPED, "auto"):
+            log.warning("an installed package offers an engine %s too; the one of this project is used", name)
+    return {
+        name: EngineEntry(package, outside=True) for name, package in found.items() if name not in (*SHIPPED, "auto")
+    }
 
 
 ENGINES = Registry(SHIPPED | installed_outside())

@@ -1,6 +1,7 @@
 """The list of weights: every file by repository, revision, path, size and SHA-256 where known, and the profiles.
 
-Reads weights/manifest.json, which the project ships. Knows no network (download.py) and no engine.
+Reads weights/manifest.json, which the project ships, and the file manifest.json of each installed package that offers
+an engine. Knows no network (download.py) and no engine.
 
 A profile is a named set of files that one engine needs. The published quant_models folder has neither
 `infinitetalk_single_fp8_lora` nor `t5_int8`. So there is no fp8-fast profile for a single person, and int8 profiles use
@@ -8,15 +9,20 @@ the fp8 text encoder.
 """
 
 import functools
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from lipsync_server.engine_packages import outside_packages, package_folder
 from lipsync_server.errors import InvalidInput, WeightsError
 from lipsync_server.paths import bundled
 
+log = logging.getLogger(__name__)
+
+_FILE = "manifest.json"
 _FREE_LICENCES = ("Apache-2.0", "MIT")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -85,6 +91,14 @@ class Manifest(BaseModel):
     sources: dict[str, Source]
     files: dict[str, WeightFile]
     profiles: dict[str, Profile]
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "Manifest":
+        sources = {file.source for file in self.files.values()} - self.sources.keys()
+        files = {file for profile in self.profiles.values() for file in profile.files} - self.files.keys()
+        if missing := sorted(sources | files):
+            raise ValueError(f"these names are used and have no entry: {', '.join(missing)}")
+        return self
 
     def profile(self, name: str) -> Profile:
         """The profile of that name. Raises InvalidInput that lists the existing names."""
@@ -180,8 +194,50 @@ class Manifest(BaseModel):
 
 @functools.cache
 def load_manifest(path: Path | None = None) -> Manifest:
-    """The manifest at `path`, or the shipped one, read once. Raises WeightsError when it cannot be read."""
+    """The manifest at `path`; without a path the shipped one, with the entries of installed engines from outside.
+
+    Read once. Raises WeightsError when it cannot be read.
+    """
     try:
-        return Manifest.model_validate_json((path or bundled("manifest.json")).read_text(encoding="utf-8"))
+        shipped = Manifest.model_validate_json((path or bundled(_FILE)).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise WeightsError(f"the list of weights {path or 'manifest.json'} cannot be read: {error}") from error
+        raise WeightsError(f"the list of weights {path or _FILE} cannot be read: {error}") from error
+    return shipped if path is not None else _with_outside(shipped)
+
+
+def _with_outside(shipped: Manifest) -> Manifest:
+    """`shipped` and the file manifest.json of each package that offers an engine.
+
+    A package's profiles are for its own engine alone, and a profile of the shipped list stays as it is. The names of a
+    package's files and sources get the engine's name before them. An unreadable file of a package is logged and left
+    out.
+    """
+    whole = shipped
+    for engine, package in outside_packages().items():
+        folder = package_folder(package)
+        if folder is None or not (folder / _FILE).is_file():
+            continue
+        try:
+            more = Manifest.model_validate_json((folder / _FILE).read_text(encoding="utf-8"))
+            whole = _joined(whole, more, engine)
+        except (OSError, ValueError) as error:
+            log.warning("the list of weights of engine %s cannot be read: %s", engine, error)
+    return whole
+
+
+def _joined(whole: Manifest, more: Manifest, engine: str) -> Manifest:
+    def own(name: str) -> str:
+        return f"{engine}/{name}"
+
+    return Manifest(
+        version=whole.version,
+        sources=whole.sources | {own(name): source for name, source in more.sources.items()},
+        files=whole.files
+        | {own(name): file.model_copy(update={"source": own(file.source)}) for name, file in more.files.items()},
+        profiles=whole.profiles
+        | {
+            name: profile.model_copy(update={"files": tuple(map(own, profile.files))})
+            for name, profile in more.profiles.items()
+            if profile.engine == engine and name not in whole.profiles
+        },
+    )

@@ -26,7 +26,7 @@ import { readServerToken, serverTokenField } from './serverToken';
 const MINUTE_MS = 60_000;
 /** As `lipsync cloud up --idle-stop` has it. */
 const IDLE_STOP_MINUTES = 5;
-/** As `lipsync cloud up --profile` has it. */
+/** The profile of `lipsync cloud up`; a test of the server compares the two. No server exists yet that could be asked. */
 const PROFILE = 'infinitetalk-int8-fast';
 const rents = { show: { startMode: ['rent'] } };
 

@@ -13,7 +13,7 @@ import { TimeLimit, USUAL } from '../../api/patience';
 import { serverOf, type Server } from '../../api/server';
 import type { Readiness, ServerInfo } from '../../api/types';
 import { eachItem, numberBetween } from '../../items';
-import { VERSION_1, VERSION_2, type Operation } from '../../operation';
+import type { Operation } from '../../operation';
 
 const PAUSE_MS = 5_000;
 const NOT_YET = [404, 425, 429, 502, 503, 504, 520, 521, 522, 523, 524, 530];
@@ -36,31 +36,11 @@ export const waitUntilReady: Operation = {
 		{
 			displayName: 'Engine',
 			name: 'engine',
-			type: 'options',
-			options: [
-				{
-					name: 'Any',
-					value: 'auto',
-					description: 'Ready as soon as the server takes jobs, even with the preview engine',
-				},
-				{ name: 'InfiniteTalk', value: 'infinitetalk' },
-				{ name: 'Preview', value: 'preview' },
-				{ name: 'SadTalker', value: 'sadtalker' },
-			],
-			default: 'auto',
-			description:
-				'Which engine has to be available. A server may serve the preview engine while it downloads the model files of another.',
-			displayOptions: { show: { ...VERSION_1 } },
-		},
-		{
-			displayName: 'Engine',
-			name: 'engine',
 			type: 'string',
 			default: 'auto',
-			placeholder: 'e.g. infinitetalk',
+			placeholder: 'e.g. auto',
 			description:
-				'Name of the engine that has to be available; "auto" accepts any engine. A server may serve the preview engine while it downloads the model files of another.',
-			displayOptions: { show: { ...VERSION_2 } },
+				'Name of the engine that has to be available; "auto" accepts any engine. A server may serve a simple engine while it downloads the model files of another.',
 		},
 		{
 			displayName: 'Timeout (Minutes)',

@@ -3,19 +3,18 @@
 `lipsync weights scan PATH` prints this. Knows headers and names of files. Loads nothing; no torch here.
 """
 
-import shlex
-from dataclasses import dataclass
 from pathlib import Path
 
 from lipsync_server.engines.infinitetalk.files.encoders import find_encoders, missing_encoders
 from lipsync_server.engines.infinitetalk.files.places import step_distilled_loras
 from lipsync_server.engines.infinitetalk.files.recognise import ModelFile, recognise
 from lipsync_server.engines.infinitetalk.files.transformers import find_flashtalk, find_transformers
+from lipsync_server.engines.model_files import FolderScan, ScannedFile
 from lipsync_server.errors import WeightsError
 from lipsync_server.settings import EngineSettings
 from lipsync_server.weights.places import model_files
 
-PART_WORDS: dict[str, str] = {
+_PART_WORDS: dict[str, str] = {
     "base": "Wan2.1 image-to-video transformer", "patch": "InfiniteTalk's audio layers",
     "whole": "transformer with InfiniteTalk's layers", "text": "text encoder UMT5-XXL", "clip": "CLIP vision tower",
     "vae": "Wan2.1 VAE", "sound": "chinese-wav2vec2-base", "lora": "LoRA", "other": "not used", "damaged": "damaged",
@@ -25,34 +24,11 @@ _DOWNLOADS = {
     "text": "comfy-umt5-fp8", "tokenizer": "umt5-tokenizer", "clip": "comfy-clip", "vae": "comfy-vae",
     "sound": "kijai-sound", "base": "comfy-base-fp8", "patch": "kijai-single-fp8", "lora": "lightx2v-lora",
 }  # fmt: skip
-_MISSING_WORDS = {**PART_WORDS, "tokenizer": "UMT5's tokenizer", "lora": "a step-distilled LoRA, for few steps"}
-PROFILE = "infinitetalk-scaled-fp8"
+_MISSING_WORDS = {**_PART_WORDS, "tokenizer": "UMT5's tokenizer", "lora": "a step-distilled LoRA, for few steps"}
+_PROFILE = "infinitetalk-scaled-fp8"
 
 
-@dataclass(frozen=True)
-class Scan:
-    """The result. missing: parts without which no preset runs. wanted: parts without which few steps look rough.
-
-    downloads: names of the manifest's files that bring both, for one command.
-    """
-
-    files: tuple[ModelFile, ...]
-    transformers: tuple[str, ...]
-    presets: tuple[str, ...]
-    missing: tuple[str, ...]
-    wanted: tuple[str, ...]
-    downloads: tuple[str, ...]
-
-    def command(self, folder: Path) -> str | None:
-        """The one command that completes the folder; None where nothing is missing."""
-        if not self.downloads:
-            return None
-        return (
-            f"lipsync weights pull {PROFILE} --only {','.join(self.downloads)} --weights-dir {shlex.quote(str(folder))}"
-        )
-
-
-def scan(folder: Path) -> Scan:
+def scan(folder: Path) -> FolderScan:
     """Look through `folder`. Raises WeightsError for a folder that is not there or cannot be searched."""
     if not folder.is_dir():
         raise WeightsError(f"{folder} is no folder. Name ComfyUI's models/ folder or a Hugging Face cache.")
@@ -73,8 +49,9 @@ def scan(folder: Path) -> Scan:
         find_encoders(settings)
         many = ("quality",) if any(not one.distilled for one in transformers) else ()
         presets = (*many, *(("balanced", "fast") if few_steps else ()))
-    return Scan(
-        files,
+    return FolderScan(
+        _PROFILE,
+        tuple(map(_scanned, files)),
         tuple(
             f"{one.source.name}{f' with {one.adapter.name}' if one.adapter else ''} ({one.number_format}, {one.people})"
             for one in (*transformers, *flashtalk)
@@ -84,3 +61,10 @@ def scan(folder: Path) -> Scan:
         tuple(_MISSING_WORDS[part] for part in wanted),
         tuple(_DOWNLOADS[part] for part in (*parts, *wanted)),
     )
+
+
+def _scanned(file: ModelFile) -> ScannedFile:
+    return ScannedFile(
+        path=file.path, kind=file.kind, part=_PART_WORDS[file.kind], numbers=file.numbers, size_bytes=file.n_bytes,
+        people=file.people, used=file.is_usable, remark=file.remark,
+    )  # fmt: skip

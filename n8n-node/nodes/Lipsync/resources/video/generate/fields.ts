@@ -14,8 +14,6 @@ import { formatFields } from './format';
 import { markingFields } from './marking';
 
 const IS_TOOL = { '@tool': [true] };
-/** The engines that ignore the prompt, the preset and the resolution. */
-const PLAIN_ENGINES = ['preview', 'sadtalker'];
 const shown = { show: { ...VERSION_2 } };
 
 export const fields: INodeProperties[] = [
@@ -51,7 +49,9 @@ export const fields: INodeProperties[] = [
 		type: 'collection',
 		placeholder: 'Add Field',
 		default: {},
-		displayOptions: { show: { ...VERSION_2 }, hide: { engine: PLAIN_ENGINES } },
+		description:
+			'Wishes that not every engine has. An engine that ignores one says so in the warnings of the video.',
+		displayOptions: shown,
 		options: [
 			common.preset,
 			common.prompt,

@@ -15,7 +15,7 @@ from lipsync_server.engines.preview.calibration import calibrate
 from lipsync_server.engines.preview.motion import Amounts, Motion
 from lipsync_server.engines.preview.options import Options
 from lipsync_server.engines.preview.puppet import Puppet
-from lipsync_server.engines.preview.speech import mouth_track
+from lipsync_server.engines.preview.speech import speech_track
 from lipsync_server.engines.progress import stop_if_cancelled
 from lipsync_server.settings import EngineSettings
 
@@ -73,7 +73,7 @@ class PreviewEngine:
         stop_if_cancelled(context)
         context.progress("preprocess", 2, 3, "listening")
         n_frames = request.n_frames
-        track = mouth_track(request.speech, n_frames, request.fps)
+        track = speech_track(request.speech, n_frames, request.fps)
         amounts = Amounts(head=options.head_motion, mouth=options.mouth_opening, blinks=options.blinks)
         motion = Motion(track, request.fps, options.seed, amounts)
         context.progress("preprocess", 3, 3)

@@ -1,10 +1,12 @@
-"""The pose of every frame: the mouth from its track, blinks, brows and head movement from a seed.
+"""The pose of every frame: the mouth from its track, head, brows and breath from the speech's rhythm, blinks by chance.
 
-A random generator decides when the eyes blink and how the head sways; the loudness of the speech decides how strongly.
-A pose depends on the mouth's track, the seed and the frame's number alone, so a render can go on from any frame. Knows
-no picture.
+The rhythm (prosody.py) decides when the head moves: it takes a new posture with each phrase and nods on stressed
+syllables, the brows rise with the strongest of them, and the chest fills before a phrase. A random generator decides
+in which direction and how far, and when the eyes blink. A pose depends on the track, the seed and the frame's number
+alone, so a render can go on from any frame. Knows no picture.
 """
 
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,15 +14,30 @@ from numpy.typing import NDArray
 
 from lipsync_server.engines.preview import head
 from lipsync_server.engines.preview.mouth import MouthPose
+from lipsync_server.engines.preview.prosody import Accent, Phrase, prosody_of
 from lipsync_server.engines.preview.puppet import Pose
 
 Track = NDArray[np.float32]
+Curve = NDArray[np.float64]
 
 _FADE_IN_S = 0.7
 _BLINK_CLOSE_S, _BLINK_HOLD_S, _BLINK_OPEN_S = 0.09, 0.04, 0.2
-# Amplitudes of the head's sway: across and down in face heights, angles in radians.
-_SWAY = {"across": 0.007, "down": 0.006, "roll": 0.011, "yaw": 0.026, "pitch": 0.018}
-_BREATH_PERIOD_S = 3.9
+# Units of the amplitudes: across and down in face heights, angles in radians.
+# A phrase's posture; most postures are smaller, since a normal distribution decides. Directions: pitch > 0 looks down.
+_POSTURE = {"across": 0.006, "down": 0.004, "roll": 0.013, "yaw": 0.028, "pitch": 0.012}
+_POSTURE_S = 0.75
+# People begin to move shortly before they speak.
+_POSTURE_LEAD_S = 0.25
+# A nod is a fall of the head and a slower return. Its lowest point follows the loudest moment of the syllable.
+_NOD = {"pitch": 0.034, "down": 0.005}
+_NOD_FALL_S, _NOD_RETURN_S, _NOD_LATE_S = 0.2, 0.34, 0.04
+# The head sinks in the course of a phrase, as the voice does, and rises for the next.
+_SINK = 0.012
+# Sway that is always there, so that nobody freezes in a pause.
+_SWAY = {"across": 0.0015, "down": 0.0012, "roll": 0.002, "yaw": 0.005, "pitch": 0.0035}
+_BROW_RISE_S, _BROW_FALL_S = 0.18, 0.45
+_BREATH_IN_S, _BREATH_OUT_S = 0.5, 2.5
+_RESTING_BREATH_S = 3.9
 
 
 @dataclass(frozen=True)
@@ -35,30 +52,27 @@ class Amounts:
 class Motion:
     """The poses of one video.
 
-    mouth: float32 (n_frames, 3), columns opening 0 to 1, width -1 to 1, press 0 to 1 (speech.mouth_track).
+    track: float32 (n_frames, 4), columns opening 0 to 1, width -1 to 1, press 0 to 1, loudness 0 to 1
+    (speech.speech_track).
     """
 
-    def __init__(self, mouth: Track, fps: int, seed: int, amounts: Amounts) -> None:
+    def __init__(self, track: Track, fps: int, seed: int, amounts: Amounts) -> None:
         rng = np.random.default_rng(seed)
-        n = len(mouth)
+        n = len(track)
         t = np.arange(n) / fps
-        opening = np.clip(mouth[:, 0] * amounts.mouth, 0, 1.15)
-        speaking = _smooth((mouth[:, 0] > 0.06).astype(np.float64), fps, 1.0)
-        stress = np.clip(_smooth(mouth[:, 0].astype(np.float64), fps, 0.5) - 0.25, 0, 1)
-        fade = np.clip(t / _FADE_IN_S, 0, 1) ** 2 * (3 - 2 * np.clip(t / _FADE_IN_S, 0, 1))
-        lively = fade * amounts.head * (0.45 + 0.55 * speaking)
+        self._opening = np.clip(track[:, 0] * amounts.mouth, 0, 1.15)
+        self._width, self._press = track[:, 1], track[:, 2]
+        self._lids = _blinks(t, rng) if amounts.blinks else np.zeros((n, 2))
+        prosody = prosody_of(track[:, 3], fps)
         weights = np.zeros((n, len(head.BASES)), np.float32)
-        for name, amplitude in _SWAY.items():
-            weights[:, head.BASES.index(name)] = amplitude * lively * _sway(t, rng)
-        # People dip their heads a little on stressed syllables and lift their brows.
-        weights[:, head.BASES.index("pitch")] += 0.03 * stress * fade * amounts.head
-        brow = 0.25 * _sway(t, rng) + 0.9 * stress * np.clip(_sway(t, rng) + 0.4, 0, 1)
-        breath = 0.5 - 0.5 * np.cos(2 * np.pi * t / (_BREATH_PERIOD_S * rng.uniform(0.9, 1.1)))
-        weights[:, head.BASES.index("breath")] = breath * fade * (1 - 0.5 * speaking)
-        lids = _blinks(t, rng) if amounts.blinks else np.zeros((n, 2))
-        weights[:, head.BASES.index("brow")] = brow * fade - 0.2 * lids.max(axis=1)
-        self._opening, self._width, self._press = opening, mouth[:, 1], mouth[:, 2]
-        self._head, self._lids = weights, lids
+        for name, curve in _head(t, prosody.phrases, prosody.accents, rng).items():
+            weights[:, head.BASES.index(name)] = amounts.head * curve
+        weights[:, head.BASES.index("breath")] = _breath(t, prosody.phrases, rng)
+        weights[:, head.BASES.index("brow")] = _brows(t, prosody.phrases, prosody.accents, rng)
+        # The first frame is the portrait.
+        weights *= _ease(t / _FADE_IN_S)[:, None]
+        weights[:, head.BASES.index("brow")] -= 0.2 * self._lids.max(axis=1)
+        self._head = weights
 
     def pose(self, frame: int) -> Pose:
         width, press = float(self._width[frame]), float(np.clip(self._press[frame], 0, 1))
@@ -68,15 +82,113 @@ class Motion:
         return Pose(mouth, self._head[frame], (float(self._lids[frame, 0]), float(self._lids[frame, 1])))
 
 
-def _sway(t: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+def _head(
+    t: Curve, phrases: tuple[Phrase, ...], accents: tuple[Accent, ...], rng: np.random.Generator
+) -> dict[str, Curve]:
+    """The head's movement at the times t (s), one curve for each of its ways to move."""
+    moves = {name: amplitude * _sway(t, rng) for name, amplitude in _SWAY.items()}
+    postures = _postures(phrases, rng)
+    for name in _POSTURE:
+        moves[name] += _steps(t, [(start_s, posture.get(name, 0.0)) for start_s, posture in postures])
+    for phrase in phrases:
+        length_s = max(phrase.end_s - phrase.start_s, 0.5)
+        part = _between(t, phrase.start_s, phrase.start_s + length_s + _POSTURE_S)
+        sunk = np.clip((t[part] - phrase.start_s) / length_s, 0, 1)
+        moves["pitch"][part] += _SINK * min(length_s / 2, 1) * sunk * _leave(t[part], phrase.end_s, _POSTURE_S)
+    for accent in accents:
+        lowest_s = accent.at_s + _NOD_LATE_S
+        part = _between(t, lowest_s - _NOD_FALL_S, lowest_s + _NOD_RETURN_S)
+        nod = accent.strength * rng.uniform(0.2, 1.3) * _bump(t[part] - lowest_s, _NOD_FALL_S, _NOD_RETURN_S)
+        for name, amplitude in _NOD.items():
+            moves[name][part] += amplitude * nod
+        moves["roll"][part] += 0.008 * rng.normal() * nod
+        moves["yaw"][part] += 0.014 * rng.normal() * nod
+    return moves
+
+
+def _postures(phrases: tuple[Phrase, ...], rng: np.random.Generator) -> list[tuple[float, dict[str, float]]]:
+    """When (s) the head begins to take which posture; an empty one is the portrait's, to which long pauses return."""
+    postures: list[tuple[float, dict[str, float]]] = []
+    for phrase in phrases:
+        start_s = phrase.start_s - _POSTURE_LEAD_S
+        if postures and start_s - postures[-1][0] < 0.5 * _POSTURE_S:
+            postures.pop()
+        postures.append((start_s, {name: rng.normal(0, amplitude) for name, amplitude in _POSTURE.items()}))
+        postures.append((phrase.end_s + 0.5 * _POSTURE_S, {}))
+    return postures
+
+
+def _steps(t: Curve, targets: list[tuple[float, float]]) -> Curve:
+    """A curve that moves to each target's value from its time (s) on, in _POSTURE_S seconds."""
+    curve, jumps = np.zeros(len(t)), np.zeros(len(t) + 1)
+    last = 0.0
+    for start_s, target in targets:
+        part = _between(t, start_s, start_s + _POSTURE_S)
+        curve[part] += (target - last) * _ease((t[part] - start_s) / _POSTURE_S)
+        jumps[part.stop] += target - last
+        last = target
+    return curve + np.cumsum(jumps[:-1])
+
+
+def _brows(t: Curve, phrases: tuple[Phrase, ...], accents: tuple[Accent, ...], rng: np.random.Generator) -> Curve:
+    """The lift of the brows, (n_frames,), about 0 to 1: high on the strongest accent of a phrase, low on the others."""
+    lift = 0.06 * _sway(t, rng)
+    times = [accent.at_s for accent in accents]
+    for phrase in phrases:
+        inside = accents[bisect_left(times, phrase.start_s) : bisect_left(times, phrase.end_s)]
+        strongest = max(inside, key=lambda accent: accent.strength, default=None)
+        for accent in inside:
+            height = rng.uniform(0.45, 1.0) if accent is strongest else rng.uniform(0.0, 0.3)
+            part = _between(t, accent.at_s - _BROW_RISE_S, accent.at_s + _BROW_FALL_S)
+            rise = accent.strength * height * _bump(t[part] - accent.at_s, _BROW_RISE_S, _BROW_FALL_S)
+            lift[part] = np.maximum(lift[part], rise)
+    return lift
+
+
+def _breath(t: Curve, phrases: tuple[Phrase, ...], rng: np.random.Generator) -> Curve:
+    """The fullness of the chest, (n_frames,), 0 to 1: full as a phrase begins, emptied by its words; at rest a wave."""
+    resting = 0.35 - 0.35 * np.cos(2 * np.pi * t / (_RESTING_BREATH_S * rng.uniform(0.9, 1.1)))
+    spoken, share = np.zeros(len(t)), np.zeros(len(t))
+    for phrase in phrases:
+        first_s, last_s = phrase.start_s - _BREATH_IN_S, phrase.end_s + 0.3
+        part = _between(t, first_s - _POSTURE_S, last_s + _POSTURE_S)
+        plateau = _ease((t[part] - first_s) / _POSTURE_S + 1) * _leave(t[part], last_s, _POSTURE_S)
+        share[part] = np.maximum(share[part], plateau)
+        if phrase.opens:
+            out_s = max(phrase.end_s - phrase.start_s, _BREATH_OUT_S)
+            part = _between(t, first_s, phrase.start_s + out_s)
+            spoken[part] = np.maximum(spoken[part], _bump(t[part] - phrase.start_s, _BREATH_IN_S, out_s))
+    return resting * (1 - share) + spoken * share
+
+
+def _between(t: Curve, start_s: float, end_s: float) -> slice:
+    """The frames whose times are from start_s up to end_s."""
+    return slice(int(np.searchsorted(t, start_s)), int(np.searchsorted(t, end_s)))
+
+
+def _ease(x: Curve) -> Curve:
+    """0 below 0, 1 above 1, smooth between."""
+    x = np.clip(x, 0, 1)
+    return x * x * (3 - 2 * x)
+
+
+def _bump(since: Curve, rise_s: float, fall_s: float) -> Curve:
+    """1 at since = 0, reached in rise_s and left in fall_s, smooth."""
+    return np.where(since < 0, _ease(1 + since / rise_s), _ease(1 - since / fall_s))
+
+
+def _leave(t: Curve, end_s: float, span_s: float) -> Curve:
+    """1 until end_s, then down to 0 in span_s, smooth."""
+    return 1 - _ease((t - end_s) / span_s)
+
+
+def _sway(t: Curve, rng: np.random.Generator) -> Curve:
     """Slow smooth noise of about unit size at the times t (s): a sum of sine waves, the longer ones larger. (n,)."""
     rates = np.geomspace(0.09, 0.75, 5) * rng.uniform(0.85, 1.15, 5)
     phases = rng.uniform(0, 2 * np.pi, 5)
     sizes = rates**-0.6
     sizes /= np.sqrt((sizes**2).sum() / 2)
-    # Starts at zero, so that the first frame is the portrait.
-    waves = np.sin(2 * np.pi * np.outer(t, rates) + phases) @ sizes
-    return np.asarray(waves)
+    return np.asarray(np.sin(2 * np.pi * np.outer(t, rates) + phases) @ sizes)
 
 
 def _blinks(t: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
@@ -94,10 +206,3 @@ def _blinks(t: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.floa
         # One blink in twelve is followed by a second one.
         start += 0.45 if rng.random() < 0.08 else rng.uniform(2.0, 6.0)
     return lids
-
-
-def _smooth(values: NDArray[np.float64], fps: int, span_s: float) -> NDArray[np.float64]:
-    """A running mean with soft ends over `span_s` seconds, as long as its input."""
-    kernel = np.hanning(max(3, int(span_s * fps) | 1) + 2)[1:-1]
-    half = len(kernel) // 2
-    return np.convolve(np.pad(values, half, mode="edge"), kernel / kernel.sum(), mode="valid")

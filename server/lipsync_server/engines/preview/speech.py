@@ -1,4 +1,4 @@
-"""From speech to the mouth: opening, width and lip pressure for every video frame.
+"""From speech to the mouth: opening, width, lip pressure and loudness for every video frame.
 
 Small convolutional networks (weights/preview_mouth.npz, an ensemble) read a log mel spectrum, that is the sound's
 energy in 40 frequency bands every 10 ms. A linear step (readout.py) computes the mouth's opening from their outputs.
@@ -45,12 +45,18 @@ _SILENCE_DB: Final = -66.0
 
 
 def mouth_track(speech: Speech, n_frames: int, fps: int = FPS) -> Array:
-    """The mouth at every video frame: float32 (n_frames, 3). Frame i is shown at i / fps seconds.
+    """The mouth at every video frame: float32 (n_frames, 3), the first three columns of `speech_track`."""
+    return speech_track(speech, n_frames, fps)[:, :3]
 
-    Columns: opening (0 shut .. 1 wide open), width (-1 rounded .. 1 spread), press (0 .. 1, lips firmly pressed).
-    speech: float32 (n_samples,), mono at 16 kHz; may be a memory map. Frames past its end have a shut mouth.
+
+def speech_track(speech: Speech, n_frames: int, fps: int = FPS) -> Array:
+    """Mouth and loudness at every video frame: float32 (n_frames, 4). Frame i is shown at i / fps seconds.
+
+    Columns: opening (0 shut .. 1 wide open), width (-1 rounded .. 1 spread), press (0 .. 1, lips firmly pressed),
+    loudness (0 no speech .. 1 loud speech, relative to this recording). speech: float32 (n_samples,), mono at 16 kHz;
+    may be a memory map. Frames past its end have a shut mouth.
     """
-    out = np.zeros((n_frames, 3), np.float32)
+    out = np.zeros((n_frames, 4), np.float32)
     n_grid = len(speech) // _HOP + 1
     loud_db = loud_level(speech)
     if loud_db < _SILENCE_DB:
@@ -64,7 +70,7 @@ def mouth_track(speech: Speech, n_frames: int, fps: int = FPS) -> Array:
         first = max(0, start - _MARGIN_S * GRID_HZ)
         last = min(n_grid, stop + _MARGIN_S * GRID_HZ)
         grid = _grid_track(log_mel(speech, first, last), loud_db)
-        for column in range(3):
+        for column in range(4):
             out[inside, column] = np.interp(times[inside], np.arange(first, last), grid[:, column])
     return out
 
@@ -239,7 +245,7 @@ def predict(features: Array, networks: tuple[Network, ...]) -> Array:
 
 
 def _grid_track(mel: Array, loud_db: float) -> Array:
-    """Opening, width and press every 10 ms: float32 (n, 3). mel: float32 (n, N_MELS)."""
+    """Opening, width, press and loudness every 10 ms: float32 (n, 4). mel: float32 (n, N_MELS)."""
     networks, readout = _shipped()
     features, level = normalise(mel, loud_db)
     evidence = evidence_of(predict(features, networks))
@@ -248,7 +254,9 @@ def _grid_track(mel: Array, loud_db: float) -> Array:
     opening = np.clip(_smooth(readout(evidence), 2.5) - _SHUT_BELOW, 0, 1)
     opening *= (1 - press) * np.clip(1.1 * talking - 0.05, 0, 1)
     width = _smooth(evidence[:, WIDTH], 4.0) * talking
-    return np.stack([np.clip(_smooth(opening, 1.0), 0, 1), np.clip(width, -1, 1), press * talking], 1)
+    # Averaged over 40 ms, so that a video frame of 25 per second misses no sound.
+    loudness = np.clip(_smooth(level, 2.0) * talking, 0, 1)
+    return np.stack([np.clip(_smooth(opening, 1.0), 0, 1), np.clip(width, -1, 1), press * talking, loudness], 1)
 
 
 def talking_steps(speaking: Array, level: Array) -> Mask:

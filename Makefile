@@ -82,7 +82,7 @@ TEST_TORCH ?= 2.13.0
 $(VENV)/.test: $(VENV)/.plain
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==$(TEST_TORCH)
 	$(BIN)/python tests/support/constraints_for_tests.py > $(VENV)/constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt -e '.[models,s3,ray,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt -e '.[models,s3,ray,speech,test]'
 	touch $@
 
 # n8n 2.x and 1.x are installed once into .cache/n8n and .cache/n8n-1 (five minutes and 2 GB each); LIPSYNC_N8N_DIR and

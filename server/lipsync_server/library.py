@@ -10,6 +10,7 @@ queue: the caller's own thread renders, one video after the other. Knows the wor
 processes, which read untrusted files in place of this process. Does not know HTTP or jobs.
 """
 
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -22,7 +23,7 @@ from typing import Self
 from pydantic import ValidationError
 
 from lipsync_server.engines import registry
-from lipsync_server.engines.ask import Ask, check_captions
+from lipsync_server.engines.ask import Ask, check_captions, check_text
 from lipsync_server.engines.base import Engine, Frames, ResumePoint, State
 from lipsync_server.engines.options import choose_options
 from lipsync_server.errors import InvalidInput
@@ -34,6 +35,7 @@ from lipsync_server.workers.rendering.checked_frames import checked_frames
 from lipsync_server.workers.rendering.framing import VideoFraming
 from lipsync_server.workers.rendering.inputs import DecodedInputs, decode_request
 from lipsync_server.workers.rendering.render import render
+from lipsync_server.workers.rendering.speech import speak_text
 from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
 
 OnProgress = Callable[[ProgressEvent], None]
@@ -48,6 +50,10 @@ def _show_nothing(event: ProgressEvent) -> None:
 
 def _never() -> bool:
     return False
+
+
+def _go_on() -> None:
+    pass
 
 
 class Lipsync:
@@ -114,7 +120,7 @@ class Lipsync:
     def render(
         self,
         image: FileName,
-        audio: FileName,
+        audio: FileName | None,
         output: FileName,
         *,
         prompt: str = "",
@@ -126,7 +132,8 @@ class Lipsync:
     ) -> RenderOutcome:
         """Render one video to the MP4 file `output`, which appears when it is whole.
 
-        image: a picture, or a video of a face. audio: the recording that the video carries, at its own quality.
+        image: a picture, or a video of a face. audio: the recording that the video carries, at its own quality; None
+        with text="...", which is spoken (docs/speech.md), and whose sound is then written beside the video as WAV.
         on_progress: called often, with the stage and the share that is done. cancelled: called often; True raises
         Cancelled. options: preset, resolution, seed, face_index, face_box, and the engine's own options, as in `lipsync
         engines`. format, height, loudness_lufs: docs/formats.md. script and captions: docs/captions.md; SRT and VTT
@@ -143,7 +150,7 @@ class Lipsync:
     def render_ask(
         self,
         image: FileName,
-        audio: FileName,
+        audio: FileName | None,
         output: FileName,
         ask: Ask,
         second_audio: FileName | None = None,
@@ -163,14 +170,17 @@ class Lipsync:
         with tempfile.TemporaryDirectory(prefix="lipsync-") as scratch:
             task = self._task(image, audio, second_audio, path, Path(scratch), ask)
             task = replace(task, sheet=Path(sheet) if sheet is not None else None)
-            return render(
+            outcome = render(
                 self._opened(), task, on_progress, cancelled, self._settings, decoders=self._decoder_processes()
             )
+            if ask.is_spoken:
+                shutil.copyfile(task.audio, path.with_suffix(".wav"))
+            return outcome
 
     def frames(
         self,
         image: FileName,
-        audio: FileName,
+        audio: FileName | None,
         *,
         prompt: str = "",
         second_audio: FileName | None = None,
@@ -191,6 +201,14 @@ class Lipsync:
         with tempfile.TemporaryDirectory(prefix="lipsync-") as scratch:
             folder = Path(scratch)
             task = self._task(image, audio, second_audio, folder / "video.mp4", folder, ask)
+            context = _FramesContext(folder, on_progress, warn)
+            speaker = speak_text(
+                task, self._settings, self._decoder_processes(),
+                on_progress=lambda done, total: context.progress("preprocess", done, total, "speaking the text"),
+                stop_if_cancelled=_go_on,
+            )  # fmt: skip
+            if speaker is not None and speaker.warning:
+                warn(speaker.warning)
             inputs: DecodedInputs = decode_request(task, chosen.options, self._settings, self._decoder_processes())
             for sentence in inputs.warnings:
                 warn(sentence)
@@ -198,7 +216,6 @@ class Lipsync:
             request = framing.cut(inputs.request)
             engine = self._opened()
             engine.load()
-            context = _FramesContext(folder, on_progress, warn)
             with closing(checked_frames(engine, request, context, 0)) as batches:
                 for frames in batches:
                     yield framing.fit(frames)
@@ -212,17 +229,30 @@ class Lipsync:
             raise invalid(error, owner="the video", noun="option", model=Ask) from error
 
     def _task(
-        self, image: FileName, audio: FileName, second_audio: FileName | None, output: Path, scratch: Path, ask: Ask
+        self,
+        image: FileName,
+        audio: FileName | None,
+        second_audio: FileName | None,
+        output: Path,
+        scratch: Path,
+        ask: Ask,
     ) -> RenderTask:
         """Make the task.
 
         Checks that the files exist, that the options suit the engine, and that the sound has a valid length.
         """
-        recordings = [Path(audio)] if second_audio is None else [Path(audio), Path(second_audio)]
+        if (audio is None) != ask.is_spoken:
+            raise InvalidInput(
+                "Give a recording, or words to speak as text: one of the two. The words of a recording, for captions, "
+                "are the option script.",
+                field="text",
+            )
+        recordings = [Path(each) for each in (audio, second_audio) if each is not None]
         for path in (Path(image), *recordings):
             if not path.is_file():
                 raise InvalidInput(f"There is no file {path}.")
         choose_options(self.name, registry.options_model(self.name), ask, self._settings)
+        check_text(ask)
         check_captions(ask)
         for path in recordings:
             probe = ProbeRecording(path, self._settings.min_audio_s, self._settings.max_audio_s)
@@ -231,11 +261,11 @@ class Lipsync:
             task_id="library",
             engine=self.name,
             image=Path(image),
-            audio=recordings[0],
+            audio=Path(audio) if audio is not None else scratch / "speech.wav",
             output=output,
             scratch=scratch,
             ask=ask,
-            second_audio=recordings[1] if second_audio is not None else None,
+            second_audio=Path(second_audio) if second_audio is not None else None,
         )
 
     def _opened(self) -> Engine:

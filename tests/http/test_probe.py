@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from lipsync_server.engines.ask import Ask
 from lipsync_server.errors import Cancelled, InvalidAudio, UnsupportedMedia
 from lipsync_server.http.inputs import probe
 from lipsync_server.http.inputs.probe import N_QUICK, N_SLOW, Prober
@@ -49,10 +50,10 @@ async def test_a_decoder_is_killed_when_the_caller_leaves(prober: Prober, tmp_pa
 
     before = decoders_at_work()
     with pytest.raises(Cancelled):
-        await prober.probe({"image": taken(tmp_path / "a.png", None)}, caller_left=caller_left)
+        await prober.probe({"image": taken(tmp_path / "a.png", None)}, Ask(), caller_left=caller_left)
     assert len(decoders_at_work() - before) <= 1, "at most the one that took the killed one's place"
     good = {"image": taken(tmp_path / "p.png", PNG), "audio": taken(tmp_path / "b.wav", WAV)}
-    assert (await prober.probe(good, caller_left=lambda: False)).duration_s == 0.4
+    assert (await prober.probe(good, Ask(), caller_left=lambda: False)).duration_s == 0.4
 
 
 async def test_files_that_take_for_ever_hold_up_no_other_upload(
@@ -60,10 +61,12 @@ async def test_files_that_take_for_ever_hold_up_no_other_upload(
 ) -> None:
     monkeypatch.setattr(probe, "QUICK_S", 0.2)
     slow = [
-        asyncio.create_task(prober.probe({"image": taken(tmp_path / f"{number}.png", None)}, caller_left=lambda: False))
+        asyncio.create_task(
+            prober.probe({"image": taken(tmp_path / f"{number}.png", None)}, Ask(), caller_left=lambda: False)
+        )
         for number in range(N_QUICK + N_SLOW + 2)
     ]
-    found = await prober.probe({"audio": taken(tmp_path / "good.wav", wav(0.5))}, caller_left=lambda: False)
+    found = await prober.probe({"audio": taken(tmp_path / "good.wav", wav(0.5))}, Ask(), caller_left=lambda: False)
     assert found.duration_s == 0.5
     assert not any(task.done() for task in slow)
     for task in slow:
@@ -74,10 +77,10 @@ async def test_files_that_take_for_ever_hold_up_no_other_upload(
 async def test_a_bad_file_beside_a_good_one_names_its_field(prober: Prober, tmp_path: Path) -> None:
     files = {"image": taken(tmp_path / "p.png", PNG), "second_audio": taken(tmp_path / "a.wav", wav(0.05))}
     with pytest.raises(InvalidAudio) as refusal:
-        await prober.probe(files, caller_left=lambda: False)
+        await prober.probe(files, Ask(), caller_left=lambda: False)
     assert refusal.value.field == "second_audio"
     with pytest.raises(UnsupportedMedia, match="n8n Binary File"):
-        await prober.probe({"audio": taken(tmp_path / "b.wav", b"[object Object]")}, caller_left=lambda: False)
+        await prober.probe({"audio": taken(tmp_path / "b.wav", b"[object Object]")}, Ask(), caller_left=lambda: False)
 
 
 async def test_a_joined_recording_is_accepted_and_its_result_says_so_once(site: Site) -> None:

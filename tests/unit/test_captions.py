@@ -10,8 +10,8 @@ from lipsync_server.engines.ask import Ask, check_captions
 from lipsync_server.errors import InvalidInput
 from lipsync_server.media.captions.align import _path, align
 from lipsync_server.media.captions.cues import LONGEST_S, Shape, cues_of, width_of
-from lipsync_server.media.captions.espeak import speak
 from lipsync_server.media.captions.script import candidate_languages, is_right_to_left, words_of
+from lipsync_server.media.captions.spoken_words import speak
 from lipsync_server.media.captions.subtitles import srt, vtt
 from lipsync_server.media.info import HeardWord
 from lipsync_server.media_types import SPEECH_RATE_HZ, Speech

@@ -79,6 +79,8 @@ def test_every_card_has_a_figure_for_every_engine_and_preset_with_its_source() -
 
 def test_every_profile_has_a_row_in_the_bill() -> None:
     for name, profile in load_manifest().profiles.items():
+        if profile.engine not in ENGINES.names:
+            continue  # a voice, or captions: files beside an engine's
         row = row_of_profile(load_manifest(), name, "fast" if profile.engine == "infinitetalk" else "balanced")
         assert expected_speed("RTX 4090", row), name
 

@@ -35,7 +35,7 @@ def test_hadolint_has_nothing_to_say() -> None:
 def test_the_default_target_is_the_one_for_gpus(built: dict[str, Stage]) -> None:
     assert list(built)[-1] == "gpu"
     assert built["base"].base.startswith("debian:")
-    assert "requirements.py gpu ray s3 > /opt/gpu.txt" in dict(built["requirements"].steps)["RUN"]
+    assert "requirements.py gpu ray s3 speech > /opt/gpu.txt" in dict(built["requirements"].steps)["RUN"]
 
 
 def chain(built: dict[str, Stage], name: str) -> list[tuple[str, str]]:

@@ -22,7 +22,7 @@ class CliJob:
     """The arguments of a render from the command line."""
 
     image: Path
-    audio: Path
+    audio: Path | None
     output: Path
     ask: Ask = field(default_factory=Ask)
     second_audio: Path | None = None

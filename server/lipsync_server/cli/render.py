@@ -33,7 +33,9 @@ class _HelpWithOptions(TyperCommand):
 
 def render(
     image: Annotated[Path, typer.Argument(help="The picture: a face, or a video of one.", show_default=False)],
-    audio: Annotated[Path, typer.Argument(help="The recording of the voice.", show_default=False)],
+    audio: Annotated[
+        Path | None, typer.Argument(help="The recording of the voice; none with --text.", show_default=False)
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The video to write.", metavar="OUT.mp4")] = Path(
         "lipsync.mp4"
     ),
@@ -48,17 +50,24 @@ def render(
         typer.Option(help="The face to animate, in pixels.", metavar="LEFT TOP RIGHT BOTTOM"),
     ] = None,
     second_audio: Annotated[Path | None, typer.Option(help="The second person's recording, for two people.")] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(help="Words to speak in place of a recording; @FILE reads them from a text file.", metavar="TEXT"),
+    ] = None,
+    voice: Annotated[
+        str | None, typer.Option(help="Voice for --text, such as af_heart or pf_dora.", show_default="of the language")
+    ] = None,
     script: Annotated[
         str | None, typer.Option(help="The spoken words, for captions; @FILE reads them from a text file.")
     ] = None,
     captions: Annotated[
-        str | None, typer.Option(help="track, burned or off.", show_default="track with a script")
+        str | None, typer.Option(help="track, burned or off.", show_default="track with a script or text")
     ] = None,
     caption_style: Annotated[
         str | None, typer.Option(help="Look of burned captions: plain, box or words.", show_default="plain")
     ] = None,
     language: Annotated[
-        str | None, typer.Option(help="Language of the script, such as pt-BR.", show_default="found by listening")
+        str | None, typer.Option(help="Language of the words, such as pt-BR.", show_default="detected")
     ] = None,
     label: Annotated[str, typer.Option(help='A small visible text, such as "AI generated".')] = "",
     label_corner: Annotated[
@@ -124,6 +133,8 @@ def render(
             **{
                 name: value
                 for name, value in {
+                    "text": text_of(text),
+                    "voice": voice,
                     "script": text_of(script),
                     "captions": captions,
                     "caption_style": caption_style,

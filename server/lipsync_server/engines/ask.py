@@ -15,6 +15,8 @@ from lipsync_server.media.captions.script import words_of
 from lipsync_server.media.captions.wishes import CaptionWishes
 from lipsync_server.media.framing.wishes import FormatWishes
 from lipsync_server.media.label_wishes import LabelWishes
+from lipsync_server.media.voice.choice import check_voice
+from lipsync_server.media.voice.wishes import VoiceWishes
 from lipsync_server.settings import Preset as Preset
 from lipsync_server.validation import why_not_json
 
@@ -26,12 +28,12 @@ MAX_SEED = 2**63 - 1
 MAX_FACE_INDEX = 63
 
 
-class Ask(CaptionWishes, CheckWishes, FormatWishes, LabelWishes):
+class Ask(VoiceWishes, CaptionWishes, CheckWishes, FormatWishes, LabelWishes):
     """A prompt and options as the caller gave them; None stands for an option that was left out.
 
     Several engines understand `preset` to `face_box`; an engine without them ignores them with a warning. `options` are
-    for one engine, which refuses an option that it does not have. The options about captions, check and format concern
-    the finished video, with every engine.
+    for one engine, which refuses an option that it does not have. The options about text, captions, check and format
+    concern the video, with every engine.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -57,11 +59,28 @@ class Ask(CaptionWishes, CheckWishes, FormatWishes, LabelWishes):
             raise ValueError(why)
         return options
 
+    @property
+    def caption_script(self) -> str:
+        """The words of the captions: the script, or else the text that the server speaks."""
+        return self.script if self.script.strip() else self.text
+
+    @property
+    def wants_captions(self) -> bool:
+        """Whether the video gets captions of any kind."""
+        return self.captions in ("track", "burned") or (self.captions is None and bool(self.caption_script.strip()))
+
 
 def check_captions(ask: Ask) -> None:
     """Raise InvalidInput for captions without a script to show."""
-    if ask.wants_captions and not words_of(ask.script):
+    if ask.wants_captions and not words_of(ask.caption_script):
         raise InvalidInput(
             "Captions need the spoken words: send them as script, or leave captions out.",
             field="script" if ask.script.strip() else "captions",
         )
+
+
+def check_text(ask: Ask) -> None:
+    """Raise InvalidInput for a text without words, or a voice that does not exist."""
+    check_voice(ask.voice)
+    if ask.is_spoken and not words_of(ask.text):
+        raise InvalidInput("The text has no words to speak.", field="text")

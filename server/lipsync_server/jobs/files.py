@@ -2,8 +2,8 @@
 
     data/incoming/<random>/   an upload that is being received; removed at the next start
     data/jobs/<id>/           image, audio, second_audio, scratch/, video.mp4, video.srt, video.vtt with captions,
-                              video.sheet.jpg of a checked video, and poster.jpg, preview.webp, preview.gif where
-                              somebody has asked for them
+                              video.sheet.jpg of a checked video, speech.wav with speech from text, and poster.jpg,
+                              preview.webp, preview.gif where somebody has asked for them
 
 An upload's folder becomes a job's folder by one rename. Knows no job state and no HTTP. Every function here may block:
 call it in a thread.
@@ -27,6 +27,7 @@ from lipsync_server.workers.rendering.progressive import STREAM_FILE
 CaptionFile = Literal["srt", "vtt"]
 CAPTION_FILES: tuple[CaptionFile, ...] = ("srt", "vtt")
 
+SPEECH_FILE = "speech.wav"
 _ON_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -77,6 +78,10 @@ class JobFiles:
     def audio(self, job_id: str) -> Path:
         return self.folder(job_id) / "audio"
 
+    def speech(self, job_id: str) -> Path:
+        """The sound that the server made from the text of a job; it stays beside the video."""
+        return self.folder(job_id) / SPEECH_FILE
+
     def second_audio(self, job_id: str) -> Path:
         return self.folder(job_id) / "second_audio"
 
@@ -111,10 +116,10 @@ class JobFiles:
         return self.folder(job_id) / "scratch" / STREAM_FILE
 
     def keep_only_video(self, job_id: str) -> None:
-        """Remove the inputs and the scratch folder of a finished job. The video keeps its captions and pictures."""
+        """Remove the inputs and the scratch folder of a finished job. Captions, pictures and speech from text stay."""
         folder = self.folder(job_id)
         captions = (self.captions(job_id, kind) for kind in CAPTION_FILES)
-        kept = {self.video(job_id), self.sheet(job_id), *captions}
+        kept = {self.video(job_id), self.sheet(job_id), self.speech(job_id), *captions}
         kept |= {self.still(job_id, kind) for kind in STILL_TYPES}
         if not folder.is_dir():
             return

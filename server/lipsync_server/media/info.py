@@ -80,6 +80,22 @@ class HeardScript:
 
 
 @dataclass(frozen=True)
+class TextInfo:
+    """A text that can be spoken. duration_s: about how long it takes."""
+
+    language: str
+    duration_s: float
+
+
+@dataclass(frozen=True)
+class SpokenPiece:
+    """A piece of a text that was spoken: samples appended to a file, at `rate_hz`."""
+
+    rate_hz: int
+    n_samples: int
+
+
+@dataclass(frozen=True)
 class Mark:
     """The mark that marking.py writes into a video. engine: the name of the engine that made the frames.
 

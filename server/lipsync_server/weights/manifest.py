@@ -79,7 +79,9 @@ class _Index(BaseModel):
 class Profile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    engine: str = Field(description="The engine that needs the files.")
+    engine: str = Field(
+        description="The engine that needs the files; voice for speech from text, captions for recognition."
+    )
     title: str = Field(description="The purpose, in words for a person.")
     files: tuple[str, ...] = Field(description="Names of entries of `files`.")
 

@@ -15,11 +15,12 @@ from lipsync_server.engines.base import FPS
 class RenderTask:
     """One render of files on disk.
 
-    image, audio: the uploads, already checked by media/. output: the path of the MP4, which appears by a rename when it
-    is complete. scratch: a folder of this job that survives a crash; it has video segments and resume points. ask: the
-    prompt and options as the caller sent them; the worker converts them to the engine's options. progressive: also
-    write the finished part as a growing file into `scratch`, for live viewing (progressive.py). sheet: path of the
-    contact sheet of a checked video, None for no sheet. limit_s: time limit of this run in seconds, None for no limit.
+    image, audio: the uploads, already checked by media/; with ask.text the worker speaks the text into the file
+    `audio`. output: the path of the MP4, which appears by a rename when it is complete. scratch: a folder of this job
+    that survives a crash; it has video segments and resume points. ask: the prompt and options as the caller sent them;
+    the worker converts them to the engine's options. progressive: also write the finished part as a growing file into
+    `scratch`, for live viewing (progressive.py). sheet: path of the contact sheet of a checked video, None for no
+    sheet. limit_s: time limit of this run in seconds, None for no limit.
     n_crashes: number of workers that died while they rendered this task.
     """
 
@@ -63,7 +64,8 @@ class RenderOutcome:
 
     caption_language: the language of the captions, whose files .srt and .vtt are beside the video; "" without captions.
     quality: the result of the check, None for a video that was not checked; unchecked then says why. attempts: all
-    attempts of a task that was rendered more than once or might have been; seed is the seed of the kept one.
+    attempts of a task that was rendered more than once or might have been; seed is the seed of the kept one. voice:
+    who spoke the text of a task without a recording, "" with a recording.
     """
 
     width: int
@@ -83,3 +85,4 @@ class RenderOutcome:
     quality: Quality | None = None
     unchecked: str = ""
     attempts: tuple[Attempt, ...] = ()
+    voice: str = ""

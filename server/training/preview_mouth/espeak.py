@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import soxr
-from lipsync_server.media.captions.espeak import Callback
+from lipsync_server.media.espeak import Callback
 from numpy.typing import NDArray
 from phones import Segment, from_ipa, spread
 

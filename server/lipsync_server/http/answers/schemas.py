@@ -51,7 +51,7 @@ class JobRequest(JobOptions):
     """POST /v1/jobs as JSON: the inputs are URLs."""
 
     image_url: HttpUrl
-    audio_url: HttpUrl
+    audio_url: HttpUrl | None = Field(default=None, description="The recording. Leave it out where text is given.")
     second_audio_url: HttpUrl | None = None
 
 
@@ -109,6 +109,7 @@ class Result(_Model):
     seed: int
     caption_language: str | None = Field(default=None, description="Language of the captions; null without captions.")
     quality: Quality | None = Field(default=None, description="The check of the video; null where it was not checked.")
+    voice: str | None = Field(default=None, description="Who spoke the text; null with a recording.")
     unchecked: str | None = Field(default=None, description="Why the video was not checked.")
     attempts: list[RenderAttempt] = Field(
         default=[], description="With retries_below: every attempt in order. `seed` of the result is the kept one's."
@@ -151,6 +152,7 @@ class JobLinks(_Model):
     captions_srt: str | None = Field(default=None, description="The captions as a SubRip file.")
     captions_vtt: str | None = Field(default=None, description="The captions as WebVTT, with the time of each word.")
     sheet: str | None = Field(default=None, description="The contact sheet of a checked video, a JPEG.")
+    speech: str | None = Field(default=None, description="The sound that was made from the text, a WAV file.")
     poster: str | None = Field(default=None, description="The first frame as a JPEG picture.")
     preview_webp: str | None = Field(default=None, description="Up to 4 s without sound, in a loop, below 3 MB.")
     preview_gif: str | None = Field(default=None, description="The same as a GIF.")

@@ -89,6 +89,7 @@ def job_view(
                 "collected": link("/collected") if job.has_video else None,
                 "captions_srt": link("/captions.srt") if has_captions else None,
                 "captions_vtt": link("/captions.vtt") if has_captions else None,
+                "speech": link("/speech") if job.has_video and spec.ask.is_spoken else None,
                 "sheet": link("/sheet") if has_sheet else None,
                 "poster": link("/poster.jpg") if job.has_video else None,
                 "preview_webp": link("/preview.webp") if job.has_video else None,
@@ -116,6 +117,7 @@ def _result(job: Job) -> dict[str, object] | None:
         "seed": outcome.seed,
         "caption_language": outcome.caption_language or None,
         "quality": None if outcome.quality is None else _quality(outcome.quality),
+        "voice": outcome.voice or None,
         "unchecked": outcome.unchecked or None,
         "attempts": [{"seed": each.seed, "score": each.score} for each in outcome.attempts],
         # The worker decodes the files again and repeats the probe's warnings.

@@ -50,7 +50,10 @@ def job_form() -> Json:
         "type": "object",
         "properties": properties,
         "additionalProperties": False,
-        "allOf": [{"anyOf": [{"required": [name]}, {"required": [f"{name}_url"]}]} for name in ("image", "audio")],
+        "allOf": [
+            {"anyOf": [{"required": ["image"]}, {"required": ["image_url"]}]},
+            {"anyOf": [{"required": ["audio"]}, {"required": ["audio_url"]}, {"required": ["text"]}]},
+        ],
     }
 
 

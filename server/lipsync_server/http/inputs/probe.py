@@ -13,11 +13,14 @@ from typing import Generic, TypeVar
 
 from aiohttp import web
 
+from lipsync_server.engines.ask import Ask
 from lipsync_server.errors import Cancelled, LipsyncError, UnsupportedMedia
 from lipsync_server.http.inputs.sink import Taken
 from lipsync_server.media.sandbox.pool import BorrowedProcess, DecoderPool
-from lipsync_server.media.sandbox.tasks import ProbePicture, ProbeRecording, Task
+from lipsync_server.media.sandbox.tasks import ProbePicture, ProbeRecording, ProbeText, Task
+from lipsync_server.media.voice.choice import FOLDER, choose_speaker, language_named, too_long
 from lipsync_server.settings import Settings
+from lipsync_server.weights.places import folder_named
 
 Result = TypeVar("Result")
 
@@ -62,8 +65,11 @@ class Prober:
         if self._is_owner:
             await asyncio.to_thread(self._decoders.close)
 
-    async def probe(self, files: dict[str, Taken], *, caller_left: Callable[[], bool]) -> ProbedInputs:
-        """Check all files. Raises media's errors, which name the field, and Cancelled soon after the caller hung up."""
+    async def probe(self, files: dict[str, Taken], ask: Ask, *, caller_left: Callable[[], bool]) -> ProbedInputs:
+        """Check all files, and the text where it stands for a recording.
+
+        Raises media's errors, which name the field, and Cancelled soon after the caller hung up.
+        """
         durations: list[float] = []
         warnings: list[str] = []
         for name, taken in files.items():
@@ -79,7 +85,21 @@ class Prober:
             except LipsyncError as error:
                 error.field = error.field or name
                 raise
+        if ask.is_spoken:
+            durations.append(await self._spoken_s(ask, caller_left))
         return ProbedInputs(max(durations), tuple(warnings))
+
+    async def _spoken_s(self, ask: Ask, caller_left: Callable[[], bool]) -> float:
+        """About how long the text takes to speak. Raises InvalidInput for a text that cannot be spoken here."""
+        found = await self.run(ProbeText(ask.text, language_named(ask.voice, ask.language)), caller_left)
+        if self._settings.executor == "process":  # the machines of a cluster have model files of their own
+            await asyncio.to_thread(self._check_voice, ask.voice, found.language)
+        if found.duration_s > self._settings.max_audio_s:
+            raise too_long(self._settings.max_audio_s)
+        return found.duration_s
+
+    def _check_voice(self, voice: str, language: str) -> None:
+        choose_speaker(voice, language, folder_named(self._settings.weights_dir, FOLDER))
 
     def _picture(self, taken: Taken) -> ProbePicture:
         return ProbePicture(taken.path, self._settings.max_image_pixels)

@@ -100,14 +100,30 @@ async def receive(request: web.Request, folder: Path, settings: Settings, fetche
     else:
         raise UnsupportedMedia(
             f"The body is {kind}. Send the fields image and audio as multipart/form-data, or a JSON object with "
-            "image_url and audio_url (addresses) or image and audio (base64) as application/json."
+            "image_url and audio_url (addresses) or image and audio (base64) as application/json. Words to speak in "
+            "place of a recording are the field text."
         )
     await _fetch(form, folder, fields, fetcher)
     for each in fields.values():
-        if each.required and each.name not in form.files:
-            raise InvalidInput(f"The field {each.name} is missing: send a file, or its address as {each.url_name}.",
-                               field=each.name)  # fmt: skip
+        if each.required and each.name not in form.files and not (each.name == "audio" and _has_text(form)):
+            words = ", or the words to speak as text" if each.name == "audio" else ""
+            raise InvalidInput(
+                f"The field {each.name} is missing: send a file, or its address as {each.url_name}{words}.",
+                field=each.name,
+            )
+    if "audio" in form.files and _has_text(form):
+        raise InvalidInput(
+            "Send a recording as audio, or words to speak as text, not both. The words of a recording, for captions, "
+            "are the field script.",
+            field="text",
+        )
     return form
+
+
+def _has_text(form: Form) -> bool:
+    """Whether the caller sent words to speak in place of a recording."""
+    text = form.values.get("text")
+    return isinstance(text, str) and bool(text.strip())
 
 
 class _Pace:

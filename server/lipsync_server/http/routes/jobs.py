@@ -4,6 +4,7 @@ Knows the queue and the wire format. Holds no state.
 """
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 from aiohttp import web
@@ -24,13 +25,13 @@ from lipsync_server.http.routes.job_answers import (
 )
 from lipsync_server.http.routes.submit import accept
 from lipsync_server.http.routing import IDEMPOTENCY_KEY, JOB_ID, Answer, Parameter, Route, answer
-from lipsync_server.jobs.files import CAPTION_FILES, CaptionFile
+from lipsync_server.jobs.files import CAPTION_FILES, CaptionFile, JobFiles
 from lipsync_server.jobs.model import STATES, State, is_job_id
 
 _PAGE = 50
 _MAX_PAGE = 200
 _MAX_DIGITS = 6
-SHEET_TYPE = "image/jpeg"
+SHEET_TYPE, SPEECH_TYPE = "image/jpeg", "audio/wav"
 CAPTION_TYPES: dict[CaptionFile, str] = {"srt": "application/x-subrip", "vtt": "text/vtt"}
 
 
@@ -76,33 +77,44 @@ async def captions_vtt(request: web.Request) -> web.StreamResponse:
 
 
 async def sheet(request: web.Request) -> web.StreamResponse:
-    job = await find_job(request)
-    await finished_video(request, job)
-    path = request.app[keys.FILES].sheet(job.id)
-    if not await asyncio.to_thread(path.is_file):
-        raise NotFound("The video was not checked, so it has no contact sheet. Send check=true with the next one.")
-    return web.FileResponse(
-        path,
-        headers={
-            "Content-Type": SHEET_TYPE,
-            "Content-Disposition": attachment(Path(job.spec.file_name).with_suffix(".sheet.jpg").name),
-            "Cache-Control": "private, no-transform",
-        },
-    )
+    return await _beside_video(
+        request, JobFiles.sheet, ".sheet.jpg", SHEET_TYPE,
+        "The video was not checked, so it has no contact sheet. Send check=true with the next one.",
+    )  # fmt: skip
+
+
+async def speech(request: web.Request) -> web.StreamResponse:
+    return await _beside_video(
+        request, JobFiles.speech, ".wav", SPEECH_TYPE,
+        "The video was made from a recording. A video that is made from text has its sound here.",
+    )  # fmt: skip
 
 
 async def _captions(request: web.Request, kind: CaptionFile) -> web.StreamResponse:
+    return await _beside_video(
+        request,
+        lambda files, job_id: files.captions(job_id, kind),
+        f".{kind}",
+        f"{CAPTION_TYPES[kind]}; charset=utf-8",
+        "The video has no captions. Send the spoken words as script with the next one, or captions=track to have them "
+        "recognised.",
+    )
+
+
+async def _beside_video(
+    request: web.Request, path_of: Callable[[JobFiles, str], Path], suffix: str, media_type: str, missing: str
+) -> web.StreamResponse:
+    """Send a file that was made with the video. missing: the sentence for a video without this file."""
     job = await find_job(request)
     await finished_video(request, job)
-    path = request.app[keys.FILES].captions(job.id, kind)
+    path = path_of(request.app[keys.FILES], job.id)
     if not await asyncio.to_thread(path.is_file):
-        raise NotFound("The video has no captions. Send the spoken words as script with the next one.")
-    name = Path(job.spec.file_name).with_suffix(f".{kind}").name
+        raise NotFound(missing)
     return web.FileResponse(
         path,
         headers={
-            "Content-Type": f"{CAPTION_TYPES[kind]}; charset=utf-8",
-            "Content-Disposition": attachment(name),
+            "Content-Type": media_type,
+            "Content-Disposition": attachment(Path(job.spec.file_name).with_suffix(suffix).name),
             "Cache-Control": "private, no-transform",
         },
     )
@@ -237,6 +249,15 @@ ROUTES = (
         sheet,
         "Fetch the contact sheet of the check",
         answers={200: Answer("The sheet: pictures, the mouth's curve and the findings.", media_type=SHEET_TYPE)},
+        problems=(404, 409, 410),
+        parameters=(JOB_ID,),
+    ),
+    Route(
+        "GET",
+        "/v1/jobs/{job_id}/speech",
+        speech,
+        "Fetch the sound that was made from the text",
+        answers={200: Answer("The sound of the video, a WAV file.", media_type=SPEECH_TYPE)},
         problems=(404, 409, 410),
         parameters=(JOB_ID,),
     ),

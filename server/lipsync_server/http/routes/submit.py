@@ -79,7 +79,7 @@ async def _accept_form(
     spec = JobSpec(
         engine=options.engine,
         image_name=image_name,
-        audio_name=safe_name(form.files["audio"].name),
+        audio_name=job_files.SPEECH_FILE if options.is_spoken else safe_name(form.files["audio"].name),
         second_audio_name=safe_name(form.files["second_audio"].name) if "second_audio" in form.files else None,
         file_name=video_name(options.file_name or default_name, form.files["image"].name),
         duration_s=0.0,
@@ -88,7 +88,7 @@ async def _accept_form(
         callback_url=callback_url,
     )
     spec = await app[keys.PLANNER].check(spec)
-    probed = await app[keys.PROBER].probe(form.files, caller_left=lambda: has_left(request))
+    probed = await app[keys.PROBER].probe(form.files, spec.ask, caller_left=lambda: has_left(request))
     spec = replace(spec, duration_s=probed.duration_s, warnings=probed.warnings)
     job_id = queue.new_id()
     await asyncio.to_thread(files.adopt, folder, job_id)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from lipsync_server.daemon_threads import in_daemon_thread
-from lipsync_server.engines.ask import Ask, check_captions
+from lipsync_server.engines.ask import Ask, check_captions, check_text
 from lipsync_server.engines.base import EngineInfo
 from lipsync_server.engines.options import Chosen, choose_options
 from lipsync_server.engines.registry import Registry, cannot_run
@@ -135,6 +135,7 @@ class Planner:
         """
         engine = await self.resolve(spec.engine)
         await asyncio.to_thread(self._choose_options, engine, spec.ask)
+        check_text(spec.ask)
         check_captions(spec.ask)
         return replace(spec, engine=engine) if spec.ask.options else spec
 
@@ -145,7 +146,7 @@ class Planner:
             task_id=job.id,
             engine=job.engine,
             image=files.image(job.id),
-            audio=files.audio(job.id),
+            audio=files.speech(job.id) if job.spec.ask.is_spoken else files.audio(job.id),
             output=files.video(job.id),
             scratch=scratch,
             ask=job.spec.ask,

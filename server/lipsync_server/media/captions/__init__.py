@@ -1,13 +1,13 @@
 """Captions: the spoken words, when each is heard, and how they are shown.
 
-    wishes.py     what a caller may ask for
-    script.py     a text as words, in any writing system
-    espeak.py     the words as synthetic speech, with the start of each word
-    align.py      the same words in the caller's recording, by comparing it with the synthetic speech
-    cues.py       words as lines that a person can read in time
-    subtitles.py  lines as SRT, VTT and the text track of an MP4
-    fonts.py      which font can draw which word
-    burn.py       lines drawn into the frames
+    wishes.py        what a caller may ask for
+    script.py        a text as words, in any writing system
+    spoken_words.py  the words as synthetic speech, with the start of each word
+    align.py         the same words in the caller's recording, by comparing it with the synthetic speech
+    cues.py          words as lines that a person can read in time
+    subtitles.py     lines as SRT, VTT and the text track of an MP4
+    fonts.py         which font can draw which word
+    burn.py          lines drawn into the frames
 
 Knows recordings, texts and frames. Does not know engines, jobs or HTTP.
 """

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_server.errors import InvalidInput
-from lipsync_server.media.captions.espeak import Spoken, speak
 from lipsync_server.media.captions.script import Word, candidate_languages
+from lipsync_server.media.captions.spoken_words import Spoken, speak
 from lipsync_server.media.info import HeardScript, HeardWord
 from lipsync_server.media_types import SPEECH_RATE_HZ, Speech
 

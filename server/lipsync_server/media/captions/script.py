@@ -60,13 +60,23 @@ class Word:
     @property
     def spoken(self) -> str:
         """The word for speech synthesis: without symbols that have no sound, such as emoji."""
-        return "".join(c for c in self.text if not unicodedata.category(c).startswith(("So", "Cs", "Co", "Cn", "Cc")))
+        return without_symbols(self.text)
+
+
+def without_markup(script: str) -> str:
+    """`script` without SSML tags and stage directions."""
+    return _NOT_SPOKEN.sub(" ", unicodedata.normalize("NFC", script))
+
+
+def without_symbols(text: str) -> str:
+    """`text` without symbols that have no sound, such as emoji, and without control characters."""
+    return "".join(c for c in text if not unicodedata.category(c).startswith(("So", "Cs", "Co", "Cn", "Cc")))
 
 
 def words_of(script: str) -> list[Word]:
     """The words of `script` in order. A token without letters or digits belongs to the word before it."""
     words: list[Word] = []
-    for token in _NOT_SPOKEN.sub(" ", unicodedata.normalize("NFC", script)).split():
+    for token in without_markup(script).split():
         blank = True
         for piece in _pieces(token):
             if _is_spoken(piece) or not words:

@@ -15,7 +15,7 @@ Language = Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9
 class CaptionWishes(BaseModel):
     """The options about captions.
 
-    None: not given; a video with a script then gets a text track, others get no captions.
+    None: not given; a video with a script or text then gets a text track, others get no captions.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -26,7 +26,7 @@ class CaptionWishes(BaseModel):
     captions: Captions | None = Field(
         default=None,
         description="track: a text track that players can show or hide. burned: drawn into the picture. off: none. "
-        "Unset: track where there is a script. SRT and VTT files come with both.",
+        "Unset: track where there is a script or text. SRT and VTT files come with both.",
     )
     caption_style: CaptionStyle = Field(
         default="plain",
@@ -34,13 +34,8 @@ class CaptionWishes(BaseModel):
         "one highlighted, for vertical video.",
     )
     language: Language | None = Field(
-        default=None, description="Language of the script, such as en or pt-BR. Unset: detected from the recording."
+        default=None, description="Language of the script or text, such as en or pt-BR. Unset: detected."
     )
-
-    @property
-    def wants_captions(self) -> bool:
-        """Whether the video gets captions of any kind."""
-        return self.captions in ("track", "burned") or (self.captions is None and bool(self.script.strip()))
 
     @property
     def burns_captions(self) -> bool:

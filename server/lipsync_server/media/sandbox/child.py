@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 from lipsync_server.errors import LipsyncError
 from lipsync_server.media.captions.script import words_of
 from lipsync_server.media.framing.stills import write_still
-from lipsync_server.media.info import HeardScript, Mark, VideoInfo
+from lipsync_server.media.info import HeardScript, Mark, SpokenPiece, TextInfo, VideoInfo
 from lipsync_server.media.mp4.fragments import append_fragments
 from lipsync_server.media.mp4.mux import mux, probe_video
 from lipsync_server.media.picture import still_or_video as picture
@@ -60,6 +60,18 @@ def _timed(task: tasks.TimeScript) -> HeardScript:
     return align(words_of(task.script), speech.map_speech(task.speech), task.language)
 
 
+def _probed(task: tasks.ProbeText) -> TextInfo:
+    from lipsync_server.media.voice.speak import probe_text  # loads a voice, for this task alone
+
+    return probe_text(task.text, task.language)
+
+
+def _spoken(task: tasks.SpeakPiece) -> SpokenPiece:
+    from lipsync_server.media.voice.speak import speak_piece
+
+    return speak_piece(task.piece, task.language, task.voice, task.home, task.target)
+
+
 HANDLERS: dict[type[tasks.Task[Any]], Handler] = {
     tasks.ProbePicture: lambda task, _: picture.probe_picture(task.path, max_pixels=task.max_pixels),
     tasks.ProbeRecording: lambda task, _: speech.probe_audio(task.path, min_s=task.min_s, max_s=task.max_s),
@@ -71,6 +83,8 @@ HANDLERS: dict[type[tasks.Task[Any]], Handler] = {
     ),
     tasks.WriteStill: lambda task, _: write_still(task.path, task.output, task.kind, duration_s=task.duration_s),
     tasks.TimeScript: lambda task, _: _timed(task),
+    tasks.ProbeText: lambda task, _: _probed(task),
+    tasks.SpeakPiece: lambda task, _: _spoken(task),
     tasks.JoinVideo: lambda task, _: mux(
         task.folder, task.audio, task.output, fps=task.fps, duration_s=task.duration_s, script=task.script
     ),

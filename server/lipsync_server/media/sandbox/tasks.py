@@ -18,6 +18,8 @@ from lipsync_server.media.info import (
     PictureInfo,
     PixelFile,
     SpeechFile,
+    SpokenPiece,
+    TextInfo,
     VideoInfo,
 )
 from lipsync_server.media.sandbox.limits import MIB, Limits
@@ -28,7 +30,7 @@ _PICTURE_INFO, _AUDIO_INFO = TypeAdapter(PictureInfo), TypeAdapter(AudioInfo)
 _PIXEL_FILE, _SPEECH_FILE, _VIDEO_INFO = TypeAdapter(PixelFile), TypeAdapter(SpeechFile), TypeAdapter(VideoInfo)
 _SECONDS, _COUNT = TypeAdapter(float), TypeAdapter(int)
 _SENTENCES: TypeAdapter[tuple[str, ...]] = TypeAdapter(tuple[str, ...])
-_HEARD_SCRIPT = TypeAdapter(HeardScript)
+_HEARD_SCRIPT, _TEXT_INFO, _SPOKEN = TypeAdapter(HeardScript), TypeAdapter(TextInfo), TypeAdapter(SpokenPiece)
 
 _GIB = 1024 * MIB
 # Bytes of memory per pixel of the largest picture allowed. Pillow stores 4, AVIF's decoder 6 more, a turned copy 4.
@@ -198,6 +200,39 @@ class TimeScript(Task[HeardScript]):
 
     def parse(self, answer: object) -> HeardScript:
         return _HEARD_SCRIPT.validate_python(answer)
+
+
+@dataclass(frozen=True)
+class ProbeText(Task[TextInfo]):
+    """Find the language of a text, and about how long it takes to speak; see voice/speak.py."""
+
+    text: str
+    language: str | None
+    subject, error, advice = "text", InvalidInput, "Send a recording of the words."
+
+    def limits(self) -> Limits:
+        return Limits(_GIB, 60.0, 120.0)
+
+    def parse(self, answer: object) -> TextInfo:
+        return _TEXT_INFO.validate_python(answer)
+
+
+@dataclass(frozen=True)
+class SpeakPiece(Task[SpokenPiece]):
+    """Append one piece of a text as samples to `target`; see voice/speak.py. voice: of Kokoro in `home`, if given."""
+
+    piece: str
+    language: str
+    voice: str
+    home: Path | None
+    target: Path
+    subject, error, advice = "text", InvalidInput, "Send a recording of the words."
+
+    def limits(self) -> Limits:
+        return Limits(3 * _GIB, 900.0, 1200.0, _UNBOUNDED_FILE)
+
+    def parse(self, answer: object) -> SpokenPiece:
+        return _SPOKEN.validate_python(answer)
 
 
 @dataclass(frozen=True)

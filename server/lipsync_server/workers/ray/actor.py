@@ -35,6 +35,9 @@ _LOOK_EVERY_S = 0.5
 _OF_THE_MACHINE = ("weights_dir", "device", "lora")
 _SPARE_BYTES = 32 * 1024 * 1024
 VIDEO = "video.mp4"
+SPEECH = "audio"
+BESIDE = (".srt", ".vtt", ".sheet.jpg")
+"""Endings of the files that a render makes with its video: captions, and the contact sheet of the check."""
 
 FromActor = messages.FromWorker | Piece | Kept
 
@@ -103,16 +106,18 @@ class EngineActor:
         local = replace(
             task,
             image=folder / "image",
-            audio=folder / "audio",
+            audio=folder / SPEECH,
             second_audio=folder / "second_audio" if task.second_audio is not None else None,
             output=folder / VIDEO,
             scratch=folder / "scratch",
+            sheet=(folder / VIDEO).with_suffix(".sheet.jpg") if task.sheet is not None else None,
         )
         resume = ResumeFiles(local.scratch)
         looked_at = time.monotonic()
         try:
             for message in self._while_running(lambda say: self._work.render(serial, local, say)):
                 if isinstance(message, messages.Finished):
+                    yield from _made_with(local)
                     yield from pieces(local.output, VIDEO)
                 elif isinstance(message, messages.Failed) or time.monotonic() - looked_at > _LOOK_EVERY_S:
                     yield from resume.news()
@@ -155,6 +160,14 @@ class EngineActor:
         sent = self._sent
         if sent is not None:
             sent.put(message)
+
+
+def _made_with(task: RenderTask) -> Iterator[Piece]:
+    """The files that a render made with its video, in pieces: captions, the sheet, and the speech of a text."""
+    made = [task.output.with_suffix(ending) for ending in BESIDE] + ([task.audio] if task.ask.is_spoken else [])
+    for path in made:
+        if path.is_file():
+            yield from pieces(path, path.name)
 
 
 class _Home:

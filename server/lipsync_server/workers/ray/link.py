@@ -19,7 +19,7 @@ from ray.exceptions import RayError
 from lipsync_server.errors import Cancelled, DiskFull, OutOfMemory, ServerDiskFull
 from lipsync_server.workers import log_lines, messages
 from lipsync_server.workers.link import LinkLost, WorkerOffer
-from lipsync_server.workers.ray.actor import VIDEO, FromActor, MachineOffer
+from lipsync_server.workers.ray.actor import BESIDE, SPEECH, VIDEO, FromActor, MachineOffer
 from lipsync_server.workers.ray.cause import cause_of_death, why_waiting
 from lipsync_server.workers.ray.cluster import Machine
 from lipsync_server.workers.ray.files import Kept, Piece, Receiver, keep_only, pieces, resume_files
@@ -115,7 +115,9 @@ class RayLink:
 
     async def _send_files(self, serial: int, task: RenderTask) -> AsyncGenerator[messages.FromWorker, None]:
         """Send the inputs and the earlier try's resume point to the actor; yields Alive after each piece."""
-        files = {"image": task.image, "audio": task.audio}
+        files = {"image": task.image}
+        if await self._in_thread(task.audio.is_file):  # a text is spoken on the machine
+            files["audio"] = task.audio
         if task.second_audio is not None:
             files["second_audio"] = task.second_audio
         for name in await self._in_thread(partial(resume_files, task.scratch)):
@@ -135,12 +137,20 @@ class RayLink:
     async def _receive(self, serial: int, task: RenderTask) -> AsyncGenerator[messages.FromWorker, None]:
         """Render: store the received video and resume points, and yield the other messages."""
         video, scratch = Receiver(task.output.parent), Receiver(task.scratch)
+        beside, speech = Receiver(task.output.parent), Receiver(task.audio.parent)
+        names = {Path(VIDEO).with_suffix(ending).name: task.output.with_suffix(ending).name for ending in BESIDE}
         try:
             async for message in self._stream("render", serial, _without_paths(task)):
                 match message:
                     case Piece() if message.name == VIDEO:
                         piece = replace(message, name=task.output.name)
                         await self._in_thread(partial(video.take, piece, complete=False))
+                        yield messages.Alive()
+                    case Piece() if message.name in names:
+                        await self._in_thread(partial(beside.take, replace(message, name=names[message.name])))
+                        yield messages.Alive()
+                    case Piece() if message.name == SPEECH:
+                        await self._in_thread(partial(speech.take, replace(message, name=task.audio.name)))
                         yield messages.Alive()
                     case Piece():
                         await self._in_thread(partial(scratch.take, message))
@@ -155,7 +165,7 @@ class RayLink:
                     case _:
                         yield message
         finally:
-            for receiver in (video, scratch):
+            for receiver in (video, scratch, beside, speech):
                 await asyncio.shield(self._in_thread(receiver.drop))
 
     async def _stream(self, method: str, *arguments: object) -> AsyncGenerator[FromActor, None]:
@@ -188,9 +198,11 @@ def _without_paths(task: RenderTask) -> RenderTask:
     """The task for the actor, without the server's paths: the actor inserts its own. Nobody watches a file there."""
     nowhere = Path()
     second = None if task.second_audio is None else nowhere
+    sheet = None if task.sheet is None else nowhere
     return replace(
-        task, image=nowhere, audio=nowhere, second_audio=second, output=nowhere, scratch=nowhere, progressive=False
-    )
+        task, image=nowhere, audio=nowhere, second_audio=second, output=nowhere, scratch=nowhere, sheet=sheet,
+        progressive=False,
+    )  # fmt: skip
 
 
 async def _value(reference: Any) -> object:

@@ -78,16 +78,23 @@ def _write_text(text: str, file: BinaryIO) -> None:
 
 
 def captions_for(
-    ask: Ask, speech: SpeechFile, fonts_dir: Path | None, decoders: DecoderPool, warn: Callable[[str], None]
+    ask: Ask,
+    speech: SpeechFile,
+    language: str | None,
+    fonts_dir: Path | None,
+    decoders: DecoderPool,
+    warn: Callable[[str], None],
 ) -> VideoCaptions | None:
     """Return the captions that `ask` requests, timed by `speech`; None if it requests none.
+
+    language: of the words, None to find it by listening.
 
     Raises InvalidInput for a script without words, a language without a voice, letters without a font.
     """
     if not ask.wants_captions:
         return None
     check_captions(ask)
-    heard = decoders.run(TimeScript(speech, ask.script, ask.language))
+    heard = decoders.run(TimeScript(speech, ask.caption_script, language))
     return VideoCaptions(ask, heard, fonts_dir, warn)
 
 

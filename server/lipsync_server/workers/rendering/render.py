@@ -42,6 +42,7 @@ from lipsync_server.workers.rendering.label import VideoLabel
 from lipsync_server.workers.rendering.measure import PeakMemory, ProgressScale, StageClock
 from lipsync_server.workers.rendering.progressive import Progressive, forget
 from lipsync_server.workers.rendering.resume_point import clear_resume_points, load_resume_points, save_resume_point
+from lipsync_server.workers.rendering.speech import speak_text
 from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
 
 log = logging.getLogger(__name__)
@@ -143,6 +144,7 @@ class _Render:
         self._framing = VideoFraming(task.ask, self._warn)
         self._label = VideoLabel(task.ask, settings.fonts_dir)
         self._captions: VideoCaptions | None = None
+        self._voice = ""
         self._speeches: tuple[Speech, ...] = ()
         self._released_at = 0.0
         self._segments = task.scratch / "segments"
@@ -171,6 +173,7 @@ class _Render:
             caption_language=self._captions.heard.language if self._captions is not None else "",
             quality=checked.quality,
             unchecked=checked.why_not,
+            voice=self._voice,
         )
 
     def _load_engine(self) -> None:
@@ -185,12 +188,25 @@ class _Render:
         self._stop_if_cancelled()
         self._clock.switch("preprocess")
         self._progress("preprocess", 0, 1)
+        speaker = speak_text(
+            self._task,
+            self._settings,
+            self._decoders,
+            on_progress=lambda done, total: self._progress("preprocess", done, total, "speaking the text"),
+            stop_if_cancelled=self._stop_if_cancelled,
+        )
+        if speaker is not None:
+            self._voice = speaker.name
+            if speaker.warning:
+                self._warn(speaker.warning)
         inputs = decode_request(self._task, self._options, self._settings, self._decoders)
         request = self._framing.cut(inputs.request)
         for warning in inputs.warnings:
             self._warn(warning)
+        # The language of a text that was spoken here is known; that of a recording has to be found by listening.
+        language = self._task.ask.language or (speaker.language if speaker is not None else None)
         self._captions = captions_for(
-            self._task.ask, inputs.heard, self._settings.fonts_dir, self._decoders, self._warn
+            self._task.ask, inputs.heard, language, self._settings.fonts_dir, self._decoders, self._warn
         )
         self._speeches = tuple(speech for speech in (request.speech, request.second_speech) if speech is not None)
         return request, inputs.sound

@@ -2,7 +2,8 @@
 import assert from 'node:assert/strict';
 import { it } from 'node:test';
 
-import { output, type Workflow } from './n8n.mjs';
+import { output } from './execution.mjs';
+import type { Workflow } from './n8n.mjs';
 import { eventually } from './places.mjs';
 import type { Stage } from './stage.mjs';
 import { end, fromFiles, lipsync2 } from './workflows.mjs';

@@ -16,8 +16,7 @@ const SIMPLE_RESULT = [
 	'cost',
 	'warnings',
 	'video_url',
-	'expires_at',
-	// Only of a video that the server was asked to check.
+	// Only of a video that the server has checked.
 	'quality_score',
 ];
 const SIMPLE_STATUS = [

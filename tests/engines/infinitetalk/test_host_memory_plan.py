@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from lipsync_server.engines import host_memory
-from lipsync_server.engines.hardware import Gpu
 from lipsync_server.engines.host_memory import HostMemory
 from lipsync_server.engines.infinitetalk.engine import create
 from lipsync_server.engines.infinitetalk.files.transformers import TransformerFiles
@@ -19,20 +18,21 @@ from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.model.offload import StreamedBlocks
 from lipsync_server.errors import HostOutOfMemory
 from lipsync_server.models.host_buffers import HostBuffers
-from lipsync_server.quantization import Quantization
+from lipsync_server.quantization import EightBit, Quantization
 from lipsync_server.settings import Settings
 
 GIB = 2**30
-CARD = Gpu(0, "GPU-a", "RTX 4090", 24 * GIB, 23 * GIB, (8, 9))
 HD = Need("single", True, 960 * 960, 1)
 
 
 class CardOf(MemoryPlanner):
     """A planner for a card with so much free memory; this machine has none."""
 
-    def __init__(self, free_gib: float, host: HostMemory | None, **settings: Any) -> None:
+    def __init__(
+        self, free_gib: float, host: HostMemory | None, *, faster: EightBit | None = "int8", **settings: Any
+    ) -> None:
         made = Settings(_env_file=None, **settings)
-        super().__init__(made, CARD, torch.device("cuda"), compiles=True, host=lambda: host)
+        super().__init__(made, torch.device("cuda"), compiles=True, host=lambda: host, faster=lambda: faster)
         self._free = int(free_gib * GIB)
 
     def free_bytes(self) -> int:
@@ -95,7 +95,7 @@ def test_16_bit_files_are_rounded_to_8_bits_where_the_host_has_no_room_for_them(
     assert _plan(CardOf(free, _host(64), offload="blocks", quant="none"), files_of("none"))[1] == "none"
     with pytest.raises(HostOutOfMemory):
         _plan(CardOf(free, _host(30), offload="blocks", quant="none"), files_of("none"))
-    assert _plan(CardOf(free, _host(30), offload="blocks"), files_of("none"))[1] == "fp8"
+    assert _plan(CardOf(free, _host(30), offload="blocks", faster="fp8"), files_of("none"))[1] == "fp8"
 
 
 def test_the_check_can_be_switched_off(files_of: Callable[[Quantization], TransformerFiles]) -> None:
@@ -163,3 +163,19 @@ def test_blocks_are_the_same_from_plain_and_pinned_memory() -> None:
         sums.append([[float(p.float().sum()) for p in block.parameters()] for _ in range(2) for block in runner])
         runner.close()
     assert sums[0] == sums[1]
+
+
+@pytest.mark.parametrize(
+    ("faster", "quant", "held"),
+    [
+        ("int8", "auto", "int8"), ("fp8", "auto", "none"), (None, "auto", "int8"),
+        ("int8", "fp8", "none"), ("fp8", "int8", "int8"),
+    ],
+)  # fmt: skip
+def test_fp8_files_become_int8_where_int8_is_the_faster_product(
+    files_of: Callable[[Quantization], TransformerFiles], faster: EightBit | None, quant: str, held: Quantization
+) -> None:
+    """ "none" keeps the numbers of the file. No kind is faster where a card multiplies neither: int8 is as good."""
+    planner = CardOf(23, _host(64), faster=faster, quant=quant)
+    assert _plan(planner, files_of("fp8"))[1] == held
+    assert _plan(planner, files_of("int8"))[1] == "none"

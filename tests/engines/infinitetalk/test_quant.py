@@ -10,9 +10,9 @@ from lipsync_server.engines.infinitetalk.loading.transformer_files import load_t
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
 from lipsync_server.models.kernels.product_8bit import multiply_8bit
 from lipsync_server.models.kernels.rounding import dequantize_rows, quantize_rows
-from lipsync_server.models.layers.linear_8bit import QuantizedLinear, linear_in, replace_linears
+from lipsync_server.models.layers.linear_8bit import Activations, QuantizedLinear, linear_in, replace_linears
 from lipsync_server.models.sampling.sampler import euler_step, timesteps
-from lipsync_server.quantization import EightBit
+from lipsync_server.quantization import EightBit, Quantization
 from lipsync_server.random_models.infinitetalk_transformer import random_transformer
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -143,6 +143,33 @@ def test_products_in_8_bits_on_a_golden_case(kind: EightBit, limit: float) -> No
     one = relative_error(forward(model, inputs), golden["out.output"][0])
     within(f"F {kind} products, relative L2, one forward", one, limit)
     within(f"F {kind} products, relative L2, 4 steps", relative_error(after_4_steps(model, inputs), plain), limit)
+
+
+def test_fp8_weights_rounded_anew_to_int8_are_nearer_than_fp8_products(tmp_path: Path) -> None:
+    """A card without fp8, or with slower fp8, loads the published fp8 file as int8: relative L2 of one forward.
+
+    The same weights multiplied as floats set the bound that fp8 files have on any card.
+    """
+    tensors = load_file(golden_path("F_quant/dit_tiny_fp8.safetensors"))
+    plain = golden_parameters()
+    tensors |= {n: t for n, t in plain.items() if n.startswith(("img_emb.", "audio_proj."))}
+    save_file(tensors, tmp_path / "quant.safetensors")
+    (tmp_path / "quant.json").write_text(golden_path("F_quant/dit_tiny_fp8.json").read_text())
+    golden, inputs = golden_case(0, 1)
+
+    def error(quant: Quantization, activations: Activations) -> float:
+        model = load_transformer(
+            tmp_path / "quant.safetensors", config=golden_config(), dtype=torch.float32, quant=quant
+        )
+        layers = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
+        assert {layer.kind for layer in layers} == {"fp8" if quant == "none" else quant}
+        for layer in layers:
+            layer.activations = activations
+        return relative_error(forward(model, inputs), golden["out.output"][0])
+
+    exact, fp8, anew = error("none", "exact"), error("none", "dynamic"), error("int8", "dynamic")
+    within("F fp8 file rounded anew to int8, relative L2, one forward", anew, 0.04)
+    assert exact < anew < fp8
 
 
 def after_4_steps(model: InfiniteTalkTransformer, inputs: dict[str, torch.Tensor]) -> torch.Tensor:

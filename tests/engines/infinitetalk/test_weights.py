@@ -18,14 +18,15 @@ from lipsync_server.engines.infinitetalk.options import Options
 from lipsync_server.errors import WeightsError
 from lipsync_server.models.tensor_files.into_modules import read_tensors
 from lipsync_server.models.wan_vae.vae import WanVae
-from lipsync_server.quantization import Quantization
+from lipsync_server.quantization import EightBit, Quantization
 from lipsync_server.settings import Settings
 from lipsync_server.weights.manifest import load_manifest
 from pydantic import ValidationError
 
 GIB = 2**30
 H100 = Gpu(0, "GPU-1", "H100", 80 * GIB, 79 * GIB, (9, 0))
-RTX_4090 = Gpu(0, "GPU-2", "RTX 4090", 24 * GIB, 23 * GIB, (8, 9))
+L40S = Gpu(0, "GPU-4", "NVIDIA L40S", 48 * GIB, 47 * GIB, (8, 9))
+RTX_4090 = Gpu(0, "GPU-2", "NVIDIA GeForce RTX 4090", 24 * GIB, 23 * GIB, (8, 9))
 RTX_3090 = Gpu(0, "GPU-3", "RTX 3090", 24 * GIB, 23 * GIB, (8, 6))
 
 
@@ -52,7 +53,7 @@ def test_every_published_transformer_is_found(tiny_weights: Path) -> None:
     [
         (H100, False, ("bf16", False)),
         (H100, True, ("fp8", True)),
-        (RTX_4090, False, ("fp8", False)),
+        (RTX_4090, False, ("int8", False)),
         (RTX_3090, False, ("int8", False)),
         (RTX_3090, True, ("int8", True)),
     ],
@@ -63,6 +64,21 @@ def test_the_card_and_the_preset_choose_the_file(
     files, warnings = choose_transformer(_settings(tiny_weights), gpu, people="single", distilled=distilled)
     assert (files.number_format, files.distilled) == expected
     assert warnings == ()
+
+
+@pytest.mark.parametrize("gpu", [RTX_4090, RTX_3090, L40S])
+@pytest.mark.parametrize("faster", ["int8", "fp8"])
+def test_the_format_that_was_measured_faster_on_the_card_comes_first(
+    tiny_weights: Path, gpu: Gpu, faster: EightBit
+) -> None:
+    settings = _settings(tiny_weights)
+    files, _ = choose_transformer(settings, gpu, people="single", distilled=False, faster=faster)
+    assert files.number_format == faster
+
+
+def test_before_a_measurement_a_data_centre_card_reads_fp8(tiny_weights: Path) -> None:
+    files, _ = choose_transformer(_settings(tiny_weights), L40S, people="single", distilled=False)
+    assert files.number_format == "fp8"
 
 
 def test_the_profile_that_was_asked_for_comes_first(tiny_weights: Path) -> None:

@@ -150,6 +150,7 @@ def choose_transformer(
     distilled: bool,
     flashtalk: bool = False,
     has_lora: bool = False,
+    faster: EightBit | None = None,
 ) -> tuple[TransformerFiles, tuple[str, ...]]:
     """Choose the best files for a job. Returns them, and a warning for each option that they do not fulfil.
 
@@ -157,9 +158,10 @@ def choose_transformer(
     distilled: the preset takes few steps, so a file with a step-distilled LoRA merged is wanted, or such a LoRA.
     has_lora: a step-distilled LoRA will be merged.
     flashtalk: the job runs on FlashTalk's weights (flashtalk.wants_flashtalk).
+    faster: the 8-bit format that this card multiplies faster; None before it was measured, as in the server process.
     """
     if flashtalk and (ours := find_flashtalk(settings)):
-        preferred = _preferred(settings, gpu)
+        preferred = _preferred(settings, gpu, faster)
         return min(ours, key=lambda files: preferred.index(files.quantization)), ()
     found = find_transformers(settings)
     if not found:
@@ -174,7 +176,7 @@ def choose_transformer(
     if not fitting:
         fitting = found
         warnings.append("Only the two-person weights are here; they drive one person less faithfully.")
-    order = _preferred(settings, gpu)
+    order = _preferred(settings, gpu, faster)
 
     def rank(files: TransformerFiles) -> tuple[bool, int, bool]:
         merged = files.distilled or ((has_lora or bool(settings.lora)) and distilled)
@@ -204,18 +206,27 @@ def _fast_profile(files: TransformerFiles) -> str:
     return f"infinitetalk-{'multi-' if files.people == 'multi' else ''}{kind}-fast"
 
 
-def _preferred(settings: EngineSettings, gpu: Gpu | None) -> list[Quantization]:
-    """Quantizations from the best for this card downwards; what the settings name comes first."""
-    order: list[Quantization] = ["int8", "fp8", "none"]
+def _preferred(settings: EngineSettings, gpu: Gpu | None, faster: EightBit | None) -> list[Quantization]:
+    """Number formats from the best for this card downwards; a format that the settings name comes first."""
+    eight_bit: list[Quantization] = ["int8", "fp8"]
+    if (faster or _usual_8bit(gpu)) == "fp8":
+        eight_bit.reverse()
+    order: list[Quantization] = [*eight_bit, "none"]
     if gpu is None or gpu.total_bytes >= _BF16_CARD_BYTES:
-        order = ["none", "fp8", "int8"]
-    elif gpu.compute_capability >= (8, 9):
-        order = ["fp8", "int8", "none"]
+        order = ["none", *eight_bit]
     named = {one for one in order if ("bf16" if one == "none" else one) in settings.profile}
     if settings.quant in ("int8", "fp8"):
         # Rounding at load makes the same numbers from twice as many bytes.
         named.add(settings.quant)
     return sorted(order, key=lambda one: one not in named)
+
+
+def _usual_8bit(gpu: Gpu | None) -> EightBit:
+    """The 8-bit format before a measurement. A GeForce card multiplies int8 twice as fast as fp8 with float32 sums."""
+    if gpu is None:
+        return "fp8"
+    has_fp8 = gpu.compute_capability >= (8, 9)
+    return "fp8" if has_fp8 and "geforce" not in gpu.name.lower() else "int8"
 
 
 def _weight_files(folder: Path) -> list[Path]:

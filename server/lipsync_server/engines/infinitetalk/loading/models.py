@@ -8,6 +8,7 @@ requests.
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from lipsync_server.engines.infinitetalk.loading.switch_lora import switch_loras
 from lipsync_server.engines.infinitetalk.loading.transformer_files import load_transformer
 from lipsync_server.engines.infinitetalk.lora_choice import LoraFile, loras_for, server_loras
 from lipsync_server.engines.infinitetalk.model.choose_blocks import use_faster_blocks
+from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.model.sequence_parallel import (
     SequenceParallel,
     several_processes,
@@ -37,10 +39,11 @@ from lipsync_server.models.encoders.text import TextEncoder
 from lipsync_server.models.encoders.wav2vec import Wav2Vec
 from lipsync_server.models.kernels.attention import choose as choose_attention
 from lipsync_server.models.kernels.card import chooser_for
+from lipsync_server.models.kernels.product_8bit import fastest_kind
 from lipsync_server.models.sampling.side_stream import SideStream
 from lipsync_server.models.wan_vae.choose_pairs import pairs_are_faster
 from lipsync_server.models.wan_vae.vae import WanVae
-from lipsync_server.quantization import Quantization
+from lipsync_server.quantization import EightBit, Quantization
 from lipsync_server.settings import EngineSettings
 
 log = logging.getLogger(__name__)
@@ -92,7 +95,7 @@ class Models:
             agreed=way_of_first_process if several_processes() else lambda way: way,
         )
         self._refuse_what_cannot_run()
-        self._planner = MemoryPlanner(settings, self._gpu, self.device, compiles=self._compiles)
+        self._planner = MemoryPlanner(settings, self.device, compiles=self._compiles, faster=lambda: self._faster_8bit)
         self._held: _Held | None = None
         self._encoders: _Encoders | None = None
 
@@ -200,7 +203,14 @@ class Models:
             distilled=need.distilled,
             flashtalk=need.flashtalk,
             has_lora=any(lora.distilled for lora in (*known, *need.loras)),
+            faster=self._faster_8bit,
         )
+
+    @cached_property
+    def _faster_8bit(self) -> EightBit | None:
+        """The 8-bit format that this card multiplies faster in the blocks' largest product; None on a CPU."""
+        sizes = TransformerConfig()
+        return fastest_kind(3 * sizes.dim, sizes.dim, self.device, self.chooser)
 
     def _switch(self, held: "_Held", loras: tuple[LoraFile, ...], report: Report) -> None:
         """Merge other LoRA files into the loaded transformer. If the files are the same, nothing changes."""

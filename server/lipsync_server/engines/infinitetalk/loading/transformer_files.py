@@ -198,8 +198,9 @@ def load_transformer(
         beside it), which needs neither.
     config: read from the folder's config.json when None, from the shapes in a single file; for a quantised file the
         14B sizes.
-    quant: round the blocks' linear layers to 8 bits while loading; files with a map keep their kind. Weights that a
-        single file holds as float8_e4m3fn are kept to the bit with "fp8" and rounded anew with "int8".
+    quant: round the blocks' linear layers to 8 bits while loading. Files with a map keep their kind, but their fp8
+        becomes int8 with "int8". Weights that a single file holds as float8_e4m3fn are kept to the bit with "fp8" and
+        rounded anew with "int8".
     loras: files and scales, merged in this order.
     chooser: measures attention "auto" and the tiles of int8 products on the device, and keeps the choices.
     offload: "none", "blocks", or how many blocks stay on the device (offload.py). pinned: the others wait in pinned
@@ -299,7 +300,8 @@ def _kind_for(module: str, stored: Mapping[str, EightBit], quant: Quantization) 
         parent, _, leaf = module.rpartition(".")
         parts = [f"{parent}.{part}" for part in "qkv"] if leaf == "qkv" else [module]
         kinds = {stored.get(part) for part in parts}
-        return kinds.pop() if len(kinds) == 1 else None
+        kind = kinds.pop() if len(kinds) == 1 else None
+        return "int8" if kind == "fp8" and quant == "int8" else kind
     return None if quant == "none" or not module.startswith(_QUANTIZED_AT_LOAD) else quant
 
 

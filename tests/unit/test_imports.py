@@ -134,6 +134,22 @@ def contracted(package: str) -> dict[str, set[str]]:
     return graph
 
 
+# Calls that open a file of tensors. Everything that reads model files goes through the one room that checks them.
+READERS_OF_TENSORS = ("torch.load", "safe_open", "load_file", "safetensors.torch.load")
+ROOM_OF_TENSOR_FILES = "models.tensor_files"
+
+
+def calls_in(tree: ast.AST) -> set[str]:
+    """Every called name, with the dots before it."""
+    return {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+
+
+def test_tensor_files_are_opened_in_one_room() -> None:
+    opening = {name for name, tree in TREES.items() if calls_in(tree) & set(READERS_OF_TENSORS)}
+    assert opening
+    assert {name for name in opening if not inside(name, (ROOM_OF_TENSOR_FILES,))} == set()
+
+
 def test_every_folder_with_code_has_a_floor() -> None:
     rooms = {room for floor in FLOORS for room in floor}
     folders = {path.parent.name for path in PACKAGE.glob("*/*.py")}

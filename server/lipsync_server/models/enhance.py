@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lipsync_server.errors import EngineUnavailable, WeightsError
 from lipsync_server.extras import extra_is_missing, missing_packages
+from lipsync_server.models.tensor_files.into_modules import read_tensors
 
 FILE = "GFPGANv1.4.pth"
 SIDE = 512
@@ -36,13 +37,13 @@ def load_enhancer(folder: Path, device: torch.device) -> "Enhancer":
             f"enhance cannot be used here: spandrel does not load ({error}). Install the torchvision that belongs to "
             "this torch, or leave enhance off."
         ) from error
+    # spandrel's own loader is not used, because it unpickles files, and a pickle can run code.
+    tensors = read_tensors(path, below="params_ema")
     try:
-        # spandrel's own loader is not used, because it unpickles files, and a pickle can run code.
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        network = spandrel.ModelLoader().load_from_state_dict(state)
+        network = spandrel.ModelLoader().load_from_state_dict(tensors)
         if network.architecture.id != "GFPGAN":
             raise ValueError(f"it holds {network.architecture.name}")
-    except Exception as error:  # pickle, spandrel and torch each raise their own
+    except Exception as error:  # spandrel and torch each raise their own
         raise WeightsError(f"{path} is no GFPGAN file that can be used ({error}); fetch it again.") from error
     return Enhancer(network.model, device)
 

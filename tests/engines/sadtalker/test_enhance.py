@@ -7,6 +7,7 @@ is there, the last test runs GFPGAN itself at full size with random weights.
 import importlib.util
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -80,6 +81,17 @@ def test_a_package_that_does_not_load_is_said_to_be_the_reason(tmp_path: Path, m
         load_enhancer(tmp_path, CPU)
 
 
+def test_a_damaged_or_foreign_file_is_named_with_the_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(enhance, "missing_packages", lambda names: [])
+    monkeypatch.setitem(sys.modules, "spandrel", ModuleType("spandrel"))
+    (tmp_path / FILE).write_bytes(b"no weights")
+    with pytest.raises(WeightsError, match=rf"{FILE} is damaged or incomplete"):
+        load_enhancer(tmp_path, CPU)
+    torch.save({"optimizer": torch.zeros(2)}, tmp_path / FILE)
+    with pytest.raises(WeightsError, match="has no key 'params_ema'"):
+        load_enhancer(tmp_path, CPU)
+
+
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> SadTalkerEngine:
     weights = tmp_path_factory.mktemp("weights")
@@ -121,5 +133,6 @@ def test_gfpgan_itself_restores_a_face(tmp_path: Path) -> None:
     assert restored.shape == (1, 3, SIDE, SIDE)
     assert 0 <= float(restored.min()) < float(restored.max()) <= 1
     (tmp_path / FILE).write_bytes(b"no weights")
+    torch.save({"params_ema": {"weight": torch.zeros(2)}}, tmp_path / FILE)
     with pytest.raises(WeightsError, match="no GFPGAN file"):
         load_enhancer(tmp_path, CPU)

@@ -12,9 +12,11 @@ import os
 import time
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
+
+from lipsync_server.errors import WeightsError
+from lipsync_server.models.tensor_files.into_modules import read_tensors
 
 MAX_ENTRIES = 200
 _ABANDONED_S = 3600
@@ -31,12 +33,12 @@ class EmbeddingCache:
     def get(self, prompt: str) -> Tensor | None:
         """Return the embedding (n, width) of `prompt` in its stored type, or None."""
         path = self._path(prompt)
-        try:
-            embedding = load_file(path)["embedding"]
-            os.utime(path)
-        except FileNotFoundError:
+        if not path.is_file():
             return None
-        except (OSError, SafetensorError, KeyError) as error:
+        try:
+            embedding = read_tensors(path)["embedding"]
+            os.utime(path)
+        except (OSError, WeightsError, KeyError) as error:
             log.warning("the cached text embedding %s is unreadable and is made again: %s", path.name, error)
             return None
         # A copy in memory: the mapped file may be removed while the tensor is in use.

@@ -25,7 +25,7 @@ from lipsync_server.models.tensor_files.entries import Entry
 from lipsync_server.models.tensor_files.gguf_files import GgufFile
 from lipsync_server.models.tensor_files.headers import plain_name, read_entries
 from lipsync_server.models.tensor_files.rotation import DEFAULT_GROUP, is_group_size, turned_back
-from lipsync_server.models.tensor_files.safetensors_files import OpenFile
+from lipsync_server.models.tensor_files.safetensors_files import OpenFile, open_safetensors
 
 FLOATS = ("F32", "BF16", "F16", "F64")
 EIGHT_BIT = ("F8_E4M3", "F8_E5M2", "I8")
@@ -165,10 +165,8 @@ def _group_of(entry: Entry, described: Mapping[str, object]) -> int:
 
 
 def _description(entry: Entry) -> dict[str, object]:
-    from safetensors import safe_open
-
-    with safe_open(entry.file, framework="pt") as file:
-        held: Tensor = file.get_tensor(entry.key)
+    with open_safetensors(entry.file, [entry]) as file:
+        held = file.tensor(entry.key)
     try:
         described = json.loads(bytes(held.view(torch.uint8).tolist()))
     except ValueError as error:

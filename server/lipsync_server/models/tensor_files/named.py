@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lipsync_server.errors import WeightsError
@@ -17,7 +16,7 @@ from lipsync_server.models.tensor_files import into_modules
 from lipsync_server.models.tensor_files.gguf_files import GgufFile
 from lipsync_server.models.tensor_files.headers import is_gguf
 from lipsync_server.models.tensor_files.layouts import Stored, read_layout
-from lipsync_server.models.tensor_files.safetensors_files import OpenFile
+from lipsync_server.models.tensor_files.safetensors_files import OpenFile, open_safetensors
 
 Rename = Callable[[str], str | None]
 """Name in a file -> the published name; an unknown name does not change; None for a tensor that is not needed."""
@@ -92,7 +91,4 @@ def rows_of(tensors: Mapping[str, Tensor], name: str, indices: Tensor) -> Tensor
 def _open(path: Path) -> OpenFile | GgufFile:
     if is_gguf(path):
         return GgufFile.open(path)
-    try:
-        return OpenFile(path, safe_open(path, framework="pt"), [])
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{path} cannot be read ({error}); download it again.") from error
+    return open_safetensors(path, [])

@@ -72,20 +72,38 @@ class WeightFiles:
             if is_gguf(path):
                 yield path, GgufFile.open(path)
                 continue
-            try:
-                with safe_open(path, framework="pt") as handle:
-                    yield path, OpenFile(path, handle, self._by_file[path])
-            except (OSError, SafetensorError) as error:
-                raise WeightsError(f"{path} cannot be read ({error}); download it again.") from error
+            with open_safetensors(path, self._by_file[path]) as file:
+                yield path, file
 
 
 class OpenFile:
-    """One open file: its entries in storage order, and its tensors, mapped rather than read."""
+    """One open safetensors file: its entries in storage order, and its tensors, mapped rather than read."""
 
     def __init__(self, path: Path, handle: "safe_open", entries: list[Entry]) -> None:
         self.path, self.entries, self._handle = path, entries, handle
 
     def tensor(self, key: str) -> Tensor:
         """The tensor `key` on the CPU, in the shape and type of the file."""
-        tensor: Tensor = self._handle.get_tensor(key)
+        try:
+            tensor: Tensor = self._handle.get_tensor(key)
+        except (OSError, SafetensorError) as error:
+            raise _unreadable(self.path, error) from error
         return tensor
+
+    def __enter__(self) -> "OpenFile":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._handle.__exit__(*raised)
+
+
+def open_safetensors(path: Path, entries: list[Entry]) -> OpenFile:
+    """Map a safetensors file. entries: its header, as read_header gives it. Raises WeightsError with the reason."""
+    try:
+        return OpenFile(path, safe_open(path, framework="pt").__enter__(), entries)
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> WeightsError:
+    return WeightsError(f"{path} cannot be read ({error}); download it again.")

@@ -26,7 +26,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lipsync_server.engines.infinitetalk.files.lora_keys import LoraKey, read_keys
@@ -34,6 +33,7 @@ from lipsync_server.engines.infinitetalk.files.lora_names import LayerNames
 from lipsync_server.engines.infinitetalk.loading import lora_changes
 from lipsync_server.engines.infinitetalk.loading.lora_changes import Change, Product
 from lipsync_server.errors import WeightsError
+from lipsync_server.models.tensor_files.safetensors_files import WeightFiles
 
 log = logging.getLogger(__name__)
 
@@ -110,13 +110,11 @@ def _collect(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[st
     """Sort the file's tensors by layer. Layers that the model does not have are an error."""
     names = LayerNames({name.rpartition(".")[0] for name in shapes})
     layers: dict[str, _Layer] = {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            keys, ignored = read_keys(path.name, file.keys(), names)
-            for key in keys:
-                _put(path, layers.setdefault(key.layer, _Layer()), key, file.get_tensor(key.key))
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"The LoRA file {path} cannot be read ({error}); download it again.") from error
+    files = WeightFiles([path])
+    keys, ignored = read_keys(path.name, files.entries, names)
+    for _, file in files:
+        for key in keys:
+            _put(path, layers.setdefault(key.layer, _Layer()), key, file.tensor(key.key))
     return layers, ignored
 
 

@@ -2,7 +2,6 @@
 told, and a picture that otherwise stays as it was."""
 
 import gc
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -21,19 +20,11 @@ from lipsync_server.engines.preview.motion import Amounts, Motion
 from lipsync_server.engines.preview.mouth import MouthPose
 from lipsync_server.engines.preview.puppet import Pose, Puppet
 from lipsync_server.errors import Cancelled, NoFace
-from PIL import Image
 from preview_kit import hum, render, request
+from sample_pictures import shared_picture
 
-SHARED_SAMPLES = Path(__file__).resolve().parents[4] / "shared" / "samples"
 STILL = np.zeros(len(head.BASES), np.float32)
 SHUT_BELOW = 0.005
-
-
-def shared_picture(name: str) -> Frames:
-    path = SHARED_SAMPLES / name
-    if not path.is_file():
-        pytest.skip("needs the sample pictures in ../shared/samples")
-    return fit_picture(np.array(Image.open(path).convert("RGB")))[0]
 
 
 def mouth_gap(landmarker: FaceLandmarker, frame: Frames, near: np.ndarray) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 
 from lipsync_server.engines.base import Frames, RenderContext, RenderRequest, Report, no_report
 from lipsync_server.engines.landmarks import FaceLandmarker, choose_face, landmarker
+from lipsync_server.engines.preview import blink_check
 from lipsync_server.engines.preview.calibration import calibrate
 from lipsync_server.engines.preview.motion import Amounts, Motion
 from lipsync_server.engines.preview.options import Options
@@ -70,11 +71,12 @@ class PreviewEngine:
         context.progress("preprocess", 1, 3, "preparing the face")
         puppet = Puppet(picture, face)
         calibration = calibrate(puppet, self._landmarker, face)
+        blinks = options.blinks and blink_check.why_not(puppet, self._landmarker, face) is None
         stop_if_cancelled(context)
         context.progress("preprocess", 2, 3, "listening")
         n_frames = request.n_frames
         track = speech_track(request.speech, n_frames, request.fps)
-        amounts = Amounts(head=options.head_motion, mouth=options.mouth_opening, blinks=options.blinks)
+        amounts = Amounts(head=options.head_motion, mouth=options.mouth_opening, blinks=blinks)
         motion = Motion(track, request.fps, options.seed, amounts)
         context.progress("preprocess", 3, 3)
 

@@ -98,3 +98,12 @@ def lip_gap(points: Points, frame: FaceFrame) -> float:
     """
     gaps = [(points[low, :2] - points[up, :2]) @ frame.down for up, low in _GAP_PAIRS]
     return float(np.mean(gaps)) / frame.height
+
+
+def lid_gap(points: Points, frame: FaceFrame, eye: int) -> float:
+    """The gap between the lids in face heights, in the middle of the eye. eye: 0 is the picture's left one.
+
+    points: float32 (478, 3), as in `landmarks.Face`.
+    """
+    upper, lower = (points[list(lids[eye][3:6]), :2] for lids in (UPPER_LIDS, LOWER_LIDS))
+    return float(((lower - upper) @ frame.down).mean()) / frame.height

@@ -30,4 +30,6 @@ class Options(EngineOptions):
         default=1.0, ge=0, le=2, description="Strength of the head's motion; 0 keeps the head still."
     )
     mouth_opening: float = Field(default=1.0, ge=0.3, le=1.6, description="Strength of the mouth's opening.")
-    blinks: bool = Field(default=True, description="Whether the eyes blink.")
+    blinks: bool = Field(
+        default=True, description="Whether the eyes blink. Eyes that cannot be shut convincingly stay open."
+    )

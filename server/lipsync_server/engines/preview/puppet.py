@@ -23,6 +23,8 @@ from lipsync_server.engines.preview.mouth import Mouth, MouthPose, lower_share
 # The mouth's inside begins _LIPS_MEET_PX behind a lip's edge and is opaque _LIP_EDGE_PX further in.
 _LIPS_MEET_PX, _LIP_EDGE_PX = 0.3, 1.2
 _SEAM = 0.4
+# An eye whose width is less than this share of the other's is turned away.
+_TURNED_AWAY = 0.5
 # Where the layers blend over more than this width, well past the corners of the mouth, both move alike.
 _BLEND_WITHIN_PX = 8
 
@@ -51,7 +53,11 @@ class Puppet:
         self.mouth = Mouth(face.points, self.frame, stride, size)
         self._interior = Interior(picture, face.points, self.mouth)
         self._head = Head(face.points, self.frame, size)
-        self._lids = [Lid(face.points, self.frame, eye, size) for eye in (0, 1)]
+        lids = [Lid(picture, face.points, self.frame, eye, size) for eye in (0, 1)]
+        # The lids by eye, 0 for the picture's left one, without that of an eye that is turned away.
+        self.lids = {
+            eye: lid for eye, lid in enumerate(lids) if lid.width > _TURNED_AWAY * max(lid.width for lid in lids)
+        }
         self._seam_px = max(0.8, 0.0045 * self.frame.height)
         self._mouth_nodes = self._head.grid.node_coordinates(self.mouth.grid.places())
 
@@ -68,10 +74,11 @@ class Puppet:
         lips = _window(self.mouth.lips, grid, margin)
         places = source[lips].copy()
         blinks = []
-        for lid, closed in zip(self._lids, pose.lids, strict=True):
-            if closed > 0 and lid.can_blink:
+        for eye, lid in self.lids.items():
+            closed = pose.lids[eye]
+            if closed > 0:
                 part = _window(lid.grid, grid, margin)
-                blinks.append((part, lid.shift(source[part], closed)))
+                blinks.append((lid, part, source[part].copy(), closed))
         # then the mouth's; both are smooth, so computing them on the mouth's coarse grid is enough,
         layers = self.mouth.layers(pose.mouth)
         part = _window(self.mouth.grid, grid)
@@ -82,11 +89,11 @@ class Puppet:
         share = lower_share(upper[..., 2], lower[..., 2], upper[..., 3])
         is_lower = (share >= 0.5)[..., None]
         source[lips] = places + np.where(is_lower, lower[..., :2], upper[..., :2])
-        for part, shift in blinks:
-            source[part] += shift
         area = out[grid.top : grid.top + grid.height, grid.left : grid.left + grid.width]
         area[...] = resample(self.picture, source, cv2.INTER_CUBIC)
         self._join_lips(area[lips], places, upper, lower, share)
+        for lid, part, still, closed in blinks:
+            lid.paint(area[part], still, closed)
         self._paint_inside(area[lips], places, upper, lower, pose.mouth)
 
     def _join_lips(self, pixels: Frames, places: Field, upper: Field, lower: Field, share: Field) -> None:

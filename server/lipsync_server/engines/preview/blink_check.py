@@ -77,13 +77,14 @@ def _crossed(lid: Lid) -> bool:
     """
     edges, scale = lid.edges, lid.scale
     grey = cv2.GaussianBlur((lid.pixels @ _GREY).astype(np.float32), (0, 0), 0.003 * scale)
-    bar = cv2.getStructuringElement(cv2.MORPH_RECT, (2 * int(0.02 * scale) + 1, 1))
+    bar = cv2.getStructuringElement(cv2.MORPH_RECT, (2 * int(0.022 * scale) + 1, 1))
     darker = cv2.morphologyEx(grey, cv2.MORPH_BLACKHAT, bar)
     found = (darker > max(_LEAST_STRAND, 0.1 * float(np.median(grey)))).astype(np.uint8)
     # Grain breaks a thin strand into pieces.
     bridge = np.ones((2 * int(0.005 * scale) + 1, 1), np.uint8)
     strand = cv2.morphologyEx(found, cv2.MORPH_CLOSE, bridge) > 0
-    above = edges.brow + 0.008 * scale, edges.upper - 0.036 * scale
+    brow = edges.brow + 0.008 * scale
+    above = brow, np.maximum(edges.upper - 0.036 * scale, brow + 0.008 * scale)
     below = edges.lower + 0.028 * scale, edges.lower + 0.062 * scale
     return _crosses(strand, *below, edges.inside) and _crosses(strand, *above, edges.inside)
 

@@ -102,8 +102,10 @@ def strand(picture: Frames, face: Face) -> Frames:
     """A strand of hair from the forehead across one eye to the cheek."""
     x, y = face.points[IRIS_CENTRES[0], :2]
     height = float(np.linalg.norm(face.points[152, :2] - face.points[10, :2]))
-    ends = [(int(x - 0.03 * height), int(y - 0.35 * height)), (int(x + 0.02 * height), int(y + 0.25 * height))]
-    return cv2.line(picture.copy(), *ends, (60, 40, 30), max(2, int(height / 70)), cv2.LINE_AA)
+    top, bottom = (int(x - 0.03 * height), int(y - 0.35 * height)), (int(x + 0.02 * height), int(y + 0.25 * height))
+    covered = picture.copy()
+    cv2.line(covered, top, bottom, (60, 40, 30), max(2, int(height / 70)), cv2.LINE_AA)
+    return covered
 
 
 def sunglasses(picture: Frames, face: Face) -> Frames:
@@ -119,7 +121,7 @@ def ink(picture: Frames, face: Face) -> Frames:
     """A drawing of hard black lines on white."""
     grey = cv2.medianBlur(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), 5)
     lines = cv2.adaptiveThreshold(grey, 255, cv2.ADAPTIVE_THRESH_MEAN_C, cv2.THRESH_BINARY, 15, 6)
-    return cv2.cvtColor(lines, cv2.COLOR_GRAY2RGB)
+    return np.asarray(cv2.cvtColor(lines, cv2.COLOR_GRAY2RGB), np.uint8)
 
 
 def asleep(picture: Frames, face: Face) -> Frames:

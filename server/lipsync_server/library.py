@@ -253,7 +253,7 @@ class Lipsync:
                 raise InvalidInput(f"There is no file {path}.")
         choose_options(self.name, registry.options_model(self.name), ask, self._settings)
         check_text(ask)
-        check_captions(ask)
+        check_captions(ask, self._settings.weights_dir)
         for path in recordings:
             probe = ProbeRecording(path, self._settings.min_audio_s, self._settings.max_audio_s)
             self._decoder_processes().run(probe)

@@ -78,7 +78,7 @@ def test_burned_captions_are_in_the_picture_and_in_no_track(server: ServerProces
 @pytest.mark.parametrize(
     ("fields", "field", "says"),
     [
-        ({"captions": "burned"}, "captions", "send them as script"),
+        ({"captions": "burned"}, "captions", "lipsync weights pull whisper-base"),
         ({"script": SCRIPT, "captions": "subtitles"}, "captions", "track"),
         ({"script": SCRIPT, "language": "tlh"}, None, "no voice for the language tlh"),
         ({"script": "x" * 60_001}, "script", "60000"),

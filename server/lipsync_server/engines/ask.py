@@ -5,11 +5,13 @@ engines/options.py turns it into the engine's own options. Pydantic checks it on
 so that `lipsync --help` is fast.
 """
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints, field_validator
 
 from lipsync_server.engines.check_wishes import CheckWishes
+from lipsync_server.engines.recogniser import recogniser_home
 from lipsync_server.errors import InvalidInput
 from lipsync_server.media.captions.script import words_of
 from lipsync_server.media.captions.wishes import CaptionWishes
@@ -65,17 +67,28 @@ class Ask(VoiceWishes, CaptionWishes, CheckWishes, FormatWishes, LabelWishes):
         return self.script if self.script.strip() else self.text
 
     @property
+    def recognises_words(self) -> bool:
+        """Whether the words of the captions come from speech recognition: captions without a script or a text."""
+        return self.captions in ("track", "burned") and not self.caption_script.strip()
+
+    @property
     def wants_captions(self) -> bool:
         """Whether the video gets captions of any kind."""
         return self.captions in ("track", "burned") or (self.captions is None and bool(self.caption_script.strip()))
 
 
-def check_captions(ask: Ask) -> None:
-    """Raise InvalidInput for captions without a script to show."""
-    if ask.wants_captions and not words_of(ask.caption_script):
+def check_captions(ask: Ask, weights_dir: Path | None) -> None:
+    """Raise InvalidInput for captions of a script without words, or without a script where nothing recognises speech.
+
+    weights_dir: where the model of the recogniser is; None where the machine that renders has its own folder.
+    """
+    if ask.recognises_words:
+        if weights_dir is not None:
+            recogniser_home(weights_dir)
+    elif ask.wants_captions and not words_of(ask.caption_script):
         raise InvalidInput(
-            "Captions need the spoken words: send them as script, or leave captions out.",
-            field="script" if ask.script.strip() else "captions",
+            "Captions need the spoken words: send words as script, or leave script out to have them recognised.",
+            field="script",
         )
 
 

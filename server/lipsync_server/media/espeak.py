@@ -134,6 +134,15 @@ def choose_language(language: str) -> None:
     )
 
 
+def can_speak(language: str) -> bool:
+    """Whether there is a voice for `language`."""
+    try:
+        choose_language(language)
+    except InvalidInput:
+        return False
+    return True
+
+
 def samples_of(text: str, language: str) -> NDArray[np.int16]:
     """Plain `text` as speech at the library's own rate. Raises InvalidInput for a language without a voice."""
     choose_language(language)

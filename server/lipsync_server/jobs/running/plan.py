@@ -136,7 +136,8 @@ class Planner:
         engine = await self.resolve(spec.engine)
         await asyncio.to_thread(self._choose_options, engine, spec.ask)
         check_text(spec.ask)
-        check_captions(spec.ask)
+        own_files = self._settings.executor == "process"  # the machines of a cluster have model files of their own
+        await asyncio.to_thread(check_captions, spec.ask, self._settings.weights_dir if own_files else None)
         return replace(spec, engine=engine) if spec.ask.options else spec
 
     async def task(self, job: Job, files: JobFiles) -> RenderTask:

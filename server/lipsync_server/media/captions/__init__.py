@@ -4,6 +4,7 @@
     script.py        a text as words, in any writing system
     spoken_words.py  the words as synthetic speech, with the start of each word
     align.py         the same words in the caller's recording, by comparing it with the synthetic speech
+    whisper.py       the words of a recording without a script
     cues.py          words as lines that a person can read in time
     subtitles.py     lines as SRT, VTT and the text track of an MP4
     fonts.py         which font can draw which word

@@ -26,7 +26,8 @@ class CaptionWishes(BaseModel):
     captions: Captions | None = Field(
         default=None,
         description="track: a text track that players can show or hide. burned: drawn into the picture. off: none. "
-        "Unset: track where there is a script or text. SRT and VTT files come with both.",
+        "Without script or text the words are recognised. Unset: track where there is a "
+        "script or text. SRT and VTT files come with both.",
     )
     caption_style: CaptionStyle = Field(
         default="plain",

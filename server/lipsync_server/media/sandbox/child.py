@@ -60,6 +60,12 @@ def _timed(task: tasks.TimeScript) -> HeardScript:
     return align(words_of(task.script), speech.map_speech(task.speech), task.language)
 
 
+def _recognised(task: tasks.RecogniseWords) -> HeardScript:
+    from lipsync_server.media.captions.whisper import recognise  # loads a model, for this task alone
+
+    return recognise(speech.map_speech(task.speech), task.language, task.home)
+
+
 def _probed(task: tasks.ProbeText) -> TextInfo:
     from lipsync_server.media.voice.speak import probe_text  # loads a voice, for this task alone
 
@@ -83,6 +89,7 @@ HANDLERS: dict[type[tasks.Task[Any]], Handler] = {
     ),
     tasks.WriteStill: lambda task, _: write_still(task.path, task.output, task.kind, duration_s=task.duration_s),
     tasks.TimeScript: lambda task, _: _timed(task),
+    tasks.RecogniseWords: lambda task, _: _recognised(task),
     tasks.ProbeText: lambda task, _: _probed(task),
     tasks.SpeakPiece: lambda task, _: _spoken(task),
     tasks.JoinVideo: lambda task, _: mux(

@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-_MAX_ANSWER_BYTES = 256 * 1024
+_MAX_ANSWER_BYTES = 8 * MIB
+"""The times of the longest script's words, 80 bytes for each of 60,000 letters of a writing without blanks."""
 _MAX_TASKS = 50
 """A process is replaced after so many files: decoders leak."""
 _REFUSALS: dict[str, type[LipsyncError]] = {

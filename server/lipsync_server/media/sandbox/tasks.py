@@ -203,6 +203,23 @@ class TimeScript(Task[HeardScript]):
 
 
 @dataclass(frozen=True)
+class RecogniseWords(Task[HeardScript]):
+    """Recognise the words of a decoded recording and time them; see captions/whisper.py. home: the model's files."""
+
+    speech: SpeechFile
+    language: str | None
+    home: Path
+    subject, error, advice = "recording", InvalidInput, "Send the spoken words as script."
+
+    def limits(self) -> Limits:
+        cpu_s = 600.0 + 20 * self.speech.duration_s
+        return Limits(4 * _GIB, cpu_s, 600.0 + cpu_s)
+
+    def parse(self, answer: object) -> HeardScript:
+        return _HEARD_SCRIPT.validate_python(answer)
+
+
+@dataclass(frozen=True)
 class ProbeText(Task[TextInfo]):
     """Find the language of a text, and about how long it takes to speak; see voice/speak.py."""
 

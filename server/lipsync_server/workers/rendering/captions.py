@@ -1,6 +1,7 @@
-"""The captions of one render: the script, timed by the recording, drawn into the frames or returned as a text track.
+"""The captions of one render: the words, timed by the recording, drawn into the frames or returned as a text track.
 
-A decoder process times the script. This module draws, between the engine and the encoder.
+A decoder process times the script, or recognises the words where there is none. This
+module draws, between the engine and the encoder.
 """
 
 import json
@@ -12,14 +13,16 @@ from typing import BinaryIO
 from lipsync_server.durable import write_file
 from lipsync_server.engines.ask import Ask, check_captions
 from lipsync_server.engines.landmarks import landmarker
+from lipsync_server.engines.recogniser import recogniser_home
 from lipsync_server.media.captions.burn import Box, BurnedCaptions
 from lipsync_server.media.captions.cues import cues_of
 from lipsync_server.media.captions.fonts import Fonts
 from lipsync_server.media.captions.subtitles import srt, vtt
 from lipsync_server.media.info import HeardScript, SpeechFile
 from lipsync_server.media.sandbox.pool import DecoderPool
-from lipsync_server.media.sandbox.tasks import TimeScript
+from lipsync_server.media.sandbox.tasks import RecogniseWords, TimeScript
 from lipsync_server.media_types import Frames
+from lipsync_server.settings import RenderSettings
 
 _OUTER_LIP = (61, 291, 0, 17, 37, 267, 84, 314)
 _OPEN_MOUTH = 0.6
@@ -81,7 +84,7 @@ def captions_for(
     ask: Ask,
     speech: SpeechFile,
     language: str | None,
-    fonts_dir: Path | None,
+    settings: RenderSettings,
     decoders: DecoderPool,
     warn: Callable[[str], None],
 ) -> VideoCaptions | None:
@@ -89,13 +92,29 @@ def captions_for(
 
     language: of the words, None to find it by listening.
 
-    Raises InvalidInput for a script without words, a language without a voice, letters without a font.
+    Raises InvalidInput for a script without words, a language without a voice, letters without a font, and for captions
+    without a script where no model for speech recognition is here.
     """
     if not ask.wants_captions:
         return None
-    check_captions(ask)
-    heard = decoders.run(TimeScript(speech, ask.caption_script, language))
-    return VideoCaptions(ask, heard, fonts_dir, warn)
+    check_captions(ask, settings.weights_dir)
+    if ask.recognises_words:
+        heard = _recognised(speech, language, recogniser_home(settings.weights_dir), decoders)
+        if not heard.words:
+            warn("No words were recognised in the recording, so the video has no captions.")
+            return None
+    else:
+        heard = decoders.run(TimeScript(speech, ask.caption_script, language))
+    return VideoCaptions(ask, heard, settings.fonts_dir, warn)
+
+
+def _recognised(speech: SpeechFile, language: str | None, home: Path, decoders: DecoderPool) -> HeardScript:
+    """The words of the recording. The decoder process ends with them, and with it the model in its memory."""
+    with decoders.process() as process:
+        try:
+            return process.run(RecogniseWords(speech, language, home))
+        finally:
+            process.kill()
 
 
 def mouth_in(frames: Frames, first: int, stored: Path) -> Box | None:

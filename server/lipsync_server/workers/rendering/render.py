@@ -206,7 +206,7 @@ class _Render:
         # The language of a text that was spoken here is known; that of a recording has to be found by listening.
         language = self._task.ask.language or (speaker.language if speaker is not None else None)
         self._captions = captions_for(
-            self._task.ask, inputs.heard, language, self._settings.fonts_dir, self._decoders, self._warn
+            self._task.ask, inputs.heard, language, self._settings, self._decoders, self._warn
         )
         self._speeches = tuple(speech for speech in (request.speech, request.second_speech) if speech is not None)
         return request, inputs.sound

@@ -42,10 +42,10 @@ class Calibration:
 
 def calibrate(puppet: Puppet, landmarker: FaceLandmarker, face: Face) -> Calibration:
     """Draw test frames of `puppet` and measure the lips' gap in each. Costs about ten runs of the landmark model."""
-    canvas = puppet.picture.copy()
 
     def gap(command: float, close: float) -> float:
         pose = MouthPose(open=command, close=close, spread=0, narrow=0, press=0)
+        canvas = puppet.picture.copy()
         puppet.draw(Pose(pose, np.zeros(len(head.BASES), np.float32)), canvas)
         points = landmarker.refine(canvas, face.points).points
         return lip_gap(points, FaceFrame.of(points))

@@ -46,9 +46,35 @@ class Grid:
         return nodes(*self.shape) * np.float32(self.stride) + corner
 
     def node_coordinates(self, places: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Pixel coordinates (x, y), (..., 2) -> fractional node coordinates (column, row), float32 (..., 2)."""
+        """Pixel coordinates (x, y), (h, w, 2) -> fractional node coordinates (column, row), float32 (h, w, 2)."""
         corner = np.array([self.left, self.top], np.float32) - np.float32(0.5 * self.stride + 0.5)
-        return (places - corner) * np.float32(1 / self.stride)
+        return scaled(places, corner, 1 / self.stride)
+
+    def cells(self, inner: "Grid", margin: int) -> tuple[slice, slice]:
+        """The rows and columns of the nodes around the rectangle of `inner`, widened by `margin` pixels."""
+        n_rows, n_columns = self.shape
+        top, bottom = inner.top - margin - self.top, inner.top + inner.height + margin - self.top
+        left, right = inner.left - margin - self.left, inner.left + inner.width + margin - self.left
+        rows, columns = (
+            slice(min(max(low // self.stride, 0), n - 1), min(max(-(-high // self.stride), 0) + 1, n))
+            for low, high, n in ((top, bottom, n_rows), (left, right, n_columns))
+        )
+        return rows, columns
+
+    def part(self, field: NDArray[np.float32], rows: slice, columns: slice) -> tuple["Grid", NDArray[np.float32]]:
+        """A smaller grid over the nodes `rows` and `columns` of this one and one more on every side, and its field.
+
+        field: float32 (rows, columns, n) on this grid. Values between two nodes depend on both, hence the one more.
+        """
+        n_rows, n_columns = self.shape
+        first_row, first_column = max(rows.start - 1, 0), max(columns.start - 1, 0)
+        last_row, last_column = min(rows.stop + 1, n_rows - 1), min(columns.stop + 1, n_columns - 1)
+        left, top = self.left + first_column * self.stride, self.top + first_row * self.stride
+        width = min((last_column - 1 - first_column) * self.stride, self.left + self.width - left)
+        height = min((last_row - 1 - first_row) * self.stride, self.top + self.height - top)
+        return Grid(left, top, width, height, self.stride), np.ascontiguousarray(
+            field[first_row : last_row + 1, first_column : last_column + 1]
+        )
 
     def sample(self, field: NDArray[np.float32], places: NDArray[np.float32]) -> NDArray[np.float32]:
         """Values of a field at given places, interpolated bilinearly; 0 outside the grid.
@@ -130,6 +156,15 @@ def resample(
     # OpenCV 5 would use an empty second map as a map, so it gets None.
     no_second_map: Any = None  # the stubs of cv2 lack it
     return cast(NDArray[Pixel], cv2.remap(values, at, no_second_map, interpolation, borderMode=border))
+
+
+def scaled(places: Field, corner: Field, factor: float) -> Field:
+    """(places - corner) * factor. places: float32 (h, w, 2). corner: float32 (2,). Returns float32 (h, w, 2)."""
+    # Rows of (x, y, x, y, ...), because numpy is slow on arrays whose last axis has two elements.
+    height, width = places.shape[:2]
+    rows = places.reshape(height, 2 * width) * np.float32(factor)
+    rows -= np.tile(corner * np.float32(factor), width)
+    return rows.reshape(height, width, 2)
 
 
 @lru_cache(maxsize=16)

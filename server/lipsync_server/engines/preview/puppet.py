@@ -7,13 +7,13 @@ sound and no time.
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_server.engines.base import Frames
 from lipsync_server.engines.landmarks import Face
-from lipsync_server.engines.preview.fields import Field, Grid, pull, resample
+from lipsync_server.engines.preview.fields import Field, Grid, pull
+from lipsync_server.engines.preview.fine_picture import FinePicture
 from lipsync_server.engines.preview.head import Head
 from lipsync_server.engines.preview.interior import Interior
 from lipsync_server.engines.preview.lids import Lid
@@ -23,6 +23,10 @@ from lipsync_server.engines.preview.mouth import Mouth, MouthPose, lower_share
 # The mouth's inside begins _LIPS_MEET_PX behind a lip's edge and is opaque _LIP_EDGE_PX further in.
 _LIPS_MEET_PX, _LIP_EDGE_PX = 0.3, 1.2
 _SEAM = 0.4
+# Content moves by less than this from outside the head's grid, in face heights.
+_FINE_MARGIN = 0.15
+# A shorter way does not change a pixel by a grey level.
+_LEAST_MOVE_PX = 1 / 64
 # An eye whose width is less than this share of the other's is turned away.
 _TURNED_AWAY = 0.5
 # Where the layers blend over more than this width, well past the corners of the mouth, both move alike.
@@ -54,22 +58,31 @@ class Puppet:
         self._interior = Interior(picture, face.points, self.mouth)
         self._head = Head(face.points, self.frame, size)
         lids = [Lid(picture, face.points, self.frame, eye, size) for eye in (0, 1)]
+        grid, margin = self._head.grid, int(_FINE_MARGIN * self.frame.height)
+        left, top = max(grid.left - margin, 0), max(grid.top - margin, 0)
+        right, bottom = min(grid.left + grid.width + margin, size[1]), min(grid.top + grid.height + margin, size[0])
+        self._fine = FinePicture(picture, left, top, right, bottom)
         # The lids by eye, 0 for the picture's left one, without that of an eye that is turned away.
         self.lids = {
             eye: lid for eye, lid in enumerate(lids) if lid.width > _TURNED_AWAY * max(lid.width for lid in lids)
         }
         self._seam_px = max(0.8, 0.0045 * self.frame.height)
+        self._nodes = self._head.grid.places()
+        # Nodes around mouth and eyes, which are drawn in every frame.
+        self._drawn = np.zeros(self._head.grid.shape, np.bool_)
+        for inner in (self.mouth.grid, self.mouth.lips, *(lid.grid for lid in self.lids.values())):
+            self._drawn[self._head.grid.cells(inner, int(0.03 * self.frame.height) + 1)] = True
         self._mouth_nodes = self._head.grid.node_coordinates(self.mouth.grid.places())
 
     def draw(self, pose: Pose, out: Frames) -> None:
         """Draw the portrait in `pose` into `out`.
 
-        out: uint8 RGB (H, W, 3) of the picture's size, filled with the picture or an earlier frame of this puppet.
+        out: uint8 RGB (H, W, 3), filled with the picture. Pixels that do not move are left as they are.
         """
-        grid = self._head.grid
         # The source of each pixel in the still picture: first undo the head's movement,
         head = self._head.come_from(pose.head)
-        source = grid.enlarge(head)
+        grid, moved = self._moving(head)
+        source = grid.enlarge(moved)
         margin = int(0.03 * self.frame.height)
         lips = _window(self.mouth.lips, grid, margin)
         places = source[lips].copy()
@@ -87,14 +100,21 @@ class Puppet:
         # except along the sharp line between the lips, which is computed for every pixel.
         upper, lower = (self.mouth.grid.sample(layer, places) for layer in (layers.upper, layers.lower))
         share = lower_share(upper[..., 2], lower[..., 2], upper[..., 3])
-        is_lower = (share >= 0.5)[..., None]
-        source[lips] = places + np.where(is_lower, lower[..., :2], upper[..., :2])
+        is_lower = share >= 0.5
+        for axis in (0, 1):
+            source[lips][..., axis] = places[..., axis] + np.where(is_lower, lower[..., axis], upper[..., axis])
         area = out[grid.top : grid.top + grid.height, grid.left : grid.left + grid.width]
-        area[...] = resample(self.picture, source, cv2.INTER_CUBIC)
+        area[...] = self._fine.sample(source)
         self._join_lips(area[lips], places, upper, lower, share)
         for lid, part, still, closed in blinks:
             lid.paint(area[part], still, closed)
         self._paint_inside(area[lips], places, upper, lower, pose.mouth)
+
+    def _moving(self, head: Field) -> tuple[Grid, Field]:
+        """The part of the head's grid outside which nothing moves, and the part of `head` on this grid."""
+        away = np.abs(head - self._nodes) > _LEAST_MOVE_PX
+        rows, columns = _bounds(away[..., 0] | away[..., 1] | self._drawn) or (slice(0, 0), slice(0, 0))
+        return self._head.grid.part(head, rows, columns)
 
     def _join_lips(self, pixels: Frames, places: Field, upper: Field, lower: Field, share: Field) -> None:
         """Blend the colours of both lips along the line where they meet.
@@ -107,7 +127,7 @@ class Puppet:
             return
         upper, lower, share, softness = upper[band], lower[band], share[band], softness[band]
         other = places[band] + np.where((share >= 0.5)[..., None], upper[..., :2], lower[..., :2])
-        _blend(pixels[band], resample(self.picture, other, cv2.INTER_CUBIC), np.minimum(share, 1 - share))
+        _blend(pixels[band], self._fine.sample(other), np.minimum(share, 1 - share))
         if self.mouth.parted:
             # Lips that were apart in the portrait have no dark line between them, so the line is painted.
             seam = np.exp(-(((upper[..., 2] + lower[..., 2]) / (2 * self._seam_px)) ** 2))

@@ -75,12 +75,12 @@ def cost(
             from lipsync_server.cloud.costs.prices import with_live_prices
 
             offers, names = with_live_prices(offers)
-            where = f"live prices of {', '.join(names)}" + ("" if len(names) == 3 else f"; others: {where}")
+            is_dated = any(offer.provider not in names for offer in offers)
+            where = f"live prices of {', '.join(names)}{f'; others: {where}' if is_dated else ''}"
+        there_are = ", ".join(dict.fromkeys(offer.provider for offer in offers))
         offers = [offer for offer in offers if provider in ("", offer.provider)]
         if not offers:
-            raise InvalidInput(
-                f"There is no provider {provider!r}; there are: vast, tensordock, runpod.", field="provider"
-            )
+            raise InvalidInput(f"There is no provider {provider!r}; there are: {there_are}.", field="provider")
         if price is not None:
             offers.append(Offer("yours", gpu, price, storage_price, storage_price, "as given"))
         own = measured_speeds(measured or [], default_folder())
@@ -159,8 +159,8 @@ def _notes(rows: list[_Row], load: "Workload", currency: str, rate: float) -> li
     start, offer = best.month.per_start, best.month.offer
     notes = [*sources, *prices]
     notes.append("Computed: hours = work + starts x (start-up + idle); total = hours x price + storage.")
-    if any(not month.offer.stops_itself for month in months):
-        notes.append("TensorDock: no idle stop there; its rows count on you to stop the machine at the same minute.")
+    watched = dict.fromkeys(month.offer.provider for month in months if not month.offer.stops_itself)
+    notes += [f"{name}: no idle stop there; its rows count on you to stop it at the same minute." for name in watched]
     notes.append(
         f"A machine that nobody stops costs {forgotten[0] * rate:.0f} to {forgotten[-1] * rate:.0f} {currency} a month."
         if len(forgotten) > 1

@@ -120,8 +120,7 @@ def order_for(
         "LIPSYNC_PORT": str(PORT),
         "LIPSYNC_TOKENS": token,
         "LIPSYNC_PROFILE": profile,
-        # TensorDock's machines have no key to stop themselves with.
-        "LIPSYNC_IDLE_STOP": f"{0 if provider == 'tensordock' else idle_stop:g}",
+        "LIPSYNC_IDLE_STOP": f"{idle_stop if stops_itself(provider) else 0:g}",
     }
     for pair in env:
         key, equals, value = pair.partition("=")
@@ -139,8 +138,15 @@ def order_for(
     )
 
 
+def stops_itself(provider: str) -> bool:
+    """Whether a machine of this provider can stop itself when it is idle; True for an unknown provider."""
+    from lipsync_server.cloud.rent import PROVIDERS
+
+    return provider not in PROVIDERS or PROVIDERS[provider].stops_itself
+
+
 def how_long_it_stays(provider: str, idle_stop: float) -> str:
-    if provider == "tensordock" or not idle_stop:
+    if not (idle_stop and stops_itself(provider)):
         return "It does NOT stop itself: run `lipsync cloud down` when you are done."
     return f"It stops itself {idle_stop:g} minutes after the last collected video (`lipsync cloud status` counts down)."
 
@@ -150,7 +156,7 @@ def cost_of_a_start(provider: str, price_per_hour: float, idle_stop: float) -> s
     from lipsync_server.cloud.costs.cost import STARTUP_MIN, start_cost
 
     ready = f"{STARTUP_MIN:g} min until it is ready (assumed; more while it downloads)"
-    if provider == "tensordock" or not idle_stop:
+    if not (idle_stop and stops_itself(provider)):
         return f"${start_cost(price_per_hour, 0):.3f}: {ready}, and the minutes until you stop it"
     return f"${start_cost(price_per_hour, idle_stop):.3f}: {ready} and {idle_stop:g} min until the idle stop"
 

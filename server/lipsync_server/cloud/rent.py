@@ -24,17 +24,20 @@ _LOOK_TIMEOUT = aiohttp.ClientTimeout(total=15)
 
 
 @dataclass(frozen=True)
-class _Access:
+class Access:
+    """One provider. stops_itself: whether a machine there has a key with which it can stop itself when it is idle."""
+
     title: str
     key_variable: str
     url: str
     adapter: Callable[[Api], Provider]
+    stops_itself: bool = True
 
 
 PROVIDERS = {
-    "vast": _Access("Vast.ai", "VAST_API_KEY", VAST_URL, Vast),
-    "runpod": _Access("RunPod", "RUNPOD_API_KEY", RUNPOD_URL, RunPod),
-    "tensordock": _Access("TensorDock", "TENSORDOCK_API_KEY", TENSORDOCK_URL, TensorDock),
+    "vast": Access("Vast.ai", "VAST_API_KEY", VAST_URL, Vast),
+    "runpod": Access("RunPod", "RUNPOD_API_KEY", RUNPOD_URL, RunPod),
+    "tensordock": Access("TensorDock", "TENSORDOCK_API_KEY", TENSORDOCK_URL, TensorDock, stops_itself=False),
 }
 
 

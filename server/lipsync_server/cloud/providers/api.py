@@ -6,12 +6,14 @@ The adapters (vast.py, runpod.py, tensordock.py) share it. Knows aiohttp. Does n
 import asyncio
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import aiohttp
 from pydantic import JsonValue
 
+from lipsync_server.cloud.machine import says_no_capacity
 from lipsync_server.errors import LipsyncError
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,17 @@ class NoCapacity(ProviderError):
     """The offer is gone, or the provider has no machine of this kind now."""
 
     code: ClassVar[str] = "no_capacity"
+
+
+@contextmanager
+def no_capacity_as_such(advice: str, *, first: str = "") -> Iterator[None]:
+    """Turn a provider's refusal for lack of machines into NoCapacity: `first`, the provider's words, `advice`."""
+    try:
+        yield
+    except ProviderError as error:
+        if says_no_capacity(error.detail):
+            raise NoCapacity(f"{first} {error.detail} {advice}".strip()) from error
+        raise
 
 
 class Api:

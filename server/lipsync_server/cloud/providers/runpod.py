@@ -17,9 +17,8 @@ from lipsync_server.cloud.machine import (
     Order,
     RentOffer,
     matches,
-    says_no_capacity,
 )
-from lipsync_server.cloud.providers.api import Api, NoCapacity, ProviderError
+from lipsync_server.cloud.providers.api import Api, NoCapacity, ProviderError, no_capacity_as_such
 from lipsync_server.cloud.published import IMAGE_CUDA
 
 RUNPOD_URL = "https://api.runpod.io/v2"
@@ -74,12 +73,8 @@ class RunPod:
         }
         if order.script:
             body["args"] = shlex.join(["bash", "-c", RUN_START_SCRIPT])
-        try:
+        with no_capacity_as_such("Choose another offer or try again later."):
             return str((await self._api.call("POST", "/pods", body=body))["id"])
-        except ProviderError as error:
-            if says_no_capacity(error.detail):
-                raise NoCapacity(f"{error.detail} Take another offer or try again later.") from error
-            raise
 
     async def state(self, machine_id: str) -> Machine:
         try:

@@ -17,9 +17,8 @@ from lipsync_server.cloud.machine import (
     Order,
     RentOffer,
     matches,
-    says_no_capacity,
 )
-from lipsync_server.cloud.providers.api import Api, NoCapacity, ProviderError
+from lipsync_server.cloud.providers.api import Api, ProviderError, no_capacity_as_such
 from lipsync_server.cloud.published import IMAGE_CUDA, least_driver
 from lipsync_server.errors import InvalidInput
 
@@ -97,12 +96,8 @@ class TensorDock:
             "cloud_init": cloud_init(order),
         }
         body: dict[str, Any] = {"data": {"type": "virtualmachine", "attributes": attributes}}
-        try:
+        with no_capacity_as_such("Choose another offer or try again later."):
             answer = await self._api.call("POST", "/instances", body=body)
-        except ProviderError as error:
-            if says_no_capacity(error.detail):
-                raise NoCapacity(f"{error.detail} Take another offer or try again later.") from error
-            raise
         return str(answer["data"]["id"])
 
     async def state(self, machine_id: str) -> Machine:

@@ -9,9 +9,8 @@ from lipsync_server.cloud.machine import (
     Order,
     RentOffer,
     matches,
-    says_no_capacity,
 )
-from lipsync_server.cloud.providers.api import Api, NoCapacity, ProviderError
+from lipsync_server.cloud.providers.api import Api, no_capacity_as_such
 from lipsync_server.cloud.published import IMAGE_CUDA
 
 VAST_URL = "https://console.vast.ai/api/v0"
@@ -62,12 +61,8 @@ class Vast:
         if order.script:
             # Vast's own entrypoint starts an SSH server and then runs `onstart`, at every start of the machine.
             body |= {"runtype": "ssh", "onstart": onstart(order.script)}
-        try:
+        with no_capacity_as_such("Look at the offers again.", first=f"Offer {offer_id} is gone."):
             answer = await self._api.call("PUT", f"/asks/{offer_id}/", body=body, idempotent=False)
-        except ProviderError as error:
-            if says_no_capacity(error.detail):
-                raise NoCapacity(f"Offer {offer_id} is gone. {error.detail} Look at the offers again.") from error
-            raise
         return str(answer["new_contract"])
 
     async def state(self, machine_id: str) -> Machine:

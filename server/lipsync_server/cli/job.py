@@ -37,9 +37,12 @@ class CliResult:
 
 
 def ask_from(**values: object) -> Ask:
-    """The engine's part of the flags as one value. Raises InvalidInput that names the wrong flag and the error."""
+    """The flags that were given, as one value; None stands for a flag that was left out.
+
+    Raises InvalidInput that names the wrong flag and the error.
+    """
     try:
-        return Ask.model_validate(values)
+        return Ask.model_validate({name: value for name, value in values.items() if value is not None})
     except ValidationError as error:
         raise invalid(error, owner="the render", label=_flag, model=Ask) from error
 

@@ -130,28 +130,22 @@ def render(
             face_index=face_index,
             face_box=face_box,
             options=key_values(option or []),
-            **{
-                name: value
-                for name, value in {
-                    "text": text_of(text),
-                    "voice": voice,
-                    "script": text_of(script),
-                    "captions": captions,
-                    "caption_style": caption_style,
-                    "language": language,
-                    "label": label or None,
-                    "label_corner": label_corner,
-                    "check": True if bar is not None and check is None else check,
-                    "retries_below": retries_below,
-                    "retries": retries,
-                    "format": video_format,
-                    "height": height,
-                    "fill": fill,
-                    "lead_silence_s": lead_silence_s,
-                    "loudness_lufs": loudness_lufs,
-                }.items()
-                if value is not None
-            },
+            text=text_of(text),
+            voice=voice,
+            script=text_of(script),
+            captions=captions,
+            caption_style=caption_style,
+            language=language,
+            label=label or None,
+            label_corner=label_corner,
+            check=True if bar is not None and check is None else check,
+            retries_below=retries_below,
+            retries=retries,
+            format=video_format,
+            height=height,
+            fill=fill,
+            lead_silence_s=lead_silence_s,
+            loudness_lufs=loudness_lufs,
         )
         for path, kinds in ((poster, POSTERS), (preview, PREVIEWS)):
             if path is not None:

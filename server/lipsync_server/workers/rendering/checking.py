@@ -44,19 +44,32 @@ def why_too_dear(duration_s: float, render_s: float) -> str | None:
     )
 
 
-def why_no_retries(ask: Ask, engine: str, options_model: type[EngineOptions], settings: RenderSettings) -> list[str]:
-    """A sentence if `ask` requests more attempts than are possible; else none."""
+@dataclass(frozen=True)
+class Retries:
+    """n_most: how often a video may be rendered again; None for once, whatever its score.
+
+    warning: a sentence for the caller who asked for more; "" for none.
+    """
+
+    n_most: int | None
+    warning: str = ""
+
+
+def retries_for(ask: Ask, engine: str, options_model: type[EngineOptions], settings: RenderSettings) -> Retries:
+    """The retries that a caller asked for, within what the engine and the owner allow."""
     if ask.retries_below is None:
-        given = ask.retries > 1
-        return ["retries has no effect without retries_below, the score below which to render again."] if given else []
+        given = "retries has no effect without retries_below, the score below which to render again."
+        return Retries(None, given if ask.retries > 1 else "")
     if not options_model.seed_moves_mouth:
-        return [
+        return Retries(
+            None,
             f"Engine {engine} moves the mouth by the sound alone, so that another seed would give the same mouth: the "
-            "video was rendered once, whatever its score."
-        ]
+            "video was rendered once, whatever its score.",
+        )
     if ask.retries > settings.max_retries:
-        return [f"This server renders a video again at most {settings.max_retries} times (LIPSYNC_MAX_RETRIES)."]
-    return []
+        most = settings.max_retries
+        return Retries(most, f"This server renders a video again at most {most} times (LIPSYNC_MAX_RETRIES).")
+    return Retries(ask.retries)
 
 
 def check_rendered(

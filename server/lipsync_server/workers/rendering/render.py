@@ -33,7 +33,7 @@ from lipsync_server.settings import RenderSettings
 from lipsync_server.workers.rendering.best_of import best_of
 from lipsync_server.workers.rendering.captions import VideoCaptions, captions_for
 from lipsync_server.workers.rendering.checked_frames import checked_frames
-from lipsync_server.workers.rendering.checking import Checked, check_rendered, why_no_retries, why_too_dear
+from lipsync_server.workers.rendering.checking import Checked, check_rendered, retries_for, why_too_dear
 from lipsync_server.workers.rendering.encoding import BackgroundEncoder
 from lipsync_server.workers.rendering.framing import VideoFraming
 from lipsync_server.workers.rendering.inputs import decode_request, release_pages
@@ -75,9 +75,9 @@ def render(
         def render_once(task: RenderTask, report: Callable[[ProgressEvent], None]) -> RenderOutcome:
             return _Render(engine, task, report, cancelled, settings, model, pool).run()
 
-        if task.ask.retries_below is None or not model.seed_moves_mouth:
+        n_retries = retries_for(task.ask, engine.name, model, settings).n_most
+        if n_retries is None:
             return render_once(task, report)
-        n_retries = min(task.ask.retries, settings.max_retries)
         return best_of(
             task, render_once, report, max_retries=n_retries, in_words=lambda error: in_words(error, engine.name)
         )
@@ -139,7 +139,7 @@ class _Render:
         self._options = chosen.options
         self._clock, self._scale, self._memory = StageClock(), ProgressScale(), PeakMemory()
         self._warnings = [*chosen.ignored, *([model.quality_note] if model.quality_note else [])]
-        self._warnings += why_no_retries(task.ask, engine.name, model, settings)
+        self._warnings += filter(None, [retries_for(task.ask, engine.name, model, settings).warning])
         self._engine_counts_frames = False
         self._framing = VideoFraming(task.ask, self._warn)
         self._label = VideoLabel(task.ask, settings.fonts_dir)

@@ -1,4 +1,4 @@
-"""What an engine can do with model files on a disk: look through a folder, and convert a model.
+"""The work of an engine with model files on a disk: look through a folder, and convert a model.
 
 An engine's folder may have a module `model_files` with a function `scan(folder) -> FolderScan`, a constant CONVERSIONS,
 or both. `lipsync weights scan` and `convert` find them through the registry. Knows no engine.

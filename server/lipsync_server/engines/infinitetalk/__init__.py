@@ -12,6 +12,8 @@ Contents:
     prompt, picture and speech encoders   models/encoders/
     model files, LoRA, GPU memory         loading/; files/ finds and chooses them
     whether the engine can run here       info.py
+    speeds, for the bill and the doctor   datasheet.py
+    `lipsync weights scan` and `convert`  model_files.py
 
 `models/` is the package beside `engines/`, with the parts that several engines share.
 """

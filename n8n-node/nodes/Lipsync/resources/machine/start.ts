@@ -130,7 +130,7 @@ const fields: INodeProperties[] = [
 						value: 'giveBack',
 						description: 'Delete a machine that was just rented; stop one that you had',
 					},
-					{ name: 'Leave It Running', value: 'leave', description: 'It goes on costing money' },
+					{ name: 'Leave It Running', value: 'leave', description: 'The provider keeps billing it' },
 				],
 				default: 'giveBack',
 				description: 'What happens to the machine when the node fails or is stopped while it waits',
@@ -318,14 +318,14 @@ async function readyOrGivenBack(
 	} catch (error) {
 		const known = asNodeError(context, error, i);
 		if (leaves) {
-			known.description = `Machine ${id} goes on costing money: stop it with Machine > Stop`;
+			known.description = `The provider keeps billing machine ${id}: stop it with Machine > Stop`;
 			throw known;
 		}
 		try {
 			await account.despiteStop.act(id, isNew ? 'destroy' : 'stop');
 			known.description = `Machine ${id} was ${isNew ? 'given back; it costs nothing any more' : 'stopped'}`;
 		} catch (second) {
-			known.description = `Machine ${id} could not be stopped and goes on costing money: ${messageOf(second)}`;
+			known.description = `Machine ${id} could not be stopped, and the provider keeps billing it: ${messageOf(second)}`;
 		}
 		throw known;
 	}

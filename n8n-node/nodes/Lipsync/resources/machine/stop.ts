@@ -24,7 +24,7 @@ export const stop: Operation = {
 					name: 'Keep Its Disk',
 					value: 'stop',
 					description:
-						'The GPU costs nothing, the disk goes on costing a little; the next start is quick',
+						'The provider bills the disk and not the GPU; the next start is quick',
 				},
 				{
 					name: 'Give It Back',

@@ -99,7 +99,7 @@ def _number(kind: str, schema: Schema) -> str:
     low, high = schema.get("minimum"), schema.get("maximum")
     if low is None:
         return kind
-    # The bound of a 64-bit integer tells a reader nothing, so it is left out.
+    # The bound of a 64-bit integer does not help a reader, so it is omitted.
     if not isinstance(high, int | float) or high > 2**53:
         return f"{kind} from {low}"
     return f"{kind} from {low} to {high}"

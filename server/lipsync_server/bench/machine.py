@@ -28,7 +28,7 @@ _NO_PACKAGES = {"device", "gpu", "gpu_bytes", "gpu_memory_gib", "cards", "took_s
 
 @dataclass(frozen=True)
 class Machine:
-    """One machine. Empty strings and zeros stand for things that a header does not tell.
+    """One machine. Empty strings and zeros stand for values that are not known.
 
     gpus: names of the cards that may be used. cards: how many of them were at work at the same time, each with
     sections of its own. software: versions by the name of the package.

@@ -14,7 +14,7 @@ _LONGEST_BYTES = 100_000
 
 def moves_by_prediction(engine: str | None) -> bool:
     """Whether `engine` moves the mouth by the prediction with which the check compares it."""
-    # An engine that is not installed any more says nothing of its videos.
+    # An engine that is not installed any more gives no information about its videos.
     with suppress(EngineUnavailable):
         return (
             engine is not None and engine in ENGINES.entries and ENGINES.options_model(engine).moves_mouth_by_prediction

@@ -277,7 +277,7 @@ def keep(
 
 @group.command()
 def down(machine: MachineId = "", provider: ProviderName = "") -> None:
-    """Stop a machine: the GPU costs nothing, the disk is kept and goes on costing a little."""
+    """Stop a machine: the GPU costs nothing, the disk is kept and is still billed."""
     with console.errors_as_sentences():
         _act(_known(machine, provider), "stop", "stopped; its disk is kept and billed until `lipsync cloud destroy`")
 

@@ -149,7 +149,7 @@ def render(
         )
         for path, kinds in ((poster, POSTERS), (preview, PREVIEWS)):
             if path is not None:
-                kind_of(path, kinds)  # a wrong ending is told before the render
+                kind_of(path, kinds)  # a wrong file ending is refused before the render
         result = run_job(CliJob(image, audio, output, ask, second_audio, sheet), settings)
         for path, kinds in ((poster, POSTERS), (preview, PREVIEWS)):
             if path is not None:

@@ -159,7 +159,7 @@ def check_compiler(facts: Facts) -> Finding | None:
 def check_memory(facts: Facts, registry: Registry = ENGINES) -> Finding:
     """Host memory, up to the container's limit if there is one."""
     if facts.memory is None:
-        return Finding("host memory", "note", "this system does not tell how much is free.")
+        return Finding("host memory", "note", "this system does not report how much is free.")
     memory = facts.memory
     total, free = memory.total_bytes / GIB, memory.available_bytes / GIB
     limit = ", the container's limit" if memory.is_container_limit else ""

@@ -37,7 +37,7 @@ class HostMemory:
 
 
 def host_memory(proc: Path | None = None, cgroup: Path | None = None) -> HostMemory | None:
-    """The memory of this machine or container; None on a system that does not tell (not Linux).
+    """The memory of this machine or container; None on a system that does not report it (not Linux).
 
     proc, cgroup: the roots of the kernel's files, `PROC` and `CGROUP` when None.
     """

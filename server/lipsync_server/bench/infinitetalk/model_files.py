@@ -206,7 +206,7 @@ def _text(value: str) -> bytes:
 
 
 def _held_bytes() -> int:
-    """Memory of this process that no file backs, in bytes; 0 where the system does not say."""
+    """Memory of this process that no file backs, in bytes; 0 where the system does not report it."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:

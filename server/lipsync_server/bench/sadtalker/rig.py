@@ -87,7 +87,7 @@ class Rig:
         self.source = self.renderer.prepare(torch.from_numpy(square), semantics, self.mapping)
 
     def stream(self, track: CoefficientTrack) -> Iterator[int]:
-        """Render all of a track into finished frames, drop them, and say after each batch how many there were."""
+        """Render all of a track into finished frames, drop them, and yield their number after each batch."""
         starts = range(0, track.n_frames, self.batch_size)
         launches = (self._launch(track, first) for first in starts)
         done = 0

@@ -46,7 +46,7 @@ _COARSE_COLUMNS: Final = 5000
 """Columns of the coarse path at most; each is the mean of neighbouring frames, eight or more."""
 _TO_TELL_LANGUAGES_S: Final = 10.0
 _EVERY_TO_TELL: Final = 2
-"""Languages are told apart by every second frame, in a quarter of the time."""
+"""Languages are distinguished by every second frame, in a quarter of the time."""
 _LIKELIER: Final = 0.002
 """The cost of a place further down the list of languages: it decides where few words leave the choice open."""
 _POOR_FIT: Final = 0.365

@@ -191,7 +191,7 @@ def _open_soundfile(source: Path | BinaryIO, container: Container, closing: Exit
     except soundfile.LibsndfileError:
         return None  # a codec that libsndfile lacks
     if file.subtype not in _SOUNDFILE_CODECS or file.channels > 2:
-        return None  # mp3 or ADPCM in a wav loses its length; libsndfile does not tell which speaker is which
+        return None  # mp3 or ADPCM in a wav loses its length; libsndfile does not report which speaker is which
     if not 0 < file.frames < 1 << 48:
         return None  # a stream that was never finished: its length is found by decoding
     return _SoundfileReader(file, container)

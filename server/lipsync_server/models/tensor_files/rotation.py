@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 DEFAULT_GROUP = 256
-"""Columns that are rotated together where a file does not say."""
+"""Columns that are rotated together where a file does not state the number."""
 _FOUR = ((1, 1, 1, -1), (1, 1, -1, 1), (1, -1, 1, 1), (-1, 1, 1, 1))
 
 

@@ -15,7 +15,7 @@ Part = tuple[int, int, int, int]
 
 
 class VideoFraming:
-    """Brings one video into the shape that `ask` wants. warn: told a sentence for the person who asked."""
+    """Brings one video into the shape that `ask` wants. warn: called with a sentence for the person who asked."""
 
     def __init__(self, ask: Ask, warn: Callable[[str], None]) -> None:
         self._ask, self._warn = ask, warn

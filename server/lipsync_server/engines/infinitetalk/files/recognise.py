@@ -43,7 +43,7 @@ _STEP_DISTILLED = re.compile(
 class ModelFile:
     """One file. numbers: how it holds a large weight ("bf16", "fp8", "Q4_K"). remark: why it is not used, or "".
 
-    width: of the transformer that a base file holds, or that a LoRA was made for; 0 where nothing tells.
+    width: of the transformer that a base file holds, or that a LoRA was made for; 0 where it is not known.
     """
 
     path: Path

@@ -130,7 +130,11 @@ const fields: INodeProperties[] = [
 						value: 'giveBack',
 						description: 'Delete a machine that was just rented; stop one that you had',
 					},
-					{ name: 'Leave It Running', value: 'leave', description: 'The provider keeps billing it' },
+					{
+						name: 'Leave It Running',
+						value: 'leave',
+						description: 'The provider keeps billing it',
+					},
 				],
 				default: 'giveBack',
 				description: 'What happens to the machine when the node fails or is stopped while it waits',

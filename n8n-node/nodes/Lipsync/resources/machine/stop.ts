@@ -23,8 +23,7 @@ export const stop: Operation = {
 				{
 					name: 'Keep Its Disk',
 					value: 'stop',
-					description:
-						'The provider bills the disk and not the GPU; the next start is quick',
+					description: 'The provider bills the disk and not the GPU; the next start is quick',
 				},
 				{
 					name: 'Give It Back',

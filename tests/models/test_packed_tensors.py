@@ -20,9 +20,14 @@ def test_the_recipe_gives_the_numbers_of_torch_but_for_the_last_bits() -> None:
 
 @pytest.fixture
 def drawn(tmp_path: Path) -> Path:
-    """A packed file with one tensor of each kind: drawn, drawn and rounded, and none of these."""
+    """A packed file with one tensor of each kind: drawn, drawn and rounded, quantised, and none of these."""
     generator = torch.Generator().manual_seed(3)
+    weight = (torch.randn(8, 16, generator=torch.Generator().manual_seed(4_000_000_000)) * 0.2).bfloat16().float()
+    scale = weight.abs().amax(1, keepdim=True) / 448
     tensors = {
+        "alone": weight,
+        "eight_bits": (weight / scale).to(torch.float8_e4m3fn),
+        "scale": scale,
         "first": torch.randn(5, 7, generator=generator) * 0.3 + 1,
         "second": (torch.randn(64, generator=generator) * 0.5).bfloat16(),
         "bytes": torch.arange(9, dtype=torch.uint8),
@@ -30,7 +35,10 @@ def drawn(tmp_path: Path) -> Path:
         "odd": torch.tensor([float("nan"), -0.0, float("inf")]),
     }
     save_file(tensors, tmp_path / "whole.safetensors", {"made": "here"})
-    recipe = Recipe(3, [("first", 0.3, 1.0), ("second", 0.5, 0.0)])
+    recipe = Recipe(
+        3, [("first", 0.3, 1.0), ("second", 0.5, 0.0)], dict.fromkeys(("alone", "eight_bits"), (4000000000, 0.2, 0.0)),
+        "bfloat16", {"eight_bits": "scale"},
+    )  # fmt: skip
     pack(tmp_path / "whole.safetensors", tmp_path / "part.packed", recipe)
     return tmp_path / "part.packed"
 
@@ -42,6 +50,24 @@ def test_a_packed_file_unpacks_to_the_last_bit(drawn: Path, tmp_path: Path) -> N
     for name, tensor in before.items():
         assert (tensor.dtype, tensor.shape) == (after[name].dtype, after[name].shape)
         assert torch.equal(tensor.reshape(-1).view(torch.uint8), after[name].reshape(-1).view(torch.uint8))
+
+
+def test_numbers_of_a_recipe_take_no_room(tmp_path: Path) -> None:
+    """Weights of 16 bits and their form in 8 bits are both their seed alone."""
+    weight = (torch.randn(256, 64, generator=torch.Generator().manual_seed(5)) * 0.2).bfloat16()
+    scale = weight.float().abs().amax(1, keepdim=True).bfloat16() / 448
+    tensors = {"w": weight, "w.data": (weight.float() / scale.float()).to(torch.float8_e4m3fn), "w.scale": scale}
+    save_file(tensors, tmp_path / "whole.safetensors")
+    seeds = dict.fromkeys(("w", "w.data"), (5, 0.2, 0.0))
+    pack(
+        tmp_path / "whole.safetensors",
+        tmp_path / "part.packed",
+        Recipe(alone=seeds, rounded="bfloat16", divided={"w.data": "w.scale"}),
+    )
+    assert (tmp_path / "part.packed").stat().st_size < 2000
+    assert (tmp_path / "whole.safetensors").stat().st_size > 48_000
+    unpack(tmp_path / "part.packed", tmp_path / "again.safetensors")
+    assert torch.equal(load_file(tmp_path / "again.safetensors")["w"], weight)
 
 
 def test_a_packed_file_with_one_wrong_bit_is_refused(drawn: Path, tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ A file has the same name in both places. Where the whole file exists, tests use 
 committed file, which has fewer cases. Tests therefore read their cases from the files (`cases`, `present`), so that a
 plain clone skips none.
 
-Tensors are committed packed (packed_tensors.py). The first test run unpacks them into .cache/golden, once for each
-content of tests/data.
+Tensors are committed packed (packed_tensors.py), and arrays (.npz) compressed by xz. The first test run unpacks both
+into .cache/golden, once for each content of tests/data.
 """
 
 import gzip
 import hashlib
 import json
+import lzma
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -86,6 +87,8 @@ def unpacked(folder: Path) -> Path:
             target.parent.mkdir(parents=True, exist_ok=True)
             if path.suffix == PACKED:
                 unpack(path, target.with_suffix(".safetensors"))
+            elif path.suffix == ".xz":
+                target.with_suffix("").write_bytes(lzma.decompress(path.read_bytes()))
             else:
                 shutil.copyfile(path, target)
         try:

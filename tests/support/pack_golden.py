@@ -1,20 +1,26 @@
-"""Packs a safetensors file of golden data, as `tests/data` holds it.
+"""Packs a file of golden data, as `tests/data` holds it: safetensors, or a .npz file of arrays.
 
     python tests/support/pack_golden.py ../shared/flashtalk/A_dit/dit_tiny.safetensors \
         tests/data/flashtalk/A_dit/dit_tiny.packed --seed 7101
+    python tests/support/pack_golden.py ../shared/sadtalker/pipeline.npz tests/data/sadtalker/pipeline.npz.xz
 
-With --seed, the tensors that `torch.randn` drew after it are found by comparison, one after the other. With --named
-PREFIX=NAME and --salt, tensors under PREFIX are functions of their names (weight_recipes.py).
+With --seed, the tensors that `torch.randn` drew after it are found by comparison, one after the other. With --seeds
+FILE, a JSON object gives the seed of each tensor that has one of its own. With --named PREFIX=NAME and --salt, tensors
+under PREFIX are functions of their names (weight_recipes.py). With --again, the recipe is that of the present packed
+file.
 """
 
 import argparse
 import copy
+import io
+import json
+import lzma
 import math
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from packed_tensors import Recipe, pack
+from packed_tensors import XZ, Recipe, pack, recipe_of
 from safetensors.torch import load_file
 from torch import Tensor
 from weight_recipes import TorchNormals
@@ -26,6 +32,16 @@ Drawn = tuple[str, float, float]  # name, scale, shift
 _FEW = 4
 
 
+def pack_arrays(source: Path, target: Path) -> None:
+    """Compress the arrays of a .npz file by xz, with the difference to the pixel on the left where that is smaller."""
+    plain = io.BytesIO()
+    with np.load(source) as arrays:
+        np.savez(plain, **arrays)
+    pixels = {"id": lzma.FILTER_DELTA, "dist": 3}
+    packed = [lzma.compress(plain.getvalue(), lzma.FORMAT_XZ, filters=chain) for chain in (XZ, [pixels, *XZ])]
+    target.write_bytes(min(packed, key=len))
+
+
 def drawn_after(seed: int, file: Path) -> list[Drawn]:
     """The tensors of `file` that were drawn after `seed`, in their order."""
     tensors = {name: t for name, t in sorted(load_file(file).items()) if t.is_floating_point()}
@@ -34,6 +50,17 @@ def drawn_after(seed: int, file: Path) -> list[Drawn]:
         name, x, normals = step
         tensor = tensors.pop(name)
         found.append((name, *_line(x, _numbers(tensor), math.prod(tensor.shape[1:]))))
+    return found
+
+
+def drawn_alone(seeds: dict[str, int], file: Path) -> dict[str, tuple[int, float, float]]:
+    """(seed, scale, shift) of the tensors of `file` that `seeds` names; raises ValueError for one of another seed."""
+    tensors, found = load_file(file), dict[str, tuple[int, float, float]]()
+    for name, seed in sorted(seeds.items()):
+        x, y = TorchNormals(seed).draw(tensors[name].numel()).astype(np.float64), _numbers(tensors[name])
+        if not _alike(x, y):
+            raise ValueError(f"{name} was not drawn after the seed {seed}")
+        found[name] = (seed, *_line(x, y, math.prod(tensors[name].shape[1:])))
     return found
 
 
@@ -71,13 +98,26 @@ def main() -> None:
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
     parser.add_argument("--seed", type=int)
+    parser.add_argument("--seeds", type=Path)
+    parser.add_argument("--rounded", metavar="TYPE", help="the type to which the drawn numbers were rounded before")
+    parser.add_argument("--again", action="store_true")
     parser.add_argument("--named", action="append", default=[], metavar="PREFIX=NAME")
     parser.add_argument("--salt", default="")
     given = parser.parse_args()
-    drawn = [] if given.seed is None else drawn_after(given.seed, given.source)
-    recipe = Recipe(given.seed or 0, drawn, given.salt, dict(pair.split("=", 1) for pair in given.named))
+    if given.source.suffix == ".npz":
+        pack_arrays(given.source, given.target)
+        print(f"{given.target}: {given.source.stat().st_size} -> {given.target.stat().st_size} bytes")
+        return
+    if given.again:
+        recipe = recipe_of(given.target)
+    else:
+        drawn = [] if given.seed is None else drawn_after(given.seed, given.source)
+        alone = {} if given.seeds is None else drawn_alone(json.loads(given.seeds.read_text()), given.source)
+        named = dict(pair.split("=", 1) for pair in given.named)
+        recipe = Recipe(given.seed or 0, drawn, alone, given.rounded, salt=given.salt, prefixes=named)
     pack(given.source, given.target, recipe)
-    print(f"{given.target}: {given.source.stat().st_size} -> {given.target.stat().st_size} bytes, {len(drawn)} drawn")
+    n_drawn = len(recipe.drawn) + len(recipe.alone)
+    print(f"{given.target}: {given.source.stat().st_size} -> {given.target.stat().st_size} bytes, {n_drawn} drawn")
 
 
 if __name__ == "__main__":

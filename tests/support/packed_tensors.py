@@ -13,7 +13,7 @@ import hashlib
 import json
 import lzma
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,12 @@ from torch import Tensor
 from weight_recipes import TorchNormals, named
 
 # Random bytes have no context: without one, the model of xz is smaller and better.
-_XZ = [{"id": lzma.FILTER_LZMA2, "preset": 9, "lc": 0, "lp": 0, "pb": 0}]
+XZ = [{"id": lzma.FILTER_LZMA2, "preset": 9, "lc": 0, "lp": 0, "pb": 0}]
 _SIGNED = {1: np.int8, 2: np.int16, 4: np.int32, 8: np.int64}
 _HEADER_BYTES = 4
 Bits = NDArray[Any]
 Shapes = dict[str, tuple[int, ...]]
+Stored = Callable[[str], Tensor]
 
 
 @dataclass(frozen=True)
@@ -39,24 +40,50 @@ class Recipe:
     """The source of the tensors of a file.
 
     seed, drawn: (name, scale, shift) of the tensors that are scale * torch.randn(shape) + shift, in the order in which
-    they were drawn after that seed. salt, prefixes: the tensors whose name here starts with a prefix of the dictionary
-    are `named` by the salt and the prefix that stands for it.
+    they were drawn after that seed. alone: by name, (seed, scale, shift) of the tensors that were drawn so after a seed
+    of their own. rounded: the type to which all these numbers were rounded before the file's type, as float32 files of
+    bfloat16 weights are. divided: of quantised weights, the name of the tensor (rows, 1) by which their rows were
+    divided. salt, prefixes: the tensors whose name here starts with a prefix of the dictionary are `named` by the salt
+    and the prefix that stands for it.
     """
 
     seed: int = 0
     drawn: list[tuple[str, float, float]] = field(default_factory=list)
+    alone: dict[str, tuple[int, float, float]] = field(default_factory=dict)
+    rounded: str | None = None
+    divided: dict[str, str] = field(default_factory=dict)
     salt: str = ""
     prefixes: dict[str, str] = field(default_factory=dict)
 
-    def predictions(self, shapes: Shapes) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """The names that the recipe knows, with their values."""
+    def names(self, shapes: Shapes) -> set[str]:
+        """The tensors that the recipe knows."""
+        under = {
+            name for name, shape in shapes.items() if name.startswith(tuple(self.prefixes)) and math.prod(shape) > 1
+        }
+        return {name for name, _, _ in self.drawn} | set(self.alone) | under
+
+    def predictions(self, shapes: Shapes, stored: Stored) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """The names that the recipe knows, with their values. stored: the tensors of names that it does not know."""
         normals = TorchNormals(self.seed)
         for name, scale, shift in self.drawn:
-            yield name, normals.draw(math.prod(shapes[name])) * np.float32(scale) + np.float32(shift)
+            yield name, self._round(normals.draw(math.prod(shapes[name])) * np.float32(scale) + np.float32(shift))
+        for name, (seed, scale, shift) in self.alone.items():
+            numbers = TorchNormals(seed).draw(math.prod(shapes[name]))
+            values = self._round(numbers * np.float32(scale) + np.float32(shift))
+            if name in self.divided:
+                rows = stored(self.divided[name]).float().reshape(-1, 1).numpy()
+                values = (values.reshape(len(rows), -1) / rows).reshape(-1)
+            yield name, values
         for here, there in self.prefixes.items():
             for name, shape in shapes.items():
                 if name.startswith(here) and math.prod(shape) > 1:
                     yield name, named(there + name.removeprefix(here), shape, self.salt).reshape(-1)
+
+    def _round(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self.rounded is None:
+            return values
+        dtype: torch.dtype = getattr(torch, self.rounded)
+        return torch.from_numpy(values).to(dtype).float().numpy()
 
 
 def pack(source: Path, target: Path, recipe: Recipe) -> None:
@@ -64,40 +91,54 @@ def pack(source: Path, target: Path, recipe: Recipe) -> None:
     with safe_open(source, "pt") as file:
         tensors, metadata = {name: file.get_tensor(name) for name in file.offset_keys()}, file.metadata()
     rows = [(name, str(t.dtype).removeprefix("torch."), tuple(t.shape)) for name, t in tensors.items()]
-    predicted = dict(recipe.predictions({name: shape for name, _, shape in rows}))
+    predicted = dict(recipe.predictions({name: shape for name, _, shape in rows}, tensors.__getitem__))
     bits = {name: _bits(tensor) for name, tensor in tensors.items()}
     for name, values in predicted.items():
         bits[name] = _fold(bits[name] - _rounded(values, tensors[name].dtype))
     header = {"tensors": rows, "metadata": metadata, "recipe": asdict(recipe), "sha256": _digest(tensors)}
     text = json.dumps(header).encode()
-    body = b"".join(_bytes(bits[name])[:, place].tobytes() for name, place in _order(rows, predicted))
+    body = b"".join(_bytes(bits[name])[:, place].tobytes() for name, place in _order(rows, set(predicted)))
     data = len(text).to_bytes(_HEADER_BYTES, "little") + text + body
-    target.write_bytes(lzma.compress(data, lzma.FORMAT_XZ, filters=_XZ))
+    target.write_bytes(lzma.compress(data, lzma.FORMAT_XZ, filters=XZ))
 
 
 def unpack(source: Path, target: Path) -> None:
     """Write the safetensors file that `source` was packed from; raises ValueError if a single bit differs."""
-    data = lzma.decompress(source.read_bytes())
-    at = _HEADER_BYTES + int.from_bytes(data[:_HEADER_BYTES], "little")
-    header = json.loads(data[_HEADER_BYTES:at])
+    header, data, at = _read(source)
     rows = [(name, dtype, tuple(shape)) for name, dtype, shape in header["tensors"]]
     dtypes: dict[str, torch.dtype] = {name: getattr(torch, dtype) for name, dtype, _ in rows}
     shapes = {name: shape for name, _, shape in rows}
-    predicted = dict(Recipe(**header["recipe"]).predictions(shapes))
+    recipe = Recipe(**header["recipe"])
     bits = {name: np.empty(math.prod(shape), _SIGNED[dtypes[name].itemsize]) for name, shape in shapes.items()}
-    for name, place in _order(rows, predicted):
+    for name, place in _order(rows, recipe.names(shapes)):
         plane = _bytes(bits[name])[:, place]
         plane[:] = np.frombuffer(data, np.uint8, len(plane), at)
         at += len(plane)
-    for name, values in predicted.items():
+
+    def tensor(name: str) -> Tensor:
+        return torch.from_numpy(bits[name]).view(dtypes[name]).reshape(shapes[name])
+
+    for name, values in recipe.predictions(shapes, tensor):
         bits[name] = _unfold(bits[name]) + _rounded(values, dtypes[name])
-    tensors = {name: torch.from_numpy(b).view(dtypes[name]).reshape(shapes[name]) for name, b in bits.items()}
+    tensors = {name: tensor(name) for name in shapes}
     if _digest(tensors) != header["sha256"]:
         raise ValueError(f"{source} does not unpack to the tensors that were packed")
     save_file(tensors, target, header["metadata"])
 
 
-def _order(rows: list[tuple[str, str, tuple[int, ...]]], predicted: dict[str, Any]) -> list[tuple[str, int]]:
+def recipe_of(source: Path) -> Recipe:
+    """The recipe in a packed file."""
+    return Recipe(**_read(source)[0]["recipe"])
+
+
+def _read(source: Path) -> tuple[dict[str, Any], bytes, int]:
+    """The header of a packed file, all bytes, and the place in them where the tensors begin."""
+    data = lzma.decompress(source.read_bytes())
+    at = _HEADER_BYTES + int.from_bytes(data[:_HEADER_BYTES], "little")
+    return json.loads(data[_HEADER_BYTES:at]), data, at
+
+
+def _order(rows: list[tuple[str, str, tuple[int, ...]]], predicted: set[str]) -> list[tuple[str, int]]:
     """(tensor, place of the byte in a number) in the order in which the bytes are packed."""
     keys = [
         (name in predicted, dtype, place, number, name)

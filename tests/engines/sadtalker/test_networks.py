@@ -267,7 +267,9 @@ def test_the_whole_generator_meets_the_golden_data(size: str) -> None:
     if size == "256":
         within(f"{case}, flow", 1e-3, motion.flow[:, ::2, ::2, ::2], data["mid.deformation_stride"])
         within(f"{case}, occlusion", 1e-4, motion.occlusion, data["out.occlusion_map"])
-        compared, wanted = prediction, data["out.prediction"]
+        wanted = data["out.prediction"]
+        step = prediction.shape[-1] // wanted.shape[-1]  # the committed file has every second pixel
+        compared = prediction[:, :, ::step, ::step]
     else:
         within(f"{case}, occlusion", 1e-4, motion.occlusion[:, :, ::2, ::2], data["out.occlusion_map_stride2"])
         within(f"{case}, corner, max", 5e-3, prediction[:, :, 200:264, 230:294], data["out.prediction_corner64"])
@@ -279,21 +281,24 @@ def test_the_whole_generator_meets_the_golden_data(size: str) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", FILES.cases("modules/make_animation.safetensors"))
 def test_animation_meets_the_golden_data(name: str) -> None:
-    """The first frame of every batch: each frame takes 11 s of CPU time, and none depends on another."""
+    """One frame of each run: each frame takes 11 s of CPU time, and none depends on another."""
     data = load_file(big("modules/make_animation.safetensors"))
     detector, generator = recipe_network(KeypointDetector, "kp_extractor"), recipe_network(Generator, "generator")
     renderer = Renderer(detector, generator, device=torch.device("cpu"))
     n = int(name[1:])
     mapping = recipe_mapping(n)
     source = renderer.prepare(data["in.image_u8"], data[f"{name}.in.source_semantics"], mapping)
-    target = data[f"{name}.in.target_semantics"][:, 0]
-    runs: dict[str, Angles | None] = {"out": None}
+    targets = data[f"{name}.in.target_semantics"][:, 0]
+    # The first frame of a batch: of the first batch as the sound moves the head, of the last one from given angles.
+    first, last = slice(0, 1), slice(len(targets) - 1, len(targets))
+    runs: dict[str, tuple[slice, Angles | None]] = {"out": (first, None)}
     if n == 70:
         names = ("yaw", "pitch", "roll")
-        runs["free_view.out"] = Angles(**{part: data[f"m70.free_view.in.{part}"][:, 0] for part in names})
-    for run, angles in runs.items():
-        frames = renderer.frames(source, target, mapping, angles=angles)[:, :, ::2, ::2]
-        wanted = data[f"{name}.{run}.frames_stride2"][:, 0]
+        given = Angles(**{part: data[f"m70.free_view.in.{part}"][last, 0] for part in names})
+        runs["free_view.out"] = (last, given)
+    for run, (rows, angles) in runs.items():
+        frames = renderer.frames(source, targets[rows], mapping, angles=angles)[:, :, ::2, ::2]
+        wanted = data[f"{name}.{run}.frames_stride2"][rows, 0]
         within(f"make_animation {n} {run}, mean", 3e-4, frames, wanted, mean=True)
         within(f"make_animation {n} {run}, max", 3e-2, frames, wanted)
 

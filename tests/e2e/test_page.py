@@ -112,6 +112,24 @@ async def test_the_spoken_words_become_captions_that_can_be_downloaded(page: Pag
         assert saved.read_bytes().startswith(beginning)
 
 
+async def test_words_in_place_of_a_recording_become_a_video_with_its_sound_and_a_label(
+    page: Page, tmp_path: Path
+) -> None:
+    await page.locator("#image").set_input_files(PORTRAIT)
+    await page.get_by_text("Words to speak").click()
+    await page.get_by_label("Text", exact=True).fill("Hello! I am made of text.")
+    await page.get_by_text("More options").click()
+    await page.get_by_label("Visible label").fill("AI generated")
+    await page.get_by_label("Corner of the label").select_option("bottom right")
+    await page.get_by_role("button", name="Make the video").click()
+    async with page.expect_download(timeout=RENDER_MS) as download:
+        await page.get_by_role("link", name="Sound (WAV)").click(timeout=RENDER_MS)
+    saved = tmp_path / "sound"
+    await (await download.value).save_as(saved)
+    assert (await download.value).suggested_filename == "portrait-lipsync.wav"
+    assert saved.read_bytes()[:4] == b"RIFF"
+
+
 async def test_a_checked_video_shows_its_score_its_findings_and_its_sheet(page: Page) -> None:
     await choose_inputs(page)
     await page.get_by_text("More options").click()
@@ -211,7 +229,7 @@ async def test_a_bad_picture_is_told_beside_the_picture(page: Page, tmp_path: Pa
 async def test_a_missing_recording_is_said_before_anything_is_sent(page: Page) -> None:
     await page.locator("#image").set_input_files(PORTRAIT)
     await page.get_by_role("button", name="Make the video").click()
-    await expect(page.locator("#audio-problem")).to_have_text("Choose a recording first.")
+    await expect(page.locator("#audio-problem")).to_have_text("Choose a recording first, or write words to speak.")
 
 
 async def test_the_microphone_records(page: Page) -> None:

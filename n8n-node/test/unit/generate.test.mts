@@ -414,6 +414,42 @@ describe('Generate', () => {
 		);
 	});
 
+	it('sends words to speak in place of a recording, and no file of a sound', async (t) => {
+		const server = await serve(t, working());
+		const parameters = {
+			audioInput: 'text',
+			speechText: 'Olá!',
+			speechVoice: 'pf_dora',
+			speechLanguage: '',
+			captions: { show: 'off', language: 'pt-BR' },
+		};
+		await execute(makeContext({ baseUrl: server.url, parameters }));
+		const body = server.asked[0].body.toString();
+		assert.match(body, /name="text"\r\n\r\nOlá!\r\n/);
+		assert.match(body, /name="voice"\r\n\r\npf_dora\r\n/);
+		assert.match(body, /name="language"\r\n\r\npt-BR\r\n/);
+		assert.match(body, /name="captions"\r\n\r\noff\r\n/);
+		assert.doesNotMatch(body, /name="audio"|caption_style/);
+		await assert.rejects(
+			execute(makeContext({ baseUrl: server.url, parameters: { ...parameters, speechText: ' ' } })),
+			/The field Text has no words to speak/,
+		);
+	});
+
+	it('lets an agent give words in place of the address of a recording', async (t) => {
+		const server = await serve(t, working());
+		const parameters = {
+			imageInput: 'url',
+			imageUrl: 'https://example.com/a.png',
+			audioInput: undefined,
+			speechText: 'Hello!',
+		};
+		await execute(
+			makeContext({ baseUrl: server.url, tool: true, parameters, items: [{ json: {} }] }),
+		);
+		assert.match(server.asked[0].body.toString(), /name="text"\r\n\r\nHello!\r\n/);
+	});
+
 	it("gives the job at once with Don't Wait", async (t) => {
 		const server = await serve(t, working());
 		const [item] = await execute(

@@ -141,7 +141,12 @@ export async function captions(id, kind, signal) {
 
 /** The contact sheet of a checked video as an object URL. */
 export async function sheet(id, signal) {
-  const answer = await request(`v1/jobs/${id}/sheet`, { signal });
+  return made(id, "sheet", signal);
+}
+
+/** A file that was made with the video, such as "speech", the sound of its text, as an object URL. */
+export async function made(id, part, signal) {
+  const answer = await request(`v1/jobs/${id}/${part}`, { signal });
   return URL.createObjectURL(await answer.blob());
 }
 

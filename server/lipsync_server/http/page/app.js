@@ -1,6 +1,6 @@
 // The page: signs in, sends the form, shows the progress of the job and then its video, and lists the recent jobs.
 
-import { captions, follow, json, Problem, REFUSED, sheet, submit, token, video } from "./api.js";
+import { captions, follow, json, made, Problem, REFUSED, sheet, submit, token, video } from "./api.js";
 import * as form from "./form.js";
 import * as idle from "./idle.js";
 import { playLive } from "./live.js";
@@ -218,8 +218,13 @@ async function showCheck(job, signal) {
   }
 }
 
-/** Links to the captions as files. A video without captions has none. */
+/** Links to the captions and the spoken text as files. A video without them has none. */
 async function showCaptions(job, signal) {
+  if (job.links.speech) {
+    const url = await made(job.id, "speech", signal);
+    captionUrls.push(url);
+    Object.assign($("speech"), { href: url, download: job.file_name.replace(/\.mp4$/i, ".wav"), hidden: false });
+  }
   if (!job.links.captions_srt) return;
   for (const kind of ["srt", "vtt"]) {
     try {
@@ -245,7 +250,7 @@ function forgetVideo() {
   sheetUrl = "";
   $("sheet").removeAttribute("src");
   $("quality").hidden = true;
-  for (const kind of ["srt", "vtt"]) $(`captions-${kind}`).hidden = true;
+  for (const id of ["captions-srt", "captions-vtt", "speech"]) $(id).hidden = true;
 }
 
 async function cancel(id) {

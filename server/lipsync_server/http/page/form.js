@@ -1,4 +1,4 @@
-// The form: two files, a microphone, and the fields that the chosen engine offers.
+// The form: two files or a picture and a text, a microphone, and the fields that the chosen engine offers.
 
 const $ = (id) => document.getElementById(id);
 const OWN_FIELDS = new Set(["seed", "face_index", "face_box", "preset", "resolution"]);
@@ -167,33 +167,48 @@ function engineOptions() {
   return options;
 }
 
-/** The form fields of captions; no fields without spoken words. */
+/** The form fields of captions; no fields without spoken words, written or recognised. */
 function captionFields() {
   const script = $("script").value.trim();
-  if (!script) return [];
+  if (!script && !spokenText() && !$("recognise").checked) return [];
   const show = $("caption-show").value;
   const drawn = [["captions", "burned"], ["caption_style", show]];
-  return [["script", script], ...(show === "track" ? [["captions", "track"]] : drawn)];
+  return [...(script ? [["script", script]] : []), ...(show === "track" ? [["captions", "track"]] : drawn)];
+}
+
+function spokenText() {
+  return $("text").value.trim();
+}
+
+/** Whether the form has one sound: a recording, or words to speak. Says beside the field what is missing. */
+function hasOneSound() {
+  const both = files.audio && spokenText();
+  $("audio-problem").textContent = files.audio || spokenText() ? "" : "Choose a recording first, or write words to speak.";
+  $("text-problem").textContent = both ? "There is a recording, too. Empty this field, or reload the page and choose no recording." : "";
+  if (both) $("speech-box").open = true;
+  return !both && Boolean(files.audio || spokenText());
 }
 
 /** The multipart body; null if a file is missing, with a message beside its field. */
 export function body() {
-  for (const [name, what] of [["image", "a picture"], ["audio", "a recording"]])
-    $(`${name}-problem`).textContent = files[name] ? "" : `Choose ${what} first.`;
-  if (!files.image || !files.audio) {
-    $(files.image ? "audio" : "image").focus();
+  $("image-problem").textContent = files.image ? "" : "Choose a picture first.";
+  const hasSound = hasOneSound();
+  if (!files.image || !hasSound) {
+    $(!files.image ? "image" : files.audio ? "text" : "audio").focus();
     return null;
   }
   const form = new FormData();
   const plain = ["prompt", "engine", "preset", "resolution", "file_name", "seed", "face_index"];
-  for (const name of [...plain, "format", "height", "lead_silence_s", "loudness_lufs", "check", "retries_below"])
+  for (const name of [...plain, "format", "height", "lead_silence_s", "loudness_lufs", "check", "retries_below", "label", "voice", "language"])
     if ($(name).value !== "" && !$(name).closest("[hidden]")) form.append(name, $(name).value);
+  if ($("label").value && $("label_corner").value) form.append("label_corner", $("label_corner").value);
+  if (spokenText()) form.append("text", spokenText());
   for (const [name, value] of captionFields()) form.append(name, value);
   const options = engineOptions();
   if (Object.keys(options).length) form.append("options", JSON.stringify(options));
   // Files last: the server refuses a bad field before it reads a large upload.
   form.append("image", files.image, files.image.name);
-  form.append("audio", files.audio, files.audio.name);
+  if (files.audio) form.append("audio", files.audio, files.audio.name);
   return form;
 }
 

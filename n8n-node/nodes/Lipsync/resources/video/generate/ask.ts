@@ -172,6 +172,7 @@ async function addInput(
 ): Promise<void> {
 	const { name, noun } = wanted;
 	const from = context.getNodeParameter(`${name}Input`, i, isTool(context) ? 'url' : 'binary');
+	if (wanted === RECORDING && addSpeech(context, form, String(from), i)) return;
 	if (from !== 'url') {
 		const field: unknown = context.getNodeParameter(`${name}Field`, i, '');
 		form.files.push(await filePart(context, i, field, wanted));
@@ -186,6 +187,24 @@ async function addInput(
 		);
 	}
 	form.texts[`${name}_url`] = url;
+}
+
+/** Adds the words that the server speaks in place of a recording, if the panel has them. An agent gives either. */
+function addSpeech(context: IExecuteFunctions, form: Form, from: string, i: number): boolean {
+	if (from !== 'text' && !isTool(context)) return false;
+	const words = text(context.getNodeParameter('speechText', i, ''));
+	if (words === '' && isTool(context)) return false;
+	if (words === '') {
+		throw new NodeOperationError(context.getNode(), 'The field Text has no words to speak', {
+			description: 'Write the words, or set Audio From to a file or a URL',
+			itemIndex: i,
+		});
+	}
+	form.texts.text = words;
+	form.texts.voice = text(context.getNodeParameter('speechVoice', i, ''));
+	form.texts.language =
+		text(context.getNodeParameter('speechLanguage', i, '')) || (form.texts.language ?? '');
+	return true;
 }
 
 function engineOptionsOfVersion1(

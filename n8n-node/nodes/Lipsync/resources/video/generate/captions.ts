@@ -41,6 +41,11 @@ export const captionFields: INodeProperties = {
 				{ name: 'Drawn Into the Picture: On a Dark Box', value: 'box' },
 				{ name: 'Drawn Into the Picture: Outlined', value: 'plain' },
 				{
+					name: 'Not at All',
+					value: 'off',
+					description: 'No captions, although the words are known',
+				},
+				{
 					name: 'Text Track',
 					value: 'track',
 					description: 'The viewer switches the captions on or off in the player',
@@ -57,7 +62,7 @@ export const captionFields: INodeProperties = {
 			default: '',
 			placeholder: 'e.g. {{ $json.text }}',
 			description:
-				'The spoken words, for example the text that an earlier node turned into speech. Each word is timed by the recording.',
+				'The spoken words, for example the text that an earlier node turned into speech. Each word is timed by the recording. Empty: the words of Audio From Text, or with Show As the server recognises them.',
 		},
 	],
 };
@@ -65,7 +70,7 @@ export const captionFields: INodeProperties = {
 /** The server's form fields for `captions`, the value of the collection. */
 export function captionTexts(captions: IDataObject): Record<string, string> {
 	const show = text(captions.show);
-	const isDrawn = show !== '' && show !== 'track';
+	const isDrawn = ['plain', 'box', 'words'].includes(show);
 	return {
 		script: text(captions.script),
 		captions: isDrawn ? 'burned' : show,

@@ -12,6 +12,7 @@ import { checkFields } from './check';
 import * as common from './commonFields';
 import { formatFields } from './format';
 import { markingFields } from './marking';
+import { fromText, speechFields } from './speech';
 
 const IS_TOOL = { '@tool': [true] };
 const shown = { show: { ...VERSION_2 } };
@@ -19,6 +20,7 @@ const shown = { show: { ...VERSION_2 } };
 export const fields: INodeProperties[] = [
 	...inputFields('image', 'Image', 'picture', 'portrait.png'),
 	...inputFields('audio', 'Audio', 'recording', 'speech.mp3'),
+	...speechFields,
 	{
 		displayName: 'Engine',
 		name: 'engine',
@@ -163,6 +165,7 @@ function inputFields(
 					description: `A ${noun} that an earlier node read, downloaded or made`,
 				},
 				{ name: 'URL', value: 'url', description: 'An address that the server fetches' },
+				...(name === 'audio' ? [fromText] : []),
 			],
 			default: 'binary',
 			displayOptions: { show: { ...VERSION_2 }, hide: IS_TOOL },

@@ -33,7 +33,8 @@ class Line:
 class Hub:
     """Answers HEAD and ranged GET as the hub does, for files by path, whatever the repository.
 
-    `cuts` says after how many bytes the next answers break off; no body is sent while `open` is clear.
+    `cuts` says after how many bytes the next answers break off; no body is sent while `open` is clear, and none of a
+    path in `held` before its event is set.
     """
 
     def __init__(self, files: dict[str, bytes]) -> None:
@@ -45,6 +46,7 @@ class Hub:
         self.revisions: set[str] = set()
         self.url = ""
         self.line: Line | None = None
+        self.held: dict[str, asyncio.Event] = {}
         self.open = asyncio.Event()
         self.open.set()
 
@@ -67,6 +69,8 @@ class Hub:
             return web.Response(headers=headers | {"Content-Length": str(len(data))})
         self.revisions.add(request.match_info["revision"])
         await self.open.wait()
+        if held := self.held.get(request.match_info["path"]):
+            await held.wait()
         start = request.http_range.start or 0
         self.ranges.append(request.headers.get("Range"))
         body = data[start:]
@@ -100,5 +104,6 @@ async def serve_hub(files: dict[str, bytes]) -> AsyncIterator[Hub]:
     try:
         yield hub
     finally:
-        hub.open.set()
+        for event in (hub.open, *hub.held.values()):
+            event.set()
         await runner.cleanup()

@@ -1,4 +1,4 @@
-"""`lipsync weights list | scan | pull | convert | verify | path`: model weights by profile."""
+"""`lipsync weights list | scan | pull | convert | embed | verify | path`: model weights by profile."""
 
 import json
 import shlex
@@ -206,6 +206,17 @@ def convert(
         written = known[model].convert(folder, kind or formats[0])
         n_bytes = written.stat().st_size
         typer.echo(f"{written}: {n_bytes / 1e9:.1f} GB ({n_bytes:,} bytes); later starts read it")
+
+
+@group.command()
+def embed(weights_dir: WeightsDir = None) -> None:
+    """Write the default prompt's embedding into one small file, which spares a new machine the text encoder's wait."""
+    with console.errors_as_sentences():
+        settings = console.settings_from({"weights_dir": weights_dir})
+        from lipsync_server.engines.infinitetalk.loading.embed import embed_default_prompts
+
+        path = embed_default_prompts(settings)
+        typer.echo(f"{path}\nCopy it to the folder `prompts` of another machine's weights folder, or of the project.")
 
 
 @group.command()

@@ -64,5 +64,5 @@ def set_up_logging(level: str, form: Literal["auto", "json", "text"]) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for chatty in ("aiosqlite", "asyncio", "aiohttp.access"):
+    for chatty in ("aiosqlite", "asyncio", "aiohttp.access", "httpx", "httpx2"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))

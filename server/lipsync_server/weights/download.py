@@ -100,10 +100,11 @@ def pull(
     cancelled: Callable[[], bool] = lambda: False,
     manifest: Manifest | None = None,
     only: Sequence[str] = (),
+    skip: Sequence[str] = (),
 ) -> list[Path]:
     """Download the missing files of a profile and verify all its files; returns their paths.
 
-    only: names of files in the manifest to download in place of the profile's.
+    only: names of files in the manifest to download in place of the profile's. skip: names of files to leave out.
 
     Complete and correct files are not downloaded again; a partial file is resumed. Raises DiskFull before the first
     download when the disk has too little space, WeightsError with file and reason when the hub refuses or a checksum
@@ -122,9 +123,10 @@ def pull(
         chosen = manifest.files_named(only)
         fetch_missing(chosen)
         return [manifest.local_path(file, weights_dir) for file in chosen]
+    skipped = manifest.files_named(skip)
     # An index is downloaded first, because it lists shards that belong to the profile too.
-    fetch_missing([file for file in manifest.profile_files(profile) if file.named_bytes])
-    files = manifest.profile_files(profile, weights_dir)
+    fetch_missing([file for file in manifest.profile_files(profile) if file.named_bytes and file not in skipped])
+    files = [file for file in manifest.profile_files(profile, weights_dir) if file not in skipped]
     fetch_missing(files)
     return [manifest.local_path(file, weights_dir) for file in files]
 

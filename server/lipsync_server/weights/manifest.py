@@ -84,6 +84,15 @@ class Profile(BaseModel):
     )
     title: str = Field(description="The purpose, in words for a person.")
     files: tuple[str, ...] = Field(description="Names of entries of `files`.")
+    late: tuple[str, ...] = Field(
+        default=(), description="Those of `files` without which the engine can start; a server downloads them last."
+    )
+
+    @model_validator(mode="after")
+    def _late_are_files(self) -> "Profile":
+        if unknown := set(self.late) - set(self.files):
+            raise ValueError(f"late names {', '.join(sorted(unknown))}, which the profile's files have not")
+        return self
 
 
 class Manifest(BaseModel):

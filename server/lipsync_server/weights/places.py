@@ -18,6 +18,7 @@ EXTRA_PATHS = "extra_model_paths.yaml"
 _OTHER_KINDS = frozenset({
     "controlnet", "embeddings", "hypernetworks", "upscale_models", "style_models", "gligen", "photomaker", "vae_approx",
     "configs", "insightface", "ultralytics", "sams", "animatediff_models", "ipadapter", "LLM", "latent_upscale_models",
+    "prompts",
 })  # fmt: skip
 # A folder with more files than this is not a folder of models.
 _MOST_FILES = 20_000

@@ -79,16 +79,17 @@ def check_file(
 
 def profile_complete(manifest: Manifest, profile: str, weights_dir: Path) -> bool:
     """Whether every file of a profile exists with a plausible size. Fast, because no file is hashed."""
-    return all(_is_here(manifest, file, weights_dir) for file in manifest.profile_files(profile, weights_dir))
+    return all(is_here(manifest, file, weights_dir) for file in manifest.profile_files(profile, weights_dir))
 
 
 def files_here(manifest: Manifest, profile: str, weights_dir: Path) -> tuple[int, int]:
     """How many of a profile's files exist with a plausible size, and how many files it has."""
     files = manifest.profile_files(profile, weights_dir)
-    return sum(_is_here(manifest, file, weights_dir) for file in files), len(files)
+    return sum(is_here(manifest, file, weights_dir) for file in files), len(files)
 
 
-def _is_here(manifest: Manifest, file: WeightFile, weights_dir: Path) -> bool:
+def is_here(manifest: Manifest, file: WeightFile, weights_dir: Path) -> bool:
+    """Whether the file exists with a plausible size. Fast, because nothing is hashed."""
     path = manifest.local_path(file, weights_dir)
     return path.is_file() and not (file.size_exact and path.stat().st_size != file.size_bytes)
 

@@ -12,6 +12,7 @@ frames to latents and decodes latents to frames. Knows requests, progress, cance
 attempt when the GPU's memory runs out. Does not know the computations, nor how models are loaded (loading/models.py).
 """
 
+import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
@@ -53,6 +54,7 @@ from lipsync_server.models.sampling.resume import Start, first_start, start_from
 from lipsync_server.models.sampling.windows import Schedule, Window, schedule
 from lipsync_server.settings import EngineSettings
 
+_LOOK_EVERY_S = 0.5
 RAN_OUT = "The GPU's memory ran out once; the job went on with more of the model in host memory."
 
 
@@ -193,7 +195,8 @@ class Job:
         prompt = clean_prompt(self._request.prompt) or DEFAULT_PROMPT
         negative = clean_prompt(options.negative_prompt) or NEGATIVE_PROMPT
         # Only guidance in three passes uses the negative prompt.
-        texts = models.encode_text([prompt, negative] if len(self._scales.passes) == 3 else [prompt])
+        prompts = [prompt, negative] if len(self._scales.passes) == 3 else [prompt]
+        texts = models.encode_text(prompts, self._wait_for_text_encoder)
         begin("measuring the sound")
         heard = plan.heard[0]
         speech = tuple(
@@ -226,6 +229,11 @@ class Job:
             cache=cache,
         )
         return _Ready(need, plan, loop, conditions)
+
+    def _wait_for_text_encoder(self) -> None:
+        stop_if_cancelled(self._context)
+        self._context.progress("preprocess", 0, 4, "waiting for the text encoder, which is still being downloaded")
+        time.sleep(_LOOK_EVERY_S)
 
     def _picture(self, cast: Cast, plan: Schedule) -> PictureAt:
         """The picture of each window: a video's frame, the still picture, or the still picture as a camera moves."""

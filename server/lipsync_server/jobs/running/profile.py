@@ -2,8 +2,10 @@
 
 A profile is a named set of model files.
 
-Until every file is downloaded and verified, the profile's engine is held back: jobs that need this engine wait, other
-jobs run. An interrupted download is repeated until it succeeds; a download that the hub refuses ends with the reason.
+Until the files are downloaded and verified, the profile's engine is held back: jobs that need this engine wait, other
+jobs run. A profile may name late files, which the engine can start without, such as a text encoder: these are
+downloaded while the engine loads and works (weights/arriving.py). An interrupted download is repeated until it
+succeeds; a download that the hub refuses ends with the reason.
 Knows the download, the planner, the executor and the queue; does not know HTTP.
 """
 
@@ -11,13 +13,16 @@ import asyncio
 import logging
 import threading
 import time
+from collections.abc import Callable, Sequence
 
 from lipsync_server.errors import LipsyncError
 from lipsync_server.jobs.running.plan import Planner
 from lipsync_server.jobs.running.queue import JobQueue
 from lipsync_server.settings import Settings
+from lipsync_server.weights.arriving import announce, withdraw
 from lipsync_server.weights.download import Interrupted, PullProgress, pull
 from lipsync_server.weights.manifest import load_manifest
+from lipsync_server.weights.verify import is_here
 from lipsync_server.workers.base import LoadState, TakesLateWeights
 
 log = logging.getLogger(__name__)
@@ -45,21 +50,22 @@ class ProfileAtStart:
         self._logged_at = 0.0
         self._trouble = ""
         self._failed = ""
-        self._done = False
+        self._done = False  # the engine may start
+        self._complete = False
         self._stop = threading.Event()
         executor.hold_back(self.engine)
         planner.hold_back(self.engine, self._in_words)
 
     @property
     def downloading(self) -> bool:
-        return not (self._done or self._failed)
+        return not (self._complete or self._failed)
 
     def load_state(self) -> LoadState | None:
-        """The progress of the download; None once it is complete, when the executor's own state counts."""
-        if self._done:
-            return None
+        """The progress of the download; None once the engine may start, when the executor's own state counts."""
         if self._failed:
             return LoadState(False, "failed", 0.0, self._failed)
+        if self._done:
+            return None
         progress = self._progress
         if progress is None or not progress.bytes_total:
             return LoadState(False, "downloading", 0.0, self._in_words())
@@ -74,12 +80,31 @@ class ProfileAtStart:
         )
 
     async def run(self, queue: JobQueue) -> None:
-        """Download the profile and release its engine; returns when the download is complete or has failed for good."""
+        """Download the profile and release its engine; returns when the download is complete or has failed for good.
+
+        The engine is released before the late files are downloaded.
+        """
+        late = self._manifest.profile(self._settings.profile).late
+        await self._download(lambda: self._pull(skip=late))
+        if late and not self._failed:
+            if not await asyncio.to_thread(self._late_files_are_here):
+                await asyncio.to_thread(self._announce_late_files)
+                await self._let_in(queue)
+            await self._download(lambda: self._pull(only=late))
+            await asyncio.to_thread(withdraw, self._settings.weights_dir)
+        self._complete = not self._failed
+        if self._complete:
+            log.info("weights of %s are complete", self._settings.profile)
+        if self._failed or not self._done:
+            await self._let_in(queue)
+
+    async def _download(self, pull_once: Callable[[], None]) -> None:
+        """Repeat `pull_once` until it succeeds or fails for good."""
         n_tries = 0
         while True:
             try:
-                await asyncio.to_thread(self._pull)
-                break
+                await asyncio.to_thread(pull_once)
+                return
             except Interrupted as error:
                 pause_s = _PAUSES_S[min(n_tries, len(_PAUSES_S) - 1)]
                 n_tries += 1
@@ -89,14 +114,26 @@ class ProfileAtStart:
             except LipsyncError as error:
                 log.error("weights of %s: %s", self._settings.profile, error.detail)
                 self._failed = f"The weights of {self._settings.profile} could not be downloaded: {error.detail}"
-                break
+                return
             except Exception as error:
                 log.exception("weights of %s", self._settings.profile)
                 self._failed = f"The weights of {self._settings.profile} could not be downloaded: {error}"
-                break
-        if not self._failed:
-            log.info("weights of %s are complete", self._settings.profile)
-        await self._let_in(queue)
+                return
+
+    def _late_files_are_here(self) -> bool:
+        """Whether the late files were downloaded before, by their sizes; the pull verifies them."""
+        late = self._manifest.files_named(self._manifest.profile(self._settings.profile).late)
+        return all(is_here(self._manifest, file, self._settings.weights_dir) for file in late)
+
+    def _announce_late_files(self) -> None:
+        manifest, folder = self._manifest, self._settings.weights_dir
+        late = manifest.files_named(manifest.profile(self._settings.profile).late)
+        announce(folder, [manifest.local_path(file, folder) for file in late])
+        log.info(
+            "%s starts now; %s follows, and a job with a prompt of its own waits for that",
+            self.engine,
+            ", ".join(file.path for file in late),
+        )
 
     def stop(self) -> None:
         """End the download soon; the received bytes are kept."""
@@ -112,7 +149,7 @@ class ProfileAtStart:
             await queue.give_up_on(self.engine, error)
         queue.wake()
 
-    def _pull(self) -> None:
+    def _pull(self, *, only: Sequence[str] = (), skip: Sequence[str] = ()) -> None:
         settings = self._settings
         pull(
             settings.profile,
@@ -120,6 +157,8 @@ class ProfileAtStart:
             on_progress=self._note,
             cancelled=self._stop.is_set,
             manifest=self._manifest,
+            only=only,
+            skip=skip,
         )
 
     def _note(self, progress: PullProgress) -> None:

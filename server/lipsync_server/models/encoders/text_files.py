@@ -14,3 +14,12 @@ class TextFiles:
     weights: Path
     tokenizer: Path
     quant_map: Path | None = None
+
+
+PROMPTS_FOLDER = "prompts"
+"""The folder, in the weights folder and among the files that the project ships, of embeddings made elsewhere."""
+
+
+def prompts_file(encoder: Path) -> str:
+    """The path, below such places, of the embeddings that the encoder at `encoder` gives to a few prompts."""
+    return f"{PROMPTS_FOLDER}/{encoder.stem}.safetensors"

@@ -6,7 +6,7 @@ requests.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lipsync_server.engines.base import Report
-from lipsync_server.engines.infinitetalk.files.encoders import find_encoders
+from lipsync_server.engines.infinitetalk.files.encoders import find_encoders, known_prompts
 from lipsync_server.engines.infinitetalk.files.transformers import TransformerFiles, choose_transformer
 from lipsync_server.engines.infinitetalk.info import chosen_device
 from lipsync_server.engines.infinitetalk.loading.memory import MemoryPlan
@@ -35,6 +35,7 @@ from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTr
 from lipsync_server.errors import EngineUnavailable, HostOutOfMemory
 from lipsync_server.kernel_choices import parse_choices
 from lipsync_server.models.encoders.clip import ImageEncoder
+from lipsync_server.models.encoders.known_prompts import KnownPrompts
 from lipsync_server.models.encoders.text import TextEncoder
 from lipsync_server.models.encoders.wav2vec import Wav2Vec
 from lipsync_server.models.kernels.attention import choose as choose_attention
@@ -51,9 +52,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Encoders:
-    """The models beside the transformer; every job needs them."""
+    """The models beside the transformer and the text encoder; every job needs them."""
 
-    text: TextEncoder
+    known_prompts: KnownPrompts
     clip: ImageEncoder
     vae: WanVae
     wav2vec: Wav2Vec
@@ -148,9 +149,7 @@ class Models:
         # On the host: encode_picture moves it to the device.
         clip_dtype = torch.float16 if self.device.type == "cuda" else torch.float32
         clip = ImageEncoder.load(files.clip, device=torch.device("cpu"), dtype=clip_dtype)
-        cache = self._settings.data_dir / "cache" / "infinitetalk-text"
-        text = TextEncoder(files.text, device=self.device, dtype=self.dtype, cache=cache)
-        self._encoders = _Encoders(text, clip, vae, wav2vec)
+        self._encoders = _Encoders(KnownPrompts(known_prompts(self._settings, files.text.weights)), clip, vae, wav2vec)
         report("sound and picture encoders", 3, 3)
 
     def _load_vae(self, path: Path) -> WanVae:
@@ -248,9 +247,22 @@ class Models:
             raise
         return True
 
-    def encode_text(self, prompts: list[str]) -> list[Tensor]:
-        """Embeddings of prompts, (n tokens, 4096) each, from the cache or the text encoder, in the encoder's dtype."""
-        return self._loaded.text.encode(prompts)
+    def encode_text(self, prompts: list[str], wait: Callable[[], None]) -> list[Tensor]:
+        """Embeddings of prompts, (n tokens, 4096) each, in the encoders' dtype: known, from the cache, or made now.
+
+        wait: called again and again while the text encoder is still being downloaded; it sleeps, or raises. Raises
+        WeightsError when the download has failed.
+        """
+        found = {prompt: self._loaded.known_prompts.get(prompt) for prompt in prompts}
+        if missing := [prompt for prompt, embedding in found.items() if embedding is None]:
+            found |= zip(missing, self._text_encoder(wait).encode(missing), strict=True)
+        return [embedding.to(self.device, self.dtype) for prompt in prompts if (embedding := found[prompt]) is not None]
+
+    def _text_encoder(self, wait: Callable[[], None]) -> TextEncoder:
+        while (files := find_encoders(self._settings)).text_is_coming:
+            wait()
+        cache = self._settings.data_dir / "cache" / "infinitetalk-text"
+        return TextEncoder(files.text, device=self.device, dtype=self.dtype, cache=cache)
 
     @torch.inference_mode()
     def encode_picture(self, picture: Tensor) -> Tensor:

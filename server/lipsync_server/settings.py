@@ -220,6 +220,9 @@ class Settings(RenderSettings, _Listening):
     """Where engines run: in child processes, or in the actors of a Ray cluster."""
     ray_address: str = "auto"
     """Address of the Ray cluster for `--executor ray`; `auto` is the one that this machine is part of."""
+    no_machine_timeout_s: float = Field(default=1800, ge=0)
+    """With `--executor ray`: a job fails after so many seconds in which no machine of the cluster could run it; 0 waits
+    for ever."""
     cpus_per_worker: int = Field(default=4, ge=1, le=1024)
     """CPU cores of one worker on a machine of a Ray cluster that has no GPU."""
     workers: int = Field(default=1, ge=1, le=64)

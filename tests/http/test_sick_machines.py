@@ -1,8 +1,11 @@
 """A machine's failure does not fail the job, and one bad record, or a worker that cannot start, harms no other job."""
 
+import asyncio
 import sqlite3
 from collections.abc import Awaitable, Callable
 
+import pytest
+from lipsync_server.engines.registry import ENGINES
 from site_kit import Site, StandInExecutor
 
 Start = Callable[..., Awaitable[Site]]
@@ -55,6 +58,43 @@ async def test_without_another_machine_a_failure_is_told_at_once(start: Start):
     site = await start(executor=executor)
     (job,) = await jobs_of(site, "fails on sick", 1)
     assert (job["state"], job["attempts"]) == ("failed", 1)
+
+
+class Cluster(StandInExecutor):
+    """Machines that may leave and come back."""
+
+    registry = ENGINES
+
+    def leave(self) -> None:
+        self._away, self._workers = self._workers, []
+        self._idle = asyncio.Queue()
+
+    def come_back(self) -> None:
+        self._workers = self._away
+        for worker in self._workers:
+            self.release(worker)
+
+
+@pytest.mark.parametrize("engine", ["preview", "auto"])
+async def test_a_job_whose_only_machine_left_ends_with_the_reason_after_the_stated_time(start: Start, engine: str):
+    executor = Cluster()
+    site = await start(executor=executor, no_machine_timeout_s=0.2)
+    executor.leave()
+    job = await site.ended((await site.submit(engine=engine))["id"])
+    assert (job["state"], job["error"]["code"]) == ("failed", "engine_unavailable")
+    assert "LIPSYNC_NO_MACHINE_TIMEOUT_S" in job["error"]["detail"]
+    assert executor.tasks == []
+    executor.come_back()
+    assert (await site.ended((await site.submit(engine=engine))["id"]))["state"] == "succeeded"
+
+
+async def test_a_job_whose_only_machine_comes_back_in_time_is_rendered(start: Start):
+    executor = Cluster()
+    site = await start(executor=executor, no_machine_timeout_s=600)
+    executor.leave()
+    job_id = (await site.submit())["id"]
+    executor.come_back()
+    assert (await site.ended(job_id))["state"] == "succeeded"
 
 
 async def test_jobs_end_with_the_reason_when_no_worker_can_be_started(start: Start):

@@ -4,6 +4,7 @@ import pytest
 from hand_clock import HandClock
 from lipsync_server import errors
 from lipsync_server.jobs.running.machines import Machines, is_of_the_machine
+from lipsync_server.jobs.running.no_machine import NoMachine
 from lipsync_server.workers.base import WorkerInfo, WorkerState
 
 FULL = errors.DiskFull("On machine full: Only 0 MiB are free in /tmp; free some space there.")
@@ -104,3 +105,14 @@ def test_a_job_goes_elsewhere_only_where_its_engine_is():
 )
 def test_which_failures_are_a_machines(error: errors.LipsyncError, machine: bool):
     assert is_of_the_machine(error) is machine
+
+
+def test_the_time_without_a_machine_begins_again_when_one_was_there() -> None:
+    missing = NoMachine(10)
+    waiting = {"a": "flashhead", "b": "auto", "c": "preview"}
+    assert missing.expired(waiting, {"preview"}, 0) == []
+    assert missing.expired(waiting, {"preview", "auto"}, 9) == []
+    assert missing.expired(waiting, {"preview"}, 10) == ["a"]
+    assert missing.expired({"b": "auto"}, {"preview"}, 19) == []
+    assert missing.expired({"b": "auto"}, {"preview"}, 20) == ["b"]
+    assert NoMachine(0).expired({"b": "auto"}, set(), 1e9) == []

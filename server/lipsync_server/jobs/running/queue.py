@@ -21,12 +21,15 @@ from lipsync_server.jobs.running.attempt import CANCEL_GRACE_S, RunningJob
 from lipsync_server.jobs.running.finish import MAX_ATTEMPTS, AfterRender, Finisher, WasAway, never_away
 from lipsync_server.jobs.running.forecast import Forecast
 from lipsync_server.jobs.running.machines import Machines
+from lipsync_server.jobs.running.no_machine import NoMachine
 from lipsync_server.jobs.running.plan import Planner
 from lipsync_server.jobs.watch import Watch
 from lipsync_server.settings import Settings
 from lipsync_server.workers.base import Executor, LoadState, OffersEngines, Worker, WorkerInfo
 
 log = logging.getLogger(__name__)
+
+_LOOK_FOR_MACHINES_S = 10.0
 
 
 class JobQueue:
@@ -73,7 +76,8 @@ class JobQueue:
         )
         self._work = asyncio.Event()
         self._idle_since = time.monotonic()
-        self._scheduler: asyncio.Task[None] | None = None
+        self._no_machine = NoMachine(settings.no_machine_timeout_s)
+        self._tasks: list[asyncio.Task[None]] = []
         self._runs: set[asyncio.Task[None]] = set()
 
     # Life
@@ -86,7 +90,9 @@ class JobQueue:
         for job in await self.store.in_state("running"):
             await self._recover(job)
         await self.executor.start()
-        self._scheduler = asyncio.create_task(self._schedule(), name="job scheduler")
+        self._tasks.append(asyncio.create_task(self._schedule(), name="job scheduler"))
+        if isinstance(self.executor, OffersEngines) and self._no_machine.limit_s:
+            self._tasks.append(asyncio.create_task(self._end_stranded_jobs(), name="jobs without a machine"))
         self._work.set()
 
     async def close(self) -> None:
@@ -94,9 +100,9 @@ class JobQueue:
         if self.stopping:
             return
         self.stopping = self._finisher.stopping = True
-        if self._scheduler is not None:
-            self._scheduler.cancel()
-            await asyncio.gather(self._scheduler, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._runs:
             log.info("waiting for %d running jobs", len(self._runs))
             await asyncio.wait(self._runs, timeout=self._settings.shutdown_grace_s)
@@ -173,7 +179,7 @@ class JobQueue:
     async def _give_up_on_unavailable(self) -> None:
         """Fail the queued jobs whose engine can no longer run here, for example because its weights were removed.
 
-        In a cluster such a job waits: a machine that has its engine may join again.
+        In a cluster such a job waits: a machine that has its engine may join again (no_machine.py has the limit).
         """
         if isinstance(self.executor, OffersEngines):
             return
@@ -182,6 +188,22 @@ class JobQueue:
                 await self.planner.resolve(wanted)
             except EngineUnavailable as error:
                 await self.give_up_on(wanted, error)
+
+    async def _end_stranded_jobs(self) -> None:
+        """Fail the waiting jobs of a cluster that no machine could run for too long; checks at intervals."""
+        interval_s = min(_LOOK_FOR_MACHINES_S, self._no_machine.limit_s / 4)
+        while True:
+            try:
+                waiting = {job.id: job for job in await self.store.in_state("queued")}
+                engines = (info.engines for info in self.executor.workers() if info.state != "dead")
+                runnable = await self.planner.runnable(frozenset[str]().union(*engines))
+                wanted = {job_id: job.spec.engine for job_id, job in waiting.items()}
+                for job_id in self._no_machine.expired(wanted, runnable.keys(), time.monotonic()):
+                    await self._finisher.fail(waiting[job_id], self._no_machine.error(wanted[job_id]))
+            except Exception:
+                # A full disk or a spoilt record must not end the checks; the scheduler mends records.
+                log.exception("waiting jobs cannot be checked now; trying again")
+            await asyncio.sleep(interval_s)
 
     async def _mend_records(self) -> None:
         for job in await self.store.mend(self._clock()):

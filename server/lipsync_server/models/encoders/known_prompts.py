@@ -9,11 +9,12 @@ import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lipsync_server.errors import LipsyncError
 from lipsync_server.models.encoders.text_files import prompts_file
+from lipsync_server.models.tensor_files.into_modules import read_tensors
 
 log = logging.getLogger(__name__)
 
@@ -28,18 +29,15 @@ def write_known_prompts(weights_dir: Path, encoder: Path, embeddings: Mapping[st
 
 
 class KnownPrompts:
-    """The embeddings in the first readable file of `paths`; none when no file is there."""
+    """The embeddings in the first readable file of `paths`, which exist; none when there is no readable one."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self._embeddings: dict[str, Tensor] = {}
         for path in paths:
             try:
-                with safe_open(path, framework="pt") as file:
-                    self._embeddings = {prompt: file.get_tensor(prompt) for prompt in file.keys()}  # noqa: SIM118
+                self._embeddings = read_tensors(path)
                 return
-            except FileNotFoundError:
-                continue
-            except (OSError, SafetensorError) as error:
+            except LipsyncError as error:
                 log.warning("the embeddings in %s cannot be read; the text encoder makes them: %s", path.name, error)
 
     def get(self, prompt: str) -> Tensor | None:

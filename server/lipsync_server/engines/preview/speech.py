@@ -33,13 +33,11 @@ _AROUND_S: Final = 5
 _BLOCK_S: Final = 48
 _MARGIN_S: Final = _AROUND_S + 2
 
-# A predicted opening below _SHUT_BELOW means shut lips. A press above _PRESS_AT (probability) closes them. Both were
-# chosen on filmed people whose own clips the readout was not fitted on (docs/preview.md).
-_SHUT_BELOW: Final = 0.25
-_PRESS_AT: Final = 0.2
-# The mouth is shown this much before its sound. Negative: the filmed speakers' sound is about 10 ms late (their pooled
-# lag in the evaluation harness), so the readout is early by as much.
-_LEAD_S: Final = -0.004
+# A predicted opening below _SHUT_BELOW means shut lips. A press above _PRESS_AT (probability) closes them. Where the
+# sound is faint, the mouth opens less by up to _LOUDNESS. docs/preview.md says on which people they were chosen.
+_SHUT_BELOW: Final = 0.3
+_PRESS_AT: Final = 0.25
+_LOUDNESS: Final = 0.5
 
 # A recording whose loud parts stay under this (dB of full scale) is silence.
 _SILENCE_DB: Final = -66.0
@@ -62,7 +60,7 @@ def speech_track(speech: Speech, n_frames: int, fps: int = FPS) -> Array:
     loud_db = loud_level(speech)
     if loud_db < _SILENCE_DB:
         return out
-    times = np.maximum(np.arange(n_frames) / fps + _LEAD_S, 0) * GRID_HZ
+    times = np.arange(n_frames) / fps * GRID_HZ
     for start in range(0, n_grid, _BLOCK_S * GRID_HZ):
         stop = min(n_grid, start + _BLOCK_S * GRID_HZ)
         inside = np.flatnonzero((times >= start) & (times < stop) & (times <= n_grid - 1))
@@ -252,8 +250,8 @@ def _grid_track(mel: Array, loud_db: float) -> Array:
     evidence = evidence_of(predict(features, networks))
     talking = _smooth(talking_steps(evidence[:, SPEAKING], level).astype(np.float32), 4.0)
     press = np.clip(1.1 * _smooth((evidence[:, PRESS] > _PRESS_AT).astype(np.float32), 1.5), 0, 1)
-    opening = np.clip(_smooth(readout(evidence), 2.5) - _SHUT_BELOW, 0, 1)
-    opening *= (1 - press) * np.clip(1.1 * talking - 0.05, 0, 1)
+    opening = np.clip(_smooth(readout(evidence), 1.8) - _SHUT_BELOW, 0, 1)
+    opening *= (1 - _LOUDNESS + _LOUDNESS * _smooth(level, 6.0)) * (1 - press) * np.clip(1.1 * talking - 0.05, 0, 1)
     width = _smooth(evidence[:, WIDTH], 4.0) * talking
     # Averaged over 40 ms, so that a video frame of 25 per second misses no sound.
     loudness = np.clip(_smooth(level, 2.0) * talking, 0, 1)

@@ -1,7 +1,8 @@
-"""The inside of the mouth, painted between open lips: cavity, teeth and a hint of tongue, in the portrait's light.
+"""The inside of the mouth, painted between open lips: cavity, teeth and tongue, in the portrait's light and style.
 
 Upper teeth are fixed to the skull, lower teeth and tongue move with the jaw. A portrait with parted lips keeps its own
-teeth where they are visible. Each layer is painted once for a portrait as a small picture; a frame only samples and
+teeth where they are visible. Else teeth are drawn with the portrait's light, and as sharp, as even and as worn as the
+rest of the face (teeth.py). Each layer is painted once for a portrait as a small picture; a frame only samples and
 shades the layers. Does not know how lips move.
 """
 
@@ -11,17 +12,14 @@ from numpy.typing import NDArray
 
 from lipsync_server.engines.base import Frames
 from lipsync_server.engines.landmarks import Points
-from lipsync_server.engines.preview.fields import Field, Grid, resample, smooth_step
-from lipsync_server.engines.preview.mesh import CHEEKS, FACE_OVAL, LOWER_LIP, UPPER_LIP
+from lipsync_server.engines.preview.fields import Field, resample, smooth_step
 from lipsync_server.engines.preview.mouth import Mouth
+from lipsync_server.engines.preview.teeth import Light, Style
 
 # Tooth edges across the face from the middle outwards, in face heights (a central incisor is about 8.5 mm of 185).
 _UPPER_EDGES = np.array([0.0, 0.045, 0.079, 0.109, 0.132, 0.152])
 _LOWER_EDGES = np.array([0.0, 0.029, 0.06, 0.091, 0.116, 0.138])
-_ENAMEL = np.array([1.0, 0.965, 0.89])
 _OWN_TEETH = np.array([0.87, 0.84, 0.78], np.float32)
-_GUMS = np.array([1.5, 0.85, 0.8])
-_GREY = np.array([0.299, 0.587, 0.114])
 
 
 class Interior:
@@ -30,17 +28,21 @@ class Interior:
     def __init__(self, picture: Frames, points: Points, mouth: Mouth) -> None:
         self._mouth = mouth
         frame = mouth.frame
-        self._light = _Light(picture, points)
         self.grid = mouth.lips
         at = frame.local(self.grid.places().astype(np.float64))
+        self._picture = picture
+        own = self._own_teeth(at) if mouth.parted else None
+        inside = None if own is None else resample(picture, self.grid.places(), cv2.INTER_LINEAR)[own > 0.5]
+        self._light = Light(picture, points, inside)
+        self._style = Style.of(picture, points, frame)
+        # Teeth that the portrait shows are as worn as they look.
+        self._teeth = self._light.teeth if self._light.from_picture else self._style.worn(self._light.teeth)
         # A turned head shows teeth narrower, by the cosine of the yaw, like all widths across the face.
         across = (at[..., 0] - mouth.centre) / max(0.5, float(np.cos(frame.yaw)))
         below = at[..., 1] - mouth.contact(at[..., 0])
-        self._upper = self._upper_teeth(across, below)
-        self._lower = self._lower_teeth_and_tongue(across, below)
-        self._picture = picture
-        own = self._own_teeth(at) if mouth.parted else None
-        self._own = own if own is not None and self._light.shows_teeth(picture, self.grid, own) else None
+        self._upper = self._style.soften(self._upper_teeth(across, below))
+        self._lower = self._style.soften(self._lower_teeth_and_tongue(across, below))
+        self._own = own if own is not None and self._light.shows_teeth else None
 
     @property
     def dark(self) -> Field:
@@ -79,24 +81,29 @@ class Interior:
     def _upper_teeth(self, across: NDArray[np.float64], below: NDArray[np.float64]) -> Field:
         edge = 0.018 - 0.6 * across**2
         size = np.abs(across)
-        notch = _notches(size, _UPPER_EDGES)
+        longer, lighter = self._style.each_tooth(across, _UPPER_EDGES)
+        edge = edge + longer
+        notch = self._style.contrast * _notches(size, _UPPER_EDGES)
         alpha = 1 - smooth_step(below - edge + 0.005 * notch, -0.0022, 0.0022)
         # Teeth get darker towards the cheeks, where they face away from the light, and at the gums in the lip's shadow.
         shade = (1 - 0.8 * np.clip(size / 0.155, 0, 1) ** 2) * (0.72 + 0.28 * smooth_step(below, -0.05, 0.005))
-        shade *= 1 - 0.2 * notch
+        shade *= (1 - 0.2 * notch) * lighter
         alpha *= 1 - smooth_step(size, 0.12, 0.155)
-        return _layer(self._light.teeth, shade, alpha)
+        return _layer(self._teeth, shade, alpha)
 
     def _lower_teeth_and_tongue(self, across: NDArray[np.float64], below: NDArray[np.float64]) -> Field:
         size = np.abs(across)
-        notch = _notches(size, _LOWER_EDGES)
-        edge = -0.002 + 0.5 * across**2
+        longer, lighter = self._style.each_tooth(across, _LOWER_EDGES)
+        notch = self._style.contrast * _notches(size, _LOWER_EDGES)
+        edge = -0.002 + 0.5 * across**2 - longer
         teeth = smooth_step(below - edge - 0.003 * notch, -0.0022, 0.0022) * (1 - smooth_step(size, 0.09, 0.125))
-        shade = 0.68 * (1 - 0.85 * np.clip(size / 0.13, 0, 1) ** 1.5) * (1 - 0.22 * notch)
-        front = _layer(self._light.teeth, shade, teeth)
-        round_off = (across / 0.095) ** 2 + ((below - 0.012) / 0.034) ** 2
+        shade = 0.68 * (1 - 0.85 * np.clip(size / 0.13, 0, 1) ** 1.5) * (1 - 0.22 * notch) * lighter
+        front = _layer(self._teeth, shade, teeth)
+        # The tongue lies behind the lower teeth; in an open vowel its back is seen above them, with a groove.
+        round_off = (across / 0.1) ** 2 + ((below - 0.004) / 0.044) ** 2
+        groove = 0.16 * np.exp(-((across / 0.012) ** 2)) * smooth_step(-below, -0.02, 0.03)
         tongue = _layer(
-            self._light.tongue, 1.15 - 0.5 * np.clip(round_off, 0, 1), 1 - smooth_step(round_off, 0.35, 1.0)
+            self._light.tongue, 1.2 - 0.62 * np.clip(round_off, 0, 1) - groove, 1 - smooth_step(round_off, 0.3, 1.0)
         )
         alpha = front[..., 3:] + tongue[..., 3:] * (1 - front[..., 3:])
         colour = front[..., :3] * front[..., 3:] + tongue[..., :3] * tongue[..., 3:] * (1 - front[..., 3:])
@@ -109,43 +116,6 @@ class Interior:
         lower = mouth.lower_line(at[..., 0]) - at[..., 1]
         # Only the lower edge needs a wide soft border: at the upper edge the upper lip covers the portrait's own lip.
         return np.asarray(smooth_step(lower, inset / 2, 2 * inset) * smooth_step(upper, -inset, 0.0), np.float32)
-
-
-class _Light:
-    """Estimates the portrait's light, and the colours of teeth, tongue and cavity in it. RGB, 0 to 255."""
-
-    def __init__(self, picture: Frames, points: Points) -> None:
-        face = np.zeros(picture.shape[:2], np.uint8)
-        cv2.fillPoly(face, [np.round(points[list(FACE_OVAL), :2]).astype(np.int32)], 1)
-        skin = picture[face > 0].astype(np.float64)
-        lips = np.zeros_like(face)
-        for rings in (UPPER_LIP, LOWER_LIP):
-            ring = np.concatenate([points[list(rings[0]), :2], points[list(rings[3]), :2][::-1]])
-            cv2.fillPoly(lips, [np.round(ring).astype(np.int32)], 1)
-        lip = picture[lips > 0].astype(np.float64)
-        lip_colour = np.median(lip, axis=0) if len(lip) else np.full(3, 90.0)
-        bright = float(np.percentile(skin @ _GREY, 88)) if len(skin) else 160.0
-        around = [picture[int(np.clip(y, 0, picture.shape[0] - 1)), int(np.clip(x, 0, picture.shape[1] - 1))]
-                  for x, y in points[list(CHEEKS), :2]]  # fmt: skip
-        cheek = float(np.mean(np.asarray(around, np.float64) @ _GREY))
-        # Teeth are as bright as the light, not as the skin: bright beside dark skin, dim in a dim picture.
-        level = min(222.0, 0.55 * bright + 0.3 * cheek + 22)
-        # The face's highlights show the colour of the light: yellowish in a yellow painting, grey in a grey one.
-        light = skin @ _GREY if len(skin) else np.zeros(0)
-        shine = skin[light >= np.percentile(light, 94)].mean(axis=0) if len(skin) else np.full(3, 200.0)
-        shine /= max(float(shine @ _GREY), 1.0)
-        warmth = min(1.0, float(np.ptp(skin.mean(axis=0))) / 60) if len(skin) else 0.0
-        enamel = (1 + (_ENAMEL - 1) * warmth) * (0.3 + 0.7 * shine)
-        self._cheek = cheek
-        self.teeth = level * enamel / float(enamel @ _GREY)
-        self.tongue = 0.62 * lip_colour
-        self.cavity = (0.2 * lip_colour * (1 + warmth * (_GUMS - 1)) + 0.02 * level).astype(np.float32)
-
-    def shows_teeth(self, picture: Frames, grid: Grid, inside: Field) -> bool:
-        """Whether the portrait's parted lips show teeth (bright) or a dark hole. inside: (h, w) on `grid`, 0 to 1."""
-        seen = resample(picture, grid.places(), cv2.INTER_LINEAR)
-        bright = (seen @ _GREY)[inside > 0.5]
-        return len(bright) > 12 and float(np.percentile(bright, 70)) > 0.55 * self._cheek
 
 
 def _notches(size: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:

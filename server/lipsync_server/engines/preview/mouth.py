@@ -14,13 +14,15 @@ import numpy as np
 
 from lipsync_server.engines.landmarks import Points
 from lipsync_server.engines.preview.fields import Field, Grid, come_from, nodes, pull, smooth_step, spline
-from lipsync_server.engines.preview.mesh import FACE_OVAL, LOWER_LIP, UPPER_LIP, FaceFrame, Floats
+from lipsync_server.engines.preview.mesh import CHEEKS, FACE_OVAL, LOWER_LIP, UPPER_LIP, FaceFrame, Floats
 
 # Lengths in face heights. An opening of 1 parts the lips by about this much before calibration.
 FULL_GAP = 0.085
 # The movement of each part when the mouth opens, as a share of the gap.
-LOWER_LIP_SHARE, UPPER_LIP_SHARE, JAW_SHARE, CORNER_DROP, CORNER_IN = 0.79, 0.21, 0.6, 0.2, 0.14
-_SPREAD, _NARROW = 0.028, 0.042
+LOWER_LIP_SHARE, UPPER_LIP_SHARE, JAW_SHARE, CORNER_DROP, CORNER_IN = 0.75, 0.25, 0.6, 0.2, 0.14
+_SPREAD, _NARROW = 0.028, 0.046
+# How far the cheeks rise with a wide vowel, and how far around their middle.
+_CHEEK_RISE, _CHEEK_REACH = 0.011, 0.06
 # The share of a lip's movement that each of its rings follows, from the outer edge to the inner one.
 _LOWER_RINGS, _UPPER_RINGS = (0.86, 0.92, 0.97, 1.0), (0.55, 0.75, 0.92, 1.0)
 _PARTED, _TRIM = 0.007, 0.003
@@ -189,6 +191,10 @@ class Mouth:
         values = np.concatenate([moves[held], np.zeros((len(far), len(BASES), 2))]).reshape(len(centres), -1)
         smoothing = 1e-5 + 4e-3 * max(0.0, abs(self.frame.yaw) - 0.35)
         field = spline(centres, values, at.reshape(-1, 2), smoothing).reshape(*at.shape[:2], len(BASES), 2)
+        cheeks = np.exp(-((at[..., None, :] - local[list(CHEEKS)]) ** 2).sum(axis=-1) / (2 * _CHEEK_REACH**2)).max(
+            axis=-1
+        )
+        field[..., BASES.index("spread"), 1] -= _CHEEK_RISE * cheeks
         chin = float(local[152, 1])
         window = smooth_step(0.52 - np.abs(at[..., 0] - centre), 0.0, 0.1) * smooth_step(at[..., 1], -0.2, -0.1)
         window *= 1 - smooth_step(at[..., 1], chin + 0.14, chin + 0.25)

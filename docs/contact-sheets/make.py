@@ -18,7 +18,7 @@ from lipsync_server.engines.preview.mesh import FaceFrame
 from lipsync_server.engines.preview.options import Options
 from lipsync_server.engines.preview.speech import mouth_track
 from lipsync_server.media.picture.still import load_image
-from lipsync_server.media.sound.speech import load_speech
+from lipsync_server.media.sound.speech import map_speech, write_speech
 from lipsync_server.paths import SAMPLES_DIR
 from PIL import Image
 
@@ -71,8 +71,9 @@ def sheet(portrait: Path, engine: PreviewEngine, landmarker: FaceLandmarker, scr
     picture = load_image(portrait, max_pixels=64_000_000)
     picture = np.ascontiguousarray(picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2])
     options = Options(face_index=FACE_INDEX.get(portrait.stem))
-    speech, duration_s = load_speech(SAMPLES_DIR / "speech.wav", scratch)
-    job = RenderRequest(picture, speech, duration_s, options)
+    file = write_speech(SAMPLES_DIR / "speech.wav", scratch, max_s=60)
+    speech = map_speech(file)
+    job = RenderRequest(picture, speech, file.duration_s, options)
     wanted = moments(mouth_track(speech, job.n_frames))
     shown = [picture]
     start = 0

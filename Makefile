@@ -58,8 +58,8 @@ test-n8n: $(VENV)/.plain node_modules/.test ## the n8n node: its lint, its tests
 docs: $(VENV)/.test ## write the tables in README.md and docs/ anew from the code
 	$(BIN)/python -m lipsync_server.settings_table README.md
 	$(BIN)/python -m lipsync_server.options_table docs/options.md
-	$(BIN)/python -m lipsync_server.bench.infinitetalk.tables docs/performance.md
-	$(BIN)/python -m lipsync_server.bench.infinitetalk.tables docs/performance-h200.md
+	$(BIN)/python -m lipsync_server.bench.tables docs/performance.md
+	$(BIN)/python -m lipsync_server.bench.tables docs/performance-h200.md
 
 IMAGES ?= cpu
 docker-check: ## build and try the CPU image without Docker, or IMAGES="cpu gpu" (root, debootstrap, buildah; minutes)

@@ -14,7 +14,9 @@ from lipsync_server.schema_words import field_lines
 from lipsync_server.weights.manifest import Manifest, Profile, Source, WeightFile, load_manifest
 
 # Cards that people rent, in GiB of memory; one of them is taken by the system and CUDA.
-_CARDS_GIB = (24, 16, 12)
+_CARDS_GIB = {"24 GB (23.5 usable)": 23.5, "22.5 GB (L4, A10)": 22.5, "16 GB": 16.0, "12 GB": 12.0}
+_TAKEN_GIB = 0.8
+"""GPU memory that CUDA and a desktop take before this process."""
 _RESOLUTIONS = {"480p": 640 * 640, "720p": 960 * 960}
 _MODELS: dict[str, type[BaseModel]] = {"source": Source, "file": WeightFile, "profile": Profile}
 
@@ -66,23 +68,44 @@ def lora_table() -> str:
 
 
 def memory_table() -> str:
-    """Host memory for the blocks of InfiniteTalk's transformer that a card has no room for, computed by its plan."""
+    """The plan of InfiniteTalk's transformer for each card: blocks on the card, host memory, the cost of streaming."""
+    from lipsync_server.engines.infinitetalk import roofline
     from lipsync_server.engines.infinitetalk.loading.memory import GIB, plan
+    from lipsync_server.engines.infinitetalk.loading.streaming import PCIE3_X8_BYTES_PER_S, schedule
     from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
+    from lipsync_server.engines.infinitetalk.model.offload import streamed_indices
 
     rows = []
-    for card in _CARDS_GIB:
+    card_4090 = roofline.CARDS["RTX 4090"]
+    forward_s = roofline.forward_s(card_4090, roofline.ATTENTION_SHARE.most, roofline.PRODUCT_SHARE.most)
+    for card, usable_gib in _CARDS_GIB.items():
         for resolution, pixels in _RESOLUTIONS.items():
             made = plan(
                 TransformerConfig(), quant="int8", pixels=pixels, passes=2, compiled=True,
-                free_bytes=(card - 1) * GIB,
+                free_bytes=int((usable_gib - _TAKEN_GIB) * GIB), with_encoders=True,
             )  # fmt: skip
             waiting = made.n_blocks - made.resident_blocks
+            # The block of the smaller video is the one that hides least.
+            block_s = forward_s / made.n_blocks * (1 if pixels == 640 * 640 else 2.25)
+            streamed = schedule(
+                made.n_blocks, streamed_indices(made.n_blocks, made.resident_blocks),
+                block_s=block_s, copy_s=made.block_bytes / PCIE3_X8_BYTES_PER_S,
+            )  # fmt: skip
+            if made.free_bytes is not None and made.least_device_bytes > made.free_bytes:
+                needed = f"refused: needs {made.least_device_bytes / GIB:.1f} GiB to work in"
+                rows.append((f"{card}, {resolution}", needed, "", "", "", "", ""))
+                continue
             rows.append((
-                f"{card} GB, {resolution}", f"{waiting} of {made.n_blocks}", f"{made.waiting_bytes / GIB:.1f} GiB",
+                f"{card}, {resolution}", f"{made.resident_blocks} of {made.n_blocks}",
+                f"{waiting * made.block_bytes / 1e9:.1f} GB", f"{made.waiting_bytes / GIB:.1f} GiB",
                 f"{waiting * made.block_bytes / GIB:.1f} GiB",
+                f"{made.host_bytes / GIB:.1f} GiB", f"{streamed.waited_s:.2f} s",
             ))  # fmt: skip
-    return table(("card and resolution", "blocks that wait", "pinned", "plain"), rows)
+    heads = (
+        "card and resolution", "blocks on the card", "streamed a forward", "pinned", "plain", "host memory in all",
+        "waited for copies a forward, PCIe 3 x8",
+    )  # fmt: skip
+    return table(heads, rows)
 
 
 BLOCKS: dict[str, Callable[[Sequence[str]], str]] = {

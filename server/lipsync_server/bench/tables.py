@@ -12,13 +12,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lipsync_server.bench.infinitetalk.other_cards import TABLES as OTHER_CARDS
 from lipsync_server.bench.infinitetalk.tables import TABLES as INFINITETALK
 from lipsync_server.bench.machine import Machine
 from lipsync_server.bench.sadtalker.tables import TABLES as SADTALKER
+from lipsync_server.card_speeds import read_card_speeds
 from lipsync_server.markdown import Writer, table, with_blocks
 
 Numbers = Mapping[str, Any]
-TABLES: dict[str, Callable[[Numbers, Numbers], str]] = {**INFINITETALK, **SADTALKER}
+TABLES: dict[str, Callable[[Numbers, Numbers], str]] = {**INFINITETALK, **OTHER_CARDS, **SADTALKER}
 _REFERENCE = "reference-h100.json"
 _FILES = re.compile(r"<!-- files: ([^\n]*?) -->")
 _HEADERS = ("machine", "environment")
@@ -56,15 +58,23 @@ def with_tables(document: str, folder: Path) -> str:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """A file's sections, without those that could not be measured on that machine."""
+    """A file's sections, without those that could not be measured on that machine.
+
+    A file of `lipsync bench --share` becomes one entry of the section "shared".
+    """
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if "speeds" in found:
+        return {"shared": [read_card_speeds(path).model_dump(mode="json")]}
     return {name: value for name, value in found.items() if not (isinstance(value, dict) and "missing" in value)}
 
 
 def _merged(runs: Mapping[str, Numbers]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for numbers in runs.values():
+        shared = [*merged.get("shared", []), *numbers.get("shared", [])]
         merged |= numbers
+        if shared:
+            merged["shared"] = shared
     return merged
 
 

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -41,15 +42,28 @@ _SHORT, _LONG = 3, 5
 """Latent frames: enough that every layer of the VAE runs with and without earlier frames."""
 
 
+@dataclass(frozen=True)
+class Launched:
+    """A kernel's machine code with what a launch of it asks for. shared_bytes: of each block of threads."""
+
+    name: str
+    cubin: bytes
+    n_threads: int
+    shared_bytes: int
+
+
 class AbsentGpu:
     """A stand-in for Triton's DriverBase, for a GPU that this machine does not have.
 
-    compiled: the machine code of every kernel that was launched on it, by the kernel's name.
+    compiled: the machine code of every kernel that was launched on it, by the kernel's name. launched: the same with
+    the sizes of a launch.
     """
 
     def __init__(self, capability: int) -> None:
         self._capability = capability
         self.compiled: dict[str, list[Any]] = {}
+        self.launched: list[Launched] = []
+        self._n_threads = 0
         # Triton asks `utils` for the GPU's properties and has it load machine code.
         self.utils = self
 
@@ -82,9 +96,12 @@ class AbsentGpu:
 
     def load_binary(self, name: str, cubin: bytes, shared: int, device: int) -> tuple[str, str, int, int, int]:
         self.compiled.setdefault(name, []).append(cubin)
+        self.launched.append(Launched(name, cubin, self._n_threads, shared))
         return name, name, 0, 0, 1024
 
     def launcher_cls(self, source: Any, metadata: Any) -> Any:
+        """Triton asks for the launcher of a kernel just before it has the kernel loaded."""
+        self._n_threads = 32 * metadata.num_warps
         return lambda *arguments: None
 
 

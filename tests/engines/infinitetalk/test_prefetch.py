@@ -244,12 +244,12 @@ def test_windows_are_prepared_early_only_where_there_is_room_for_both(
     models, need, free = Models(settings), Need("single", True, 640 * 640, 1), FreeBytes()
     monkeypatch.setattr(models._planner, "free_bytes", lambda: free.value)
     # Four cases: no device memory; just enough to keep CLIP there; less; more.
-    for free.value, prepared in ((None, False), (9 * 10**9, False), (6 * 10**9, False), (14 * 10**9, True)):
+    for free.value, prepared in ((None, False), (9 * 10**9, False), (7 * 10**9, False), (14 * 10**9, True)):
         models._release_transformer()
         models.load_transformer(need, lambda stage, done, total: None)
         assert models.encodes_beside(need) is prepared
         assert models._held is not None
-        assert models._held.plan.keep_encoders is (free.value != 6 * 10**9)
+        assert models._held.plan.keep_encoders is (free.value != 7 * 10**9)
     larger = replace(need, pixels=960 * 960)
     models.load_transformer(larger, lambda stage, done, total: None)
     assert not models.encodes_beside(larger)

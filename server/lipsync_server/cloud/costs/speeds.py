@@ -20,16 +20,16 @@ def card_name(gpu: str) -> str:
     """This table's name of a card, from a provider's or driver's name; for an unknown card that name, shortened."""
     known = dict.fromkeys((*TFLOPS_16_BIT, *(speed.card for speed in SPEEDS)))
     short = " ".join(word for word in gpu.replace("_", " ").split() if word.lower() not in ("nvidia", "geforce"))
-    return next((card for card in known if _is_card(card, gpu)), short)
+    return next((card for card in known if is_card(card, gpu)), short)
 
 
 def speeds_of(gpu: str, measured: Sequence[Speed] = ()) -> list[Speed]:
     """Every figure for a card; [] for cards without one (a 4090D is no 4090).
 
     measured: the user's own figures, which replace those of the table for the same card, engine and preset."""
-    own = [speed for speed in measured if _is_card(speed.card, gpu)]
+    own = [speed for speed in measured if is_card(speed.card, gpu)]
     known = {speed.key for speed in own}
-    return [*own, *(speed for speed in SPEEDS if _is_card(speed.card, gpu) and speed.key not in known)]
+    return [*own, *(speed for speed in SPEEDS if is_card(speed.card, gpu) and speed.key not in known)]
 
 
 def expected_speed(gpu: str, row: Row, measured: Sequence[Speed] = ()) -> Speed | None:
@@ -56,7 +56,7 @@ def row_of_profile(manifest: Manifest, profile: str, preset: str) -> Row:
     return row_of_job(engine, preset, options)
 
 
-def _is_card(card: str, gpu: str) -> bool:
+def is_card(card: str, gpu: str) -> bool:
     """Whether `gpu` is the card `card`, and not another card with the same beginning (4090D, 4090 Laptop, 3090 Ti)."""
     name, plain = _plain(card), _plain(gpu)
     return name in plain and not plain.partition(name)[2].startswith(("d", "laptop", "ti", "super"))

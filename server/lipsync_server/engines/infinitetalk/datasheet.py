@@ -6,14 +6,14 @@ FlashTalk is a model of this engine, and has rows of its own. Only the H100's fi
 from collections.abc import Mapping
 
 from lipsync_server.engines.datasheet import DataSheet, HostMemory, Row, Speed, on_every_card, scaled
+from lipsync_server.engines.infinitetalk import roofline
 
 _GIB = 2**30
 _FORWARDS = {"fast": 4, "balanced": 13, "quality": 120}
 """Forwards of the transformer for a window: steps x passes (docs/performance.md)."""
-_FAST_S = {"H100": 3.3, "RTX 4090": 13.0, "RTX 5090": 9.9, "RTX 3090": 30.0, "A100": 10.7, "L40S": 11.7}
+_FAST_S = {"H100": 3.3, **{name: float(f"{roofline.usual(card):.2g}") for name, card in roofline.CARDS.items()}}
 """Seconds of work of the preset `fast`: measured on the H100, from a roofline on the other cards."""
 _MEASURED = "on an H100 SXM with random weights, 2026-11-26, docs/performance.md"
-_ROOFLINE = "roofline of 2026-11-27 for int8 weights at 480p, +-20 to 30 %, never run on this card"
 _WINDOW = "a window of 28 new frames at 448 x 768, 4 steps, H100, random weights, 2026-11-28, docs/flashtalk.md"
 _BY_PARTS = "by its parts, int8: docs/flashtalk.md"
 
@@ -36,7 +36,9 @@ _FLASHTALK_BY_PARTS = (
 def _by_roofline(one: Speed, card: str) -> Speed:
     """The card's roofline figure of `fast`, times the forwards of the preset."""
     if one.preset == "fast":
-        return Speed(card, one.engine, one.preset, _FAST_S[card], "computed", _ROOFLINE)
+        least, most = roofline.fastest(roofline.CARDS[card]), roofline.slowest(roofline.CARDS[card])
+        source = f"roofline, int8 at 480p, {least:.1f} to {most:.1f} likely, never run on this card"
+        return Speed(card, one.engine, one.preset, _FAST_S[card], "computed", source)
     n_forwards, n_fast = _FORWARDS[one.preset], _FORWARDS["fast"]
     seconds = round(_FAST_S[card] * n_forwards / n_fast, 1)
     source = f"the figure of fast x {n_forwards} / {n_fast} forwards"

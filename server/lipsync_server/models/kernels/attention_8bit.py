@@ -119,5 +119,10 @@ def _shared_bytes(eight_bit: bool, tiles: int) -> int:
     return TILE * HEAD_DIM + _STAGES * (TILE * HEAD_DIM + values) + 8 * (1 + 2 * _STAGES) + 4 * tiles + 1024
 
 
+def compiled_form(fp8_values: bool, tiles: int) -> tuple[dict[str, int], int, int]:
+    """The constants, threads and shared bytes with which `attend` launches the kernel over all of `tiles` tiles."""
+    return _constants(fp8_values, _CLUSTER), _THREADS, _shared_bytes(fp8_values, tiles)
+
+
 def _constants(fp8_values: bool, cluster: int) -> dict[str, int]:
     return {"VALUES_8BIT": int(fp8_values), "CLUSTER": cluster}

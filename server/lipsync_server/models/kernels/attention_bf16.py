@@ -16,7 +16,9 @@ _ROWS = 128
 _KEYS = 176
 _STAGES = 2
 _CLUSTER = 2
-_THREADS = 384
+THREADS = 384
+SHARED_BYTES = 2 * HEAD_DIM * (_ROWS + 2 * _STAGES * _KEYS) + 8 * (1 + 4 * _STAGES) + 1024
+"""The tiles, the barriers that guard them, and room to align the tiles."""
 _LOG2_E = 1.4426950408889634
 
 
@@ -30,9 +32,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     (n_queries, heads, _), n_keys = q.shape, k.shape[0]
     out = torch.empty(n_queries, heads, HEAD_DIM, dtype=torch.bfloat16, device=q.device)
     blocks = -(-n_queries // (_ROWS * _CLUSTER)) * _CLUSTER
-    tiles = 2 * HEAD_DIM * (_ROWS + 2 * _STAGES * _KEYS)
     nvrtc.launch(
-        nvrtc.compiled(q.device, "attention_bf16"), (blocks, heads), _THREADS, tiles + 8 * (1 + 4 * _STAGES) + 1024,
+        nvrtc.compiled(q.device, "attention_bf16"), (blocks, heads), THREADS, SHARED_BYTES,
         [hopper.tensor_map(x, HEAD_DIM // 2, rows) for x, rows in ((q, _ROWS), (k, _KEYS), (v, _KEYS))],
         [out], [n_queries, n_keys], HEAD_DIM**-0.5 * _LOG2_E, q.device,
     )  # fmt: skip

@@ -16,7 +16,7 @@ from torch import Tensor
 from lipsync_server.models.kernels import nvrtc
 from lipsync_server.models.kernels.attention_8bit import HEAD_DIM, TILE, Queries, n_tiles
 
-_THREADS = 256
+THREADS = 256
 # As in attention_int8.cu: two stages of shared memory, each with a tile of keys, a tile of values, and their scales.
 SHARED_BYTES = 2 * (2 * TILE * HEAD_DIM + 4 * TILE + 4 * HEAD_DIM)
 _LOG2_E = 1.4426950408889634
@@ -64,7 +64,7 @@ def attend(q: Queries, k: Keys, v: Values, n_keys: int) -> Tensor:
     n_queries, heads, _ = q.data.shape
     out = torch.empty(q.data.shape, dtype=torch.bfloat16, device=q.data.device)
     nvrtc.launch(
-        nvrtc.compiled(out.device, "attention_int8"), (n_tiles(n_queries), heads), _THREADS, SHARED_BYTES,
+        nvrtc.compiled(out.device, "attention_int8"), (n_tiles(n_queries), heads), THREADS, SHARED_BYTES,
         [], [q.data, k.data, v.data, q.scale, k.scale, v.scale, v.centre, out], [n_queries, n_keys, n_tiles(n_keys)],
         HEAD_DIM**-0.5 * _LOG2_E, out.device,
     )  # fmt: skip

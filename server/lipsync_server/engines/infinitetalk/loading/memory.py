@@ -63,6 +63,13 @@ class MemoryPlan:
         return (self.n_blocks - self.resident_blocks) * each
 
     @property
+    def least_device_bytes(self) -> int:
+        """GPU memory that is needed with this plan's resident blocks: weights, buffers of streamed blocks, work."""
+        others = self.weights_bytes - self.n_blocks * self.block_bytes
+        slots = _STREAM_SLOTS if self.resident_blocks < self.n_blocks else 0
+        return others + (self.resident_blocks + slots) * self.block_bytes + self.working_bytes
+
+    @property
     def host_bytes(self) -> int:
         """Host memory that has to be free before the transformer is loaded."""
         return self.waiting_bytes + self.host_fixed_bytes

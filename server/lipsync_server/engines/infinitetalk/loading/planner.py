@@ -22,7 +22,7 @@ from lipsync_server.engines.infinitetalk.loading.single_files import read_config
 from lipsync_server.engines.infinitetalk.lora_choice import LoraFile
 from lipsync_server.engines.infinitetalk.model.sequence_parallel import several_processes
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
-from lipsync_server.errors import HostOutOfMemory
+from lipsync_server.errors import EngineUnavailable, HostOutOfMemory
 from lipsync_server.quantization import EightBit, Quantization
 from lipsync_server.settings import EngineSettings
 
@@ -80,7 +80,8 @@ class MemoryPlanner:
         """The memory plan, and the number format in which the weights are held.
 
         held: the transformer on the device now; its memory counts as free. with_encoders: the encoders are to be loaded
-        too. Raises HostOutOfMemory where no form of the transformer fits into host memory.
+        too. Raises HostOutOfMemory where no form of the transformer fits into host memory, and EngineUnavailable where
+        the GPU has no room to work even with every block in host memory.
         """
         config = read_config(files)
         free = self.free_bytes()
@@ -105,6 +106,7 @@ class MemoryPlanner:
             if wanted == "none" and self._settings.quant == "auto" and self._device.type == "cuda":
                 smaller = self._eight_bit()
                 forms.append((planned(smaller), smaller))
+        _refuse_what_the_gpu_cannot_hold(forms[-1][0])
         # A held transformer has its host memory already, and where it has to be replaced this is asked again.
         return forms[0] if held is not None else self._fitting_the_host(forms)
 
@@ -212,6 +214,18 @@ def _refusal(plan: MemoryPlan, host: HostMemory, n_processes: int) -> str:
         f"InfiniteTalk needs {plan.host_bytes / gib:.1f} GiB of host memory{each} ({parts}), and {host.place} has "
         f"{host.available_bytes / gib:.1f} GiB free of {host.total_bytes / gib:.1f}. Give it more memory, or "
         f"{remedies}. LIPSYNC_CHECK_HOST_MEMORY=false tries it all the same."
+    )
+
+
+def _refuse_what_the_gpu_cannot_hold(plan: MemoryPlan) -> None:
+    """Raise EngineUnavailable where no block stays on the GPU and the rest is still too much."""
+    if plan.free_bytes is None or plan.resident_blocks > 0 or plan.least_device_bytes <= plan.free_bytes:
+        return
+    gib = memory.GIB
+    raise EngineUnavailable(
+        f"InfiniteTalk needs {plan.least_device_bytes / gib:.1f} GiB of the GPU's memory for a video of this size with "
+        f"every block in host memory, and {plan.free_bytes / gib:.1f} GiB are free. Use resolution 480p, or a GPU with "
+        "more memory."
     )
 
 

@@ -157,6 +157,9 @@ class StreamedBlocks:
             finally:
                 if self._cuda:
                     cast(torch.cuda.Event, self._free[slot]).record(torch.cuda.current_stream(self._device))
+            # With an odd number of streamed blocks the last one shares its buffer with the first of the next forward.
+            if self._next[index] != index and self._slot_of[self._next[index]] == slot:
+                self._fetch(self._next[index])
 
     def _fetch(self, index: int) -> None:
         """Start copying a block into its buffer, once the block that used the buffer before has computed."""

@@ -1,0 +1,63 @@
+"""Computes how long a forward takes whose blocks are partly streamed, from the times of a block and of its copy.
+
+The schedule is that of model/offload.py: two buffers on the GPU, copies in order on a stream of their own. A copy
+starts once the copy before it is done and its buffer is free, which it is as soon as the block in it has computed. A
+block starts once its copy is done. So a copy is hidden where the blocks since the copy before it compute longer. Knows
+times and order; moves no bytes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_SLOTS = 2
+_FORWARDS = 3
+PCIE3_X8_BYTES_PER_S = 6e9
+"""What a copy from pinned memory reaches over the slowest bus that cards are rented on; the bus itself has 7.9e9."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One forward in the steady state. copies: indices of the copied blocks in order. waited_s: of it idle."""
+
+    forward_s: float
+    waited_s: float
+    copies: tuple[int, ...]
+
+
+def schedule(n_blocks: int, streamed: Sequence[int], *, block_s: float, copy_s: float) -> Schedule:
+    """The last of three forwards in a row; the first one has nothing prefetched."""
+    slot_of = {index: order % _SLOTS for order, index in enumerate(streamed)}
+    following = dict(zip(streamed, [*streamed[1:], *streamed[:1]], strict=True))
+    holds: list[int | None] = [None] * _SLOTS
+    ready, free = [0.0] * _SLOTS, [0.0] * _SLOTS
+    now = bus = began = waited = 0.0
+    copies: list[int] = []
+
+    def fetch(index: int) -> None:
+        nonlocal bus
+        slot = slot_of[index]
+        if holds[slot] == index:
+            return
+        holds[slot] = index
+        bus = ready[slot] = max(bus, free[slot]) + copy_s
+        copies.append(index)
+
+    for _ in range(_FORWARDS):
+        began, waited = now, 0.0
+        copies.clear()
+        if streamed:
+            fetch(streamed[0])
+        for index in range(n_blocks):
+            if index in slot_of:
+                fetch(index)
+                slot = slot_of[index]
+                waited += max(0.0, ready[slot] - now)
+                now = max(now, ready[slot])
+                if slot_of[following[index]] != slot:
+                    fetch(following[index])
+            now += block_s
+            if index in slot_of:
+                free[slot_of[index]] = now
+                if following[index] != index:
+                    fetch(following[index])
+    return Schedule(now - began, waited, tuple(copies))

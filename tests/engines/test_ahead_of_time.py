@@ -7,6 +7,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import lipsync_server.models
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ triton = pytest.importorskip("triton")
 from lipsync_server.models import ahead_of_time  # noqa: E402 - it imports Triton
 from lipsync_server.models.kernels import fused  # noqa: E402 - it imports Triton
 
+EVERYWHERE = {"_norm", "_gelu", "_sum", "_heads", "_product", "_values", "_norm_silu", "_add", "_double"}
 NOT_BELOW_ADA = {"_tile_spread", "_tile_values", "_row_power", "_tile_int8"}
 
 
@@ -29,8 +31,7 @@ def test_every_triton_kernel_compiles_and_fits_the_shared_memory(capability: int
     """A kernel beyond a card's shared memory raises when it is launched, on an absent GPU too."""
     compiled = ahead_of_time.compile_all(capability).compiled
     assert all(cubin.startswith(b"\x7fELF") for cubins in compiled.values() for cubin in cubins)
-    expected = {"_norm", "_gelu", "_sum", "_heads", "_product", "_values", "_norm_silu", "_add", "_double"}
-    assert compiled.keys() == expected | (NOT_BELOW_ADA if capability == 90 else set())
+    assert compiled.keys() == EVERYWHERE | (NOT_BELOW_ADA if capability == 90 else set())
     assert sum(map(len, compiled.values())) == len(list(cache.glob("*/__grp__*.json")))
     # CUDA 12.8's assembler spills two registers of _norm on data-centre Blackwell, as it does one of our CUDA kernels'.
     allowed = 12 if capability == 100 else 0
@@ -56,3 +57,14 @@ def test_a_card_before_ada_gets_no_fp8_kernel() -> None:
     rows = torch.empty(64, 128, dtype=torch.bfloat16, device="meta")
     with ahead_of_time.absent_gpu(86), pytest.raises(triton.CompilationError, match="fp8e4nv"):
         fused.sum_of(rows, None, "fp8")
+
+
+def test_every_triton_kernel_of_the_project_is_compiled_ahead() -> None:
+    """By its name in the source, so that a new kernel cannot be forgotten."""
+    written = {
+        name
+        for path in Path(lipsync_server.models.__path__[0]).rglob("*.py")
+        for name in re.findall(r"^@triton\.jit\ndef (\w+)\(", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    called_by_others = {"_store", "_rotated"}
+    assert written - called_by_others == EVERYWHERE | NOT_BELOW_ADA

@@ -59,7 +59,7 @@ def passes() -> dict[str, float]:
     """The passes between a block's products, rounded to bf16 and to int8."""
     x, y, gate, multiply, add = normal(N, 96).bfloat16(), normal(N, 96).bfloat16(), *(normal(96) for _ in range(3))
     found = {}
-    for kind in (None, "int8"):
+    for kind in (None, "int8", "fp8"):
         summed, rows = fused.norm(x, y, gate, multiply, add, 1e-6, kind)
         moved = (x.float() + y.float() * gate).bfloat16()
         name = kind or "bf16"
@@ -67,7 +67,8 @@ def passes() -> dict[str, float]:
         found[f"norm {name}"] = error(values_of(rows), layer_norm(moved.float(), multiply, add))
         found[f"sum {name}"] = error(values_of(fused.sum_of(x, y, kind)), x.float() + y.float())
     wanted = torch.nn.functional.gelu(x.float(), approximate="tanh")
-    found["gelu int8"] = error(values_of(fused.gelu(x, "int8")), wanted)
+    for eight_bit in ("int8", "fp8"):
+        found[f"gelu {eight_bit}"] = error(values_of(fused.gelu(x, eight_bit)), wanted)
     return found
 
 
@@ -94,7 +95,14 @@ def attention_inputs() -> dict[str, float]:
     scales = values.scale.transpose(1, 2).repeat_interleave(TILE, dim=2)
     value_values = (by_token.float() * scales)[..., :N].permute(2, 0, 1)
     centred = x.float().view(N, HEADS, DIM) - centre
+    by_tile = fused.keys_int8(x, weight, 1e-6, HEADS, table, centre)
+    tile_scales = by_tile.scale.t().repeat_interleave(TILE, dim=0)[:N, :, None]
+    rounded = fused.values_fp8(x.view(N, HEADS, DIM), centre)
+    fp8_values = torch.empty_like(by_token, dtype=torch.float32)
+    fp8_values[..., order] = rounded.data.float() * rounded.scale[..., None]
     return {
+        "keys int8, scaled by tile": error(by_tile.data.float() * tile_scales, turned - centre),
+        "values fp8": error(fp8_values[..., :N].permute(2, 0, 1), centred),
         "heads bf16": error(fused.heads_bf16(x, weight, 1e-6, HEADS, table), turned),
         "queries int8": error(queries.data.float() * queries.scale.t()[..., None], turned),
         "keys int8": error(key_values, turned - centre),

@@ -5,9 +5,10 @@ innermost loop, and a kernel beyond a card's shared memory does not start there.
 """
 
 import re
+from pathlib import Path
 
 import pytest
-from lipsync_server.models.kernels import attention_8bit, attention_int8, nvrtc
+from lipsync_server.models.kernels import attention_8bit, attention_bf16, attention_int8, nvrtc
 
 # Compute capability -> shared memory that one block of threads can have there, in KiB (CUDA C++ Programming Guide,
 # "Technical Specifications per Compute Capability").
@@ -48,3 +49,19 @@ def test_values_are_stored_in_the_order_of_the_scores() -> None:
     order = [p // 2 % 2 * 8 + p // 4 % 4 * 2 + p % 2 for p in range(16)]
     assert tuple(order) == attention_int8.KEY_ORDER
     assert attention_8bit.TILE % 16 == 0
+
+
+def test_every_cuda_file_is_compiled_by_a_test_here() -> None:
+    """A new kernel has to be added above, or nothing would notice that it does not compile."""
+    files = {path.stem for path in Path(nvrtc.__file__).parent.glob("*.cu")}
+    assert files == {"attention_int8", "attention_bf16", *(name for name, _ in HOPPER_FORMS)}
+    assert {capability.removesuffix("a") for capability in SHARED_KIB} == {"80", "86", "89", "90", "100", "120"}
+
+
+@pytest.mark.parametrize("eight_bit", [False, True])
+def test_hopper_kernels_fit_the_shared_memory(eight_bit: bool) -> None:
+    """At the length of a window at 480p, and at 720p."""
+    for n_tokens in (33_600, 75_600):
+        _, _, shared_bytes = attention_8bit.compiled_form(eight_bit, attention_8bit.n_tiles(n_tokens))
+        assert shared_bytes <= SHARED_KIB["90a"] * 1024
+    assert SHARED_KIB["90a"] * 1024 >= attention_bf16.SHARED_BYTES

@@ -5,8 +5,9 @@ import stat
 
 import pytest
 from call_receiver import CallReceiver
+from lipsync_server.check.quality import Finding, Quality
 from lipsync_server.jobs.delivery.callbacks import sign
-from site_kit import form
+from site_kit import StandInExecutor, form
 
 pytestmark = pytest.mark.usefixtures("quick_repeats")
 HOOK = "/hook"
@@ -26,6 +27,18 @@ async def test_the_end_of_a_job_is_called_back_with_a_signature(start, receiver:
     assert callback["event"] == event
     assert callback["job"]["id"] == job["id"]
     assert callback["job"]["links"]["self"] == f"https://lips.example/base/v1/jobs/{job['id']}"
+
+
+async def test_the_callback_of_a_checked_video_has_its_score_and_findings(start, receiver: CallReceiver):
+    executor = StandInExecutor()
+    executor.quality = Quality(0.42, (Finding("lag", 0.0, 1.5, "The mouth comes late."),), 0.3, 120, 0.5, 1.0, 0.2)
+    site = await start(allow_private_urls=True, public_url="https://lips.example", executor=executor)
+    job = await site.submit(callback_url=url(receiver))
+    called = (await receiver.next(HOOK)).json["job"]
+    quality = called["result"]["quality"]
+    assert quality["score"] == 0.42
+    assert quality["findings"] == [{"name": "lag", "from_s": 0.0, "to_s": 1.5, "sentence": "The mouth comes late."}]
+    assert called["links"]["sheet"] == f"https://lips.example/v1/jobs/{job['id']}/sheet"
 
 
 async def test_a_cancelled_job_is_called_back(start, receiver: CallReceiver):

@@ -21,6 +21,7 @@ import av
 import numpy as np
 from aiohttp import web
 from aiohttp.test_utils import TestClient
+from lipsync_server.check.quality import Quality
 from lipsync_server.errors import Cancelled, DiskFull, NoFace, WorkerCrashed
 from lipsync_server.settings import Settings
 from lipsync_server.workers.base import LoadState, Worker, WorkerInfo
@@ -104,6 +105,7 @@ class StandInWorker:
             render_s=0.1,
             stage_s={"preprocess": 0.02, "generate": 0.05, "encode": 0.03},
             warnings=("The head is turned far to the side.",) if task.ask.prompt == "profile" else (),
+            quality=self.executor.quality,
         )
 
     async def _hold(self) -> None:
@@ -137,6 +139,8 @@ class StandInExecutor:
         nodes = nodes or ("here",) * n_workers
         self._workers = [StandInWorker(self, f"stand-in-{number}", node) for number, node in enumerate(nodes)]
         self.hopeless = False
+        self.quality: Quality | None = None
+        """The result of the check of every video."""
         self.seen: defaultdict[str, list[str]] = defaultdict(list)
 
     async def start(self) -> None:

@@ -168,10 +168,23 @@ async def test_a_broken_address_is_answered_with_its_field(site: Site, address: 
     assert (status, problem["field"]) == (422, field), problem
 
 
-async def test_blanks_around_an_address_do_not_matter(site: Site):
-    status, problem = await post_json(site, {"image_url": " http://127.0.0.1:9/a.png\n", "audio": AUDIO})
+@pytest.mark.parametrize(
+    "before, after", [(" ", "\n"), ("\u200b", ""), ("\ufeff \u00a0", "\u200e\u2060"), ("\t", "\u3000")]
+)
+async def test_blanks_around_an_address_do_not_matter_seen_or_unseen(site: Site, before: str, after: str):
+    url = f"{before}http://127.0.0.1:9/a.png{after}"
+    status, problem = await post_json(site, {"image_url": url, "audio": AUDIO})
     assert status == 422
     assert "not public" in problem["detail"]
+
+
+async def test_a_list_or_an_object_may_be_json_text_inside_json(site: Site):
+    body = {"image": IMAGE, "audio": AUDIO, "options": "{}", "face_box": "0, 0, 8, 8"}
+    status, job = await post_json(site, body)
+    assert status == 202, job
+    for field, text in (("options", "{"), ("options", "[1]"), ("face_box", "1,NaN,2,3")):
+        status, problem = await post_json(site, {**body, field: text})
+        assert (status, problem["field"]) == (422, field), problem
 
 
 @pytest.mark.parametrize("text", ["[object Object]", "data", "undefined", '{"mimeType":"image/png"}'])

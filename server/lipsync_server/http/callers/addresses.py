@@ -4,6 +4,7 @@ URL parsers raise errors of their own on broken text. Only this module calls the
 answered with a sentence that names the field. It opens no connection: fetch.py does.
 """
 
+import string
 from urllib.parse import SplitResult, urlsplit
 
 from yarl import URL
@@ -12,6 +13,8 @@ from lipsync_server.errors import InvalidInput
 from lipsync_server.validation import show
 
 _MAX_CHARACTERS = 8_192
+_BLANKS = string.whitespace + "\u00a0\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
+"""Blanks around an address, with the ones that nobody sees: pages and chats add them when an address is copied."""
 
 
 def checked_url(value: object, field: str) -> str:
@@ -19,7 +22,7 @@ def checked_url(value: object, field: str) -> str:
     wrong = f"{field} cannot be {show(value)}: it has to be an http:// or https:// address"
     if not isinstance(value, str):
         raise InvalidInput(f"{wrong}.", field=field)
-    text = value.strip()
+    text = value.strip(_BLANKS).strip()
     if len(text) > _MAX_CHARACTERS:
         raise InvalidInput(f"{field} is longer than {_MAX_CHARACTERS} characters.", field=field)
     if not text.lower().startswith(("http://", "https://")):

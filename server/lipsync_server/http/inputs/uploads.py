@@ -288,7 +288,11 @@ async def _json(request: web.Request, folder: Path, fields: dict[str, FileField]
             await body.feed(chunk)
         values = body.close()
     # Null means that the field is absent: many clients write every field that they know.
-    form.values = {name: value for name, value in values.items() if value is not None and not _is_blank(name, value)}
+    form.values = {
+        name: _unpacked(name, value)
+        for name, value in values.items()
+        if value is not None and not _is_blank(name, value)
+    }
     for name in fields:
         text = form.values.pop(name, None)
         if name in sinks:
@@ -296,6 +300,11 @@ async def _json(request: web.Request, folder: Path, fields: dict[str, FileField]
         elif text is not None:
             raise InvalidInput(f"{name} cannot be {show(text)}: it has to be a file in base64, as text.", field=name)
     return form
+
+
+def _unpacked(name: str, value: object) -> object:
+    """The value of a field of a JSON body. A list or an object may come as JSON text, as it does in a form."""
+    return _parsed(name, value) if name in _JSON_FIELDS and isinstance(value, str) else value
 
 
 def _is_blank(name: str, value: object) -> bool:

@@ -25,6 +25,7 @@ def write_known_prompts(weights_dir: Path, encoder: Path, embeddings: Mapping[st
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {prompt: embedding.detach().cpu().contiguous() for prompt, embedding in embeddings.items()}
     save_file(tensors, path, metadata={"encoder": encoder.name})
+    path.chmod(0o644)  # safetensors makes files for their owner only, and this one is to be copied
     return path
 
 

@@ -213,10 +213,13 @@ def embed(weights_dir: WeightsDir = None) -> None:
     """Write the default prompt's embedding into one small file, which spares a new machine the text encoder's wait."""
     with console.errors_as_sentences():
         settings = console.settings_from({"weights_dir": weights_dir})
-        from lipsync_server.engines.infinitetalk.loading.embed import embed_default_prompts
+        from lipsync_server.engines.model_files import prompt_embedders
 
-        path = embed_default_prompts(settings)
-        typer.echo(f"{path}\nCopy it to the folder `prompts` of another machine's weights folder, or of the project.")
+        for embed_prompts in prompt_embedders().values():
+            path = embed_prompts(settings)
+            typer.echo(
+                f"{path}\nCopy it to the folder `prompts` of another machine's weights folder, or of the project."
+            )
 
 
 @group.command()

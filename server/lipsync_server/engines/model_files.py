@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from lipsync_server.engines.registry import ENGINES, Registry
+from lipsync_server.settings import EngineSettings
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,15 @@ def scanners(registry: Registry = ENGINES) -> dict[str, Scanner]:
         name: cast("Scanner", module.scan)
         for name in registry.entries
         if (module := registry.optional_module(name, "model_files")) is not None and hasattr(module, "scan")
+    }
+
+
+def prompt_embedders(registry: Registry = ENGINES) -> dict[str, Callable[[EngineSettings], Path]]:
+    """The function that writes the embeddings of an engine's default prompts, by engine, for engines that have one."""
+    return {
+        name: cast("Callable[[EngineSettings], Path]", module.embed_prompts)
+        for name in registry.entries
+        if (module := registry.optional_module(name, "model_files")) is not None and hasattr(module, "embed_prompts")
     }
 
 

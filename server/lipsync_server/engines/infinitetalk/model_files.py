@@ -10,6 +10,7 @@ from lipsync_server.engines.infinitetalk.files.places import CONVERTED, FLASHTAL
 from lipsync_server.engines.infinitetalk.files.scan import scan as scan
 from lipsync_server.engines.model_files import Conversion
 from lipsync_server.quantization import EightBit
+from lipsync_server.settings import EngineSettings
 
 
 def _convert_flashtalk(weights_dir: Path, number_format: str) -> Path:
@@ -17,6 +18,13 @@ def _convert_flashtalk(weights_dir: Path, number_format: str) -> Path:
 
     folder = weights_dir / FLASHTALK_FOLDER
     return convert(folder, folder / CONVERTED.format(kind=number_format), cast("EightBit", number_format))
+
+
+def embed_prompts(settings: EngineSettings) -> Path:
+    """Write the embeddings of the default prompts into one file; returns its path. Raises WeightsError."""
+    from lipsync_server.engines.infinitetalk.loading.embed import embed_default_prompts
+
+    return embed_default_prompts(settings)
 
 
 CONVERSIONS = (Conversion("flashtalk", ("int8", "fp8"), _convert_flashtalk),)

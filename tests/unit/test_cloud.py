@@ -179,8 +179,8 @@ async def test_the_command_line_rents_waits_shows_stops_and_destroys(api):
         status, said = await lipsync(api, "cloud", *verb, "--provider", "vast", "5")
         assert status == 0, said
     status, said = await lipsync(api, "cloud", "offers", "--provider", "vast", "--gpu", "4090")
-    # 40 s x 42.2 / 3600 x 0.40
-    assert "$0.188" in said, said
+    # 40 s x 29.9 / 3600 x 0.40
+    assert "$0.133" in said, said
     assert "computed" in said
     status, said = await lipsync(api, "cloud", "up", "--provider", "vast", "1", LIPSYNC_IMAGE="")
     assert (status, "--from-source" in said) == (2, True)
@@ -238,8 +238,8 @@ def test_offers_are_ranked_by_the_first_video_and_small_hosts_come_last():
     row = Row("infinitetalk", "balanced")
     found = ranked([small, slow, shaky, fast], weights_bytes=31.9e9, seconds=40, row=row, least_host_memory_gb=24)
     assert [one.offer.offer_id for one in found] == ["fast", "shaky", "slow", "small"]
-    # (5.43 + 31.9) GB x 8 / 900 Mbit/s = 332 s; + 240 s + 40 x 42.2 s = 2,260 s
-    assert found[0].minutes == pytest.approx(37.7, abs=0.1)
+    # (5.43 + 31.9) GB x 8 / 900 Mbit/s = 332 s; + 240 s + 40 x 29.9 s = 1,768 s
+    assert found[0].minutes == pytest.approx(29.5, abs=0.1)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from diffusers import AutoencoderKLWan
 from infinitetalk_golden import CPU, FILES, error, golden, golden_path, meets
 from lipsync_server.models.wan_vae import ops
 from lipsync_server.models.wan_vae.layers import PairedConv
-from lipsync_server.models.wan_vae.network import WanNetwork
 from lipsync_server.models.wan_vae.vae import Options, WanVae, build, official_name
 from lipsync_server.random_models.networks import randomise
 from torch import Tensor, nn
@@ -30,7 +29,7 @@ def _no_gradients():
         yield
 
 
-def _network(base_dim: int, *, device: torch.device = CPU, dtype: torch.dtype = torch.float32) -> WanNetwork:
+def _network(base_dim: int, *, device: torch.device = CPU, dtype: torch.dtype = torch.float32) -> AutoencoderKLWan:
     """Random weights, biases and gains included."""
     network = build(base_dim)
     randomise(network, device=device, dtype=dtype)
@@ -67,8 +66,7 @@ def test_latents_and_pixels_are_golden(name: str, way: str) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_streaming_equals_diffusers_whole_video(way: str, channels_last: bool) -> None:
     """In every way of computing, in the CPU's and in the GPU's memory order."""
-    plain = AutoencoderKLWan(base_dim=8)
-    plain.load_state_dict(_network(8).state_dict())
+    plain = _network(8)
     options: Options = {**WAYS[way], "channels_last": channels_last}
     ours = WanVae(_network(8), CPU, torch.float32, **options)
     video = _video(13, 32, 48)
@@ -83,7 +81,8 @@ def test_streaming_equals_diffusers_whole_video(way: str, channels_last: bool) -
 
 @pytest.mark.parametrize("width", [6, 7])
 def test_pairs_of_columns_make_the_same_convolution(width: int) -> None:
-    conv = nn.Conv3d(32, 5, 3, padding=1)
+    conv = nn.Conv3d(32, 5, 3)
+    object.__setattr__(conv, "_padding", (1, 1, 1, 1, 2, 0))
     assert PairedConv.suits(conv)
     paired = PairedConv(conv)
     frames = F.pad(torch.randn(1, 32, 3, 4, width), (1, 1))
@@ -98,13 +97,6 @@ def test_a_picture_followed_by_grey_needs_only_what_the_picture_determines(n_lat
     picture = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(2)) * 2 - 1
     whole = vae.encode(torch.cat([picture[:, None], torch.zeros(3, 4 * (n_latents - 1), 32, 32)], 1))
     assert error(vae.encode_picture(picture, n_latents), whole) < 1e-6
-
-
-def test_names_shapes_and_their_order_are_diffusers() -> None:
-    with torch.device("meta"):
-        theirs = AutoencoderKLWan(base_dim=8)
-    shapes = [[(name, t.shape) for name, t in model.state_dict().items()] for model in (build(8), theirs)]
-    assert shapes[0] == shapes[1]
 
 
 def test_every_name_maps_to_another_official_one() -> None:

@@ -1,10 +1,13 @@
-"""The Wan VAE's layers for a video in pieces: the weights of network.py with few passes over memory.
+"""The Wan VAE's layers for a video in pieces: diffusers' weights with fewer passes over memory.
 
-A layer is called as layer(x, feat_cache, feat_idx), with x (1, C, T, H, W). The cache is a list with an entry for each
-causal convolution: the last two frames of its input, in the order in which the layers run. A convolution may let the
-next fused pass add its bias (`deferred`). Knows nothing of an engine.
+diffusers calls a layer as layer(x, feat_cache=..., feat_idx=...), with x (1, C, T, H, W). The cache is a list with an
+entry for each causal convolution: the last two frames of its input, in the order in which the layers run. The layers
+here have the same call, so that diffusers' middle and up blocks run them unchanged; each layer has its own cache entry.
+A convolution may let the next fused pass add its bias (`deferred`). Knows diffusers' module names, nothing of an
+engine.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -12,14 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lipsync_server.models.wan_vae import network
 from lipsync_server.models.wan_vae.ops import FRAMES_BEFORE, Ops, extend
 
 History = list[Tensor | None]
+_BEFORE, _TOP, _LEFT = 4, 2, 0
+"""Indices of diffusers' `_padding`: (left, right, top, bottom, before, after)."""
 
 
 class CausalConv(nn.Module):
-    """A convolution over time and space whose input contains all frames that it reads, with the earlier ones.
+    """A WanCausalConv3d whose input contains all frames that it reads, with the earlier ones.
 
     edge: columns of zeros that the input needs left and right. deferred: the bias (C,) float32 that the next layer has
     to add; None if this layer adds it.
@@ -35,8 +39,8 @@ class CausalConv(nn.Module):
         self.bias = None if defer_bias else _constant(bias)
         self.deferred: Tensor | None
         self.register_buffer("deferred", bias.float() if defer_bias else None)
-        _, top, left = cast("tuple[int, int, int]", conv.padding)
-        self.stride, self.padding = conv.stride, (0, top, left)
+        padding = cast("tuple[int, ...]", conv._padding)
+        self.stride, self.padding = conv.stride, (0, padding[_TOP], padding[_LEFT])
 
     def forward(self, frames: Tensor) -> Tensor:
         """frames (1, C, 2 + T, H, W), history first -> (1, C', T, H, W) in the weights' type."""
@@ -131,10 +135,12 @@ class Ways:
 class NormConv(nn.Module):
     """RMS norm over channels, SiLU, convolution. bias: the deferred bias (C,) float32 of the previous layer."""
 
-    def __init__(self, norm: network.RMSNorm, conv: nn.Conv3d, ways: Ways, bias: Tensor | None = None) -> None:
+    def __init__(self, norm: nn.Module, conv: nn.Conv3d, ways: Ways, bias: Tensor | None = None) -> None:
         super().__init__()
+        gamma = cast(Tensor, norm.gamma)
+        scale = cast(float, norm.scale)
         self.gamma: Tensor
-        self.register_buffer("gamma", norm.gamma.detach().float().flatten() * norm.scale)
+        self.register_buffer("gamma", gamma.detach().float().flatten() * scale)
         self.before: Tensor | None
         self.register_buffer("before", bias)
         self.conv = ways.conv(conv)
@@ -170,7 +176,7 @@ class Head(nn.Module):
 
     n_remembered = 2
 
-    def __init__(self, norm: network.RMSNorm, conv: nn.Conv3d, ways: Ways) -> None:
+    def __init__(self, norm: nn.Module, conv: nn.Conv3d, ways: Ways) -> None:
         super().__init__()
         self.last = NormConv(norm, conv, ways)
 
@@ -182,14 +188,15 @@ class Head(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Norm, convolution, norm, convolution, beside a shortcut."""
+    """diffusers' WanResidualBlock."""
 
     n_remembered = 4
 
-    def __init__(self, block: network.ResidualBlock, ways: Ways) -> None:
+    def __init__(self, block: nn.Module, ways: Ways) -> None:
         super().__init__()
-        self.first = NormConv(block.norm1, block.conv1, ways)
-        self.second = NormConv(block.norm2, block.conv2, ways, self.first.conv.deferred)
+        first, second = cast(nn.Conv3d, block.conv1), cast(nn.Conv3d, block.conv2)
+        self.first = NormConv(cast(nn.Module, block.norm1), first, ways)
+        self.second = NormConv(cast(nn.Module, block.norm2), second, ways, self.first.conv.deferred)
         shortcut = block.conv_shortcut
         self.shortcut = ways.conv(shortcut) if isinstance(shortcut, nn.Conv3d) else None
         bias = self.second.conv.deferred
@@ -207,11 +214,11 @@ class ResidualBlock(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the height and width; with a time convolution twice the frames after the first."""
+    """diffusers' WanResample upwards: twice the pixels; with a time convolution twice the frames after the first."""
 
-    def __init__(self, block: network.Resample, ways: Ways) -> None:
+    def __init__(self, block: nn.Module, ways: Ways) -> None:
         super().__init__()
-        self.conv = block.resample[1]
+        self.conv = cast(nn.Conv2d, cast(nn.Sequential, block.resample)[1])
         time_conv = getattr(block, "time_conv", None)
         self.time_conv = ways.conv(time_conv) if time_conv is not None else None
         self._ops = ways.ops
@@ -233,11 +240,11 @@ class Upsample(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the height and width; with a time convolution half the frames after the first."""
+    """diffusers' WanResample downwards: half the pixels; with a time convolution half the frames after the first."""
 
-    def __init__(self, block: network.Resample, ways: Ways) -> None:
+    def __init__(self, block: nn.Module, ways: Ways) -> None:
         super().__init__()
-        self.spatial = block.resample
+        self.spatial = cast(nn.Module, block.resample)
         time_conv = getattr(block, "time_conv", None)
         self.time_conv = ways.conv_with_bias(time_conv) if time_conv is not None else None
         self.halves_time = self.time_conv is not None
@@ -254,18 +261,22 @@ class Downsample(nn.Module):
         return out
 
 
-def streaming(side: network.Encoder | network.Decoder, ways: Ways) -> nn.ModuleList:
-    """The layers of one side in order. The classes above replace its modules in place."""
+def streaming(side: nn.Module, ways: Ways) -> nn.ModuleList:
+    """The layers of a WanEncoder3d or WanDecoder3d in order. The classes above replace its modules in place."""
+    kinds: dict[str, Callable[[nn.Module, Ways], nn.Module]] = {
+        "WanResidualBlock": ResidualBlock,
+        "WanResample": _resample,
+    }
     for parent in list(side.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, network.ResidualBlock):
-                setattr(parent, name, ResidualBlock(child, ways))
-            elif isinstance(child, network.Resample):
-                setattr(parent, name, _resample(child, ways))
-    first, head = FirstConv(side.conv_in, ways), Head(side.norm_out, side.conv_out, ways)
-    if isinstance(side, network.Encoder):
-        return nn.ModuleList([first, *side.down_blocks, side.mid_block, head])
-    return nn.ModuleList([first, side.mid_block, *side.up_blocks, head])
+            if type(child).__name__ in kinds:
+                setattr(parent, name, kinds[type(child).__name__](child, ways))
+    blocks = cast(nn.ModuleList, getattr(side, "down_blocks", None) or side.up_blocks)
+    first = FirstConv(cast(nn.Conv3d, side.conv_in), ways)
+    head = Head(cast(nn.Module, side.norm_out), cast(nn.Conv3d, side.conv_out), ways)
+    middle = side.mid_block
+    inner = [*blocks, middle] if hasattr(side, "down_blocks") else [middle, *blocks]
+    return nn.ModuleList([first, *inner, head])
 
 
 def order_channels_last(model: nn.Module) -> None:
@@ -277,8 +288,8 @@ def order_channels_last(model: nn.Module) -> None:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
-def _resample(block: network.Resample, ways: Ways) -> nn.Module:
-    return Upsample(block, ways) if block.mode.startswith("up") else Downsample(block, ways)
+def _resample(block: nn.Module, ways: Ways) -> nn.Module:
+    return Upsample(block, ways) if str(block.mode).startswith("up") else Downsample(block, ways)
 
 
 def _on_pictures(layer: nn.Module, x: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ causally: a latent frame depends on frames up to its own and never on later ones
 
 So a convolution needs only the last two frames of its input from the previous piece, and the decoder can work on one
 latent frame at a time. To encode "the picture, then grey frames", most grey frames need no computation: as soon as all
-inputs that a layer remembers are the same grey, its output repeats. Files have the official names or diffusers', which
-network.py has. Knows no sampler.
+inputs that a layer remembers are the same grey, its output repeats. The networks are diffusers' AutoencoderKLWan with
+the official file's names. Knows no sampler.
 """
 
 import functools
@@ -21,17 +21,16 @@ from pathlib import Path
 from typing import TypedDict, Unpack
 
 import torch
+from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
 from lipsync_server.models.tensor_files import into_modules
 from lipsync_server.models.tensor_files.named import open_tensors
 from lipsync_server.models.wan_vae import ops
 from lipsync_server.models.wan_vae.layers import Ways, order_channels_last, streaming
-from lipsync_server.models.wan_vae.network import LATENT_CHANNELS, LATENTS_MEAN, LATENTS_STD, WanNetwork
 from lipsync_server.models.wan_vae.ops import Ops
 
-__all__ = ["LATENT_CHANNELS", "WanVae", "build", "official_name", "published_name"]
-
+LATENT_CHANNELS = 16
 FRAMES_PER_LATENT = 4
 # Module names inside diffusers' residual block and inside the official one.
 _RESIDUAL = {"norm1": "residual.0", "conv1": "residual.2", "norm2": "residual.3", "conv2": "residual.6"}
@@ -42,7 +41,7 @@ _BLOCKS_PER_LEVEL = 4
 
 
 def official_name(name: str) -> str:
-    """Name in diffusers' form -> name in Wan2.1_VAE.pth."""
+    """Name in AutoencoderKLWan -> name in Wan2.1_VAE.pth."""
     side, *rest = name.split(".")
     if side in ("quant_conv", "post_quant_conv"):
         return ".".join(("conv1" if side == "quant_conv" else "conv2", *rest))
@@ -75,10 +74,10 @@ def published_name(name: str) -> str:
     return _of_diffusers().get(bare, bare)
 
 
-def build(base_dim: int = 96) -> WanNetwork:
+def build(base_dim: int = 96) -> AutoencoderKLWan:
     """The published architecture on the meta device; `base_dim` is 96 in the published file."""
     with torch.device("meta"):
-        return WanNetwork(base_dim)
+        return AutoencoderKLWan(base_dim=base_dim)
 
 
 class Options(TypedDict, total=False):
@@ -123,11 +122,14 @@ class _Stage:
 class WanVae:
     """The VAE on one device. Latents are float32 (16, T, h, w), normalised; pixels are (3, F, H, W) in [-1, 1]."""
 
-    def __init__(self, model: WanNetwork, device: torch.device, dtype: torch.dtype, **options: Unpack[Options]) -> None:
-        """Split the network into a list of streaming layers for each direction. options: `Options`."""
+    def __init__(
+        self, model: AutoencoderKLWan, device: torch.device, dtype: torch.dtype, **options: Unpack[Options]
+    ) -> None:
+        """Split diffusers' model into a list of streaming layers for each direction. options: `Options`."""
         self.device, self.dtype = device, dtype
-        self._mean = torch.tensor(LATENTS_MEAN, device=device).view(-1, 1, 1, 1)
-        self._std = torch.tensor(LATENTS_STD, device=device).view(-1, 1, 1, 1)
+        mean, std = model.config.latents_mean, model.config.latents_std
+        self._mean = torch.tensor(mean, device=device).view(-1, 1, 1, 1)
+        self._std = torch.tensor(std, device=device).view(-1, 1, 1, 1)
         self._channels_last = options.get("channels_last", device.type == "cuda")
         if self._channels_last:
             order_channels_last(model)

@@ -21,6 +21,12 @@ const ON_A_PAGE = 100;
 const MOST_AT_ONCE = 10;
 const LONGEST_LOOK_MS = 120_000;
 
+/**
+ * The polls that run now, by workflow and node. n8n starts a poll although the one before still downloads a video; with
+ * the same memory, both would report the same job.
+ */
+const underWay = new Set<string>();
+
 /** Starts a workflow for every job that has ended, however it was started: by n8n, the web page or curl. */
 export class LipsyncTrigger implements INodeType {
 	description: INodeTypeDescription = {
@@ -46,9 +52,13 @@ export class LipsyncTrigger implements INodeType {
 	async poll(this: IPollFunctions): Promise<INodeExecutionData[][] | null> {
 		const server = byCredential(this);
 		const wanted = wantedOf(this);
-		const memory = this.getWorkflowStaticData('node') as unknown as Partial<Memory>;
+		const isTest = this.getMode() === 'manual';
+		const place = `${this.getWorkflow().id} ${this.getNode().id}`;
+		if (!isTest && underWay.has(place)) return null;
+		if (!isTest) underWay.add(place);
 		try {
-			if (this.getMode() === 'manual') return [await example(server, wanted)];
+			if (isTest) return [await example(server, wanted)];
+			const memory = this.getWorkflowStaticData('node') as unknown as Partial<Memory>;
 			const began = Date.now();
 			const isFirst = memory.known === undefined;
 			const before: Memory = { ...EMPTY, ...memory };
@@ -68,6 +78,8 @@ export class LipsyncTrigger implements INodeType {
 			return items.length > 0 ? [items] : null;
 		} catch (error) {
 			throw asNodeError(this, error);
+		} finally {
+			if (!isTest) underWay.delete(place);
 		}
 	}
 }

@@ -3,10 +3,11 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { after, before, describe, it } from 'node:test';
 
-import { example, sendForm } from './example.mjs';
+import { example, sendForm, sendPair } from './example.mjs';
 import { ModelStandIn } from './model.mjs';
 import { output } from './execution.mjs';
 import { eventually } from './places.mjs';
+import { SmtpStandIn } from './smtp.mjs';
 import type { Stage } from './stage.mjs';
 import { TelegramStandIn } from './telegram.mjs';
 
@@ -127,6 +128,35 @@ export function exampleCases(stage: () => Stage): void {
 			const text = (await n8n.binary(report.binary?.data)).toString();
 			assert.equal(text.trim().split('\n').length, N_ROWS + 1, text);
 			assert.equal(report.binary?.data.fileName, 'report.csv');
+		});
+
+		it('keeps the inputs of a video that failed, and mails the reason and the next step', async () => {
+			const { n8n, google } = stage();
+			const mail = await SmtpStandIn.start();
+			try {
+				const data = { host: '127.0.0.1', port: mail.port, secure: false, disableStartTls: true };
+				const smtp = await n8n.saveCredential('mail', 'smtp', { user: '', password: '', ...data });
+				const drive = { googleApi: { id: 'google', name: 'Google' } };
+				const accounts = { '.googleDrive': drive, '.emailSend': { smtp } };
+				const flow = await n8n.save(example('8-error-branch.json', [], accounts));
+				google.forget();
+				await sendPair(stage(), flow, Buffer.from('this is no picture'));
+				const text = await eventually('the mail', () => mail.mails[0]);
+				// Quoted-printable folds long lines.
+				const words = text.replaceAll('=\n', '');
+				assert.match(words, /picture/);
+				assert.match(words, /which field holds the picture/);
+				const names = google.uploads.map(({ name }) => name.replace(/^failed-[\d-]+-/, 'failed-'));
+				assert.deepEqual(names.sort(), ['failed-me.jpg', 'failed-me.wav']);
+				google.forget();
+				await sendPair(stage(), flow);
+				await eventually('the video', () =>
+					google.uploads.find(({ name }) => name === 'me-lipsync.mp4'),
+				);
+				assert.equal(mail.mails.length, 1);
+			} finally {
+				mail.stop();
+			}
 		});
 
 		it('lets an agent make a video in a chat, and answer with the link', async () => {

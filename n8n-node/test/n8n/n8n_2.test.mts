@@ -96,7 +96,7 @@ describe('the node in n8n 2.x', { timeout: 3_600_000 }, () => {
 		assert.ok(!before.some((each) => each.id === job.id));
 		await server.stop('SIGKILL');
 		await server.start();
-		const run = await n8n.ended(id, 300);
+		const run = await n8n.ended(id);
 		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
 		const [item] = output(run, 'Lipsync');
 		assert.equal(item.json.job_id, job.id);
@@ -122,7 +122,7 @@ describe('the node in n8n 2.x', { timeout: 3_600_000 }, () => {
 		);
 		await n8n.stop('SIGKILL');
 		await n8n.start();
-		const run = await n8n.ended(id, 300);
+		const run = await n8n.ended(id);
 		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
 		const [item] = output(run, 'Download');
 		assert.equal(item.binary?.data.fileName, 'later.mp4');

@@ -39,7 +39,7 @@ export function parkedCases(stage: () => Stage): void {
 		await n8n.stop('SIGKILL');
 		await n8n.start();
 		assert.equal((await n8n.execution(id)).status, 'waiting', 'a restart wakes nothing');
-		const run = await n8n.ended(id, 300);
+		const run = await n8n.ended(id);
 		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
 		const [item] = output(run, 'Next');
 		assert.equal(item.json.job_id, job.id);
@@ -55,7 +55,7 @@ export function parkedCases(stage: () => Stage): void {
 		await waiting(id);
 		const job = await running();
 		await server.fetch(`/v1/jobs/${job.id}`, { method: 'DELETE' });
-		const run = await n8n.ended(id, 120);
+		const run = await n8n.ended(id);
 		assert.equal(output(run, 'Lipsync', 0).length, 0);
 		const [bad] = output(run, 'Lipsync', 1);
 		assert.match(String(bad.json.error), /was cancelled/);

@@ -37,14 +37,10 @@ export function webhookCases(stage: () => Stage): void {
 	const seen = async (flow: Workflow) =>
 		(await stage().n8n.executionsOf(flow)).flatMap((run) => output(run, 'Next'));
 	const allOf = async (flow: Workflow, ids: string[]) =>
-		await eventually(
-			'the videos',
-			async () => {
-				const items = await seen(flow);
-				return ids.every((id) => items.some(({ json }) => json.job_id === id)) ? items : undefined;
-			},
-			120,
-		);
+		await eventually('the videos', async () => {
+			const items = await seen(flow);
+			return ids.every((id) => items.some(({ json }) => json.job_id === id)) ? items : undefined;
+		});
 
 	it('is called by the server for every job, once, over restarts of both sides', async () => {
 		const { n8n, server } = stage();

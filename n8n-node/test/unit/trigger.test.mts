@@ -2,9 +2,13 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
+import type { IPollFunctions } from 'n8n-workflow';
+
+import { LipsyncTrigger } from '../../nodes/Lipsync/LipsyncTrigger.node.js';
 import type { Job, JobState } from '../../nodes/Lipsync/api/types.js';
 import { EMPTY, lookForNews, remember, type Memory } from '../../nodes/Lipsync/jobs/news.js';
-import { job } from './scripted.mjs';
+import { makeContext } from './context.mjs';
+import { job, json, serve } from './scripted.mjs';
 
 /** A server's jobs by ID, listed newest first in pages of two. */
 class Jobs {
@@ -82,4 +86,51 @@ describe('the memory of the trigger', () => {
 		jobs.set(id(6000), 'succeeded');
 		assert.deepEqual((await news(jobs, first.memory)).ids, [id(6000)]);
 	});
+});
+
+describe('the polls of the trigger', () => {
+	it(
+		'report a job once, although n8n starts the next poll while the video is still fetched',
+		{ timeout: 20_000 },
+		async (t) => {
+			const jobs: object[] = [];
+			let fetchBegins = () => {};
+			const fetching = new Promise<void>((resolve) => (fetchBegins = resolve));
+			let letGo = () => {};
+			const free = new Promise<void>((resolve) => (letGo = resolve));
+			const server = await serve(t, (asked, response) => {
+				if (asked.path.endsWith('/video')) {
+					fetchBegins();
+					void free.then(() =>
+						response.writeHead(200, { 'Content-Type': 'video/mp4' }).end('ftyp this is the video'),
+					);
+				} else if (asked.path.endsWith('/collected')) json(response, 200, job('a', 'succeeded'));
+				else json(response, 200, { jobs, next: null });
+			});
+			const memory = {};
+			const fields = {
+				events: ['succeeded'],
+				qualityBar: 0.5,
+				options: {},
+				simplify: true,
+				downloadVideo: true,
+			};
+			const context = Object.assign(makeContext({ baseUrl: server.url, parameters: fields }), {
+				getMode: () => 'trigger',
+				getWorkflowStaticData: () => memory,
+			}) as unknown as IPollFunctions;
+			const poll = async () => await new LipsyncTrigger().poll.call(context);
+			assert.equal(await poll(), null, 'jobs from before the first poll start nothing');
+			jobs.push(job('a', 'succeeded'));
+			const slow = poll();
+			await fetching;
+			assert.equal(await poll(), null, 'the job is in the hands of the poll before');
+			letGo();
+			assert.deepEqual(
+				(await slow)?.[0].map(({ json: said }) => said.job_id),
+				['a'],
+			);
+			assert.equal(await poll(), null);
+		},
+	);
 });

@@ -21,7 +21,7 @@ from lipsync_server.engines.preview.mouth import MouthPose
 from lipsync_server.engines.preview.puppet import Pose, Puppet
 from lipsync_server.errors import Cancelled, NoFace
 from preview_kit import hum, render, request
-from sample_pictures import shared_picture
+from sample_pictures import present, sample_picture
 
 STILL = np.zeros(len(head.BASES), np.float32)
 SHUT_BELOW = 0.005
@@ -131,14 +131,16 @@ def test_memory_does_not_grow_with_the_sound(engine: PreviewEngine, small_portra
 # --- the mouth ----------------------------------------------------------------------------------------------------
 
 # The shipped portrait smiles with parted lips; happy.png has shut ones, full_body_1.png a tilted head and parted lips.
-PORTRAITS = ["portrait", "happy.png", "full4.jpeg", "full_body_1.png", "art_6.png", "people_0.png"]
+PORTRAITS = present(
+    "portrait.jpg", "glasses.jpg", "happy.png", "full4.jpeg", "full_body_1.png", "art_6.png", "people_0.png"
+)
 
 
 @pytest.mark.parametrize("name", PORTRAITS)
 def test_the_mouth_opens_as_far_as_told_and_shuts_even_when_the_portrait_s_lips_are_parted(
-    landmarker: FaceLandmarker, portrait: Frames, name: str
+    landmarker: FaceLandmarker, name: str
 ) -> None:
-    picture = portrait if name == "portrait" else shared_picture(name)
+    picture = sample_picture(name)
     face = max(landmarker.detect(picture), key=lambda f: f.area)
     puppet = Puppet(picture, face)
     calibration = calibrate(puppet, landmarker, face)
@@ -284,7 +286,7 @@ def test_a_picture_without_a_face_is_refused(engine: PreviewEngine) -> None:
 
 def test_a_strong_profile_gets_a_warning(engine: PreviewEngine) -> None:
     recorder = RecordingContext()
-    frames = render(engine, request(shared_picture("infinitetalk_single.jpg"), 0.2), recorder)
+    frames = render(engine, request(sample_picture("child.jpg"), 0.2, face_index=0), recorder)
     assert len(frames) == 5
     assert len(recorder.warnings) == 1 and "from the side" in recorder.warnings[0]
 

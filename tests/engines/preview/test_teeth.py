@@ -10,7 +10,7 @@ from lipsync_server.engines.preview.mesh import FaceFrame
 from lipsync_server.engines.preview.mouth import MouthPose
 from lipsync_server.engines.preview.puppet import Pose, Puppet
 from lipsync_server.engines.preview.teeth import Light, Style
-from sample_pictures import shared_picture
+from sample_pictures import sample_picture
 
 INNER_LIPS = [78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 415, 310, 311, 312, 13, 82, 81, 80, 191]
 
@@ -40,7 +40,7 @@ def test_teeth_are_dimmer_in_a_dimmer_picture(landmarker: FaceLandmarker, portra
 
 
 def test_a_soft_picture_gets_soft_teeth_and_a_lined_face_worn_ones(landmarker: FaceLandmarker) -> None:
-    old, young = shared_picture("art_0.png"), shared_picture("people_0.png")
+    old, young = sample_picture("glasses.jpg"), sample_picture("young-man.jpg")
 
     def style(picture: Frames) -> Style:
         face = max(landmarker.detect(picture), key=lambda f: f.area)
@@ -54,7 +54,7 @@ def test_a_soft_picture_gets_soft_teeth_and_a_lined_face_worn_ones(landmarker: F
 
 
 def test_an_open_vowel_shows_a_tongue_behind_the_teeth(landmarker: FaceLandmarker) -> None:
-    picture = shared_picture("people_0.png")
+    picture = sample_picture("portrait.jpg")
     face = max(landmarker.detect(picture), key=lambda f: f.area)
     frame = picture.copy()
     still = np.zeros(len(head.BASES), np.float32)

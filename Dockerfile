@@ -36,7 +36,7 @@ CMD ["serve"]
 # The list of packages for pip. Its text changes only with a requirement, not with other lines of pyproject.toml.
 FROM base AS requirements
 COPY pyproject.toml docker/requirements.py ./
-RUN python3 requirements.py s3 speech > /opt/cpu.txt && python3 requirements.py gpu ray s3 speech > /opt/gpu.txt
+RUN python3 requirements.py s3 > /opt/cpu.txt && python3 requirements.py gpu ray s3 speech > /opt/gpu.txt
 
 # The build stage of both images: a Python environment, and the tools beside it.
 FROM base AS build

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Literal
 
-Extra = Literal["models", "gpu", "s3", "ray", "enhance"]
+Extra = Literal["models", "gpu", "s3", "ray", "enhance", "speech"]
 
 
 def missing_packages(names: Sequence[str]) -> list[str]:

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Final
 
 from lipsync_server.errors import InvalidInput
+from lipsync_server.extras import install_command
 from lipsync_server.weights.places import folder_named
 
 FOLDERS: Final = ("faster-whisper-small", "faster-whisper-base")
 """The folders of Whisper's models, the best first."""
 _FILES: Final = ("model.bin", "config.json", "tokenizer.json")
-_INSTALL: Final = "pip install 'lipsync-server[speech]'"
 _PULL: Final = "lipsync weights pull whisper-base"
 
 
@@ -18,7 +18,7 @@ def recogniser_home(weights_dir: Path) -> Path:
     """The folder of the best model that is here. Raises InvalidInput with the command that installs what is missing."""
     homes = [folder_named(weights_dir, name) for name in FOLDERS]
     complete = [home for home in homes if all((home / name).is_file() for name in _FILES)]
-    commands = [] if importlib.util.find_spec("faster_whisper") is not None else [_INSTALL]
+    commands = [] if importlib.util.find_spec("faster_whisper") is not None else [install_command("speech")]
     commands += [] if complete else [_PULL]
     if commands:
         raise InvalidInput(

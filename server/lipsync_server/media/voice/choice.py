@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from lipsync_server.errors import InvalidInput
+from lipsync_server.extras import install_command
 from lipsync_server.media.voice.voices import ESPEAK, VOICES, default_voice
 
 PROFILE: Final = "kokoro"
@@ -16,7 +17,6 @@ PROFILE: Final = "kokoro"
 FOLDER: Final = "Kokoro-82M-v1.0-ONNX"
 PULL: Final = f"lipsync weights pull {PROFILE}"
 MODEL_FILE, TOKENIZER_FILE, VOICES_FOLDER = "onnx/model_quantized.onnx", "tokenizer.json", "voices"
-INSTALL: Final = "pip install 'lipsync-server[speech]'"
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def why_no_kokoro(voice: str, home: Path) -> str | None:
     """Why Kokoro cannot speak with `voice` here, with the command that mends it, or None."""
     commands = []
     if importlib.util.find_spec("onnxruntime") is None:
-        commands.append(INSTALL)
+        commands.append(install_command("speech"))
     if not all((home / name).is_file() for name in (MODEL_FILE, TOKENIZER_FILE, f"{VOICES_FOLDER}/{voice}.bin")):
         commands.append(PULL)
     return f"Run on the server: {' && '.join(commands)}" if commands else None

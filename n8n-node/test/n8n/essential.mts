@@ -4,18 +4,17 @@ import { copyFileSync, readFileSync } from 'node:fs';
 import { it } from 'node:test';
 
 import { TOKEN } from './lipsync.mjs';
-import { output } from './execution.mjs';
-import type { NodeSpec, Workflow } from './n8n.mjs';
+import { output, type NodeSpec, type Workflow } from './n8n.mjs';
 import { eventually } from './places.mjs';
 import { silentServer, type Stage } from './stage.mjs';
 import {
+	LIPSYNC,
 	end,
 	fromFiles,
 	items,
 	line,
 	lipsync,
 	lipsync2,
-	pollingTrigger,
 	read,
 	start,
 	write,
@@ -49,8 +48,7 @@ export function essentialCases(stage: () => Stage): void {
 		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
 		const [item] = output(run, 'Lipsync');
 		assert.equal(item.binary?.clip.fileName, 'v1.mp4');
-		// A server that has checked the video adds the fields of the check.
-		assert.ok(Object.keys(item.json).length >= 19, Object.keys(item.json).join());
+		assert.equal(Object.keys(item.json).length, 19);
 	});
 
 	it('never lets a failed item leave by the success branch, nor with its picture', async () => {
@@ -141,7 +139,7 @@ export function essentialCases(stage: () => Stage): void {
 				String(run.data.resultData.error?.message),
 				/did not answer within the Timeout of 0\.05 minutes/,
 			);
-			assert.ok(Date.now() - began < 50_000, `it took ${Date.now() - began} ms`);
+			assert.ok(Date.now() - began < 20_000, `it took ${Date.now() - began} ms`);
 		} finally {
 			silent.stop();
 		}
@@ -242,11 +240,9 @@ export function essentialCases(stage: () => Stage): void {
 				readFileSync(file(good ? 'one/portrait.jpg' : 'two/1.jpg')),
 				readFileSync(file('one/speech.wav')),
 			);
-		await submit();
-		await eventually('a job that ended before the trigger', async () =>
-			(await server.jobs())[0].state === 'succeeded' ? true : undefined,
-		);
-		const flow = await n8n.save(line('trigger', pollingTrigger(), end));
+		const before = (await server.jobs()).length;
+		assert.ok(before > 0, 'there are jobs that ended before the trigger');
+		const flow = await n8n.save(line('trigger', trigger(), end));
 		await n8n.activate(flow);
 		const ids = [await submit(), await submit()];
 		const seen = async () =>
@@ -257,7 +253,7 @@ export function essentialCases(stage: () => Stage): void {
 			const found = await seen();
 			return ids.every((id) => found.some((each) => each.id === id)) ? found : undefined;
 		};
-		const first = await eventually('both videos', allSeen);
+		const first = await eventually('both videos', allSeen, 120);
 		assert.ok(first.every(({ binary }) => binary?.data.fileName === 'portrait-lipsync.mp4'));
 		await n8n.stop('SIGKILL');
 		ids.push(await submit());
@@ -267,11 +263,24 @@ export function essentialCases(stage: () => Stage): void {
 		await server.stop('SIGKILL');
 		await server.start();
 		await n8n.start();
-		await eventually('the third video', allSeen);
+		await eventually('the third video', allSeen, 120);
 		ids.push(await submit());
-		const found = await eventually('the fourth video', allSeen);
+		const found = await eventually('the fourth video', allSeen, 120);
 		assert.deepEqual(found.map(({ id }) => id).sort(), [...ids].sort(), 'each video once');
 	});
+}
+
+/** A trigger that polls every four seconds. n8n allows a single polling rule only once a minute, so there are fifteen. */
+function trigger(parameters: Record<string, unknown> = {}): NodeSpec {
+	const seconds = Array.from({ length: 15 }, (_, i) => 4 * i);
+	const item = seconds.map((each) => ({ mode: 'custom', cronExpression: `${each} * * * * *` }));
+	return {
+		name: 'Trigger',
+		type: 'n8n-nodes-lipsync.lipsyncTrigger',
+		typeVersion: 1,
+		parameters: { pollTimes: { item }, ...parameters },
+		credentials: LIPSYNC,
+	};
 }
 
 function at(stage: Stage) {

@@ -4,13 +4,11 @@
  */
 import { execFileSync } from 'node:child_process';
 import { generateKeyPairSync } from 'node:crypto';
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { createServer as createHttpsServer } from 'node:https';
 import { connect, type AddressInfo } from 'node:net';
-import { dirname, join } from 'node:path';
-
-import type { CredentialSpec } from './n8n.mjs';
+import { join } from 'node:path';
 
 export class GoogleStandIn {
 	readonly uploads: Array<{ name: string; mimeType: string; bytes: Buffer; announced: number }> =
@@ -60,18 +58,11 @@ export class GoogleStandIn {
 		return standIn;
 	}
 
-	/** Forget the uploads and changes of earlier cases. */
-	forget(): void {
-		this.uploads.length = 0;
-		this.updates.length = 0;
-	}
-
 	stop(): void {
 		for (const server of this.servers) {
 			server.closeAllConnections();
 			server.close();
 		}
-		rmSync(dirname(this.authority), { recursive: true, force: true });
 	}
 
 	private async answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
@@ -130,7 +121,7 @@ export class GoogleStandIn {
 }
 
 /** A Google service account for n8n's credential, with a new key that signs the token request. */
-export function serviceAccount(): CredentialSpec {
+export function serviceAccount(): object {
 	const { privateKey } = generateKeyPairSync('rsa', {
 		modulusLength: 2048,
 		publicKeyEncoding: { type: 'spki', format: 'pem' },

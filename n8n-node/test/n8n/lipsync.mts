@@ -26,7 +26,6 @@ export class LipsyncServer {
 		private readonly folder: string,
 		readonly port: number,
 		private readonly command: string[],
-		private readonly settings: NodeJS.ProcessEnv,
 	) {}
 
 	static async start(folder: string, ...flags: string[]): Promise<LipsyncServer> {
@@ -34,13 +33,9 @@ export class LipsyncServer {
 	}
 
 	/** Another program that serves, with its settings in variables. */
-	static async program(
-		command: string[],
-		folder: string,
-		settings: NodeJS.ProcessEnv = {},
-	): Promise<LipsyncServer> {
+	static async program(command: string[], folder: string): Promise<LipsyncServer> {
 		mkdirSync(folder, { recursive: true });
-		const server = new LipsyncServer(folder, await freePort(), command, settings);
+		const server = new LipsyncServer(folder, await freePort(), command);
 		await server.start();
 		return server;
 	}
@@ -56,7 +51,6 @@ export class LipsyncServer {
 			LIPSYNC_TOKENS: TOKEN,
 			LIPSYNC_PORT: String(this.port),
 			LIPSYNC_DATA_DIR: join(this.folder, 'data'),
-			...this.settings,
 		};
 		this.process = spawn(program, args, {
 			env: { ...process.env, ...settings },

@@ -1,36 +1,22 @@
 /**
- * A real n8n with the packed node in it.
+ * A real n8n with the packed node in it, laid out as n8n's community installer does.
  *
- * Credentials and workflows come in through n8n's REST interface, and workflows run through it, as they do when somebody
- * saves them and presses Execute in the editor.
+ * Credentials and workflows come in through n8n's own import commands; workflows run through its REST API, as they do
+ * when someone presses Execute in the editor.
  */
-import { spawn, type ChildProcess } from 'node:child_process';
+import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { createWriteStream, mkdirSync, readFileSync, readdirSync } from 'node:fs';
+import { createWriteStream, mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
-import { unflatten, type Execution } from './execution.mjs';
-import { installPackage } from './package.mjs';
-import { N8N_2, eventually, freePort } from './places.mjs';
-
-/** The reference of a node to its credential. */
-export interface CredentialReference {
-	id: string;
-	name: string;
-}
-
-/** A credential of the tests. Nodes of the tests refer to it by `id`. */
-export interface CredentialSpec extends CredentialReference {
-	type: string;
-	data: object;
-}
+import { N8N_2, PACKAGE, eventually, freePort } from './places.mjs';
 
 export interface NodeSpec {
 	name: string;
 	type: string;
 	typeVersion?: number;
 	parameters?: Record<string, unknown>;
-	credentials?: Record<string, CredentialReference>;
+	credentials?: Record<string, { id: string; name: string }>;
 	onError?: string;
 	retryOnFail?: boolean;
 	[key: string]: unknown;
@@ -46,8 +32,24 @@ export interface Workflow {
 	versionId?: string;
 }
 
-/** Nothing here takes nearly as long; a loaded machine may be ten times slower than a quiet one. */
-const LIMIT_S = 300;
+export interface Item {
+	json: Record<string, unknown>;
+	binary?: Record<string, { fileName?: string; mimeType: string; id?: string; data: string }>;
+	pairedItem?: unknown;
+}
+
+interface RunData {
+	error?: { message: string; description?: string; httpCode?: string };
+	data?: { main: Array<Item[] | null> };
+	executionStatus: string;
+}
+
+export interface Execution {
+	id: string;
+	status: string;
+	data: { resultData: { runData: Record<string, RunData[]>; error?: RunData['error'] } };
+}
+
 const BROWSER = { 'browser-id': 'test-browser' };
 export const OWNER = {
 	email: 'owner@example.com',
@@ -60,7 +62,6 @@ export class N8n {
 	private process?: ChildProcess;
 	private worker?: ChildProcess;
 	private cookie = '';
-	private readonly known = new Map<string, CredentialReference>();
 	readonly files: string;
 
 	private constructor(
@@ -109,12 +110,30 @@ export class N8n {
 			program,
 		);
 		mkdirSync(n8n.files, { recursive: true });
-		installPackage(folder);
+		n8n.installPackage();
 		return n8n;
 	}
 
 	get url(): string {
 		return `http://127.0.0.1:${this.port}`;
+	}
+
+	/** Run n8n's import commands. Only the IDs connect workflows with their credentials. */
+	importAll(credentials: object[], workflows: Workflow[]): void {
+		const credentialsFile = join(this.folder, 'credentials.json');
+		const workflowsFile = join(this.folder, 'workflows.json');
+		writeFileSync(credentialsFile, JSON.stringify(credentials));
+		writeFileSync(workflowsFile, JSON.stringify(workflows));
+		this.command('import:credentials', `--input=${credentialsFile}`);
+		this.command('import:workflow', `--input=${workflowsFile}`);
+	}
+
+	command(...args: string[]): string {
+		return execFileSync('node', [this.programFile, ...args], {
+			env: this.env,
+			encoding: 'utf8',
+			timeout: 180_000,
+		});
 	}
 
 	async start(): Promise<void> {
@@ -135,7 +154,7 @@ export class N8n {
 					() => undefined,
 				);
 			},
-			LIMIT_S,
+			180,
 		);
 		// n8n 1.x reports that it is ready a moment before its REST interface works.
 		await eventually('the REST interface of n8n', async () => {
@@ -171,7 +190,7 @@ export class N8n {
 					throw new Error(`the worker ended, see ${this.folder}/worker.log`);
 				return this.workerLog().includes('worker is now ready') ? true : undefined;
 			},
-			LIMIT_S,
+			180,
 		);
 	}
 
@@ -222,24 +241,16 @@ export class N8n {
 	}
 
 	/** Save a workflow through the REST interface, press Execute, and return the ended execution. */
-	async tryOut(workflow: Workflow, seconds = LIMIT_S): Promise<Execution> {
+	async tryOut(workflow: Workflow, seconds = 120): Promise<Execution> {
 		return await this.runToEnd(await this.save(workflow), seconds);
 	}
 
 	async save(workflow: Workflow): Promise<Workflow> {
-		const nodes = workflow.nodes.map((node) => this.withCredentials(node));
 		const saved = await this.rest<{ id: string; versionId: string }>('POST', '/workflows', {
 			...workflow,
-			nodes,
 			id: undefined,
 		});
-		return { ...workflow, nodes, id: saved.id, versionId: saved.versionId };
-	}
-
-	private withCredentials(node: NodeSpec): NodeSpec {
-		const entries = Object.entries(node.credentials ?? {});
-		const real = entries.map(([type, given]) => [type, this.known.get(given.id) ?? given] as const);
-		return entries.length === 0 ? node : { ...node, credentials: Object.fromEntries(real) };
+		return { ...workflow, id: saved.id, versionId: saved.versionId };
 	}
 
 	/** Switch a saved workflow on, so that its trigger works. */
@@ -288,16 +299,13 @@ export class N8n {
 		return await Promise.all(stored.map(async ({ id }) => await this.execution(id)));
 	}
 
-	/** Save a credential, and give the reference to it for a node. */
-	async saveCredential(name: string, type: string, data: object): Promise<CredentialReference> {
+	async saveCredential(
+		name: string,
+		type: string,
+		data: object,
+	): Promise<{ id: string; name: string }> {
 		const { id } = await this.rest<{ id: string }>('POST', '/credentials', { name, type, data });
 		return { id, name };
-	}
-
-	/** Save credentials under IDs of the tests. `save` puts n8n's own ID in the place of such an ID. */
-	async addCredentials(credentials: CredentialSpec[]): Promise<void> {
-		for (const { id, name, type, data } of credentials)
-			this.known.set(id, await this.saveCredential(name, type, data));
 	}
 
 	async execution(id: string): Promise<Execution> {
@@ -305,11 +313,11 @@ export class N8n {
 			'GET',
 			`/executions/${id}`,
 		);
-		return { ...found, data: unflatten(found.data) };
+		return { ...found, data: unflatten(found.data) as Execution['data'] };
 	}
 
 	/** Wait for the end of the execution, and return it. */
-	async ended(id: string, seconds = LIMIT_S): Promise<Execution> {
+	async ended(id: string, seconds = 120): Promise<Execution> {
 		return await eventually(
 			`execution ${id}`,
 			async () => {
@@ -322,7 +330,7 @@ export class N8n {
 		);
 	}
 
-	async runToEnd(workflow: Workflow, seconds = LIMIT_S): Promise<Execution> {
+	async runToEnd(workflow: Workflow, seconds = 120): Promise<Execution> {
 		return await this.ended(await this.run(workflow), seconds);
 	}
 
@@ -340,6 +348,45 @@ export class N8n {
 	private get programFile(): string {
 		return join(this.program, 'n8n', 'node_modules', 'n8n', 'bin', 'n8n');
 	}
+
+	private installPackage(): void {
+		const nodes = join(this.folder, '.n8n', 'nodes');
+		const target = join(nodes, 'node_modules', 'n8n-nodes-lipsync');
+		mkdirSync(target, { recursive: true });
+		const packed = execFileSync('npm', ['pack', '--json', '--pack-destination', this.folder], {
+			cwd: PACKAGE,
+			encoding: 'utf8',
+			stdio: ['ignore', 'pipe', 'ignore'],
+		});
+		const [{ filename, version }] = JSON.parse(packed) as Array<{
+			filename: string;
+			version: string;
+		}>;
+		execFileSync('tar', [
+			'-xzf',
+			join(this.folder, filename),
+			'-C',
+			target,
+			'--strip-components=1',
+		]);
+		const manifestFile = join(target, 'package.json');
+		const manifest = JSON.parse(readFileSync(manifestFile, 'utf8')) as Record<string, unknown>;
+		for (const kind of ['devDependencies', 'peerDependencies', 'optionalDependencies'])
+			delete manifest[kind];
+		writeFileSync(manifestFile, JSON.stringify(manifest, null, 2));
+		execFileSync('npm', ['install', '--ignore-scripts', '--no-audit', '--no-fund'], {
+			cwd: target,
+			stdio: 'ignore',
+		});
+		writeFileSync(
+			join(nodes, 'package.json'),
+			JSON.stringify({
+				name: 'installed-nodes',
+				private: true,
+				dependencies: { 'n8n-nodes-lipsync': version },
+			}),
+		);
+	}
 }
 
 async function endProcess(child: ChildProcess | undefined, signal: NodeJS.Signals): Promise<void> {
@@ -347,4 +394,27 @@ async function endProcess(child: ChildProcess | undefined, signal: NodeJS.Signal
 	const ended = once(child, 'exit');
 	child.kill(signal);
 	await ended;
+}
+
+/** n8n stores run data as a list in which a string of digits is the index of another entry. This resolves them. */
+function unflatten(text: string): unknown {
+	const entries = JSON.parse(text) as unknown[];
+	const done = new Map<number, unknown>();
+	const at = (index: number): unknown => {
+		if (done.has(index)) return done.get(index);
+		const entry = entries[index];
+		if (typeof entry !== 'object' || entry === null) return entry;
+		const value: Record<string, unknown> | unknown[] = Array.isArray(entry) ? [] : {};
+		done.set(index, value);
+		for (const [key, each] of Object.entries(entry)) {
+			(value as Record<string, unknown>)[key] = typeof each === 'string' ? at(Number(each)) : each;
+		}
+		return value;
+	};
+	return at(0);
+}
+
+/** The items of `node`'s main output in its first run. */
+export function output(execution: Execution, node: string, index = 0): Item[] {
+	return execution.data.resultData.runData[node]?.[0]?.data?.main[index] ?? [];
 }

@@ -1,42 +1,73 @@
 /** The packed node inside a real n8n, against the real server with the preview engine. */
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { readFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 
-import { everyCase } from './cases.mjs';
+import { checkCases } from './checking.mjs';
+import { essentialCases } from './essential.mjs';
 import { example as shipped, sendPair } from './example.mjs';
+import { GoogleStandIn, serviceAccount } from './google.mjs';
 import { TOKEN, type LipsyncServer } from './lipsync.mjs';
-import { rentedCases } from './machines.mjs';
-import { output } from './execution.mjs';
-import type { N8n, NodeSpec, Workflow } from './n8n.mjs';
+import { countdownCases, rentedCases } from './machines.mjs';
+import { output, type N8n, type NodeSpec, type Workflow } from './n8n.mjs';
 import { N8N_2, eventually } from './places.mjs';
+import { parkedCases } from './parked.mjs';
+import { sharingCases } from './sharing.mjs';
 import { Stage } from './stage.mjs';
+import { webhookCases } from './webhook.mjs';
 import { end, fromFiles, line, lipsync, start, write } from './workflows.mjs';
 
-describe('the node in n8n 2.x', { timeout: 3_600_000 }, () => {
+describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
+	const certificates = mkdtempSync(join(tmpdir(), 'lipsync-google-'));
 	const flows: Record<string, Workflow> = {};
 	let stage: Stage;
 	let server: LipsyncServer;
+	let google: GoogleStandIn;
 	let n8n: N8n;
 
 	before(async () => {
-		stage = await Stage.withGoogle(N8N_2);
+		google = await GoogleStandIn.start(certificates);
+		stage = await Stage.set(N8N_2, {
+			HTTPS_PROXY: google.url,
+			NODE_EXTRA_CA_CERTS: google.authority,
+		});
 		({ server, n8n } = stage);
-		await stage.open();
-		const data = { name: 'Authorization', value: `Bearer ${TOKEN}` };
-		await n8n.addCredentials([{ id: 'bearer', name: 'Bearer', type: 'httpHeaderAuth', data }]);
 		defineFlows();
+		const bearer = {
+			id: 'bearer',
+			name: 'Bearer',
+			type: 'httpHeaderAuth',
+			data: { name: 'Authorization', value: `Bearer ${TOKEN}` },
+		};
+		n8n.importAll(
+			[...stage.credentials, serviceAccount(), bearer],
+			[...Object.values(flows), example('8-error-branch.json')],
+		);
+		await n8n.start();
 	});
 
-	after(async () => await stage?.clear());
+	after(async () => {
+		await stage?.clear();
+		google?.stop();
+		rmSync(certificates, { recursive: true, force: true });
+	});
 
-	everyCase(() => stage, '2.x');
-	rentedCases(() => stage);
+	essentialCases(() => stage);
+	checkCases(() => stage);
+	sharingCases(() => stage);
+	webhookCases(() => stage);
+	parkedCases(() => stage);
+	countdownCases(() => stage);
+	rentedCases(
+		() => stage,
+		() => google,
+	);
 
 	it('hands the bytes and the name of the video to the next node', async () => {
-		const run = await n8n.tryOut(flows.poll);
+		const run = await n8n.runToEnd(flows.poll);
 		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
 		const [item] = output(run, 'Lipsync');
 		const bytes = readFileSync(join(n8n.files, 'out.mp4'));
@@ -58,7 +89,7 @@ describe('the node in n8n 2.x', { timeout: 3_600_000 }, () => {
 	});
 
 	it('goes on with the good item when a bad picture fails and Continue On Fail is set', async () => {
-		const run = await n8n.tryOut(flows.continueOnFail);
+		const run = await n8n.runToEnd(flows.continueOnFail);
 		assert.equal(run.status, 'success');
 		const [bad, good] = output(run, 'Next');
 		assert.match(String(bad.json.error), /picture|read/i);
@@ -69,7 +100,7 @@ describe('the node in n8n 2.x', { timeout: 3_600_000 }, () => {
 	});
 
 	it('names the credential when the token is wrong', async () => {
-		const run = await n8n.tryOut(flows.wrongToken);
+		const run = await n8n.runToEnd(flows.wrongToken);
 		assert.equal(run.status, 'error');
 		const error = run.data.resultData.error;
 		assert.match(String(error?.message), /token/);
@@ -78,7 +109,7 @@ describe('the node in n8n 2.x', { timeout: 3_600_000 }, () => {
 	});
 
 	it('says that the server cannot be reached, and where', async () => {
-		const run = await n8n.tryOut(flows.nobody);
+		const run = await n8n.runToEnd(flows.nobody);
 		assert.equal(run.status, 'error');
 		const error = run.data.resultData.error;
 		assert.match(String(error?.message), /127\.0\.0\.1:\d+ cannot be reached/);
@@ -87,7 +118,7 @@ describe('the node in n8n 2.x', { timeout: 3_600_000 }, () => {
 
 	it('finishes a video although the server is killed and restarted in the middle', async () => {
 		const before = await server.jobs();
-		const id = await n8n.run(await n8n.save(flows.restart));
+		const id = await n8n.run(flows.restart);
 		const job = await eventually('a running job', async () =>
 			(await server.jobs()).find(
 				(each) => each.state === 'running' && each.progress.stage === 'generate',
@@ -96,7 +127,7 @@ describe('the node in n8n 2.x', { timeout: 3_600_000 }, () => {
 		assert.ok(!before.some((each) => each.id === job.id));
 		await server.stop('SIGKILL');
 		await server.start();
-		const run = await n8n.ended(id);
+		const run = await n8n.ended(id, 300);
 		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
 		const [item] = output(run, 'Lipsync');
 		assert.equal(item.json.job_id, job.id);
@@ -107,7 +138,7 @@ describe('the node in n8n 2.x', { timeout: 3_600_000 }, () => {
 
 	it('renders once when Retry On Fail runs the node again', async () => {
 		const before = (await server.jobs()).length;
-		const run = await n8n.tryOut(flows.retry);
+		const run = await n8n.runToEnd(flows.retry);
 		assert.equal(run.status, 'error');
 		assert.match(String(run.data.resultData.error?.message), /not finished after/);
 		assert.equal((await server.jobs()).length, before + 1);
@@ -116,13 +147,13 @@ describe('the node in n8n 2.x', { timeout: 3_600_000 }, () => {
 	});
 
 	it('fetches a video later whose execution was parked while n8n restarted', async () => {
-		const id = await n8n.run(await n8n.save(flows.parked));
+		const id = await n8n.run(flows.parked);
 		await eventually('the execution to be parked', async () =>
 			(await n8n.execution(id)).status === 'waiting' ? true : undefined,
 		);
 		await n8n.stop('SIGKILL');
 		await n8n.start();
-		const run = await n8n.ended(id);
+		const run = await n8n.ended(id, 300);
 		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
 		const [item] = output(run, 'Download');
 		assert.equal(item.binary?.data.fileName, 'later.mp4');
@@ -130,9 +161,7 @@ describe('the node in n8n 2.x', { timeout: 3_600_000 }, () => {
 	});
 
 	it('uploads the whole video with the Google Drive node of n8n', async () => {
-		const { google } = stage;
-		google.forget();
-		const run = await n8n.tryOut(flows.drive);
+		const run = await n8n.runToEnd(flows.drive);
 		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
 		const [item] = output(run, 'Lipsync');
 		const [upload] = google.uploads;
@@ -143,7 +172,7 @@ describe('the node in n8n 2.x', { timeout: 3_600_000 }, () => {
 	});
 
 	it('runs the example from a form to a download, without any account but the server', async () => {
-		const waiting = await sendPair(stage, await n8n.save(flows.form));
+		const waiting = await sendPair(stage, flows.form);
 		const page = await eventually('the page with the video', async () => {
 			// While the workflow runs, n8n keeps the request open.
 			const answer = await fetch(waiting, { signal: AbortSignal.timeout(5_000) }).catch(() => null);
@@ -154,14 +183,14 @@ describe('the node in n8n 2.x', { timeout: 3_600_000 }, () => {
 	});
 
 	it('runs the example of the first try from files to a file', async () => {
-		const run = await n8n.tryOut(flows.disk);
+		const run = await n8n.runToEnd(flows.disk);
 		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
 		const bytes = readFileSync(join(n8n.files, 'portrait-lipsync.mp4'));
 		assert.equal(sha256(bytes), output(run, 'Lipsync')[0].json.sha256);
 	});
 
 	it('leaves the plain HTTP Request node working as before', async () => {
-		const run = await n8n.tryOut(flows.plain);
+		const run = await n8n.runToEnd(flows.plain);
 		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
 		const bytes = readFileSync(join(n8n.files, 'plain.mp4'));
 		assert.equal(bytes.subarray(4, 8).toString(), 'ftyp');
@@ -169,7 +198,7 @@ describe('the node in n8n 2.x', { timeout: 3_600_000 }, () => {
 	});
 
 	it('tells engines and readiness, and lists the engines in the panel', async () => {
-		const run = await n8n.tryOut(flows.server);
+		const run = await n8n.runToEnd(flows.server);
 		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
 		assert.equal(output(run, 'Ready')[0].json.engine, 'preview');
 		assert.equal(output(run, 'Info')[0].json.default_engine, 'preview');

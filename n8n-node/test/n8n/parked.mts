@@ -2,8 +2,7 @@
 import assert from 'node:assert/strict';
 import { it } from 'node:test';
 
-import { output } from './execution.mjs';
-import type { Workflow } from './n8n.mjs';
+import { output, type Workflow } from './n8n.mjs';
 import { eventually } from './places.mjs';
 import type { Stage } from './stage.mjs';
 import { end, fromFiles, lipsync2 } from './workflows.mjs';
@@ -39,7 +38,7 @@ export function parkedCases(stage: () => Stage): void {
 		await n8n.stop('SIGKILL');
 		await n8n.start();
 		assert.equal((await n8n.execution(id)).status, 'waiting', 'a restart wakes nothing');
-		const run = await n8n.ended(id);
+		const run = await n8n.ended(id, 300);
 		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
 		const [item] = output(run, 'Next');
 		assert.equal(item.json.job_id, job.id);
@@ -55,7 +54,7 @@ export function parkedCases(stage: () => Stage): void {
 		await waiting(id);
 		const job = await running();
 		await server.fetch(`/v1/jobs/${job.id}`, { method: 'DELETE' });
-		const run = await n8n.ended(id);
+		const run = await n8n.ended(id, 120);
 		assert.equal(output(run, 'Lipsync', 0).length, 0);
 		const [bad] = output(run, 'Lipsync', 1);
 		assert.match(String(bad.json.error), /was cancelled/);

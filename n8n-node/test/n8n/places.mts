@@ -51,7 +51,7 @@ async function isFree(port: number): Promise<boolean> {
 export async function eventually<T>(
 	what: string,
 	look: () => Promise<T | undefined> | T | undefined,
-	seconds = 300,
+	seconds = 90,
 ): Promise<T> {
 	const end = Date.now() + seconds * 1000;
 	for (;;) {

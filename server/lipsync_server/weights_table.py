@@ -71,9 +71,9 @@ def memory_table() -> str:
     """The plan of InfiniteTalk's transformer for each card: blocks on the card, host memory, the cost of streaming."""
     from lipsync_server.engines.infinitetalk import roofline
     from lipsync_server.engines.infinitetalk.loading.memory import GIB, plan
-    from lipsync_server.engines.infinitetalk.loading.streaming import PCIE3_X8_BYTES_PER_S, schedule
     from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
     from lipsync_server.engines.infinitetalk.model.offload import streamed_indices
+    from lipsync_server.engines.infinitetalk.streaming_time import PCIE3_X8_BYTES_PER_S, schedule
 
     rows = []
     card_4090 = roofline.CARDS["RTX 4090"]

@@ -2,8 +2,8 @@
 
 The schedule is that of model/offload.py: two buffers on the GPU, copies in order on a stream of their own. A copy
 starts once the copy before it is done and its buffer is free, which it is as soon as the block in it has computed. A
-block starts once its copy is done. So a copy is hidden where the blocks since the copy before it compute longer. Knows
-times and order; moves no bytes.
+block starts once its copy is done. So a copy is hidden where the blocks since the copy before it compute longer. Like
+roofline.py, this module computes figures for tables and decides nothing. Knows times and order; moves no bytes.
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,16 @@ from dataclasses import dataclass
 _SLOTS = 2
 _FORWARDS = 3
 PCIE3_X8_BYTES_PER_S = 6e9
-"""What a copy from pinned memory reaches over the slowest bus that cards are rented on; the bus itself has 7.9e9."""
+"""Bytes per second from pinned memory over PCIe 3 x8, the slowest bus of rented cards (its standard: 7.9e9)."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """One forward in the steady state. copies: indices of the copied blocks in order. waited_s: of it idle."""
+    """One forward in the steady state.
+
+    forward_s: its duration. waited_s: the part of it in which the GPU waits for copies. copies: the copied blocks'
+    indices, in order.
+    """
 
     forward_s: float
     waited_s: float

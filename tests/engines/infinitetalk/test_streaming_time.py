@@ -5,9 +5,9 @@ import torch
 from lipsync_server.engines.infinitetalk import roofline
 from lipsync_server.engines.infinitetalk.loading.memory import GIB, plan
 from lipsync_server.engines.infinitetalk.loading.planner import _refuse_what_the_gpu_cannot_hold
-from lipsync_server.engines.infinitetalk.loading.streaming import PCIE3_X8_BYTES_PER_S, schedule
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.model.offload import StreamedBlocks, streamed_indices
+from lipsync_server.engines.infinitetalk.streaming_time import PCIE3_X8_BYTES_PER_S, schedule
 from lipsync_server.errors import EngineUnavailable
 from lipsync_server.random_models.infinitetalk_transformer import random_transformer
 from transformer_golden import TINY

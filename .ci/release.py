@@ -34,12 +34,20 @@ def check(tag: str) -> None:
 
 
 def pinned() -> None:
-    """Stop the release while the list of weights follows branches, whose files may change without notice."""
-    sources = json.loads((ROOT / "weights" / "manifest.json").read_text(encoding="utf-8"))["sources"]
-    moving = [key for key, source in sources.items() if not re.fullmatch(r"[0-9a-f]{40}", source["revision"])]
+    """Stop the release while a file of the list of weights may change without notice.
+
+    The files of a commit never change. The files of a branch may, unless the list has the SHA-256 of each of them. An
+    index (`named_bytes`) names shards, which the list does not have.
+    """
+    listed = json.loads((ROOT / "weights" / "manifest.json").read_text(encoding="utf-8"))
+    branches = {
+        key for key, source in listed["sources"].items() if not re.fullmatch(r"[0-9a-f]{40}", source["revision"])
+    }
+    files = listed["files"].values()
+    moving = {file["source"] for file in files if not file["sha256"] or file.get("named_bytes")} & branches
     if moving:
         raise SystemExit(
-            f"weights/manifest.json follows branches at {', '.join(moving)}: run "
+            f"weights/manifest.json follows branches at {', '.join(sorted(moving))}: run "
             "`python -m lipsync_server.weights.pin weights/manifest.json` where the model hub can be reached"
         )
 

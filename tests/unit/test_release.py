@@ -42,23 +42,38 @@ def checkout(tmp_path: Path) -> Path:
         place = tmp_path / name
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, place)
-    manifest = tmp_path / "weights" / "manifest.json"
-    manifest.write_text(re.sub(r'"revision": ".*"', f'"revision": "{"c" * 40}"', manifest.read_text()))
     return tmp_path
 
 
-def test_a_tag_that_names_the_version_may_be_released(checkout: Path) -> None:
+def follow_a_branch(checkout: Path, source: str) -> None:
+    """Write `main` in place of the commit of one source into the checkout's list of weights."""
+    manifest = checkout / "weights" / "manifest.json"
+    listed = json.loads(manifest.read_text())
+    listed["sources"][source]["revision"] = "main"
+    manifest.write_text(json.dumps(listed))
+
+
+def test_a_tag_that_names_the_version_may_be_released_with_the_shipped_list_of_weights(checkout: Path) -> None:
     ended = release("check", f"v{__version__}", root=checkout)
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_weights_that_follow_a_branch_stop_the_release(checkout: Path) -> None:
-    manifest = checkout / "weights" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace("c" * 40, "main", 1))
+    follow_a_branch(checkout, "city96-umt5")
     ended = release("check", f"v{__version__}", root=checkout)
     assert ended.returncode == 1
-    assert "weights/manifest.json follows branches at wan: run" in ended.stderr
+    assert "weights/manifest.json follows branches at city96-umt5: run" in ended.stderr
     assert "lipsync_server.weights.pin" in ended.stderr
+
+
+def test_a_branch_is_no_reason_to_stop_if_the_list_has_the_checksum_of_each_file(checkout: Path) -> None:
+    follow_a_branch(checkout, "sadtalker")
+    assert release("check", f"v{__version__}", root=checkout).returncode == 0
+    manifest = checkout / "weights" / "manifest.json"
+    listed = json.loads(manifest.read_text())
+    next(file for file in listed["files"].values() if file["source"] == "sadtalker")["sha256"] = None
+    manifest.write_text(json.dumps(listed))
+    assert "follows branches at sadtalker" in release("check", f"v{__version__}", root=checkout).stderr
 
 
 def test_a_tag_of_another_version_stops_the_release(checkout: Path) -> None:

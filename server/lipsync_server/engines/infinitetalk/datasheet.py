@@ -34,7 +34,7 @@ _FLASHTALK_BY_PARTS = (
 
 
 def _by_roofline(one: Speed, card: str) -> Speed:
-    """The card's roofline figure of `fast`, times the forwards of the preset."""
+    """A preset's speed on `card`: the roofline's figure for `fast` x the preset's forwards / the forwards of `fast`."""
     if one.preset == "fast":
         least, most = roofline.fastest(roofline.CARDS[card]), roofline.slowest(roofline.CARDS[card])
         source = f"roofline, int8 at 480p, {least:.1f} to {most:.1f} likely, never run on this card"
@@ -46,13 +46,13 @@ def _by_roofline(one: Speed, card: str) -> Speed:
 
 
 def _as_infinitetalk_fast(one: Speed, card: str) -> Speed:
-    """FlashTalk's figure, by the ratio of InfiniteTalk's preset `fast` on the two cards."""
+    """FlashTalk's speed on `card`: the measured one, scaled as InfiniteTalk's preset `fast` scales between the cards."""
     here, there = _FAST_S[card], _FAST_S[one.card]
     return scaled(one, card, here / there, f"{here:g} / {there:g} (infinitetalk fast on both cards)")
 
 
 def _name_row(preset: str, options: Mapping[str, object]) -> Row:
-    """The preset. With `model=flashtalk` the row is FlashTalk's."""
+    """The table row of a preset with its options; FlashTalk's row if the options name `model=flashtalk`."""
     if options.get("model") == "flashtalk":
         return Row("flashtalk", preset, {name: value for name, value in options.items() if name != "model"})
     return Row("infinitetalk", preset, options)
@@ -70,6 +70,6 @@ SHEET = DataSheet(
         usual_bytes=20 * _GIB,
         least_gb=24,
         least_gpu_bytes=11 * _GIB,
-        advice="InfiniteTalk wants 9 GiB, and 20 at 720p on a card of 24 GB: prefer a host with 32 GB.",
+        advice="InfiniteTalk needs 9 GiB, and 20 at 720p on a card of 24 GB: prefer a host with 32 GB.",
     ),
 )

@@ -75,14 +75,17 @@ def flashtalk_size(height: int, width: int, resolution: Resolution) -> tuple[int
     return OWN_SIZE if abs(own - ratio) <= abs(nearest - ratio) else BUCKETS[resolution][nearest]
 
 
-def words_for(options: Options, size: tuple[int, int]) -> list[str]:
-    """Warnings for the caller: another format or number of steps than the weights were trained for."""
-    words = []
+def warnings_for(options: Options, size: tuple[int, int]) -> list[str]:
+    """Warnings for the caller: another format or number of steps than the weights were trained for.
+
+    size: (height, width) of the video in pixels.
+    """
+    warnings = []
     if size != OWN_SIZE:
-        words.append(
+        warnings.append(
             f"FlashTalk was trained for portraits of 448 x 768; {size[1]} x {size[0]} works and may look worse. Model "
             "infinitetalk was trained for all formats."
         )
     if options.steps not in DISTILLED_STEPS:
-        words.append(f"FlashTalk was trained for 2 or 4 steps; {options.steps} steps may look worse than 4.")
-    return words
+        warnings.append(f"FlashTalk was trained for 2 or 4 steps; {options.steps} steps may look worse than 4.")
+    return warnings

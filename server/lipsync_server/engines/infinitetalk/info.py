@@ -36,7 +36,7 @@ def describe(settings: EngineSettings) -> EngineInfo:
         name="infinitetalk",
         title="InfiniteTalk: body and hands move; 24 GB of GPU memory; 2 to 10 s of work a second on an H100",
         available=reason is None,
-        reason=reason or _which(settings, device.gpu),
+        reason=reason or _weights_in_use(settings, device.gpu),
         device=device.name,
         presets=("quality", "balanced", "fast"),
         resolutions=("480p", "720p"),
@@ -51,6 +51,7 @@ def chosen_device(settings: EngineSettings) -> Device:
 
 
 def _why_not(settings: EngineSettings, device: Device) -> str | None:
+    """Why the engine cannot run here, in one sentence, or None: packages, model files, the card, host memory."""
     if missing := missing_packages(_PACKAGES):
         return extra_is_missing("InfiniteTalk", missing, "gpu")
     try:
@@ -75,7 +76,8 @@ def _why_not(settings: EngineSettings, device: Device) -> str | None:
     return None
 
 
-def _which(settings: EngineSettings, gpu: Gpu | None) -> str:
+def _weights_in_use(settings: EngineSettings, gpu: Gpu | None) -> str:
+    """The weights' number format and the device, for example "int8 weights on NVIDIA GeForce RTX 4090"."""
     files, _ = _files(settings, gpu)
     where = gpu.name if gpu is not None else "the CPU"
     name = "FlashTalk's " if files.flashtalk else ""

@@ -26,7 +26,7 @@ from lipsync_server.engines.infinitetalk.flashtalk import (
     flashtalk_options,
     flashtalk_size,
     wants_flashtalk,
-    words_for,
+    warnings_for,
 )
 from lipsync_server.engines.infinitetalk.loading.models import Models
 from lipsync_server.engines.infinitetalk.loading.planner import Need
@@ -54,7 +54,8 @@ from lipsync_server.models.sampling.resume import Start, first_start, start_from
 from lipsync_server.models.sampling.windows import Schedule, Window, schedule
 from lipsync_server.settings import EngineSettings
 
-_LOOK_EVERY_S = 0.5
+_DOWNLOAD_POLL_S = 0.5
+"""Seconds from one look for the text encoder's file to the next, while it is still being downloaded."""
 RAN_OUT = "The GPU's memory ran out once; the job went on with more of the model in host memory."
 
 
@@ -77,7 +78,7 @@ class Job:
         assert isinstance(request.options, Options)
         self._models, self._settings = models, settings
         self._request, self._options, self._context = request, request.options, context
-        self._flashtalk = self._takes_flashtalk()
+        self._flashtalk = self._runs_flashtalk()
         if self._flashtalk:
             self._options = flashtalk_options(self._options)
         self._sampling = self._options.sampling
@@ -93,7 +94,7 @@ class Job:
     def frames(self) -> Iterator[Frames]:
         """All frames of the video that are not stored yet: uint8 RGB (n, H, W, 3), in order."""
         cast = self._cast()
-        self._tell_flashtalk()
+        self._warn_of_flashtalk()
         plan = self._windows(cast)
         need = self._need(cast)
         room = room_for(lambda: self._make_room(need), self._options)
@@ -127,20 +128,21 @@ class Job:
         )
         return wanted.alone
 
-    def _takes_flashtalk(self) -> bool:
-        """Whether this job runs on FlashTalk's weights, which know one person alone in the picture."""
+    def _runs_flashtalk(self) -> bool:
+        """Whether this job runs on FlashTalk's weights, which were trained for one person alone in the picture."""
         cast = cast_of(self._request, self._options)
         people: People = "multi" if len(cast.voices) == 2 else "single"
         still = self._request.picture_video is None
         return wants_flashtalk(self._settings, self._options, people=people, still=still)
 
-    def _tell_flashtalk(self) -> None:
+    def _warn_of_flashtalk(self) -> None:
+        """Warn that FlashTalk was chosen without being named, and of numbers that it was not trained for."""
         if not self._flashtalk:
             return
         if self._options.model == "auto":
             self._context.warn(USED)
-        for words in words_for(self._options, self._size):
-            self._context.warn(words)
+        for warning in warnings_for(self._options, self._size):
+            self._context.warn(warning)
 
     # 2 windows
 
@@ -161,6 +163,7 @@ class Job:
     # 3 conditions
 
     def _need(self, cast: Cast) -> Need:
+        """The demands of this job on the models, by which they are chosen and their memory is planned."""
         height, width = self._size
         people: People = "multi" if len(cast.voices) == 2 else "single"
         return Need(
@@ -177,6 +180,7 @@ class Job:
             self._context.warn(warning)
 
     def _make_room(self, need: Need) -> bool:
+        """Move half of the transformer's blocks to host memory. Returns whether that frees GPU memory."""
         if not self._models.make_room(need, reporting_to(self._context)):
             return False
         self._context.warn(RAN_OUT)
@@ -233,7 +237,7 @@ class Job:
     def _wait_for_text_encoder(self) -> None:
         stop_if_cancelled(self._context)
         self._context.progress("preprocess", 0, 4, "waiting for the text encoder, which is still being downloaded")
-        time.sleep(_LOOK_EVERY_S)
+        time.sleep(_DOWNLOAD_POLL_S)
 
     def _picture(self, cast: Cast, plan: Schedule) -> PictureAt:
         """The picture of each window: a video's frame, the still picture, or the still picture as a camera moves."""

@@ -152,7 +152,7 @@ def _is_inside(path: Path, places: Sequence[Path]) -> bool:
 
 @dataclass(frozen=True)
 class _Model:
-    """The transformer that a LoRA has to fit, from the headers of its files: its layers' names and its width."""
+    """The names of the layers and the width of the transformer that a LoRA has to fit, from its files' headers."""
 
     layers: LayerNames
     width: int
@@ -170,6 +170,7 @@ class _Model:
 
 
 def _paths(files: TransformerFiles) -> list[Path]:
+    """Every file that holds tensors of this transformer."""
     source = files.source
     own = [source] if source.is_file() else sorted(source.glob("diffusion_pytorch_model*.safetensors"))
     return own if files.adapter is None else [*own, files.adapter]

@@ -1,7 +1,7 @@
 """InfiniteTalk behind the engine interface: load, generate, close.
 
-Knows which models to load before any job has come, and that a request becomes a job (job.py). Does not know how a job
-runs, nor how models are loaded (loading/models.py).
+Knows which models to load before the first job, and makes a job of each request (job.py). Does not know how a job runs,
+nor how models are loaded (loading/models.py).
 """
 
 import contextlib

@@ -152,7 +152,7 @@ class Options(EngineOptions):
 
     @property
     def sampling(self) -> Sampling:
-        """The loop's numbers: the preset's, with what the caller set in place of it."""
+        """The numbers of the denoising loop: the caller's where given, else the preset's."""
         base = _PRESETS[self.preset]
         default_shift = _QUALITY_SHIFT_720P if (self.preset, self.resolution) == ("quality", "720p") else base.shift
         return Sampling(
@@ -166,7 +166,7 @@ class Options(EngineOptions):
         )
 
     def moves_camera(self, duration_s: float, *, still: bool) -> bool:
-        """Whether the reference picture moves slowly: as asked, by default for still pictures above a minute."""
+        """Whether a slow camera move is added: as the caller set it, else for a still picture above a minute."""
         if not still:
             return False
         return duration_s > CAMERA_MOVE_ABOVE_S if self.camera_move is None else self.camera_move

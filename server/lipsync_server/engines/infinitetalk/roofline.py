@@ -46,7 +46,10 @@ PRODUCT_SHARE = Range(0.61, 0.74)
 
 @dataclass(frozen=True)
 class Card:
-    """int8_tops, bf16_tflops: NVIDIA's dense rates. gb_per_s: memory bandwidth. target: of the issue, in s/s."""
+    """One card. int8_tops, bf16_tflops: NVIDIA's dense rates. gb_per_s: memory bandwidth.
+
+    capability: CUDA's compute capability. target: the wanted seconds of work for a second of video, or None.
+    """
 
     int8_tops: float
     bf16_tflops: float
@@ -92,8 +95,10 @@ def usual(card: Card) -> float:
 
 
 def slowest(card: Card) -> float:
+    """Seconds of work for a second of video, with both shares at the low end of their ranges."""
     return seconds_per_second(card, ATTENTION_SHARE.least, PRODUCT_SHARE.least)
 
 
 def fastest(card: Card) -> float:
+    """Seconds of work for a second of video, with both shares at the high end of their ranges."""
     return seconds_per_second(card, ATTENTION_SHARE.most, PRODUCT_SHARE.most)

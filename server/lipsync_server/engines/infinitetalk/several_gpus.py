@@ -38,11 +38,13 @@ _GRACE_S = 5.0
 
 @dataclass(frozen=True)
 class _Load:
-    """First process to helper: load what is loaded before any job has come."""
+    """Message of the first process to a helper: load the models of the settings' preset."""
 
 
 @dataclass(frozen=True)
 class _Render:
+    """Message of the first process to a helper: render this request, from the resume point if there is one."""
+
     request: RenderRequest
     resume_point: ResumePoint | None
 
@@ -77,7 +79,7 @@ class ParallelEngine:
         try:
             yield from _whole(frames, together)
         except Exception as error:
-            # Every process finds a fault of the request, and that the job is cancelled.
+            # A fault of the request, and a cancelled job, end `generate` in every process alike.
             if isinstance(error, LipsyncError) and not isinstance(error, OutOfMemory):
                 self._wait()
             else:
@@ -95,7 +97,7 @@ class ParallelEngine:
             helper.join()
         self._pipes, self._helpers = [], []
         if dist.is_initialized():
-            _part(self._settings)
+            _abort_group(self._settings)
         self._engine.close()
         if self._meeting is not None:
             self._meeting.cleanup()
@@ -149,9 +151,9 @@ class _Together:
     def cancelled(self) -> bool:
         """Every process asks equally often, because all run the same code."""
         here = self.context is not None and (self.stopped or self.context.cancelled())
-        said = torch.tensor([here], dtype=torch.int32)
-        dist.broadcast(said, 0)
-        return bool(said)
+        decision = torch.tensor([here], dtype=torch.int32)
+        dist.broadcast(decision, 0)
+        return bool(decision)
 
     def warn(self, message: str) -> None:
         if self.context is not None:
@@ -185,6 +187,7 @@ def _help(
 
 
 def _watch(helpers: list[SpawnProcess], closing: threading.Event) -> None:
+    """End this process when a helper has ended, unless the engine is closing: its exchanges would wait for ever."""
     wait([helper.sentinel for helper in helpers])
     if not closing.wait(_GRACE_S):
         log.error("a process that renders with this one has ended; this worker ends, too, and starts again")
@@ -205,6 +208,7 @@ def _whole(frames: Iterator[Frames], together: _Together) -> Iterator[Frames]:
 
 
 def _exhaust(frames: Iterator[Frames]) -> None:
+    """Run the job to its end and drop the frames. Raises OutOfMemory; other LipsyncErrors end every process's job."""
     try:
         for _ in frames:
             pass
@@ -215,7 +219,10 @@ def _exhaust(frames: Iterator[Frames]) -> None:
 
 
 def _join(settings: EngineSettings, rank: int, n_processes: int, meeting: Path) -> None:
-    """Meet the other processes. Agreements go through the CPU's side of the group (gloo), which waits for no GPU."""
+    """Join torch.distributed's group. meeting: the file through which the processes find each other.
+
+    Decisions, such as to cancel, go through the CPU's backend (gloo), which waits for no GPU.
+    """
     backend = "gloo"
     if settings.device != "cpu":
         torch.cuda.set_device(rank)
@@ -223,8 +230,8 @@ def _join(settings: EngineSettings, rank: int, n_processes: int, meeting: Path) 
     dist.init_process_group(backend, f"file://{meeting}", rank=rank, world_size=n_processes)
 
 
-def _part(settings: EngineSettings) -> None:
-    """Leave the group without an exchange: the other processes were killed, perhaps in the middle of one."""
+def _abort_group(settings: EngineSettings) -> None:
+    """End the process group without an exchange: the other processes were killed, perhaps in the middle of one."""
     if settings.device != "cpu":
         world = dist.group.WORLD
         assert world is not None

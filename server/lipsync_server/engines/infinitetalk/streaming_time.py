@@ -1,8 +1,8 @@
-"""Computes how long a forward takes whose blocks are partly streamed, from the times of a block and of its copy.
+"""Computes the duration of a forward with streamed blocks, from the times of one block and of one copy.
 
 The schedule is that of model/offload.py: two buffers on the GPU, copies in order on a stream of their own. A copy
-starts once the copy before it is done and its buffer is free, which it is as soon as the block in it has computed. A
-block starts once its copy is done. So a copy is hidden where the blocks since the copy before it compute longer. Like
+starts once the copy before it is done and its buffer is free. A buffer is free once the block in it has computed. A
+block starts once its copy is done. So a copy is hidden if the blocks since the copy before it compute longer. Like
 roofline.py, this module computes figures for tables and decides nothing. Knows times and order; moves no bytes.
 """
 
@@ -29,7 +29,11 @@ class Schedule:
 
 
 def schedule(n_blocks: int, streamed: Sequence[int], *, block_s: float, copy_s: float) -> Schedule:
-    """The last of three forwards in a row; the first one has nothing prefetched."""
+    """The schedule of a forward in the steady state: the last of three in a row, as the first has nothing prefetched.
+
+    streamed: indices of the streamed blocks, ascending. block_s: seconds in which a block computes. copy_s: seconds in
+    which its weights are copied.
+    """
     slot_of = {index: order % _SLOTS for order, index in enumerate(streamed)}
     following = dict(zip(streamed, [*streamed[1:], *streamed[:1]], strict=True))
     holds: list[int | None] = [None] * _SLOTS

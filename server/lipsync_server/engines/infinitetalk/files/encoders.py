@@ -144,6 +144,7 @@ def _text_files(settings: EngineSettings, others: "_Others", coming: frozenset[P
 
 
 def _require(settings: EngineSettings, *paths: Path) -> None:
+    """Raise WeightsError that names every missing file, the files that serve in its place, and the download."""
     missing = [path for path in paths if not path.is_file()]
     if missing:
         # Files of other programs serve as well.

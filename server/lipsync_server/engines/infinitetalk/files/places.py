@@ -40,11 +40,13 @@ def step_distilled_loras(settings: EngineSettings) -> list[Path]:
 
 
 def exactness(file: ModelFile) -> tuple[int, str]:
+    """The sort key that puts the file with the most exact number format first; equal formats by name."""
     known = _EXACTNESS.index(file.numbers) if file.numbers in _EXACTNESS else len(_EXACTNESS)
     return known, file.path.name
 
 
 def quant_folder(settings: EngineSettings) -> Path:
+    """The published folder of InfiniteTalk's 8-bit files, whether it exists or not."""
     return folder_named(settings.weights_dir, INFINITETALK) / "quant_models"
 
 
@@ -55,4 +57,5 @@ def wan_file(settings: EngineSettings, name: str) -> Path:
 
 
 def below(settings: EngineSettings, path: Path) -> Path:
+    """`path` relative to the weights folder, for messages; unchanged if it lies elsewhere."""
     return path.relative_to(settings.weights_dir) if path.is_relative_to(settings.weights_dir) else path

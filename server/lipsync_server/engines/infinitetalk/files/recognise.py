@@ -78,7 +78,10 @@ def _recognised(path: Path, size: int, mtime_ns: int) -> ModelFile:
 
 
 def people_of(path: Path) -> People:
-    """For how many people a file of InfiniteTalk's is: its name says, else its folder's, else it is for one."""
+    """How many people InfiniteTalk's layers in this file drive, by the file's name, else by its folder's.
+
+    "single" when neither name says.
+    """
     for name in (path.name, path.parent.name):
         if match := re.search(r"(single|multi)", re.sub("multitalk", "", name.lower())):
             return "multi" if match[1] == "multi" else "single"
@@ -91,6 +94,7 @@ def is_step_distilled(name: str) -> bool:
 
 
 def _kind(path: Path, named: Mapping[str, Entry]) -> tuple[Kind, str]:
+    """The kind of a file and the remark why it is not used, or "". named: its header by plain tensor names."""
     if any(_LORA_SIGN.search(name) for name in named):
         return "lora", ""
     if any(name.endswith("._data") for name in named):
@@ -107,6 +111,11 @@ def _kind(path: Path, named: Mapping[str, Entry]) -> tuple[Kind, str]:
 
 
 def _transformer(path: Path, named: Mapping[str, Entry]) -> tuple[Kind, str]:
+    """`_kind` of a file with a transformer's layers.
+
+    The input channels tell Wan's models apart: 16 latent channels for text to video; 36 for image to video, which adds
+    4 mask channels and the picture's 16.
+    """
     has_audio = _AUDIO_SIGN in named
     if BASE_SIGN not in named:
         other = _OTHER_PATCHES.search(path.name)
@@ -131,6 +140,7 @@ def _transformer(path: Path, named: Mapping[str, Entry]) -> tuple[Kind, str]:
 
 
 def _text(named: Mapping[str, Entry]) -> str | None:
+    """The remark about a T5 text encoder, "" for UMT5, which Wan needs; None if the file is no text encoder."""
     umt5 = (
         "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight", "enc.blk.1.attn_rel_b.weight",
         "blocks.1.pos_embedding.embedding.weight",
@@ -143,6 +153,7 @@ def _text(named: Mapping[str, Entry]) -> str | None:
 
 
 def _clip(named: Mapping[str, Entry]) -> str | None:
+    """The remark about a CLIP vision tower, "" for ViT-H; None if the file is none."""
     for tower in ("vision_model.embeddings.", "visual.", ""):
         entry = named.get(f"{tower}patch_embedding.weight")
         if entry is None or len(entry.shape) != 4:
@@ -154,6 +165,7 @@ def _clip(named: Mapping[str, Entry]) -> str | None:
 
 
 def _vae(path: Path, named: Mapping[str, Entry]) -> str | None:
+    """The remark about a video VAE, "" for Wan 2.1's; None if the file is none."""
     signs = (("conv2.weight", "decoder.head.0.gamma"), ("post_quant_conv.weight", "decoder.norm_out.gamma"))
     for prefix in ("", "model.", "vae.", "first_stage_model."):
         for latent, sign in signs:
@@ -167,17 +179,19 @@ def _vae(path: Path, named: Mapping[str, Entry]) -> str | None:
 
 
 def _sound(path: Path, named: Mapping[str, Entry]) -> str | None:
+    """The remark about a wav2vec2 speech encoder, "" for chinese-wav2vec2-base; None if the file is none."""
     plain = {name.removeprefix("wav2vec2.") for name in named}
     if "feature_extractor.conv_layers.0.conv.weight" not in plain:
         return None
     if "feature_extractor.conv_layers.1.layer_norm.weight" in plain:
-        return "a large wav2vec2 model; InfiniteTalk listens with chinese-wav2vec2-base"
+        return "a large wav2vec2 model; InfiniteTalk needs chinese-wav2vec2-base"
     if "lm_head.weight" in plain or "960h" in path.name:
-        return "wav2vec2-base-960h, with which FlashHead listens; InfiniteTalk needs chinese-wav2vec2-base"
+        return "wav2vec2-base-960h, FlashHead's speech encoder; InfiniteTalk needs chinese-wav2vec2-base"
     return ""
 
 
 def _width(kind: Kind, named: Mapping[str, Entry]) -> int:
+    """The width of the transformer that the file holds or, for a LoRA, changes; 0 if its header does not show one."""
     if kind in ("base", "whole") and BASE_SIGN in named:
         return named[BASE_SIGN].shape[0]
     if kind == "lora":

@@ -64,6 +64,7 @@ def scan(folder: Path) -> FolderScan:
 
 
 def _scanned(file: ModelFile) -> ScannedFile:
+    """The file's line in the listing, with its part in words."""
     return ScannedFile(
         path=file.path, kind=file.kind, part=_PART_WORDS[file.kind], numbers=file.numbers, size_bytes=file.n_bytes,
         people=file.people, used=file.is_usable, remark=file.remark,

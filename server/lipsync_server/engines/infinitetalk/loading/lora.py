@@ -128,7 +128,10 @@ def _put(path: Path, layer: _Layer, key: LoraKey, tensor: Tensor) -> None:
 
 @dataclass(frozen=True)
 class _LayerReader:
-    """One layer of a file, to be checked and made into changes."""
+    """One layer of a file, to be checked and made into changes.
+
+    Each `_low_rank`, `_lokr`, ... returns the change of its kind, or None if the file holds none for this layer.
+    """
 
     path: Path
     layer: str
@@ -249,6 +252,7 @@ class _LayerReader:
         return name, lambda weight, scale: shaped.to(weight) * scale
 
     def _factor(self, rank: int) -> float:
+        """alpha / rank; 1 for a file without alpha, and for one whose alpha does not count."""
         alpha = self.found.alpha
         return alpha / rank if self.uses_alpha and alpha is not None else 1.0
 
@@ -261,6 +265,7 @@ class _LayerReader:
         return WeightsError(f"{self.path.name} has {key} without {lacking}; the file is incomplete.")
 
     def _check(self, made: tuple[int, int], *, fits: bool) -> None:
+        """Raise WeightsError unless the parts fit each other (`fits`) and make a change of the weight's shape."""
         if fits and made == self._wanted():
             return
         key = next(key for part, key in self.found.keys.items() if part != "alpha")

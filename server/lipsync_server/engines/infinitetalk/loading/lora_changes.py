@@ -20,6 +20,8 @@ Change = Callable[[Tensor, float], Tensor]
 class Product:
     """A matrix as a file holds it: whole, or as left (rows, r) times right (r, columns), or with a Tucker core.
 
+    A Tucker core is a small tensor between two factors; it stands for a convolution's kernel at a low rank.
+
     With a core (i, j, kernel ...), left is (i, rows) and right is (j, columns), as LyCORIS stores them.
     """
 
@@ -153,6 +155,10 @@ def glora_in_order(parts: Sequence[Tensor], rows: int) -> tuple[Tensor, Tensor, 
 
 
 def _cayley(blocks: Tensor, bound: float) -> Tensor:
+    """The rotations (I + Q) (I - Q)^-1 of Q = b - b^T for each block b: (..., n, n) -> (..., n, n), float.
+
+    A Cayley transform of a skew matrix is orthogonal. bound: the largest norm of all Q together; 0 is none.
+    """
     skew = blocks - blocks.transpose(-1, -2)
     if bound > 0:
         norm = skew.norm() + 1e-8

@@ -137,7 +137,7 @@ class Models:
         return self._encoders
 
     def load_encoders(self, report: Report) -> None:
-        """Everything beside the transformer; idempotent."""
+        """Load wav2vec2, the VAE and CLIP, unless they are loaded. Raises WeightsError for a missing model file."""
         if self._encoders is not None:
             return
         files = find_encoders(self._settings)
@@ -159,9 +159,10 @@ class Models:
         return WanVae.load(path, device=self.device, dtype=self.dtype, kernels=True, pair_columns=pairs)
 
     def recall(self, choices: Mapping[str, str]) -> None:
-        """Compute with these choices from now on, as the first part of a resumed job did; empty: with this card's own.
+        """Compute with these kernel choices from now on, so that a resumed job goes on as its first part began.
 
-        Raises as the loading of the VAE does.
+        choices: name of a question -> the way taken (models/kernels/choice.py); empty returns to this card's own
+        choices. Loads the VAE anew if they differ, and raises as that load does.
         """
         if not self.chooser.recall(choices):
             return
@@ -194,6 +195,7 @@ class Models:
     def _files(
         self, need: Need, server: tuple[LoraFile, ...] | None = None
     ) -> tuple[TransformerFiles, tuple[str, ...]]:
+        """The transformer's files for a job, and warnings. server: `server_loras`, if the caller has them already."""
         known = server_loras(self._settings) if server is None else server
         return choose_transformer(
             self._settings,
@@ -278,7 +280,7 @@ class Models:
         return tokens
 
     def encodes_beside(self, need: Need) -> bool:
-        """Whether a picture may be encoded while the GPU does something else: where there is room for both."""
+        """Whether the GPU has room to encode a picture while it computes something else."""
         return self._held is not None and has_room_to_encode(self._held.spare_bytes, need)
 
     def describe(self) -> str:

@@ -107,7 +107,7 @@ class MemoryPlanner:
                 smaller = self._eight_bit()
                 forms.append((planned(smaller), smaller))
         _refuse_what_the_gpu_cannot_hold(forms[-1][0])
-        # A held transformer has its host memory already, and where it has to be replaced this is asked again.
+        # A held transformer has its host memory already. If it has to be replaced, `plan` is called again without it.
         return forms[0] if held is not None else self._fitting_the_host(forms)
 
     def _rounding_at_load(self, files: TransformerFiles, planned: Callable[[Quantization], MemoryPlan]) -> Quantization:
@@ -206,7 +206,8 @@ def _refusal(plan: MemoryPlan, host: HostMemory, n_processes: int) -> str:
         waiting, fixed = plan.waiting_bytes / gib, plan.host_fixed_bytes / gib
         n_waiting = plan.n_blocks - plan.resident_blocks
         parts = (
-            f"{waiting:.1f} for {n_waiting} of {plan.n_blocks} blocks that the GPU has no room for, {fixed:.1f} beside"
+            f"{waiting:.1f} for {n_waiting} of {plan.n_blocks} blocks that the GPU has no room for, {fixed:.1f} for "
+            "everything else"
         )
         remedies = "use the weights profile infinitetalk-int8-fast, resolution 480p, or a GPU with more memory"
     each = f" for each of {n_processes} processes" if n_processes > 1 else ""
@@ -237,7 +238,7 @@ def spare_bytes(plan: MemoryPlan) -> int:
 
 
 def has_room_to_encode(spare: int, need: Need) -> bool:
-    """Whether a picture can be encoded while the GPU does something else."""
+    """Whether `spare` bytes of GPU memory are enough to encode a picture while the GPU computes something else."""
     return spare >= need.pixels * _ENCODE_BYTES
 
 

@@ -88,7 +88,11 @@ def read_quant_map(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[st
 
 
 def check(files: WeightFiles, shapes: Mapping[str, tuple[int, ...]], kinds: Mapping[str, EightBit]) -> None:
-    """Compare what the files hold with what the model needs. Raises WeightsError naming the first file and key."""
+    """Compare the tensors of the files with the model's parameters, by name, shape and number format.
+
+    shapes: official name -> shape. kinds: layers stored in 8 bits. Raises WeightsError naming the first file and key
+    that differ.
+    """
     wanted: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {}
     optional: set[str] = set()
     for name, shape in shapes.items():
@@ -228,6 +232,7 @@ def load_transformer(
 
 
 def _is_quanto(path: Path) -> bool:
+    """Whether optimum-quanto wrote the file: its 8-bit tensors are named `._data`, with a `._scale` beside each."""
     return any(entry.key.endswith("._data") for entry in read_entries(path))
 
 

@@ -102,6 +102,7 @@ class StreamedBlocks:
 
     @staticmethod
     def _layout(block: Block, dtype: torch.dtype) -> list[tuple[nn.Module, str, torch.Size, torch.dtype, int, int]]:
+        """The places of a block's parameters in its buffer: (owner, name, shape, dtype, first byte, end byte) each."""
         layout, offset = [], 0
         for owner in block.modules():
             for name, parameter in owner._parameters.items():

@@ -118,7 +118,7 @@ class InfiniteTalkTransformer(WanTransformer):
                 module.attend = self.attention.kernel
 
     def share_tokens(self, sharing: TokenSharing) -> None:
-        """Take only this process's tokens through the blocks from now on. Comes after set_attention."""
+        """Run the blocks on this process's share of the tokens from now on. Call it after set_attention."""
         if self.attention is None:
             self.set_attention()
         assert self.attention is not None
@@ -210,7 +210,7 @@ class InfiniteTalkTransformer(WanTransformer):
         return self._sharing.join(pending.settle(), grid)
 
     def rope(self, grid: Grid) -> RotaryTable:
-        """The rotary table of the tokens that this process takes through the blocks, made once and kept."""
+        """The rotary table of the tokens that this process computes, made once for each grid and kept."""
         key = (grid, self.device)
         if key not in self._ropes:
             whole = video_table(grid, self.config.head_dim, self.device)

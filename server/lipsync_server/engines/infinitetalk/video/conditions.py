@@ -73,9 +73,9 @@ def moving_picture(picture: Frames, boxes: tuple[Box, Box] | None) -> PictureAt:
 
 
 class ConditionMaker:
-    """Makes each window's conditioning; keeps what the next window may use again.
+    """Makes each window's conditioning; keeps the encoded picture, which the next window may use again.
 
-    Windows come in order. side: where `prefetch` works.
+    Windows come in order. tokens_of: CLIP's tokens of a picture. side: the stream on which `prefetch` works.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class ConditionMaker:
                 return
             with self._side.beside():
                 self._made[window.index] = self._make(window, source, boxes)
-        except Exception as error:  # `at` tries again and raises what is still wrong
+        except Exception as error:  # `at` tries again, and raises the error if it persists
             self._prefetches = False
             log.info("window %d is not prepared early: %s", window.index + 1, error)
 
@@ -149,6 +149,7 @@ class ConditionMaker:
         return to_tensor(fit_picture(source, self._size)).to(self._vae.device)
 
     def _encoded(self, source: Frames) -> tuple[Tensor, Tensor, Tensor]:
+        """The picture at the video's size, its CLIP tokens, and the latents of it and grey frames after it."""
         if self._last is None or self._last[0] is not source:
             picture = to_tensor(fit_picture(source, self._size)).to(self._vae.device)
             latents = self._vae.encode_picture(picture, self._longest)

@@ -69,6 +69,7 @@ def cast_of(request: RenderRequest, options: Options) -> Cast:
 
 
 def _checked(box: Box, picture: Frames, field: str) -> Box:
+    """The box cut to the picture. Raises InvalidInput that names the option `field` if nothing of it is left."""
     height, width = picture.shape[:2]
     left, top, right, bottom = max(0.0, box[0]), max(0.0, box[1]), min(float(width), box[2]), min(float(height), box[3])
     if right - left < 1 or bottom - top < 1:

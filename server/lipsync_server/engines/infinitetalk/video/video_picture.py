@@ -13,7 +13,7 @@ from lipsync_server.models.sampling.windows import Schedule, Window
 
 
 class VideoPicture:
-    """Callable as conditions.PictureAt; windows must come in order, each as often as wanted, after a failure too."""
+    """Callable as conditions.PictureAt. Windows come in order; the same window may come again after a failure."""
 
     def __init__(self, path: Path, first_frame: Frames, plan: Schedule, boxes: tuple[Box, Box] | None) -> None:
         self._path, self._first_frame, self._plan, self._boxes = path, first_frame, plan, boxes
@@ -38,6 +38,7 @@ class VideoPicture:
         return self._last[1], self._boxes
 
     def close(self) -> None:
+        """Close the reader, which decodes the video in a process of its own."""
         close = getattr(self._reader, "close", None)
         if close is not None:
             close()

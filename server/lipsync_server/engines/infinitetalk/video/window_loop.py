@@ -1,7 +1,8 @@
 """The arithmetic of a window: denoise its latents, decode them, correct colours, encode the frames for the next window.
 
-The public reference's order of computation with its random numbers, so that a seed makes the same video. One denoising
-step is: pin the known latents, predict (once for each guidance pass), combine (guidance.py), step (sampler.py). Knows
+The order of computation and the random numbers are the public reference's, so that a seed makes the same video. One
+denoising step has four parts: pin the known latents, predict the velocity (once for each guidance pass), combine the
+predictions (guidance.py), and move the latent along the velocity (models/sampling/sampler.py). Knows
 the transformer, the VAE and the sampler. Does not know where models come from, nor the order of the parts of a window
 (run_window.py), nor errors (job.py).
 """
@@ -29,8 +30,11 @@ OnStep = Callable[[int], None]
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """The numbers of the loop, resolved. apg: (momentum, norm threshold), or None for plain guidance. flashtalk: the
-    sampler that noises again between steps, and colours with FlashTalk's constants."""
+    """The numbers of the loop, the preset's filled in.
+
+    apg: (momentum, norm threshold), or None for plain guidance. flashtalk: use the sampler that adds fresh noise
+    between steps, and FlashTalk's constants for colours.
+    """
 
     steps: int
     shift: float
@@ -176,6 +180,7 @@ class _Pacer:
         self._last: torch.cuda.Event | None = None
 
     def step_done(self) -> None:
+        """Call this when a step's work is queued; waits until the GPU has finished the step before it."""
         if not self._cuda:
             return
         before, self._last = self._last, torch.cuda.Event()

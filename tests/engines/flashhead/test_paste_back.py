@@ -10,7 +10,7 @@ from flashhead_kit import CPU, PORTRAITS
 from hypothesis import given
 from hypothesis import strategies as st
 from lipsync_server.engines.base import Frames
-from lipsync_server.engines.flashhead.video.face_crop import FaceCrop, crop_for, place_crop, words_for
+from lipsync_server.engines.flashhead.video.face_crop import FaceCrop, crop_for, place_crop, warnings_for
 from lipsync_server.engines.flashhead.video.paste_back import PasteBack
 from lipsync_server.engines.landmarks import Face, FaceLandmarker
 from lipsync_server.errors import InvalidImage
@@ -183,17 +183,17 @@ def face_like(width: float, yaw: float = 0.0, roll: float = 0.0) -> Face:
 def test_pictures_that_cannot_work_are_refused_and_doubtful_ones_told() -> None:
     fine = face_like(150)
     picture = picture_of(600, 600)
-    assert words_for(fine, crop_for(fine, picture)) == []
+    assert warnings_for(fine, crop_for(fine, picture)) == []
     with pytest.raises(InvalidImage, match="25 pixels wide"):
-        words_for(face_like(25), crop_for(face_like(25), picture))
+        warnings_for(face_like(25), crop_for(face_like(25), picture))
     with pytest.raises(InvalidImage, match="from the side"):
-        words_for(face_like(150, yaw=1.2), crop_for(fine, picture))
-    assert "soft" in words_for(face_like(60), crop_for(face_like(60), picture))[0]
-    assert "side" in words_for(face_like(150, yaw=-0.8), crop_for(fine, picture))[0]
+        warnings_for(face_like(150, yaw=1.2), crop_for(fine, picture))
+    assert "soft" in warnings_for(face_like(60), crop_for(face_like(60), picture))[0]
+    assert "side" in warnings_for(face_like(150, yaw=-0.8), crop_for(fine, picture))[0]
     near = crop_for(fine, picture[:, 180:])
-    assert "close to the border" in words_for(fine, place_crop((60.0, 300.0), 165.0, (600, 600)))[0]
+    assert "close to the border" in warnings_for(fine, place_crop((60.0, 300.0), 165.0, (600, 600)))[0]
     assert near.side == crop_for(fine, picture).side
-    assert "beyond the picture" in words_for(fine, place_crop((60.0, 60.0), 165.0, (200, 200)))[0]
+    assert "beyond the picture" in warnings_for(fine, place_crop((60.0, 60.0), 165.0, (200, 200)))[0]
 
 
 def test_a_tilted_head_is_cut_upright() -> None:

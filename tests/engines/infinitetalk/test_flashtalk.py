@@ -251,7 +251,7 @@ def test_flashtalks_numbers_take_the_place_of_what_was_left_open() -> None:
     assert flashtalk_options(Options(preset="fast")).sampling.steps == 2
     asked = flashtalk_options(Options(steps=8, window_frames=81))
     assert (asked.sampling.steps, asked.window_frames) == (8, 81)
-    assert any("8 steps" in words for words in flashtalk.words_for(asked, flashtalk.OWN_SIZE))
+    assert any("8 steps" in words for words in flashtalk.warnings_for(asked, flashtalk.OWN_SIZE))
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_its_own_format_comes_first_and_others_are_told(
     monkeypatch.setattr(flashtalk, "OWN_SIZE", (768, 448))
     monkeypatch.setitem(BUCKETS, "480p", {0.67: (512, 768), 1.0: (640, 640), 1.5: (768, 512), 1.86: (832, 448)})
     chosen = flashtalk_size(*picture, "480p")
-    told = flashtalk.words_for(flashtalk_options(Options()), chosen)
+    told = flashtalk.warnings_for(flashtalk_options(Options()), chosen)
     assert bool(told) == (chosen != (768, 448))
     assert chosen == size
 

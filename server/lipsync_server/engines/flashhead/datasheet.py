@@ -23,7 +23,7 @@ _BY_PARTS = (
 
 
 def _name_row(preset: str, options: Mapping[str, object]) -> Row:
-    """The variant, with `fast` behind it for that preset; all other presets take the same number of steps."""
+    """The table row of a variant: "pro", "lite", or with " fast" behind it, the only preset with fewer steps."""
     variant = str(options.get("variant") or "pro")
     others = {name: value for name, value in options.items() if name != "variant"}
     return Row("flashhead", f"{variant} fast" if preset == "fast" else variant, others)

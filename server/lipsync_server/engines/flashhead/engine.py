@@ -54,4 +54,5 @@ class FlashHeadEngine:
 
 
 def create(settings: EngineSettings) -> FlashHeadEngine:
+    """The engine, not loaded yet; the registry calls this."""
     return FlashHeadEngine(settings)

@@ -23,7 +23,7 @@ from lipsync_server.engines.base import Frames, RenderContext, RenderRequest
 from lipsync_server.engines.flashhead.loading.models import Models
 from lipsync_server.engines.flashhead.model.config import WINDOW_FRAMES
 from lipsync_server.engines.flashhead.options import DISTILLED_STEPS, Options
-from lipsync_server.engines.flashhead.video.face_crop import SIDE, FaceCrop, crop_for, words_for
+from lipsync_server.engines.flashhead.video.face_crop import SIDE, FaceCrop, crop_for, warnings_for
 from lipsync_server.engines.flashhead.video.paste_back import PasteBack
 from lipsync_server.engines.flashhead.video.placing import Place, Placing
 from lipsync_server.engines.flashhead.video.window_loop import LoopSettings, WindowLoop, encode_picture
@@ -70,7 +70,7 @@ class Job:
 
     def frames(self) -> Iterator[Frames]:
         """All frames of the video that are not stored yet: uint8 RGB (n, H, W, 3), in order."""
-        self._tell_limits()
+        self._warn_of_limits()
         square = self._square()
         room = room_for(self._make_room)
         start = self._start()
@@ -87,6 +87,7 @@ class Job:
                 self._context.save(state_after(window.index, known, start.generator, self._models.chooser.in_use))
 
     def _make_room(self) -> bool:
+        """Round the weights to 8 bits. Returns False if they are rounded already, so that nothing more can be freed."""
         if not self._models.make_room():
             return False
         self._context.warn(RAN_OUT)
@@ -94,8 +95,8 @@ class Job:
 
     # 1 face
 
-    def _tell_limits(self) -> None:
-        """Warn about each part of the request that FlashHead ignores, before any work."""
+    def _warn_of_limits(self) -> None:
+        """Warn about each part of the request that FlashHead ignores. Raises InvalidInput for two recordings."""
         if self._request.second_speech is not None:
             raise InvalidInput(
                 "FlashHead moves one face, and two recordings were given. Send one, or use engine infinitetalk.",
@@ -118,8 +119,8 @@ class Job:
         faces = landmarker().detect(picture)
         face = choose_face(faces, face_index=options.face_index, face_box=options.face_box)
         crop = crop_for(face, picture, options.face_scale)
-        for words in words_for(face, crop):
-            self._context.warn(words)
+        for warning in warnings_for(face, crop):
+            self._context.warn(warning)
         return _Square(crop.cut(picture, SIDE), crop)
 
     # 2 windows
@@ -178,10 +179,10 @@ class Job:
                 self._request.picture, crop, square.pixels, self._models.device,
                 feather=options.feather, follow_border=options.follow_border, grain=options.grain,
             )  # fmt: skip
-        told = False
+        warned = False
 
         def place(frames: Tensor) -> Frames:
-            nonlocal told
+            nonlocal warned
             if paste is None and restore is None:
                 return to_uint8(frames).cpu().numpy()
             squares = ((frames.permute(1, 0, 2, 3).float() + 1) / 2).clamp(0, 1)
@@ -190,8 +191,8 @@ class Job:
             if paste is None:
                 return to_uint8(squares.permute(1, 0, 2, 3) * 2 - 1).cpu().numpy()
             placed = paste(squares)
-            if paste.n_beyond and not told:
-                told = True
+            if paste.n_beyond and not warned:
+                warned = True
                 self._context.warn(
                     "The head or the shoulders move beyond the square that FlashHead animates; they were bent back at "
                     "its border. A larger face_scale, for example 2.5, leaves more room."

@@ -42,7 +42,7 @@ class PublishedFiles:
 
 
 def find_files(settings: EngineSettings, variant: Variant) -> PublishedFiles:
-    """The files of `variant`; raises WeightsError that lists what is missing and how to download it."""
+    """The files of `variant`. Raises WeightsError with the missing files and the command that downloads them."""
     weights, folder = settings.weights_dir, settings.weights_dir / FOLDER
     model = folder / MODEL_FOLDERS[variant]
     missing = [] if (model / "config.json").is_file() else [model / "config.json"]

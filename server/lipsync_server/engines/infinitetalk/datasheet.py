@@ -46,7 +46,7 @@ def _by_roofline(one: Speed, card: str) -> Speed:
 
 
 def _as_infinitetalk_fast(one: Speed, card: str) -> Speed:
-    """FlashTalk's speed on `card`: the measured one, scaled as InfiniteTalk's preset `fast` scales between the cards."""
+    """FlashTalk's measured speed, scaled by InfiniteTalk's ratio of the two cards in preset `fast`."""
     here, there = _FAST_S[card], _FAST_S[one.card]
     return scaled(one, card, here / there, f"{here:g} / {there:g} (infinitetalk fast on both cards)")
 

@@ -15,7 +15,7 @@ _H100 = (
 
 
 def _name_row(preset: str, options: Mapping[str, object]) -> Row:
-    """The size. A file of `lipsync bench --share` has it in the place of the preset, which this engine lacks."""
+    """The table row of a size. A file of `lipsync bench --share` has the size in the place of the preset."""
     size = str(options.get("size") or (preset if preset.isdecimal() else "256"))
     return Row("sadtalker", size, {name: value for name, value in options.items() if name != "size"})
 

@@ -88,6 +88,7 @@ class SadTalkerEngine:
             self._landmarker = landmarker()
 
     def close(self) -> None:
+        """Free the memory of all models; they may be loaded again."""
         self._loaded = self._landmarker = self.enhancer = None
         gc.collect()
         if self._device.type == "cuda":
@@ -128,6 +129,7 @@ class SadTalkerEngine:
     def _source(
         self, request: RenderRequest, options: Options, loaded: _Loaded, context: RenderContext
     ) -> tuple[Source, Face]:
+        """The prepared source picture and its face. Raises NoFace, and InvalidImage for a face that is too small."""
         assert self._landmarker is not None
         faces = self._landmarker.detect(request.picture)
         face = choose_face(faces, face_index=options.face_index, face_box=options.face_box)
@@ -148,6 +150,7 @@ class SadTalkerEngine:
         return source, face
 
     def _size(self, asked: int | None) -> int:
+        """The size to load: as asked, else the smallest whose file is here. Raises WeightsError if it is not here."""
         present = sizes_present(self._folder)
         if asked is None:
             asked = present[0] if present else 256
@@ -159,6 +162,7 @@ class SadTalkerEngine:
         return asked
 
     def _precision(self, asked: Precision | Literal["auto"]) -> Precision:
+        """The renderer's number format: as asked, else the fastest one of this device."""
         if asked != "auto":
             return asked
         if self._device.type == "cuda":
@@ -192,7 +196,11 @@ class SadTalkerEngine:
 
 
 class _Render:
-    """One request with everything constant prepared: track of coefficients, renderer's source, compositor."""
+    """One request, with everything prepared that is the same for all frames.
+
+    track: coefficients of the frames. source: the renderer's constants of the picture. compositor: makes video frames
+    from rendered squares. n_heard: number of frames with speech; later frames repeat the last of them.
+    """
 
     def __init__(
         self,
@@ -241,6 +249,7 @@ class _Render:
         self.batch_size = options.batch_size or default_batch(loaded.size, device)
 
     def batches(self, context: RenderContext) -> Iterator[Frames]:
+        """Yield the frames after the resume point, uint8 RGB (n, H, W, 3); save a resume point now and then."""
         done = saved = context.resume_point.n_frames if context.resume_point else 0
         saved_at = time.monotonic()
         ahead = 1 if self.loaded.renderer.device.type == "cuda" else 0
@@ -282,6 +291,7 @@ class _Render:
         return self.compositor.blend(squares if self.enhancer is None else self.enhancer(squares))
 
     def _shrink_batch(self, error: torch.OutOfMemoryError) -> None:
+        """Halve the batch size after `error`. Raises OutOfMemory if the batch is a single frame already."""
         if self.batch_size == 1:
             doing = f"while SadTalker rendered one frame of {self.loaded.size} pixels at a time"
             raise gpu_out_of_memory(error, doing=doing, remedies=("size 256",)) from error
@@ -291,6 +301,7 @@ class _Render:
 
 
 def _compositor(picture: Frames, options: Options, size: int, source: Source, device: torch.device) -> Compositor:
+    """The compositor that the options ask for. size: side of the rendered squares in pixels."""
     if not options.pastes_back:
         return CropFrames(size, source.crop_size)
     video, (scale_x, scale_y) = fit_video(picture)
@@ -306,4 +317,5 @@ def _cpu_has_bfloat16() -> bool:
 
 
 def create(settings: EngineSettings) -> SadTalkerEngine:
+    """The engine, not loaded yet; the registry calls this."""
     return SadTalkerEngine(settings)

@@ -14,6 +14,7 @@ _GPU_BYTES = int(5.5 * 2**30)  # usable memory of a card sold with 6 GB; the dri
 
 
 def weights_folder(settings: EngineSettings) -> Path:
+    """The folder of SadTalker's model files, whether it exists or not."""
     return settings.weights_dir / FOLDER
 
 
@@ -23,9 +24,9 @@ def sizes_present(folder: Path) -> list[int]:
 
 
 def describe(settings: EngineSettings) -> EngineInfo:
-    """Available with its packages and weights, on a 6 GB GPU or a patient CPU."""
+    """The entry of GET /v1/engines. `available` means: packages and model files are there; a GPU is not needed."""
     device = device_name(settings)
-    reason = _what_is_missing(settings)
+    reason = _why_not(settings)
     sizes = sizes_present(weights_folder(settings))
     return EngineInfo(
         name="sadtalker",
@@ -39,11 +40,12 @@ def describe(settings: EngineSettings) -> EngineInfo:
 
 
 def device_name(settings: EngineSettings) -> str:
-    """cpu, or the CUDA device that the settings mean; a GPU that is too small is passed over by `auto`."""
+    """The device that this engine runs on, "cpu" or "cuda:N"; the setting `auto` skips a GPU that is too small."""
     return choose_device(settings.device, least_bytes=_GPU_BYTES).name
 
 
-def _what_is_missing(settings: EngineSettings) -> str:
+def _why_not(settings: EngineSettings) -> str:
+    """Why the engine cannot run here, in one sentence, or "": packages or model files are missing."""
     if packages := missing_packages(("torch", "safetensors", "scipy")):
         return extra_is_missing("SadTalker", packages, "models")
     folder = weights_folder(settings)

@@ -59,21 +59,26 @@ class Layout:
         return nn.Conv2d(inputs, out, (height, width), stride=stride, padding=padding, bias=bias)
 
     def conv1d(self, name: str, *, dilation: int = 1) -> nn.Conv1d:
+        """A 1-D convolution without padding."""
         out, inputs, kernel = (self / name).shape("weight", 3)
         return nn.Conv1d(inputs, out, kernel, dilation=dilation)
 
     def conv3d(self, name: str, *, padding: int = 0) -> nn.Conv3d:
+        """A 3-D convolution with a cubic kernel."""
         out, inputs, kernel, _, _ = (self / name).shape("weight", 5)
         return nn.Conv3d(inputs, out, kernel, padding=padding)
 
     def linear(self, name: str) -> nn.Linear:
+        """A linear layer with a bias."""
         out, inputs = (self / name).shape("weight", 2)
         return nn.Linear(inputs, out)
 
     def norm2d(self, name: str) -> nn.BatchNorm2d:
+        """A batch norm over pictures."""
         return nn.BatchNorm2d((self / name).shape("weight", 1)[0])
 
     def norm3d(self, name: str) -> nn.BatchNorm3d:
+        """A batch norm over volumes."""
         return nn.BatchNorm3d((self / name).shape("weight", 1)[0])
 
 
@@ -105,7 +110,10 @@ def fold_spectral_norm(tensors: Mapping[str, torch.Tensor], source: str = "the m
 
 
 def fill(module: _M, tensors: Mapping[str, torch.Tensor], source: str = "the model file") -> _M:
-    """Put `tensors` into `module` (built on the meta device): none missing, none left over. Returns it in eval mode."""
+    """Put `tensors` into `module`, which was built on the meta device; returns the module in evaluation mode.
+
+    Raises WeightsError for a tensor that is missing, left over or of another shape.
+    """
     folded = fold_spectral_norm(tensors, source)
     checked = rename_and_check(module.state_dict(), folded, lambda name: name, source=source)
     module.load_state_dict(checked, assign=True)

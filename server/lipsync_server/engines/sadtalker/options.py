@@ -13,8 +13,8 @@ _Angles = list[float]
 class Options(EngineOptions):
     """The options of a caller. The defaults put the talking head back into the whole picture.
 
-    The last group are places where the original does what a viewer would call a fault; `reference_behaviour` takes its
-    side in all of them at once.
+    The last group switches between our behaviour and the original's where a viewer would call the original's a fault;
+    `reference_behaviour` sets all of them to the original's.
     """
 
     effects: ClassVar[Mapping[str, str]] = {
@@ -120,4 +120,5 @@ class Options(EngineOptions):
 
     @property
     def pastes_back(self) -> bool:
+        """Whether the head is put back into the whole picture."""
         return self.preprocess in ("full", "extfull")

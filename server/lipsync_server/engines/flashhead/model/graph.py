@@ -1,8 +1,9 @@
 """One forward of the model as a CUDA graph: recorded once, then started by one call.
 
 A forward is about a thousand small kernels. With few tokens (variant lite: 1,280) the GPU computes a kernel faster than
-the host can start the next: a forward of 8 ms took 27 ms. A graph stores all starts with the addresses of all tensors,
-so new inputs are copied to the addresses of the recorded inputs. Knows CUDA; does not know the model's layers.
+the host can start the next: a forward of 8 ms took 27 ms. A CUDA graph is a recording of all kernel starts with the
+addresses of all tensors, so new inputs are copied to the addresses of the recorded inputs. Knows CUDA; does not know
+the model's layers.
 """
 
 import logging
@@ -19,7 +20,7 @@ _WARM_UP = 2
 
 
 class GraphedForward:
-    """Calls `forward` as it is until the first call of new shapes is recorded; call it in inference mode."""
+    """Calls `forward`, recorded at the first call of new shapes and replayed afterwards. Call it in inference mode."""
 
     def __init__(self, forward: Forward) -> None:
         self._forward = forward
@@ -29,7 +30,8 @@ class GraphedForward:
         self._works = True
 
     def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
-        """The forward of `inputs`. A recording that fails is logged once, and calls go on without one."""
+        """The result of `forward(inputs)`, a new tensor. If a recording fails, that is logged once, and each later call
+        runs `forward` itself."""
         if self._works and [x.shape for x in inputs] != [x.shape for x in self._inputs]:
             try:
                 self._record(inputs)
@@ -44,6 +46,7 @@ class GraphedForward:
         return self._output.clone()
 
     def _record(self, inputs: Sequence[Tensor]) -> None:
+        """Record a forward of copies of `inputs`. Raises RuntimeError if an operation in it cannot be recorded."""
         self._graph = self._output = None
         self._inputs = [x.clone() for x in inputs]
         side, main = torch.cuda.Stream(inputs[0].device), torch.cuda.current_stream(inputs[0].device)
@@ -55,17 +58,17 @@ class GraphedForward:
                 self._forward(self._inputs)
         main.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        # Another thread may use the GPU meanwhile; its work is no part of the recording.
-        # torch leaves its own stream current where a recording fails; this context brings the caller's back.
+        # "thread_local": another thread may use the GPU meanwhile, and its work is no part of the recording.
+        # After a failed recording torch leaves its own stream current; the outer context restores the caller's.
         with torch.cuda.stream(main), torch.cuda.graph(graph, capture_error_mode="thread_local"):
             output = self._forward(self._inputs)
         self._graph, self._output = graph, output
 
 
 def _end_recording(device: torch.device) -> None:
-    """Let CUDA's random numbers be drawn again.
+    """Make CUDA's random number generator usable again after a failed recording.
 
-    A recording that fails leaves them marked as being recorded; the end of another recording takes the mark away.
+    The failure leaves the generator marked as being recorded. A second, complete recording removes the mark.
     """
     with torch.cuda.graph(torch.cuda.CUDAGraph(), capture_error_mode="thread_local"):
         torch.zeros(1, device=device)

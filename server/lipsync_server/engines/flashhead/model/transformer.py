@@ -63,9 +63,9 @@ class FlashHeadTransformer(WanTransformer):
                 module.attend = self.attention.kernel
 
     def round_weights(self, kind: EightBit) -> None:
-        """Round the products over all tokens to 8 bits; they also compute in 8 bits where the device can.
+        """Round the weights of the layers over all tokens to 8 bits; their products are in 8 bits if the device can.
 
-        Call `use_fast_blocks` afterwards, where it was called before.
+        The blocks are plain afterwards: call `use_fast_blocks` again to fuse them.
         """
         self.fast_blocks, self._graphed = False, None
         activations: Activations = "dynamic" if native_8bit(self.device, kind) else "exact"

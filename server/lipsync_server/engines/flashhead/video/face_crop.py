@@ -28,7 +28,7 @@ _UPRIGHT = math.radians(15)
 _LEAST_FACE_PX, _SMALL_FACE_PX = 32.0, 80.0
 _STRONG_YAW, _PROFILE_YAW = 0.6, 1.1
 # A square that is shifted by less than this share of its side causes no warning.
-_UNTOLD_SHIFT = 0.04
+_UNNOTICED_SHIFT = 0.04
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def crop_for(face: Face, picture: Frames, scale: float = 2.0) -> FaceCrop:
     angle = face.roll if abs(face.roll) > _UPRIGHT else 0.0
     width = (right - left) * _DETECTOR_WIDTH
     if angle:
-        # The box of a tilted face is wider than the face: the corners of its mesh turned upright are not.
+        # The box of a tilted face is wider than the face, so the width is that of the mesh, turned upright.
         turned = face.points[:, :2] @ np.array(
             [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
         )
@@ -102,8 +102,9 @@ def place_crop(
 ) -> FaceCrop:
     """The square of a face at `centre` that is `face_width` wide, in a picture of (height, width).
 
-    An upright square of whole pixels lies inside the picture where the picture is large enough for it, and is centred
-    on the picture's axis that is too short where it is not.
+    scale: side of the square over the width of the face. angle: of the head, clockwise, in radians. The square is moved
+    inside the picture. Along an axis on which the picture is shorter than the square, it is centred on the picture. An
+    upright square covers whole pixels.
     """
     side = float(max(2, round(scale * face_width)))
     x = centre[0] + math.sin(angle) * _RAISED * side
@@ -119,7 +120,7 @@ def place_crop(
     return FaceCrop(inside_x, inside_y, side, angle, shifted=shifted, beyond=beyond)
 
 
-def words_for(face: Face, crop: FaceCrop) -> list[str]:
+def warnings_for(face: Face, crop: FaceCrop) -> list[str]:
     """Warnings for the caller before work starts. Raises InvalidImage for a face that FlashHead cannot animate."""
     left, _, right, _ = face.box
     width = right - left
@@ -135,24 +136,24 @@ def words_for(face: Face, crop: FaceCrop) -> list[str]:
             "picture, or engine infinitetalk.",
             field="image",
         )
-    words = []
+    warnings = []
     if width < _SMALL_FACE_PX:
-        words.append(f"The face is only {width:.0f} pixels wide; it will look soft. A larger picture works better.")
+        warnings.append(f"The face is only {width:.0f} pixels wide; it will look soft. A larger picture works better.")
     if abs(face.yaw) > _STRONG_YAW:
-        words.append(
+        warnings.append(
             "The face is turned far to the side; lips may look wrong. A picture that looks at the camera works better."
         )
-    if crop.beyond > _UNTOLD_SHIFT * crop.side:
-        words.append(
+    if crop.beyond > _UNNOTICED_SHIFT * crop.side:
+        warnings.append(
             "The square that FlashHead needs round the face reaches beyond the picture; its edge pixels were repeated "
             "there. A picture with more room round the head works better."
         )
-    elif crop.shifted > _UNTOLD_SHIFT * crop.side:
-        words.append(
+    elif crop.shifted > _UNNOTICED_SHIFT * crop.side:
+        warnings.append(
             "The face is close to the border of the picture, so the head is not in the middle of the square that "
             "FlashHead sees. A picture with more room round the head works better."
         )
-    return words
+    return warnings
 
 
 def reference_crop(box: Box, picture: tuple[int, int], ratio: float = 2.0) -> tuple[int, int, int, int]:

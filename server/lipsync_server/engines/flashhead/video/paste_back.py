@@ -169,6 +169,7 @@ def _depth(u: Tensor, v: Tensor, fading: tuple[bool, bool, bool, bool]) -> Tenso
 
 
 def _smooth(x: Tensor) -> Tensor:
+    """Smoothstep, 3 x^2 - 2 x^3: x in [0, 1] -> [0, 1], with slope 0 at both ends."""
     return x.square() * (3 - 2 * x)
 
 
@@ -178,6 +179,7 @@ def _planes(picture: Frames, device: torch.device) -> Tensor:
 
 
 def _small_grey(square: Frames) -> Frames:
+    """uint8 RGB (S, S, 3) -> grey uint8 of the optical flow's size, _FLOW_PX on a side."""
     small = cv2.resize(square, (_FLOW_PX, _FLOW_PX), interpolation=cv2.INTER_AREA)
     return np.asarray(small.astype(np.float32).mean(axis=2).round(), np.uint8)
 

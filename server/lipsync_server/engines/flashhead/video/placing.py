@@ -43,6 +43,7 @@ class Placing:
             self._thread.shutdown(cancel_futures=True)
 
     def _beside(self, squares: Tensor, ready: torch.cuda.Event, side: torch.cuda.Stream) -> Frames:
+        """Place `squares` on the side stream once the main stream has reached `ready`, where they are computed."""
         with torch.cuda.stream(side):
             side.wait_event(ready)
             # torch must not reuse this memory on the main stream before the side stream has read it.

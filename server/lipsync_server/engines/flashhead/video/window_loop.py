@@ -38,7 +38,11 @@ class VideoVae(Protocol):
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """steps: of the sampler. rounds_time: noise levels are rounded to bfloat16, as in the published run."""
+    """The numbers of the loop. steps: of the sampler. shift: values above 1 use more steps on strong noise.
+
+    colour_correction: 0 is off, 1 full strength. rounds_time: noise levels are rounded to bfloat16, as in the published
+    run.
+    """
 
     steps: int = 4
     shift: float = 5.0
@@ -75,8 +79,8 @@ class WindowLoop:
         self._draw = draw
         self._match_colours = ColourMatch(picture.to(vae.device), settings.colour_correction, FLASH)
         levels = distilled_timesteps(settings.steps, settings.shift)
-        told, sigmas = rounded_to_bfloat16(levels) if settings.rounds_time else (levels, levels / 1000)
-        self._levels, self._sigmas = told.to(vae.device), sigmas.to(vae.device)
+        timesteps, sigmas = rounded_to_bfloat16(levels) if settings.rounds_time else (levels, levels / 1000)
+        self._levels, self._sigmas = timesteps.to(vae.device), sigmas.to(vae.device)
 
     @property
     def first_known(self) -> Tensor:

@@ -1,8 +1,8 @@
 """The transformer as one or two single files of any layout: names and shapes compared, sizes read from shapes.
 
-A base file holds Wan2.1-I2V-14B, and a patch file the layers that InfiniteTalk adds (ComfyUI's `model_patches`, the wrapper's
-InfiniteTalk files, the official adapter); one file may also hold both. layouts.py reads names and scales. Does not know
-how a tensor becomes a parameter.
+A base file holds Wan2.1-I2V-14B, and a patch file the layers that InfiniteTalk adds (ComfyUI's `model_patches`, the
+wrapper's InfiniteTalk files, the official adapter); one file may also hold both. layouts.py reads names and scales.
+Does not know how a tensor becomes a parameter.
 """
 
 from collections.abc import Callable, Mapping

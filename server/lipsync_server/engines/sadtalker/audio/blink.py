@@ -14,7 +14,10 @@ _MIN_FRAMES = 21
 
 
 def blink_track(n_frames: int, seed: int) -> NDArray[np.float32]:
-    """(n_frames,) in [0, 1]: 0 is the source's eyes, 1 shut. Up to 21 frames have no blink."""
+    """The blink value of each frame, float32 (n_frames,) in [0, 1].
+
+    0 keeps the source's eyes, 1 shuts them. seed: of Python's generator. A recording of up to 21 frames has no blink.
+    """
     track = np.zeros(n_frames, np.float32)
     if n_frames < _MIN_FRAMES:
         return track

@@ -26,7 +26,12 @@ _CHUNK = 32
 
 @dataclass(frozen=True)
 class TrackOptions:
-    """Options for computing coefficients from a recording. blink_scale 0 keeps the eyes open."""
+    """Options for computing coefficients from a recording.
+
+    style: one of PoseVAE's 46 styles of head motion. join: how its blocks are joined (pose_track.py). blink_scale: 0
+    keeps the eyes open. expression_scale: factor on the expression. still: keep the source's pose. follow_pose,
+    follow_eyes: take the head's motion, or the expression, from a reference video.
+    """
 
     seed: int = 0
     style: int = 0
@@ -101,7 +106,7 @@ class CoefficientTrack:
         n = stop - first
         expression = torch.from_numpy(self.source[:N_EXPRESSION]).to(self.device).expand(n, -1)
         blink = torch.from_numpy(self.blink[first:stop]).to(self.device)[:, None]
-        if self.reference_eyes is not None:  # whole expressions of the video, so its own blinks
+        if self.reference_eyes is not None:  # the video's whole expressions, which hold its own blinks
             expression = torch.from_numpy(reference_expression(self.reference_eyes, first, stop)).to(self.device)
             blink = torch.zeros_like(blink)
         result = self.exp_net(self._windows(first, stop), expression, blink)
@@ -114,10 +119,10 @@ class CoefficientTrack:
 
 
 def target_rows(generated: Rows, source: Rows, *, expression_scale: float, still: bool) -> Rows:
-    """Generated (n, 70) -> what drives the renderer, (n, 70) or (n, 73) as the source has.
+    """Generated coefficients (n, 70) -> the renderer's input, (n, 70) or (n, 73) as the source (70,) or (73,) has.
 
-    The scale multiplies the expression itself, not its difference to the source's. `still` takes pose, and in full
-    modes the crop, from the source.
+    The scale multiplies the expression itself, not its difference to the source's. With `still`, pose and, in full
+    modes, the crop are the source's.
     """
     target = np.broadcast_to(source, (len(generated), len(source))).astype(np.float32)
     target[:, :N_EXPRESSION] = generated[:, :N_EXPRESSION] * np.float32(expression_scale)
@@ -127,7 +132,7 @@ def target_rows(generated: Rows, source: Rows, *, expression_scale: float, still
 
 
 def source_semantics(source: Rows) -> Rows:
-    """(C,) -> (C, 27): the same coefficients all along."""
+    """The renderer's window for a still source: (C,) -> (C, 27), the same coefficients in every frame."""
     return np.repeat(source[:, None], WINDOW_FRAMES, axis=1)
 
 

@@ -24,7 +24,7 @@ Noise = Callable[[int], Tensor]  # block -> (64,) drawn from N(0, 1), the same f
 
 
 def seeded_noise(seed: int, n_latent: int) -> Noise:
-    """Noise that any process draws alike, whichever blocks it needs."""
+    """Noise of each block from `seed` and the block's number alone, so that a resumed job draws the same."""
 
     def noise(block: int) -> Tensor:
         drawn = np.random.default_rng((seed, block)).standard_normal(n_latent)
@@ -34,7 +34,11 @@ def seeded_noise(seed: int, n_latent: int) -> Noise:
 
 
 def smooth(poses: Rows) -> Rows:
-    """Savitzky-Golay along time as the reference smooths, and nothing for one or two frames (it crashes there)."""
+    """Savitzky-Golay filter along time, as in the reference: (n, 6) -> (n, 6).
+
+    Each value becomes that of a parabola fitted to the 13 frames around it. One or two frames stay as they are; the
+    reference crashes there.
+    """
     n = len(poses)
     window = min(SMOOTHING_FRAMES, n - 1 + n % 2)
     if window <= SMOOTHING_ORDER:
@@ -68,7 +72,7 @@ class PoseTrack:
         return np.asarray(smooth(self.raw(low, high))[first - low : stop - low])
 
     def raw(self, first: int, stop: int) -> Rows:
-        """Poses before smoothing."""
+        """Poses of frames [first, stop) before smoothing: (n, 6)."""
         motion = np.zeros((stop - first, len(self.source_pose)), np.float32)
         for i in range(max(1, first), stop):
             for block, offset, weight in self._parts(i - 1):
@@ -101,7 +105,7 @@ class PoseTrack:
     def _decode(self, index: int) -> Rows:
         size, last = self.network.decoder.n_frames, self.n_frames - 1
         if self.join == "independent":
-            # A block that would run past the end is taken from the last 32 windows, the first one repeated in front.
+            # A block past the end uses the last 32 windows; in a shorter recording the first window is repeated.
             first = min(1 + index * size, max(1, self.n_frames - size))
             frames = range(max(1, first), min(first + size, self.n_frames))
             before, after, z = size - len(frames), 0, self.noise(index)
@@ -121,7 +125,10 @@ class PoseTrack:
         return np.asarray(motion[0].float().cpu().numpy(), np.float32)
 
     def _blended_noise(self, index: int) -> Tensor:
-        """Own noise for even blocks; odd ones stand between their neighbours, still of unit variance."""
+        """The noise of a block: its own for even blocks, the normalised sum of both neighbours' for odd ones.
+
+        (a + b) / sqrt(2) of two independent unit normals has unit variance again.
+        """
         if index % 2 == 0:
             return self.noise(index // 2)
         return (self.noise(index // 2) + self.noise(index // 2 + 1)) / 2**0.5

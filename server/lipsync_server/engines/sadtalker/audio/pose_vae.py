@@ -47,7 +47,7 @@ class _Upsample(nn.Module):
 
 
 class ResUnet(nn.Module):
-    """(B, 1, n_frames, 6) -> the same, in [0, 1]."""
+    """A U-Net over time, whose levels are residual blocks: (B, 1, n_frames, 6) -> the same shape, in [0, 1]."""
 
     def __init__(self, layout: Layout) -> None:
         super().__init__()
@@ -82,6 +82,8 @@ class ResUnet(nn.Module):
 
 
 class _Mlp(nn.Module):
+    """Two linear layers with ReLU between and a sigmoid behind."""
+
     def __init__(self, layout: Layout) -> None:
         super().__init__()
         self.L0 = layout.linear("L0")
@@ -92,6 +94,8 @@ class _Mlp(nn.Module):
 
 
 class PoseDecoder(nn.Module):
+    """The decoder: an MLP makes a first guess of a block, which the U-Net and a linear layer refine."""
+
     def __init__(self, layout: Layout) -> None:
         super().__init__()
         self.n_styles, self.n_latent = layout.shape("classbias", 2)

@@ -47,6 +47,7 @@ class Crop:
 
     @property
     def inner_in_picture(self) -> IntBox:
+        """The inner box in pixels of the resized picture."""
         left, top, right, bottom = self.inner
         x, y = self.outer[:2]
         return x + left, y + top, x + right, y + bottom
@@ -96,7 +97,11 @@ def find_crop(landmarks: Points, width: int, height: int, *, reference_clamp: bo
 
 
 def _quad_axes(landmarks: Points) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Half the quad's horizontal axis, and its centre."""
+    """Half the quad's horizontal axis, and its centre: (2,) each, in pixels.
+
+    The quad is a square turned with the head, as the data set FFHQ cuts faces. Half its side is twice the distance of
+    the eyes or 1.8 times the distance from eyes to mouth, whichever is larger.
+    """
     points = landmarks.astype(np.float32)
     left_eye, right_eye = points[36:42].mean(axis=0), points[42:48].mean(axis=0)
     eyes, mouth = (left_eye + right_eye) * 0.5, (points[48] + points[54]) * 0.5
@@ -142,7 +147,10 @@ def five_points(landmarks: Points) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Alignment:
-    """picture: 224 x 224 for the face network. scale, x, y: coefficients 70 to 72, in pixels of the square."""
+    """A face aligned to the 3-D model. picture: uint8 RGB (224, 224, 3), the face network's input.
+
+    scale, x, y: the square's scaling and the face's place in it in pixels; SadTalker's coefficients 70 to 72.
+    """
 
     picture: Picture
     scale: float
@@ -151,16 +159,22 @@ class Alignment:
 
 
 def align(square: Picture, landmarks: Points) -> Alignment:
-    """Scale and shift a picture so that the face fits the 3-D model. landmarks: (68, 2), y down."""
+    """Scale and shift a picture so that the face fits the 3-D model. landmarks: (68, 2), y down.
+
+    square: uint8 RGB (H, W, 3). Raises as `align_points`.
+    """
     points = five_points(landmarks)
     points[:, 1] = square.shape[0] - 1 - points[:, 1]
     return align_points(square, points)
 
 
 def align_points(square: Picture, points: NDArray[np.float64]) -> Alignment:
-    """The same from the five points (5, 2), y up. Pixels outside the picture become black.
+    """`align` from the five points (5, 2), y up. Pixels outside the picture become black.
 
-    Raises InvalidImage where the face is so small that the picture would have to be blown up beyond reason.
+    The pose is fitted by least squares: with the model's points P (5, 3), solve [P 1] A = points for A (4, 2). The mean
+    length of the columns of A's first three rows is the face's size, which is scaled to _FACE_SCALE; its last row is
+    the face's place. Raises InvalidImage where the face is so small that the enlarged picture would have more than
+    _MOST_PIXELS.
     """
     height, width = square.shape[:2]
     design = np.concatenate([STANDARD_POINTS, np.ones((5, 1))], axis=1)

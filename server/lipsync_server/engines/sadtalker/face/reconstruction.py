@@ -62,6 +62,8 @@ class _ResNet(nn.Module):
 
 
 class FaceReconstruction(nn.Module):
+    """The whole network: ResNet-50's features, then one linear head for each group of coefficients."""
+
     def __init__(self, layout: Layout) -> None:
         super().__init__()
         self.backbone = _ResNet(layout / "backbone")

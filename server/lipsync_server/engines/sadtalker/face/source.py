@@ -88,6 +88,7 @@ def read_coefficients(network: FaceReconstruction, alignment: Alignment) -> Rows
 
 
 def _square(pixels: Picture, size: int, shrink: Literal["area", "bilinear"]) -> Picture:
+    """uint8 RGB (h, w, 3) -> (size, size, 3). shrink: the method for a picture larger than the square."""
     if shrink == "area" and min(pixels.shape[:2]) > size:
         return np.asarray(cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
     return resize(pixels, size, size)

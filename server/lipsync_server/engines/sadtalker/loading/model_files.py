@@ -1,7 +1,7 @@
 """SadTalker's published files: the files that a size needs, and the networks made from their tensors.
 
 No tensor may be missing and none may be left over. Tensors that only training used are named in official.py and not
-read: of a mapping file's 155 MB, 41 are. Errors name the file and the tensor. Knows no device and no precision.
+read: 41 of a mapping file's 155 MB are needed. Errors name the file and the tensor. Knows no device and no precision.
 """
 
 from collections.abc import Callable, Mapping
@@ -50,10 +50,12 @@ class Networks:
 
 
 def combined_path(folder: Path, size: int) -> Path:
+    """The path of the file with all networks of a size but MappingNet."""
     return folder / COMBINED.format(size=size)
 
 
 def mapping_path(folder: Path, n_coefficients: int) -> Path:
+    """The path of the file with MappingNet for 70 or 73 coefficients."""
     return folder / (MAPPING_73 if n_coefficients == 73 else MAPPING_70)
 
 
@@ -98,7 +100,7 @@ def load_mapping(path: Path, n_coefficients: int) -> MappingNet:
 def _read_combined(path: Path) -> dict[str, Tensor]:
     """The tensors that rendering needs, memory-mapped."""
     tensors = {name: value for name, value in read_tensors(path, pull=_PULL).items() if name not in _UNUSED}
-    # Here, because a block that is absent as a whole would only make the network smaller.
+    # Checked here by name: `build` would take a file that lacks a whole block for a smaller network.
     check_names(_USED, tensors, source=str(path))
     return tensors
 

@@ -36,6 +36,7 @@ class Dimensions:
     mask_kernel: int = 7
 
     def channels(self, published: int) -> int:
+        """The number of channels where the published network has `published`; at least 2."""
         return max(2, round(published * self.width))
 
 

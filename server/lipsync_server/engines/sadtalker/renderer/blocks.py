@@ -29,7 +29,7 @@ class ConvNorm2d(nn.Module):
 
 
 class Down2d(ConvNorm2d):
-    """The same, then average pooling by 2; an odd last row or column is dropped."""
+    """ConvNorm2d, then average pooling by 2; an odd last row or column is dropped."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, H, W) -> (B, C', H // 2, W // 2)."""
@@ -50,7 +50,7 @@ class ConvNorm3d(nn.Module):
 
 
 class Down3d(ConvNorm3d):
-    """The same, then average pooling by 2 in height and width; depth stays."""
+    """ConvNorm3d, then average pooling by 2 in height and width; depth stays."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, D, H, W) -> (B, C', D, H // 2, W // 2)."""
@@ -62,7 +62,7 @@ class Down3d(ConvNorm3d):
 
 
 class Up3d(ConvNorm3d):
-    """Nearest doubling of height and width, then the same."""
+    """Nearest-neighbour doubling of height and width, then ConvNorm3d."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, D, H, W) -> (B, C', D, 2 H, 2 W)."""
@@ -109,6 +109,7 @@ class _Decoder(ConvNorm3d):
         self.up_blocks = nn.ModuleList(Up3d(layout / f"up_blocks.{i}") for i in range(n_levels))
 
     def join(self, levels: list[Tensor]) -> Tensor:
+        """The encoder's levels, largest first -> the decoded volume (B, C', D, H, W)."""
         x = levels[-1]
         for up, skip in zip(self.up_blocks, levels[-2::-1], strict=True):
             x = torch.cat([up(x), skip], dim=1)
@@ -136,7 +137,7 @@ def coordinate_grid(depth: int, height: int, width: int, *, device: torch.device
 
 
 def keypoint_heatmaps(keypoints: Tensor, grid: Tensor, variance: float = KEYPOINT_VARIANCE) -> Tensor:
-    """A Gaussian bump per keypoint: (B, K, 3) -> (B, K, D, H, W)."""
+    """A Gaussian bump for each keypoint: (B, K, 3) -> (B, K, D, H, W), exp(-|p - keypoint|^2 / (2 variance))."""
     offsets = grid - keypoints[:, :, None, None, None, :]
     return torch.exp(-0.5 * offsets.square().sum(-1) / variance)
 
@@ -151,7 +152,10 @@ def warp(volume: Tensor, flow: Tensor) -> Tensor:
 
 
 def fold_batch_norms(root: nn.Module) -> None:
-    """Fold each batch norm that directly follows a convolution into it; in evaluation the result is the same."""
+    """Fold each batch norm that directly follows a convolution into the convolution's weights.
+
+    In evaluation a batch norm is y * scale + offset with constants, so the result is the same up to rounding.
+    """
     for module in root.modules():
         if isinstance(module, ConvNorm2d | ConvNorm3d):
             conv_name, norm_name = "conv", "norm"

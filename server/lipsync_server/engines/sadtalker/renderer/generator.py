@@ -22,6 +22,8 @@ class GeneratorSource(NamedTuple):
 
 
 class Generator(nn.Module):
+    """The network: the picture becomes a feature volume, the volume is warped by dense motion, SPADE decodes it."""
+
     def __init__(self, layout: Layout) -> None:
         super().__init__()
         self.dense_motion_network = DenseMotion(layout / "dense_motion_network")

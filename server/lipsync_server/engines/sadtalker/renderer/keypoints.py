@@ -44,6 +44,7 @@ class KeypointHourglass(nn.Module):
         self.n_channels_3d = layout.shape("up_blocks.up0.conv.weight", 5)[1]
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, 3, H, W) -> (B, C, D, H, W), with H and W of the detector's quarter-size picture."""
         x = self.conv(self.down_blocks(x))
         B, _, H, W = x.shape
         x = self.up_blocks(x.reshape(B, self.n_channels_3d, -1, H, W))
@@ -52,6 +53,11 @@ class KeypointHourglass(nn.Module):
 
 
 class KeypointDetector(nn.Module):
+    """The network: one heat map over the volume for each keypoint, whose expected place is the keypoint.
+
+    keypoint = sum over cells p of softmax(logits / 0.1)(p) * p          (a "soft argmax")
+    """
+
     def __init__(self, layout: Layout) -> None:
         super().__init__()
         self.down = _AntiAlias(layout / "down")

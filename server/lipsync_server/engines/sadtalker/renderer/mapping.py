@@ -54,6 +54,7 @@ class MappingNet(nn.Module):
         return {name: self.get_submodule(f"fc_{name}")(mean) for name in ("yaw", "pitch", "roll", "t", "exp")}
 
     def forward(self, semantics: Tensor) -> HeadPose:
+        """semantics: (B, C, 27), C = 70 or 73 coefficients of 27 frames -> the middle frame's pose."""
         heads = self.heads(semantics)
         return HeadPose(
             yaw=bins_to_degrees(heads["yaw"]),

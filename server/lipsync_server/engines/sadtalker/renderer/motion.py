@@ -47,6 +47,8 @@ class Motion(NamedTuple):
 
 
 class DenseMotion(nn.Module):
+    """The network of the flow and the occlusion; see the module for the formula."""
+
     def __init__(self, layout: Layout) -> None:
         super().__init__()
         self.hourglass = Hourglass3d(layout / "hourglass")

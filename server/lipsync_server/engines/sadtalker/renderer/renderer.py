@@ -46,6 +46,7 @@ class Angles:
     roll: Tensor | None = None
 
     def over(self, pose: HeadPose) -> HeadPose:
+        """`pose` with the given angles in place of its own."""
         given = {name: getattr(self, name) for name in ("yaw", "pitch", "roll")}
         return pose._replace(**{name: value.to(pose.yaw) for name, value in given.items() if value is not None})
 
@@ -62,7 +63,7 @@ class Renderer:
         precision: Precision = "float32",
         compile_generator: bool = False,
     ) -> None:
-        """Takes the networks over: they are fused, moved and converted in place."""
+        """Fuse the networks, move them to `device` and convert them to `precision`, all in place."""
         self.device, self.precision = device, precision
         self.keypoints = keypoints.to(device)
         generator.fuse()
@@ -133,7 +134,7 @@ class Renderer:
 
 
 def default_batch(size: int, device: torch.device) -> int:
-    """Frames per batch: a CPU gains nothing from more than one, a GPU is full from about eight of 256 pixels on."""
+    """Frames in a batch: 1 on a CPU, which gains nothing from more; 8 of 256 pixels, or 2 of 512, fill a GPU."""
     if device.type != "cuda":
         return 1
     return 8 if size == 256 else 2
@@ -150,7 +151,7 @@ def channels_last(module: _M) -> _M:
 
 
 def delayed(items: Iterable[_T], n: int) -> Iterator[_T]:
-    """Yield the same items, each after the next n were made, so that work launched on a GPU runs ahead."""
+    """Yield `items` in order, each after the next n were made, so that the GPU has work queued meanwhile."""
     waiting: deque[_T] = deque()
     for item in items:
         waiting.append(item)
@@ -160,5 +161,5 @@ def delayed(items: Iterable[_T], n: int) -> Iterator[_T]:
 
 
 def angles_for(paths: Mapping[str, Sequence[float]], first: int, stop: int) -> Angles:
-    """The stretch [first, stop) of whole-recording paths by name (yaw, pitch, roll)."""
+    """The angles of frames [first, stop). paths: degrees of every frame by name (yaw, pitch, roll)."""
     return Angles(**{name: torch.tensor(path[first:stop], dtype=torch.float32) for name, path in paths.items()})

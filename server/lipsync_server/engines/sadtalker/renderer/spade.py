@@ -46,6 +46,7 @@ class SpadeNorm(nn.Module):
         return torch.addcmul(offset, normalized, scale)
 
     def fuse(self) -> None:
+        """Join the convolutions of scale and offset into one, with the formula's 1 added to its bias."""
         gamma, beta = self.mlp_gamma, self.mlp_beta
         assert gamma is not None and beta is not None and gamma.bias is not None and beta.bias is not None
         weight = torch.cat([gamma.weight, beta.weight])
@@ -69,6 +70,7 @@ class SpadeBlock(nn.Module):
             self.norm_s = SpadeNorm(layout / "norm_s")
 
     def norms(self) -> list[SpadeNorm]:
+        """The block's norms, in the order in which `forward` takes their hidden maps."""
         return [norm for norm in (self.norm_0, self.norm_1, self.norm_s) if norm is not None]
 
     def forward(self, x: Tensor, hidden: list[Tensor]) -> Tensor:
@@ -96,11 +98,12 @@ class SpadeDecoder(nn.Module):
         self.stages: nn.ModuleList | None = None
 
     def middle(self) -> list[SpadeBlock]:
+        """The blocks at the feature map's own size, in order."""
         blocks = [self.get_submodule(f"G_middle_{i}") for i in range(N_MIDDLE)]
         return [block for block in blocks if isinstance(block, SpadeBlock)]
 
     def fuse(self) -> None:
-        """Go over to the merged form; the state dict then has other names."""
+        """Merge the convolutions of hidden maps, scales and offsets; the state dict then has other names."""
         stages = []
         for blocks, factor in ((self.middle(), 1), ([self.up_0], 2), ([self.up_1], 4)):
             norms = [norm for block in blocks for norm in block.norms()]
@@ -178,10 +181,11 @@ class MergedHidden(nn.Module):
 
 
 def instance_norm(x: Tensor) -> Tensor:
-    """Bring every channel of every picture to mean 0 and variance 1: (B, C, H, W).
+    """Bring every channel of every picture to mean 0 and variance 1: (B, C, H, W) -> the same shape and dtype.
 
-    On a CPU as a group norm of single channels, which leaves channels innermost where instance norm does not: with
-    what follows it takes a fifth of the time, and its statistics are float32 in bfloat16 too.
+    On a CPU this is computed as a group norm with one channel in each group. Group norm keeps channels innermost, and
+    instance norm does not: with the convolution behind it, it takes a fifth of the time. Its statistics are float32,
+    also for bfloat16.
     """
     return F.group_norm(x, x.shape[1]) if x.device.type == "cpu" else F.instance_norm(x)
 

@@ -15,7 +15,7 @@ _NARROW = 128
 
 
 class VolumeConv(nn.Module):
-    """The same as the Conv3d it is made of: stride 1, cubic odd kernel, padded to keep the size."""
+    """Computes the same as the Conv3d from which it is made: stride 1, cubic odd kernel, padded to keep the size."""
 
     def __init__(self, conv: nn.Conv3d) -> None:
         super().__init__()
@@ -81,4 +81,5 @@ def conv_times(device: torch.device, dtype: torch.dtype, batch: int = 4) -> dict
 
 
 def prefer_2d(times: dict[str, float]) -> bool:
+    """Whether the two convolutions of `conv_times` together are faster in the 2-D form."""
     return times["hourglass_2d"] + times["mask_2d"] < times["hourglass_3d"] + times["mask_3d"]

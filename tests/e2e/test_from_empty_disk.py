@@ -11,8 +11,8 @@ from lipsync_server.media.mp4.mux import probe_video
 from lipsync_server.paths import SAMPLES_DIR
 from lipsync_server.random_models import sadtalker as random_sadtalker
 from model_hub import Hub, digest, serve_hub
-from server_process import ServerProcess, free_port
-from site_kit import form, wav
+from server_process import MakeServer, ServerProcess, free_port
+from site_kit import Json, form, wav
 
 PORTRAIT = (SAMPLES_DIR / "portrait.jpg").read_bytes()
 
@@ -26,7 +26,7 @@ def model_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def make_server(tmp_path: Path, model_files: dict[str, bytes]) -> Iterator[object]:
+def make_server(tmp_path: Path, model_files: dict[str, bytes]) -> Iterator[MakeServer]:
     """A server with the profile `tiny` to download, not yet started."""
     files = {
         name: {"source": "s", "path": name, "size_bytes": len(data), "size_exact": True, "sha256": digest(data)}
@@ -55,29 +55,30 @@ async def submit(server: ServerProcess, session: aiohttp.ClientSession, **fields
     data = form(image=("portrait.jpg", PORTRAIT), audio=wav(0.4), **fields)
     async with session.post(f"{server.url}/v1/jobs", data=data) as response:
         assert response.status == 202, await response.text()
-        return (await response.json())["id"]
+        return str((await response.json())["id"])
 
 
-async def ended(server: ServerProcess, session: aiohttp.ClientSession, job_id: str) -> dict:
+async def ended(server: ServerProcess, session: aiohttp.ClientSession, job_id: str) -> Json:
     async with session.get(f"{server.url}/v1/jobs/{job_id}/events") as response:
         assert "event: end" in await response.text()
     async with session.get(f"{server.url}/v1/jobs/{job_id}") as response:
-        return await response.json()
+        job: Json = await response.json()
+        return job
 
 
-async def readiness(server: ServerProcess, session: aiohttp.ClientSession, stage: str, known: str = "detail") -> dict:
+async def readiness(server: ServerProcess, session: aiohttp.ClientSession, stage: str, known: str = "detail") -> Json:
     """Wait until /readyz reports the stage `stage` with the field `known`; returns that answer."""
     async with asyncio.timeout(60):
         while True:
             async with session.get(f"{server.url}/readyz") as response:
-                state = await response.json()
+                state: Json = await response.json()
             if state["stage"] == stage and state[known] is not None:
                 return state
             await asyncio.sleep(0.05)
 
 
 async def test_an_empty_disk_a_download_with_its_progress_and_a_video(
-    make_server, model_files: dict[str, bytes], tmp_path: Path
+    make_server: MakeServer, model_files: dict[str, bytes], tmp_path: Path
 ) -> None:
     total = sum(map(len, model_files.values()))
     async with serve_hub(model_files) as hub, aiohttp.ClientSession() as session:
@@ -107,7 +108,9 @@ async def test_an_empty_disk_a_download_with_its_progress_and_a_video(
     assert probe_video(tmp_path / "video.mp4").n_frames == 10
 
 
-async def test_without_the_preview_jobs_wait_for_the_weights(make_server, model_files: dict[str, bytes]) -> None:
+async def test_without_the_preview_jobs_wait_for_the_weights(
+    make_server: MakeServer, model_files: dict[str, bytes]
+) -> None:
     async with serve_hub(model_files) as hub, aiohttp.ClientSession() as session:
         hub.open.clear()
         server = make_server(hub, PREVIEW_WHILE_LOADING="false")
@@ -118,7 +121,7 @@ async def test_without_the_preview_jobs_wait_for_the_weights(make_server, model_
 
 
 async def test_a_refused_download_says_why_and_ends_the_jobs_that_waited(
-    make_server, model_files: dict[str, bytes]
+    make_server: MakeServer, model_files: dict[str, bytes]
 ) -> None:
     async with serve_hub(dict(model_files)) as hub, aiohttp.ClientSession() as session:
         hub.open.clear()
@@ -172,7 +175,7 @@ class LoadBalancer:
 
 
 async def test_a_serverless_worker_starts_for_a_request_and_finds_its_volume_again(
-    make_server, model_files: dict[str, bytes]
+    make_server: MakeServer, model_files: dict[str, bytes]
 ) -> None:
     """The recipe of docs/rent-a-gpu.md: /ping at PORT_HEALTH, weights and data on a volume that outlives the worker."""
     headers = {"Authorization": "Bearer secret"}

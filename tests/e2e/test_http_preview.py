@@ -2,6 +2,7 @@
 
 import hashlib
 import wave
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,13 @@ from server_process import ServerProcess
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory):
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     with ServerProcess(tmp_path_factory.mktemp("e2e") / "data", "preview", {"TOKENS": "n8n:T"}).running() as server:
         yield server
 
 
 @pytest.fixture
-def session(server: ServerProcess):
+def session(server: ServerProcess) -> requests.Session:
     session = requests.Session()
     session.headers["Authorization"] = "Bearer T"
     return session
@@ -32,7 +33,9 @@ def short_speech(path: Path, seconds: float) -> Path:
     return path
 
 
-def test_curl_as_in_the_readme_gives_a_video_of_the_right_length(server, session, tmp_path):
+def test_curl_as_in_the_readme_gives_a_video_of_the_right_length(
+    server: ServerProcess, session: requests.Session, tmp_path: Path
+) -> None:
     audio = short_speech(tmp_path / "a.wav", 2.0)
     with (SAMPLES_DIR / "portrait.jpg").open("rb") as image, audio.open("rb") as sound:
         response = session.post(
@@ -53,7 +56,7 @@ def test_curl_as_in_the_readme_gives_a_video_of_the_right_length(server, session
     assert job["result"]["sha256"] == hashlib.sha256(response.content).hexdigest()
 
 
-def test_a_picture_without_a_face_says_so(server, session, tmp_path):
+def test_a_picture_without_a_face_says_so(server: ServerProcess, session: requests.Session, tmp_path: Path) -> None:
     from PIL import Image
 
     image = tmp_path / "wall.png"

@@ -19,6 +19,7 @@ from lipsync_server.weights.arriving import announce, arriving, withdraw
 from model_hub import Hub, digest, serve_hub
 from PIL import Image
 from server_process import ServerProcess
+from site_kit import Json
 
 TRANSFORMER, TEXT = "quant_models/infinitetalk_single_int8_lora.safetensors", "quant_models/t5_fp8.safetensors"
 CONTENTS = random_models.Contents(people=("single",), shards=False, kinds=("int8",), merged=(True,), text=("fp8",))
@@ -103,18 +104,20 @@ async def ready(server: ServerProcess, session: aiohttp.ClientSession) -> None:
             await asyncio.sleep(0.1)
 
 
-async def job_when(server: ServerProcess, session: aiohttp.ClientSession, job_id: str, is_so: Callable[[dict], bool]):
+async def job_when(
+    server: ServerProcess, session: aiohttp.ClientSession, job_id: str, is_so: Callable[[Json], bool]
+) -> Json:
     async with asyncio.timeout(LOAD_S):
         while True:
             async with session.get(f"{server.url}/v1/jobs/{job_id}") as response:
-                job = await response.json()
+                job: Json = await response.json()
             if is_so(job):
                 return job
             assert job["state"] in ("queued", "running"), job
             await asyncio.sleep(0.05)
 
 
-def waits_for_the_encoder(job: dict) -> bool:
+def waits_for_the_encoder(job: Json) -> bool:
     return "waiting for the text encoder" in json.dumps(job["progress"])
 
 

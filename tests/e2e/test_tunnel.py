@@ -54,11 +54,13 @@ async def public_url(server: ServerProcess, other_than: str | None = None) -> st
             async with session.get(f"{server.url}/v1/engines") as response:
                 url = (await response.json())["public_url"]
             if url not in (None, other_than):
-                return url
+                return str(url)
             await asyncio.sleep(0.05)
 
 
-async def test_a_quick_tunnel_s_address_is_shown_and_again_after_it_died(tunnelled, tmp_path):
+async def test_a_quick_tunnel_s_address_is_shown_and_again_after_it_died(
+    tunnelled: ServerProcess, tmp_path: Path
+) -> None:
     tunnelled.settings["TUNNEL"] = "quick"
     tunnelled.start()
     first = await public_url(tunnelled)
@@ -67,27 +69,29 @@ async def test_a_quick_tunnel_s_address_is_shown_and_again_after_it_died(tunnell
     pid = int((tmp_path / "pid").read_text())
     psutil.Process(pid).kill()
     assert await public_url(tunnelled, first) == "https://four-random-words-2.trycloudflare.com"
-    assert f"public address: {first}" in tunnelled.log.read_text()
+    assert f"public address: {first}" in tunnelled.output()
     pid = int((tmp_path / "pid").read_text())
     assert await asyncio.to_thread(tunnelled.stop) == 0
     assert not psutil.pid_exists(pid)
 
 
-async def test_a_named_tunnel_s_token_is_in_no_command_line_and_its_host_is_shown(tunnelled, tmp_path):
+async def test_a_named_tunnel_s_token_is_in_no_command_line_and_its_host_is_shown(
+    tunnelled: ServerProcess, tmp_path: Path
+) -> None:
     tunnelled.settings["TUNNEL"] = "eyJhIjoi-token"
     tunnelled.start()
     assert await public_url(tunnelled) == "https://lips.example.com"
     assert "eyJhIjoi-token" not in (tmp_path / "arguments").read_text()
     assert "token=eyJhIjoi-token" in (tmp_path / "environment").read_text()
-    assert "eyJhIjoi-token" not in tunnelled.log.read_text()
+    assert "eyJhIjoi-token" not in tunnelled.output()
 
 
-async def test_a_missing_cloudflared_is_said(tunnelled):
+async def test_a_missing_cloudflared_is_said(tunnelled: ServerProcess) -> None:
     tunnelled.settings["TUNNEL"] = "quick"
     tunnelled.environment["PATH"] = "/nowhere"
     tunnelled.start()
-    assert await asyncio.to_thread(tunnelled.process.wait, 60) != 0
-    assert "cloudflared, which is not installed" in tunnelled.log.read_text()
+    assert await tunnelled.ended_by_itself() != 0
+    assert "cloudflared, which is not installed" in tunnelled.output()
 
 
 @pytest.mark.parametrize(
@@ -102,5 +106,5 @@ async def test_a_missing_cloudflared_is_said(tunnelled):
         ({"PUBLIC_IPADDR": "1.2.3.4", "VAST_TCP_PORT_8080": "45000"}, ""),
     ],
 )
-def test_a_rented_machine_knows_its_address(environment: dict[str, str], url: str):
+def test_a_rented_machine_knows_its_address(environment: dict[str, str], url: str) -> None:
     assert public_address(5000, environment) == url

@@ -1,11 +1,12 @@
 """Servers in this process, with the stand-in workers of support/site_kit.py."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from call_receiver import CallReceiver, call_receiver
 from lipsync_server.http.app import create_app
@@ -14,9 +15,7 @@ from lipsync_server.jobs.delivery import callbacks
 from lipsync_server.jobs.running.finish import AfterRender
 from lipsync_server.media.sandbox.pool import DecoderPool
 from lipsync_server.settings import Settings
-from site_kit import Site, StandInExecutor
-
-Start = Callable[..., Awaitable[Site]]
+from site_kit import Site, StandInExecutor, Start
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +29,7 @@ def decoders() -> Iterator[DecoderPool]:
 @pytest.fixture
 async def start(tmp_path: Path, decoders: DecoderPool) -> AsyncIterator[Start]:
     """Starts servers: `await start(max_queue=1)`; the same data folder each time."""
-    clients: list[TestClient] = []
+    clients: list[TestClient[web.Request, web.Application]] = []
 
     async def start_one(
         *,

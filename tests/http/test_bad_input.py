@@ -14,7 +14,7 @@ import av
 import numpy as np
 import pytest
 from lipsync_server.http.inputs import uploads
-from site_kit import PNG, WAV, Site, form, png, wav
+from site_kit import PNG, WAV, Site, Start, form, png, wav
 
 HUGE = 3 * 1024**3
 
@@ -99,7 +99,7 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
 
 # Both routes use the same check. Each case starts a server, so the routes take turns.
 @pytest.mark.parametrize(("case", "address"), zip(BAD, cycle(["/lipsync", "/v1/jobs"]), strict=False))
-async def test_bad_input_is_refused_in_words_and_leaves_nothing(site: Site, case: str, address: str):
+async def test_bad_input_is_refused_in_words_and_leaves_nothing(site: Site, case: str, address: str) -> None:
     fields, status, field = BAD[case]
     async with site.client.post(address, data=form(**fields)) as response:
         assert response.status == status, await response.text()
@@ -113,7 +113,7 @@ async def test_bad_input_is_refused_in_words_and_leaves_nothing(site: Site, case
     assert site.executor.tasks == []
 
 
-async def test_a_field_given_twice_is_refused(site: Site):
+async def test_a_field_given_twice_is_refused(site: Site) -> None:
     data = form()
     data.add_field("audio", WAV, filename="again.wav")
     async with site.client.post("/v1/jobs", data=data) as response:
@@ -122,7 +122,7 @@ async def test_a_field_given_twice_is_refused(site: Site):
     assert site.left_on_disk() == []
 
 
-async def test_silence_is_a_recording(site: Site):
+async def test_silence_is_a_recording(site: Site) -> None:
     job = await site.submit(audio=wav(0.4, level=0))
     assert (await site.ended(job["id"]))["state"] == "succeeded"
 
@@ -145,14 +145,14 @@ async def test_silence_is_a_recording(site: Site):
         (b'{"image_url": "http://example.com/a"}' + b" " * 300_000, "application/json", 413),
     ],
 )
-async def test_a_malformed_body_is_refused(site: Site, body: bytes, kind: str, status: int):
+async def test_a_malformed_body_is_refused(site: Site, body: bytes, kind: str, status: int) -> None:
     async with site.client.post("/v1/jobs", data=body, headers={"Content-Type": kind}) as response:
         assert response.status == status, await response.text()
         assert response.content_type == "application/problem+json"
     assert site.left_on_disk() == []
 
 
-async def test_three_gigabytes_are_refused_before_they_are_read(site: Site):
+async def test_three_gigabytes_are_refused_before_they_are_read(site: Site) -> None:
     reader, writer = await asyncio.open_connection(site.client.host, site.client.port)
     head = (
         f"POST /lipsync HTTP/1.1\r\nHost: localhost\r\nContent-Length: {HUGE}\r\nExpect: 100-continue\r\n"
@@ -165,7 +165,7 @@ async def test_three_gigabytes_are_refused_before_they_are_read(site: Site):
     assert site.left_on_disk() == []
 
 
-async def test_a_body_without_a_length_is_refused_while_it_streams(start):
+async def test_a_body_without_a_length_is_refused_while_it_streams(start: Start) -> None:
     site = await start(max_audio_bytes=1_000_000)
     sent = 0
 
@@ -188,7 +188,7 @@ async def test_a_body_without_a_length_is_refused_while_it_streams(start):
     assert site.left_on_disk() == []
 
 
-async def test_expect_continue_is_answered_only_to_those_who_may_send(start):
+async def test_expect_continue_is_answered_only_to_those_who_may_send(start: Start) -> None:
     site = await start(tokens="t")
     reader, writer = await asyncio.open_connection(site.client.host, site.client.port)
     head = (
@@ -204,7 +204,7 @@ async def test_expect_continue_is_answered_only_to_those_who_may_send(start):
     writer.close()
 
 
-async def test_a_hundred_uploads_at_once_are_taken_or_told_to_wait(start):
+async def test_a_hundred_uploads_at_once_are_taken_or_told_to_wait(start: Start) -> None:
     site = await start(max_uploads=4, max_queue=200)
 
     async def upload() -> tuple[int, str | None]:
@@ -223,7 +223,7 @@ async def test_a_hundred_uploads_at_once_are_taken_or_told_to_wait(start):
     site.executor.let_go.set()
 
 
-async def test_a_hundred_uploads_over_the_limit_leave_nothing(start):
+async def test_a_hundred_uploads_over_the_limit_leave_nothing(start: Start) -> None:
     site = await start(max_uploads=100, max_audio_bytes=20_000, max_queue=200)
 
     async def upload() -> int:
@@ -235,7 +235,7 @@ async def test_a_hundred_uploads_over_the_limit_leave_nothing(start):
     assert site.left_on_disk() == []
 
 
-async def test_an_upload_that_breaks_off_leaves_nothing(site: Site):
+async def test_an_upload_that_breaks_off_leaves_nothing(site: Site) -> None:
     _, writer = await asyncio.open_connection(site.client.host, site.client.port)
     head = (
         "POST /lipsync HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n"
@@ -252,7 +252,7 @@ async def test_an_upload_that_breaks_off_leaves_nothing(site: Site):
             await site.client.get("/healthz")
 
 
-async def test_a_full_disk_is_507_before_anything_is_read(start):
+async def test_a_full_disk_is_507_before_anything_is_read(start: Start) -> None:
     site = await start(min_free_disk_bytes=1 << 60)
     async with site.client.post("/lipsync", data=form()) as response:
         assert response.status == 507
@@ -271,13 +271,13 @@ async def test_a_full_disk_is_507_before_anything_is_read(start):
         ("", "image-lipsync.mp4"),
     ],
 )
-async def test_a_file_name_is_only_a_name(site: Site, name: str, download: str):
+async def test_a_file_name_is_only_a_name(site: Site, name: str, download: str) -> None:
     job = await site.submit(image=(name, PNG) if name else PNG)
     assert job["file_name"] == download
     assert "/" not in job["image_name"]
 
 
-async def test_an_upload_that_stalls_is_given_up(site: Site, monkeypatch: pytest.MonkeyPatch):
+async def test_an_upload_that_stalls_is_given_up(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uploads, "STALLED_S", 0.1)
     reader, writer = await asyncio.open_connection(site.client.host, site.client.port)
     head = (

@@ -7,7 +7,7 @@ import pytest
 from call_receiver import CallReceiver
 from lipsync_server.check.quality import Finding, Quality
 from lipsync_server.jobs.delivery.callbacks import sign
-from site_kit import StandInExecutor, form
+from site_kit import StandInExecutor, Start, form
 
 pytestmark = pytest.mark.usefixtures("quick_repeats")
 HOOK = "/hook"
@@ -18,7 +18,9 @@ def url(receiver: CallReceiver) -> str:
 
 
 @pytest.mark.parametrize(("prompt", "event"), [("", "job.succeeded"), ("no face", "job.failed")])
-async def test_the_end_of_a_job_is_called_back_with_a_signature(start, receiver: CallReceiver, prompt: str, event: str):
+async def test_the_end_of_a_job_is_called_back_with_a_signature(
+    start: Start, receiver: CallReceiver, prompt: str, event: str
+) -> None:
     site = await start(allow_private_urls=True, webhook_secret="key", public_url="https://lips.example/base")
     job = await site.submit(prompt=prompt, callback_url=url(receiver))
     call = await receiver.next(HOOK)
@@ -29,7 +31,7 @@ async def test_the_end_of_a_job_is_called_back_with_a_signature(start, receiver:
     assert callback["job"]["links"]["self"] == f"https://lips.example/base/v1/jobs/{job['id']}"
 
 
-async def test_the_callback_of_a_checked_video_has_its_score_and_findings(start, receiver: CallReceiver):
+async def test_the_callback_of_a_checked_video_has_its_score_and_findings(start: Start, receiver: CallReceiver) -> None:
     executor = StandInExecutor()
     executor.quality = Quality(0.42, (Finding("lag", 0.0, 1.5, "The mouth comes late."),), 0.3, 120, 0.5, 1.0, 0.2)
     site = await start(allow_private_urls=True, public_url="https://lips.example", executor=executor)
@@ -41,7 +43,7 @@ async def test_the_callback_of_a_checked_video_has_its_score_and_findings(start,
     assert called["links"]["sheet"] == f"https://lips.example/v1/jobs/{job['id']}/sheet"
 
 
-async def test_a_cancelled_job_is_called_back(start, receiver: CallReceiver):
+async def test_a_cancelled_job_is_called_back(start: Start, receiver: CallReceiver) -> None:
     site = await start(allow_private_urls=True)
     await site.submit(prompt="hold")
     waiting = await site.submit(callback_url=url(receiver))
@@ -51,7 +53,7 @@ async def test_a_cancelled_job_is_called_back(start, receiver: CallReceiver):
     site.executor.let_go.set()
 
 
-async def test_a_callback_is_tried_again_until_it_is_taken(start, receiver: CallReceiver):
+async def test_a_callback_is_tried_again_until_it_is_taken(start: Start, receiver: CallReceiver) -> None:
     """n8n answers 404, 409 or 500 to a callback that comes before the run is stored as waiting."""
     receiver.statuses = [500, 404, 409, 302, 503, 200]
     site = await start(allow_private_urls=True)
@@ -64,7 +66,9 @@ async def test_a_callback_is_tried_again_until_it_is_taken(start, receiver: Call
     assert (await receiver.next(HOOK)).json["job"]["id"] == follow_up["id"]
 
 
-async def test_a_receiver_that_says_it_is_starting_up_has_not_taken_the_callback(start, receiver: CallReceiver):
+async def test_a_receiver_that_says_it_is_starting_up_has_not_taken_the_callback(
+    start: Start, receiver: CallReceiver
+) -> None:
     """n8n 1.123.81 and 2.41.1 answer 200 to every request while they start."""
     receiver.texts = ["n8n is starting up. Please wait"] * 2
     site = await start(allow_private_urls=True)
@@ -73,7 +77,7 @@ async def test_a_receiver_that_says_it_is_starting_up_has_not_taken_the_callback
     assert [call.headers["Lipsync-Delivery"].rsplit("-", 1)[1] for call in calls] == ["1", "2", "3"]
 
 
-async def test_a_callback_survives_a_restart(start, receiver: CallReceiver):
+async def test_a_callback_survives_a_restart(start: Start, receiver: CallReceiver) -> None:
     receiver.statuses = [500]
     site = await start(allow_private_urls=True)
     job = await site.submit(callback_url=url(receiver))
@@ -85,7 +89,7 @@ async def test_a_callback_survives_a_restart(start, receiver: CallReceiver):
     assert (await receiver.next(HOOK)).json["job"]["id"] == job["id"]
 
 
-async def test_the_signing_key_is_made_once_and_kept_private(start):
+async def test_the_signing_key_is_made_once_and_kept_private(start: Start) -> None:
     site = await start()
     kept = site.data_dir / "webhook_secret"
     first = kept.read_text()
@@ -96,7 +100,7 @@ async def test_the_signing_key_is_made_once_and_kept_private(start):
     assert kept.read_text() == first
 
 
-async def test_a_callback_that_turns_private_later_is_not_sent(start, receiver: CallReceiver):
+async def test_a_callback_that_turns_private_later_is_not_sent(start: Start, receiver: CallReceiver) -> None:
     """DNS named another address when the job was accepted. The address is checked again when the callback is sent."""
     site = await start()
     job = await site.submit(callback_url=url(receiver).replace("127.0.0.1", "no-such-host.invalid"))
@@ -106,5 +110,5 @@ async def test_a_callback_that_turns_private_later_is_not_sent(start, receiver: 
         assert response.status == 422
 
 
-def test_the_signature_is_the_documented_one():
+def test_the_signature_is_the_documented_one() -> None:
     assert sign(b"key", b"body", 1) == ("t=1,v1=" + hmac.new(b"key", b"1.body", "sha256").hexdigest())

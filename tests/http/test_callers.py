@@ -4,7 +4,7 @@ import pytest
 from lipsync_server.errors import LipsyncError
 from lipsync_server.http.callers.auth import Tokens
 from lipsync_server.settings import Settings
-from site_kit import Site, form
+from site_kit import Site, Start, form
 
 
 def by(token: str) -> dict[str, str]:
@@ -15,14 +15,14 @@ ALICE, BOB, OWNER = by("a"), by("b"), by("o")
 
 
 @pytest.fixture
-async def site(start) -> Site:
+async def site(start: Start) -> Site:
     return await start(tokens="alice:a,bob:b,o")
 
 
 async def made_by(site: Site, headers: dict[str, str], **fields: object) -> str:
     async with site.client.post("/v1/jobs", data=form(**fields), headers=headers) as response:
         assert response.status == 202
-        return (await response.json())["id"]
+        return str((await response.json())["id"])
 
 
 async def ids_seen_by(site: Site, headers: dict[str, str]) -> list[str]:
@@ -30,14 +30,14 @@ async def ids_seen_by(site: Site, headers: dict[str, str]) -> list[str]:
         return [job["id"] for job in (await response.json())["jobs"]]
 
 
-async def test_a_named_token_sees_its_own_jobs_and_the_owner_sees_all(site: Site):
+async def test_a_named_token_sees_its_own_jobs_and_the_owner_sees_all(site: Site) -> None:
     alices, bobs, owners = [await made_by(site, each) for each in (ALICE, BOB, OWNER)]
     assert await ids_seen_by(site, ALICE) == [alices]
     assert await ids_seen_by(site, BOB) == [bobs]
     assert await ids_seen_by(site, OWNER) == [owners, bobs, alices]
 
 
-async def test_lists_show_whose_a_job_is(site: Site):
+async def test_lists_show_whose_a_job_is(site: Site) -> None:
     await made_by(site, ALICE)
     async with site.client.get("/v1/jobs", headers=OWNER) as response:
         assert [job["owner"] for job in (await response.json())["jobs"]] == ["alice"]
@@ -47,7 +47,7 @@ async def test_lists_show_whose_a_job_is(site: Site):
     ("method", "part"),
     [("GET", ""), ("GET", "/video"), ("GET", "/events"), ("DELETE", ""), ("POST", "/collected"), ("HEAD", "/video")],
 )
-async def test_a_job_of_another_name_is_as_if_it_were_not_there(site: Site, method: str, part: str):
+async def test_a_job_of_another_name_is_as_if_it_were_not_there(site: Site, method: str, part: str) -> None:
     job_id = await made_by(site, BOB, prompt="hold")
     async with site.client.request(method, f"/v1/jobs/{job_id}{part}", headers=ALICE) as response:
         assert response.status == 404
@@ -56,7 +56,7 @@ async def test_a_job_of_another_name_is_as_if_it_were_not_there(site: Site, meth
     site.executor.let_go.set()
 
 
-async def test_a_named_token_cancels_its_own_job_and_the_owner_any(site: Site):
+async def test_a_named_token_cancels_its_own_job_and_the_owner_any(site: Site) -> None:
     for headers in (ALICE, OWNER):
         job_id = await made_by(site, ALICE, prompt="hold")
         async with site.client.delete(f"/v1/jobs/{job_id}", headers=headers) as response:
@@ -64,7 +64,7 @@ async def test_a_named_token_cancels_its_own_job_and_the_owner_any(site: Site):
     site.executor.let_go.set()
 
 
-async def test_a_named_token_is_not_told_which_jobs_others_have_on_a_worker(site: Site):
+async def test_a_named_token_is_not_told_which_jobs_others_have_on_a_worker(site: Site) -> None:
     job_id = await made_by(site, BOB, prompt="hold")
     await site.executor.rendering.wait()
     for headers, told in ((ALICE, None), (OWNER, job_id)):
@@ -74,6 +74,6 @@ async def test_a_named_token_is_not_told_which_jobs_others_have_on_a_worker(site
 
 
 @pytest.mark.parametrize("tokens", ["local:x", "token-1:x", "a b:x", "\n:x", "alice:"])
-def test_a_name_that_would_be_taken_for_another_is_refused(tokens: str):
+def test_a_name_that_would_be_taken_for_another_is_refused(tokens: str) -> None:
     with pytest.raises(LipsyncError, match="LIPSYNC_TOKENS"):
         Tokens(Settings(_env_file=None, tokens=[tokens]).tokens)

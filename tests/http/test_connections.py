@@ -55,7 +55,7 @@ async def answer_to(open_one: Open, request: bytes) -> tuple[int, dict[str, str]
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: local", HEALTH + b"GET /v1/jobs HTT"])
-async def test_a_connection_without_a_complete_request_is_closed_in_time(tmp_path: Path, sent: bytes):
+async def test_a_connection_without_a_complete_request_is_closed_in_time(tmp_path: Path, sent: bytes) -> None:
     async with serving(tmp_path, idle_s=0.3) as open_one, asyncio.timeout(20):
         reader, writer = await open_one()
         writer.write(sent)
@@ -63,7 +63,7 @@ async def test_a_connection_without_a_complete_request_is_closed_in_time(tmp_pat
         assert reader.at_eof()
 
 
-async def test_an_address_that_opens_hundreds_loses_its_oldest_and_everybody_is_answered(tmp_path: Path):
+async def test_an_address_that_opens_hundreds_loses_its_oldest_and_everybody_is_answered(tmp_path: Path) -> None:
     async with serving(tmp_path, per_address=20) as open_one:
         silent = [await open_one() for _ in range(60)]
         for number, (_, writer) in enumerate(silent):
@@ -73,7 +73,7 @@ async def test_an_address_that_opens_hundreds_loses_its_oldest_and_everybody_is_
             assert await silent[0][0].read() == b""
 
 
-async def test_when_every_connection_is_at_work_a_new_one_is_told_so(tmp_path: Path):
+async def test_when_every_connection_is_at_work_a_new_one_is_told_so(tmp_path: Path) -> None:
     ask = b"POST /lipsync HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer t\r\nContent-Length: 99\r\n"
     ask += b"Content-Type: application/json\r\n\r\n{"
     async with serving(tmp_path, most=3) as open_one, asyncio.timeout(20):
@@ -99,7 +99,7 @@ async def test_when_every_connection_is_at_work_a_new_one_is_told_so(tmp_path: P
 )
 async def test_a_request_that_is_not_http_is_answered_as_a_problem_and_nothing_of_it_is_kept(
     tmp_path: Path, request_bytes: bytes, caplog: pytest.LogCaptureFixture
-):
+) -> None:
     async with serving(tmp_path) as open_one:
         status, headers, body = await answer_to(open_one, request_bytes)
     assert (status, headers["content-type"].split(";")[0]) == (400, "application/problem+json")
@@ -110,7 +110,7 @@ async def test_a_request_that_is_not_http_is_answered_as_a_problem_and_nothing_o
 
 async def test_a_caller_who_leaves_an_event_stream_leaves_no_error_in_the_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
-):
+) -> None:
     async with serving(tmp_path) as open_one:
         for _ in range(3):
             _, writer = await open_one()

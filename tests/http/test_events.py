@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import aiohttp
+import pytest
 from lipsync_server.http.routes import events
 from lipsync_server.workers.base import LoadState
 from site_kit import Site
@@ -29,7 +30,7 @@ async def read_event(response: aiohttp.ClientResponse) -> tuple[str, dict[str, A
                 data = json.loads(value)
 
 
-async def test_events_tell_progress_and_then_the_end(site: Site):
+async def test_events_tell_progress_and_then_the_end(site: Site) -> None:
     job = await site.submit(prompt="hold")
     await site.executor.rendering.wait()
     async with site.client.get(f"/v1/jobs/{job['id']}/events") as response:
@@ -47,7 +48,7 @@ async def test_events_tell_progress_and_then_the_end(site: Site):
         assert await response.content.read() == b""
 
 
-async def test_events_of_an_ended_job_end_at_once(site: Site):
+async def test_events_of_an_ended_job_end_at_once(site: Site) -> None:
     job = await site.submit()
     await site.ended(job["id"])
     async with site.client.get(f"/v1/jobs/{job['id']}/events") as response:
@@ -55,7 +56,7 @@ async def test_events_of_an_ended_job_end_at_once(site: Site):
         assert await response.content.read() == b""
 
 
-async def test_a_quiet_stream_is_kept_alive(site: Site, monkeypatch):
+async def test_a_quiet_stream_is_kept_alive(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "_HEARTBEAT_S", 0.01)
     job = await site.submit(prompt="hold")
     await site.executor.rendering.wait()
@@ -65,7 +66,7 @@ async def test_a_quiet_stream_is_kept_alive(site: Site, monkeypatch):
     site.executor.let_go.set()
 
 
-async def test_streams_end_when_the_server_stops(site: Site):
+async def test_streams_end_when_the_server_stops(site: Site) -> None:
     job = await site.submit(prompt="hold")
     await site.executor.rendering.wait()
     async with site.client.get(f"/v1/jobs/{job['id']}/events") as response:
@@ -77,7 +78,7 @@ async def test_streams_end_when_the_server_stops(site: Site):
             await response.content.read()
 
 
-async def test_readiness_tells_how_far_loading_is(site: Site):
+async def test_readiness_tells_how_far_loading_is(site: Site) -> None:
     site.executor.state = LoadState(False, "downloading", 0.25, "Fetching weights.", 10, 40, 3.0)
     async with site.client.get("/readyz") as response:
         assert response.status == 503

@@ -2,14 +2,14 @@
 
 import ipaddress
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.test_utils import TestServer
 from lipsync_server.http.inputs.fetch import Fetcher, is_public
-from site_kit import PNG, WAV, form
+from site_kit import PNG, WAV, Start, form
 
 # One address of this machine plays the public internet, another one the private network.
 OUTSIDE, INSIDE = "127.0.0.1", "127.0.0.2"
@@ -26,7 +26,9 @@ class Names(AbstractResolver):
         self.answers = {name.replace("_", "."): list(addresses) for name, addresses in answers.items()}
         self.asked: list[str] = []
 
-    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list:
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
         self.asked.append(host)
         answers = self.answers.get(host)
         if not answers:
@@ -93,7 +95,7 @@ def fetcher(resolver: Names) -> Fetcher:
     return Fetcher(allow_private=False, user_agent="test", allow=allow, resolver=resolver)
 
 
-async def test_inputs_are_fetched_from_their_addresses(start, web_server):
+async def test_inputs_are_fetched_from_their_addresses(start: Start, web_server: WebServer) -> None:
     site = await start(fetcher=fetcher(Names(files_example=[OUTSIDE])))
     base = f"http://files.example:{web_server.port}/files"
     body = {"image_url": f"{base}/a.png?token=x", "audio_url": f"{base}/a.wav", "prompt": "hello", "seed": 3}
@@ -104,14 +106,14 @@ async def test_inputs_are_fetched_from_their_addresses(start, web_server):
     assert (await site.ended(job["id"]))["state"] == "succeeded"
 
 
-async def test_a_form_may_mix_files_and_addresses(start, web_server):
+async def test_a_form_may_mix_files_and_addresses(start: Start, web_server: WebServer) -> None:
     site = await start(fetcher=fetcher(Names(files_example=[OUTSIDE])))
     url = f"http://files.example:{web_server.port}/files/a.wav"
     async with site.client.post("/lipsync", data=form(audio=None, audio_url=url)) as response:
         assert response.status == 200, await response.text()
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[Callable[[int], str], dict[str, list[str]]]] = {
     "a private address": (lambda port: f"http://{INSIDE}:{port}/files/a.png", {}),
     "a name for a private address": (lambda port: f"http://in.example:{port}/files/a.png", {"in_example": [INSIDE]}),
     "a redirect to a private address": (
@@ -143,8 +145,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-async def test_an_address_inside_is_never_reached(start, web_server, case: str):
+async def test_an_address_inside_is_never_reached(start: Start, web_server: WebServer, case: str) -> None:
     make_url, names = REFUSED[case]
+    assert web_server.port is not None
     site = await start(fetcher=fetcher(Names(**names)))
     body = {"image_url": make_url(web_server.port), "audio_url": "http://out.example/a.wav"}
     async with site.client.post("/v1/jobs", json=body) as response:
@@ -156,7 +159,9 @@ async def test_an_address_inside_is_never_reached(start, web_server, case: str):
     assert site.left_on_disk() == []
 
 
-async def test_a_name_with_a_public_and_a_private_address_uses_the_public_one(start, web_server):
+async def test_a_name_with_a_public_and_a_private_address_uses_the_public_one(
+    start: Start, web_server: WebServer
+) -> None:
     site = await start(fetcher=fetcher(Names(two_example=[f"{INSIDE} {OUTSIDE}"])))
     url = f"http://two.example:{web_server.port}/files/a.png"
     async with site.client.post("/v1/jobs", data=form(image=None, image_url=url)) as response:
@@ -164,7 +169,7 @@ async def test_a_name_with_a_public_and_a_private_address_uses_the_public_one(st
     assert {address for address, _ in web_server.reached} == {OUTSIDE}
 
 
-async def test_an_endless_file_is_cut_at_the_limit(start, web_server):
+async def test_an_endless_file_is_cut_at_the_limit(start: Start, web_server: WebServer) -> None:
     site = await start(fetcher=fetcher(Names(out_example=[OUTSIDE])), max_image_bytes=500_000)
     url = f"http://out.example:{web_server.port}/endless"
     async with site.client.post("/v1/jobs", data=form(image=None, image_url=url)) as response:
@@ -173,14 +178,14 @@ async def test_an_endless_file_is_cut_at_the_limit(start, web_server):
     assert site.left_on_disk() == []
 
 
-async def test_private_addresses_are_reached_when_the_setting_says_so(start, web_server):
+async def test_private_addresses_are_reached_when_the_setting_says_so(start: Start, web_server: WebServer) -> None:
     site = await start(allow_private_urls=True)
     url = f"http://{INSIDE}:{web_server.port}/files/a.png"
     async with site.client.post("/v1/jobs", data=form(image=None, image_url=url)) as response:
         assert response.status == 202, await response.text()
 
 
-async def test_the_real_rule_refuses_this_machine(start, web_server):
+async def test_the_real_rule_refuses_this_machine(start: Start, web_server: WebServer) -> None:
     site = await start()
     for host in (OUTSIDE, "localhost", "[::1]", "0.0.0.0"):
         url = f"http://{host}:{web_server.port}/files/a.png"
@@ -200,10 +205,10 @@ async def test_the_real_rule_refuses_this_machine(start, web_server):
         *("2002:7f00:1::", "2002:a9fe:a9fe::1", "2001:0:4136:e378:8000:63bf:80ff:fffe", "100::1"),
     ],
 )
-def test_no_private_address_counts_as_public(address: str):
+def test_no_private_address_counts_as_public(address: str) -> None:
     assert not is_public(ipaddress.ip_address(address))
 
 
 @pytest.mark.parametrize("address", ["1.1.1.1", "93.184.215.14", "2606:4700:4700::1111", "::ffff:1.1.1.1"])
-def test_public_addresses_count_as_public(address: str):
+def test_public_addresses_count_as_public(address: str) -> None:
     assert is_public(ipaddress.ip_address(address))

@@ -2,11 +2,10 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from lipsync_server.jobs.delivery.handover import FolderTarget, HandOver
-from site_kit import Site, StandInExecutor
+from site_kit import StandInExecutor, Start
 
 N_COPIES = 40
 """More than asyncio's own threads (cores + 4, 32 at most)."""
@@ -24,7 +23,7 @@ class FrozenVolume(FolderTarget):
         return super()._put(video, name)
 
 
-async def test_a_store_that_hangs_stops_no_upload_and_no_video(start: Callable[..., Awaitable[Site]], tmp_path: Path):
+async def test_a_store_that_hangs_stops_no_upload_and_no_video(start: Start, tmp_path: Path) -> None:
     (tmp_path / "away").mkdir()
     volume = FrozenVolume(tmp_path / "away")
     site = await start(executor=StandInExecutor(), after_render=HandOver(volume, give_up_s=3600), max_queue=200)

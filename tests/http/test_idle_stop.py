@@ -16,7 +16,7 @@ from lipsync_server.http.idleness import machine_is_needed
 from lipsync_server.settings import Settings
 from model_hub import digest, serve_hub
 from provider import Provider, serve_provider
-from site_kit import Site, StandInExecutor
+from site_kit import Site, StandInExecutor, Start
 
 PART = {"Range": "bytes=0-9"}
 IDLE_S = 600.0
@@ -53,6 +53,13 @@ def watch_over(site: Site, provider: Provider, clock: Clock) -> IdleWatch:
     return IdleWatch(idle_s=IDLE_S, busy=busy, stop=vast_stop(provider), clock=clock)
 
 
+def idle_watch(site: Site) -> IdleWatch:
+    """The watch of a running server that stops its machine."""
+    watch = site.client.app[keys.IDLE]
+    assert watch is not None
+    return watch
+
+
 async def stays(watch: IdleWatch, clock: Clock) -> bool:
     """Whether the machine stays on although the idle time passes twice."""
     for _ in range(4):
@@ -72,14 +79,14 @@ async def stops(watch: IdleWatch, clock: Clock) -> bool:
     return await watch.look()
 
 
-async def test_an_unused_machine_stops_through_its_own_key(start, provider):
+async def test_an_unused_machine_stops_through_its_own_key(start: Start, provider: Provider) -> None:
     site, clock = await start(), Clock()
     assert await stops(watch_over(site, provider, clock), clock)
     (call,) = provider.asked
     assert (call.method, call.path, call.body) == ("PUT", "/instances/77/", {"state": "stopped"})
 
 
-async def test_not_while_a_job_is_queued_or_running(start, provider):
+async def test_not_while_a_job_is_queued_or_running(start: Start, provider: Provider) -> None:
     site, clock = await start(), Clock()
     watch = watch_over(site, provider, clock)
     running = await site.submit(prompt="hold")
@@ -95,7 +102,7 @@ async def test_not_while_a_job_is_queued_or_running(start, provider):
     assert await stops(watch, clock)
 
 
-async def test_not_before_the_video_is_collected_and_then_from_that_moment_on(start, provider):
+async def test_not_before_the_video_is_collected_and_then_from_that_moment_on(start: Start, provider: Provider) -> None:
     site, clock = await start(), Clock()
     watch = watch_over(site, provider, clock)
     job = await site.submit()
@@ -106,7 +113,9 @@ async def test_not_before_the_video_is_collected_and_then_from_that_moment_on(st
     assert await stops(watch, clock)
 
 
-async def test_a_complete_download_of_the_video_collects_it_and_lets_the_machine_stop(start, provider):
+async def test_a_complete_download_of_the_video_collects_it_and_lets_the_machine_stop(
+    start: Start, provider: Provider
+) -> None:
     site, clock = await start(), Clock()
     watch = watch_over(site, provider, clock)
     job = await site.submit()
@@ -122,7 +131,7 @@ async def test_a_complete_download_of_the_video_collects_it_and_lets_the_machine
     assert await stops(watch, clock)
 
 
-async def test_a_forgotten_video_keeps_the_machine_for_a_limited_time_only(start, provider):
+async def test_a_forgotten_video_keeps_the_machine_for_a_limited_time_only(start: Start, provider: Provider) -> None:
     site, clock = await start(idle_stop_uncollected=0), Clock()
     job = await site.submit()
     await site.ended(job["id"])
@@ -131,7 +140,7 @@ async def test_a_forgotten_video_keeps_the_machine_for_a_limited_time_only(start
         assert response.status == 200
 
 
-async def test_a_video_that_was_handed_over_keeps_nothing_running(start, provider):
+async def test_a_video_that_was_handed_over_keeps_nothing_running(start: Start, provider: Provider) -> None:
     async def hand_over(job: object, video: Path) -> str:
         return "s3://videos/x.mp4"
 
@@ -140,19 +149,19 @@ async def test_a_video_that_was_handed_over_keeps_nothing_running(start, provide
     assert await stops(watch_over(site, provider, clock), clock)
 
 
-async def test_a_video_whose_time_is_over_keeps_nothing_running(start, provider):
+async def test_a_video_whose_time_is_over_keeps_nothing_running(start: Start, provider: Provider) -> None:
     site, clock = await start(result_ttl_s=0.001), Clock()
     await site.ended((await site.submit())["id"])
     assert await stops(watch_over(site, provider, clock), clock)
 
 
-async def test_a_failed_job_keeps_nothing_running(start, provider):
+async def test_a_failed_job_keeps_nothing_running(start: Start, provider: Provider) -> None:
     site, clock = await start(), Clock()
     await site.ended((await site.submit(prompt="no face"))["id"])
     assert await stops(watch_over(site, provider, clock), clock)
 
 
-async def test_not_while_an_upload_comes_in(start, provider):
+async def test_not_while_an_upload_comes_in(start: Start, provider: Provider) -> None:
     site, clock = await start(), Clock()
     watch = watch_over(site, provider, clock)
     with site.client.app[keys.SLOTS].take():
@@ -166,7 +175,9 @@ class LateExecutor(StandInExecutor):
     async def load_default(self) -> None: ...
 
 
-async def test_not_while_weights_are_downloading(start, provider, tmp_path, monkeypatch):
+async def test_not_while_weights_are_downloading(
+    start: Start, provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     weight = {"source": "s", "path": "w", "size_bytes": 4, "size_exact": True, "sha256": digest(b"1234")}
     source = {"repository": "some/model", "revision": "main", "folder": "f", "licence": "x", "what": "x"}
     profile = {"engine": "sadtalker", "title": "t", "files": ["w"]}
@@ -189,9 +200,9 @@ async def test_not_while_weights_are_downloading(start, provider, tmp_path, monk
     assert await stops(watch, clock)
 
 
-async def test_the_engines_answer_counts_the_minutes_down(start):
+async def test_the_engines_answer_counts_the_minutes_down(start: Start) -> None:
     site = await start(idle_stop=10, idle_stop_command="true")
-    watch = site.client.app[keys.IDLE]
+    watch = idle_watch(site)
     await watch.look()
     async with site.client.get("/v1/engines") as response:
         assert 0 < (await response.json())["idle_stop_in_s"] <= 600
@@ -201,7 +212,9 @@ async def test_the_engines_answer_counts_the_minutes_down(start):
         assert (await response.json())["idle_stop_in_s"] is None
 
 
-async def test_the_log_warns_at_five_minutes_and_at_one(start, provider, caplog):
+async def test_the_log_warns_at_five_minutes_and_at_one(
+    start: Start, provider: Provider, caplog: pytest.LogCaptureFixture
+) -> None:
     site, clock = await start(), Clock()
     watch = watch_over(site, provider, clock)
     await watch.look()
@@ -215,14 +228,14 @@ async def test_the_log_warns_at_five_minutes_and_at_one(start, provider, caplog)
     ]
 
 
-async def test_runpod_is_stopped_by_the_pod_s_own_key(provider):
+async def test_runpod_is_stopped_by_the_pod_s_own_key(provider: Provider) -> None:
     environment = {"RUNPOD_POD_ID": "pod7", "RUNPOD_API_KEY": provider.key}
     await make_stop(settings(), environment, runpod_url=provider.url)()
     (call,) = provider.asked
     assert (call.method, call.path, call.body) == ("POST", "/pods/pod7/action", {"action": "stop"})
 
 
-async def test_elsewhere_the_user_s_command_runs_and_wins(provider, tmp_path):
+async def test_elsewhere_the_user_s_command_runs_and_wins(provider: Provider, tmp_path: Path) -> None:
     command = f"touch {tmp_path / 'stopped'}"
     environment = {"CONTAINER_ID": "77", "CONTAINER_API_KEY": provider.key}
     await make_stop(settings(idle_stop_command=command), environment, vast_url=provider.url)()
@@ -230,18 +243,20 @@ async def test_elsewhere_the_user_s_command_runs_and_wins(provider, tmp_path):
     assert provider.asked == []
 
 
-def test_a_machine_that_nobody_can_stop_is_said_at_start():
+def test_a_machine_that_nobody_can_stop_is_said_at_start() -> None:
     with pytest.raises(InvalidInput, match="LIPSYNC_IDLE_STOP_COMMAND"):
         make_stop(settings(), {"CONTAINER_ID": "77"})
 
 
-async def test_too_many_requests_without_retry_after_is_waited_out(provider):
+async def test_too_many_requests_without_retry_after_is_waited_out(provider: Provider) -> None:
     provider.answers("PUT /instances/77/", (429, "API requests too frequent"), (200, {"success": True}))
     await vast_stop(provider)()
     assert len(provider.asked) == 2
 
 
-async def test_a_stop_that_fails_is_tried_again_a_minute_later_and_the_key_stays_secret(start, provider, caplog):
+async def test_a_stop_that_fails_is_tried_again_a_minute_later_and_the_key_stays_secret(
+    start: Start, provider: Provider, caplog: pytest.LogCaptureFixture
+) -> None:
     site, clock = await start(), Clock()
     watch = watch_over(site, provider, clock)
     provider.answers("PUT /instances/77/", (400, {"success": False, "error": "bad", "msg": "no"}))
@@ -256,7 +271,7 @@ async def test_a_stop_that_fails_is_tried_again_a_minute_later_and_the_key_stays
     assert provider.key not in caplog.text
 
 
-async def test_a_database_that_hangs_does_not_keep_the_machine_running():
+async def test_a_database_that_hangs_does_not_keep_the_machine_running() -> None:
     async def never_answers() -> bool:
         await asyncio.Event().wait()
         return True
@@ -274,7 +289,7 @@ async def test_a_database_that_hangs_does_not_keep_the_machine_running():
     assert stopped.is_set()
 
 
-async def test_a_stop_command_that_hangs_is_tried_again(caplog: pytest.LogCaptureFixture):
+async def test_a_stop_command_that_hangs_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     async def busy() -> bool:
         return False
 
@@ -289,7 +304,7 @@ async def test_a_stop_command_that_hangs_is_tried_again(caplog: pytest.LogCaptur
     assert caplog.text.count("took longer") == 2
 
 
-async def test_somebody_can_keep_the_machine_and_let_it_go_again(provider):
+async def test_somebody_can_keep_the_machine_and_let_it_go_again(provider: Provider) -> None:
     async def busy() -> bool:
         return False
 
@@ -311,7 +326,7 @@ async def test_somebody_can_keep_the_machine_and_let_it_go_again(provider):
     assert stopped.is_set()
 
 
-async def test_a_job_does_not_shorten_the_time_for_which_the_machine_is_kept(start, provider):
+async def test_a_job_does_not_shorten_the_time_for_which_the_machine_is_kept(start: Start, provider: Provider) -> None:
     site, clock = await start(), Clock()
     watch = watch_over(site, provider, clock)
     watch.keep(4 * IDLE_S)
@@ -325,9 +340,9 @@ async def test_a_job_does_not_shorten_the_time_for_which_the_machine_is_kept(sta
     assert watch.left_s() == 4 * IDLE_S
 
 
-async def test_the_countdown_and_the_cost_of_a_start_are_asked_and_the_machine_is_kept_over_http(start):
+async def test_the_countdown_and_the_cost_of_a_start_are_asked_and_the_machine_is_kept_over_http(start: Start) -> None:
     site = await start(idle_stop=5, idle_stop_command="true", price_per_hour=0.45)
-    await site.client.app[keys.IDLE].look()
+    await idle_watch(site).look()
     async with site.client.get("/v1/idle-stop") as response:
         said = await response.json()
     assert said["enabled"] is True
@@ -340,7 +355,7 @@ async def test_the_countdown_and_the_cost_of_a_start_are_asked_and_the_machine_i
         assert (response.status, (await response.json())["field"]) == (422, "minutes")
 
 
-async def test_a_machine_without_an_idle_stop_says_that_nobody_has_to_keep_it(start):
+async def test_a_machine_without_an_idle_stop_says_that_nobody_has_to_keep_it(start: Start) -> None:
     site = await start()
     async with site.client.get("/v1/idle-stop") as response:
         said = await response.json()

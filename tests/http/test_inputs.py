@@ -3,18 +3,18 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from lipsync_server.http import keys
 from lipsync_server.http.callers.slots import MAX_STREAMS
 from lipsync_server.http.inputs import uploads
-from site_kit import PNG, WAV, Site, form, wav
+from site_kit import PNG, WAV, Json, Site, Start, form, wav
 
 IMAGE, AUDIO = base64.b64encode(PNG).decode(), base64.b64encode(WAV).decode()
 
 
-async def post_json(site: Site, body: object, path: str = "/v1/jobs") -> tuple[int, dict]:
+async def post_json(site: Site, body: object, path: str = "/v1/jobs") -> tuple[int, Json]:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     async with site.client.post(path, data=data, headers={"Content-Type": "application/json"}) as response:
         return response.status, await response.json(content_type=None) if response.content_type != "video/mp4" else {}
@@ -25,7 +25,9 @@ NUMBERS = ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"]
 
 @pytest.mark.parametrize("number", NUMBERS)
 @pytest.mark.parametrize("field", ["face_box", "seed", "head_motion", "people"])
-async def test_a_number_that_is_not_finite_is_refused_and_the_next_job_runs(site: Site, number: str, field: str):
+async def test_a_number_that_is_not_finite_is_refused_and_the_next_job_runs(
+    site: Site, number: str, field: str
+) -> None:
     form_field = {
         "face_box": {"face_box": f"{number},0,10,10"},
         "seed": {"seed": number},
@@ -41,7 +43,7 @@ async def test_a_number_that_is_not_finite_is_refused_and_the_next_job_runs(site
     assert (await site.ended((await site.submit())["id"]))["state"] == "succeeded"
 
 
-async def test_null_stands_for_a_field_that_was_left_out(site: Site):
+async def test_null_stands_for_a_field_that_was_left_out(site: Site) -> None:
     empty = ("prompt", "engine", "preset", "resolution", "seed", "face_index", "face_box", "file_name", "callback_url")
     body = {"image": IMAGE, "audio": AUDIO, "image_url": None, "second_audio": None, "options": None}
     status, job = await post_json(site, body | dict.fromkeys(empty))
@@ -58,7 +60,7 @@ async def test_null_stands_for_a_field_that_was_left_out(site: Site):
         lambda text: f"  {text}\r\n",
     ],
 )
-async def test_files_in_base64_are_taken_from_json(site: Site, written):
+async def test_files_in_base64_are_taken_from_json(site: Site, written: Callable[[str], str]) -> None:
     status, job = await post_json(site, {"image": written(IMAGE), "audio": written(AUDIO), "prompt": "x"})
     assert status == 202, job
     folder = site.data_dir / "jobs" / job["id"]
@@ -67,7 +69,7 @@ async def test_files_in_base64_are_taken_from_json(site: Site, written):
 
 
 @pytest.mark.parametrize("escape", ["\\/", "\\u002F", "\\u002f"])
-async def test_base64_with_json_s_escapes_is_taken_however_the_body_is_cut(site: Site, escape: str):
+async def test_base64_with_json_s_escapes_is_taken_however_the_body_is_cut(site: Site, escape: str) -> None:
     from lipsync_server.http.inputs.json_body import JsonBody
 
     text = f'{{"prompt": "say \\"image\\": \\\\", "image": "{IMAGE}", "options": {{"image": "{IMAGE[:8]}"}}}}'
@@ -101,7 +103,7 @@ async def test_base64_with_json_s_escapes_is_taken_however_the_body_is_cut(site:
         ("AAAA=AAA", "base64"),
     ],
 )
-async def test_a_file_in_json_that_is_no_base64_is_named(site: Site, value: object, says: str):
+async def test_a_file_in_json_that_is_no_base64_is_named(site: Site, value: object, says: str) -> None:
     status, problem = await post_json(site, {"image": value, "audio": AUDIO})
     assert status == 422, problem
     assert problem["field"] == "image"
@@ -109,13 +111,13 @@ async def test_a_file_in_json_that_is_no_base64_is_named(site: Site, value: obje
     assert site.left_on_disk() == []
 
 
-async def test_a_file_in_base64_beyond_the_limit_is_refused_while_it_arrives(start):
+async def test_a_file_in_base64_beyond_the_limit_is_refused_while_it_arrives(start: Start) -> None:
     site = await start(max_image_bytes=100_000)
     status, problem = await post_json(site, {"image": base64.b64encode(bytes(100_001)).decode(), "audio": AUDIO})
     assert (status, problem["field"]) == (413, "image")
 
 
-async def test_the_blocking_address_takes_json_too(site: Site):
+async def test_the_blocking_address_takes_json_too(site: Site) -> None:
     assert (await post_json(site, {"image": IMAGE, "audio": AUDIO}, "/lipsync"))[0] == 200
 
 
@@ -136,7 +138,7 @@ async def test_the_blocking_address_takes_json_too(site: Site):
         b'{"a": 1}}}}}',
     ],
 )
-async def test_hostile_json_is_answered_4xx(site: Site, body: bytes):
+async def test_hostile_json_is_answered_4xx(site: Site, body: bytes) -> None:
     status, problem = await post_json(site, body)
     assert 400 <= status < 500, problem
     assert site.left_on_disk() == []
@@ -160,7 +162,7 @@ BROKEN_ADDRESSES = [
 
 @pytest.mark.parametrize("address", BROKEN_ADDRESSES)
 @pytest.mark.parametrize("field", ["image_url", "callback_url"])
-async def test_a_broken_address_is_answered_with_its_field(site: Site, address: str, field: str):
+async def test_a_broken_address_is_answered_with_its_field(site: Site, address: str, field: str) -> None:
     body = {"image": IMAGE, "audio": AUDIO, field: address}
     if field == "image_url":
         del body["image"]
@@ -171,14 +173,14 @@ async def test_a_broken_address_is_answered_with_its_field(site: Site, address: 
 @pytest.mark.parametrize(
     "before, after", [(" ", "\n"), ("\u200b", ""), ("\ufeff \u00a0", "\u200e\u2060"), ("\t", "\u3000")]
 )
-async def test_blanks_around_an_address_do_not_matter_seen_or_unseen(site: Site, before: str, after: str):
+async def test_blanks_around_an_address_do_not_matter_seen_or_unseen(site: Site, before: str, after: str) -> None:
     url = f"{before}http://127.0.0.1:9/a.png{after}"
     status, problem = await post_json(site, {"image_url": url, "audio": AUDIO})
     assert status == 422
     assert "not public" in problem["detail"]
 
 
-async def test_a_list_or_an_object_may_be_json_text_inside_json(site: Site):
+async def test_a_list_or_an_object_may_be_json_text_inside_json(site: Site) -> None:
     body = {"image": IMAGE, "audio": AUDIO, "options": "{}", "face_box": "0, 0, 8, 8"}
     status, job = await post_json(site, body)
     assert status == 202, job
@@ -188,7 +190,7 @@ async def test_a_list_or_an_object_may_be_json_text_inside_json(site: Site):
 
 
 @pytest.mark.parametrize("text", ["[object Object]", "data", "undefined", '{"mimeType":"image/png"}'])
-async def test_text_where_a_file_belongs_is_quoted_with_what_to_choose_in_n8n(site: Site, text: str):
+async def test_text_where_a_file_belongs_is_quoted_with_what_to_choose_in_n8n(site: Site, text: str) -> None:
     async with site.client.post("/lipsync", data=form(image=text)) as response:
         problem = await response.json()
         assert (response.status, problem["field"]) == (415, "image")
@@ -196,7 +198,7 @@ async def test_text_where_a_file_belongs_is_quoted_with_what_to_choose_in_n8n(si
     assert text[:12] in problem["detail"]
 
 
-async def test_an_address_where_a_file_belongs_is_sent_to_its_own_field(site: Site):
+async def test_an_address_where_a_file_belongs_is_sent_to_its_own_field(site: Site) -> None:
     async with site.client.post("/lipsync", data=form(image="https://example.com/face.png")) as response:
         assert "image_url" in (await response.json())["detail"]
 
@@ -205,7 +207,7 @@ NAMES = ["Hello; how are you; fine.wav", 'a"b;c.wav', "&amp;.wav", "x; name=imag
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_no_file_name_makes_a_recording_unreadable(site: Site, name: str):
+async def test_no_file_name_makes_a_recording_unreadable(site: Site, name: str) -> None:
     body = b""
     for field, file_name, content in (("image", "face.png", PNG), ("audio", name, WAV)):
         head = f'--b\r\nContent-Disposition: form-data; name="{field}"; filename="{file_name}"\r\n\r\n'
@@ -216,7 +218,7 @@ async def test_no_file_name_makes_a_recording_unreadable(site: Site, name: str):
         assert (await response.json())["audio_name"].endswith(".wav")
 
 
-async def test_a_content_type_without_its_boundary_is_explained(site: Site):
+async def test_a_content_type_without_its_boundary_is_explained(site: Site) -> None:
     headers = {"Content-Type": "multipart/form-data"}
     async with site.client.post("/lipsync", data=WAV, headers=headers) as response:
         assert response.status == 400
@@ -224,25 +226,25 @@ async def test_a_content_type_without_its_boundary_is_explained(site: Site):
 
 
 @pytest.mark.parametrize("query", ["limit=000001" + "9" * 30, "limit=0000012345678", "limit=-1", "limit=1e9", "limit="])
-async def test_a_limit_beyond_measure_is_422(site: Site, query: str):
+async def test_a_limit_beyond_measure_is_422(site: Site, query: str) -> None:
     async with site.client.get(f"/v1/jobs?{query}") as response:
         assert response.status == 422
 
 
 @pytest.mark.parametrize("wait", ["²", "①", "9" * 400, "-1", "1e400", "NaN", ""])
-async def test_a_wait_that_is_no_number_costs_no_job(site: Site, wait: str):
+async def test_a_wait_that_is_no_number_costs_no_job(site: Site, wait: str) -> None:
     headers = {"Prefer": f"respond-async, wait={wait}"}
     async with site.client.post("/lipsync", data=form(), headers=headers) as response:
         assert response.status == 202
 
 
 @pytest.mark.parametrize("headers", [{"Host": "["}, {"Host": "[::1"}, {"Host": "a]b"}, {"Origin": "http://["}])
-async def test_a_malformed_host_or_origin_is_answered_4xx(site: Site, headers: dict[str, str]):
+async def test_a_malformed_host_or_origin_is_answered_4xx(site: Site, headers: dict[str, str]) -> None:
     async with site.client.get("/v1/jobs", headers=headers) as response:
         assert response.status in (400, 401, 403)
 
 
-async def test_a_video_whose_file_was_removed_by_hand_is_a_problem_document(site: Site):
+async def test_a_video_whose_file_was_removed_by_hand_is_a_problem_document(site: Site) -> None:
     job_id = (await site.submit())["id"]
     await site.ended(job_id)
     (site.data_dir / "jobs" / job_id / "video.mp4").unlink()
@@ -250,7 +252,9 @@ async def test_a_video_whose_file_was_removed_by_hand_is_a_problem_document(site
         assert (response.status, response.content_type) == (410, "application/problem+json")
 
 
-async def test_a_body_that_drips_is_given_up_although_it_never_stalls(site: Site, monkeypatch: pytest.MonkeyPatch):
+async def test_a_body_that_drips_is_given_up_although_it_never_stalls(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(uploads, "STALLED_S", 0.2)
 
     async def drip() -> AsyncIterator[bytes]:
@@ -266,7 +270,7 @@ async def test_a_body_that_drips_is_given_up_although_it_never_stalls(site: Site
     assert site.left_on_disk() == []
 
 
-async def test_too_many_event_streams_are_answered_429(site: Site):
+async def test_too_many_event_streams_are_answered_429(site: Site) -> None:
     job_id = (await site.submit(prompt="hold"))["id"]
     site.client.app[keys.STREAMS].n_taken = MAX_STREAMS
     async with site.client.get(f"/v1/jobs/{job_id}/events") as response:
@@ -278,7 +282,7 @@ async def test_too_many_event_streams_are_answered_429(site: Site):
 
 
 @pytest.mark.parametrize("blanks", ["", "   "])
-async def test_a_data_uri_in_a_field_for_an_address_is_the_file(site: Site, blanks: str):
+async def test_a_data_uri_in_a_field_for_an_address_is_the_file(site: Site, blanks: str) -> None:
     """Many clients write a data URI where an address is asked for; a whole recording, however long, goes there too."""
     long = base64.b64encode(wav(30)).decode()
     values = {
@@ -293,14 +297,14 @@ async def test_a_data_uri_in_a_field_for_an_address_is_the_file(site: Site, blan
     assert (await site.ended(job["id"]))["state"] == "succeeded"
 
 
-async def test_a_file_that_is_sent_twice_is_refused(site: Site):
+async def test_a_file_that_is_sent_twice_is_refused(site: Site) -> None:
     both = {"image": IMAGE, "image_url": f"data:image/png;base64,{IMAGE}", "audio": AUDIO}
     status, problem = await post_json(site, both)
     assert (status, problem["field"]) == (422, "image")
     assert site.left_on_disk() == []
 
 
-async def test_json_that_is_not_utf8_is_told_so(site: Site):
+async def test_json_that_is_not_utf8_is_told_so(site: Site) -> None:
     body = json.dumps({"image": IMAGE, "audio": AUDIO})
     for encoding in ("utf-16", "utf-16-le", "utf-32"):
         async with site.client.post(
@@ -311,7 +315,7 @@ async def test_json_that_is_not_utf8_is_told_so(site: Site):
 
 
 @pytest.mark.parametrize("boundary", ["", '""', "; charset=utf-8", "another"])
-async def test_a_boundary_that_is_not_the_body_s_is_told_to_be_taken_away(site: Site, boundary: str):
+async def test_a_boundary_that_is_not_the_body_s_is_told_to_be_taken_away(site: Site, boundary: str) -> None:
     headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
     async with site.client.post("/v1/jobs", data=b"--x\r\n\r\nbody\r\n--x--\r\n", headers=headers) as response:
         assert response.status == 400

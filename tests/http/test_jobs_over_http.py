@@ -7,17 +7,18 @@ from pathlib import Path
 from urllib.parse import urljoin
 
 import pytest
-from site_kit import Site, StandInExecutor, form
+from lipsync_server.jobs.model import Job
+from site_kit import Json, Site, StandInExecutor, Start, form
 
 
-async def until(site: Site, job_id: str, condition: Callable[[dict], bool]) -> None:
+async def until(site: Site, job_id: str, condition: Callable[[Json], bool]) -> None:
     """Poll the job, as a client does, until `condition` holds of it."""
     async with asyncio.timeout(10):
         while not condition(await site.job(job_id)):
             pass
 
 
-async def test_a_job_is_accepted_followed_and_fetched(site: Site):
+async def test_a_job_is_accepted_followed_and_fetched(site: Site) -> None:
     async with site.client.post("/v1/jobs", data=form(prompt="profile", seed=9)) as response:
         assert response.status == 202
         job = await response.json()
@@ -36,7 +37,7 @@ async def test_a_job_is_accepted_followed_and_fetched(site: Site):
 
 
 @pytest.mark.parametrize("root", ["", "/user/me/proxy/5000"])
-async def test_links_go_from_the_root_of_the_address_that_people_use(start, root: str):
+async def test_links_go_from_the_root_of_the_address_that_people_use(start: Start, root: str) -> None:
     site = await start(public_url=f"https://example.com{root}" if root else "")
     job_id = (await site.submit())["id"]
     await site.ended(job_id)
@@ -53,7 +54,7 @@ async def test_links_go_from_the_root_of_the_address_that_people_use(start, root
         assert job["links"]["events"] == f"{root}/v1/jobs/{job_id}/events"
 
 
-async def test_the_list_is_paged_newest_first(site: Site):
+async def test_the_list_is_paged_newest_first(site: Site) -> None:
     ids = [(await site.submit())["id"] for _ in range(5)]
     assert ids == sorted(ids)
     await site.ended(ids[-1])
@@ -68,13 +69,13 @@ async def test_the_list_is_paged_newest_first(site: Site):
 
 
 @pytest.mark.parametrize("query", ["state=done", "limit=0", "limit=201", "limit=x", "limit=²", "after=../../etc"])
-async def test_a_wrong_query_is_named(site: Site, query: str):
+async def test_a_wrong_query_is_named(site: Site, query: str) -> None:
     async with site.client.get(f"/v1/jobs?{query}") as response:
         assert response.status == 422
         assert (await response.json())["field"] == query.partition("=")[0]
 
 
-async def test_jobs_run_first_in_first_out_and_tell_their_place(site: Site):
+async def test_jobs_run_first_in_first_out_and_tell_their_place(site: Site) -> None:
     first = await site.submit(prompt="hold")
     await site.executor.rendering.wait()
     waiting = [await site.submit(prompt=f"{number}") for number in range(3)]
@@ -85,7 +86,7 @@ async def test_jobs_run_first_in_first_out_and_tell_their_place(site: Site):
     assert [task.ask.prompt for task in site.executor.tasks] == ["hold", "0", "1", "2"]
 
 
-async def test_ranges_head_and_etag_of_a_video(site: Site):
+async def test_ranges_head_and_etag_of_a_video(site: Site) -> None:
     job_id = (await site.submit())["id"]
     await site.ended(job_id)
     address = f"/v1/jobs/{job_id}/video"
@@ -105,7 +106,7 @@ async def test_ranges_head_and_etag_of_a_video(site: Site):
         assert response.headers["Content-Disposition"] == 'attachment; filename="face-lipsync.mp4"'
 
 
-async def test_a_video_is_409_before_it_is_finished(site: Site):
+async def test_a_video_is_409_before_it_is_finished(site: Site) -> None:
     job_id = (await site.submit(prompt="hold"))["id"]
     for method, part in (("GET", "video"), ("POST", "collected")):
         async with site.client.request(method, f"/v1/jobs/{job_id}/{part}") as response:
@@ -113,7 +114,7 @@ async def test_a_video_is_409_before_it_is_finished(site: Site):
     site.executor.let_go.set()
 
 
-async def test_a_failed_job_has_no_video(site: Site):
+async def test_a_failed_job_has_no_video(site: Site) -> None:
     job_id = (await site.submit(prompt="no face"))["id"]
     job = await site.ended(job_id)
     assert job["links"]["video"] is None
@@ -122,7 +123,7 @@ async def test_a_failed_job_has_no_video(site: Site):
         assert "No face was found" in (await response.json())["detail"]
 
 
-async def test_a_waiting_job_is_cancelled_at_once(site: Site):
+async def test_a_waiting_job_is_cancelled_at_once(site: Site) -> None:
     await site.submit(prompt="hold")
     waiting = await site.submit()
     async with site.client.delete(f"/v1/jobs/{waiting['id']}") as response:
@@ -131,7 +132,7 @@ async def test_a_waiting_job_is_cancelled_at_once(site: Site):
     site.executor.let_go.set()
 
 
-async def test_a_running_job_stops_and_the_next_one_starts(site: Site):
+async def test_a_running_job_stops_and_the_next_one_starts(site: Site) -> None:
     running = await site.submit(prompt="hold")
     following = await site.submit()
     await site.executor.rendering.wait()
@@ -141,7 +142,7 @@ async def test_a_running_job_stops_and_the_next_one_starts(site: Site):
     assert (await site.ended(following["id"]))["state"] == "succeeded"
 
 
-async def test_a_deleted_job_is_gone_with_its_video(site: Site):
+async def test_a_deleted_job_is_gone_with_its_video(site: Site) -> None:
     job_id = (await site.submit(prompt="something private"))["id"]
     await site.ended(job_id)
     async with site.client.delete(f"/v1/jobs/{job_id}") as response:
@@ -157,13 +158,13 @@ async def test_a_deleted_job_is_gone_with_its_video(site: Site):
 
 
 @pytest.mark.parametrize("job_id", ["nothing", "0" * 26, "%2e%2e", "..%2f..%2fetc%2fpasswd", "x" * 300])
-async def test_an_unknown_job_is_404(site: Site, job_id: str):
+async def test_an_unknown_job_is_404(site: Site, job_id: str) -> None:
     async with site.client.get(f"/v1/jobs/{job_id}") as response:
         assert response.status == 404
         assert response.content_type == "application/problem+json"
 
 
-async def test_a_crashed_worker_costs_a_retry_and_then_the_job(site: Site):
+async def test_a_crashed_worker_costs_a_retry_and_then_the_job(site: Site) -> None:
     once = await site.submit(prompt="crash once")
     always = await site.submit(prompt="crash")
     good = await site.submit()
@@ -174,13 +175,13 @@ async def test_a_crashed_worker_costs_a_retry_and_then_the_job(site: Site):
     assert (await site.ended(good["id"]))["state"] == "succeeded"
 
 
-async def test_a_job_past_its_time_limit_fails_with_that_reason(start):
+async def test_a_job_past_its_time_limit_fails_with_that_reason(start: Start) -> None:
     site = await start(job_timeout_s=0.1)
     job = await site.ended((await site.submit(prompt="hold"))["id"])
     assert (job["state"], job["error"]["code"]) == ("failed", "time_limit")
 
 
-async def test_a_full_queue_is_429_and_says_when_to_come_back(start):
+async def test_a_full_queue_is_429_and_says_when_to_come_back(start: Start) -> None:
     site = await start(max_queue=1)
     await site.submit(prompt="hold")
     await site.submit()
@@ -193,7 +194,7 @@ async def test_a_full_queue_is_429_and_says_when_to_come_back(start):
     site.executor.let_go.set()
 
 
-async def test_several_workers_share_the_queue(start):
+async def test_several_workers_share_the_queue(start: Start) -> None:
     site = await start(executor=StandInExecutor(3))
     jobs = [await site.submit(prompt="hold") for _ in range(3)]
     await until(site, jobs[-1]["id"], lambda job: job["state"] == "running")
@@ -202,7 +203,7 @@ async def test_several_workers_share_the_queue(start):
     assert len({path.parent for path in (task.output for task in site.executor.tasks)}) == 3
 
 
-async def test_a_video_expires_when_its_time_is_over(start):
+async def test_a_video_expires_when_its_time_is_over(start: Start) -> None:
     site = await start(result_ttl_s=0.05)
     job_id = (await site.submit())["id"]
     await site.ended(job_id)
@@ -213,7 +214,7 @@ async def test_a_video_expires_when_its_time_is_over(start):
     await until(site, job_id, lambda job: not site.left_on_disk())
 
 
-async def test_a_collected_video_goes_after_the_grace_period(start):
+async def test_a_collected_video_goes_after_the_grace_period(start: Start) -> None:
     site = await start(collected_grace_s=0.05)
     kept, collected = [(await site.submit())["id"] for _ in range(2)]
     await site.ended(kept)
@@ -224,7 +225,7 @@ async def test_a_collected_video_goes_after_the_grace_period(start):
     assert (await site.job(kept))["links"]["video"] is not None
 
 
-async def test_a_job_carries_its_cost(start):
+async def test_a_job_carries_its_cost(start: Start) -> None:
     site = await start(price_per_hour=0.36, currency="EUR")
     job = await site.ended((await site.submit())["id"])
     cost = job["cost"]
@@ -233,10 +234,10 @@ async def test_a_job_carries_its_cost(start):
     assert cost["amount"] == pytest.approx(cost["worker_seconds"] * 0.0001, abs=1e-6)
 
 
-async def test_the_video_is_handed_over_before_the_job_counts_as_succeeded(start):
+async def test_the_video_is_handed_over_before_the_job_counts_as_succeeded(start: Start) -> None:
     seen = []
 
-    async def hand_over(job, path: Path) -> str:
+    async def hand_over(job: Job, path: Path) -> str:
         seen.append((job.state, await asyncio.to_thread(path.is_file)))
         return "s3://bucket/video.mp4"
 
@@ -246,7 +247,7 @@ async def test_the_video_is_handed_over_before_the_job_counts_as_succeeded(start
     assert job["links"]["stored"] == "s3://bucket/video.mp4"
 
 
-async def test_the_inputs_are_dropped_with_the_end_of_the_job(site: Site):
+async def test_the_inputs_are_dropped_with_the_end_of_the_job(site: Site) -> None:
     job_id = (await site.submit())["id"]
     await site.ended(job_id)
     assert site.left_on_disk() == [f"jobs/{job_id}", f"jobs/{job_id}/video.mp4"]

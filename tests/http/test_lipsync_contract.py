@@ -2,10 +2,11 @@
 
 import asyncio
 import io
+from pathlib import Path
 
 import av
 import pytest
-from site_kit import PNG, WAV, Site, form, png
+from site_kit import PNG, WAV, Site, Start, form, png
 
 
 def frames_in(video: bytes) -> int:
@@ -13,7 +14,7 @@ def frames_in(video: bytes) -> int:
         return len(list(container.decode(video=0)))
 
 
-async def test_lipsync_answers_the_video_as_attachment(site: Site):
+async def test_lipsync_answers_the_video_as_attachment(site: Site) -> None:
     async with site.client.post("/lipsync", data=form(prompt="A person talking")) as response:
         assert response.status == 200
         assert response.content_type == "video/mp4"
@@ -28,7 +29,7 @@ async def test_lipsync_answers_the_video_as_attachment(site: Site):
     assert job["audio_name"] == "hello.wav"
 
 
-async def test_lipsync_needs_no_prompt_and_takes_every_option_as_a_field(site: Site):
+async def test_lipsync_needs_no_prompt_and_takes_every_option_as_a_field(site: Site) -> None:
     fields = {
         "engine": "preview",
         "preset": "fast",
@@ -49,7 +50,7 @@ async def test_lipsync_needs_no_prompt_and_takes_every_option_as_a_field(site: S
     assert (task.ask.seed, task.ask.face_index, task.ask.face_box) == (7, 1, (1.0, 2.0, 30.0, 40.0))
 
 
-async def test_a_delivered_video_counts_as_collected(site: Site):
+async def test_a_delivered_video_counts_as_collected(site: Site) -> None:
     async with site.client.post("/lipsync", data=form()) as response:
         await response.read()
         job = await site.job(response.headers["Lipsync-Job-Id"])
@@ -60,7 +61,7 @@ async def test_a_delivered_video_counts_as_collected(site: Site):
 
 
 @pytest.mark.parametrize("prefer", ["respond-async", "Respond-Async, wait=0", "wait=0, respond-async"])
-async def test_prefer_respond_async_answers_with_the_job(site: Site, prefer: str):
+async def test_prefer_respond_async_answers_with_the_job(site: Site, prefer: str) -> None:
     async with site.client.post("/lipsync", data=form(prompt="hold"), headers={"Prefer": prefer}) as response:
         assert response.status == 202
         assert response.headers["Preference-Applied"] == "respond-async"
@@ -70,7 +71,7 @@ async def test_prefer_respond_async_answers_with_the_job(site: Site, prefer: str
     assert (await site.ended(job["id"]))["state"] == "succeeded"
 
 
-async def test_a_long_wait_turns_into_a_job(start):
+async def test_a_long_wait_turns_into_a_job(start: Start) -> None:
     site = await start(sync_timeout_s=0.05)
     async with site.client.post("/lipsync", data=form(prompt="hold")) as response:
         assert response.status == 202
@@ -79,7 +80,7 @@ async def test_a_long_wait_turns_into_a_job(start):
     assert (await site.ended(job_id))["state"] == "succeeded"
 
 
-async def test_a_caller_who_hangs_up_can_still_collect_the_video(site: Site):
+async def test_a_caller_who_hangs_up_can_still_collect_the_video(site: Site) -> None:
     call = asyncio.create_task(site.client.post("/lipsync", data=form(prompt="hold")))
     await site.executor.rendering.wait()
     call.cancel()
@@ -93,7 +94,7 @@ async def test_a_caller_who_hangs_up_can_still_collect_the_video(site: Site):
         assert frames_in(await response.read()) == 10
 
 
-async def test_a_failed_job_answers_its_problem(site: Site):
+async def test_a_failed_job_answers_its_problem(site: Site) -> None:
     async with site.client.post("/lipsync", data=form(prompt="no face")) as response:
         assert response.status == 422
         assert response.content_type == "application/problem+json"
@@ -106,7 +107,7 @@ async def test_a_failed_job_answers_its_problem(site: Site):
     assert site.left_on_disk() == []
 
 
-async def test_an_unexpected_error_gives_away_nothing(site: Site):
+async def test_an_unexpected_error_gives_away_nothing(site: Site) -> None:
     async with site.client.post("/lipsync", data=form(prompt="boom")) as response:
         text = await response.text()
         assert response.status == 500
@@ -115,7 +116,7 @@ async def test_an_unexpected_error_gives_away_nothing(site: Site):
         assert (await response.json())["job_id"] in text
 
 
-async def test_a_cancelled_job_answers_conflict(site: Site):
+async def test_a_cancelled_job_answers_conflict(site: Site) -> None:
     call = asyncio.create_task(site.client.post("/lipsync", data=form(prompt="hold")))
     await site.executor.rendering.wait()
     async with site.client.get("/v1/jobs?state=running") as response:
@@ -128,11 +129,12 @@ async def test_a_cancelled_job_answers_conflict(site: Site):
     assert site.left_on_disk() == []
 
 
-async def test_a_stop_tells_who_waits_where_the_job_goes_on(start, tmp_path):
+async def test_a_stop_tells_who_waits_where_the_job_goes_on(start: Start, tmp_path: Path) -> None:
     site = await start()
     call = asyncio.create_task(site.client.post("/lipsync", data=form(prompt="hold")))
     await site.executor.rendering.wait()
     server = site.client.server
+    assert server.runner is not None
     await server.runner.shutdown()
     async with await call as response:
         assert response.status == 503
@@ -145,7 +147,7 @@ async def test_a_stop_tells_who_waits_where_the_job_goes_on(start, tmp_path):
     assert (await again.ended(job["id"]))["state"] == "succeeded"
 
 
-async def test_the_file_keeps_the_name_of_the_picture_in_v1(site: Site):
+async def test_the_file_keeps_the_name_of_the_picture_in_v1(site: Site) -> None:
     job = await site.submit(image=("Anna Müller.jpeg.png", png(48, 48)))
     assert job["file_name"] == "Anna Müller.jpeg-lipsync.mp4"
     assert png(48, 48) != PNG

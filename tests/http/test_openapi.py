@@ -28,7 +28,7 @@ from site_kit import PNG, WAV, Site, StandInExecutor
 EXAMPLES = 8
 
 
-async def test_every_route_is_documented_and_every_documented_route_exists(site: Site):
+async def test_every_route_is_documented_and_every_documented_route_exists(site: Site) -> None:
     async with site.client.get("/openapi.json") as response:
         contract = await response.json()
     assert contract["openapi"].startswith("3.1")
@@ -45,7 +45,7 @@ async def test_every_route_is_documented_and_every_documented_route_exists(site:
         assert ("401" in operation["responses"]) is not route.public
 
 
-async def test_the_models_of_the_contract_are_those_of_the_answers(site: Site):
+async def test_the_models_of_the_contract_are_those_of_the_answers(site: Site) -> None:
     async with site.client.get("/openapi.json") as response:
         contract = await response.json()
     assert set(contract["components"]["schemas"]["Job"]["properties"]) == set(schemas.Job.model_fields)
@@ -53,7 +53,7 @@ async def test_the_models_of_the_contract_are_those_of_the_answers(site: Site):
     assert set(schemas.JobOptions.model_fields) | {"image", "audio"} <= set(form["properties"])
 
 
-async def test_the_docs_page_shows_every_route_and_needs_no_other_host(site: Site):
+async def test_the_docs_page_shows_every_route_and_needs_no_other_host(site: Site) -> None:
     async with site.client.get("/docs") as response:
         text = await response.text()
     for route in ROUTES:
@@ -63,7 +63,7 @@ async def test_the_docs_page_shows_every_route_and_needs_no_other_host(site: Sit
     assert "://" not in text.replace(str(site.client.make_url("")).rstrip("/"), "").replace("http:// or https://", "")
 
 
-async def test_the_docs_page_lists_fields_with_type_default_and_meaning_and_every_engine_s_options(site: Site):
+async def test_the_docs_page_lists_fields_with_type_default_and_meaning_and_every_engine_s_options(site: Site) -> None:
     async with site.client.get("/docs") as response:
         text = await response.text()
     assert "<td><code>seed</code></td><td>whole number from 0</td><td>Same seed, same inputs: same video.</td>" in text
@@ -74,7 +74,7 @@ async def test_the_docs_page_lists_fields_with_type_default_and_meaning_and_ever
     assert "number from 0 to 2<br>Default: <code>1.0</code>" in text
 
 
-async def test_every_route_has_a_curl_line_that_reports_errors(site: Site):
+async def test_every_route_has_a_curl_line_that_reports_errors(site: Site) -> None:
     async with site.client.get("/docs") as response:
         lines = re.findall(r"<pre>(curl --fail-with-body .*?)</pre>", await response.text())
     assert len(lines) == len(ROUTES)
@@ -83,14 +83,14 @@ async def test_every_route_has_a_curl_line_that_reports_errors(site: Site):
 
 
 @pytest.mark.parametrize("host", ["evil$(reboot).example", 'x"; rm -rf ~; "', "[", "localhost:1"])
-async def test_a_curl_line_holds_no_host_that_a_shell_would_run(site: Site, host: str):
+async def test_a_curl_line_holds_no_host_that_a_shell_would_run(site: Site, host: str) -> None:
     async with site.client.get("/docs", headers={"Host": host}) as response:
         text = await response.text()
     assert "reboot" not in text
     assert "rm -rf" not in text
 
 
-async def test_the_sample_files_of_the_curl_lines_are_there(site: Site):
+async def test_the_sample_files_of_the_curl_lines_are_there(site: Site) -> None:
     for name, kind in (("portrait.jpg", "image/jpeg"), ("speech.wav", "audio/")):
         async with site.client.get(f"/page/{name}") as response:
             assert response.status == 200
@@ -140,7 +140,7 @@ contract = schemathesis.openapi.from_dict(document(ROUTES))
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
-def test_schemathesis_finds_no_5xx_and_no_undocumented_answer(case: schemathesis.Case, address: str):
+def test_schemathesis_finds_no_5xx_and_no_undocumented_answer(case: schemathesis.Case[Any], address: str) -> None:
     case.call_and_validate(
         base_url=address,
         headers={"Authorization": "Bearer token"},
@@ -154,7 +154,7 @@ def test_schemathesis_finds_no_5xx_and_no_undocumented_answer(case: schemathesis
     )
 
 
-def test_the_answers_about_a_real_job_are_the_documented_ones(address: str):
+def test_the_answers_about_a_real_job_are_the_documented_ones(address: str) -> None:
     session = requests.Session()
     session.headers["Authorization"] = "Bearer token"
     seen: list[tuple[str, str, int]] = []
@@ -191,7 +191,7 @@ def test_the_answers_about_a_real_job_are_the_documented_ones(address: str):
     assert statuses == [202, 200, 200, 200, 200, 206, 416, 304, 412, 200, 200, 204, 410, 200, 422, 202, 409, 202]
 
 
-def test_the_contract_is_json_without_surprises(address: str):
+def test_the_contract_is_json_without_surprises(address: str) -> None:
     import urllib.request
 
     with urllib.request.urlopen(f"{address}/openapi.json") as response:

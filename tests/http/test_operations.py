@@ -6,6 +6,7 @@ import logging
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
@@ -16,7 +17,7 @@ from lipsync_server.http.app import create_app, create_health_app
 from lipsync_server.http.logs import REQUEST_ID, JsonFormatter
 from lipsync_server.http.serve import log_problems
 from lipsync_server.settings import Settings
-from site_kit import PNG, WAV, Site, StandInExecutor, form
+from site_kit import PNG, WAV, Site, StandInExecutor, Start, form
 
 
 async def metrics(site: Site) -> dict[str, float]:
@@ -26,7 +27,7 @@ async def metrics(site: Site) -> dict[str, float]:
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
 
 
-async def test_metrics_count_jobs_seconds_bytes_and_money(start):
+async def test_metrics_count_jobs_seconds_bytes_and_money(start: Start) -> None:
     site = await start(price_per_hour=3600, currency="EUR")
     for prompt in ("", "no face"):
         async with site.client.post("/lipsync", data=form(prompt=prompt)) as response:
@@ -53,7 +54,7 @@ async def test_metrics_count_jobs_seconds_bytes_and_money(start):
     site.executor.let_go.set()
 
 
-async def test_engines_tell_what_the_server_can_do(site: Site):
+async def test_engines_tell_what_the_server_can_do(site: Site) -> None:
     async with site.client.get("/v1/engines") as response:
         body = await response.json()
     assert body["default"] == "preview"
@@ -65,7 +66,7 @@ async def test_engines_tell_what_the_server_can_do(site: Site):
     assert body["workers"][0]["state"] == "ready"
 
 
-async def test_the_doctor_tells_what_to_change_on_the_servers_machine(site: Site):
+async def test_the_doctor_tells_what_to_change_on_the_servers_machine(site: Site) -> None:
     async with site.client.get("/v1/doctor") as response:
         body = await response.json()
     findings = {found["name"]: found for found in body["findings"]}
@@ -77,7 +78,9 @@ async def test_the_doctor_tells_what_to_change_on_the_servers_machine(site: Site
     assert await doctor_lines("http://127.0.0.1:1", "") == []
 
 
-async def test_the_server_logs_each_problem_of_its_machine_at_its_start(tmp_path, caplog):
+async def test_the_server_logs_each_problem_of_its_machine_at_its_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     settings = Settings(data_dir=tmp_path, weights_dir=tmp_path, min_free_disk_bytes=2**60)
     with caplog.at_level(logging.WARNING):
         await log_problems(settings, ENGINES)
@@ -85,7 +88,7 @@ async def test_the_server_logs_each_problem_of_its_machine_at_its_start(tmp_path
     assert "Free some, rent a machine with a larger disk" in line
 
 
-async def test_every_answer_has_a_request_id_and_keeps_a_given_one(site: Site):
+async def test_every_answer_has_a_request_id_and_keeps_a_given_one(site: Site) -> None:
     for address in ("/healthz", "/", "/nothing", "/v1/jobs"):
         async with site.client.get(address) as response:
             assert re.fullmatch(r"[0-9a-f]{16}", response.headers["X-Request-Id"])
@@ -97,7 +100,7 @@ async def test_every_answer_has_a_request_id_and_keeps_a_given_one(site: Site):
             assert response.headers["X-Request-Id"] != "<script>"
 
 
-def test_log_lines_are_json_with_the_request_id():
+def test_log_lines_are_json_with_the_request_id() -> None:
     handler = logging.StreamHandler(io.StringIO())
     handler.setFormatter(JsonFormatter())
     record = logging.makeLogRecord({"msg": "job %s", "args": ("done",), "levelname": "INFO", "job_id": "x"})
@@ -111,14 +114,14 @@ def test_log_lines_are_json_with_the_request_id():
     assert (line["level"], line["request_id"], line["job_id"]) == ("info", "abc", "x")
 
 
-async def test_the_health_port_answers_health_only(site: Site):
+async def test_the_health_port_answers_health_only(site: Site) -> None:
     async with TestClient(TestServer(create_health_app(site.client.app))) as client:
         for address, status in (("/ping", 200), ("/healthz", 200), ("/readyz", 200), ("/v1/jobs", 404), ("/", 404)):
             async with client.get(address) as response:
                 assert response.status == status
 
 
-async def test_the_page_is_served_with_a_strict_policy(site: Site):
+async def test_the_page_is_served_with_a_strict_policy(site: Site) -> None:
     async with site.client.get("/") as response:
         assert response.status == 200
         assert response.content_type == "text/html"
@@ -132,14 +135,14 @@ async def test_the_page_is_served_with_a_strict_policy(site: Site):
             assert response.status == 404
 
 
-async def test_two_servers_do_not_share_a_data_folder(site: Site):
+async def test_two_servers_do_not_share_a_data_folder(site: Site) -> None:
     runner = TestServer(create_app(site.settings, StandInExecutor()))
     with pytest.raises(LipsyncError, match="Another server is using"):
         await runner.start_server()
     await runner.close()
 
 
-def test_the_server_starts_without_the_libraries_of_the_engines():
+def test_the_server_starts_without_the_libraries_of_the_engines() -> None:
     code = (
         "import sys, lipsync_server.http.serve, lipsync_server.workers.process.executor\n"
         "print([name for name in ('torch', 'librosa', 'cv2', 'av', 'PIL', 'ai_edge_litert') if name in sys.modules])"

@@ -2,22 +2,19 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable
 
 import pytest
 from lipsync_server.engines.registry import ENGINES
 from lipsync_server.jobs.running import machines
-from site_kit import Site, StandInExecutor
-
-Start = Callable[..., Awaitable[Site]]
+from site_kit import Json, Site, StandInExecutor, Start
 
 
-async def jobs_of(site: Site, prompt: str, n_jobs: int) -> list[dict]:
+async def jobs_of(site: Site, prompt: str, n_jobs: int) -> list[Json]:
     ids = [(await site.submit(prompt=prompt))["id"] for _ in range(n_jobs)]
     return [await site.ended(job_id) for job_id in ids]
 
 
-async def test_a_full_machine_fails_no_job_of_a_healthy_cluster_and_is_set_aside(start: Start):
+async def test_a_full_machine_fails_no_job_of_a_healthy_cluster_and_is_set_aside(start: Start) -> None:
     executor = StandInExecutor(nodes=("sick", "well"))
     site = await start(executor=executor)
     jobs = await jobs_of(site, "fails on sick", 6)
@@ -33,7 +30,7 @@ async def test_a_full_machine_fails_no_job_of_a_healthy_cluster_and_is_set_aside
         assert "Machine sick is set aside" in (await response.json())["detail"]
 
 
-async def test_a_job_whose_worker_died_is_tried_on_another_machine(start: Start):
+async def test_a_job_whose_worker_died_is_tried_on_another_machine(start: Start) -> None:
     executor = StandInExecutor(nodes=("sick", "well"))
     site = await start(executor=executor)
     jobs = await jobs_of(site, "crashes on sick", 10)
@@ -43,7 +40,7 @@ async def test_a_job_whose_worker_died_is_tried_on_another_machine(start: Start)
 
 async def test_a_job_that_fails_on_every_machine_ends_with_the_reason_and_no_machine_is_blamed(
     start: Start, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     # A machine that two of these jobs meet in a row is paused until the jobs have failed elsewhere too.
     monkeypatch.setattr(machines, "_FIRST_PAUSE_S", 0.05)
     executor = StandInExecutor(nodes=("a", "b", "c"))
@@ -56,7 +53,7 @@ async def test_a_job_that_fails_on_every_machine_ends_with_the_reason_and_no_mac
     assert (await jobs_of(site, "hello", 1))[0]["state"] == "succeeded"
 
 
-async def test_without_another_machine_a_failure_is_told_at_once(start: Start):
+async def test_without_another_machine_a_failure_is_told_at_once(start: Start) -> None:
     executor = StandInExecutor(nodes=("sick",))
     site = await start(executor=executor)
     (job,) = await jobs_of(site, "fails on sick", 1)
@@ -79,7 +76,9 @@ class Cluster(StandInExecutor):
 
 
 @pytest.mark.parametrize("engine", ["preview", "auto"])
-async def test_a_job_whose_only_machine_left_ends_with_the_reason_after_the_stated_time(start: Start, engine: str):
+async def test_a_job_whose_only_machine_left_ends_with_the_reason_after_the_stated_time(
+    start: Start, engine: str
+) -> None:
     executor = Cluster()
     site = await start(executor=executor, no_machine_timeout_s=0.2)
     executor.leave()
@@ -91,7 +90,7 @@ async def test_a_job_whose_only_machine_left_ends_with_the_reason_after_the_stat
     assert (await site.ended((await site.submit(engine=engine))["id"]))["state"] == "succeeded"
 
 
-async def test_a_job_whose_only_machine_comes_back_in_time_is_rendered(start: Start):
+async def test_a_job_whose_only_machine_comes_back_in_time_is_rendered(start: Start) -> None:
     executor = Cluster()
     site = await start(executor=executor, no_machine_timeout_s=600)
     executor.leave()
@@ -100,7 +99,7 @@ async def test_a_job_whose_only_machine_comes_back_in_time_is_rendered(start: St
     assert (await site.ended(job_id))["state"] == "succeeded"
 
 
-async def test_jobs_end_with_the_reason_when_no_worker_can_be_started(start: Start):
+async def test_jobs_end_with_the_reason_when_no_worker_can_be_started(start: Start) -> None:
     executor = StandInExecutor()
     executor.hopeless = True
     executor.state = type(executor.state)(False, "failed", 0.0, "The worker does not start: No module named 'x'.")
@@ -113,7 +112,7 @@ async def test_jobs_end_with_the_reason_when_no_worker_can_be_started(start: Sta
 
 async def test_a_spoilt_row_stops_neither_the_queue_nor_the_list_nor_the_next_start(
     start: Start,
-):
+) -> None:
     executor = StandInExecutor()
     site = await start(executor=executor)
     holding = (await site.submit(prompt="hold"))["id"]

@@ -6,7 +6,7 @@ The volume is real: a FUSE file system that is frozen, or killed and mounted aga
 import asyncio
 import contextlib
 import subprocess
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
@@ -14,9 +14,7 @@ import pytest
 from freezing_volume import FreezingVolume, why_not
 from lipsync_server.http import volume as http_volume
 from lipsync_server.jobs import volume
-from site_kit import Site, form
-
-Start = Callable[..., Awaitable[Site]]
+from site_kit import Site, Start, form
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
 

@@ -6,7 +6,7 @@ import pytest
 from call_receiver import CallReceiver
 from lipsync_server.jobs.database.webhooks import MAX_WEBHOOKS
 from lipsync_server.jobs.delivery import callbacks
-from site_kit import Json, Site, form
+from site_kit import Json, Site, Start, form
 
 pytestmark = pytest.mark.usefixtures("quick_repeats")
 TOKENS = "alice:a,bob:b,o"
@@ -38,7 +38,9 @@ async def make(site: Site, headers: dict[str, str], **fields: object) -> str:
         return str((await response.json())["id"])
 
 
-async def test_every_ended_job_is_posted_once_and_signed_with_the_key_of_the_webhook(start, receiver: CallReceiver):
+async def test_every_ended_job_is_posted_once_and_signed_with_the_key_of_the_webhook(
+    start: Start, receiver: CallReceiver
+) -> None:
     site = await start(allow_private_urls=True, tokens=TOKENS, public_url="https://lips.example")
     webhook = await add(site, OWNER, f"{receiver.root}/0")
     jobs = [await make(site, OWNER), await make(site, OWNER, prompt="no face")]
@@ -52,7 +54,7 @@ async def test_every_ended_job_is_posted_once_and_signed_with_the_key_of_the_web
     assert not receiver.waiting("/0")
 
 
-async def test_a_webhook_hears_only_of_the_events_that_it_wants(start, receiver: CallReceiver):
+async def test_a_webhook_hears_only_of_the_events_that_it_wants(start: Start, receiver: CallReceiver) -> None:
     site = await start(allow_private_urls=True, tokens=TOKENS)
     await add(site, OWNER, f"{receiver.root}/failed", events=["job.failed"])
     await add(site, OWNER, f"{receiver.root}/all")
@@ -62,7 +64,7 @@ async def test_a_webhook_hears_only_of_the_events_that_it_wants(start, receiver:
     assert not receiver.waiting("/failed")
 
 
-async def test_a_named_token_hears_of_its_own_jobs_only(start, receiver: CallReceiver):
+async def test_a_named_token_hears_of_its_own_jobs_only(start: Start, receiver: CallReceiver) -> None:
     site = await start(allow_private_urls=True, tokens=TOKENS)
     alices = await add(site, ALICE, f"{receiver.root}/alice")
     await add(site, OWNER, f"{receiver.root}/owner")
@@ -79,7 +81,7 @@ async def test_a_named_token_hears_of_its_own_jobs_only(start, receiver: CallRec
     assert all("secret" not in each for each in await listed(site, OWNER))
 
 
-async def test_webhooks_and_their_deliveries_survive_a_restart(start, receiver: CallReceiver):
+async def test_webhooks_and_their_deliveries_survive_a_restart(start: Start, receiver: CallReceiver) -> None:
     site = await start(allow_private_urls=True, tokens=TOKENS)
     webhook = await add(site, OWNER, f"{receiver.root}/0")
     receiver.statuses = [503]
@@ -95,7 +97,9 @@ async def test_webhooks_and_their_deliveries_survive_a_restart(start, receiver: 
     assert (await receiver.next("/0")).json["job"]["id"] == later
 
 
-async def test_the_same_address_again_replaces_the_webhook_and_posts_each_job_once(start, receiver: CallReceiver):
+async def test_the_same_address_again_replaces_the_webhook_and_posts_each_job_once(
+    start: Start, receiver: CallReceiver
+) -> None:
     site = await start(allow_private_urls=True, tokens=TOKENS)
     first = await add(site, OWNER, f"{receiver.root}/0")
     second = await add(site, OWNER, f"{receiver.root}/0")
@@ -108,7 +112,7 @@ async def test_the_same_address_again_replaces_the_webhook_and_posts_each_job_on
     assert not receiver.waiting("/0")
 
 
-async def test_a_removed_webhook_gets_nothing_more_not_even_what_waits(start, receiver: CallReceiver):
+async def test_a_removed_webhook_gets_nothing_more_not_even_what_waits(start: Start, receiver: CallReceiver) -> None:
     site = await start(allow_private_urls=True, tokens=TOKENS)
     gone = await add(site, OWNER, f"{receiver.root}/gone")
     receiver.statuses = [503]
@@ -123,7 +127,7 @@ async def test_a_removed_webhook_gets_nothing_more_not_even_what_waits(start, re
     assert job not in {call.json["job"]["id"] for call in receiver.waiting("/gone")}
 
 
-async def test_a_webhook_goes_with_its_token(start, receiver: CallReceiver):
+async def test_a_webhook_goes_with_its_token(start: Start, receiver: CallReceiver) -> None:
     """After a leaked token is replaced, webhooks that were added with that token get no more calls."""
     site = await start(allow_private_urls=True, tokens="alice:a,leaked")
     await add(site, by("leaked"), f"{receiver.root}/stranger")
@@ -134,8 +138,8 @@ async def test_a_webhook_goes_with_its_token(start, receiver: CallReceiver):
 
 
 async def test_an_address_that_is_gone_or_that_nobody_answers_at_loses_its_webhook(
-    start, receiver: CallReceiver, monkeypatch: pytest.MonkeyPatch
-):
+    start: Start, receiver: CallReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(callbacks, "_GIVE_UP_REFUSED_S", -1.0)
     monkeypatch.setattr(callbacks, "_MOST_GIVEN_UP", 3)
     site = await start(allow_private_urls=True, tokens=TOKENS)
@@ -170,7 +174,9 @@ async def test_an_address_that_is_gone_or_that_nobody_answers_at_loses_its_webho
         ([], 400, "JSON object"),
     ],
 )
-async def test_a_webhook_that_cannot_be_is_refused_with_the_field(start, body: object, status: int, words: str):
+async def test_a_webhook_that_cannot_be_is_refused_with_the_field(
+    start: Start, body: object, status: int, words: str
+) -> None:
     site = await start(tokens=TOKENS)
     async with site.client.post("/v1/webhooks", json=body, headers=OWNER) as response:
         assert response.status == status
@@ -184,7 +190,7 @@ async def test_a_webhook_that_cannot_be_is_refused_with_the_field(start, body: o
         assert response.status == 401
 
 
-async def test_a_receiver_can_ask_whether_a_delivery_is_still_open(start, receiver: CallReceiver):
+async def test_a_receiver_can_ask_whether_a_delivery_is_still_open(start: Start, receiver: CallReceiver) -> None:
     site = await start(allow_private_urls=True, tokens=TOKENS)
     webhook = await add(site, ALICE, f"{receiver.root}/0")
     receiver.statuses = [503]
@@ -205,7 +211,7 @@ async def test_a_receiver_can_ask_whether_a_delivery_is_still_open(start, receiv
         assert (await response.json())["waits"] is False
 
 
-async def test_an_address_that_turns_private_later_is_not_reached(start, receiver: CallReceiver):
+async def test_an_address_that_turns_private_later_is_not_reached(start: Start, receiver: CallReceiver) -> None:
     """DNS named another address when the webhook was added. The address is checked again when the call is sent."""
     site = await start(tokens=TOKENS)
     await add(site, OWNER, receiver.root.replace("127.0.0.1", "no-such-host.invalid"))
@@ -215,7 +221,7 @@ async def test_an_address_that_turns_private_later_is_not_reached(start, receive
     assert not receiver.was_called
 
 
-async def test_one_caller_has_a_limited_number_of_webhooks(start):
+async def test_one_caller_has_a_limited_number_of_webhooks(start: Start) -> None:
     site = await start(allow_private_urls=True, tokens=TOKENS)
     for number in range(MAX_WEBHOOKS):
         await add(site, ALICE, f"http://127.0.0.1:1/{number}")

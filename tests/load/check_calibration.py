@@ -133,7 +133,8 @@ def moved(speech: Speech, by_ms: int) -> Speech:
 
 def clipped(speech: Speech) -> Speech:
     """The sound ten times as loud as full scale allows."""
-    return np.clip(10 * speech / max(float(np.abs(speech).max()), 1e-6), -1, 1).astype(np.float32)
+    loud: Speech = np.clip(10 * speech / max(float(np.abs(speech).max()), 1e-6), -1, 1).astype(np.float32)
+    return loud
 
 
 SOUND_FAULTS: dict[str, Callable[[Speech], Speech | None]] = {

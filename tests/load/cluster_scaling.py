@@ -16,6 +16,7 @@ import sys
 import tempfile
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import psutil
@@ -97,9 +98,10 @@ async def all_ready(session: aiohttp.ClientSession, server: ServerProcess, n_wor
             await asyncio.sleep(1)
 
 
-async def get(session: aiohttp.ClientSession, server: ServerProcess, path: str) -> dict:
+async def get(session: aiohttp.ClientSession, server: ServerProcess, path: str) -> dict[str, Any]:
     async with session.get(server.url + path) as response:
-        return await response.json()
+        answer: dict[str, Any] = await response.json()
+        return answer
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ import pytest
 from ray_client import Client
 from ray_nodes import RayNodes
 from s3_server import Bucket, ready_bucket, s3_process
-from server_process import ServerProcess
+from server_process import MakeServer, ServerProcess
 
 
 @pytest.fixture
-def make_server(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
+def make_server(tmp_path: Path) -> Iterator[MakeServer]:
     """Makes servers that are not started yet. At the end every server that still runs is killed."""
     servers: list[ServerProcess] = []
 
@@ -62,5 +62,5 @@ def nodes() -> Iterator[RayNodes]:
 
 
 @pytest.fixture
-async def client(session) -> AsyncIterator[Callable[[ServerProcess], Client]]:
+async def client(session: aiohttp.ClientSession) -> AsyncIterator[Callable[[ServerProcess], Client]]:
     yield lambda server: Client(server.url, session)

@@ -55,7 +55,7 @@ def commands(name: str, program: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_ray_takes_every_flag_that_it_is_started_with(name: str):
+def test_ray_takes_every_flag_that_it_is_started_with(name: str) -> None:
     from ray.scripts.scripts import start
 
     told = commands(name, "ray start")
@@ -69,7 +69,7 @@ def test_ray_takes_every_flag_that_it_is_started_with(name: str):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_lipsync_takes_every_flag_that_it_is_started_with(name: str):
+def test_lipsync_takes_every_flag_that_it_is_started_with(name: str) -> None:
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
     serve = group.commands["serve"]
@@ -79,7 +79,7 @@ def test_lipsync_takes_every_flag_that_it_is_started_with(name: str):
     assert given["host"] == "0.0.0.0", "others must reach it"
 
 
-def test_the_launchers_file_is_one_that_ray_up_accepts():
+def test_the_launchers_file_is_one_that_ray_up_accepts() -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     config = yaml.safe_load(text_of("cluster/ray-cluster.yaml"))
@@ -93,7 +93,7 @@ def test_the_launchers_file_is_one_that_ray_up_accepts():
         subprocess.run(["sh", "-n", "-c", line], check=True)
 
 
-def test_the_compose_file_has_the_first_machine_and_every_further_one():
+def test_the_compose_file_has_the_first_machine_and_every_further_one() -> None:
     services = yaml.safe_load(text_of("cluster/compose.yaml"))["services"]
     assert {name: service["profiles"] for name, service in services.items()} == {"head": ["head"], "node": ["node"]}
     for service in services.values():
@@ -112,7 +112,7 @@ def test_the_compose_file_has_the_first_machine_and_every_further_one():
     assert all(any(volume.endswith(":/weights") for volume in each["volumes"]) for each in services.values())
 
 
-def test_each_profile_needs_its_own_variables_only():
+def test_each_profile_needs_its_own_variables_only() -> None:
     """Compose fills in the whole file before it looks at profiles, so `:?` asks every machine for the variable."""
     text = (DOCS / "cluster/compose.yaml").read_text()
     demanded = set(re.findall(r"(?<!\$)\$\{(\w+):\?", text))

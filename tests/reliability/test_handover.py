@@ -12,12 +12,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import pytest
 from lipsync_server.media.mp4.marking import SOURCE_TYPE
 from s3_server import KEY, SECRET, Bucket, Line, slow_line
 from seal import seal_of
-from server_process import ServerProcess
-from site_kit import form, wav
+from server_process import MakeServer, ServerProcess
+from site_kit import Json, form, wav
 
 N_KILLS = int(os.environ.get("LIPSYNC_TEST_KILLS", "5"))
 SLOW = {"options": json.dumps({"seconds_per_frame": 0.01, "save_every": 5})}
@@ -28,7 +29,7 @@ def store_in(server: ServerProcess, line: Line | Bucket) -> None:
     server.environment |= {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
 
 
-async def submit(server, session, key: str = "", seconds: float = 0.6) -> str:
+async def submit(server: ServerProcess, session: aiohttp.ClientSession, key: str = "", seconds: float = 0.6) -> str:
     """Send a job until the server has it."""
     while True:
         try:
@@ -36,31 +37,32 @@ async def submit(server, session, key: str = "", seconds: float = 0.6) -> str:
             headers = {"Idempotency-Key": key} if key else {}
             async with session.post(f"{server.url}/v1/jobs", data=data, headers=headers) as response:
                 assert response.status == 202, await response.text()
-                return (await response.json())["id"]
+                return str((await response.json())["id"])
         except OSError:
             await asyncio.sleep(0.05)
 
 
-async def job_of(server, session, job_id: str) -> dict:
+async def job_of(server: ServerProcess, session: aiohttp.ClientSession, job_id: str) -> Json:
     async with session.get(f"{server.url}/v1/jobs/{job_id}") as response:
         assert response.status == 200
-        return await response.json()
+        job: Json = await response.json()
+        return job
 
 
-async def oldest_stage(server, session) -> str:
+async def oldest_stage(server: ServerProcess, session: aiohttp.ClientSession) -> str:
     """The stage of the oldest job that has not ended."""
     async with session.get(f"{server.url}/v1/jobs?limit=200") as response:
         jobs = (await response.json())["jobs"]
     return next((job["progress"]["stage"] for job in reversed(jobs) if job["state"] in ("queued", "running")), "none")
 
 
-async def end_of(server, session, job_id: str) -> dict:
+async def end_of(server: ServerProcess, session: aiohttp.ClientSession, job_id: str) -> Json:
     async with session.get(f"{server.url}/v1/jobs/{job_id}/events") as response:
         assert "event: end" in await response.text()
     return await job_of(server, session, job_id)
 
 
-async def at_stage(server, session, job_id: str, stage: str) -> None:
+async def at_stage(server: ServerProcess, session: aiohttp.ClientSession, job_id: str, stage: str) -> None:
     async with session.get(f"{server.url}/v1/jobs/{job_id}/events") as response:
         async for line in response.content:
             if line.startswith(b"data: ") and json.loads(line[6:])["progress"]["stage"] == stage:
@@ -70,7 +72,7 @@ async def at_stage(server, session, job_id: str, stage: str) -> None:
 
 @asynccontextmanager
 async def waiting_for_the_store(
-    make_server, session, bucket: Bucket, **options: str
+    make_server: MakeServer, session: aiohttp.ClientSession, bucket: Bucket, **options: str
 ) -> AsyncIterator[tuple[ServerProcess, Line, str]]:
     """A server whose line to its store is cut, and a job of that server whose video waits for the store."""
     async with slow_line(bucket.port) as line:
@@ -84,7 +86,9 @@ async def waiting_for_the_store(
         yield server, line, job_id
 
 
-async def test_kill_9_at_any_moment_leaves_every_copy_complete(make_server, session, bucket, tmp_path):
+async def test_kill_9_at_any_moment_leaves_every_copy_complete(
+    make_server: MakeServer, session: aiohttp.ClientSession, bucket: Bucket, tmp_path: Path
+) -> None:
     chance = random.Random(7)
     before = await bucket.contents()
     async with slow_line(bucket.port) as line:
@@ -115,7 +119,9 @@ async def test_kill_9_at_any_moment_leaves_every_copy_complete(make_server, sess
     print(f"killed at stages {stages}")
 
 
-async def test_the_copy_in_s3_is_the_video_byte_for_byte_and_its_seal_is_valid(make_server, session, bucket, tmp_path):
+async def test_the_copy_in_s3_is_the_video_byte_for_byte_and_its_seal_is_valid(
+    make_server: MakeServer, session: aiohttp.ClientSession, bucket: Bucket, tmp_path: Path
+) -> None:
     before = await bucket.contents()
     server = make_server()
     store_in(server, bucket)
@@ -136,7 +142,9 @@ async def test_the_copy_in_s3_is_the_video_byte_for_byte_and_its_seal_is_valid(m
     assert (await asyncio.to_thread(seal_of, copy)).state == "Invalid"
 
 
-async def test_a_rendered_video_is_not_rendered_again(make_server, session, bucket, tmp_path):
+async def test_a_rendered_video_is_not_rendered_again(
+    make_server: MakeServer, session: aiohttp.ClientSession, bucket: Bucket, tmp_path: Path
+) -> None:
     async with waiting_for_the_store(make_server, session, bucket) as (server, line, job_id):
         # The worker is not kept waiting for the store.
         other = await submit(server, session)
@@ -154,7 +162,9 @@ async def test_a_rendered_video_is_not_rendered_again(make_server, session, buck
         assert [video.stat().st_mtime_ns for video in videos] == rendered_at
 
 
-async def test_a_stop_does_not_wait_for_a_store_that_is_away(make_server, session, bucket):
+async def test_a_stop_does_not_wait_for_a_store_that_is_away(
+    make_server: MakeServer, session: aiohttp.ClientSession, bucket: Bucket
+) -> None:
     async with waiting_for_the_store(make_server, session, bucket, SHUTDOWN_GRACE_S="0") as (server, line, job_id):
         assert await asyncio.to_thread(server.stop) == 0
         line.cut = False
@@ -163,7 +173,9 @@ async def test_a_stop_does_not_wait_for_a_store_that_is_away(make_server, sessio
         assert (await end_of(server, session, job_id))["state"] == "succeeded"
 
 
-async def test_a_copy_that_waits_can_be_cancelled(make_server, session, bucket, tmp_path):
+async def test_a_copy_that_waits_can_be_cancelled(
+    make_server: MakeServer, session: aiohttp.ClientSession, bucket: Bucket, tmp_path: Path
+) -> None:
     async with waiting_for_the_store(make_server, session, bucket) as (server, _, job_id):
         async with session.delete(f"{server.url}/v1/jobs/{job_id}") as response:
             assert response.status == 202
@@ -174,7 +186,9 @@ async def test_a_copy_that_waits_can_be_cancelled(make_server, session, bucket, 
                 await asyncio.sleep(0.05)
 
 
-async def test_a_folder_holds_the_copies(make_server, session, tmp_path: Path):
+async def test_a_folder_holds_the_copies(
+    make_server: MakeServer, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
     folder = tmp_path / "shelf" / "videos"
     server = make_server(STORE=str(folder))
     server.start()
@@ -190,10 +204,12 @@ async def test_a_folder_holds_the_copies(make_server, session, tmp_path: Path):
     ("store", "words"),
     [("s3://no-such-bucket/x", "there is no bucket"), ("ftp://x", "must be a folder or"), ("/proc/x", "/proc/x")],
 )
-async def test_a_store_that_can_never_work_is_refused_at_start(make_server, bucket: Bucket, store: str, words: str):
+async def test_a_store_that_can_never_work_is_refused_at_start(
+    make_server: MakeServer, bucket: Bucket, store: str, words: str
+) -> None:
     server = make_server(STORE=store)
     server.settings["STORE_ENDPOINT"] = f"http://127.0.0.1:{bucket.port}"
     server.environment |= {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
     server.start()
-    assert await asyncio.to_thread(server.process.wait, 60) != 0
-    assert words in server.log.read_text()
+    assert await server.ended_by_itself() != 0
+    assert words in server.output()

@@ -22,8 +22,8 @@ from lipsync_server.engines.base import n_frames_for
 from lipsync_server.media.mp4.mux import probe_video
 from lipsync_server.paths import SAMPLES_DIR
 from material import bar_numbers, expected_bars
-from server_process import ServerProcess
-from site_kit import form, png, wav
+from server_process import MakeServer, ServerProcess
+from site_kit import Json, form, png, wav
 from yarl import URL
 
 N_KILLS = int(os.environ.get("LIPSYNC_TEST_KILLS", "6"))
@@ -80,12 +80,13 @@ class Load:
             elif job and job["state"] == "failed":
                 self.failed.add(job_id)
 
-    async def job(self, job_id: str) -> dict | None:
+    async def job(self, job_id: str) -> Json | None:
         """The job; None while nobody answers. A job that was promised is never unknown."""
         try:
             async with self.session.get(f"{self.server.url}/v1/jobs/{job_id}") as response:
                 assert response.status == 200, f"job {job_id} was accepted and is now {response.status}"
-                return await response.json()
+                job: Json = await response.json()
+                return job
         except (aiohttp.ClientError, ConnectionError):
             return None
 
@@ -112,7 +113,9 @@ async def kill_something(server: ServerProcess, session: aiohttp.ClientSession, 
     return victim
 
 
-async def test_no_kill_loses_a_job_or_a_finished_video(make_server, session, tmp_path: Path):
+async def test_no_kill_loses_a_job_or_a_finished_video(
+    make_server: MakeServer, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
     chance = random.Random(SEED)
     server = make_server(ENGINE)
     server.start()

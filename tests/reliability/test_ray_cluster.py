@@ -10,8 +10,10 @@ import asyncio
 import json
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import aiohttp
 import pytest
 from lipsync_server.engines.base import n_frames_for
 from lipsync_server.media.mp4.mux import probe_video
@@ -20,6 +22,7 @@ from material import bar_numbers, expected_bars
 from ray_client import Client, bar_numbers_of, cluster_server, video_of
 from ray_nodes import RayNodes
 from s3_server import KEY, SECRET, Bucket
+from server_process import MakeServer, ServerProcess
 from site_kit import wav
 
 pytest.importorskip("ray")
@@ -47,8 +50,12 @@ async def freeze(site: Client, nodes: RayNodes, name: str) -> None:
 
 
 async def test_machines_share_the_work_and_one_that_dies_loses_none_of_it(
-    make_server, session, client, nodes: RayNodes, tmp_path: Path
-):
+    make_server: MakeServer,
+    session: aiohttp.ClientSession,
+    client: Callable[[ServerProcess], Client],
+    nodes: RayNodes,
+    tmp_path: Path,
+) -> None:
     server = cluster_server(make_server, nodes, "preview")
     server.start()
     await server.answers(session)
@@ -102,8 +109,12 @@ async def test_machines_share_the_work_and_one_that_dies_loses_none_of_it(
 
 
 async def test_a_render_goes_on_elsewhere_from_its_resume_point_and_can_be_cancelled(
-    make_server, session, client, nodes: RayNodes, tmp_path: Path
-):
+    make_server: MakeServer,
+    session: aiohttp.ClientSession,
+    client: Callable[[ServerProcess], Client],
+    nodes: RayNodes,
+    tmp_path: Path,
+) -> None:
     server = cluster_server(make_server, nodes, "bars")
     server.start()
     await server.answers(session, "/readyz")
@@ -154,8 +165,12 @@ async def test_a_render_goes_on_elsewhere_from_its_resume_point_and_can_be_cance
 
 
 async def test_a_video_made_on_another_machine_is_in_the_bucket(
-    make_server, session, client, nodes: RayNodes, bucket: Bucket
-):
+    make_server: MakeServer,
+    session: aiohttp.ClientSession,
+    client: Callable[[ServerProcess], Client],
+    nodes: RayNodes,
+    bucket: Bucket,
+) -> None:
     server = cluster_server(make_server, nodes, "bars")
     server.settings |= {"STORE": "s3://videos/cluster/", "STORE_ENDPOINT": f"http://127.0.0.1:{bucket.port}"}
     server.environment |= {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}

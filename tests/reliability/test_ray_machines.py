@@ -6,13 +6,16 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import aiohttp
 import lipsync_server
 import pytest
 from lipsync_server.paths import SAMPLES_DIR
-from ray_client import cluster_server
+from ray_client import Client, cluster_server
 from ray_nodes import START_S, TOKEN, RayNodes
+from server_process import MakeServer, ServerProcess
 from site_kit import wav
 
 pytest.importorskip("ray")
@@ -42,8 +45,8 @@ for call in (ray.remote(Lacking).options(num_cpus=0).remote().work, failing.work
 
 
 async def test_a_machine_whose_workers_die_fails_no_job_of_a_healthy_cluster(
-    make_server, session, client, nodes: RayNodes
-):
+    make_server: MakeServer, session: aiohttp.ClientSession, client: Callable[[ServerProcess], Client], nodes: RayNodes
+) -> None:
     names = set(nodes.processes) - {"head"}
     for name in names:
         nodes.kill(name)
@@ -73,7 +76,9 @@ async def test_a_machine_whose_workers_die_fails_no_job_of_a_healthy_cluster(
     assert server.stop() == 0
 
 
-async def test_a_machine_that_ray_declared_dead_returns_by_itself(make_server, session, client, nodes: RayNodes):
+async def test_a_machine_that_ray_declared_dead_returns_by_itself(
+    make_server: MakeServer, session: aiohttp.ClientSession, client: Callable[[ServerProcess], Client], nodes: RayNodes
+) -> None:
     for name in set(nodes.processes) - {"head"}:
         nodes.kill(name)
     nodes.start("looping", loop=True)
@@ -95,8 +100,12 @@ async def test_a_machine_that_ray_declared_dead_returns_by_itself(make_server, s
 
 
 async def test_a_machine_of_another_version_gets_no_work_and_says_why(
-    make_server, session, client, nodes: RayNodes, tmp_path: Path
-):
+    make_server: MakeServer,
+    session: aiohttp.ClientSession,
+    client: Callable[[ServerProcess], Client],
+    nodes: RayNodes,
+    tmp_path: Path,
+) -> None:
     """Its Python imports a copy of the package that calls itself 0.0.1."""
     for name in set(nodes.processes) - {"head"}:
         nodes.kill(name)
@@ -153,8 +162,12 @@ def create(settings):
 
 
 async def test_a_machine_without_the_engine_gets_none_of_its_jobs_and_does_the_others(
-    make_server, session, client, nodes: RayNodes, tmp_path: Path
-):
+    make_server: MakeServer,
+    session: aiohttp.ClientSession,
+    client: Callable[[ServerProcess], Client],
+    nodes: RayNodes,
+    tmp_path: Path,
+) -> None:
     """One machine has a package with an engine of its own, and so has the server; the other machine has not."""
     for name in set(nodes.processes) - {"head"}:
         nodes.kill(name)
@@ -201,8 +214,8 @@ async def test_a_machine_without_the_engine_gets_none_of_its_jobs_and_does_the_o
 
 
 async def test_after_the_head_was_lost_and_returned_work_goes_on_without_hands(
-    make_server, session, client, nodes: RayNodes
-):
+    make_server: MakeServer, session: aiohttp.ClientSession, client: Callable[[ServerProcess], Client], nodes: RayNodes
+) -> None:
     """The head and the server are started again together, as compose.yaml does; the other machine returns by itself."""
     for name in set(nodes.processes) - {"head"}:
         nodes.kill(name)
@@ -218,7 +231,7 @@ async def test_after_the_head_was_lost_and_returned_work_goes_on_without_hands(
     await site.until(lambda workers: workers.get("back") == "busy")
     nodes.kill("head")
     assert server.process is not None
-    assert await asyncio.to_thread(server.process.wait, START_S) != 0, "the server ends, so that it can be restarted"
+    assert await server.ended_by_itself(START_S) != 0, "the server ends, so that it can be restarted"
     await asyncio.to_thread(nodes.start_head)
     server.start()
     await server.answers(session)
@@ -227,7 +240,7 @@ async def test_after_the_head_was_lost_and_returned_work_goes_on_without_hands(
     assert server.stop() == 0
 
 
-def test_the_cause_of_an_actors_end_is_the_exception_that_it_raised(nodes: RayNodes):
+def test_the_cause_of_an_actors_end_is_the_exception_that_it_raised(nodes: RayNodes) -> None:
     environment = {**os.environ, **TOKEN, "CLUSTER": nodes.address, "RAY_USAGE_STATS_ENABLED": "0"}
     ended = subprocess.run(
         [sys.executable, "-c", _CAUSES], env=environment, capture_output=True, text=True, timeout=120, check=True
@@ -238,13 +251,15 @@ def test_the_cause_of_an_actors_end_is_the_exception_that_it_raised(nodes: RayNo
     assert "died" in died and "\x1b" not in died and "pid=" not in died
 
 
-async def test_a_server_without_the_clusters_token_says_what_it_lacks(make_server, nodes: RayNodes, tmp_path: Path):
+async def test_a_server_without_the_clusters_token_says_what_it_lacks(
+    make_server: MakeServer, nodes: RayNodes, tmp_path: Path
+) -> None:
     server = cluster_server(make_server, nodes, "preview")
     server.environment = {"RAY_AUTH_MODE": "token", "HOME": str(tmp_path)}
     server.start()
     assert server.process is not None
     assert server.log is not None
-    assert await asyncio.to_thread(server.process.wait, 60) != 0
-    log = server.log.read_text()
+    assert await server.ended_by_itself() != 0
+    log = server.output()
     assert "the server needs RAY_AUTH_MODE=token and the same token" in log
     assert "Traceback" not in log, log

@@ -26,7 +26,7 @@ from stand_in import REGISTRY
 
 
 @pytest.mark.parametrize("size", [0, 1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES])
-def test_a_file_arrives_whole_and_appears_only_then(tmp_path: Path, size: int):
+def test_a_file_arrives_whole_and_appears_only_then(tmp_path: Path, size: int) -> None:
     sent, folder = tmp_path / "sent", tmp_path / "there"
     sent.write_bytes(bytes(size))
     receiver = Receiver(folder)
@@ -37,7 +37,7 @@ def test_a_file_arrives_whole_and_appears_only_then(tmp_path: Path, size: int):
     assert [path.name for path in (folder / "segments").iterdir()] == ["video.mp4"]
 
 
-def test_a_video_that_is_not_what_was_rendered_never_appears(tmp_path: Path):
+def test_a_video_that_is_not_what_was_rendered_never_appears(tmp_path: Path) -> None:
     receiver = Receiver(tmp_path)
     receiver.take(Piece("video.mp4", b"some of it", last=True), complete=False)
     with pytest.raises(WorkerCrashed, match="damaged"):
@@ -47,12 +47,12 @@ def test_a_video_that_is_not_what_was_rendered_never_appears(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["../token", "/etc/passwd", "segments/../../token", ".env", ""])
-def test_a_machine_cannot_write_outside_of_the_jobs_folder(tmp_path: Path, name: str):
+def test_a_machine_cannot_write_outside_of_the_jobs_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(LipsyncError, match="outside"):
         Receiver(tmp_path / "job").take(Piece(name, b"", last=True))
 
 
-def test_the_server_has_what_the_machine_would_resume_from(tmp_path: Path):
+def test_the_server_has_what_the_machine_would_resume_from(tmp_path: Path) -> None:
     machine, server = tmp_path / "machine", tmp_path / "server"
     (machine / "segments").mkdir(parents=True)
     resume, receiver = ResumeFiles(machine), Receiver(server)
@@ -80,7 +80,7 @@ def test_the_server_has_what_the_machine_would_resume_from(tmp_path: Path):
     assert sorted(path.name for path in server.glob("*.npz")) == ["checkpoint-000000020.npz"]
 
 
-def test_a_machine_gets_a_worker_for_each_gpu_or_for_some_cores():
+def test_a_machine_gets_a_worker_for_each_gpu_or_for_some_cores() -> None:
     def node(**resources: float) -> dict[str, object]:
         return {
             "NodeID": "1", "Alive": True, "NodeManagerAddress": "10.0.0.1", "NodeManagerPort": 1,
@@ -103,7 +103,7 @@ def test_a_machine_gets_a_worker_for_each_gpu_or_for_some_cores():
     assert machines([{**node(CPU=4), "Alive": False}], plain) == []
 
 
-def test_what_any_machine_can_run_is_on_offer_and_stays_so():
+def test_what_any_machine_can_run_is_on_offer_and_stays_so() -> None:
     registry = ClusterRegistry({"bars": EngineEntry("stand_in"), "none": EngineEntry("no_such_package")})
     settings = Settings(_env_file=None)
 
@@ -138,14 +138,14 @@ def ends(actor: EngineActor, within_s: float) -> bool:
     return not lifeline.is_alive()
 
 
-def test_an_actor_that_lost_its_gpu_says_so_and_ends(actor: EngineActor, tmp_path: Path):
+def test_an_actor_that_lost_its_gpu_says_so_and_ends(actor: EngineActor, tmp_path: Path) -> None:
     (tmp_path / "load").write_text("lose the GPU")
     *_, last = actor.load("bars")
     assert isinstance(last, messages.LogLine | messages.LoadFailed)
     assert ends(actor, 10)
 
 
-def test_an_actor_lives_on_after_any_other_failure_and_its_log_comes_along(actor: EngineActor, tmp_path: Path):
+def test_an_actor_lives_on_after_any_other_failure_and_its_log_comes_along(actor: EngineActor, tmp_path: Path) -> None:
     (tmp_path / "load").write_text("fail")
     said = list(actor.load("bars"))
     assert [line.trace for line in said if isinstance(line, messages.LogLine) and "cheese" in (line.trace or "")]
@@ -155,7 +155,7 @@ def test_an_actor_lives_on_after_any_other_failure_and_its_log_comes_along(actor
     assert not ends(actor, 0.1)
 
 
-def test_an_actor_sends_the_video_before_it_says_finished(actor: EngineActor, tmp_path: Path):
+def test_an_actor_sends_the_video_before_it_says_finished(actor: EngineActor, tmp_path: Path) -> None:
     task = make_task(tmp_path, duration_s=0.2)
     for name, path in (("image", task.image), ("audio", task.audio)):
         for piece in pieces(path, name):
@@ -169,7 +169,7 @@ def test_an_actor_sends_the_video_before_it_says_finished(actor: EngineActor, tm
     assert not list((tmp_path / "lipsync-ray").glob("*/1")), "its folder of this render is gone"
 
 
-def test_a_machine_with_other_versions_is_told_apart():
+def test_a_machine_with_other_versions_is_told_apart() -> None:
     here = Versions("0.1.0", "3.11", "2.60.0")
     assert difference(here, here, "b") == ""
     assert "Machine b has lipsync-server 0.0.1 instead of 0.1.0; it gets no work" in difference(
@@ -181,13 +181,13 @@ def test_a_machine_with_other_versions_is_told_apart():
     assert "older lipsync-server" in difference(None, here, "b")
 
 
-def test_an_actor_sends_its_versions_and_looks_for_room(actor: EngineActor, monkeypatch: pytest.MonkeyPatch):
+def test_an_actor_sends_its_versions_and_looks_for_room(actor: EngineActor, monkeypatch: pytest.MonkeyPatch) -> None:
     assert actor.offer().versions == Versions.here()
     assert actor.why_no_room(1000) is None
     assert "MiB are free" in str(actor.why_no_room(1 << 60))
 
 
-def test_a_machine_in_a_public_network_is_warned_of():
+def test_a_machine_in_a_public_network_is_warned_of() -> None:
     def machine(address: str) -> Machine:
         return Machine("1", "b", address, 1, n_workers=1, n_cpus=1, n_gpus=0)
 
@@ -197,7 +197,7 @@ def test_a_machine_in_a_public_network_is_warned_of():
         assert why_exposed(machine(private)) == ""
 
 
-def test_a_head_that_calls_itself_otherwise_is_warned_of():
+def test_a_head_that_calls_itself_otherwise_is_warned_of() -> None:
     node = {"Alive": True, "NodeManagerAddress": "203.0.113.1"}
     assert "--node-ip-address=10.77.0.1" in why_other_address("10.77.0.1:6379", [node])
     assert why_other_address("10.77.0.1:6379", [{**node, "NodeManagerAddress": "10.77.0.1"}]) == ""

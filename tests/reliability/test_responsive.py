@@ -17,7 +17,7 @@ import aiohttp
 import psutil
 import pytest
 from lipsync_server.paths import SAMPLES_DIR
-from server_process import ServerProcess
+from server_process import MakeServer, ServerProcess
 from site_kit import form, png, wav
 
 pytestmark = pytest.mark.timing
@@ -39,10 +39,10 @@ async def long_job(server: ServerProcess, session: aiohttp.ClientSession) -> str
         data = form(image=picture.read_bytes(), audio=wav(60))
     async with session.post(f"{server.url}/v1/jobs", data=data) as response:
         assert response.status == 202, await response.text()
-        return (await response.json())["id"]
+        return str((await response.json())["id"])
 
 
-async def test_healthz_answers_at_once_while_a_job_renders_and_fifty_clients_poll(make_server):
+async def test_healthz_answers_at_once_while_a_job_renders_and_fifty_clients_poll(make_server: MakeServer) -> None:
     server = make_server(ENGINE)
     server.start()
     connector = aiohttp.TCPConnector(limit=0)
@@ -94,7 +94,7 @@ for _ in range({N_CHECKS}):
     return [float(line) for line in output.split()]
 
 
-async def test_the_server_listens_within_a_second_and_a_half(make_server, tmp_path: Path):
+async def test_the_server_listens_within_a_second_and_a_half(make_server: MakeServer, tmp_path: Path) -> None:
     """The limit holds for seconds of processor time, because wall time also contains the work of other programs."""
     server = make_server("preview")
     seconds, processor_s = [], []
@@ -104,6 +104,7 @@ async def test_the_server_listens_within_a_second_and_a_half(make_server, tmp_pa
             server.start()
             await server.answers(session)
             seconds.append(time.monotonic() - began)
+            assert server.process is not None
             spent = psutil.Process(server.process.pid).cpu_times()
             processor_s.append(spent.user + spent.system)
             server.kill()

@@ -3,20 +3,26 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 
+import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from material import bar_numbers, expected_bars
-from site_kit import form, wav
+from server_process import MakeServer, ServerProcess
+from site_kit import Json, form, wav
 
 SLOW = {"options": json.dumps({"seconds_per_frame": 0.05, "save_every": 5})}
 
 
+Hook = tuple[str, asyncio.Queue[Json], list[int]]
+
+
 @pytest.fixture
-async def hook() -> AsyncIterator[tuple[str, asyncio.Queue[dict], list[int]]]:
+async def hook() -> AsyncIterator[Hook]:
     """An address to call back, the calls that came, and the statuses to answer with."""
-    calls: asyncio.Queue[dict] = asyncio.Queue()
+    calls: asyncio.Queue[Json] = asyncio.Queue()
     statuses = [500]
 
     async def handle(request: web.Request) -> web.Response:
@@ -31,20 +37,21 @@ async def hook() -> AsyncIterator[tuple[str, asyncio.Queue[dict], list[int]]]:
     await server.close()
 
 
-async def submit(server, session, seconds: float = 0.4, **fields: object) -> str:
+async def submit(server: ServerProcess, session: aiohttp.ClientSession, seconds: float = 0.4, **fields: object) -> str:
     async with session.post(f"{server.url}/v1/jobs", data=form(audio=wav(seconds), **fields)) as response:
         assert response.status == 202, await response.text()
-        return (await response.json())["id"]
+        return str((await response.json())["id"])
 
 
-async def end_of(server, session, job_id: str) -> dict:
+async def end_of(server: ServerProcess, session: aiohttp.ClientSession, job_id: str) -> Json:
     async with session.get(f"{server.url}/v1/jobs/{job_id}/events") as response:
         assert "event: end" in await response.text()
     async with session.get(f"{server.url}/v1/jobs/{job_id}") as response:
-        return await response.json()
+        job: Json = await response.json()
+        return job
 
 
-async def first_frames(server, session, job_id: str) -> None:
+async def first_frames(server: ServerProcess, session: aiohttp.ClientSession, job_id: str) -> None:
     """Wait until the job has rendered something."""
     async with session.get(f"{server.url}/v1/jobs/{job_id}/events") as response:
         async for line in response.content:
@@ -52,7 +59,7 @@ async def first_frames(server, session, job_id: str) -> None:
                 return
 
 
-async def test_a_callback_survives_kill_9(make_server, session, hook):
+async def test_a_callback_survives_kill_9(make_server: MakeServer, session: aiohttp.ClientSession, hook: Hook) -> None:
     url, calls, statuses = hook
     server = make_server()
     server.start()
@@ -69,7 +76,9 @@ async def test_a_callback_survives_kill_9(make_server, session, hook):
         assert (await calls.get())["job"]["id"] == job_id
 
 
-async def test_a_stop_puts_the_running_job_back_and_it_resumes(make_server, session, tmp_path):
+async def test_a_stop_puts_the_running_job_back_and_it_resumes(
+    make_server: MakeServer, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
     server = make_server(SHUTDOWN_GRACE_S="0")
     server.start()
     await server.answers(session)
@@ -87,7 +96,9 @@ async def test_a_stop_puts_the_running_job_back_and_it_resumes(make_server, sess
     assert bar_numbers(video) == expected_bars(50)
 
 
-async def test_a_stop_lets_a_nearly_finished_job_finish(make_server, session):
+async def test_a_stop_lets_a_nearly_finished_job_finish(
+    make_server: MakeServer, session: aiohttp.ClientSession
+) -> None:
     server = make_server(SHUTDOWN_GRACE_S="30")
     server.start()
     await server.answers(session)
@@ -100,7 +111,9 @@ async def test_a_stop_lets_a_nearly_finished_job_finish(make_server, session):
     assert (job["state"], job["attempts"]) == ("succeeded", 1)
 
 
-async def test_a_job_that_was_to_be_cancelled_is_cancelled_after_kill_9(make_server, session):
+async def test_a_job_that_was_to_be_cancelled_is_cancelled_after_kill_9(
+    make_server: MakeServer, session: aiohttp.ClientSession
+) -> None:
     server = make_server()
     server.start()
     await server.answers(session)
@@ -115,14 +128,14 @@ async def test_a_job_that_was_to_be_cancelled_is_cancelled_after_kill_9(make_ser
     assert (await end_of(server, session, job_id))["state"] == "cancelled"
 
 
-async def first_frames_or_running(server, session, job_id: str) -> None:
+async def first_frames_or_running(server: ServerProcess, session: aiohttp.ClientSession, job_id: str) -> None:
     async with session.get(f"{server.url}/v1/jobs/{job_id}/events") as response:
         async for line in response.content:
             if line.startswith(b"data: ") and json.loads(line[6:])["state"] == "running":
                 return
 
 
-async def test_the_worker_dies_with_the_server(make_server, session):
+async def test_the_worker_dies_with_the_server(make_server: MakeServer, session: aiohttp.ClientSession) -> None:
     server = make_server()
     server.start()
     await server.answers(session, "/readyz")

@@ -62,7 +62,9 @@ async def test_dying_while_loading_is_tried_three_times_then_reported(
                 await render(worker, make_task(tmp_path))
 
 
-async def test_a_worker_that_is_stopped_while_it_starts_is_replaced(tmp_path: Path, caplog) -> None:
+async def test_a_worker_that_is_stopped_while_it_starts_is_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with running(tmp_path, worker_silence_s=6) as executor:
         await until(lambda: bool(workers_of(os.getpid())))
         [stuck] = workers_of(os.getpid())
@@ -74,7 +76,9 @@ async def test_a_worker_that_is_stopped_while_it_starts_is_replaced(tmp_path: Pa
         assert "it did not start for 6 s" in caplog.text
 
 
-async def test_a_worker_that_is_stopped_while_it_loads_is_replaced(tmp_path: Path, caplog) -> None:
+async def test_a_worker_that_is_stopped_while_it_loads_is_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "load").write_text("slow")
     async with running(tmp_path, worker_silence_s=6) as executor:
         await until(lambda: executor.load_state().fraction == 0.5)
@@ -98,7 +102,9 @@ async def test_a_load_without_progress_ends_with_the_reason_and_tasks_still_end(
         assert executor.load_state().ready
 
 
-async def test_a_slow_load_with_heartbeats_and_progress_is_left_alone(tmp_path: Path, caplog) -> None:
+async def test_a_slow_load_with_heartbeats_and_progress_is_left_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "load").write_text("slow")
     async with running(tmp_path, worker_silence_s=2) as executor:
         await until(lambda: executor.load_state().fraction == 0.5)

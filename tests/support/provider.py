@@ -12,10 +12,12 @@ from aiohttp import web
 
 @dataclass(frozen=True)
 class Asked:
+    """A request that the stand-in got. body: the parsed JSON; None without a body."""
+
     method: str
     path: str
     query: dict[str, str]
-    body: dict[str, Any] | None
+    body: Any
     key: str
 
 

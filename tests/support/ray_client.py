@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 from material import bar_numbers
 from ray_nodes import TOKEN, RayNodes
-from server_process import ServerProcess
+from server_process import MakeServer, ServerProcess
 from site_kit import form
 
 
@@ -77,7 +77,7 @@ class Client:
                 await asyncio.sleep(0.05)
 
 
-def cluster_server(make_server: Callable[..., ServerProcess], nodes: RayNodes, engine: str) -> ServerProcess:
+def cluster_server(make_server: MakeServer, nodes: RayNodes, engine: str) -> ServerProcess:
     server = make_server(engine, EXECUTOR="ray", RAY_ADDRESS=nodes.address, CPUS_PER_WORKER="1", ENGINE="auto")
     server.environment |= TOKEN
     return server

@@ -6,7 +6,7 @@ processes, by LIPSYNC_* settings.
 
 import asyncio
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -67,6 +67,16 @@ class ServerProcess(LocalServer):
                     pass
                 await asyncio.sleep(0.02)
 
+    def output(self) -> str:
+        """Everything that the server has written to its log."""
+        assert self.log is not None
+        return self.log.read_text()
+
+    async def ended_by_itself(self, timeout_s: float = START_S) -> int:
+        """Wait until the server ends without being told to; returns the exit status."""
+        assert self.process is not None
+        return await asyncio.to_thread(self.process.wait, timeout_s)
+
     def workers(self) -> list[psutil.Process]:
         """The processes that hold engines; decoder processes are children of the server too."""
         assert self.process is not None
@@ -75,6 +85,10 @@ class ServerProcess(LocalServer):
             return [child for child in children if WORKER in child.cmdline()]
         except psutil.NoSuchProcess:
             return []
+
+
+# The fixture `make_server`: makes a server with the options that it is called with.
+MakeServer = Callable[..., ServerProcess]
 
 
 def main() -> None:

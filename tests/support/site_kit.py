@@ -10,7 +10,7 @@ import io
 import os
 import wave
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -210,6 +210,10 @@ class Site:
             for folder, folders, files in os.walk(self.data_dir / part)
             for name in (*folders, *files)
         ]
+
+
+# The fixture `start`: starts a server with the settings that it is called with.
+Start = Callable[..., Awaitable[Site]]
 
 
 def png(width: int = 64, height: int = 64, shade: int = 120) -> bytes:

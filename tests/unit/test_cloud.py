@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -33,13 +34,13 @@ async def api() -> AsyncIterator[StandIn]:
         yield stand_in
 
 
-async def test_without_a_key_the_variable_is_named():
+async def test_without_a_key_the_variable_is_named() -> None:
     with pytest.raises(InvalidInput, match="RUNPOD_API_KEY"):
         async with provider("runpod", {}):
             pass
 
 
-async def test_a_rented_machine_asks_its_provider_what_it_costs(api):
+async def test_a_rented_machine_asks_its_provider_what_it_costs(api: StandIn) -> None:
     vast = {"CONTAINER_ID": "5", "CONTAINER_API_KEY": api.key}
     runpod = {"RUNPOD_POD_ID": "pod7", "RUNPOD_API_KEY": api.key}
     api.answers("GET /instances/5/", (200, {"instances": {"dph_total": 0.41}}), (404, "no"))
@@ -61,7 +62,7 @@ class Clock:
 
 
 @asynccontextmanager
-async def lipsync_server(*states: dict) -> AsyncIterator[int]:
+async def lipsync_server(*states: dict[str, Any]) -> AsyncIterator[int]:
     """Answers /readyz with one state after the other; its port."""
     left = list(states)
 
@@ -97,12 +98,12 @@ LOADING = {"ready": False, "stage": "downloading", "detail": "Downloading infini
 READY = {"ready": True, "stage": "ready", "detail": "infinitetalk is loaded."}
 
 
-def at_port(port: int) -> tuple[int, dict]:
+def at_port(port: int) -> tuple[int, dict[str, Any]]:
     mapped = {"5000/tcp": [{"HostPort": str(port)}]}
     return 200, {"instances": {"actual_status": "running", "public_ipaddr": "127.0.0.1", "ports": mapped}}
 
 
-async def test_waiting_follows_a_mapping_that_changes_and_shows_how_far_it_is(api):
+async def test_waiting_follows_a_mapping_that_changes_and_shows_how_far_it_is(api: StandIn) -> None:
     shown: list[str] = []
     async with lipsync_server(LOADING, READY) as port, renting("vast", api) as rented:
         loading = (200, {"instances": {"actual_status": "loading", "status_msg": "pulling image"}})
@@ -118,7 +119,7 @@ async def test_waiting_follows_a_mapping_that_changes_and_shows_how_far_it_is(ap
     ]
 
 
-async def test_a_machine_that_is_stuck_while_starting_is_given_up_with_what_to_do(api):
+async def test_a_machine_that_is_stuck_while_starting_is_given_up_with_what_to_do(api: StandIn) -> None:
     api.answers("GET /instances/5/", (200, {"instances": {"actual_status": "loading", "status_msg": "pulling"}}))
     async with renting("vast", api) as rented:
         with pytest.raises(ProviderError, match=r"starting for 10 minutes.*cloud destroy --provider vast 5"):
@@ -127,7 +128,7 @@ async def test_a_machine_that_is_stuck_while_starting_is_given_up_with_what_to_d
             )
 
 
-async def test_a_server_that_cannot_get_its_weights_ends_the_wait(api):
+async def test_a_server_that_cannot_get_its_weights_ends_the_wait(api: StandIn) -> None:
     failed = {"ready": False, "stage": "failed", "detail": "the model hub wants a token"}
     async with lipsync_server(failed) as port, renting("vast", api) as rented:
         api.answers("GET /instances/5/", at_port(port))
@@ -157,7 +158,7 @@ def settings_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-async def test_the_command_line_rents_waits_shows_stops_and_destroys(api):
+async def test_the_command_line_rents_waits_shows_stops_and_destroys(api: StandIn) -> None:
     api.answers("PUT /asks/1/", (200, {"success": True, "new_contract": 5}))
     api.answers("PUT /instances/5/", (200, {"success": True}))
     api.answers("DELETE /instances/5/", (200, {"success": True}))
@@ -186,7 +187,7 @@ async def test_the_command_line_rents_waits_shows_stops_and_destroys(api):
     assert (status, "--from-source" in said) == (2, True)
 
 
-async def test_cost_live_takes_today_s_prices(api):
+async def test_cost_live_takes_today_s_prices(api: StandIn) -> None:
     api.answers("POST /bundles/", (200, VAST_OFFERS))
     keys = {"RUNPOD_API_KEY": "", "TENSORDOCK_API_KEY": ""}
     status, said = await lipsync(api, "cost", "--live", **keys)
@@ -200,7 +201,9 @@ async def test_cost_live_takes_today_s_prices(api):
     assert (status, "RUNPOD_API_KEY" in said) == (2, True)
 
 
-async def test_a_key_and_a_source_are_enough_and_the_machine_is_remembered_for_its_owner_alone(api, settings_folder):
+async def test_a_key_and_a_source_are_enough_and_the_machine_is_remembered_for_its_owner_alone(
+    api: StandIn, settings_folder: Path
+) -> None:
     api.answers("POST /bundles/", (200, VAST_OFFERS))
     api.answers("PUT /asks/2/", (200, {"success": True, "new_contract": 5}))
     api.answers("PUT /instances/5/", (200, {"success": True}))
@@ -230,7 +233,7 @@ async def test_a_key_and_a_source_are_enough_and_the_machine_is_remembered_for_i
     assert api.calls("PUT", "/instances/5/")[0].body == {"state": "stopped"}
 
 
-def test_offers_are_ranked_by_the_first_video_and_small_hosts_come_last():
+def test_offers_are_ranked_by_the_first_video_and_small_hosts_come_last() -> None:
     slow = RentOffer("slow", "RTX 4090", 24, 0.30, download_mbps=50, reliability=0.99)
     fast = RentOffer("fast", "RTX 4090", 24, 0.40, download_mbps=900, reliability=0.99)
     shaky = RentOffer("shaky", "RTX 4090", 24, 0.40, download_mbps=900, reliability=0.6)
@@ -250,13 +253,13 @@ def test_offers_are_ranked_by_the_first_video_and_small_hosts_come_last():
         ("tensordock", ["Ubuntu 24.04", "#cloud-config", "100 GB"]),
     ],
 )
-async def test_a_template_prints_every_field_and_needs_no_key(api, name, words):
+async def test_a_template_prints_every_field_and_needs_no_key(api: StandIn, name: str, words: list[str]) -> None:
     said = await lipsync(api, "cloud", "template", "--provider", name, "--source", URL, VAST_API_KEY="")
     assert said[0] == 0, said
     assert [word for word in [*words, URL, "LIPSYNC_TOKENS"] if word not in said[1]] == []
 
 
-async def test_every_account_is_listed_and_unknown_machines_are_told_apart(api, settings_folder):
+async def test_every_account_is_listed_and_unknown_machines_are_told_apart(api: StandIn, settings_folder: Path) -> None:
     keys = {"VAST_API_KEY": "", "RUNPOD_API_KEY": api.key, "TENSORDOCK_API_KEY": api.key}
     urls = {"LIPSYNC_RUNPOD_URL": api.url, "LIPSYNC_TENSORDOCK_URL": api.url}
     api.answers("GET /pods", (200, {"pods": [{"id": "pod7", "status": "EXITED", "name": "lipsync", "cost": 0.34}]}))
@@ -272,7 +275,9 @@ async def test_every_account_is_listed_and_unknown_machines_are_told_apart(api, 
     ]
 
 
-async def test_a_machine_that_starts_again_gets_the_wheel_it_was_made_for(api, settings_folder, tmp_path):
+async def test_a_machine_that_starts_again_gets_the_wheel_it_was_made_for(
+    api: StandIn, settings_folder: Path, tmp_path: Path
+) -> None:
     machines = settings_folder / "lipsync" / "machines.json"
     built = tmp_path / "built" / "lipsync_server-0.1.0-py3-none-any.whl"
     built.parent.mkdir()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cloud_kit import (
@@ -39,7 +40,7 @@ async def api() -> AsyncIterator[StandIn]:
         yield stand_in
 
 
-async def test_vast_lists_offers_cheapest_first(api):
+async def test_vast_lists_offers_cheapest_first(api: StandIn) -> None:
     api.answers("POST /bundles/", (200, VAST_OFFERS))
     async with renting("vast", api) as rented:
         assert await first_offers(rented) == [("1", 0.4), ("2", 0.5), ("3", 2.4)]
@@ -50,7 +51,7 @@ async def test_vast_lists_offers_cheapest_first(api):
     assert (query["type"], query["rentable"], query["disk_space"]) == ("ondemand", {"eq": True}, {"gte": 70})
 
 
-async def test_vast_creates_with_our_entrypoint_port_and_variables(api):
+async def test_vast_creates_with_our_entrypoint_port_and_variables(api: StandIn) -> None:
     api.answers("PUT /asks/1/", (200, {"success": True, "new_contract": 4711, "instance_api_key": "x"}))
     async with renting("vast", api) as rented:
         assert await rented.create("1", ORDER) == "4711"
@@ -60,7 +61,7 @@ async def test_vast_creates_with_our_entrypoint_port_and_variables(api):
 
 
 @pytest.mark.parametrize("ports", [{"5000/tcp": [{"HostIp": "0.0.0.0", "HostPort": "45000"}]}, [45000]])
-async def test_vast_tells_the_address_in_both_shapes_of_ports(api, ports):
+async def test_vast_tells_the_address_in_both_shapes_of_ports(api: StandIn, ports: dict[str, Any]) -> None:
     instance = {"actual_status": "running", "public_ipaddr": "1.2.3.4\n", "ports": ports, "dph_total": 0.41}
     api.answers("GET /instances/5/", (200, {"instances": instance}))
     async with renting("vast", api) as rented:
@@ -78,14 +79,14 @@ async def test_vast_tells_the_address_in_both_shapes_of_ports(api, ports):
         (None, "gone"),
     ],
 )
-async def test_vast_s_states(api, instance, state):
+async def test_vast_s_states(api: StandIn, instance: dict[str, Any], state: str) -> None:
     api.answers("GET /instances/5/", (200, {"instances": instance}))
     async with renting("vast", api) as rented:
         found = await rented.state("5")
     assert (found.state, found.url) == (state, "")
 
 
-async def test_vast_stops_starts_and_destroys(api):
+async def test_vast_stops_starts_and_destroys(api: StandIn) -> None:
     api.answers("PUT /instances/5/", (200, {"success": True}))
     api.answers("DELETE /instances/5/", (200, {"success": True}))
     async with renting("vast", api) as rented:
@@ -98,7 +99,7 @@ async def test_vast_stops_starts_and_destroys(api):
     ]
 
 
-async def test_runpod_lists_what_is_in_stock_at_both_clouds_prices(api):
+async def test_runpod_lists_what_is_in_stock_at_both_clouds_prices(api: StandIn) -> None:
     api.answers("GET /catalog/gpus", (200, RUNPOD_GPUS))
     async with renting("runpod", api) as rented:
         assert await first_offers(rented) == [
@@ -109,7 +110,7 @@ async def test_runpod_lists_what_is_in_stock_at_both_clouds_prices(api):
     assert api.asked[0].query == query
 
 
-async def test_runpod_s_pod_has_only_fields_that_v2_knows(api):
+async def test_runpod_s_pod_has_only_fields_that_v2_knows(api: StandIn) -> None:
     api.answers("GET /catalog/gpus", (200, RUNPOD_GPUS))
     api.answers("POST /pods", (201, {"id": "pod7", "status": "PROVISIONING"}))
     async with renting("runpod", api) as rented:
@@ -123,7 +124,7 @@ async def test_runpod_s_pod_has_only_fields_that_v2_knows(api):
     assert all(isinstance(value, str) for value in body["env"].values())
 
 
-async def test_runpod_tells_state_address_and_price(api):
+async def test_runpod_tells_state_address_and_price(api: StandIn) -> None:
     pod = {"id": "pod7", "status": "RUNNING", "cost": 0.34, "runtime": None}
     api.answers(
         "GET /pods/pod7", (200, pod), (404, {"title": "Not Found", "status": 404, "detail": "resource not found"})
@@ -139,7 +140,7 @@ async def test_runpod_tells_state_address_and_price(api):
     assert api.calls("POST", "/pods/pod7/action")[0].body == {"action": "stop"}
 
 
-async def test_tensordock_adds_up_the_parts_and_takes_names_from_its_list(api):
+async def test_tensordock_adds_up_the_parts_and_takes_names_from_its_list(api: StandIn) -> None:
     api.answers("GET /locations", (200, TENSORDOCK_PLACES))
     api.answers("POST /instances", (201, {"data": {"type": "virtualmachine", "id": "vm-9", "attributes": {}}}))
     async with renting("tensordock", api) as rented:
@@ -168,7 +169,7 @@ async def test_tensordock_adds_up_the_parts_and_takes_names_from_its_list(api):
         ),
     ],
 )
-async def test_tensordock_tells_its_address(api, forwards, url):
+async def test_tensordock_tells_its_address(api: StandIn, forwards: Any, url: str) -> None:
     attributes = {"status": "running", "ipAddress": "9.9.9.9", "portForwards": forwards, "rateHourly": 0.41}
     api.answers(
         "GET /instances/vm-9", (200, {"data": {"type": "virtualmachine", "id": "vm-9", "attributes": attributes}})
@@ -200,7 +201,9 @@ async def test_tensordock_tells_its_address(api, forwards, url):
         ),
     ],
 )
-async def test_no_capacity_is_told_apart_and_tried_once(api, name, call, offer, answer):
+async def test_no_capacity_is_told_apart_and_tried_once(
+    api: StandIn, name: str, call: str, offer: str, answer: tuple[int, Any]
+) -> None:
     api.answers("GET /catalog/gpus", (200, RUNPOD_GPUS))
     api.answers(call, answer)
     async with renting(name, api) as rented:
@@ -211,7 +214,7 @@ async def test_no_capacity_is_told_apart_and_tried_once(api, name, call, offer, 
 
 
 @pytest.mark.parametrize("name", list(PROVIDERS))
-async def test_a_wrong_key_names_its_variable_and_is_never_shown(api, name):
+async def test_a_wrong_key_names_its_variable_and_is_never_shown(api: StandIn, name: str) -> None:
     async with renting(name, api, key="sk-not-this-one") as rented:
         with pytest.raises(WrongKey) as caught:
             await rented.state("5")
@@ -220,7 +223,7 @@ async def test_a_wrong_key_names_its_variable_and_is_never_shown(api, name):
     assert len(api.asked) == 1
 
 
-async def test_too_many_requests_without_retry_after_are_waited_out(api):
+async def test_too_many_requests_without_retry_after_are_waited_out(api: StandIn) -> None:
     api.answers(
         "POST /bundles/", (429, "API requests too frequent"), (429, "API requests too frequent"), (200, VAST_OFFERS)
     )
@@ -228,7 +231,7 @@ async def test_too_many_requests_without_retry_after_are_waited_out(api):
         assert len(await first_offers(rented)) == 3
 
 
-async def test_too_many_requests_for_ever_are_given_up_with_a_sentence(api):
+async def test_too_many_requests_for_ever_are_given_up_with_a_sentence(api: StandIn) -> None:
     api.answers("POST /bundles/", (429, "API requests too frequent"))
     async with renting("vast", api) as rented:
         with pytest.raises(ProviderError, match="429"):
@@ -236,7 +239,7 @@ async def test_too_many_requests_for_ever_are_given_up_with_a_sentence(api):
     assert len(api.asked) == 3
 
 
-async def test_a_create_whose_answer_is_lost_is_not_done_twice(api):
+async def test_a_create_whose_answer_is_lost_is_not_done_twice(api: StandIn) -> None:
     api.answers("PUT /asks/1/", (502, "bad gateway"))
     async with renting("vast", api) as rented:
         with pytest.raises(ProviderError, match="502"):
@@ -252,7 +255,9 @@ async def test_a_create_whose_answer_is_lost_is_not_done_twice(api):
         ("tensordock", "loc-1:geforcertx4090-pcie-24gb", "POST /instances", (201, {"data": {"id": "vm-9"}})),
     ],
 )
-async def test_a_stock_image_gets_the_script_that_installs_the_source(api, name, offer, call, answer):
+async def test_a_stock_image_gets_the_script_that_installs_the_source(
+    api: StandIn, name: str, offer: str, call: str, answer: tuple[int, Any]
+) -> None:
     api.answers("GET /catalog/gpus", (200, RUNPOD_GPUS))
     api.answers(call, answer)
     async with renting(name, api) as rented:
@@ -285,7 +290,7 @@ async def until_answering(port: int) -> str:
     return said
 
 
-async def test_the_start_script_takes_the_wheel_it_was_made_for_and_installs_that(tmp_path):
+async def test_the_start_script_takes_the_wheel_it_was_made_for_and_installs_that(tmp_path: Path) -> None:
     """The script really runs. `python` is a stand-in that records pip and the server, and runs all else."""
     wheel, other = tmp_path / "lipsync_server-1-py3-none-any.whl", tmp_path / "other.whl"
     wheel.write_bytes(b"the right bytes")
@@ -322,7 +327,9 @@ async def test_the_start_script_takes_the_wheel_it_was_made_for_and_installs_tha
 
 
 @pytest.mark.parametrize(("driver", "refused"), [("580.65.06", False), ("535.183.01", True), ("", True)])
-async def test_a_tensordock_host_with_an_old_driver_says_so_where_up_looks(tmp_path, driver, refused):
+async def test_a_tensordock_host_with_an_old_driver_says_so_where_up_looks(
+    tmp_path: Path, driver: str, refused: bool
+) -> None:
     (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n[ -n '{driver}' ] && echo '{driver}'\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
     port, mark = free_port(), tmp_path / "refused"
@@ -343,7 +350,7 @@ async def test_a_tensordock_host_with_an_old_driver_says_so_where_up_looks(tmp_p
             os.kill(int(done.stdout), 9)
 
 
-def test_vast_s_start_ends_at_once_and_carries_the_script_unchanged():
+def test_vast_s_start_ends_at_once_and_carries_the_script_unchanged() -> None:
     script = onstart(stock_order().script)
     assert stock_order().script in script
     assert script.rstrip().endswith("&")

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from lipsync_server.doctor.checks import (
     examine,
 )
 from lipsync_server.doctor.facts import CudaStart, Facts, TorchBuild, driver_version, nvidia_cards, read_facts
+from lipsync_server.doctor.finding import Finding
 from lipsync_server.doctor.first_video import finding, first_video
 from lipsync_server.engines.hardware import Gpu
 from lipsync_server.engines.host_memory import HostMemory
@@ -78,7 +80,9 @@ def test_a_machine_without_a_card_renders_the_preview_and_has_no_problem(tmp_pat
         (check_memory, replace(GOOD, memory=HostMemory(8 * GIB, GIB, False)), "1.0 of 8.0 GiB", "a machine with more"),
     ],
 )  # fmt: skip
-def test_every_problem_has_a_sentence_that_says_what_to_change(check, facts: Facts, detail: str, advice: str) -> None:
+def test_every_problem_has_a_sentence_that_says_what_to_change(
+    check: Callable[[Facts], Finding], facts: Facts, detail: str, advice: str
+) -> None:
     found = check(facts)
     assert found.state == "problem"
     assert detail in found.detail
@@ -94,7 +98,7 @@ def test_every_problem_has_a_sentence_that_says_what_to_change(check, facts: Fac
         (check_memory, replace(GOOD, memory=HostMemory(16 * GIB, 15 * GIB, False)), "prefer a host with 32 GB"),
     ],
 )
-def test_a_doubt_is_a_note_and_no_problem(check, facts: Facts, advice: str) -> None:
+def test_a_doubt_is_a_note_and_no_problem(check: Callable[[Facts], Finding], facts: Facts, advice: str) -> None:
     found = check(facts)
     assert (found.state, advice in found.advice) == ("note", True)
 

@@ -36,7 +36,7 @@ def fill(files: JobFiles, job_id: str) -> None:
     files.video(job_id).write_bytes(b"video")
 
 
-async def test_a_start_drops_what_a_crash_left_and_nothing_else(files: JobFiles, tmp_path: Path):
+async def test_a_start_drops_what_a_crash_left_and_nothing_else(files: JobFiles, tmp_path: Path) -> None:
     database = await open_database(tmp_path / "lipsync.db")
     keeping = HandClock()
     store, new_id = Store(database, callback_body=lambda job: b"", keeping=keeping), IdMaker()
@@ -76,18 +76,18 @@ async def test_a_start_drops_what_a_crash_left_and_nothing_else(files: JobFiles,
     await database.close()
 
 
-def test_a_device_without_space_becomes_the_error_that_says_so():
+def test_a_device_without_space_becomes_the_error_that_says_so() -> None:
     with pytest.raises(DiskFull, match="filled up"), disk_errors(), Path("/dev/full").open("wb", buffering=0) as full:
         full.write(b"x")
 
 
-def test_the_reserve_is_kept_free(files: JobFiles):
+def test_the_reserve_is_kept_free(files: JobFiles) -> None:
     files.check_space(0)
     with pytest.raises(DiskFull):
         files.check_space(1 << 62)
 
 
-def test_a_secret_is_made_once_for_its_owner_only(tmp_path: Path):
+def test_a_secret_is_made_once_for_its_owner_only(tmp_path: Path) -> None:
     path = tmp_path / "new" / "token"
     assert kept_secret(path, lambda: "first") == ("first", True)
     assert kept_secret(path, lambda: "second") == ("first", False)
@@ -95,7 +95,7 @@ def test_a_secret_is_made_once_for_its_owner_only(tmp_path: Path):
     assert [each.name for each in path.parent.iterdir()] == ["token"]
 
 
-async def test_a_data_folder_has_one_server(tmp_path: Path):
+async def test_a_data_folder_has_one_server(tmp_path: Path) -> None:
     async with lock_data_dir(tmp_path):
         with pytest.raises(LipsyncError, match="Another server"):
             async with lock_data_dir(tmp_path):

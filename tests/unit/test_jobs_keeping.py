@@ -46,7 +46,7 @@ def store_of(database: Database, keeping: HandClock) -> Store:
 
 
 @pytest.mark.parametrize("what", ["fresh", "empty file", "emptied table"])
-async def test_a_lost_database_deletes_no_finished_video(files: JobFiles, what: str):
+async def test_a_lost_database_deletes_no_finished_video(files: JobFiles, what: str) -> None:
     path = files.data_dir / "lipsync.db"
     database = await open_database(path)
     ids = [await finished(store_of(database, HandClock()), files) for _ in range(2)]
@@ -76,7 +76,7 @@ async def test_a_lost_database_deletes_no_finished_video(files: JobFiles, what: 
     await database.close()
 
 
-async def test_a_video_whose_record_is_spoilt_gets_a_new_one(files: JobFiles):
+async def test_a_video_whose_record_is_spoilt_gets_a_new_one(files: JobFiles) -> None:
     database = await open_database(files.data_dir / "lipsync.db")
     store = store_of(database, HandClock())
     job_id = await finished(store, files)
@@ -87,7 +87,7 @@ async def test_a_video_whose_record_is_spoilt_gets_a_new_one(files: JobFiles):
     await database.close()
 
 
-async def test_a_video_that_cannot_be_read_stays_where_it_is(files: JobFiles):
+async def test_a_video_that_cannot_be_read_stays_where_it_is(files: JobFiles) -> None:
     database = await open_database(files.data_dir / "lipsync.db")
     job_id = new_id()
     files.folder(job_id).mkdir()
@@ -97,7 +97,7 @@ async def test_a_video_that_cannot_be_read_stays_where_it_is(files: JobFiles):
     await database.close()
 
 
-async def test_a_wall_clock_that_jumps_expires_nothing_and_forgets_nothing(files: JobFiles):
+async def test_a_wall_clock_that_jumps_expires_nothing_and_forgets_nothing(files: JobFiles) -> None:
     database = await open_database(files.data_dir / "lipsync.db")
     keeping = await open_keeping_clock(database)
     store = Store(database, callback_body=lambda job: b"", keeping=keeping)
@@ -121,7 +121,9 @@ async def test_a_wall_clock_that_jumps_expires_nothing_and_forgets_nothing(files
     await database.close()
 
 
-async def test_the_keeping_clock_goes_on_over_restarts_and_stands_still_while_the_machine_is_off(tmp_path: Path):
+async def test_the_keeping_clock_goes_on_over_restarts_and_stands_still_while_the_machine_is_off(
+    tmp_path: Path,
+) -> None:
     database = await open_database(tmp_path / "lipsync.db")
     clock = await open_keeping_clock(database)
     async with database.transaction() as db:
@@ -135,7 +137,7 @@ async def test_the_keeping_clock_goes_on_over_restarts_and_stands_still_while_th
     await database.close()
 
 
-async def test_videos_of_an_older_server_get_their_whole_time_once_more(tmp_path: Path):
+async def test_videos_of_an_older_server_get_their_whole_time_once_more(tmp_path: Path) -> None:
     path = tmp_path / "lipsync.db"
     job_id = new_id()
     with sqlite3.connect(path) as old:
@@ -165,7 +167,9 @@ class SmallDisk(JobFiles):
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
-async def test_on_a_full_disk_videos_can_be_deleted_and_expire(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+async def test_on_a_full_disk_videos_can_be_deleted_and_expire(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     files = SmallDisk(tmp_path / "data", min_free_bytes=0)
     files.prepare()
     database = await open_database(files.data_dir / "lipsync.db")

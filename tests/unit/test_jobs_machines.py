@@ -26,7 +26,7 @@ class Cluster:
         ]
 
 
-def test_a_machine_that_fails_two_jobs_in_a_row_is_set_aside_with_its_reason():
+def test_a_machine_that_fails_two_jobs_in_a_row_is_set_aside_with_its_reason() -> None:
     cluster = Cluster(full="ready", good="ready")
     cluster.machines.failed("full", FULL)
     assert not cluster.machines.is_set_aside("full")
@@ -38,7 +38,7 @@ def test_a_machine_that_fails_two_jobs_in_a_row_is_set_aside_with_its_reason():
     assert "Machine full is set aside: it failed 2 jobs in a row" in cluster.machines.why_set_aside()
 
 
-def test_the_pauses_of_a_sick_machine_grow_and_end_with_a_success():
+def test_the_pauses_of_a_sick_machine_grow_and_end_with_a_success() -> None:
     cluster = Cluster(full="ready", good="ready")
     for n_failures in range(1, 9):
         cluster.machines.failed("full", FULL)
@@ -53,7 +53,7 @@ def test_the_pauses_of_a_sick_machine_grow_and_end_with_a_success():
 
 
 @pytest.mark.parametrize("other", ["dead", "starting"])
-def test_the_last_machine_that_can_work_is_never_set_aside(other: WorkerState):
+def test_the_last_machine_that_can_work_is_never_set_aside(other: WorkerState) -> None:
     cluster = Cluster(full="ready", other=other)
     for _ in range(3):
         cluster.machines.failed("full", FULL)
@@ -62,7 +62,7 @@ def test_the_last_machine_that_can_work_is_never_set_aside(other: WorkerState):
     assert cluster.machines.is_set_aside("full")
 
 
-def test_two_sick_machines_do_not_set_each_other_aside():
+def test_two_sick_machines_do_not_set_each_other_aside() -> None:
     cluster = Cluster(a="ready", b="ready")
     for _ in range(2):
         cluster.machines.failed("a", FULL)
@@ -70,7 +70,7 @@ def test_two_sick_machines_do_not_set_each_other_aside():
     assert not cluster.machines.is_set_aside("a") and not cluster.machines.is_set_aside("b")
 
 
-def test_a_job_that_fails_everywhere_is_not_held_against_the_machines():
+def test_a_job_that_fails_everywhere_is_not_held_against_the_machines() -> None:
     cluster = Cluster(a="ready", b="ready", c="ready")
     for _ in range(5):
         cluster.machines.failed("a", FULL)
@@ -79,7 +79,7 @@ def test_a_job_that_fails_everywhere_is_not_held_against_the_machines():
     assert cluster.pauses_s == []
 
 
-def test_a_job_goes_elsewhere_only_where_its_engine_is():
+def test_a_job_goes_elsewhere_only_where_its_engine_is() -> None:
     cluster = Cluster(a="ready", b="busy", c="dead")
     assert cluster.machines.can_run_elsewhere("preview", {"a"})
     assert cluster.machines.can_run_elsewhere("auto", {"a"})
@@ -103,7 +103,7 @@ def test_a_job_goes_elsewhere_only_where_its_engine_is():
         (errors.TimeLimit("x"), False),
     ],
 )
-def test_which_failures_are_a_machines(error: errors.LipsyncError, machine: bool):
+def test_which_failures_are_a_machines(error: errors.LipsyncError, machine: bool) -> None:
     assert is_of_the_machine(error) is machine
 
 

@@ -64,7 +64,9 @@ async def spoil(database: Database, job: Job, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", SPOILS)
-async def test_a_row_that_cannot_be_read_fails_its_own_job_and_no_other(store: Store, database: Database, how: str):
+async def test_a_row_that_cannot_be_read_fails_its_own_job_and_no_other(
+    store: Store, database: Database, how: str
+) -> None:
     poisoned, other = await add(store), await add(store)
     await spoil(database, poisoned, how)
     shown = await store.get(poisoned.id)
@@ -85,7 +87,9 @@ async def test_a_row_that_cannot_be_read_fails_its_own_job_and_no_other(store: S
 
 
 @pytest.mark.parametrize("how", SPOILS)
-async def test_a_poisoned_job_can_be_deleted_before_anything_mended_it(store: Store, database: Database, how: str):
+async def test_a_poisoned_job_can_be_deleted_before_anything_mended_it(
+    store: Store, database: Database, how: str
+) -> None:
     poisoned = await add(store)
     await spoil(database, poisoned, how)
     with pytest.raises(Conflict):
@@ -97,7 +101,7 @@ async def test_a_poisoned_job_can_be_deleted_before_anything_mended_it(store: St
 @pytest.mark.parametrize("how", SPOILS)
 async def test_the_owner_of_a_poisoned_job_and_its_end_are_kept_where_they_can_be_read(
     store: Store, database: Database, how: str
-):
+) -> None:
     job = await add(store)
     await store.take(ENGINES, 1.0)
     await store.succeed(job.id, OUTCOME, now=2.0, keep_s=7.0, ending=Ending())
@@ -109,7 +113,7 @@ async def test_the_owner_of_a_poisoned_job_and_its_end_are_kept_where_they_can_b
     assert await store.with_files() == {job.id: "succeeded"}, "its video is not removed"
 
 
-async def test_a_row_with_an_impossible_id_stops_nothing(store: Store, database: Database):
+async def test_a_row_with_an_impossible_id_stops_nothing(store: Store, database: Database) -> None:
     other = await add(store)
     async with database.transaction() as db:
         for number, job_id in enumerate(("../../etc", "I" * 26, "zzz")):
@@ -124,7 +128,7 @@ async def test_a_row_with_an_impossible_id_stops_nothing(store: Store, database:
     assert [job.id for job in await store.page(state=None, limit=9, after=None)] == [other.id]
 
 
-async def test_a_job_that_could_not_be_read_again_is_not_taken_in(store: Store, database: Database):
+async def test_a_job_that_could_not_be_read_again_is_not_taken_in(store: Store, database: Database) -> None:
     for spec in (
         replace(SPEC, duration_s=math.nan),
         replace(SPEC, ask=Ask.model_construct(face_box=(math.nan, 0, 1, 1))),
@@ -135,7 +139,7 @@ async def test_a_job_that_could_not_be_read_again_is_not_taken_in(store: Store, 
     assert await database.rows("SELECT * FROM jobs") == []
 
 
-async def test_callbacks_that_cannot_be_read_hold_up_no_other(database: Database):
+async def test_callbacks_that_cannot_be_read_hold_up_no_other(database: Database) -> None:
     async with database.transaction() as db:
         for number in range(9):
             await db.execute(

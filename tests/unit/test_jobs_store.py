@@ -54,7 +54,7 @@ async def add(store: Store, *, max_open: int = 1000, key: Idempotency | None = N
 
 
 @given(st.lists(st.floats(0, 1e11), min_size=2, max_size=30))
-def test_ids_rise_and_stay_apart_whatever_the_clock_does(times: list[float]):
+def test_ids_rise_and_stay_apart_whatever_the_clock_does(times: list[float]) -> None:
     clock = iter(times)
     make = IdMaker(clock=lambda: next(clock))
     ids = [make() for _ in times]
@@ -65,11 +65,11 @@ def test_ids_rise_and_stay_apart_whatever_the_clock_does(times: list[float]):
 
 
 @pytest.mark.parametrize("text", ["", "../etc", "0" * 25, "0" * 27, "I" * 26, "0" * 25 + "/", "O" * 26])
-def test_only_ids_pass_as_ids(text: str):
+def test_only_ids_pass_as_ids(text: str) -> None:
     assert not is_job_id(text)
 
 
-async def test_a_job_comes_back_as_it_was_written(store: Store):
+async def test_a_job_comes_back_as_it_was_written(store: Store) -> None:
     ask = Ask(face_box=(1, 2, 3, 4), options={"steps": 4, "deep": {"x": [1]}}, seed=2**63 - 1)
     job = await add(store, ask=ask)
     assert await store.get(job.id) == job
@@ -83,13 +83,13 @@ async def test_a_job_comes_back_as_it_was_written(store: Store):
     assert done.cost is not None and done.cost.amount == 3.5
 
 
-async def test_a_job_is_taken_by_one_worker_only(store: Store):
+async def test_a_job_is_taken_by_one_worker_only(store: Store) -> None:
     jobs = [await add(store) for _ in range(10)]
     taken = await asyncio.gather(*(store.take(ENGINES, 1.0) for _ in range(20)))
     assert [job.id for job in taken if job] == [job.id for job in jobs]
 
 
-async def test_a_worker_takes_only_what_it_can_do(store: Store):
+async def test_a_worker_takes_only_what_it_can_do(store: Store) -> None:
     large, small = await add(store, engine="infinitetalk"), await add(store, engine="preview")
     taken = await store.take(ENGINES, 1.0)
     assert taken is not None
@@ -100,14 +100,14 @@ async def test_a_worker_takes_only_what_it_can_do(store: Store):
     assert taken.id == large.id
 
 
-async def test_the_limit_holds_for_many_at_once(store: Store):
+async def test_the_limit_holds_for_many_at_once(store: Store) -> None:
     results = await asyncio.gather(*(add(store, max_open=5) for _ in range(20)), return_exceptions=True)
     assert sum(isinstance(each, Job) for each in results) == 5
     assert all(isinstance(each, Job | QueueFull) for each in results)
     assert await store.n_open() == (5, 0)
 
 
-async def test_a_key_is_taken_once(store: Store):
+async def test_a_key_is_taken_once(store: Store) -> None:
     key = Idempotency("me", "key", "print")
     results = await asyncio.gather(*(add(store, key=key) for _ in range(5)), return_exceptions=True)
     (job,) = [each for each in results if isinstance(each, Job)]
@@ -119,7 +119,7 @@ async def test_a_key_is_taken_once(store: Store):
 FAILURE = Failure("no_face", "No face", "There is no face.", 422)
 
 
-async def test_an_ended_job_stays_ended(store: Store):
+async def test_an_ended_job_stays_ended(store: Store) -> None:
     changes = {
         "succeeded": lambda job_id: store.succeed(job_id, OUTCOME, now=2.0, keep_s=7.0, ending=Ending()),
         "failed": lambda job_id: store.fail(job_id, FAILURE, now=2.0, ending=Ending()),
@@ -135,7 +135,9 @@ async def test_an_ended_job_stays_ended(store: Store):
         assert (await store.get(job.id)).state == first
 
 
-async def test_the_callback_is_due_with_the_end_and_never_before(store: Store, database: Database, keeping: HandClock):
+async def test_the_callback_is_due_with_the_end_and_never_before(
+    store: Store, database: Database, keeping: HandClock
+) -> None:
     """The keeping clock decides. By the wall clock the job ended at 99."""
     keeping.seconds = 7.0
     job = await add(store, callback_url="http://example.com/")
@@ -147,7 +149,7 @@ async def test_the_callback_is_due_with_the_end_and_never_before(store: Store, d
     assert tuple(row) == (job.id, "http://example.com/", f"{job.id} failed".encode(), 7.0)
 
 
-async def test_a_change_that_fails_changes_nothing(database: Database):
+async def test_a_change_that_fails_changes_nothing(database: Database) -> None:
     def refuse(job: Job) -> bytes:
         raise RuntimeError("no body")
 
@@ -159,7 +161,7 @@ async def test_a_change_that_fails_changes_nothing(database: Database):
     await store.take(ENGINES, 1.0)
 
 
-async def test_a_cancelled_wait_leaves_no_transaction_open(store: Store):
+async def test_a_cancelled_wait_leaves_no_transaction_open(store: Store) -> None:
     for delay in range(12):
         waiting = asyncio.create_task(add(store))
         for _ in range(delay):
@@ -169,7 +171,7 @@ async def test_a_cancelled_wait_leaves_no_transaction_open(store: Store):
         await add(store)
 
 
-async def test_collecting_only_brings_the_expiry_nearer(store: Store, keeping: HandClock):
+async def test_collecting_only_brings_the_expiry_nearer(store: Store, keeping: HandClock) -> None:
     job = await add(store)
     await store.take(ENGINES, 1.0)
     await store.succeed(job.id, OUTCOME, now=2.0, keep_s=98.0, ending=Ending())
@@ -184,7 +186,9 @@ async def test_collecting_only_brings_the_expiry_nearer(store: Store, keeping: H
     assert await store.expired() == []
 
 
-async def test_a_deleted_job_keeps_no_word_of_what_it_was_about(store: Store, database: Database, keeping: HandClock):
+async def test_a_deleted_job_keeps_no_word_of_what_it_was_about(
+    store: Store, database: Database, keeping: HandClock
+) -> None:
     job = await add(store, ask=Ask(prompt="a secret"), callback_url=None)
     await store.take(ENGINES, 1.0)
     await store.fail(job.id, FAILURE, now=2.0, ending=Ending())
@@ -199,7 +203,7 @@ async def test_a_deleted_job_keeps_no_word_of_what_it_was_about(store: Store, da
         await store.get(job.id)
 
 
-async def test_a_job_that_an_older_server_stored_is_read_the_same(store: Store, database: Database):
+async def test_a_job_that_an_older_server_stored_is_read_the_same(store: Store, database: Database) -> None:
     job = await add(store, ask=Ask(prompt="hello", preset="fast", seed=7, options={"steps": 4}))
     old = {"engine": "auto", "image_name": "a.png", "audio_name": "a.wav", "file_name": "a.mp4", "duration_s": 2.0}
     old |= {"prompt": "hello", "second_audio_name": None, "owner": "", "preset": "fast", "resolution": None, "seed": 7}
@@ -209,7 +213,7 @@ async def test_a_job_that_an_older_server_stored_is_read_the_same(store: Store, 
     assert await store.get(job.id) == job
 
 
-async def test_polling_a_deep_queue_reads_an_index_only(database: Database):
+async def test_polling_a_deep_queue_reads_an_index_only(database: Database) -> None:
     for sql in (
         "SELECT count(*), total(duration_s) FROM jobs WHERE state = 'queued' AND id < 'x'",
         "SELECT state, count(*) FROM jobs WHERE state IN ('queued', 'running') GROUP BY 1",
@@ -218,7 +222,7 @@ async def test_polling_a_deep_queue_reads_an_index_only(database: Database):
         assert "COVERING INDEX jobs_by_state" in plan
 
 
-async def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path):
+async def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "lipsync.db"
     with sqlite3.connect(path) as newer:
         newer.execute(f"PRAGMA user_version = {len(STEPS) + 1}")
@@ -226,7 +230,7 @@ async def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path):
         await open_database(path)
 
 
-async def test_a_database_opens_again_as_it_is(tmp_path: Path):
+async def test_a_database_opens_again_as_it_is(tmp_path: Path) -> None:
     for _ in range(2):
         database = await open_database(tmp_path / "lipsync.db")
         (row,) = await database.rows("PRAGMA journal_mode")
@@ -234,7 +238,7 @@ async def test_a_database_opens_again_as_it_is(tmp_path: Path):
         await database.close()
 
 
-def test_the_pace_of_a_job_counts_once_it_has_one():
+def test_the_pace_of_a_job_counts_once_it_has_one() -> None:
     speeds = Speeds()
     assert speeds.remaining_s("preview", 10.0, elapsed_s=5.0, fraction=0.01) is None
     for speed in (1.0, 2.0, 30.0):

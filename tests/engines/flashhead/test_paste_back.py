@@ -80,13 +80,13 @@ def ring_step(frame: Frames, crop: FaceCrop) -> float:
     """How much larger, in levels of 255, the steps across the square's sides are than the steps one feather away."""
     grey = frame.astype(float).mean(axis=2)
     left, top, right, bottom = (round(side) for side in crop.box)
-    found = []
+    found: list[float] = []
     columns, rows = grey[top:bottom].T, grey[:, left:right]
     for at, lines in ((left, columns), (right, columns), (top, rows), (bottom, rows)):
         if 2 < at < len(lines) - 2:
             steps = np.abs(np.diff(lines, axis=0)).mean(axis=1)
             beside = [steps[at - 1 + d] for d in (-6, -4, 4, 6) if 0 <= at - 1 + d < len(steps)]
-            found.append(steps[at - 1] - np.mean(beside))
+            found.append(float(steps[at - 1] - np.mean(beside)))
     return max(found)
 
 

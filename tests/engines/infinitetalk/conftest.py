@@ -6,6 +6,7 @@ from pathlib import Path
 import model_layouts
 import pytest
 from infinitetalk_golden import TABLE
+from lipsync_server.engines.base import Engine
 from lipsync_server.engines.infinitetalk.engine import create
 from lipsync_server.engines.infinitetalk.model.teacache import COEFFICIENTS
 from lipsync_server.engines.infinitetalk.video.sizes import BUCKETS
@@ -36,7 +37,7 @@ def small_pictures() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def engine(small_pictures: None, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory):
+def engine(small_pictures: None, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     settings = Settings(
         _env_file=None, weights_dir=tiny_weights, data_dir=tmp_path_factory.mktemp("data"), device="cpu", preset="fast"
     )

@@ -76,7 +76,7 @@ def _each(*names: str) -> list[Task]:
 
 
 def _runs(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return psutil.pid_exists(pid) and bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
 
 
 def test_the_longest_go_first_and_the_model_files_are_written_once() -> None:

@@ -1,6 +1,7 @@
 """FlashTalk as a profile of InfiniteTalk: golden numbers, its files, its windows, and its choice for a job."""
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from flash_golden import FLASHTALK, equal, meets, within
 from infinitetalk_kit import frames_of, request_for, stopped_at
 from lipsync_server.bench.render_context import RecordingContext
-from lipsync_server.engines.base import ResumePoint
+from lipsync_server.engines.base import Engine, RenderRequest, ResumePoint
 from lipsync_server.engines.infinitetalk import flashtalk
 from lipsync_server.engines.infinitetalk.engine import create
 from lipsync_server.engines.infinitetalk.files.places import CONVERTED, FLASHTALK_FOLDER
@@ -173,7 +174,7 @@ def weights(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture(scope="module")
-def engine(small_pictures: None, weights: Path, tmp_path_factory: pytest.TempPathFactory):
+def engine(small_pictures: None, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     settings = EngineSettings(
         weights_dir=weights, data_dir=tmp_path_factory.mktemp("data"), device="cpu", preset="fast"
     )
@@ -185,7 +186,7 @@ def engine(small_pictures: None, weights: Path, tmp_path_factory: pytest.TempPat
         made.close()
 
 
-def flash_request(n_frames: int, **options: object):
+def flash_request(n_frames: int, **options: object) -> RenderRequest:
     given = {"steps": 2, "preset": "fast", "seed": 3, **options}
     request = request_for(n_frames / 25)
     return replace(request, options=Options(**given))

@@ -4,7 +4,9 @@ import gzip
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,7 +48,7 @@ def plain(tmp_path: Path, parameters: dict[str, torch.Tensor]) -> Path:
     return tmp_path
 
 
-def load_plain(folder: Path, **options) -> InfiniteTalkTransformer:
+def load_plain(folder: Path, **options: Any) -> InfiniteTalkTransformer:
     return load_transformer(
         folder, folder / "adapter" / "infinitetalk.safetensors", **({"dtype": torch.float32} | options)
     )
@@ -120,13 +122,13 @@ def test_a_missing_map_is_named(tmp_path: Path, parameters: dict[str, torch.Tens
         load_transformer(path, config=TINY)
 
 
-def damage(path: Path, change) -> None:
+def damage(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
     tensors = load_file(path)
     change(tensors)
     save_file(tensors, path)
 
 
-def refusal(folder: Path, **options) -> str:
+def refusal(folder: Path, **options: Any) -> str:
     with pytest.raises(WeightsError) as caught:
         load_plain(folder, **options)
     return caught.value.detail

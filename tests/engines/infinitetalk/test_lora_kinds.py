@@ -151,7 +151,7 @@ def rotation(block: Tensor, bound: float, norm: float) -> Tensor:
     if bound and norm > bound:
         skew = skew * bound / norm
     one = torch.eye(len(block), dtype=torch.float64)
-    turn = (one + skew) @ torch.linalg.inv(one - skew)
+    turn: Tensor = (one + skew) @ torch.linalg.inv(one - skew)
     torch.testing.assert_close(turn @ turn.T, one, rtol=0, atol=1e-9)
     return turn
 

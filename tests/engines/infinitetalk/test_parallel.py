@@ -48,7 +48,7 @@ def _process(rank: int, n_processes: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def test_several_processes_compute_what_one_does_compiled_or_not(tmp_path: Path):
+def test_several_processes_compute_what_one_does_compiled_or_not(tmp_path: Path) -> None:
     n_processes = 2
     spawn(_process, (n_processes, str(tmp_path)), nprocs=n_processes)
     alone = random_transformer(TINY, dtype=torch.float32)
@@ -59,7 +59,7 @@ def test_several_processes_compute_what_one_does_compiled_or_not(tmp_path: Path)
                 torch.testing.assert_close(one, wanted, atol=1e-5, rtol=1e-5)
 
 
-def test_a_number_of_gpus_that_does_not_divide_the_heads_is_refused_with_one_that_would(tmp_path: Path):
+def test_a_number_of_gpus_that_does_not_divide_the_heads_is_refused_with_one_that_would(tmp_path: Path) -> None:
     dist.init_process_group("fake", rank=0, world_size=3, store=HashStore())
     try:
         with pytest.raises(EngineUnavailable, match=f"divides {N_HEADS}"):
@@ -72,7 +72,9 @@ def test_a_number_of_gpus_that_does_not_divide_the_heads_is_refused_with_one_tha
     "device",
     ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs"))],
 )
-def test_engines_in_step_make_the_video_of_one_and_stop_together(tiny_weights: Path, tmp_path: Path, device: str):
+def test_engines_in_step_make_the_video_of_one_and_stop_together(
+    tiny_weights: Path, tmp_path: Path, device: str
+) -> None:
     settings = Settings(_env_file=None, weights_dir=tiny_weights, data_dir=tmp_path, device=device, preset="fast")
     rng = np.random.default_rng(5)
     request = RenderRequest(
@@ -105,7 +107,7 @@ def _lose_a_helper(settings: Settings) -> None:
     time.sleep(60)
 
 
-def test_a_process_that_dies_takes_the_others_along(tiny_weights: Path, tmp_path: Path):
+def test_a_process_that_dies_takes_the_others_along(tiny_weights: Path, tmp_path: Path) -> None:
     settings = Settings(_env_file=None, weights_dir=tiny_weights, data_dir=tmp_path, device="cpu", preset="fast")
     worker = mp.get_context("spawn").Process(target=_lose_a_helper, args=(settings,))
     worker.start()
@@ -113,7 +115,7 @@ def test_a_process_that_dies_takes_the_others_along(tiny_weights: Path, tmp_path
     assert worker.exitcode == EXIT_HELPER_LOST
 
 
-def test_every_token_has_one_process_and_comes_back_to_its_place():
+def test_every_token_has_one_process_and_comes_back_to_its_place() -> None:
     x = torch.arange(3 * 15 * 2).reshape(3 * 15, 2)
     shares = [Share.of((3, 3, 5), rank, 4) for rank in range(4)]
     parts = [share.take(x) for share in shares]
@@ -124,7 +126,7 @@ def test_every_token_has_one_process_and_comes_back_to_its_place():
     assert all(torch.equal(in_order[share.own], part) for share, part in zip(shares, parts, strict=True))
 
 
-def test_the_benchmark_measures_a_forward_and_a_window_alone_and_together(tmp_path: Path):
+def test_the_benchmark_measures_a_forward_and_a_window_alone_and_together(tmp_path: Path) -> None:
     config, path = tmp_path / "config.json", tmp_path / "numbers.json"
     config.write_text(json.dumps(dataclasses.asdict(TINY)))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]

@@ -1,7 +1,9 @@
 """8-bit weights: rounding as optimum-quanto does it, published-layout files, and products that compute in 8 bits."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -174,6 +176,7 @@ def test_fp8_weights_rounded_anew_to_int8_are_nearer_than_fp8_products(tmp_path:
 
 def after_4_steps(model: InfiniteTalkTransformer, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     """The latent (16, T, h, w) that the preset fast's four Euler steps make of the case's."""
+    latent: torch.Tensor
     latent, y = inputs["latent"].split((16, inputs["latent"].shape[0] - 16))
     levels = timesteps(4, 2.0)
     for step in range(4):
@@ -189,7 +192,7 @@ def test_a_compiled_layer_gives_no_fp8_to_the_compiler_where_the_device_has_no_f
     layer = QuantizedLinear.from_linear(torch.nn.Linear(32, 16), "fp8")
     x, seen = torch.randn(3, 32), []
 
-    def keep(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]):
+    def keep(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
         seen.append(graph)
         return graph.forward
 

@@ -1,7 +1,7 @@
 """The denoising loop: noise levels, guidance and whole golden runs through our transformer and VAE."""
 
 import struct
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ _LOOPS = ("cfg3", "cfg2", "apg3", "apg2", "two_person_cfg3", "two_person_bbox_cf
 
 
 @pytest.mark.parametrize("case", golden_json("B_sampler/timesteps.json"), ids=lambda c: f"{c['steps']}-{c['shift']}")
-def test_noise_levels_are_the_references_to_the_last_bit(case: dict) -> None:
+def test_noise_levels_are_the_references_to_the_last_bit(case: dict[str, Any]) -> None:
     exact = [struct.unpack("<f", bytes.fromhex(digits))[0] for digits in case["timesteps_hex_float32"]]
     meets(
         f"B timesteps {case['steps']} steps, shift {case['shift']}",
@@ -92,14 +92,14 @@ class _Stored:
         return self.frames[torch.from_numpy(indices)]
 
 
-def _settings(name: str) -> dict:
-    loops = golden_json("B_sampler/loops.json")
+def _settings(name: str) -> dict[str, Any]:
+    loops: dict[str, dict[str, Any]] = golden_json("B_sampler/loops.json")
     if name == "teacache":
         return {**loops["cfg3"], "seed": 7, "sampling_steps": 10}
     return loops[name]
 
 
-def _conditions_and_loop(name: str, case: dict) -> tuple[ConditionMaker, WindowLoop, Schedule]:
+def _conditions_and_loop(name: str, case: dict[str, Any]) -> tuple[ConditionMaker, WindowLoop, Schedule]:
     """The golden loop `name` with our parts, from the golden weights and inputs."""
     common = golden("B_sampler/loop_common.safetensors")
     config = TransformerConfig.from_json(golden_path("A_dit/config.json"))

@@ -1,6 +1,7 @@
 """The VAE: golden pixels and latents, and every shortcut against diffusers' own whole-video passes."""
 
 import importlib.util
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ needs_kernels = pytest.mark.skipif(
 
 
 @pytest.fixture(autouse=True)
-def _no_gradients():
+def _no_gradients() -> Iterator[None]:
     with torch.inference_mode():
         yield
 

@@ -182,7 +182,7 @@ def test_a_truncated_file_is_named(folder: Path) -> None:
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
     class Payload:
-        def __reduce__(self):
+        def __reduce__(self) -> tuple[Any, ...]:
             return (Path.touch, (tmp_path / "ran",))
 
     torch.save({"x": Payload()}, tmp_path / "evil.pth")

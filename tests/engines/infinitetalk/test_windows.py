@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from infinitetalk_golden import equal, golden_json
 from infinitetalk_reference import reference_schedule
 from lipsync_server.errors import InvalidInput
-from lipsync_server.models.sampling.windows import schedule
+from lipsync_server.models.sampling.windows import Schedule, schedule
 
 CASES = golden_json("C_chunking/chunking.json")
 
@@ -15,7 +15,7 @@ CASES = golden_json("C_chunking/chunking.json")
 def test_the_reference_schedule_is_met_exactly(name: str) -> None:
     case = CASES[name]
 
-    def plan():
+    def plan() -> Schedule:
         return reference_schedule(
             tuple(case["audio_frames"]),
             window_frames=case["frame_num"],

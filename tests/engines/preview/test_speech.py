@@ -37,7 +37,8 @@ def _mean_on(track: NDArray[np.float32], phones: Phones, names: str, column: int
 
 def _near(track: NDArray[np.float32], start_s: float, end_s: float, column: int) -> NDArray[np.float32]:
     frames = np.arange(len(track)) / FPS
-    return track[(frames >= start_s - 0.04) & (frames <= end_s + 0.04), column]
+    near: NDArray[np.float32] = track[(frames >= start_s - 0.04) & (frames <= end_s + 0.04), column]
+    return near
 
 
 @pytest.mark.parametrize(("name", "share"), [("speech_en", 0.8), ("speech_de", 0.65)])

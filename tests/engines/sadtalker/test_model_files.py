@@ -39,7 +39,8 @@ COMBINED = "SadTalker_V0.0.2_256.safetensors"
 
 
 def contract(name: str) -> dict[str, Any]:
-    return json.loads(gzip.decompress(small(name).read_bytes()))
+    tensors: dict[str, Any] = json.loads(gzip.decompress(small(name).read_bytes()))
+    return tensors
 
 
 def combined_contract() -> dict[str, dict[str, Any]]:

@@ -71,7 +71,8 @@ def test_blended_blocks_do_not_jump_where_independent_ones_do() -> None:
 
     def steps(join: PoseJoin) -> np.ndarray:
         track = pose_track(steady, n_frames, join)
-        return np.abs(np.diff(track.raw(0, n_frames), axis=0)).max(axis=1)
+        largest: np.ndarray = np.abs(np.diff(track.raw(0, n_frames), axis=0)).max(axis=1)
+        return largest
 
     independent, blended = steps("independent"), steps("blended")
     assert sorted(np.flatnonzero(independent > 1e-6)) == list(range(0, n_frames - 1, 32))

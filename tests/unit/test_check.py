@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lipsync_server.check.agreement import Expected, agree
 from lipsync_server.check.judge import judge
 from lipsync_server.check.listen import Heard, listen
-from lipsync_server.check.mouth import GRID_HZ, agreement
+from lipsync_server.check.mouth import GRID_HZ, Curve
 from lipsync_server.check.origin import moves_by_prediction
 from lipsync_server.check.quality import Quality
 from lipsync_server.check.sheet import write_sheet
@@ -55,10 +56,13 @@ def seen(
     return video
 
 
-def score_of(
-    video: Seen, expected: np.ndarray[tuple[int], np.dtype[np.float64]], heard: Heard | None = HEARD
-) -> Quality:
-    return judge(video, heard, expected, expects_face=True)
+def lips(opening: Curve) -> Expected:
+    """The lips of a speech with this opening: pressed where the opening is shut."""
+    return Expected(opening, (opening < 0.02).astype(np.float64))
+
+
+def score_of(video: Seen, expected: Curve, heard: Heard | None = HEARD) -> Quality:
+    return judge(video, heard, lips(expected), expects_face=True)
 
 
 def test_a_mouth_that_follows_the_speech_scores_high() -> None:
@@ -111,15 +115,15 @@ def test_a_video_without_a_face_has_no_score_where_none_is_expected() -> None:
     nothing = np.full(N, np.nan)
     none = np.where(np.arange(N) % 2, np.nan, 0.0)
     video = replace(seen(speech_curve()), face=none, opening=nothing, height=nothing)
-    quality = judge(video, HEARD, speech_curve(), expects_face=False)
+    quality = judge(video, HEARD, lips(speech_curve()), expects_face=False)
     assert quality.score is None
     assert [finding.name for finding in quality.findings] == ["no_face"]
-    lost = judge(video, HEARD, speech_curve(), expects_face=True)
+    lost = judge(video, HEARD, lips(speech_curve()), expects_face=True)
     assert lost.score == 0
 
 
 def test_a_mouth_that_the_same_prediction_moves_has_no_score() -> None:
-    quality = judge(seen(speech_curve()), HEARD, speech_curve(), expects_face=True, no_score="by_prediction")
+    quality = judge(seen(speech_curve()), HEARD, lips(speech_curve()), expects_face=True, no_score="by_prediction")
     assert quality.score is None
     assert [finding.name for finding in quality.findings] == ["by_prediction"]
 
@@ -147,7 +151,28 @@ def test_the_sheet_is_a_jpeg_with_the_pictures(tmp_path: Path) -> None:
 
 def test_the_lag_is_positive_for_a_mouth_that_comes_late() -> None:
     curve = speech_curve()
-    assert agreement(curve, np.roll(curve, 12)).lag_ms == 120
+    assert agree(lips(curve), np.roll(curve, 12)).lag_ms == pytest.approx(120, abs=2)
+
+
+@pytest.mark.parametrize("late_ms", [-63, 26, 57, 84])
+def test_the_lag_is_measured_finer_than_the_grid_and_than_a_frame(late_ms: int) -> None:
+    curve = speech_curve()
+    seconds = np.arange(len(curve)) / GRID_HZ
+    frames = np.interp(np.arange(N) / FPS, seconds + late_ms / 1000, curve)
+    seen_on_grid = np.interp(seconds, np.arange(N) / FPS, frames)
+    assert agree(lips(curve), seen_on_grid).lag_ms == pytest.approx(late_ms, abs=5)
+
+
+def test_lip_presses_give_the_time_where_the_opening_is_ambiguous() -> None:
+    """The opening repeats every 200 ms, so it fits every shift by 200 ms. The presses fit one."""
+    time_s = np.arange(SECONDS * GRID_HZ) / GRID_HZ
+    opening = 0.65 - 0.35 * np.cos(2 * np.pi * 5 * time_s)
+    pressed = np.zeros(len(time_s))
+    for second, part in enumerate(np.random.default_rng(3).integers(0, 80, SECONDS)):
+        pressed[second * GRID_HZ + part :][:8] = 1
+    seen_opening = np.where(pressed > 0, 0, 0.08 * opening)
+    for late in (-40, -20, 20, 40):
+        assert agree(Expected(opening, pressed), np.roll(seen_opening, late)).lag_ms == pytest.approx(10 * late, abs=10)
 
 
 def test_the_command_says_what_a_file_that_is_no_video_is(tmp_path: Path) -> None:

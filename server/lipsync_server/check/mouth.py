@@ -1,10 +1,9 @@
-"""The opening of the mouth and the shape of the face from landmarks, and the agreement of mouth and speech.
+"""The opening of the mouth and the shape of the face from landmarks, and arithmetic on curves.
 
 Lengths are shares of the height of the face. The height is measured from the line of the eyes to the base of the nose,
-because the chin moves with the speech. Curves are compared on a grid of 100 values a second.
+because the chin moves with the speech. A curve has 100 values a second (the grid). Knows no sound.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -15,7 +14,6 @@ from lipsync_server.engines.landmarks import Points
 Curve = NDArray[np.float64]
 
 GRID_HZ: Final = 100
-MAX_LAG_MS: Final = 480
 _GAP_PAIRS: Final = ((82, 87), (13, 14), (312, 317))
 """Upper and lower inner lip."""
 _EYES: Final = (33, 133, 362, 263)
@@ -25,18 +23,6 @@ _FACE_PER_NOSE: Final = 3.9
 """Height of a face over the distance from the line of the eyes to the base of the nose; median of portraits."""
 RIGID: Final = (33, 133, 362, 263, 168, 6, 197, 195, 5, 4, 1, 19, 94, 98, 327, 127, 356, 234, 454, 10, 109, 338)
 """Landmarks that do not move with speech: corners of the eyes, nose, temples, forehead."""
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """The agreement of the measured opening with the expected one.
-
-    r0: correlation without a shift. r: the best correlation if the mouth's curve is shifted by at most MAX_LAG_MS.
-    lag_ms: that shift, positive for a mouth that is late."""
-
-    r0: float
-    r: float
-    lag_ms: float
 
 
 def face_height(points: Points) -> float:
@@ -88,16 +74,3 @@ def correlation(a: Curve, b: Curve) -> float:
     a, b = a - a.mean(), b - b.mean()
     size = float(np.sqrt((a**2).sum() * (b**2).sum()))
     return float((a * b).sum() / size) if size > 1e-12 else 0.0
-
-
-def agreement(expected: Curve, seen: Curve) -> Agreement:
-    """Compare two curves on the grid. Both have at least one second."""
-    n = min(len(expected), len(seen))
-    expected, seen = expected[:n], seen[:n]
-    reach = min(MAX_LAG_MS * GRID_HZ // 1000, n // 3)
-    by_shift = [
-        correlation(expected[max(0, -k) : n - max(0, k)], seen[max(0, k) : n - max(0, -k)])
-        for k in range(-reach, reach + 1)
-    ]
-    best = int(np.argmax(by_shift))
-    return Agreement(by_shift[reach], by_shift[best], 1000.0 * (best - reach) / GRID_HZ)

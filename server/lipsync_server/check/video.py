@@ -10,20 +10,19 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+from lipsync_server.check.agreement import Expected, expect
 from lipsync_server.check.judge import NoScore, judge
 from lipsync_server.check.listen import Heard, listen
-from lipsync_server.check.mouth import GRID_HZ, Curve
 from lipsync_server.check.origin import marked_engine, moves_by_prediction
 from lipsync_server.check.quality import Quality
 from lipsync_server.check.sheet import write_sheet
 from lipsync_server.check.watch import FPS, MAX_SIDE_PX, watch
-from lipsync_server.engines.preview.speech import mouth_track
 from lipsync_server.errors import InvalidAudio, InvalidInput, UnsupportedMedia
 from lipsync_server.media.sandbox.pool import DecoderPool
 from lipsync_server.media.sandbox.tasks import DecodeSpeech
 from lipsync_server.media.sandbox.video_frames import read_video_frames, video_duration_s
 from lipsync_server.media.sound.speech import map_speech
-from lipsync_server.media_types import SPEECH_RATE_HZ, Frames
+from lipsync_server.media_types import Frames
 
 N_PICTURES = 12
 
@@ -58,7 +57,7 @@ def check_video(
     heard, expected = _sound(video, scratch, decoders, duration_s)
     quality = judge(seen, heard, expected, expects_face=expects_face, no_score=no_score)
     if sheet is not None:
-        write_sheet(sheet, seen, expected, quality)
+        write_sheet(sheet, seen, expected.opening if expected else None, quality)
     return replace(quality, cost_s=round(time.monotonic() - begin, 3))
 
 
@@ -84,15 +83,16 @@ def _counted(frames: Iterator[Frames], n_frames: int, on_progress: Callable[[flo
         yield frame
 
 
-def _sound(video: Path, scratch: Path, decoders: DecoderPool, duration_s: float) -> tuple[Heard | None, Curve | None]:
-    """Figures of the sound and the expected opening on the grid; None without sound."""
+def _sound(
+    video: Path, scratch: Path, decoders: DecoderPool, duration_s: float
+) -> tuple[Heard | None, Expected | None]:
+    """Figures of the sound and the expected lips; None without sound."""
     try:
         file = decoders.run(DecodeSpeech(video, scratch, max(60.0, 4 * duration_s)))
     except (InvalidAudio, UnsupportedMedia, InvalidInput):
         return None, None
     try:
         speech = map_speech(file)
-        n_grid = int(len(speech) / SPEECH_RATE_HZ * GRID_HZ)
-        return listen(speech), mouth_track(speech, n_grid, GRID_HZ)[:, 0].astype(float)
+        return listen(speech), expect(speech)
     finally:
         file.path.unlink(missing_ok=True)

@@ -44,7 +44,7 @@ _SHORT, _LONG = 3, 5
 
 @dataclass(frozen=True)
 class Launched:
-    """A kernel's machine code with what a launch of it asks for. shared_bytes: of each block of threads."""
+    """A kernel's machine code, and the threads and the shared memory in bytes of each block of a launch."""
 
     name: str
     cubin: bytes
@@ -150,6 +150,7 @@ def _passes(width: int, hidden: int, heads: int, kind: EightBit | None) -> None:
 
 
 def _products(width: int, hidden: int, gpu: AbsentGpu) -> None:
+    """Compile the int8 products of a block in every tile whose shared memory this GPU has (int8_product.py)."""
     for k, n, biased in ((width, 3 * width, True), (hidden, width, True), (width, width, False)):
         rows = torch.empty(_TOKENS, k, dtype=torch.int8), torch.empty(n, k, dtype=torch.int8)
         scales = torch.empty(_TOKENS, 1, dtype=torch.float32), torch.empty(n, 1, dtype=torch.float32)

@@ -38,11 +38,15 @@ class LtxVae:
 
     @property
     def latent_channels(self) -> int:
+        """Channels of a latent: z in the shapes here."""
         return int(self._mean.shape[0])
 
     @classmethod
     def load(cls, folder: Path, *, device: torch.device, dtype: torch.dtype = torch.float32) -> "LtxVae":
-        """Read a published folder: config.json and diffusion_pytorch_model.safetensors, in diffusers' form."""
+        """Read a published folder: config.json and diffusion_pytorch_model.safetensors, in diffusers' form.
+
+        Raises WeightsError for a file that is missing, damaged or another model's.
+        """
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:

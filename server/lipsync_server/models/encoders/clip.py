@@ -146,7 +146,7 @@ def preprocess(picture: Tensor, size: int) -> Tensor:
 
 
 class ImageEncoder:
-    """The vision tower on one device; float16 on CUDA, float32 elsewhere, unless told otherwise."""
+    """The vision tower on one device, in one number format."""
 
     def __init__(
         self, model: CLIPVisionModel, config: CLIPVisionConfig, device: torch.device, dtype: torch.dtype

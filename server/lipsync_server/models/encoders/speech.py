@@ -93,6 +93,7 @@ class SpeechEmbedding:
         return result.view(*indices.shape, *result.shape[1:])
 
     def _block(self, index: int) -> Tensor:
+        """Embeddings (frames of the block, 12, width) of a block, computed now or kept from one of the last windows."""
         if index not in self._blocks:
             first = index * self._block_frames
             stop = min(first + self._block_frames, self.n_frames)

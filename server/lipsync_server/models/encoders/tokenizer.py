@@ -94,7 +94,7 @@ def _model_in(file: Path) -> bytes:
 
 
 def _written_anew(file: Path) -> bytes:
-    """Build a SentencePiece model from the pieces that a GGUF file lists."""
+    """The serialised SentencePiece model of the pieces that a GGUF file lists. Raises WeightsError if it lists none."""
     _, values = read_gguf(file, lambda key: key.startswith(_GGUF))
     pieces, scores, kinds = values.get(_PIECES), values.get(_SCORES), values.get(_TYPES)
     if not isinstance(pieces, list) or not isinstance(scores, list) or not isinstance(kinds, list):
@@ -140,6 +140,7 @@ def _int(value: object, default: int) -> int:
 
 
 def _varint(value: int) -> bytes:
+    """A whole number in protocol buffers' form: seven bits a byte, lowest first; bit 7 marks that a byte follows."""
     value %= 1 << 64
     out = bytearray()
     while value > 127:
@@ -150,8 +151,10 @@ def _varint(value: int) -> bytes:
 
 
 def _number(field: int, value: int) -> bytes:
+    """A field that holds an integer (wire type 0)."""
     return _varint(field << 3) + _varint(value)
 
 
 def _field(field: int, value: bytes) -> bytes:
+    """A field that holds bytes with their length (wire type 2): a string or a message."""
     return _varint(field << 3 | 2) + _varint(len(value)) + value

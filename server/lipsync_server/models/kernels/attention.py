@@ -129,8 +129,8 @@ def why_not(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16
     except (
         Exception
     ) as error:  # a kernel of another package may raise any exception; each means that the kernel cannot be used here
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        return f"a trial run failed: {said[0]}"
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return f"a trial run failed: {lines[0]}"
     return None if wrong_by < _TRIAL_LIMIT else f"a trial run was wrong by {wrong_by:.0%}"
 
 
@@ -198,6 +198,7 @@ def _chosen(
 
 
 def _require(name: str, device: torch.device, dtype: torch.dtype) -> None:
+    """Raise EngineUnavailable with the reason if the kernel `name` cannot run on `device`."""
     reason = why_not(name, device, dtype)
     if reason is not None:
         raise EngineUnavailable(f"attention {name!r} cannot be used here: {reason}. Use auto instead.")

@@ -1,13 +1,14 @@
-// Attention with 8-bit scores for Hopper (sm_90a): Q K^T in int8, softmax in float32, and P V either in bf16 or, with
-// VALUES_8BIT, in fp8 (e4m3) whose products are added up in float32 registers tile by tile: the tensor cores themselves
-// keep about 14 bits of a running fp8 sum, which 33,600 keys would show.
+// Attention with 8-bit scores for Hopper (sm_90a): Q K^T in int8, softmax in float32, and P V in bf16 or, with
+// VALUES_8BIT, in fp8 (e4m3). Tensor cores keep about 14 bits of a running fp8 sum, too few for 33,600 keys, so each
+// tile's fp8 product is added to the outputs in float32 registers.
 //
-// One CTA makes 128 rows of one head's output. Warpgroup 0 feeds shared memory through the tensor memory accelerator;
-// two warpgroups own 64 rows each. The products of a tile's scores and of the tile before's values are set off together;
-// exponentials run beside the other warpgroup's products. Queries carry one scale per token, keys one per tile of 128,
-// so that the row maximum is found on integers. In fp8 the row sums come from a column of ones beside the values.
-// With `chosen`, a row block attends to the tiles named there only (sparse attention). Without, two CTAs of neighbouring
-// row blocks form a cluster (CLUSTER is 2): each fetches one half of a tile for both.
+// One CTA (block of threads) computes 128 rows of one head's output. Warpgroup 0 loads tiles into shared memory through
+// the tensor memory accelerator; the two other warpgroups compute 64 rows each. The product for the scores of tile i and
+// the product with the values of tile i - 1 start together, and a warpgroup's exponentials run beside the other's
+// products. Queries have one scale for each token and keys one for each tile of 128, so the row maximum of a tile is
+// found on integers. In fp8, eight rows of ones beside the values give the row sums as part of the product.
+// With `chosen`, a row block attends only to the listed tiles (sparse attention). Without, two CTAs of neighbouring row
+// blocks form a cluster (CLUSTER is 2): each loads one half of a tile for both.
 
 #include "hopper.cuh"
 
@@ -49,7 +50,7 @@ __device__ __forceinline__ void scores(int (&s)[64], uint32 q, uint32 k) {
 #pragma unroll
     for (int i = 0; i < HEAD / 32; i++) multiply_scores(s, descriptor(q + 2 * i), descriptor(k + 2 * i), i);
 }
-// Adds to the outputs o (bf16), or makes the tile's own product (fp8), which `fold` adds later.
+// Add probabilities times values to the outputs o (bf16), or store the tile's product (fp8), which `fold` adds later.
 __device__ __forceinline__ void values_into(float (&o)[64], float (&product)[N_PRODUCT], const uint32 (&p)[N_P], uint32 v) {
 #if VALUES_8BIT
 #pragma unroll
@@ -61,8 +62,9 @@ __device__ __forceinline__ void values_into(float (&o)[64], float (&product)[N_P
         multiply_bf16(o, p[4 * i], p[4 * i + 1], p[4 * i + 2], p[4 * i + 3], descriptor(v + 128 * i));
 #endif
 }
-// Accumulators of the scores are laid out as the value product wants its left side: in fp8 but for the order of keys
-// within 32, which the values are stored in (fused.values_fp8).
+// Pack probabilities as the left side of the value product. A thread's accumulators of the scores are already in the
+// order that the product needs. In fp8 the order of the keys within each 32 differs, and the values are stored in that
+// order (fused.values_fp8).
 __device__ __forceinline__ void pack_all(uint32 (&p)[N_P], const float (&x)[64]) {
 #pragma unroll
     for (int i = 0; i < 8; i++) {
@@ -76,7 +78,7 @@ __device__ __forceinline__ void pack_all(uint32 (&p)[N_P], const float (&x)[64])
     }
 }
 
-// A part of a tile for all CTAs of the cluster.
+// Load a part of a tile for all CTAs of the cluster.
 __device__ __forceinline__ void load_shared_tile(
     uint32 to, const TensorMap* map, uint32 bar, int column, int head, int row) {
     if (CLUSTER == 2)
@@ -137,7 +139,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
                 const int rows = half * (KEYS / CLUSTER);
                 load_shared_tile(k_tiles + stage * K_BYTES + rows * HEAD, &keys, bar, 0, head, first_key + rows);
 #if VALUES_8BIT
-                // Transposed: its rows are channels, of which there are as many as keys in a tile.
+                // fp8 values are transposed: a row is a channel. A head has as many channels as a tile has keys.
                 load_shared_tile(v_tile + rows * HEAD, &values, bar, first_key, head, rows);
 #elif CLUSTER == 2
                 load_shared_tile(v_tile + half * (V_LOADED / 2), &values, bar, half * (HEAD / 2), head, first_key);
@@ -164,8 +166,8 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
     const float a1 = row + 8 < n_queries ? scales[row + 8] * factor : factor;
     const uint32 q_low = low_part(q_tile + (group - 1) * ROWS * HEAD, 16), k_low = low_part(k_tiles, 16);
     const uint32 v_low = low_part(v_tiles, VALUES_8BIT ? 16 : V_LOADED / 2);
-    // The first CLUSTER threads of a group tell one CTA of the cluster each that a tile may be overwritten. Here and not
-    // in hopper.cuh, because from there the compiler makes other code of it, 640 bytes longer in the fp8 form.
+    // A tile may be overwritten when all CTAs of the cluster have read it: the first CLUSTER threads of a group signal
+    // one CTA each. This is not in hopper.cuh, because the compiler's code is then 640 bytes longer in the fp8 form.
     const int peer = threadIdx.x % 128;
     auto release = [&](uint32 bar) {
         if (peer < CLUSTER) barrier_arrive_at(bar, peer);
@@ -179,8 +181,9 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
 
     float b0, b1, shift0, shift1;
     const int valid = n_keys - last_tile * KEYS - column;
-    // The maxima move on; next0, next1: what sums and outputs so far must then be scaled by. In bf16 they move only when a
-    // row of the warp outgrows them by 2^8: float32 has room for that, and scaling all outputs at every tile costs more.
+    // Softmax subtracts a row's maximum so far. This renews the maxima; next0, next1: the factors by which sums and
+    // outputs so far must then be scaled. With bf16 values a maximum is renewed only when a row of the warp exceeds it by
+    // 2^8: float32 has room for that, and scaling all outputs at every tile costs more.
     auto move_maxima = [&](int i, bool last) {
         if (last) beyond_end(s, valid, -(1 << 30));
         float scale;
@@ -216,7 +219,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         for (int j = 0; j < 64; j++) sum[j % 4] += x[j];
 #endif
     };
-    // bf16: outputs and sums scaled to the new maxima. fp8: the tile's product joins the outputs.
+    // bf16 values: scale outputs and sums to the new maxima. With fp8 values `fold` does this while it adds the product.
     auto scale_outputs = [&]() {
 #if !VALUES_8BIT
         if (!__any_sync(~0u, next0 != 1.f || next1 != 1.f)) return;
@@ -264,7 +267,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
                 stage = 0;
                 phase ^= 1;
             }
-            // Waited for here because a branch keeps the compiler from waiting for the values any earlier.
+            // The wait is here because the branch keeps the compiler from moving the wait for the values before it.
             barrier_wait(full + 8 * stage, phase);
         }
         multiply_finish<0>();
@@ -306,6 +309,6 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         if (row < n_queries) line0[4 * j] = pack_bf16(a, b);
         if (row + 8 < n_queries) line1[4 * j] = pack_bf16(c, d);
     }
-    // Neither CTA's shared memory may go while the other still writes to it.
+    // A CTA may end only when the other one no longer writes to its shared memory.
     cluster_wait();
 }

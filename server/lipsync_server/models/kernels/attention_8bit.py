@@ -55,6 +55,7 @@ def why_not(device: torch.device, *, fp8_values: bool = True) -> str | None:
 
 
 def n_tiles(n_tokens: int) -> int:
+    """The number of tiles of 128 tokens, the last of which may be partial."""
     return -(-n_tokens // TILE)
 
 
@@ -115,6 +116,11 @@ def _tiles(x: Tensor) -> Tensor:
 
 
 def _shared_bytes(eight_bit: bool, tiles: int) -> int:
+    """Shared memory of one block of threads, as attention_8bit.cu divides it.
+
+    A tile of queries; for each stage a tile of keys and one of values; the barriers; the list of chosen tiles; and room
+    to align the tiles.
+    """
     values = TILE * HEAD_DIM + 1024 if eight_bit else TILE * HEAD_DIM * 2
     return TILE * HEAD_DIM + _STAGES * (TILE * HEAD_DIM + values) + 8 * (1 + 2 * _STAGES) + 4 * tiles + 1024
 

@@ -1,10 +1,11 @@
 // Attention in bf16 for Hopper (sm_90a), with softmax and sums in float32, in the arrangement of FlashAttention-3
 // (https://arxiv.org/abs/2407.08608).
 //
-// One CTA makes 128 rows of one head's output. Warpgroup 0 feeds shared memory through the tensor memory accelerator;
-// two warpgroups own 64 rows each. The products of a tile's scores and of the tile before's values are set off together,
-// and the exponentials run beside the second. Two CTAs of neighbouring row blocks form a cluster: each fetches one half
-// of a tile's columns for both, so that a tile leaves L2 once for 256 rows.
+// One CTA (block of threads) computes 128 rows of one head's output. Warpgroup 0 loads tiles into shared memory through
+// the tensor memory accelerator; the two other warpgroups compute 64 rows each. The product for the scores of tile i and
+// the product with the values of tile i - 1 start together, and the exponentials of tile i run while the second product
+// is still running. Two CTAs of neighbouring row blocks form a cluster: each loads one half of a tile's columns for
+// both, so a tile is read from L2 once for 256 rows.
 
 #include "hopper.cuh"
 
@@ -14,7 +15,7 @@ constexpr int CLUSTER = 2;      // CTAs that share tiles
 constexpr int Q_BYTES = CONSUMERS * ROWS * HEAD * 2;
 constexpr int TILE_BYTES = KEYS * HEAD * 2;
 constexpr int N_S = KEYS / 2;   // registers of a thread's scores
-constexpr int N_P = KEYS / 4;   // and of its probabilities
+constexpr int N_P = KEYS / 4;   // registers of its probabilities
 
 // s (64 x KEYS) (+)= q (64 x 16) k^T
 __device__ __forceinline__ void multiply_scores(float (&s)[N_S], uint64 q, uint64 k, int add) {
@@ -24,7 +25,7 @@ __device__ __forceinline__ void multiply_scores(float (&s)[N_S], uint64 q, uint6
         : R64(FLOAT_REGISTER, s), R8(FLOAT_REGISTER, s, 64), R8(FLOAT_REGISTER, s, 72), R8(FLOAT_REGISTER, s, 80)
         : "l"(q), "l"(k), "r"(add));
 }
-// Both sides of the score product hold their columns in two halves of 64.
+// The tiles of queries and keys hold their 128 columns in two halves of 64.
 __device__ __forceinline__ void scores(float (&s)[N_S], uint32 q, uint32 k) {
 #pragma unroll
     for (int i = 0; i < HEAD / 16; i++) {
@@ -98,7 +99,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
     const int row = first_row + (group - 1) * ROWS + warp * 16 + lane / 4;
     const uint32 q_low = low_part(q_tile + (group - 1) * ROWS * 128, 16), k_low = low_part(k_tiles, 16);
     const uint32 v_low = low_part(v_tiles, TILE_BYTES / 2);
-    // The first CLUSTER threads of a group tell one CTA of the cluster each that a tile may be overwritten.
+    // A tile may be overwritten when both CTAs have read it: thread 0 and thread 1 of a group signal one CTA each.
     const int peer = threadIdx.x % 128;
     auto release = [&](uint32 bar) {
         if (peer < CLUSTER) barrier_arrive_at(bar, peer);
@@ -110,8 +111,9 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
     for (int i = 0; i < 64; i++) o[i] = 0.f;
 
     const int valid = n_keys - (n_tiles - 1) * KEYS - column;
-    // The maxima move on only when a row of the warp outgrows them by 2^8: float32 has room for that, and scaling all
-    // outputs at every tile costs more. next0, next1: what sums and outputs so far must then be scaled by.
+    // Softmax subtracts a row's maximum so far. The maximum is renewed only when a row of the warp exceeds it by 2^8:
+    // float32 has room for that, and scaling all outputs at every tile costs more. next0, next1: the factors by which
+    // sums and outputs so far must then be scaled.
     auto move_maxima = [&](bool last) {
         if (last) beyond_end(s, valid, -infinity());
         float top0, top1;
@@ -126,7 +128,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
             max1 = top1;
         }
     };
-    // Scores become probabilities (times 2^8 at most), which are added up apart from the tiles before.
+    // Turn scores into probabilities (times 2^8 at most), and sum this tile's probabilities separately in `part`.
     auto exponentials = [&]() {
         const float shift0 = factor * max0, shift1 = factor * max1;
 #pragma unroll
@@ -179,7 +181,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
                 stage = 0;
                 phase ^= 1;
             }
-            // Waited for here because a branch keeps the compiler from waiting for the values any earlier.
+            // The wait is here because the branch keeps the compiler from moving the wait for the values before it.
             barrier_wait(k_full + 8 * stage, phase);
         }
         multiply_finish<0>();
@@ -205,6 +207,6 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         if (row < n_queries) line0[4 * j] = pack_bf16(o[4 * j] * scale0, o[4 * j + 1] * scale0);
         if (row + 8 < n_queries) line1[4 * j] = pack_bf16(o[4 * j + 2] * scale1, o[4 * j + 3] * scale1);
     }
-    // Neither CTA's shared memory may go while the other still writes to it.
+    // A CTA may end only when the other one no longer writes to its shared memory.
     cluster_wait();
 }

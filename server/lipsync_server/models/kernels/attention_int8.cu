@@ -12,7 +12,7 @@
 // A block of eight warps computes 128 queries; a warp owns 16 of them. `mma.sync` m16n8k32 multiplies, `ldmatrix` reads
 // shared memory, and `cp.async` fetches the next tile meanwhile: instructions that all of these GPUs have.
 //
-// Integers become floats for nothing: the accumulators start at 0x4b400000, the bits of the float 12582912 (1.5 * 2^23).
+// Integers become floats without an instruction: accumulators start at 0x4b400000, the bits of 12582912.f (1.5 * 2^23).
 // Floats from 2^23 to 2^24 are one apart, so a sum n of magnitude below 2^22 = 4,194,304 reads as the float 12582912 + n.
 // The largest sum is 255 * 127 * 128 = 4,145,280. The same addition rounds a float to the nearest integer.
 
@@ -61,7 +61,7 @@ __device__ __forceinline__ void multiply_more(int (&d)[4], const uint32 (&a)[4],
         : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
-// The same with weights in [0, 255] on the left side.
+// As multiply_first and multiply_more, with weights in [0, 255] on the left side.
 __device__ __forceinline__ void weigh_first(int (&d)[4], const uint32 (&a)[4], uint32 b0, uint32 b1) {
     asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %10, %10, %10};"
         : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
@@ -111,8 +111,8 @@ struct Yes { static constexpr bool value = true; };
 struct No { static constexpr bool value = false; };
 
 // queries (n_queries, heads, 128), keys (128 n_tiles, heads, 128) int8; values int8 transposed: (heads, 128,
-// 128 n_tiles), the keys of each 16 in the order in which a thread holds its scores (attention_int8.py). Whatever stands
-// beyond the last key counts for nothing. q_scale (heads, n_queries), k_scale (heads, 128 n_tiles), v_scale (heads,
+// 128 n_tiles), the keys of each 16 in the order in which a thread holds its scores (attention_int8.py). Numbers beyond
+// the last key have no effect. q_scale (heads, n_queries), k_scale (heads, 128 n_tiles), v_scale (heads,
 // n_tiles, 128), v_centre (heads, 128) float32. out (n_queries, heads, 128) bf16. factor: log2(e) / sqrt(128).
 extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_int8(
     const signed char* __restrict__ queries, const signed char* __restrict__ keys,
@@ -135,7 +135,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_int8(
     const uint32 to = base + (piece / 8) * HEAD + ((piece % 8 ^ piece / 8 & 7) << 4);
     const uint32 scale_to = base + K_BYTES + V_BYTES + 16 * piece;
     int to_load = 0;
-    // The next tile into the next stage; beyond the last one nothing is copied.
+    // Copy the next tile into the next stage; after the last tile nothing is copied.
     auto load_tile = [&]() {
         const uint32 stage = to_load % STAGES * STAGE_BYTES;
         const int n_bytes = to_load < n_tiles ? 16 : 0;
@@ -173,7 +173,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_int8(
     const float a0 = has0 ? q_scale[(long long)head * n_queries + row] * factor : factor;
     const float a1 = has1 ? q_scale[(long long)head * n_queries + row + 8] * factor : factor;
 
-    // Shared addresses that this lane names to ldmatrix: row lane % 8 of matrix lane / 8, the mixing undone.
+    // The shared addresses that this lane passes to ldmatrix: row lane % 8 of matrix lane / 8, with the mixing undone.
     const uint32 matrix = lane / 8, in_matrix = lane % 8;
     const uint32 k_low = base + in_matrix * HEAD + ((matrix ^ in_matrix) << 4);
     const uint32 k_high = base + in_matrix * HEAD + (((4 + matrix) ^ in_matrix) << 4);
@@ -303,7 +303,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_int8(
     for (int tile = 0; tile < n_tiles - 1; tile++) step(tile, No());
     step(n_tiles - 1, Yes());
 
-    // The thread's number is read again, so that nothing of this is kept in registers over the loop.
+    // The thread's number is read again, so that no address for the output occupies a register during the loop.
     int thread;
     asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
     const int last_row = first_row + thread / 32 * 16 + thread % 32 / 4, channel = head * HEAD + 2 * (thread % 4);

@@ -40,6 +40,7 @@ class Card:
 
     @property
     def file_name(self) -> str:
+        """The name of this card's file: the card in letters that every file system takes, and a digest of the key."""
         words = re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-") or "card"
         digest = hashlib.sha256("\n".join((self.name, self.driver, self.versions)).encode()).hexdigest()
         return f"{words}-{digest[:12]}.json"
@@ -59,9 +60,10 @@ class Way(Generic[T]):
 
 @dataclass(frozen=True)
 class Question(Generic[T]):
-    """kind: the name by which a setting fixes the answer. shape: sizes on which the answer depends, in words.
+    """A computation with several ways to do it. kind: the name by which a setting fixes the answer.
 
-    plain: computes the result with which each way is compared. error: the relative error of a result (got, wanted).
+    shape: sizes on which the answer depends, in words. plain: computes the result with which each way is compared.
+    error: the relative error of a result (got, wanted).
     """
 
     kind: str
@@ -71,6 +73,7 @@ class Question(Generic[T]):
 
     @property
     def key(self) -> str:
+        """The name under which the answer is kept: kind and shape."""
         return f"{self.kind} {self.shape}".strip()
 
 
@@ -91,7 +94,8 @@ class _Kept(BaseModel):
     ms: dict[str, float] = {}
 
     @property
-    def words(self) -> str:
+    def reason(self) -> str:
+        """The reason of the choice, for the log."""
         return f"measured before: {_in_words(self.ms)}" if self.ms else "the only one that runs here"
 
 
@@ -147,6 +151,7 @@ class Chooser:
         return dict(self._in_use)
 
     def _fixed(self, question: Question[T], ways: Mapping[str, Way[T]]) -> Choice | None:
+        """The way that a setting fixes, or None without such a setting or if that way cannot run here."""
         way = self.fixed.get(question.kind)
         if way is None or way not in ways:
             return None
@@ -169,17 +174,18 @@ class Chooser:
         kept = self._read().choices.get(question.key)
         records = [(self._remembered.get(question.key), "as in the first part of this job")]
         if kept is not None:
-            records.append((kept.way, kept.words))
-        for way, words in records:
+            records.append((kept.way, kept.reason))
+        for way, source in records:
             if way is None:
                 continue
             reason = _why_wrong(ways[way], question, wanted) if way in ways else "it is unknown here"
             if reason is None:
-                return Choice(way, words)
+                return Choice(way, source)
             log.warning("%s: %s was chosen before and is not used: %s", question.key, way, reason)
         return self._measured(question, ways, wanted)
 
     def _measured(self, question: Question[T], ways: Mapping[str, Way[T]], wanted: T) -> Choice | None:
+        """Time every correct way, keep the fastest in the file and return it; None where no way is correct."""
         correct: dict[str, Way[T]] = {}
         for name, way in ways.items():
             reason = _why_wrong(way, question, wanted)
@@ -193,7 +199,7 @@ class Chooser:
         ms = {name: round(self.clock(way.run), 4) for name, way in correct.items()} if len(correct) > 1 else {}
         kept = _Kept(way=min(ms, key=lambda name: ms[name]) if ms else next(iter(correct)), ms=ms)
         self._keep(question.key, kept)
-        return Choice(kept.way, f"measured: {_in_words(ms)}" if ms else kept.words)
+        return Choice(kept.way, f"measured: {_in_words(ms)}" if ms else kept.reason)
 
     def _read(self) -> _File:
         """The kept choices of this card; none where the file is missing, torn or another card's."""
@@ -225,7 +231,7 @@ class Chooser:
 
 
 def _why_wrong(way: Way[T], question: Question[T], wanted: T) -> str | None:
-    """Why a way is not used, or None after one run whose result is close enough."""
+    """Why a way is not used, or None if one run of it gives a result close enough to `wanted`."""
     try:
         if (reason := way.why_not()) is not None:
             return reason
@@ -236,8 +242,10 @@ def _why_wrong(way: Way[T], question: Question[T], wanted: T) -> str | None:
 
 
 def _in_words(ms: Mapping[str, float]) -> str:
+    """The measured ways and their milliseconds, the fastest first, for the log."""
     return ", ".join(f"{name} {taken:.2f} ms" for name, taken in sorted(ms.items(), key=lambda one: one[1]))
 
 
 def _first(error: Exception) -> str:
+    """The first line of an error's text, or the error's class if it has no text."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

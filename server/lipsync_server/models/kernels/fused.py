@@ -37,6 +37,8 @@ class Rows(NamedTuple):
         return "int8" if self.data.dtype == torch.int8 else "fp8"
 
 
+# Write a row rounded for the next product: bf16 where LARGEST is 0, else 8 bits with the scale max |values| / LARGEST
+# (127 is int8, which is rounded to the nearest whole number; 448 is fp8, which the conversion rounds).
 @triton.jit
 def _store(values, mask, data, scale, row, columns, width, LARGEST: tl.constexpr):
     at = data + row * width + columns
@@ -51,6 +53,8 @@ def _store(values, mask, data, scale, row, columns, width, LARGEST: tl.constexpr
             tl.store(at, (values / factor).to(tl.float8e4nv), mask)
 
 
+# One program a row: x_out = bf16(x + y * gate), and the layer norm of x_out, times `multiply` plus `add`, rounded.
+# A row must fit one block, so BLOCK is the next power of two from the width on, and the columns beyond are masked.
 @triton.jit
 def _norm(
     x, y, gate, multiply, add, x_out, data, scale, width, eps,
@@ -73,6 +77,8 @@ def _norm(
     _store(normed, mask, data, scale, row, columns, width, LARGEST)
 
 
+# One program a row: tanh-GELU, 0.5 v (1 + tanh u) with u = sqrt(2 / pi) (v + 0.044715 v^3), as v / (1 + exp(-2 u)).
+# The constant is 2 sqrt(2 / pi).
 @triton.jit
 def _gelu(x, data, scale, width, BLOCK: tl.constexpr, LARGEST: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
@@ -83,6 +89,7 @@ def _gelu(x, data, scale, width, BLOCK: tl.constexpr, LARGEST: tl.constexpr):
     _store(value / (1.0 + tl.exp(-inner)), mask, data, scale, row, columns, width, LARGEST)
 
 
+# One program a row: x + y, rounded.
 @triton.jit
 def _sum(x, y, data, scale, width, BLOCK: tl.constexpr, HAS_Y: tl.constexpr, LARGEST: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
@@ -94,6 +101,8 @@ def _sum(x, y, data, scale, width, BLOCK: tl.constexpr, HAS_Y: tl.constexpr, LAR
     _store(value, mask, data, scale, row, columns, width, LARGEST)
 
 
+# One program a token, all heads of it: RMS norm over the whole row, rotary embedding, minus the centre, then bf16 or
+# int8 with a scale for each head. The rotation turns the pairs (2i, 2i + 1) of each head (rope.py).
 @triton.jit
 def _heads(
     x, x_stride, weight, cos, sin, centre, data, scale, scale_stride, eps,
@@ -124,6 +133,8 @@ def _heads(
         tl.store(data + row * (HEADS * DIM) + places, value.to(tl.bfloat16), mask)
 
 
+# One program a row: 1 / sqrt(mean of squares + eps), the factor of RMS norm. A tile of one head does not see whole
+# rows.
 @triton.jit
 def _row_power(x, x_stride, power, width, eps, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
@@ -132,6 +143,7 @@ def _row_power(x, x_stride, power, width, eps, BLOCK: tl.constexpr):
     tl.store(power + row, tl.rsqrt(tl.sum(value * value, 0) / width + eps))
 
 
+# One program a tile of tokens and head: as _heads, with one int8 scale for the whole tile. Rows beyond the last are 0.
 @triton.jit
 def _tile_int8(
     x, x_stride, power, weight, cos, sin, centre, data, scale, n, heads, tiles,
@@ -157,6 +169,7 @@ def _tile_int8(
     tl.store(data + place, tl.floor(value / factor + 0.5).to(tl.int8), inside)
 
 
+# One program a tile and head: the largest |x - centre| of each channel in the tile.
 @triton.jit
 def _tile_spread(x, x_stride, centre, spread, n, heads, TILE: tl.constexpr, DIM: tl.constexpr):
     tile, head = tl.program_id(0), tl.program_id(1)
@@ -168,6 +181,7 @@ def _tile_spread(x, x_stride, centre, spread, n, heads, TILE: tl.constexpr, DIM:
     tl.store(spread + (tile * heads + head) * DIM + channel, tl.max(value, 0))
 
 
+# One program a tile and head: (x - centre) / scale in fp8, transposed to (channel, token). 448 is fp8's largest number.
 @triton.jit
 def _tile_values(x, x_stride, centre, scale, data, n, length, TILE: tl.constexpr, DIM: tl.constexpr):
     tile, head = tl.program_id(0), tl.program_id(1)
@@ -293,10 +307,12 @@ def values_fp8(x: Tensor, centre: Tensor) -> Values:
 
 
 def _largest(kind: EightBit | None) -> float:
+    """The largest number of an 8-bit type; 0 stands for bf16 in the kernels."""
     return 0.0 if kind is None else LARGEST[kind]
 
 
 def _rows_like(x: Tensor, kind: EightBit | None) -> Rows:
+    """Uninitialised rows of x's shape: bf16, or 8-bit data with a scale for each row."""
     if kind is None:
         return Rows(torch.empty(x.shape, dtype=torch.bfloat16, device=x.device))
     data = torch.empty(x.shape, dtype=DTYPES[kind], device=x.device)

@@ -1,5 +1,10 @@
-// What the attention kernels share: the instructions of Hopper (sm_90a) that C++ has no name for. Compiled at run time
-// without CUDA's own headers (hopper.py), which is why the few types are spelled out too.
+// The instructions of Hopper (sm_90a) that both attention kernels use and that C++ has no name for. The kernels are
+// compiled at run time without CUDA's own headers (nvrtc.py), so this header defines the few types too.
+//
+// Terms. A CTA is one block of threads; a warp has 32 threads, a warpgroup four warps. A cluster is two CTAs that can
+// write to each other's shared memory. A tile is a part of queries, keys or values in shared memory. `wgmma` multiplies
+// tiles for a whole warpgroup. An `mbarrier` lets threads wait for bytes or for other threads; its parity changes with
+// each use.
 
 typedef unsigned int uint32;
 typedef unsigned long long uint64;
@@ -7,15 +12,15 @@ typedef unsigned short bf16;
 
 struct alignas(64) TensorMap { uint64 opaque[16]; };
 
-// How both kernels divide their work: warpgroup 0 loads, the others multiply.
+// The division of work in both kernels: warpgroup 0 loads tiles, the others multiply them.
 constexpr int HEAD = 128;           // head dimension
 constexpr int ROWS = 64;            // query rows of a warpgroup
 constexpr int CONSUMERS = 2;        // warpgroups that multiply
 constexpr int THREADS = 128 * (CONSUMERS + 1);
 
-// This thread's warpgroup: through a shuffle, so that the compiler knows it for one value per warp.
+// The number of this thread's warpgroup. The shuffle shows the compiler that all threads of a warp have the same number.
 __device__ __forceinline__ int warpgroup() { return __shfl_sync(~0u, (int)threadIdx.x / 128, 0); }
-// Registers go from the warpgroup that loads to those that multiply.
+// The warpgroup that loads gives registers up, and the warpgroups that multiply get them.
 __device__ __forceinline__ void keep_few_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 24;"); }
 __device__ __forceinline__ void take_many_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 240;"); }
 
@@ -42,7 +47,7 @@ __device__ __forceinline__ void load_tile(uint32 to, const TensorMap* map, uint3
         ::"r"(to), "l"((uint64)map), "r"(bar), "r"(column), "r"(head), "r"(row) : "memory");
 }
 
-// The same into both CTAs of a cluster, each of whose barriers at this address counts the bytes.
+// Load a tile into both CTAs of a cluster. In each CTA the barrier at this address counts the bytes.
 __device__ __forceinline__ void load_tile_for_both(
     uint32 to, const TensorMap* map, uint32 bar, int column, int head, int row) {
     asm volatile(
@@ -55,11 +60,11 @@ __device__ __forceinline__ int cluster_rank() {
     asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
     return (int)rank;
 }
-// Until all threads of the cluster are here.
+// Wait until all threads of the cluster have reached this call.
 __device__ __forceinline__ void cluster_wait() {
     asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
-// Barriers that were initialised are there for the other CTA and for the tensor memory accelerator, too.
+// Make the initialised barriers visible to the other CTA and to the tensor memory accelerator.
 __device__ __forceinline__ void barriers_initialised() {
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
@@ -71,7 +76,8 @@ __device__ __forceinline__ void barrier_arrive_at(uint32 bar, int rank) {
         "mbarrier.arrive.shared::cluster.b64 _, [there];\n}\n" ::"r"(bar), "r"(rank) : "memory");
 }
 
-// Where tiles begin in shared memory: the swizzle counts from a multiple of 1024 bytes.
+// The address of the first tile in shared memory: a multiple of 1024 bytes, from which the swizzle (the order in which
+// 16-byte pieces are mixed over the banks) counts.
 __device__ __forceinline__ uint32 first_tile(const void* shared) { return (shared_address(shared) + 1023) & ~1023u; }
 
 #define R8(C, a, i) C(a[i]), C(a[i + 1]), C(a[i + 2]), C(a[i + 3]), C(a[i + 4]), C(a[i + 5]), C(a[i + 6]), C(a[i + 7])
@@ -98,8 +104,8 @@ __device__ __forceinline__ uint32 first_tile(const void* shared) { return (share
     "%64, %65, %66, %67}"
 
 // Shared-memory matrix descriptor with 128-byte swizzle and 1024 bytes from one group of eight rows to the next.
-// low: address and leading offset, both in units of 16 bytes. In a cluster an address also says whose memory it is, in
-// bits that do not belong here.
+// low: address and leading offset, both in units of 16 bytes. In a cluster the upper bits of an address name the CTA;
+// `low_part` removes them.
 __device__ __forceinline__ uint64 descriptor(uint32 low) {
     uint64 whole;
     asm("mov.b64 %0, {%1, %2};" : "=l"(whole) : "r"(low), "r"((1024 >> 4) | (1u << 30)));
@@ -117,7 +123,7 @@ __device__ __forceinline__ void multiply_bf16(float (&o)[64], uint32 p0, uint32 
 }
 __device__ __forceinline__ void multiply_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void multiply_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-// Until at most LEFT of the committed groups are still running.
+// Wait until at most LEFT of the committed groups are still running.
 template <int LEFT> __device__ __forceinline__ void multiply_finish() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory");
 }
@@ -142,7 +148,7 @@ __device__ __forceinline__ float quad_max(float x) {
     x = larger(x, __shfl_xor_sync(~0u, x, 1));
     return larger(x, __shfl_xor_sync(~0u, x, 2));
 }
-// The largest scores of a thread's two rows, of which it holds N in all.
+// The largest score of each of a thread's two rows. The thread holds N scores, and its quad (four threads) whole rows.
 template <typename Number, int N>
 __device__ __forceinline__ void maxima(const Number (&s)[N], Number& top0, Number& top1) {
     Number a = larger(s[0], s[1]), b = larger(s[2], s[3]), c = larger(s[4], s[5]), d = larger(s[6], s[7]);
@@ -161,7 +167,8 @@ __device__ __forceinline__ float quad_sum(float x) {
     return x + __shfl_xor_sync(~0u, x, 2);
 }
 __device__ __forceinline__ float infinity() { return __int_as_float(0x7f800000); }
-// In the tile that holds the end of the keys, what lies beyond takes no part. `valid`: keys left from this thread's first.
+// Set the scores of keys beyond the last one to `least`, in the last tile. valid: number of keys from this thread's
+// first one on.
 template <typename Number, int N> __device__ __forceinline__ void beyond_end(Number (&x)[N], int valid, Number least) {
 #pragma unroll
     for (int j = 0; j < N / 4; j++) {

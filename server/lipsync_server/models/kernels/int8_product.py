@@ -38,6 +38,7 @@ def least_shared_bytes(tile: str) -> int:
 _GROUP = 8
 
 
+# One program a tile of `out`. Tiles are numbered so that _GROUP row tiles share a column tile one after the other.
 @triton.jit
 def _product(
     x, w, x_scale, w_scale, bias, out, m, n, k,

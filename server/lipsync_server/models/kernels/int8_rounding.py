@@ -18,6 +18,8 @@ from lipsync_server.models.kernels.fused import heads_int8
 from lipsync_server.models.kernels.rope import RotaryTable
 
 
+# One program a tile of tokens and head: (x - centre) in int8 with a scale for each channel, transposed to (channel,
+# token). Rows beyond the last token are 0.
 @triton.jit
 def _values(x, x_stride, centre, data, scale, n, length, tiles, TILE: tl.constexpr, DIM: tl.constexpr):
     tile, head = tl.program_id(0), tl.program_id(1)

@@ -101,6 +101,7 @@ def launch(
 
 @functools.cache
 def bindings(name: str) -> Any:
+    """NVIDIA's Python bindings of "driver" or "nvrtc". Raises ImportError where the package is not installed."""
     return importlib.import_module(f"cuda.bindings.{name}")
 
 

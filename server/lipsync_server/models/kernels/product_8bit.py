@@ -109,13 +109,13 @@ def fastest_kind(n_out: int, n_in: int, device: torch.device, chooser: Chooser) 
     )
     tile = fastest_tile(n_out, n_in, device, chooser)
 
-    def missing(kind: EightBit) -> str | None:
+    def why_not(kind: EightBit) -> str | None:
         return None if native_8bit(device, kind) else f"this card has no {kind} products"
 
     # Activations are rounded in a pass before the product for both kinds alike, so the product alone is measured.
     def product_of(kind: EightBit) -> Way[Tensor]:
-        if missing(kind) is not None:
-            return Way(lambda: x, 0.0, partial(missing, kind))
+        if why_not(kind) is not None:
+            return Way(lambda: x, 0.0, partial(why_not, kind))
         (x8, x_scale), (data, scale) = quantize_rows(x.float(), kind), quantize_rows(weight, kind)
         return Way(lambda: multiply_rows(x8, x_scale, data, scale, None, torch.bfloat16, tile), _KIND_LIMITS[kind])
 

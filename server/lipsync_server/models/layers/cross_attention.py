@@ -1,8 +1,8 @@
 """Cross-attention: the tokens of a Wan transformer attend to other tokens (text, picture or sound).
 
-Two engines share it.
-
-Knows the layers and their kernel. Does not know the kind of the other tokens, nor how a block adds the result.
+Queries come from the hidden states, keys and values from the other tokens: softmax(q k^T / sqrt(head_dim)) v. Two
+engines share these layers. Knows the layers and their kernel. Does not know the kind of the other tokens, nor how a
+block adds the result.
 """
 
 from typing import NamedTuple

@@ -18,7 +18,10 @@ Patch = tuple[int, int, int]
 
 
 def sinusoid(timestep: Tensor, dim: int) -> Tensor:
-    """timestep (B,) in 0..1000 -> (B, dim) float32, cosines first; the angles are float64."""
+    """timestep (B,) in 0..1000 -> (B, dim) float32: cos(t w_i), then sin(t w_i), with w_i = 10000^(-2 i / dim).
+
+    The angles are computed in float64.
+    """
     half = dim // 2
     frequency = 10_000.0 ** (-torch.arange(half, dtype=torch.float64, device=timestep.device) / half)
     angle = torch.outer(timestep.to(torch.float64), frequency)

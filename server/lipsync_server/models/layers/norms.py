@@ -25,7 +25,7 @@ class LayerNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm over the whole width (not per head) in float32; returns float32."""
+    """Root-mean-square norm over the whole width (not per head): x / sqrt(mean(x^2) + eps) * weight, in float32."""
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()

@@ -48,6 +48,7 @@ class WanSizes:
 
     @property
     def head_dim(self) -> int:
+        """Numbers of one attention head."""
         return self.dim // self.num_heads
 
     @property

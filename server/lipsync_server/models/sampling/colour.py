@@ -127,4 +127,5 @@ def _statistics(lab: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _mixed(matrix: Tensor, channels: Tensor) -> Tensor:
+    """The matrix (3, 3) times the three channels (3, T, H, W) of every pixel: the same shape."""
     return (matrix @ channels.flatten(1)).view_as(channels)

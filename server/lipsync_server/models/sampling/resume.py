@@ -18,7 +18,9 @@ from lipsync_server.resume_state import State
 
 @dataclass(frozen=True)
 class Start:
-    """window: index of the first window to run. known: latents (C, k, H, W) with which this window begins, or None.
+    """The state from which a render begins. window: index of the first window to run.
+
+    known: latents (C, k, H, W) with which this window begins, or None. generator: random numbers of the job.
 
     choices: question -> way of the choices with which the windows before were computed; empty for a new render.
     """

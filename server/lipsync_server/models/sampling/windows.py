@@ -39,10 +39,12 @@ class Window:
 
     @property
     def n_latents(self) -> int:
+        """Number of latent frames of the window."""
         return latents_of(self.n_frames, self.stride)
 
     @property
     def n_kept(self) -> int:
+        """Number of new frames of the window."""
         return self.keep_stop - self.keep_first
 
 
@@ -76,6 +78,7 @@ def latents_of(n_frames: int, stride: int = 4) -> int:
 
 
 def _check(window_frames: int, motion_frames: int, stride: int = 4) -> None:
+    """Raise InvalidInput unless both lengths are whole latent frames and a window is longer than its overlap."""
     if window_frames % stride != 1 or window_frames <= stride:
         raise InvalidInput(
             f"window_frames must be {stride}n+1 and at least {stride + 1}, not {window_frames}.", field="window_frames"

@@ -12,26 +12,31 @@ from torch import Tensor
 
 
 def _q8_0(blocks: Tensor) -> Tensor:
+    """A scale and 32 int8 numbers: scale * number."""
     return blocks[:, 2:].view(torch.int8).float() * _half(blocks[:, :2])
 
 
 def _q4_0(blocks: Tensor) -> Tensor:
+    """A scale and 32 numbers of 4 bits: scale * (number - 8)."""
     numbers = _nibbles(blocks[:, 2:]).to(torch.int8) - 8
     return numbers.float() * _half(blocks[:, :2])
 
 
 def _q4_k(blocks: Tensor) -> Tensor:
+    """Eight sub-blocks of 32 numbers of 4 bits, with a scale and a minimum each (`_scaled`)."""
     numbers = _nibbles(blocks[:, 16:].unflatten(1, (4, 32)))
     return _scaled(blocks, numbers.unflatten(1, (8, 32)))
 
 
 def _q5_k(blocks: Tensor) -> Tensor:
+    """As Q4_K, with a fifth bit of each number in 32 bytes of their own: bit i belongs to sub-block i."""
     low = _nibbles(blocks[:, 48:].unflatten(1, (4, 32))).unflatten(1, (8, 32))
     high = (blocks[:, None, 16:48] >> _shifts(blocks, 8, 1)) & 1
     return _scaled(blocks, low | (high << 4))
 
 
 def _q6_k(blocks: Tensor) -> Tensor:
+    """16 sub-blocks of 16 numbers of 6 bits (4 low and 2 high), with an int8 scale each and a float16 scale of all."""
     low = _nibbles(blocks[:, :128].unflatten(1, (2, 64))).unflatten(1, (8, 32))
     high = (blocks[:, 128:192].unflatten(1, (2, 1, 32)) >> _shifts(blocks, 4, 2)) & 3
     numbers = (low | (high.flatten(1).unflatten(1, (8, 32)) << 4)).to(torch.int8) - 32
@@ -62,6 +67,7 @@ def _nibbles(packed: Tensor) -> Tensor:
 
 
 def _shifts(blocks: Tensor, n: int, bits: int) -> Tensor:
+    """The shifts 0, bits, 2 bits, ... of n fields in a byte: (n, 1) uint8."""
     return torch.arange(0, n * bits, bits, device=blocks.device, dtype=torch.uint8)[:, None]
 
 

@@ -125,6 +125,7 @@ class _GgufHeader:
         self._path, self._data, self._wanted, self._at = path, data, wanted, 4
 
     def read(self) -> tuple[list[Entry], dict[str, Value]]:
+        """The tensors in storage order, and the values. Raises ValueError with the fault of a damaged header."""
         if self._data[:4] != _MAGIC:
             raise ValueError("it does not begin as one")
         version, n_tensors, n_values = self._take("I"), self._take("Q"), self._take("Q")
@@ -146,7 +147,8 @@ class _GgufHeader:
     def _entry(
         self, name: str, sizes: tuple[int, ...], kind: int, offset: int, start: int, values: dict[str, Value]
     ) -> Entry:
-        called, per_block, block_bytes = GGUF_BLOCKS.get(kind, (f"GGUF type {kind}", 1, 0))
+        """The tensor of one list entry. kind: GGUF's number of its block format. start: where the data begins."""
+        type_name, per_block, block_bytes = GGUF_BLOCKS.get(kind, (f"GGUF type {kind}", 1, 0))
         n_bytes = math.prod(sizes) // per_block * block_bytes
         end = start + offset + n_bytes
         if end > len(self._data):
@@ -156,9 +158,10 @@ class _GgufHeader:
             )
         noted = values.get(SHAPE_KEY + name)
         shape = tuple(int(n) for n in noted) if isinstance(noted, list) else tuple(reversed(sizes))
-        return Entry(self._path, name, called, shape, start + offset, n_bytes)
+        return Entry(self._path, name, type_name, shape, start + offset, n_bytes)
 
     def _take(self, form: str) -> int:
+        """The integer at the cursor, in struct's format `form`; moves the cursor behind it."""
         (value,) = struct.unpack_from(f"<{form}", self._data, self._at)
         self._at += struct.calcsize(f"<{form}")
         return int(value)

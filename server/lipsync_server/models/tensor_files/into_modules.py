@@ -50,6 +50,7 @@ def read_tensors(path: Path, *, pull: str = "", below: str | None = None) -> dic
 
 
 def _read_pickled(path: Path) -> object:
+    """The contents of a pickled file, which may be tensors in plain containers only. Raises ValueError otherwise."""
     from pickle import UnpicklingError
 
     try:
@@ -109,10 +110,11 @@ def rename_and_check(
     source: str,
     unused: Callable[[str], bool] = lambda name: False,
 ) -> dict[str, Tensor]:
-    """`tensors` under our names, exactly those in `expected`, with its shapes; a WeightsError names what differs.
+    """`tensors` under our names: exactly the names of `expected`, with the same shapes.
 
-    Missing tensors come first, because a size that was read from one of them may make others look wrong. unused:
-    whether a tensor with this name is in the published file and in no model.
+    Raises WeightsError that names the first missing, surplus or misshapen tensor. Missing tensors come first, because a
+    size that was read from one of them may make others look wrong. unused: whether a tensor with this name is in the
+    published file and in no model.
     """
     names = {name: official(name) for name in expected}
     needed = [name for name in tensors if not unused(name)]
@@ -143,7 +145,10 @@ def fill(
     dtype: torch.dtype,
     unused: Callable[[str], bool] = lambda name: False,
 ) -> None:
-    """Give `model` (built on the meta device) the published tensors, copied one by one to `device` as `dtype`."""
+    """Give `model` (built on the meta device) the published tensors, copied one by one to `device` as `dtype`.
+
+    official, unused: as in `rename_and_check`, whose errors are raised before a tensor is copied.
+    """
     expected = model.state_dict()
     rename_and_check(expected, shapes_of(tensors), official, source=source, unused=unused)
     # copy=True: the memory map of the file must not live on inside the model.

@@ -47,6 +47,7 @@ class Stored:
 
     @property
     def is_eight_bit(self) -> bool:
+        """Whether the stored numbers have 8 bits and need a scale."""
         return self.entry.dtype in EIGHT_BIT
 
     def read(self, file: OpenFile | GgufFile, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor | None]:
@@ -102,6 +103,7 @@ def read_layout(paths: Iterable[Path], *, is_unused: Callable[[str], bool] = lam
 
 
 def _of_one_file(path: Path, entries: Mapping[str, Entry]) -> dict[str, Stored]:
+    """`read_layout` of one file. entries: its tensors by plain name."""
     scales: dict[str, Entry] = {}
     for name, entry in entries.items():
         for ending in _SCALES:
@@ -165,6 +167,7 @@ def _group_of(entry: Entry, described: Mapping[str, object]) -> int:
 
 
 def _description(entry: Entry) -> dict[str, object]:
+    """The JSON object in a `comfy_quant` tensor, which describes how the layer's weight is stored."""
     with open_safetensors(entry.file, [entry]) as file:
         held = file.tensor(entry.key)
     try:

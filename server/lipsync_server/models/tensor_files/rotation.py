@@ -32,6 +32,7 @@ def turned_back(weight: Tensor, group: int) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _regular_hadamard(size: int) -> Tensor:
+    """The rotation H (size, size) float64, with H H = I. size: a power of 4."""
     four = torch.tensor(_FOUR, dtype=torch.float64)
     whole = torch.ones(1, 1, dtype=torch.float64)
     while len(whole) < size:

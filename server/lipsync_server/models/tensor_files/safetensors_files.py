@@ -64,6 +64,7 @@ class WeightFiles:
 
     @property
     def n_bytes(self) -> int:
+        """Bytes of all tensors in the files."""
         return sum(entry.n_bytes for entries in self._by_file.values() for entry in entries)
 
     def __iter__(self) -> Iterator[tuple[Path, "OpenFile | GgufFile"]]:

@@ -1,7 +1,7 @@
 """Measures on this card whether the VAE's widest convolutions are faster over pairs of columns (layers.PairedConv).
 
-The pairs cost a third more products and are faster where cuDNN has no good kernel for 96 channels, as on an H100.
-Whether another card gains was never known, so it is measured. Knows one convolution of the published width.
+Pairs cost a third more products. They are faster where cuDNN has no good kernel for 96 channels, as on an H100. Other
+cards may differ, so each card is measured. Knows one convolution of the published width.
 """
 
 import torch

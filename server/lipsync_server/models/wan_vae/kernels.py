@@ -18,6 +18,8 @@ from lipsync_server.models.wan_vae.ops import FRAMES_BEFORE
 _TILE = 4096
 
 
+# One program a tile of rows: writes the next convolution's input, which is two frames of history, then the new frames
+# with EDGE columns of zeros on both sides, each row SiLU(gamma * z / |z|) with z = x + bias.
 @triton.jit
 def _norm_silu(
     x, gamma, bias, history, frames, kept, n_rows, n_before, n_history, n_new, width,
@@ -48,6 +50,7 @@ def _norm_silu(
     tl.store(kept + behind, result, exists & (row >= n_new)[:, None])
 
 
+# One program a tile of rows: x + y + bias, written over x.
 @triton.jit
 def _add(
     x, y, bias, n_rows, CHANNELS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, HAS_BIAS: tl.constexpr
@@ -62,6 +65,7 @@ def _add(
     tl.store(x + place, value.to(x.dtype.element_ty), exists)
 
 
+# One program a tile of output rows: finds the input pixel of each output pixel, and the frame among the channels.
 @triton.jit
 def _double(
     x, bias, out, n_rows, height, width,
@@ -130,6 +134,7 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def _tiles(n_rows: int, channels: int) -> tuple[tuple[int], dict[str, int]]:
+    """The number of programs for `n_rows` rows, and the constants of a tile of about _TILE values."""
     block = triton.next_power_of_2(channels)
     rows = max(1, _TILE // block)
     return (triton.cdiv(n_rows, rows),), {"ROWS": rows, "BLOCK": block, "num_warps": 4}

@@ -48,7 +48,7 @@ class CausalConv(nn.Module):
 
 
 class FoldedConv(CausalConv):
-    """The same, with the time axis folded into the channels of a 2-D convolution.
+    """A CausalConv as a 2-D convolution, whose input channels are those of all frames that an output frame reads.
 
     On a CPU, torch's 3-D convolution is slow below 16 channels.
     """
@@ -98,6 +98,7 @@ class PairedConv(CausalConv):
 
     @staticmethod
     def suits(conv: nn.Conv3d) -> bool:
+        """Whether pairs can compute this convolution and bring its channels to a multiple of 64."""
         return conv.kernel_size == (3, 3, 3) and conv.in_channels % 64 == 32
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -124,11 +125,13 @@ class Ways:
     pair: bool = False
 
     def conv(self, conv: nn.Conv3d) -> CausalConv:
+        """The chosen form of `conv`. Its bias may be deferred: the caller adds `deferred` if that is not None."""
         if not self.pair:
             return self.conv_with_bias(conv)
         return PairedConv(conv) if PairedConv.suits(conv) else CausalConv(conv, defer_bias=True)
 
     def conv_with_bias(self, conv: nn.Conv3d) -> CausalConv:
+        """The chosen form of `conv` among those that add their bias themselves."""
         return FoldedConv(conv) if self.fold else CausalConv(conv, defer_bias=False)
 
 
@@ -289,6 +292,7 @@ def order_channels_last(model: nn.Module) -> None:
 
 
 def _resample(block: nn.Module, ways: Ways) -> nn.Module:
+    """Our form of diffusers' WanResample, which is one class for both directions."""
     return Upsample(block, ways) if str(block.mode).startswith("up") else Downsample(block, ways)
 
 
@@ -300,6 +304,7 @@ def _on_pictures(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def _next(feat_idx: list[int]) -> int:
+    """The next entry of diffusers' cache, which is counted in a list of one number."""
     at = feat_idx[0]
     feat_idx[0] += 1
     return at

@@ -95,6 +95,7 @@ class Options(TypedDict, total=False):
 
 
 def _kernels() -> Ops | None:
+    """The fused kernels, or None where Triton is not installed."""
     if importlib.util.find_spec("triton") is None:
         return None
     from lipsync_server.models.wan_vae import kernels as vae_kernels
@@ -212,10 +213,15 @@ class WanVae:
             yield x[0].float().clamp(-1, 1)
 
     def _pixels(self, video: Tensor) -> Tensor:
+        """(3, F, H, W) -> (1, 3, F, H, W) on the VAE's device, in its type and memory order."""
         batch = video[None].to(self.device, self.dtype)
         return batch.contiguous(memory_format=torch.channels_last_3d) if self._channels_last else batch
 
     def _normalise(self, groups: list[Tensor]) -> Tensor:
+        """The encoder's outputs of all groups of frames -> latents (16, T, h, w): the mean, scaled to about normal.
+
+        The VAE predicts a distribution for each latent; as in the reference, its mean is used.
+        """
         moments = self._after_encoder(torch.cat(groups, dim=2))
         mean: Tensor = moments[0, :LATENT_CHANNELS].float()
         return (mean - self._mean) / self._std

@@ -263,7 +263,7 @@ def test_the_list_of_profiles_says_which_sources_are_not_pinned(tmp_path: Path) 
     assert "Not pinned" not in said.output
 
 
-def test_a_source_with_the_checksum_of_each_file_does_not_move_and_none_of_the_shipped_list_does() -> None:
+def test_a_source_with_the_checksum_of_each_file_does_not_move() -> None:
     a_sum, files = "a" * 64, manifest_for(sha256=None).files
     summed = {key: file.model_copy(update={"sha256": a_sum}) for key, file in files.items()}
     assert manifest_for(sha256=None).model_copy(update={"files": summed}).moving_sources() == []
@@ -271,4 +271,7 @@ def test_a_source_with_the_checksum_of_each_file_does_not_move_and_none_of_the_s
     assert manifest_for(sha256=None).model_copy(update={"files": half}).moving_sources() == ["s"]
     index = {**summed, "big": summed["big"].model_copy(update={"named_bytes": 10})}
     assert manifest_for(sha256=None).model_copy(update={"files": index}).moving_sources() == ["s"]
-    assert load_manifest().moving_sources() == []
+
+
+def test_each_source_of_the_shipped_list_is_pinned_to_a_commit() -> None:
+    assert [key for key, source in load_manifest().sources.items() if not source.is_pinned] == []

@@ -36,6 +36,7 @@ class PictureInfo:
 
     @property
     def is_video(self) -> bool:
+        """Whether a video stands in for the picture."""
         return self.duration_s is not None
 
 
@@ -72,7 +73,7 @@ class HeardWord:
 
 @dataclass(frozen=True)
 class HeardScript:
-    """A script timed by a recording. fits: whether the two sound alike at all."""
+    """A script timed by a recording. fits: whether script and recording are likely to be of the same words."""
 
     words: tuple[HeardWord, ...]
     language: str
@@ -81,7 +82,7 @@ class HeardScript:
 
 @dataclass(frozen=True)
 class TextInfo:
-    """A text that can be spoken. duration_s: about how long it takes."""
+    """A text that can be spoken. duration_s: the approximate length of its speech."""
 
     language: str
     duration_s: float

@@ -1,4 +1,4 @@
-"""A caller's wishes about a visible label such as "AI generated". Part of engines/ask.py; imports pydantic only."""
+"""The caller's options about a visible label such as "AI generated". Part of engines/ask.py; imports pydantic only."""
 
 from typing import Annotated, Literal
 
@@ -9,7 +9,7 @@ MAX_LABEL_CHARACTERS = 60
 
 
 class LabelWishes(BaseModel):
-    """An empty label stands for none."""
+    """The options about a visible label. An empty label means that none is drawn."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 

@@ -1,9 +1,12 @@
 """Find the time of each word of a script in a recording: espeak-ng speaks the script, and the two sounds are compared.
 
 Both sounds become log mel spectra at 100 frames a second, without their pauses. Dynamic time warping (Sakoe and Chiba,
-1978) finds the path through all pairs of frames with the least difference. The path maps each time of the synthetic
-speech, and so each word, to a time of the recording. No model is needed, and every language of espeak-ng works. The
-language with the least difference is the language of the recording.
+1978) finds the path through all pairs of frames (i, j) with the least total difference d:
+
+    cost(i, j) = d(i, j) + min(cost(i-1, j-1), cost(i-1, j), cost(i, j-1))
+
+The path maps each time of the synthetic speech, and so each word, to a time of the recording. No model is needed, and
+every language of espeak-ng works. The language with the least difference is the language of the recording.
 
 Long recordings: one coarse path over all of them, then fine paths over pieces, so memory stays bounded.
 """
@@ -64,7 +67,7 @@ class _Sound:
 
 
 def align(words: Sequence[Word], speech: Speech, language: str | None) -> HeardScript:
-    """Time `words` in `speech` (float32 mono, 16 kHz). language: None to find it by listening.
+    """Time `words` in `speech` (float32 mono, 16 kHz). language: None to detect it from the recording.
 
     Raises InvalidInput for a language that cannot be spoken, or writing that no known language uses.
     """
@@ -111,6 +114,7 @@ def _language_of(words: Sequence[Word], speech: Speech) -> str:
 
 @lru_cache(maxsize=1)
 def _mel_filters() -> Array:
+    """The mel bands as weights of the spectrum's bins: float32 (_N_MELS, _FFT // 2 + 1)."""
     from librosa.filters import mel  # takes a second to import, for this function alone
 
     return mel(sr=SPEECH_RATE_HZ, n_fft=_FFT, n_mels=_N_MELS, fmin=_LOWEST_HZ, fmax=_HIGHEST_HZ).astype(np.float32)
@@ -167,8 +171,10 @@ def _voiced(energy: Array) -> Indices:
 
 
 def _path(model: Array, heard: Array) -> tuple[Indices, float]:
-    """The cheapest path from the first pair of frames to the last, (n, 2) as indices into `model` and `heard`, and its
-    mean difference. model, heard: (bands, n), columns of length 1.
+    """The cheapest path from the first pair of frames to the last, and its mean difference.
+
+    model, heard: features (bands, n) and (bands, m), columns of length 1; d is 1 - their cosine. The path is (k, 2),
+    indices into `model` and `heard`.
 
     Computed along anti-diagonals, whose cells do not depend on each other: numpy then needs a step per diagonal, and
     nothing has to be compiled, which takes librosa's own function 18 s in a new process.

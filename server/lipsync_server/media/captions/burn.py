@@ -115,6 +115,7 @@ class BurnedCaptions:
         return out
 
     def _at(self, seconds: float) -> _Drawing | None:
+        """The drawing that is shown at this time, or None between captions."""
         low, high = 0, len(self._cues)
         while low < high:
             middle = (low + high) // 2
@@ -130,6 +131,7 @@ class BurnedCaptions:
         return max((i for i, timed in enumerate(words) if timed.start_s <= seconds), default=0)
 
     def _drawn(self, number: int, spoken: int) -> _Drawing:
+        """Draw cue `number`. spoken: number of the word to highlight, -1 for none."""
         cue = self._cues[number]
         size, lines = self._laid_out(cue)
         outline = round(self._look.outline * size)
@@ -185,6 +187,7 @@ class BurnedCaptions:
         return placed
 
     def _length(self, text: str, size: int) -> float:
+        """Width of a word in pixels, with letters of `size` pixels."""
         total = 0.0
         for run, file in self._fonts.runs(text):
             font, scale = load(file, size)
@@ -194,6 +197,7 @@ class BurnedCaptions:
     def _write(
         self, picture: Image.Image, text: str, x: float, baseline: float, size: int, fill: Colour, outline: int
     ) -> None:
+        """Draw a word into `picture` from pixel column `x` on, each run of letters in its own font."""
         runs = self._fonts.runs(text)
         for run, file in reversed(runs) if is_right_to_left(text) else runs:
             font, scale = load(file, size)

@@ -43,6 +43,7 @@ class Cue:
 
     @property
     def text(self) -> str:
+        """The lines as they are shown, joined by line breaks."""
         return "\n".join(joined(line) for line in self.lines)
 
 
@@ -107,6 +108,7 @@ def _by_size(words: list[HeardWord], shape: Shape) -> Iterator[list[HeardWord]]:
 
 
 def _fits(words: list[HeardWord], shape: Shape) -> bool:
+    """Whether the words can be one cue: its lines and its duration are within the limits. A single word always can."""
     if len(words) == 1:
         return True
     return len(_lines(words, shape)) <= shape.n_lines and words[-1].end_s - words[0].start_s <= LONGEST_S

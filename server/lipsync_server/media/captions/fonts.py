@@ -98,7 +98,7 @@ class Fonts:
 
 
 def load(font: FontFile, size_px: int) -> tuple[ImageFont.FreeTypeFont, float]:
-    """The font at `size_px`, and the factor by which its pictures are to be scaled: 1 but for bitmap fonts."""
+    """The font at `size_px`, and the factor by which drawn letters are then scaled: 1 except for bitmap fonts."""
     return _loaded(font, size_px)
 
 
@@ -142,6 +142,7 @@ def _is_flag(c: str) -> bool:
 
 
 def _font_files(folder: Path | None) -> list[FontFile]:
+    """All fonts in the order of the search: the owner's folder, then the system's, best rank first."""
     own = _in_folders([folder]) if folder is not None else []
     system = sorted(_in_folders(_system_folders()), key=_rank)
     return [*own, *system]
@@ -165,6 +166,7 @@ def _in_folders(folders: Iterable[Path]) -> list[FontFile]:
 
 
 def _n_fonts(path: Path) -> int:
+    """Number of fonts in a file: 1, or those of a collection (.ttc); 0 for a collection that cannot be read."""
     if path.suffix.lower() != ".ttc":
         return 1
     try:

@@ -65,6 +65,7 @@ def add_text_track(
 
 
 def _packets(stream: Any, cues: Sequence[Cue], n_ticks: int) -> Iterator[Any]:
+    """The track's packets, without gap or overlap, up to `n_ticks` (of TRACK_RATE_HZ)."""
     at = 0
     for cue in cues:
         start = min(round(cue.start_s * TRACK_RATE_HZ), n_ticks)
@@ -90,11 +91,13 @@ def _packet(stream: Any, text: str, start: int, n_ticks: int) -> Any:
 
 
 def _shown(cue: Cue) -> str:
+    """The cue's text, with an embedding mark before each line that is read from right to left."""
     lines = cue.text.split("\n")
     return "\n".join(_EMBEDDED[is_right_to_left(line)] + line for line in lines)
 
 
 def _timed(cue: Cue) -> str:
+    """The cue's text for WebVTT: a time stamp before each word that begins after the cue."""
     lines = []
     for line in cue.lines:
         text = ""
@@ -110,6 +113,7 @@ def _escaped(text: str) -> str:
 
 
 def _clock(seconds: float, point: str) -> str:
+    """A time as hours:minutes:seconds and milliseconds. point: the sign between seconds and milliseconds."""
     milliseconds = round(seconds * 1000)
     minutes, milliseconds = divmod(milliseconds, 60_000)
     hours, minutes = divmod(minutes, 60)

@@ -23,7 +23,7 @@ _OWN_CODES: Final = {"cmn": "zh", "yue": "zh", "nb": "no", "he": "he", "fil": "t
 def recognise(speech: Speech, language: str | None, home: Path) -> HeardScript:
     """The words of `speech` (float32 mono, 16 kHz) with their times; without words for a recording without speech.
 
-    language: None to have it found by Whisper. home: the folder of the model's files. Raises InvalidInput for a
+    language: None to let Whisper detect it. home: the folder of the model's files. Raises InvalidInput for a
     language that the model does not know.
     """
     from faster_whisper import WhisperModel

@@ -40,4 +40,5 @@ class CaptionWishes(BaseModel):
 
     @property
     def burns_captions(self) -> bool:
+        """Whether captions are drawn into the frames."""
         return self.captions == "burned"

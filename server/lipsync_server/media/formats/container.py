@@ -45,6 +45,7 @@ def sniff(path: Path) -> Container | None:
 
 
 def _kind_of(head: bytes) -> Container | None:
+    """The container whose magic number stands at the beginning of `head`, or None."""
     if head[:4] in (b"RIFF", b"RF64", b"RIFX") and head[8:12] == b"WAVE":
         return "wav"
     if head[4:8] in _MOV_FIRST_BOXES:
@@ -86,6 +87,7 @@ def is_picture(path: Path) -> bool:
 
 
 def _box_size(head: bytes) -> int:
+    """The size in bytes of the box with which `head` begins."""
     return int.from_bytes(head[:4])
 
 

@@ -58,7 +58,7 @@ class FfmpegReader:
             opened = closing.enter_context(open_av(file, container))
         except (av.FFmpegError, OSError, ValueError) as problem:
             raise InvalidAudio(
-                f"The recording is damaged or cut off ({_words(problem)}). Send the whole file again."
+                f"The recording is damaged or cut off ({_reason(problem)}). Send the whole file again."
             ) from None
         if not opened.streams.audio:
             raise InvalidAudio("The file has no sound track. Send one with sound.")
@@ -80,19 +80,20 @@ class FfmpegReader:
 
     def warnings(self) -> Warnings:
         """Sentences about sound that was lost or left out; complete once the blocks are read."""
-        said = []
+        sentences = []
         if self._n_tracks > 1:
-            said.append(f"The file has {self._n_tracks} sound tracks; the first one was used.")
+            sentences.append(f"The file has {self._n_tracks} sound tracks; the first one was used.")
         if self._n_damaged:
-            said.append(
+            sentences.append(
                 f"{self._n_damaged} of the recording's {self._n_packets} packets are damaged; silence stands in their"
                 " place."
             )
         if self._broke_off:
-            said.append("The recording is damaged near its end; anything behind the damage was left out.")
-        return tuple(said)
+            sentences.append("The recording is damaged near its end; anything behind the damage was left out.")
+        return tuple(sentences)
 
     def _packets(self) -> Iterator["av.Packet[av.AudioStream]"]:
+        """The sound's packets. A failure of the demuxer ends them and is noted for `warnings`."""
         packets = self._opened.demux(self._stream)
         while True:
             try:
@@ -104,6 +105,7 @@ class FfmpegReader:
                 return
 
     def _decode(self) -> Iterator[Block]:
+        """The decoded blocks, with silence for a damaged packet. Raises InvalidAudio if too many are damaged."""
         rate, channels = self.format.rate_hz, self.format.channels
         converter: Converter | None = None
         for packet in self._packets():
@@ -134,7 +136,7 @@ class FfmpegReader:
 class Converter:
     """Converts sound frames of one format to float32 blocks (n, channels) in the recording's format.
 
-    The format may change within a recording that was joined from several; all of it gets the first one's format.
+    The format may change within a recording that was joined from several recordings; all get the format of the first.
     Planar frames (one plane a channel) need the conversion: PyAV reads beyond the planes of one with eight channels.
     """
 
@@ -144,6 +146,7 @@ class Converter:
         self._resampler = av.AudioResampler("flt", target.layout, target.rate_hz)
 
     def takes(self, frame: "av.AudioFrame") -> bool:
+        """Whether `frame` has the format that this converter was made for."""
         return _form(frame) == self._source
 
     def convert(self, frame: "av.AudioFrame | None") -> Iterator[Block]:
@@ -178,7 +181,10 @@ def _declared_samples(stream: "av.AudioStream", container: Container) -> int | N
 
 
 def _ended_at(blocks: Iterator[Block], n_declared: int | None, padding: int = 4096) -> Iterator[Block]:
-    """`blocks` up to `n_declared` samples. If more than `padding` samples follow, the header is wrong: all of them."""
+    """`blocks` up to `n_declared` samples; the encoder's padding behind them is left out.
+
+    If more than `padding` samples follow, the declared number is wrong, and all blocks are returned.
+    """
     if n_declared is None:
         yield from blocks
         return
@@ -213,5 +219,6 @@ def _batched(blocks: Iterator[Block]) -> Iterator[Block]:
         yield np.concatenate(waiting)
 
 
-def _words(problem: Exception) -> str:
+def _reason(problem: Exception) -> str:
+    """FFmpeg's reason in words, without its error number."""
     return (getattr(problem, "strerror", None) or str(problem) or type(problem).__name__).strip().rstrip(".")

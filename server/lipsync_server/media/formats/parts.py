@@ -85,6 +85,7 @@ def find_parts(path: Path, container: Container) -> list[Part]:
 
 
 def _later_starts(file: BinaryIO, size: int, container: Container) -> Iterator[int]:
+    """Offsets at which a further file of this container begins."""
     if container == "ogg":
         yield from _ogg_links(file, size)
     elif container == "mov":

@@ -70,6 +70,7 @@ def is_text(path: Path) -> bool:
 
 
 def _as_text(head: bytes) -> str | None:
+    """The bytes as text, or None if they are none: control characters, or more than one character in 20 undecodable."""
     for mark, encoding in ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
         if head.startswith(mark):
             return head[: len(head) // 2 * 2].decode(encoding, errors="replace")
@@ -82,6 +83,7 @@ def _as_text(head: bytes) -> str | None:
 
 
 def _describe_text(text: str) -> str:
+    """`describe` of a file of text, with its first words."""
     start = text.strip()
     low = start.lower()
     words = " ".join(start.split())

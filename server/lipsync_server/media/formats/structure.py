@@ -39,10 +39,12 @@ def check_structure(
 
 
 def _cut_off(error: type[LipsyncError], missing: int) -> LipsyncError:
+    """The error for a file that lacks `missing` bytes."""
     return error(f"The file is cut off: {missing:,} bytes are missing at its end. Send the whole file again.")
 
 
 def _check_mov(file: BinaryIO, size: int, error: type[LipsyncError]) -> None:
+    """Check that every box of an MP4/MOV ends within the file and that its index is there."""
     found_moov = False
     for box in boxes(file, 0, size):
         if box.end > size:
@@ -98,6 +100,7 @@ def _ebml_number(data: bytes) -> tuple[int, int] | None:
 
 
 def _check_matroska(file: BinaryIO, size: int, error: type[LipsyncError]) -> None:
+    """Check that the segment (the element with all media) ends within the file, if its size is given."""
     head = file.read(_HEAD_BYTES)
     header = _ebml_number(head[4:12])
     if header is None or header[0] < 0:
@@ -114,6 +117,7 @@ def _check_matroska(file: BinaryIO, size: int, error: type[LipsyncError]) -> Non
 
 
 def _check_ogg(file: BinaryIO, size: int, error: type[LipsyncError]) -> None:
+    """Check that the last page is complete."""
     file.seek(max(0, size - _TAIL_BYTES))
     tail = file.read()
     at = tail.rfind(b"OggS")

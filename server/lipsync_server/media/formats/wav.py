@@ -82,4 +82,5 @@ def _end_of_chunks(file: BinaryIO, position: int, size: int) -> int:
 
 
 def _amount(n_bytes: int, bytes_per_s: int) -> str:
+    """An amount of sound in words: seconds, or bytes where the header gives no rate."""
     return f"{n_bytes / bytes_per_s:,.1f} s" if bytes_per_s else f"{n_bytes:,} bytes"

@@ -82,6 +82,7 @@ def video_size(frame: Size, wanted: VideoFormat, height: int | None) -> Size:
 
 
 def _is_near(aspect: float, wanted: float) -> bool:
+    """Whether trimming the borders by at most _TRIMMED reaches the wanted aspect ratio."""
     return max(aspect / wanted, wanted / aspect) <= 1 + _TRIMMED
 
 
@@ -130,7 +131,7 @@ def _trimmed(frame: Frames, aspect: float) -> Frames:
 
 
 def _scaled(frame: Frames, size: Size) -> Frames:
-    """Area averages downwards, cubic upwards."""
+    """The frame at `size` (width, height): averaged over areas when it shrinks, cubic when it grows."""
     if (frame.shape[1], frame.shape[0]) == size:
         return frame
     shrinks = size[0] < frame.shape[1]

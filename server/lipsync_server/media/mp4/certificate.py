@@ -70,6 +70,7 @@ def read_identity(path: Path) -> Identity:
 
 
 def _made() -> bytes:
+    """The PEM of a new key, its certificate, and the certificate of the authority that signed it."""
     begin = dt.datetime.now(dt.UTC) - _VALID_BEFORE
     authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     authority = (

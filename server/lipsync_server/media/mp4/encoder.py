@@ -206,6 +206,7 @@ class _OpenSegment:
             raise
 
     def write(self, frame: Frames) -> None:
+        """Encode one frame, uint8 RGB (height, width, 3), as limited-range BT.709 in yuv420p."""
         rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
         picture = self._reformatter.reformat(
             rgb,
@@ -223,18 +224,21 @@ class _OpenSegment:
         self.n_frames += 1
 
     def close(self) -> None:
+        """Write the frames that the encoder still holds, and the file's index."""
         try:
             self._container.mux(self._stream.encode(None))
         finally:
             self._container.close()
 
     def drop(self) -> None:
+        """Close the file and delete it."""
         with suppress(av.FFmpegError):  # perhaps the segment is deleted because the disk is full
             self._container.close()
         self.path.unlink(missing_ok=True)
 
 
 def _size_of(path: Path) -> tuple[int, int]:
+    """Width and height of a stored segment."""
     with av.open(str(path.absolute()), "r", format="mov") as segment:
         context = segment.streams.video[0].codec_context
         return context.width, context.height

@@ -122,7 +122,7 @@ def _fragment(segment: Segment, first_sets: bytes, sound: Path, fps: int) -> tup
     # Pieces are numbered upwards from 1, and one for each frame is more than there can be.
     options = {"movflags": _FLAGS, "fragment_index": str(segment.start + 1), "avoid_negative_ts": "disabled"}
     if segment.start:
-        options["movflags"] += "+frag_discont"  # the piece keeps the times that it is given
+        options["movflags"] += "+frag_discont"  # FFmpeg keeps the time stamps of this piece, and does not start at 0
     with ExitStack() as closing:
         target = av.open(written, "w", format="mp4", options=options)
         closing.callback(target.close)

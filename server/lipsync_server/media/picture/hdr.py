@@ -36,6 +36,7 @@ _LUMA_BT2020 = np.array([0.2627, 0.6780, 0.0593], dtype=np.float32)
 
 
 def is_hdr(frame: "av.VideoFrame") -> bool:
+    """Whether the frame's levels follow PQ or HLG."""
     return frame.color_trc in _TRANSFERS
 
 
@@ -81,6 +82,10 @@ def _hlg_table() -> Floats:
 
 
 def _hlg_light(levels: NDArray[np.uint16]) -> Floats:
+    """Stored HLG levels (h, w, 3) to light, 1 is diffuse white.
+
+    BT.2100's display model: light = peak * luma^(gamma - 1) * scene, with luma that of the scene's BT.2020 colours.
+    """
     scene = _hlg_table()[levels]
     luma = np.maximum(scene @ _LUMA_BT2020, 1e-6)
     light: Floats = scene * (luma ** (_HLG_GAMMA - 1) * (_HLG_PEAK_CD_M2 / _WHITE_CD_M2))[..., None]
@@ -89,6 +94,7 @@ def _hlg_light(levels: NDArray[np.uint16]) -> Floats:
 
 @cache
 def _srgb_table() -> NDArray[np.uint8]:
+    """sRGB's curve: the 8-bit level of each of _N_LEVELS steps of light from 0 to 1, (_N_LEVELS,)."""
     light = np.linspace(0, 1, _N_LEVELS)
     curve = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
     return (curve * 255).round().astype(np.uint8)
@@ -97,7 +103,9 @@ def _srgb_table() -> NDArray[np.uint8]:
 def _to_srgb(light: Floats, to_bt709: Floats = _TO_BT709) -> Frames:
     """Linear light (h, w, 3), 1 is diffuse white, to uint8 sRGB (h, w, 3). to_bt709: from the light's primaries.
 
-    The strongest channel is compressed and the others are scaled with it, so the hue stays.
+    The strongest channel m is compressed above the knee k, and the others are scaled with it, so the hue stays:
+
+        m -> k + (1 - k) (1 - exp(-(m - k) / (1 - k)))
     """
     linear = np.maximum(light @ to_bt709.T, 0)
     strongest = np.maximum(linear.max(axis=-1, keepdims=True), 1e-6)

@@ -91,6 +91,7 @@ def _decoded(path: Path, max_pixels: int) -> Iterator[Image.Image]:
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    """The picture turned as its EXIF orientation says."""
     try:
         return ImageOps.exif_transpose(image)
     except (OSError, ValueError, SyntaxError, LookupError, TypeError):
@@ -141,6 +142,7 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 def _unreadable(path: Path) -> Exception:
+    """The refusal of a file that Pillow does not recognise, with the kind of the file."""
     with path.open("rb") as file:
         head = file.read(64)
     if not head:
@@ -153,15 +155,16 @@ def _unreadable(path: Path) -> Exception:
     if (brand := picture_brand(head)) in ("AVIF", "HEIC", "HEIF"):
         return InvalidImage(f"The picture is of the kind {brand}, damaged or cut off. Send the whole file again.")
     kind = None if brand else sniff(path)
-    what = f"a {kind} file" if kind else describe(path)
+    found = f"a {kind} file" if kind else describe(path)
     advice = f"{N8N_ADVICE} " if is_text(path) else ""
-    return UnsupportedMedia(f"The picture cannot be read: the file is {what}. {advice}Send {_KINDS}.")
+    return UnsupportedMedia(f"The picture cannot be read: the file is {found}. {advice}Send {_KINDS}.")
 
 
 def _damaged(problem: Exception) -> InvalidImage:
-    said = str(problem).strip().rstrip(".")
+    """The refusal of a picture in whose decoding Pillow raised `problem`."""
+    reason = str(problem).strip().rstrip(".")
     cut = any(
-        word in said.lower() for word in ("truncated", "unexpected end", "not enough", "end of file", "read past")
+        word in reason.lower() for word in ("truncated", "unexpected end", "not enough", "end of file", "read past")
     )
     state = "cut off" if cut else "damaged or cut off"
-    return InvalidImage(f"The picture is {state} ({said or type(problem).__name__}). Send the whole file again.")
+    return InvalidImage(f"The picture is {state} ({reason or type(problem).__name__}). Send the whole file again.")

@@ -1,7 +1,8 @@
-"""How a still picture's file says that its levels are HDR: the code points of ITU-R H.273, in PNG, HEIC and AVIF.
+"""Reads the declaration that a still picture's levels are HDR: the code points of ITU-T H.273, in PNG, HEIC and AVIF.
 
-PNG has them in the chunk `cICP`, HEIC and AVIF in a box `colr` of the kind `nclx`. Pillow ignores both, and the picture
-would look grey and pale. Knows where the numbers are. Does not decode (hdr.py converts the levels).
+HDR is high dynamic range. PNG has the code points in the chunk `cICP`, HEIC and AVIF in a box `colr` of the kind
+`nclx`. Pillow ignores both, and the picture would look grey and pale. Knows the places of the numbers. Does not decode
+(hdr.py converts the levels).
 """
 
 from dataclasses import dataclass

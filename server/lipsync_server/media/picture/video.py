@@ -141,6 +141,7 @@ def _decoded(opened: "av.container.InputContainer", stream: "av.VideoStream") ->
 
 
 def _upright(frame: "av.VideoFrame", max_side: int | None = None) -> Frames:
+    """The frame as uint8 RGB (H, W, 3), turned upright; an HDR frame is converted, and not scaled."""
     if is_hdr(frame):
         rgb = tone_map(frame)
     else:

@@ -106,26 +106,26 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def answer(line: bytes, answers: BinaryIO) -> None:
-    """Do the task of one line and write the answer's line, and before it any frames that the task sends."""
+    """Do the task of one line. Write the frames that the task sends, then the line with its result or error."""
     request = json.loads(line)
     kind = _BY_NAME[request["task"]]
     task = TypeAdapter(kind).validate_python(request["fields"])
     try:
         with limits.applied(task.limits()):
             result = HANDLERS[kind](task, answers)
-        said: dict[str, object] = {"result": TypeAdapter(type(result)).dump_python(result, mode="json")}
+        reply: dict[str, object] = {"result": TypeAdapter(type(result)).dump_python(result, mode="json")}
     except LipsyncError as error:
-        said = {"error": type(error).__name__, "detail": error.detail}
+        reply = {"error": type(error).__name__, "detail": error.detail}
     except MemoryError:
-        said = {"error": "memory"}
-    except Exception as problem:
-        said = _unforeseen(problem)
-    answers.write(json.dumps(said).encode() + b"\n")
+        reply = {"error": "memory"}
+    except Exception as problem:  # a hostile file can make a decoder raise anything
+        reply = _unforeseen(problem)
+    answers.write(json.dumps(reply).encode() + b"\n")
     answers.flush()
 
 
 def _unforeseen(problem: Exception) -> dict[str, object]:
-    """An exception that no reader in media/ has words for: a full disk, too little memory, or damage in the file."""
+    """The reply to an exception that no reader in media/ expects: full disk, too little memory, or a damaged file."""
     number = getattr(problem, "errno", None)
     if number in _DISK_FULL:
         return {"error": "disk_full"}
@@ -142,6 +142,7 @@ def _watch(source: BinaryIO, lines: "queue.SimpleQueue[bytes]") -> None:
 
 
 def main() -> None:
+    """Limit this process, then do one task after another until the input ends."""
     limits.confine_process()
     # Libraries that print must not write into the answers, so the answers get a descriptor of their own.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")

@@ -20,9 +20,9 @@ Result = TypeVar("Result")
 
 
 class BorrowedProcess:
-    """A decoder process for the time of a task. kill() may be called from any thread, and also too late.
+    """A decoder process for the time of one task. kill() may be called from any thread.
 
-    When the process was given back it may already have another's file, so a late kill() has no effect.
+    After the task the process may already have another caller's file, so a late kill() has no effect.
     """
 
     def __init__(self, process: DecoderProcess) -> None:
@@ -48,6 +48,7 @@ class BorrowedProcess:
                 self._process.kill()
 
     def end(self) -> None:
+        """The task is over: kill() has no effect from now on."""
         with self._lock:
             self._is_over = True
 

@@ -130,12 +130,13 @@ class DecoderProcess:
             timer.cancel()
 
     def _ask(self, task: Task[Result]) -> bytes:
+        """Send `task` and wait for the first line of the answer; b"" if the process has ended."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None and stdout is not None
-        words = {"task": type(task).__name__, "fields": dataclasses.asdict(task)}
-        request = json.dumps(words, default=str).encode() + b"\n"  # a path is written as its text
+        request = {"task": type(task).__name__, "fields": dataclasses.asdict(task)}
+        line = json.dumps(request, default=str).encode() + b"\n"  # a path is written as its text
         try:
-            stdin.write(request)
+            stdin.write(line)
             stdin.flush()
             return stdout.readline(_MAX_ANSWER_BYTES)
         except (OSError, ValueError):
@@ -174,7 +175,7 @@ def _read(line: bytes, task: Task[Result]) -> Result:
             return task.parse(answer["result"])
         kind, detail = str(answer["error"]), str(answer.get("detail", ""))
     except (ValueError, KeyError, TypeError, ValidationError):
-        log.warning("a decoder process gave an answer that is none")
+        log.warning("a decoder process gave an answer that cannot be read")
         raise task.error(f"The {subject} made its decoder fail. {task.advice}") from None
     if kind == "disk_full":
         raise DiskFull("The server's disk is full; free some space and try again.")

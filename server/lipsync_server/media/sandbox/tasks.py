@@ -56,6 +56,7 @@ class Task(Generic[Result]):
     advice: ClassVar[str]
 
     def limits(self) -> Limits:
+        """The limits of memory and time for this task."""
         raise NotImplementedError
 
     def parse(self, answer: object) -> Result:

@@ -20,8 +20,8 @@ def read_video_frames(
     """For each index i the frame that is on screen at i / fps seconds, as uint8 RGB (H, W, 3), upright.
 
     max_side: larger frames are scaled down to this length of the longer side. Past the end of the video its last frame
-    stays. Rising indices are read in one pass; a falling one starts the video
-    anew. Holds two frames here and two in the process. Raises InvalidImage for a video that cannot be decoded.
+    is repeated. Rising indices are read in one pass; a falling index starts again from the beginning. Holds two frames
+    here and two in the process. Raises InvalidImage for a video that cannot be decoded.
     """
     process = DecoderProcess()
     try:

@@ -63,7 +63,8 @@ def integrated_loudness(audio: Path) -> float:
 
 
 def _limited(sound: Sound, gain: float) -> Iterator[Block]:
-    # alimiter looks `attack` ms ahead and gives as many samples as it takes, delayed by none of them (latency=1).
+    """The blocks of `sound` times `gain`, with peaks above _CEILING limited."""
+    # alimiter needs the next `attack` ms of sound. With latency=1 it removes that delay from its output.
     limiter = f"limit={_CEILING:.6f}:attack=5:release=80:level=disabled:latency=1"
     for frame in _filtered(sound, [("volume", f"{gain:.6f}:precision=float"), ("alimiter", limiter)], "flt"):
         yield frame.to_ndarray().reshape(-1, sound.format.channels).astype(np.float32)
@@ -97,6 +98,7 @@ def _filtered(
 
 
 def _ready(sink: "av.filter.context.FilterContext") -> Iterator[av.AudioFrame]:
+    """The frames that the filters have finished so far."""
     while True:
         try:
             frame = sink.pull()

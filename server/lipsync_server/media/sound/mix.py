@@ -38,6 +38,7 @@ def mix(first: Path, second: Path, output: Path, *, one_after_other: bool) -> fl
 
 
 def _mixed(first: Path, second: Path, rate_hz: int, channels: int, one_after_other: bool) -> Iterator[Block]:
+    """The blocks of both recordings, added up or one after the other; after the shorter one ends, the other alone."""
     if one_after_other:
         yield from _voice(first, rate_hz, channels)
         yield from _voice(second, rate_hz, channels)
@@ -87,6 +88,7 @@ def _with_channels(block: Block, channels: int) -> Block:
 
 
 def _turn_down(path: Path, peak: float) -> None:
+    """Divide every sample of the WAV file by `peak`, in place."""
     with soundfile.SoundFile(path, "r+") as file:
         position = 0
         while len(block := file.read(65_536, dtype="float32", always_2d=True)):

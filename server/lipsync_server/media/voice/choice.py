@@ -21,7 +21,7 @@ MODEL_FILE, TOKENIZER_FILE, VOICES_FOLDER = "onnx/model_quantized.onnx", "tokeni
 
 @dataclass(frozen=True)
 class Speaker:
-    """Who speaks. voice: of Kokoro, "" for espeak-ng. warning: a sentence for the caller, "" for none."""
+    """The voice of a text. voice: a name of Kokoro's, "" for espeak-ng. warning: for the caller, "" for none."""
 
     language: str
     voice: str
@@ -43,7 +43,7 @@ def check_voice(voice: str) -> None:
 
 
 def language_named(voice: str, language: str | None) -> str | None:
-    """The language that the caller named, by itself or by a voice of Kokoro; None where it has to be found."""
+    """The language that the caller named, or that of the named voice; None if it has to be detected."""
     return language or VOICES.get(voice)
 
 

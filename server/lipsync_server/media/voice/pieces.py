@@ -25,6 +25,7 @@ def _speakable(text: str) -> str:
 
 
 def _packed(text: str, level: int) -> Iterator[str]:
+    """`text` in pieces of at most _PIECE_CHARACTERS, broken at _BREAKS[level], and at finer breaks where needed."""
     if len(text) <= _PIECE_CHARACTERS:
         yield text
         return

@@ -38,8 +38,8 @@ NEED_THE_VOLUME = (
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FreezingVolume]:
     """The volume of the folder `data`, whose hangs are noticed in less than a second."""
     monkeypatch.setattr(volume, "STUCK_S", 0.5)
-    monkeypatch.setattr(volume, "_LOOK_EVERY_S", 0.2)
-    monkeypatch.setattr(http_volume, "_LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr(volume, "_POLL_INTERVAL_S", 0.2)
+    monkeypatch.setattr(http_volume, "_POLL_INTERVAL_S", 0.1)
     for name in ("backing", "data"):
         (tmp_path / name).mkdir()
     with FreezingVolume(tmp_path / "backing", tmp_path / "data") as mounted:

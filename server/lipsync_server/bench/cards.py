@@ -22,7 +22,7 @@ from lipsync_server.bench.machine import HEADER
 from lipsync_server.bench.record import Numbers, Record, read, say
 from lipsync_server.bench.sections import Section
 
-_LOOK_EVERY_S = 0.25
+_POLL_INTERVAL_S = 0.25
 # Seconds that a process may take to end after SIGTERM: the server of the section http stores its jobs.
 _GRACE_S = 15.0
 
@@ -91,7 +91,7 @@ def spread(
                     files = scratch if keep_files else folder
                     visible = ",".join(cards[card] for card in own)
                     running.append(_Process(record, task, own, visible, [*command, "--scratch", str(files)], folder))
-                time.sleep(_LOOK_EVERY_S)
+                time.sleep(_POLL_INTERVAL_S)
                 for process in [process for process in running if process.look()]:
                     running.remove(process)
                     free = sorted(free + process.cards)

@@ -21,7 +21,7 @@ from lipsync_server.errors import LipsyncError
 
 SERVE = (sys.executable, "-P", "-m", "lipsync_server.cli", "serve")
 STOP_S = 30.0
-_LOOK_EVERY_S = 0.02
+_POLL_INTERVAL_S = 0.02
 
 
 def free_port() -> int:
@@ -82,7 +82,7 @@ class LocalServer:
                 with urlopen(self.url + path, timeout=5):  # noqa: S310 - our own address
                     return
             except (HTTPError, URLError, TimeoutError, ConnectionError):
-                time.sleep(_LOOK_EVERY_S)
+                time.sleep(_POLL_INTERVAL_S)
         raise LipsyncError(f"The server did not answer at {path} within {timeout_s:g} s{self._last_words()}")
 
     def wait_until_it_listens(self, timeout_s: float) -> None:
@@ -93,7 +93,7 @@ class LocalServer:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
                     return
-            time.sleep(_LOOK_EVERY_S)
+            time.sleep(_POLL_INTERVAL_S)
         raise LipsyncError(f"The server did not listen within {timeout_s:g} s{self._last_words()}")
 
     def check_that_it_runs(self) -> None:

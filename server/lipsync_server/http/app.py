@@ -30,7 +30,7 @@ from lipsync_server.http.counters import Metrics
 from lipsync_server.http.idleness import machine_is_needed
 from lipsync_server.http.inputs.fetch import Fetcher
 from lipsync_server.http.inputs.probe import Prober
-from lipsync_server.http.inputs.uploads import leave_expectation
+from lipsync_server.http.inputs.uploads import delay_continue
 from lipsync_server.http.routes import (
     doctor,
     engines,
@@ -148,7 +148,7 @@ def create_app(
     app.on_response_prepare.append(add_cors_headers)
     app.on_response_prepare.append(note_begun_answer)
     for route in ROUTES:
-        app.router.add_route(route.method, route.path, route.handler, expect_handler=leave_expectation)
+        app.router.add_route(route.method, route.path, route.handler, expect_handler=delay_continue)
         if route.method == "GET":
             app.router.add_route("HEAD", route.path, route.handler)
     return app
@@ -163,6 +163,7 @@ def create_health_app(app: web.Application) -> web.Application:
 
 
 def make_executor(settings: Settings, registry: Registry = ENGINES) -> Executor:
+    """The executor that `settings.executor` names, which runs the workers; nothing is started yet."""
     if settings.executor == "ray":
         # Imported here: Ray is an optional extra, installed only where `--executor ray` is used.
         ray_executor: Executor = importlib.import_module("lipsync_server.workers.ray.executor").RayExecutor(
@@ -180,6 +181,7 @@ def _offered(executor: Executor, registry: Registry) -> Registry:
 
 
 def _profile(app: web.Application) -> ProfileAtStart | None:
+    """The download of LIPSYNC_PROFILE, which begins with the server; None without a profile, and with Ray."""
     settings, executor = app[keys.SETTINGS], app[keys.EXECUTOR]
     if not settings.profile:
         return None
@@ -207,6 +209,7 @@ def _readiness(app: web.Application) -> Callable[[], LoadState]:
 
 
 def _is_public(request: web.Request) -> bool:
+    """Whether the route table marks the request's route as public."""
     resource = request.match_info.route.resource
     return resource is not None and resource.canonical in _PUBLIC
 
@@ -308,6 +311,7 @@ async def _stop_queue(app: web.Application) -> None:
 
 
 def _secret(settings: Settings, files: JobFiles) -> bytes:
+    """The key of callback signatures: the setting's, else the one in the data folder, made on first use."""
     if settings.webhook_secret is not None:
         return settings.webhook_secret.get_secret_value().encode()
     return load_secret(files.data_dir / "webhook_secret")

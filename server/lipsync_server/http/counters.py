@@ -46,6 +46,7 @@ class Metrics:
         self.bytes_out = Counter("lipsync_bytes_out", "Bytes of videos sent.", registry=registry)
 
     def job_ended(self, job: Job) -> None:
+        """Count an ended job, its seconds and its cost."""
         engine = job.engine or job.spec.engine
         self.ended.labels(engine, job.state).inc()
         self.worker_s.labels(engine).inc(job.worker_s)
@@ -58,6 +59,7 @@ class Metrics:
                 self.speed.labels(engine).observe(job.outcome.render_s / job.outcome.duration_s)
 
     async def text(self, queue: JobQueue) -> bytes:
+        """The answer of GET /metrics in Prometheus's text format, with the gauges computed now."""
         counts = await queue.store.counts()
         for state, n_jobs in counts.items():
             self.jobs.labels(state).set(n_jobs)

@@ -11,6 +11,7 @@ from lipsync_server.settings import Settings
 
 
 def main() -> int:
+    """Request /healthz; returns the exit status, 0 for a healthy server."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{Settings().port}/healthz", timeout=4) as response:
             return 0 if response.status == 200 else 1

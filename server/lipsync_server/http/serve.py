@@ -63,7 +63,7 @@ async def check_volumes(settings: Settings) -> None:
 
 
 def _look_into(folder: Path) -> None:
-    """Ask the volume for the folder's entries; errors are for those who need them."""
+    """Read an entry of the folder, which waits if the volume is stuck. Other errors are reported where it is used."""
     with contextlib.suppress(OSError):
         next(folder.iterdir(), None)
 
@@ -82,6 +82,7 @@ def with_token(settings: Settings) -> Settings:
 
 
 async def _serve(settings: Settings, registry: Registry) -> None:
+    """Start the application, listen until SIGTERM or SIGINT, then stop in order."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -103,11 +104,11 @@ async def _serve(settings: Settings, registry: Registry) -> None:
         runners.append((small, settings.port_health, "health checks"))
     listeners: list[asyncio.Server] = []
     try:
-        for runner, port, what in runners:
+        for runner, port, purpose in runners:
             if not await _unless_stopped(runner.setup(), stop):
                 return
             listeners.append(await listen(runner, settings.host, port, Connections(most=n_connections)))
-            log.info("%s on %s", what, _url(settings.host, listeners[-1]))
+            log.info("%s on %s", purpose, _url(settings.host, listeners[-1]))
         tunnel = _announce(settings, app[keys.ADDRESS], listeners[0])
         await stop.wait()
         log.info("stopping")

@@ -18,9 +18,9 @@ TIDY_UP_S = 20.0
 
 
 def end_process_after(limit_s: float) -> None:
-    """Begin to count: `limit_s` seconds later the process ends with status 1, unless it has ended by itself.
+    """End the process with status 1 in `limit_s` seconds, unless it has ended by itself before.
 
-    A daemon thread counts, because the event loop may be the part that hangs, and because the thread must not keep
+    A daemon thread waits, because the event loop may be the part that hangs, and because the thread must not keep
     the process alive.
     """
     threading.Thread(target=_end_process, args=(limit_s,), name="stop limit", daemon=True).start()

@@ -20,8 +20,8 @@ from lipsync_server.jobs.volume import is_gone, volume_stuck
 
 log = logging.getLogger(__name__)
 
-_LOOK_EVERY_S = 1.0
-_N_LOOKS = 2
+_POLL_INTERVAL_S = 1.0
+_N_POLLS = 2
 """Polls of a stuck volume after which a request is ended.
 
 A request that needs no file is answered between two polls.
@@ -40,11 +40,11 @@ async def volume_middleware(request: web.Request, handler: Handler) -> web.Strea
         raise trouble  # before a body is sent for nothing
     work = asyncio.ensure_future(handler(request))
     try:
-        n_looks = 0
-        while not (await asyncio.wait({work}, timeout=_LOOK_EVERY_S))[0]:
+        n_polls = 0
+        while not (await asyncio.wait({work}, timeout=_POLL_INTERVAL_S))[0]:
             trouble = None if request.get(_MAY_WAIT) else volume.trouble
-            n_looks = n_looks + 1 if trouble else 0
-            if trouble and n_looks >= _N_LOOKS:
+            n_polls = n_polls + 1 if trouble else 0
+            if trouble and n_polls >= _N_POLLS:
                 raise _given_up(request, work, trouble)
         with disk_errors():
             return work.result()
@@ -79,7 +79,10 @@ def changes_nothing(request: web.Request) -> Iterator[None]:
 
 
 def _given_up(request: web.Request, work: "asyncio.Task[web.StreamResponse]", trouble: VolumeStuck) -> VolumeStuck:
-    """End the request without its handler. A handler that may be writing ends when the volume answers again."""
+    """The answer to a request whose handler still waits for the volume.
+
+    A handler that only reads is cancelled. A handler that may be writing is left to end when the volume answers again.
+    """
     abandoned = request.app[keys.ABANDONED]
     abandoned.add(work)
     work.add_done_callback(abandoned.discard)
@@ -95,5 +98,6 @@ def _given_up(request: web.Request, work: "asyncio.Task[web.StreamResponse]", tr
 
 
 def _read_error(work: "asyncio.Task[web.StreamResponse]") -> None:
+    """Log the error of an abandoned handler; asyncio would report an error that nobody has read."""
     if not work.cancelled() and (error := work.exception()):
         log.warning("a request that the volume held up ended with %s: %s", type(error).__name__, error)

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 STUCK_S = 15.0
 """A volume that has not answered for this long counts as away. A disk that spins up or is busy answers sooner."""
-_LOOK_EVERY_S = 3.0
+_POLL_INTERVAL_S = 3.0
 _GONE = (errno.EIO, errno.ENOTCONN, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.EHOSTDOWN, errno.EHOSTUNREACH)
 """The errors of a volume that is away. Any other error, such as that of a full or read-only disk, is an answer."""
 _FILE = ".answers"
@@ -58,14 +58,14 @@ class VolumeWatch:
         """Return whether the volume was away after `since`, a time of the monotonic clock. Waits until it is back."""
         works = await self._look()
         while not works:
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await asyncio.sleep(_POLL_INTERVAL_S)
             works = await self._look()
         return self._away_until is not None and self._away_until >= since
 
     async def run(self) -> None:
         while True:
             await self._look()
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await asyncio.sleep(_POLL_INTERVAL_S)
 
     async def _look(self) -> bool:
         """Test the volume once, however long that takes. Returns whether it works."""

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 Stop = Callable[[], Awaitable[None]]
 
-_LOOK_EVERY_S = 10.0
+_POLL_INTERVAL_S = 10.0
 _WARN_AT_S = (300.0, 60.0)
 _TRY_AGAIN_S = 60.0
 _ANSWER_S = 30.0
@@ -106,7 +106,7 @@ class IdleWatch:
                 await self.look()
             except Exception:
                 log.exception("looking for work failed; trying again")
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await asyncio.sleep(_POLL_INTERVAL_S)
 
     async def _ask(self) -> bool:
         """Whether the machine is busy. No answer in time counts as idle: with a database that hangs, no job can end."""

@@ -92,6 +92,7 @@ async def add_request_id(request: web.Request, response: web.StreamResponse) -> 
 
 
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The handler's answer, or the problem document of the error that it raised."""
     try:
         return await handler(request)
     except web.HTTPException as error:
@@ -118,7 +119,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         )
     except ConnectionError:
         raise
-    except Exception:
+    except Exception:  # a fault of ours: the log has the stack trace, the caller gets a sentence
         log.exception("unexpected error")
         return from_error(
             LipsyncError("Something unexpected went wrong; the server's log has it under this request's id.")
@@ -126,6 +127,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 def from_error(error: LipsyncError) -> web.Response:
+    """The problem document of an error, with Retry-After and WWW-Authenticate where the error asks for them."""
     headers: dict[str, str] = {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
@@ -138,6 +140,7 @@ def from_error(error: LipsyncError) -> web.Response:
 
 
 def _from_http(error: web.HTTPException, request: web.Request) -> web.Response:
+    """The problem document of an error of aiohttp, such as an address or a method that does not exist."""
     phrase = HTTPStatus(error.status).phrase
     sentence = _SENTENCES.get(error.status, f"{phrase}.")
     headers = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
@@ -151,6 +154,7 @@ def _from_http(error: web.HTTPException, request: web.Request) -> web.Response:
 
 
 def _document(problem: Problem, headers: Mapping[str, str]) -> web.Response:
+    """The response for `problem`, with the id of the current request."""
     return plain_problem(problem.model_copy(update={"request_id": REQUEST_ID.get()}), headers)
 
 

@@ -226,7 +226,7 @@ class WorkerStatus(_Model):
     engine: str
     state: WorkerState
     job_id: str | None = None
-    reason: str = Field(default="", description="Why the worker accepts no job; null when it does.")
+    reason: str = Field(default="", description="Why the worker accepts no job; empty when it does.")
     version: str = Field(default="", description="The lipsync-server version in the worker's process.")
 
 
@@ -268,7 +268,7 @@ class IdleStop(_Model):
 
 
 class KeepRequest(_Model):
-    """How long the machine shall stay at least."""
+    """The least time for which the machine has to stay."""
 
     minutes: float = Field(default=30, ge=0, le=720, description="From now on; 0 ends an earlier request.")
 

@@ -15,6 +15,7 @@ _STAGES = frozenset(get_args(schemas.Stage))
 
 
 def job_path(job_id: str, part: str = "") -> str:
+    """The address of a job from the server's root. part: for example "/video"."""
     return f"/v1/jobs/{job_id}{part}"
 
 
@@ -101,6 +102,7 @@ def job_view(
 
 
 def _result(job: Job) -> dict[str, object] | None:
+    """The fields of schemas.Result for a job that succeeded, else None."""
     outcome = job.outcome
     if outcome is None or job.state != "succeeded":
         return None
@@ -141,6 +143,7 @@ def _quality(quality: Quality) -> dict[str, object]:
 
 
 def _timings(job: Job, stage_s: dict[str, float]) -> dict[str, float]:
+    """The fields of schemas.Timings. stage_s: seconds by stage, so far or of the ended job."""
     known = schemas.Timings.model_fields
     timings = {f"{stage}_s": round(seconds, 3) for stage, seconds in stage_s.items() if f"{stage}_s" in known}
     if job.started_at is not None:

@@ -70,6 +70,7 @@ def _engine(info: EngineInfo) -> str:
 
 
 def _section(path: str, method: str, operation: Schema, definitions: Schema, address: str) -> str:
+    """The HTML of one route: parameters, body, answers and a curl line."""
     is_open = operation.get("security") == []
     parts = [
         f"<h2><code>{method.upper()} {html.escape(path)}</code></h2>",
@@ -116,6 +117,7 @@ def _answers(responses: Schema) -> str:
 
 
 def _curl(path: str, method: str, is_open: bool, takes_files: bool, address: str) -> str:
+    """A curl line that calls the route. is_open: without a token. takes_files: with sample files."""
     parts = ["curl --fail-with-body"]
     if method != "get":
         parts.append(f"-X {method.upper()}")
@@ -143,7 +145,7 @@ def _fields_table(lines: Sequence[FieldLine]) -> str:
 
 
 def _text(value: object) -> str:
-    """`text` escaped for HTML, with `backticks` turned into code."""
+    """`value` as text escaped for HTML, with `backticks` turned into code."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(str(value)))
 
 

@@ -43,9 +43,9 @@ def job_form() -> Json:
     properties = dict(options["properties"])
     properties["options"] = {"type": "string", "contentMediaType": "application/json", "description": "A JSON object."}
     properties["face_box"] = {"type": "string", "description": "The face to animate: left,top,right,bottom in pixels."}
-    for name, what in (("image", "Picture"), ("audio", "Recording"), ("second_audio", "Second person's recording")):
-        properties[name] = {"type": "string", "format": "binary", "description": f"{what}, as a file."}
-        properties[f"{name}_url"] = {"type": "string", "format": "uri", "description": f"{what}, in place of {name}."}
+    for name, title in (("image", "Picture"), ("audio", "Recording"), ("second_audio", "Second person's recording")):
+        properties[name] = {"type": "string", "format": "binary", "description": f"{title}, as a file."}
+        properties[f"{name}_url"] = {"type": "string", "format": "uri", "description": f"{title}, in place of {name}."}
     return {
         "type": "object",
         "properties": properties,
@@ -85,6 +85,7 @@ def document(routes: Sequence[Route]) -> Json:
 
 
 def _models(routes: Sequence[Route]) -> list[type[BaseModel]]:
+    """Every pydantic model that a route accepts or answers, each once."""
     found: dict[type[BaseModel], None] = {schemas.Problem: None, schemas.Callback: None}
     for route in routes:
         for each in (*route.answers.values(), *route.forms.values()):
@@ -126,6 +127,7 @@ def _operation(route: Route, names: Mapping[type[BaseModel], str]) -> Json:
 
 
 def _problems(route: Route) -> list[int]:
+    """The statuses of the problem documents with which the route may answer, ascending."""
     everywhere = (500,) if route.public else _EVERYWHERE
     return sorted({*everywhere, *route.problems} - set(route.answers))
 
@@ -152,7 +154,7 @@ def _response(each: Answer, names: Mapping[type[BaseModel], str]) -> Json:
 def _problem(names: Mapping[type[BaseModel], str]) -> Json:
     reference = {"$ref": _REF.format(model=names[schemas.Problem])}
     return {
-        "description": "What was wrong and what to do (RFC 9457).",
+        "description": "The fault and its remedy (RFC 9457).",
         "content": {"application/problem+json": {"schema": reference}},
     }
 

@@ -41,6 +41,7 @@ class Caller:
     token_id: str = ""
 
     def sees(self, job: Job) -> bool:
+        """Whether this caller may read and change `job`."""
         return self.is_owner or job.spec.owner == self.name
 
 
@@ -109,6 +110,7 @@ def auth_middleware(tokens: Tokens, settings: Settings, is_public: Callable[[web
 
 
 def _bearer(request: web.Request, tokens: Tokens) -> Caller:
+    """The caller whose token the request carries. Raises Unauthorized without an accepted token."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         raise Unauthorized("This server needs a token. Send it as header `Authorization: Bearer TOKEN`.")

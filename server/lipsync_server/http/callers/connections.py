@@ -64,6 +64,7 @@ class Connections:
         return True
 
     def forget(self, gone: "Connection") -> None:
+        """Remove a closed connection."""
         self._open.discard(gone)
 
     def _close_oldest(self, idle: "list[Connection]") -> None:

@@ -10,6 +10,7 @@ _ALLOWED = "Authorization, Content-Type, Idempotency-Key, Lipsync-Keep, Prefer, 
 
 
 def cors_middleware(origins: Sequence[str]) -> Middleware:
+    """Answer preflight requests of pages from `origins`, and mark their other requests for `add_cors_headers`."""
     allowed = frozenset(origins)
 
     @web.middleware

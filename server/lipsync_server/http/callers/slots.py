@@ -16,15 +16,18 @@ MAX_STREAMS = 256
 class Slots:
     """Counts activities of one kind. One too many is refused: waiting would only keep its connection open."""
 
-    def __init__(self, n_slots: int, what: str) -> None:
-        """`what` follows the number in the message, for example "uploads are being received"."""
-        self._n_slots, self._what = n_slots, what
+    def __init__(self, n_slots: int, activity: str) -> None:
+        """activity: follows the number in the message, for example "uploads are being received"."""
+        self._n_slots, self._activity = n_slots, activity
         self.n_taken = 0
 
     @contextmanager
     def take(self) -> Iterator[None]:
+        """Hold one slot in the block. Raises QueueFull if none is free."""
         if self.n_taken >= self._n_slots:
-            raise QueueFull(f"{self.n_taken} {self._what} at this moment. Try again in a few seconds.", retry_after_s=5)
+            raise QueueFull(
+                f"{self.n_taken} {self._activity} at this moment. Try again in a few seconds.", retry_after_s=5
+            )
         self.n_taken += 1
         try:
             yield
@@ -40,6 +43,7 @@ class KeyLocks:
 
     @asynccontextmanager
     async def hold(self, owner: str, key: str | None) -> AsyncIterator[None]:
+        """Hold the lock of `owner` and `key` in the block; without a key nothing is locked."""
         if key is None:
             yield
             return

@@ -104,6 +104,7 @@ class Fetcher:
             await self._session.close()
 
     def _socket(self, info: aiohttp.AddrInfoType) -> socket.socket:
+        """A socket for one resolved address. Raises BlockedAddress for a forbidden one, before it connects."""
         family, kind, protocol, _, target = info
         if family not in (socket.AF_INET, socket.AF_INET6):
             raise BlockedAddress(str(target[0]))
@@ -180,6 +181,7 @@ class Fetcher:
 
 
 def _unreachable(shown: str, error: OSError, field: str) -> FetchFailed:
+    """The error for an address to which no connection was made. shown: the address without secrets."""
     if error.errno == errno.EACCES:
         return FetchFailed(
             f"{shown} leads to an address that is not public ({error.strerror}). "
@@ -200,4 +202,5 @@ def _shown(url: str) -> str:
 
 
 def _name(url: URL) -> str:
+    """The file name at the end of an address."""
     return unquote(url.name)[:200]

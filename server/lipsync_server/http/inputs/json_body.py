@@ -36,7 +36,7 @@ class JsonBody:
         self, file_fields: Collection[str], write: Write, url_fields: Mapping[str, str] = MappingProxyType({})
     ) -> None:
         self._file_fields, self._url_fields, self._write = file_fields, url_fields, write
-        self._files_come: dict[str, _Base64Text] = {}
+        self._file_texts: dict[str, _Base64Text] = {}
         self._rest = bytearray()
         self._depth = 0
         self._in_string = self._escaped = False
@@ -48,6 +48,7 @@ class JsonBody:
         self._start = b""
 
     async def feed(self, chunk: bytes) -> None:
+        """Parse the next bytes. Raises BadRequest or InvalidInput for a fault, TooLarge for too much text."""
         if not self._begun:
             chunk, self._start = self._start + chunk, b""
             if len(chunk) < len(_BOM) and _BOM.startswith(chunk):
@@ -88,8 +89,9 @@ class JsonBody:
         return end + 1
 
     async def _pass(self, file: "_Base64Text", data: bytes) -> None:
+        """Hand the decoded bytes of a file on. Raises InvalidInput for a second text of the same file."""
         if data:
-            if self._files_come.setdefault(file.field, file) is not file:
+            if self._file_texts.setdefault(file.field, file) is not file:
                 name = file.field
                 raise InvalidInput(f"The file {name} is there twice. Send {name} or {name}_url, once.", field=name)
             await self._write(file.field, data)
@@ -134,6 +136,7 @@ class JsonBody:
         return len(chunk)
 
     def _begins_data_uri(self) -> bool:
+        """Whether the string being read is a data URI in a field for an address."""
         is_address = self._depth == 1 and self._after_colon and self._key in self._url_fields
         return is_address and self._rest[self._string_at + 1 :].strip().lower() == b"data:"
 
@@ -153,6 +156,7 @@ class _Base64Text:
         return (len(text) - len(text.rstrip(b"\\"))) % 2 == 1
 
     def decode(self, text: bytes) -> bytes:
+        """The bytes of the file that `text` completes; a rest that cannot be decoded yet is held back."""
         text = self._unescaped(self._escape + text)
         if self._head is not None:
             self._head += text.lstrip() if not self._head else text
@@ -172,6 +176,7 @@ class _Base64Text:
         return data + (self._bytes_of(left + b"=" * (-len(left) % 4)) if left else b"")
 
     def _without_head(self) -> bytes:
+        """The collected first characters without the head of a data URI. Raises InvalidInput for an address."""
         head, self._head = self._head or b"", None
         uri = _DATA_URI.match(head)
         if uri and b";base64" not in uri.group().lower():
@@ -185,6 +190,7 @@ class _Base64Text:
         return head[uri.end() :] if uri else head
 
     def _unescaped(self, text: bytes) -> bytes:
+        """`text` without JSON escapes; an escape at its end that may be incomplete is held back."""
         self._escape = b""
         if b"\\" not in text:
             return text
@@ -252,6 +258,7 @@ def _reason(error: Exception) -> str:
 
 
 def _text(literal: bytes | bytearray) -> str:
+    """The text of a JSON string, or "" if it is broken."""
     try:
         return str(json.loads(bytes(literal)))
     except ValueError:

@@ -29,7 +29,7 @@ QUICK_S = 3.0
 N_QUICK, N_SLOW = 4, 2
 N_WARM = 3
 """Two uploads of hostile files at once cost two processes; the next upload still finds one ready."""
-_LOOK_INTERVAL_S = 0.1
+_POLL_INTERVAL_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ProbedInputs:
     warnings: tuple[str, ...]
 
 
-def has_left(request: web.Request) -> bool:
+def caller_has_left(request: web.Request) -> bool:
     """Whether the caller has closed the connection of `request`."""
     return request.transport is None or request.transport.is_closing()
 
@@ -57,6 +57,7 @@ class Prober:
         self._threads = ThreadPoolExecutor(N_QUICK + N_SLOW, thread_name_prefix="probe")
 
     def start(self) -> None:
+        """Begin to start the warm decoder processes, in a thread."""
         self._threads.submit(self._decoders.warm_up)
 
     async def close(self) -> None:
@@ -99,6 +100,7 @@ class Prober:
         return found.duration_s
 
     def _check_voice(self, voice: str, language: str) -> None:
+        """Raise InvalidInput for a voice that cannot speak here."""
         choose_speaker(voice, language, folder_named(self._settings.weights_dir, FOLDER))
 
     def _picture(self, taken: Taken) -> ProbePicture:
@@ -111,7 +113,7 @@ class Prober:
         """The task's result. Raises media's errors, and Cancelled when the caller hangs up, which kills the process."""
         work = asyncio.create_task(self._run(task))
         try:
-            while not (await asyncio.wait({work}, timeout=_LOOK_INTERVAL_S))[0]:
+            while not (await asyncio.wait({work}, timeout=_POLL_INTERVAL_S))[0]:
                 if caller_left():
                     raise Cancelled("The caller hung up.")
             return work.result()
@@ -120,6 +122,7 @@ class Prober:
             await asyncio.gather(work, return_exceptions=True)
 
     async def _run(self, task: Task[Result]) -> Result:
+        """The task's result, by way of the quick lane and, after QUICK_S seconds, of the slow lane."""
         attempt: _Attempt[Result] | None = None
         try:
             async with self._quick:
@@ -148,9 +151,11 @@ class _Attempt(Generic[Result]):
         self._future = asyncio.wrap_future(threads.submit(self._run, decoders, task))
 
     async def is_done(self, timeout_s: float | None) -> bool:
+        """Wait up to `timeout_s` seconds; returns whether the task has ended."""
         return bool((await asyncio.wait({self._future}, timeout=timeout_s))[0])
 
     def result(self) -> Result:
+        """The result of a task that has ended, or the error that it raised."""
         return self._future.result()
 
     async def stop(self) -> None:

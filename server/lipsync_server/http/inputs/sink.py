@@ -57,6 +57,7 @@ class FileSink:
             await asyncio.to_thread(self._file.close)
 
     async def write(self, chunk: bytes) -> None:
+        """Add the next bytes of the file."""
         self.n_bytes += len(chunk)
         if self.n_bytes > self._max_bytes:
             raise TooLarge(

@@ -10,7 +10,7 @@ from aiohttp.http import HttpProcessingError
 
 from lipsync_server.errors import BadRequest, TooLarge, UnsupportedMedia
 from lipsync_server.http.inputs.json_body import parse_object
-from lipsync_server.http.inputs.uploads import go_on
+from lipsync_server.http.inputs.uploads import send_continue
 
 _MAX_BYTES = 64 * 1024
 _WITHIN_S = 30.0
@@ -20,7 +20,7 @@ async def small_object(request: web.Request) -> dict[str, object]:
     """The JSON object in the body of a request that has no files. Raises a LipsyncError that names the fault."""
     if request.content_type != "application/json":
         raise UnsupportedMedia(f"The body is {request.content_type}. Send a JSON object as application/json.")
-    await go_on(request)
+    await send_continue(request)
     body = bytearray()
     try:
         async with asyncio.timeout(_WITHIN_S):

@@ -57,6 +57,7 @@ class Form:
 
 
 def file_fields(settings: Settings) -> dict[str, FileField]:
+    """The file fields of a job by name, with the server's limits."""
     return {
         "image": FileField("image", True, settings.max_image_bytes),
         "audio": FileField("audio", True, settings.max_audio_bytes),
@@ -64,11 +65,12 @@ def file_fields(settings: Settings) -> dict[str, FileField]:
     }
 
 
-async def leave_expectation(request: web.Request) -> None:
-    """Delay the answer to `Expect: 100-continue`; go_on() sends it once the caller may send the body."""
+async def delay_continue(request: web.Request) -> None:
+    """Delay the answer to `Expect: 100-continue`; send_continue() sends it once the caller may send the body."""
 
 
-async def go_on(request: web.Request) -> None:
+async def send_continue(request: web.Request) -> None:
+    """Answer `100 Continue` to a client that waits for it: the caller may send the body now."""
     if request.headers.get("Expect", "").lower() == "100-continue" and request.version == HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         # Reset aiohttp's counter: the interim answer is not part of the response.
@@ -161,6 +163,7 @@ async def _reading() -> AsyncIterator[None]:
 
 
 async def _multipart(request: web.Request, folder: Path, fields: dict[str, FileField], pace: _Pace) -> Form:
+    """Receive a form part by part, each file into `folder`. A text in place of a file is an error at the end."""
     form = Form()
     texts: list[LipsyncError] = []
     boundary = request.headers.get("Content-Type", "").lower().partition("boundary=")[2]
@@ -227,6 +230,7 @@ def _as_text(beginning: bytes) -> str:
 
 
 def _text_for_a_file(field: FileField, text: str) -> LipsyncError:
+    """The error for a text that was sent in place of a file, with the remedy for n8n and curl."""
     came = f"The field {field.name} has to be a file, and the text {show(text)} came in its place."
     if text.lower().startswith(("http://", "https://")):
         return InvalidInput(f"{came} Send an address as {field.url_name}.", field=field.name)
@@ -238,6 +242,7 @@ def _text_for_a_file(field: FileField, text: str) -> LipsyncError:
 
 
 async def _text(part: BodyPartReader, name: str, pace: _Pace) -> str:
+    """The text of a part. Raises TooLarge beyond MAX_TEXT_BYTES, InvalidInput if it is not UTF-8."""
     data = bytearray()
     while True:
         async with _reading():
@@ -268,6 +273,7 @@ def _parsed(name: str, text: str) -> object:
 
 
 async def _json(request: web.Request, folder: Path, fields: dict[str, FileField], pace: _Pace) -> Form:
+    """Receive a JSON body, with files in base64 written into `folder`."""
     form = Form()
     async with AsyncExitStack() as open_files:
         sinks: dict[str, FileSink] = {}
@@ -313,6 +319,7 @@ def _is_blank(name: str, value: object) -> bool:
 
 
 async def _fetch(form: Form, folder: Path, fields: dict[str, FileField], fetcher: Fetcher) -> None:
+    """Download the files whose addresses the caller sent."""
     for each in fields.values():
         url = form.values.pop(each.url_name, None)
         if url is None:

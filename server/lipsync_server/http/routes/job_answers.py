@@ -69,6 +69,8 @@ async def find_job(request: web.Request) -> Job:
 
 @dataclass(frozen=True)
 class FinishedVideo:
+    """The file of a finished video, and its size."""
+
     path: Path
     size_bytes: int
 

@@ -49,6 +49,7 @@ async def lipsync(request: web.Request) -> web.StreamResponse:
 
 
 def _ended(job: Job, request: web.Request) -> JobEnded:
+    """The exception that answers with the error of a failed or cancelled job."""
     failure = job.failure or Failure("cancelled", "The job was cancelled", "The job was cancelled by a caller.", 409)
     return JobEnded(job.id, failure, job_link(request, job))
 

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from lipsync_server.http import keys
 from lipsync_server.http.answers.file_names import inline
-from lipsync_server.http.inputs.probe import has_left
+from lipsync_server.http.inputs.probe import caller_has_left
 from lipsync_server.http.routes.job_answers import find_job, finished_video
 from lipsync_server.http.routing import JOB_ID, Answer, Route
 from lipsync_server.media.framing.wishes import STILL_TYPES, Still
@@ -28,7 +28,7 @@ async def still(request: web.Request, kind: Still) -> web.StreamResponse:
         if not await asyncio.to_thread(path.is_file):
             duration_s = job.outcome.duration_s if job.outcome is not None else 0.0
             task = WriteStill(video.path, path, kind, duration_s)
-            await request.app[keys.PROBER].run(task, partial(has_left, request))
+            await request.app[keys.PROBER].run(task, partial(caller_has_left, request))
     name = Path(job.spec.file_name)
     return web.FileResponse(
         path,

@@ -30,7 +30,7 @@ from lipsync_server.jobs.watch import set_within
 from lipsync_server.media.mp4.growing_file import MARK_BYTES, codecs_of, n_frames_at, read_head
 
 _PIECE_BYTES = 256 * 1024
-_LOOK_EVERY_S = 0.25
+_POLL_INTERVAL_S = 0.25
 HEADER = "Lipsync-Stream"
 
 
@@ -62,10 +62,11 @@ async def _first_part(request: web.Request, job: Job) -> BinaryIO | None:
             if job.final or queue.stopping:
                 await finished_video(request, job)
                 return None
-            await set_within(changed, _LOOK_EVERY_S)
+            await set_within(changed, _POLL_INTERVAL_S)
 
 
 def _open_begun(path: Path) -> BinaryIO | None:
+    """The growing file, opened, or None while it does not exist or holds no complete piece."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
@@ -115,7 +116,7 @@ async def _copy(queue: JobQueue, job_id: str, file: BinaryIO, write: Callable[[b
                 return job.state == "succeeded" and n_frames_at(tail) == n_frames
             if queue.stopping:
                 return False
-            await set_within(changed, _LOOK_EVERY_S)
+            await set_within(changed, _POLL_INTERVAL_S)
 
 
 async def _pace(queue: JobQueue, job: Job) -> str:

@@ -19,8 +19,8 @@ from lipsync_server.http.answers.file_names import safe_name, video_name
 from lipsync_server.http.answers.schemas import JobOptions
 from lipsync_server.http.callers.addresses import checked_url
 from lipsync_server.http.callers.auth import CALLER
-from lipsync_server.http.inputs.probe import has_left
-from lipsync_server.http.inputs.uploads import Form, check_length, go_on, receive
+from lipsync_server.http.inputs.probe import caller_has_left
+from lipsync_server.http.inputs.uploads import Form, check_length, receive, send_continue
 from lipsync_server.http.volume import changes_nothing
 from lipsync_server.jobs import files as job_files
 from lipsync_server.jobs.database.store import Idempotency, Store
@@ -51,7 +51,7 @@ async def accept(request: web.Request, *, default_name: str | None = None) -> Ac
     with app[keys.SLOTS].take():
         folder = await asyncio.to_thread(files.new_incoming)
         try:
-            await go_on(request)
+            await send_continue(request)
             with changes_nothing(request):
                 form = await receive(request, folder, settings, app[keys.FETCHER])
             app[keys.METRICS].bytes_in.inc(sum(taken.n_bytes for taken in form.files.values()))
@@ -64,6 +64,7 @@ async def accept(request: web.Request, *, default_name: str | None = None) -> Ac
 async def _accept_form(
     request: web.Request, form: Form, folder: Path, *, owner: str, key: str | None, default_name: str | None
 ) -> Accepted:
+    """Check the received form and queue the job, or find the job of an earlier request with the same key."""
     app = request.app
     queue, files = app[keys.QUEUE], app[keys.FILES]
     if "callback_url" in form.values:
@@ -88,7 +89,7 @@ async def _accept_form(
         callback_url=callback_url,
     )
     spec = await app[keys.PLANNER].check(spec)
-    probed = await app[keys.PROBER].probe(form.files, spec.ask, caller_left=lambda: has_left(request))
+    probed = await app[keys.PROBER].probe(form.files, spec.ask, caller_left=lambda: caller_has_left(request))
     spec = replace(spec, duration_s=probed.duration_s, warnings=probed.warnings)
     job_id = queue.new_id()
     await asyncio.to_thread(files.adopt, folder, job_id)
@@ -117,6 +118,7 @@ async def _replay(store: Store, wanted: Idempotency) -> Job | None:
 
 
 def _idempotency_key(request: web.Request) -> str | None:
+    """The header Idempotency-Key, or None. Raises BadRequest for a key that is too long or not printable."""
     key = request.headers.get("Idempotency-Key")
     if key is None:
         return None

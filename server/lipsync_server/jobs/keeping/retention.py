@@ -23,7 +23,7 @@ from lipsync_server.jobs.watch import set_within
 log = logging.getLogger(__name__)
 
 RECORD_TTL_S = 30 * 86400.0
-_LOOK_EVERY_S = 60.0
+_POLL_INTERVAL_S = 60.0
 
 
 async def sweep_leftovers(store: Store, files: JobFiles, *, keep_s: float) -> None:
@@ -114,7 +114,7 @@ class Retention:
 
     async def run(self) -> None:
         while True:
-            wait_s = _LOOK_EVERY_S
+            wait_s = _POLL_INTERVAL_S
             try:
                 if n_expired := await expire(self._store, self._files, self._clock()):
                     log.info("%d videos expired", n_expired)

@@ -31,7 +31,7 @@ from lipsync_server.workers.ray.versions import Versions
 from lipsync_server.workers.task import RenderTask
 from lipsync_server.workers.work import Send, Work
 
-_LOOK_EVERY_S = 0.5
+_POLL_INTERVAL_S = 0.5
 _OF_THE_MACHINE = ("weights_dir", "device", "lora")
 _SPARE_BYTES = 32 * 1024 * 1024
 VIDEO = "video.mp4"
@@ -119,7 +119,7 @@ class EngineActor:
                 if isinstance(message, messages.Finished):
                     yield from _made_with(local)
                     yield from pieces(local.output, VIDEO)
-                elif isinstance(message, messages.Failed) or time.monotonic() - looked_at > _LOOK_EVERY_S:
+                elif isinstance(message, messages.Failed) or time.monotonic() - looked_at > _POLL_INTERVAL_S:
                     yield from resume.news()
                     looked_at = time.monotonic()
                 yield message
@@ -148,7 +148,7 @@ class EngineActor:
         try:
             while not (running.done() and sent.empty()):
                 try:
-                    yield sent.get(timeout=_LOOK_EVERY_S)
+                    yield sent.get(timeout=_POLL_INTERVAL_S)
                 except queue.Empty:
                     yield messages.Alive()
             running.result()

@@ -42,7 +42,7 @@ from lipsync_server.workers.worker import EngineWorker
 
 log = logging.getLogger(__name__)
 
-_LOOK_EVERY_S = 1.0
+_POLL_INTERVAL_S = 1.0
 _N_THREADS = 16
 # render, load, lifeline, cancel, receive or why_no_room, drop, and one to spare
 _N_CALLS = 7
@@ -102,7 +102,7 @@ class RayExecutor:
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await asyncio.sleep(_POLL_INTERVAL_S)
             try:
                 await self._look()
             except Exception:

@@ -112,10 +112,10 @@ def test_what_any_machine_can_run_is_on_offer_and_stays_so() -> None:
 
     assert available() == {"bars": True, "none": False}
     lacking = EngineInfo(name="bars", title="Bars", available=False, reason="no GPU")
-    registry.tell([lacking])
+    registry.store_offer([lacking])
     assert available()["bars"] is False, "this machine does not render; the cluster's do"
-    registry.tell([EngineInfo(name="bars", title="Bars", available=True, reason="")])
-    registry.tell([lacking])
+    registry.store_offer([EngineInfo(name="bars", title="Bars", available=True, reason="")])
+    registry.store_offer([lacking])
     assert available()["bars"] is True
     assert isinstance(registry, Registry)
 

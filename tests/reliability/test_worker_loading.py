@@ -87,7 +87,7 @@ async def test_a_worker_that_is_stopped_while_it_loads_is_replaced(
         (tmp_path / "load").unlink()
         assert (await render(await idle(executor), make_task(tmp_path, duration_s=0.2))).n_frames == 5
         assert not stuck.is_running()
-        assert "said nothing" in caplog.text
+        assert "sent no message" in caplog.text
 
 
 async def test_a_load_without_progress_ends_with_the_reason_and_tasks_still_end(tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ async def test_a_worker_that_is_stopped_while_it_renders_or_waits_is_replaced(tm
         [first] = workers_of(os.getpid())
         job, _ = await start_render(worker, make_task(tmp_path, seconds_per_frame=0.05, duration_s=10))
         first.suspend()
-        with pytest.raises(errors.WorkerCrashed, match="said nothing"):
+        with pytest.raises(errors.WorkerCrashed, match="sent no message"):
             async with asyncio.timeout(DEADLINE_S):
                 await job
         executor.release(worker)

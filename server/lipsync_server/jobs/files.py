@@ -56,6 +56,7 @@ class JobFiles:
             )
 
     def new_incoming(self) -> Path:
+        """A new folder for an upload."""
         folder = self._incoming / secrets.token_hex(12)
         folder.mkdir(mode=0o700, parents=True)
         return folder
@@ -69,13 +70,16 @@ class JobFiles:
         sync_folder(self._jobs)
 
     def folder(self, job_id: str) -> Path:
+        """The folder of a job, whether it exists or not."""
         assert is_job_id(job_id)
         return self._jobs / job_id
 
     def image(self, job_id: str) -> Path:
+        """The caller's picture, or the video that stands in for it."""
         return self.folder(job_id) / "image"
 
     def audio(self, job_id: str) -> Path:
+        """The caller's recording."""
         return self.folder(job_id) / "audio"
 
     def speech(self, job_id: str) -> Path:
@@ -83,12 +87,15 @@ class JobFiles:
         return self.folder(job_id) / SPEECH_FILE
 
     def second_audio(self, job_id: str) -> Path:
+        """The recording of a second person."""
         return self.folder(job_id) / "second_audio"
 
     def video(self, job_id: str) -> Path:
+        """The finished video."""
         return self.folder(job_id) / "video.mp4"
 
     def captions(self, job_id: str, kind: CaptionFile) -> Path:
+        """The captions as a file of this kind."""
         return self.video(job_id).with_suffix(f".{kind}")
 
     def sheet(self, job_id: str) -> Path:
@@ -107,6 +114,7 @@ class JobFiles:
             return False
 
     def scratch(self, job_id: str) -> Path:
+        """The folder for a render's intermediate files, made if it is missing."""
         folder = self.folder(job_id) / "scratch"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return folder
@@ -128,6 +136,7 @@ class JobFiles:
                 remove(path)
 
     def remove(self, job_id: str) -> None:
+        """Remove all files of a job."""
         remove(self.folder(job_id))
 
     def sweep_incoming(self) -> None:
@@ -144,6 +153,7 @@ class JobFiles:
         return [job_id for job_id in self.job_ids() if self.video(job_id).exists()]
 
     def remove_all(self, job_ids: Iterable[str]) -> None:
+        """Remove all files of these jobs."""
         for job_id in job_ids:
             self.remove(job_id)
 

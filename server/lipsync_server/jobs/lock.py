@@ -31,6 +31,7 @@ class DataLock:
         _close(old)
 
     def release(self) -> None:
+        """Release the lock."""
         _close(self._descriptor)
 
     def _take(self) -> int:

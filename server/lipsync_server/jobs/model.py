@@ -61,6 +61,7 @@ class CostRecord:
 
     @property
     def amount(self) -> float:
+        """The cost in `currency`: worker_seconds * price_per_hour / 3600."""
         return self.worker_seconds * self.price_per_hour / 3600
 
 
@@ -104,10 +105,12 @@ class Job:
 
     @property
     def final(self) -> bool:
+        """Whether the job has ended."""
         return self.state in FINAL_STATES
 
     @property
     def has_video(self) -> bool:
+        """Whether the finished video is kept."""
         return self.state == "succeeded" and self.purged_at is None
 
 
@@ -127,6 +130,7 @@ class IdMaker:
 
 
 def _encode(number: int, n_digits: int) -> str:
+    """`number` in Crockford's base 32, with leading zeros."""
     return "".join(_ALPHABET[(number >> 5 * place) & 31] for place in reversed(range(n_digits)))
 
 

@@ -44,7 +44,7 @@ class VolumeWatch:
         self._asked_at: float | None = None
         self._error = ""
         self._away_until: float | None = None
-        self._looking = asyncio.Lock()
+        self._testing = asyncio.Lock()
 
     @property
     def trouble(self) -> VolumeStuck | None:
@@ -56,30 +56,31 @@ class VolumeWatch:
 
     async def was_away(self, since: float) -> bool:
         """Return whether the volume was away after `since`, a time of the monotonic clock. Waits until it is back."""
-        works = await self._look()
+        works = await self._test()
         while not works:
             await asyncio.sleep(_POLL_INTERVAL_S)
-            works = await self._look()
+            works = await self._test()
         return self._away_until is not None and self._away_until >= since
 
     async def run(self) -> None:
+        """Test the volume at intervals, until cancelled."""
         while True:
-            await self._look()
+            await self._test()
             await asyncio.sleep(_POLL_INTERVAL_S)
 
-    async def _look(self) -> bool:
+    async def _test(self) -> bool:
         """Test the volume once, however long that takes. Returns whether it works."""
-        async with self._looking:
+        async with self._testing:
             self._asked_at = time.monotonic()
-            look = asyncio.create_task(in_daemon_thread(functools.partial(_write, self._folder / _FILE)))
-            stuck = not (await asyncio.wait({look}, timeout=STUCK_S))[0]
+            test = asyncio.create_task(in_daemon_thread(functools.partial(_write, self._folder / _FILE)))
+            stuck = not (await asyncio.wait({test}, timeout=STUCK_S))[0]
             if stuck:
                 log.error("the volume of the data folder does not answer; requests that need it are refused")
-                await asyncio.wait({look})
+                await asyncio.wait({test})
                 waited_s = time.monotonic() - self._asked_at
                 log.warning("the volume of the data folder answers again after %.0f s", waited_s)
             self._asked_at = None
-            await self._learn(look.result())
+            await self._learn(test.result())
             if stuck or self._error:
                 self._away_until = time.monotonic()
             return not self._error
@@ -110,10 +111,10 @@ def is_gone(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in _GONE
 
 
-def volume_stuck(what: str) -> VolumeStuck:
-    """The error for a caller. what: the words after "The volume of the server's data folder"."""
+def volume_stuck(fault: str) -> VolumeStuck:
+    """The error for a caller. fault: the words after "The volume of the server's data folder"."""
     return VolumeStuck(
-        f"The volume of the server's data folder (LIPSYNC_DATA_DIR) {what}, as a network disk whose server is away. "
+        f"The volume of the server's data folder (LIPSYNC_DATA_DIR) {fault}, as a network disk whose server is away. "
         "Jobs and videos on it are kept. Mount it again, or send the request again later.",
         retry_after_s=30,
     )

@@ -42,6 +42,7 @@ class Watch:
                 del self._waiting[job_id]
 
     def changed(self, job_id: str) -> None:
+        """Wake the requests that wait for this job."""
         for event in self._waiting.get(job_id, ()):
             event.set()
 

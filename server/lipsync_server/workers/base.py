@@ -53,6 +53,8 @@ def furthest(states: Iterable[LoadState]) -> LoadState | None:
 
 
 class Worker(Protocol):
+    """Renders one task at a time, in a process of its own."""
+
     worker_id: str
     node: str
     """The machine that this worker runs on."""
@@ -70,6 +72,8 @@ class Worker(Protocol):
 
 
 class Executor(Protocol):
+    """Keeps the list of workers, and hands idle ones out."""
+
     async def start(self) -> None:
         """Start the workers and begin loading the default engine; returns before it has loaded."""
 
@@ -79,9 +83,11 @@ class Executor(Protocol):
     def release(self, worker: Worker) -> None:
         """Return a reserved worker, whether it has rendered or not."""
 
-    def workers(self) -> list[WorkerInfo]: ...
+    def workers(self) -> list[WorkerInfo]:
+        """The current state of every worker."""
 
-    def load_state(self) -> LoadState: ...
+    def load_state(self) -> LoadState:
+        """The load state of the default engine on the worker that is nearest to ready."""
 
     async def close(self) -> None:
         """Stop every worker; running renders raise WorkerCrashed."""

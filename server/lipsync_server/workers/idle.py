@@ -1,4 +1,4 @@
-"""Reserves idle workers: each worker for one caller at a time.
+"""Reserves idle workers, each for one caller at a time.
 
 Knows which workers are reserved. The executor decides which of the others is next.
 """
@@ -13,30 +13,30 @@ W = TypeVar("W", bound=Worker)
 
 
 class IdleWorkers(Generic[W]):
-    """pick: returns the worker to reserve next, one that is not reserved, or None while there is none."""
+    """The reserved workers. pick: returns a worker that is not reserved, the next to reserve, or None without one."""
 
     def __init__(self, pick: Callable[[], W | None]) -> None:
         self._pick = pick
-        self._handed_out: set[str] = set()
+        self._reserved: set[str] = set()
         self._changed = asyncio.Event()
 
     def __contains__(self, worker: Worker) -> bool:
         """Whether `worker` is reserved."""
-        return worker.worker_id in self._handed_out
+        return worker.worker_id in self._reserved
 
     async def next(self) -> W:
         """Wait for an idle worker and reserve it."""
         while True:
             worker = self._pick()
             if worker is not None:
-                self._handed_out.add(worker.worker_id)
+                self._reserved.add(worker.worker_id)
                 return worker
             self._changed.clear()
             await self._changed.wait()
 
     def release(self, worker: Worker) -> None:
         """End the reservation of a worker."""
-        self._handed_out.discard(worker.worker_id)
+        self._reserved.discard(worker.worker_id)
         self.changed()
 
     def changed(self) -> None:

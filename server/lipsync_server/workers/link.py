@@ -33,6 +33,7 @@ class Limits:
 
     @classmethod
     def of(cls, settings: Settings) -> "Limits":
+        """The limits of the settings."""
         return cls(silence_s=settings.worker_silence_s, load_s=settings.load_timeout_s)
 
 

@@ -30,12 +30,16 @@ class Load:
 
 @dataclass(frozen=True)
 class Render:
+    """Server to worker: render this task."""
+
     serial: int
     task: RenderTask
 
 
 @dataclass(frozen=True)
 class Cancel:
+    """Server to worker: stop render `serial` at its next cancellation check."""
+
     serial: int
 
 
@@ -51,6 +55,8 @@ class Alive:
 
 @dataclass(frozen=True)
 class Loading:
+    """Worker to server, at intervals: the progress of loading an engine."""
+
     engine: str
     stage: str
     done: float
@@ -59,17 +65,23 @@ class Loading:
 
 @dataclass(frozen=True)
 class Loaded:
+    """Worker to server: the engine is loaded."""
+
     engine: str
 
 
 @dataclass(frozen=True)
 class LoadFailed:
+    """Worker to server: the engine could not be loaded."""
+
     engine: str
     error: LipsyncError
 
 
 @dataclass(frozen=True)
 class Progress:
+    """Worker to server, at intervals: the progress of a render."""
+
     serial: int
     event: ProgressEvent
 
@@ -85,6 +97,8 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
+    """Worker to server: the render has failed or was cancelled. holds: as in Finished."""
+
     serial: int
     error: LipsyncError
     holds: str

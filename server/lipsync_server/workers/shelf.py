@@ -64,8 +64,8 @@ class EngineShelf:
         engine = self._held.pop(name)
         try:
             engine.close()
-        except Exception:
-            log.exception("engine %s could not be closed; it is forgotten all the same", name)
+        except Exception:  # an engine may raise anything, and its memory must be free for the next one
+            log.exception("engine %s could not be closed; it is removed all the same", name)
 
     def holds(self) -> str:
         """The name of a loaded engine, a big one first; "" when none is loaded."""

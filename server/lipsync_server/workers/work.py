@@ -49,10 +49,10 @@ class Work:
         send(messages.Loading(name, "load", 0, 1))
         try:
             self._shelf.take(name).load(report)
-        except Exception as error:
+        except Exception as error:  # an engine may raise anything; the server gets a sentence
             failure = self._failure(error, name, f"engine {name} could not be loaded")
             send(messages.LoadFailed(name, failure))
-            return _can_go_on(error)
+            return _can_continue(error)
         send(messages.Loaded(name))
         return True
 
@@ -74,10 +74,10 @@ class Work:
                 options_model=self._registry.options_model(task.engine),
                 decoders=self._decoders,
             )
-        except Exception as error:
+        except Exception as error:  # an engine may raise anything; the server gets a sentence
             failure = self._failure(error, task.engine, f"task {task.task_id} could not be started")
             send(messages.Failed(serial, failure, self._shelf.holds()))
-            return _can_go_on(error)
+            return _can_continue(error)
         finally:
             self._cancelled.discard(serial)
         send(messages.Finished(serial, outcome, self._shelf.holds()))
@@ -87,9 +87,10 @@ class Work:
         """Stop render `serial`, running or not yet started, at its next cancellation check."""
         self._cancelled.add(serial)
 
-    def _failure(self, error: Exception, engine: str, what: str) -> LipsyncError:
+    def _failure(self, error: Exception, engine: str, failed: str) -> LipsyncError:
+        """The error for the server. failed: a sentence for the log about an exception that nobody expected."""
         if not isinstance(error, LipsyncError):
-            log.error("%s", what, exc_info=error)
+            log.error("%s", failed, exc_info=error)
         self._shelf.drop_unloaded()
         return in_words(error, engine)
 
@@ -108,7 +109,8 @@ class _Pace:
         return True
 
 
-def _can_go_on(error: BaseException | None) -> bool:
+def _can_continue(error: BaseException | None) -> bool:
+    """Whether this process can work on after `error`: not after a CUDA error, in it or among its causes."""
     while error is not None:
         if isinstance(error, RuntimeError) and "CUDA error" in str(error):
             log.error("the CUDA context is lost; this worker ends and a fresh one starts")

@@ -85,6 +85,7 @@ class EngineWorker:
         return self._n_failed_starts >= MAX_FAILED_STARTS
 
     def start(self) -> None:
+        """Begin to run processes, one after the other."""
         self._life = asyncio.create_task(self._live(), name=f"worker {self.worker_id}")
 
     def stop(self, why: str) -> None:
@@ -97,6 +98,7 @@ class EngineWorker:
         self._set_state("dead")
 
     async def ended(self) -> None:
+        """Wait until the process has ended, after `stop`."""
         if self._life is not None:
             await asyncio.gather(self._life, return_exceptions=True)
 
@@ -114,6 +116,7 @@ class EngineWorker:
         self._news.set()
 
     async def render(self, task: RenderTask, on_progress: Callable[[ProgressEvent], None]) -> RenderOutcome:
+        """See base.Worker. If the wait is cancelled, the render is cancelled too, and a stubborn process is killed."""
         while self._is("loading"):
             await self._next_state()
         link = self._link
@@ -135,10 +138,12 @@ class EngineWorker:
             raise
 
     def cancel(self, task_id: str) -> None:
+        """See base.Worker."""
         if self._render_now is not None and self._render_now.task.task_id == task_id:
             self._cancel(self._render_now)
 
     def info(self) -> WorkerInfo:
+        """The current state of this worker."""
         task_id = self._render_now.task.task_id if self._render_now is not None else None
         state, reason = self.state, ""
         if state == "dead":
@@ -171,6 +176,7 @@ class EngineWorker:
     # One process after the other
 
     async def _live(self) -> None:
+        """Run one process after the other, with growing pauses, until cancelled."""
         while True:
             self._set_state("starting")
             self._end_cause = ""
@@ -179,7 +185,7 @@ class EngineWorker:
                 self._cause = await self._live_once()
             except LinkLost as lost:
                 self._cause = lost.cause
-            except Exception as error:
+            except Exception as error:  # a fault of ours or of Ray must not end this worker for good
                 log.exception("worker %s cannot be run", self.worker_id)
                 self._cause = f"{type(error).__name__}: {error}"
             finally:
@@ -231,6 +237,7 @@ class EngineWorker:
             await asyncio.gather(dying, return_exceptions=True)
 
     async def _load(self, link: Link, engine: str) -> None:
+        """Load an engine in the process. Raises LinkLost when the process ends, or makes no progress for too long."""
         self._loading = messages.Loading(engine, "load", 0, 1)
         self._loading_since = self._load_moved_at = time.monotonic()
         self._set_state("loading")
@@ -261,16 +268,18 @@ class EngineWorker:
                 try:
                     message = await within(self._limits.silence_s, anext(stream, None))
                 except TimeoutError:
-                    raise await self._hangs(link, f"it said nothing while {doing}") from None
+                    raise await self._hangs(link, f"it sent no message while {doing}") from None
                 if message is None:
                     return
                 yield message
 
-    async def _hangs(self, link: Link, what: str) -> LinkLost:
+    async def _hangs(self, link: Link, symptom: str) -> LinkLost:
+        """The LinkLost for a silent process, with the likely reason."""
         known = await link.why_silent()
-        return LinkLost(f"{what} for {self._limits.silence_s:.0f} s{': ' + known if known else ''}")
+        return LinkLost(f"{symptom} for {self._limits.silence_s:.0f} s{': ' + known if known else ''}")
 
     def _count_load_crash(self) -> None:
+        """Count a process that died while loading; after MAX_LOAD_CRASHES of them the engine is not loaded again."""
         self._n_load_crashes += 1
         if self._n_load_crashes >= MAX_LOAD_CRASHES:
             self._load_failure = (
@@ -281,6 +290,7 @@ class EngineWorker:
     # Rendering
 
     async def _work(self, link: Link, render: _Render, on_progress: Callable[[ProgressEvent], None]) -> RenderOutcome:
+        """Render in the process of `link`. Raises the render's error, or the error of a lost process or machine."""
         try:
             async with aclosing(self._heard(link, link.render(render.serial, render.task), "rendering")) as heard:
                 async for message in heard:
@@ -316,6 +326,7 @@ class EngineWorker:
             self._news.set()
 
     def _note_end(self, render: _Render, message: messages.Finished | messages.Failed) -> None:
+        """Record that the process no longer works on the render, and which engine it has loaded."""
         render.settled = True
         self._n_failures = 0
         self._engine = message.holds
@@ -323,6 +334,7 @@ class EngineWorker:
             self._load_failure, self._n_load_crashes = "", 0
 
     def _cancel(self, render: _Render) -> None:
+        """Request the end of the render, once, and kill the process if it does not stop within the grace time."""
         if render.cancelled or render is not self._render_now or self._link is None:
             return
         render.cancelled = True
@@ -341,6 +353,7 @@ class EngineWorker:
             self._news.set()
 
     def _not_running(self) -> WorkerCrashed:
+        """The error for a task that was given to a worker without a process."""
         if self._stopped:
             return NodeLost(f"The worker{self._place} was stopped: {self._stopped}.")
         return WorkerCrashed(f"The worker{self._place} is not running: {self._cause or 'it is still starting'}.")

@@ -44,9 +44,11 @@ class Database:
             await self._writer.commit()
 
     async def rows(self, sql: str, *values: Value) -> list[aiosqlite.Row]:
+        """The rows of a query, read outside of any transaction."""
         return list(await self._reader.execute_fetchall(sql, values))
 
     async def row(self, sql: str, *values: Value) -> aiosqlite.Row | None:
+        """The first row of a query, or None."""
         rows = await self.rows(sql, *values)
         return rows[0] if rows else None
 
@@ -66,6 +68,7 @@ class Database:
                 await connection.close()
 
     async def close(self) -> None:
+        """Close both connections."""
         await self._reader.close()
         await self._writer.close()
 
@@ -103,6 +106,7 @@ async def _connect(path: Path) -> aiosqlite.Connection:
 
 
 async def _upgrade(connection: aiosqlite.Connection, path: Path) -> None:
+    """Apply the schema steps that the database lacks. Raises LipsyncError for a database of a newer version."""
     (row,) = await connection.execute_fetchall("PRAGMA user_version")
     version = int(row[0])
     if version > len(STEPS):

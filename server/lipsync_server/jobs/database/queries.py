@@ -1,4 +1,4 @@
-"""Reads jobs from SQLite: one job, pages, counts, forecasts and what retention has to do next.
+"""Reads jobs from SQLite: one job, pages, counts, sums for forecasts, and the videos that have expired.
 
 Changes nothing; store.py does. Knows the records of model.py and their tables.
 """
@@ -43,6 +43,7 @@ class Queries:
         return [read_job(row) for row in await self._db.rows("SELECT * FROM jobs WHERE state = ? ORDER BY id", state)]
 
     async def counts(self) -> dict[State, int]:
+        """The number of jobs in each state, deleted ones not counted."""
         rows = await self._db.rows("SELECT state, count(*) FROM jobs WHERE deleted = 0 GROUP BY state")
         found = {row[0]: int(row[1]) for row in rows}
         return {state: found.get(state, 0) for state in STATES}

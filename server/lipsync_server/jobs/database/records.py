@@ -145,6 +145,7 @@ def stand_in(row: aiosqlite.Row) -> Job:
 
 
 def _text(adapter: TypeAdapter[Any], value: object) -> str | None:
+    """The JSON of a value for its column; None stays None."""
     return None if value is None else adapter.dump_json(value).decode()
 
 
@@ -161,6 +162,7 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def _number(value: object) -> float | None:
+    """The value of a column that should hold a number, or None if it holds something else."""
     return float(value) if isinstance(value, int | float) else None
 
 

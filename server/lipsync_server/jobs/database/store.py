@@ -51,7 +51,7 @@ class Store(Queries):
                         "INSERT INTO idempotency VALUES (?, ?, ?, ?)", (key.owner, key.key, key.fingerprint, job.id)
                     )
                 except sqlite3.IntegrityError as error:
-                    raise Conflict("Another request with this Idempotency-Key is being taken in.") from error
+                    raise Conflict("Another request with this Idempotency-Key is being processed.") from error
 
     async def restore(self, job: Job) -> None:
         """Write a record in place of a lost or unreadable one."""
@@ -171,11 +171,13 @@ class Store(Queries):
         return await self._change(job_id, ("running",), done)
 
     async def fail(self, job_id: str, failure: Failure, *, now: float, ending: "Ending") -> Job:
+        """End a queued or running job as failed."""
         return await self._change(
             job_id, ("queued", "running"), lambda job: replace(self._ended(job, "failed", now, ending), failure=failure)
         )
 
     async def cancel(self, job_id: str, *, now: float, ending: "Ending") -> Job:
+        """End a queued or running job as cancelled."""
         return await self._change(job_id, ("queued", "running"), lambda job: self._ended(job, "cancelled", now, ending))
 
     async def request_cancel(self, job_id: str, now: float) -> Job:
@@ -232,6 +234,10 @@ class Store(Queries):
             return cursor.rowcount
 
     async def _change(self, job_id: str, states: Iterable[State], change: Callable[[Job], Job]) -> Job:
+        """Apply `change` to a job in one transaction, and announce its end if the change ends it.
+
+        Raises NotFound, and Conflict unless the job is in one of `states`.
+        """
         async with self._db.transaction() as db:
             rows = list(await db.execute_fetchall("SELECT * FROM jobs WHERE id = ?", (job_id,)))
             if not rows:
@@ -246,6 +252,7 @@ class Store(Queries):
         return job
 
     def _ended(self, job: Job, state: State, now: float, ending: "Ending") -> Job:
+        """`job` in the final `state`, with the figures of its end and its cost."""
         worker_s = job.worker_s + ending.worker_s
         cost = None if ending.price_per_hour is None else CostRecord(worker_s, ending.price_per_hour, ending.currency)
         return replace(

@@ -128,6 +128,7 @@ class Webhooks:
 
 
 async def forget_webhook(db: aiosqlite.Connection, webhook_id: str) -> None:
+    """Remove a webhook and its waiting deliveries in the transaction `db`."""
     await db.execute("DELETE FROM outbox WHERE webhook_id = ?", (webhook_id,))
     await db.execute("DELETE FROM webhooks WHERE id = ?", (webhook_id,))
 

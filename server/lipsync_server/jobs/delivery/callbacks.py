@@ -46,6 +46,8 @@ _AFTER_AN_ERROR_S = 10.0
 
 @dataclass(frozen=True)
 class Delivery:
+    """One row of the outbox: a body for one receiver. webhook_id, webhook_secret: None for the callback of one job."""
+
     id: int
     job_id: str
     url: str
@@ -88,14 +90,14 @@ class Outbox:
         self._post = post
         self._keeping, self._wall = keeping, wall
         self._wake = asyncio.Event()
-        self._on_the_way: dict[int, str] = {}  # the hosts of the deliveries that are being posted
+        self._posting: dict[int, str] = {}  # delivery id -> host, while the delivery is being posted
 
     def wake(self) -> None:
         """Check the outbox now, because a job has ended."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Post what is due, until cancelled."""
+        """Post the deliveries that are due, until cancelled."""
         async with asyncio.TaskGroup() as sending:
             while True:
                 self._wake.clear()
@@ -103,10 +105,10 @@ class Outbox:
                     # One reading for both questions: a delivery that becomes due between two readings would be missed.
                     now = self._keeping()
                     for delivery in await self._due(now):
-                        self._on_the_way[delivery.id] = _host(delivery.url)
+                        self._posting[delivery.id] = _host(delivery.url)
                         sending.create_task(self._deliver_and_settle(delivery))
                     wait_s = await self._pause_s(now)
-                except Exception:
+                except Exception:  # a full disk or a spoilt row must not end the task
                     log.exception("callbacks failed; trying again")
                     wait_s = _AFTER_AN_ERROR_S
                 await set_within(self._wake, wait_s)
@@ -114,12 +116,12 @@ class Outbox:
     async def _due(self, now: float) -> list[Delivery]:
         """The deliveries that are due at `now` and have a place, oldest first."""
         rows = await self._db.rows("SELECT id, url FROM outbox WHERE next_at <= ? ORDER BY next_at", now)
-        places = _N_AT_ONCE - len(self._on_the_way)
-        by_host = Counter(self._on_the_way.values())
+        places = _N_AT_ONCE - len(self._posting)
+        by_host = Counter(self._posting.values())
         chosen: list[int] = []
         for number, url in rows:
             host = _host(url)
-            if number in self._on_the_way or by_host[host] >= _N_AT_ONCE_TO_A_HOST:
+            if number in self._posting or by_host[host] >= _N_AT_ONCE_TO_A_HOST:
                 continue
             if len(chosen) >= places:
                 break
@@ -150,14 +152,15 @@ class Outbox:
         except (TypeError, ValueError, AttributeError):
             log.exception("the callback of job %s cannot be read; it is dropped", delivery.job_id)
             await self._forget(delivery)
-        except Exception:
+        except Exception:  # a database that cannot be written: the row is still there and is posted again
             log.exception("the callback of job %s cannot be recorded; trying again", delivery.job_id)
             await asyncio.sleep(_AFTER_AN_ERROR_S)
         finally:
-            del self._on_the_way[delivery.id]
+            del self._posting[delivery.id]
             self._wake.set()
 
     async def _deliver(self, delivery: Delivery) -> None:
+        """Post a delivery once, and record the result: delivered, given up, or to be tried again after a pause."""
         secret = self._secret if delivery.webhook_secret is None else delivery.webhook_secret.encode()
         headers = {
             "Content-Type": "application/json",
@@ -178,7 +181,7 @@ class Outbox:
         extra = {"job_id": delivery.job_id, "attempt": delivery.attempts + 1}
         if 200 <= status < 300:
             log.info("callback delivered", extra=extra)
-            await self._taken(delivery)
+            await self._record_delivered(delivery)
             return
         if status == 410 and delivery.webhook_id is not None:
             await self._remove_webhook(delivery.webhook_id, "its address answers 410")
@@ -197,7 +200,7 @@ class Outbox:
                 (self._keeping() + pause_s, problem[:500], delivery.id),
             )
 
-    async def _taken(self, delivery: Delivery) -> None:
+    async def _record_delivered(self, delivery: Delivery) -> None:
         async with self._db.transaction() as db:
             await db.execute("DELETE FROM outbox WHERE id = ?", (delivery.id,))
             await db.execute("UPDATE webhooks SET n_given_up = 0 WHERE id = ?", (delivery.webhook_id,))

@@ -37,6 +37,8 @@ class Stopped(Exception):
 
 
 class Target(Protocol):
+    """A place for copies of finished videos."""
+
     async def check(self) -> None:
         """Called at start. Raises StoreFailed when no copy can succeed, for example because the bucket is missing."""
 
@@ -72,6 +74,7 @@ class HandOver:
         self._pauses_s = pauses_s
 
     async def __call__(self, job: Job, video: Path) -> str:
+        """Copy the video; returns the copy's address. Raises StoreFailed after `give_up_s` seconds of tries."""
         began, n_tries = time.monotonic(), 0
         while True:
             try:
@@ -82,7 +85,7 @@ class HandOver:
                     f"The finished video could not be copied to LIPSYNC_STORE: it did not answer for "
                     f"{self._give_up_s / 3600:.1f} hours. Correct the store and send the job again."
                 ) from error
-            except Exception as error:
+            except Exception as error:  # a target may raise any error; each is tried again
                 pause_s = self._pauses_s[min(n_tries, len(self._pauses_s) - 1)]
                 n_tries += 1
                 if time.monotonic() - began + pause_s > self._give_up_s:
@@ -138,6 +141,7 @@ class FolderTarget:
         return str(await asyncio.shield(copying))
 
     def _copied(self, copying: "asyncio.Future[Path]") -> None:
+        """Free the slot of a copy whose thread has ended, also of one that nobody waits for any more."""
         self._slots.release()
         if not copying.cancelled():
             copying.exception()  # raised in put() if it still waits
@@ -193,7 +197,7 @@ class BucketTarget:
                     "correct LIPSYNC_STORE and LIPSYNC_STORE_ENDPOINT."
                 ) from error
             # A key with permission to put objects only is refused here, but it suffices.
-            log.warning("LIPSYNC_STORE: the bucket %s could not be looked at: %s", self._bucket, error)
+            log.warning("LIPSYNC_STORE: the bucket %s could not be checked: %s", self._bucket, error)
         except (BotoCoreError, OSError) as error:
             log.warning("LIPSYNC_STORE cannot be reached now, videos will wait for it: %s", error)
 

@@ -113,6 +113,7 @@ class Retention:
         await _remove(self._files, job_id, lambda: self._store.delete(job_id, self._clock()))
 
     async def run(self) -> None:
+        """Remove videos when they expire, and save the keeping clock at intervals, until cancelled."""
         while True:
             wait_s = _POLL_INTERVAL_S
             try:
@@ -121,7 +122,7 @@ class Retention:
                 if (next_in_s := await self._store.next_expiry_in_s()) is not None:
                     wait_s = min(wait_s, max(0.05, next_in_s))
                 await self._keeping.save()
-            except Exception:
+            except Exception:  # a full disk or a spoilt record must not end the task
                 log.exception("expiring failed; trying again")
             await set_within(self._wake, wait_s)
             self._wake.clear()

@@ -54,6 +54,7 @@ class RunningJob:
             self.stage, self._stage_began = stage, time.monotonic()
 
     def advance(self, event: ProgressEvent) -> None:
+        """Take over the stage, the fraction and the note of a progress event."""
         self.enter(event.stage)
         # A second try or a repeated stage must not move the progress bar backwards.
         self.fraction = max(self.fraction, min(1.0, event.fraction))

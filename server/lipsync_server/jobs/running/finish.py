@@ -39,8 +39,9 @@ _N_CRASHES_ALLOWED = 1
 MAX_ATTEMPTS = 40
 """The largest number of starts of one job.
 
-A job is started again after its server was killed or its machine was lost, because
-the job is not the cause. The limit stops a job that crashes every machine."""
+A job is started again after its server was killed or its machine was lost, because the job is not the cause. The limit
+stops a job that crashes every machine.
+"""
 _WRITE_EVERY_S = 15.0
 _WRITE_AGAIN_S = 5.0
 
@@ -87,7 +88,7 @@ class Finisher:
             stored = await self._hand_over(job, running, outcome)
             await self._succeed(job, outcome, replace(self._ending(running), stored=stored))
         except Stopped:
-            log.info("the next start hands it over", extra={"job_id": job.id})
+            log.info("the server stops during the copy; the next start repeats it", extra={"job_id": job.id})
         except asyncio.CancelledError:
             if running.worker is not None:
                 await self._store.requeue(job.id, worker_s=running.worker_s, crashed=False)
@@ -106,10 +107,11 @@ class Finisher:
                 await self._try_elsewhere_or_fail(job, running, error, node)
             else:
                 await self._fail_unforeseen(job, running)
-        except Exception:
+        except Exception:  # a fault of ours must end this job with a reason, and no other job
             await self._fail_unforeseen(job, running)
 
     async def _fail_unforeseen(self, job: Job, running: RunningJob) -> None:
+        """End the job as failed after an exception that nobody expected; the log has its stack trace."""
         log.exception("rendering failed", extra={"job_id": job.id})
         unknown = LipsyncError(f"The server could not render this job; its log says why under job id {job.id}.")
         await self.fail(job, unknown, self._ending(running))
@@ -121,6 +123,7 @@ class Finisher:
             self._release(worker)
 
     async def fail(self, job: Job, error: LipsyncError, ending: Ending | None = None) -> None:
+        """Record that the job failed with `error`, and do everything that follows its end."""
         log.warning("job failed: %s", error.detail, extra={"job_id": job.id, "code": error.code})
         failure = Failure(error.code, error.title, error.public_detail, error.status)
         ending = ending or Ending()
@@ -176,6 +179,7 @@ class Finisher:
             await self.fail(job, error, self._ending(running))
 
     def _may_retry(self, job: Job, error: WorkerCrashed) -> bool:
+        """Whether the job may start again after its worker was lost or crashed."""
         if isinstance(error, NodeLost):
             return self.stopping or job.attempts < MAX_ATTEMPTS
         return self.stopping or job.n_crashes < _N_CRASHES_ALLOWED
@@ -205,6 +209,7 @@ class Finisher:
         await self._settle(job.id, lambda: self._store.cancel(job.id, now=self._clock(), ending=self._ending(running)))
 
     async def _settle(self, job_id: str, change: Callable[[], Awaitable[Job]]) -> None:
+        """Write `change` to the store, and do everything that follows if the job has ended by it."""
         job = await self._written(job_id, change)
         if job.final:
             await self.ended(job)
@@ -226,6 +231,7 @@ class Finisher:
                 return await self._store.get(job_id)
 
     def _ending(self, running: RunningJob) -> Ending:
+        """The figures of the attempt so far, to be stored with the job's end."""
         return Ending(
             worker_s=running.worker_s,
             stage_s=running.timings(),

@@ -26,6 +26,7 @@ class Speeds:
         self._speeds: dict[str, deque[float]] = {}
 
     def learn(self, engine: str, seconds_per_second: float) -> None:
+        """Add the measured speed of a finished job."""
         self._speeds.setdefault(engine, deque(maxlen=_N_KEPT)).append(seconds_per_second)
 
     def of(self, engine: str) -> float | None:

@@ -43,7 +43,7 @@ def is_of_the_machine(error: LipsyncError) -> bool:
 
 @dataclass(frozen=True)
 class _Sick:
-    """A machine's failures in a row, the end of its pause on the monotonic clock in seconds, and its last failure."""
+    """A failing machine: its failures in a row, the end of its pause (monotonic clock, seconds), its last failure."""
 
     n_failures: int
     until: float
@@ -51,7 +51,10 @@ class _Sick:
 
 
 class Machines:
-    """The failure record of all machines. workers: lists the current workers. changed: called when a pause ends."""
+    """The failure record of all machines.
+
+    workers: lists the current workers. later: called with the seconds until a pause ends.
+    """
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Which waiting jobs have waited too long for a machine of the cluster that can run them.
+"""Finds the jobs that have waited too long for a machine of the cluster that can run them.
 
 In a cluster a job waits while no machine has its engine: a machine that restarts comes back, and an autoscaler starts
 one because the job waits. This module counts that time for each job and sets the limit. Knows ids and names of engines
@@ -11,7 +11,7 @@ from lipsync_server.errors import EngineUnavailable
 
 
 class NoMachine:
-    """limit_s: how long a job may wait while no machine can run it; 0 for no limit."""
+    """The waiting times of jobs without a machine. limit_s: longest time of a job without one; 0 for no limit."""
 
     def __init__(self, limit_s: float) -> None:
         self.limit_s = limit_s
@@ -29,9 +29,9 @@ class NoMachine:
 
     def error(self, engine: str) -> EngineUnavailable:
         """The reason for a job that requested `engine`."""
-        what = "any engine" if engine == "auto" else f"engine {engine}"
+        wanted = "any engine" if engine == "auto" else f"engine {engine}"
         return EngineUnavailable(
-            f"No machine of the cluster has offered {what} for {self.limit_s:g} s (LIPSYNC_NO_MACHINE_TIMEOUT_S). "
+            f"No machine of the cluster has offered {wanted} for {self.limit_s:g} s (LIPSYNC_NO_MACHINE_TIMEOUT_S). "
             "GET /v1/engines shows the machines and why they cannot run it. Start a machine, then send the job again.",
             field="engine",
         )

@@ -74,7 +74,7 @@ class Planner:
                 if trouble and self._offer is None:
                     raise NotReady(f"{trouble} So no engine is known. Check its volume.", retry_after_s=30)
                 if trouble:
-                    log.warning("%s The engines of before count.", trouble)
+                    log.warning("%s The engines of the last answer are offered.", trouble)
             assert self._offer is not None
             return self._offer
 
@@ -92,6 +92,7 @@ class Planner:
         return ""
 
     def _ask(self) -> Offer:
+        """The registry's answer now, with the held-back engine marked. Reads files, so it may wait for a disk."""
         held, settings = self._held_back, self._settings
         engines = tuple(
             replace(info, available=False, reason=self._why_held()) if info.name == held else info

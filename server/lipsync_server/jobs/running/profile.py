@@ -58,6 +58,7 @@ class ProfileAtStart:
 
     @property
     def downloading(self) -> bool:
+        """Whether the download has neither finished nor failed."""
         return not (self._complete or self._failed)
 
     def load_state(self) -> LoadState | None:
@@ -89,14 +90,14 @@ class ProfileAtStart:
         if late and not self._failed:
             if not await asyncio.to_thread(self._late_files_are_here):
                 await asyncio.to_thread(self._announce_late_files)
-                await self._let_in(queue)
+                await self._release_engine(queue)
             await self._download(lambda: self._pull(only=late))
             await asyncio.to_thread(withdraw, self._settings.weights_dir)
         self._complete = not self._failed
         if self._complete:
             log.info("weights of %s are complete", self._settings.profile)
         if self._failed or not self._done:
-            await self._let_in(queue)
+            await self._release_engine(queue)
 
     async def _download(self, pull_once: Callable[[], None]) -> None:
         """Repeat `pull_once` until it succeeds or fails for good."""
@@ -115,7 +116,7 @@ class ProfileAtStart:
                 log.error("weights of %s: %s", self._settings.profile, error.detail)
                 self._failed = f"The weights of {self._settings.profile} could not be downloaded: {error.detail}"
                 return
-            except Exception as error:
+            except Exception as error:  # a fault of ours: readiness shows it, and other engines keep running
                 log.exception("weights of %s", self._settings.profile)
                 self._failed = f"The weights of {self._settings.profile} could not be downloaded: {error}"
                 return
@@ -126,6 +127,7 @@ class ProfileAtStart:
         return all(is_here(self._manifest, file, self._settings.weights_dir) for file in late)
 
     def _announce_late_files(self) -> None:
+        """Let engines of this machine know which files are still coming (weights/arriving.py)."""
         manifest, folder = self._manifest, self._settings.weights_dir
         late = manifest.files_named(manifest.profile(self._settings.profile).late)
         announce(folder, [manifest.local_path(file, folder) for file in late])
@@ -139,7 +141,8 @@ class ProfileAtStart:
         """End the download soon; the received bytes are kept."""
         self._stop.set()
 
-    async def _let_in(self, queue: JobQueue) -> None:
+    async def _release_engine(self, queue: JobQueue) -> None:
+        """Let the engine start, and fail the jobs that wait for it if it cannot run."""
         self._planner.let_go()
         await self._executor.load_default()
         self._done = not self._failed
@@ -169,6 +172,7 @@ class ProfileAtStart:
             log.info("%s", self._in_words())
 
     def _in_words(self) -> str:
+        """The progress, the last trouble and the licence in sentences, for readiness and the log."""
         progress, name = self._progress, self._settings.profile
         if progress is None or not progress.bytes_total:
             return f"Checking the weights of {name}. {self._trouble}".strip() + self._licence

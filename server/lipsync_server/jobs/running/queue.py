@@ -83,6 +83,7 @@ class JobQueue:
     # Life
 
     async def start(self) -> None:
+        """Recover the jobs of the last run, start the executor and begin to schedule."""
         self._new_id = IdMaker(await self.store.last_id(), self._clock)
         for engine, speed in await self.store.recent_speeds():
             self.forecast.speeds.learn(engine, speed)
@@ -116,10 +117,11 @@ class JobQueue:
         self.watch.wake_all()
 
     async def _recover(self, job: Job) -> None:
+        """Continue or end a job whose record says "running" although no worker has it."""
         if job.cancel_requested:
             await self._finisher.ended(await self.store.cancel(job.id, now=self._clock(), ending=Ending()))
         elif job.outcome is not None and await asyncio.to_thread(self.files.has_video, job.id, job.outcome.size_bytes):
-            log.info("job was rendered when the server stopped: handing it over", extra={"job_id": job.id})
+            log.info("job was rendered when the server stopped: copying its video", extra={"job_id": job.id})
             self._begin(job, RunningJob(None, job.engine, job.spec.duration_s, stage="store", fraction=1.0))
         elif job.attempts >= MAX_ATTEMPTS:
             error = WorkerCrashed(f"The server stopped {job.attempts} times while this job ran; it was given up.")
@@ -131,6 +133,7 @@ class JobQueue:
     # Accepting and cancelling
 
     def new_id(self) -> str:
+        """A new id, larger than all earlier ones."""
         return self._new_id()
 
     async def submit(self, job_id: str, spec: JobSpec, key: Idempotency | None) -> Job:
@@ -206,6 +209,7 @@ class JobQueue:
             await asyncio.sleep(interval_s)
 
     async def _mend_records(self) -> None:
+        """End every job whose record cannot be read."""
         for job in await self.store.mend(self._clock()):
             log.error("the record of this job cannot be read; it ends as failed", extra={"job_id": job.id})
             await self._finisher.ended(job)
@@ -223,6 +227,7 @@ class JobQueue:
     # Reading
 
     def running_job(self, job_id: str) -> RunningJob | None:
+        """The progress of a running job in memory, or None."""
         return self._running.get(job_id)
 
     def workers(self) -> list[WorkerInfo]:

@@ -42,19 +42,21 @@ class Child:
         self._heartbeat_s = min(_HEARTBEAT_S, setup.settings.worker_silence_s / 8)
 
     def run(self) -> None:
+        """Work until the server ends, or until a CUDA error makes this process useless."""
         threading.Thread(target=self._receive, name="receive", daemon=True).start()
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         self.send(messages.Started())
         while True:
             message = self._orders.get()
             if isinstance(message, messages.Load):
-                can_go_on = self._work.load(message.engine, self.send)
+                can_continue = self._work.load(message.engine, self.send)
             else:
-                can_go_on = self._work.render(message.serial, message.task, self.send)
-            if not can_go_on:
+                can_continue = self._work.render(message.serial, message.task, self.send)
+            if not can_continue:
                 os._exit(EXIT_POISONED)
 
     def send(self, message: messages.FromWorker) -> None:
+        """Send a message to the server; may be called in any thread."""
         with self._sending:
             self._pipe.send(message)
 
@@ -65,6 +67,7 @@ class Child:
             self.send(messages.Alive())
 
     def _receive(self) -> None:
+        """Read messages as they come. The end of the pipe ends the process, also in the middle of a render."""
         while True:
             try:
                 message = self._pipe.recv()
@@ -76,7 +79,7 @@ class Child:
                 self._orders.put(message)
 
 
-def _stand_back() -> None:
+def _lower_priority() -> None:
     """Run at a lower CPU priority than the server, and be the first process that the kernel kills without memory."""
     yield_to_server(_NICENESS)
     with contextlib.suppress(OSError):
@@ -84,12 +87,13 @@ def _stand_back() -> None:
 
 
 def main() -> None:
+    """Receive the Setup message over the pipe, then execute the server's messages."""
     descriptor, parent_pid = int(sys.argv[1]), int(sys.argv[2])
     end_with_parent(parent_pid)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     os.set_inheritable(descriptor, False)
-    _stand_back()
+    _lower_priority()
     faulthandler.enable()
     pipe = Connection(descriptor)
     try:

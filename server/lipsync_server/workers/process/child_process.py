@@ -50,6 +50,7 @@ class ChildProcess(threading.Thread):
         self._lock = threading.Lock()
 
     def run(self) -> None:
+        """Start the process, forward its messages and wait for its end. The body of the thread."""
         ours, theirs = socket.socketpair()
         with theirs, self._lock:
             pipe = self._pipe = Connection(ours.detach())
@@ -106,6 +107,7 @@ class ChildProcess(threading.Thread):
                 log.debug("the worker ended before it got %s", type(message).__name__)
 
     def kill(self) -> None:
+        """Kill the process, also one that is only being started."""
         with self._lock:
             self._killed = True
             if self._process is not None:
@@ -113,6 +115,7 @@ class ChildProcess(threading.Thread):
 
 
 def cause_of_death(status: int) -> str:
+    """Why a process ended, in words. status: as in Died."""
     if status == -signal.SIGKILL:
         return "it was killed (SIGKILL), most often because the machine ran out of memory"
     if status < 0:

@@ -47,7 +47,7 @@ class ProcessExecutor:
         self._held_back = engine
 
     async def start(self) -> None:
-        self._offer = await self._look()
+        self._offer = await self._find_engines()
         for index in range(self._settings.workers):
             self._workers.append(self._make_worker(index))
             self._workers[-1].start()
@@ -55,7 +55,7 @@ class ProcessExecutor:
     async def load_default(self) -> None:
         """Choose the default engine again after weights were downloaded; workers load it as they become free."""
         self._held_back = ""
-        self._offer = await self._look()
+        self._offer = await self._find_engines()
         for worker in self._workers:
             worker.take_offer(self._offer)
 
@@ -89,7 +89,7 @@ class ProcessExecutor:
         worker.take_offer(self._offer)
         return worker
 
-    async def _look(self) -> WorkerOffer:
+    async def _find_engines(self) -> WorkerOffer:
         """The engines that this machine can run. A weights volume that does not answer must not prevent the start."""
         try:
             async with asyncio.timeout(self._limits.silence_s):
@@ -102,6 +102,7 @@ class ProcessExecutor:
         return offer
 
     def _choose(self) -> WorkerOffer:
+        """`_find_engines` from the registry, which reads files and so may wait for a disk."""
         registry = self._registry.without(self._held_back)
         engines = frozenset(info.name for info in registry.describe(self._settings) if info.available)
         if self._settings.engine == self._held_back:
@@ -114,6 +115,7 @@ class ProcessExecutor:
         return WorkerOffer(engines, default)
 
     def _pick(self) -> EngineWorker | None:
+        """A ready worker that nobody has reserved; if no worker can ever start, a dead one; else None."""
         free = [worker for worker in self._workers if worker not in self._idle]
         for worker in free:
             if worker.state == "ready":
@@ -195,6 +197,7 @@ class ChildLink:
             await asyncio.to_thread(self._process.join)
 
     async def _next(self) -> messages.FromWorker:
+        """The next message of the process. Raises LinkLost when the process has ended."""
         message = await self._messages.get()
         if isinstance(message, Died):
             self._messages.put_nowait(message)  # for the next caller
@@ -206,6 +209,7 @@ class ChildLink:
         self._loop.call_soon_threadsafe(self._take, message)
 
     def _take(self, message: messages.FromWorker | Died) -> None:
+        """Queue a message for the reader; log lines are written at once. Runs in the event loop."""
         self._last_heard = self._loop.time()
         match message:
             case messages.LogLine():

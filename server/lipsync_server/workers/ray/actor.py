@@ -69,6 +69,7 @@ class EngineActor:
         root.setLevel(self._settings.log_level.upper())
 
     def offer(self) -> MachineOffer:
+        """The engines that this machine can run, and its software versions."""
         infos = tuple(self._registry.describe(self._settings))
         try:
             default, why = self._registry.choose(self._settings)
@@ -113,15 +114,15 @@ class EngineActor:
             sheet=(folder / VIDEO).with_suffix(".sheet.jpg") if task.sheet is not None else None,
         )
         resume = ResumeFiles(local.scratch)
-        looked_at = time.monotonic()
+        sent_at = time.monotonic()
         try:
             for message in self._while_running(lambda say: self._work.render(serial, local, say)):
                 if isinstance(message, messages.Finished):
                     yield from _made_with(local)
                     yield from pieces(local.output, VIDEO)
-                elif isinstance(message, messages.Failed) or time.monotonic() - looked_at > _POLL_INTERVAL_S:
+                elif isinstance(message, messages.Failed) or time.monotonic() - sent_at > _POLL_INTERVAL_S:
                     yield from resume.news()
-                    looked_at = time.monotonic()
+                    sent_at = time.monotonic()
                 yield message
         finally:
             self._receivers.pop(serial, None)
@@ -133,6 +134,7 @@ class EngineActor:
         shutil.rmtree(self._home.render(serial), ignore_errors=True)
 
     def cancel(self, serial: int) -> None:
+        """Stop render `serial` at its next cancellation check."""
         self._work.cancel(serial)
 
     def _while_running(self, work: Callable[[Send], bool]) -> Iterator[messages.FromWorker]:
@@ -204,6 +206,7 @@ def on_this_machine(settings: RenderSettings) -> RenderSettings:
 
 
 def _locked(file: BinaryIO) -> bool:
+    """Lock the file without waiting; returns whether that succeeded."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -50,6 +50,7 @@ def machines(nodes: Iterable[Mapping[str, Any]], settings: Settings) -> list[Mac
 
 
 def _machine(node: Mapping[str, Any], settings: Settings) -> Machine:
+    """The machine of one of Ray's nodes, with its workers by `machines`' rule."""
     resources = node.get("Resources", {})
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
     address, name = str(node["NodeManagerAddress"]), str(node.get("NodeName", ""))
@@ -112,15 +113,15 @@ class ClusterRegistry(Registry):
     first machine has sent its offer, the engines of the server's machine count.
     """
 
-    told: dict[str, EngineInfo] = field(default_factory=dict)
+    offered: dict[str, EngineInfo] = field(default_factory=dict)
 
-    def tell(self, infos: Iterable[EngineInfo]) -> None:
+    def store_offer(self, infos: Iterable[EngineInfo]) -> None:
         """Store the offer of one machine."""
         for info in infos:
-            known = self.told.get(info.name)
+            known = self.offered.get(info.name)
             if known is None or not known.available:
-                self.told[info.name] = info
+                self.offered[info.name] = info
 
     def _describe_one(self, name: str, settings: EngineSettings) -> EngineInfo:
-        told = self.told.get(name)
+        told = self.offered.get(name)
         return super()._describe_one(name, settings) if told is None else replace(told, name=name)

@@ -73,7 +73,7 @@ class RayExecutor:
         if differs := why_other_address(self._settings.ray_address, await self._in_thread(ray.nodes)):
             log.warning("%s", differs)
         self._actor_class = ray.remote(EngineActor)
-        await self._look()
+        await self._update_machines()
         self._watching = asyncio.create_task(self._watch(), name="machines of the cluster")
 
     async def next_idle(self) -> Worker:
@@ -95,20 +95,21 @@ class RayExecutor:
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
-        await self._part_with(list(self._workers), "the server stopped it")
+        await self._remove_workers(list(self._workers), "the server stopped it")
         if self._actor_class is not None:
             await self._in_thread(ray.shutdown)
         self._threads.shutdown(wait=False)
 
     async def _watch(self) -> None:
+        """Follow the machines of the cluster, until cancelled."""
         while True:
             await asyncio.sleep(_POLL_INTERVAL_S)
             try:
-                await self._look()
-            except Exception:
+                await self._update_machines()
+            except Exception:  # Ray raises many kinds of errors while its head restarts
                 log.exception("the cluster's machines cannot be listed; trying again")
 
-    async def _look(self) -> None:
+    async def _update_machines(self) -> None:
         """Make workers on machines that joined, and remove the workers of machines that left."""
         present = machines(await self._in_thread(ray.nodes), self._settings)
         found = {
@@ -119,12 +120,13 @@ class RayExecutor:
             names = sorted({self._machines[one].name for one in gone})
             self._left = sorted({*self._left, *names})
             log.warning("machines left the cluster: %s.%s", ", ".join(names), self._who_left())
-            await self._part_with(gone, "its machine left the cluster")
+            await self._remove_workers(gone, "its machine left the cluster")
         for worker_id, machine in found.items():
             if worker_id not in self._workers:
                 self._join(worker_id, machine)
 
     def _join(self, worker_id: str, machine: Machine) -> None:
+        """Make and start a worker on a machine of the cluster."""
         log.info("worker %s on machine %s joined the cluster", worker_id, machine.name)
         if exposed := why_exposed(machine):
             log.warning("%s", exposed)
@@ -133,7 +135,9 @@ class RayExecutor:
         self._workers[worker_id] = worker = EngineWorker(
             worker_id,
             machine.name,
-            lambda: RayLink(machine, self._make_actor, self._threads, lambda offer: self.registry.tell(offer.engines)),
+            lambda: RayLink(
+                machine, self._make_actor, self._threads, lambda offer: self.registry.store_offer(offer.engines)
+            ),
             limits=self._limits,
             changed=self._idle.changed,
             place=f" on {machine.name}",
@@ -149,7 +153,8 @@ class RayExecutor:
             "there again, which the loop of docs/cluster.md does by itself."
         )
 
-    async def _part_with(self, worker_ids: list[str], why: str) -> None:
+    async def _remove_workers(self, worker_ids: list[str], why: str) -> None:
+        """Stop these workers and wait for their end. why: the reason for a render that they still have."""
         workers = [self._workers.pop(worker_id) for worker_id in worker_ids]
         for worker_id in worker_ids:
             del self._machines[worker_id]
@@ -158,6 +163,7 @@ class RayExecutor:
         await asyncio.gather(*(worker.ended() for worker in workers))
 
     def _make_actor(self, machine: Machine) -> Any:
+        """A new actor on this machine, with its share of the cores and GPUs."""
         return self._actor_class.options(
             num_cpus=machine.n_cpus,
             num_gpus=machine.n_gpus,
@@ -166,6 +172,7 @@ class RayExecutor:
         ).remote(*self._on_machines)
 
     def _pick(self) -> EngineWorker | None:
+        """A ready worker that nobody has reserved; if no worker can ever start, a dead one; else None."""
         free = [worker for worker in self._workers.values() if worker not in self._idle]
         ready = [worker for worker in free if worker.state == "ready" and worker.engines]
         if ready:
@@ -181,6 +188,7 @@ class RayExecutor:
 
 
 def _connect(settings: Settings) -> None:
+    """Connect this process to the cluster. Raises LipsyncError with the remedy when there is none."""
     started = time.monotonic()
     record_factory = logging.getLogRecordFactory()
     try:

@@ -91,19 +91,19 @@ class ResumeFiles:
 
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
-        self._told = frozenset(resume_files(scratch))
+        self._sent = frozenset(resume_files(scratch))
 
     def news(self) -> Iterator[Piece | Kept]:
         """The new files since the last call, and the list of all files that are still needed."""
         names = resume_files(self._scratch)
-        if not set(names) - self._told:
+        if not set(names) - self._sent:
             return
         for name in names:
-            if name not in self._told:
+            if name not in self._sent:
                 # The render continues meanwhile and deletes older resume points.
                 with suppress(FileNotFoundError):
                     yield from pieces(self._scratch / name, name)
-        self._told = frozenset(names)
+        self._sent = frozenset(names)
         yield Kept(tuple(names))
 
 
@@ -129,6 +129,7 @@ def _partial(path: Path) -> Path:
 
 
 def _below(folder: Path, name: str) -> Path:
+    """The path of the file `name` in `folder`. Raises LipsyncError for a name that leads out of the folder."""
     parts = PurePosixPath(name).parts
     if not parts or any(part in ("..", "/") or part.startswith(".") for part in parts):
         raise LipsyncError(f"A machine of the cluster named a file {name!r}, which is outside of the job's folder.")

@@ -169,6 +169,7 @@ class RayLink:
                 await asyncio.shield(self._in_thread(receiver.drop))
 
     async def _stream(self, method: str, *arguments: object) -> AsyncGenerator[FromActor, None]:
+        """Yield the messages of a call to the actor, and note the engine that it has loaded. Raises LinkLost."""
         call = getattr(self._actor, method).options(
             num_returns="streaming", _generator_backpressure_num_objects=_PIECES_AHEAD
         )
@@ -187,6 +188,7 @@ class RayLink:
             raise await self._lost(error) from error
 
     async def _lost(self, error: RayError) -> LinkLost:
+        """The LinkLost for an error of Ray, with whether the whole machine was lost."""
         # Ray needs some seconds to distinguish a lost machine from an ended process.
         return LinkLost(cause_of_death(error), machine_gone=not await _answers(self._machine))
 

@@ -12,6 +12,8 @@ from lipsync_server.version import __version__
 
 @dataclass(frozen=True)
 class Versions:
+    """The versions of lipsync-server, Python ("3.11") and Ray in one process."""
+
     lipsync: str
     python: str
     ray: str

@@ -83,6 +83,7 @@ class _BestOf:
         self._note = ""
 
     def run(self) -> RenderOutcome:
+        """Render until no other attempt is due, and publish the best one."""
         try:
             if self._record.begun > len(self._record.finished) > 0 and self._task.n_crashes > self._record.n_crashes:
                 self._note = "The worker died in the next attempt, so that one was given up."
@@ -94,6 +95,7 @@ class _BestOf:
             raise
 
     def _another_is_due(self) -> bool:
+        """Whether to render again: the last score is too low, and retries and time are left."""
         finished = self._record.finished
         if not finished:
             return True
@@ -107,13 +109,14 @@ class _BestOf:
         return True
 
     def _attempt(self, index: int) -> None:
+        """Render attempt `index` and record its result. Only a failure of the first attempt is raised."""
         record = self._record
         self._store(replace(record, begun=index + 1, n_crashes=self._task.n_crashes))
         try:
             outcome = self._render(self._task_of(index), self._report_of(index))
         except Cancelled:
             raise
-        except Exception as error:
+        except Exception as error:  # whatever fails in a repetition, the best earlier attempt is delivered
             if index == 0:
                 raise
             if _lost_its_device(error):
@@ -142,6 +145,8 @@ class _BestOf:
         return replace(task, progressive=False, ask=task.ask.model_copy(update={"seed": seed, "options": options}))
 
     def _report_of(self, index: int) -> Callable[[ProgressEvent], None]:
+        """The progress function of one attempt, which covers its share of the whole task's progress."""
+
         def report(event: ProgressEvent) -> None:
             note = ", ".join(filter(None, (f"attempt {index + 1} of at most {self._n_most}", event.note)))
             fraction = (index + event.fraction) / self._n_most
@@ -150,6 +155,7 @@ class _BestOf:
         return report
 
     def _publish(self) -> RenderOutcome:
+        """Make the best attempt's files the task's output; returns its outcome with the figures of all attempts."""
         finished, best = self._record.finished, self._record.best
         chosen = finished[best]
         for ending in reversed(_BESIDE):
@@ -185,12 +191,14 @@ class _BestOf:
         return [*sentences, *([self._note] if self._note else [])]
 
     def _target(self, ending: str) -> Path | None:
+        """The path to which an attempt's file with this ending is published; None if the task has no such file."""
         return self._task.sheet if ending == ".sheet.jpg" else self._task.output.with_suffix(ending)
 
     def _file(self, index: int, ending: str) -> Path:
         return self._task.output.with_name(f".{self._task.output.stem}.attempt-{index + 1}{ending}")
 
     def _clear(self) -> None:
+        """Remove the files of all attempts."""
         for index in range(self._n_most):
             for ending in _BESIDE:
                 self._file(index, ending).unlink(missing_ok=True)
@@ -220,6 +228,7 @@ def _shown(outcome: RenderOutcome) -> str:
 
 
 def _lost_its_device(error: BaseException | None) -> bool:
+    """Whether `error` or one of its causes is a CUDA error, after which this process cannot use the GPU."""
     while error is not None:
         if isinstance(error, RuntimeError) and "CUDA error" in str(error):
             return True

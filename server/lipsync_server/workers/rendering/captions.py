@@ -1,7 +1,7 @@
 """The captions of one render: the words, timed by the recording, drawn into the frames or returned as a text track.
 
-A decoder process times the script, or recognises the words where there is none. This
-module draws, between the engine and the encoder.
+A decoder process times the script, or recognises the words where there is none. This module draws, between the engine
+and the encoder.
 """
 
 import json
@@ -26,7 +26,7 @@ from lipsync_server.settings import RenderSettings
 
 _OUTER_LIP = (61, 291, 0, 17, 37, 267, 84, 314)
 _OPEN_MOUTH = 0.6
-"""Space that captions leave free below and above the lips of the first frame, as a share of the lips' width.
+"""Space that captions keep free below and above the lips of the first frame, as a share of the lips' width.
 
 The mouth opens and
 the head moves into this space."""
@@ -90,7 +90,7 @@ def captions_for(
 ) -> VideoCaptions | None:
     """Return the captions that `ask` requests, timed by `speech`; None if it requests none.
 
-    language: of the words, None to find it by listening.
+    language: of the words, None to detect it from the recording.
 
     Raises InvalidInput for a script without words, a language without a voice, letters without a font, and for captions
     without a script where no model for speech recognition is here.

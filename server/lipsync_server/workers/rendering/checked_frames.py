@@ -44,5 +44,6 @@ def checked_frames(
         raise _fault(engine, f"made {n_done} frames where {request.n_frames} were due")
 
 
-def _fault(engine: Engine, what: str) -> LipsyncError:
-    return LipsyncError(f"Engine {engine.name} {what}. This is a fault of the engine; please report it.")
+def _fault(engine: Engine, fault: str) -> LipsyncError:
+    """The error for a caller. fault: follows the engine's name in the sentence."""
+    return LipsyncError(f"Engine {engine.name} {fault}. This is a fault of the engine; please report it.")

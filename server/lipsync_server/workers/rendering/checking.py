@@ -27,7 +27,7 @@ MAX_SHARE = 0.05
 
 @dataclass(frozen=True)
 class Checked:
-    """quality: None for a video that was not checked. why_not: then a sentence for the caller that says why."""
+    """The result of a check. quality: None for an unchecked video. why_not: then the reason, for the caller."""
 
     quality: Quality | None
     why_not: str = ""
@@ -111,7 +111,7 @@ def check_rendered(
         raise
     except LipsyncError as error:
         return Checked(None, f"The video could not be checked: {error.detail}")
-    except Exception as error:
+    except Exception as error:  # a fault of the check must not cost the caller the finished video
         log.exception("checking %s failed", video)
         return Checked(None, f"The video could not be checked ({type(error).__name__}); the server's log says more.")
     return Checked(quality)

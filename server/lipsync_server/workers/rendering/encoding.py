@@ -76,6 +76,7 @@ class BackgroundEncoder:
         self._thread.join()
 
     def _has_room(self, n_bytes: int) -> bool:
+        """Whether a batch of `n_bytes` may be queued; an empty queue accepts a batch of any size."""
         return self._waiting_bytes == 0 or self._waiting_bytes + n_bytes <= _MAX_WAITING_BYTES
 
     def _raise_error(self) -> None:
@@ -83,6 +84,7 @@ class BackgroundEncoder:
             raise self._error
 
     def _run(self) -> None:
+        """Encode batches and run actions in order, until closed or until one raises. The body of the thread."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._stopped or self._waiting)

@@ -28,7 +28,7 @@ class VideoFraming:
         A video in place of a picture is not cut, because its face may move; nor is a picture with boxes of two people.
         """
         if self._ask.reshapes:
-            # Of the picture and not of each frame, so that a plain background does not flicker.
+            # The colour is taken from the picture and not from each frame, so that a plain background does not flicker.
             self._colour = border_colour(request.picture)
         aspect = ASPECTS.get(self._ask.format)
         if aspect is None or request.picture_video is not None or getattr(request.options, "people", None) is not None:
@@ -38,7 +38,7 @@ class VideoFraming:
         try:
             chosen = choose_face(faces, face_index=self._ask.face_index, face_box=self._ask.face_box)
         except NoFace:
-            return request  # the engine says what it makes of such a picture
+            return request  # the engine decides whether it can use a picture without a face
         everybody = _around([head_box(face.box) for face in faces])
         part = cut_around((width, height), everybody, aspect)
         if part is None and request.second_speech is None:

@@ -1,4 +1,4 @@
-"""Join the encoded segments with the sound, and mark the video as generated."""
+"""Join the encoded segments with the sound, and mark the video as generated (media/mp4/marking.py)."""
 
 from collections.abc import Callable
 

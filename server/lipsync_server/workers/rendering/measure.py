@@ -22,8 +22,8 @@ _STAGE_SPAN = {
 }
 """The range of the overall progress that each stage covers.
 
-Loading covers no range if the engine is already loaded. The check
-begins before the end of encoding is reported."""
+Loading covers no range if the engine is already loaded. The check begins before the end of encoding is reported.
+"""
 
 STAGES = tuple(_STAGE_SPAN)
 
@@ -44,10 +44,12 @@ class StageClock:
         self._since, self.stage = now, stage
 
     def seconds(self) -> dict[str, float]:
+        """Seconds of each stage so far."""
         self.switch(self.stage)
         return {stage: round(seconds, 4) for stage, seconds in self._seconds.items()}
 
     def total_s(self) -> float:
+        """Seconds since this clock was made."""
         return self._clock() - self._started
 
 
@@ -58,6 +60,7 @@ class ProgressScale:
         self._fraction = 0.0
 
     def event(self, stage: str, done: float, total: float, note: str) -> ProgressEvent:
+        """The event for `done` of `total` steps of a stage."""
         begin, end = _STAGE_SPAN[stage]
         part = min(1.0, max(0.0, done / total)) if total > 0 else 0.0
         self._fraction = max(self._fraction, begin + (end - begin) * part)

@@ -67,6 +67,7 @@ class Progressive:
         self._thread.join()
 
     def _run(self) -> None:
+        """Append frames whenever `add` was called. A failure ends the growing file. The body of the thread."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._stopped or self._done < self._asked)
@@ -82,6 +83,7 @@ class Progressive:
                 self._changed.notify_all()
 
     def _append(self) -> LipsyncError | None:
+        """Append the frames that are stored now; returns the error if that fails."""
         with self._decoders.process() as process:
             with self._changed:
                 if self._stopped:
@@ -94,7 +96,7 @@ class Progressive:
         return None
 
 
-def forget(scratch: Path) -> None:
+def remove_stream(scratch: Path) -> None:
     """Remove the growing file of an earlier render, because the next render has other frames."""
     for name in (STREAM_FILE, _SOUND_FILE):
         (scratch / name).unlink(missing_ok=True)

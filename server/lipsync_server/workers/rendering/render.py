@@ -40,7 +40,7 @@ from lipsync_server.workers.rendering.inputs import decode_request, release_page
 from lipsync_server.workers.rendering.joining import join_and_mark
 from lipsync_server.workers.rendering.label import VideoLabel
 from lipsync_server.workers.rendering.measure import PeakMemory, ProgressScale, StageClock
-from lipsync_server.workers.rendering.progressive import Progressive, forget
+from lipsync_server.workers.rendering.progressive import Progressive, remove_stream
 from lipsync_server.workers.rendering.resume_point import clear_resume_points, load_resume_points, save_resume_point
 from lipsync_server.workers.rendering.speech import speak_text
 from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
@@ -150,6 +150,7 @@ class _Render:
         self._segments = task.scratch / "segments"
 
     def run(self) -> RenderOutcome:
+        """Render in five steps: load the engine, decode the inputs, make the video, check it, measure."""
         self._task.scratch.mkdir(parents=True, exist_ok=True)
         self._load_engine()
         request, sound = self._decode_inputs()
@@ -185,6 +186,7 @@ class _Render:
         self._engine.load(loading)
 
     def _decode_inputs(self) -> tuple[RenderRequest, Path]:
+        """The engine's request and the sound of the video; also prepares the captions."""
         self._stop_if_cancelled()
         self._clock.switch("preprocess")
         self._progress("preprocess", 0, 1)
@@ -203,7 +205,7 @@ class _Render:
         request = self._framing.cut(inputs.request)
         for warning in inputs.warnings:
             self._warn(warning)
-        # The language of a text that was spoken here is known; that of a recording has to be found by listening.
+        # The language of a text that was spoken here is known. The language of a recording has to be detected.
         language = self._task.ask.language or (speaker.language if speaker is not None else None)
         self._captions = captions_for(
             self._task.ask, inputs.heard, language, self._settings, self._decoders, self._warn
@@ -212,6 +214,7 @@ class _Render:
         return request, inputs.sound
 
     def _make_video(self, request: RenderRequest, sound: Path) -> VideoInfo:
+        """Generate and encode the frames that are not stored yet, then join them with the sound as the output."""
         identity = "\n".join(
             (
                 self._engine.name,
@@ -311,7 +314,7 @@ class _Render:
                 return encoder, resume_point
             encoder.abort()
         clear_resume_points(scratch)
-        forget(scratch)
+        remove_stream(scratch)
         shutil.rmtree(self._segments, ignore_errors=True)
         marker.write_text(identity, encoding="utf-8")
         return open_encoder(), None
@@ -376,6 +379,7 @@ class _Render:
                 self._stop_if_cancelled()
 
     def _engine_progress(self, stage: str, done: float, total: float, note: str = "") -> None:
+        """The engine's own progress, which from then on replaces the count of its frames."""
         if stage == "generate":
             self._engine_counts_frames = True
         if stage != self._clock.stage:
@@ -383,6 +387,7 @@ class _Render:
         self._progress(stage, done, total, note)
 
     def _progress(self, stage: str, done: float, total: float, note: str = "") -> None:
+        """Report progress. Now and then this also releases the pages of the recordings (inputs.release_pages)."""
         now = time.monotonic()
         if now - self._released_at > _RELEASE_INTERVAL_S:
             self._released_at = now
@@ -391,6 +396,7 @@ class _Render:
         self._report(self._scale.event(stage, done, total, note))
 
     def _warn(self, message: str) -> None:
+        """Add a sentence for the caller to the result, once."""
         if message not in self._warnings:
             self._warnings.append(message)
 

@@ -73,6 +73,7 @@ def _newest_first(folder: Path) -> list[Path]:
 
 
 def _read(path: Path, identity: str) -> ResumePoint | None:
+    """The resume point in a file; None for a damaged file or another render's."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             header = json.loads(stored[_HEADER].tobytes())

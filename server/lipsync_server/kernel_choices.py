@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 WAYS = {
     "cross_attention": ("cudnn", "flash3", "flash4", "flash2", "flash", "xformers", "sdpa"),
-    "product": ("128x128x64", "128x256x64", "128x256x128"),
+    "product": ("128x128x64", "128x256x64", "128x256x128", "torch"),
     "rounding": ("int8", "fp8"),
     "vae": ("plain", "paired"),
-    "blocks": ("fused", "compiled"),
+    "blocks": ("fused", "compiled", "plain"),
 }
 """Kind of computation -> its ways. Self-attention has a setting of its own, LIPSYNC_ATTENTION."""
 

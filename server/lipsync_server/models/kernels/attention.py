@@ -7,9 +7,9 @@ attention with their limits of error, and how to test a kernel before its first 
 """
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -108,6 +108,15 @@ def why_not(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16
 
     A small attention is computed, because an installed package may still not work.
     """
+    try:
+        return _why_not(name, device, dtype)
+    except Exception as error:  # a kernel of another package may raise any; each means that it cannot be used here
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return f"a trial run failed: {lines[0]}"
+
+
+def _why_not(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    """As `why_not`, but raises what the small attention raises, so that a chooser can see that memory ran out."""
     if name in ("sdpa", "math"):
         return None
     package = _PACKAGES.get(name)
@@ -124,13 +133,7 @@ def why_not(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16
             reason = attention_8bit.why_not(device, fp8_values=name == "fp8")
         if reason is not None:
             return reason
-    try:
-        wrong_by = _trial_error(KERNELS[name], device, dtype)
-    except (
-        Exception
-    ) as error:  # a kernel of another package may raise any exception; each means that the kernel cannot be used here
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        return f"a trial run failed: {lines[0]}"
+    wrong_by = _trial_error(KERNELS[name], device, dtype)
     return None if wrong_by < _TRIAL_LIMIT else f"a trial run was wrong by {wrong_by:.0%}"
 
 
@@ -177,24 +180,40 @@ def _chosen(
     trial: Trial, names: Sequence[str], device: torch.device, dtype: torch.dtype, chooser: Chooser
 ) -> tuple[str, str] | None:
     """Ask `chooser` for the fastest kernel of `names` for random queries, keys and values of the trial's sizes."""
-    random = torch.Generator(device).manual_seed(0)
-    q, k, v = (
-        torch.randn(1, n, trial.heads, trial.head_dim, generator=random, device=device, dtype=dtype)
-        for n in (TRIAL_TOKENS, trial.n_keys, trial.n_keys)
-    )
+
+    @cache
+    def inputs() -> tuple[Tensor, Tensor, Tensor]:
+        random = torch.Generator(device).manual_seed(0)
+        q, k, v = (
+            torch.randn(1, n, trial.heads, trial.head_dim, generator=random, device=device, dtype=dtype)
+            for n in (TRIAL_TOKENS, trial.n_keys, trial.n_keys)
+        )
+        return q, k, v
+
+    def plain() -> Tensor:
+        q, k, v = inputs()
+        return math(q[:, some].float(), k.float(), v.float())
+
     some = slice(None, _COMPARED_QUERIES)
     question = Question(
         trial.kind,
         trial.shape,
-        plain=lambda: math(q[:, some].float(), k.float(), v.float()),
+        plain=plain,
         error=lambda got, wanted: relative_error(got[:, some], wanted),
+        plain_way="sdpa",
     )
     ways = {
-        name: Way(partial(KERNELS[name], q, k, v), _LIMITS.get(name, _LIMIT), partial(why_not, name, device, dtype))
+        name: Way(
+            partial(_with, inputs, KERNELS[name]), _LIMITS.get(name, _LIMIT), partial(_why_not, name, device, dtype)
+        )
         for name in names
     }
     choice = chooser.choose(question, ways)
     return None if choice is None else (choice.way, choice.reason)
+
+
+def _with(inputs: Callable[[], tuple[Tensor, Tensor, Tensor]], kernel: Kernel) -> Tensor:
+    return kernel(*inputs())
 
 
 def _require(name: str, device: torch.device, dtype: torch.dtype) -> None:

@@ -7,16 +7,18 @@ import importlib.metadata
 import re
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from lipsync_server.gpu_memory import gpu_ran_out
 from lipsync_server.models.kernels import nvrtc
 from lipsync_server.models.kernels.choice import Card, Chooser
 from lipsync_server.version import __version__
 
-_WARM_UP_RUNS, _TIMED_RUNS = 3, 7
+_WARM_UP_RUNS, _TIMED_RUNS = 2, 4
 
 
 def chooser_for(
@@ -27,7 +29,8 @@ def chooser_for(
     agreed: Callable[[str], str] = lambda way: way,
 ) -> Chooser:
     """A Chooser for `device`, with the arguments of Chooser."""
-    return Chooser(card_of(device), lambda run: milliseconds(run, device), folder, fixed or {}, agreed)
+    clock = partial(milliseconds, device=device)
+    return Chooser(card_of(device), clock, folder, fixed or {}, agreed, gpu_ran_out)
 
 
 def card_of(device: torch.device) -> Card:
@@ -44,7 +47,7 @@ def card_of(device: torch.device) -> Card:
 
 
 def milliseconds(run: Callable[[], object], device: torch.device) -> float:
-    """The shortest of seven runs, after three runs to warm up. Other work on the card only adds time."""
+    """The shortest of four runs, after two runs to warm up. Other work on the card only adds time."""
     taken: list[float] = []
     for _ in range(_WARM_UP_RUNS + _TIMED_RUNS):
         if device.type == "cuda":

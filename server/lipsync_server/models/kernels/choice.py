@@ -6,44 +6,37 @@ is never chosen. The choice is kept in a file for this card, driver and software
 
     fixed by a setting  >  remembered by a resumed job  >  kept in the file  >  measured now
 
+A failure costs a choice, never a start. A way that raises is left out. Where the plain computation fails, or memory ran
+out, the question's plain way is used this time and nothing is kept. One failure does end the start: a way that leaves
+the card unusable for this process. That way is noted in the file (kept_choices.py), and the next process leaves it out.
+
 The clock, the ways and the comparison are handed in. Knows neither torch nor a GPU nor the meaning of a question.
 """
 
-import hashlib
-import json
 import logging
-import re
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from lipsync_server.errors import EngineUnavailable
+from lipsync_server.models.kernels.kept_choices import Card, Kept, KeptChoices
 
-from lipsync_server.durable import write_file
+__all__ = ["Card", "Choice", "Chooser", "Clock", "Question", "Way"]
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 Clock = Callable[[Callable[[], object]], float]
 """Runs a computation some times and returns its duration in milliseconds."""
 
-
-@dataclass(frozen=True)
-class Card:
-    """The key under which choices are kept: another card, driver or software measures again."""
-
-    name: str
-    driver: str = ""
-    versions: str = ""
-
-    @property
-    def file_name(self) -> str:
-        """The name of this card's file: the card in letters that every file system takes, and a digest of the key."""
-        words = re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-") or "card"
-        digest = hashlib.sha256("\n".join((self.name, self.driver, self.versions)).encode()).hexdigest()
-        return f"{words}-{digest[:12]}.json"
+ROUNDS = 3
+"""How often each way is timed, in turn with the others: a card's clock rises during the first of them."""
+_HOPELESS = 3.0
+"""A way that took so many times as long as the fastest one is not timed again."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +57,15 @@ class Question(Generic[T]):
 
     shape: sizes on which the answer depends, in words. plain: computes the result with which each way is compared.
     error: the relative error of a result (got, wanted).
+    plain_way: the way that is used where nothing could be measured; "" where there is none. Inputs are best made by
+    `plain` and `run`, not before: only there is a failure, such as memory that ran out, caught.
     """
 
     kind: str
     shape: str
     plain: Callable[[], T]
     error: Callable[[T, T], float]
+    plain_way: str = ""
 
     @property
     def key(self) -> str:
@@ -85,37 +81,13 @@ class Choice:
     reason: str
 
 
-class _Kept(BaseModel):
-    """One kept choice. ms: the duration of each way that was timed."""
-
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
-
-    way: str
-    ms: dict[str, float] = {}
-
-    @property
-    def reason(self) -> str:
-        """The reason of the choice, for the log."""
-        return f"measured before: {_in_words(self.ms)}" if self.ms else "the only one that runs here"
-
-
-class _File(BaseModel):
-    """The file of one card. The key is inside too, because its digest in the file's name is short."""
-
-    model_config = ConfigDict(frozen=True)
-
-    card: str
-    driver: str
-    versions: str
-    choices: dict[str, _Kept] = {}
-
-
 @dataclass
 class Chooser:
     """Answers questions for one card.
 
     folder: where choices are kept; None keeps none. fixed: kind -> way, from the settings. agreed: makes several
-    processes that render one video use the same way; gets this process's way and returns the way of all.
+    processes that render one video use the same way; gets this process's way and returns the way of all. ran_out:
+    whether an error means that memory ran out, which says nothing about the way that raised it.
     """
 
     card: Card
@@ -123,15 +95,30 @@ class Chooser:
     folder: Path | None = None
     fixed: Mapping[str, str] = field(default_factory=dict)
     agreed: Callable[[str], str] = lambda way: way
+    ran_out: Callable[[Exception], bool] = lambda error: isinstance(error, MemoryError)
     _remembered: Mapping[str, str] = field(default_factory=dict)
     _in_use: dict[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.kept = KeptChoices(self.card, self.folder)
+
     def choose(self, question: Question[T], ways: Mapping[str, Way[T]]) -> Choice | None:
-        """The fastest correct way, or None where no way computes correctly here. Writes one line to the log."""
-        choice = self._fixed(question, ways) or self._agreed(self._recorded(question, ways))
-        if choice is not None:
-            self._in_use[question.key] = choice.way
-            log.info("chosen: %s: %s (%s)", question.key, choice.way, choice.reason)
+        """The fastest correct way, or None where no way computes correctly here. Writes one line to the log.
+
+        Raises EngineUnavailable where a way left the card unusable for this process.
+        """
+        # Every process asks the others once, also where nothing runs, because they wait for its answer.
+        try:
+            found = self._fixed(question, ways) or self._recorded(question, ways)
+        except EngineUnavailable:
+            self.agreed("")
+            raise
+        way = self.agreed("" if found is None else found.way)
+        if not way:
+            return None
+        choice = found if found is not None and found.way == way else Choice(way, "as in the other process")
+        self._in_use[question.key] = choice.way
+        log.info("chosen: %s: %s (%s)", question.key, choice.way, choice.reason)
         return choice
 
     def recall(self, remembered: Mapping[str, str]) -> bool:
@@ -155,90 +142,143 @@ class Chooser:
         way = self.fixed.get(question.kind)
         if way is None or way not in ways:
             return None
-        reason = ways[way].why_not()
+        try:
+            reason = ways[way].why_not()
+        except Exception as error:  # a check of another package may raise any exception
+            reason = _first(error)
         if reason is None:
             return Choice(way, "as set")
         log.warning("%s: %s was set and cannot run here: %s", question.key, way, reason)
         return None
 
-    def _agreed(self, choice: Choice | None) -> Choice | None:
-        """The same choice in all processes of a video. Each process asks, also one in which no way runs."""
-        way = self.agreed("" if choice is None else choice.way)
-        if not way:
-            return None
-        return choice if choice is not None and choice.way == way else Choice(way, "as in the other process")
-
     def _recorded(self, question: Question[T], ways: Mapping[str, Way[T]]) -> Choice | None:
         """The way that a resumed job or the file remembers, where it still computes correctly; else a measured one."""
-        wanted = question.plain()
-        kept = self._read().choices.get(question.key)
+        try:
+            trials = _Trials(question, ways, self.kept, self.ran_out, question.plain())
+            comparable = math.isfinite(question.error(trials.wanted, trials.wanted))
+        except Exception as error:  # memory that ran out, or a kernel of any package that does not start here
+            return _unmeasured(question, _first(error))
+        if not comparable:
+            return _unmeasured(question, "the plain computation did not give finite numbers")
+        known = self.kept.choice(question.key)
         records = [(self._remembered.get(question.key), "as in the first part of this job")]
-        if kept is not None:
-            records.append((kept.way, kept.reason))
+        if known is not None:
+            records.append((known.way, _reason_of(known)))
         for way, source in records:
             if way is None:
                 continue
-            reason = _why_wrong(ways[way], question, wanted) if way in ways else "it is unknown here"
+            reason = trials.why_wrong(way) if way in ways else "it is unknown here"
             if reason is None:
                 return Choice(way, source)
             log.warning("%s: %s was chosen before and is not used: %s", question.key, way, reason)
-        return self._measured(question, ways, wanted)
+        return self._measured(question, ways, trials)
 
-    def _measured(self, question: Question[T], ways: Mapping[str, Way[T]], wanted: T) -> Choice | None:
+    def _measured(self, question: Question[T], ways: Mapping[str, Way[T]], trials: "_Trials[T]") -> Choice | None:
         """Time every correct way, keep the fastest in the file and return it; None where no way is correct."""
-        correct: dict[str, Way[T]] = {}
-        for name, way in ways.items():
-            reason = _why_wrong(way, question, wanted)
-            if reason is None:
-                correct[name] = way
-            else:
-                log.debug("%s: %s is no candidate: %s", question.key, name, reason)
+        correct = [name for name in ways if trials.is_correct(name)]
+        # A single way needs no time, only the comparison.
+        ms = self._timed(correct, trials) if len(correct) > 1 else {}
+        correct = [name for name in correct if name not in trials.failed]
         if not correct:
-            return None
-        # A single way needs no time, only the comparison above.
-        ms = {name: round(self.clock(way.run), 4) for name, way in correct.items()} if len(correct) > 1 else {}
-        kept = _Kept(way=min(ms, key=lambda name: ms[name]) if ms else next(iter(correct)), ms=ms)
-        self._keep(question.key, kept)
-        return Choice(kept.way, f"measured: {_in_words(ms)}" if ms else kept.reason)
+            return _unmeasured(question, "memory ran out") if trials.memory_ran_out else None
+        chosen = Kept(way=min(ms, key=lambda name: ms[name]) if ms else correct[0], ms=ms)
+        if not trials.memory_ran_out:
+            self.kept.keep(question.key, chosen)
+        return Choice(chosen.way, f"measured: {_in_words(ms)}" if ms else _reason_of(chosen))
 
-    def _read(self) -> _File:
-        """The kept choices of this card; none where the file is missing, torn or another card's."""
-        empty = _File(card=self.card.name, driver=self.card.driver, versions=self.card.versions)
-        if self.folder is None:
-            return empty
-        path = self.folder / self.card.file_name
-        try:
-            found = _File.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            return empty
-        except (OSError, ValidationError) as error:
-            log.warning("the kept choices in %s cannot be read and are measured again: %s", path.name, _first(error))
-            return empty
-        return found if found.model_copy(update={"choices": {}}) == empty else empty
-
-    def _keep(self, key: str, kept: _Kept) -> None:
-        """Add a choice to the file. Another process may write at the same time: the last writer's file stays, whole."""
-        if self.folder is None:
-            return
-        found = self._read()
-        content = found.model_copy(update={"choices": {**found.choices, key: kept}})
-        text = json.dumps(content.model_dump(), indent=1, sort_keys=True) + "\n"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_file(self.folder / self.card.file_name, lambda file: file.write(text.encode()))
-        except OSError as error:
-            log.warning("the choice for %s could not be kept and is measured at every start: %s", key, _first(error))
+    def _timed(self, names: list[str], trials: "_Trials[T]") -> dict[str, float]:
+        """The shortest duration in ms of each way, over ROUNDS in which all ways take turns."""
+        ms: dict[str, float] = {}
+        for _ in range(ROUNDS):
+            for name in names:
+                if ms.get(name, 0.0) <= _HOPELESS * min(ms.values(), default=0.0) and name not in trials.failed:
+                    taken = trials.attempt(name, lambda way: self.clock(way.run))
+                    if taken is not None and math.isfinite(taken):
+                        ms[name] = min(taken, ms.get(name, taken))
+        return {name: round(taken, 4) for name, taken in ms.items() if name not in trials.failed}
 
 
-def _why_wrong(way: Way[T], question: Question[T], wanted: T) -> str | None:
-    """Why a way is not used, or None if one run of it gives a result close enough to `wanted`."""
-    try:
+@dataclass
+class _Trials(Generic[T]):
+    """Tries the ways of one question. failed: way -> the reason for every way that raised or was wrong.
+
+    wanted: the plain result. memory_ran_out: whether any way failed for that reason.
+    """
+
+    question: Question[T]
+    ways: Mapping[str, Way[T]]
+    kept: KeptChoices
+    ran_out: Callable[[Exception], bool]
+    wanted: T
+    failed: dict[str, str] = field(default_factory=dict)
+    memory_ran_out: bool = False
+
+    def is_correct(self, name: str) -> bool:
+        """Whether the way computes correctly here. A way that could end this process is noted while it runs."""
+        key = self.question.key
+        if (reason := self.kept.why_not(key, name)) is not None:
+            log.warning("%s: %s is not tried: %s", key, name, reason)
+            self.failed[name] = reason
+            return False
+        with self.kept.trial(key, name):
+            reason = self.why_wrong(name)
+        if reason is not None:
+            log.debug("%s: %s is no candidate: %s", key, name, reason)
+        return reason is None
+
+    def why_wrong(self, name: str) -> str | None:
+        """Why a way is not used, or None if one run of it gives a result close enough to `wanted`."""
+        if name not in self.failed:
+            reason = self.attempt(name, self._why_wrong)
+            if reason is not None:
+                self.failed[name] = reason
+        return self.failed.get(name)
+
+    def _why_wrong(self, way: Way[T]) -> str | None:
         if (reason := way.why_not()) is not None:
             return reason
-        wrong_by = question.error(way.run(), wanted)
-    except Exception as error:  # a kernel of another package may raise any exception; each means that it cannot be used
-        return _first(error)
-    return None if wrong_by <= way.limit else f"its relative error is {wrong_by:.3g}, and {way.limit:g} is the limit"
+        wrong_by = self.question.error(way.run(), self.wanted)
+        return None if wrong_by <= way.limit else f"its relative error is {wrong_by:.3g}, above {way.limit:g}"
+
+    def attempt(self, name: str, use: Callable[[Way[T]], R]) -> R | None:
+        """The result of `use` on a way; None, and the way among the failed ones, where it raises.
+
+        Raises EngineUnavailable where the plain computation fails from then on.
+        """
+        try:
+            return use(self.ways[name])
+        except Exception as error:  # a kernel of another package may raise any; each means that it cannot be used
+            self.failed[name] = _first(error)
+            if self.ran_out(error):
+                self.memory_ran_out = True
+            elif not self._plain_still_runs():
+                self.kept.note_fatal(self.question.key, name)
+                raise EngineUnavailable(
+                    f"The trial of {name} for {self.question.key} left the GPU unusable for this process "
+                    f"({self.failed[name]}). Start it again: {name} is left out then."
+                ) from error
+            return None
+
+    def _plain_still_runs(self) -> bool:
+        try:
+            self.question.plain()
+        except Exception as error:
+            self.memory_ran_out = self.memory_ran_out or self.ran_out(error)
+            return self.ran_out(error)
+        return True
+
+
+def _unmeasured(question: Question[T], reason: str) -> Choice | None:
+    """The question's plain way with the reason, or None where it has no plain way."""
+    if not question.plain_way:
+        log.warning("%s: nothing could be measured: %s", question.key, reason)
+        return None
+    return Choice(question.plain_way, f"the plain way, because nothing could be measured: {reason}")
+
+
+def _reason_of(kept: Kept) -> str:
+    """The reason of a kept choice, for the log."""
+    return f"measured before: {_in_words(kept.ms)}" if kept.ms else "the only one that runs here"
 
 
 def _in_words(ms: Mapping[str, float]) -> str:

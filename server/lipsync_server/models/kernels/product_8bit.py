@@ -7,7 +7,7 @@ tile and which kind of 8 bits multiply fastest. Knows tensors and devices. Does 
 """
 
 import importlib.util
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ _HAS_TRITON = importlib.util.find_spec("triton") is not None
 if _HAS_TRITON:
     from lipsync_server.models.kernels.int8_product import TILES, int8_product
 
+TORCH = "torch"
+"""Named in place of a tile: the int8 product is torch's own, which needs neither Triton nor a C compiler."""
 TRIAL_ROWS = 8_192
 """Rows of a trial product: a quarter of a window's tokens, which take about a millisecond."""
 _COMPARED_ROWS = 64
@@ -42,8 +44,8 @@ def multiply_8bit(
 ) -> Tensor:
     """x (M, K) float times an 8-bit weight `data` (N, K) with `scale` (N, 1), + bias (N,) -> (M, N) in x's type.
 
-    Rounds x with one scale a row first. fp8 accumulates in the tensor cores' fast mode. tile: of the int8 product; None
-    is one that every card can run.
+    Rounds x with one scale a row first. fp8 accumulates in the tensor cores' fast mode. tile: of the int8 product, or
+    TORCH; None is a tile that every card can run.
     """
     x8, x_scale = quantize_rows(x.float(), kind)
     if not x.is_cuda:
@@ -66,7 +68,7 @@ def multiply_rows(
         return torch._scaled_mm(
             x, data.t(), scale_a=x_scale, scale_b=scale.t(), bias=bias, out_dtype=dtype, use_fast_accum=True
         )
-    if _HAS_TRITON and dtype == torch.bfloat16:
+    if _HAS_TRITON and dtype == torch.bfloat16 and tile != TORCH:
         product: Tensor = int8_product(x, data, x_scale, scale, bias, *([] if tile is None else [tile]))
         return product
     out = torch._int_mm(x, data.t()).float() * x_scale * scale.t()
@@ -74,19 +76,35 @@ def multiply_rows(
 
 
 def fastest_tile(n_out: int, n_in: int, device: torch.device, chooser: Chooser) -> str | None:
-    """The tile of int8_product.TILES that multiplies a weight (n_out, n_in) fastest on this card; None without one."""
+    """The tile of int8_product.TILES that multiplies a weight (n_out, n_in) fastest on this card.
+
+    TORCH where torch's own product is faster, or the only one that runs. None where nothing has to be chosen.
+    """
     if not _HAS_TRITON or not native_8bit(device, "int8"):
         return None
-    x, weight = _rows(TRIAL_ROWS, n_in, device), _rows(n_out, n_in, device)
-    (x8, x_scale), (data, scale) = quantize_rows(x, "int8"), quantize_rows(weight, "int8")
     some = slice(None, _COMPARED_ROWS)
+
+    @cache
+    def rounded() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        x, weight = _rows(TRIAL_ROWS, n_in, device), _rows(n_out, n_in, device)
+        return quantize_rows(x, "int8"), quantize_rows(weight, "int8")
+
+    def plain() -> Tensor:
+        (x, x_scale), (data, scale) = rounded()
+        return (x[some].float() @ data.float().t()) * x_scale[some] * scale.t()
+
+    def multiply(tile: str) -> Tensor:
+        (x, x_scale), (data, scale) = rounded()
+        return multiply_rows(x, x_scale, data, scale, None, torch.bfloat16, tile)
+
     question = Question(
         "product",
         f"int8, {n_in} to {n_out}",
-        plain=lambda: (x8[some].float() @ data.float().t()) * x_scale[some] * scale.t(),
+        plain=plain,
         error=lambda got, wanted: relative_error(got[some], wanted),
+        plain_way=TORCH,
     )
-    ways = {tile: Way(partial(int8_product, x8, data, x_scale, scale, None, tile), _TILE_LIMIT) for tile in TILES}
+    ways = {tile: Way(partial(multiply, tile), _TILE_LIMIT) for tile in (*TILES, TORCH)}
     choice = chooser.choose(question, ways)
     return None if choice is None else choice.way
 
@@ -99,27 +117,40 @@ def fastest_kind(n_out: int, n_in: int, device: torch.device, chooser: Chooser) 
     kinds: tuple[EightBit, ...] = ("int8", "fp8")
     if not any(native_8bit(device, kind) for kind in kinds):
         return None
-    x, weight = _rows(TRIAL_ROWS, n_in, device).bfloat16(), _rows(n_out, n_in, device)
     some = slice(None, _COMPARED_ROWS)
-    question = Question(
-        "rounding",
-        f"{n_in} to {n_out}",
-        plain=lambda: x[some].float() @ weight.t(),
-        error=lambda got, wanted: relative_error(got[some], wanted),
-    )
     tile = fastest_tile(n_out, n_in, device, chooser)
+
+    @cache
+    def inputs() -> tuple[Tensor, Tensor]:
+        return _rows(TRIAL_ROWS, n_in, device).bfloat16(), _rows(n_out, n_in, device)
+
+    @cache
+    def rounded(kind: EightBit) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        x, weight = inputs()
+        return quantize_rows(x.float(), kind), quantize_rows(weight, kind)
+
+    def plain() -> Tensor:
+        x, weight = inputs()
+        return x[some].float() @ weight.t()
+
+    # Activations are rounded in a pass before the product for both kinds alike, so the product alone is measured.
+    def multiply(kind: EightBit) -> Tensor:
+        (x, x_scale), (data, scale) = rounded(kind)
+        return multiply_rows(x, x_scale, data, scale, None, torch.bfloat16, tile)
 
     def why_not(kind: EightBit) -> str | None:
         return None if native_8bit(device, kind) else f"this card has no {kind} products"
 
-    # Activations are rounded in a pass before the product for both kinds alike, so the product alone is measured.
-    def product_of(kind: EightBit) -> Way[Tensor]:
-        if why_not(kind) is not None:
-            return Way(lambda: x, 0.0, partial(why_not, kind))
-        (x8, x_scale), (data, scale) = quantize_rows(x.float(), kind), quantize_rows(weight, kind)
-        return Way(lambda: multiply_rows(x8, x_scale, data, scale, None, torch.bfloat16, tile), _KIND_LIMITS[kind])
-
-    choice = chooser.choose(question, {kind: product_of(kind) for kind in kinds})
+    question = Question(
+        "rounding",
+        f"{n_in} to {n_out}",
+        plain=plain,
+        error=lambda got, wanted: relative_error(got[some], wanted),
+    )
+    ways: dict[str, Way[Tensor]] = {
+        kind: Way(partial(multiply, kind), _KIND_LIMITS[kind], partial(why_not, kind)) for kind in kinds
+    }
+    choice = chooser.choose(question, ways)
     return None if choice is None else ("fp8" if choice.way == "fp8" else "int8")
 
 

@@ -23,8 +23,9 @@ from lipsync_server.durable import publish
 from lipsync_server.engines import registry
 from lipsync_server.engines.base import Engine, EngineOptions, RenderRequest, ResumePoint, Speech, State
 from lipsync_server.engines.options import choose_options
-from lipsync_server.engines.out_of_memory import gpu_out_of_memory, gpu_ran_out
+from lipsync_server.engines.out_of_memory import gpu_out_of_memory
 from lipsync_server.errors import Cancelled, DiskFull, LipsyncError, OutOfMemory
+from lipsync_server.gpu_memory import gpu_ran_out
 from lipsync_server.media.info import VideoInfo
 from lipsync_server.media.mp4.encoder import FrameEncoder
 from lipsync_server.media.sandbox.pool import DecoderPool

@@ -21,6 +21,7 @@ from lipsync_server.errors import EngineUnavailable
 from lipsync_server.kernel_choices import parse_choices
 from lipsync_server.models import enhance
 from lipsync_server.models.encoders.wav2vec import Wav2Vec
+from lipsync_server.models.kernels import triton_here
 from lipsync_server.models.kernels.card import chooser_for
 from lipsync_server.models.layers.linear_8bit import use_fastest_tiles
 from lipsync_server.models.wan_vae.choose_pairs import pairs_are_faster
@@ -45,7 +46,7 @@ class Models:
                 "This installation of torch cannot use the GPU. Install a CUDA build of torch, or set device to cpu."
             )
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        self._compiles = settings.compile and self.device.type == "cuda"
+        self._compiles = settings.compile and triton_here.why_not(self.device) is None
         self.chooser = chooser_for(
             self.device, folder=settings.data_dir / "cache" / "choices", fixed=parse_choices(settings.choices)
         )

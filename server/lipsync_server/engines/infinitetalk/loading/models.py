@@ -38,6 +38,7 @@ from lipsync_server.models.encoders.clip import ImageEncoder
 from lipsync_server.models.encoders.known_prompts import KnownPrompts
 from lipsync_server.models.encoders.text import TextEncoder
 from lipsync_server.models.encoders.wav2vec import Wav2Vec
+from lipsync_server.models.kernels import triton_here
 from lipsync_server.models.kernels.attention import choose as choose_attention
 from lipsync_server.models.kernels.card import chooser_for
 from lipsync_server.models.kernels.product_8bit import fastest_kind
@@ -88,7 +89,7 @@ class Models:
             )
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.side = SideStream(self.device)
-        self._compiles = settings.compile and self.device.type == "cuda"
+        self._compiles = settings.compile and triton_here.why_not(self.device) is None
         self.chooser = chooser_for(
             self.device,
             folder=settings.data_dir / "cache" / "choices",
@@ -341,7 +342,7 @@ class Models:
         # Blocks that exchange tokens cannot be timed alone: the other processes would have to take part.
         reason = model.use_fast_blocks() if several_processes() else use_faster_blocks(model, self.chooser)
         if reason is not None:
-            log.warning("the blocks run compiled and not fused: %s", reason)
+            log.warning("the blocks are not fused: %s", reason)
 
     def _release_transformer(self) -> None:
         if self._held is not None:

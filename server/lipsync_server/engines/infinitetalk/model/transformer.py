@@ -143,6 +143,11 @@ class InfiniteTalkTransformer(WanTransformer):
             block.compile(**settings)
         self.head.compile(**settings)
 
+    def uncompile_blocks(self) -> None:
+        """Undo compile_blocks()."""
+        for module in (*self.blocks, self.head):
+            module._compiled_call_impl = None
+
     def embed_condition(
         self, *, text: Tensor, image_tokens: Tensor, audio: Tensor, masks: Tensor | None = None
     ) -> EmbeddedCondition:

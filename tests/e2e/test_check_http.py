@@ -71,21 +71,21 @@ def test_a_checked_job_has_a_score_findings_with_times_and_a_sheet(server: Serve
         assert image.width > 1000
 
 
-def test_a_job_without_a_check_says_why_and_has_no_sheet(server: ServerProcess) -> None:
+def test_a_job_without_a_check_has_the_reason_and_no_sheet(server: ServerProcess) -> None:
     job = job_when(server, submit(server, check="false").json()["id"], ended)
     assert job["result"]["quality"] is None and "switched" in job["result"]["unchecked"]
     assert job["links"]["sheet"] is None
     assert requests.get(f"{server.url}/v1/jobs/{job['id']}/sheet", timeout=30).status_code == 404
 
 
-def test_wishes_that_contradict_each_other_are_refused(server: ServerProcess) -> None:
+def test_options_that_contradict_each_other_are_refused(server: ServerProcess) -> None:
     answer = submit(server, check="false", retries_below="0.6")
     assert answer.status_code == 422
     assert answer.json()["field"] == "retries_below"
     assert "check=true" in answer.json()["detail"]
 
 
-def test_a_killed_server_goes_on_with_the_second_attempt_and_keeps_the_best(server: ServerProcess) -> None:
+def test_a_killed_server_resumes_the_second_attempt_and_keeps_the_best(server: ServerProcess) -> None:
     options = json.dumps({"good_seed": 43, "seconds_per_frame": 0.02})
     answer = submit(server, key=KEY, retries_below="0.6", options=options)
     job_id = answer.json()["id"]

@@ -19,7 +19,7 @@ PORTRAIT = SAMPLES_DIR / "portrait.jpg"
 LIPSYNC = [sys.executable, "-P", "-m", "lipsync_server.cli"]
 
 
-def test_render_writes_a_video_as_long_as_the_sound_and_says_so(tmp_path: Path) -> None:
+def test_render_writes_a_video_as_long_as_the_sound_and_names_it(tmp_path: Path) -> None:
     audio, output = make_recording(tmp_path, 0.5), tmp_path / "out" / "video.mp4"
     command = [*LIPSYNC, "render", str(PORTRAIT), str(audio), "-o", str(output), "--engine", "preview", "--seed", "7"]
     finished = subprocess.run(

@@ -1,11 +1,12 @@
 """FlashHead through the real HTTP API and worker process at 512 x 512, with tiny files in the published layout."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
 import pytest
 from jobs_of_server import (
+    TOKEN,
     check_that_a_killed_server_makes_the_same_video,
     engines_of,
     frames_in,
@@ -17,7 +18,6 @@ from jobs_of_server import (
 from lipsync_server.random_models import flashhead as random_flashhead
 from server_process import ServerProcess
 
-TOKEN = "flashhead-test-token"
 PORTRAITS = Path(__file__).parents[2] / "docs" / "contact-sheets" / "portraits"
 
 
@@ -35,18 +35,12 @@ def server(home: Path) -> Iterator[ServerProcess]:
         yield server
 
 
-@pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {TOKEN}"}) as opened:
-        yield opened
-
-
 def _form(duration_s: float, **fields: str) -> aiohttp.FormData:
     return speaking_form((PORTRAITS / "glasses.jpg").read_bytes(), "image/jpeg", duration_s, **fields)
 
 
 @pytest.mark.parametrize("variant", ["pro", "lite"])
-async def test_a_picture_and_a_recording_in_the_whole_picture_speaking_out(
+async def test_a_picture_and_a_recording_become_a_video_of_the_whole_picture(
     server: ServerProcess, session: aiohttp.ClientSession, variant: str
 ) -> None:
     video = await rendered(session, server, _form(0.3, options=f'{{"variant": "{variant}", "steps": 1}}'))

@@ -106,7 +106,7 @@ def test_a_poster_of_no_video_is_refused_in_words(server: ServerProcess) -> None
         ({"fill": "pink"}, "fill", "plain"),
     ],
 )
-def test_a_wrong_wish_names_its_field(
+def test_a_wrong_value_is_refused_with_its_field(
     server: ServerProcess, recording: Path, fields: dict[str, str], field: str, says: str
 ) -> None:
     answer = send(server, recording, **fields)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from jobs_of_server import end_of
 from lipsync_server.media.mp4.mux import probe_video
 from lipsync_server.paths import SAMPLES_DIR
 from lipsync_server.random_models import sadtalker as random_sadtalker
@@ -58,14 +59,6 @@ async def submit(server: ServerProcess, session: aiohttp.ClientSession, **fields
         return str((await response.json())["id"])
 
 
-async def ended(server: ServerProcess, session: aiohttp.ClientSession, job_id: str) -> Json:
-    async with session.get(f"{server.url}/v1/jobs/{job_id}/events") as response:
-        assert "event: end" in await response.text()
-    async with session.get(f"{server.url}/v1/jobs/{job_id}") as response:
-        job: Json = await response.json()
-        return job
-
-
 async def readiness(server: ServerProcess, session: aiohttp.ClientSession, stage: str, known: str = "detail") -> Json:
     """Wait until /readyz reports the stage `stage` with the field `known`; returns that answer."""
     async with asyncio.timeout(60):
@@ -77,7 +70,7 @@ async def readiness(server: ServerProcess, session: aiohttp.ClientSession, stage
             await asyncio.sleep(0.05)
 
 
-async def test_an_empty_disk_a_download_with_its_progress_and_a_video(
+async def test_a_server_with_an_empty_disk_downloads_with_progress_and_renders(
     make_server: MakeServer, model_files: dict[str, bytes], tmp_path: Path
 ) -> None:
     total = sum(map(len, model_files.values()))
@@ -94,15 +87,15 @@ async def test_an_empty_disk_a_download_with_its_progress_and_a_video(
 
         # Meanwhile jobs for the preview engine are rendered; jobs for the engine that is still downloading are queued.
         patient = await submit(server, session, engine="sadtalker")
-        assert (await ended(server, session, await submit(server, session)))["engine"] == "preview"
+        assert (await end_of(session, server, await submit(server, session)))["engine"] == "preview"
         async with session.get(f"{server.url}/v1/jobs/{patient}") as response:
             assert (await response.json())["state"] == "queued"
 
         hub.open.set()
         await readiness(server, session, "ready")
-        job = await ended(server, session, patient)
+        job = await end_of(session, server, patient)
         assert (job["state"], job["engine"]) == ("succeeded", "sadtalker"), job
-        assert (await ended(server, session, await submit(server, session)))["engine"] == "sadtalker"
+        assert (await end_of(session, server, await submit(server, session)))["engine"] == "sadtalker"
         async with session.get(f"{server.url}/v1/jobs/{patient}/video") as response:
             (tmp_path / "video.mp4").write_bytes(await response.read())
     assert probe_video(tmp_path / "video.mp4").n_frames == 10
@@ -117,10 +110,10 @@ async def test_without_the_preview_jobs_wait_for_the_weights(
         await server.answers(session)
         job_id = await submit(server, session)
         hub.open.set()
-        assert (await ended(server, session, job_id))["engine"] == "sadtalker"
+        assert (await end_of(session, server, job_id))["engine"] == "sadtalker"
 
 
-async def test_a_refused_download_says_why_and_ends_the_jobs_that_waited(
+async def test_a_refused_download_shows_the_reason_and_ends_the_jobs_that_waited(
     make_server: MakeServer, model_files: dict[str, bytes]
 ) -> None:
     async with serve_hub(dict(model_files)) as hub, aiohttp.ClientSession() as session:
@@ -132,9 +125,9 @@ async def test_a_refused_download_says_why_and_ends_the_jobs_that_waited(
         hub.open.set()
         state = await readiness(server, session, "failed")
         assert "is not at some/model" in state["detail"]
-        job = await ended(server, session, job_id)
+        job = await end_of(session, server, job_id)
         assert (job["state"], job["error"]["code"]) == ("failed", "engine_unavailable")
-        assert (await ended(server, session, await submit(server, session)))["engine"] == "preview"
+        assert (await end_of(session, server, await submit(server, session)))["engine"] == "preview"
 
 
 class LoadBalancer:

@@ -56,7 +56,9 @@ def test_curl_as_in_the_readme_gives_a_video_of_the_right_length(
     assert job["result"]["sha256"] == hashlib.sha256(response.content).hexdigest()
 
 
-def test_a_picture_without_a_face_says_so(server: ServerProcess, session: requests.Session, tmp_path: Path) -> None:
+def test_a_picture_without_a_face_is_refused_with_a_sentence(
+    server: ServerProcess, session: requests.Session, tmp_path: Path
+) -> None:
     from PIL import Image
 
     image = tmp_path / "wall.png"

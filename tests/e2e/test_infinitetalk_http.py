@@ -1,7 +1,7 @@
 """InfiniteTalk through the real HTTP API and worker process, with tiny model files in the official layout."""
 
 import io
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
@@ -9,10 +9,12 @@ import av
 import numpy as np
 import pytest
 from jobs_of_server import (
+    TOKEN,
     Job,
     check_that_a_killed_server_makes_the_same_video,
     engines_of,
     frames_in,
+    noise_png,
     posted,
     rendered,
     sound_in,
@@ -24,12 +26,10 @@ from jobs_of_server import (
     video_of,
 )
 from lipsync_server.random_models import infinitetalk as random_models
-from PIL import Image
 from server_process import ServerProcess
 
 # Three windows in less than a second of video.
 SMALL_WINDOWS = '{"steps": 1, "window_frames": 13, "motion_frames": 5}'
-TOKEN = "infinitetalk-test-token"
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +46,8 @@ def server(home: Path) -> Iterator[ServerProcess]:
         yield server
 
 
-@pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {TOKEN}"}) as opened:
-        yield opened
-
-
 def _still() -> tuple[bytes, str]:
-    picture = io.BytesIO()
-    Image.fromarray(np.random.default_rng(1).integers(0, 255, (64, 200, 3), dtype=np.uint8)).save(picture, "PNG")
-    return picture.getvalue(), "image/png"
+    return noise_png(200, 64), "image/png"
 
 
 def _film() -> tuple[bytes, str]:
@@ -88,7 +80,7 @@ def check_video(video: bytes, n_frames: int, sound_s: float) -> None:
     assert codec == "aac"
 
 
-async def test_image_and_audio_in_a_video_of_the_right_length_out(
+async def test_a_picture_and_a_recording_become_a_video_of_the_right_length(
     server: ServerProcess, session: aiohttp.ClientSession
 ) -> None:
     check_video(await rendered(session, server, _form(0.3, options='{"steps": 1}')), 8, 0.3)

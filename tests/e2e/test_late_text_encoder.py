@@ -157,7 +157,7 @@ async def test_a_job_that_waits_for_a_text_encoder_which_never_comes_ends_with_t
             assert "t5_fp8" in (await response.json())["detail"]
 
 
-def test_a_killed_server_promises_no_files(tmp_path: Path) -> None:
+def test_the_files_that_a_killed_server_announced_are_not_awaited(tmp_path: Path) -> None:
     announce(tmp_path, [tmp_path / "text"])
     assert arriving(tmp_path) == {tmp_path / "text"}
     withdraw(tmp_path)

@@ -1,17 +1,17 @@
 """LoRA files by name through the real HTTP API: wrong ones are refused before a job exists, others change its video."""
 
-import io
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
-import numpy as np
 import pytest
 import torch
 from jobs_of_server import (
+    TOKEN,
     check_that_a_killed_server_makes_the_same_video,
     frames_in,
+    noise_png,
     posted,
     speaking_form,
     succeeded,
@@ -20,11 +20,9 @@ from jobs_of_server import (
 )
 from lipsync_server.random_models import infinitetalk as random_models
 from lipsync_server.random_models.infinitetalk import TINY
-from PIL import Image
 from safetensors.torch import save_file
 from server_process import ServerProcess
 
-TOKEN = "lora-test-token"
 DIM = TINY.transformer.dim
 
 
@@ -49,17 +47,9 @@ def server(home: Path) -> Iterator[ServerProcess]:
         yield server
 
 
-@pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {TOKEN}"}) as opened:
-        yield opened
-
-
 def _form(duration_s: float, *loras: object) -> aiohttp.FormData:
     options = {"steps": 1, "window_frames": 13, "motion_frames": 5, "loras": loras}
-    picture = io.BytesIO()
-    Image.fromarray(np.random.default_rng(1).integers(0, 255, (64, 200, 3), dtype=np.uint8)).save(picture, "PNG")
-    return speaking_form(picture.getvalue(), "image/png", duration_s, options=json.dumps(options))
+    return speaking_form(noise_png(200, 64), "image/png", duration_s, options=json.dumps(options))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +84,7 @@ async def test_a_named_lora_changes_the_video_of_its_own_job_only(
     assert (plain != styled).any()
 
 
-async def test_a_server_killed_between_windows_goes_on_with_the_lora(
+async def test_a_server_killed_between_windows_resumes_with_the_lora(
     server: ServerProcess, session: aiohttp.ClientSession, home: Path
 ) -> None:
     await check_that_a_killed_server_makes_the_same_video(

@@ -1,4 +1,4 @@
-"""The engine of docs/add-an-engine.md, a package outside this repository, is installed, listed and rendered with."""
+"""The engine of docs/add-an-engine.md, a package outside this repository, can be installed, listed and used."""
 
 import os
 import re
@@ -29,7 +29,7 @@ def files_of_the_page() -> dict[str, str]:
 
 
 def install(target: Path, files: dict[str, str], entry_points: str) -> None:
-    """Install a package the way pip does, from a wheel, without asking any index."""
+    """Install a package as pip does, from a wheel, without a package index."""
     info = "lipsync_wobble-1.0.dist-info"
     wheel = target.parent / "lipsync_wobble-1.0-py3-none-any.whl"
     files = files | {
@@ -76,7 +76,7 @@ def test_the_example_is_complete_and_short() -> None:
     assert sum(len(text.splitlines()) for text in files.values()) <= 70
 
 
-def test_an_installed_engine_is_listed_with_its_options_and_auto_does_not_take_it(server: ServerProcess) -> None:
+def test_an_installed_engine_is_listed_with_its_options_and_auto_does_not_choose_it(server: ServerProcess) -> None:
     listed = engines(server)
     assert listed["wobble"]["available"] is True
     assert "swing" in str(listed["wobble"])
@@ -121,7 +121,7 @@ def test_the_page_shows_an_installed_engine_and_its_options_and_renders_with_it(
     assert jobs[0]["engine"] == "wobble"
 
 
-def test_a_broken_engine_is_listed_as_not_available_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_broken_engine_is_listed_as_not_available_and_the_others_still_work(tmp_path: Path) -> None:
     folder = tmp_path / "site"
     files = files_of_the_page() | {"lipsync_wobble/info.py": "raise RuntimeError('broken on purpose')\n"}
     install(folder, files, entry_points_of_the_page())
@@ -155,7 +155,7 @@ def ended(server: ServerProcess, job_id: str) -> tuple[str, str]:
         time.sleep(0.2)
 
 
-def test_jobs_of_an_uninstalled_engine_end_with_the_reason_and_the_others_go_on(tmp_path: Path) -> None:
+def test_jobs_of_an_uninstalled_engine_end_with_the_reason_and_others_still_run(tmp_path: Path) -> None:
     folder = tmp_path / "site"
     install(folder, files_of_the_page(), entry_points_of_the_page())
     server = server_with(folder)

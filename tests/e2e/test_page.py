@@ -210,13 +210,13 @@ async def test_a_token_that_was_revoked_is_asked_for_again(browser: Browser, tmp
         assert await page.evaluate("sessionStorage.length + localStorage.length") == 0
 
 
-async def test_a_wrong_token_is_told_in_the_servers_words(browser: Browser, server: ServerProcess) -> None:
+async def test_a_wrong_token_shows_the_servers_message(browser: Browser, server: ServerProcess) -> None:
     page = await browser.new_page()
     await sign_in(page, server.url + "/", token="wrong")
     await expect(page.locator("#token-problem")).to_contain_text("token is not one of this server's")
 
 
-async def test_a_bad_picture_is_told_beside_the_picture(page: Page, tmp_path: Path) -> None:
+async def test_a_bad_picture_is_reported_beside_the_picture(page: Page, tmp_path: Path) -> None:
     fake = tmp_path / "text.png"
     fake.write_text("this is no picture")
     await choose_inputs(page)
@@ -226,7 +226,7 @@ async def test_a_bad_picture_is_told_beside_the_picture(page: Page, tmp_path: Pa
     await expect(page.locator("#job")).to_be_hidden()
 
 
-async def test_a_missing_recording_is_said_before_anything_is_sent(page: Page) -> None:
+async def test_a_missing_recording_is_reported_before_anything_is_sent(page: Page) -> None:
     await page.locator("#image").set_input_files(PORTRAIT)
     await page.get_by_role("button", name="Make the video").click()
     await expect(page.locator("#audio-problem")).to_have_text("Choose a recording first, or write words to speak.")
@@ -244,7 +244,7 @@ async def test_the_microphone_records(page: Page) -> None:
     await expect_playing_video(page)
 
 
-async def test_a_reload_in_the_middle_of_a_job_goes_on_showing_it(page: Page) -> None:
+async def test_a_reload_in_the_middle_of_a_job_still_shows_the_job(page: Page) -> None:
     await choose_inputs(page)
     await page.get_by_role("button", name="Make the video").click()
     await expect(page.locator("#job-running")).to_be_visible()
@@ -253,7 +253,7 @@ async def test_a_reload_in_the_middle_of_a_job_goes_on_showing_it(page: Page) ->
 
 
 async def choose_with_space(page: Page) -> FileChooser:
-    """The file dialogue that the space bar opens; a busy Chromium now and then drops the first key."""
+    """Open the file dialogue with the space bar. A busy Chromium sometimes drops the first key press."""
     for _ in range(4):
         try:
             async with page.expect_file_chooser(timeout=8_000) as chooser:
@@ -264,7 +264,7 @@ async def choose_with_space(page: Page) -> FileChooser:
     raise AssertionError("the space bar opens no file dialogue")
 
 
-async def test_the_whole_way_by_keyboard_alone(page: Page) -> None:
+async def test_every_step_works_by_keyboard_alone(page: Page) -> None:
     async def tab_to(target: str) -> None:
         for _ in range(40):
             if await page.evaluate("document.activeElement.id") == target:
@@ -324,7 +324,7 @@ async def test_a_machine_without_an_idle_stop_shows_no_countdown(page: Page) -> 
     await expect(page.locator("#idle")).to_be_hidden()
 
 
-async def test_it_works_behind_a_path_prefix(browser: Browser, server: ServerProcess) -> None:
+async def test_the_page_works_behind_a_path_prefix(browser: Browser, server: ServerProcess) -> None:
     async def forward(request: web.Request) -> web.StreamResponse:
         async with aiohttp.ClientSession(auto_decompress=False) as session:
             headers = {k: v for k, v in request.headers.items() if k not in ("Host", "Origin")}

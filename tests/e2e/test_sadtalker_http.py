@@ -60,7 +60,7 @@ def ended(session: requests.Session, url: str) -> dict[str, Any]:
     return job
 
 
-def test_auto_takes_sadtalker_where_its_weights_are(server: ServerProcess, session: requests.Session) -> None:
+def test_auto_chooses_sadtalker_where_its_weights_are_present(server: ServerProcess, session: requests.Session) -> None:
     engines = {engine["name"]: engine for engine in session.get(f"{server.url}/v1/engines").json()["engines"]}
     assert engines["sadtalker"]["available"]
     assert engines["sadtalker"]["resolutions"] == ["256", "512"]
@@ -93,7 +93,9 @@ def test_a_portrait_and_a_recording_become_a_video(
     assert np.abs(frames[0].astype(int) - frames[-1]).mean() > 0.05
 
 
-def test_its_own_options_reach_it(server: ServerProcess, session: requests.Session, tmp_path: Path) -> None:
+def test_options_of_sadtalker_reach_the_engine(
+    server: ServerProcess, session: requests.Session, tmp_path: Path
+) -> None:
     with (SAMPLES_DIR / "portrait.jpg").open("rb") as image, recording(tmp_path, 0.2).open("rb") as sound:
         response = session.post(
             f"{server.url}/v1/jobs",

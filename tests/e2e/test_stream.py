@@ -95,7 +95,7 @@ async def test_a_video_is_watched_from_its_first_window_on(anna: aiohttp.ClientS
     assert (await job(anna, job_id))["state"] == "succeeded"
 
 
-async def test_whoever_comes_late_gets_the_beginning_too(anna: aiohttp.ClientSession, tmp_path: Path) -> None:
+async def test_a_late_viewer_gets_the_beginning_too(anna: aiohttp.ClientSession, tmp_path: Path) -> None:
     job_id = await submit(anna)
 
     async def watch() -> bytes:
@@ -113,14 +113,14 @@ async def test_whoever_comes_late_gets_the_beginning_too(anna: aiohttp.ClientSes
     check_whole(late, tmp_path)
 
 
-async def test_a_viewer_who_leaves_changes_nothing(anna: aiohttp.ClientSession) -> None:
+async def test_a_viewer_who_disconnects_changes_nothing(anna: aiohttp.ClientSession) -> None:
     job_id = await submit(anna)
     async with anna.get(f"/v1/jobs/{job_id}/stream") as response:
         await response.content.readany()
     assert (await ended(anna, job_id))["state"] == "succeeded"
 
 
-async def test_the_stream_goes_on_when_the_worker_dies(anna: aiohttp.ClientSession, tmp_path: Path) -> None:
+async def test_the_stream_continues_when_the_worker_dies(anna: aiohttp.ClientSession, tmp_path: Path) -> None:
     job_id = await submit(anna, die_at=55)
     async with anna.get(f"/v1/jobs/{job_id}/stream") as response:
         data = await response.read()

@@ -86,7 +86,7 @@ async def test_a_named_tunnel_s_token_is_in_no_command_line_and_its_host_is_show
     assert "eyJhIjoi-token" not in tunnelled.output()
 
 
-async def test_a_missing_cloudflared_is_said(tunnelled: ServerProcess) -> None:
+async def test_a_missing_cloudflared_is_named(tunnelled: ServerProcess) -> None:
     tunnelled.settings["TUNNEL"] = "quick"
     tunnelled.environment["PATH"] = "/nowhere"
     tunnelled.start()

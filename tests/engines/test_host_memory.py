@@ -78,5 +78,5 @@ def test_the_memory_of_machine_and_container_is_read(
     assert found.place == ("this machine" if total == 64 else "this container")
 
 
-def test_a_system_that_does_not_tell_its_memory_is_not_refused(tmp_path: Path) -> None:
+def test_a_system_that_does_not_report_its_memory_is_not_refused(tmp_path: Path) -> None:
     assert host_memory(tmp_path, tmp_path) is None

@@ -61,20 +61,20 @@ async def test_each_token_opens_and_has_a_name(locked: Site, token: str, name: s
         assert (await response.json())["name"] == name
 
 
-async def test_a_wrong_token_leaves_nothing_and_reads_nothing(locked: Site) -> None:
+async def test_a_request_with_a_wrong_token_is_not_read_and_stores_nothing(locked: Site) -> None:
     async with locked.client.post("/lipsync", data=b"x" * 100_000, headers={"Authorization": "Bearer no"}) as response:
         assert response.status == 401
     assert locked.left_on_disk() == []
 
 
-def test_a_token_is_found_wherever_it_stands_and_nothing_else_is() -> None:
+def test_a_token_is_accepted_at_any_place_of_the_list_and_no_other_text_is() -> None:
     tokens = Tokens(Settings(_env_file=None, tokens="a:one,b:two,c:three").tokens)
     given = ("one", "three", "four", "", "ü", "a:one", "on", "one ")
     found = [tokens.caller_of(token) for token in given]
     assert [caller and caller.name for caller in found] == ["a", "c", None, None, None, None, None, None]
 
 
-def test_a_server_beyond_loopback_refuses_to_be_without_a_token() -> None:
+def test_a_server_beyond_loopback_does_not_start_without_a_token() -> None:
     with pytest.raises(LipsyncError, match="LIPSYNC_TOKENS"):
         create_app(Settings(_env_file=None, host="0.0.0.0"), StandInExecutor.__new__(StandInExecutor))
 

@@ -122,7 +122,7 @@ async def test_a_field_given_twice_is_refused(site: Site) -> None:
     assert site.left_on_disk() == []
 
 
-async def test_silence_is_a_recording(site: Site) -> None:
+async def test_a_silent_recording_is_accepted(site: Site) -> None:
     job = await site.submit(audio=wav(0.4, level=0))
     assert (await site.ended(job["id"]))["state"] == "succeeded"
 
@@ -204,7 +204,7 @@ async def test_expect_continue_is_answered_only_to_those_who_may_send(start: Sta
     writer.close()
 
 
-async def test_a_hundred_uploads_at_once_are_taken_or_told_to_wait(start: Start) -> None:
+async def test_a_hundred_uploads_at_once_are_accepted_or_answered_429(start: Start) -> None:
     site = await start(max_uploads=4, max_queue=200)
 
     async def upload() -> tuple[int, str | None]:
@@ -277,7 +277,7 @@ async def test_a_file_name_is_only_a_name(site: Site, name: str, download: str) 
     assert "/" not in job["image_name"]
 
 
-async def test_an_upload_that_stalls_is_given_up(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_upload_that_stalls_is_ended(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uploads, "STALLED_S", 0.1)
     reader, writer = await asyncio.open_connection(site.client.host, site.client.port)
     head = (

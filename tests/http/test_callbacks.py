@@ -53,7 +53,7 @@ async def test_a_cancelled_job_is_called_back(start: Start, receiver: CallReceiv
     site.executor.let_go.set()
 
 
-async def test_a_callback_is_tried_again_until_it_is_taken(start: Start, receiver: CallReceiver) -> None:
+async def test_a_callback_is_tried_again_until_it_is_accepted(start: Start, receiver: CallReceiver) -> None:
     """n8n answers 404, 409 or 500 to a callback that comes before the run is stored as waiting."""
     receiver.statuses = [500, 404, 409, 302, 503, 200]
     site = await start(allow_private_urls=True)
@@ -66,7 +66,7 @@ async def test_a_callback_is_tried_again_until_it_is_taken(start: Start, receive
     assert (await receiver.next(HOOK)).json["job"]["id"] == follow_up["id"]
 
 
-async def test_a_receiver_that_says_it_is_starting_up_has_not_taken_the_callback(
+async def test_a_200_of_a_receiver_that_is_starting_up_does_not_count_as_accepted(
     start: Start, receiver: CallReceiver
 ) -> None:
     """n8n 1.123.81 and 2.41.1 answer 200 to every request while they start."""

@@ -37,7 +37,7 @@ async def test_a_named_token_sees_its_own_jobs_and_the_owner_sees_all(site: Site
     assert await ids_seen_by(site, OWNER) == [owners, bobs, alices]
 
 
-async def test_lists_show_whose_a_job_is(site: Site) -> None:
+async def test_lists_show_the_owner_of_each_job(site: Site) -> None:
     await made_by(site, ALICE)
     async with site.client.get("/v1/jobs", headers=OWNER) as response:
         assert [job["owner"] for job in (await response.json())["jobs"]] == ["alice"]
@@ -47,7 +47,7 @@ async def test_lists_show_whose_a_job_is(site: Site) -> None:
     ("method", "part"),
     [("GET", ""), ("GET", "/video"), ("GET", "/events"), ("DELETE", ""), ("POST", "/collected"), ("HEAD", "/video")],
 )
-async def test_a_job_of_another_name_is_as_if_it_were_not_there(site: Site, method: str, part: str) -> None:
+async def test_a_job_of_another_name_is_answered_404(site: Site, method: str, part: str) -> None:
     job_id = await made_by(site, BOB, prompt="hold")
     async with site.client.request(method, f"/v1/jobs/{job_id}{part}", headers=ALICE) as response:
         assert response.status == 404
@@ -64,7 +64,7 @@ async def test_a_named_token_cancels_its_own_job_and_the_owner_any(site: Site) -
     site.executor.let_go.set()
 
 
-async def test_a_named_token_is_not_told_which_jobs_others_have_on_a_worker(site: Site) -> None:
+async def test_a_named_token_does_not_see_which_jobs_of_others_a_worker_renders(site: Site) -> None:
     job_id = await made_by(site, BOB, prompt="hold")
     await site.executor.rendering.wait()
     for headers, told in ((ALICE, None), (OWNER, job_id)):
@@ -74,6 +74,6 @@ async def test_a_named_token_is_not_told_which_jobs_others_have_on_a_worker(site
 
 
 @pytest.mark.parametrize("tokens", ["local:x", "token-1:x", "a b:x", "\n:x", "alice:"])
-def test_a_name_that_would_be_taken_for_another_is_refused(tokens: str) -> None:
+def test_a_name_that_could_be_confused_with_another_is_refused(tokens: str) -> None:
     with pytest.raises(LipsyncError, match="LIPSYNC_TOKENS"):
         Tokens(Settings(_env_file=None, tokens=[tokens]).tokens)

@@ -73,7 +73,7 @@ async def test_an_address_that_opens_hundreds_loses_its_oldest_and_everybody_is_
             assert await silent[0][0].read() == b""
 
 
-async def test_when_every_connection_is_at_work_a_new_one_is_told_so(tmp_path: Path) -> None:
+async def test_when_every_connection_is_in_use_a_new_one_is_answered_503(tmp_path: Path) -> None:
     ask = b"POST /lipsync HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer t\r\nContent-Length: 99\r\n"
     ask += b"Content-Type: application/json\r\n\r\n{"
     async with serving(tmp_path, most=3) as open_one, asyncio.timeout(20):
@@ -108,7 +108,7 @@ async def test_a_request_that_is_not_http_is_answered_as_a_problem_and_nothing_o
     assert "SECRET" not in caplog.text
 
 
-async def test_a_caller_who_leaves_an_event_stream_leaves_no_error_in_the_log(
+async def test_a_caller_who_disconnects_from_an_event_stream_causes_no_error_in_the_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(tmp_path) as open_one:

@@ -30,7 +30,7 @@ async def read_event(response: aiohttp.ClientResponse) -> tuple[str, dict[str, A
                 data = json.loads(value)
 
 
-async def test_events_tell_progress_and_then_the_end(site: Site) -> None:
+async def test_events_report_progress_and_then_the_end(site: Site) -> None:
     job = await site.submit(prompt="hold")
     await site.executor.rendering.wait()
     async with site.client.get(f"/v1/jobs/{job['id']}/events") as response:
@@ -76,9 +76,10 @@ async def test_streams_end_when_the_server_stops(site: Site) -> None:
             assert runner is not None
             await runner.shutdown()
             await response.content.read()
+        assert response.content.at_eof()
 
 
-async def test_readiness_tells_how_far_loading_is(site: Site) -> None:
+async def test_readyz_reports_the_progress_of_loading(site: Site) -> None:
     site.executor.state = LoadState(False, "downloading", 0.25, "Fetching weights.", 10, 40, 3.0)
     async with site.client.get("/readyz") as response:
         assert response.status == 503

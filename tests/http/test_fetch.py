@@ -20,7 +20,7 @@ def allow(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
 
 
 class Names(AbstractResolver):
-    """A name server whose answers change: each name has a list, one answer a question, the last one stays."""
+    """A name server whose answers change: each name has a list of answers, whose last one is repeated."""
 
     def __init__(self, **answers: list[str]) -> None:
         self.answers = {name.replace("_", "."): list(addresses) for name, addresses in answers.items()}
@@ -51,7 +51,7 @@ class WebServer(TestServer):
 
 @pytest.fixture
 async def web_server() -> AsyncIterator[WebServer]:
-    """A web server on every loopback address with files, redirects and traps; `reached` lists what was asked of it."""
+    """A web server on every loopback address with files, redirects and traps; `reached` lists its requests."""
     reached: list[tuple[str, str]] = []
 
     async def file(request: web.Request) -> web.Response:

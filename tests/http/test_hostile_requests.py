@@ -22,7 +22,7 @@ from site_kit import PNG, WAV, Site
 SECONDS = 20
 NO_BODY = (304, 412, 416)
 """Answers to conditions and ranges, which HTTP gives without a document."""
-# Text that parsers trip over: numbers that are none, digits that are no digits, Unicode at its edges, addresses.
+# Texts that break parsers: words for numbers, digits outside ASCII, the edges of Unicode, addresses.
 WORDS = [
     "", " ", "null", "true", "NaN", "Infinity", "-Infinity", "1e999", "-1", "-0", "0x10", "1_000", "007", "9" * 400,
     "²", "①",
@@ -70,7 +70,7 @@ async def door(site: Site, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Do
 
 
 async def ask(door: Door, request: bytes) -> Answered | None:
-    """Send the bytes as they are; None when the server closes without an answer, as it may on what is no HTTP."""
+    """Send the bytes as they are; None when the server closes without an answer, as it may on other bytes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
     try:
         async with asyncio.timeout(SECONDS):
@@ -119,7 +119,7 @@ MULTIPART = "multipart/form-data; boundary=b"
 
 
 async def check(door: Door, requests: Iterable[tuple[str, bytes]], *, field_of: str = "") -> list[Answered]:
-    """Send all, and fail with the names of those that are answered wrongly."""
+    """Send all requests; fails with the names of the requests that were answered wrongly."""
     wrong, answers = [], []
     for name, request in requests:
         answered = await ask(door, request)

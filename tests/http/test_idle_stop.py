@@ -70,7 +70,7 @@ async def stays(watch: IdleWatch, clock: Clock) -> bool:
 
 
 async def stops(watch: IdleWatch, clock: Clock) -> bool:
-    """Whether it stays until the idle time is over, and stops then."""
+    """Whether the machine stays on until the idle time is over, and stops then."""
     await watch.look()
     clock.now += IDLE_S - 1
     if await watch.look() or watch.left_s() != 1:
@@ -86,7 +86,7 @@ async def test_an_unused_machine_stops_through_its_own_key(start: Start, provide
     assert (call.method, call.path, call.body) == ("PUT", "/instances/77/", {"state": "stopped"})
 
 
-async def test_not_while_a_job_is_queued_or_running(start: Start, provider: Provider) -> None:
+async def test_the_machine_stays_on_while_a_job_is_queued_or_running(start: Start, provider: Provider) -> None:
     site, clock = await start(), Clock()
     watch = watch_over(site, provider, clock)
     running = await site.submit(prompt="hold")
@@ -102,7 +102,7 @@ async def test_not_while_a_job_is_queued_or_running(start: Start, provider: Prov
     assert await stops(watch, clock)
 
 
-async def test_not_before_the_video_is_collected_and_then_from_that_moment_on(start: Start, provider: Provider) -> None:
+async def test_the_idle_time_begins_when_the_video_is_collected(start: Start, provider: Provider) -> None:
     site, clock = await start(), Clock()
     watch = watch_over(site, provider, clock)
     job = await site.submit()
@@ -161,7 +161,7 @@ async def test_a_failed_job_keeps_nothing_running(start: Start, provider: Provid
     assert await stops(watch_over(site, provider, clock), clock)
 
 
-async def test_not_while_an_upload_comes_in(start: Start, provider: Provider) -> None:
+async def test_the_machine_stays_on_during_an_upload(start: Start, provider: Provider) -> None:
     site, clock = await start(), Clock()
     watch = watch_over(site, provider, clock)
     with site.client.app[keys.SLOTS].take():
@@ -175,7 +175,7 @@ class LateExecutor(StandInExecutor):
     async def load_default(self) -> None: ...
 
 
-async def test_not_while_weights_are_downloading(
+async def test_the_machine_stays_on_while_weights_are_downloaded(
     start: Start, provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weight = {"source": "s", "path": "w", "size_bytes": 4, "size_exact": True, "sha256": digest(b"1234")}
@@ -235,7 +235,7 @@ async def test_runpod_is_stopped_by_the_pod_s_own_key(provider: Provider) -> Non
     assert (call.method, call.path, call.body) == ("POST", "/pods/pod7/action", {"action": "stop"})
 
 
-async def test_elsewhere_the_user_s_command_runs_and_wins(provider: Provider, tmp_path: Path) -> None:
+async def test_the_owners_stop_command_takes_precedence_over_the_providers(provider: Provider, tmp_path: Path) -> None:
     command = f"touch {tmp_path / 'stopped'}"
     environment = {"CONTAINER_ID": "77", "CONTAINER_API_KEY": provider.key}
     await make_stop(settings(idle_stop_command=command), environment, vast_url=provider.url)()
@@ -243,7 +243,7 @@ async def test_elsewhere_the_user_s_command_runs_and_wins(provider: Provider, tm
     assert provider.asked == []
 
 
-def test_a_machine_that_nobody_can_stop_is_said_at_start() -> None:
+def test_a_machine_that_nobody_can_stop_is_reported_at_the_start() -> None:
     with pytest.raises(InvalidInput, match="LIPSYNC_IDLE_STOP_COMMAND"):
         make_stop(settings(), {"CONTAINER_ID": "77"})
 
@@ -304,7 +304,7 @@ async def test_a_stop_command_that_hangs_is_tried_again(caplog: pytest.LogCaptur
     assert caplog.text.count("took longer") == 2
 
 
-async def test_somebody_can_keep_the_machine_and_let_it_go_again(provider: Provider) -> None:
+async def test_a_machine_can_be_kept_and_released(provider: Provider) -> None:
     async def busy() -> bool:
         return False
 
@@ -340,7 +340,7 @@ async def test_a_job_does_not_shorten_the_time_for_which_the_machine_is_kept(sta
     assert watch.left_s() == 4 * IDLE_S
 
 
-async def test_the_countdown_and_the_cost_of_a_start_are_asked_and_the_machine_is_kept_over_http(start: Start) -> None:
+async def test_countdown_cost_of_a_start_and_keep_are_available_over_http(start: Start) -> None:
     site = await start(idle_stop=5, idle_stop_command="true", price_per_hour=0.45)
     await idle_watch(site).look()
     async with site.client.get("/v1/idle-stop") as response:
@@ -355,7 +355,7 @@ async def test_the_countdown_and_the_cost_of_a_start_are_asked_and_the_machine_i
         assert (response.status, (await response.json())["field"]) == (422, "minutes")
 
 
-async def test_a_machine_without_an_idle_stop_says_that_nobody_has_to_keep_it(start: Start) -> None:
+async def test_keeping_a_machine_without_an_idle_stop_is_answered_409(start: Start) -> None:
     site = await start()
     async with site.client.get("/v1/idle-stop") as response:
         said = await response.json()

@@ -60,7 +60,7 @@ async def test_null_stands_for_a_field_that_was_left_out(site: Site) -> None:
         lambda text: f"  {text}\r\n",
     ],
 )
-async def test_files_in_base64_are_taken_from_json(site: Site, written: Callable[[str], str]) -> None:
+async def test_files_in_base64_are_accepted_in_json(site: Site, written: Callable[[str], str]) -> None:
     status, job = await post_json(site, {"image": written(IMAGE), "audio": written(AUDIO), "prompt": "x"})
     assert status == 202, job
     folder = site.data_dir / "jobs" / job["id"]
@@ -69,7 +69,7 @@ async def test_files_in_base64_are_taken_from_json(site: Site, written: Callable
 
 
 @pytest.mark.parametrize("escape", ["\\/", "\\u002F", "\\u002f"])
-async def test_base64_with_json_s_escapes_is_taken_however_the_body_is_cut(site: Site, escape: str) -> None:
+async def test_base64_with_json_escapes_is_read_however_the_body_is_cut(site: Site, escape: str) -> None:
     from lipsync_server.http.inputs.json_body import JsonBody
 
     text = f'{{"prompt": "say \\"image\\": \\\\", "image": "{IMAGE}", "options": {{"image": "{IMAGE[:8]}"}}}}'
@@ -117,7 +117,7 @@ async def test_a_file_in_base64_beyond_the_limit_is_refused_while_it_arrives(sta
     assert (status, problem["field"]) == (413, "image")
 
 
-async def test_the_blocking_address_takes_json_too(site: Site) -> None:
+async def test_the_blocking_address_accepts_json_too(site: Site) -> None:
     assert (await post_json(site, {"image": IMAGE, "audio": AUDIO}, "/lipsync"))[0] == 200
 
 
@@ -190,7 +190,7 @@ async def test_a_list_or_an_object_may_be_json_text_inside_json(site: Site) -> N
 
 
 @pytest.mark.parametrize("text", ["[object Object]", "data", "undefined", '{"mimeType":"image/png"}'])
-async def test_text_where_a_file_belongs_is_quoted_with_what_to_choose_in_n8n(site: Site, text: str) -> None:
+async def test_text_where_a_file_belongs_is_quoted_with_the_remedy_in_n8n(site: Site, text: str) -> None:
     async with site.client.post("/lipsync", data=form(image=text)) as response:
         problem = await response.json()
         assert (response.status, problem["field"]) == (415, "image")
@@ -198,7 +198,7 @@ async def test_text_where_a_file_belongs_is_quoted_with_what_to_choose_in_n8n(si
     assert text[:12] in problem["detail"]
 
 
-async def test_an_address_where_a_file_belongs_is_sent_to_its_own_field(site: Site) -> None:
+async def test_an_address_where_a_file_belongs_is_refused_with_the_right_field(site: Site) -> None:
     async with site.client.post("/lipsync", data=form(image="https://example.com/face.png")) as response:
         assert "image_url" in (await response.json())["detail"]
 
@@ -226,13 +226,13 @@ async def test_a_content_type_without_its_boundary_is_explained(site: Site) -> N
 
 
 @pytest.mark.parametrize("query", ["limit=000001" + "9" * 30, "limit=0000012345678", "limit=-1", "limit=1e9", "limit="])
-async def test_a_limit_beyond_measure_is_422(site: Site, query: str) -> None:
+async def test_a_limit_that_is_no_small_number_is_answered_422(site: Site, query: str) -> None:
     async with site.client.get(f"/v1/jobs?{query}") as response:
         assert response.status == 422
 
 
 @pytest.mark.parametrize("wait", ["²", "①", "9" * 400, "-1", "1e400", "NaN", ""])
-async def test_a_wait_that_is_no_number_costs_no_job(site: Site, wait: str) -> None:
+async def test_a_wait_that_is_no_number_does_not_refuse_the_job(site: Site, wait: str) -> None:
     headers = {"Prefer": f"respond-async, wait={wait}"}
     async with site.client.post("/lipsync", data=form(), headers=headers) as response:
         assert response.status == 202
@@ -252,7 +252,7 @@ async def test_a_video_whose_file_was_removed_by_hand_is_a_problem_document(site
         assert (response.status, response.content_type) == (410, "application/problem+json")
 
 
-async def test_a_body_that_drips_is_given_up_although_it_never_stalls(
+async def test_a_body_that_arrives_too_slowly_is_ended_although_it_never_stalls(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(uploads, "STALLED_S", 0.2)
@@ -304,7 +304,7 @@ async def test_a_file_that_is_sent_twice_is_refused(site: Site) -> None:
     assert site.left_on_disk() == []
 
 
-async def test_json_that_is_not_utf8_is_told_so(site: Site) -> None:
+async def test_json_that_is_not_utf8_is_refused_with_the_reason(site: Site) -> None:
     body = json.dumps({"image": IMAGE, "audio": AUDIO})
     for encoding in ("utf-16", "utf-16-le", "utf-32"):
         async with site.client.post(
@@ -315,7 +315,7 @@ async def test_json_that_is_not_utf8_is_told_so(site: Site) -> None:
 
 
 @pytest.mark.parametrize("boundary", ["", '""', "; charset=utf-8", "another"])
-async def test_a_boundary_that_is_not_the_body_s_is_told_to_be_taken_away(site: Site, boundary: str) -> None:
+async def test_a_wrong_boundary_is_refused_with_the_advice_to_remove_it(site: Site, boundary: str) -> None:
     headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
     async with site.client.post("/v1/jobs", data=b"--x\r\n\r\nbody\r\n--x--\r\n", headers=headers) as response:
         assert response.status == 400

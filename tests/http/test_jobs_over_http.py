@@ -75,7 +75,7 @@ async def test_a_wrong_query_is_named(site: Site, query: str) -> None:
         assert (await response.json())["field"] == query.partition("=")[0]
 
 
-async def test_jobs_run_first_in_first_out_and_tell_their_place(site: Site) -> None:
+async def test_jobs_run_first_in_first_out_and_report_their_position(site: Site) -> None:
     first = await site.submit(prompt="hold")
     await site.executor.rendering.wait()
     waiting = [await site.submit(prompt=f"{number}") for number in range(3)]
@@ -164,7 +164,7 @@ async def test_an_unknown_job_is_404(site: Site, job_id: str) -> None:
         assert response.content_type == "application/problem+json"
 
 
-async def test_a_crashed_worker_costs_a_retry_and_then_the_job(site: Site) -> None:
+async def test_a_job_whose_worker_crashes_is_retried_once_and_then_fails(site: Site) -> None:
     once = await site.submit(prompt="crash once")
     always = await site.submit(prompt="crash")
     good = await site.submit()
@@ -181,7 +181,7 @@ async def test_a_job_past_its_time_limit_fails_with_that_reason(start: Start) ->
     assert (job["state"], job["error"]["code"]) == ("failed", "time_limit")
 
 
-async def test_a_full_queue_is_429_and_says_when_to_come_back(start: Start) -> None:
+async def test_a_full_queue_is_answered_429_with_a_time_to_wait(start: Start) -> None:
     site = await start(max_queue=1)
     await site.submit(prompt="hold")
     await site.submit()
@@ -214,7 +214,7 @@ async def test_a_video_expires_when_its_time_is_over(start: Start) -> None:
     await until(site, job_id, lambda job: not site.left_on_disk())
 
 
-async def test_a_collected_video_goes_after_the_grace_period(start: Start) -> None:
+async def test_a_collected_video_is_removed_after_the_grace_period(start: Start) -> None:
     site = await start(collected_grace_s=0.05)
     kept, collected = [(await site.submit())["id"] for _ in range(2)]
     await site.ended(kept)
@@ -225,7 +225,7 @@ async def test_a_collected_video_goes_after_the_grace_period(start: Start) -> No
     assert (await site.job(kept))["links"]["video"] is not None
 
 
-async def test_a_job_carries_its_cost(start: Start) -> None:
+async def test_a_job_reports_its_cost(start: Start) -> None:
     site = await start(price_per_hour=0.36, currency="EUR")
     job = await site.ended((await site.submit())["id"])
     cost = job["cost"]

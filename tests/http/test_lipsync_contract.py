@@ -107,7 +107,7 @@ async def test_a_failed_job_answers_its_problem(site: Site) -> None:
     assert site.left_on_disk() == []
 
 
-async def test_an_unexpected_error_gives_away_nothing(site: Site) -> None:
+async def test_an_unexpected_error_reveals_nothing(site: Site) -> None:
     async with site.client.post("/lipsync", data=form(prompt="boom")) as response:
         text = await response.text()
         assert response.status == 500
@@ -129,7 +129,7 @@ async def test_a_cancelled_job_answers_conflict(site: Site) -> None:
     assert site.left_on_disk() == []
 
 
-async def test_a_stop_tells_who_waits_where_the_job_goes_on(start: Start, tmp_path: Path) -> None:
+async def test_a_stop_tells_waiting_callers_where_the_job_continues(start: Start, tmp_path: Path) -> None:
     site = await start()
     call = asyncio.create_task(site.client.post("/lipsync", data=form(prompt="hold")))
     await site.executor.rendering.wait()

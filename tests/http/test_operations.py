@@ -1,4 +1,4 @@
-"""The owner of a server sees: metrics, logs, engines, a second port, and a start that is quick and alone."""
+"""The operation of a server: metrics, logs, engines, a second port, a quick start, one server for a data folder."""
 
 import io
 import json
@@ -54,7 +54,7 @@ async def test_metrics_count_jobs_seconds_bytes_and_money(start: Start) -> None:
     site.executor.let_go.set()
 
 
-async def test_engines_tell_what_the_server_can_do(site: Site) -> None:
+async def test_the_list_of_engines_has_options_limits_and_workers(site: Site) -> None:
     async with site.client.get("/v1/engines") as response:
         body = await response.json()
     assert body["default"] == "preview"
@@ -66,7 +66,7 @@ async def test_engines_tell_what_the_server_can_do(site: Site) -> None:
     assert body["workers"][0]["state"] == "ready"
 
 
-async def test_the_doctor_tells_what_to_change_on_the_servers_machine(site: Site) -> None:
+async def test_the_doctor_names_the_remedies_for_the_servers_machine(site: Site) -> None:
     async with site.client.get("/v1/doctor") as response:
         body = await response.json()
     findings = {found["name"]: found for found in body["findings"]}

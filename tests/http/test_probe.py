@@ -56,7 +56,7 @@ async def test_a_decoder_is_killed_when_the_caller_leaves(prober: Prober, tmp_pa
     assert (await prober.probe(good, Ask(), caller_left=lambda: False)).duration_s == 0.4
 
 
-async def test_files_that_take_for_ever_hold_up_no_other_upload(
+async def test_files_that_decode_for_ever_delay_no_other_upload(
     prober: Prober, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(probe, "QUICK_S", 0.2)
@@ -83,7 +83,7 @@ async def test_a_bad_file_beside_a_good_one_names_its_field(prober: Prober, tmp_
         await prober.probe({"audio": taken(tmp_path / "b.wav", b"[object Object]")}, Ask(), caller_left=lambda: False)
 
 
-async def test_a_joined_recording_is_accepted_and_its_result_says_so_once(site: Site) -> None:
+async def test_a_joined_recording_is_accepted_with_one_warning(site: Site) -> None:
     job = await site.submit(audio=("vv.wav", wav(0.5) + wav(0.7)))
     result = (await site.ended(job["id"]))["result"]
     assert len([warning for warning in result["warnings"] if "2 files joined" in warning]) == 1

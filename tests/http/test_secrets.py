@@ -44,6 +44,6 @@ async def test_a_failed_job_names_no_folder_of_the_server(site: Site) -> None:
 @pytest.mark.parametrize(
     "text", ["a\n12:00:00 ERROR forged", "\x1b[2J", "\x9b2J", "a\u2028b", "\u202eabc", "a\rb", "\x00"]
 )
-def test_a_callers_text_stays_on_its_line_and_sends_a_terminal_nothing(formatter: logging.Formatter, text: str) -> None:
+def test_a_callers_text_stays_on_its_line_and_holds_no_terminal_codes(formatter: logging.Formatter, text: str) -> None:
     line = formatter.format(logging.makeLogRecord({"msg": "GET %s", "args": (text,)}))
     assert line.isprintable()

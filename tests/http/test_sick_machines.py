@@ -53,7 +53,7 @@ async def test_a_job_that_fails_on_every_machine_ends_with_the_reason_and_no_mac
     assert (await jobs_of(site, "hello", 1))[0]["state"] == "succeeded"
 
 
-async def test_without_another_machine_a_failure_is_told_at_once(start: Start) -> None:
+async def test_without_another_machine_a_failure_ends_the_job_at_once(start: Start) -> None:
     executor = StandInExecutor(nodes=("sick",))
     site = await start(executor=executor)
     (job,) = await jobs_of(site, "fails on sick", 1)

@@ -22,7 +22,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.mark.parametrize("variable", ["LIPSYNC_WEIGHTS_DIR", "LIPSYNC_DATA_DIR"])
-async def test_a_server_whose_volume_is_stuck_says_so_and_ends(
+async def test_a_server_whose_volume_is_stuck_names_the_volume_and_ends(
     settings: Settings, variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serve, "VOLUME_S", 0.5)
@@ -33,9 +33,7 @@ async def test_a_server_whose_volume_is_stuck_says_so_and_ends(
         await serve.check_volumes(settings)
 
 
-async def test_a_volume_that_stops_later_holds_up_no_request(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_volume_that_stops_later_delays_no_request(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "ANSWER_S", 0.5)
     planner = Planner(ENGINES, settings)
     before = await planner.offer()

@@ -154,7 +154,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-async def test_a_full_disk_is_told_by_every_request_that_writes_and_stops_none_that_reads(
+async def test_on_a_full_disk_requests_that_write_are_answered_507_and_reads_succeed(
     start: Start, small_disk: Path
 ) -> None:
     site = await start()

@@ -54,7 +54,7 @@ async def test_every_ended_job_is_posted_once_and_signed_with_the_key_of_the_web
     assert not receiver.waiting("/0")
 
 
-async def test_a_webhook_hears_only_of_the_events_that_it_wants(start: Start, receiver: CallReceiver) -> None:
+async def test_a_webhook_gets_only_the_events_that_it_names(start: Start, receiver: CallReceiver) -> None:
     site = await start(allow_private_urls=True, tokens=TOKENS)
     await add(site, OWNER, f"{receiver.root}/failed", events=["job.failed"])
     await add(site, OWNER, f"{receiver.root}/all")
@@ -64,7 +64,7 @@ async def test_a_webhook_hears_only_of_the_events_that_it_wants(start: Start, re
     assert not receiver.waiting("/failed")
 
 
-async def test_a_named_token_hears_of_its_own_jobs_only(start: Start, receiver: CallReceiver) -> None:
+async def test_a_webhook_of_a_named_token_gets_its_own_jobs_only(start: Start, receiver: CallReceiver) -> None:
     site = await start(allow_private_urls=True, tokens=TOKENS)
     alices = await add(site, ALICE, f"{receiver.root}/alice")
     await add(site, OWNER, f"{receiver.root}/owner")
@@ -127,7 +127,7 @@ async def test_a_removed_webhook_gets_nothing_more_not_even_what_waits(start: St
     assert job not in {call.json["job"]["id"] for call in receiver.waiting("/gone")}
 
 
-async def test_a_webhook_goes_with_its_token(start: Start, receiver: CallReceiver) -> None:
+async def test_a_webhook_is_removed_with_its_token(start: Start, receiver: CallReceiver) -> None:
     """After a leaked token is replaced, webhooks that were added with that token get no more calls."""
     site = await start(allow_private_urls=True, tokens="alice:a,leaked")
     await add(site, by("leaked"), f"{receiver.root}/stranger")
@@ -174,7 +174,7 @@ async def test_an_address_that_is_gone_or_that_nobody_answers_at_loses_its_webho
         ([], 400, "JSON object"),
     ],
 )
-async def test_a_webhook_that_cannot_be_is_refused_with_the_field(
+async def test_an_invalid_webhook_is_refused_with_the_field(
     start: Start, body: object, status: int, words: str
 ) -> None:
     site = await start(tokens=TOKENS)

@@ -153,7 +153,7 @@ def test_several_questions_share_the_file_of_a_card(tmp_path: Path) -> None:
     assert json.loads(path.read_text())["choices"].keys() == {"vae 96 channels", "vae 192 channels"}
 
 
-def test_a_switch_wins_over_all_and_measures_nothing(tmp_path: Path) -> None:
+def test_a_fixed_way_is_used_without_a_measurement(tmp_path: Path) -> None:
     bench = Bench({"plain": 2.0, "paired": 1.0})
     chooser(bench, tmp_path).choose(QUESTION, bench.ways())
     bench.timed = []

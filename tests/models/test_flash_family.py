@@ -15,7 +15,7 @@ from lipsync_server.models.sampling.windows import schedule
 
 
 @pytest.mark.parametrize("case", sorted(FLASHTALK.json("B_sampler/timesteps.json")))
-def test_noise_levels_are_the_references(case: str) -> None:
+def test_noise_levels_equal_the_references(case: str) -> None:
     steps, shift = (part.lstrip("stephif") for part in case.split("_"))
     expected = FLASHTALK.json("B_sampler/timesteps.json")[case]
     digits = expected["hex"] if isinstance(expected, dict) and "hex" in expected else expected
@@ -35,7 +35,7 @@ def _is_hex(values: list[str]) -> bool:
     return all(isinstance(value, str) and len(value) == 8 for value in values)
 
 
-def test_a_run_in_bfloat16_is_told_the_published_levels() -> None:
+def test_a_run_in_bfloat16_uses_the_published_levels() -> None:
     t, sigma = rounded_to_bfloat16(distilled_timesteps(4))
     assert t.tolist() == [1000, 936, 832, 624, 0]
     assert sigma.tolist() == [1, 0.9375, 0.83203125, 0.625, 0]
@@ -88,7 +88,7 @@ def test_a_motion_that_does_not_fill_latents_is_refused_by_name() -> None:
         ("source_outside_range", "out_outside_range_strength_1.0", 1.0),
     ],
 )
-def test_colours_are_the_references(source: str, result: str, strength: float) -> None:
+def test_colours_equal_the_references(source: str, result: str, strength: float) -> None:
     case = FLASHTALK.tensors("F_colour/colour.safetensors")
     ours = ColourMatch(case["reference"][:, 0], strength, FLASH)(case[source])
     meets(f"FT F colour {result}", ours, case[result], 2e-4)

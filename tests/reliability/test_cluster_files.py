@@ -1,6 +1,6 @@
-"""The files and commands that docs/cluster.md hands out are ones that Ray and `lipsync` understand.
+"""The files and commands of docs/cluster.md are valid for Ray and `lipsync`.
 
-The commands themselves run in test_ray_cluster.py; that two real machines find each other with them has no test.
+The commands themselves run in test_ray_cluster.py. No test checks that two real machines find each other with them.
 """
 
 import re
@@ -113,7 +113,7 @@ def test_the_compose_file_has_the_first_machine_and_every_further_one() -> None:
 
 
 def test_each_profile_needs_its_own_variables_only() -> None:
-    """Compose fills in the whole file before it looks at profiles, so `:?` asks every machine for the variable."""
+    """Compose fills in the whole file before it reads profiles, so `:?` would demand the variable on every machine."""
     text = (DOCS / "cluster/compose.yaml").read_text()
     demanded = set(re.findall(r"(?<!\$)\$\{(\w+):\?", text))
     assert demanded == {"LIPSYNC_IMAGE", "RAY_AUTH_TOKEN", "HEAD_ADDRESS"}

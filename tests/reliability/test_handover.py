@@ -14,6 +14,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from jobs_of_server import end_of
 from lipsync_server.media.mp4.marking import SOURCE_TYPE
 from s3_server import KEY, SECRET, Bucket, Line, slow_line
 from seal import seal_of
@@ -54,12 +55,6 @@ async def oldest_stage(server: ServerProcess, session: aiohttp.ClientSession) ->
     async with session.get(f"{server.url}/v1/jobs?limit=200") as response:
         jobs = (await response.json())["jobs"]
     return next((job["progress"]["stage"] for job in reversed(jobs) if job["state"] in ("queued", "running")), "none")
-
-
-async def end_of(server: ServerProcess, session: aiohttp.ClientSession, job_id: str) -> Json:
-    async with session.get(f"{server.url}/v1/jobs/{job_id}/events") as response:
-        assert "event: end" in await response.text()
-    return await job_of(server, session, job_id)
 
 
 async def at_stage(server: ServerProcess, session: aiohttp.ClientSession, job_id: str, stage: str) -> None:
@@ -109,7 +104,7 @@ async def test_kill_9_at_any_moment_leaves_every_copy_complete(
             server.start()
             await server.answers(session)
         async with asyncio.timeout(120):
-            jobs = [await end_of(server, session, job_id) for job_id in job_ids]
+            jobs = [await end_of(session, server, job_id) for job_id in job_ids]
         copies = await bucket.contents()
         for job in jobs:
             assert job["state"] == "succeeded", job
@@ -127,7 +122,7 @@ async def test_the_copy_in_s3_is_the_video_byte_for_byte_and_its_seal_is_valid(
     store_in(server, bucket)
     server.start()
     await server.answers(session)
-    job = await end_of(server, session, await submit(server, session))
+    job = await end_of(session, server, await submit(server, session))
     copies = await bucket.contents()
     (name,) = copies.keys() - before.keys()
     async with session.get(f"{server.url}/v1/jobs/{job['id']}/video") as response:
@@ -156,13 +151,13 @@ async def test_a_rendered_video_is_not_rendered_again(
         await server.answers(session)
         line.cut = False
         for each in (job_id, other):
-            job = await end_of(server, session, each)
+            job = await end_of(session, server, each)
             assert (job["state"], job["attempts"]) == ("succeeded", 1)
             assert job["timings"]["store_s"] > 0
         assert [video.stat().st_mtime_ns for video in videos] == rendered_at
 
 
-async def test_a_stop_does_not_wait_for_a_store_that_is_away(
+async def test_a_stop_does_not_wait_for_a_store_that_does_not_answer(
     make_server: MakeServer, session: aiohttp.ClientSession, bucket: Bucket
 ) -> None:
     async with waiting_for_the_store(make_server, session, bucket, SHUTDOWN_GRACE_S="0") as (server, line, job_id):
@@ -170,7 +165,7 @@ async def test_a_stop_does_not_wait_for_a_store_that_is_away(
         line.cut = False
         server.start()
         await server.answers(session)
-        assert (await end_of(server, session, job_id))["state"] == "succeeded"
+        assert (await end_of(session, server, job_id))["state"] == "succeeded"
 
 
 async def test_a_copy_that_waits_can_be_cancelled(
@@ -179,7 +174,7 @@ async def test_a_copy_that_waits_can_be_cancelled(
     async with waiting_for_the_store(make_server, session, bucket) as (server, _, job_id):
         async with session.delete(f"{server.url}/v1/jobs/{job_id}") as response:
             assert response.status == 202
-        assert (await end_of(server, session, job_id))["state"] == "cancelled"
+        assert (await end_of(session, server, job_id))["state"] == "cancelled"
         # The server answers first and deletes the files afterwards.
         async with asyncio.timeout(30):
             while (tmp_path / "data" / "jobs" / job_id).exists():  # noqa: ASYNC110 - there is no event to wait for
@@ -193,7 +188,7 @@ async def test_a_folder_holds_the_copies(
     server = make_server(STORE=str(folder))
     server.start()
     await server.answers(session)
-    job = await end_of(server, session, await submit(server, session))
+    job = await end_of(session, server, await submit(server, session))
     (copy,) = folder.iterdir()
     assert job["links"]["stored"] == str(copy)
     assert copy.name == f"face-lipsync-{job['id']}.mp4"

@@ -108,7 +108,7 @@ async def test_machines_share_the_work_and_one_that_dies_loses_none_of_it(
     assert server.stop() == 0
 
 
-async def test_a_render_goes_on_elsewhere_from_its_resume_point_and_can_be_cancelled(
+async def test_a_render_continues_elsewhere_from_its_resume_point_and_can_be_cancelled(
     make_server: MakeServer,
     session: aiohttp.ClientSession,
     client: Callable[[ServerProcess], Client],

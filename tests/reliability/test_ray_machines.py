@@ -99,14 +99,14 @@ async def test_a_machine_that_ray_declared_dead_returns_by_itself(
     assert server.stop() == 0
 
 
-async def test_a_machine_of_another_version_gets_no_work_and_says_why(
+async def test_a_machine_of_another_version_gets_no_work_and_shows_the_reason(
     make_server: MakeServer,
     session: aiohttp.ClientSession,
     client: Callable[[ServerProcess], Client],
     nodes: RayNodes,
     tmp_path: Path,
 ) -> None:
-    """Its Python imports a copy of the package that calls itself 0.0.1."""
+    """Its Python imports a copy of the package with version 0.0.1."""
     for name in set(nodes.processes) - {"head"}:
         nodes.kill(name)
     copy = tmp_path / "older" / "lipsync_server"
@@ -213,7 +213,7 @@ async def test_a_machine_without_the_engine_gets_none_of_its_jobs_and_does_the_o
     assert server.stop() == 0
 
 
-async def test_after_the_head_was_lost_and_returned_work_goes_on_without_hands(
+async def test_work_continues_by_itself_after_the_head_was_lost_and_returned(
     make_server: MakeServer, session: aiohttp.ClientSession, client: Callable[[ServerProcess], Client], nodes: RayNodes
 ) -> None:
     """The head and the server are started again together, as compose.yaml does; the other machine returns by itself."""
@@ -251,7 +251,7 @@ def test_the_cause_of_an_actors_end_is_the_exception_that_it_raised(nodes: RayNo
     assert "died" in died and "\x1b" not in died and "pid=" not in died
 
 
-async def test_a_server_without_the_clusters_token_says_what_it_lacks(
+async def test_a_server_without_the_clusters_token_names_the_missing_token(
     make_server: MakeServer, nodes: RayNodes, tmp_path: Path
 ) -> None:
     server = cluster_server(make_server, nodes, "preview")

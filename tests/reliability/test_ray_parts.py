@@ -52,7 +52,7 @@ def test_a_machine_cannot_write_outside_of_the_jobs_folder(tmp_path: Path, name:
         Receiver(tmp_path / "job").take(Piece(name, b"", last=True))
 
 
-def test_the_server_has_what_the_machine_would_resume_from(tmp_path: Path) -> None:
+def test_the_server_has_every_file_that_a_machine_resumes_from(tmp_path: Path) -> None:
     machine, server = tmp_path / "machine", tmp_path / "server"
     (machine / "segments").mkdir(parents=True)
     resume, receiver = ResumeFiles(machine), Receiver(server)
@@ -103,7 +103,7 @@ def test_a_machine_gets_a_worker_for_each_gpu_or_for_some_cores() -> None:
     assert machines([{**node(CPU=4), "Alive": False}], plain) == []
 
 
-def test_what_any_machine_can_run_is_on_offer_and_stays_so() -> None:
+def test_an_engine_of_any_machine_is_offered_and_stays_offered() -> None:
     registry = ClusterRegistry({"bars": EngineEntry("stand_in"), "none": EngineEntry("no_such_package")})
     settings = Settings(_env_file=None)
 
@@ -138,7 +138,7 @@ def ends(actor: EngineActor, within_s: float) -> bool:
     return not lifeline.is_alive()
 
 
-def test_an_actor_that_lost_its_gpu_says_so_and_ends(actor: EngineActor, tmp_path: Path) -> None:
+def test_an_actor_that_lost_its_gpu_reports_it_and_ends(actor: EngineActor, tmp_path: Path) -> None:
     (tmp_path / "load").write_text("lose the GPU")
     *_, last = actor.load("bars")
     assert isinstance(last, messages.LogLine | messages.LoadFailed)
@@ -169,7 +169,7 @@ def test_an_actor_sends_the_video_before_it_says_finished(actor: EngineActor, tm
     assert not list((tmp_path / "lipsync-ray").glob("*/1")), "its folder of this render is gone"
 
 
-def test_a_machine_with_other_versions_is_told_apart() -> None:
+def test_a_machine_with_other_versions_is_recognised() -> None:
     here = Versions("0.1.0", "3.11", "2.60.0")
     assert difference(here, here, "b") == ""
     assert "Machine b has lipsync-server 0.0.1 instead of 0.1.0; it gets no work" in difference(
@@ -197,7 +197,7 @@ def test_a_machine_in_a_public_network_is_warned_of() -> None:
         assert why_exposed(machine(private)) == ""
 
 
-def test_a_head_that_calls_itself_otherwise_is_warned_of() -> None:
+def test_a_head_with_another_address_than_the_servers_is_warned_of() -> None:
     node = {"Alive": True, "NodeManagerAddress": "203.0.113.1"}
     assert "--node-ip-address=10.77.0.1" in why_other_address("10.77.0.1:6379", [node])
     assert why_other_address("10.77.0.1:6379", [{**node, "NodeManagerAddress": "10.77.0.1"}]) == ""

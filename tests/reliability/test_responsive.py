@@ -1,7 +1,7 @@
 """Promise 5: the event loop never blocks. /healthz answers in milliseconds while a job renders and clients poll.
 
-On a quiet machine of two cores p99 is to be under 20 ms; a shared one is held to LIPSYNC_TEST_P99_MS only, because its
-other tenants are in the figure. The figure is printed:
+On a quiet machine with two cores p99 must be under 20 ms. On a shared machine the limit is LIPSYNC_TEST_P99_MS, because
+other programs slow the answers. The test prints the figure:
 
     LIPSYNC_TEST_ENGINE=preview python -m pytest tests/reliability/test_responsive.py -s
 """

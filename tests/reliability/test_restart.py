@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from jobs_of_server import end_of
 from material import bar_numbers, expected_bars
 from server_process import MakeServer, ServerProcess
 from site_kit import Json, form, wav
@@ -41,14 +42,6 @@ async def submit(server: ServerProcess, session: aiohttp.ClientSession, seconds:
     async with session.post(f"{server.url}/v1/jobs", data=form(audio=wav(seconds), **fields)) as response:
         assert response.status == 202, await response.text()
         return str((await response.json())["id"])
-
-
-async def end_of(server: ServerProcess, session: aiohttp.ClientSession, job_id: str) -> Json:
-    async with session.get(f"{server.url}/v1/jobs/{job_id}/events") as response:
-        assert "event: end" in await response.text()
-    async with session.get(f"{server.url}/v1/jobs/{job_id}") as response:
-        job: Json = await response.json()
-        return job
 
 
 async def first_frames(server: ServerProcess, session: aiohttp.ClientSession, job_id: str) -> None:
@@ -87,7 +80,7 @@ async def test_a_stop_puts_the_running_job_back_and_it_resumes(
     assert await asyncio.to_thread(server.stop) == 0
     server.start()
     await server.answers(session)
-    job = await end_of(server, session, job_id)
+    job = await end_of(session, server, job_id)
     assert (job["state"], job["attempts"]) == ("succeeded", 2)
     assert any(warning.startswith("resumed at") for warning in job["result"]["warnings"])
     async with session.get(f"{server.url}/v1/jobs/{job_id}/video") as response:
@@ -107,7 +100,7 @@ async def test_a_stop_lets_a_nearly_finished_job_finish(
     assert await asyncio.to_thread(server.stop) == 0
     server.start()
     await server.answers(session)
-    job = await end_of(server, session, job_id)
+    job = await end_of(session, server, job_id)
     assert (job["state"], job["attempts"]) == ("succeeded", 1)
 
 
@@ -125,7 +118,7 @@ async def test_a_job_that_was_to_be_cancelled_is_cancelled_after_kill_9(
     server.kill()
     server.start()
     await server.answers(session)
-    assert (await end_of(server, session, job_id))["state"] == "cancelled"
+    assert (await end_of(session, server, job_id))["state"] == "cancelled"
 
 
 async def first_frames_or_running(server: ServerProcess, session: aiohttp.ClientSession, job_id: str) -> None:

@@ -31,7 +31,7 @@ async def test_load_progress_is_reported_until_the_engine_is_ready(tmp_path: Pat
         assert executor.workers()[0].engine == "bars"
 
 
-async def test_an_engine_that_cannot_load_is_told_with_the_reason_and_tasks_still_end(tmp_path: Path) -> None:
+async def test_an_engine_that_cannot_load_is_reported_with_the_reason_and_tasks_still_end(tmp_path: Path) -> None:
     (tmp_path / "load").write_text("fail")
     async with running(tmp_path) as executor:
         worker = await idle(executor)
@@ -46,7 +46,7 @@ async def test_an_engine_that_cannot_load_is_told_with_the_reason_and_tasks_stil
         assert executor.load_state().ready
 
 
-async def test_dying_while_loading_is_tried_three_times_then_reported(
+async def test_a_worker_that_dies_while_loading_is_started_three_times_then_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "load").write_text("die")
@@ -102,7 +102,7 @@ async def test_a_load_without_progress_ends_with_the_reason_and_tasks_still_end(
         assert executor.load_state().ready
 
 
-async def test_a_slow_load_with_heartbeats_and_progress_is_left_alone(
+async def test_a_slow_load_with_heartbeats_and_progress_is_not_stopped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "load").write_text("slow")
@@ -115,7 +115,7 @@ async def test_a_slow_load_with_heartbeats_and_progress_is_left_alone(
         assert "died" not in caplog.text
 
 
-async def test_without_any_engine_the_reason_is_told_and_a_task_ends_with_it(tmp_path: Path) -> None:
+async def test_without_any_engine_the_reason_is_shown_and_a_task_ends_with_it(tmp_path: Path) -> None:
     executor = ProcessExecutor(Settings(weights_dir=tmp_path), Registry({"bars": EngineEntry("nobody_wrote_it")}))
     await executor.start()
     try:

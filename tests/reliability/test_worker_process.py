@@ -93,7 +93,7 @@ async def test_a_worker_killed_from_outside_is_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.timing
-async def test_cancel_stops_a_render_at_once_and_the_worker_goes_on(tmp_path: Path) -> None:
+async def test_cancel_stops_a_render_at_once_and_the_worker_continues(tmp_path: Path) -> None:
     async with running(tmp_path) as executor:
         worker = await idle(executor)
         [before] = workers_of(os.getpid())
@@ -122,7 +122,7 @@ async def test_a_render_that_is_no_longer_awaited_is_stopped(tmp_path: Path) -> 
         assert (await render(await idle(executor), make_task(tmp_path, task_id="next", duration_s=0.2))).n_frames == 5
 
 
-async def test_an_error_of_the_family_crosses_the_pipe_whole(tmp_path: Path) -> None:
+async def test_a_lipsync_error_crosses_the_pipe_whole(tmp_path: Path) -> None:
     async with running(tmp_path) as executor:
         worker = await idle(executor)
         with pytest.raises(errors.InvalidInput) as raised:
@@ -145,7 +145,7 @@ async def test_any_other_error_is_a_sentence_and_its_trace_is_in_the_servers_log
         await until(lambda: any("Traceback" in (record.exc_text or "") for record in caplog.records))
 
 
-async def test_a_worker_that_lost_its_gpu_says_so_and_a_fresh_one_goes_on(
+async def test_a_worker_that_lost_its_gpu_reports_it_and_a_fresh_one_continues(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "load").write_text("lose the GPU")
@@ -185,7 +185,7 @@ async def test_no_secret_is_in_a_workers_process(tmp_path: Path, monkeypatch: py
         assert not [name for name, value in process.environ().items() if "a-secret" in value]
 
 
-async def test_closing_fails_what_runs_and_leaves_no_process(tmp_path: Path) -> None:
+async def test_closing_fails_running_tasks_and_leaves_no_process(tmp_path: Path) -> None:
     async with running(tmp_path, n_workers=2) as executor:
         worker = await idle(executor)
         job, _ = await start_render(worker, make_task(tmp_path, seconds_per_frame=0.05))
@@ -197,7 +197,7 @@ async def test_closing_fails_what_runs_and_leaves_no_process(tmp_path: Path) -> 
         assert not any(process.is_running() for process in processes)
 
 
-async def test_the_child_yields_the_cpu_and_leaves_signals_to_the_server(tmp_path: Path) -> None:
+async def test_the_child_has_a_lower_priority_and_ignores_the_signals_for_the_server(tmp_path: Path) -> None:
     async with running(tmp_path) as executor:
         worker = await idle(executor)
         [process] = workers_of(os.getpid())
@@ -232,7 +232,7 @@ asyncio.run(main(Path(sys.argv[1])))
 
 
 @pytest.mark.parametrize("doing", ["idle", "rendering"])
-def test_kill_9_of_the_server_takes_its_workers_along(tmp_path: Path, doing: str) -> None:
+def test_kill_9_of_the_server_ends_its_workers(tmp_path: Path, doing: str) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
         [sys.executable, "-c", _SERVER, str(tmp_path), doing], stdout=subprocess.PIPE, text=True, env=environment

@@ -1,4 +1,4 @@
-"""Rent from a stand-in of a provider's API: the recorded offers, an order, a provider that talks to the stand-in."""
+"""For tests of renting: recorded offers, an order, and a provider whose API is a stand-in."""
 
 import json
 from collections.abc import AsyncIterator

@@ -3,9 +3,9 @@
 A FUSE file system in a process of its own that passes every request on to a folder. SIGUSR1 freezes it: every call
 that needs the volume then waits until SIGCONT. When the process is killed, every call fails with ENOTCONN. Needs root.
 
-A process that ends closes its files. Where a FUSE program wants to be told of a close (FLUSH), the kernel waits for its
-answer even in a killed process; with a hanging network disk (NFS, SMB) a killed process ends. This volume is of the
-second kind: it refuses FLUSH, so that the kernel does not send one again.
+A process that ends closes its files. Where a FUSE program asks for a message at each close (FLUSH), the kernel waits
+for its answer even in a killed process; with a hanging network disk (NFS, SMB) a killed process ends. This volume
+behaves like a network disk: it refuses FLUSH, so that the kernel does not send one again.
 
 `python freezing_volume.py BACKING FOLDER` mounts and serves until it is killed.
 """

@@ -1,4 +1,4 @@
-"""Jobs sent to a real server, and their videos: shared by the tests that drive each engine over HTTP."""
+"""Jobs sent to a real server over HTTP, their ends and their videos."""
 
 import asyncio
 import io
@@ -12,9 +12,11 @@ import av
 import numpy as np
 import soundfile
 from lipsync_server.engines.base import Frames
+from PIL import Image
 from server_process import ServerProcess
 
 Job = dict[str, Any]
+TOKEN = "token-of-the-tests"
 RATE_HZ = 44_100
 LIMIT_S = 240
 
@@ -25,6 +27,14 @@ def tone(duration_s: float) -> bytes:
     times = np.arange(round(duration_s * RATE_HZ)) / RATE_HZ
     soundfile.write(sound, 0.3 * np.sin(2 * np.pi * 220 * times), RATE_HZ, format="WAV")
     return sound.getvalue()
+
+
+def noise_png(width: int, height: int) -> bytes:
+    """A PNG of random pixels, the same each time."""
+    picture = io.BytesIO()
+    noise = np.random.default_rng(1).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(picture, "PNG")
+    return picture.getvalue()
 
 
 def speaking_form(picture: bytes, content_type: str, duration_s: float, **fields: str) -> aiohttp.FormData:
@@ -79,6 +89,17 @@ async def until(session: aiohttp.ClientSession, url: str, condition: Callable[[J
         assert job["state"] in ("queued", "running"), job
         await asyncio.sleep(0.02)
     raise AssertionError(f"not in time: {job}")
+
+
+async def end_of(session: aiohttp.ClientSession, server: ServerProcess, job_id: str) -> Job:
+    """The job's record after its end, for which its event stream waits."""
+    url = f"{server.url}/v1/jobs/{job_id}"
+    async with session.get(f"{url}/events") as answer:
+        assert "event: end" in await answer.text()
+    async with session.get(url) as answer:
+        assert answer.status == 200, await answer.text()
+        job: Job = await answer.json()
+        return job
 
 
 def succeeded(job: Job) -> bool:

@@ -1,4 +1,4 @@
-"""A stand-in for the model hub over real HTTP: what huggingface_hub needs to download files."""
+"""A stand-in for the model hub over real HTTP, with the answers that huggingface_hub needs to download files."""
 
 import asyncio
 import hashlib
@@ -33,8 +33,8 @@ class Line:
 class Hub:
     """Answers HEAD and ranged GET as the hub does, for files by path, whatever the repository.
 
-    `cuts` says after how many bytes the next answers break off; no body is sent while `open` is clear, and none of a
-    path in `held` before its event is set.
+    cuts: the numbers of bytes after which the next answers break off. No body is sent while `open` is clear, and none
+    of a path in `held` before its event is set.
     """
 
     def __init__(self, files: dict[str, bytes]) -> None:

@@ -1,7 +1,7 @@
 """The stand-in of a provider's API as a process of its own, for tests that are not written in Python.
 
 Prints its address. Reads scripts from standard input, one JSON object a line: `{"call": "GET /pods", "answers": [[200,
-{}]]}`. Prints every call that it was asked, one JSON object a line. Ends with its standard input.
+{}]]}`. Prints every call that it got, one JSON object a line. Ends with its standard input.
 """
 
 import asyncio

@@ -28,7 +28,7 @@ _ENVIRONMENT = {
 
 @dataclass
 class RayNodes:
-    """`folder`: short, for sockets lie below it. Nodes are known by the names they were given."""
+    """folder: a short path, because sockets lie below it. A node is known by the name that start() gave it."""
 
     folder: Path
     port: int = field(default_factory=free_port)
@@ -46,7 +46,7 @@ class RayNodes:
     def start(
         self, name: str, *, n_cpus: int = 1, loop: bool = False, environment: Mapping[str, str] | None = None
     ) -> None:
-        """Start a node, wait() for it before the next: nodes find their sockets' names while they start.
+        """Start a node. Call wait() before the next one: nodes choose their sockets' names while they start.
 
         n_cpus: cores that Ray counts, of which there may be more than the machine has. loop: start Ray again whenever
         it ends, as docs/cluster.md does. environment: variables of this node alone.

@@ -48,7 +48,7 @@ class Bucket:
 
 @contextmanager
 def s3_process(folder: Path) -> Iterator[int]:
-    """Starts the server on empty storage; its port. It takes some seconds before it answers."""
+    """Start the server on empty storage; yields its port. The server answers after some seconds."""
     folder.mkdir()
     keys = folder / "keys.json"
     credentials = [{"accessKey": KEY, "secretKey": SECRET}]

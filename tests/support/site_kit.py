@@ -1,7 +1,7 @@
 """A server in this process with a stand-in for the workers that writes real, tiny MP4 files.
 
-The prompt says what a job does: "hold" waits until it is let go or cancelled, "crash" loses its worker every
-time, "crash once" the first time, "no face" fails as the preview engine does, "boom" raises what nobody expects.
+The prompt decides what a job does: "hold" waits until the test releases or cancels it, "crash" loses its worker every
+time, "crash once" the first time, "no face" fails as the preview engine does, "boom" raises an unexpected error.
 """
 
 import asyncio

@@ -17,7 +17,7 @@ def why_not() -> str | None:
 
 @contextmanager
 def stuck_volume(folder: Path) -> Iterator[None]:
-    """While the block runs, every look below `folder` waits; only a killed process gives up. Errors afterwards."""
+    """While the block runs, every access below `folder` waits until its process is killed. Later accesses fail."""
     libc = ctypes.CDLL(None, use_errno=True)
     connection = os.open(_FUSE, os.O_RDWR)
     options = f"fd={connection},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()}"

@@ -39,7 +39,7 @@ def golden_model() -> InfiniteTalkTransformer:
 
 
 def golden_case(shape: int, n_people: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """A golden case as the file holds it, and what `run` needs of it."""
+    """A golden case as the file holds it, and the inputs of `run` in it."""
     case = load_file(golden_path(f"A_dit/case_shape{shape}_human{n_people}.safetensors"))
     inputs = load_file(golden_path(f"A_dit/inputs_shape{shape}.safetensors"))
     return case, {
@@ -64,7 +64,7 @@ CASES = [
 def inputs_for(
     config: TransformerConfig, n_people: int = 1, frames: int = 3, size: tuple[int, int] = (4, 6), seed: int = 0
 ) -> dict[str, torch.Tensor]:
-    """Random inputs of every kind for a configuration: what `condition` and `forward` take."""
+    """Random inputs of `condition` and `forward` for a configuration."""
     g = torch.Generator().manual_seed(seed)
     n_video = (frames - 1) * config.vae_scale + 1
     masks = torch.zeros(3, *size)

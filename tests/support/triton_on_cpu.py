@@ -1,7 +1,7 @@
 """Runs the Triton kernels in Triton's interpreter on small CPU tensors, and prints each one's relative error as JSON.
 
 The interpreter is switched on by TRITON_INTERPRET=1 before the first import of a kernel, so this is a program of its
-own: tests/models/test_triton_interpreted.py starts it. Every error is that to the plain torch arithmetic.
+own: tests/models/test_triton_interpreted.py starts it. Every error is relative to plain torch arithmetic.
 """
 
 import json

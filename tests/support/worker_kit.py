@@ -47,7 +47,7 @@ def workers_of(pid: int) -> list[psutil.Process]:
 
 
 class Started:
-    """Collects progress and says when the render has made its first frames."""
+    """Collects progress. `generating` is set when the render has made its first frames."""
 
     def __init__(self) -> None:
         self.events: list[ProgressEvent] = []

@@ -216,7 +216,7 @@ def test_the_preview_is_not_rendered_again_and_says_why(tmp_path: Path, speech: 
         ({"retries": 4}, "less than or equal to 3"),
     ],
 )
-def test_a_wish_that_cannot_be_is_refused_with_its_name(
+def test_a_check_option_that_is_impossible_is_refused_by_name(
     tmp_path: Path, speech: Path, wishes: dict[str, Any], says: str
 ) -> None:
     with Lipsync("preview") as engine, pytest.raises(InvalidInput, match=says):

@@ -1,4 +1,4 @@
-"""Captions say the right words at the right time, in any writing system, for any length of recording."""
+"""Captions show the right words at the right time, in any writing system, for any length of recording."""
 
 import re
 from itertools import pairwise
@@ -80,7 +80,7 @@ def test_the_language_of_a_script_is_found_by_listening(text: str, language: str
     assert align(words_of(text), speech, None).language == language
 
 
-def test_a_script_of_other_words_is_noticed() -> None:
+def test_a_script_of_other_words_is_warned_about() -> None:
     samples, rate_hz = soundfile.read(SAMPLES_DIR / "speech.wav", dtype="float32")
     speech = samples[:: rate_hz // SPEECH_RATE_HZ]
     right = (
@@ -99,7 +99,7 @@ def test_times_stay_inside_a_recording_that_is_silent_or_very_short() -> None:
         assert all(0 <= word.start_s <= word.end_s <= end_s for word in heard.words)
 
 
-def test_the_path_of_least_difference_is_the_one_that_trying_all_paths_finds() -> None:
+def test_the_path_of_least_difference_equals_the_best_of_all_paths() -> None:
     rng = np.random.default_rng(1)
     for n, m in ((1, 1), (1, 5), (5, 1), (4, 6), (6, 4)):
         model, heard = (rng.standard_normal((3, k)).astype(np.float32) for k in (n, m))
@@ -142,7 +142,7 @@ def test_writing_without_blanks_is_timed_letter_by_letter() -> None:
         ("안녕", "ko"),
     ],
 )
-def test_a_script_tells_its_likeliest_language_by_its_letters(text: str, language: str) -> None:
+def test_the_letters_of_a_script_give_its_likeliest_language(text: str, language: str) -> None:
     assert candidate_languages(words_of(text))[0] == language
 
 
@@ -190,7 +190,7 @@ def test_srt_and_vtt_carry_the_same_words_and_times() -> None:
     assert re.findall(r"\d\d:\d\d:\d\d\.\d{3} --> ", text) == ["00:00:00.500 --> ", "01:01:01.500 --> "]
 
 
-def test_captions_without_words_are_refused_by_the_field() -> None:
+def test_captions_without_words_are_refused_with_the_name_of_the_field() -> None:
     with pytest.raises(InvalidInput) as empty:
         check_captions(Ask(script="[whispers] ..."), None)
     assert empty.value.field == "script"

@@ -64,14 +64,14 @@ def test_no_caption_covers_the_mouth(style: CaptionStyle, mouth_top: float) -> N
     assert bottom < mouth_top * 640 or top > (mouth_top + 0.1) * 640
 
 
-def test_in_vertical_video_the_place_of_the_apps_buttons_stays_free() -> None:
+def test_captions_of_vertical_video_stay_clear_of_app_buttons() -> None:
     captions = BurnedCaptions(spoken("Some words"), "words", 360, 640, Fonts())
     top, bottom = rows_drawn(captions.draw_on(frames(), 10, 25)[0])
     assert top > 0.5 * 640
     assert bottom < 0.8 * 640
 
 
-def test_captions_show_from_the_first_word_to_the_last_and_leave_other_frames_alone() -> None:
+def test_captions_show_from_the_first_word_to_the_last_and_change_no_other_frame() -> None:
     words = [HeardWord("one", True, 1.0, 1.4), HeardWord("two", True, 1.4, 1.8)]
     captions = BurnedCaptions(words, "plain", 360, 640, Fonts())
     batch = frames(75)
@@ -83,7 +83,7 @@ def test_captions_show_from_the_first_word_to_the_last_and_leave_other_frames_al
     assert captions.draw_on(frames(5), 0, 25).base is None
 
 
-def test_a_render_that_goes_on_in_its_middle_draws_the_same_frames() -> None:
+def test_a_resumed_render_draws_the_same_captions() -> None:
     text = "These words are drawn into every frame in which they are heard"
     whole = BurnedCaptions(spoken(text), "words", 360, 640, Fonts()).draw_on(frames(50), 0, 25)
     later = BurnedCaptions(spoken(text), "words", 360, 640, Fonts()).draw_on(frames(20), 30, 25)
@@ -114,7 +114,7 @@ def test_letters_without_a_font_are_named_with_what_to_install(tmp_path: Path) -
     assert "captions=track" in refused.value.detail
 
 
-def test_a_broken_font_file_is_passed_over(tmp_path: Path) -> None:
+def test_a_broken_font_file_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "Broken-Bold.ttf").write_bytes(b"no font at all" * 100)
     (tmp_path / "Broken.ttc").write_bytes(b"ttcf\x00\x01")
     assert Fonts(tmp_path).runs("word")[0][0] == "word"

@@ -24,14 +24,14 @@ N = int(SECONDS * FPS)
 HEARD = Heard(duration_s=SECONDS, loud_db=-20.0, clipped=0.0, silences=())
 
 
-def test_an_engine_itself_says_that_it_moves_the_mouth_by_the_checks_prediction() -> None:
+def test_an_engine_declares_that_it_moves_the_mouth_by_the_checks_prediction() -> None:
     assert [name for name in SHIPPED if moves_by_prediction(name)] == ["preview"]
     assert not moves_by_prediction("an-engine-of-before")
     assert not moves_by_prediction(None)
 
 
 def speech_curve(seed: int = 0) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """An opening as of speech, 100 values a second: random, with changes up to about 5 Hz, 0 to 1."""
+    """A mouth opening like that of speech: 100 values a second from 0 to 1, random, with changes up to about 5 Hz."""
     noise = np.random.default_rng(seed).normal(size=SECONDS * GRID_HZ)
     curve = np.convolve(noise, np.hanning(25), "same")
     return np.asarray(np.clip(0.4 + curve / (4 * curve.std()), 0, 1), np.float64)
@@ -73,7 +73,7 @@ def test_a_mouth_that_follows_the_speech_scores_high() -> None:
 
 
 @pytest.mark.parametrize("late_ms", [-400, -160, -80, 80, 160, 400])
-def test_a_mouth_beside_the_sound_scores_low_and_the_lag_is_named(late_ms: int) -> None:
+def test_a_mouth_out_of_sync_scores_low_and_the_lag_is_reported(late_ms: int) -> None:
     curve = speech_curve()
     quality = score_of(seen(np.roll(curve, late_ms // 10)), curve)
     assert quality.score is not None and quality.score < 0.6
@@ -175,7 +175,7 @@ def test_lip_presses_give_the_time_where_the_opening_is_ambiguous() -> None:
         assert agree(Expected(opening, pressed), np.roll(seen_opening, late)).lag_ms == pytest.approx(10 * late, abs=10)
 
 
-def test_the_command_says_what_a_file_that_is_no_video_is(tmp_path: Path) -> None:
+def test_the_command_names_the_kind_of_a_file_that_is_no_video(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_text("not a video")
     ended = CliRunner().invoke(app, ["check", str(tmp_path / "a.mp4"), "--json"])
     assert ended.exit_code == 2, json.dumps(ended.output)

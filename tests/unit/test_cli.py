@@ -1,4 +1,4 @@
-"""The command line: quick, made from the settings, and speaking in sentences."""
+"""The command line starts quickly, has a flag for every setting, and reports every error in a sentence."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ PORTRAIT = SAMPLES_DIR / "portrait.jpg"
 
 
 def invoke(*arguments: object) -> tuple[int, str]:
-    """Exit status and everything printed, spaces and line ends made one."""
+    """The exit status and the output, in which each run of blanks and line ends is one blank."""
     result = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"}).invoke(app, [str(argument) for argument in arguments])
     return result.exit_code, " ".join(result.output.split())
 
@@ -60,7 +60,7 @@ def test_every_setting_is_a_flag_of_serve_with_its_description() -> None:
         (["--device", "gpu"], "must be auto, cpu, cuda, or cuda:N"),
     ],
 )
-def test_a_bad_flag_of_serve_is_a_sentence_and_status_2(arguments: list[str], says: str) -> None:
+def test_a_bad_flag_of_serve_ends_with_a_sentence_and_status_2(arguments: list[str], says: str) -> None:
     status, text = invoke("serve", *arguments)
     assert status == 2
     assert says in text
@@ -91,7 +91,7 @@ def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         (["{picture}", "{short}"], "0.05"),
     ],
 )
-def test_bad_input_of_render_is_a_sentence_and_status_2(tmp_path: Path, arguments: list[str], says: str) -> None:
+def test_bad_input_of_render_ends_with_a_sentence_and_status_2(tmp_path: Path, arguments: list[str], says: str) -> None:
     places = {
         "here": tmp_path,
         "picture": make_picture(tmp_path),
@@ -108,7 +108,7 @@ def test_bad_input_of_render_is_a_sentence_and_status_2(tmp_path: Path, argument
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_an_engine_that_cannot_run_says_what_to_do(tmp_path: Path) -> None:
+def test_an_engine_that_cannot_run_names_the_remedy(tmp_path: Path) -> None:
     weights = tmp_path / "no-weights"
     result = CliRunner(env={"LIPSYNC_WEIGHTS_DIR": str(weights), "COLUMNS": "200"}).invoke(
         app, ["render", str(make_picture(tmp_path)), str(make_recording(tmp_path, 1)), "--engine", "infinitetalk"]
@@ -117,7 +117,7 @@ def test_an_engine_that_cannot_run_says_what_to_do(tmp_path: Path) -> None:
     assert "Engine infinitetalk cannot run here: " in result.output
 
 
-def test_a_shared_file_that_is_none_says_what_is_wrong(tmp_path: Path) -> None:
+def test_a_file_that_bench_share_did_not_write_is_refused_with_the_reason(tmp_path: Path) -> None:
     path = tmp_path / "other.json"
     path.write_text('{"card": "RTX 4090", "versions": {}, "measured_on": "2026-11-28", "speeds": []}')
     with pytest.raises(InvalidInput, match=r"other\.json is no file of `lipsync bench --share`: speeds: "):
@@ -127,7 +127,7 @@ def test_a_shared_file_that_is_none_says_what_is_wrong(tmp_path: Path) -> None:
     assert invoke("bench", "--random-weights", "--share")[0] == 2
 
 
-def test_bench_refuses_lengths_that_are_none() -> None:
+def test_bench_refuses_durations_that_are_not_positive_numbers() -> None:
     for text in ("", "abc", "5,-1", "0"):
         status, output = invoke("bench", "--engine", "preview", "--durations", text)
         assert status == 2
@@ -155,7 +155,7 @@ def test_medians_take_the_middle_run_of_each_length() -> None:
     ]
 
 
-def test_every_error_of_the_family_keeps_its_words_across_a_pipe() -> None:
+def test_every_error_class_keeps_its_message_across_a_pipe() -> None:
     import pickle
 
     families: list[type[LipsyncError]] = [LipsyncError, *LipsyncError.__subclasses__()]
@@ -212,14 +212,14 @@ def test_the_help_of_render_lists_the_options_of_each_engine() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--option", "beard=1"], ["--preset", "best"], ["--resolution", "8k"]])
-def test_a_wrong_wish_on_the_command_line_names_what_there_is(tmp_path: Path, arguments: list[str]) -> None:
+def test_a_wrong_option_on_the_command_line_lists_the_options_that_exist(tmp_path: Path, arguments: list[str]) -> None:
     files = [make_picture(tmp_path), make_recording(tmp_path, 1), "-o", tmp_path / "x.mp4", "--engine", "preview"]
     status, text = invoke("render", *files, *arguments)
     assert status == 2
     assert any(word in text for word in ("it has: seed", "'balanced'", "'720p'"))
 
 
-def test_a_wish_that_the_engine_ignores_is_a_note_on_the_command_line(tmp_path: Path) -> None:
+def test_an_option_that_the_engine_ignores_is_reported_on_the_command_line(tmp_path: Path) -> None:
     output = tmp_path / "video.mp4"
     files = [PORTRAIT, make_recording(tmp_path, 0.3), "-o", output, "--engine", "preview"]
     status, text = invoke("render", *files, "--prompt", "at sea", "--preset", "quality", "--resolution", "720p")

@@ -40,7 +40,7 @@ async def test_without_a_key_the_variable_is_named() -> None:
             pass
 
 
-async def test_a_rented_machine_asks_its_provider_what_it_costs(api: StandIn) -> None:
+async def test_a_rented_machine_reads_its_price_from_its_provider(api: StandIn) -> None:
     vast = {"CONTAINER_ID": "5", "CONTAINER_API_KEY": api.key}
     runpod = {"RUNPOD_POD_ID": "pod7", "RUNPOD_API_KEY": api.key}
     api.answers("GET /instances/5/", (200, {"instances": {"dph_total": 0.41}}), (404, "no"))
@@ -63,7 +63,7 @@ class Clock:
 
 @asynccontextmanager
 async def lipsync_server(*states: dict[str, Any]) -> AsyncIterator[int]:
-    """Answers /readyz with one state after the other; its port."""
+    """A server that answers /readyz with one state after the other; yields its port."""
     left = list(states)
 
     async def readyz(request: web.Request) -> web.Response:
@@ -103,7 +103,7 @@ def at_port(port: int) -> tuple[int, dict[str, Any]]:
     return 200, {"instances": {"actual_status": "running", "public_ipaddr": "127.0.0.1", "ports": mapped}}
 
 
-async def test_waiting_follows_a_mapping_that_changes_and_shows_how_far_it_is(api: StandIn) -> None:
+async def test_waiting_follows_a_port_that_changes_and_shows_its_progress(api: StandIn) -> None:
     shown: list[str] = []
     async with lipsync_server(LOADING, READY) as port, renting("vast", api) as rented:
         loading = (200, {"instances": {"actual_status": "loading", "status_msg": "pulling image"}})
@@ -119,7 +119,7 @@ async def test_waiting_follows_a_mapping_that_changes_and_shows_how_far_it_is(ap
     ]
 
 
-async def test_a_machine_that_is_stuck_while_starting_is_given_up_with_what_to_do(api: StandIn) -> None:
+async def test_a_machine_that_is_stuck_while_starting_is_given_up_with_the_remedy(api: StandIn) -> None:
     api.answers("GET /instances/5/", (200, {"instances": {"actual_status": "loading", "status_msg": "pulling"}}))
     async with renting("vast", api) as rented:
         with pytest.raises(ProviderError, match=r"starting for 10 minutes.*cloud destroy --provider vast 5"):
@@ -137,7 +137,7 @@ async def test_a_server_that_cannot_get_its_weights_ends_the_wait(api: StandIn) 
 
 
 async def lipsync(api: StandIn, *arguments: str, **environment: str) -> tuple[int, str]:
-    """Run the command line against the stand-in; status and all that it printed."""
+    """Run the command line against the stand-in; returns the exit status and the output."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "lipsync_server.cli", *arguments),
         stdout=asyncio.subprocess.PIPE,
@@ -187,7 +187,7 @@ async def test_the_command_line_rents_waits_shows_stops_and_destroys(api: StandI
     assert (status, "--from-source" in said) == (2, True)
 
 
-async def test_cost_live_takes_today_s_prices(api: StandIn) -> None:
+async def test_cost_live_uses_todays_prices(api: StandIn) -> None:
     api.answers("POST /bundles/", (200, VAST_OFFERS))
     keys = {"RUNPOD_API_KEY": "", "TENSORDOCK_API_KEY": ""}
     status, said = await lipsync(api, "cost", "--live", **keys)
@@ -259,7 +259,9 @@ async def test_a_template_prints_every_field_and_needs_no_key(api: StandIn, name
     assert [word for word in [*words, URL, "LIPSYNC_TOKENS"] if word not in said[1]] == []
 
 
-async def test_every_account_is_listed_and_unknown_machines_are_told_apart(api: StandIn, settings_folder: Path) -> None:
+async def test_the_machines_of_every_account_are_listed_and_unknown_ones_are_marked(
+    api: StandIn, settings_folder: Path
+) -> None:
     keys = {"VAST_API_KEY": "", "RUNPOD_API_KEY": api.key, "TENSORDOCK_API_KEY": api.key}
     urls = {"LIPSYNC_RUNPOD_URL": api.url, "LIPSYNC_TENSORDOCK_URL": api.url}
     api.answers("GET /pods", (200, {"pods": [{"id": "pod7", "status": "EXITED", "name": "lipsync", "cost": 0.34}]}))

@@ -61,7 +61,9 @@ async def test_vast_creates_with_our_entrypoint_port_and_variables(api: StandIn)
 
 
 @pytest.mark.parametrize("ports", [{"5000/tcp": [{"HostIp": "0.0.0.0", "HostPort": "45000"}]}, [45000]])
-async def test_vast_tells_the_address_in_both_shapes_of_ports(api: StandIn, ports: dict[str, Any]) -> None:
+async def test_the_address_of_a_vast_machine_is_read_from_both_shapes_of_ports(
+    api: StandIn, ports: dict[str, Any]
+) -> None:
     instance = {"actual_status": "running", "public_ipaddr": "1.2.3.4\n", "ports": ports, "dph_total": 0.41}
     api.answers("GET /instances/5/", (200, {"instances": instance}))
     async with renting("vast", api) as rented:
@@ -79,7 +81,7 @@ async def test_vast_tells_the_address_in_both_shapes_of_ports(api: StandIn, port
         (None, "gone"),
     ],
 )
-async def test_vast_s_states(api: StandIn, instance: dict[str, Any], state: str) -> None:
+async def test_each_state_of_a_vast_machine_is_recognised(api: StandIn, instance: dict[str, Any], state: str) -> None:
     api.answers("GET /instances/5/", (200, {"instances": instance}))
     async with renting("vast", api) as rented:
         found = await rented.state("5")
@@ -99,7 +101,7 @@ async def test_vast_stops_starts_and_destroys(api: StandIn) -> None:
     ]
 
 
-async def test_runpod_lists_what_is_in_stock_at_both_clouds_prices(api: StandIn) -> None:
+async def test_runpod_lists_gpus_in_stock_at_the_prices_of_both_clouds(api: StandIn) -> None:
     api.answers("GET /catalog/gpus", (200, RUNPOD_GPUS))
     async with renting("runpod", api) as rented:
         assert await first_offers(rented) == [
@@ -124,7 +126,7 @@ async def test_runpod_s_pod_has_only_fields_that_v2_knows(api: StandIn) -> None:
     assert all(isinstance(value, str) for value in body["env"].values())
 
 
-async def test_runpod_tells_state_address_and_price(api: StandIn) -> None:
+async def test_state_address_and_price_of_a_runpod_machine_are_read(api: StandIn) -> None:
     pod = {"id": "pod7", "status": "RUNNING", "cost": 0.34, "runtime": None}
     api.answers(
         "GET /pods/pod7", (200, pod), (404, {"title": "Not Found", "status": 404, "detail": "resource not found"})
@@ -140,7 +142,7 @@ async def test_runpod_tells_state_address_and_price(api: StandIn) -> None:
     assert api.calls("POST", "/pods/pod7/action")[0].body == {"action": "stop"}
 
 
-async def test_tensordock_adds_up_the_parts_and_takes_names_from_its_list(api: StandIn) -> None:
+async def test_a_tensordock_price_is_the_sum_of_its_parts_and_names_come_from_its_list(api: StandIn) -> None:
     api.answers("GET /locations", (200, TENSORDOCK_PLACES))
     api.answers("POST /instances", (201, {"data": {"type": "virtualmachine", "id": "vm-9", "attributes": {}}}))
     async with renting("tensordock", api) as rented:
@@ -169,7 +171,7 @@ async def test_tensordock_adds_up_the_parts_and_takes_names_from_its_list(api: S
         ),
     ],
 )
-async def test_tensordock_tells_its_address(api: StandIn, forwards: Any, url: str) -> None:
+async def test_the_address_of_a_tensordock_machine_is_read(api: StandIn, forwards: Any, url: str) -> None:
     attributes = {"status": "running", "ipAddress": "9.9.9.9", "portForwards": forwards, "rateHourly": 0.41}
     api.answers(
         "GET /instances/vm-9", (200, {"data": {"type": "virtualmachine", "id": "vm-9", "attributes": attributes}})
@@ -201,7 +203,7 @@ async def test_tensordock_tells_its_address(api: StandIn, forwards: Any, url: st
         ),
     ],
 )
-async def test_no_capacity_is_told_apart_and_tried_once(
+async def test_no_capacity_is_an_error_of_its_own_and_tried_once(
     api: StandIn, name: str, call: str, offer: str, answer: tuple[int, Any]
 ) -> None:
     api.answers("GET /catalog/gpus", (200, RUNPOD_GPUS))
@@ -290,7 +292,7 @@ async def until_answering(port: int) -> str:
     return said
 
 
-async def test_the_start_script_takes_the_wheel_it_was_made_for_and_installs_that(tmp_path: Path) -> None:
+async def test_the_start_script_accepts_only_the_wheel_it_was_made_for_and_installs_it(tmp_path: Path) -> None:
     """The script really runs. `python` is a stand-in that records pip and the server, and runs all else."""
     wheel, other = tmp_path / "lipsync_server-1-py3-none-any.whl", tmp_path / "other.whl"
     wheel.write_bytes(b"the right bytes")
@@ -327,7 +329,7 @@ async def test_the_start_script_takes_the_wheel_it_was_made_for_and_installs_tha
 
 
 @pytest.mark.parametrize(("driver", "refused"), [("580.65.06", False), ("535.183.01", True), ("", True)])
-async def test_a_tensordock_host_with_an_old_driver_says_so_where_up_looks(
+async def test_a_tensordock_host_with_an_old_driver_reports_it_to_cloud_up(
     tmp_path: Path, driver: str, refused: bool
 ) -> None:
     (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n[ -n '{driver}' ] && echo '{driver}'\n")
@@ -357,7 +359,7 @@ def test_vast_s_start_ends_at_once_and_carries_the_script_unchanged() -> None:
 
 
 def test_the_n8n_node_rents_with_the_defaults_of_cloud_up() -> None:
-    """No server exists yet that the node could ask, so it has a copy of two values."""
+    """Before a machine is rented no server can answer the node, so the node has a copy of two values."""
     node = Path(__file__).parents[2] / "n8n-node/nodes/Lipsync/resources/machine/start.ts"
     source = node.read_text(encoding="utf-8")
     assert f"const PROFILE = '{best_profile()[0]}';" in source

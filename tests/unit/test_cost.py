@@ -35,7 +35,7 @@ def no_files_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 OFFER = Offer("runpod", "RTX 4090", 0.34, 0.10, 0.20)
 
 
-def test_one_row_worked_out_by_hand() -> None:
+def test_a_row_of_the_bill_equals_the_sum_by_hand() -> None:
     # 45 x 40 s x 22 = 39,600 s = 11 h of work; 30 starts x 13 min = 6.5 h; 17.5 h x 0.34 = 5.95
     # storage: 40 GB x (0.10 x 17.5/730 + 0.20 x 712.5/730) = 40 x 0.197603 = 7.904
     month = monthly_cost(OFFER, Workload(45, 40, 30, 3, 10, 40), 22.0)
@@ -58,7 +58,7 @@ def bill(*arguments: str) -> str:
     return result.output
 
 
-def test_the_bill_has_a_row_for_each_offer_engine_and_preset_and_says_where_its_speed_is_from() -> None:
+def test_the_bill_has_a_row_for_each_offer_engine_and_preset_with_the_source_of_its_speed() -> None:
     said = bill("--price", "1")
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if line.startswith("│")]
     for offer in (*DEFAULT_OFFERS, Offer("yours", "RTX 4090", 1, 0.1, 0.1)):
@@ -126,7 +126,7 @@ def test_a_measurement_at_another_setting_is_a_row_of_its_own(tmp_path: Path) ->
     assert expected_speed("H100 SXM", fast, found) == expected_speed("H100", fast)
 
 
-def test_a_file_that_is_none_of_bench_share_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_speed_file_of_another_form_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "other.json"
     path.write_text("{}", encoding="utf-8")
     for wrong in (path, tmp_path / "missing.json"):
@@ -151,7 +151,7 @@ def test_the_bill_warns_of_a_machine_that_nobody_stops_and_recommends_one_that_s
     assert "lipsync cloud down" in recommended
 
 
-def test_a_card_without_a_figure_gets_none() -> None:
+def test_a_card_without_a_figure_has_no_speed() -> None:
     for other in ("RTX 4090D", "RTX 4090 Laptop GPU", "RTX 3090 Ti"):
         assert speeds_of(other) == []
     balanced = Row("infinitetalk", "balanced")
@@ -164,5 +164,5 @@ def test_another_currency_needs_its_rate() -> None:
     assert "--rate" in result.output
 
 
-def test_a_video_on_a_running_machine() -> None:
+def test_a_video_on_a_running_machine_costs_its_seconds_of_work() -> None:
     assert video_cost(60, 6, 0.36) == pytest.approx(0.036)

@@ -12,7 +12,7 @@ LINE = re.compile(r"\[(gw\d)\] \[ *\d+%\] PASSED (\S+?)::")
 
 
 def test_all_tests_of_a_file_share_one_process(tmp_path: Path) -> None:
-    """Else each process starts the servers and writes the model files of every module again."""
+    """Otherwise each process would start the servers and write the model files of every module again."""
     names = ("test_a.py", "test_b.py", "test_c.py", "test_d.py")
     for name in names:
         tests = "".join(f"def test_{number}(): pass\n" for number in range(5))

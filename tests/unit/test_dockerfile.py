@@ -26,7 +26,7 @@ def built() -> dict[str, Stage]:
     return stages(ROOT / "Dockerfile")
 
 
-def test_hadolint_has_nothing_to_say() -> None:
+def test_hadolint_finds_no_fault() -> None:
     hadolint = Path(sysconfig.get_path("scripts")) / "hadolint"
     said = subprocess.run([hadolint, "Dockerfile"], cwd=ROOT, capture_output=True, text=True)
     assert (said.returncode, said.stdout) == (0, ""), said.stdout + said.stderr
@@ -60,7 +60,7 @@ def test_both_targets_have_volumes_and_a_health_check_and_start_as_a_user(built:
 
 @pytest.mark.parametrize("target", ["cpu", "gpu"])
 def test_an_edit_of_the_source_changes_the_last_layer_only(built: dict[str, Stage], target: str) -> None:
-    """The source comes in by the stage `package`; the requirements' stage sees lists of names and nothing else."""
+    """Only the stage `package` copies the source. The stage of the requirements copies lists of names alone."""
     assert built[target].steps[-1 if target == "cpu" else -2] == ("COPY", "--from=package /opt/package /opt/lipsync")
     copied = [rest for instruction, rest in chain(built, f"{target}-requirements") if instruction == "COPY"]
     assert copied == [
@@ -120,7 +120,7 @@ def test_a_volume_that_belongs_to_root_is_given_to_the_servers_user(open_folder:
 
 
 @needs_root
-def test_compiled_kernels_stay_where_a_person_wants_them(open_folder: Path) -> None:
+def test_compiled_kernels_are_kept_in_the_folder_that_the_owner_names(open_folder: Path) -> None:
     ended = start(open_folder, "serve", TRITON_CACHE_DIR="/elsewhere")
     assert ended.stdout == "1000 serve /elsewhere\n"
 
@@ -147,7 +147,7 @@ def test_the_image_also_starts_programs_by_name(open_folder: Path) -> None:
     assert start(open_folder, "sh", "-c", "echo $(id -u) ray").stdout == "1000 ray\n"
 
 
-def test_what_the_image_copies_passes_the_dockerignore(built: dict[str, Stage]) -> None:
+def test_the_dockerignore_admits_every_file_that_the_image_copies(built: dict[str, Stage]) -> None:
     allowed = {line[1:].split("/")[0] for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] == "!"}
     for stage in built.values():
         for instruction, rest in stage.steps:
@@ -155,7 +155,7 @@ def test_what_the_image_copies_passes_the_dockerignore(built: dict[str, Stage]) 
                 assert {name.split("/")[0] for name in words(rest)[:-1]} <= allowed
 
 
-def test_the_tests_keep_to_the_images_versions_but_for_their_torch() -> None:
+def test_the_tests_use_the_images_versions_except_for_torch() -> None:
     """Without CUDA the tests compile the kernels with the image's compiler; a torch for CUDA brings its own."""
     shipped = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     without_cuda = set(constraints_for("2.13.0+cpu", ["filelock", "sympy>=1.13.3"]))

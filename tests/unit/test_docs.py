@@ -16,18 +16,18 @@ from written_names import heading_ids, tracked_files
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_readmes_settings_table_is_the_codes() -> None:
+def test_the_readmes_settings_table_is_written_from_the_code() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert with_table(readme) == readme, "run: python -m lipsync_server.settings_table README.md"
 
 
-def test_the_options_page_is_the_codes() -> None:
+def test_the_tables_of_options_are_written_from_the_code() -> None:
     page = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
     assert with_options(page) == page, "run: python -m lipsync_server.options_table docs/options.md"
 
 
 @pytest.mark.parametrize("engine", SHIPPED)
-def test_every_option_says_what_it_is_and_its_effect_on_speed_and_quality(engine: str) -> None:
+def test_every_option_has_a_description_and_its_effect_on_speed_and_quality(engine: str) -> None:
     model = ENGINES.options_model(engine)
     assert model.effects.keys() == model.model_fields.keys()
     assert all(model.effects.values())
@@ -52,7 +52,7 @@ def test_every_relative_link_in_the_documentation_leads_somewhere() -> None:
     assert not broken
 
 
-def test_the_readmes_cost_table_is_the_commands() -> None:
+def test_the_readmes_cost_table_is_the_output_of_its_command() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     shown = readme.partition("<!-- begin cost -->\n```\n")[2].partition("```\n<!-- end cost -->")[0]
     result = CliRunner().invoke(app, ["cost", "--videos", "45", "--seconds", "40", "--provider", "vast"])

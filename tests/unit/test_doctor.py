@@ -80,7 +80,7 @@ def test_a_machine_without_a_card_renders_the_preview_and_has_no_problem(tmp_pat
         (check_memory, replace(GOOD, memory=HostMemory(8 * GIB, GIB, False)), "1.0 of 8.0 GiB", "a machine with more"),
     ],
 )  # fmt: skip
-def test_every_problem_has_a_sentence_that_says_what_to_change(
+def test_every_problem_is_a_sentence_with_a_remedy(
     check: Callable[[Facts], Finding], facts: Facts, detail: str, advice: str
 ) -> None:
     found = check(facts)
@@ -167,7 +167,7 @@ def test_driver_and_cards_are_read_from_the_kernel(tmp_path: Path) -> None:
     assert nvidia_cards(tmp_path) == 1
 
 
-def test_the_driver_is_read_from_nvidia_smi_where_the_kernel_does_not_say(
+def test_the_driver_is_read_from_nvidia_smi_where_the_kernel_does_not_name_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / "nvidia-smi"

@@ -1,4 +1,4 @@
-"""durable.py: a file is whole or not there, and file systems that refuse to sync a folder are forgiven."""
+"""durable.py: a file is whole or absent, and a file system that cannot sync folders is accepted."""
 
 import errno
 import os
@@ -36,9 +36,7 @@ def test_a_part_left_by_a_killed_process_does_not_stop_the_next_write(tmp_path: 
     assert (tmp_path / "file").read_bytes() == b"whole"
 
 
-def test_a_file_system_that_refuses_to_sync_folders_is_forgiven(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_system_that_cannot_sync_folders_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.fsync
 
     def refuse_folders(descriptor: int) -> None:

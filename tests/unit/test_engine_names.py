@@ -1,4 +1,4 @@
-"""Names of engines come from the registry alone: no other room of the server decides anything by one.
+"""Names of engines come from the registry alone: no other part of the server decides by the name of an engine.
 
 The test reads the source text of every module outside the rooms that belong to one engine. A name in a docstring is for
 people and is free. Every other place needs a reason in ALLOWED.

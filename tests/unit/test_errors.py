@@ -1,4 +1,4 @@
-"""Sentences of errors for callers: files by name, and nothing about the server's folders."""
+"""Errors for callers have the names of files, and nothing about the server's folders."""
 
 from pathlib import Path
 

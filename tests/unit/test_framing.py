@@ -62,7 +62,7 @@ def test_sizes_are_even_and_nothing_is_squeezed(
     assert abs(np.ptp(rows) - np.ptp(columns)) <= 0.03 * np.ptp(rows) + 2
 
 
-def test_what_is_beside_a_widened_picture_is_blurred_or_plain() -> None:
+def test_the_stripes_beside_a_widened_picture_are_blurred_or_plain() -> None:
     frame = np.random.default_rng(0).integers(0, 256, (1, 90, 90, 3), np.uint8)
     blurred = Framed((160, 90), "blur").fit(frame)[0]
     plain = Framed((160, 90), "plain", border_colour(frame[0])).fit(frame)[0]
@@ -83,7 +83,9 @@ def test_what_is_beside_a_widened_picture_is_blurred_or_plain() -> None:
         ({"lead_silence_s": float("nan")}, "finite"),
     ],
 )
-def test_a_wrong_wish_is_refused_with_what_is_possible(wishes: dict[str, object], says: str) -> None:
+def test_a_wrong_value_of_a_shape_or_sound_field_is_refused_with_its_limits(
+    wishes: dict[str, object], says: str
+) -> None:
     with pytest.raises(ValidationError, match=says):
         Ask.model_validate(wishes)
 
@@ -103,7 +105,7 @@ def test_the_sound_gets_the_wanted_loudness_without_clipping_or_moving(tmp_path:
     assert int(match.argmax()) == 2_000
 
 
-def test_a_recording_of_silence_keeps_its_level_and_says_so(tmp_path: Path) -> None:
+def test_a_recording_of_silence_keeps_its_level_with_a_warning(tmp_path: Path) -> None:
     silent, output = tmp_path / "silent.wav", tmp_path / "out.wav"
     soundfile.write(silent, np.zeros(48_000, np.float32), 48_000)
     (said,) = write_delivered(silent, output, loudness_lufs=-14.0)

@@ -40,17 +40,17 @@ async def test_a_copy_that_never_succeeds_is_given_up_with_the_reason(tmp_path: 
     ("name", "stem"),
     [("Anna spricht.mp4", "Anna-spricht"), ("../../etc/passwd", "passwd"), ("日本.mp4", "lipsync"), (".mp4", "mp4")],
 )
-def test_a_caller_s_name_cannot_leave_the_folder(name: str, stem: str) -> None:
+def test_a_callers_name_cannot_point_outside_the_folder(name: str, stem: str) -> None:
     assert copy_name(job(name)) == f"{stem}-{'0' * 26}.mp4"
 
 
 @pytest.mark.parametrize("store", ["s3://", "gs://bucket/x", "s3:///x"])
-def test_a_store_that_means_nothing_is_refused(store: str) -> None:
+def test_a_store_of_an_unknown_kind_is_refused(store: str) -> None:
     with pytest.raises(LipsyncError, match="must be a folder or s3://"):
         make_target(Settings(_env_file=None, store=store))
 
 
-def test_what_a_store_means(tmp_path: Path) -> None:
+def test_a_store_is_a_folder_or_a_bucket(tmp_path: Path) -> None:
     assert make_target(Settings(_env_file=None)) is None
     assert isinstance(make_target(Settings(_env_file=None, store=str(tmp_path))), FolderTarget)
     assert isinstance(make_target(Settings(_env_file=None, store="s3://bucket")), BucketTarget)

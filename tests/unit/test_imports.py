@@ -189,7 +189,7 @@ def test_a_module_imports_lower_floors_only(module: str) -> None:
     assert not wrong, f"{module} stands on the same floor as these or below them"
 
 
-def test_no_module_imports_itself_by_a_way_round() -> None:
+def test_no_module_imports_itself_through_other_modules() -> None:
     assert not circle_in(ARROWS)
 
 

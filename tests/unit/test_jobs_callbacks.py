@@ -1,4 +1,4 @@
-"""The outbox of callbacks against clocks and receivers that misbehave; a real database, and hands on the clocks."""
+"""The outbox of callbacks against clocks and receivers that misbehave, with a real database and clocks set by hand."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -79,8 +79,8 @@ async def test_a_wall_clock_that_is_set_gives_up_no_callback_and_delays_none(dat
 
 
 @pytest.mark.parametrize("n_stalled", [9, 500])
-async def test_receivers_that_stall_hold_up_no_other(database: Database, n_stalled: int) -> None:
-    """Their callbacks are older and many; the good one goes out while all of them still wait for an answer."""
+async def test_receivers_that_stall_delay_no_other_receiver(database: Database, n_stalled: int) -> None:
+    """The stalled receivers have many older callbacks. The good one gets its callback while all of them still stall."""
     stalled: set[str] = set()
     arrived = asyncio.Event()
 

@@ -36,7 +36,7 @@ def fill(files: JobFiles, job_id: str) -> None:
     files.video(job_id).write_bytes(b"video")
 
 
-async def test_a_start_drops_what_a_crash_left_and_nothing_else(files: JobFiles, tmp_path: Path) -> None:
+async def test_a_start_deletes_the_leftovers_of_a_crash_and_nothing_else(files: JobFiles, tmp_path: Path) -> None:
     database = await open_database(tmp_path / "lipsync.db")
     keeping = HandClock()
     store, new_id = Store(database, callback_body=lambda job: b"", keeping=keeping), IdMaker()
@@ -76,7 +76,7 @@ async def test_a_start_drops_what_a_crash_left_and_nothing_else(files: JobFiles,
     await database.close()
 
 
-def test_a_device_without_space_becomes_the_error_that_says_so() -> None:
+def test_a_device_without_space_raises_disk_full() -> None:
     with pytest.raises(DiskFull, match="filled up"), disk_errors(), Path("/dev/full").open("wb", buffering=0) as full:
         full.write(b"x")
 

@@ -137,7 +137,7 @@ async def test_the_keeping_clock_goes_on_over_restarts_and_stands_still_while_th
     await database.close()
 
 
-async def test_videos_of_an_older_server_get_their_whole_time_once_more(tmp_path: Path) -> None:
+async def test_videos_of_an_older_server_are_kept_for_their_whole_time_again(tmp_path: Path) -> None:
     path = tmp_path / "lipsync.db"
     job_id = new_id()
     with sqlite3.connect(path) as old:

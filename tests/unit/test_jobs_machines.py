@@ -1,4 +1,4 @@
-"""A failure of a machine is not the job's, and a sick machine does not draw the queue."""
+"""A failure of a machine does not count against the job, and a sick machine does not get one job after the other."""
 
 import pytest
 from hand_clock import HandClock
@@ -79,7 +79,7 @@ def test_a_job_that_fails_everywhere_is_not_held_against_the_machines() -> None:
     assert cluster.pauses_s == []
 
 
-def test_a_job_goes_elsewhere_only_where_its_engine_is() -> None:
+def test_a_job_moves_only_to_a_machine_that_has_its_engine() -> None:
     cluster = Cluster(a="ready", b="busy", c="dead")
     assert cluster.machines.can_run_elsewhere("preview", {"a"})
     assert cluster.machines.can_run_elsewhere("auto", {"a"})
@@ -103,7 +103,7 @@ def test_a_job_goes_elsewhere_only_where_its_engine_is() -> None:
         (errors.TimeLimit("x"), False),
     ],
 )
-def test_which_failures_are_a_machines(error: errors.LipsyncError, machine: bool) -> None:
+def test_only_failures_of_the_machine_count_against_the_machine(error: errors.LipsyncError, machine: bool) -> None:
     assert is_of_the_machine(error) is machine
 
 

@@ -87,9 +87,7 @@ async def test_a_row_that_cannot_be_read_fails_its_own_job_and_no_other(
 
 
 @pytest.mark.parametrize("how", SPOILS)
-async def test_a_poisoned_job_can_be_deleted_before_anything_mended_it(
-    store: Store, database: Database, how: str
-) -> None:
+async def test_a_poisoned_job_can_be_deleted_before_it_is_mended(store: Store, database: Database, how: str) -> None:
     poisoned = await add(store)
     await spoil(database, poisoned, how)
     with pytest.raises(Conflict):
@@ -128,7 +126,7 @@ async def test_a_row_with_an_impossible_id_stops_nothing(store: Store, database:
     assert [job.id for job in await store.page(state=None, limit=9, after=None)] == [other.id]
 
 
-async def test_a_job_that_could_not_be_read_again_is_not_taken_in(store: Store, database: Database) -> None:
+async def test_a_job_that_could_not_be_read_back_is_not_accepted(store: Store, database: Database) -> None:
     for spec in (
         replace(SPEC, duration_s=math.nan),
         replace(SPEC, ask=Ask.model_construct(face_box=(math.nan, 0, 1, 1))),
@@ -139,7 +137,7 @@ async def test_a_job_that_could_not_be_read_again_is_not_taken_in(store: Store, 
     assert await database.rows("SELECT * FROM jobs") == []
 
 
-async def test_callbacks_that_cannot_be_read_hold_up_no_other(database: Database) -> None:
+async def test_callbacks_that_cannot_be_read_delay_no_other(database: Database) -> None:
     async with database.transaction() as db:
         for number in range(9):
             await db.execute(

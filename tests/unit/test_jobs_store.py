@@ -89,7 +89,7 @@ async def test_a_job_is_taken_by_one_worker_only(store: Store) -> None:
     assert [job.id for job in taken if job] == [job.id for job in jobs]
 
 
-async def test_a_worker_takes_only_what_it_can_do(store: Store) -> None:
+async def test_a_worker_gets_only_jobs_that_it_can_render(store: Store) -> None:
     large, small = await add(store, engine="infinitetalk"), await add(store, engine="preview")
     taken = await store.take(ENGINES, 1.0)
     assert taken is not None
@@ -107,7 +107,7 @@ async def test_the_limit_holds_for_many_at_once(store: Store) -> None:
     assert await store.n_open() == (5, 0)
 
 
-async def test_a_key_is_taken_once(store: Store) -> None:
+async def test_an_idempotency_key_makes_one_job(store: Store) -> None:
     key = Idempotency("me", "key", "print")
     results = await asyncio.gather(*(add(store, key=key) for _ in range(5)), return_exceptions=True)
     (job,) = [each for each in results if isinstance(each, Job)]
@@ -186,7 +186,7 @@ async def test_collecting_only_brings_the_expiry_nearer(store: Store, keeping: H
     assert await store.expired() == []
 
 
-async def test_a_deleted_job_keeps_no_word_of_what_it_was_about(
+async def test_a_deleted_job_keeps_nothing_of_its_contents(
     store: Store, database: Database, keeping: HandClock
 ) -> None:
     job = await add(store, ask=Ask(prompt="a secret"), callback_url=None)
@@ -222,7 +222,7 @@ async def test_polling_a_deep_queue_reads_an_index_only(database: Database) -> N
         assert "COVERING INDEX jobs_by_state" in plan
 
 
-async def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+async def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "lipsync.db"
     with sqlite3.connect(path) as newer:
         newer.execute(f"PRAGMA user_version = {len(STEPS) + 1}")
@@ -238,7 +238,7 @@ async def test_a_database_opens_again_as_it_is(tmp_path: Path) -> None:
         await database.close()
 
 
-def test_the_pace_of_a_job_counts_once_it_has_one() -> None:
+def test_a_forecast_uses_the_jobs_own_pace_once_it_is_known() -> None:
     speeds = Speeds()
     assert speeds.remaining_s("preview", 10.0, elapsed_s=5.0, fraction=0.01) is None
     for speed in (1.0, 2.0, 30.0):

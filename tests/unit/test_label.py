@@ -32,7 +32,7 @@ def test_the_label_lies_in_its_corner_and_is_small(corner: str) -> None:
     assert left > 0 and top > 0 and right < 639 and bottom < 359
 
 
-def test_vertical_video_keeps_the_places_of_the_apps_free() -> None:
+def test_a_label_of_vertical_video_stays_clear_of_app_buttons() -> None:
     assert drawn(TALL, "top-left")[1] >= 0.1 * 640
     assert drawn(TALL, "bottom-left")[3] <= 0.8 * 640
 

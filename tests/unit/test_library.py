@@ -46,7 +46,7 @@ def test_one_engine_renders_several_videos_and_loads_once(
         assert n_frames_of(tmp_path / f"{n}.mp4") == result.n_frames
 
 
-def test_frames_cover_the_recording_and_equal_the_videos_number(speech: Path, tmp_path: Path) -> None:
+def test_frames_cover_the_recording_and_are_as_many_as_the_videos(speech: Path, tmp_path: Path) -> None:
     with Lipsync("preview") as engine:
         expected = engine.render(PORTRAIT, speech, tmp_path / "video.mp4").n_frames
         batches = list(engine.frames(str(PORTRAIT), str(speech)))

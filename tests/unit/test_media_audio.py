@@ -115,7 +115,7 @@ def test_two_recordings_in_one_scratch_folder_do_not_mix(tmp_path: Path) -> None
     assert not second.any()
 
 
-def test_silence_is_fine(tmp_path: Path) -> None:
+def test_silence_is_accepted(tmp_path: Path) -> None:
     path = wav(tmp_path / "silent.wav", np.zeros(RATE))
     assert probe(path) == 1.0
     assert not load_speech(path, tmp_path)[0].any()
@@ -150,7 +150,7 @@ def test_an_empty_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(100, 1), (16_000, 200), (384_000, 16)])
-def test_rates_and_channels_that_are_no_speech_are_refused(tmp_path: Path, rate: int, channels: int) -> None:
+def test_rates_and_channel_counts_of_no_recording_are_refused(tmp_path: Path, rate: int, channels: int) -> None:
     path = wav(tmp_path / "a.wav", np.zeros((rate // 4, channels)), rate)
     with pytest.raises(InvalidAudio, match=rf"{rate} samples a second in {channels} channel"):
         probe(path)

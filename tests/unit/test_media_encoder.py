@@ -61,7 +61,7 @@ def test_an_aborted_segment_leaves_only_what_was_durable(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["00000000-00000004.mp4"]
 
 
-def test_a_job_may_go_on_with_another_quality(tmp_path: Path) -> None:
+def test_a_job_may_resume_with_another_quality(tmp_path: Path) -> None:
     # Another CRF means other picture parameters in the stream; a plain copy would decode to rubbish.
     for start, crf in ((0, 18), (7, 35), (14, 18), (21, 28)):
         encoder = FrameEncoder(tmp_path / "segments", crf=crf)

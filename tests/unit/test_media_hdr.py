@@ -58,7 +58,7 @@ def test_an_hdr_clip_has_the_brightness_of_an_ordinary_one(
     assert np.ptp(pixels.reshape(-1, 3).mean(axis=0)) < 2
 
 
-def test_an_ordinary_clip_of_ten_bits_is_left_as_it_is(tmp_path: Path) -> None:
+def test_an_ordinary_clip_of_ten_bits_keeps_its_brightness(tmp_path: Path) -> None:
     assert first_frame(clip(tmp_path / "a.mp4", 0.5, ColorTrc.BT709)).mean() == pytest.approx(127.5, abs=2)
 
 
@@ -108,7 +108,7 @@ def test_an_hdr_still_has_the_brightness_of_an_ordinary_one(
 
 
 @pytest.mark.parametrize("write", [_png_with_code_points, _heic, _avif])
-def test_an_ordinary_still_with_code_points_is_left_as_it_is(
+def test_an_ordinary_still_with_code_points_keeps_its_brightness(
     tmp_path: Path, write: Callable[[Image.Image, int, int], bytes]
 ) -> None:
     path = tmp_path / "still"

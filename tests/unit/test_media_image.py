@@ -143,7 +143,7 @@ def test_a_colour_profile_is_honoured(tmp_path: Path) -> None:
     assert np.abs(colours - WANTED[:, [1, 0, 2]]).max() < 5
 
 
-def test_of_an_animation_the_first_frame_is_taken(tmp_path: Path) -> None:
+def test_the_first_frame_of_an_animation_is_used(tmp_path: Path) -> None:
     frames = [quadrants(), Image.new("RGB", (160, 120), (0, 0, 0))]
     for name, kind in (("a.gif", "GIF"), ("a.webp", "WEBP"), ("a.png", "PNG")):
         frames[0].save(tmp_path / name, format=kind, save_all=True, append_images=frames[1:], duration=100)
@@ -171,7 +171,7 @@ def test_tiny_pictures_are_refused_with_the_size_that_is_needed(tmp_path: Path) 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "GIF"])
 @pytest.mark.parametrize("kept", [0.6, 0.1])
-def test_a_cut_off_picture_is_said_to_be_cut_off(tmp_path: Path, kind: str, kept: float) -> None:
+def test_a_cut_off_picture_is_reported_as_cut_off(tmp_path: Path, kind: str, kept: float) -> None:
     noise = Image.fromarray(np.random.default_rng(1).integers(0, 255, (200, 200, 3), dtype=np.uint8))
     whole = io.BytesIO()
     noise.save(whole, format=kind)
@@ -194,14 +194,14 @@ def test_a_cut_off_picture_is_said_to_be_cut_off(tmp_path: Path, kind: str, kept
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n", "PostScript drawing"),
     ],
 )
-def test_what_is_no_picture_is_refused_by_content_not_by_name(tmp_path: Path, content: bytes, word: str) -> None:
+def test_a_file_that_is_no_picture_is_refused_by_content_not_by_name(tmp_path: Path, content: bytes, word: str) -> None:
     path = tmp_path / "picture.png"
     path.write_bytes(content)
     with pytest.raises(UnsupportedMedia, match=word):
         load_image(path, max_pixels=LIMIT)
 
 
-def test_an_empty_file_is_said_to_be_empty(tmp_path: Path) -> None:
+def test_an_empty_file_is_reported_as_empty(tmp_path: Path) -> None:
     (tmp_path / "e.png").touch()
     with pytest.raises(InvalidImage, match="empty"):
         load_image(tmp_path / "e.png", max_pixels=LIMIT)
@@ -256,7 +256,9 @@ def test_a_damaged_heic_is_called_a_damaged_picture_and_no_video(tmp_path: Path)
         ("Grüße aus Köln, das ist kein Bild".encode(), 'begins with "Grüße aus Köln'),
     ],
 )
-def test_what_came_in_place_of_a_picture_is_said_with_what_to_do(tmp_path: Path, content: bytes, words: str) -> None:
+def test_another_kind_of_file_in_place_of_a_picture_is_named_with_the_remedy(
+    tmp_path: Path, content: bytes, words: str
+) -> None:
     path = tmp_path / "picture.png"
     path.write_bytes(content)
     with pytest.raises(UnsupportedMedia, match=words):

@@ -1,4 +1,4 @@
-"""Nothing of a recording is lost without a word: joined files, damaged packets, other tracks, opposite phases."""
+"""Nothing of a recording is lost without a warning: joined files, damaged packets, other tracks, opposite phases."""
 
 import struct
 from pathlib import Path

@@ -201,7 +201,7 @@ NO_ANSWERS = (
 )
 
 
-def test_an_answer_that_is_none_ends_in_a_sentence(picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_answer_of_a_decoder_ends_in_a_sentence(picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     process = DecoderProcess()
     try:
         for line in NO_ANSWERS:

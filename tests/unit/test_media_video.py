@@ -25,7 +25,7 @@ from numbered_frames import HEIGHT, WIDTH, batch, number_of, numbered, recording
 
 
 def seconds(ticks: int | None, time_base: Fraction | None) -> Fraction:
-    """A time of a container, which it has to state."""
+    """A time of the container; fails where the container has none."""
     assert ticks is not None
     assert time_base is not None
     return ticks * time_base
@@ -88,7 +88,7 @@ def test_frames_in_are_frames_out_for_any_duration(
         assert 0 <= seconds(video.duration, video.time_base) - sound_s < Fraction(1, 25) + 1e-3
 
 
-def test_the_mp4_is_what_players_and_sites_want(tmp_path: Path) -> None:
+def test_the_mp4_has_the_form_that_players_and_sites_need(tmp_path: Path) -> None:
     info, path = make_video(tmp_path, recording(tmp_path / "a.wav", 2.0, channels=2))
     with av.open(str(path)) as opened:
         video, sound = opened.streams.video[0], opened.streams.audio[0]
@@ -260,7 +260,7 @@ def test_picture_frames_are_those_on_screen_at_25_a_second(tmp_path: Path, fps: 
     assert shown == [min(fps - 1, index * fps // 25) for index in indices]
 
 
-def test_what_is_no_video_cannot_stand_in_for_the_picture(tmp_path: Path) -> None:
+def test_a_file_that_is_no_video_cannot_stand_in_for_the_picture(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video at all")
     aac_file(tmp_path / "sound.mp4", "mp4")
     for name in ("text.mp4", "sound.mp4"):

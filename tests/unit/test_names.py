@@ -169,5 +169,5 @@ def test_a_command_that_does_not_exist_is_found(sentence: str, complaint: str) -
 
 
 @pytest.mark.parametrize("sentence", ["`lipsync weights pull {}`", "Lipsync works", "`lipsync cloud` asks for that"])
-def test_a_command_that_exists_is_not_complained_about(sentence: str) -> None:
+def test_a_command_that_exists_is_not_reported(sentence: str) -> None:
     assert not list(wrong_commands([Passage("a page", sentence)]))

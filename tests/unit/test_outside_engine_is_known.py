@@ -122,7 +122,7 @@ def test_an_engine_that_declares_its_figures_shows_with_them_everywhere(tmp_path
     assert "wobble measured tiny: True" in measured
 
 
-def test_an_engine_that_declares_nothing_is_plainly_not_measured(tmp_path: Path) -> None:
+def test_an_engine_that_declares_nothing_is_listed_as_not_measured(tmp_path: Path) -> None:
     environment = install(tmp_path / "site", {})
     _, bill = lipsync(environment, "cost")
     assert "wobble: not measured. Measure it with `lipsync bench --share --engine wobble`." in bill

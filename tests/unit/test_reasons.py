@@ -1,4 +1,4 @@
-"""A line that a checker is told to pass says why: `# noqa: S608 - our own names`."""
+"""A comment that switches off a check gives the reason: `# noqa: S608 - our own names`."""
 
 import io
 import re

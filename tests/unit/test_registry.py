@@ -37,7 +37,7 @@ def settings(engine: str = "auto") -> Settings:
     return Settings(engine=engine, _env_file=None)
 
 
-def test_auto_takes_the_first_that_can_run_and_says_why_in_one_line(
+def test_auto_chooses_the_first_engine_that_can_run_with_the_reason_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
@@ -59,7 +59,7 @@ def test_auto_takes_the_first_that_can_run_and_says_why_in_one_line(
     assert [info.available for info in registry.describe(settings())] == [False, False, True, True]
 
 
-def test_an_engine_whose_dependency_is_missing_says_what_to_install(
+def test_an_engine_whose_dependency_is_missing_names_the_package_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
@@ -77,7 +77,7 @@ def test_no_engine_at_all_is_an_error_with_every_reason() -> None:
         registry.choose(settings())
 
 
-def test_a_named_engine_that_cannot_run_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_a_named_engine_that_cannot_run_is_refused_with_the_remedy(tmp_path: Path) -> None:
     here = Settings(engine="infinitetalk", weights_dir=tmp_path, _env_file=None)
     with pytest.raises(EngineUnavailable, match="Engine infinitetalk cannot run here: ") as raised:
         ENGINES.choose(here)
@@ -106,7 +106,7 @@ class _Options(EngineOptions):
     preset: str = "balanced"
 
 
-def test_options_are_the_defaults_over_them_what_was_asked_over_that_the_engines_own() -> None:
+def test_fields_override_settings_and_the_engines_own_options_override_both() -> None:
     here = Settings(steps=4, preset="fast", _env_file=None)
     ask = Ask(seed=7, preset="quality", options={"steps": 2})
     chosen = choose_options("two", _Options, ask, here)
@@ -144,14 +144,14 @@ def test_an_unknown_field_inside_an_option_is_refused_with_the_fields_that_it_ha
 
 
 @pytest.mark.parametrize("box", [(9, 9, 1, 20), (0, 9, 20, 9)])
-def test_a_box_without_an_area_is_refused_before_anybody_looks_for_a_face_in_it(
+def test_a_box_without_an_area_is_refused_before_a_face_is_searched(
     box: tuple[float, float, float, float],
 ) -> None:
     with pytest.raises(InvalidInput, match="right must be more than left, and bottom more than top"):
         choose_options("bald", EngineOptions, Ask(face_box=box), settings())
 
 
-def test_a_wish_that_an_engine_ignores_comes_back_as_a_warning() -> None:
+def test_an_option_that_an_engine_ignores_comes_back_as_a_warning() -> None:
     ask = Ask(prompt="A man at sea", preset="fast", resolution="720p", seed=3)
     chosen = choose_options("bald", EngineOptions, ask, settings())
     assert chosen.options == EngineOptions(seed=3)
@@ -190,7 +190,7 @@ def gpu(index: int, name: str, gib: float, capability: tuple[int, int]) -> hardw
         ("cpu", 6, "cpu"),
     ],
 )
-def test_every_engine_takes_the_best_card_that_is_large_enough(
+def test_every_engine_uses_the_best_card_that_is_large_enough(
     monkeypatch: pytest.MonkeyPatch, wanted: str, least_gib: int, name: str
 ) -> None:
     cards = (gpu(0, "small", 4, (8, 9)), gpu(1, "3090", 24, (8, 6)), gpu(2, "4090", 23.98, (8, 9)))
@@ -244,7 +244,7 @@ def test_nvidia_smi_is_read_when_nvml_is_missing() -> None:
     ("visible", "names"),
     [(None, "abc"), ("", ""), ("-1", ""), ("1", "b"), ("2,0", "ca"), ("GPU-b", "b"), ("0,7,1", "a"), ("GPU-", "")],
 )
-def test_the_gpus_are_those_that_cuda_would_show(visible: str | None, names: str) -> None:
+def test_the_gpus_are_those_that_cuda_visible_devices_admits(visible: str | None, names: str) -> None:
     found = [hardware.Gpu(index, f"GPU-{name}", name, 1, 1, (9, 0)) for index, name in enumerate("abc")]
     shown = hardware._visible(found, visible)
     assert "".join(gpu.name for gpu in shown) == names

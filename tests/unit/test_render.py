@@ -1,4 +1,4 @@
-"""render(): exact frames, an honest engine, cancelling, and going on after a crash at any moment."""
+"""render(): exact frames, clear errors of a faulty engine, cancelling, and resuming after a crash at any moment."""
 
 import json
 import threading
@@ -128,7 +128,7 @@ def test_a_cancelled_render_stops_within_a_batch_and_leaves_no_video(tmp_path: P
 
 
 @pytest.mark.parametrize("fail_at", [3, 10, 19, 20, 21, 29, 30, 45, 49])
-def test_a_second_try_goes_on_from_the_last_resume_point(tmp_path: Path, fail_at: int) -> None:
+def test_a_second_attempt_resumes_at_the_last_resume_point(tmp_path: Path, fail_at: int) -> None:
     task = make_task(tmp_path, batch=5, save_every=10, fail_at=fail_at)
     with pytest.raises(errors.LipsyncError, match="tensor went missing"):
         run(task)
@@ -178,7 +178,7 @@ def test_without_any_readable_resume_point_it_starts_afresh(tmp_path: Path) -> N
     assert bar_numbers(task.output) == expected_bars(50)
 
 
-def test_what_another_render_left_in_the_folder_is_not_used(tmp_path: Path) -> None:
+def test_leftovers_of_another_render_are_not_used(tmp_path: Path) -> None:
     task = interrupted(tmp_path)
     assert run(replace(task, ask=Ask(prompt="someone else", options=task.ask.options))).warnings == ()
     assert bar_numbers(task.output) == expected_bars(50)
@@ -283,7 +283,7 @@ class _FullDiskEngine(BarsEngine):
         raise OSError(28, "No space left on device")
 
 
-def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_as_a_full_disk(tmp_path: Path) -> None:
     task = make_task(tmp_path)
     with pytest.raises(errors.DiskFull):
         render(
@@ -291,7 +291,7 @@ def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
         )
 
 
-def test_a_recording_that_was_heard_does_not_stay_in_memory(tmp_path: Path) -> None:
+def test_the_pages_of_a_recording_leave_memory_after_their_use(tmp_path: Path) -> None:
     def mapped_bytes() -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssFile:"))

@@ -33,7 +33,7 @@ def test_the_preview_passes(tmp_path: Path) -> None:
     assert verdict["likeness"] > 0.9 and verdict["mouth_r"] > 0.8
 
 
-def test_random_weights_are_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_weights_get_the_verdict_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sadtalker.write(tmp_path / "weights" / "sadtalker")
     monkeypatch.setenv("LIPSYNC_WEIGHTS_DIR", str(tmp_path / "weights"))
     monkeypatch.setenv("LIPSYNC_DEVICE", "cpu")
@@ -57,7 +57,7 @@ def test_random_weights_are_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("broken", Quality(0.1, (Finding("flicker", 1, 3, "It flickers.", 0.5),), 0.6, 0.0, face_share=1.0), 0.9),
     ],
 )
-def test_each_fault_has_its_own_word(word: str, quality: Quality, likeness: float | None) -> None:
+def test_each_fault_has_a_verdict_of_its_own(word: str, quality: Quality, likeness: float | None) -> None:
     rendered = Rendered("infinitetalk", "fast", b"", b"", quality, 3.0, "NVIDIA H100 80GB HBM3")
     verdict = verdict_of(rendered, likeness)
     assert verdict.word == word

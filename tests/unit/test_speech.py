@@ -1,4 +1,4 @@
-"""Speech from text: the words are said, in the language of the text, by the best voice that is here."""
+"""Speech from text: the words are spoken in the language of the text by the best voice that is installed."""
 
 import re
 import wave
@@ -45,7 +45,7 @@ def heard_in(path: Path) -> str:
     return " ".join(re.findall(r"[a-z']+", " ".join(segment.text for segment in segments).lower()))
 
 
-def test_a_video_from_text_says_the_text_shows_it_and_keeps_its_sound(weights: Path, tmp_path: Path) -> None:
+def test_a_video_from_text_speaks_the_text_shows_it_and_keeps_its_sound(weights: Path, tmp_path: Path) -> None:
     with Lipsync("preview", weights=weights) as engine:
         result = engine.render(PORTRAIT, None, tmp_path / "video.mp4", text=SAID)
     assert result.voice == "Kokoro af_heart"

@@ -18,7 +18,7 @@ from lipsync_server.weights.verify import check_file, profile_complete
 from model_hub import Hub, digest, serve_hub
 from typer.testing import CliRunner
 
-# huggingface_hub writes in pieces of 10 MB: a cut must come after the first for there to be something to go on from.
+# huggingface_hub writes in pieces of 10 MB. A download that is cut within the first piece begins anew.
 BIG = os.urandom(24_000_000)
 SMALL = b'{"a": 1}'
 
@@ -48,7 +48,7 @@ def manifest() -> Iterator[Manifest]:
     yield manifest_for()
 
 
-async def test_a_profile_is_fetched_verified_and_not_fetched_again(
+async def test_a_profile_is_downloaded_verified_and_not_downloaded_again(
     hub: Hub, manifest: Manifest, tmp_path: Path
 ) -> None:
     seen: list[PullProgress] = []
@@ -91,7 +91,7 @@ async def test_an_index_that_names_a_place_outside_is_refused(hub: Hub, tmp_path
         await asyncio.to_thread(pull, "p", tmp_path, manifest=manifest)
 
 
-async def test_a_cut_download_goes_on_where_it_stopped(hub: Hub, manifest: Manifest, tmp_path: Path) -> None:
+async def test_a_cut_download_resumes_where_it_stopped(hub: Hub, manifest: Manifest, tmp_path: Path) -> None:
     hub.cuts = [22_000_000]
     hub.files.pop("config.json")
     only_big = manifest.model_copy(update={"profiles": {"p": Profile(engine="e", title="t", files=("big",))}})
@@ -109,9 +109,7 @@ async def test_a_wrong_checksum_is_refused_and_the_file_removed(hub: Hub, manife
     assert not (tmp_path / "model" / "big.safetensors").exists()
 
 
-async def test_a_file_without_a_published_checksum_is_checked_against_what_the_hub_announced(
-    hub: Hub, tmp_path: Path
-) -> None:
+async def test_a_file_without_a_published_checksum_is_checked_against_the_hubs_own(hub: Hub, tmp_path: Path) -> None:
     manifest = manifest_for(sha256=None)
     (path, _) = await asyncio.to_thread(pull, "p", tmp_path, manifest=manifest)
     assert check_file(manifest, manifest.files["big"], tmp_path).state == "ok"
@@ -119,21 +117,23 @@ async def test_a_file_without_a_published_checksum_is_checked_against_what_the_h
     assert check_file(manifest, manifest.files["big"], tmp_path).state == "damaged"
 
 
-async def test_a_damaged_file_is_fetched_again(hub: Hub, manifest: Manifest, tmp_path: Path) -> None:
+async def test_a_damaged_file_is_downloaded_again(hub: Hub, manifest: Manifest, tmp_path: Path) -> None:
     (path, _) = await asyncio.to_thread(pull, "p", tmp_path, manifest=manifest)
     path.write_bytes(BIG[:-1] + b"?")
     await asyncio.to_thread(pull, "p", tmp_path, manifest=manifest)
     assert path.read_bytes() == BIG
 
 
-async def test_no_room_is_said_before_anything_is_fetched(hub: Hub, tmp_path: Path) -> None:
+async def test_missing_disk_space_is_reported_before_anything_is_downloaded(hub: Hub, tmp_path: Path) -> None:
     with pytest.raises(DiskFull, match="are free in"):
         await asyncio.to_thread(pull, "p", tmp_path, manifest=manifest_for(size=10**18))
     assert hub.ranges == []
 
 
 @pytest.mark.parametrize(("status", "words"), [(401, "HF_TOKEN"), (403, "HF_TOKEN"), (404, "not at some/model")])
-async def test_a_refusal_says_what_to_do(hub: Hub, manifest: Manifest, tmp_path: Path, status: int, words: str) -> None:
+async def test_a_refusal_of_the_hub_names_the_remedy(
+    hub: Hub, manifest: Manifest, tmp_path: Path, status: int, words: str
+) -> None:
     hub.status = status
     with pytest.raises(WeightsError, match=words):
         await asyncio.to_thread(pull, "p", tmp_path, manifest=manifest)
@@ -159,12 +159,12 @@ def test_every_profile_names_known_files_and_the_8_bit_ones_stay_under_40_gb() -
             assert not any("-of-00007" in file.path for file in manifest.profile_files(name))
 
 
-def test_an_unknown_profile_lists_those_there_are() -> None:
+def test_an_unknown_profile_is_refused_with_the_profiles_that_exist() -> None:
     with pytest.raises(InvalidInput, match="infinitetalk-int8"):
         load_manifest().profile("nope")
 
 
-async def test_without_a_network_the_sentence_blames_the_network(
+async def test_without_a_network_the_message_names_the_network(
     hub: Hub, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A port that nobody listens at; the hub's library then looks into its own cache and reports "not found"."""
@@ -224,10 +224,10 @@ async def _half_a_pull(hub: Hub, manifest: Manifest, folder: Path, monkeypatch: 
     hub.ranges.clear()
 
 
-async def test_a_later_pull_goes_on_where_the_last_one_was_given_up(
+async def test_a_later_pull_resumes_where_the_last_one_stopped(
     hub: Hub, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A new process resumes the download. The bytes that are already there are not asked of the disk again."""
+    """The download is resumed as by a new process: disk space is needed for the missing bytes alone."""
     await _half_a_pull(hub, manifest, tmp_path, monkeypatch)
     (path, _) = await asyncio.to_thread(pull, "p", tmp_path, manifest=manifest)
     assert path.read_bytes() == BIG
@@ -235,7 +235,7 @@ async def test_a_later_pull_goes_on_where_the_last_one_was_given_up(
     assert not _partial_files(tmp_path)
 
 
-async def test_a_file_that_changes_under_a_branch_is_whole_and_said_to_be_unpinned(
+async def test_a_file_that_changes_under_a_branch_is_whole_and_reported_as_unpinned(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The owner replaces the file between the two halves of a download: no mixture of both arrives."""
@@ -250,7 +250,7 @@ async def test_a_file_that_changes_under_a_branch_is_whole_and_said_to_be_unpinn
     assert not _partial_files(tmp_path)
 
 
-def test_the_list_of_profiles_says_which_sources_are_not_pinned(tmp_path: Path) -> None:
+def test_the_list_of_profiles_names_the_sources_that_are_not_pinned(tmp_path: Path) -> None:
     """Of the shipped list, and of one of your own."""
     path = tmp_path / "own.json"
     path.write_text(manifest_for().model_dump_json(), encoding="utf-8")

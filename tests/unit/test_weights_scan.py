@@ -50,7 +50,7 @@ def test_a_complete_folder_serves_quality_and_wants_a_lora_for_few_steps(models:
     assert _scan(models)["download"] is None
 
 
-def test_what_is_missing_comes_with_one_download_of_files_that_the_list_has(models: Path) -> None:
+def test_missing_files_are_named_with_the_one_download_that_has_them(models: Path) -> None:
     for part in ("vae", "clip_vision", "wav2vec2", "text_encoders"):
         for path in (models / part).iterdir():
             path.unlink()

@@ -1,7 +1,7 @@
 """On Windows the commands for renting and costs run, and the commands that render end with a reason in one sentence.
 
-There is no Windows here: a process without the modules that Python has on Unix alone stands in. The name of the system
-is changed only where no library is loaded that would then look for Windows itself.
+These tests run on Unix: a process without the modules that Python has on Unix alone stands in for Windows. The name of
+the system is changed only in processes that load no library with code of its own for Windows.
 """
 
 import subprocess
@@ -31,7 +31,7 @@ def run(folder: Path, *arguments: str, named: bool) -> subprocess.CompletedProce
 
 
 @pytest.mark.parametrize("verb", NEED_UNIX)
-def test_a_verb_that_renders_says_so_in_one_sentence(tmp_path: Path, verb: str) -> None:
+def test_a_command_that_renders_ends_with_the_reason_in_one_sentence(tmp_path: Path, verb: str) -> None:
     arguments = ["a.png", "b.wav"] if verb == "render" else []
     done = run(tmp_path, verb, *arguments, named=True)
     assert done.returncode == 2
@@ -50,7 +50,7 @@ def test_a_verb_that_renders_says_so_in_one_sentence(tmp_path: Path, verb: str) 
     ],
     ids=" ".join,
 )
-def test_the_verbs_that_rent_and_count_run(
+def test_the_commands_for_renting_and_costs_run(
     tmp_path: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("APPDATA", str(tmp_path))

@@ -37,7 +37,7 @@ VARIANTS = ("pro", "lite")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_transformer_is_the_references(variant: str) -> None:
+def test_the_transformer_computes_the_references_numbers(variant: str) -> None:
     case = FLASHHEAD.tensors(f"A_dit_{variant}/case.safetensors")
     model = transformer(variant)
     seen: dict[str, Tensor] = {}
@@ -103,13 +103,13 @@ def test_the_official_names_of_both_vaes_are_the_models() -> None:
     equal("K Wan VAE", {wan.official_name(name) for name in wan.build().state_dict()}, official)
 
 
-def test_the_wan_vae_of_a_still_picture_is_the_references() -> None:
+def test_the_wan_vae_computes_the_references_numbers_of_a_still_picture() -> None:
     case = FLASHHEAD.tensors("E_vae_wan/repeated_picture.safetensors")
     ours = encode_picture(wan_vae(), case["picture"], WINDOW)
     meets("E Wan picture repeated", ours, case["latent_of_33_repeats"], 1e-4)
 
 
-def test_the_ltx_vae_is_the_references() -> None:
+def test_the_ltx_vae_computes_the_references_numbers() -> None:
     case = FLASHHEAD.tensors("E_vae_ltx/vae_cases.safetensors")
     vae = golden_ltx_vae()
     meets("E LTX sample", vae.encode(case["video"], case["draw"]), case["latent"], 1e-4)
@@ -121,7 +121,7 @@ def test_the_ltx_vae_is_the_references() -> None:
     meets("E LTX first frame alone", alone, case["z_first_frame_alone_decoded"], 2e-4)
 
 
-def test_the_references_face_crop_is_ours_to_the_pixel() -> None:
+def test_the_face_crop_equals_the_references_to_the_pixel() -> None:
     geometry = FLASHHEAD.json("G_facecrop/geometry.json")
     ours = []
     for case in geometry:
@@ -184,7 +184,7 @@ LOOPS = [
 
 
 @pytest.mark.parametrize(("variant", "mode"), LOOPS)
-def test_a_whole_run_replayed_from_the_stored_draws_is_the_references(variant: str, mode: str) -> None:
+def test_a_whole_run_replayed_from_the_stored_draws_meets_the_reference(variant: str, mode: str) -> None:
     loop = load_exact(f"B_sampler_{variant}/loop_{mode}.safetensors")
     once = load_exact(f"B_sampler_{variant}/loop_once.safetensors")
     settings = FLASHHEAD.json(f"B_sampler_{variant}/loops.json")[mode]

@@ -44,7 +44,7 @@ def _rounded(engine: FlashHeadEngine) -> int:
     return sum(isinstance(module, QuantizedLinear) for module in engine.models.transformer.modules())
 
 
-def test_memory_that_runs_out_is_tried_once_more_in_8_bits(tiny_weights: Path, tmp_path: Path) -> None:
+def test_a_job_that_runs_out_of_memory_is_tried_once_more_in_8_bits(tiny_weights: Path, tmp_path: Path) -> None:
     """The shortage comes in the second window, when the frames of the first window have been delivered."""
     engine = _engine(tiny_weights)
     whole = frames_of(engine, request_for(1.6), RecordingContext(tmp_path))
@@ -58,7 +58,7 @@ def test_memory_that_runs_out_is_tried_once_more_in_8_bits(tiny_weights: Path, t
     assert _rounded(engine) == 6 * len(engine.models.transformer.blocks)
 
 
-def test_memory_that_runs_out_for_good_says_what_to_do(tiny_weights: Path, tmp_path: Path) -> None:
+def test_a_lasting_lack_of_memory_ends_with_the_remedy(tiny_weights: Path, tmp_path: Path) -> None:
     engine = _engine(tiny_weights)
     engine.models.transformer.register_forward_pre_hook(_failing(lambda call: True))
     with pytest.raises(OutOfMemory, match="variant lite"):
@@ -66,7 +66,9 @@ def test_memory_that_runs_out_for_good_says_what_to_do(tiny_weights: Path, tmp_p
 
 
 @pytest.mark.parametrize("quant", ["int8", "fp8"])
-def test_weights_are_held_in_8_bits_where_the_settings_say_so(tiny_weights: Path, tmp_path: Path, quant: str) -> None:
+def test_weights_are_held_in_8_bits_where_the_settings_ask_for_it(
+    tiny_weights: Path, tmp_path: Path, quant: str
+) -> None:
     plain, rounded = _engine(tiny_weights).models.transformer, _engine(tiny_weights, quant=quant)
     model, config = rounded.models.transformer, plain.config
     generator = torch.Generator().manual_seed(1)

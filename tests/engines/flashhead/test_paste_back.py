@@ -77,7 +77,7 @@ def test_a_still_square_gives_the_picture_back(size: tuple[int, int], angle: flo
 
 
 def ring_step(frame: Frames, crop: FaceCrop) -> float:
-    """How much larger, in levels of 255, the steps across the square's sides are than the steps one feather away."""
+    """The steps across the square's sides less the steps one feather away: the largest difference, in levels of 255."""
     grey = frame.astype(float).mean(axis=2)
     left, top, right, bottom = (round(side) for side in crop.box)
     found: list[float] = []
@@ -180,7 +180,7 @@ def face_like(width: float, yaw: float = 0.0, roll: float = 0.0) -> Face:
     return Face(points, 1.0, yaw, 0.0, roll)
 
 
-def test_pictures_that_cannot_work_are_refused_and_doubtful_ones_told() -> None:
+def test_unusable_pictures_are_refused_and_doubtful_ones_warned_about() -> None:
     fine = face_like(150)
     picture = picture_of(600, 600)
     assert warnings_for(fine, crop_for(fine, picture)) == []

@@ -76,7 +76,7 @@ def test_silence_is_left_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.24, 1.16, 2.0, 61.03])
-def test_features_of_transformers_own_pass_are_met(model: Wav2Vec, seconds: float) -> None:
+def test_features_equal_those_of_transformers(model: Wav2Vec, seconds: float) -> None:
     speech = _speech(seconds)
     track = Track(speech, len(speech))
     samples = track.read(0, len(speech)).astype(np.float64)

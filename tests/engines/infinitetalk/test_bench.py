@@ -99,7 +99,7 @@ def test_the_soak_gives_memory_early_and_at_the_end(bench: Bench) -> None:
     assert found[f"after_{TINY.soak_jobs}"]["rss_gib"] > 0
 
 
-def test_a_kernel_that_is_missing_says_why(bench: Bench) -> None:
+def test_a_missing_kernel_is_listed_with_the_reason(bench: Bench) -> None:
     found = bench.numbers["kernels"]
     assert found["sdpa"]["s"] > 0
     for name in ("xformers", "sage"):
@@ -117,7 +117,7 @@ def test_http_measures_the_real_server(bench: Bench) -> None:
     assert measured["peak_rss_gib"] > 0.1
 
 
-def test_every_table_can_be_made_of_what_a_run_writes(bench: Bench, tmp_path: Path) -> None:
+def test_every_table_can_be_made_from_the_file_of_a_run(bench: Bench, tmp_path: Path) -> None:
     docs = Path(__file__).parents[3] / "docs" / "performance"
     assert bench.record.path is not None
     for file in (docs / "reference-h100.json", bench.record.path):
@@ -135,7 +135,7 @@ def test_every_table_can_be_made_of_what_a_run_writes(bench: Bench, tmp_path: Pa
     assert "derived" not in shown["windows"]
 
 
-def test_a_failing_section_says_why_and_leaves_the_others_their_numbers(tmp_path: Path) -> None:
+def test_a_failing_section_gives_the_reason_and_the_others_keep_their_numbers(tmp_path: Path) -> None:
     def partly(bench: Bench, found: Numbers) -> None:
         found["first"] = 1
         raise ValueError("no more of this")

@@ -124,7 +124,7 @@ def test_two_cards_fill_one_file(tmp_path: Path, command: list[str], capfd: pyte
     assert "card 1: a is measured\n" in capfd.readouterr().err
 
 
-def test_a_process_that_dies_leaves_the_reason_and_the_others_alone(tmp_path: Path, command: list[str]) -> None:
+def test_a_process_that_dies_is_reported_and_the_others_continue(tmp_path: Path, command: list[str]) -> None:
     bench = _bench(tmp_path)
     spread(bench.record, bench.scratch, [Task(("fine", "dies", "after"), 2), *_each("other")], ["0", "1"], command)
     numbers = {name: dict(found) for name, found in bench.numbers.items() if isinstance(found, dict)}
@@ -135,7 +135,7 @@ def test_a_process_that_dies_leaves_the_reason_and_the_others_alone(tmp_path: Pa
     assert all("failed" not in numbers[name] for name in ("fine", "other"))
 
 
-def test_a_command_that_is_none_is_every_section_s_reason(tmp_path: Path) -> None:
+def test_a_command_that_does_not_exist_is_the_reason_of_every_section(tmp_path: Path) -> None:
     bench = _bench(tmp_path)
     spread(bench.record, bench.scratch, _each("a", "b"), ["0", "1"], [sys.executable, "-c", "import no_such_module"])
     for name in "ab":
@@ -205,9 +205,7 @@ def test_cards_are_named_as_the_environment_names_them(monkeypatch: pytest.Monke
     assert visible_cards() == ["0", "1"]
 
 
-def test_one_card_says_that_two_are_missing_and_two_processes_measure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_two_card_section_needs_two_cards_or_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     bench = _bench(tmp_path)
     bench.section("two_gpus", bench_two_gpus.two_gpus)
@@ -218,14 +216,14 @@ def test_one_card_says_that_two_are_missing_and_two_processes_measure(
     assert [len(row.split("|")) for row in rows] == [5] * 8
 
 
-def test_two_processes_that_fail_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_of_two_processes_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_two_gpus, "_COMMAND", (sys.executable, "-c", "raise SystemExit(3)"))
     bench = _bench(tmp_path)
     bench.section("two_gpus", bench_two_gpus.in_two_processes)
     assert "status 3" in bench.numbers["two_gpus"]["failed"]
 
 
-def test_the_tables_say_that_other_cards_were_at_work(tmp_path: Path) -> None:
+def test_the_tables_mention_other_cards_at_work(tmp_path: Path) -> None:
     environment = {"python": "3", "torch": "2", "device": "cuda:0", "gpu": "H100"}
     write(tmp_path / "reference-h100.json", {})
     write(tmp_path / "alone.json", {"environment": environment})

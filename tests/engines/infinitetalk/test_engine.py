@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 pytestmark = pytest.mark.usefixtures("small_pictures")
 
 
-def test_frames_are_exactly_as_many_as_the_sound_asks_for(engine: InfiniteTalkEngine, tmp_path: Path) -> None:
+def test_the_video_has_exactly_the_frames_of_the_sound(engine: InfiniteTalkEngine, tmp_path: Path) -> None:
     for duration_s, n_frames in ((0.2, 5), (0.23, 6), (0.57, 15), (3.3, 83)):
         frames = frames_of(engine, request_for(duration_s), RecordingContext(tmp_path))
         assert frames.shape == (n_frames, 64, 192, 3)
@@ -88,7 +88,9 @@ def test_the_same_seed_makes_the_same_video_and_another_one_does_not(
     assert (first != other).any()
 
 
-def test_frames_leave_as_each_window_is_done(engine: InfiniteTalkEngine, tmp_path: Path) -> None:
+def test_the_frames_of_a_window_are_delivered_when_the_window_is_done(
+    engine: InfiniteTalkEngine, tmp_path: Path
+) -> None:
     context = RecordingContext(tmp_path)
     batches = started(engine, request_for(0.56), context)
     assert any("window 1 of" in note for note in context.notes)
@@ -152,7 +154,7 @@ def test_a_person_at_the_rim_whom_the_camera_leaves_ends_no_job(engine: Infinite
     assert sum(len(batch) for batch in engine.generate(request, RecordingContext(tmp_path))) == 350
 
 
-def test_the_camera_moves_only_when_it_should() -> None:
+def test_the_camera_moves_only_above_60_s_of_a_still_picture() -> None:
     picture = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
     later = Window(index=9, start=500, n_frames=81, keep_first=9, keep_stop=81)
     assert (moving_picture(picture, None)(later)[0] != picture).any()
@@ -182,7 +184,7 @@ def test_a_video_as_the_picture_is_followed_window_by_window(engine: InfiniteTal
     assert (frames_of(engine, followed, resumed) == whole[21:]).all()
 
 
-def test_loading_says_in_one_line_what_runs_where(
+def test_loading_logs_in_one_line_where_each_part_runs(
     tiny_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = create(Settings(_env_file=None, weights_dir=tiny_weights, data_dir=tmp_path, device="cpu", preset="fast"))
@@ -198,9 +200,10 @@ def test_a_closed_engine_loads_again(tiny_weights: Path, tmp_path: Path) -> None
     engine = create(Settings(_env_file=None, weights_dir=tiny_weights, data_dir=tmp_path, device="cpu"))
     stages: list[str] = []
     for _ in range(2):
+        stages.clear()
         engine.load(lambda stage, done, total: stages.append(stage))
         engine.close()
-    assert len([stage for stage in stages if "transformer" in stage]) >= 2
+        assert any("transformer" in stage for stage in stages)
 
 
 @pytest.mark.parametrize(("preset", "kind"), [("quality", "bf16"), ("fast", "fp8")])
@@ -246,8 +249,10 @@ def test_lora_files_are_merged_for_the_fast_presets_and_named_at_start(tiny_weig
 def test_text_and_picture_are_encoded_once(
     engine: InfiniteTalkEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three windows: one pass of CLIP and of the VAE's encoder over a still picture, one to each window when the camera
-    moves; the prompt's embedding comes from the disk the second time, in a new process too."""
+    """A still picture needs one pass of CLIP and of the VAE's encoder for three windows, a moving camera one for each.
+
+    The second time the prompt's embedding comes from the disk, in a new process too.
+    """
     calls: Counter[str] = Counter()
 
     def count(owner: type, name: str) -> None:

@@ -27,7 +27,7 @@ needs_hopper = pytest.mark.skipif(
 )
 
 
-def test_the_fast_path_says_why_it_cannot_run() -> None:
+def test_the_fast_path_names_the_reason_why_it_cannot_run() -> None:
     model = random_transformer(HEADS_OF_128, dtype=torch.float32)
     assert model.use_fast_blocks() == "it needs an NVIDIA GPU"
     assert model.fast_blocks is False
@@ -71,7 +71,7 @@ def test_fast_blocks_compute_what_the_plain_ones_do(quant: Quantization, kernel:
 @pytest.mark.parametrize(
     ("quant", "ours"), [("fp8", attention.EIGHT_BIT), ("int8", attention.EIGHT_BIT), ("none", ("bf16",))]
 )
-def test_auto_takes_the_fastest_of_our_own_attention(quant: Quantization, ours: tuple[str, ...]) -> None:
+def test_auto_chooses_the_fastest_of_our_own_attention(quant: Quantization, ours: tuple[str, ...]) -> None:
     """With four heads either 8-bit kernel may be the faster one. The stated reason has all times."""
     model = random_transformer(HEADS_OF_128, device=DEVICE, quant=quant)
     assert model.attention is not None
@@ -109,7 +109,7 @@ def test_our_attention_matches_the_plain_formula(
 
 @needs_hopper
 def test_only_what_differs_between_values_is_rounded_to_fp8() -> None:
-    """Values around 8: fp8 of them as they are would be wrong by 3 %, their differences by 3 % of a tenth."""
+    """Values around 8. Rounding them to fp8 would be wrong by 3 %, rounding their differences by 3 % of a tenth."""
     q, k, v, wanted = random_qkv(300, 500, 2)
     assert relative_error(attention.KERNELS["fp8"](q, k, v + 8), wanted + 8) < 0.004
 
@@ -126,8 +126,8 @@ def test_a_key_that_outshines_all_others_is_found(name: str) -> None:
 
 @needs_hopper
 @pytest.mark.parametrize("name", attention.SPARSE)
-def test_sparse_attention_looks_at_the_chosen_tiles_only(name: str) -> None:
-    """Two groups of tokens that only look at themselves: half of the tiles are enough for the whole result."""
+def test_sparse_attention_reads_the_chosen_tiles_only(name: str) -> None:
+    """Two groups of tokens that attend to themselves only: half of the tiles are enough for the whole result."""
     g = torch.Generator(DEVICE).manual_seed(4)
     n, half = 1024, 512
     x = torch.randn(1, n, 2, 128, device=DEVICE, generator=g)

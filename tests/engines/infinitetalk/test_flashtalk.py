@@ -213,7 +213,7 @@ def test_a_cancelled_job_stops_at_the_next_step(engine: InfiniteTalkEngine, tmp_
         frames_of(engine, flash_request(50), context)
 
 
-def test_auto_takes_flashtalk_for_few_steps_and_one_person_only(weights: Path, tiny_weights: Path) -> None:
+def test_auto_chooses_flashtalk_for_few_steps_and_one_person_only(weights: Path, tiny_weights: Path) -> None:
     settings = EngineSettings(weights_dir=weights, device="cpu")
     fast, quality = Options(preset="fast"), Options(preset="quality")
     assert wants_flashtalk(settings, fast, people="single", still=True)
@@ -245,7 +245,7 @@ def test_flashtalk_alone_serves_every_preset(weights: Path, tmp_path: Path) -> N
     assert info.available, info.reason
 
 
-def test_flashtalks_numbers_take_the_place_of_what_was_left_open() -> None:
+def test_flashtalks_defaults_fill_options_that_were_left_unset() -> None:
     ours = flashtalk_options(Options(preset="balanced"))
     assert (ours.window_frames, ours.motion_frames, ours.sampling.steps, ours.sampling.shift) == (33, 5, 4, 5.0)
     assert (ours.sampling.text_guidance, ours.sampling.audio_guidance) == (1.0, 1.0)
@@ -258,7 +258,7 @@ def test_flashtalks_numbers_take_the_place_of_what_was_left_open() -> None:
 @pytest.mark.parametrize(
     ("picture", "size"), [((1200, 700), (768, 448)), ((700, 1200), (512, 768)), ((500, 500), (640, 640))]
 )
-def test_its_own_format_comes_first_and_others_are_told(
+def test_flashtalks_own_format_is_preferred_and_others_carry_a_warning(
     picture: tuple[int, int], size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flashtalk, "OWN_SIZE", (768, 448))

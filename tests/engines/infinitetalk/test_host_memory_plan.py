@@ -60,10 +60,10 @@ def _plan(planner: MemoryPlanner, files: TransformerFiles) -> tuple[MemoryPlan, 
     return planner.plan(files, HD)
 
 
-def test_blocks_wait_in_pinned_memory_then_in_plain_memory_then_are_refused(
+def test_blocks_are_kept_in_pinned_memory_then_in_plain_memory_then_refused(
     files_of: Callable[[Quantization], TransformerFiles], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """720p on 24 GB: 18 of 40 blocks wait. torch rounds each pinned one up to 512 MiB."""
+    """720p on 24 GB: 18 of 40 blocks are in host memory. torch rounds the size of each pinned block up to 512 MiB."""
     rich, _ = _plan(CardOf(23, _host(64)), files_of("int8"))
     waiting = rich.n_blocks - rich.resident_blocks
     assert rich.pinned
@@ -130,7 +130,7 @@ def test_a_model_too_large_for_the_host_is_refused_before_a_file_is_read(
         create(settings).load()
 
 
-def test_memory_that_cannot_be_pinned_is_told_once_and_taken_unpinned(caplog: pytest.LogCaptureFixture) -> None:
+def test_memory_that_cannot_be_pinned_is_logged_once_and_used_unpinned(caplog: pytest.LogCaptureFixture) -> None:
     """Without CUDA torch refuses to pin memory, so this refusal is a real one."""
     if torch.cuda.is_available():
         pytest.skip("this machine can pin memory")
@@ -141,7 +141,7 @@ def test_memory_that_cannot_be_pinned_is_told_once_and_taken_unpinned(caplog: py
     assert "ulimit -l" in caplog.text
 
 
-def test_plain_memory_that_cannot_be_had_either_ends_in_a_sentence() -> None:
+def test_a_failed_allocation_of_plain_memory_ends_in_a_sentence() -> None:
     with pytest.raises(HostOutOfMemory, match="host memory left"):
         HostBuffers(pin=False).empty(2**60)
 
@@ -175,7 +175,7 @@ def test_blocks_are_the_same_from_plain_and_pinned_memory() -> None:
 def test_fp8_files_become_int8_where_int8_is_the_faster_product(
     files_of: Callable[[Quantization], TransformerFiles], faster: EightBit | None, quant: str, held: Quantization
 ) -> None:
-    """ "none" keeps the numbers of the file. No kind is faster where a card multiplies neither: int8 is as good."""
+    """ "none" keeps the numbers of the file. Where a card multiplies neither format, int8 is used."""
     planner = CardOf(23, _host(64), faster=faster, quant=quant)
     assert _plan(planner, files_of("fp8"))[1] == held
     assert _plan(planner, files_of("int8"))[1] == "none"

@@ -25,7 +25,7 @@ _SIZES: dict[str, Resolution] = {"infinitetalk-480": "480p", "infinitetalk-720":
 _MASKS = golden_json("H_images/masks.json")
 
 
-def test_buckets_are_the_references() -> None:
+def test_buckets_equal_the_references() -> None:
     tables = golden_json("H_images/buckets.json")
     for name, resolution in _TABLES.items():
         # The labels are lists, because the first of two equally near labels counts.
@@ -113,7 +113,7 @@ def test_colours_of_the_next_frames_do_not_depend_on_the_ones_before() -> None:
     assert error(torch.cat(pieces, 1), ColourMatch(reference)(frames)) < 1e-6
 
 
-def test_no_correction_leaves_frames_alone() -> None:
+def test_no_correction_changes_no_frame() -> None:
     frames = torch.rand(3, 2, 8, 8) * 2 - 1
     assert error(ColourMatch(torch.rand(3, 8, 8), 0.0)(frames), frames) == 0
 

@@ -39,7 +39,7 @@ def test_hopper_kernels_compile_without_spills(name: str, constants: dict[str, i
     assert spilled_bytes(report) == 0
 
 
-def test_a_kernel_that_does_not_compile_says_why() -> None:
+def test_a_kernel_that_does_not_compile_is_reported_with_the_reason() -> None:
     with pytest.raises(Exception, match=r"attention_8bit did not compile: .*error"):
         nvrtc.compile_for("sm_80", "attention_8bit", {"VALUES_8BIT": 1, "CLUSTER": 1})
 

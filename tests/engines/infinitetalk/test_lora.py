@@ -249,7 +249,7 @@ def test_parts_for_text_encoders_and_vace_are_named_and_left_out(
 
 
 @pytest.mark.parametrize("key", ["dora_scale", "lora_magnitude_vector", "lora_magnitude_vector.default.weight"])
-def test_dora_gives_each_row_the_length_that_the_file_says(tmp_path: Path, key: str) -> None:
+def test_dora_gives_each_row_the_length_that_the_file_states(tmp_path: Path, key: str) -> None:
     down, up = pair()
     q, name = "diffusion_model.blocks.0.self_attn.q", "blocks.0.self_attn.q.weight"
     lengths = torch.rand(TINY.dim) + 0.5

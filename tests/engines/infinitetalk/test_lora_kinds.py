@@ -1,4 +1,4 @@
-"""LoRA's relatives: each kind of change equals its mathematics written out in float64, and other kinds are refused."""
+"""The kinds of change beside LoRA: each equals its mathematics written out in float64, and other kinds are refused."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ class Numbers:
         return drawn.float().double()
 
     def merged(self, layer: str, parts: dict[str, Tensor], weight: Tensor, scale: float) -> Tensor:
-        """The weight of `layer` with the file's change, computed in float64. parts: what follows the layer's name."""
+        """The weight of `layer` with the file's change, computed in float64. parts: by the end of their name."""
         spelled = f"lycoris_{layer.replace('.', '_')}"
         save_file({f"{spelled}.{part}": value.float().contiguous() for part, value in parts.items()}, self._path)
         lora = read_lora(self._path, scale, SHAPES)

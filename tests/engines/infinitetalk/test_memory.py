@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("small_pictures")
 
 
 @pytest.mark.parametrize("options", [{}, {"preset": "balanced", "steps": 8, "teacache": 1.0}], ids=["fast", "teacache"])
-def test_running_out_of_memory_is_tried_once_more_with_fewer_blocks(
+def test_a_job_that_runs_out_of_memory_is_tried_once_more_with_fewer_blocks(
     tiny_weights: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     """The shortage comes in the last forward of the first window, when TeaCache has counted 15 forwards."""
@@ -43,7 +43,7 @@ def test_running_out_of_memory_is_tried_once_more_with_fewer_blocks(
 
 
 @pytest.mark.parametrize("part", ["load_transformer", "SpeechEmbedding", "ConditionMaker.colours"])
-def test_running_out_of_memory_outside_of_a_window_is_tried_once_more_too(
+def test_a_lack_of_memory_outside_a_window_is_tried_once_more_too(
     tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     """The allocator raises while weights are read, while the sound is analysed, or while the picture is prepared."""
@@ -72,7 +72,7 @@ def test_running_out_of_memory_outside_of_a_window_is_tried_once_more_too(
     engine.close()
 
 
-def test_running_out_of_memory_for_good_says_what_to_set(tiny_weights: Path, tmp_path: Path) -> None:
+def test_a_lasting_lack_of_memory_names_the_settings_to_change(tiny_weights: Path, tmp_path: Path) -> None:
     engine = create(Settings(_env_file=None, weights_dir=tiny_weights, data_dir=tmp_path, device="cpu", preset="fast"))
     engine.load()
 
@@ -98,7 +98,7 @@ def test_running_out_of_memory_for_good_says_what_to_set(tiny_weights: Path, tmp
         ("CUDA error: an illegal memory access was encountered", False),
     ],
 )
-def test_libraries_that_only_say_that_memory_ran_out_are_understood(
+def test_a_lack_of_memory_is_recognised_by_a_librarys_message(
     engine: InfiniteTalkEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, is_memory: bool
 ) -> None:
     def fail(*args: object) -> None:
@@ -109,7 +109,7 @@ def test_libraries_that_only_say_that_memory_ran_out_are_understood(
         frames_of(engine, request_for(0.2), RecordingContext(tmp_path))
 
 
-def test_a_model_that_never_fits_says_what_to_set_when_it_is_loaded(
+def test_a_model_that_never_fits_names_the_settings_to_change_at_load(
     tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: object, **options: object) -> None:

@@ -44,7 +44,7 @@ PLAN = schedule(34, n_people=2, window_frames=13, motion_frames=5)
 
 
 class Parts:
-    """Small encoders, a picture and two voices on one device, as often as wanted with the same numbers."""
+    """Small encoders, a picture and two voices on one device; every instance has the same numbers."""
 
     def __init__(self, device: torch.device, *, size: tuple[int, int] = (64, 96), vae_width: int = 8) -> None:
         cuda = device.type == "cuda"
@@ -92,7 +92,9 @@ def _equal(one: WindowCondition, other: WindowCondition) -> bool:
 
 @pytest.mark.parametrize("source", ["camera move", "video"])
 @pytest.mark.parametrize("first", [0, 2], ids=["from the start", "resumed"])
-def test_prefetched_conditioning_is_that_made_in_turn(parts: Parts, tmp_path: Path, source: str, first: int) -> None:
+def test_prefetched_conditioning_equals_conditioning_made_in_turn(
+    parts: Parts, tmp_path: Path, source: str, first: int
+) -> None:
     def conditions() -> ConditionMaker:
         if source == "camera move":
             return parts.conditions()
@@ -130,7 +132,7 @@ def test_a_prefetch_that_fails_is_made_in_turn_and_is_the_last_one(parts: Parts,
     assert len(calls) == 1 + len(PLAN.windows), "the windows once each, and the failure"
 
 
-def test_a_video_that_cannot_be_read_is_told_when_its_window_comes(parts: Parts, tmp_path: Path) -> None:
+def test_a_video_that_cannot_be_read_fails_when_its_window_comes(parts: Parts, tmp_path: Path) -> None:
     path = tmp_path / "video.mp4"
     path.write_bytes(_video(tmp_path / "whole.mp4").read_bytes()[:2000])
     early = parts.conditions(VideoPicture(path, parts.picture, PLAN, None))
@@ -142,7 +144,7 @@ def test_a_video_that_cannot_be_read_is_told_when_its_window_comes(parts: Parts,
         assert isinstance(told.value, InvalidImage)
 
 
-def test_a_still_picture_is_never_looked_at_early(parts: Parts) -> None:
+def test_a_still_picture_is_never_read_early(parts: Parts) -> None:
     conditions = parts.conditions(still_picture(parts.picture, BOXES))
     conditions.at(PLAN.windows[0])
     conditions.prefetch(PLAN.windows[1])
@@ -221,7 +223,7 @@ def test_memory_that_runs_out_while_decoding_costs_no_prepared_window(
 
 @pytest.mark.usefixtures("beside")
 @pytest.mark.parametrize("source", ["camera move", "video"])
-def test_a_job_that_ends_early_leaves_the_next_one_alone(
+def test_a_job_that_ends_early_does_not_change_the_next_one(
     engine: InfiniteTalkEngine, tmp_path: Path, source: str
 ) -> None:
     request = _requests(tmp_path)[source]
@@ -302,7 +304,7 @@ def test_streams_under_load_leave_every_bit_as_it_was() -> None:
 
 
 @needs_gpu
-def test_what_the_main_stream_still_reads_is_not_overwritten_by_the_side() -> None:
+def test_buffers_that_the_main_stream_still_reads_are_not_overwritten_by_the_side() -> None:
     """A conditioning is dropped while the main stream has yet to read it, and the next one is made meanwhile."""
     device = torch.device("cuda", 0)
     parts = Parts(device, size=(256, 384), vae_width=32)

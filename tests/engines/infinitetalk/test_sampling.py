@@ -23,7 +23,7 @@ _LOOPS = ("cfg3", "cfg2", "apg3", "apg2", "two_person_cfg3", "two_person_bbox_cf
 
 
 @pytest.mark.parametrize("case", golden_json("B_sampler/timesteps.json"), ids=lambda c: f"{c['steps']}-{c['shift']}")
-def test_noise_levels_are_the_references_to_the_last_bit(case: dict[str, Any]) -> None:
+def test_noise_levels_equal_the_references_to_the_last_bit(case: dict[str, Any]) -> None:
     exact = [struct.unpack("<f", bytes.fromhex(digits))[0] for digits in case["timesteps_hex_float32"]]
     meets(
         f"B timesteps {case['steps']} steps, shift {case['shift']}",

@@ -57,7 +57,7 @@ def test_a_copy_is_hidden_where_a_block_computes_longer_and_shows_where_not() ->
 def test_rented_cards_are_planned_within_their_memory_and_lose_little_at_pcie_3_x8(
     usable_gib: float, resident: dict[str, int | None], resolution: str, card: str
 ) -> None:
-    """0.8 GiB are taken before. The fastest computed forward hides least; at most 2.5 % of it is waited."""
+    """0.8 GiB of the card are in use. The fastest forward hides the least copying: it waits for 2.5 % of its time."""
     free = int((usable_gib - 0.8) * GIB)
     made = plan(TransformerConfig(), quant="int8", pixels=PIXELS[resolution], passes=2, compiled=True, free_bytes=free)
     if resident[resolution] is None:

@@ -144,7 +144,7 @@ def test_a_job_names_files_and_no_paths(name: str, models: Path) -> None:
     assert "should be the name of a file in the owner's folder, without a path" in _refusal(models, {"name": name})
 
 
-def test_a_job_that_names_a_lora_wrongly_is_not_accepted_and_told_what_there_is(models: Path) -> None:
+def test_a_wrong_lora_name_is_refused_with_the_names_that_exist(models: Path) -> None:
     owners = models.parent / "owners"
     assert _chosen(models, {"name": "style.safetensors"}).loras[0].scale == 1.0
     detail = _refusal(models, {"name": "stile"})
@@ -209,7 +209,7 @@ def test_without_a_folder_of_the_owner_no_job_names_files(models: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_pictures")
-def test_a_job_that_goes_on_after_a_crash_has_its_lora_still(models: Path) -> None:
+def test_a_resumed_job_still_has_its_lora(models: Path) -> None:
     """The second engine makes the frames after the resume point as the first would have made them."""
     style = [{"name": "style", "scale": 0.8}]
     whole = RecordingContext(models.parent)
@@ -240,7 +240,7 @@ def test_few_steps_are_known_by_name_by_shape_or_declared(models: Path) -> None:
     }
     save_single(biases, owners / "plain.safetensors")
     assert server_loras(_settings(models, lora=[str(owners / "plain.safetensors")]))[0].distilled
-    # Below the weights folder one is found by itself.
+    # A LoRA below the weights folder is found without being named.
     assert server_loras(_settings(models)) == ()
     write_lora(models / "lightx2v_I2V_14B_480p_cfg_step_distill_rank64_bf16.safetensors", 7)
     [found] = server_loras(_settings(models))

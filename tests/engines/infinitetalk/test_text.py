@@ -20,7 +20,7 @@ def test_prompts_are_cleaned_as_in_the_reference() -> None:
         equal(f"L prompt cleaned to {case['cleaned'][:20]!r}", text.clean_prompt(case["raw"]), case["cleaned"])
 
 
-def test_the_negative_prompt_is_the_references() -> None:
+def test_the_negative_prompt_equals_the_references() -> None:
     assert golden_json("L_extra/pipeline_config.json")["sample_neg_prompt"] == text.NEGATIVE_PROMPT
 
 

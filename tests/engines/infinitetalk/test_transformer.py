@@ -184,7 +184,7 @@ def test_rotation_is_the_complex_product_of_the_paper() -> None:
     assert torch.equal(speaker_table(torch.zeros(1), 8).cos, torch.ones(1, 4))
 
 
-def test_config_reads_the_official_file_and_says_what_is_wrong(tmp_path: Path) -> None:
+def test_config_reads_the_official_file_and_names_each_fault(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     with pytest.raises(WeightsError, match="missing"):
         TransformerConfig.from_json(path)

@@ -117,7 +117,7 @@ def test_a_fast_preset_without_files_for_few_steps_names_the_profile_to_download
     assert "rough" in warnings[0]
 
 
-def test_lora_files_go_into_weights_that_have_none_and_otherwise_it_is_said(folder: Path) -> None:
+def test_lora_files_are_merged_into_plain_weights_and_otherwise_warned_about(folder: Path) -> None:
     settings = _settings(folder, lora="fast.safetensors")
     files, warnings = choose_transformer(settings, None, people="single", distilled=True, has_lora=True)
     assert (files.distilled, warnings) == (False, ())
@@ -130,7 +130,7 @@ def test_lora_files_go_into_weights_that_have_none_and_otherwise_it_is_said(fold
     assert "LIPSYNC_LORA were not used" in warnings[0]
 
 
-def test_two_people_without_their_weights_are_refused_in_words(folder: Path) -> None:
+def test_two_people_without_their_weights_are_refused_with_a_sentence(folder: Path) -> None:
     shutil.rmtree(folder / "InfiniteTalk" / "multi")
     for file in (folder / "InfiniteTalk" / "quant_models").glob("*multi*"):
         file.unlink()
@@ -147,7 +147,7 @@ def test_two_people_without_their_weights_are_refused_in_words(folder: Path) -> 
         "chinese-wav2vec2-base/model.safetensors",
     ],
 )
-def test_a_missing_file_is_named_with_what_to_do(folder: Path, missing: str) -> None:
+def test_a_missing_file_is_named_with_the_remedy(folder: Path, missing: str) -> None:
     (folder / missing).unlink()
     info = describe(_settings(folder))
     assert not info.available

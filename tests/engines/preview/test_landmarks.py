@@ -83,7 +83,7 @@ def test_several_faces_are_counted_from_the_left(portrait: Frames, landmarker: F
     assert choose_face(faces, face_box=(700, 0, 1100, 400)) is faces[1]
 
 
-def test_a_tilted_head_is_found_and_its_tilt_told(portrait: Frames, landmarker: FaceLandmarker) -> None:
+def test_a_tilted_head_is_found_and_its_tilt_measured(portrait: Frames, landmarker: FaceLandmarker) -> None:
     (upright,) = landmarker.detect(portrait)
     turn = cv2.getRotationMatrix2D((256, 256), -30, 1.0)
     tilted = np.asarray(cv2.warpAffine(portrait, turn, (512, 512), borderMode=cv2.BORDER_REPLICATE), np.uint8)
@@ -105,7 +105,7 @@ def test_a_picture_without_a_face_gives_none(landmarker: FaceLandmarker, shape: 
     assert landmarker.detect(canvas(*shape)) == []
 
 
-def test_the_sentence_says_what_was_found_instead(portrait: Frames, landmarker: FaceLandmarker) -> None:
+def test_the_sentence_names_what_was_found_instead(portrait: Frames, landmarker: FaceLandmarker) -> None:
     with pytest.raises(NoFace, match="No face was found") as none:
         choose_face([])
     assert none.value.status == 422 and none.value.field == "image"

@@ -137,7 +137,7 @@ PORTRAITS = present(
 
 
 @pytest.mark.parametrize("name", PORTRAITS)
-def test_the_mouth_opens_as_far_as_told_and_shuts_even_when_the_portrait_s_lips_are_parted(
+def test_the_mouth_opens_as_far_as_asked_and_shuts_even_when_the_portrait_s_lips_are_parted(
     landmarker: FaceLandmarker, name: str
 ) -> None:
     picture = sample_picture(name)
@@ -292,7 +292,7 @@ def test_a_strong_profile_gets_a_warning(engine: PreviewEngine) -> None:
 
 
 @pytest.mark.parametrize(("width", "height", "side"), [(4000, 3000, 250), (2400, 6000, 240)])
-def test_a_face_of_50_pixels_in_a_large_photograph_moves_and_its_size_is_told(
+def test_a_face_of_50_pixels_in_a_large_photograph_moves_and_its_size_is_reported(
     engine: PreviewEngine, portrait: Frames, width: int, height: int, side: int
 ) -> None:
     """The video has fewer pixels than the photograph; the promise counts those of the photograph."""

@@ -26,7 +26,7 @@ def test_teeth_have_the_colour_of_those_that_the_portrait_shows(
     assert np.abs(light.teeth - colour).max() < 3
 
 
-def test_a_dark_gap_between_the_lips_tells_no_colour_of_teeth(landmarker: FaceLandmarker, portrait: Frames) -> None:
+def test_a_dark_gap_between_the_lips_gives_no_colour_of_teeth(landmarker: FaceLandmarker, portrait: Frames) -> None:
     (face,) = landmarker.detect(portrait)
     dark = Light(portrait, face.points, np.full((200, 3), 20, np.uint8))
     assert not dark.from_picture and not dark.shows_teeth

@@ -117,7 +117,7 @@ def test_the_documents_tables_are_the_measured_numbers() -> None:
     assert with_tables(page, DOCS / "performance") == page, command
 
 
-def test_the_document_names_every_option_that_takes_the_original_s_side() -> None:
+def test_the_document_names_every_option_that_restores_the_original_behaviour() -> None:
     page = (DOCS / "sadtalker.md").read_text(encoding="utf-8")
     named = dict(re.findall(r"`(\w+)=(\w+)` \|", page))
     plain, original = Options().resolved().model_dump(), Options(reference_behaviour=True).resolved().model_dump()
@@ -125,7 +125,7 @@ def test_the_document_names_every_option_that_takes_the_original_s_side() -> Non
     assert named == {name: value for name, value in changed.items() if name != "reference_behaviour"}
 
 
-def test_a_table_is_made_of_a_report_and_says_what_was_not_measured(tmp_path: Path) -> None:
+def test_a_table_is_made_of_a_report_and_names_missing_measurements(tmp_path: Path) -> None:
     speed = {"batch_size": 2, "fps": 61.23, "seconds_per_second": 0.41, "of_floor": 0.48, "peak_gpu_gib": 2.9}
     report = {
         "machine": {"device": "an H100", "torch": "2.11"},

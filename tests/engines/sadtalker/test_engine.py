@@ -216,7 +216,7 @@ def test_memory_does_not_grow_with_the_recording(engine: SadTalkerEngine, tmp_pa
     batches.close()
 
 
-def test_a_size_that_is_not_there_is_named(weights: Path, tmp_path: Path) -> None:
+def test_a_size_without_weights_is_refused_by_name(weights: Path, tmp_path: Path) -> None:
     folder = tmp_path / "sadtalker"
     folder.mkdir()
     for path in (weights / "sadtalker").iterdir():
@@ -228,7 +228,7 @@ def test_a_size_that_is_not_there_is_named(weights: Path, tmp_path: Path) -> Non
         frames_of(SadTalkerEngine(settings), request(0.04, size=512))
 
 
-def test_the_description_says_what_is_missing_and_what_to_do(weights: Path, tmp_path: Path) -> None:
+def test_the_description_names_missing_parts_and_the_remedy(weights: Path, tmp_path: Path) -> None:
     missing = describe(Settings(weights_dir=tmp_path, device="cpu", _env_file=None))
     assert not missing.available
     assert "lipsync weights pull sadtalker-256" in missing.reason
@@ -240,7 +240,7 @@ def test_the_description_says_what_is_missing_and_what_to_do(weights: Path, tmp_
     assert set(properties) == set(options_model("sadtalker").model_fields)
 
 
-def test_reference_behaviour_takes_the_original_s_side_everywhere() -> None:
+def test_reference_behaviour_restores_the_original_everywhere() -> None:
     plain, original = Options().resolved(), Options(reference_behaviour=True).resolved()
     assert (plain.paste, plain.pose_join, plain.crop_limit, plain.shrink, plain.tail) == (
         "feather",

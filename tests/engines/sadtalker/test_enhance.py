@@ -1,7 +1,7 @@
 """Face restoration: the crops that the model gets, the frames that come out, and the message where it cannot run.
 
-spandrel needs torchvision, whose wheels want a CUDA build of torch, so it is not among what the tests install; where it
-is there, the last test runs GFPGAN itself at full size with random weights.
+spandrel needs torchvision, whose wheels require a CUDA build of torch, so the tests do not install spandrel. Where it
+is installed, the last test runs GFPGAN itself at full size with random weights.
 """
 
 import importlib.util
@@ -60,19 +60,23 @@ def request_with(**options: object) -> RenderRequest:
     return RenderRequest(skimage.data.astronaut(), np.zeros(3200, np.float32), 0.2, Options(**options))
 
 
-def test_without_the_package_the_job_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_the_job_fails_with_the_package_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(enhance, "missing_packages", list)
     with pytest.raises(EngineUnavailable, match=r"pip install .*enhance"):
         load_enhancer(tmp_path, CPU)
 
 
-def test_without_the_file_the_job_is_told_where_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_file_the_job_fails_with_the_place_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(enhance, "missing_packages", lambda names: [])
     with pytest.raises(WeightsError, match=FILE):
         load_enhancer(tmp_path, CPU)
 
 
-def test_a_package_that_does_not_load_is_said_to_be_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_that_does_not_load_is_named_as_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "spandrel.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
     (tmp_path / FILE).touch()
     monkeypatch.syspath_prepend(tmp_path)
@@ -116,7 +120,7 @@ def test_every_frame_is_restored_before_it_is_put_back(engine: SadTalkerEngine) 
     assert (enhanced[..., 0] - plain[..., 0]).max() > 20
 
 
-def test_a_job_without_it_needs_no_package(engine: SadTalkerEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_without_restoration_needs_no_package(engine: SadTalkerEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(enhance, "missing_packages", lambda names: pytest.fail("nobody asked for it"))
     engine.enhancer = None
     assert len(frames_of(engine)) == 5

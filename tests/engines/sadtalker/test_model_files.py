@@ -56,7 +56,7 @@ def test_the_published_files_hold_exactly_these_tensors() -> None:
         assert name == (official.MAPPING_70 if n == 70 else official.MAPPING_73)
 
 
-def test_what_is_not_read_is_what_inference_does_not_use() -> None:
+def test_only_tensors_that_inference_does_not_use_are_not_read() -> None:
     for name, entry in combined_contract().items():
         counter = name.endswith("num_batches_tracked")
         assert name.startswith(official.UNUSED_PREFIXES) == (not entry["used_at_inference"]) or counter, name
@@ -110,7 +110,7 @@ def change(folder: Path, edit: Callable[[dict[str, Tensor]], object]) -> None:
     save_file(tensors, folder / COMBINED)
 
 
-def test_tiny_model_files_have_the_official_names_and_loads(folder: Path) -> None:
+def test_tiny_model_files_have_the_official_names_and_load(folder: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {
         "SadTalker_V0.0.2_256.safetensors",
         "SadTalker_V0.0.2_512.safetensors",
@@ -122,10 +122,15 @@ def test_tiny_model_files_have_the_official_names_and_loads(folder: Path) -> Non
     assert {n: mapping.n_coefficients for n, mapping in networks.mappings.items()} == {70: 70, 73: 73}
 
 
-def test_a_file_without_the_training_parts_loads(folder: Path) -> None:
+def test_a_file_without_the_training_parts_gives_the_same_networks(folder: Path) -> None:
+    whole = load_networks(folder, 256)
     for prefix in official.UNUSED_PREFIXES:
         change(folder, partial(drop, prefix=prefix))
-    load_networks(folder, 256)
+    cut = load_networks(folder, 256)
+    for name in ("keypoints", "generator", "exp_net", "pose_vae", "reconstruction"):
+        weights = getattr(whole, name).state_dict()
+        assert weights
+        torch.testing.assert_close(getattr(cut, name).state_dict(), weights, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +165,7 @@ def test_a_torn_download_is_refused_by_name(folder: Path, n_bytes: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["SadTalker_V0.0.2_512.safetensors", official.MAPPING_70, official.MAPPING_73])
-def test_a_missing_file_is_named_with_what_to_do(folder: Path, name: str) -> None:
+def test_a_missing_file_is_named_with_the_remedy(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(WeightsError, match="lipsync weights pull") as raised:
         load_networks(folder, 512)

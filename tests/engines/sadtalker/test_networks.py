@@ -347,7 +347,7 @@ def _noted(made: list[int]) -> Iterator[int]:
         yield number
 
 
-def test_what_runs_ahead_comes_out_in_order_and_in_full() -> None:
+def test_batches_computed_ahead_come_out_in_order_and_complete() -> None:
     for n_items in range(4):
         for n in range(4):
             assert list(delayed(range(n_items), n)) == list(range(n_items))
@@ -356,7 +356,7 @@ def test_what_runs_ahead_comes_out_in_order_and_in_full() -> None:
     assert (next(items), made) == (0, [0, 1, 2])
 
 
-def test_a_renderer_warms_up_before_its_first_job() -> None:
+def test_warming_up_renders_a_batch_of_the_jobs_size() -> None:
     dimensions = Dimensions(width=1 / 32, depth=4, n_keypoints=4, compressed=2, mask_kernel=3)
     tensors = random_tensors(combined(dimensions))
     parts = {
@@ -367,7 +367,10 @@ def test_a_renderer_warms_up_before_its_first_job() -> None:
     generator = build(Generator, parts["generator"], "generator", "random weights")
     weights = random_tensors(mapping_shapes(73, dimensions))
     renderer = Renderer(detector, generator, device=torch.device("cpu"))
+    shapes: list[tuple[int, ...]] = []
+    generator.register_forward_hook(lambda module, given, frames: shapes.append(tuple(frames.shape)))
     renderer.warm_up(128, 2, build(MappingNet, weights, "mapping", "random weights"))
+    assert shapes == [(2, 3, 128, 128)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

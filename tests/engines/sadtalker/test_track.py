@@ -122,7 +122,7 @@ def test_windows_are_the_same_in_whatever_order_they_are_asked_for(
         assert np.allclose(track.semantics(first, stop), whole[first:stop], atol=1e-4)
 
 
-def test_options_change_what_they_say(networks: tuple[ExpNet, PoseVAE]) -> None:
+def test_each_option_changes_its_own_part_of_the_motion(networks: tuple[ExpNet, PoseVAE]) -> None:
     plain = coefficient_track(networks, 60).rows(0, 60)
     still = coefficient_track(networks, 60, still=True).rows(0, 60)
     assert np.array_equal(still[:, :64], plain[:, :64])

@@ -25,7 +25,7 @@ def bars(frame: int, width: int, height: int) -> Frames:
 
 
 class BarsEngine:
-    """`weights`: a folder whose file `load`, if there is one, says how loading goes: die, fail, slow, lose the GPU."""
+    """weights: a folder. Its file `load`, if there is one, names a fault of loading: die, fail, slow, lose the GPU."""
 
     name = "bars"
 

@@ -3,6 +3,7 @@
 #   docker build -t YOU/lipsync .                          the GPU image
 #   docker build -t YOU/lipsync:cpu --target cpu .         the CPU image
 #   docker build --build-arg CLOUDFLARED=1 ...             either one with cloudflared, for LIPSYNC_TUNNEL
+#   docker build --build-arg EXTRAS=speech ...             either one with more extras of pyproject.toml, joined by commas
 #
 #   docker run --gpus all -p 5000:5000 -v lipsync-data:/data -v lipsync-weights:/weights \
 #     -e LIPSYNC_TOKENS=secret -e LIPSYNC_PROFILE=infinitetalk-int8-fast YOU/lipsync
@@ -36,7 +37,9 @@ CMD ["serve"]
 # The list of packages for pip. Its text changes only with a requirement, not with other lines of pyproject.toml.
 FROM base AS requirements
 COPY pyproject.toml docker/requirements.py ./
-RUN python3 requirements.py s3 > /opt/cpu.txt && python3 requirements.py gpu ray s3 speech > /opt/gpu.txt
+ARG EXTRAS=
+RUN python3 requirements.py s3 "$EXTRAS" > /opt/cpu.txt \
+    && python3 requirements.py gpu ray s3 speech "$EXTRAS" > /opt/gpu.txt
 
 # The build stage of both images: a Python environment, and the tools beside it.
 FROM base AS build
@@ -55,14 +58,16 @@ COPY constraints.txt ./
 FROM build AS cpu-requirements
 COPY --from=requirements /opt/cpu.txt ./
 RUN /opt/lipsync/bin/python -m pip install --no-cache-dir -c constraints.txt -r cpu.txt \
-    && /opt/lipsync/bin/python -m pip uninstall -y pip setuptools
+    && /opt/lipsync/bin/python -m pip uninstall -y pip setuptools \
+    && echo cpu > /opt/lipsync/lipsync-image
 
 # The second line fails if xformers and torch do not fit together. xformers itself only warns.
 FROM build AS gpu-requirements
 COPY --from=requirements /opt/gpu.txt ./
 RUN /opt/lipsync/bin/python -m pip install --no-cache-dir -c constraints.txt -r gpu.txt \
     && /opt/lipsync/bin/python -c "import xformers._cpp_lib as lib; assert lib._build_metadata, 'xformers does not load'" \
-    && /opt/lipsync/bin/python -m pip uninstall -y pip
+    && /opt/lipsync/bin/python -m pip uninstall -y pip \
+    && echo gpu > /opt/lipsync/lipsync-image
 
 # The package without its requirements, as a folder that is copied over the environment of either image.
 FROM build AS package

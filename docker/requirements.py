@@ -1,4 +1,4 @@
-"""Prints the requirements that pyproject.toml names for an image, one a line: `requirements.py EXTRA ...`.
+"""Prints the requirements that pyproject.toml names for an image, one a line: `requirements.py EXTRA[,EXTRA] ...`.
 
 The image installs them before it sees the source, so that an edit of the source leaves their layer as it is. An extra
 that includes another one (`lipsync-server[models]`) is followed. Needs nothing but Python's standard library.
@@ -33,4 +33,5 @@ def requirements(project: dict[str, object], extras: list[str]) -> list[str]:
 
 if __name__ == "__main__":
     pyproject = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))
-    sys.stdout.write("\n".join(requirements(pyproject["project"], sys.argv[1:])) + "\n")
+    extras = [extra for argument in sys.argv[1:] for extra in argument.split(",") if extra]
+    sys.stdout.write("\n".join(requirements(pyproject["project"], extras)) + "\n")

@@ -17,6 +17,7 @@ import pytest
 from constraints_for_tests import constraints_for
 from dockerfile import Stage, stages, words
 from lipsync_server.cloud import published
+from lipsync_server.extras import IN_GPU_IMAGE
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,7 +36,6 @@ def test_hadolint_finds_no_fault() -> None:
 def test_the_default_target_is_the_one_for_gpus(built: dict[str, Stage]) -> None:
     assert list(built)[-1] == "gpu"
     assert built["base"].base.startswith("debian:")
-    assert "requirements.py gpu ray s3 speech > /opt/gpu.txt" in dict(built["requirements"].steps)["RUN"]
 
 
 def chain(built: dict[str, Stage], name: str) -> list[tuple[str, str]]:
@@ -70,8 +70,19 @@ def test_an_edit_of_the_source_changes_the_last_layer_only(built: dict[str, Stag
     ]
 
 
+def test_each_image_can_be_built_with_more_extras_and_says_which_image_it_is(built: dict[str, Stage]) -> None:
+    """A message about a missing extra names the build argument EXTRAS, and reads the mark to name the image."""
+    steps = dict(built["requirements"].steps)
+    assert steps["ARG"] == "EXTRAS="
+    assert 'requirements.py s3 "$EXTRAS" > /opt/cpu.txt' in steps["RUN"]
+    in_gpu_image = [extra for extra in ("gpu", "ray", "s3", "speech") if extra in IN_GPU_IMAGE]
+    assert f'requirements.py {" ".join(in_gpu_image)} "$EXTRAS" > /opt/gpu.txt' in steps["RUN"]
+    for target in ("cpu", "gpu"):
+        assert f"echo {target} > /opt/lipsync/lipsync-image" in dict(built[f"{target}-requirements"].steps)["RUN"]
+
+
 def test_the_images_requirements_are_those_of_the_package() -> None:
-    command = [sys.executable, "docker/requirements.py", "gpu", "s3"]
+    command = [sys.executable, "docker/requirements.py", "gpu,s3", ""]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]

@@ -16,7 +16,7 @@ from lipsync_server.doctor.finding import Finding, Report, State
 from lipsync_server.engines.recommended import profile_for_card, profile_of_engine
 from lipsync_server.engines.registry import ENGINES, Registry, gist
 from lipsync_server.errors import EngineUnavailable
-from lipsync_server.extras import install_command
+from lipsync_server.extras import way_to_install
 from lipsync_server.settings import Settings
 from lipsync_server.weights.download import SPARE_BYTES
 from lipsync_server.weights.manifest import Manifest, load_manifest
@@ -30,7 +30,6 @@ _BLACKWELL_DRIVER: Version = (570,)
 _BLACKWELL = 10
 """The first compute capability of Blackwell cards (RTX 50 series, B200)."""
 _AMPERE = (8, 0)
-_ADVICE_EXTRA = f"Install it with: {install_command('gpu')}."
 _CUDA_ERRORS = {
     100: "no card is visible to this process: start the container with `--gpus all`, or unset CUDA_VISIBLE_DEVICES.",
     802: "the card's fabric manager is not running: restart the machine, or rent another one.",
@@ -130,7 +129,7 @@ def check_torch(facts: Facts, registry: Registry = ENGINES) -> Finding:
     """Whether torch is installed and built for this machine's card."""
     card = bool(facts.gpus)
     if facts.torch is None:
-        advice = _ADVICE_EXTRA if card else ""
+        advice = f"{way_to_install('gpu')}." if card else ""
         without = ", ".join(name for name in registry.entries if registry.data_sheet(name).runs_on_cpu)
         detail = f"not installed; engines that run without: {without or 'none'}."
         return Finding("torch", "problem" if card else "note", detail, advice)
@@ -140,7 +139,7 @@ def check_torch(facts: Facts, registry: Registry = ENGINES) -> Finding:
                 "torch",
                 "problem",
                 f"{facts.torch.version} is built for the CPU and cannot use the card.",
-                _ADVICE_EXTRA,
+                f"{way_to_install('gpu')}.",
             )
         return Finding("torch", "ok", f"{facts.torch.version}, built for the CPU.")
     return Finding("torch", "ok", f"{facts.torch.version}, built for CUDA {_dotted(facts.torch.cuda)}.")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from lipsync_server.errors import InvalidInput
-from lipsync_server.extras import install_command
+from lipsync_server.extras import way_to_install
 from lipsync_server.weights.places import folder_named
 
 FOLDERS: Final = ("faster-whisper-small", "faster-whisper-base")
@@ -18,12 +18,13 @@ def recogniser_home(weights_dir: Path) -> Path:
     """The folder of the best model that is here. Raises InvalidInput with the command that installs what is missing."""
     homes = [folder_named(weights_dir, name) for name in FOLDERS]
     complete = [home for home in homes if all((home / name).is_file() for name in _FILES)]
-    commands = [] if importlib.util.find_spec("faster_whisper") is not None else [install_command("speech")]
-    commands += [] if complete else [_PULL]
-    if commands:
+    pull = "" if complete else _PULL
+    installed = importlib.util.find_spec("faster_whisper") is not None
+    if pull or not installed:
+        way = f"Run on the server: {pull}" if installed else way_to_install("speech", then=pull)
         raise InvalidInput(
-            f"Captions without a script need speech recognition. Run on the server: {' && '.join(commands)}. Or send "
-            "the spoken words as script, or leave captions out.",
+            f"Captions without a script need speech recognition. {way}. Or send the spoken words as script, or leave "
+            "captions out.",
             field="captions",
         )
     return complete[0]

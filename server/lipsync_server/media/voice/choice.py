@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from lipsync_server.errors import InvalidInput
-from lipsync_server.extras import install_command
+from lipsync_server.extras import way_to_install
 from lipsync_server.media.voice.voices import ESPEAK, VOICES, default_voice
 
 PROFILE: Final = "kokoro"
@@ -78,13 +78,12 @@ def choose_speaker(voice: str, language: str, home: Path) -> Speaker:
 
 
 def why_no_kokoro(voice: str, home: Path) -> str | None:
-    """Why Kokoro cannot speak with `voice` here, with the command that mends it, or None."""
-    commands = []
+    """What to do on the server so that Kokoro can speak with `voice`, or None where it can."""
+    wanted = (MODEL_FILE, TOKENIZER_FILE, f"{VOICES_FOLDER}/{voice}.bin")
+    pull = "" if all((home / name).is_file() for name in wanted) else PULL
     if importlib.util.find_spec("onnxruntime") is None:
-        commands.append(install_command("speech"))
-    if not all((home / name).is_file() for name in (MODEL_FILE, TOKENIZER_FILE, f"{VOICES_FOLDER}/{voice}.bin")):
-        commands.append(PULL)
-    return f"Run on the server: {' && '.join(commands)}" if commands else None
+        return way_to_install("speech", then=pull)
+    return f"Run on the server: {pull}" if pull else None
 
 
 def _for_kokoro(language: str, voice: str) -> str:

@@ -6,7 +6,8 @@ import { dirname, join } from 'node:path';
 import { it } from 'node:test';
 
 import { LipsyncServer, TOKEN } from './lipsync.mjs';
-import { output, type Execution, type Workflow } from './n8n.mjs';
+import { output, type Execution } from './execution.mjs';
+import type { Workflow } from './n8n.mjs';
 import { LIPSYNC, ROOT, SAMPLES } from './places.mjs';
 import { firstSeconds, type Stage } from './stage.mjs';
 import { end, fromFiles, lipsync2, to, write } from './workflows.mjs';

@@ -8,7 +8,7 @@ import { after, before, describe, it } from 'node:test';
 import { example, sendForm } from './example.mjs';
 import { GoogleStandIn } from './google.mjs';
 import { ModelStandIn } from './model.mjs';
-import { output } from './n8n.mjs';
+import { output } from './execution.mjs';
 import { N8N_1, N8N_2, eventually } from './places.mjs';
 import { Stage } from './stage.mjs';
 import { TelegramStandIn } from './telegram.mjs';

@@ -72,6 +72,8 @@ export class LipsyncServer {
 		const child = this.process;
 		if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;
 		const ended = once(child, 'exit');
+		// A process that is stopped for a while takes no other signal than SIGKILL.
+		this.thaw();
 		child.kill(signal);
 		await ended;
 	}
@@ -87,9 +89,43 @@ export class LipsyncServer {
 		});
 	}
 
-	/** Newest first. */
+	/** Stop the server's process for a while: it holds its connections and answers nothing. */
+	freeze(): void {
+		this.process?.kill('SIGSTOP');
+	}
+
+	thaw(): void {
+		this.process?.kill('SIGCONT');
+	}
+
+	/** Every job, newest first. */
 	async jobs(): Promise<JobView[]> {
-		return (await this.get<{ jobs: JobView[] }>('/v1/jobs')).jobs;
+		const jobs: JobView[] = [];
+		for (let after = ''; ; ) {
+			const page = await this.get<{ jobs: JobView[]; next: string | null }>(
+				`/v1/jobs?limit=200${after}`,
+			);
+			jobs.push(...page.jobs);
+			if (page.next === null) return jobs;
+			after = `&after=${jobs[jobs.length - 1].id}`;
+		}
+	}
+
+	/** Wait for a job that runs and is none of the `known` ones. */
+	async runningBeside(known: JobView[]): Promise<JobView> {
+		return await eventually('the running job', async () =>
+			(await this.jobs()).find(
+				({ id, state }) => state === 'running' && !known.some((each) => each.id === id),
+			),
+		);
+	}
+
+	/** Wait until a job has its video. */
+	async succeeded(id: string): Promise<void> {
+		await eventually(`the video of job ${id}`, async () => {
+			const { state } = await this.get<JobView>(`/v1/jobs/${id}`);
+			return state === 'succeeded' ? true : undefined;
+		});
 	}
 
 	/** Start a job as the web page or curl does; gives its ID. */

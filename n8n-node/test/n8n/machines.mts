@@ -6,7 +6,7 @@ import { example, sendPair } from './example.mjs';
 import type { GoogleStandIn } from './google.mjs';
 import { eventually } from './places.mjs';
 import { LipsyncServer, TOKEN } from './lipsync.mjs';
-import { output } from './n8n.mjs';
+import { output } from './execution.mjs';
 import { PROVIDER_KEY, ProviderProcess } from '../unit/provider.mjs';
 import type { Stage } from './stage.mjs';
 import { line, lipsync2, start } from './workflows.mjs';

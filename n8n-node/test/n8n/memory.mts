@@ -10,7 +10,8 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-import { N8n, output } from './n8n.mjs';
+import { output } from './execution.mjs';
+import { N8n } from './n8n.mjs';
 import { lipsync, fromFiles } from './workflows.mjs';
 
 const N_BYTES = 300_000_000;

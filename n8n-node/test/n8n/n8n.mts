@@ -6,9 +6,17 @@
  */
 import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { createWriteStream, mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
+import {
+	createWriteStream,
+	existsSync,
+	mkdirSync,
+	readFileSync,
+	readdirSync,
+	writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 
+import { isOver, isParked, unflatten, type Execution } from './execution.mjs';
 import { N8N_2, PACKAGE, eventually, freePort } from './places.mjs';
 
 export interface NodeSpec {
@@ -30,24 +38,6 @@ export interface Workflow {
 	settings?: Record<string, unknown>;
 	active?: boolean;
 	versionId?: string;
-}
-
-export interface Item {
-	json: Record<string, unknown>;
-	binary?: Record<string, { fileName?: string; mimeType: string; id?: string; data: string }>;
-	pairedItem?: unknown;
-}
-
-interface RunData {
-	error?: { message: string; description?: string; httpCode?: string };
-	data?: { main: Array<Item[] | null> };
-	executionStatus: string;
-}
-
-export interface Execution {
-	id: string;
-	status: string;
-	data: { resultData: { runData: Record<string, RunData[]>; error?: RunData['error'] } };
 }
 
 const BROWSER = { 'browser-id': 'test-browser' };
@@ -137,6 +127,7 @@ export class N8n {
 	}
 
 	async start(): Promise<void> {
+		const before = this.log().length;
 		const log = createWriteStream(join(this.folder, 'n8n.log'), { flags: 'a' });
 		this.process = spawn('node', [this.programFile, 'start'], {
 			env: this.env,
@@ -144,23 +135,17 @@ export class N8n {
 		});
 		this.process.stdout?.pipe(log);
 		this.process.stderr?.pipe(log);
+		// The last line of the start: parked executions are recovered, and the triggers of active workflows listen. Both
+		// are missing when n8n reports that it is ready. A webhook that is called before can lose its execution.
 		await eventually(
 			'n8n start',
-			async () => {
+			() => {
 				if (this.process?.exitCode !== null)
 					throw new Error(`n8n ended, see ${this.folder}/n8n.log`);
-				return await fetch(`${this.url}/healthz/readiness`).then(
-					(answer) => (answer.ok ? true : undefined),
-					() => undefined,
-				);
+				return this.log().includes('Editor is now accessible', before) ? true : undefined;
 			},
 			180,
 		);
-		// n8n 1.x reports that it is ready a moment before its REST interface works.
-		await eventually('the REST interface of n8n', async () => {
-			const { status } = await fetch(`${this.url}/rest/settings`);
-			return status === 404 ? undefined : true;
-		});
 		if (this.cookie) return;
 		const answer = await fetch(`${this.url}/rest/owner/setup`, {
 			method: 'POST',
@@ -211,7 +196,8 @@ export class N8n {
 	}
 
 	log(): string {
-		return readFileSync(join(this.folder, 'n8n.log'), 'utf8');
+		const path = join(this.folder, 'n8n.log');
+		return existsSync(path) ? readFileSync(path, 'utf8') : '';
 	}
 
 	async rest<T>(method: string, path: string, body?: unknown): Promise<T> {
@@ -279,21 +265,21 @@ export class N8n {
 
 	/** The ended executions of a workflow. */
 	async executionsOf(workflow: Workflow): Promise<Execution[]> {
-		const filter = encodeURIComponent(JSON.stringify({ workflowId: workflow.id }));
-		const { results } = await this.rest<{ results: Array<{ id: string; status: string }> }>(
-			'GET',
-			`/executions?filter=${filter}&limit=100`,
-		);
-		const over = results.filter(({ status }) => ['success', 'error', 'crashed'].includes(status));
-		return await Promise.all(over.map(async ({ id }) => await this.execution(id)));
+		return (await this.stored(workflow, 100)).filter(isOver);
 	}
 
-	/** The newest execution of a workflow, whatever its state; empty before the first. */
+	/** The newest execution of a workflow if it is over or parked; empty before. */
 	async newestOf(workflow: Workflow): Promise<Execution[]> {
+		const newest = await this.stored(workflow, 1);
+		return newest.filter((each) => isOver(each) || isParked(each));
+	}
+
+	/** Of the newest executions of a workflow, the ones that do not run. */
+	private async stored(workflow: Workflow, limit: number): Promise<Execution[]> {
 		const filter = encodeURIComponent(JSON.stringify({ workflowId: workflow.id }));
 		const { results } = await this.rest<{ results: Array<{ id: string; status: string }> }>(
 			'GET',
-			`/executions?filter=${filter}&limit=1`,
+			`/executions?filter=${filter}&limit=${limit}`,
 		);
 		const stored = results.filter(({ status }) => status !== 'new' && status !== 'running');
 		return await Promise.all(stored.map(async ({ id }) => await this.execution(id)));
@@ -313,18 +299,31 @@ export class N8n {
 			'GET',
 			`/executions/${id}`,
 		);
-		return { ...found, data: unflatten(found.data) as Execution['data'] };
+		return { ...found, data: unflatten(found.data) };
 	}
 
 	/** Wait for the end of the execution, and return it. */
 	async ended(id: string, seconds = 120): Promise<Execution> {
+		return await this.once(id, 'end', isOver, seconds);
+	}
+
+	/** Wait until the execution is parked. */
+	async parked(id: string, seconds = 120): Promise<void> {
+		await this.once(id, 'be parked', isParked, seconds);
+	}
+
+	private async once(
+		id: string,
+		what: string,
+		holds: (execution: Execution) => boolean,
+		seconds: number,
+	): Promise<Execution> {
+		let last: Execution | undefined;
 		return await eventually(
-			`execution ${id}`,
+			() => `execution ${id} has to ${what}, and its state is ${last?.status}`,
 			async () => {
-				const found = await this.execution(id);
-				const isOver = ['success', 'error', 'canceled', 'crashed'].includes(found.status);
-				// n8n 1.x stores the data a moment after the state.
-				return isOver && found.data?.resultData !== undefined ? found : undefined;
+				last = await this.execution(id);
+				return holds(last) ? last : undefined;
 			},
 			seconds,
 		);
@@ -394,27 +393,4 @@ async function endProcess(child: ChildProcess | undefined, signal: NodeJS.Signal
 	const ended = once(child, 'exit');
 	child.kill(signal);
 	await ended;
-}
-
-/** n8n stores run data as a list in which a string of digits is the index of another entry. This resolves them. */
-function unflatten(text: string): unknown {
-	const entries = JSON.parse(text) as unknown[];
-	const done = new Map<number, unknown>();
-	const at = (index: number): unknown => {
-		if (done.has(index)) return done.get(index);
-		const entry = entries[index];
-		if (typeof entry !== 'object' || entry === null) return entry;
-		const value: Record<string, unknown> | unknown[] = Array.isArray(entry) ? [] : {};
-		done.set(index, value);
-		for (const [key, each] of Object.entries(entry)) {
-			(value as Record<string, unknown>)[key] = typeof each === 'string' ? at(Number(each)) : each;
-		}
-		return value;
-	};
-	return at(0);
-}
-
-/** The items of `node`'s main output in its first run. */
-export function output(execution: Execution, node: string, index = 0): Item[] {
-	return execution.data.resultData.runData[node]?.[0]?.data?.main[index] ?? [];
 }

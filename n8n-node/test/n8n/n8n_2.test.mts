@@ -12,7 +12,8 @@ import { example as shipped, sendPair } from './example.mjs';
 import { GoogleStandIn, serviceAccount } from './google.mjs';
 import { TOKEN, type LipsyncServer } from './lipsync.mjs';
 import { countdownCases, rentedCases } from './machines.mjs';
-import { output, type N8n, type NodeSpec, type Workflow } from './n8n.mjs';
+import { output } from './execution.mjs';
+import type { N8n, NodeSpec, Workflow } from './n8n.mjs';
 import { N8N_2, eventually } from './places.mjs';
 import { parkedCases } from './parked.mjs';
 import { sharingCases } from './sharing.mjs';
@@ -148,9 +149,7 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 
 	it('fetches a video later whose execution was parked while n8n restarted', async () => {
 		const id = await n8n.run(flows.parked);
-		await eventually('the execution to be parked', async () =>
-			(await n8n.execution(id)).status === 'waiting' ? true : undefined,
-		);
+		await n8n.parked(id);
 		await n8n.stop('SIGKILL');
 		await n8n.start();
 		const run = await n8n.ended(id, 300);

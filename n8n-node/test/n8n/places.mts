@@ -47,9 +47,9 @@ async function isFree(port: number): Promise<boolean> {
 	});
 }
 
-/** Call `look` until it returns a value other than undefined, and return that value. Throws after `seconds`. */
+/** Call `look` until it returns a value other than undefined, and return that value. Throws `what` after `seconds`. */
 export async function eventually<T>(
-	what: string,
+	what: string | (() => string),
 	look: () => Promise<T | undefined> | T | undefined,
 	seconds = 90,
 ): Promise<T> {
@@ -57,7 +57,8 @@ export async function eventually<T>(
 	for (;;) {
 		const found = await look();
 		if (found !== undefined) return found;
-		if (Date.now() > end) throw new Error(`${what}: not within ${seconds} s`);
+		if (Date.now() > end)
+			throw new Error(`${typeof what === 'string' ? what : what()}: not within ${seconds} s`);
 		await new Promise((resolve) => setTimeout(resolve, 200));
 	}
 }

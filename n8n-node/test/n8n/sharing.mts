@@ -3,7 +3,8 @@ import assert from 'node:assert/strict';
 import { it } from 'node:test';
 
 import { ModelStandIn } from './model.mjs';
-import { output, type Item, type NodeSpec, type Workflow } from './n8n.mjs';
+import { output, type Item } from './execution.mjs';
+import type { NodeSpec, Workflow } from './n8n.mjs';
 import { eventually } from './places.mjs';
 import type { Stage } from './stage.mjs';
 import { LIPSYNC, fromFiles, line, lipsync2, start, to } from './workflows.mjs';

@@ -10,7 +10,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 
-import { output } from './n8n.mjs';
+import { output } from './execution.mjs';
 import { N8N_1, N8N_2, freePort } from './places.mjs';
 import { parkedCases } from './parked.mjs';
 import { Stage } from './stage.mjs';

@@ -4,7 +4,8 @@ import { createHmac } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { it } from 'node:test';
 
-import { output, type NodeSpec, type Workflow } from './n8n.mjs';
+import { output } from './execution.mjs';
+import type { NodeSpec, Workflow } from './n8n.mjs';
 import { eventually } from './places.mjs';
 import type { Stage } from './stage.mjs';
 import { LIPSYNC, end, line } from './workflows.mjs';
@@ -59,9 +60,7 @@ export function webhookCases(stage: () => Stage): void {
 		assert.ok(first.every(({ binary }) => binary?.data.fileName === 'portrait-lipsync.mp4'));
 		await n8n.stop('SIGKILL');
 		ids.push(await submit());
-		await eventually('the video', async () =>
-			(await server.jobs())[0].state === 'succeeded' ? true : undefined,
-		);
+		await server.succeeded(ids[2]);
 		await server.stop('SIGKILL');
 		await server.start();
 		await n8n.start();
@@ -111,11 +110,7 @@ export function webhookCases(stage: () => Stage): void {
 		await n8n.deactivate(flow);
 		await removed();
 		const after = await submit();
-		await eventually('the video', async () =>
-			(await server.get<{ state: string }>(`/v1/jobs/${after}`)).state === 'succeeded'
-				? true
-				: undefined,
-		);
+		await server.succeeded(after);
 		assert.equal((await seen(flow)).length, 1, 'switched off, nothing starts');
 	});
 }

@@ -27,7 +27,7 @@ const LONGEST_LOOK_MS = 120_000;
  */
 const underWay = new Set<string>();
 
-/** Starts a workflow for every job that has ended, however it was started: by n8n, the web page or curl. */
+/** Starts a workflow for every job that has ended, whether n8n, the web page or curl started the job. */
 export class LipsyncTrigger implements INodeType {
 	description: INodeTypeDescription = {
 		displayName: 'Lipsync Trigger',

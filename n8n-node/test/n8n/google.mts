@@ -1,6 +1,6 @@
 /**
  * A stand-in for Google's API on loopback: an HTTPS proxy with a certificate authority of its own that answers the
- * token endpoint and the resumable uploads of Drive and YouTube, and keeps what was uploaded and changed.
+ * token endpoint and the resumable uploads of Drive and YouTube, and records the uploads and the changes.
  */
 import { execFileSync } from 'node:child_process';
 import { generateKeyPairSync } from 'node:crypto';

@@ -1,7 +1,7 @@
 /**
  * A stand-in for a language model behind OpenAI's interface, on loopback: it calls the only tool that it is offered, with
- * the arguments that the test says, and then answers with the text that the tool gave. Asked to speak, it gives the
- * recording of the test.
+ * the arguments of the test, and then answers with the text that the tool gave. A request for speech is answered with
+ * the recording of the test.
  */
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';

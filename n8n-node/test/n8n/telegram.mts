@@ -1,4 +1,4 @@
-/** A stand-in for Telegram's bot API on loopback: it takes a webhook, gives a voice note, and keeps what is sent. */
+/** A stand-in for Telegram's bot API on loopback: it accepts a webhook, gives a voice note, and records messages. */
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 

@@ -1,8 +1,8 @@
 /**
  * The functions that n8n gives a node while it runs, with n8n's own types, over real HTTP.
  *
- * Only n8n itself is imitated. Its request helper does what n8n 2.41.1 was measured to do: it applies the credential,
- * returns every status, follows no redirect and obeys the cancel signal. Its binary store holds files in memory or by ID.
+ * Only n8n itself is imitated. The request helper behaves as measured on n8n 2.41.1: it applies the credential, returns
+ * every status, follows no redirect and obeys the cancel signal. Its binary store holds files in memory or by ID.
  */
 import { request } from 'node:http';
 import { Readable } from 'node:stream';
@@ -28,7 +28,7 @@ export interface Setup {
 	executionId?: string;
 	runIndex?: number;
 	tool?: boolean;
-	/** Version 2 of the panel unless said. */
+	/** The version of the panel; 2 unless set. */
 	typeVersion?: number;
 	/** Base URLs by item, as an expression in the credential gives them. */
 	baseUrls?: string[];

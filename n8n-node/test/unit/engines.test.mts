@@ -46,7 +46,7 @@ function panel(baseUrl: string, engine: string): ILoadOptionsFunctions {
 }
 
 describe('an engine of another package', () => {
-	it('is in both lists of engines, and its own options are listed with their words', async (t) => {
+	it('is in both lists of engines, and its own options are listed with their descriptions', async (t) => {
 		const { url } = await serve(t, (asked, response) =>
 			json(response, asked.path === '/v1/engines' ? 200 : 404, INFO),
 		);

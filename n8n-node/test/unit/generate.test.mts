@@ -205,7 +205,7 @@ describe('Generate', () => {
 		);
 	});
 
-	it('sends words to speak in place of a recording, and no file of a sound', async (t) => {
+	it('sends words to speak in place of a recording, and no sound file', async (t) => {
 		const server = await serve(t, working());
 		const parameters = {
 			audioInput: 'text',
@@ -287,7 +287,7 @@ describe('Generate', () => {
 		assert.match(body, /\{"head_motion":0\.5,"blinks":false,"preprocess":"crop"\}/);
 	});
 
-	it('runs as a tool where n8n tells only by the name of the type, as n8n 1.x does', async (t) => {
+	it('runs as a tool where only the name of the type shows it, as in n8n 1.x', async (t) => {
 		const server = await serve(t, working());
 		const context = makeContext({
 			baseUrl: server.url,
@@ -331,7 +331,7 @@ describe('Generate', () => {
 		assert.equal(server.asked.at(-1)?.headers.authorization, 'Bearer of the item');
 	});
 
-	it('says what files the item has when the picture is not clear', async () => {
+	it('lists the files of the item when more than one may be the picture', async () => {
 		const item = withFiles();
 		item.binary = { ...item.binary, cover: { data: '', mimeType: 'image/png' } };
 		const two = makeContext({ items: [item], parameters: { imageField: '' } });

@@ -28,7 +28,7 @@ describe('Generate when something fails', () => {
 		assert.equal(keyOf(posts[0]), keyOf(posts[1]));
 	});
 
-	it('takes a new key only when the job of the old one failed', async (t) => {
+	it('uses a new key only when the job of the old one failed', async (t) => {
 		const server = await serve(
 			t,
 			working((asked, response) => {
@@ -55,7 +55,7 @@ describe('Generate when something fails', () => {
 		assert.equal(keys[4], keys[0]);
 	});
 
-	it('waits while the queue is full, as long as the server says', async (t) => {
+	it('waits while the queue is full, for the time that the server names', async (t) => {
 		let full = true;
 		const server = await serve(
 			t,
@@ -70,7 +70,7 @@ describe('Generate when something fails', () => {
 		assert.equal(item.json.state, 'succeeded');
 	});
 
-	it('fails with the sentence of the server and what to do', async (t) => {
+	it('fails with the sentence of the server and the remedy', async (t) => {
 		const server = await serve(t, (_asked, response) =>
 			problem(response, 401, 'unauthorized', 'The token is not one of this server’s.'),
 		);
@@ -87,7 +87,7 @@ describe('Generate when something fails', () => {
 		);
 	});
 
-	it('does not take a login page or a dead tunnel for the server', async (t) => {
+	it('does not mistake a login page or a dead tunnel for the server', async (t) => {
 		const page = await serve(t, (_asked, response) => {
 			response.writeHead(302, { Location: 'https://login.example.com/' }).end();
 		});
@@ -99,7 +99,7 @@ describe('Generate when something fails', () => {
 		);
 	});
 
-	it('tells why a job failed and cancels the other ones', async (t) => {
+	it('gives the reason of a failed job and cancels the other ones', async (t) => {
 		const server = await serve(
 			t,
 			working((asked, response) => {
@@ -130,7 +130,7 @@ describe('Generate when something fails', () => {
 		);
 	});
 
-	it('puts the error into the item of the one that failed with Continue On Fail', async (t) => {
+	it('puts the error into the item of the failed job with Continue On Fail', async (t) => {
 		const server = await serve(t, working());
 		const items = [{ json: {} }, withFiles()];
 		const output = await execute(
@@ -142,7 +142,7 @@ describe('Generate when something fails', () => {
 		assert.equal(output[1].json.state, 'succeeded');
 	});
 
-	it('stops waiting at the timeout and leaves the job alone', async (t) => {
+	it('stops waiting at the timeout and does not cancel the job', async (t) => {
 		const server = await serve(
 			t,
 			working((asked, response) => {

@@ -145,7 +145,7 @@ describe('rented machines', () => {
 		);
 	});
 
-	it('starts the published image where the node comes from a release, and says what is missing where not', async () => {
+	it('starts the published image of a release, and names the missing field in a checkout', async () => {
 		const published = publishedImage('Some-Body/LipSync:1.2.3');
 		assert.equal(published, 'ghcr.io/some-body/lipsync:1.2.3-gpu');
 		assert.deepEqual(chooseSoftware('', '', published), { image: published, script: '' });
@@ -205,7 +205,7 @@ describe('rented machines', () => {
 		assert.equal((await api.calls('PUT', '/asks/1/')).length, before);
 	});
 
-	it('gives a machine back that does not get ready, and says so', async (t) => {
+	it('gives a machine back that does not become ready, and reports that', async (t) => {
 		const server = await serve(t, (_asked, response) =>
 			json(response, 503, { ...READY, ready: false, stage: 'failed', detail: 'The disk is full.' }),
 		);
@@ -233,7 +233,7 @@ describe('rented machines', () => {
 		assert.deepEqual((await api.calls('PUT', '/instances/5/')).at(-1)?.body, { state: 'stopped' });
 	});
 
-	it('speaks the API of RunPod', async () => {
+	it('sends RunPod the calls of its API', async () => {
 		await api.answers('GET /pods', [200, { pods: [] }]);
 		await api.answers('GET /catalog/gpus', [200, OFFERS.runpod_gpus]);
 		await api.answers('POST /pods', [201, { id: 'pod7', status: 'PROVISIONING' }]);
@@ -272,7 +272,7 @@ describe('rented machines', () => {
 		});
 	});
 
-	it('speaks the API of TensorDock', async () => {
+	it('sends TensorDock the calls of its API', async () => {
 		await api.answers('GET /instances', [200, { data: { instances: [] } }]);
 		await api.answers('GET /locations', [200, OFFERS.tensordock_places]);
 		await api.answers('POST /instances', [201, { data: { type: 'virtualmachine', id: 'vm-9' } }]);

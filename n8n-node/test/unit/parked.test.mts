@@ -1,4 +1,4 @@
-/** Parking and waking an execution, and the webhook of the trigger, against a server that answers as the test says. */
+/** Parking and waking an execution, and the webhook of the trigger, against a server with scripted answers. */
 import assert from 'node:assert/strict';
 import { createHmac } from 'node:crypto';
 import { describe, it, type TestContext } from 'node:test';
@@ -94,7 +94,7 @@ const TICKET = {
 };
 
 describe('a parked execution', () => {
-	it('keeps no file of its input, is woken by no clock, and has told the server where to call', async (t) => {
+	it('keeps no file of its input, is woken by no clock, and has given the server its address', async (t) => {
 		const server = await serve(
 			t,
 			working((asked, response) => {
@@ -119,7 +119,7 @@ describe('a parked execution', () => {
 		assert.ok(context.getInputData()[0].binary, 'the node before keeps its files');
 	});
 
-	it('is refused before anything is sent where it could not be safe', async (t) => {
+	it('is refused before anything is sent where parking is not safe', async (t) => {
 		const server = await serve(t, working());
 		await assert.rejects(execute(parkable(server, { onError: undefined })), /another On Error/);
 		const bar = { parameters: { options: { park: true }, check: { bar: 0.6 } } };
@@ -130,7 +130,7 @@ describe('a parked execution', () => {
 		assert.equal(server.asked.length, 0);
 	});
 
-	it('goes on with the video when the server says that the job has succeeded', async (t) => {
+	it('continues with the video when the server reports that the job has succeeded', async (t) => {
 		const { result } = await call(new Lipsync(), await inState(t, 'succeeded'), { json: TICKET });
 		const [[item]] = result.workflowData ?? [[]];
 		assert.equal(item.json.job_id, 'job7');
@@ -138,7 +138,7 @@ describe('a parked execution', () => {
 	});
 
 	for (const state of ['failed', 'cancelled']) {
-		it(`goes on with an error and no file when the job has ${state}`, async (t) => {
+		it(`continues with an error and no file when the job has ${state}`, async (t) => {
 			const { result } = await call(new Lipsync(), await inState(t, state), { json: TICKET });
 			const [[item]] = result.workflowData ?? [[]];
 			assert.deepEqual(Object.keys(item.json), ['error', 'message']);
@@ -173,7 +173,7 @@ describe('the webhook of the trigger', () => {
 	};
 	const about = (id: string) => ({ event: 'job.succeeded', job: { id } });
 
-	it('starts the workflow once for a job, with what the server itself says', async (t) => {
+	it('starts the workflow once for a job, with the data of the server itself', async (t) => {
 		const server = await serve(t, (asked, response) => {
 			if (asked.path.endsWith('/video')) working()(asked, response);
 			else if (asked.path === '/v1/webhooks/w/deliveries/replay1')

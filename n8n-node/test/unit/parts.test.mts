@@ -70,7 +70,7 @@ describe('the body of an upload', () => {
 });
 
 describe('the credential', () => {
-	it('takes addresses with slashes, prefixes and spaces around them', () => {
+	it('accepts addresses with slashes, prefixes and spaces around them', () => {
 		assert.equal(serverAddress(' https://gpu.example.com/ '), 'https://gpu.example.com');
 		assert.equal(
 			serverAddress('https://hub/user/me/proxy/5000//'),
@@ -78,7 +78,7 @@ describe('the credential', () => {
 		);
 	});
 
-	it('says what is wrong with an address that is none', () => {
+	it('names the fault of an invalid address', () => {
 		for (const wrong of ['', 'gpu.example.com:5000', 'ftp://x', 'https://x/?a=1', 'https://']) {
 			assert.throws(() => serverAddress(wrong), /http:\/\/ or https:\/\//, wrong);
 		}
@@ -102,7 +102,7 @@ describe('the credential', () => {
 });
 
 describe('Get Status, Download and Cancel', () => {
-	it('refuse what is no job ID before asking the server', async () => {
+	it('refuse an invalid job ID before a request is sent', async () => {
 		for (const jobId of ['', '../me', undefined]) {
 			const parameters = { operation: 'getStatus', jobId };
 			await assert.rejects(
@@ -112,7 +112,7 @@ describe('Get Status, Download and Cancel', () => {
 		}
 	});
 
-	it('downloads only what is finished', async (t) => {
+	it('download finished videos only', async (t) => {
 		const server = await serve(t, (_asked, response) => json(response, 200, job('j', 'running')));
 		const parameters = { operation: 'download', jobId: 'j' };
 		await assert.rejects(
@@ -185,7 +185,7 @@ describe('Wait Until Ready', () => {
 		seconds_left: null,
 	};
 
-	it('waits behind a tunnel without a server and through downloads, and says how far they are', async (t) => {
+	it('waits behind a tunnel without a server and through downloads, and shows the progress', async (t) => {
 		const answers = [
 			(r: Parameters<typeof json>[0]) => r.writeHead(530).end('<html>'),
 			(r: Parameters<typeof json>[0]) =>
@@ -215,7 +215,7 @@ describe('Wait Until Ready', () => {
 		);
 	});
 
-	it('ends at once when the server says that it cannot get ready', async (t) => {
+	it('ends at once when the server reports that it cannot become ready', async (t) => {
 		const server = await serve(t, (_asked, response) =>
 			json(response, 503, {
 				...ready,

@@ -67,7 +67,7 @@ describe('the memory of the trigger', () => {
 		assert.deepEqual((await news(jobs, second.memory)).ids, []);
 	});
 
-	it('leaves the jobs that it could not hand on for the next look', async () => {
+	it('reports jobs that did not fit at the next poll', async () => {
 		const jobs = new Jobs();
 		for (const id of ['a', 'b', 'c']) jobs.set(id, 'succeeded');
 		const first = await news(jobs, EMPTY, 2);

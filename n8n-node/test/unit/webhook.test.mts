@@ -17,12 +17,12 @@ function signature(atS: number, body = BODY, key = KEY): string {
 }
 
 describe('the signature of the server', () => {
-	it('lets in what the server signed a moment ago', () => {
+	it('accepts a call that the server signed a moment ago', () => {
 		for (const age of [0, 20, LARGEST_AGE_S, -LARGEST_AGE_S])
 			assert.ok(isSigned(signature(NOW_S - age), BODY, KEY, NOW_S), `${age} s old`);
 	});
 
-	it('refuses another key, another body, an old time, and whatever is no signature', () => {
+	it('refuses another key, another body, an old time, and text that is no signature', () => {
 		const good = signature(NOW_S);
 		assert.ok(!isSigned(signature(NOW_S, BODY, 'other'), BODY, KEY, NOW_S));
 		assert.ok(!isSigned(good, Buffer.from('{}'), KEY, NOW_S));
@@ -59,7 +59,7 @@ describe('the events of the trigger', () => {
 		assert.ok(!wants(job('a', 'running') as Job, 'succeeded', 'failed', 'cancelled'));
 	});
 
-	it('are below the quality bar only with a score that is', () => {
+	it('include the quality bar only for a score below it', () => {
 		assert.ok(wants(scored(0.49), 'belowQuality'));
 		assert.ok(wants(scored(0), 'belowQuality'));
 		for (const score of [0.5, 1, null, undefined]) assert.ok(!wants(scored(score), 'belowQuality'));

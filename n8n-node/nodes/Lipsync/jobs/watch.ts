@@ -27,7 +27,7 @@ export class TookTooLong extends NodeOperationError {
 		message: string,
 	) {
 		super(server.context.getNode(), message, {
-			description: `The server goes on with it. Raise Timeout, or fetch the video later: Video > Download with Job ID ${jobId}`,
+			description: `The server continues the job. Raise Timeout, or fetch the video later: Video > Download with Job ID ${jobId}`,
 			itemIndex: server.itemIndex,
 		});
 	}

@@ -1,6 +1,6 @@
 /**
- * Calls to one provider's API. The key comes from the credential; a call is repeated only where that does no harm; an
- * error becomes a sentence.
+ * Calls to one provider's API. The key comes from the credential. A call is repeated only if a second one does no harm.
+ * An error becomes a sentence.
  */
 import {
 	NodeApiError,
@@ -142,7 +142,7 @@ export class ProviderApi {
 				message: reason,
 				description: isKey
 					? 'Open the Lipsync Rented GPU API credential: is the key right, and may it do this?'
-					: `Look at the page of ${this.title} whether the machine is there`,
+					: `Check on the page of ${this.title} whether the machine exists`,
 				httpCode: status < 300 && status > 0 ? 'refused' : String(status || 'unreachable'),
 				itemIndex: this.itemIndex,
 			},

@@ -17,7 +17,7 @@ export interface Machine {
 	state: MachineState;
 	/** The address that reaches port 5000 of the machine; "" while unknown. */
 	url: string;
-	/** In USD; null where the provider does not say. */
+	/** In USD; null where the provider does not name it. */
 	pricePerHour: number | null;
 	detail: string;
 	label: string;

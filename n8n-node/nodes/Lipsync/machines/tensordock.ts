@@ -1,5 +1,6 @@
 /**
- * TensorDock: virtual machines by its API v2. They come without Docker, so cloud-init installs it at the first boot.
+ * TensorDock: virtual machines by its API v2. The machines come without Docker, so cloud-init installs Docker at the
+ * first boot.
  *
  * A machine that is off is still billed for its disk.
  */
@@ -22,7 +23,9 @@ const STATES: States = {
 const LEAST_STORAGE_GB = 100;
 const N_VCPUS = 8;
 const RAM_GB = 32;
-/** The first driver branch that runs CUDA 12 (MIN_CUDA). TensorDock's list names no driver, so the machine looks. */
+/**
+ * The first driver branch that runs CUDA 12 (MIN_CUDA). TensorDock's list names no driver, so the machine checks its own.
+ */
 const LEAST_DRIVER = 525;
 const REFUSED = '/run/lipsync-driver-too-old';
 /** Answers /readyz in the words of a server that cannot start, so that waiting for the machine ends with the reason. */
@@ -150,8 +153,8 @@ function urlOf(found: IDataObject): string {
 }
 
 /**
- * Turns a bare Ubuntu into our container with the GPU: a look at the driver, Docker, NVIDIA's toolkit, then the image, on
- * every boot.
+ * Turns a bare Ubuntu into our container with the GPU, on every boot: a check of the driver, Docker, NVIDIA's toolkit,
+ * then the image.
  */
 export function cloudInit(order: Order): string {
 	const variables = {

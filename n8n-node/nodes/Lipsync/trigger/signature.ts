@@ -1,5 +1,5 @@
 /**
- * Tells whether a POST comes from the server that holds the key: `Lipsync-Signature: t=<unix seconds>,v1=<hex>`, where
+ * Checks that a POST comes from the server that holds the key: `Lipsync-Signature: t=<unix seconds>,v1=<hex>`, where
  * hex is the HMAC-SHA256 of "<t>." and the body.
  *
  * A signature whose time is far from now is refused, so that a recorded POST cannot be sent again later. Within that

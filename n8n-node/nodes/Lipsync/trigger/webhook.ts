@@ -22,7 +22,7 @@ const EVENT_OF: Record<TriggerEvent, string> = {
 	succeeded: 'job.succeeded',
 	failed: 'job.failed',
 	cancelled: 'job.cancelled',
-	// The server has no event of its own for it: the node reads the score of each finished video.
+	// The server has no event of its own for a video below the bar: the node reads the score of each finished video.
 	belowQuality: 'job.succeeded',
 };
 

@@ -2,7 +2,7 @@
  * Machine > Start: starts a machine that was rented before, or rents one, and waits until its server takes jobs.
  *
  * A second try of the same execution (Retry On Fail) rents no second machine: it finds the first one by its label, and
- * computes the same token from the API key and the execution. A machine that does not get ready is given back.
+ * computes the same token from the API key and the execution. A machine that does not become ready is given back.
  */
 import { createHmac } from 'crypto';
 import {
@@ -26,7 +26,7 @@ import { readServerToken, serverTokenField } from './serverToken';
 const MINUTE_MS = 60_000;
 /** As `lipsync cloud up --idle-stop` has it. */
 const IDLE_STOP_MINUTES = 5;
-/** The profile of `lipsync cloud up`; a test of the server compares the two. No server exists yet that could be asked. */
+/** The profile of `lipsync cloud up`; a test of the server compares the two, because no server exists yet to ask. */
 const PROFILE = 'infinitetalk-int8-fast';
 const rents = { show: { startMode: ['rent'] } };
 
@@ -83,7 +83,7 @@ const fields: INodeProperties[] = [
 		default: '',
 		placeholder: 'e.g. your-name/lipsync:gpu',
 		description:
-			'An image of the Lipsync server that you have pushed. Left empty, the published image of this version is taken.',
+			'An image of the Lipsync server that you have pushed. Left empty, the published image of this version is used.',
 		displayOptions: rents,
 	},
 	{

@@ -80,7 +80,7 @@ export async function untilReady(
 			}
 			if (seen.ready) return await readyJson(server, seen, limit);
 			if (seen.failed) {
-				throw new NodeOperationError(context.getNode(), 'The Lipsync server did not get ready', {
+				throw new NodeOperationError(context.getNode(), 'The Lipsync server did not become ready', {
 					description: seen.what,
 					itemIndex,
 				});
@@ -89,7 +89,7 @@ export async function untilReady(
 				throw new NodeOperationError(
 					context.getNode(),
 					`The Lipsync server is not ready after ${limit.inWords}`,
-					{ description: `The last news: ${seen.what}`, itemIndex },
+					{ description: `The last state: ${seen.what}`, itemIndex },
 				);
 			}
 			await pause(context, Math.min(PAUSE_MS, limit.leftMs));

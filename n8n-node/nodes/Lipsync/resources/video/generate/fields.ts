@@ -27,7 +27,7 @@ export const fields: INodeProperties[] = [
 		type: 'resourceLocator',
 		default: { mode: 'id', value: 'auto' },
 		description:
-			'The program that makes the video. "auto" takes the best one that the server can run.',
+			'The program that makes the video. "auto" chooses the best one that the server can run.',
 		displayOptions: shown,
 		modes: [
 			{

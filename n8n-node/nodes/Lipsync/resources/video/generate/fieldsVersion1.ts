@@ -22,7 +22,7 @@ export const fieldsVersion1: INodeProperties[] = [
 		typeOptions: { loadOptionsMethod: 'getEngines' },
 		default: 'auto',
 		description:
-			'The program that makes the video; Auto takes the best one that the server can run. Choose from the list, or specify an ID using an <a href="https://docs.n8n.io/code/expressions/">expression</a>.',
+			'The program that makes the video; Auto chooses the best one that the server can run. Choose from the list, or specify an ID using an <a href="https://docs.n8n.io/code/expressions/">expression</a>.',
 		displayOptions: shown,
 	},
 	{

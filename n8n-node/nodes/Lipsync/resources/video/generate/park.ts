@@ -1,15 +1,15 @@
 /**
  * Parks an execution while the server renders: n8n keeps it in its database and runs nothing until the server calls.
  *
- * n8n has two ways to wake a parked execution, and in both it does not run the node again but passes on whatever stands
- * in the place of the node's input (seen in the engines of n8n 1.123.81 and 2.41.1). Therefore:
+ * n8n has two ways to wake a parked execution. In both n8n does not run the node again, but passes on the data that are
+ * stored as the node's input (seen in the engines of n8n 1.123.81 and 2.41.1). Therefore:
  *
- * - The node replaces its stored input by a ticket without files. A picture can never go on in place of a video.
+ * - The node replaces its stored input by a ticket without files. A picture can never be passed on in place of a video.
  * - The node sets no time at which n8n wakes the execution. Only a call to its webhook does.
  * - On a call the webhook asks the server for the job of the ticket. A call that came too early, or from a stranger,
  *   changes nothing: the execution stays parked.
  * - n8n cannot end an execution with an error at this point. A failed job therefore becomes an item with `error`, and
- *   the node refuses to park unless On Error says where such items go.
+ *   the node refuses to park unless On Error sends such items to an output.
  */
 import {
 	NodeOperationError,
@@ -70,7 +70,7 @@ export function assertMayPark(context: IExecuteFunctions): void {
 	if (bar) {
 		throw refuse(
 			'Park While Waiting and Check > Bar do not go together',
-			'n8n 1.x wakes an execution with the first output only, so a video below the bar would leave there. Take one of the two away, and compare quality_score in an If node',
+			'n8n 1.x wakes an execution with the first output only, so a video below the bar would leave there. Remove one of the two fields, and compare quality_score in an If node',
 		);
 	}
 	if (context.getNodeParameter('server', 0, 'credential') === 'input') {

@@ -28,7 +28,7 @@ def profiles_table() -> str:
         (f"`{name}`", profile.engine, f"{manifest.size_bytes(name) / 1e9:.1f}", profile.title)
         for name, profile in manifest.profiles.items()
     ]
-    return table(("profile", "engine", "GB on disk", "what"), rows)
+    return table(("profile", "engine", "GB on disk", "purpose"), rows)
 
 
 def files_table(engine: str) -> str:

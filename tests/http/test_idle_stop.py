@@ -64,19 +64,19 @@ async def stays(watch: IdleWatch, clock: Clock) -> bool:
     """Whether the machine stays on although the idle time passes twice."""
     for _ in range(4):
         clock.now += IDLE_S / 2
-        if await watch.look():
+        if await watch.check():
             return False
     return watch.left_s() is None
 
 
 async def stops(watch: IdleWatch, clock: Clock) -> bool:
     """Whether the machine stays on until the idle time is over, and stops then."""
-    await watch.look()
+    await watch.check()
     clock.now += IDLE_S - 1
-    if await watch.look() or watch.left_s() != 1:
+    if await watch.check() or watch.left_s() != 1:
         return False
     clock.now += 1
-    return await watch.look()
+    return await watch.check()
 
 
 async def test_an_unused_machine_stops_through_its_own_key(start: Start, provider: Provider) -> None:
@@ -203,11 +203,11 @@ async def test_the_machine_stays_on_while_weights_are_downloaded(
 async def test_the_engines_answer_counts_the_minutes_down(start: Start) -> None:
     site = await start(idle_stop=10, idle_stop_command="true")
     watch = idle_watch(site)
-    await watch.look()
+    await watch.check()
     async with site.client.get("/v1/engines") as response:
         assert 0 < (await response.json())["idle_stop_in_s"] <= 600
     await site.submit(prompt="hold")
-    await watch.look()
+    await watch.check()
     async with site.client.get("/v1/engines") as response:
         assert (await response.json())["idle_stop_in_s"] is None
 
@@ -217,11 +217,11 @@ async def test_the_log_warns_at_five_minutes_and_at_one(
 ) -> None:
     site, clock = await start(), Clock()
     watch = watch_over(site, provider, clock)
-    await watch.look()
+    await watch.check()
     with caplog.at_level(logging.WARNING):
         for _ in range(59):
             clock.now += 10
-            await watch.look()
+            await watch.check()
     assert [record.getMessage() for record in caplog.records] == [
         "this machine stops itself in 5.0 minutes unless a job comes",
         "this machine stops itself in 1.0 minutes unless a job comes",
@@ -262,11 +262,11 @@ async def test_a_stop_that_fails_is_tried_again_a_minute_later_and_the_key_stays
     provider.answers("PUT /instances/77/", (400, {"success": False, "error": "bad", "msg": "no"}))
     assert not await stops(watch, clock)
     clock.now += 30
-    assert not await watch.look()
+    assert not await watch.check()
     assert len(provider.asked) == 1
     provider.answers("PUT /instances/77/", (200, {"success": True}))
     clock.now += 30
-    assert await watch.look()
+    assert await watch.check()
     assert "could not be stopped" in caplog.text
     assert provider.key not in caplog.text
 
@@ -282,10 +282,10 @@ async def test_a_database_that_hangs_does_not_keep_the_machine_running() -> None
         stopped.set()
 
     watch = IdleWatch(idle_s=IDLE_S, busy=never_answers, stop=stop, clock=clock, answer_s=0.01)
-    assert not await watch.look()
+    assert not await watch.check()
     assert not stopped.is_set()
     clock.now += IDLE_S
-    assert await watch.look()
+    assert await watch.check()
     assert stopped.is_set()
 
 
@@ -297,10 +297,10 @@ async def test_a_stop_command_that_hangs_is_tried_again(caplog: pytest.LogCaptur
     stop = make_stop(settings(idle_stop_command="sleep 600"), {})
     watch = IdleWatch(idle_s=IDLE_S, busy=busy, stop=stop, clock=clock, stop_s=0.2)
     clock.now += IDLE_S
-    assert not await watch.look()
+    assert not await watch.check()
     assert "took longer" in caplog.text
     clock.now += 61
-    assert not await watch.look()
+    assert not await watch.check()
     assert caplog.text.count("took longer") == 2
 
 
@@ -314,15 +314,15 @@ async def test_a_machine_can_be_kept_and_released(provider: Provider) -> None:
         stopped.set()
 
     watch = IdleWatch(idle_s=300, busy=busy, stop=stop, clock=clock)
-    await watch.look()
+    await watch.check()
     watch.keep(1800)
     clock.now += 1799
-    assert not await watch.look()
+    assert not await watch.check()
     assert (watch.left_s(), watch.kept_s()) == (1, 1)
     watch.keep(0)
     assert (watch.left_s(), watch.kept_s()) == (300, 0)
     clock.now += 300
-    assert await watch.look()
+    assert await watch.check()
     assert stopped.is_set()
 
 
@@ -331,18 +331,18 @@ async def test_a_job_does_not_shorten_the_time_for_which_the_machine_is_kept(sta
     watch = watch_over(site, provider, clock)
     watch.keep(4 * IDLE_S)
     job = await site.submit(prompt="hold")
-    await watch.look()
+    await watch.check()
     assert watch.left_s() is None
     async with site.client.delete(f"/v1/jobs/{job['id']}"):
         pass
     await site.ended(job["id"])
-    await watch.look()
+    await watch.check()
     assert watch.left_s() == 4 * IDLE_S
 
 
 async def test_countdown_cost_of_a_start_and_keep_are_available_over_http(start: Start) -> None:
     site = await start(idle_stop=5, idle_stop_command="true", price_per_hour=0.45)
-    await idle_watch(site).look()
+    await idle_watch(site).check()
     async with site.client.get("/v1/idle-stop") as response:
         said = await response.json()
     assert said["enabled"] is True

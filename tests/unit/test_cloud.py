@@ -109,7 +109,7 @@ async def test_waiting_follows_a_port_that_changes_and_shows_its_progress(api: S
         loading = (200, {"instances": {"actual_status": "loading", "status_msg": "pulling image"}})
         api.answers("GET /instances/5/", loading, at_port(1), at_port(port), at_port(port))
         machine = await wait_until_ready(
-            rented, "5", start_limit_s=600, ready_limit_s=600, show=shown.append, look_every_s=0.0
+            rented, "5", start_limit_s=600, ready_limit_s=600, show=shown.append, poll_interval_s=0.0
         )
     assert machine.url == f"http://127.0.0.1:{port}"
     assert shown == [
@@ -124,7 +124,7 @@ async def test_a_machine_that_is_stuck_while_starting_is_given_up_with_the_remed
     async with renting("vast", api) as rented:
         with pytest.raises(ProviderError, match=r"starting for 10 minutes.*cloud destroy --provider vast 5"):
             await wait_until_ready(
-                rented, "5", start_limit_s=600, ready_limit_s=600, show=print, look_every_s=0.0, clock=Clock()
+                rented, "5", start_limit_s=600, ready_limit_s=600, show=print, poll_interval_s=0.0, clock=Clock()
             )
 
 
@@ -133,7 +133,7 @@ async def test_a_server_that_cannot_get_its_weights_ends_the_wait(api: StandIn) 
     async with lipsync_server(failed) as port, renting("vast", api) as rented:
         api.answers("GET /instances/5/", at_port(port))
         with pytest.raises(ProviderError, match="wants a token"):
-            await wait_until_ready(rented, "5", start_limit_s=9, ready_limit_s=9, show=print, look_every_s=0.0)
+            await wait_until_ready(rented, "5", start_limit_s=9, ready_limit_s=9, show=print, poll_interval_s=0.0)
 
 
 async def lipsync(api: StandIn, *arguments: str, **environment: str) -> tuple[int, str]:

@@ -1,9 +1,13 @@
 """The agreement of a mouth with the sound: how well the mouth follows the speech, and how late it is.
 
-A small network predicts the lips from the sound (engines/preview/speech.py). The opening tells whether the mouth says
-these words. Three curves tell the time together, because each of them alone is wrong by another amount: the opening,
-the opening's speed, and the lips that are pressed on p, b and m. The lag is where the sum of their correlations has its
-maximum; a parabola through the maximum and its neighbours gives parts of a grid step.
+A small network predicts the lips from the sound (engines/preview/speech.py). The correlation of the predicted and the
+seen opening shows whether the mouth says these words. The lag is found from three curves, because the lag of one curve
+alone has an error of its own: the opening, the opening's speed, and the pressing of the lips on p, b and m.
+
+    lag = argmax over k of r_opening(k) + r_speed(k) + r_press(k)
+
+k is a shift in steps of 10 ms, and r(k) the correlation at this shift. The maximum of a parabola through the best value
+and its two neighbours gives the lag in parts of a step.
 """
 
 from dataclasses import dataclass
@@ -16,13 +20,13 @@ from lipsync_server.engines.preview.speech import mouth_track
 from lipsync_server.media_types import SPEECH_RATE_HZ, Speech
 
 MAX_SHIFT_MS: Final = 480
-"""Lags are searched up to this."""
+"""The largest lag that is searched."""
 _TREND_S: Final = 0.5
 """Changes slower than this are removed from all curves. They come from a turning head or parted lips."""
 _SEEN_SMOOTH_S: Final = 0.02
 _SPEED_SMOOTH_S: Final = 0.03
 _SHUT: Final = 0.012
-"""A gap between the lips of this share of the face counts as pressed by 1 / e."""
+"""Gap between the lips, as a share of the face's height, at which the press of the lips is 1 / e."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,11 @@ class Expected:
 
 @dataclass(frozen=True)
 class Agreement:
-    """The agreement of the mouth that is seen with the expected one.
+    """The agreement of the seen mouth with the expected one.
 
     r0: correlation of the openings without a shift. r: their correlation at the lag. lag_ms: positive for a mouth that
-    is late."""
+    is late.
+    """
 
     r0: float
     r: float
@@ -77,6 +82,7 @@ def agree(expected: Expected, seen: Curve) -> Agreement:
 
 
 def without_trend(curve: Curve) -> Curve:
+    """`curve` minus its Gaussian mean over _TREND_S seconds."""
     return curve - smooth(curve, _TREND_S)
 
 

@@ -27,7 +27,7 @@ Real clips have 0.38 to 0.83. Of clips with another clip's sound, 95 % have less
 MAX_LAG_MS: Final = 55
 """The largest lag without a finding. Real clips have lags up to 48 ms, and people notice about 80 ms."""
 _LAG_IS_SURE_R: Final = 0.3
-"""If the best correlation is below this, the lag is random."""
+"""If the best correlation is below this value, the lag is random."""
 _MIN_S: Final = 1.5
 _MIN_RANGE: Final = 0.012
 _BLACK_LUMA, _FLAT_CONTRAST = 24, 8
@@ -37,7 +37,11 @@ _NOISE: Final = 5
 _FLICKER_LUMA: Final = 3
 _FLICKER_SHARE: Final = 0.15
 _CUT_CHANGE, _CUT_RATIO = 4, 3
-"""Against the 90th percentile of the second around. Real clips reach 2.1 times without a cut, jumps 4.0 times."""
+"""A cut changes the frame by more than 4, and by more than 3 times the usual change.
+
+The usual change is the 90th percentile of the second around. Real clips without a cut reach 2.1 times the usual change,
+and jumps 4.0 times.
+"""
 _ONE_CUT, _SEVERAL_CUTS = 0.85, 0.7
 _COLOUR_DRIFT: Final = 0.03
 _LUMA_DRIFT: Final = 18
@@ -117,10 +121,15 @@ def closure_share(expected: Curve, opening: Curve) -> float | None:
 
 
 def _mouth(seen: Seen) -> Curve:
+    """The measured opening of the mouth, 100 values a second."""
     return mouth.on_grid(seen.opening, FPS)
 
 
 def _mouth_part(agreement: Agreement, full_r: float, max_lag_ms: float) -> float:
+    """The mouth part of the score: min(1, r0 / full_r).
+
+    With a lag over `max_lag_ms` it is at most 0.55 - (|lag_ms| - max_lag_ms) / 400.
+    """
     part = min(max(agreement.r0 / full_r, 0.0), 1.0)
     if agreement.r >= _LAG_IS_SURE_R and abs(agreement.lag_ms) > max_lag_ms:
         part = min(part, max(0.0, 0.55 - (abs(agreement.lag_ms) - max_lag_ms) / 400))
@@ -143,6 +152,7 @@ def _of_mouth(agreement: Agreement, curve: Curve, expected: Curve, end: float, m
 
 
 def _unfollowed(expected: Curve, curve: Curve, window_s: int = 8) -> Iterator[tuple[float, float]]:
+    """(from_s, to_s) of every window with speech in which the mouth has no correlation with the expected opening."""
     step = window_s * mouth.GRID_HZ
     n = min(len(expected), len(curve))
     for start in range(0, n - step + 1, step):
@@ -152,6 +162,7 @@ def _unfollowed(expected: Curve, curve: Curve, window_s: int = 8) -> Iterator[tu
 
 
 def _of_picture(seen: Seen) -> Iterator[Finding]:
+    """Findings about the picture. The weight of a long fault falls with its share of the video."""
     total = max(seen.n, 1)
     for first, last in _long_runs((seen.luma < _BLACK_LUMA) & (seen.contrast < _FLAT_CONTRAST), 2):
         yield _finding("black", first, last, "The picture is black.", 1 - 1.5 * (last - first) / total - 0.4)
@@ -167,6 +178,11 @@ def _of_picture(seen: Seen) -> Iterator[Finding]:
 
 
 def _of_flicker(seen: Seen) -> Iterator[Finding]:
+    """Findings about brightness that flickers.
+
+    A frame flickers if its brightness differs from the mean of its two neighbours by more than _FLICKER_LUMA. A second
+    flickers if more than _FLICKER_SHARE of its frames do.
+    """
     if seen.n < 5:
         return
     bend = np.abs(seen.luma[1:-1] - (seen.luma[:-2] + seen.luma[2:]) / 2)
@@ -177,7 +193,10 @@ def _of_flicker(seen: Seen) -> Iterator[Finding]:
 
 
 def _of_cuts(seen: Seen) -> Iterator[Finding]:
-    """Sudden changes of the whole picture, as between two windows of a model. A render has none; a broadcast has."""
+    """Findings about sudden changes of the whole picture, such as a jump between two windows of a model.
+
+    A good render has none. A broadcast has cuts.
+    """
     cuts = []
     for i in np.flatnonzero(seen.change > _CUT_CHANGE).tolist():
         around = np.concatenate([seen.change[max(0, i - 12) : i], seen.change[i + 1 : i + 13]])
@@ -212,10 +231,12 @@ def _of_drift(seen: Seen) -> Iterator[Finding]:
 
 
 def _from_first(values: Series) -> Series:
+    """The difference of each value to the first one."""
     return np.asarray(values - values[0], np.float64)
 
 
 def _of_face(seen: Seen) -> Iterator[Finding]:
+    """Findings about a face that disappears, changes its shape or size, or jumps."""
     if not seen.has_face:
         return
     known = np.flatnonzero(np.isfinite(seen.face))
@@ -238,6 +259,7 @@ def _of_face(seen: Seen) -> Iterator[Finding]:
 
 
 def _of_sound(seen: Seen, heard: Heard | None) -> Iterator[Finding]:
+    """Findings about the sound: missing, silent, clipped, or of another length than the picture."""
     end = seen.n / FPS
     if heard is None:
         yield Finding("no_sound", 0, end, "The video has no sound.", 0.0)
@@ -257,8 +279,10 @@ def _of_sound(seen: Seen, heard: Heard | None) -> Iterator[Finding]:
 
 
 def _long_runs(mask: NDArray[np.bool_], shortest: int) -> list[tuple[int, int]]:
+    """(start, stop) of every run of at least `shortest` True values."""
     return [(first, last) for first, last in runs(mask) if last - first >= shortest]
 
 
 def _finding(name: str, first: int, last: int, sentence: str, weight: float) -> Finding:
+    """A finding from frame `first` to before frame `last`. The weight is clipped to 0 to 1."""
     return Finding(name, round(first / FPS, 2), round(last / FPS, 2), sentence, min(max(weight, 0.0), 1.0))

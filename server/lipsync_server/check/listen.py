@@ -14,7 +14,7 @@ _BLOCK: Final = 10 * SPEECH_RATE_HZ
 _STEP: Final = SPEECH_RATE_HZ // 10
 _FULL_SCALE: Final = 0.985
 SILENT_DB: Final = -60.0
-"""A tenth of a second under this level is silent."""
+"""A tenth of a second below this level is silent."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Heard:
 
     @property
     def is_silent(self) -> bool:
+        """Whether even the loudest twentieth is silent."""
         return self.loud_db < SILENT_DB
 
 

@@ -71,6 +71,7 @@ def smooth(curve: Curve, sigma_s: float) -> Curve:
 
 
 def correlation(a: Curve, b: Curve) -> float:
+    """Pearson's correlation of two curves of one length; 0 if one of them is constant."""
     a, b = a - a.mean(), b - b.mean()
     size = float(np.sqrt((a**2).sum() * (b**2).sum()))
     return float((a * b).sum() / size) if size > 1e-12 else 0.0

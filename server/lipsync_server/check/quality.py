@@ -22,8 +22,9 @@ class Finding:
 
 @dataclass(frozen=True)
 class Quality:
-    """score: 0 (unusable) to 1; None if the check cannot judge, and a finding then says why.
+    """The quality of one video.
 
+    score: 0 (unusable) to 1; None if the check cannot judge, and then a finding gives the reason.
     mouth_r: correlation of the mouth with the opening that a network predicts from the sound, None if unknown. lag_ms:
     positive for a mouth that is late. closures: share of the expected closures of the lips that the video has.
     face_share: share of the frames with a face. cost_s: seconds that the check took.

@@ -22,7 +22,7 @@ _MAX_LINES: Final = 12
 
 
 def write_sheet(path: Path, seen: Seen, expected: Curve | None, quality: Quality) -> None:
-    """Write the sheet as a JPEG to `path`, which appears complete."""
+    """Write the sheet as a JPEG. The file `path` appears only when it is complete."""
     rows = -(-len(seen.pictures) // _COLUMNS)
     cell_height = _cell_height(seen)
     lines = sentences(quality)[:_MAX_LINES]
@@ -52,6 +52,7 @@ def _save(image: Image.Image, file: BinaryIO) -> None:
 
 
 def _cell_height(seen: Seen) -> int:
+    """Height of a cell of the sheet in pixels, for the shape of the video's frames."""
     if not seen.pictures:
         return _CELL_PX
     height, width = seen.pictures[0][1].shape[:2]

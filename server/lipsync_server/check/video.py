@@ -28,7 +28,7 @@ N_PICTURES = 12
 
 
 def _show_nothing(share: float) -> None:
-    pass
+    """Ignore the progress."""
 
 
 def check_video(
@@ -77,6 +77,7 @@ def check_file(video: Path, sheet: Path | None = None) -> Quality:
 
 
 def _counted(frames: Iterator[Frames], n_frames: int, on_progress: Callable[[float], None]) -> Iterator[Frames]:
+    """The same frames. `on_progress` is called once for each second of video."""
     for i, frame in enumerate(frames):
         if i % round(FPS) == 0:
             on_progress(min(1.0, i / n_frames))

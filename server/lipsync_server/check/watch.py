@@ -2,7 +2,7 @@
 
 A decoder process with limits decodes the frames at a small size, one after the other. The figures take about 100 bytes
 a frame, which is 5 MB for half an hour. Only the frames for the contact sheet are kept. Every frame of a short video
-and every second frame of a longer one is searched for a face, near the face of the previous frame. Only if that fails,
+and every second frame of a longer one is searched for a face, near the face of the previous frame. If no face is near,
 the whole picture is searched, at most once a second.
 """
 
@@ -24,7 +24,7 @@ FPS: Final = 25.0
 MAX_SIDE_PX: Final = 640
 """The largest side of a measured frame. At this size a face of a tenth of the frame has 64 pixels."""
 _EACH_FRAME_S: Final = 30
-"""In videos up to this length every frame is searched for a face, because few words must tell the mouth's lag.
+"""In videos up to this length every frame is searched for a face, because a few words must suffice for the lag.
 
 With every second frame the lags of twelve short clips went from -43 to 71 ms, with every frame from -39 to 49 ms.
 """
@@ -64,20 +64,25 @@ class Seen:
 
     @property
     def n(self) -> int:
+        """Count of frames."""
         return len(self.luma)
 
     @property
     def has_face(self) -> bool:
+        """Whether any frame has a face."""
         return bool(np.nansum(self.face) > 0)
 
 
 @dataclass
 class _Figures:
+    """The rows of figures so far, and the last two frames in grey at _THUMB_PX x _THUMB_PX."""
+
     rows: list[tuple[float, ...]] = field(default_factory=list)
     before: NDArray[np.float32] | None = None
     before_that: NDArray[np.float32] | None = None
 
     def add(self, frame: Frames, face: tuple[float, ...]) -> None:
+        """Add the row of one frame. face: the six figures of _FaceFollower."""
         small = cv2.resize(frame, (_THUMB_PX, _THUMB_PX), interpolation=cv2.INTER_AREA)
         grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32)
         sharp = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
@@ -110,7 +115,7 @@ class _FaceFollower:
         self._shapes: list[NDArray[np.float32]] = []
 
     def figures(self, frame: Frames, time_s: float) -> tuple[float, ...]:
-        """face, opening, height, x, y, unlike of Seen."""
+        """The fields face, opening, height, x, y and unlike of Seen for one frame."""
         face = landmarker().refine(frame, self._face.points) if self._face is not None else None
         if face is None or face.score < _MIN_FACE_SCORE:
             face = None

@@ -24,6 +24,7 @@ NEED_UNIX = ("serve", "render", "demo", "bench", "selftest")
 
 
 def print_version(asked: bool) -> None:
+    """Print the version and end the program, if the flag is given."""
     if asked:
         typer.echo(f"lipsync {__version__}")
         raise typer.Exit

@@ -151,6 +151,7 @@ def _measure_sections(
     keep_files: bool,
     budget_s: float | None,
 ) -> None:
+    """Measure the sections of an engine with random weights."""
     from lipsync_server.bench.engines import measure_of
     from lipsync_server.bench.sections import SectionRun, torch_device
 
@@ -160,6 +161,7 @@ def _measure_sections(
 
 
 def _durations(text: str) -> tuple[float, ...]:
+    """The seconds in `text`, separated by commas. Raises InvalidInput."""
 
     try:
         durations = tuple(float(part) for part in text.split(",") if part.strip())

@@ -10,6 +10,7 @@ import typer
 from lipsync_server.cli import console
 
 EXIT_BELOW = 3
+"""Exit status for a score below --bar."""
 
 
 def register(app: typer.Typer) -> None:

@@ -199,7 +199,7 @@ def up(
 
 @group.command("list")
 def list_machines() -> None:
-    """List every machine of your accounts, at each provider whose key is set, and those that are remembered here."""
+    """List every machine of your accounts, at each provider whose key is set, and the machines remembered here."""
     with console.errors_as_sentences():
         from rich.console import Console
         from rich.table import Table
@@ -258,7 +258,7 @@ def keep(
         float, typer.Option(min=0, max=720, help="Minutes from now; 0 goes back to the idle stop alone.")
     ] = 30,
 ) -> None:
-    """Keep a machine for so many minutes although nothing runs there; its idle stop comes after that."""
+    """Keep a machine on for some minutes although nothing runs there; its idle stop comes after them."""
     with console.errors_as_sentences():
         from lipsync_server.cloud.rent import keep_machine
         from lipsync_server.cloud.rent import provider as open_provider
@@ -311,7 +311,7 @@ def template(
     idle_stop: IdleStop = IDLE_STOP_MIN,
     token: Annotated[str, typer.Option(help="Bearer token; one is made when not given.", show_default=False)] = "",
 ) -> None:
-    """Print the fields of a provider's own form, to rent by click what `up` rents by command. Needs no key."""
+    """Print the fields of a provider's web form, with which you rent the same machine as `up` does. Needs no key."""
     with console.errors_as_sentences():
         from lipsync_server.cloud.template import template as fields_of
 
@@ -328,6 +328,7 @@ def template(
 
 
 def _act(known: "RememberedMachine", action: Literal["stop", "destroy"], done: str) -> None:
+    """Stop or destroy a machine, and print the sentence `done`."""
     from lipsync_server.cloud.rent import provider as open_provider
 
     async def act() -> None:
@@ -339,7 +340,7 @@ def _act(known: "RememberedMachine", action: Literal["stop", "destroy"], done: s
 
 
 def _known(machine: str, provider: str) -> "RememberedMachine":
-    """The machine for this command: the one with the given id, or the only remembered one."""
+    """The machine for this command: the machine with the given id, or the only remembered one."""
     from lipsync_server.cloud import remembered
 
     path = remembered.default_path()
@@ -354,4 +355,5 @@ def _known(machine: str, provider: str) -> "RememberedMachine":
 
 
 def _run(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run a coroutine until it ends, and return its result."""
     return asyncio.run(work)

@@ -77,6 +77,7 @@ def settings_from(flags: dict[str, object], *, warn: Callable[[str], None] | Non
 
 
 def _note(sentence: str) -> None:
+    """Print a note to the error stream."""
     typer.echo(f"Note: {sentence}", err=True)
 
 
@@ -149,6 +150,7 @@ def show_result(engine: str, output: Path, outcome: "RenderOutcome") -> None:
 
 
 def _plain(sentence: str) -> str:
+    """`sentence` with its square brackets escaped, because rich reads them as markup."""
     from rich.markup import escape
 
     return escape(sentence)

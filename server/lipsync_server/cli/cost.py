@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Row:
-    """One line of the bill: an offer, an engine with its preset, and what a month costs there."""
+    """One line of the bill: an offer, an engine with its preset, and the cost of a month."""
 
     speed: "Speed"
     month: "MonthlyCost"
@@ -77,10 +77,10 @@ def cost(
             offers, names = with_live_prices(offers)
             is_dated = any(offer.provider not in names for offer in offers)
             where = f"live prices of {', '.join(names)}{f'; others: {where}' if is_dated else ''}"
-        there_are = ", ".join(dict.fromkeys(offer.provider for offer in offers))
+        known_names = ", ".join(dict.fromkeys(offer.provider for offer in offers))
         offers = [offer for offer in offers if provider in ("", offer.provider)]
         if not offers:
-            raise InvalidInput(f"There is no provider {provider!r}; there are: {there_are}.", field="provider")
+            raise InvalidInput(f"There is no provider {provider!r}; there are: {known_names}.", field="provider")
         if price is not None:
             offers.append(Offer("yours", gpu, price, storage_price, storage_price, "as given"))
         own = measured_speeds(measured or [], default_folder())
@@ -116,7 +116,7 @@ def cost(
 def _rows(
     offers: "list[Offer]", load: "Workload", engine: str, preset: str, speed: float | None, own: "list[Speed]"
 ) -> list[_Row]:
-    """A row for each offer, engine and preset that has a figure; raises InvalidInput when none has."""
+    """A row for each offer, engine and preset that has a figure. Raises InvalidInput if no row has a figure."""
     from lipsync_server.cloud.costs.cost import monthly_cost
     from lipsync_server.cloud.costs.speeds import SPEEDS, speeds_of
     from lipsync_server.engines.datasheet import Speed
@@ -145,7 +145,7 @@ def _rows(
 
 
 def _notes(rows: list[_Row], load: "Workload", currency: str, rate: float) -> list[str]:
-    """The sentences below the table: sources, a start's cost, a forgotten machine's, and a recommendation."""
+    """The sentences below the table: sources, the cost of a start and of a forgotten machine, a recommendation."""
     from lipsync_server.cloud.costs.cost import forgotten_cost
 
     sources = dict.fromkeys(
@@ -176,7 +176,7 @@ def _notes(rows: list[_Row], load: "Workload", currency: str, rate: float) -> li
 
 
 def _roughness(row: _Row) -> bool:
-    """The sort key of the recommendation: rows that match the choice of `lipsync cloud up` come first."""
+    """Sort key of the recommendation: whether the row differs from the engine and preset of `lipsync cloud up`."""
     from lipsync_server.cloud.costs.speeds import row_of_profile
     from lipsync_server.engines.recommended import best_profile
     from lipsync_server.weights.manifest import load_manifest
@@ -186,7 +186,7 @@ def _roughness(row: _Row) -> bool:
 
 
 def _without_figure(engine: str, own: "list[Speed]") -> list[str]:
-    """A sentence for each installed engine that rents a card and has no figure; none where one engine was asked for."""
+    """A sentence for each installed engine that needs a card and has no figure; [] if `engine` selects one engine."""
     from lipsync_server.cloud.costs.speeds import SPEEDS
     from lipsync_server.engines.registry import ENGINES
 

@@ -1,4 +1,4 @@
-"""`lipsync doctor`: checks this machine, prints what was found, and says what to change."""
+"""`lipsync doctor`: checks this machine, and prints the findings with their advice."""
 
 import asyncio
 import json
@@ -51,7 +51,7 @@ def doctor(
 
 
 def _first_video(settings: Settings, facts: "Facts", mbps: float | None) -> "Finding":
-    """The time to the first video. The line is measured only where something is missing and no speed was stated."""
+    """The time to the first video. The line is measured only if model files are missing and no speed was stated."""
     from lipsync_server.doctor import first_video
     from lipsync_server.doctor.finding import Finding
     from lipsync_server.weights.line_speed import measure_mbps
@@ -69,6 +69,7 @@ def _first_video(settings: Settings, facts: "Facts", mbps: float | None) -> "Fin
 
 
 def _print(report: "Report", findings: "tuple[Finding, ...]") -> None:
+    """Print the findings as a table, and the engine and the count of problems below it."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table

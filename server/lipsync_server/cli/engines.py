@@ -25,6 +25,7 @@ def engines(
 
 
 def _list_all(settings: Settings) -> None:
+    """Print a line for each engine, and the reason below an engine that does not run here."""
     from rich.console import Console
     from rich.markup import escape
 
@@ -40,6 +41,7 @@ def _list_all(settings: Settings) -> None:
 
 
 def _list_options(engine: str) -> None:
+    """Print a table of an engine's options."""
     from rich.console import Console
     from rich.table import Table
 

@@ -31,6 +31,8 @@ class CliJob:
 
 @dataclass(frozen=True)
 class CliResult:
+    """A finished render. why: the reason for the choice of the engine."""
+
     engine: str
     why: str
     outcome: RenderOutcome
@@ -48,6 +50,7 @@ def ask_from(**values: object) -> Ask:
 
 
 def _flag(name: str) -> str:
+    """The flag of a field of Ask: "--face-box" for "face_box.0"."""
     return "--" + name.partition(".")[0].replace("_", "-")
 
 

@@ -25,7 +25,7 @@ def key_values(pairs: Iterable[str]) -> dict[str, object]:
 
 
 def text_of(given: str | None) -> str | None:
-    """The text of a flag, read from a file where the flag says @FILE. Raises InvalidInput for a file without text."""
+    """The text of a flag; for @FILE the text in that file. Raises InvalidInput for a file that is not UTF-8 text."""
     from lipsync_server.errors import InvalidInput
 
     if given is None or not given.startswith("@"):

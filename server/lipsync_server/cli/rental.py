@@ -30,6 +30,11 @@ async def ranked_offers(
     profile: str,
     measured: "Sequence[Speed]" = (),
 ) -> "list[FirstVideo]":
+    """The offers of provider `name`, the cheapest first video first.
+
+    cuda: the version that the host's driver must support. gpu: part of a card's name, "" for all. seconds, preset,
+    profile: of the video. measured: the user's own speeds.
+    """
     from lipsync_server.cloud.costs.first_video import ranked
     from lipsync_server.cloud.costs.speeds import row_of_profile
     from lipsync_server.cloud.rent import provider as open_provider
@@ -93,6 +98,7 @@ def cuda_for(image: str) -> str:
 
 
 def software_named(image: str, source: str, from_source: bool, folder: Path) -> "Software":
+    """The software that the flags name. folder: receives the wheel that --from-source builds. Raises InvalidInput."""
     from lipsync_server.cloud.software import build_wheel, choose_software
     from lipsync_server.paths import PACKAGE_DIR
 
@@ -113,6 +119,10 @@ def order_for(
     ssh_key: Path | None,
     env: list[str],
 ) -> "Order":
+    """The order for a new machine.
+
+    idle_stop: in minutes, 0 for never. env: KEY=VALUE pairs, which replace our own variables. Raises InvalidInput.
+    """
     from lipsync_server.cloud.machine import PORT, Order
 
     environment = {
@@ -146,6 +156,7 @@ def stops_itself(provider: str) -> bool:
 
 
 def how_long_it_stays(provider: str, idle_stop: float) -> str:
+    """A sentence: when the machine stops. idle_stop: in minutes, 0 for never."""
     if not (idle_stop and stops_itself(provider)):
         return "It does NOT stop itself: run `lipsync cloud down` when you are done."
     return f"It stops itself {idle_stop:g} minutes after the last collected video (`lipsync cloud status` counts down)."
@@ -162,4 +173,5 @@ def cost_of_a_start(provider: str, price_per_hour: float, idle_stop: float) -> s
 
 
 def spell_minutes(seconds: float) -> str:
+    """A duration in words: "2 min 5 s" for 125 seconds."""
     return f"{int(seconds) // 60} min {int(seconds) % 60} s"

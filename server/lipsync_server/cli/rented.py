@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 async def start_and_wait(
     known: "RememberedMachine", order: "Order | None", offer: str, wheel: Path | None, wait_min: float, out: Any
 ) -> "Machine":
-    """Rent or start, remember the machine at once, and wait until its server is ready."""
+    """Rent a machine or start a stopped one, store it in the user's file at once, and wait until its server is ready.
+
+    order: None to start `known` again. offer: the id of the offer to rent. wheel: the file to upload, or None.
+    wait_min: minutes that the server may need. out: rich's console.
+    """
     from lipsync_server.cloud import remembered
     from lipsync_server.cloud.rent import doctor_lines, wait_until_ready
     from lipsync_server.cloud.rent import provider as open_provider
@@ -53,18 +57,18 @@ async def start_and_wait(
 
 
 async def show_status(known: "RememberedMachine", show_token: bool) -> "Machine":
-    """Print the machine's state, its server's, the idle stop's countdown and what a start costs."""
+    """Print the state of the machine and of its server, the countdown of the idle stop, and the cost of a start."""
     from lipsync_server.cloud.rent import idle_stop_of, readiness
     from lipsync_server.cloud.rent import provider as open_provider
 
     async with open_provider(known.provider) as rented:
         found = await rented.state(known.machine_id)
     answers = found.state == "running" and found.url
-    said = await readiness(found.url) if answers else None
+    answer = await readiness(found.url) if answers else None
     price = "" if found.price_per_hour is None else f", ${found.price_per_hour:.3f} an hour"
     typer.echo(f"machine {found.machine_id} at {known.provider}: {found.state}{price}")
     typer.echo(f"address {found.url or '-'}")
-    typer.echo(f"server  {(said.detail if said else found.detail) or '-'}")
+    typer.echo(f"server  {(answer.detail if answer else found.detail) or '-'}")
     if answers and known.token and (idle := await idle_stop_of(found.url, known.token)) is not None:
         if not idle.enabled:
             typer.echo("stops   never by itself: run `lipsync cloud down` when you are done")

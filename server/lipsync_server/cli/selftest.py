@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lipsync_server.selftest import Rendered
 
 EXIT_BAD = 3
+"""Exit status for weights that do not pass."""
 REPORT = Path("lipsync-selftest.zip")
 
 
@@ -56,6 +57,7 @@ def run(engine: str | None, preset: str | None, server: str, token: str, output:
 
 
 def _here(engine: str | None, preset: str | None, folder: Path) -> "Rendered":
+    """Render the sample in this process. folder: holds the recording, and receives the video and the sheet."""
     from lipsync_server.cli.job import CliJob, ask_from, run_job
     from lipsync_server.engines.registry import ENGINES
     from lipsync_server.selftest import PORTRAIT, Rendered, card_of_this_machine
@@ -81,6 +83,7 @@ def _here(engine: str | None, preset: str | None, folder: Path) -> "Rendered":
 
 
 async def _on_server(url: str, token: str, engine: str | None, preset: str | None, folder: Path) -> "Rendered":
+    """Render the sample on the server at `url`. Raises LipsyncError if it refuses, fails or does not answer."""
     import aiohttp
 
     from lipsync_server.check.quality import Finding, Quality
@@ -138,6 +141,7 @@ async def _on_server(url: str, token: str, engine: str | None, preset: str | Non
 
 
 def _detail(content: bytes) -> str:
+    """The message in the body of an error, else the start of the body."""
     import json
 
     try:

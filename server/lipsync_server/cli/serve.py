@@ -51,17 +51,20 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
 
 
 def _metavar(field: FieldInfo) -> str:
+    """The placeholder for the value in the help: NUMBER, PATH or TEXT."""
     kinds = {int: "NUMBER", float: "NUMBER", Path: "PATH"}
     return next((kinds[kind] for kind in (field.annotation, *get_args(field.annotation)) if kind in kinds), "TEXT")
 
 
 def _choices(field: FieldInfo) -> str:
+    """A sentence with the allowed values; "" for a field without a list of values."""
     if get_origin(field.annotation) is not Literal:
         return ""
     return f" One of {', '.join(map(str, get_args(field.annotation)))}."
 
 
 def _default(field: FieldInfo) -> str:
+    """A sentence with the default; "" for a field without one."""
     value = field.default
     if value is None or value in ("", []):
         return ""

@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _manifest_and_folder(weights_dir: Path | None) -> tuple["Manifest", Path]:
+    """The list of weights, and the folder of the weights. weights_dir: None for the settings' folder."""
     from lipsync_server.weights.manifest import load_manifest
 
     settings = console.settings_from({"weights_dir": weights_dir})
@@ -42,8 +43,8 @@ def list_profiles(weights_dir: WeightsDir = None) -> None:
 
         manifest, folder = _manifest_and_folder(weights_dir)
         table = Table()
-        for title in ("profile", "GB", "here", "what"):
-            table.add_column(title, no_wrap=title != "what")
+        for title in ("profile", "GB", "here", "purpose"):
+            table.add_column(title, no_wrap=title != "purpose")
         for name, profile in manifest.profiles.items():
             size = manifest.size_bytes(name)
             here = "yes" if profile_complete(manifest, name, folder) else "-"
@@ -109,13 +110,13 @@ def scan(
     path: Annotated[Path | None, typer.Argument(help="ComfyUI's models/, a Hugging Face cache, or any folder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show what a folder's model files are, which presets they serve, and the one download that completes them."""
+    """Show the kind of each model file in a folder, the presets that the files serve, and the missing download."""
     with console.errors_as_sentences():
         from lipsync_server.engines.model_files import scanners
         from lipsync_server.weights.verify import profile_complete
 
         manifest, folder = _manifest_and_folder(path)
-        scans = {engine: look_through(folder) for engine, look_through in scanners().items()}
+        scans = {engine: scan_folder(folder) for engine, scan_folder in scanners().items()}
         complete = [name for name in manifest.profiles if profile_complete(manifest, name, folder)]
         others = _other_engines(manifest, folder, scans)
         if as_json:
@@ -171,6 +172,7 @@ def _as_json(folder: Path, scans: "Mapping[str, FolderScan]", complete: list[str
 
 
 def _scan_as_json(folder: Path, engine: str, found: "FolderScan") -> dict[str, object]:
+    """The scan of one engine as a JSON object."""
     files = [
         {
             "path": str(file.path), "kind": file.kind, "numbers": file.numbers, "size_bytes": file.size_bytes,
@@ -210,7 +212,7 @@ def convert(
 
 @group.command()
 def embed(weights_dir: WeightsDir = None) -> None:
-    """Write the default prompt's embedding into one small file, which spares a new machine the text encoder's wait."""
+    """Write the default prompt's embedding into one small file, so that other machines need no text encoder."""
     with console.errors_as_sentences():
         settings = console.settings_from({"weights_dir": weights_dir})
         from lipsync_server.engines.model_files import prompt_embedders

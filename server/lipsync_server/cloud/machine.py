@@ -81,15 +81,18 @@ class Provider(Protocol):
     async def create(self, offer_id: str, order: Order) -> str:
         """Rent and start a machine; returns its id."""
 
-    async def state(self, machine_id: str) -> Machine: ...
+    async def state(self, machine_id: str) -> Machine:
+        """The current state of a machine; `gone` if the provider does not know its id."""
 
     async def machines(self) -> list[Machine]:
         """Every machine of this account, also machines that were rented by other means."""
 
-    async def act(self, machine_id: str, action: Literal["start", "stop", "destroy"]) -> None: ...
+    async def act(self, machine_id: str, action: Literal["start", "stop", "destroy"]) -> None:
+        """Start, stop or destroy a machine. A stopped machine keeps its disk, a destroyed one does not."""
 
 
 def says_no_capacity(words: str) -> bool:
+    """Whether a provider's message means that the offer is taken or the card is out of stock."""
     return _NO_CAPACITY.search(words) is not None
 
 
@@ -99,4 +102,5 @@ def matches(gpu: str, name: str) -> bool:
 
 
 def _plain(name: str) -> str:
+    """A name in lower case, without spaces and signs."""
     return re.sub(r"[^a-z0-9]", "", name.lower())

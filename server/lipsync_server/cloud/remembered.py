@@ -31,6 +31,8 @@ class RememberedMachine(BaseModel):
 
 
 class _File(BaseModel):
+    """The contents of the file."""
+
     machines: list[RememberedMachine] = []
 
 
@@ -78,6 +80,7 @@ def keep_wheel(path: Path, wheel: Path) -> Path:
 
 
 def _wheels(path: Path) -> Path:
+    """The folder of the stored wheels, beside the file of machines `path`."""
     return path.parent / "wheels"
 
 
@@ -88,10 +91,12 @@ def find(path: Path, machine_id: str, provider: str = "") -> RememberedMachine |
 
 
 def _others(path: Path, provider: str, machine_id: str) -> list[RememberedMachine]:
+    """Every machine in the file except this one."""
     return [one for one in remembered(path) if (one.provider, one.machine_id) != (provider, machine_id)]
 
 
 def _write(path: Path, machines: list[RememberedMachine]) -> None:
+    """Replace the file in one step."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent)  # made with mode 600
     try:

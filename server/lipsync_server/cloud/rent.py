@@ -20,7 +20,7 @@ from lipsync_server.cloud.providers.vast import VAST_URL, Vast
 from lipsync_server.errors import InvalidInput
 
 _ALWAYS_SHOWN = ("card", "driver", "rendering")
-_LOOK_TIMEOUT = aiohttp.ClientTimeout(total=15)
+_POLL_TIMEOUT = aiohttp.ClientTimeout(total=15)
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,10 @@ class Readiness:
 async def readiness(url: str) -> Readiness:
     """Request /readyz at `url`."""
     try:
-        async with aiohttp.ClientSession(timeout=_LOOK_TIMEOUT) as session, session.get(f"{url}/readyz") as response:
-            said = await response.json()
+        async with aiohttp.ClientSession(timeout=_POLL_TIMEOUT) as session, session.get(f"{url}/readyz") as response:
+            answer = await response.json()
             return Readiness(
-                bool(said["ready"]), str(said["detail"]), said["stage"] == "failed", said["stage"] == "waiting"
+                bool(answer["ready"]), str(answer["detail"]), answer["stage"] == "failed", answer["stage"] == "waiting"
             )
     except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError):
         return Readiness(False, "the server does not answer yet")
@@ -102,7 +102,7 @@ class IdleState:
 
 
 async def idle_stop_of(url: str, token: str) -> IdleState | None:
-    """The idle stop of the machine at `url`; None where the server does not answer."""
+    """The idle stop of the machine at `url`; None if the server does not answer."""
     try:
         return await _idle_stop("GET", f"{url}/v1/idle-stop", token)
     except ProviderError:
@@ -110,26 +110,27 @@ async def idle_stop_of(url: str, token: str) -> IdleState | None:
 
 
 async def keep_machine(url: str, token: str, minutes: float) -> float | None:
-    """Keep the machine at `url` for so many minutes; returns the seconds until it stops, None while it is busy.
+    """Keep the machine at `url` on for at least `minutes`. Returns the seconds until it stops, None while it is busy.
 
-    Raises ProviderError where its server refuses, or does not answer.
+    Raises ProviderError if its server refuses or does not answer.
     """
     return (await _idle_stop("POST", f"{url}/v1/idle-stop/keep", token, {"minutes": minutes})).in_s
 
 
 async def _idle_stop(method: str, url: str, token: str, body: dict[str, float] | None = None) -> IdleState:
+    """One request to a server's idle stop. Raises ProviderError."""
     headers = {"Authorization": f"Bearer {token}"}
     try:
         async with (
-            aiohttp.ClientSession(timeout=_LOOK_TIMEOUT, headers=headers) as session,
+            aiohttp.ClientSession(timeout=_POLL_TIMEOUT, headers=headers) as session,
             session.request(method, url, json=body, allow_redirects=False) as response,
         ):
-            said = await response.json()
+            answer = await response.json()
             if response.status != 200:
-                raise ProviderError(f"The server at {url} refused: {said.get('detail', response.status)}")
-            left_s = said["in_s"]
+                raise ProviderError(f"The server at {url} refused: {answer.get('detail', response.status)}")
+            left_s = answer["in_s"]
             return IdleState(
-                bool(said["enabled"]), float(said["after_minutes"]), None if left_s is None else float(left_s)
+                bool(answer["enabled"]), float(answer["after_minutes"]), None if left_s is None else float(left_s)
             )
     except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise ProviderError(f"The server at {url} does not answer as a Lipsync server does: {error}") from error
@@ -140,7 +141,7 @@ async def doctor_lines(url: str, token: str) -> list[str]:
     headers = {"Authorization": f"Bearer {token}"}
     try:
         async with (
-            aiohttp.ClientSession(timeout=_LOOK_TIMEOUT, headers=headers) as session,
+            aiohttp.ClientSession(timeout=_POLL_TIMEOUT, headers=headers) as session,
             session.get(f"{url}/v1/doctor", allow_redirects=False) as response,
         ):
             findings = (await response.json())["findings"]
@@ -161,14 +162,14 @@ async def wait_until_ready(
     ready_limit_s: float,
     show: Callable[[str], None],
     send: Callable[[str], Awaitable[None]] | None = None,
-    look_every_s: float = 5.0,
+    poll_interval_s: float = 5.0,
     clock: Callable[[], float] = time.monotonic,
 ) -> Machine:
     """Return the machine once its server is ready. Each poll reads the address again, because a restart changes it.
 
-    start_limit_s: how long the provider may take to start it; ready_limit_s: how long the server may take after that
-    (it downloads its model files then). send: uploads the wheel to a machine that waits for it. Raises ProviderError
-    with a sentence on how to stop the machine, which still costs money.
+    start_limit_s: seconds that the provider may need to start the machine. ready_limit_s: seconds that the server may
+    then need to download its model files and start. show: displays a sentence. send: uploads the wheel to a machine
+    that waits for it. Raises ProviderError with a sentence on how to stop the machine, which still costs money.
     """
     began, running_since = clock(), None
     destroy = f"lipsync cloud destroy --provider {rented.name} {machine_id}"
@@ -179,26 +180,26 @@ async def wait_until_ready(
             raise ProviderError(f"Machine {machine_id} is {machine.state}: {detail}. Remove it with: {destroy}")
         if machine.state == "running" and machine.url:
             running_since = clock() if running_since is None else running_since
-            said = await readiness(machine.url)
-            if said.ready:
-                return replace(machine, detail=said.detail)
-            if said.waits and send is not None:
+            answer = await readiness(machine.url)
+            if answer.ready:
+                return replace(machine, detail=answer.detail)
+            if answer.waits and send is not None:
                 show("sending Lipsync to the machine")
                 await send(machine.url)
                 send = None
                 continue
-            if said.failed:
-                raise ProviderError(f"The server on machine {machine_id} cannot start: {said.detail} Or: {destroy}")
+            if answer.failed:
+                raise ProviderError(f"The server on machine {machine_id} cannot start: {answer.detail} Or: {destroy}")
             if clock() - running_since > ready_limit_s:
                 raise ProviderError(
                     f"Machine {machine_id} runs for {ready_limit_s / 60:.0f} minutes and its server is not ready: "
-                    f"{said.detail}. Look again with `lipsync cloud status`, or give it up: {destroy}"
+                    f"{answer.detail}. Look again with `lipsync cloud status`, or give it up: {destroy}"
                 )
-            detail = said.detail
+            detail = answer.detail
         elif clock() - began > start_limit_s:
             raise ProviderError(
                 f"Machine {machine_id} has been starting for {start_limit_s / 60:.0f} minutes ({detail}): its GPU may "
                 f"be taken or its network slow. Give it up and take another offer: {destroy}"
             )
         show(f"{machine.state}: {detail}")
-        await asyncio.sleep(look_every_s)
+        await asyncio.sleep(poll_interval_s)

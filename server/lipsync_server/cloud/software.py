@@ -144,7 +144,7 @@ async def upload(url: str, wheel: Path, *, tries: int = 5, pause_s: float = 5.0)
     Raises ProviderError if the machine refuses it.
     """
     data = await asyncio.to_thread(wheel.read_bytes)
-    said = ""
+    reason = ""
     for attempt in range(tries):
         if attempt:
             await asyncio.sleep(pause_s)
@@ -155,10 +155,10 @@ async def upload(url: str, wheel: Path, *, tries: int = 5, pause_s: float = 5.0)
             ):
                 if response.status == 201:
                     return
-                said = (await response.text(errors="replace"))[:200]
+                reason = (await response.text(errors="replace"))[:200]
         except (aiohttp.ClientError, TimeoutError) as error:
-            said = str(error) or type(error).__name__
-    raise ProviderError(f"The machine at {url} did not take {wheel.name}: {said}")
+            reason = str(error) or type(error).__name__
+    raise ProviderError(f"The machine at {url} did not take {wheel.name}: {reason}")
 
 
 def _script(before: str, requirement: str) -> str:
@@ -190,5 +190,6 @@ def _script(before: str, requirement: str) -> str:
 
 
 def _sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""The fields of each provider's own form, to rent on the web page the order that `lipsync cloud up` sends.
+"""The fields of each provider's own form: the order of `lipsync cloud up` for a person who rents on the web page.
 
 The field names come from the providers' documentation of August 2026. A page may have changed since then.
 """
@@ -23,6 +23,7 @@ def template(provider: str, order: Order) -> Fields:
 
 
 def _vast(order: Order) -> Fields:
+    """The fields of Vast.ai's template."""
     variables = " ".join(f"-e {shlex.quote(f'{name}={value}')}" for name, value in order.environment.items())
     return {
         "Image path": order.image,
@@ -35,6 +36,7 @@ def _vast(order: Order) -> Fields:
 
 
 def _runpod(order: Order) -> Fields:
+    """The fields of RunPod's form for a pod."""
     command = shlex.join(["bash", "-c", RUN_START_SCRIPT]) if order.script else "(empty)"
     environment = pod_environment(order)
     return {
@@ -53,6 +55,7 @@ def _runpod(order: Order) -> Fields:
 
 
 def _tensordock(order: Order) -> Fields:
+    """The fields of TensorDock's form for a virtual machine."""
     return {
         "Operating system": "Ubuntu 24.04",
         "Resources": f"1 GPU, {N_VCPUS} vCPU, {RAM_GB} GB of memory",

@@ -192,7 +192,7 @@ def check_disk(folder: Path, name: str, needed_bytes: int) -> Finding:
 
 
 def check_port(host: str, port: int, name: str) -> Finding:
-    """Whether the server could listen there."""
+    """Whether the server could listen on this address and port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -272,27 +272,32 @@ def bytes_to_download(settings: Settings, manifest: Manifest, facts: Facts) -> i
 
 
 def _ports(settings: Settings) -> list[tuple[int, str]]:
+    """The port numbers on which the server will listen, each with its name."""
     health = [] if settings.port_health is None else [(settings.port_health, "port health")]
     return [(settings.port, "port"), *health]
 
 
 def _install_driver(facts: Facts) -> str:
+    """The advice for a machine without a driver."""
     if facts.in_container:
         return "Start the container with `--gpus all` on a host that has NVIDIA's driver and container toolkit."
     return "Install NVIDIA's driver, on Debian: apt-get install nvidia-driver."
 
 
 def _pass_card(facts: Facts) -> str:
+    """The advice for a process that sees no card although the machine has a driver."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") is not None:
         return "Unset CUDA_VISIBLE_DEVICES, which hides the cards."
     if facts.in_container:
         return "Start the container with `--gpus all`."
-    return "Run `nvidia-smi`: it says why no card answers."
+    return "Run `nvidia-smi`, which prints the reason."
 
 
 def _dotted(version: Version) -> str:
+    """A version as text: "12.8" for (12, 8)."""
     return ".".join(map(str, version)) or "an unknown version"
 
 
 def _state(state: str) -> State:
+    """`state` with the type State, which a type checker cannot infer from a loop."""
     return "note" if state == "note" else "ok"

@@ -1,7 +1,7 @@
 """The facts that the checks use: driver, CUDA, cards, torch's build, memory, and whether this is a container.
 
 All facts are read without torch, also on machines without a GPU. CUDA is started in a separate process, because a
-process that has started CUDA cannot fork children that use it. Judges nothing: checks.py does.
+process that has started CUDA cannot fork children that use it. The facts are judged in checks.py.
 """
 
 import ast
@@ -37,9 +37,9 @@ _START_CUDA = (
 class CudaStart:
     """The result of starting CUDA.
 
-    status: of cuInit, 0 for success, None without the driver's library. version: the newest CUDA version that the
-    driver
-    supports, () if unknown."""
+    status: of cuInit, 0 for success, None without the driver's library.
+    version: the newest CUDA version that the driver supports, () if unknown.
+    """
 
     status: int | None
     version: Version

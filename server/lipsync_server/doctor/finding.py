@@ -4,18 +4,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 State = Literal["ok", "note", "problem"]
-"""`note`: the subject works, but could be better.
+"""The three results of a check.
 
-`problem`: a feature does not work until the user changes something.
+ok: the subject works. note: the subject works, but could be better. problem: a feature does not work until the user
+changes something.
 """
 
 
 @dataclass(frozen=True)
 class Finding:
-    """name: of the subject, one word or two.
+    """The result of one check.
 
-    detail: the state of the subject. advice: one sentence that says what to change,
-    or ""."""
+    name: of the subject, one word or two. detail: the state of the subject. advice: one sentence with the change that
+    the user should make, or "".
+    """
 
     name: str
     state: State
@@ -37,4 +39,5 @@ class Report:
 
     @property
     def problems(self) -> tuple[Finding, ...]:
+        """The findings with the state `problem`."""
         return tuple(finding for finding in self.findings if finding.state == "problem")

@@ -37,6 +37,7 @@ class FirstVideo:
 
     @property
     def total_s(self) -> float:
+        """Seconds of all parts. An unknown part counts as 0."""
         return self.download_s + self.load_s + (self.work_s or 0.0)
 
 

@@ -16,7 +16,7 @@ PRICES_AS_OF = "2026-11-22"
 
 DISK_GB = 70
 IDLE_STOP_MIN = 5.0
-"""Disk and idle stop of a machine that `lipsync cloud up` rents. Every bill uses the same figures."""
+"""Disk in GB and idle stop in minutes of a machine that `lipsync cloud up` rents. Every bill uses the same figures."""
 
 STARTUP_MIN = 3.0
 """From the start of a stopped machine to a ready server: loading, no download. Assumed, not measured."""
@@ -63,11 +63,15 @@ class MonthlyCost:
 
     @property
     def total(self) -> float:
+        """Compute and storage in USD."""
         return self.compute + self.storage
 
 
 def monthly_cost(offer: Offer, load: Workload, seconds_per_second: float) -> MonthlyCost:
-    """The formula above for one offer. seconds_per_second: of work for a second of video."""
+    """The cost of `load` on `offer`, by the formula at the top of this file.
+
+    seconds_per_second: of work for a second of video.
+    """
     work_hours = load.videos * load.seconds * seconds_per_second / 3600
     start_hours = (load.startup_min + load.idle_min) / 60
     hours = work_hours + load.starts * start_hours
@@ -83,7 +87,7 @@ def forgotten_cost(offer: Offer) -> float:
 
 
 def start_cost(price_per_hour: float, idle_min: float = IDLE_STOP_MIN) -> float:
-    """The cost of one start beside its work: the minutes until the server is ready, and those until the idle stop."""
+    """The cost of one start beside its work in USD: the minutes until the server is ready, and until the idle stop."""
     return (STARTUP_MIN + idle_min) / 60 * price_per_hour
 
 

@@ -26,7 +26,10 @@ _UNKNOWN_SPEED = 60.0
 
 @dataclass(frozen=True)
 class FirstVideo:
-    """minutes until the first video, and cost of these minutes in USD. doubt: why this machine may fail, or ""."""
+    """The first video on a new machine.
+
+    minutes: from the order to the video. cost: of these minutes, in USD. doubt: why this machine may fail, or "".
+    """
 
     offer: RentOffer
     minutes: float
@@ -43,21 +46,22 @@ def first_video(
     least_host_memory_gb: float = 0.0,
     measured: Sequence[Speed] = (),
 ) -> FirstVideo:
-    """The first video of `seconds` on `offer`, with weights of so many bytes to download.
+    """The first video, with a length of `seconds`, on `offer`.
 
-    row: the setting of the video. least_host_memory_gb: of its engine; a machine with less may fail.
+    weights_bytes: to download. row: the setting of the video. least_host_memory_gb: of its engine; a machine with less
+    may fail. measured: the user's own speeds.
     """
     size_bytes = IMAGE_BYTES + weights_bytes
     line_s = size_bytes * 8 / ((offer.download_mbps or _UNKNOWN_LINE_MBPS) * 1e6)
     speed = expected_speed(offer.gpu, row, measured)
     work_s = seconds * (speed.seconds if speed is not None else _UNKNOWN_SPEED)
-    took_s = line_s + FIXED_S + work_s
+    total_s = line_s + FIXED_S + work_s
     traffic = (offer.traffic_per_gb or 0.0) * size_bytes / 1e9
-    cost = (took_s / 3600 * offer.price_per_hour + traffic) / max(0.1, offer.reliability or _UNKNOWN_RELIABILITY)
+    cost = (total_s / 3600 * offer.price_per_hour + traffic) / max(0.1, offer.reliability or _UNKNOWN_RELIABILITY)
     memory_gb = offer.host_memory_gb
     short = memory_gb is not None and memory_gb < least_host_memory_gb
     doubt = f"{memory_gb:.0f} GB of host memory may be too little" if short else ""
-    return FirstVideo(offer, took_s / 60, cost, doubt)
+    return FirstVideo(offer, total_s / 60, cost, doubt)
 
 
 def ranked(
@@ -69,7 +73,7 @@ def ranked(
     least_host_memory_gb: float = 0.0,
     measured: Sequence[Speed] = (),
 ) -> list[FirstVideo]:
-    """`offers`, the cheapest first video first. Offers with a doubt come last."""
+    """The first video on each of `offers`, the cheapest first. Offers with a doubt come last."""
     found = [
         first_video(
             offer,

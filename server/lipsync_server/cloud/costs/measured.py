@@ -38,6 +38,7 @@ def measured_speeds(named: Sequence[Path], folder: Path) -> list[Speed]:
 
 
 def _speeds(found: CardSpeeds) -> list[Speed]:
+    """The speeds of one file, with the table's names of card, engine and preset."""
     card = card_name(found.card)
     source = f"by you on {found.card}, {found.measured_on}, median of {{}} (lipsync bench --share)"
     return [

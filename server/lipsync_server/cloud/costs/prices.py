@@ -24,6 +24,7 @@ def with_live_prices(offers: list[Offer], environment: Mapping[str, str] = os.en
 
 
 async def _ask(offers: list[Offer], names: list[str], environment: Mapping[str, str]) -> list[Offer]:
+    """`offers` with the cheapest current price of each card at the providers `names`."""
     found: list[Offer] = []
     for offer in offers:
         cheapest: list[RentOffer] = []

@@ -17,7 +17,7 @@ SPEEDS: tuple[Speed, ...] = tuple(speed for name in ENGINES.entries for speed in
 
 
 def card_name(gpu: str) -> str:
-    """This table's name of a card, from a provider's or driver's name; for an unknown card that name, shortened."""
+    """This table's name of a card, from a provider's or driver's name. An unknown card keeps its name, shortened."""
     known = dict.fromkeys((*TFLOPS_16_BIT, *(speed.card for speed in SPEEDS)))
     short = " ".join(word for word in gpu.replace("_", " ").split() if word.lower() not in ("nvidia", "geforce"))
     return next((card for card in known if is_card(card, gpu)), short)
@@ -26,14 +26,15 @@ def card_name(gpu: str) -> str:
 def speeds_of(gpu: str, measured: Sequence[Speed] = ()) -> list[Speed]:
     """Every figure for a card; [] for cards without one (a 4090D is no 4090).
 
-    measured: the user's own figures, which replace those of the table for the same card, engine and preset."""
+    measured: the user's own figures. They replace the table's figures for the same card, engine and preset.
+    """
     own = [speed for speed in measured if is_card(speed.card, gpu)]
     known = {speed.key for speed in own}
     return [*own, *(speed for speed in SPEEDS if is_card(speed.card, gpu) and speed.key not in known)]
 
 
 def expected_speed(gpu: str, row: Row, measured: Sequence[Speed] = ()) -> Speed | None:
-    """The figure of one row for a card; None where there is none."""
+    """The figure of one row for a card; None if the row has no figure."""
     wanted = (row.engine, row.preset)
     return next((one for one in speeds_of(gpu, measured) if (one.engine, one.preset) == wanted), None)
 
@@ -63,4 +64,5 @@ def is_card(card: str, gpu: str) -> bool:
 
 
 def _plain(name: str) -> str:
+    """A name in lower case, without spaces and signs."""
     return "".join(letter for letter in name.lower() if letter.isalnum())

@@ -32,6 +32,8 @@ class ProviderError(LipsyncError):
 
 
 class WrongKey(ProviderError):
+    """The provider refused the key, or the key lacks a permission."""
+
     code: ClassVar[str] = "provider_key"
 
 
@@ -43,7 +45,10 @@ class NoCapacity(ProviderError):
 
 @contextmanager
 def no_capacity_as_such(advice: str, *, first: str = "") -> Iterator[None]:
-    """Turn a provider's refusal for lack of machines into NoCapacity: `first`, the provider's words, `advice`."""
+    """Turn a provider's refusal for lack of machines into NoCapacity.
+
+    The message is `first`, the provider's own message, and `advice`.
+    """
     try:
         yield
     except ProviderError as error:
@@ -105,6 +110,7 @@ class Api:
     async def _once(
         self, method: str, path: str, body: Mapping[str, JsonValue] | None, params: Mapping[str, str] | None
     ) -> tuple[int, float | None, str]:
+        """One request. Returns the status, the seconds in Retry-After or None, and the body."""
         async with self._session.request(
             method,
             self._base_url + path,
@@ -118,13 +124,15 @@ class Api:
             return response.status, float(header) if header.isdigit() else None, await response.text(errors="replace")
 
     def _refused(self, status: int, reason: str) -> ProviderError:
+        """The error for a refused request. status: 0 if the provider did not answer."""
         if status in (401, 403):
-            return WrongKey(f"{reason} Look at {self._key_variable}: is the key right, and has it the permission?")
+            return WrongKey(f"{reason} Check the key in {self._key_variable} and its permissions.")
         error = ProviderError(reason)
         error.http_status = status
         return error
 
     def _parsed(self, text: str) -> dict[str, Any]:
+        """The JSON object in `text`. A list becomes {"items": list}. Raises ProviderError."""
         if not text.strip():
             return {}
         try:
@@ -145,9 +153,9 @@ def _words(text: str) -> str:
     except ValueError:
         body = None
     if isinstance(body, dict):
-        said = [str(body[name]) for name in ("title", "detail", "msg", "message", "error") if body.get(name)]
+        messages = [str(body[name]) for name in ("title", "detail", "msg", "message", "error") if body.get(name)]
         errors = body.get("errors")
-        said += [str(each) for each in errors] if isinstance(errors, list) else []
-        if said:
-            return ". ".join(said)[:500].rstrip(".") + "."
+        messages += [str(each) for each in errors] if isinstance(errors, list) else []
+        if messages:
+            return ". ".join(messages)[:500].rstrip(".") + "."
     return text.strip()[:300] or "nothing."

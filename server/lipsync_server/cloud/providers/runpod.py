@@ -34,6 +34,8 @@ _CLOUDS = ("community", "secure")
 
 
 class RunPod:
+    """The Provider for RunPod's pods. The id of an offer names the card and the cloud, community or secure."""
+
     name = "runpod"
 
     def __init__(self, api: Api) -> None:
@@ -102,7 +104,10 @@ class RunPod:
 
 
 def pod_environment(order: Order) -> dict[str, str]:
-    """The variables of a pod: the order's, its script, and the folders on the volume, which outlives a stop."""
+    """The variables of a pod: the order's variables, its script, and the folders on the volume.
+
+    The volume keeps its files when the pod stops.
+    """
     return {
         **order.environment,
         **({START_SCRIPT: order.script} if order.script else {}),
@@ -112,6 +117,7 @@ def pod_environment(order: Order) -> dict[str, str]:
 
 
 def _machine(pod: dict[str, Any]) -> Machine:
+    """The machine that RunPod describes in the JSON object `pod`."""
     status = str(pod.get("status", ""))
     state = _STATES.get(status, "starting")
     label = str(pod.get("name") or "")

@@ -35,9 +35,9 @@ LEAST_STORAGE_GB = 100
 N_VCPUS, RAM_GB = 8, 32
 _REFUSED = "/run/lipsync-driver-too-old"
 
-# TensorDock's list has no driver versions, so the machine checks its own. Docker would restart a container that the
-# driver refuses for ever. This program answers /readyz in its place, as a server that cannot start, and `lipsync cloud
-# up` ends.
+# TensorDock's list has no driver versions, so the machine checks its own driver. If the driver is too old, the
+# container cannot start, and Docker would restart it for ever. Then this program runs in place of the container. It
+# answers /readyz as a server that cannot start, so that `lipsync cloud up` ends.
 _REFUSAL_PAGE = """
 import http.server, json, sys
 class Refusal(http.server.BaseHTTPRequestHandler):
@@ -53,6 +53,8 @@ http.server.HTTPServer(("", int(sys.argv[1])), Refusal).serve_forever()
 
 
 class TensorDock:
+    """The Provider for TensorDock's virtual machines. The id of an offer is LOCATION:GPU."""
+
     name = "tensordock"
 
     def __init__(self, api: Api) -> None:
@@ -123,6 +125,7 @@ class TensorDock:
 
 
 def _machine(machine_id: str, data: dict[str, Any]) -> Machine:
+    """The machine that TensorDock describes in the JSON object `data`."""
     found: dict[str, Any] = data.get("attributes", data)
     status, price = str(found.get("status", "")), found.get("rateHourly")
     state, label = _STATES.get(status, "starting"), str(found.get("name") or "")
@@ -186,6 +189,7 @@ def _parts(each: dict[str, Any], disk_gb: int) -> float:
 
 
 def _url(found: dict[str, Any]) -> str:
+    """The address of the server's port, from TensorDock's port forwards; "" while the machine has no IP address."""
     host, forwards = str(found.get("ipAddress") or ""), found.get("portForwards")
     if not host:
         return ""

@@ -24,6 +24,8 @@ _STATES: dict[str, MachineState] = {
 
 
 class Vast:
+    """The Provider for Vast.ai's containers. The id of an offer is Vast's own number."""
+
     name = "vast"
 
     def __init__(self, api: Api) -> None:
@@ -84,6 +86,7 @@ class Vast:
 
 
 def _machine(machine_id: str, instance: dict[str, Any]) -> Machine:
+    """The machine that Vast describes in the JSON object `instance`."""
     status = str(instance.get("actual_status") or "")
     state = _STATES.get(status, "starting")
     detail = " ".join(str(instance.get("status_msg") or status or "scheduling").split())[:200]
@@ -101,13 +104,14 @@ def _machine(machine_id: str, instance: dict[str, Any]) -> Machine:
 
 
 def onstart(script: str) -> str:
-    """The `onstart` script. Vast waits for its end, so our script runs in the background and writes its own log."""
+    """The `onstart` script. Vast waits until it ends, so `script` runs in the background and writes its own log."""
     return f"cat > /root/start-lipsync.sh <<'END_OF_SCRIPT'\n{script}END_OF_SCRIPT\n" + (
         "setsid bash /root/start-lipsync.sh > /var/log/lipsync.log 2>&1 < /dev/null &\n"
     )
 
 
 def _offer(each: dict[str, Any]) -> RentOffer:
+    """The offer that Vast describes in the JSON object `each`. Vast counts memory in MB."""
     return RentOffer(
         offer_id=str(each["id"]),
         gpu=str(each.get("gpu_name", "?")),

@@ -61,6 +61,6 @@ async def price_from_provider(
             else:
                 return None
     except LipsyncError as error:
-        log.info("the provider does not tell this machine's price (set LIPSYNC_PRICE_PER_HOUR): %s", error.detail)
+        log.info("this machine's price could not be read (set LIPSYNC_PRICE_PER_HOUR): %s", error.detail)
         return None
     return float(price) if isinstance(price, (int, float)) else None

@@ -72,9 +72,10 @@ class IdleWatch:
         self._kept_until, self._since, self._warned = now + for_s, now, 0
 
     def _end(self) -> float:
+        """The time on `clock` at which the machine stops."""
         return max(self._since + self._idle_s, self._kept_until)
 
-    async def look(self) -> bool:
+    async def check(self) -> bool:
         """Check once, and stop the machine when the countdown has ended. Returns whether the machine was stopped."""
         self._is_busy = await self._ask()
         now = self._clock()
@@ -95,17 +96,18 @@ class IdleWatch:
         except TimeoutError:
             log.error("stopping this machine took longer than %.0f s; trying again", self._stop_s)
             return False
-        except Exception as error:
+        except Exception as error:  # the user's command or a provider's API may raise any error; the next check retries
             log.error("this machine could not be stopped and still costs money: %s", error)
             return False
         return True
 
     async def run(self) -> None:
+        """Check every ten seconds until the task is cancelled."""
         while True:
             try:
-                await self.look()
-            except Exception:
-                log.exception("looking for work failed; trying again")
+                await self.check()
+            except Exception:  # any error of `busy`; if this task ended, the machine would never stop
+                log.exception("the check of the idle stop failed; trying again")
             await asyncio.sleep(_POLL_INTERVAL_S)
 
     async def _ask(self) -> bool:
@@ -164,6 +166,7 @@ def make_stop(
 
 
 async def _run(command: str) -> None:
+    """Run the user's command in a shell. Raises ProviderError if it fails."""
     process = await asyncio.create_subprocess_shell(
         command,
         stdin=asyncio.subprocess.DEVNULL,
@@ -178,5 +181,5 @@ async def _run(command: str) -> None:
         await process.communicate()
         raise
     if process.returncode:
-        said = output.decode(errors="replace").strip()[-300:]
-        raise ProviderError(f"LIPSYNC_IDLE_STOP_COMMAND ended with status {process.returncode}: {said or 'no message'}")
+        end = output.decode(errors="replace").strip()[-300:]
+        raise ProviderError(f"LIPSYNC_IDLE_STOP_COMMAND ended with status {process.returncode}: {end or 'no message'}")

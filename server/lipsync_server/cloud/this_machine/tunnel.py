@@ -22,9 +22,10 @@ _PAUSES_S = (1.0, 5.0, 15.0, 60.0)
 
 
 class Tunnel:
-    """One cloudflared process, restarted when it ends. url: the public address, "" until it is known.
+    """One cloudflared process, restarted when it ends.
 
     kind: `quick` or a tunnel token. local_url: the target of a quick tunnel. announce: called with every new address.
+    url: the public address, "" until it is known.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Tunnel:
         return bool(self.url)
 
     def _read(self, line: str) -> None:
+        """Store and announce the public address if `line` contains a new one."""
         if self._kind == "quick":
             found = _QUICK.search(line)
             url = found[0] if found else ""

@@ -1,1 +1,1 @@
-"""Measure everything below; nothing but the command line imports this package."""
+"""Benchmarks of engines and kernels. Only the command line imports this package."""

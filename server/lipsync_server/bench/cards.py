@@ -73,8 +73,9 @@ def spread(
 ) -> None:
     """Measure the tasks, each in a process of its own, and put all their numbers into `record`.
 
-    cards: as `visible_cards`, at least as many as any task needs. command: runs the benchmark in one process; it is
-    given --only, --cards, --json and --scratch. The sections of a process that dies hold the reason.
+    cards: names as from `visible_cards`, at least as many as any task needs. command: runs the benchmark in one
+    process, with the flags --only, --cards, --json and --scratch added. If a process dies, its sections contain the
+    reason.
     """
     waiting, free = list(queue), list(range(len(cards)))
     running: list[_Process] = []
@@ -92,7 +93,7 @@ def spread(
                     visible = ",".join(cards[card] for card in own)
                     running.append(_Process(record, task, own, visible, [*command, "--scratch", str(files)], folder))
                 time.sleep(_POLL_INTERVAL_S)
-                for process in [process for process in running if process.look()]:
+                for process in [process for process in running if process.update()]:
                     running.remove(process)
                     free = sorted(free + process.cards)
                 record.save()
@@ -130,10 +131,10 @@ class _Process:
                 stdout=output, stderr=output, start_new_session=True,
             )  # fmt: skip
 
-    def look(self) -> bool:
+    def update(self) -> bool:
         """Copy new numbers and output; returns whether the process has ended."""
         status = self._running.poll()
-        self._take_over()
+        self._copy_new()
         if status is None:
             return False
         self._end()
@@ -144,7 +145,7 @@ class _Process:
     def stop(self) -> None:
         """End the process and mark the sections that it has not finished."""
         self._end()
-        self._take_over()
+        self._copy_new()
         self._fail("the run was stopped before this was done")
 
     def signal(self, number: int) -> bool:
@@ -164,7 +165,8 @@ class _Process:
         self.signal(signal.SIGKILL)
         self._running.wait()
 
-    def _take_over(self) -> None:
+    def _copy_new(self) -> None:
+        """Print the new lines of the process's output, and copy its numbers into the record."""
         with self._output.open("rb") as output:
             output.seek(self._n_read)
             lines = [line for line in output if line.endswith(b"\n")]
@@ -179,13 +181,14 @@ class _Process:
                 section["card"] = self.cards[0] if len(self.cards) == 1 else self.cards
 
     def _fail(self, reason: str) -> None:
-        """Give the reason to the sections that were not finished."""
+        """Store the reason in the sections that were not finished."""
         for name in self._task.sections:
             section = self._record.of(name)
             if "took_s" not in section:
                 section["failed"] = reason
 
     def _say(self, line: str) -> None:
+        """Print a line with the cards of this process before it."""
         say(f"card {', '.join(map(str, self.cards))}: {line}")
 
 

@@ -1,7 +1,7 @@
 """Seconds and accuracy on one device.
 
 A GPU works asynchronously: a call returns when the work is queued. Every measurement here therefore waits for the
-device before it reads the clock. Does not know the work that it times.
+device before it reads the clock. Knows nothing of the timed work.
 """
 
 import time
@@ -41,7 +41,7 @@ class Clock:
 
 
 def median(samples: list[float]) -> float:
-    """The middle sample; of an even number the higher of the two in the middle, so that it is a measured one."""
+    """The median. For an even number of samples it is the higher of the middle two, so that it is a measured value."""
     return sorted(samples)[len(samples) // 2]
 
 

@@ -39,7 +39,12 @@ _ROWS, _INNER, _COLUMNS = 33_600, 5_120, 15_360
 
 @dataclass(frozen=True)
 class Resources:
-    """One compiled kernel. spilled_bytes: slow memory of a thread. blocks: resident in one multiprocessor."""
+    """The resources of one compiled kernel.
+
+    registers: of a thread. shared_bytes: shared memory of a block. spilled_bytes: slow memory of a thread.
+    tensor_instructions: tensor-core instructions in the code. n_threads: of a block. blocks: that are resident in one
+    multiprocessor at once. occupancy: the share of a multiprocessor's threads that can be resident, 0 to 1.
+    """
 
     registers: int
     shared_bytes: int
@@ -51,6 +56,7 @@ class Resources:
 
 
 def main() -> None:
+    """Compile every kernel for each capability and write the resources to the file on the command line."""
     found = {str(capability): resources_on(capability) for capability in _MULTIPROCESSOR}
     content = {
         "compiled": {
@@ -65,7 +71,10 @@ def main() -> None:
 
 
 def resources_on(capability: int) -> dict[str, Resources]:
-    """Every kernel by its name; of several forms of one kernel the one with the most registers."""
+    """The resources of every kernel by its name. Of several forms of a kernel, the one with the most registers counts.
+
+    capability: compute capability times 10, 90 for 9.0.
+    """
     found: dict[str, Resources] = {}
     for name, kernel in [*_products(capability), *_cuda(capability), *_triton(capability)]:
         one = resources_of(kernel, capability)
@@ -128,11 +137,13 @@ def _cuda(capability: int) -> list[tuple[str, Launched]]:
 
 
 def _triton(capability: int) -> list[tuple[str, Launched]]:
+    """Our Triton kernels without the int8 product, which `_products` compiles."""
     launched = ahead_of_time.compile_all(capability).launched
     return [(one.name.strip("_"), one) for one in launched if one.name != "_product"]
 
 
 def _cuobjdump(cubin: bytes, option: str) -> str:
+    """The output of NVIDIA's tool cuobjdump, which Triton contains, for one cubin."""
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)

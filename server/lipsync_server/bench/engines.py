@@ -32,6 +32,7 @@ def with_benchmark(registry: Registry = ENGINES) -> list[str]:
 
 
 def _has(module: str) -> bool:
+    """Whether a module exists. The module is not imported."""
     try:
         return importlib.util.find_spec(module) is not None
     except ImportError:  # the package around the module is not there
@@ -39,5 +40,6 @@ def _has(module: str) -> bool:
 
 
 def _module(name: str, registry: Registry) -> str:
+    """The name of an engine's benchmark module, which may not exist."""
     entry = registry.entries[name]
     return f"{entry.package}.bench" if entry.outside else f"{__package__}.{name}.command"

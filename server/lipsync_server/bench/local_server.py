@@ -27,8 +27,8 @@ _POLL_INTERVAL_S = 0.02
 def free_port() -> int:
     """A TCP port of loopback that was free a moment ago.
 
-    The port lies below the range that Linux takes for outgoing connections (from 32768): one of those, or another
-    process that asks for any port, would otherwise get this one before its server has started.
+    Linux uses ports from 32768 for outgoing connections and for processes that ask for any port. The port lies below
+    them, so that it is still free when the server starts.
     """
     while True:
         port = random.randrange(20_000, 32_000)
@@ -57,10 +57,11 @@ class LocalServer:
 
     @property
     def url(self) -> str:
+        """The server's address, such as http://127.0.0.1:20123."""
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Start the process; returns before it listens."""
+        """Start the process. Returns before the process listens."""
         settings = {"HOST": "127.0.0.1", "DATA_DIR": str(self.data_dir), "PORT": str(self.port), **self.settings}
         own = {name: value for name, value in os.environ.items() if self.inherits or not name.startswith("LIPSYNC_")}
         environment = {**own, **{f"LIPSYNC_{name}": value for name, value in settings.items()}, **self.environment}
@@ -74,7 +75,7 @@ class LocalServer:
             self.process = subprocess.Popen(self.command, env=environment, cwd=self.folder, stdout=log, stderr=log)
 
     def wait_until_it_answers(self, path: str, timeout_s: float) -> None:
-        """Wait for a 200 at `path`; raises LipsyncError when the process ends or the time is over."""
+        """Wait for the status 200 at `path`. Raises LipsyncError when the process ends or the time is over."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             self.check_that_it_runs()
@@ -102,13 +103,13 @@ class LocalServer:
             raise LipsyncError(f"The server ended{self._last_words()}")
 
     def kill(self) -> None:
-        """kill -9: the server cannot tidy up."""
+        """End the server with SIGKILL, so that it cannot clean up."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
 
     def stop(self, timeout_s: float = STOP_S) -> int:
-        """Stop the server as a container is stopped, and kill it when the time is over; returns the exit status."""
+        """Stop the server with SIGTERM, and kill it when the time is over. Returns the exit status."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         try:
@@ -118,6 +119,7 @@ class LocalServer:
             return self.process.wait()
 
     def _last_words(self) -> str:
+        """The end of a message: the last lines of the log, if there is one."""
         if self.log is None or not self.log.exists():
             return "; its error is above."
         return f": {self.log.read_text(errors='replace')[-3000:]}"

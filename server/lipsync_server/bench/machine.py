@@ -46,7 +46,7 @@ class Machine:
 
     @classmethod
     def here(cls, device: str = "") -> Self:
-        """This machine. device: the one that is measured, as torch names it."""
+        """This machine. device: the measured device, as torch names it."""
         gpus = hardware.gpus()
         return cls(
             device=device,
@@ -61,7 +61,7 @@ class Machine:
 
     @classmethod
     def of(cls, numbers: Mapping[str, Any]) -> Self:
-        """The machine of a file's numbers; raises ValueError when they have no header."""
+        """The machine of a file's numbers. Raises ValueError if the numbers have no header."""
         found = numbers.get(HEADER, numbers.get(_OLD_HEADER))
         if not isinstance(found, dict):
             raise ValueError(f"the numbers do not say on which machine they were measured: no section {HEADER}")
@@ -103,7 +103,7 @@ class Machine:
         )
 
     def with_torch(self) -> Self:
-        """The same with the versions of CUDA, cuDNN and NCCL that torch uses. Imports torch."""
+        """A copy with the versions of CUDA, cuDNN and NCCL that torch uses. Imports torch."""
         import torch
 
         found = {
@@ -116,12 +116,12 @@ class Machine:
 
     @property
     def numbers(self) -> Numbers:
-        """The header as a JSON file holds it."""
+        """The header for a JSON file."""
         return asdict(self) | {"gpus": list(self.gpus), "software": dict(self.software)}
 
     @property
     def card(self) -> str:
-        """The GPUs in words, or the device where there is none."""
+        """The GPUs in words, or the CPU or the device on a machine without GPUs."""
         if not self.gpus or self.device == "cpu":
             return self.cpu or self.device or "no GPU"
         first = self.gpus[0]
@@ -129,11 +129,12 @@ class Machine:
 
     @property
     def software_line(self) -> str:
+        """Packages with their versions, separated by commas."""
         return ", ".join(f"{name} {version}" for name, version in self.software.items())
 
     @property
     def rows(self) -> list[tuple[str, str]]:
-        """The header as (name, text), for a table or for the lines above one; without the unknown."""
+        """The header as (name, text), for a table or the lines above a table. Unknown values are left out."""
         cores = f"{self.n_cpus} cores" if self.n_cpus else ""
         gpu_memory = f"{self.gpu_bytes / 2**30:.0f} GiB" if self.gpu_bytes else ""
         gpus = f"{len(self.gpus)} x {self.gpus[0]}" if len(self.gpus) > 1 else "".join(self.gpus)
@@ -148,6 +149,7 @@ class Machine:
 
 
 def _versions() -> dict[str, str]:
+    """The versions of the installed packages in _PACKAGES."""
     found = {}
     for package in _PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""GPU memory: its peak since a moment, and a cap that stands in for a smaller card.
+"""GPU memory: its peak since a reset, and a limit that makes the card behave as a smaller one.
 
 GPU memory can be counted in three ways. *Tensors*: the bytes of the program's own tensors. *torch's allocator*: the
 tensors and the blocks that the allocator keeps for reuse. *The card*: also CUDA's context, the libraries' workspaces
@@ -25,7 +25,7 @@ def free(device: torch.device) -> None:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Count peaks from here on."""
+    """Start a new measurement of the peaks."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
@@ -48,19 +48,19 @@ def peaks(device: torch.device) -> Numbers:
 
 
 def allocated_bytes(device: torch.device) -> int:
-    """Memory that tensors take on the card now."""
+    """Memory of all tensors on the card now, in bytes; 0 on a CPU."""
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
 
 
 def beside_torch_bytes(device: torch.device) -> int:
-    """Memory in use on the card that is not torch's. All of it is this process's if no other program uses the card."""
+    """Memory in use on the card outside torch's allocator, in bytes. Includes the memory of other programs."""
     free_bytes, total_bytes = torch.cuda.mem_get_info(device)
     return total_bytes - free_bytes - torch.cuda.memory_reserved(device)
 
 
 @contextmanager
 def card_of(n_bytes: int, device: torch.device) -> Iterator[int]:
-    """Hold this process to a card of `n_bytes`, CUDA's context included; gives the bytes that torch may use."""
+    """Limit this process to a card of `n_bytes`, which include CUDA's context. Yields the bytes that torch may use."""
     if device.type != "cuda":
         yield n_bytes
         return

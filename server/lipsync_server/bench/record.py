@@ -1,8 +1,7 @@
 """The numbers of one benchmark run, in a JSON file that is written after each part.
 
-A failed section does not end the run.
-
-Knows how sections are named, run and stored. Does not know the measurement of a section, nor its device.
+A failed section does not end the run. Knows the names, the order and the storage of sections. Does not know the
+measurement of a section, nor its device.
 """
 
 import json
@@ -20,15 +19,15 @@ Measure = Callable[[Numbers], None]
 
 
 def _nothing() -> None:
-    pass
+    """Do nothing after a part."""
 
 
 @dataclass
 class Record:
     """All numbers of a run by section.
 
-    path: the JSON file; sections that an earlier run wrote to it stay. ends_at: on `time.monotonic`; no section begins
-    after that moment. after_part: called after every part, to give memory back.
+    path: the JSON file; sections of an earlier run stay in it. ends_at: on `time.monotonic`; no section begins after
+    this time. after_part: called after every part, to release memory.
     """
 
     path: Path | None = None
@@ -55,24 +54,24 @@ class Record:
         say(f"{name}: {json.dumps(self.numbers[name])}")
 
     def part(self, numbers: Numbers, name: str, measure: Measure) -> None:
-        """Measure one part of `numbers` and save it; a part that fails holds the reason, and the others go on."""
+        """Measure one part of `numbers` and save it. After a failure the part contains the reason."""
         started = time.perf_counter()
         found = Numbers()
         numbers[name] = found
         try:
             measure(found)
-        except Exception as error:  # the other parts still count
+        except Exception as error:  # a measurement may raise any error, and the other parts must still run
             found["failed"] = f"{type(error).__name__}: {str(error)[:500]}"
         found["took_s"] = round(time.perf_counter() - started, 1)
         self.save()
         self.after_part()
 
     def of(self, section: str) -> Numbers:
-        """The numbers of a section, made when it is not there yet."""
+        """The numbers of a section. A missing section is added."""
         return cast(Numbers, self.numbers.setdefault(section, Numbers()))
 
     def save(self) -> None:
-        """Write all numbers there are."""
+        """Write all numbers to the JSON file, if there is one."""
         if self.path is not None:
             write(self.path, self.numbers)
 
@@ -84,12 +83,12 @@ def say(line: str) -> None:
 
 
 def read(path: Path) -> Numbers:
-    """The numbers in a file; empty where there is no file yet."""
+    """The numbers in a file; {} if the file does not exist."""
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else Numbers()
 
 
 def write(path: Path, numbers: Numbers) -> None:
-    """Put the numbers into a file. Readers see either the old file or the new one, never a part."""
+    """Write the numbers to a file in one step, so that a reader sees the old file or the whole new one."""
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
     part.replace(path)

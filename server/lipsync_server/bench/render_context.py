@@ -1,4 +1,4 @@
-"""A worker's side of a render, without a worker: for benchmarks and tests that call an engine themselves."""
+"""The RenderContext of benchmarks and tests, which call an engine without a worker."""
 
 import math
 from collections.abc import Callable
@@ -10,15 +10,16 @@ from lipsync_server.engines.base import ResumePoint, State
 
 
 def _never(context: "RecordingContext") -> bool:
+    """Never stop the job."""
     return False
 
 
 @dataclass
 class RecordingContext:
-    """A RenderContext that keeps everything which the engine reports.
+    """A RenderContext that stores all reports of the engine.
 
-    stop: whether the job is to stop now, asked with this context. stages: (stage, done, total) of every report; notes:
-    their texts as "stage: note".
+    stop: returns whether the job must stop now; called with this context. stages: (stage, done, total) of every report.
+    notes: the text of every report as "stage: note". saved: every state that the engine saved.
     """
 
     scratch: Path = Path()
@@ -31,7 +32,7 @@ class RecordingContext:
 
     @classmethod
     def stopping_at(cls, done: float, scratch: Path = Path()) -> Self:
-        """A context that stops the job once `done` of the stage "generate" is reported."""
+        """A context that stops the job as soon as the stage "generate" reports at least `done`."""
         return cls(scratch, stop=lambda context: max(context.generated, default=-math.inf) >= done)
 
     @property

@@ -18,8 +18,9 @@ B = TypeVar("B")
 class Section(Generic[B]):
     """One section of an engine's benchmark `B`.
 
-    expected_s: seconds on an H100, so that several cards can begin with the longest. n_cards: GPUs that it needs.
-    shares: sections with the same word here are measured by one process, as they read the same files.
+    measure: fills in the section's numbers. expected_s: seconds on an H100, so that several cards can begin with the
+    longest section. n_cards: GPUs that the section needs. shares: sections with the same word are measured by one
+    process, because they read the same files.
     """
 
     measure: Callable[[B, Numbers], None]
@@ -32,9 +33,10 @@ class Section(Generic[B]):
 class SectionRun:
     """One run of sections, with the choices of `lipsync bench --random-weights`.
 
-    device: as torch names it. only: sections, separated by commas; all when empty. scratch: folder for files of up to
-    50 GB. cards: at most so many GPUs at the same time; None takes all that are visible. keep_files: leave the random
-    model files in `scratch` for the next run.
+    device: as torch names it. scratch: folder for files of up to 50 GB. only: sections, separated by commas; "" for
+    all. tiny: whether to use tiny sizes. cards: largest count of GPUs at the same time; None for all visible ones.
+    keep_files: whether the random model files stay in `scratch` for the next run. budget_s: seconds after which no
+    section starts.
     """
 
     device: str
@@ -48,10 +50,10 @@ class SectionRun:
 
 
 def chosen(known: Iterable[str], only: str) -> list[str]:
-    """The names in `known` that `only` asks for, in the order of `known`; all of them when it is empty.
+    """The names in `known` that `only` selects, in the order of `known`; all names if `only` is empty.
 
-    A name may consist of several words, `speed 512 float16`: an entry of `only` asks for every name that has all of
-    the entry's words. Raises InvalidInput for an entry that fits no name.
+    A name may have several words, such as `speed 512 float16`. An entry of `only` selects every name that has all words
+    of the entry. Raises InvalidInput for an entry that selects no name.
     """
     names = list(known)
     entries = [set(entry.split()) for entry in only.split(",") if entry.strip()]
@@ -62,7 +64,7 @@ def chosen(known: Iterable[str], only: str) -> list[str]:
 
 
 def torch_device(setting: str) -> str:
-    """The device of the setting `device`: `auto` is the first GPU where there is one, else the CPU. Imports torch."""
+    """The device of the setting `device`: `auto` is the first GPU, or the CPU without a GPU. Imports torch."""
     import torch
 
     if setting != "auto":

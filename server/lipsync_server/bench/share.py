@@ -1,7 +1,7 @@
 """Turns measured renders into the file that a user sends back or feeds to the bill: `lipsync bench --share`.
 
-Only a warm server's figures are shared, those of the longest recording: a video's end-to-end time without loading. Asks
-the driver for its version. Knows nothing of how renders are measured (whole_runs.py) nor of prices.
+Only the figures of a warm server with the longest recording are shared: the end-to-end time of a video without loading.
+Reads the driver's version. Knows neither the measurement of renders (whole_runs.py) nor prices.
 """
 
 import re
@@ -21,9 +21,10 @@ from lipsync_server.version import __version__
 def card_speeds(
     machine: Machine, engine: str, options: Mapping[str, object], runs: Sequence[Run], measured_on: date
 ) -> CardSpeeds:
-    """The shared file's content: the longest recording's median.
+    """The content of the shared file: the median of the runs with the longest recording.
 
-    options: preset, size and resolution of the engine, and whatever else was set."""
+    options: preset, size and resolution of the engine, and all other options that were set.
+    """
     longest = max(run.duration_s for run in runs)
     same = [run for run in runs if run.duration_s == longest]
     median = medians(same)[0]
@@ -55,7 +56,7 @@ def card_speeds(
 
 
 def file_name(found: CardSpeeds) -> str:
-    """A name that says card, engine and preset: lipsync-speed-nvidia-geforce-rtx-4090-infinitetalk-fast.json."""
+    """A file name with card, engine and preset: lipsync-speed-nvidia-geforce-rtx-4090-infinitetalk-fast.json."""
     words = (found.card, *(word for speed in found.speeds for word in (speed.engine, speed.preset)))
     return f"lipsync-speed-{re.sub(r'[^a-z0-9]+', '-', ' '.join(words).lower()).strip('-')}.json"
 
@@ -68,7 +69,7 @@ def write_share(found: CardSpeeds, folder: Path) -> Path:
 
 
 def driver_version() -> str:
-    """The version of NVIDIA's driver, as nvidia-smi prints it; "" where there is none."""
+    """The version of NVIDIA's driver, as nvidia-smi prints it; "" without a driver."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return ""

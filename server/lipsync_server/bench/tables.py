@@ -1,8 +1,9 @@
 """Write the tables of a document from measured JSON files: `python -m lipsync_server.bench.tables docs/performance.md`.
 
-A table stands in a block (lipsync_server/markdown.py): `<!-- begin NAME FILE.json -->`. The files lie in performance/
-beside the document. A document whose tables share files names them once, `<!-- files: A.json B.json -->`; when several
-hold the same section, the last file counts. A test compares the documents with the files. Measures nothing.
+A table is in a block (lipsync_server/markdown.py) that begins with `<!-- begin NAME FILE.json -->`. The files are in
+the folder performance/ beside the document. A document whose tables share files names them once, in
+`<!-- files: A.json B.json -->`. If several files have the same section, the last file counts. A test compares the
+documents with the files. Measures nothing.
 """
 
 import json
@@ -30,7 +31,7 @@ def with_tables(document: str, folder: Path) -> str:
     """`document` with every table written anew from the files in `folder`.
 
     A table whose own file is missing becomes "Not measured yet.". Raises ValueError for an unknown table or a table
-    without a file, OSError when a file of the line `files:` is missing.
+    without a file, and OSError if a file of the line `files:` is missing.
     """
     named = _FILES.search(document)
     shared = {file: _load(folder / file) for file in named[1].split()} if named else {}
@@ -58,7 +59,7 @@ def with_tables(document: str, folder: Path) -> str:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """A file's sections, without those that could not be measured on that machine.
+    """The sections of a file, without the sections that could not be measured on its machine.
 
     A file of `lipsync bench --share` becomes one entry of the section "shared".
     """
@@ -69,6 +70,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _merged(runs: Mapping[str, Numbers]) -> dict[str, Any]:
+    """The sections of all files. Of sections with one name the last counts; all entries of "shared" are kept."""
     merged: dict[str, Any] = {}
     for numbers in runs.values():
         shared = [*merged.get("shared", []), *numbers.get("shared", [])]
@@ -79,7 +81,7 @@ def _merged(runs: Mapping[str, Numbers]) -> dict[str, Any]:
 
 
 def _files(runs: Mapping[str, Numbers]) -> str:
-    """A row to each file: the machine, and the sections that count from this file."""
+    """A row for each file: its machine, and its sections that count."""
     rows = []
     for index, (file, numbers) in enumerate(runs.items()):
         machine = Machine.of(numbers)
@@ -94,6 +96,7 @@ def _files(runs: Mapping[str, Numbers]) -> str:
 
 
 def main() -> None:
+    """Rewrite the tables of the document on the command line."""
     path = Path(sys.argv[1])
     document = path.read_text(encoding="utf-8")
     path.write_text(with_tables(document, path.parent / "performance"), encoding="utf-8")

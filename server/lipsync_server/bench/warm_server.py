@@ -1,7 +1,7 @@
 """A server with a loaded engine, for a benchmark of whole jobs over HTTP.
 
-Measures a job as its caller sees it: seconds from POST to the last byte. Samples the memory of the server, its worker
-and the GPU during that time.
+Measures the seconds from POST to the last byte, and samples the memory of the server, its worker and the GPU during
+that time.
 """
 
 import importlib
@@ -29,10 +29,11 @@ _SAMPLE_S = 0.05
 
 @dataclass(frozen=True)
 class Answer:
-    """One job, measured from outside.
+    """The figures of one job.
 
-    peak_gpu_bytes: memory in use on the cards, less the memory that was in use before the server started. CUDA's own
-    share is included. 0 without a GPU.
+    wall_s: from POST to the last byte. stage_s: seconds of each stage, from the server. peak_rss_bytes: largest memory
+    of server and worker. peak_gpu_bytes: largest memory in use on the cards, with CUDA's own share, minus the memory
+    that was in use before the server started; 0 without a GPU.
     """
 
     wall_s: float
@@ -44,7 +45,7 @@ class Answer:
 class WarmServer:
     """`lipsync serve` on a free port with its own data folder; use as a context manager.
 
-    settings: the engine's, by their names without LIPSYNC_; `ready_s` is how long the server took to load its engine.
+    settings: of the engine, by their names without LIPSYNC_. ready_s: seconds from the start to the loaded engine.
     """
 
     def __init__(self, engine: str, data_dir: Path, settings: Mapping[str, str] | None = None) -> None:
@@ -70,7 +71,7 @@ class WarmServer:
         self._server.stop()
 
     async def post(self, image: Path, audio: Path, fields: dict[str, str]) -> Answer:
-        """POST /lipsync; raises LipsyncError with the server's sentence when it refuses."""
+        """POST /lipsync, and read the whole video. Raises LipsyncError with the server's message if it refuses."""
         headers = {"Authorization": f"Bearer {self._token}"}
         timeout = aiohttp.ClientTimeout(total=None)
         process = self._server.process
@@ -131,7 +132,7 @@ class _PeakMemory:
 
 
 def _gpu_bytes() -> int:
-    """Memory in use on the cards that the server may use, by any process; 0 where NVML does not answer."""
+    """Memory in use by any process on the server's cards, in bytes; 0 without NVML (NVIDIA's library of card data)."""
     return sum(read() for read in _gpus())
 
 
@@ -141,8 +142,8 @@ def _gpus() -> tuple[Callable[[], int], ...]:
     try:
         nvml = importlib.import_module("pynvml")
         nvml.nvmlInit()
-    except Exception:  # the module is missing, or there is no driver: its own error class for each case
+    except Exception:  # pynvml has many own error classes, and the module itself may be missing
         return ()
-    # Only cards in CUDA_VISIBLE_DEVICES: other programs may use the rest.
+    # hardware.gpus() has only cards in CUDA_VISIBLE_DEVICES. Other programs may use the rest.
     handles = [nvml.nvmlDeviceGetHandleByUUID(gpu.uuid) for gpu in hardware.gpus()]
     return tuple(lambda handle=handle: int(nvml.nvmlDeviceGetMemoryInfo(handle).used) for handle in handles)

@@ -1,6 +1,6 @@
 """Whole renders of an engine with its real model files: each in a process of its own, or over HTTP by a warm server.
 
-In a new process, load time and peak memory include no earlier work. Knows how to time a render; presents nothing.
+In a new process, load time and peak memory include no earlier work. Measures renders; prints nothing.
 """
 
 import asyncio
@@ -22,7 +22,11 @@ from lipsync_server.errors import InvalidAudio, LipsyncError
 
 @dataclass(frozen=True)
 class Plan:
-    """Renders to measure: the recording is repeated to each length. options: the engine's own, by name."""
+    """The renders to measure.
+
+    durations_s: lengths to which the recording is repeated. repeat: renders of each length. options: of the engine, by
+    name.
+    """
 
     engine: str
     image: Path
@@ -34,7 +38,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Run:
-    """One measured render. wall_s: seconds of work, or from POST to the last byte. Memory is the peak."""
+    """One measured render.
+
+    duration_s: of the sound. wall_s: seconds of work, or from POST to the last byte. stage_s: seconds of each stage.
+    peak_rss_bytes, peak_gpu_bytes: largest host and GPU memory.
+    """
 
     duration_s: float
     wall_s: float
@@ -44,14 +52,14 @@ class Run:
 
 
 def in_processes(plan: Plan) -> Iterator[Run]:
-    """Render in a fresh process each time, which loads the engine and ends."""
+    """Render each run in a new process, which loads the engine and ends."""
     with tempfile.TemporaryDirectory(prefix="lipsync-bench-") as folder:
         for audio, duration_s in _recordings(plan, Path(folder)):
             yield _run_process(plan, audio, Path(folder) / "video.mp4", duration_s)
 
 
 def over_http(plan: Plan) -> Iterator[Run]:
-    """POST /lipsync to one server that has its engine loaded. Memory is the sum of server and worker."""
+    """POST each run to /lipsync of one server whose engine is loaded. Memory is the sum of server and worker."""
     form = {"engine": plan.engine}
     if plan.options:
         form["options"] = json.dumps(plan.options)
@@ -64,7 +72,7 @@ def over_http(plan: Plan) -> Iterator[Run]:
 
 
 def medians(runs: list[Run]) -> list[Run]:
-    """One run for each length: the median of every time, the largest of every memory peak."""
+    """One run for each length, with the median of every time and the largest of every memory peak."""
     by_duration: dict[float, list[Run]] = {}
     for run in runs:
         by_duration.setdefault(run.duration_s, []).append(run)
@@ -83,7 +91,7 @@ def medians(runs: list[Run]) -> list[Run]:
 
 
 def repeat_recording(source: Path, target: Path, duration_s: float) -> None:
-    """Write the recording `source` to the WAV file `target`, repeated and cut to `duration_s`."""
+    """Write the recording `source` to the WAV file `target`, repeated and cut to `duration_s`. Raises InvalidAudio."""
     try:
         samples, rate_hz = soundfile.read(source, dtype="int16", always_2d=True)
     except (soundfile.LibsndfileError, OSError) as error:
@@ -108,6 +116,7 @@ def _recordings(plan: Plan, folder: Path) -> Iterator[tuple[Path, float]]:
 
 
 def _run_process(plan: Plan, audio: Path, output: Path, duration_s: float) -> Run:
+    """Run `lipsync render` in a new process. Raises LipsyncError if it fails."""
     command = [sys.executable, "-P", "-m", "lipsync_server.cli", "render", str(plan.image), str(audio)]
     command += ["--output", str(output), "--engine", plan.engine, "--json"]
     for name, value in plan.options.items():

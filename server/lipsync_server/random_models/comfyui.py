@@ -42,7 +42,7 @@ _OF_GGUF = {"token_embedding.weight": "token_embd.weight", "norm.weight": "enc.o
 
 
 def write(folder: Path, files: FileSet, sizes: Sizes = TINY, *, kind: str = "Q8_0") -> None:
-    """Write every file that InfiniteTalk needs below `folder`. kind: the block format of GGUF files."""
+    """Write every file that InfiniteTalk needs below `folder`. kind: the block format of GGUF files, such as Q8_0."""
     parameters = dict(random_parameters(sizes.transformer))
     parts = ((BASES, False), (PATCHES, True))
     for names, of_adapter in parts:
@@ -55,7 +55,10 @@ def write(folder: Path, files: FileSet, sizes: Sizes = TINY, *, kind: str = "Q8_
 
 
 def save_text(path: Path, files: FileSet, official: Mapping[str, Tensor], kind: str = "Q8_0") -> None:
-    """The text encoder with its tokenizer inside, under transformers' or llama.cpp's names."""
+    """Write the text encoder with its tokenizer inside, under transformers' or llama.cpp's names.
+
+    official: UMT5's tensors under their official names.
+    """
     renamed = {text_name(name, gguf=files == "GGUF"): value.float() for name, value in official.items()}
     if files == "GGUF":
         save_gguf(renamed, path, kind, arch="t5encoder", pieces=byte_pieces())
@@ -68,7 +71,7 @@ def save_text(path: Path, files: FileSet, official: Mapping[str, Tensor], kind: 
 
 
 def save_encoders(folder: Path, sizes: Sizes = TINY) -> None:
-    """CLIP's vision tower under transformers' names, the VAE in bf16, and wav2vec2 as one fp16 file."""
+    """Write CLIP's vision tower under transformers' names, the VAE in bf16, and wav2vec2 as one fp16 file."""
     tower = CLIPVisionModel(CLIPVisionConfig(**sizes.clip.to_dict()))
     randomise(tower, device=torch.device("cpu"), dtype=torch.float32)
     named = {
@@ -100,7 +103,7 @@ def text_name(official: str, *, gguf: bool = False) -> str:
 
 
 def byte_pieces() -> list[Piece]:
-    """A tokenizer of 263 pieces: the special ones, a space, the most frequent letters, and every byte."""
+    """A tokenizer of 263 pieces: the special pieces, a space, the most frequent letters, and every byte."""
     special = [Piece("<pad>", 0.0, CONTROL), Piece("</s>", 0.0, CONTROL), Piece("<unk>", 0.0, UNKNOWN)]
     letters = [Piece(letter, -float(index + 1), NORMAL) for index, letter in enumerate("▁eta")]
     return [*special, *(Piece(f"<0x{byte:02X}>", -10.0, BYTE) for byte in range(256)), *letters]
@@ -117,6 +120,7 @@ def _old_norm(name: str) -> str:
 
 
 def _save(path: Path, files: FileSet, tensors: Mapping[str, Tensor], kind: str) -> None:
+    """Write the tensors in the layout of this set of files."""
     if files == "GGUF":
         save_gguf(tensors, path, kind)
     elif files == "scaled fp8":

@@ -27,7 +27,7 @@ from lipsync_server.models.tensor_files.writer import write_tensors
 from lipsync_server.random_models.networks import random_tensors, tensors_of, vae_tensors, write_json, write_wav2vec
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
-# Fields of the published config.json; the sound's sizes are in the shapes alone.
+# Fields of the published config.json. The sizes of the sound's layers are only in the shapes of the tensors.
 _PUBLISHED_FIELDS = (
     "dim", "ffn_dim", "text_dim", "freq_dim", "eps", "num_heads", "num_layers", "in_dim", "out_dim", "vae_stride",
     "patch_size",
@@ -42,7 +42,7 @@ _LTX: dict[str, object] = {
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large each model is."""
+    """The size of each model. wan_width: channels of the first layer of Wan's VAE. ltx: config.json of LTX's VAE."""
 
     transformers: dict[Variant, HeadConfig]
     sound: Wav2Vec2Config
@@ -77,7 +77,7 @@ def write(
     *,
     device: torch.device | str = "cpu",
 ) -> None:
-    """Write the files of `variants` below `folder`, which is made when missing. device: where weights are made."""
+    """Write the files of `variants` below `folder`, which is made if missing. device: on which weights are made."""
     device = torch.device(device)
     home, sound = folder / published.FOLDER, folder / published.SOUND
     for seed, variant in enumerate(variants):
@@ -95,13 +95,13 @@ def write(
         write_json(home / published.LTX_VAE / "config.json", sizes.ltx)
         save_file(tensors_of(ltx_vae.build(sizes.ltx), device), home / published.LTX_VAE / _WEIGHTS)
     sound.mkdir(exist_ok=True)
-    # The form of the published file: names begin with wav2vec2., and there is a head for text too.
+    # In the published file, names begin with wav2vec2., and the file also has a head for text.
     head = {"lm_head.weight": torch.zeros(32, sizes.sound.hidden_size), "lm_head.bias": torch.zeros(32)}
     write_wav2vec(sound, sizes.sound, device, prefix="wav2vec2.", more=head)
 
 
 def published_shapes(config: HeadConfig) -> dict[str, tuple[int, ...]]:
-    """Every tensor of the published file, also the tensors that no code reads."""
+    """The shape of every tensor in the published file, also of the tensors that no code reads."""
     dim, channels = config.dim, config.audio_channels
     unused: dict[str, tuple[int, ...]] = {
         "text_embedding.0.weight": (dim, config.text_dim), "text_embedding.0.bias": (dim,),
@@ -122,6 +122,7 @@ def random_parameters(
 
 
 def main() -> None:
+    """Write the files into the folder on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--full", action="store_true", help="the published sizes")

@@ -16,7 +16,10 @@ _K_BLOCK = 256
 
 
 def pack_rows(rows: Floats, kind: str) -> tuple[NDArray[np.generic], GGMLQuantizationType]:
-    """(n, length) float32 -> the packed rows and the format: `kind`, or F16 if a row is no whole number of blocks."""
+    """Pack float32 rows (n, length) into the block format `kind`.
+
+    Returns the packed rows and their format. The format is F16 if a row is no whole number of blocks.
+    """
     wanted = GGMLQuantizationType[kind]
     if rows.shape[-1] % GGML_QUANT_SIZES[wanted][0]:
         wanted = GGMLQuantizationType.F16
@@ -65,12 +68,15 @@ def _with_minimum(blocks: Floats, bits: int) -> Bytes:
 
 
 def _half(values: Floats) -> Floats:
+    """`values` rounded to float16, as float32."""
     return values.astype(np.float16).astype(np.float32)
 
 
 def _bytes(values: Floats) -> Bytes:
+    """`values` as the bytes of float16 numbers."""
     return values.astype(np.float16).view(np.uint8)
 
 
 def _nonzero(values: Floats) -> Floats:
+    """`values` with 1 in place of 0, for a division."""
     return np.where(values == 0, np.float32(1), values)

@@ -31,7 +31,11 @@ from lipsync_server.random_models.networks import randomise, vae_tensors, write_
 
 @dataclass(frozen=True)
 class Sizes:
-    """The size of each model. plain_layers: the linear layers that quantised transformer files keep in 16 bits."""
+    """The size of each model.
+
+    vae_width: channels of the VAE's first layer. plain_layers: parts of the names of linear layers that quantised
+    transformer files keep in 16 bits.
+    """
 
     transformer: TransformerConfig
     text: UMT5Config
@@ -43,7 +47,12 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Contents:
-    """The files to write. merged: one set of quantised transformers for each entry; True adds _lora to their names."""
+    """The files to write.
+
+    people: for one person, for two, or both. shards: whether to write the transformer in 16 bits. kinds: number formats
+    of quantised transformers. merged: one set of quantised transformers for each entry; True adds _lora to their names.
+    text: number formats of the text encoder.
+    """
 
     people: tuple[People, ...] = ("single", "multi")
     shards: bool = True
@@ -91,7 +100,7 @@ FP8_FEW_STEPS = Contents(people=("single",), shards=False, kinds=("fp8",), merge
 def write(
     folder: Path, sizes: Sizes = TINY, contents: Contents = EVERYTHING, *, device: torch.device | str = "cpu"
 ) -> None:
-    """Write all files of `contents` below `folder`, which is made when missing. device: where weights are made."""
+    """Write all files of `contents` below `folder`, which is made if missing. device: on which weights are made."""
     device = torch.device(device)
     base, talk, sound = folder / "Wan2.1-I2V-14B-480P", folder / "InfiniteTalk", folder / "chinese-wav2vec2-base"
     quantised, tokenizer = talk / "quant_models", base / "google" / "umt5-xxl"
@@ -122,7 +131,7 @@ def write(
 
 
 def write_flashtalk(folder: Path, sizes: Sizes = TINY, *, device: torch.device | str = "cpu") -> None:
-    """Write FlashTalk's transformer below `folder`, in shards without an adapter; the encoders are `write`'s."""
+    """Write FlashTalk's transformer below `folder`, in shards without an adapter. `write` writes its encoders."""
     place = folder / FLASHTALK_FOLDER
     save_shards(dict(random_parameters(sizes.transformer, seed=7, device=device)), place, None, n_shards=3)
     config = {field.name: getattr(sizes.transformer, field.name) for field in fields(sizes.transformer)}
@@ -130,14 +139,16 @@ def write_flashtalk(folder: Path, sizes: Sizes = TINY, *, device: torch.device |
 
 
 def _write_transformer(path: Path, sizes: Sizes, kind: EightBit, seed: int, device: torch.device) -> None:
+    """Write a whole transformer with 8-bit weights."""
     config = sizes.transformer
-    # float32 first, so that every file of one seed holds the same weights.
+    # Weights are drawn in float32 for every format, so that all files of one seed have the same weights.
     plain = random_parameters(config, seed=seed, device=device)
     halved = ((name, tensor.to(torch.bfloat16)) for name, tensor in plain)
     save_quantized(layout_of(config, torch.bfloat16), halved, kind, path, keep=sizes.plain_layers)
 
 
 def _write_text_fp8(folder: Path, config: UMT5Config, device: torch.device) -> None:
+    """Write the text encoder in fp8, with the map of its rounded layers."""
     positions = (f"blocks.{layer}.pos_embedding" for layer in range(config.num_layers))
     meta = torch.device("meta")
     save_quantized(
@@ -147,7 +158,7 @@ def _write_text_fp8(folder: Path, config: UMT5Config, device: torch.device) -> N
 
 
 def text_tensors(config: UMT5Config, device: torch.device) -> Iterator[tuple[str, Tensor]]:
-    """UMT5 under its official names, bfloat16, layer by layer."""
+    """Yield UMT5's tensors as (official name, bfloat16 tensor), layer by layer."""
     embedding = torch.empty(config.vocab_size, config.d_model, device=device)
     if not embedding.is_meta:
         embedding.normal_(generator=torch.Generator(device).manual_seed(1))
@@ -173,7 +184,7 @@ def _tokenizer() -> Tokenizer:
 
 
 def _clip_tensors(config: CLIPVisionConfig, device: torch.device) -> dict[str, Tensor]:
-    """The vision tower under its official names with joined q, k, v, some of the unused tensors, float16."""
+    """CLIP's vision tower in float16 under its official names, with joined q, k, v and some of the unused tensors."""
     # build() leaves out the last block, which the published file has.
     whole = CLIPVisionConfig(**{**config.to_dict(), "num_hidden_layers": config.num_hidden_layers + 1})
     model = clip.build(whole)

@@ -20,10 +20,10 @@ from lipsync_server.models.wan_vae import vae
 
 
 def randomise(model: nn.Module, *, device: torch.device, dtype: torch.dtype, seed: int = 0) -> None:
-    """Give a model that was built on the meta device random weights on `device`, the same ones for the same seed.
+    """Give a model that was built on the meta device random weights on `device`. The same seed gives the same weights.
 
-    Matrices and convolutions: normal, see the module. Vectors: biases 0; norms' weights, and every tensor named
-    `gamma`, 1.
+    Matrices and convolutions with n inputs get normal numbers with standard deviation n ** -0.5. Biases get 0. Weights
+    of norms, and every tensor named `gamma`, get 1.
     """
     model.to_empty(device=device)
     generator = torch.Generator(device).manual_seed(seed)
@@ -34,7 +34,7 @@ def randomise(model: nn.Module, *, device: torch.device, dtype: torch.dtype, see
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)
         else:
             parameter.normal_(std=parameter[0].numel() ** -0.5, generator=generator)
-    # nn.Module's own `to`. The one of diffusers' models warns about modules that stay float32, and there are none.
+    # This is nn.Module's own `to`. The method of diffusers' models warns about modules that stay float32.
     nn.Module.to(model, dtype=dtype)
     model.requires_grad_(False).eval()
 
@@ -49,7 +49,8 @@ def random_tensors(
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield random tensors as (name, tensor), so that a model larger than the memory can be streamed to disk.
 
-    begins_at_one: whether a vector is the weight of a norm, around 1; every other vector lies around 0.
+    begins_at_one: returns whether a vector is the weight of a norm, whose numbers are around 1. The numbers of every
+    other vector are around 0.
     """
     generator = torch.Generator(device).manual_seed(seed)
     for name, shape in shapes.items():
@@ -69,16 +70,16 @@ def tensors_of(model: nn.Module, device: torch.device) -> dict[str, Tensor]:
 
 
 def vae_tensors(width: int, device: torch.device) -> dict[str, Tensor]:
-    """Wan's VAE under its official names. width: channels of its first layer, 96 in the published one."""
+    """The tensors of Wan's VAE by their official names. width: channels of its first layer, 96 in the published VAE."""
     return {vae.official_name(name): tensor for name, tensor in tensors_of(vae.build(width), device).items()}
 
 
 def write_wav2vec(
     folder: Path, config: Wav2Vec2Config, device: torch.device, *, prefix: str = "", more: Mapping[str, Tensor] = {}
 ) -> None:
-    """Write wav2vec 2.0 as published, into `folder`.
+    """Write wav2vec 2.0 into `folder` in its published files.
 
-    prefix: of every name. more: further tensors that no code reads.
+    prefix: the beginning of every tensor's name. more: further tensors, which no code reads.
     """
     tensors = {prefix + name: tensor for name, tensor in tensors_of(wav2vec.build(config), device).items()}
     save_file({**tensors, **more}, folder / "model.safetensors")
@@ -87,13 +88,14 @@ def write_wav2vec(
 
 
 def write_json(path: Path, value: object) -> None:
+    """Write `value` as a JSON file."""
     path.write_text(json.dumps(value, indent=1), encoding="utf-8")
 
 
 def random_vae(
     *, device: torch.device, dtype: torch.dtype = torch.bfloat16, base_dim: int = 96, **options: Any
 ) -> vae.WanVae:
-    """Wan's VAE. base_dim: channels of its first layer; the published number by default. options: WanVae's own."""
+    """Wan's VAE. base_dim: channels of its first layer, by default as published. options: keywords of WanVae."""
     model = vae.build(base_dim)
     randomise(model, device=device, dtype=dtype)
     return vae.WanVae(model, device, dtype, **options)

@@ -81,9 +81,10 @@ def save_scaled_fp8(
 
 
 def save_int8(parameters: Mapping[str, Tensor], path: Path, *, group: int = 0) -> None:
-    """Linear layers in ComfyUI's int8 with a scale for each row, the rest in float16.
+    """Write linear layers in ComfyUI's int8 with a scale for each row, the rest in float16.
 
-    group: columns that are rotated together (ConvRot), 0 for none; layers that it does not divide are not rotated.
+    group: count of columns that are rotated together (ConvRot), 0 for none. A layer whose width is no multiple of
+    `group` is not rotated.
     """
     tensors: dict[str, Tensor] = {}
     for name, value in parameters.items():

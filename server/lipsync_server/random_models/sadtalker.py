@@ -33,9 +33,8 @@ def write(
 ) -> None:
     """Write all published files into `folder`, the `sadtalker` folder of a weights directory.
 
-    The folder is made if missing.
-
-    dimensions: TINY, or official.PUBLISHED for full size. sizes: picture sizes whose combined file is written.
+    The folder is made if missing. dimensions: TINY, or official.PUBLISHED for full size. sizes: picture sizes whose
+    combined file is written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = random_tensors(official.combined(dimensions), seed)
@@ -47,6 +46,7 @@ def write(
 
 
 def _tensor(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Random numbers for one tensor, in the range that fits its kind."""
     kind = name.rpartition(".")[2]
     if kind == "num_batches_tracked":
         return torch.zeros((), dtype=torch.int64)
@@ -61,8 +61,8 @@ def _tensor(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Te
     return (values * 2 - 1) * gain * math.sqrt(3 / math.prod(shape[1:]))
 
 
-# Gains of tensors whose name contains the text; elsewhere sqrt(2). Without them residual sums grow without bound,
-# sigmoids and softmaxes saturate, and keypoints move out of the picture.
+# Gains of tensors whose name contains the text. Other tensors have sqrt(2). Without these gains residual sums grow
+# without bound, sigmoids and softmaxes saturate, and keypoints move out of the picture.
 _GAINS = (
     ("audio_encoder.", 1.0),
     ("mapping1.", 0.3),
@@ -81,6 +81,7 @@ _GAINS = (
 
 
 def _gaussian(shape: tuple[int, ...], sigma: float = 1.5) -> Tensor:
+    """A Gaussian blur kernel with sum 1, repeated for every channel."""
     position = torch.arange(shape[-1]) - (shape[-1] - 1) / 2
     line = torch.exp(-position.square() / (2 * sigma**2))
     kernel = torch.outer(line, line)

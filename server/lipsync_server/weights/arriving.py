@@ -1,9 +1,9 @@
 """Names the files that a running server still downloads while its engine works without them.
 
 A text encoder is needed only for a prompt whose embedding is not known. So a server starts to work before its text
-encoder is here, and downloads the encoder afterwards. Its workers are other processes: a small file in the weights
-folder tells them which files will come. The entry counts as long as the process that wrote it lives, so a killed
-server leaves no promise behind. Knows no engine and no network.
+encoder is here, and downloads the encoder afterwards. The server's workers are other processes. They read the names of
+the missing files from a small file in the weights folder. The file counts only while the process that wrote it lives,
+so a killed server leaves no promise behind. Knows no engine and no network.
 """
 
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ _NAME = ".arriving.json"
 
 
 class _Arriving(BaseModel):
-    """pid, started_at: the process that downloads. files: paths below the weights folder."""
+    """The contents of the file. pid, started_at: the process that downloads. files: paths below the weights folder."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -42,7 +42,7 @@ def withdraw(weights_dir: Path) -> None:
 
 
 def arriving(weights_dir: Path) -> frozenset[Path]:
-    """The promised files; none when the process that downloads them has ended."""
+    """The promised files; an empty set if the process that downloads them has ended."""
     try:
         entry = _Arriving.model_validate_json((weights_dir / _NAME).read_bytes())
     except (OSError, ValueError):

@@ -1,8 +1,8 @@
 """Download a profile's files from the model hub: resumed, in parallel, with one overall progress, then verified.
 
-The library huggingface_hub transfers the bytes (resumed.py); it reads a token and a mirror from HF_TOKEN and
-HF_ENDPOINT. For a user who rents a machine, this module adds a check of the free disk space, one progress for all
-files, and errors that say what to do. The functions block; the server runs them in a thread.
+The library huggingface_hub transfers the bytes (resumed.py). The library reads a token and a mirror from HF_TOKEN and
+HF_ENDPOINT. This module adds a check of the free disk space, one progress for all files, and errors with advice. The
+functions block, so the server runs them in a thread.
 """
 
 import errno
@@ -53,7 +53,7 @@ class PullProgress:
 
 
 class _Meter:
-    """Adds up the bytes of all files; thread-safe. The rate is the mean of the whole pull, which fluctuates little."""
+    """Adds up the bytes of all files, from several threads. The rate is the mean of the whole pull."""
 
     def __init__(self, total: int, on_progress: Callable[[PullProgress], None], cancelled: Callable[[], bool]) -> None:
         self._lock = threading.Lock()
@@ -74,6 +74,7 @@ class _Meter:
             raise Cancelled("the download was stopped; what has arrived is kept and the next pull goes on from there")
 
     def pause(self, seconds: float) -> None:
+        """Wait. Raises Cancelled when the pull was cancelled."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             self.check()
@@ -102,13 +103,13 @@ def pull(
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
 ) -> list[Path]:
-    """Download the missing files of a profile and verify all its files; returns their paths.
+    """Download the missing files of a profile, and verify all its files. Returns their paths.
 
-    only: names of files in the manifest to download in place of the profile's. skip: names of files to leave out.
+    only: names of files in the manifest, to download in place of the profile's. skip: names of files to leave out.
 
-    Complete and correct files are not downloaded again; a partial file is resumed. Raises DiskFull before the first
-    download when the disk has too little space, WeightsError with file and reason when the hub refuses or a checksum
-    is wrong, Cancelled when `cancelled()` returns True.
+    Complete and correct files are not downloaded again, and a partial file is resumed. Raises DiskFull before the first
+    download if the disk has too little space, WeightsError with file and reason if the hub refuses or a checksum is
+    wrong, and Cancelled when `cancelled()` returns True.
     """
     manifest = manifest or load_manifest()
     weights_dir.mkdir(parents=True, exist_ok=True)
@@ -162,6 +163,7 @@ def _quiet_library() -> Iterator[None]:
 
 
 def _raise_first(jobs: list[Future[None]]) -> None:
+    """Wait for all jobs. The first error cancels the jobs that have not started, and is raised."""
     for job in as_completed(jobs):
         if job.exception() is not None:
             for other in jobs:
@@ -170,7 +172,7 @@ def _raise_first(jobs: list[Future[None]]) -> None:
 
 
 def _sizes(manifest: Manifest, files: list[WeightFile]) -> dict[str, int]:
-    """Exact sizes in bytes for the progress and the disk check: from the manifest where exact, else from the hub."""
+    """Exact sizes in bytes, from the manifest or, for a rounded size there, from the hub."""
     sizes: dict[str, int] = {}
     for file in files:
         sizes[file.path] = file.size_bytes
@@ -189,6 +191,7 @@ def hub_endpoint() -> str | None:
 
 
 def _check_room(weights_dir: Path, needed: int, arrived: int, profile: str) -> None:
+    """Raise DiskFull if the disk has no room for the bytes that have not arrived, and SPARE_BYTES."""
     free = shutil.disk_usage(weights_dir).free
     if free + arrived < needed + SPARE_BYTES:
         raise DiskFull(
@@ -198,6 +201,7 @@ def _check_room(weights_dir: Path, needed: int, arrived: int, profile: str) -> N
 
 
 def _fetch(manifest: Manifest, file: WeightFile, weights_dir: Path, meter: _Meter) -> None:
+    """Download one file, with several attempts, and verify it. Raises WeightsError or Cancelled."""
     folder = manifest.folder(file, weights_dir)
     source = manifest.sources[file.source]
     path = manifest.local_path(file, weights_dir)
@@ -258,18 +262,18 @@ def _no_connection(error: BaseException | None) -> bool:
 
 @contextmanager
 def explained(manifest: Manifest, file: WeightFile) -> Iterator[None]:
-    """Turn the hub's errors about `file` into sentences that say what to do."""
+    """Turn the hub's errors about `file` into LipsyncErrors with a reason and advice."""
     source = manifest.sources[file.source]
     try:
         yield
     except LipsyncError:
         raise
-    except Exception as error:
+    except Exception as error:  # huggingface_hub passes on the errors of its HTTP library, which differ by release
         name, repository = file.path, source.repository
         status = getattr(getattr(error, "response", None), "status_code", None)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(f"the disk filled up while {name} was arriving; free some space and pull again") from error
-        # huggingface_hub reports this as "not found": after the hub did not answer, it searched its own cache.
+        # If the hub does not answer, huggingface_hub searches its own cache, and reports "not found".
         if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError)) or _no_connection(error):
             raise OutOfReach(
                 f"the model hub at {hub_endpoint() or 'https://huggingface.co'} cannot be reached for {name}. "

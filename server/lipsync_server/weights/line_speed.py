@@ -19,7 +19,10 @@ _CONNECT_S = 10.0
 
 
 async def measure_mbps(manifest: Manifest, profile: str) -> float:
-    """Speed of the line in Mbit/s, from the largest file of `profile`. Raises WeightsError without an answer."""
+    """Speed of the line in Mbit/s, measured with the largest file of `profile`.
+
+    Raises WeightsError if the hub does not answer.
+    """
     file = max(manifest.profile_files(profile), key=lambda one: one.size_bytes)
     source = manifest.sources[file.source]
     url = hf_hub_url(source.repository, file.path, revision=source.revision, endpoint=hub_endpoint())
@@ -37,11 +40,11 @@ async def measure_mbps(manifest: Manifest, profile: str) -> float:
                 n_bytes += len(block)
                 if n_bytes >= MOST_BYTES or time.monotonic() - began > MOST_S:
                     break
-            took_s = max(time.monotonic() - began, 1e-3)
+            duration_s = max(time.monotonic() - began, 1e-3)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         reason = str(error) or type(error).__name__
         raise WeightsError(
             f"the model hub at {hub_endpoint() or 'https://huggingface.co'} cannot be read: {reason}. Check the "
             "network (and HF_ENDPOINT, if it is set), or state the line's speed with --mbps"
         ) from error
-    return n_bytes * 8 / took_s / 1e6
+    return n_bytes * 8 / duration_s / 1e6

@@ -45,10 +45,11 @@ class Source(BaseModel):
 
 
 class WeightFile(BaseModel):
-    """One file. size_exact: False if only the rounded published size is known; the hub's size then counts.
+    """One file.
 
-    named_bytes: for the index of a model in shards (diffusers' form), the approximate size of all shards. The index
-    lists the shards; they belong to every profile that has the index.
+    size_exact: False if only the rounded published size is known; then the hub's size counts. named_bytes: for the
+    index of a model in shards (diffusers' form), the approximate size of all shards. The index lists the shards, which
+    belong to every profile with the index.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -65,6 +66,7 @@ class WeightFile(BaseModel):
     @field_validator("path")
     @classmethod
     def _stays_inside(cls, path: str) -> str:
+        """Refuse a path outside the repository's folder."""
         if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
             raise ValueError("must be a relative path without '..'")
         return path
@@ -77,6 +79,8 @@ class _Index(BaseModel):
 
 
 class Profile(BaseModel):
+    """A named set of files that one engine needs."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     engine: str = Field(
@@ -90,12 +94,15 @@ class Profile(BaseModel):
 
     @model_validator(mode="after")
     def _late_are_files(self) -> "Profile":
+        """Refuse a late file that is not in `files`."""
         if unknown := set(self.late) - set(self.files):
             raise ValueError(f"late names {', '.join(sorted(unknown))}, which the profile's files have not")
         return self
 
 
 class Manifest(BaseModel):
+    """The list of weights: sources, files and profiles by name."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: int
@@ -105,6 +112,7 @@ class Manifest(BaseModel):
 
     @model_validator(mode="after")
     def _names_exist(self) -> "Manifest":
+        """Refuse a name of a source or file without an entry."""
         sources = {file.source for file in self.files.values()} - self.sources.keys()
         files = {file for profile in self.profiles.values() for file in profile.files} - self.files.keys()
         if missing := sorted(sources | files):
@@ -120,9 +128,10 @@ class Manifest(BaseModel):
         return self.profiles[name]
 
     def profile_files(self, name: str, weights_dir: Path | None = None) -> list[WeightFile]:
-        """The files of a profile; with `weights_dir` also the shards that its indexes there name.
+        """The files of a profile.
 
-        Raises WeightsError for an index that cannot be read.
+        weights_dir: with it, also the shards that the profile's indexes in this folder list. Raises WeightsError for an
+        index that cannot be read.
         """
         files = [self.files[key] for key in self.profile(name).files]
         if weights_dir is None:
@@ -130,7 +139,7 @@ class Manifest(BaseModel):
         return [one for file in files for one in (file, *self._shards(file, weights_dir))]
 
     def files_named(self, names: Sequence[str]) -> list[WeightFile]:
-        """The files of these names. Raises InvalidInput for a name that the list does not have."""
+        """The files with these names. Raises InvalidInput for an unknown name."""
         for name in names:
             if name not in self.files:
                 raise InvalidInput(f"there is no file {name!r} in the list of weights; see manifest.json", field="only")
@@ -150,7 +159,11 @@ class Manifest(BaseModel):
         ]
 
     def moving_sources(self, profile: str | None = None) -> list[str]:
-        """Names of the sources (of one profile, or all) whose files may change: a branch, and no sum for some file."""
+        """Names of the sources whose files may change.
+
+        The revision of such a source is a branch, and at least one of its files has no SHA-256 in the list. profile:
+        None for the sources of all profiles.
+        """
         used = {file.source for file in self.profile_files(profile)} if profile else self.sources.keys()
         return [
             key
@@ -165,7 +178,7 @@ class Manifest(BaseModel):
         )
 
     def moving_notice(self, profile: str | None = None) -> str | None:
-        """The sentence for a person about sources that are not pinned; None when all are."""
+        """A sentence about the sources that are not pinned; None if all are pinned."""
         moving = [self.sources[key] for key in self.moving_sources(profile)]
         if not moving:
             return None
@@ -176,6 +189,7 @@ class Manifest(BaseModel):
         )
 
     def _shards(self, index: WeightFile, weights_dir: Path) -> list[WeightFile]:
+        """The shards that the index in `weights_dir` lists; [] for another file or without the index."""
         path = self.local_path(index, weights_dir)
         if not index.named_bytes or not path.is_file():
             return []
@@ -200,14 +214,15 @@ class Manifest(BaseModel):
         return weights_dir / self.sources[file.source].folder
 
     def local_path(self, file: WeightFile, weights_dir: Path) -> Path:
+        """The path of a file on this machine, whether it exists or not."""
         return self.folder(file, weights_dir) / file.path
 
 
 @functools.cache
 def load_manifest(path: Path | None = None) -> Manifest:
-    """The manifest at `path`; without a path the shipped one, with the entries of installed engines from outside.
+    """The manifest at `path`. Without a path, the shipped manifest with the entries of installed outside engines.
 
-    Read once. Raises WeightsError when it cannot be read.
+    A manifest is read once in a process. Raises WeightsError if it cannot be read.
     """
     try:
         shipped = Manifest.model_validate_json((path or bundled(_FILE)).read_text(encoding="utf-8"))
@@ -219,8 +234,8 @@ def load_manifest(path: Path | None = None) -> Manifest:
 def _with_outside(shipped: Manifest) -> Manifest:
     """`shipped` and the file manifest.json of each package that offers an engine.
 
-    A package's profiles are for its own engine alone, and a profile of the shipped list stays as it is. The names of a
-    package's files and sources get the engine's name before them. An unreadable file of a package is logged and left
+    A package can add profiles for its own engine only, and cannot replace a profile of the shipped list. The engine's
+    name is put before the names of a package's files and sources. An unreadable file of a package is logged and left
     out.
     """
     whole = shipped
@@ -237,6 +252,8 @@ def _with_outside(shipped: Manifest) -> Manifest:
 
 
 def _joined(whole: Manifest, more: Manifest, engine: str) -> Manifest:
+    """`whole` with the entries of `more`, the manifest of the package that offers `engine`."""
+
     def own(name: str) -> str:
         return f"{engine}/{name}"
 

@@ -46,6 +46,7 @@ def pinned(manifest: Manifest) -> Manifest:
 
 
 def main() -> None:
+    """Pin the manifest on the command line."""
     parser = argparse.ArgumentParser(description="Pin a weights manifest to the hub's current commits and checksums.")
     parser.add_argument("manifest", type=Path)
     path: Path = parser.parse_args().manifest

@@ -83,6 +83,7 @@ def _snapshot(repository: Path) -> Path | None:
 
 
 def _walk(root: Path) -> Iterator[Path]:
+    """Every safetensors and GGUF file below `root`, without hidden folders and folders of other kinds of models."""
     seen: set[str] = set()
     for folder, folders, files in os.walk(root, followlinks=True):
         # Links may lead back to a folder above.

@@ -71,8 +71,8 @@ def check_file(
         return Checked(file, path, "ok", f"SHA-256 as {by} (checked before, unchanged since)")
     found = sha256_of(path, on_bytes)
     if found != expected:
-        said = "published is" if file.sha256 else "the hub announced"
-        return Checked(file, path, "damaged", f"has SHA-256 {found}, {said} {expected}")
+        origin = "published is" if file.sha256 else "the hub announced"
+        return Checked(file, path, "damaged", f"has SHA-256 {found}, {origin} {expected}")
     _remember(weights_dir, path, found)
     return Checked(file, path, "ok", f"SHA-256 as {by}")
 
@@ -83,7 +83,7 @@ def profile_complete(manifest: Manifest, profile: str, weights_dir: Path) -> boo
 
 
 def files_here(manifest: Manifest, profile: str, weights_dir: Path) -> tuple[int, int]:
-    """How many of a profile's files exist with a plausible size, and how many files it has."""
+    """Count of a profile's files that exist with a plausible size, and count of all its files."""
     files = manifest.profile_files(profile, weights_dir)
     return sum(is_here(manifest, file, weights_dir) for file in files), len(files)
 
@@ -95,15 +95,18 @@ def is_here(manifest: Manifest, file: WeightFile, weights_dir: Path) -> bool:
 
 
 def _stamp(path: Path) -> str:
+    """Size and modification time of a file, as one text."""
     stat = path.stat()
     return f"{stat.st_size}:{stat.st_mtime_ns}"
 
 
 def _notes_path(weights_dir: Path) -> Path:
+    """The file with the results of earlier checks."""
     return weights_dir / ".verified.json"
 
 
 def _read_notes(weights_dir: Path) -> dict[str, list[str]]:
+    """The results of earlier checks: path below the weights folder -> [stamp, SHA-256]."""
     try:
         notes = json.loads(_notes_path(weights_dir).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -112,11 +115,13 @@ def _read_notes(weights_dir: Path) -> dict[str, list[str]]:
 
 
 def _remembered(weights_dir: Path, path: Path) -> str | None:
+    """The stored SHA-256 of a file; None if the file has changed since, or was not checked."""
     note = _read_notes(weights_dir).get(str(path.relative_to(weights_dir)))
     return note[1] if note and note[0] == _stamp(path) else None
 
 
 def _remember(weights_dir: Path, path: Path, sha256: str) -> None:
+    """Store the SHA-256 of a checked file."""
     with _notes_lock:
         notes = _read_notes(weights_dir)
         notes[str(path.relative_to(weights_dir))] = [_stamp(path), sha256]

@@ -57,7 +57,7 @@ def test_sections_are_chosen_by_words_of_their_names() -> None:
 
 def test_a_gpu_s_plan_holds_every_figure_and_begins_with_compiled_ones() -> None:
     cases = Plan(capped=True).cases()
-    speeds = {(c.size, c.compiled, c.capped) for c in cases if c.what == "speed"}
+    speeds = {(c.size, c.compiled, c.capped) for c in cases if c.kind == "speed"}
     assert len(speeds) == 8
     assert [case.name for case in cases[:5]] == [
         "speed 512 float16 compiled",

@@ -32,7 +32,7 @@ _JOBS: dict[Variant, dict[str, Options]] = {
 
 
 def _speed(variant: Variant, bench: Bench, found: Numbers) -> None:
-    """Load twice, for a new file is converted at the first; then the parts of a window, and jobs in each framing."""
+    """Load twice, because the first load converts a new file. Then measure the parts of a window, and whole jobs."""
     bench.record.part(found, "first_load", partial(_load, bench, variant))
     with bench.engine(variant, found) as engine:
         # The first job compiles and measures kernels.
@@ -40,11 +40,12 @@ def _speed(variant: Variant, bench: Bench, found: Numbers) -> None:
         bench.record.part(found, "parts", partial(bench.parts, engine))
         for name, options in _JOBS[variant].items():
             bench.record.part(found, name, partial(bench.job, engine, options))
-        # At last, because the weights stay rounded.
+        # This part is the last one, because the weights stay rounded.
         bench.record.part(found, "forward_int8", partial(bench.forward_in_8_bits, engine, "int8"))
 
 
 def _load(bench: Bench, variant: Variant, found: Numbers) -> None:
+    """Load the engine once."""
     with bench.engine(variant, found):
         pass
 

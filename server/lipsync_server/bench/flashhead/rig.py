@@ -1,6 +1,6 @@
 """FlashHead's model files with random weights, and one timed job of the real engine with frames that are encoded.
 
-Random weights cost as much time and memory as trained ones. Does not know which jobs are worth measuring (command.py).
+Random weights cost as much time and memory as trained ones. The jobs to measure are in command.py.
 """
 
 import time
@@ -39,7 +39,7 @@ class Scale:
     """All sizes: as published, or tiny for a dry run on a CPU.
 
     picture: width and height of the whole picture in pixels.
-    n_windows: windows of a measured job. Where there are several, the first one is left out of the speed.
+    n_windows: windows of a measured job. If there are several, the speed does not include the first one.
     """
 
     models: random_models.Sizes = random_models.FULL
@@ -53,7 +53,7 @@ TINY = Scale(models=random_models.TINY, picture=(256, 256), n_windows=1)
 
 @dataclass
 class _TimedContext(RecordingContext):
-    """Keeps the moment of each save, which is the end of a window. saved_at: on `time.perf_counter`."""
+    """Stores the time of each save, which is the end of a window. saved_at: seconds on `time.perf_counter`."""
 
     saved_at: list[float] = field(default_factory=list)
 
@@ -90,7 +90,7 @@ class Bench:
 
     @contextmanager
     def engine(self, variant: Variant, found: Numbers) -> Iterator[FlashHeadEngine]:
-        """The engine, loaded; `found` gets the seconds of loading, with files that are in the page cache."""
+        """The loaded engine. `found` receives the seconds of loading; the files are in the page cache."""
         settings = EngineSettings(weights_dir=self.model_files(variant), device=str(self.device), engine="flashhead")
         engine = FlashHeadEngine(settings)
         _, found["load_s"] = self.clock.timed(engine.load)
@@ -101,7 +101,11 @@ class Bench:
             memory.free(self.device)
 
     def job(self, engine: FlashHeadEngine, options: Options, found: Numbers, *, n_windows: int | None = None) -> None:
-        """Run one job; `found` gets first_frame_s, s_per_s from the second window on, and the memory's peaks."""
+        """Run one job.
+
+        `found` receives first_frame_s, s_per_s (seconds of work per second of video, from the second window on), and
+        peaks of memory.
+        """
         motion = self._motion_frames(engine)
         n_frames = WINDOW_FRAMES + (WINDOW_FRAMES - motion) * ((n_windows or self.scale.n_windows) - 1)
         request = RenderRequest(self.picture(), _speech(n_frames), n_frames / FPS, options)
@@ -134,7 +138,7 @@ class Bench:
         }
 
     def parts(self, engine: FlashHeadEngine, found: Numbers) -> None:
-        """Seconds of each part of a window by itself: until the device is done, and until the host has queued it."""
+        """Seconds of each part of a window alone: until the device has finished, and until the host has queued it."""
         models = engine.models
         config = models.transformer.config
         n_latents = (WINDOW_FRAMES - 1) // config.vae_stride[0] + 1
@@ -162,7 +166,7 @@ class Bench:
                 found[name] = self._timed(work)
 
     def forward_in_8_bits(self, engine: FlashHeadEngine, kind: EightBit, found: Numbers) -> None:
-        """Seconds of a forward with weights rounded to `kind`, and its error; the weights stay rounded."""
+        """Seconds of a forward with weights rounded to `kind`, and its relative error. The weights stay rounded."""
         models = engine.models
         transformer, config = models.transformer, models.transformer.config
         n_latents = (WINDOW_FRAMES - 1) // config.vae_stride[0] + 1
@@ -185,6 +189,7 @@ class Bench:
             found["against_16_bit"] = relative_error(forward(), wanted)
 
     def _timed(self, work: Callable[[], object]) -> Numbers:
+        """Median seconds of `work`, and seconds until the host has queued it."""
         seconds = median(self.clock.seconds(work))
         started = time.perf_counter()
         work()
@@ -198,6 +203,7 @@ class Bench:
             return np.asarray(portrait.convert("RGB").resize(self.scale.picture), np.uint8)
 
     def _motion_frames(self, engine: FlashHeadEngine) -> int:
+        """Count of frames that a window repeats from the window before."""
         return engine.models.transformer.config.motion_frames
 
 

@@ -1,6 +1,6 @@
 """One run of InfiniteTalk's benchmark: its sizes, its device and its random model files.
 
-Does not know what a section measures.
+Knows no section.
 """
 
 import shutil
@@ -32,9 +32,9 @@ EIGHT_BIT: dict[str, tuple[str, float]] = {
 class Scale:
     """All sizes: as published, or tiny for a dry run on a CPU.
 
-    picture, picture_hd: height and width in pixels. window_frames, motion_frames: frames of a window, and those of
-    them that it takes over from the window before. http_durations_s: seconds of sound that the section http posts,
-    after a short one to warm up.
+    picture, picture_hd: height and width in pixels. window_frames: frames of a window. motion_frames: frames at its
+    start that are repeated from the window before. http_durations_s: seconds of sound in the jobs of the section http;
+    a short job before them warms up. soak_jobs: jobs of the section soak.
     """
 
     models: Sizes = random_models.FULL
@@ -47,7 +47,7 @@ class Scale:
 
     @property
     def n_latents(self) -> int:
-        """Latent frames of a window: the VAE keeps the first frame and joins each four of the others."""
+        """Latent frames of a window: 1 + (window_frames - 1) / 4. Each latent after the first stands for 4 frames."""
         return (self.window_frames - 1) // 4 + 1
 
 
@@ -59,9 +59,10 @@ TINY = Scale(
 
 
 class Bench:
-    """Sizes, device, clock and record of one run. path: the JSON file; sections of earlier runs stay in it.
+    """Sizes, device, clock and record of one run.
 
-    scratch: folder for files. repeats: timed runs of each small piece of work.
+    scratch: folder for files. path: the JSON file; sections of earlier runs stay in it. repeats: timed runs of each
+    small piece of work.
     """
 
     def __init__(
@@ -73,18 +74,21 @@ class Bench:
 
     @property
     def numbers(self) -> Numbers:
+        """All numbers of the run, by section."""
         return self.record.numbers
 
     @property
     def config(self) -> TransformerConfig:
+        """Sizes of the transformer."""
         return self.scale.models.transformer
 
     @property
     def cuda(self) -> bool:
+        """Whether the device is a GPU."""
         return self.device.type == "cuda"
 
     def free(self) -> None:
-        """Give back memory that nothing refers to any more."""
+        """Release memory without references."""
         memory.free(self.device)
 
     def section(self, name: str, measure: Callable[[Self, Numbers], None]) -> None:
@@ -96,7 +100,7 @@ class Bench:
         self.record.part(numbers, name, measure)
 
     def model_files(self) -> Path:
-        """The folder of all model files with random weights; they are written at the first call."""
+        """The folder of all model files with random weights. The first call writes them."""
         folder, finished = self._model_files, self._model_files / "finished"
         if not finished.exists():
             say(f"writing model files with random weights to {folder}")
@@ -111,6 +115,7 @@ class Bench:
         return folder
 
     def remove_model_files(self) -> None:
+        """Remove the folder of the model files."""
         shutil.rmtree(self._model_files, ignore_errors=True)
 
     @property

@@ -1,7 +1,7 @@
 """Measure InfiniteTalk with random weights at full size, section by section: `lipsync bench --random-weights`.
 
 Random weights cost as much time and memory as trained ones, and the pictures are noise. So every machine can measure
-speed without downloading model files. Where several cards are visible, the sections are spread over them.
+speed without downloading model files. If several cards are visible, the sections are spread over them.
 """
 
 import sys
@@ -31,7 +31,7 @@ from lipsync_server.bench.infinitetalk.windows import (
 from lipsync_server.bench.machine import HEADER, Machine
 from lipsync_server.bench.sections import Section, SectionRun, chosen
 
-# In the order in which they run. The two that read the random model files of 28 GB share them.
+# The sections in the order in which they run. soak and http share the random model files of 28 GB.
 SECTIONS: dict[str, Section[Bench]] = {
     "kernels": Section(kernels, 8),
     "forward": Section(forwards, 200),
@@ -51,14 +51,15 @@ SECTIONS: dict[str, Section[Bench]] = {
     "two_gpus": Section(two_gpus, 80, n_cards=2),
     "http": Section(http, 330, shares="model files"),
 }
-# Runs some of the sections in a process of its own; bench_cards adds which ones.
+# The command that runs some sections in a process of their own. bench_cards adds their names.
 ITSELF = (sys.executable, "-P", "-m", "lipsync_server.cli", "bench", "--random-weights", "--engine", "infinitetalk")
 
 
 def measure(asked: SectionRun, *, itself: Sequence[str] = ITSELF) -> None:
-    """Run the wanted sections. itself: the command that runs sections on one card, when there are several cards.
+    """Run the wanted sections.
 
-    Raises InvalidInput for a section that does not exist.
+    itself: the command that runs sections on one of several cards. Raises InvalidInput for a section that does not
+    exist.
     """
     wanted = chosen(SECTIONS, asked.only)
     asked.scratch.mkdir(parents=True, exist_ok=True)
@@ -72,7 +73,7 @@ def measure(asked: SectionRun, *, itself: Sequence[str] = ITSELF) -> None:
         return
     if asked.device == "cuda":
         bench.device = torch.device("cuda", torch.cuda.current_device())
-    # Every process begins with the header: numbers are worth nothing without the machine they were measured on.
+    # Every process begins with the header, because numbers without their machine have no meaning.
     bench.record.section(HEADER, lambda found: found.update(Machine.here(str(bench.device)).with_torch().numbers))
     try:
         for name in wanted:

@@ -1,7 +1,7 @@
 """The rounding error of each fast form of the transformer, against the plain float32 path.
 
-The 14B does not fit a card in float32, so it runs there block by block. Does not time anything. With random weights the
-numbers tell how much rounding there is, not how visible it is.
+The 14B transformer in float32 is larger than a card's memory, so the float32 path computes block by block. With random
+weights the numbers show the size of the rounding errors, not their visibility. Times nothing.
 """
 
 import copy
@@ -29,7 +29,7 @@ _SHIFT = 2.0
 
 
 def error_table(bench: Bench, found: Numbers) -> None:
-    """Relative L2 of each form against float32: after one forward, and after four Euler steps."""
+    """Relative L2 error |form - float32| / |float32| of each form, after one forward and after four Euler steps."""
     model = random_transformer(bench.config, device=bench.device, attention="auto")
     inputs = _inputs(bench.config, bench.device, bench.scale.picture)
     found |= {"latent_frames": _LATENTS, "steps": _STEPS}
@@ -68,7 +68,7 @@ def error_table(bench: Bench, found: Numbers) -> None:
             for form, (attention, density) in EIGHT_BIT.items():
                 compare(f"fp8_fused_{form}", attention, density)
         if bench.cuda:
-            # The bf16 weights are gone: the same ones again.
+            # The bf16 weights are rounded to fp8 by now. The same random weights are made again.
             model.close()
             model = random_transformer(bench.config, device=bench.device, attention="auto", quant="int8")
             model.use_fast_blocks()
@@ -77,6 +77,7 @@ def error_table(bench: Bench, found: Numbers) -> None:
 
 
 def _inputs(config: TransformerConfig, device: torch.device, size: tuple[int, int]) -> dict[str, Tensor]:
+    """Random float32 inputs of the transformer. size: height and width of the picture in pixels."""
     g = torch.Generator(device).manual_seed(2)
 
     def normal(*shape: int) -> Tensor:
@@ -127,6 +128,7 @@ class _PlainFloat32:
         self._rest = rest
 
     def embed_condition(self, inputs: dict[str, Tensor]) -> EmbeddedCondition:
+        """Embed text, picture and sound in float32."""
         return _condition(self._rest, inputs)
 
     def __call__(self, latent: Tensor, timestep: Tensor, conditioning: EmbeddedCondition) -> Tensor:
@@ -144,6 +146,7 @@ class _PlainFloat32:
 
 
 def _plain_attention(block: Block) -> None:
+    """Let all attentions of a block use torch's own function."""
     from lipsync_server.models.kernels.attention import sdpa
 
     for part in (block.self_attn, block.cross_attn, block.audio_cross_attn):

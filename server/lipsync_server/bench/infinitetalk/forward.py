@@ -1,6 +1,6 @@
 """One forward of the transformer in every form, self-attention in every kernel, and loading a file.
 
-Knows how to time and what to compare. Does not know windows, sound or pictures.
+Knows the forms and their comparison. Does not know windows, sound or pictures.
 """
 
 import importlib
@@ -68,7 +68,10 @@ def forwards(bench: Bench, found: Numbers) -> None:
 
 
 def int8_forward(bench: Bench, found: Numbers) -> InfiniteTalkTransformer:
-    """One forward with int8 weights, against the same weights in bf16; the model is the caller's to close."""
+    """One forward with int8 weights, compared with the same weights in bf16.
+
+    Returns the model; the caller closes it.
+    """
     model = random_transformer(bench.config, device=bench.device, attention="auto")
     work = Work(bench, model)
     wanted = work.forward()
@@ -110,12 +113,13 @@ class Work:
 
     @torch.inference_mode()
     def embed_condition(self) -> EmbeddedCondition:
-        """Embed text, picture and sound again: with the weights as they are now."""
+        """Embed text, picture and sound with the current weights."""
         self._context = self._model.embed_condition(text=self._text, image_tokens=self._tokens, audio=self._audio)
         return self._context
 
     @torch.inference_mode()
     def forward(self) -> Tensor:
+        """One forward of the model: float32 (channels, latent frames, height / 8, width / 8)."""
         out: Tensor = self._model(self._latent, self._timestep, self._context)
         return out
 
@@ -163,7 +167,7 @@ def kernels(bench: Bench, found: Numbers) -> None:
 
 
 def _why_not(name: str, device: torch.device, head_dim: int) -> str | None:
-    """Why a kernel is not measured here, with the error of its package if that does not load; None when it runs."""
+    """The reason why a kernel is not measured here, with the error of a package that does not load; None if it runs."""
     if name == "math":
         return "too slow and large for this many tokens"
     if name in attention.OURS and head_dim != attention.OUR_HEAD_DIM:
@@ -199,12 +203,13 @@ def loading(bench: Bench, found: Numbers) -> None:
 
 
 def _profile_with(model: InfiniteTalkTransformer, attention: str, work: Work) -> Numbers:
+    """The profile of one forward with the kernel `attention`."""
     model.set_attention(attention)
     return _profile(work.forward)
 
 
 def _profile(run: Callable[[], object]) -> Numbers:
-    """Seconds per kernel of one run, and how long the device was idle."""
+    """Seconds of each kernel in one run, and the seconds of the run in all (wall_s) and of all kernels (busy_s)."""
     from torch.profiler import ProfilerActivity, profile
 
     torch.cuda.synchronize()

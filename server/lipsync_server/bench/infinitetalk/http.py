@@ -13,7 +13,7 @@ from lipsync_server.bench.warm_server import Answer, WarmServer
 from lipsync_server.bench.whole_runs import repeat_recording
 from lipsync_server.paths import SAMPLES_DIR
 
-# Two windows, the last one short: they compile every kernel that a longer job needs.
+# This job has two windows, and the last one is short. So it compiles every kernel that a longer job needs.
 _WARM_UP_S = 4.0
 _SIDE = 640
 
@@ -48,6 +48,7 @@ def http(bench: Bench, found: Numbers) -> None:
 
 
 def _numbers(answer: Answer, duration_s: float) -> Numbers:
+    """The numbers of one job. s_per_s: wall seconds per second of sound."""
     return {
         "sound_s": duration_s,
         "wall_s": round(answer.wall_s, 2),

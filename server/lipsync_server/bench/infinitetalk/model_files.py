@@ -2,11 +2,11 @@
 
     python -m lipsync_server.bench.infinitetalk.model_files FOLDER LAYOUT [--switches 10] [--keep]
 
-LAYOUT is fp8 (ComfyUI's scaled fp8), Q4_K, Q8_0 or another block format of GGUF. The file is written into FOLDER first
-(9 to 19 GB) and removed afterwards, so the page cache is warm where the machine has room for the file. Each figure is
-one JSON line. Host memory is that which the process itself holds (RssAnon); pages of the mapped file belong to the
-system. A LoRA of rank 64 for every linear layer of the blocks is switched on and off; after each switch all weights are
-compared, by a checksum, with those of the first time. Knows layouts and files. Does not render.
+LAYOUT is fp8 (ComfyUI's scaled fp8), Q4_K, Q8_0 or another block format of GGUF. The file of 9 to 19 GB is first
+written into FOLDER and removed at the end. So the page cache contains the file if the machine has enough memory. Each
+figure is one JSON line. Host memory is the process's own memory (RssAnon), without pages of the mapped file. A LoRA of
+rank 64 for every linear layer of the blocks is switched on and off. After each switch a checksum of all weights is
+compared with the checksum after the first switch to the same state. Knows layouts and files. Does not render.
 """
 
 import argparse
@@ -57,6 +57,7 @@ class HostPeak:
         self._stop.set()
 
     def reset(self) -> int:
+        """Start a new measurement at the current memory, which is returned in bytes."""
         self.bytes = _held_bytes()
         return self.bytes
 
@@ -66,7 +67,7 @@ class HostPeak:
 
 
 def write_fp8(path: Path, config: TransformerConfig, device: torch.device) -> None:
-    """The whole transformer in ComfyUI's scaled fp8: linear layers with one scale each, the rest in float16."""
+    """Write the whole transformer in ComfyUI's scaled fp8: linear layers with one scale each, the rest in float16."""
     shapes = official_shapes(config)
     layout: dict[str, Tensor] = {}
     for name, shape in shapes.items():
@@ -90,7 +91,11 @@ def write_fp8(path: Path, config: TransformerConfig, device: torch.device) -> No
 
 
 def write_gguf(path: Path, config: TransformerConfig, kind: str) -> None:
-    """The whole transformer as GGUF. Any bytes are blocks; every tensor repeats one buffer of them."""
+    """Write the whole transformer as GGUF.
+
+    Random bytes are valid blocks except for their scales, which are set to a small number. Every tensor repeats one
+    buffer of blocks. kind: the block format of matrices, such as Q4_K.
+    """
     number, (_, per_block, block_bytes) = next((n, entry) for n, entry in GGUF_BLOCKS.items() if entry[0] == kind)
     values = [_text("general.architecture") + struct.pack("<I", 8) + _text("wan")]
     listed: list[bytes] = []
@@ -122,7 +127,7 @@ def write_gguf(path: Path, config: TransformerConfig, kind: str) -> None:
 
 
 def write_lora(path: Path, config: TransformerConfig, device: torch.device) -> None:
-    """A LoRA of rank 64 for every linear layer of Wan's blocks, as a step-distilled one has."""
+    """Write a LoRA of rank 64 for every linear layer of Wan's blocks. Step-distilled LoRAs have the same layers."""
     tensors: dict[str, Tensor] = {}
     for name, shape in official_shapes(config).items():
         if name.startswith("blocks.") and _is_linear(name, shape) and not is_adapter(name):
@@ -136,7 +141,7 @@ def write_lora(path: Path, config: TransformerConfig, device: torch.device) -> N
 def measure(
     folder: Path, layout: str, n_switches: int, *, config: TransformerConfig, device: torch.device
 ) -> Iterator[dict[str, object]]:
-    """Write the files of `layout`, then give the figures of loading and of each switch. The files stay."""
+    """Write the files of `layout`, then yield the figures of loading and of each switch. The files stay."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / (f"whole-{layout}.gguf" if layout in _SCALE_BYTES else "whole_fp8_scaled.safetensors")
     if layout in _SCALE_BYTES:
@@ -180,6 +185,7 @@ def measure(
 
 
 def main() -> None:
+    """Measure the layout on the command line, and print a JSON line for each figure."""
     parser = argparse.ArgumentParser(description="Load a random model file of full size and switch LoRA files.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("layout", choices=["fp8", *_SCALE_BYTES])
@@ -198,15 +204,17 @@ def main() -> None:
 
 
 def _is_linear(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor is the matrix of a linear layer."""
     return len(shape) == 2 and name.endswith(".weight")
 
 
 def _text(value: str) -> bytes:
+    """GGUF's form of a string: its length in 8 bytes, then its characters."""
     return struct.pack("<Q", len(value)) + value.encode()
 
 
 def _held_bytes() -> int:
-    """Memory of this process that no file backs, in bytes; 0 where the system does not report it."""
+    """Memory of this process without mapped files, in bytes; 0 if the system does not report it."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
@@ -215,6 +223,7 @@ def _held_bytes() -> int:
 
 
 def _seconds(begin: float, device: torch.device) -> float:
+    """Seconds since `begin` on `time.perf_counter`, after the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return round(time.perf_counter() - begin, 1)

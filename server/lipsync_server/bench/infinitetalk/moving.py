@@ -1,6 +1,7 @@
-"""Windows of a picture under the camera move, with random weights: the next one's picture in turn, or beside this one.
+"""Windows of a picture under the camera move, with random weights.
 
-Knows the comparison; rig.py runs the windows.
+The picture of the next window is encoded before that window, or during this one. Knows this comparison; rig.py runs the
+windows.
 """
 
 from lipsync_server.bench import memory
@@ -11,9 +12,10 @@ from lipsync_server.bench.record import Numbers
 
 
 def moving_windows(bench: Bench, found: Numbers) -> None:
-    """Three `fast` windows each way, fp8 and resident, of a job of four: the third, too, has a next one to prepare.
+    """Run three `fast` windows each way, with fp8 weights that stay on the GPU.
 
-    "condition" is what a window waits for. Beside, "denoise" contains what the host does for the next one meanwhile.
+    The job has four windows, so that the third window also has a next one to prepare. "condition" is the time for
+    which a window waits for its picture. With `beside`, "denoise" includes the host's work for the next window.
     """
     rig = Rig(bench, size=bench.scale.picture, n_windows=4, moves=True)
     transformer = resident(bench)

@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md about cards that this project never ran on: compiled kernels, computed speeds.
+"""The tables of docs/performance.md about cards on which this project never ran: compiled kernels, computed speeds.
 
 Knows the files of bench/compiled_kernels.py and of `lipsync bench --share`, and the roofline of the engine. A shared
 file's measured figure replaces its card's computed one.
@@ -16,7 +16,7 @@ _CAPABILITIES = {"80": "8.0", "86": "8.6", "89": "8.9", "90": "9.0", "100": "10.
 
 
 def compiled_kernels(numbers: Numbers, reference: Numbers) -> str:
-    """A row to each kernel, and a column to each compute capability."""
+    """A row for each kernel, and a column for each compute capability."""
     on = numbers.get("compiled", {}).get("on", {})
     names = list(dict.fromkeys(name for kernels in on.values() for name in kernels))
     rows = [
@@ -26,7 +26,7 @@ def compiled_kernels(numbers: Numbers, reference: Numbers) -> str:
 
 
 def other_cards(numbers: Numbers, reference: Numbers) -> str:
-    """A row to each card: the computed seconds by part, and a measured figure where someone shared one."""
+    """A row for each card: the computed seconds by part, and the measured figure if a user shared one."""
     rows = []
     for name, card in roofline.CARDS.items():
         attention, product = roofline.ATTENTION_SHARE, roofline.PRODUCT_SHARE
@@ -51,6 +51,7 @@ def other_cards(numbers: Numbers, reference: Numbers) -> str:
 
 
 def _resources(one: Numbers | None) -> str:
+    """A cell: registers (r), shared memory, tensor-core instructions (t), occupancy, and spilled bytes if any."""
     if one is None:
         return ""
     words = f"{one['registers']} r, {one['shared_bytes'] / 1024:.0f} KiB"

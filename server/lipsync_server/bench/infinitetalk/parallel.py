@@ -2,10 +2,10 @@
 
     torchrun --nproc-per-node 2 -m lipsync_server.bench.infinitetalk.parallel [--quant fp8] [--json FILE]
 
-Random weights at full size. A window is its conditioning (the picture through the VAE, the embeddings), the denoising
-steps and the decoding; text, CLIP and wav2vec, which are a job's and not a window's, are noise here. Every process
-first does all of it alone, on its own GPU, then all do it together. The numbers are written as soon as they are there.
-Times model/sequence_parallel.py.
+The weights are random, at full size. A window is its conditioning (the picture through the VAE, the embeddings), the
+denoising steps and the decoding. The outputs of text encoder, CLIP and wav2vec are noise here, because they are made
+once for a job and not for a window. Every process first computes alone on its own GPU, then all compute together. All
+numbers so far are written after each measurement. Measures engines/infinitetalk/model/sequence_parallel.py.
 """
 
 import argparse
@@ -53,7 +53,10 @@ _PIXELS_PER_LATENT = 8
 
 @dataclass(frozen=True)
 class Comparison:
-    """size: height and width in pixels. n_frames: of the window, 4n + 1."""
+    """The measurement of one model on this process's GPU, alone and together with the other processes.
+
+    size: height and width in pixels. n_frames: of the window, 4n + 1. repeats: timed forwards.
+    """
 
     config: TransformerConfig
     device: torch.device
@@ -63,7 +66,7 @@ class Comparison:
     repeats: int
 
     def run(self, write: Callable[[Numbers], None]) -> None:
-        """Measure everything; `write` gets all numbers so far, the same ones on every process but for the times."""
+        """Measure everything. `write` is called with all numbers so far. Only the times differ between processes."""
         cuda = self.device.type == "cuda"
         found: Numbers = {
             HEADER: _header(self.device),
@@ -103,8 +106,8 @@ class Comparison:
             write(found)
         found["exchange_s"] = _timed(work.exchanges, self.device)[1]
         found["relative_l2"] = {
-            what: relative_error(together, alone)
-            for what, alone, together in zip(("forward", "latents"), *results.values(), strict=True)
+            part: relative_error(together, alone)
+            for part, alone, together in zip(("forward", "latents"), *results.values(), strict=True)
         }
         write(found)
 
@@ -117,7 +120,7 @@ class _Work:
         self._config = config = model.config
         [self._window] = schedule(bench.n_frames, window_frames=bench.n_frames, motion_frames=1).windows
         self._latent_size = bench.size[0] // _PIXELS_PER_LATENT, bench.size[1] // _PIXELS_PER_LATENT
-        # Made on the CPU: every process must have the same.
+        # The numbers are drawn on the CPU, because every process must draw the same.
         self._generator = torch.Generator().manual_seed(1)
         self._text = self._noise(min(300, config.text_len), config.text_dim)
         self._tokens = self._noise(257, config.image_dim)
@@ -136,6 +139,7 @@ class _Work:
 
     @torch.inference_mode()
     def forward(self) -> Tensor:
+        """One forward of the model on a whole window."""
         velocity: Tensor = self._model(self._latent, torch.tensor([700.0], device=self._model.device), self._context)
         return velocity
 
@@ -166,6 +170,7 @@ class _Work:
             heads_to_tokens(tokens_to_heads([x, x, x], share.counts)[:, 0], share.counts, share.rank)
 
     def _loop(self) -> WindowLoop:
+        """The window loop of the preset `fast`."""
         sampling = Options(preset="fast").sampling
         scales = GuidanceScales(sampling.text_guidance, sampling.audio_guidance)
         return WindowLoop(
@@ -176,7 +181,7 @@ class _Work:
 
     @torch.inference_mode()
     def at(self, window: Window) -> WindowCondition:
-        """The conditioning of the one window, its picture encoded anew."""
+        """The conditioning of the only window. The picture is encoded again at each call."""
         latents = self._vae.encode_picture(self._picture, self._window.n_latents)
         mask = condition_mask(self._window.n_latents, *self._latent_size).to(latents.device)
         return WindowCondition(self._picture, self._tokens, torch.cat([mask, latents]), self._audio, None)
@@ -193,7 +198,7 @@ class _Work:
 
 
 def _timed(run: Callable[[], T], device: torch.device) -> tuple[T, float]:
-    """The result of `run`, and wall seconds between two waits for the device and all processes."""
+    """The result of `run`, and its wall seconds. Before and after `run`, all processes wait for each other."""
     _wait(device)
     started = time.perf_counter()
     result = run()
@@ -202,6 +207,7 @@ def _timed(run: Callable[[], T], device: torch.device) -> tuple[T, float]:
 
 
 def _wait(device: torch.device) -> None:
+    """Wait for the device and for all processes."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     dist.all_reduce(torch.zeros(1))  # on the CPU's side of the group
@@ -218,6 +224,7 @@ def _header(device: torch.device) -> Numbers:
 
 
 def main() -> None:
+    """Measure on every process that torchrun has started. Process 0 prints and writes the numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--resolution", choices=_SIZES, default="480p")
     parser.add_argument("--quant", choices=("none", "fp8", "int8"), default="none")

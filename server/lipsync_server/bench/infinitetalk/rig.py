@@ -1,6 +1,6 @@
 """Windows of a film with random weights, computed and encoded as the engine and its worker do, with seconds by part.
 
-Does not know which windows are worth measuring (windows.py), HTTP, model files or jobs.
+The windows to measure are in windows.py. Does not know HTTP, model files or jobs.
 """
 
 import time
@@ -33,9 +33,10 @@ from lipsync_server.workers.rendering.encoding import BackgroundEncoder
 
 
 class PartClock:
-    """Seconds by part of a window. Waits for the device's main stream at both ends, as the engine does for frames.
+    """Seconds of each part of a window.
 
-    Work on other streams, such as a prefetch, continues from one part into the next.
+    At the start and end of a part, the host waits for the device's main stream, as the engine does for frames. Work on
+    other streams, such as a prefetch, continues from one part into the next.
     """
 
     def __init__(self, bench: Bench) -> None:
@@ -44,6 +45,7 @@ class PartClock:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
+        """Add the seconds of the body to the part `name`."""
         self._wait()
         started = time.perf_counter()
         yield
@@ -56,10 +58,11 @@ class PartClock:
 
 
 class Rig:
-    """All models but the transformer with random weights, one picture of noise, and speech of noise for a few windows.
+    """All models except the transformer with random weights, a picture of noise, and noise as speech for a few windows.
 
-    moves: whether the camera moves. keep_clip: CLIP stays on the GPU between pictures. encodes_beside: the picture of
-    the next window is encoded during this window. flashtalk: the sampler and the windows of FlashTalk.
+    size: height and width in pixels. moves: whether the camera moves. flashtalk: whether to use the sampler and the
+    windows of FlashTalk. keep_clip: whether CLIP stays on the GPU between pictures. encodes_beside: whether the picture
+    of the next window is encoded during this window.
     """
 
     def __init__(
@@ -102,7 +105,7 @@ class Rig:
         self.new_job()
 
     def new_job(self) -> None:
-        """Forget encoded pictures: the next window encodes its picture again."""
+        """Forget encoded pictures, so that the next window encodes its picture again."""
         self.conditions = ConditionMaker(
             self._picture_at, self._voices, self.schedule,
             size=self._size, vae=self.vae, tokens_of=self._tokens, side=self._side,
@@ -110,7 +113,7 @@ class Rig:
 
     @torch.inference_mode()
     def _tokens(self, picture: Tensor) -> Tensor:
-        """CLIP's tokens of a picture. Where there is no room, CLIP is on the GPU only for this, as in the engine."""
+        """CLIP's tokens of a picture. Without `keep_clip`, CLIP is on the GPU only for this call, as in the engine."""
         self.clip.to(self._bench.device)
         tokens = self.clip.encode(picture)
         if not self.keep_clip:
@@ -132,9 +135,10 @@ class Rig:
         )  # fmt: skip
 
     def run(self, loop: WindowLoop, n_windows: int, found: Numbers, *, note: str) -> None:
-        """Run the first windows; `found` gets the seconds of each part, and s_per_s, seconds per second of new video.
+        """Run the first `n_windows` windows.
 
-        s_per_s is that of the last window, because the first ones also compile.
+        `found` receives the seconds of each part, and s_per_s: seconds of work per second of new video. s_per_s is
+        computed from the last window, because the first ones include compiling.
         """
         windows: list[dict[str, float]] = []
         found["windows"] = windows
@@ -162,7 +166,7 @@ class Rig:
     def _window(
         self, loop: WindowLoop, window: Window, known: Tensor | None, encoder: FrameEncoder, sink: BackgroundEncoder
     ) -> tuple[Tensor, dict[str, float]]:
-        """Run one window; returns the latents that the next one takes over, and seconds by part."""
+        """Run one window. Returns the latents that the next window repeats, and the seconds of each part."""
         clock = PartClock(self._bench)
         started = time.perf_counter()
         following = self.schedule.windows[window.index + 1 :]

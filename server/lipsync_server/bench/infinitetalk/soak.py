@@ -1,4 +1,4 @@
-"""Many jobs in a row through the real engine: whether they leave memory where it was.
+"""Run many jobs one after the other in the real engine, and compare the memory after them with the memory before.
 
 Knows the engine interface and short jobs of several kinds. Does not time parts.
 """
@@ -23,7 +23,7 @@ from lipsync_server.engines.infinitetalk.engine import create
 from lipsync_server.engines.infinitetalk.options import Options
 from lipsync_server.settings import Settings
 
-# By then every kind of job has run and caches are as large as they get.
+# After this many jobs every kind of job has run, and caches have their final size.
 _SETTLED = 5
 
 
@@ -46,7 +46,7 @@ _KINDS = (
 
 
 def soak(bench: Bench, found: Numbers) -> None:
-    """Jobs of one denoising step and windows of 13 frames; memory after the fifth and after the last."""
+    """Run jobs of one denoising step and windows of 13 frames. Record the memory after the fifth and the last job."""
     n_jobs = bench.scale.soak_jobs
     with TemporaryDirectory(dir=bench.scratch, prefix="soak-") as folder:
         device = str(bench.device) if bench.cuda else "cpu"
@@ -71,6 +71,7 @@ def soak(bench: Bench, found: Numbers) -> None:
 
 
 def _requests(n: int) -> Iterator[RenderRequest]:
+    """`n` requests with the kinds of jobs in turn, each with other noise as picture and speech."""
     for job in range(n):
         kind = _KINDS[job % len(_KINDS)]
         rng = np.random.default_rng(job)
@@ -81,6 +82,7 @@ def _requests(n: int) -> Iterator[RenderRequest]:
 
 
 def _memory(bench: Bench) -> Numbers:
+    """Memory of this process now, in GiB."""
     found: Numbers = {"rss_gib": round(psutil.Process().memory_info().rss / GIB, 3)}
     if bench.cuda:
         found["gpu_allocated_gib"] = round(torch.cuda.memory_allocated(bench.device) / GIB, 3)

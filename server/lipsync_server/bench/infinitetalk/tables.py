@@ -1,4 +1,4 @@
-"""The tables of InfiniteTalk's measured sections, for docs/performance.md and its like.
+"""The tables of InfiniteTalk's measured sections, for docs/performance.md and documents with the same tables.
 
 A table has no row for a form that was not measured. Knows the form of the sections' numbers; measures nothing.
 """
@@ -14,15 +14,16 @@ from lipsync_server.engines.infinitetalk.video.guidance import GuidanceScales
 from lipsync_server.markdown import table
 
 Numbers = Mapping[str, Any]
-# The default, newest first: the form with which windows are compared.
+# Windows are compared with the first of these forms that was measured. The first is the current default.
 _DEFAULT_FORMS = ("fp8_fused_8bit", "fp8_fused_int8_scores")
-# Of 120, in the sequence that windows.py replays.
+# Computed forwards of 120, in the sequence of decisions in windows.py.
 _FORWARDS_WITH_TEACACHE = 72
-# Parts of a window shorter than this are left out of the list of parts.
+# Parts of a window that are shorter than this are not listed.
 _LEAST_S = 0.05
 
 
 def _forward(numbers: Numbers, reference: Numbers) -> str:
+    """A row for each form of the transformer's forward."""
     measured = dict(_section(numbers, "forward"))
     int8 = _section(numbers, "int8")
     if "forward" in int8:
@@ -54,28 +55,30 @@ def _forward(numbers: Numbers, reference: Numbers) -> str:
 
 
 def _profile(numbers: Numbers, reference: Numbers, *, of: str = "profile") -> str:
+    """A row for each kind of work in the profile `of`, and the idle time."""
     profile = _section(numbers, "forward").get(of)
     if profile is None or "kernels" not in profile:
         return "Not measured yet."
     seconds: dict[str, float] = {}
     calls: dict[str, int] = {}
     for row in profile["kernels"]:
-        what = next((what for pattern, what in PROFILE if re.search(pattern, row["kernel"])), "the rest")
-        seconds[what] = seconds.get(what, 0.0) + row["s"]
-        calls[what] = calls.get(what, 0) + row["calls"]
-    seconds["the rest"] = profile["busy_s"] - sum(s for what, s in seconds.items() if what != "the rest")
-    ordered = sorted(seconds, key=lambda what: (what == "the rest", -seconds[what]))
+        work = next((work for pattern, work in PROFILE if re.search(pattern, row["kernel"])), "the rest")
+        seconds[work] = seconds.get(work, 0.0) + row["s"]
+        calls[work] = calls.get(work, 0) + row["calls"]
+    seconds["the rest"] = profile["busy_s"] - sum(s for work, s in seconds.items() if work != "the rest")
+    ordered = sorted(seconds, key=lambda work: (work == "the rest", -seconds[work]))
     rows = [
-        (what, f"{seconds[what]:.3f}", str(calls.get(what, "")) if what != "the rest" else "") for what in ordered
+        (work, f"{seconds[work]:.3f}", str(calls.get(work, "")) if work != "the rest" else "") for work in ordered
     ]  # fmt: skip
     rows.append(("idle", f"{profile['wall_s'] - profile['busy_s']:.3f}", ""))
     return table(("", "s", "calls"), rows)
 
 
 def _kernels(numbers: Numbers, reference: Numbers) -> str:
+    """A row for each attention kernel, the fastest first, and the kernels that were not measured."""
     found = _section(numbers, "kernels")
     measured = [(name, value) for name, value in found.items() if isinstance(value, dict) and "s" in value]
-    # 40 heads of 128, 33,600 tokens, two products, two operations to a multiply-add.
+    # 40 heads of 128 numbers, 33,600 tokens, two products, two operations for a multiply-add.
     operations = 4 * 40 * 128 * 33_600**2
     rows = []
     for name, value in sorted(measured, key=lambda item: item[1]["s"]):
@@ -91,6 +94,7 @@ def _kernels(numbers: Numbers, reference: Numbers) -> str:
 
 
 def _errors(numbers: Numbers, reference: Numbers) -> str:
+    """A row for each fast form: its rounding error."""
     found = _section(numbers, "errors")
     rows = [
         (text, f"{found[key]['one_forward']:.4f}", f"{found[key]['four_steps']:.4f}")
@@ -101,6 +105,7 @@ def _errors(numbers: Numbers, reference: Numbers) -> str:
 
 
 def _windows(numbers: Numbers, reference: Numbers) -> str:
+    """A row for each preset and setting: a whole window, and its seconds per second of video."""
     windows, hd = _section(numbers, "windows"), _section(numbers, "hd")
     quality, uncached = _section(numbers, "quality"), _section(numbers, "quality_uncached")
     all_forwards = {preset: _n_forwards(preset) for preset in ("fast", "balanced", "quality")}
@@ -143,6 +148,7 @@ def _windows(numbers: Numbers, reference: Numbers) -> str:
 
 
 def _moving(numbers: Numbers, reference: Numbers) -> str:
+    """Two rows: a moving picture encoded before its window, and during the window before."""
     found = _section(numbers, "moving")
     rows = []
     for key, way in (("in_order", "before the window"), ("beside", "beside the window before")):
@@ -154,7 +160,7 @@ def _moving(numbers: Numbers, reference: Numbers) -> str:
 
 
 def _derived(numbers: Numbers, reference: Numbers, n_forwards: int) -> list[tuple[str, ...]]:
-    """Rows for the `quality` windows that were not run: their forwards at the time of one, and nothing else."""
+    """Rows for `quality` windows that were not run: count of forwards x seconds of a forward, without other work."""
     forwards = _section(numbers, "forward")
     forward = next((forwards[form] for form in _DEFAULT_FORMS if "s" in forwards.get(form, {})), None)
     if forward is None:
@@ -173,6 +179,7 @@ def _derived(numbers: Numbers, reference: Numbers, n_forwards: int) -> list[tupl
 
 
 def _memory(numbers: Numbers, reference: Numbers) -> str:
+    """A row for each small card: speed and peak memory."""
     fp8, int8, hd = (_section(numbers, name) for name in ("capped", "capped_int8", "hd"))
     resident, int8_resident = _section(numbers, "windows").get("fast"), _section(numbers, "int8").get("fast")
     lines = (
@@ -186,7 +193,7 @@ def _memory(numbers: Numbers, reference: Numbers) -> str:
     for size, held_to, capped, whole in lines:
         if not capped:
             continue
-        # Written before sections had one form: the window stands a level deeper.
+        # In older files the window is one level deeper.
         window = capped if "windows" in capped else capped.get("fast", {})
         if "s_per_s" not in window:
             continue
@@ -207,6 +214,7 @@ _PEAKS = ("peak_gib", "peak_reserved_gib", "peak_device_gib")
 
 
 def _http(numbers: Numbers, reference: Numbers) -> str:
+    """A row for each job over HTTP, and the time from the server's start to ready."""
     found = _section(numbers, "http")
     rows = []
     for key, value in found.items():
@@ -226,6 +234,7 @@ def _http(numbers: Numbers, reference: Numbers) -> str:
 
 
 def _soak(numbers: Numbers, reference: Numbers) -> str:
+    """A row for each recorded job of the soak: the memory after it."""
     found = _section(numbers, "soak")
     rows = []
     for key, value in found.items():
@@ -237,6 +246,7 @@ def _soak(numbers: Numbers, reference: Numbers) -> str:
 
 
 def _loading(numbers: Numbers, reference: Numbers) -> str:
+    """A sentence on the loading of a quantised file."""
     found = _section(numbers, "loading")
     if "s" not in found:
         return "Loading: not measured yet."
@@ -247,6 +257,7 @@ def _loading(numbers: Numbers, reference: Numbers) -> str:
 
 
 def _two_gpus(numbers: Numbers, reference: Numbers) -> str:
+    """A row for each measured part: on one GPU and on two."""
     found = _section(numbers, "two_gpus")
     alone, together = found.get("alone", {}), found.get("together", {})
     if "window_s" not in together:
@@ -256,7 +267,7 @@ def _two_gpus(numbers: Numbers, reference: Numbers) -> str:
         ("a window: picture, 4 forwards, decoding", alone["window_s"]["all"], together["window_s"]["all"]),
         ("of it decoding, which each does for itself", alone["window_s"]["decode"], together["window_s"]["decode"]),
     ]
-    rows = [(what, f"{one:.2f} s", f"{two:.2f} s") for what, one, two in pairs]
+    rows = [(part, f"{one:.2f} s", f"{two:.2f} s") for part, one, two in pairs]
     if "relative_l2" in found:
         error = found["relative_l2"]
         rows += [
@@ -268,6 +279,7 @@ def _two_gpus(numbers: Numbers, reference: Numbers) -> str:
 
 
 def _peers(numbers: Numbers, reference: Numbers) -> str:
+    """A row for each other system with published figures."""
     rows = [(one["system"], one["hardware"], one["setting"], one["s_per_s"]) for one in reference["peers"]]
     return table(("system", "hardware", "setting", "s/s"), rows)
 
@@ -280,22 +292,24 @@ TABLES: dict[str, Callable[[Numbers, Numbers], str]] = {
 
 
 def _section(numbers: Numbers, section: str) -> Numbers:
-    """A section's numbers; a section that failed has the numbers up to the failure."""
+    """A section's numbers. A failed section has the numbers up to the failure."""
     found: Numbers = numbers.get(section, {})
     return found
 
 
 def _parts(window: Mapping[str, float]) -> str:
-    """`11.65 s: denoise 8.80, decode 2.74`."""
+    """The seconds of a window and of its parts as text: `11.65 s: denoise 8.80, decode 2.74`."""
     parts = ((name, s) for name, s in window.items() if name != "all" and s >= _LEAST_S)
     return f"{window['all']:.2f} s: " + ", ".join(f"{PARTS.get(name, name)} {s:.2f}" for name, s in parts)
 
 
 def _n_forwards(preset: str) -> int:
+    """Count of forwards in a window of this preset: the guidance passes of all steps."""
     sampling = Options.model_validate({"preset": preset}).sampling
     scales = GuidanceScales(sampling.text_guidance, sampling.audio_guidance, sampling.guidance_interval)
     return sum(len(scales.passes_at(step, sampling.steps)) for step in range(sampling.steps))
 
 
 def _number(value: float | None, digits: int) -> str:
+    """A number as text; "" for None."""
     return "" if value is None else f"{value:.{digits}f}"

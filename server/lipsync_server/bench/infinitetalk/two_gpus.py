@@ -17,12 +17,12 @@ from lipsync_server.bench.record import Numbers, read
 
 _COMMAND = (sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
 _MEASURE = "lipsync_server.bench.infinitetalk.parallel"
-# Three times the usual duration. Processes that lost each other would wait for ever.
+# Three times the usual duration. If one process dies, the other would wait for it for ever.
 _TIMEOUT_S = 240
 
 
 def two_gpus(bench: Bench, found: Numbers) -> None:
-    """A forward and a `fast` window on one card and on two; on a machine with one card, the reason why not."""
+    """A forward and a `fast` window on one card and on two. On a machine with one card, `found` has the reason."""
     n_cards = torch.cuda.device_count() if bench.cuda else 0
     if n_cards < 2:
         found["missing"] = f"it needs two cards, and of these {n_cards} can be seen"
@@ -31,7 +31,7 @@ def two_gpus(bench: Bench, found: Numbers) -> None:
 
 
 def in_two_processes(bench: Bench, found: Numbers) -> None:
-    """Measure with two processes, on cards where the bench has them; raises RuntimeError when they fail."""
+    """Measure with two processes, on cards if the bench has them. Raises RuntimeError if they fail."""
     with TemporaryDirectory(dir=bench.scratch, prefix="two-gpus-") as folder:
         config, path = Path(folder) / "config.json", Path(folder) / "numbers.json"
         config.write_text(json.dumps(asdict(bench.config)), encoding="utf-8")
@@ -41,7 +41,7 @@ def in_two_processes(bench: Bench, found: Numbers) -> None:
         try:
             status = process.wait(_TIMEOUT_S)
         finally:
-            # On its way out it ends its processes, which are in no group of ours.
+            # SIGTERM makes torch.distributed.run end its own processes, which are in no process group of ours.
             process.terminate()
             process.wait()
             found.update(read(path))

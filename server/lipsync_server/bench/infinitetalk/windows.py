@@ -1,6 +1,6 @@
 """Whole windows with random weights: per preset, with a step cache, on a card of 24 GB, at 720p, with two people.
 
-Knows which windows to measure, and which figures each is compared with. rig.py runs a window.
+Knows the windows to measure. rig.py runs a window.
 """
 
 from functools import partial
@@ -21,12 +21,12 @@ from lipsync_server.quantization import Quantization
 from lipsync_server.random_models.infinitetalk_transformer import random_transformer
 
 _CARD_BYTES = 24 * 10**9
-# A smaller card, on which 8-bit weights are to work at 480p.
+# A smaller card, on which 8-bit weights must work at 480p.
 _LESS_BYTES = 22 * 10**9
 
 
 def preset_windows(bench: Bench, found: Numbers) -> None:
-    """The third of three `fast` windows and one of `balanced`, fp8 and resident."""
+    """Three `fast` windows and one of `balanced`, with fp8 weights that stay on the GPU (resident)."""
     rig = Rig(bench, size=bench.scale.picture, n_windows=3)
     transformer = resident(bench)
     memory.reset_peak(bench.device)
@@ -40,6 +40,7 @@ def preset_windows(bench: Bench, found: Numbers) -> None:
 
 
 def _half_of_the_keys(rig: Rig, transformer: InfiniteTalkTransformer, found: Numbers) -> None:
+    """Two `fast` windows with self-attention over half of the key tiles."""
     transformer.set_attention(*EIGHT_BIT["8bit_half"])
     rig.run(rig.loop(transformer, "fast"), 2, found, note="fast, half of the keys")
 
@@ -56,7 +57,7 @@ def flashtalk_windows(bench: Bench, found: Numbers) -> None:
 
 
 def quality_window(bench: Bench, found: Numbers) -> None:
-    """One `quality` window with TeaCache, which computes the steps that the reference's recorded sequence computes."""
+    """One `quality` window with TeaCache, which computes the steps of the reference's recorded sequence."""
     rig = Rig(bench, size=bench.scale.picture, n_windows=1)
     transformer = resident(bench)
     rig.run(rig.loop(transformer, "fast"), 1, Numbers(), note="to warm up")
@@ -78,16 +79,17 @@ def quality_window_uncached(bench: Bench, found: Numbers) -> None:
 
 
 def capped_windows(bench: Bench, found: Numbers) -> None:
-    """Two `fast` windows on a card of 24 GB, then two within 22 GB."""
+    """Two `fast` windows with fp8 weights on a card of 24 GB, then two on a card of 22 GB."""
     _capped(bench, found, "fp8")
 
 
 def capped_int8_windows(bench: Bench, found: Numbers) -> None:
-    """The same with int8 weights."""
+    """Two `fast` windows with int8 weights on a card of 24 GB, then two on a card of 22 GB."""
     _capped(bench, found, "int8")
 
 
 def _capped(bench: Bench, found: Numbers, quant: Quantization) -> None:
+    """Two `fast` windows with weights in `quant` on a card of 24 GB, then two on a card of 22 GB."""
     size, name = bench.scale.picture, f"fast, {quant}"
     _on_a_small_card(bench, found, size, note=f"{name}, 24 GB", quant=quant)
 
@@ -98,16 +100,17 @@ def _capped(bench: Bench, found: Numbers, quant: Quantization) -> None:
 
 
 def hd_windows(bench: Bench, found: Numbers) -> None:
-    """720p: two `fast` windows on a card of 24 GB, then one with everything resident."""
+    """720p: two `fast` windows on a card of 24 GB, then one window with all weights resident."""
     size = bench.scale.picture_hd
     bench.part(found, "capped", lambda part: _on_a_small_card(bench, part, size, note="fast, 720p, 24 GB"))
-    bench.part(found, "resident", lambda part: _hdresident(bench, part))
+    bench.part(found, "resident", lambda part: _hd_resident(bench, part))
 
 
-def _hdresident(bench: Bench, found: Numbers) -> None:
+def _hd_resident(bench: Bench, found: Numbers) -> None:
+    """One `fast` window at 720p with all weights resident."""
     rig = Rig(bench, size=bench.scale.picture_hd, n_windows=1)
     transformer = resident(bench)
-    # The other run has compiled everything but the code that encodes the picture.
+    # The run on the small card has compiled all code except the encoding of the picture.
     rig.conditions.at(rig.schedule.windows[0])
     memory.reset_peak(bench.device)
     rig.run(rig.loop(transformer, "fast"), 1, found, note="fast, 720p")
@@ -116,7 +119,7 @@ def _hdresident(bench: Bench, found: Numbers) -> None:
 
 
 def two_people_windows(bench: Bench, found: Numbers) -> None:
-    """Two `fast` windows with a voice for each half of the picture; the blocks are the compiled, not the fused ones."""
+    """Two `fast` windows with a voice for each half of the picture. The blocks are compiled, not fused."""
     rig = Rig(bench, size=bench.scale.picture, n_windows=2, n_people=2)
     transformer = resident(bench)
     memory.reset_peak(bench.device)
@@ -137,7 +140,7 @@ def int8_windows(bench: Bench, found: Numbers) -> None:
 
 
 def resident(bench: Bench) -> InfiniteTalkTransformer:
-    """The model as the engine has it on a card with room: fp8, all blocks there."""
+    """The model with fp8 weights and all blocks on the card, as the engine has it on a large card."""
     transformer = random_transformer(bench.config, device=bench.device, quant="fp8", attention="auto")
     _speed_up(bench, transformer)
     return transformer
@@ -159,10 +162,13 @@ def _on_a_small_card(
     quant: Quantization = "fp8",
     n_bytes: int = _CARD_BYTES,
 ) -> None:
-    """Two `fast` windows on a card of `n_bytes`, CUDA's context included; the engine decides which blocks to stream."""
+    """Two `fast` windows on a card of `n_bytes`, which include CUDA's context.
+
+    The engine's plan chooses the blocks that are streamed from host memory.
+    """
     rig = Rig(bench, size=size, n_windows=2)
     rig.keep_clip = False
-    # CUDA's own share is complete only after some work, and is to be part of the card's bytes.
+    # CUDA takes its own memory only at the first work. Here it must be part of the card's bytes.
     rig.conditions.at(rig.schedule.windows[0])
     rig.new_job()
     bench.free()
@@ -189,8 +195,8 @@ def _on_a_small_card(
 class _RecordedCache(TeaCache):
     """TeaCache with recorded decisions: random time embeddings change too much for TeaCache to skip any pass.
 
-    The steps are those that the public reference computes of 40 at 480p with its threshold of 0.2, in the sequence that
-    the tests hold against it (a480): 24, so 72 of 120 forwards. Its share with the trained weights is not known here.
+    At 480p with the threshold 0.2 the public reference computes 24 of 40 steps, so 72 of 120 forwards. The tests
+    compare our TeaCache with this sequence (a480). The share with the trained weights is not known.
     """
 
     _COMPUTED = (0, 1, 2, 3, 4, 6, 8, 10, 11, 12, 13, 15, 17, 20, 22, 23, 25, 27, 29, 31, 33, 35, 37, 38)

@@ -1,8 +1,8 @@
 """Measure SadTalker's renderer with random weights at the published size: `lipsync bench --random-weights
 --engine sadtalker`.
 
-Speed does not depend on the values of weights, so no model files are needed. Knows the measurements; rig.py has the
-material.
+Speed does not depend on the values of weights, so no model files are needed. Knows the measurements; the networks and
+inputs are in rig.py.
 """
 
 import gc
@@ -35,15 +35,18 @@ from lipsync_server.random_models.sadtalker import TINY
 TFLOP_PER_FRAME = {256: 1.203, 512: 4.813}
 """Operations of the whole generator for one frame, as the published code computes it, by size."""
 _CAP_BYTES = 5 * 2**30
-"""GPU memory of a 6 GB card beside CUDA's own share."""
+"""GPU memory of a 6 GB card without CUDA's own share."""
 _RATES = "convolution TFLOP/s"
 
 
 @dataclass(frozen=True)
 class Case:
-    """One section: a figure of one renderer. capped: with the GPU memory of a 6 GB card."""
+    """One section: one kind of measurement of one renderer.
 
-    what: Literal["speed", "length", "stages"]
+    size: side of the picture in pixels. capped: whether GPU memory is limited to a 6 GB card.
+    """
+
+    kind: Literal["speed", "length", "stages"]
     size: int
     precision: Precision
     compiled: bool = False
@@ -51,13 +54,19 @@ class Case:
 
     @property
     def name(self) -> str:
+        """The section's name, such as "speed 512 float16 compiled"."""
         how = [word for word in ("compiled", "capped") if getattr(self, word)]
-        return " ".join([self.what, str(self.size), self.precision, *how])
+        return " ".join([self.kind, str(self.size), self.precision, *how])
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The extent of a measurement. short_s, long_s: seconds of video; long_s 0 leaves out the sections `length`."""
+    """The extent of a measurement.
+
+    sizes: sides of the picture in pixels. n_frames: of a section `speed`. short_s, long_s: seconds of the two videos of
+    a section `length`; with long_s 0 there are no such sections. capped, stages: whether to measure with the memory of
+    a 6 GB card, and the parts.
+    """
 
     sizes: Sequence[int] = (512, 256)
     precisions: Sequence[Precision] = ("float16",)
@@ -71,7 +80,7 @@ class Plan:
     def cases(self) -> list[Case]:
         """The sections in order: compiled before not compiled, and `length` at the smallest size only.
 
-        Not compiled, the sizes come in the reverse order, so that a renderer serves as many sections as it can.
+        Sections that are not compiled have the sizes in reverse order, so that the last renderer is used again.
         """
         cases: list[Case] = []
         for compiled in (True, False) if self.compiled else (False,):
@@ -87,7 +96,7 @@ class Plan:
 
     @classmethod
     def for_device(cls, device: torch.device, *, tiny: bool = False) -> "Plan":
-        """The plan of a GPU, of a CPU, which takes seconds for a frame, or of a dry run."""
+        """The plan for a GPU, a smaller one for a CPU, which computes for seconds at each frame, or for a dry run."""
         if device.type == "cuda":
             return cls(capped=True)
         sizes = (256,) if tiny else cls.sizes
@@ -109,30 +118,36 @@ class Bench:
 
     @property
     def device(self) -> torch.device:
+        """The measured device."""
         return self.material.device
 
     def __post_init__(self) -> None:
         self.clock = Clock(self.device, repeats=1 if self.device.type == "cpu" else 5)
 
     def measure(self, case: Case) -> Numbers:
+        """Measure one case."""
         rig = self._rig_for(case)
         rig.renderer.compiled = case.compiled
         memory.free(self.device)
         memory.reset_peak(self.device)
         with memory.card_of(self._card_bytes(), self.device) if case.capped else nullcontext():
-            if case.what == "speed":
+            if case.kind == "speed":
                 return self.speed(rig)
-            return self.length(rig) if case.what == "length" else self.stages(rig)
+            return self.length(rig) if case.kind == "length" else self.stages(rig)
 
     def measure_into(self, case: Case, found: Numbers) -> None:
+        """Measure one case and add its numbers to `found`."""
         found |= self.measure(case)
 
     def _card_bytes(self) -> int:
-        """A cap of torch's allocator: the card of `memory.card_of` has CUDA's share besides."""
+        """The size for `memory.card_of`, in bytes. It includes CUDA's own share, and _CAP_BYTES does not."""
         return _CAP_BYTES + (memory.beside_torch_bytes(self.device) if self.device.type == "cuda" else 0)
 
     def speed(self, rig: Rig) -> Numbers:
-        """Frames a second without encoding, and seconds of the first batch, which compiles and chooses kernels."""
+        """Frames a second without encoding, and seconds of the first batch, in which code compiles.
+
+        of_convolutions: measured TFLOP/s / TFLOP/s of a convolution alone (`convolution_rate`).
+        """
         first = self.material.track(rig.batch_size / FPS)
         _, first_batch_s = self.clock.timed(lambda: list(rig.stream(first)))
         track = self.material.track(self.plan.n_frames / FPS)
@@ -165,7 +180,7 @@ class Bench:
         }
 
     def stages(self, rig: Rig) -> Numbers:
-        """Milliseconds per frame of the parts."""
+        """Milliseconds per frame of each part of the renderer."""
         stages = rig.stages(self.material.track(1.0))
         numbers: Numbers = {name: self._ms_per_frame(stage, rig.batch_size) for name, stage in stages.items()}
         track = self.material.track(5.0)
@@ -175,6 +190,7 @@ class Bench:
         return numbers
 
     def _streamed(self, rig: Rig, duration_s: float) -> Numbers:
+        """Render a video of `duration_s`, and return speed and peak memory."""
         track = self.material.track(duration_s)
         memory.reset_peak(self.device)
         rss_bytes, seconds = self.clock.timed(lambda: _largest_rss(rig.stream(track)))
@@ -187,10 +203,12 @@ class Bench:
         }
 
     def _ms_per_frame(self, stage: Callable[[], object], batch_size: int) -> float:
+        """Mean milliseconds of `stage`, which computes one batch, for a frame."""
         samples = self.clock.seconds(stage)
         return round(sum(samples) / len(samples) * 1000 / batch_size, 4)
 
     def _rig_for(self, case: Case) -> Rig:
+        """The current renderer if it has the case's size and precision, else a new one."""
         if self.rig is None or (self.rig.size, self.rig.precision) != (case.size, case.precision):
             self.rig = None
             gc.collect()
@@ -200,7 +218,7 @@ class Bench:
         return self.rig
 
     def _error(self, rig: Rig) -> float | None:
-        """Mean difference on the 0..1 picture to the float32 renderer, if that ran before."""
+        """Mean absolute difference to the float32 renderer's picture (values 0 to 1); None if that did not run yet."""
         frame = rig.first_frame(self.material.track(1 / FPS))
         if rig.precision == "float32":
             self.exact[rig.size] = frame

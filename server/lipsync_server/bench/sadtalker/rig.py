@@ -1,7 +1,7 @@
-"""The material of the benchmark: random networks, a square of noise as the face, a photo of noise, and noise as speech.
+"""The benchmark's networks and inputs: random networks, noise as the face, as the photo and as the speech.
 
-Needs no engine and no face detector: it drives the same track, renderer and paste-back as the engine. Knows no clock
-and prints nothing.
+The benchmark needs no engine and no face detector. It calls the same coefficient track, renderer and paste-back as the
+engine. Knows no clock and prints nothing.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ _BOX = (560, 140, 1360, 940)
 
 
 class Material:
-    """Everything that does not depend on size or precision, made once. All of a real engine's weights are there."""
+    """The networks and inputs that do not depend on size or precision. They include all weights of a real engine."""
 
     def __init__(self, device: torch.device, dimensions: official.Dimensions = official.PUBLISHED) -> None:
         self.device = device
@@ -52,7 +52,7 @@ class Material:
         self.photo = rng.integers(0, 255, _PHOTO_SIZE, dtype=np.uint8)
 
     def network(self, kind: Callable[[Layout], _M], prefix: str) -> _M:
-        """One network with its own copy of its weights, for a renderer takes networks over."""
+        """One network with its own copy of its weights, because a renderer changes its networks."""
         start = prefix + "."
         tensors = {n[len(start) :]: value.clone() for n, value in self._tensors.items() if n.startswith(start)}
         return build(kind, tensors, prefix, "bench")
@@ -67,7 +67,7 @@ class Material:
 
 
 class Rig:
-    """A renderer of one size and precision, its source prepared, at the batch size that the engine would take."""
+    """A renderer of one size and precision with a prepared source, at the batch size of the engine."""
 
     def __init__(self, material: Material, size: int, precision: Precision, *, compiled: bool) -> None:
         self.material, self.size, self.precision = material, size, precision
@@ -87,7 +87,7 @@ class Rig:
         self.source = self.renderer.prepare(torch.from_numpy(square), semantics, self.mapping)
 
     def stream(self, track: CoefficientTrack) -> Iterator[int]:
-        """Render all of a track into finished frames, drop them, and yield their number after each batch."""
+        """Render a whole track into finished frames, drop them, and yield the count of frames after each batch."""
         starts = range(0, track.n_frames, self.batch_size)
         launches = (self._launch(track, first) for first in starts)
         done = 0
@@ -102,7 +102,7 @@ class Rig:
 
     @torch.inference_mode()
     def stages(self, track: CoefficientTrack) -> dict[str, Callable[[], object]]:
-        """A batch's parts, each alone and not compiled; `render` as it runs."""
+        """The parts of a batch as functions, each not compiled. Only `render` is compiled if the renderer is."""
         network, n, motion = self.renderer.generator, self.batch_size, self.renderer.generator.dense_motion_network
         windows = torch.from_numpy(track.semantics(0, min(n, track.n_frames))).to(self.device)
         keypoints = self.source.canonical.expand(n, -1, -1) + 0.01

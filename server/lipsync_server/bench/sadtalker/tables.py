@@ -10,10 +10,12 @@ Numbers = Mapping[str, Any]
 
 
 def _machine(numbers: Numbers, reference: Numbers) -> str:
+    """A row for each fact of the machine."""
     return table(("", ""), Machine.of(numbers).rows)
 
 
 def _speed(numbers: Numbers, reference: Numbers) -> str:
+    """A row for each section `speed`."""
     rows: list[tuple[str, ...]] = []
     for name, found in numbers.items():
         if not name.startswith("speed ") or not isinstance(found, dict):
@@ -40,6 +42,7 @@ def _speed(numbers: Numbers, reference: Numbers) -> str:
 
 
 def _length(numbers: Numbers, reference: Numbers) -> str:
+    """Two rows for each section `length`: the short and the long video."""
     rows = []
     for name, found in numbers.items():
         if not name.startswith("length ") or not isinstance(found, dict) or "short" not in found:
@@ -57,6 +60,7 @@ def _length(numbers: Numbers, reference: Numbers) -> str:
 
 
 def _engine(numbers: Numbers, reference: Numbers) -> str:
+    """A row for each whole render of `lipsync bench`."""
     rows = []
     for run in numbers["runs"]:
         stages = run["stage_s"]

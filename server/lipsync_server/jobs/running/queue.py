@@ -29,7 +29,7 @@ from lipsync_server.workers.base import Executor, LoadState, OffersEngines, Work
 
 log = logging.getLogger(__name__)
 
-_LOOK_FOR_MACHINES_S = 10.0
+_MACHINE_POLL_INTERVAL_S = 10.0
 
 
 class JobQueue:
@@ -194,7 +194,7 @@ class JobQueue:
 
     async def _end_stranded_jobs(self) -> None:
         """Fail the waiting jobs of a cluster that no machine could run for too long; checks at intervals."""
-        interval_s = min(_LOOK_FOR_MACHINES_S, self._no_machine.limit_s / 4)
+        interval_s = min(_MACHINE_POLL_INTERVAL_S, self._no_machine.limit_s / 4)
         while True:
             try:
                 waiting = {job.id: job for job in await self.store.in_state("queued")}

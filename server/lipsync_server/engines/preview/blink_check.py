@@ -1,9 +1,9 @@
-"""Decides whether a portrait's eyes blink, by looking at its own shut eyes before the first frame.
+"""Decides whether a portrait's eyes blink, by a test with shut lids before the first frame.
 
-A blink that fails is the first thing that people notice, and a face that never blinks is hardly noticed. So the lids of
-both eyes are drawn shut once. The eyes stay open if there is no open eye to shut, if the picture shows no skin to paint
-a lid with, if a part of the eye would show beside the lid, or if the landmark model still sees an open eye. An eye that
-is turned away stays as it is, and the other one decides.
+People notice a blink that looks wrong at once, and hardly notice a face that never blinks. So the lids of both eyes are
+drawn shut once, and the drawing is checked. The eyes stay open if no eye is open in the portrait, if the picture shows
+no skin with which to paint a lid, if a part of the eye would show beside the lid, or if the landmark model still sees
+an open eye. An eye that is turned away is not drawn, and only the other eye is checked.
 """
 
 import cv2
@@ -17,9 +17,9 @@ from lipsync_server.engines.preview.mesh import FaceFrame, Floats, lid_gap
 from lipsync_server.engines.preview.mouth import MouthPose
 from lipsync_server.engines.preview.puppet import Pose, Puppet
 
-# An opening in face heights and in pixels of the picture: less than this is a shut eye, or too small to draw on.
+# The least opening in face heights and in pixels of the picture. A smaller opening is a shut eye, or too small to draw.
 _LEAST_GAP, _LEAST_GAP_PX = 0.018, 1.5
-# Grey levels: in a drawing with hard lines the "skin" around the eye varies by more than this.
+# The most variation of skin in grey levels. In a drawing with hard lines the "skin" around the eye varies by more.
 _MOST_SPREAD = 60.0
 # The eye has to differ from the skin by this many times the skin's own variation.
 _LEAST_CONTRAST = 1.0
@@ -36,7 +36,7 @@ _GREY = np.array([0.299, 0.587, 0.114])
 
 
 def why_not(puppet: Puppet, landmarker: FaceLandmarker, face: Face) -> str | None:
-    """Why the eyes of this portrait should stay open, or None."""
+    """The reason why the eyes of this portrait must stay open; None if they can blink."""
     for lid in puppet.lids.values():
         if reason := _why_not_lid(lid):
             return reason
@@ -51,6 +51,7 @@ def why_not(puppet: Puppet, landmarker: FaceLandmarker, face: Face) -> str | Non
 
 
 def _why_not_lid(lid: Lid) -> str | None:
+    """The reason why this eye cannot be shut; None if it can."""
     if lid.gap < _LEAST_GAP or lid.gap_px < _LEAST_GAP_PX:
         return "the eyes are shut, or too small"
     skin = lid.skin
@@ -71,9 +72,9 @@ def _why_not_lid(lid: Lid) -> str | None:
 
 
 def _crossed(lid: Lid) -> bool:
-    """Whether a dark strand crosses the eye: one lies across the skin above the lashes and across the skin below.
+    """Whether a dark strand crosses both the skin above the lashes and the skin below the eye.
 
-    Folds of the skin run along the eye and lashes end near it, so neither crosses the skin from top to bottom.
+    Folds of the skin run along the eye, and lashes end near it. So neither of them crosses the skin from top to bottom.
     """
     edges, scale = lid.edges, lid.scale
     grey = cv2.GaussianBlur((lid.pixels @ _GREY).astype(np.float32), (0, 0), 0.003 * scale)

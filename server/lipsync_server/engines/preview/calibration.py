@@ -1,4 +1,4 @@
-"""Measures how far a portrait's mouth really opens, so that an opening of 1 looks the same on every face.
+"""Measures the opening of a portrait's mouth in test frames, so that an opening of 1 looks the same on every face.
 
 Faces differ: the same warp parts some lips twice as far as others. So a few test frames are drawn with known commands
 (the warp's input), the landmark model measures the gap between the lips in each, and the measured curve gap(command)
@@ -15,7 +15,7 @@ from lipsync_server.engines.preview.mesh import FaceFrame, lip_gap
 from lipsync_server.engines.preview.mouth import FULL_GAP, MouthPose
 from lipsync_server.engines.preview.puppet import Pose, Puppet
 
-# The gap between the lips at opening 1, in face heights: that of a clear open vowel, as in "father".
+# The gap between the lips at opening 1, in face heights: the gap of a clear open vowel, as in "father".
 TARGET_GAP = 0.09
 _SHUT = 0.004
 # Upper bound of the command: the overlap of shut lips + _MOST[0] + _MOST[1] * opening.
@@ -36,12 +36,13 @@ class Calibration:
     at: tuple[float, ...]
 
     def apply(self, pose: Pose) -> Pose:
+        """`pose` with its opening turned into the command for this portrait."""
         command = float(np.interp(pose.mouth.open, self.opens, self.at))
         return dataclasses.replace(pose, mouth=dataclasses.replace(pose.mouth, open=command, close=self.close))
 
 
 def calibrate(puppet: Puppet, landmarker: FaceLandmarker, face: Face) -> Calibration:
-    """Draw test frames of `puppet` and measure the lips' gap in each. Costs about ten runs of the landmark model."""
+    """Draw test frames of `puppet` and measure the lips' gap in each. Runs the landmark model about ten times."""
 
     def gap(command: float, close: float) -> float:
         pose = MouthPose(open=command, close=close, spread=0, narrow=0, press=0)
@@ -58,9 +59,9 @@ def calibrate(puppet: Puppet, landmarker: FaceLandmarker, face: Face) -> Calibra
     gaps = np.array([shut, *(gap(command, close) for command in _COMMANDS[1:])])
     rises = np.maximum.accumulate(gaps - gaps[0])
     if rises[-1] < 0.5 * TARGET_GAP:
-        # The landmark model does not see this mouth open (a flat drawing, a covered mouth): assume an average face.
+        # The landmark model does not see this mouth open (a flat drawing, a covered mouth). An average face is assumed.
         return Calibration(close, (0.0, 1.4), (0.0, 1.4))
-    # Made strictly rising, so that the curve has an inverse.
+    # The curve is made strictly rising, so that it has an inverse.
     opens = (rises + np.arange(len(rises)) * 1e-5) / (TARGET_GAP - min(gaps[0], _SHUT))
     # The gap of a tilted or small mouth is measured too small; without this bound the mouth would open too far.
     most = puppet.mouth.slack / FULL_GAP + _MOST[0] + _MOST[1] * opens

@@ -1,4 +1,4 @@
-"""The preview's data sheet: it needs no card, no torch and no download."""
+"""The preview's data sheet. The engine needs no card, no torch and no download."""
 
 from lipsync_server.engines.datasheet import DataSheet, name_row_by_preset
 

@@ -1,7 +1,7 @@
 """The preview engine: finds the face, prepares its puppet (puppet.py), and draws one frame after the other.
 
-A frame depends on the picture, the speech, the options and its own number only, so an interrupted render can go on from
-any frame. Knows no files and no encoder.
+A frame depends only on the picture, the speech, the options and its own number, so an interrupted render can continue
+from any frame. Knows no files and no encoder.
 """
 
 from collections.abc import Iterator
@@ -22,14 +22,14 @@ from lipsync_server.settings import EngineSettings
 
 _LONG_SIDE, _SHORT_SIDE = 1920, 1080
 _BATCH_BYTES = 12 * 2**20
-# Frames: where the encoder places a key frame anyway, so that a segment costs nothing.
+# Frames between two saves. The encoder places a key frame there anyway, so a new segment costs nothing.
 _SAVE_EVERY = 100
 _STRONG_YAW = 0.6
 _SMALL_FACE_PX = 60
 
 
 class PreviewEngine:
-    """Renders one request at a time."""
+    """The engine `preview`. Renders one request at a time."""
 
     name = "preview"
 
@@ -53,7 +53,7 @@ class PreviewEngine:
         assert isinstance(options, Options)
         context.progress("preprocess", 0, 3, "finding the face")
         picture, scale = fit_picture(request.picture)
-        # Found in the picture as it was sent: in a large photograph the video's pixels may be too few for a small face.
+        # Faces are searched in the original picture, because a small face may have too few pixels in the video's size.
         faces = self._landmarker.detect(request.picture)
         face = choose_face(faces, face_index=options.face_index, face_box=options.face_box).scaled(scale)
         height_px = face.box[3] - face.box[1]
@@ -117,4 +117,5 @@ def fit_picture(picture: Frames) -> tuple[Frames, float]:
 
 
 def create(settings: EngineSettings) -> PreviewEngine:
+    """The engine for these settings. Loads nothing."""
     return PreviewEngine()

@@ -1,8 +1,8 @@
 """Displacement fields: arrays with the movement of the picture's content at each place.
 
-Two directions are needed. A forward field has "the content here moves by d"; landmarks give it at scattered points, and
-`spline` fills the rest. Drawing needs the backward field "the content here comes from d away", because cv2.remap looks
-up a source for each target pixel; `come_from` inverts one into the other.
+Two directions are needed. A forward field says "the content here moves by d". Landmarks give a forward field at
+scattered points, and `spline` fills the rest. A backward field says "the content here comes from d away". Drawing needs
+this one, because cv2.remap reads a source for each target pixel. `come_from` inverts a forward field.
 
 Knows arrays only. A grid covers a rectangle of the picture with one node every `stride` pixels; a field on a grid is
 float32 (rows, columns, 2), displacements (x, y) in pixels.
@@ -62,9 +62,10 @@ class Grid:
         return rows, columns
 
     def part(self, field: NDArray[np.float32], rows: slice, columns: slice) -> tuple["Grid", NDArray[np.float32]]:
-        """A smaller grid over the nodes `rows` and `columns` of this one and one more on every side, and its field.
+        """A smaller grid over the nodes `rows` and `columns` with one more node on every side, and the field on it.
 
-        field: float32 (rows, columns, n) on this grid. Values between two nodes depend on both, hence the one more.
+        field: float32 (rows, columns, n) on this grid. A value between two nodes depends on both, so the outer nodes
+        are needed.
         """
         n_rows, n_columns = self.shape
         first_row, first_column = max(rows.start - 1, 0), max(columns.start - 1, 0)
@@ -116,6 +117,7 @@ def spline(
 
 
 def _kernel(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """U(|a_i - b_j|) with U(r) = r^2 log r. a: float64 (n, 2). b: float64 (m, 2). Returns float64 (n, m)."""
     squared = ((a[:, None] - b[None]) ** 2).sum(axis=-1)
     return np.asarray(0.5 * squared * np.log(np.maximum(squared, 1e-12)))
 
@@ -123,9 +125,9 @@ def _kernel(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float6
 def come_from(moves: Field, stride: int, n_steps: int) -> Field:
     """Invert a forward field: for each node, the displacement back to the place from which its content came.
 
-    moves: float32 (rows, columns, 2), the displacement of the content at each node in pixels; the result has the same
-    form. Solves d(y) = -moves(y + d(y)) by `n_steps` fixed-point steps. All steps but the first go half the way, and
-    so converge where the content is stretched to as much as four times its size.
+    moves: float32 (rows, columns, 2), the displacement of the content at each node in pixels. The result has the same
+    form. Solves d(y) = -moves(y + d(y)) by `n_steps` fixed-point steps. All steps except the first go half the way, so
+    that they converge even where the content is stretched to four times its size.
     """
     rows, columns = moves.shape[:2]
     here = nodes(rows, columns)

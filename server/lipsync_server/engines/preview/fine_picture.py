@@ -1,9 +1,9 @@
 """A part of the portrait at a multiple of its size, from which frames are sampled.
 
-Moving a picture by parts of a pixel blurs it, unless the interpolation is cubic, and cubic interpolation of every frame
-is most of a frame's cost. So the cubic interpolation is done once, at 2 or 4 times the size, and a frame interpolates
-bilinearly between these much denser samples: about as sharp, at a third of the cost. A pixel that does not move keeps
-its value exactly. Knows arrays, not faces.
+Moving a picture by parts of a pixel blurs it, unless the interpolation is cubic. Cubic interpolation would be most of
+the cost of a frame. So it is done once, at 2 or 4 times the size. A frame interpolates bilinearly between these denser
+samples, which is about as sharp at a third of the cost. A pixel that does not move keeps its value exactly. Knows
+arrays, not faces.
 """
 
 import cv2
@@ -12,7 +12,7 @@ import numpy as np
 from lipsync_server.engines.base import Frames
 from lipsync_server.engines.preview.fields import Field, resample, scaled
 
-# Pixels of a part up to which it is kept at 4 times its size; at 2 times it is a little less sharp.
+# A part with up to this many pixels is kept at 4 times its size, a larger one at 2 times, which is a little less sharp.
 _SMALL = 400_000
 _LARGE_FACTOR, _SMALL_FACTOR = 2, 4
 # OpenCV's limit on the sides of a picture that remap samples.

@@ -18,7 +18,10 @@ _BROW_LIFT, _BREATH_LIFT = 0.016, 0.006
 
 
 class Head:
-    """The displacement fields of one portrait's head, on a coarse grid over the part of the picture that may move."""
+    """The displacement fields of one portrait's head, on a coarse grid over the part of the picture that may move.
+
+    points: float32 (478, 3), landmarks in pixels. picture_size: (height, width) in pixels.
+    """
 
     def __init__(self, points: Points, frame: FaceFrame, picture_size: tuple[int, int]) -> None:
         local = frame.local(points[:, :2].astype(np.float64))
@@ -68,6 +71,7 @@ def _cover(
     chin: float,
     picture_size: tuple[int, int],
 ) -> Grid:
+    """The grid over head, neck and chest. centre, radius, chin: in face heights."""
     left, right = (
         min(centre[0] - 1.75 * radius[0], centre[0] - 1.05),
         max(centre[0] + 1.75 * radius[0], centre[0] + 1.05),
@@ -77,7 +81,11 @@ def _cover(
 
 
 def _depth(local: NDArray[np.float64], near: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Depth at every node in face heights, (rows, columns); larger is nearer. Smoothed, and level outside the face."""
+    """Depth at every node in face heights, (rows, columns); a larger number is nearer. Smoothed, flat outside the face.
+
+    local: float64 (478, 2), landmarks in face heights. near: float64 (478,), their depth. at: float64 (rows, columns,
+    2).
+    """
     oval = list(FACE_OVAL)
     rim = local[oval].mean(axis=0) + 1.3 * (local[oval] - local[oval].mean(axis=0))
     level = float(near[oval].mean())

@@ -9,7 +9,7 @@ _FILES = ("face_landmarker.task", "preview_mouth.npz")
 
 
 def describe(settings: EngineSettings) -> EngineInfo:
-    """The engine's description. It is available where the model files that ship with the project are present."""
+    """The engine's description. The engine is available if the model files of this package are present."""
     reason = ""
     try:
         for name in _FILES:

@@ -1,9 +1,9 @@
 """The inside of the mouth, painted between open lips: cavity, teeth and tongue, in the portrait's light and style.
 
-Upper teeth are fixed to the skull, lower teeth and tongue move with the jaw. A portrait with parted lips keeps its own
-teeth where they are visible. Else teeth are drawn with the portrait's light, and as sharp, as even and as worn as the
-rest of the face (teeth.py). Each layer is painted once for a portrait as a small picture; a frame only samples and
-shades the layers. Does not know how lips move.
+Upper teeth are fixed to the skull. Lower teeth and tongue move with the jaw. A portrait with parted lips keeps its own
+teeth where they are visible. Otherwise teeth are drawn with the portrait's light, and as sharp, as even and as worn as
+the rest of the face (teeth.py). Each layer is painted once for a portrait as a small picture. A frame only samples and
+shades the layers. Knows no movement of the lips.
 """
 
 import cv2
@@ -35,7 +35,7 @@ class Interior:
         inside = None if own is None else resample(picture, self.grid.places(), cv2.INTER_LINEAR)[own > 0.5]
         self._light = Light(picture, points, inside)
         self._style = Style.of(picture, points, frame)
-        # Teeth that the portrait shows are as worn as they look.
+        # Wear is not added to the colour of teeth that the portrait itself shows.
         self._teeth = self._light.teeth if self._light.from_picture else self._style.worn(self._light.teeth)
         # A turned head shows teeth narrower, by the cosine of the yaw, like all widths across the face.
         across = (at[..., 0] - mouth.centre) / max(0.5, float(np.cos(frame.yaw)))
@@ -53,8 +53,8 @@ class Interior:
         """Colours of the mouth's inside at places of the still portrait: float32 RGB (h, w, 3), 0 to 255.
 
         places: float32 (h, w, 2), pixel coordinates with the head's movement undone. below_upper, below_lower: float32
-        (h, w), distance below the upper and below the lower lip's edge in pixels (negative above that edge). jaw_px:
-        how far the jaw has dropped, in pixels. narrow: how far the lips are rounded, 0 to 1.
+        (h, w), distance below the edge of the upper and of the lower lip in pixels, negative above the edge. jaw_px:
+        drop of the jaw in pixels. narrow: roundness of the lips, 0 to 1.
         """
         height = self._mouth.frame.height
         down = self._mouth.frame.down
@@ -79,6 +79,10 @@ class Interior:
         return np.asarray(colour, np.float32)
 
     def _upper_teeth(self, across: NDArray[np.float64], below: NDArray[np.float64]) -> Field:
+        """The upper teeth as a layer: float32 (rows, columns, 4), RGB and cover.
+
+        across, below: float64 (rows, columns), place from the middle of the shut lips in face heights.
+        """
         edge = 0.018 - 0.6 * across**2
         size = np.abs(across)
         longer, lighter = self._style.each_tooth(across, _UPPER_EDGES)
@@ -92,6 +96,7 @@ class Interior:
         return _layer(self._teeth, shade, alpha)
 
     def _lower_teeth_and_tongue(self, across: NDArray[np.float64], below: NDArray[np.float64]) -> Field:
+        """The lower teeth and the tongue behind them as one layer, as `_upper_teeth`."""
         size = np.abs(across)
         longer, lighter = self._style.each_tooth(across, _LOWER_EDGES)
         notch = self._style.contrast * _notches(size, _LOWER_EDGES)
@@ -110,6 +115,7 @@ class Interior:
         return np.concatenate([colour / np.maximum(alpha, 1e-6), alpha], axis=-1).astype(np.float32)
 
     def _own_teeth(self, at: NDArray[np.float64]) -> Field:
+        """The share of the portrait's own mouth at each node, float32 (rows, columns): 1 between its parted lips."""
         mouth = self._mouth
         inset = 0.004
         upper = at[..., 1] - mouth.upper_line(at[..., 0])
@@ -125,4 +131,5 @@ def _notches(size: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[n
 
 
 def _layer(colour: NDArray[np.float64], shade: NDArray[np.float64], alpha: NDArray[np.float64]) -> Field:
+    """A layer in one colour (3,): float32 (rows, columns, 4), shade * colour and alpha."""
     return np.concatenate([shade[..., None] * colour, alpha[..., None]], axis=-1).astype(np.float32)

@@ -1,9 +1,10 @@
 """The skin of a closed eyelid, estimated from the skin around an open eye.
 
-A picture of an open eye shows almost nothing of the upper lid: it is folded away behind the lashes. So its colour comes
-from the skin around the eye. A curved surface of second degree is fitted to that skin for each colour channel; pixels
-far from it (hair, the rim of glasses, lashes, a glint) count little. Near the border the skin's own colour replaces the
-surface, and the fine texture of the cheek (pores, grain, brush strokes) lies on top. Knows arrays, not faces.
+A picture of an open eye shows almost nothing of the upper lid, which is folded behind the lashes. So the lid's colour
+comes from the skin around the eye. A curved surface of second degree is fitted to that skin for each colour channel.
+Pixels far from the surface (hair, the rim of glasses, lashes, a glint) count little. Near the border the skin's own
+colour replaces the surface. The fine texture of the cheek (pores, grain, brush strokes) is added. Knows arrays, not
+faces.
 """
 
 from dataclasses import dataclass
@@ -23,8 +24,11 @@ _PRIOR = 0.01
 
 @dataclass(frozen=True)
 class Skin:
-    """colour: float32 RGB (h, w, 3), the estimated skin. likeness: float32 (h, w), 1 where the picture shows that skin
-    and near 0 where it shows something else. spread: the skin's usual distance from `colour`, in grey levels."""
+    """The estimated skin of one patch.
+
+    colour: float32 RGB (h, w, 3). likeness: float32 (h, w), 1 where the picture shows this skin, and near 0 where it
+    shows something else. spread: usual distance of the picture's skin from `colour`, in grey levels.
+    """
 
     colour: Field
     likeness: Field
@@ -32,10 +36,10 @@ class Skin:
 
 
 def estimate(pixels: Field, around: Mask, reach_px: float) -> Skin:
-    """The skin where `around` is false, continued from where it is true.
+    """Estimate the skin where `around` is false from the pixels where it is true.
 
-    pixels: float32 RGB (h, w, 3), 0 to 255. around: (h, w), true on the skin around the eye. reach_px: how far the
-    skin's own colour counts before the fitted surface does.
+    pixels: float32 RGB (h, w, 3), 0 to 255. around: (h, w), true on the skin around the eye. reach_px: distance from
+    known skin within which its own colour replaces the fitted surface.
     """
     surface = _fit(pixels, around)
     distance = np.abs(pixels - surface).max(axis=-1)
@@ -54,13 +58,16 @@ def estimate(pixels: Field, around: Mask, reach_px: float) -> Skin:
 
 
 def _fit(pixels: Field, around: Mask) -> Field:
-    """A surface of second degree through the pixels of `around`, by least squares with Cauchy's weights."""
+    """A surface of second degree through the pixels of `around`, float32 (h, w, 3).
+
+    Weighted least squares, repeated with Cauchy's weights 1 / (1 + (distance / usual distance)^2).
+    """
     rows, columns = around.shape
     y, x = np.mgrid[:rows, :columns]
     y, x = 2.0 * y / rows - 1, 2.0 * x / columns - 1
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
     known, seen = terms[around], pixels[around].astype(np.float64)
-    # The darkest pixels are hair and lashes more often than skin, so the first weights are those of the brighter half.
+    # The darkest pixels are hair and lashes more often than skin, so the first fit uses mainly the brighter half.
     light = seen.mean(axis=-1)
     weights = (light >= np.median(light)) * 0.9 + 0.1
     for _ in range(_N_FITS):
@@ -75,7 +82,7 @@ def _fit(pixels: Field, around: Mask) -> Field:
 
 
 def texture(pixels: Field, sigma_px: float) -> Field:
-    """The fine texture of skin: its distance from its own blur, without the largest values. float32, as `pixels`."""
+    """The fine texture of skin: `pixels` minus their blur, with the largest values clipped. float32 (h, w, 3)."""
     fine = pixels - cv2.GaussianBlur(pixels, (0, 0), sigma_px, borderType=cv2.BORDER_REFLECT)
     limit = 3.0 * float(np.median(np.abs(fine))) + 0.5
     return np.asarray(np.clip(fine, -limit, limit), np.float32)

@@ -1,11 +1,11 @@
 """Blinks: an upper lid made of the skin around the eye comes down over the eye.
 
-An open eye hides its own lid: a few pixels of it show, and stretching them turns the lashes into bands. So the lid is
+Only a few pixels of an open eye's lid are visible, and stretching them would turn the lashes into bands. So the lid is
 painted. It has the skin from around the eye (lid_skin.py), the shading of a curved surface, and the portrait's own
 upper lashes, which turn from upwards to downwards while the lid closes. The eyeball stays in place and is covered.
 
-Works in a small upright picture of the eye, the patch, whose rows and columns follow the face's axes. Does not know
-when the eyes blink, nor whether they should (blink_check.py decides that).
+All work is done in a small upright picture of the eye, the patch, whose rows and columns follow the face's axes. Knows
+no time. blink_check.py decides whether the eyes blink at all.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from lipsync_server.engines.preview.mesh import BROW_LOWER_EDGES, LOWER_LIDS, UP
 
 # Lengths in face heights. The patch shows this much beside, above and below the eye.
 _BESIDE, _ABOVE, _BELOW = 0.035, 0.075, 0.075
-# Lashes reach this far above the lid's edge, their roots and the eye's dark rim this far below it.
+# The reach of the lashes above the lid's edge, and of their roots and the eye's dark rim below it.
 _LASHES, _ROOTS = 0.036, 0.004
 _BROW_CLEAR = 0.008
 # The painted lid begins this far above the open lid's edge, near the fold.
@@ -57,7 +57,13 @@ class Edges:
 
 
 class Lid:
-    """One eye's upper lid."""
+    """One eye's upper lid.
+
+    eye: 0 for the picture's left eye, 1 for its right one. gap: opening of the eye in face heights. width: of the eye
+    in face heights. grid: the pixels of the picture that the lid may cover. scale: pixels of the patch in a face
+    height. pixels: the patch, float32 RGB (h, w, 3). around, opening: masks (h, w) of the skin around the eye and of
+    the opening between the lids.
+    """
 
     def __init__(
         self, picture: Frames, points: Points, frame: FaceFrame, eye: int, picture_size: tuple[int, int]
@@ -90,7 +96,7 @@ class Lid:
         self.skin = lid_skin.estimate(self.pixels, self.around, 0.02 * scale)
         cheek = self._to_patch - np.array([[0, 0, 0], [0, 0, _CHEEK_AWAY * scale]])
         grain = lid_skin.texture(self._cut(picture, cheek), 0.012 * scale)
-        # The lid without lashes: float32 RGB (h, w, 3), right between `top` and `shut`.
+        # The lid without lashes: float32 RGB (h, w, 3), valid between the rows `top` and `shut`.
         self.bare = np.asarray(np.clip(self._lit(self.skin.colour) + grain, 0, 255), np.float32)
         self._lashes, self._lash_colour = self._find_lashes()
         self._traces = self._find_traces()
@@ -104,6 +110,7 @@ class Lid:
         return brow, upper, lower, np.minimum(top, upper - 0.008 * scale), lower - _LOWER_RISE * (lower - upper)
 
     def _cut(self, picture: Frames, matrix: Floats) -> Field:
+        """A patch of `picture`, float32 RGB (h, w, 3). matrix: from pixels of the picture to pixels of the patch."""
         patch = cv2.warpAffine(picture, matrix, self._size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         return np.asarray(patch, np.float32)
 
@@ -117,8 +124,10 @@ class Lid:
         return around, opening
 
     def _lit(self, colour: Field) -> Field:
-        """`colour` in the light of the skin below the eye: a shut lid faces the light as that skin does, while the skin
-        above an open eye lies in a fold."""
+        """`colour`, as bright as the skin below the eye.
+
+        A shut lid faces the light as the skin below the eye does. The skin above an open eye is darker in its fold.
+        """
         row = np.arange(self._size[1], dtype=np.float64)[:, None]
         below = self.around & (row > self.edges.lower) & (self.skin.likeness > 0.5)
         if below.sum() < 20:
@@ -131,8 +140,11 @@ class Lid:
         return np.asarray(colour * (1 + 0.6 * lift)[..., None], np.float32)
 
     def _find_lashes(self) -> tuple[Field, Field]:
-        """The upper lashes: their cover at each height above the lid's edge, float32 (heights, columns), 0 to 1, first
-        row at -_ROOTS; and their colour, float32 RGB (3,)."""
+        """The cover and the colour of the upper lashes.
+
+        The cover, float32 (heights, columns), is 0 to 1 at each height above the lid's edge. Its first row is at
+        -_ROOTS. The colour is float32 RGB (3,).
+        """
         heights = np.arange(-_ROOTS, _LASHES, 1 / self.scale) * self.scale
         columns = np.arange(self._size[0])
         at = np.stack(np.broadcast_arrays(columns[None], self.edges.upper[None] - heights[:, None]), axis=-1)
@@ -149,7 +161,7 @@ class Lid:
         return cover.astype(np.float32), np.asarray(colour, np.float32)
 
     def _find_traces(self) -> Field:
-        """The open eye's lashes and rim outside the lid: how far each pixel is covered with skin, float32 (h, w)."""
+        """The cover of skin, float32 (h, w), 0 to 1, that hides the open eye's lashes and rim outside the lid."""
         edges, scale = self.edges, self.scale
         row = np.arange(self._size[1], dtype=np.float64)[:, None]
         columns = np.arange(self._size[0], dtype=np.float64)
@@ -170,10 +182,11 @@ class Lid:
         return self._layer(round(closed * _N_STEPS))
 
     def _paint_layer(self, step: int) -> Field:
+        """The painted lid, closed by step / _N_STEPS."""
         closed, edges, scale = step / _N_STEPS, self.edges, self.scale
         row = np.arange(self._size[1], dtype=np.float64)[:, None]
         edge = edges.upper + closed * (edges.shut - edges.upper)
-        # The lid unrolls: the whole shut lid, squeezed into the height that is out.
+        # The lid unrolls. The whole shut lid is compressed into the visible height.
         share = (row - edges.top) / (edge - edges.top)
         source = edges.top + share * (edges.shut - edges.top)
         columns = np.broadcast_to(np.arange(self._size[0], dtype=np.float64), source.shape)
@@ -221,7 +234,7 @@ class Lid:
 
 
 def _smooth(at: Floats, chain: Floats) -> Floats:
-    """The height of a chain of mesh points (n, 2) at `at`, with its corners rounded off."""
+    """The vertical place of a chain of mesh points (n, 2) at the horizontal places `at`, with its corners rounded."""
     order = np.maximum.accumulate(chain[:, 0] + np.arange(len(chain)) * 1e-6)
     fine = np.linspace(order[0], order[-1], 65)
     line = np.interp(fine, order, chain[:, 1])

@@ -38,7 +38,8 @@ FACE_OVAL = (
 CHEEKS = (50, 280, 205, 425)
 _EYE_CORNERS = (33, 133, 362, 263)
 _NOSE_BASE, _CHIN = 2, 152
-# Forehead-to-chin height of a face at rest over the distance from the eye line to the nose base (median of portraits).
+# Height of a face at rest, divided by the distance from the line of the eyes to the base of the nose; median of
+# portraits.
 _HEIGHT_PER_NOSE = 3.9
 _GAP_PAIRS = ((82, 87), (13, 14), (312, 317))
 
@@ -101,7 +102,7 @@ def lip_gap(points: Points, frame: FaceFrame) -> float:
 
 
 def lid_gap(points: Points, frame: FaceFrame, eye: int) -> float:
-    """The gap between the lids in face heights, in the middle of the eye. eye: 0 is the picture's left one.
+    """The gap between the lids in face heights, in the middle of the eye. eye: 0 for the picture's left eye.
 
     points: float32 (478, 3), as in `landmarks.Face`.
     """

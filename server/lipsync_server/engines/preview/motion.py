@@ -1,9 +1,9 @@
 """The pose of every frame: the mouth from its track, head, brows and breath from the speech's rhythm, blinks by chance.
 
-The rhythm (prosody.py) decides when the head moves: it takes a new posture with each phrase and nods on stressed
-syllables, the brows rise with the strongest of them, and the chest fills before a phrase. A random generator decides
-in which direction and how far, and when the eyes blink. A pose depends on the track, the seed and the frame's number
-alone, so a render can go on from any frame. Knows no picture.
+The rhythm (prosody.py) decides the times. The head takes a new posture with each phrase and nods on stressed syllables.
+The brows rise with the strongest of these syllables, and the chest fills before a phrase. A random generator decides
+the direction and the size of a movement, and the times of the blinks. A pose depends only on the track, the seed and
+the frame's number, so a render can continue from any frame. Knows no picture.
 """
 
 from bisect import bisect_left
@@ -23,7 +23,7 @@ Curve = NDArray[np.float64]
 _FADE_IN_S = 0.7
 _BLINK_CLOSE_S, _BLINK_HOLD_S, _BLINK_OPEN_S = 0.09, 0.04, 0.2
 # Units of the amplitudes: across and down in face heights, angles in radians.
-# A phrase's posture; most postures are smaller, since a normal distribution decides. Directions: pitch > 0 looks down.
+# The standard deviations of a phrase's posture, which is drawn from normal distributions. pitch > 0 looks down.
 _POSTURE = {"across": 0.006, "down": 0.004, "roll": 0.013, "yaw": 0.028, "pitch": 0.012}
 _POSTURE_S = 0.75
 # People begin to move shortly before they speak.
@@ -33,7 +33,7 @@ _NOD = {"pitch": 0.034, "down": 0.005}
 _NOD_FALL_S, _NOD_RETURN_S, _NOD_LATE_S = 0.2, 0.34, 0.04
 # The head sinks in the course of a phrase, as the voice does, and rises for the next.
 _SINK = 0.012
-# Sway that is always there, so that nobody freezes in a pause.
+# Small movements at all times, so that the head does not stand still in a pause.
 _SWAY = {"across": 0.0015, "down": 0.0012, "roll": 0.002, "yaw": 0.005, "pitch": 0.0035}
 _BROW_RISE_S, _BROW_FALL_S = 0.18, 0.45
 _BREATH_IN_S, _BREATH_OUT_S = 0.5, 2.5
@@ -42,7 +42,7 @@ _RESTING_BREATH_S = 3.9
 
 @dataclass(frozen=True)
 class Amounts:
-    """Factors on the face's movements; 1 is natural."""
+    """Factors of the face's movements; 1 is natural. blinks: whether the eyes blink."""
 
     head: float = 1.0
     mouth: float = 1.0
@@ -75,6 +75,7 @@ class Motion:
         self._head = weights
 
     def pose(self, frame: int) -> Pose:
+        """The pose of one frame. frame: its number, from 0."""
         width, press = float(self._width[frame]), float(np.clip(self._press[frame], 0, 1))
         mouth = MouthPose(
             open=float(self._opening[frame]), close=1.0, spread=max(width, 0.0), narrow=max(-width, 0.0), press=press
@@ -85,7 +86,7 @@ class Motion:
 def _head(
     t: Curve, phrases: tuple[Phrase, ...], accents: tuple[Accent, ...], rng: np.random.Generator
 ) -> dict[str, Curve]:
-    """The head's movement at the times t (s), one curve for each of its ways to move."""
+    """The head's movement at the times t in seconds: a curve (n_frames,) for each of its kinds of movement."""
     moves = {name: amplitude * _sway(t, rng) for name, amplitude in _SWAY.items()}
     postures = _postures(phrases, rng)
     for name in _POSTURE:
@@ -107,7 +108,10 @@ def _head(
 
 
 def _postures(phrases: tuple[Phrase, ...], rng: np.random.Generator) -> list[tuple[float, dict[str, float]]]:
-    """When (s) the head begins to take which posture; an empty one is the portrait's, to which long pauses return."""
+    """The postures of the head, each with the time in seconds at which the head begins to take it.
+
+    The empty posture is the portrait's, to which the head returns in long pauses.
+    """
     postures: list[tuple[float, dict[str, float]]] = []
     for phrase in phrases:
         start_s = phrase.start_s - _POSTURE_LEAD_S
@@ -119,7 +123,7 @@ def _postures(phrases: tuple[Phrase, ...], rng: np.random.Generator) -> list[tup
 
 
 def _steps(t: Curve, targets: list[tuple[float, float]]) -> Curve:
-    """A curve that moves to each target's value from its time (s) on, in _POSTURE_S seconds."""
+    """A curve (n_frames,) through the targets (time in seconds, value). A move to a value lasts _POSTURE_S seconds."""
     curve, jumps = np.zeros(len(t)), np.zeros(len(t) + 1)
     last = 0.0
     for start_s, target in targets:
@@ -146,7 +150,10 @@ def _brows(t: Curve, phrases: tuple[Phrase, ...], accents: tuple[Accent, ...], r
 
 
 def _breath(t: Curve, phrases: tuple[Phrase, ...], rng: np.random.Generator) -> Curve:
-    """The fullness of the chest, (n_frames,), 0 to 1: full as a phrase begins, emptied by its words; at rest a wave."""
+    """The fullness of the chest, (n_frames,), 0 to 1.
+
+    The chest is full at the beginning of a phrase and empties during its words. At rest its curve is a wave.
+    """
     resting = 0.35 - 0.35 * np.cos(2 * np.pi * t / (_RESTING_BREATH_S * rng.uniform(0.9, 1.1)))
     spoken, share = np.zeros(len(t)), np.zeros(len(t))
     for phrase in phrases:
@@ -173,17 +180,20 @@ def _ease(x: Curve) -> Curve:
 
 
 def _bump(since: Curve, rise_s: float, fall_s: float) -> Curve:
-    """1 at since = 0, reached in rise_s and left in fall_s, smooth."""
+    """A smooth bump: 0 up to -rise_s, 1 at 0, 0 from fall_s on. since: seconds from the top of the bump."""
     return np.where(since < 0, _ease(1 + since / rise_s), _ease(1 - since / fall_s))
 
 
 def _leave(t: Curve, end_s: float, span_s: float) -> Curve:
-    """1 until end_s, then down to 0 in span_s, smooth."""
+    """1 until end_s, then a smooth fall to 0 in span_s."""
     return 1 - _ease((t - end_s) / span_s)
 
 
 def _sway(t: Curve, rng: np.random.Generator) -> Curve:
-    """Slow smooth noise of about unit size at the times t (s): a sum of sine waves, the longer ones larger. (n,)."""
+    """Slow smooth noise (n_frames,) with a standard deviation of about 1, at the times t in seconds.
+
+    The noise is a sum of five sine waves of 0.09 to 0.75 Hz. The slower waves are larger.
+    """
     rates = np.geomspace(0.09, 0.75, 5) * rng.uniform(0.85, 1.15, 5)
     phases = rng.uniform(0, 2 * np.pi, 5)
     sizes = rates**-0.6
@@ -192,7 +202,7 @@ def _sway(t: Curve, rng: np.random.Generator) -> Curve:
 
 
 def _blinks(t: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """The closing of each eye, (n_frames, 2), 0 open to 1 shut: a blink every 2 to 6 s, down fast and up slowly."""
+    """The closing of each eye, (n_frames, 2), 0 open to 1 shut: every 2 to 6 s a blink, fast down and slowly up."""
     lids = np.zeros((len(t), 2))
     end = t[-1] if len(t) else 0.0
     start = rng.uniform(0.9, 2.5)

@@ -1,10 +1,10 @@
 """Movement of lips, jaw and cheeks: two smooth layers, split along the line between the lips.
 
-One smooth field cannot open a mouth, because both lips touch in the picture and have to move apart. So there are two
-fields: the upper layer moves the content above the line between the lips, the lower layer the content below it. Beyond
-the corners of the mouth both layers move alike. A portrait with closed lips has one such line; a portrait with parted
-lips has two (the inner edges of the lips), which the movement `close` brings together. Knows the mesh, not the pixels;
-interior.py paints the gap between the lips.
+One smooth field cannot open a mouth, because both lips touch in the picture and must move apart. So there are two
+fields. The upper layer moves the content above the line between the lips, and the lower layer the content below it.
+Beyond the corners of the mouth both layers move alike. A portrait with closed lips has one such line. A portrait with
+parted lips has two, the inner edges of the lips, which the movement `close` brings together. Knows the mesh, not the
+pixels. interior.py paints the gap between the lips.
 """
 
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from lipsync_server.engines.landmarks import Points
 from lipsync_server.engines.preview.fields import Field, Grid, come_from, nodes, pull, smooth_step, spline
 from lipsync_server.engines.preview.mesh import CHEEKS, FACE_OVAL, LOWER_LIP, UPPER_LIP, FaceFrame, Floats
 
-# Lengths in face heights. An opening of 1 parts the lips by about this much before calibration.
+# Lengths are in face heights. Before calibration, an opening of 1 parts the lips by about this much.
 FULL_GAP = 0.085
 # The movement of each part when the mouth opens, as a share of the gap.
 LOWER_LIP_SHARE, UPPER_LIP_SHARE, JAW_SHARE, CORNER_DROP, CORNER_IN = 0.75, 0.25, 0.6, 0.2, 0.14
 _SPREAD, _NARROW = 0.028, 0.046
-# How far the cheeks rise with a wide vowel, and how far around their middle.
+# The rise of the cheeks with a wide vowel, and the reach of this movement around their middle.
 _CHEEK_RISE, _CHEEK_REACH = 0.011, 0.06
 # The share of a lip's movement that each of its rings follows, from the outer edge to the inner one.
 _LOWER_RINGS, _UPPER_RINGS = (0.86, 0.92, 0.97, 1.0), (0.55, 0.75, 0.92, 1.0)
@@ -31,7 +31,10 @@ BASES = ("open", "close", "spread", "narrow", "press")
 
 @dataclass(frozen=True)
 class MouthPose:
-    """Weights of the mouth's movements: open 0 to about 1, close 1 for shut lips, spread, narrow and press 0 to 1."""
+    """Weights of the mouth's movements.
+
+    open: 0 to about 1. close: 1 for shut lips, more if parted lips must move further. spread, narrow, press: 0 to 1.
+    """
 
     open: float
     close: float
@@ -50,8 +53,8 @@ class Layers:
 
     upper: float32 (rows, columns, 4): dx, dy, the content's distance below the upper lip's edge in pixels, and the
     softness of the blend between the layers in pixels. lower: float32 (rows, columns, 3): dx, dy, distance below the
-    lower lip's edge. skin: float32 (rows, columns, 2): both layers blended, right only a few nodes away from the line
-    between the lips and further.
+    lower lip's edge. skin: float32 (rows, columns, 2): both layers blended, valid from a few nodes beside the line
+    between the lips on.
     """
 
     upper: Field
@@ -76,7 +79,7 @@ class LipLine:
         order = np.maximum.accumulate(across + np.arange(len(across)) * 1e-6)
         self._at = np.linspace(order[0] - 0.05, order[-1] + 0.05, 257)
         line = np.interp(self._at, order, down)
-        # The points are about 0.03 apart. Rounding by a third of that removes the polygon's corners, not its shape.
+        # The points are about 0.03 apart. Rounding by a third of this distance removes the corners, not the shape.
         sigma = 0.008 / (self._at[1] - self._at[0])
         self._line = cv2.GaussianBlur(line[None], (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)[0]
 
@@ -86,7 +89,10 @@ class LipLine:
 
 
 class Mouth:
-    """The mouth of one portrait. The constructor computes all fields that depend on the portrait alone."""
+    """The mouth of one portrait. The constructor computes all fields that do not depend on the pose.
+
+    points: float32 (478, 3), landmarks in pixels. stride: pixels between two nodes. picture_size: (height, width).
+    """
 
     def __init__(self, points: Points, frame: FaceFrame, stride: int, picture_size: tuple[int, int]) -> None:
         self.frame = frame
@@ -97,13 +103,13 @@ class Mouth:
         self.gap = float(gaps[3:8].mean())
         self.parted = self.gap > _PARTED
         # The mesh often counts a thin rim of teeth as lip, and interpolation reads a pixel beyond a lip's edge. So the
-        # lip's edge is moved outwards by `rim`, and the lips have to close further by the same length.
+        # lip's edge is moved outwards by `rim`, and the lips must close further by the same length.
         rim = max(_TRIM, 1.2 / frame.height) if self.parted else 0.0
         trim = rim * np.clip(gaps / max(self.gap, 1e-6), 0, 1)
-        # Shut lips overlap a little; rounding to pixels would leave holes between lips that only just touch.
+        # Shut lips overlap a little. Otherwise rounding to pixels would leave holes between them.
         overlap = max(0.004, 0.8 / frame.height) if self.parted else 0.0
         self._gaps = gaps + 2 * trim + overlap * (trim > 0)
-        # An opening below this (in face heights) leaves the lips shut.
+        # With an opening below `slack`, in face heights, the lips stay shut.
         self.slack = 2 * rim + overlap
         middle = (upper + lower) / 2
         corners = local[[UPPER_LIP[0][0], UPPER_LIP[0][-1]]]
@@ -218,6 +224,7 @@ class Mouth:
         )
 
     def _pull(self, values: Field, back: Field) -> Field:
+        """`values` on the grid after the backward displacement `back`, which is in pixels."""
         return pull(values, nodes(*values.shape[:2]) + back * np.float32(1 / self.grid.stride))
 
     def jaw_drop(self, pose: MouthPose) -> float:

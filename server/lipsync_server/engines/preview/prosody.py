@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 Curve = NDArray[np.float64]
 
-# Loudness (0 to 1) above which somebody speaks; a pause is at least this long; shorter bursts are noises.
+# Somebody speaks above this loudness (0 to 1). Shorter silences are no pauses, and shorter bursts are noises.
 _SPEAKING: Final = 0.12
 _PAUSE_S: Final = 0.28
 _BURST_S: Final = 0.12
-# A long phrase is divided where it is quietest, so that no part is longer than this.
+# A longer phrase is divided at its quietest moment.
 _LONGEST_S: Final = 3.2
 # A syllable lasts about _SYLLABLE_S; an accent is a syllable that is louder than the words around it.
 _SYLLABLE_S: Final = 0.14
@@ -45,6 +45,8 @@ class Accent:
 
 @dataclass(frozen=True)
 class Prosody:
+    """The phrases and accents of a recording, in order of time."""
+
     phrases: tuple[Phrase, ...]
     accents: tuple[Accent, ...]
 
@@ -57,13 +59,14 @@ def prosody_of(loudness: NDArray[np.float32], fps: int) -> Prosody:
 
 
 def smooth(values: Curve, fps: int, span_s: float) -> Curve:
-    """A running mean with soft ends over `span_s` seconds, as long as its input."""
+    """A running mean over `span_s` seconds, weighted by a Hann window. The result has the length of `values`."""
     kernel = np.hanning(max(3, int(span_s * fps) | 1) + 2)[1:-1]
     half = len(kernel) // 2
     return np.convolve(np.pad(values, half, mode="edge"), kernel / kernel.sum(), mode="valid")
 
 
 def _phrases(curve: Curve, fps: int) -> list[Phrase]:
+    """The phrases of any length."""
     if not len(curve):
         return []
     speaking = smooth(curve, fps, _BURST_S) > _SPEAKING
@@ -90,6 +93,7 @@ def _divided(phrase: Phrase, curve: Curve, fps: int) -> list[Phrase]:
 
 
 def _accents(curve: Curve, phrases: tuple[Phrase, ...], fps: int) -> list[Accent]:
+    """The accents in the phrases: peaks of loudness above the loudness of the words around."""
     if not phrases:
         return []
     syllables = smooth(curve, fps, _SYLLABLE_S)
@@ -99,7 +103,7 @@ def _accents(curve: Curve, phrases: tuple[Phrase, ...], fps: int) -> list[Accent
     for phrase in phrases:
         first, last = np.searchsorted(peaks, [phrase.start_s * fps, phrase.end_s * fps])
         found = accents[-1:]
-        # The strongest first; a weaker one too close to a stronger one is part of the same movement.
+        # The strongest peaks come first. A weaker peak close to a stronger one belongs to the same movement.
         for frame in sorted(peaks[first:last], key=lambda frame: -above[frame]):
             if all(abs(frame / fps - other.at_s) >= _BETWEEN_ACCENTS_S for other in found):
                 found.append(Accent(float(frame / fps), float(np.clip(above[frame] / _FULL_ACCENT, 0, 1))))

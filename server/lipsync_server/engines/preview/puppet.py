@@ -1,8 +1,8 @@
-"""A puppet: one portrait prepared for animation. A pose goes in, a frame comes out.
+"""A puppet: one portrait prepared for animation. The puppet draws one frame for a pose.
 
-Head, mouth and lids each give a backward displacement (fields.py). They are composed into one map from target to source
-pixels, so every moving pixel is interpolated once and stays sharp. Pixels that cannot move are not drawn anew. Knows no
-sound and no time.
+Head, mouth and lids each have a backward displacement (fields.py). The displacements are composed into one map from
+target to source pixels, so every moving pixel is interpolated once and stays sharp. Pixels that cannot move are not
+drawn again. Knows no sound and no time.
 """
 
 from dataclasses import dataclass
@@ -23,19 +23,19 @@ from lipsync_server.engines.preview.mouth import Mouth, MouthPose, lower_share
 # The mouth's inside begins _LIPS_MEET_PX behind a lip's edge and is opaque _LIP_EDGE_PX further in.
 _LIPS_MEET_PX, _LIP_EDGE_PX = 0.3, 1.2
 _SEAM = 0.4
-# Content moves by less than this from outside the head's grid, in face heights.
+# The most that content moves into the head's grid from outside, in face heights.
 _FINE_MARGIN = 0.15
-# A shorter way does not change a pixel by a grey level.
+# A shorter movement does not change a pixel by a grey level.
 _LEAST_MOVE_PX = 1 / 64
 # An eye whose width is less than this share of the other's is turned away.
 _TURNED_AWAY = 0.5
-# Where the layers blend over more than this width, well past the corners of the mouth, both move alike.
+# Far beyond the corners of the mouth, the layers blend over more than this width, and both move alike.
 _BLEND_WITHIN_PX = 8
 
 
 @dataclass(frozen=True)
 class Pose:
-    """The pose of one frame: all that differs between two frames of a portrait.
+    """The pose of one frame. Two frames of a portrait differ only in their poses.
 
     head: float32 (len(head.BASES),), weights of the head's movements. lids: closing of the eyes, 0 open to 1 shut, the
     picture's left eye first.
@@ -47,7 +47,7 @@ class Pose:
 
 
 class Puppet:
-    """A portrait with its displacement fields. Drawing is deterministic; no frame depends on the one before."""
+    """A portrait with its displacement fields. A frame depends only on its pose, not on other frames."""
 
     def __init__(self, picture: Frames, face: Face) -> None:
         self.picture = picture
@@ -62,7 +62,7 @@ class Puppet:
         left, top = max(grid.left - margin, 0), max(grid.top - margin, 0)
         right, bottom = min(grid.left + grid.width + margin, size[1]), min(grid.top + grid.height + margin, size[0])
         self._fine = FinePicture(picture, left, top, right, bottom)
-        # The lids by eye, 0 for the picture's left one, without that of an eye that is turned away.
+        # The lids by eye, 0 for the picture's left eye. An eye that is turned away has no lid here.
         self.lids = {
             eye: lid for eye, lid in enumerate(lids) if lid.width > _TURNED_AWAY * max(lid.width for lid in lids)
         }
@@ -79,7 +79,8 @@ class Puppet:
 
         out: uint8 RGB (H, W, 3), filled with the picture. Pixels that do not move are left as they are.
         """
-        # The source of each pixel in the still picture: first undo the head's movement,
+        # The source of each pixel in the still picture is computed in three steps. The first undoes the head's
+        # movement.
         head = self._head.come_from(pose.head)
         grid, moved = self._moving(head)
         source = grid.enlarge(moved)
@@ -92,12 +93,12 @@ class Puppet:
             if closed > 0:
                 part = _window(lid.grid, grid, margin)
                 blinks.append((lid, part, source[part].copy(), closed))
-        # then the mouth's; both are smooth, so computing them on the mouth's coarse grid is enough,
+        # The second step undoes the mouth's movement. Both are smooth, so the mouth's coarse grid is enough.
         layers = self.mouth.layers(pose.mouth)
         part = _window(self.mouth.grid, grid)
         nodes = pull(head, self._mouth_nodes)
         source[part] = self.mouth.grid.enlarge(nodes + self.mouth.grid.sample(layers.skin, nodes))
-        # except along the sharp line between the lips, which is computed for every pixel.
+        # The third step computes the sharp line between the lips for every pixel.
         upper, lower = (self.mouth.grid.sample(layer, places) for layer in (layers.upper, layers.lower))
         share = lower_share(upper[..., 2], lower[..., 2], upper[..., 3])
         is_lower = share >= 0.5
@@ -117,9 +118,9 @@ class Puppet:
         return self._head.grid.part(head, rows, columns)
 
     def _join_lips(self, pixels: Frames, places: Field, upper: Field, lower: Field, share: Field) -> None:
-        """Blend the colours of both lips along the line where they meet.
+        """Blend the colours of both lips along the line on which they meet.
 
-        Colours are blended, not source places: the mean of a place in each lip may lie in the gap between them.
+        Colours are blended and not source places, because the mean of two places may be in the gap between the lips.
         """
         softness = upper[..., 3]
         band = _bounds((share > 0) & (share < 1) & (softness < _BLEND_WITHIN_PX))

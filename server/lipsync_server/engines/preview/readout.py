@@ -1,8 +1,9 @@
 """The opening of the mouth from the networks' outputs: one linear step, fitted on people who were filmed while talking.
 
-The networks (speech.py) learned from synthetic speech, whose lips are a table of phones (speech sounds). Real lips
-move earlier, later and less than a table says. This step looks at the outputs 100 ms to both sides and puts them on the
-scale of real mouths. server/training/preview_mouth/fit_readout.py fits its 371 weights. Knows numpy and no sound.
+The networks (speech.py) learned from synthetic speech, for which a table of phones (speech sounds) gave the lips. Real
+lips move earlier, later and less than the table. This step combines the outputs within 100 ms to both sides into an
+opening on the scale of real mouths. server/training/preview_mouth/fit_readout.py fits its 371 weights. Knows numpy and
+no sound.
 """
 
 from collections.abc import Mapping
@@ -26,7 +27,9 @@ FIRST_PHONE: Final = 4
 class Readout:
     """A linear step over a few moments in time.
 
-    offsets: the moments, in steps of 10 ms. weights: float32 (len(offsets), n_outputs). bias: added to the sum.
+    opening(t) = bias + sum over offsets of weights[offset] . evidence(t + offset)
+
+    offsets: in steps of 10 ms. weights: float32 (len(offsets), n_outputs).
     """
 
     offsets: tuple[int, ...]

@@ -28,13 +28,13 @@ _WINDOW: Final = 400
 _FFT: Final = 512
 N_MELS: Final = 40
 
-# The speaker's level and the microphone's sound are estimated from this much sound to each side, at whole seconds.
+# Seconds of sound to each side from which the speaker's level and the microphone's sound are estimated.
 _AROUND_S: Final = 5
 _BLOCK_S: Final = 48
 _MARGIN_S: Final = _AROUND_S + 2
 
-# A predicted opening below _SHUT_BELOW means shut lips. A press above _PRESS_AT (probability) closes them. Where the
-# sound is faint, the mouth opens less by up to _LOUDNESS. docs/preview.md says on which people they were chosen.
+# A predicted opening below _SHUT_BELOW means shut lips. A press above the probability _PRESS_AT closes them. In faint
+# sound the mouth opens less, by up to the share _LOUDNESS. docs/preview.md has the people on whom they were chosen.
 _SHUT_BELOW: Final = 0.3
 _PRESS_AT: Final = 0.25
 _LOUDNESS: Final = 0.5
@@ -75,12 +75,12 @@ def speech_track(speech: Speech, n_frames: int, fps: int = FPS) -> Array:
 
 
 def _tidy(samples: Speech) -> Array:
-    """Samples without NaN, infinity or peaks far beyond full scale, float32 (n,)."""
+    """`samples` with NaN as 0 and peaks clipped to 4 times full scale, float32 (n,)."""
     return np.clip(np.nan_to_num(np.asarray(samples, np.float32)), -4, 4)
 
 
 def loud_level(speech: Speech) -> float:
-    """Level (dB of full scale) that the loudest twentieth of the recording reaches. speech: float32 (n,) at 16 kHz."""
+    """The level of the loudest twentieth of the recording, in dB of full scale. speech: float32 (n,) at 16 kHz."""
     counts = np.zeros(140, np.int64)
     step = 60 * SPEECH_RATE_HZ
     for start in range(0, len(speech), step):
@@ -96,7 +96,7 @@ def loud_level(speech: Speech) -> float:
 
 @lru_cache(maxsize=1)
 def _mel_bank() -> Array:
-    """(N_MELS, bins) triangular filters, 60..7600 Hz, mel scale."""
+    """Triangular filters from 60 to 7600 Hz, even on the mel scale: float32 (N_MELS, bins)."""
 
     def mel(hz: float) -> float:
         return 2595 * float(np.log10(1 + hz / 700))
@@ -143,7 +143,7 @@ def normalise(mel: Array, loud_db: float) -> tuple[Array, Array]:
     energy = mel[:, 3:30].mean(1)
     centres = np.arange(0, n + GRID_HZ, GRID_HZ)
     reach = _AROUND_S * GRID_HZ
-    # A long quiet passage is not loud by its own standard: loud is at least the recording's loud level less 18 dB.
+    # In a long quiet passage, loud means at least the recording's loud level minus 18 dB.
     least_loud = _energy_of(loud_db - 18)
     quiet, loud = np.empty(len(centres)), np.empty(len(centres))
     mean = np.empty((len(centres), mel.shape[1]))
@@ -163,7 +163,7 @@ def normalise(mel: Array, loud_db: float) -> tuple[Array, Array]:
 
 
 def _energy_of(db: float) -> float:
-    """The mean log mel energy of speech at the level `db`, roughly (with pre-emphasis and filter areas)."""
+    """The approximate mean log mel energy of speech at the level `db`. Includes pre-emphasis and filter areas."""
     return db * float(np.log(10)) / 10 + 4.0
 
 
@@ -177,7 +177,11 @@ def _level(
 
 @dataclass(frozen=True)
 class Network:
-    """Dilated convolutions over time with residual connections; batch norms are folded into the kernels."""
+    """Dilated convolutions over time with residual connections. Batch norms are part of the kernels.
+
+    kernels: float32 (taps, inputs, outputs) each. biases: float32 (outputs,) each. dilations: one for each kernel.
+    head: float32 (channels, outputs). head_bias: float32 (outputs,).
+    """
 
     kernels: tuple[Array, ...]
     biases: tuple[Array, ...]
@@ -186,7 +190,10 @@ class Network:
     head_bias: Array
 
     def __call__(self, features: Array) -> Array:
-        """float32 (n, N_MELS + 1) at 100 Hz -> float32 (n, outputs). Inside, the network runs at 50 Hz."""
+        """The outputs for features float32 (n, N_MELS + 1) at 100 Hz: float32 (n, outputs).
+
+        Inside, the network computes at 50 Hz.
+        """
         x = np.maximum(_convolve(features, self.kernels[0], self.biases[0], self.dilations[0], stride=2), 0)
         for kernel, bias, dilation in zip(self.kernels[1:], self.biases[1:], self.dilations[1:], strict=True):
             x += np.maximum(_convolve(x, kernel, bias, dilation), 0)
@@ -212,6 +219,7 @@ def _convolve(x: Array, kernel: Array, bias: Array, dilation: int, stride: int =
 
 @lru_cache(maxsize=1)
 def _shipped() -> tuple[tuple[Network, ...], Readout]:
+    """The networks and the linear step of this package."""
     path = bundled("preview_mouth.npz")
     with np.load(path, allow_pickle=False) as arrays:
         return load_networks(path), Readout.of(arrays)
@@ -276,7 +284,7 @@ def _bridge(mask: Mask, longest: int) -> Mask:
 
 
 def _smooth(x: Array, sigma: float) -> Array:
-    """Gaussian smoothing in grid steps, the ends held."""
+    """Gaussian smoothing of float32 (n,). sigma: in steps of 10 ms. The first and last value repeat beyond the ends."""
     reach = int(np.ceil(3.5 * sigma))
     taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     padded = np.pad(x.astype(np.float32), reach, mode="edge")

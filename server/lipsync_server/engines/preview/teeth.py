@@ -1,9 +1,8 @@
-"""The light and the style of one portrait, as far as its mouth needs them: colours of teeth, tongue and cavity, and how
-sharp, how even and how worn teeth are.
+"""The light and the style of one portrait for its mouth: colours of teeth, tongue and cavity; sharpness and wear.
 
-Teeth that look the same in every mouth look like dentures. Where the portrait shows teeth, the colour comes from those.
-Elsewhere the light on the face and the whites of the eyes decide. A soft painting gets soft teeth; a lined face gets
-darker, less even ones. Does not know shapes (interior.py draws).
+Teeth that look the same in every mouth look like dentures. If the portrait shows teeth, their colour is used. Otherwise
+the colour comes from the light on the face and the whites of the eyes. A soft painting gets soft teeth, and a lined
+face darker, less even ones. Knows no shapes, which interior.py draws.
 """
 
 from dataclasses import dataclass
@@ -29,9 +28,9 @@ from lipsync_server.engines.preview.mesh import (
 _ENAMEL = np.array([1.0, 0.965, 0.89])
 _GUMS = np.array([1.5, 0.85, 0.8])
 _GREY = np.array([0.299, 0.587, 0.114])
-# A worn tooth beside a young one: darker, and yellower.
+# The colour of a worn tooth, divided by the colour of a young one: darker and yellower.
 _WORN = np.array([0.93, 0.88, 0.8])
-# Fewer pixels than this do not tell a colour.
+# A colour is measured from at least this many pixels.
 _LEAST_PIXELS = 12
 # The ratio of details of 1 pixel to those of 2 in a sharp photograph.
 _SHARP = 0.85
@@ -54,7 +53,7 @@ class Light:
         around = [picture[int(np.clip(y, 0, picture.shape[0] - 1)), int(np.clip(x, 0, picture.shape[1] - 1))]
                   for x, y in points[list(CHEEKS), :2]]  # fmt: skip
         cheek = float(np.mean(np.asarray(around, np.float64) @ _GREY))
-        # Teeth are as bright as the light, not as the skin: bright beside dark skin, dim in a dim picture.
+        # The brightness of teeth follows the light and not the skin, so teeth beside dark skin are bright.
         level = min(222.0, 0.55 * bright + 0.3 * cheek + 22)
         whites = _within(picture, [points[[*UPPER_LIDS[eye], *LOWER_LIDS[eye][::-1]], :2] for eye in (0, 1)])
         if len(whites) >= _LEAST_PIXELS:
@@ -91,10 +90,10 @@ class Light:
 
 @dataclass(frozen=True)
 class Style:
-    """How the portrait is made.
+    """The style of the portrait.
 
-    blur_px: the softness of its edges, beyond that of a sharp photograph. wear: 0 for a smooth face to 1 for a lined
-    one. seed: makes each portrait's teeth different, and always the same.
+    blur_px: softness of its edges beyond a sharp photograph's. wear: 0 for a smooth face to 1 for a lined one. seed: of
+    the random teeth, made from the picture, so that a portrait always has the same teeth.
     """
 
     blur_px: float
@@ -103,6 +102,7 @@ class Style:
 
     @classmethod
     def of(cls, picture: Frames, points: Points, frame: FaceFrame) -> "Style":
+        """Measure the style of a portrait. picture: uint8 RGB (H, W, 3). points: float32 (478, 3)."""
         left, top = np.maximum(points[list(FACE_OVAL), :2].min(axis=0), 0).astype(int)
         right, bottom = points[list(FACE_OVAL), :2].max(axis=0).astype(int) + 1
         face = picture[top:bottom, left:right]
@@ -111,7 +111,7 @@ class Style:
         grey = cv2.cvtColor(face, cv2.COLOR_RGB2GRAY).astype(np.float32)
         fine = grey - cv2.GaussianBlur(grey, (0, 0), 1.0)
         middle = cv2.GaussianBlur(grey, (0, 0), 1.0) - cv2.GaussianBlur(grey, (0, 0), 2.5)
-        # Edges are what counts: the strongest tenth of the details of each size.
+        # The strongest details of each size are edges.
         ratio = float(np.percentile(np.abs(fine), 95) / max(float(np.percentile(np.abs(middle), 95)), 0.5))
         blur_px = float(np.clip(1.6 * (_SHARP - ratio) / _SHARP, 0.0, 1.6))
         lines = cv2.GaussianBlur(grey, (0, 0), max(0.6, 0.003 * frame.height))
@@ -128,13 +128,13 @@ class Style:
         return 1.0 - 0.3 * self.blur_px
 
     def worn(self, colour: Floats) -> Floats:
-        """`colour`, RGB (3,), of young teeth -> that of this face's teeth."""
+        """The colour of this face's teeth, RGB (3,). colour: of young teeth."""
         return np.asarray(colour * (1 + self.wear * (_WORN - 1)), np.float64)
 
     def each_tooth(self, across: Floats, edges: Floats) -> tuple[Floats, Floats]:
-        """Every tooth's own length and brightness: how much longer it is in face heights, and a factor near 1.
+        """The length and brightness of each tooth: added length in face heights, and a factor near 1; both (h, w).
 
-        across: (h, w) in face heights from the middle of the mouth. edges: (n,), where teeth meet. Both results (h, w).
+        across: (h, w) in face heights from the middle of the mouth. edges: (n,), the places where two teeth meet.
         """
         rng = np.random.default_rng(self.seed)
         tooth = np.searchsorted(edges, np.abs(across)) + len(edges) * (across < 0)
@@ -144,7 +144,7 @@ class Style:
         return longer[tooth], lighter[tooth]
 
     def soften(self, layer: Field) -> Field:
-        """A painted layer, float32 (h, w, 4), with edges as soft as the portrait's."""
+        """`layer`, float32 (h, w, 4), with its edges as soft as the portrait's."""
         if self.blur_px < 0.3:
             return layer
         return np.asarray(cv2.GaussianBlur(layer, (0, 0), self.blur_px), np.float32)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lipsync_server.bench.finishing_tables import TABLES as FINISHING
 from lipsync_server.bench.infinitetalk.other_cards import TABLES as OTHER_CARDS
 from lipsync_server.bench.infinitetalk.tables import TABLES as INFINITETALK
 from lipsync_server.bench.machine import Machine
@@ -21,7 +22,12 @@ from lipsync_server.card_speeds import read_card_speeds
 from lipsync_server.markdown import Writer, table, with_blocks
 
 Numbers = Mapping[str, Any]
-TABLES: dict[str, Callable[[Numbers, Numbers], str]] = {**INFINITETALK, **OTHER_CARDS, **SADTALKER}
+TABLES: dict[str, Callable[[Numbers, Numbers], str]] = {
+    **INFINITETALK,
+    **OTHER_CARDS,
+    **SADTALKER,
+    **FINISHING,
+}
 _REFERENCE = "reference-h100.json"
 _FILES = re.compile(r"<!-- files: ([^\n]*?) -->")
 _HEADERS = ("machine", "environment")

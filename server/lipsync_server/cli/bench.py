@@ -1,8 +1,8 @@
 """`lipsync bench`: measures the speed of an engine on this machine, and the cost of that speed.
 
-There are two kinds of benchmark: whole renders with the real model files (bench/whole_runs.py), and with
---random-weights single sections of an engine at its published size (bench/engines.py). This module presents the
-figures; it measures nothing.
+There are three kinds of benchmark: whole renders with the real model files (bench/whole_runs.py), with
+--random-weights single sections of an engine at its published size (bench/engines.py), and with --finishing the parts
+that finish a video (bench/finishing.py). This module presents the figures; it measures nothing.
 """
 
 import json
@@ -75,6 +75,13 @@ def bench(
     ] = None,
     tiny: Annotated[bool, typer.Option("--tiny", help="With --random-weights: tiny sizes, for a dry run.")] = False,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write everything measured to this file.")] = None,
+    finishing: Annotated[
+        bool,
+        typer.Option(
+            "--finishing",
+            help="Measure check, marks, captions, shapes, loudness, poster and speech on the shipped sample.",
+        ),
+    ] = False,
     share: Annotated[
         bool,
         typer.Option(
@@ -90,6 +97,14 @@ def bench(
                 raise InvalidInput("--share needs the real model files; leave out --random-weights.")
             with tempfile.TemporaryDirectory(prefix="lipsync-bench-") as folder:
                 _measure_sections(engine, scratch or Path(folder), only, json_path, tiny, cards, keep_files, budget)
+            return
+        if finishing:
+            if share or via_http or image or audio or option or durations != DURATIONS_S:
+                raise InvalidInput(
+                    "--finishing measures the shipped picture and recording with the engine's own defaults; give only "
+                    "--engine, --repeat and --json with it."
+                )
+            _measure_finishing(engine, repeat, json_path)
             return
         from lipsync_server.bench import whole_runs
         from lipsync_server.bench.machine import Machine
@@ -158,6 +173,27 @@ def _measure_sections(
     measure = measure_of(engine)
     device = torch_device(console.settings_from({}).device)
     measure(SectionRun(device, scratch, only, json_path, tiny, cards, keep_files, budget_s))
+
+
+def _measure_finishing(engine: str | None, repeat: int, json_path: Path | None) -> None:
+    from lipsync_server.bench.finishing import measure, numbers_of
+    from lipsync_server.bench.finishing_tables import finishing_table
+    from lipsync_server.bench.machine import HEADER, Machine
+
+    settings = console.settings_from({"engine": engine})
+    name, _ = ENGINES.choose(settings)
+    machine = Machine.here("cpu")
+    parts = []
+    for part in measure(settings.model_copy(update={"engine": name}), repeat):
+        parts.append(part)
+        typer.echo(f"{part.name}: {part.why_not or f'{part.wall_s:.3f} s for a second of video'}", err=True)
+    found = numbers_of(parts, name)
+    for key, value in machine.rows:
+        typer.echo(f"{key}: {value}")
+    typer.echo(f"load average at the end: {found['load_average']}\n\n{finishing_table(found)}")
+    if json_path is not None:
+        report = {HEADER: machine.numbers, "finishing": found}
+        json_path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def _durations(text: str) -> tuple[float, ...]:

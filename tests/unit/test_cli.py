@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 from lipsync_server import __version__
+from lipsync_server.bench.finishing import Part, numbers_of
+from lipsync_server.bench.finishing_tables import finishing_table
 from lipsync_server.bench.whole_runs import Run, medians, repeat_recording
 from lipsync_server.card_speeds import read_card_speeds
 from lipsync_server.cli import app
@@ -125,6 +127,22 @@ def test_a_file_that_bench_share_did_not_write_is_refused_with_the_reason(tmp_pa
     with pytest.raises(InvalidInput, match="cannot be read"):
         read_card_speeds(tmp_path / "none.json")
     assert invoke("bench", "--random-weights", "--share")[0] == 2
+
+
+def test_bench_of_the_finishing_parts_refuses_what_it_would_ignore() -> None:
+    status, output = invoke("bench", "--finishing", "--engine", "preview", "--durations", "3")
+    assert status == 2 and "--finishing measures the shipped picture" in output
+
+
+def test_the_table_of_the_finishing_parts_has_shares_of_the_render_and_names_unmeasured_parts() -> None:
+    parts = [
+        Part("the render itself (preview)", 0.2, 0.3, 3),
+        Part("check", 0.3, 0.4, 3),
+        Part("speech from text, Kokoro", why_not="Kokoro is not here."),
+    ]
+    shown = finishing_table(numbers_of(parts, "preview"))
+    assert "| check | 0.300 s | 0.400 s | 150% |" in shown
+    assert "| speech from text, Kokoro | not measured |" in shown
 
 
 def test_bench_refuses_durations_that_are_not_positive_numbers() -> None:

@@ -1,5 +1,6 @@
 """The shape, the sound and the stills of a finished video."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -112,18 +113,23 @@ def test_a_recording_of_silence_keeps_its_level_with_a_warning(tmp_path: Path) -
     assert "silent" in said and np.abs(soundfile.read(output)[0]).max() == 0
 
 
-@pytest.mark.parametrize("kind", list(STILL_TYPES))
-@pytest.mark.parametrize("n_frames", [1, 60])
-def test_stills_are_pictures_below_their_limit_even_of_noise(tmp_path: Path, kind: Still, n_frames: int) -> None:
-    encoder = FrameEncoder(tmp_path / "segments", fps=25, encoder="libx264", crf=18)
-    frames = np.random.default_rng(0).integers(0, 256, (n_frames, 480, 640, 3), np.uint8)
+def silent_video(folder: Path, frames: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Path:
+    """An MP4 of these frames in `folder`."""
+    encoder = FrameEncoder(folder / "segments", fps=25, encoder="libx264", crf=18)
     encoder.write(frames)
     encoder.end_segment()
     encoder.close()
-    spoken = tmp_path / "spoken.wav"
-    soundfile.write(spoken, np.zeros(round(16_000 * n_frames / 25), np.float32), 16_000)
-    video = mux(tmp_path / "segments", spoken, tmp_path / "video.mp4", duration_s=n_frames / 25)
-    size = write_still(tmp_path / "video.mp4", tmp_path / kind, kind, duration_s=video.duration_s)
+    spoken = folder / "spoken.wav"
+    soundfile.write(spoken, np.zeros(round(16_000 * len(frames) / 25), np.float32), 16_000)
+    mux(folder / "segments", spoken, folder / "video.mp4", duration_s=len(frames) / 25)
+    return folder / "video.mp4"
+
+
+@pytest.mark.parametrize("kind", list(STILL_TYPES))
+@pytest.mark.parametrize("n_frames", [1, 60])
+def test_stills_are_pictures_below_their_limit_even_of_noise(tmp_path: Path, kind: Still, n_frames: int) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (n_frames, 480, 640, 3), np.uint8)
+    size = write_still(silent_video(tmp_path, frames), tmp_path / kind, kind, duration_s=n_frames / 25)
     assert 0 < size < MAX_PREVIEW_BYTES
     with Image.open(tmp_path / kind) as picture:
         if kind == "poster.jpg":
@@ -131,6 +137,24 @@ def test_stills_are_pictures_below_their_limit_even_of_noise(tmp_path: Path, kin
         else:
             assert getattr(picture, "n_frames", 1) == (1 if n_frames == 1 else pytest.approx(25, abs=6))
     assert [path.name for path in tmp_path.glob(".*.part")] == []
+
+
+def test_the_still_part_of_a_gif_does_not_flicker(tmp_path: Path) -> None:
+    """A bright bar moves over the lower half of a portrait; the upper half keeps its colours in every frame."""
+    still = np.asarray(Image.open(SAMPLES_DIR / "portrait.jpg").convert("RGB").resize((320, 320)))
+    frames = np.repeat(still[None], 50, axis=0)
+    for i, frame in enumerate(frames):
+        frame[200:, 6 * i : 6 * i + 20] = (40, 250 - 4 * i, 200)
+    write_still(silent_video(tmp_path, frames), tmp_path / "a.gif", "preview.gif", duration_s=2.0)
+    with Image.open(tmp_path / "a.gif") as moving:
+        uppers = []
+        for index in range(getattr(moving, "n_frames", 1)):
+            moving.seek(index)
+            shown = np.asarray(moving.convert("RGB").resize((320, 320))).astype(float)
+            uppers.append(shown[:160])
+    assert len(uppers) > 20
+    steps = [np.abs(after - before).mean() for before, after in pairwise(uppers)]
+    assert max(steps) < 0.5
 
 
 def test_a_face_above_the_cut_does_not_count_for_face_index() -> None:

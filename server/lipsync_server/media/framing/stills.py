@@ -18,6 +18,8 @@ _PREVIEW_S: Final = 4.0
 _MAX_PIXELS: Final = 64_000_000
 _SIZES: Final = ((480, 12.5), (360, 12.5), (288, 10.0), (224, 8.0), (160, 5.0), (96, 4.0))
 """Longer side in pixels and frames a second, from the best to one whose 16 frames of noise stay below the limit."""
+_N_COLOURS: Final = 128
+_N_PALETTE_FRAMES: Final = 5
 
 
 POSTERS: Final[dict[str, Still]] = {".jpg": "poster.jpg", ".jpeg": "poster.jpg"}
@@ -58,7 +60,8 @@ def _write_preview(video: Path, output: Path, kind: Still, length_s: float) -> N
         first, *others = (Image.fromarray(frame) for frame in frames)
         duration_ms = round(1000 / fps)
         if kind == "preview.gif":
-            shown = [picture.quantize(128, dither=Image.Dither.NONE) for picture in (first, *others)]
+            palette = _palette([first, *others])
+            shown = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in (first, *others)]
             shown[0].save(
                 output, format="GIF", save_all=True, append_images=shown[1:], duration=duration_ms, loop=0, disposal=1
             )
@@ -69,3 +72,17 @@ def _write_preview(video: Path, output: Path, kind: Still, length_s: float) -> N
             )  # fmt: skip
         if output.stat().st_size < MAX_PREVIEW_BYTES:
             return
+
+
+def _palette(frames: list[Image.Image]) -> Image.Image:
+    """One palette for all frames, from a few of them.
+
+    Still parts have the same colours in every frame then, which GIF stores once. A palette for each frame took 9 s of
+    processor time for 4 s at 480 px and gave 1.7 MB; one palette takes 0.3 s and gives 0.4 MB.
+    """
+    picked = frames[:: -(-len(frames) // _N_PALETTE_FRAMES)]
+    width, height = frames[0].size
+    side_by_side = Image.new("RGB", (width * len(picked), height))
+    for index, frame in enumerate(picked):
+        side_by_side.paste(frame, (index * width, 0))
+    return side_by_side.quantize(_N_COLOURS, dither=Image.Dither.NONE)

@@ -12,6 +12,8 @@ set -eu
 export TORCHINDUCTOR_CACHE_DIR TRITON_CACHE_DIR PREBUILT_KERNELS_DIR
 
 # The compiled kernels stay in the image. Triton finds a kernel by a small index file in its cache folder.
+# The shell that runs this text replaces its variables.
+# shellcheck disable=SC2016
 offer_kernels='
   [ -d "$PREBUILT_KERNELS_DIR" ] || exit 0
   mkdir -p "$TRITON_CACHE_DIR" && cd "$PREBUILT_KERNELS_DIR" && cp --no-clobber --parents */__grp__*.json "$TRITON_CACHE_DIR"

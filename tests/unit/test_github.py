@@ -6,6 +6,8 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from lipsync_server.cloud.providers.vast import onstart
+from lipsync_server.cloud.software import choose_software
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -22,6 +24,37 @@ def run(program: str, *arguments: str | Path) -> str:
 def test_workflows_have_the_form_that_github_publishes() -> None:
     assert WORKFLOWS
     run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *WORKFLOWS)
+
+
+def test_workflows_and_their_shell_steps_have_no_mistake_that_actionlint_knows() -> None:
+    """Expressions, needs, outputs, and the runtimes of the actions; the shell steps go through shellcheck."""
+    run("actionlint", "-shellcheck", PROGRAMS / "shellcheck", *WORKFLOWS)
+
+
+def test_actionlint_reads_the_shell_steps(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.yml"
+    steps = "steps:\n      - run: rm $HOME/$1 *\n"
+    broken.write_text(f"on: push\njobs:\n  one:\n    runs-on: ubuntu-24.04\n    {steps}")
+    command = [PROGRAMS / "actionlint", "-shellcheck", PROGRAMS / "shellcheck", broken]
+    assert "SC2086" in subprocess.run(command, capture_output=True, text=True).stdout
+
+
+def test_shellcheck_has_nothing_to_say_about_the_scripts() -> None:
+    command = ["git", "grep", "--untracked", "-lE", r"^#!.*\b(ba|da)?sh\b"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    scripts = [name for name in listed if (ROOT / name).read_text(encoding="utf-8").startswith("#!")]
+    assert "docker/entrypoint.sh" in scripts
+    run("shellcheck", *scripts)
+
+
+@pytest.mark.parametrize("kind", ["a URL", "a wheel"])
+def test_shellcheck_has_nothing_to_say_about_what_a_rented_machine_runs(kind: str, tmp_path: Path) -> None:
+    wheel = tmp_path / "lipsync_server-1-py3-none-any.whl"
+    wheel.write_bytes(b"a wheel")
+    software = choose_software(source="https://example.org/lipsync.zip" if kind == "a URL" else str(wheel))
+    for name, script in (("start", software.script), ("onstart", onstart(software.script))):
+        (tmp_path / name).write_text(script)
+        run("shellcheck", "--shell=bash", tmp_path / name)
 
 
 def test_dependabots_file_has_the_form_that_github_publishes() -> None:

@@ -62,12 +62,15 @@ RUN /opt/lipsync/bin/python -m pip install --no-cache-dir -c constraints.txt -r 
     && echo cpu > /opt/lipsync/lipsync-image
 
 # The second line fails if xformers and torch do not fit together. xformers itself only warns.
+# The third moves the libraries of NVIDIA and torch to folders of their own, which the image has as layers: a host
+# unpacks one layer while it downloads the next. Of a single layer it unpacks nothing before the last byte is there.
 FROM build AS gpu-requirements
-COPY --from=requirements /opt/gpu.txt ./
+COPY --from=requirements /opt/gpu.txt docker/split_layers.py ./
 RUN /opt/lipsync/bin/python -m pip install --no-cache-dir -c constraints.txt -r gpu.txt \
     && /opt/lipsync/bin/python -c "import xformers._cpp_lib as lib; assert lib._build_metadata, 'xformers does not load'" \
     && /opt/lipsync/bin/python -m pip uninstall -y pip \
-    && echo gpu > /opt/lipsync/lipsync-image
+    && echo gpu > /opt/lipsync/lipsync-image \
+    && python3 split_layers.py /opt/lipsync /layers
 
 # The package without its requirements, as a folder that is copied over the environment of either image.
 FROM build AS package
@@ -80,7 +83,8 @@ RUN /opt/lipsync/bin/python -m pip install --no-cache-dir --no-deps --prefix /op
 # to 40 s faster. The entry point copies the index of this folder into Triton's cache folder.
 FROM gpu-requirements AS kernels
 COPY --from=package /opt/package /opt/lipsync
-RUN TRITON_STORE_BINARY_ONLY=1 TRITON_CACHE_DIR=/opt/kernels \
+RUN cp --recursive --symbolic-link /layers/*/. / \
+    && TRITON_STORE_BINARY_ONLY=1 TRITON_CACHE_DIR=/opt/kernels \
     /opt/lipsync/bin/python -m lipsync_server.models.ahead_of_time 80 86 89 90 120
 
 FROM base AS cpu
@@ -96,6 +100,10 @@ FROM base AS gpu
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends gcc libc6-dev python3-dev \
     && rm -rf /var/lib/apt/lists/*
+COPY --from=gpu-requirements /layers/1 /
+COPY --from=gpu-requirements /layers/2 /
+COPY --from=gpu-requirements /layers/3 /
+COPY --from=gpu-requirements /layers/4 /
 COPY --from=gpu-requirements /opt/lipsync /opt/lipsync
 COPY --from=build /opt/tools /usr/local/bin
 COPY docker/entrypoint.sh /usr/local/bin/entrypoint.sh

@@ -130,7 +130,9 @@ def build(target: str, work: Path) -> str:
     ).stdout.splitlines()
     pip.write_text(f"[global]\ncert = {CERTIFICATES}\n" + "".join(index_lines(finds)))
     mounts = ["-v", f"/etc/ssl/certs/ca-certificates.crt:{CERTIFICATES}:ro", "-v", f"{pip}:/etc/pip.conf:ro"]
-    buildah("bud", "--pull-never", "--format", "docker", "--target", target, "-t", name, *mounts, str(context))
+    buildah(
+        "bud", "--layers", "--pull-never", "--format", "docker", "--target", target, "-t", name, *mounts, str(context)
+    )
     shutil.rmtree(context)
     return name
 
@@ -146,10 +148,16 @@ def index_lines(listing: list[str]) -> list[str]:
     return found
 
 
-def sizes(image: Image) -> None:
-    """Print what the image's parts take on the disk, and check the whole."""
+def sizes(image: Image, work: Path) -> None:
+    """Print the disk space of the image's parts, and each layer's size as a host downloads it; check the whole."""
     total = size_of(image.root)
     target = image.name.partition(":")[2]
+    pushed = work / "pushed"
+    buildah("push", "--quiet", "--format", "oci", image.name, f"dir:{pushed}")
+    layers = [layer["size"] for layer in json.loads((pushed / "manifest.json").read_text())["layers"]]
+    shutil.rmtree(pushed)
+    each = " + ".join(f"{size / 1e6:,.0f}" for size in layers)
+    say(f"{image.name}: {sum(layers) / 1e9:.2f} GB to download, in layers of {each} MB")
     parts = ", ".join(
         f"/{part} {size_of(image.root / part) / 1e6:,.0f} MB" for part in PARTS if (image.root / part).exists()
     )
@@ -275,7 +283,7 @@ def main() -> None:
             name = build(target, work)
             say(f"{name} was built in {time.monotonic() - began:.0f} s")
             with container_of(name) as image:
-                sizes(image)
+                sizes(image, work)
                 if target == "gpu":
                     try_gpu_root(image)
                 try_server(image)

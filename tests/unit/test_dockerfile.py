@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import split_layers
 from constraints_for_tests import constraints_for
 from dockerfile import Stage, stages, words
 from lipsync_server.cloud import published
@@ -66,7 +67,7 @@ def test_an_edit_of_the_source_changes_the_last_layer_only(built: dict[str, Stag
     assert copied == [
         "docker/get_cloudflared.py /tmp/get_cloudflared.py",
         "constraints.txt ./",
-        f"--from=requirements /opt/{target}.txt ./",
+        f"--from=requirements /opt/{target}.txt {'docker/split_layers.py ' if target == 'gpu' else ''}./",
     ]
 
 
@@ -79,6 +80,26 @@ def test_each_image_can_be_built_with_more_extras_and_says_which_image_it_is(bui
     assert f'requirements.py {" ".join(in_gpu_image)} "$EXTRAS" > /opt/gpu.txt' in steps["RUN"]
     for target in ("cpu", "gpu"):
         assert f"echo {target} > /opt/lipsync/lipsync-image" in dict(built[f"{target}-requirements"].steps)["RUN"]
+
+
+def test_the_largest_packages_become_layers_that_complete_the_environment(
+    built: dict[str, Stage], tmp_path: Path
+) -> None:
+    environment, layers, root = tmp_path / "opt" / "lipsync", tmp_path / "layers", tmp_path / "root"
+    site = Path("lib", "python3.11", "site-packages")
+    names = {f"{name}/file" for layer in split_layers.LAYERS for name in layer} | {"numpy/file", "nvidia/cufile/file"}
+    for name in names:
+        (environment / site / name).parent.mkdir(parents=True)
+        (environment / site / name).write_text(name)
+    split_layers.split(environment, layers)
+    copied = [rest.split() for instruction, rest in built["gpu"].steps if instruction == "COPY"]
+    from_layers = [words[-2] for words in copied if words[-1] == "/"]
+    assert from_layers == [f"/layers/{number}" for number in range(1, len(split_layers.LAYERS) + 1)]
+    for source in from_layers:
+        shutil.copytree(layers / Path(source).name, root, dirs_exist_ok=True)
+    shutil.copytree(environment, root / environment.relative_to("/"), dirs_exist_ok=True)
+    whole = root / environment.relative_to("/") / site
+    assert {str(path.relative_to(whole)) for path in whole.rglob("*") if path.is_file()} == names
 
 
 def test_the_images_requirements_are_those_of_the_package() -> None:

@@ -65,7 +65,8 @@ RUN /opt/lipsync/bin/python -m pip install --no-cache-dir -c constraints.txt -r 
 # The third moves the libraries of NVIDIA and torch to folders of their own, which the image has as layers: a host
 # unpacks one layer while it downloads the next. Of a single layer it unpacks nothing before the last byte is there.
 FROM build AS gpu-requirements
-COPY --from=requirements /opt/gpu.txt docker/split_layers.py ./
+COPY --from=requirements /opt/gpu.txt ./
+COPY docker/split_layers.py ./
 RUN /opt/lipsync/bin/python -m pip install --no-cache-dir -c constraints.txt -r gpu.txt \
     && /opt/lipsync/bin/python -c "import xformers._cpp_lib as lib; assert lib._build_metadata, 'xformers does not load'" \
     && /opt/lipsync/bin/python -m pip uninstall -y pip \

@@ -10,7 +10,7 @@ from lipsync_server.models.encoders.clip import ImageEncoder
 from lipsync_server.models.encoders.text import published_name, read_weights, run_encoder
 from lipsync_server.models.encoders.text_files import TextFiles
 from lipsync_server.models.encoders.wav2vec import Wav2Vec
-from lipsync_server.models.tensor_files.named import open_tensors, rows_of
+from lipsync_server.models.tensor_files.named import open_tensors, rows_of, tensor_on
 from lipsync_server.models.wan_vae import vae
 from lipsync_server.models.wan_vae.vae import WanVae
 from lipsync_server.random_models import comfyui
@@ -65,6 +65,8 @@ def test_umt5_computes_the_same_from_every_layout(
     for ours, theirs in zip(found, wanted, strict=True):
         error = float((ours - theirs).norm() / theirs.norm())
         assert error < bound, error
+    for name in official:
+        assert torch.equal(tensor_on(tensors, name, CPU), tensors[name])
 
 
 def test_every_name_of_the_published_text_encoder_is_known_in_three_spellings() -> None:

@@ -67,7 +67,8 @@ def test_an_edit_of_the_source_changes_the_last_layer_only(built: dict[str, Stag
     assert copied == [
         "docker/get_cloudflared.py /tmp/get_cloudflared.py",
         "constraints.txt ./",
-        f"--from=requirements /opt/{target}.txt {'docker/split_layers.py ' if target == 'gpu' else ''}./",
+        f"--from=requirements /opt/{target}.txt ./",
+        *(["docker/split_layers.py ./"] if target == "gpu" else []),
     ]
 
 

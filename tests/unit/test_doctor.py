@@ -118,7 +118,7 @@ def test_missing_weights_come_with_the_command_that_downloads_them(tmp_path: Pat
     manifest = load_manifest()
     found = {one.name: one for one in check_weights(Settings(weights_dir=tmp_path), manifest)}
     assert found["weights of infinitetalk"].advice.endswith("lipsync weights pull infinitetalk-int8-fast.")
-    assert "lacks 28.4 GB" in found["weights of infinitetalk"].detail
+    assert "lacks 26.3 GB" in found["weights of infinitetalk"].detail
     for file in manifest.profile_files("sadtalker-256"):
         path = manifest.local_path(file, tmp_path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -134,10 +134,10 @@ def test_the_first_video_is_computed_from_bytes_line_and_card(tmp_path: Path) ->
     estimate = first_video(settings, manifest, GOOD, 500)
     assert estimate is not None
     assert estimate.profile == "infinitetalk-int8-fast"
-    assert estimate.download_s == pytest.approx(28.4e9 * 8 / 500e6, rel=0.01)
+    assert estimate.download_s == pytest.approx(26.34e9 * 8 / 500e6, rel=0.01)
     assert estimate.work_s is not None
     sentence = finding(estimate, 500, "stated").detail
-    assert "8 min for 28.4 GB at 500 Mbit/s (stated)" in sentence
+    assert "7 min for 26.3 GB at 500 Mbit/s (stated)" in sentence
     assert "computed" in sentence
     assert "needs no download" in finding(first_video(settings, manifest, BARE, 500), 500, "stated").detail
 

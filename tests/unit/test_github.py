@@ -35,7 +35,7 @@ def test_actionlint_reads_the_shell_steps(tmp_path: Path) -> None:
     broken = tmp_path / "broken.yml"
     steps = "steps:\n      - run: rm $HOME/$1 *\n"
     broken.write_text(f"on: push\njobs:\n  one:\n    runs-on: ubuntu-24.04\n    {steps}")
-    command = [PROGRAMS / "actionlint", "-shellcheck", PROGRAMS / "shellcheck", broken]
+    command: list[str | Path] = [PROGRAMS / "actionlint", "-shellcheck", PROGRAMS / "shellcheck", broken]
     assert "SC2086" in subprocess.run(command, capture_output=True, text=True).stdout
 
 

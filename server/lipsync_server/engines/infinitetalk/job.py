@@ -14,7 +14,7 @@ attempt when the GPU's memory runs out. Does not know the computations, nor how 
 
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ from lipsync_server.engines.infinitetalk.video.conditions import (
 )
 from lipsync_server.engines.infinitetalk.video.guidance import GuidanceScales
 from lipsync_server.engines.infinitetalk.video.people import Cast, cast_of
-from lipsync_server.engines.infinitetalk.video.run_window import run_window
+from lipsync_server.engines.infinitetalk.video.run_window import rehearse, run_window
 from lipsync_server.engines.infinitetalk.video.sizes import choose_size
 from lipsync_server.engines.infinitetalk.video.video_picture import VideoPicture
 from lipsync_server.engines.infinitetalk.video.window_loop import LoopSettings, Prompts, WindowLoop
@@ -101,9 +101,10 @@ class Job:
         start = self._start()
         self._models.recall(start.choices)
         with_room(lambda: self._load(need), room)
-        ready = with_room(lambda: self._prepare(need, cast, plan, start.generator), room)
+        ready = with_room(lambda: self._prepare(need, cast, plan, start), room)
         known = start.known
         for window in plan.windows[start.window :]:
+            self._models.first_run_of(self._size)
             step = self._denoise_and_decode(ready, window, known)
             known = yield from frames_with_room(step, room)
             self._context.save(state_after(window.index, known, start.generator, self._models.chooser.in_use))
@@ -186,8 +187,11 @@ class Job:
         self._context.warn(RAN_OUT)
         return True
 
-    def _prepare(self, need: Need, cast: Cast, plan: Schedule, generator: torch.Generator) -> _Ready:
-        """Everything that is computed once: the prompt's embedding, the sound's statistics, the picture's colours."""
+    def _prepare(self, need: Need, cast: Cast, plan: Schedule, start: Start) -> _Ready:
+        """Everything that is computed once: the sound's statistics, the picture's colours, the prompt's embedding.
+
+        The prompt comes last: its encoder may still be downloaded, and the wait for it is used for a rehearsal.
+        """
         stages = iter(range(4))
         options, models = self._options, self._models
 
@@ -195,12 +199,6 @@ class Job:
             stop_if_cancelled(self._context)
             self._context.progress("preprocess", next(stages), 4, stage)
 
-        begin("reading the prompt")
-        prompt = clean_prompt(self._request.prompt) or DEFAULT_PROMPT
-        negative = clean_prompt(options.negative_prompt) or NEGATIVE_PROMPT
-        # Only guidance in three passes uses the negative prompt.
-        prompts = [prompt, negative] if len(self._scales.passes) == 3 else [prompt]
-        texts = models.encode_text(prompts, self._wait_for_text_encoder)
         begin("measuring the sound")
         heard = plan.heard[0]
         speech = tuple(
@@ -212,6 +210,24 @@ class Job:
             self._picture(cast, plan), speech, plan,
             size=self._size, vae=models.vae, tokens_of=models.encode_picture, side=models.side,
         )  # fmt: skip
+        colours = conditions.colours()
+
+        def rehearsal() -> None:
+            text = torch.zeros(1, models.transformer.config.text_dim)
+            settings = replace(self._loop_settings(), steps=1)
+            loop = WindowLoop(
+                models.transformer, models.vae, Prompts(text, text), settings,
+                colours=colours, generator=torch.Generator().manual_seed(0),
+            )  # fmt: skip
+            first = plan.windows[start.window]
+            rehearse(loop, first, conditions, start.known, lambda step: stop_if_cancelled(self._context))
+
+        begin("reading the prompt")
+        prompt = clean_prompt(self._request.prompt) or DEFAULT_PROMPT
+        negative = clean_prompt(options.negative_prompt) or NEGATIVE_PROMPT
+        # Only guidance in three passes uses the negative prompt.
+        prompts = [prompt, negative] if len(self._scales.passes) == 3 else [prompt]
+        texts = models.encode_text(prompts, lambda: self._wait_for_text_encoder(rehearsal))
         sampling, cache = self._sampling, None
         if sampling.teacache > 0:
             cache = TeaCache(options.resolution, sampling.steps, sampling.teacache, len(self._scales.passes))
@@ -219,25 +235,33 @@ class Job:
             models.transformer,
             models.vae,
             Prompts(texts[0], texts[-1]),
-            LoopSettings(
-                steps=sampling.steps,
-                shift=sampling.shift,
-                scales=self._scales,
-                colour_correction=options.colour_correction,
-                motion_frames=options.motion_frames,
-                apg=(options.apg_momentum, options.apg_norm_threshold) if options.apg else None,
-                flashtalk=self._flashtalk,
-            ),
-            colours=conditions.colours(),
-            generator=generator,
+            self._loop_settings(),
+            colours=colours,
+            generator=start.generator,
             cache=cache,
         )
         return _Ready(need, plan, loop, conditions)
 
-    def _wait_for_text_encoder(self) -> None:
+    def _loop_settings(self) -> LoopSettings:
+        options, sampling = self._options, self._sampling
+        return LoopSettings(
+            steps=sampling.steps,
+            shift=sampling.shift,
+            scales=self._scales,
+            colour_correction=options.colour_correction,
+            motion_frames=options.motion_frames,
+            apg=(options.apg_momentum, options.apg_norm_threshold) if options.apg else None,
+            flashtalk=self._flashtalk,
+        )
+
+    def _wait_for_text_encoder(self, rehearsal: Callable[[], None]) -> None:
+        """Spend a part of the wait: on a rehearsal where this process has made no window of this size, else asleep."""
         stop_if_cancelled(self._context)
-        self._context.progress("preprocess", 0, 4, "waiting for the text encoder, which is still being downloaded")
-        time.sleep(_DOWNLOAD_POLL_S)
+        self._context.progress("preprocess", 2, 4, "waiting for the text encoder, which is still being downloaded")
+        if self._models.first_run_of(self._size):
+            rehearsal()
+        else:
+            time.sleep(_DOWNLOAD_POLL_S)
 
     def _picture(self, cast: Cast, plan: Schedule) -> PictureAt:
         """The picture of each window: a video's frame, the still picture, or the still picture as a camera moves."""

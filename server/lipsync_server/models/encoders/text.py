@@ -24,7 +24,7 @@ from lipsync_server.models.encoders.text_cache import EmbeddingCache
 from lipsync_server.models.encoders.text_files import TextFiles
 from lipsync_server.models.encoders.tokenizer import read_tokenizer
 from lipsync_server.models.tensor_files import into_modules
-from lipsync_server.models.tensor_files.named import open_tensors, rows_of
+from lipsync_server.models.tensor_files.named import open_tensors, rows_of, tensor_on
 
 MAX_TOKENS = 512
 # The reference's fixed negative prompt.
@@ -212,6 +212,13 @@ class QuantisedWeights(Mapping[str, Tensor]):
         scale = self._tensors[f"{name}._scale"]
         return self.stored[name].to(scale.dtype) * scale
 
+    def on(self, name: str, device: torch.device) -> Tensor:
+        """The tensor `name` on `device`, joined there: the 8-bit bytes are copied, not the floats."""
+        if name not in self._quantised:
+            return self.stored[name].to(device)
+        scale = self._tensors[f"{name}._scale"].to(device)
+        return self.stored[name].to(device).to(scale.dtype) * scale
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.stored)
 
@@ -246,7 +253,8 @@ def run_encoder(
         hidden = rows_of(tensors, _EMBEDDING, padded).to(device, dtype)
         final_norm = tensors[_FINAL_NORM].to(device, dtype)
         for layer in range(config.num_layers):
-            moved = {name: tensors[official_name(name, layer)].to(device).to(dtype) for name in layer_names}
+            official = {name: official_name(name, layer) for name in layer_names}
+            moved = {name: tensor_on(tensors, stored_as, device).to(dtype) for name, stored_as in official.items()}
             layer_model.encoder.block[0].load_state_dict(moved, assign=True)
             hidden = layer_model.encoder(inputs_embeds=hidden, attention_mask=mask).last_hidden_state
         wide = hidden.float()

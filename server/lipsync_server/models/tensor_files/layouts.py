@@ -67,12 +67,16 @@ class Stored:
             return tensor, scale
         return turned_back(tensor.to(device).float() * scale.to(device), self.group), None
 
-    def plain(self, file: OpenFile | GgufFile) -> Tensor:
-        """The parameter as floats: scaled ones in float32, others in the type of the file."""
-        tensor, scale = self.read(file)
+    def plain(self, file: OpenFile | GgufFile, device: torch.device | str = "cpu") -> Tensor:
+        """The parameter as floats on `device`: scaled ones in float32, others in the type of the file.
+
+        The bytes of the file go to `device`, and become floats there.
+        """
+        stored, scale = self.read(file, device)
+        tensor = stored.to(device)
         if scale is None:
             return tensor
-        return tensor.float() * scale.reshape(-1, *(1 for _ in tensor.shape[1:]))
+        return tensor.float() * scale.to(device).reshape(-1, *(1 for _ in tensor.shape[1:]))
 
     def rows(self, file: OpenFile, indices: Tensor) -> Tensor:
         """Some rows of a matrix as floats, (n, row length), without unpacking the others. indices: (n,)."""

@@ -7,6 +7,7 @@ only a few hundred megabytes of memory. Knows no model.
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -58,6 +59,10 @@ class NamedTensors(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         return self._stored[name].plain(self._file)
 
+    def on(self, name: str, device: torch.device) -> Tensor:
+        """The tensor `name`, as `[name]` gives it, on `device`, which also does the unpacking."""
+        return self._stored[name].plain(self._file, device)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._stored)
 
@@ -86,6 +91,19 @@ def open_tensors(path: Path, rename: Rename = as_published, *, pull: str = "") -
 def rows_of(tensors: Mapping[str, Tensor], name: str, indices: Tensor) -> Tensor:
     """Some rows of a matrix, (*indices.shape, row length), without unpacking the others if `tensors` can do that."""
     return tensors.rows(name, indices) if isinstance(tensors, NamedTensors) else tensors[name][indices]
+
+
+@runtime_checkable
+class UnpacksOnDevice(Protocol):
+    """Tensors of a file whose 4- to 8-bit weights can be made floats on a GPU, far faster than on a CPU."""
+
+    def on(self, name: str, device: torch.device) -> Tensor:
+        """The tensor `name` as floats on `device`."""
+
+
+def tensor_on(tensors: Mapping[str, Tensor], name: str, device: torch.device) -> Tensor:
+    """The tensor `name` on `device`, unpacked there if `tensors` can do that."""
+    return tensors.on(name, device) if isinstance(tensors, UnpacksOnDevice) else tensors[name].to(device)
 
 
 def _open(path: Path) -> OpenFile | GgufFile:

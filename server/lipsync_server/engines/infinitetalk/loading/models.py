@@ -100,6 +100,7 @@ class Models:
         self._planner = MemoryPlanner(settings, self.device, compiles=self._compiles, faster=lambda: self._faster_8bit)
         self._held: _Held | None = None
         self._encoders: _Encoders | None = None
+        self._sizes_run: set[tuple[int, int]] = set()
 
     def _refuse_what_cannot_run(self) -> None:
         """Raise EngineUnavailable for attention settings that this device has no kernel for, before files are read.
@@ -283,6 +284,15 @@ class Models:
     def encodes_beside(self, need: Need) -> bool:
         """Whether the GPU has room to encode a picture while it computes something else."""
         return self._held is not None and has_room_to_encode(self._held.spare_bytes, need)
+
+    def first_run_of(self, size: tuple[int, int]) -> bool:
+        """Whether this process now runs its first window of this height and width, for which kernels are compiled.
+
+        Never where several processes share a window: each of them would have to begin the rehearsal at the same time.
+        """
+        is_first = size not in self._sizes_run and not several_processes()
+        self._sizes_run.add(size)
+        return is_first
 
     def describe(self) -> str:
         """The loaded transformer, its attention and its memory plan in one line, for the log."""

@@ -9,6 +9,7 @@ compute.
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal, Protocol
 
 import torch
@@ -20,6 +21,8 @@ from lipsync_server.engines.infinitetalk.video.window_loop import OnStep, Window
 from lipsync_server.models.pictures import to_uint8
 from lipsync_server.models.sampling.windows import Window
 
+# The VAE decodes the first latent to one frame and each other one to four.
+_N_KINDS_OF_BATCH = 2
 Part = Literal["condition", "denoise", "decode", "transfer", "take_over"]
 Clock = Callable[[Part], AbstractContextManager[None]]
 """Makes the context in which a part runs, for a benchmark that times the parts. A part may run several times."""
@@ -104,6 +107,20 @@ def run_window(
     with clock("take_over"):
         taken_over = loop.take_over(torch.cat(tail, 1)[:, -motion_frames:])
     return WindowResult(latents, taken_over)
+
+
+def rehearse(
+    loop: WindowLoop, window: Window, conditions: ConditionSource, known: Tensor | None, on_step: OnStep
+) -> None:
+    """Run `loop`, which has one step, on `window` up to the first frames of each kind, and drop the result.
+
+    The first run on a card compiles kernels, and cuDNN measures its own: half a minute to a minute that the window
+    itself then does not take. loop: of its own random numbers, because the job's stay as they are. known and on_step:
+    see `WindowLoop.denoise`.
+    """
+    latents = loop.denoise(window, conditions.at(window), known, on_step)
+    for _ in islice(loop.decode(latents), _N_KINDS_OF_BATCH):
+        on_step(0)
 
 
 def consume(frames: Generator[Frames, None, WindowResult], put: Callable[[Frames], None]) -> WindowResult:

@@ -105,6 +105,10 @@ COPY --from=gpu-requirements /layers/1 /
 COPY --from=gpu-requirements /layers/2 /
 COPY --from=gpu-requirements /layers/3 /
 COPY --from=gpu-requirements /layers/4 /
+COPY --from=gpu-requirements /layers/5 /
+COPY --from=gpu-requirements /layers/6 /
+COPY --from=gpu-requirements /layers/7 /
+COPY --from=gpu-requirements /layers/8 /
 COPY --from=gpu-requirements /opt/lipsync /opt/lipsync
 COPY --from=build /opt/tools /usr/local/bin
 COPY docker/entrypoint.sh /usr/local/bin/entrypoint.sh

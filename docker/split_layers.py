@@ -1,18 +1,23 @@
 """Moves the largest packages of a Python environment to folders that become an image's layers: ENVIRONMENT LAYERS.
 
-LAYERS/1/ENVIRONMENT/... to LAYERS/4/ENVIRONMENT/... hold libraries of NVIDIA and torch; copied to `/`, they complete
-the environment. The layers take about the same time to unpack. Their sizes on the disk in GB, on 2026-11-28: see
-docs/rent-a-gpu.md. Needs nothing but Python's standard library.
+A host downloads three layers at a time and unpacks them one after the other, in their order, so the first ones are
+small: the unpacking begins early. LAYERS/1/ENVIRONMENT/... and its neighbours hold libraries of NVIDIA and torch, and
+complete the environment when they are copied to `/`. docs/rent-a-gpu.md has the layers' sizes. Needs nothing but
+Python's standard library.
 """
 
 import sys
 from pathlib import Path
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("nvidia/cudnn", "nvidia/cusparse"),
-    ("nvidia/cublas", "nvidia/nccl", "nvidia/cufft"),
-    ("nvidia/cusparselt", "nvidia/cusolver", "nvidia/nvshmem", "nvidia/cuda_nvrtc", "nvidia/curand", "triton"),
+    ("nvidia/cusparse",),
+    ("nvidia/cusparselt",),
+    ("nvidia/cusolver", "nvidia/nvshmem"),
+    ("nvidia/nccl", "nvidia/cuda_nvrtc"),
+    ("nvidia/cublas",),
+    ("nvidia/cudnn",),
     ("torch",),
+    ("nvidia/cufft", "nvidia/curand", "triton"),
 )
 
 

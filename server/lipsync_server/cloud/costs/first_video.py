@@ -14,8 +14,29 @@ from lipsync_server.cloud.costs.speeds import expected_speed
 from lipsync_server.cloud.machine import RentOffer
 from lipsync_server.engines.datasheet import Row, Speed
 
-IMAGE_BYTES = 5.43e9
-"""Download size of the GPU image: its compressed layers, as buildah pushed them on 2026-11-28 (measured)."""
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of the GPU image: its compressed size, which a host downloads, and its size on the disk."""
+
+    size_bytes: float
+    unpacked_bytes: float
+
+
+IMAGE_LAYERS = (
+    Layer(0.19e9, 0.46e9),
+    Layer(0.30e9, 0.42e9),
+    Layer(0.30e9, 0.44e9),
+    Layer(0.41e9, 0.60e9),
+    Layer(0.42e9, 0.60e9),
+    Layer(0.60e9, 0.86e9),
+    Layer(0.71e9, 1.05e9),
+    Layer(0.92e9, 1.75e9),
+    Layer(0.45e9, 1.1e9),
+    Layer(0.70e9, 2.3e9),
+)
+"""The GPU image's layers from the bottom up, as buildah pushed them on 2026-11-28 (measured)."""
+IMAGE_BYTES = sum(layer.size_bytes for layer in IMAGE_LAYERS)
 FIXED_S = 240.0
 """Time to unpack the image (1 to 2 minutes), to load the model, and to compile in the first job."""
 

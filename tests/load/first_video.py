@@ -39,7 +39,7 @@ UNPACK_BYTES_PER_S = 107e6
 READ_BYTES_PER_S = 1.5e9
 """Reading model files from a rented disk: 1 to 2 GB/s, assumed."""
 COMPILE_S = {"infinitetalk": 50.0, "flashhead": 50.0, "sadtalker": 40.0}
-"""Kernels and cuDNN in a first job: InfiniteTalk 28 s, SadTalker 20 s on an H100; about twice on slower hosts, assumed."""
+"""Kernels and cuDNN in a first job: InfiniteTalk 28 s, SadTalker 20 s on an H100; twice on slower hosts, assumed."""
 FIRST_WINDOW_S = {"infinitetalk": 81 / 25, "flashhead": 33 / 25, "sadtalker": 8 / 25}
 """Seconds of video in the first window or batch, which is shown when it is finished."""
 REHEARSED = 0.3

@@ -194,6 +194,7 @@ def up(
         if not selftest:
             out.print(f"A verdict on its weights in a minute: lipsync selftest --server {ready.url} --token TOKEN")
         elif not run_selftest(None, None, ready.url, known.token, SELFTEST_REPORT):
+            out.print(f"The machine runs on. End its costs: lipsync cloud destroy --provider {name} {ready.machine_id}")
             raise SystemExit(EXIT_BAD)
 
 

@@ -219,8 +219,8 @@ class Job:
                 models.transformer, models.vae, Prompts(text, text), settings,
                 colours=colours, generator=torch.Generator().manual_seed(0),
             )  # fmt: skip
-            first = plan.windows[start.window]
-            rehearse(loop, first, conditions, start.known, lambda step: stop_if_cancelled(self._context))
+            for first in plan.windows[start.window :][:1]:
+                rehearse(loop, first, conditions, start.known, lambda step: stop_if_cancelled(self._context))
 
         begin("reading the prompt")
         prompt = clean_prompt(self._request.prompt) or DEFAULT_PROMPT

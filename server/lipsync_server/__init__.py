@@ -1,7 +1,7 @@
 """Lipsync: a picture and a voice recording in, an MP4 of that person saying it out.
 
-This module is for programs outside of the package; no module inside imports it. `Lipsync` is the library (library.py).
-It is imported at its first use, so that `import lipsync_server` is fast.
+This module is for programs outside of the package. No module inside imports it. `Lipsync` is the library (library.py).
+library.py is imported at its first use, so that `import lipsync_server` is fast.
 """
 
 from typing import TYPE_CHECKING

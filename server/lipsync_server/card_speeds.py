@@ -17,11 +17,11 @@ FORM = 1
 
 
 class SharedSpeed(BaseModel):
-    """One measured setting. seconds_per_second: of work for a second of video, from POST to last byte, server warm.
+    """One measured setting.
 
     preset: as in a job; for sadtalker, which has no presets, the size. resolution: "" for engines without a choice.
-    options: other options that were set. sound_s: length of the recording. n_runs: number of runs; the figure is their
-    median.
+    options: other options that were set. seconds_per_second: of work for a second of video, from POST to the last byte
+    on a warm server. sound_s: length of the recording. n_runs: number of runs, whose median is the figure.
     """
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
@@ -38,7 +38,7 @@ class SharedSpeed(BaseModel):
 
 
 class CardSpeeds(BaseModel):
-    """All measurements of one call on one card. card: the driver's name of the card; without a GPU the CPU's name."""
+    """All measurements of one `lipsync bench --share`. card: the driver's name of the card; without a GPU the CPU's."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -31,7 +31,7 @@ async def in_daemon_thread(work: Callable[[], T]) -> T:
         value, error = None, None
         try:
             value = work()
-        except BaseException as caught:  # raised again where the result is awaited
+        except BaseException as caught:  # any error is raised again in the task that awaits the result
             error = caught
         with suppress(RuntimeError):  # the event loop may have ended; nobody waits for the result then
             loop.call_soon_threadsafe(settle, value, error)

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 
 def sync_file(path: Path) -> None:
-    """Return when the bytes of the file at `path` are on disk. Raises OSError when they cannot be stored."""
+    """Return when the bytes of the file at `path` are on disk. Raises OSError if they cannot be stored."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -43,7 +43,7 @@ def publish(partial: Path, path: Path) -> None:
 
 
 def write_file(path: Path, write: Callable[[BinaryIO], object], *, mode: int = 0o644) -> None:
-    """Make the file `path` with the bytes that `write` writes, durably.
+    """Make the file `path` durably. write: called with the open file, to write its bytes.
 
     After a crash the file is whole or does not exist.
     """

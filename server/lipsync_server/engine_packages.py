@@ -1,6 +1,6 @@
 """The engines that other installed packages offer, by the entry points of the group `lipsync.engines`.
 
-The registry of engines and the list of model files read this. Nothing of such a package is imported here.
+The registry of engines and the list of model files use this module. It imports nothing of such a package.
 """
 
 import importlib.util
@@ -17,7 +17,7 @@ def outside_packages() -> dict[str, str]:
 
 
 def package_folder(package: str) -> Path | None:
-    """The folder of a package; None where the package is not there or is no folder."""
+    """The folder of a package; None if the package does not exist or has no folder."""
     try:
         spec = importlib.util.find_spec(package)
     except (ImportError, ValueError):

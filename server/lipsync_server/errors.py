@@ -42,6 +42,7 @@ class LipsyncError(Exception):
 
 @cache
 def _roots() -> frozenset[str]:
+    """Names of folders with which an absolute path begins."""
     return _USUAL_ROOTS | frozenset(folder.name for folder in Path("/").iterdir())
 
 
@@ -51,6 +52,7 @@ def _last_part(path: "re.Match[str]") -> str:
 
 
 def _rebuild(cls: type[LipsyncError], detail: str, field: str | None, retry_after_s: float | None) -> LipsyncError:
+    """Make an error again from its pickled values."""
     return cls(detail, field=field, retry_after_s=retry_after_s)
 
 
@@ -79,7 +81,7 @@ class InvalidImage(LipsyncError):
 
 
 class NoFace(InvalidImage):
-    """No face was found, or not the requested one."""
+    """No face was found, or the requested face does not exist."""
 
     code, title = "no_face", "No face was found in the picture"
 
@@ -97,14 +99,20 @@ class TooLarge(LipsyncError):
 
 
 class Unauthorized(LipsyncError):
+    """The request has no valid token."""
+
     code, status, title = "unauthorized", 401, "A valid token is needed"
 
 
 class Forbidden(LipsyncError):
+    """The token is valid, and does not permit this request."""
+
     code, status, title = "forbidden", 403, "This is not allowed"
 
 
 class NotFound(LipsyncError):
+    """The path or the job does not exist."""
+
     code, status, title = "not_found", 404, "Not found"
 
 
@@ -121,6 +129,8 @@ class Gone(LipsyncError):
 
 
 class QueueFull(LipsyncError):
+    """The largest number of jobs is waiting already."""
+
     code, status, title = "queue_full", 429, "The queue is full"
 
 
@@ -131,6 +141,8 @@ class FetchFailed(LipsyncError):
 
 
 class DiskFull(LipsyncError):
+    """A disk has too little space for this job or download."""
+
     code, status, title = "disk_full", 507, "The server's disk is full"
 
 
@@ -139,7 +151,7 @@ class ServerDiskFull(DiskFull):
 
 
 class NotReady(LipsyncError):
-    """The engine is still loading or its weights are not there."""
+    """The engine is still loading, or its weights are missing."""
 
     code, status, title = "not_ready", 503, "The server is not ready yet"
 
@@ -157,6 +169,8 @@ class EngineUnavailable(LipsyncError):
 
 
 class OutOfMemory(LipsyncError):
+    """The GPU's memory ran out."""
+
     code, status, title = "out_of_memory", 500, "The GPU ran out of memory"
 
 
@@ -167,17 +181,19 @@ class HostOutOfMemory(OutOfMemory):
 
 
 class WeightsError(LipsyncError):
-    """A weights file is missing, damaged or holds another model; the sentence names the file and the tensor."""
+    """A weights file is missing, damaged or of another model. The message names the file and the tensor."""
 
     code, status, title = "weights", 500, "The engine's weights cannot be used"
 
 
 class WorkerCrashed(LipsyncError):
+    """The worker process ended during a render."""
+
     code, status, title = "worker_crashed", 500, "The worker died while rendering"
 
 
 class NodeLost(WorkerCrashed):
-    """The machine was lost during a render. The job is not the cause, so this does not count as a crash of the job."""
+    """The machine was lost during a render. The loss does not count as a crash of the job, which did not cause it."""
 
 
 class StoreFailed(LipsyncError):
@@ -187,10 +203,12 @@ class StoreFailed(LipsyncError):
 
 
 class TimeLimit(LipsyncError):
+    """The job ran for longer than LIPSYNC_JOB_TIMEOUT_S."""
+
     code, status, title = "time_limit", 500, "The job ran past its time limit"
 
 
 class Cancelled(LipsyncError):
-    """Raised in a worker after a cancellation: the job ends as cancelled, not as failed."""
+    """The job or the command was cancelled. The job ends as cancelled, not as failed."""
 
     code, status, title = "cancelled", 409, "The job was cancelled"

@@ -45,15 +45,16 @@ _WISHES = tuple(name for name in Ask.model_fields if name not in ("prompt", "opt
 
 
 def _show_nothing(event: ProgressEvent) -> None:
-    pass
+    """Ignore the progress."""
 
 
 def _never() -> bool:
+    """Never cancel."""
     return False
 
 
-def _go_on() -> None:
-    pass
+def _continue() -> None:
+    """Continue, because frames() has no cancellation."""
 
 
 class Lipsync:
@@ -85,12 +86,13 @@ class Lipsync:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
-        """The same, with a Settings object, as the command line uses it."""
+        """An engine for a whole Settings object, which the command line has."""
         made = cls.__new__(cls)
         made._start(settings)
         return made
 
     def _start(self, settings: Settings) -> None:
+        """Choose the engine. Raises EngineUnavailable."""
         self._settings = settings
         self.name, self.why = registry.choose(settings)
         self._engine: Engine | None = None
@@ -130,17 +132,19 @@ class Lipsync:
         sheet: FileName | None = None,
         **options: object,
     ) -> RenderOutcome:
-        """Render one video to the MP4 file `output`, which appears when it is whole.
+        """Render one video to the MP4 file `output`. The file appears only when it is complete.
 
-        image: a picture, or a video of a face. audio: the recording that the video carries, at its own quality; None
-        with text="...", which is spoken (docs/speech.md), and whose sound is then written beside the video as WAV.
-        on_progress: called often, with the stage and the share that is done. cancelled: called often; True raises
-        Cancelled. options: preset, resolution, seed, face_index, face_box, and the engine's own options, as in `lipsync
-        engines`. format, height, loudness_lufs: docs/formats.md. script and captions: docs/captions.md; SRT and VTT
-        files are then written beside the video, under its name. check, retries_below and retries:
-        docs/quality-check.md; the outcome's `quality` has the score and the findings. sheet: path of the contact sheet;
-        with a sheet the video is checked. Raises LipsyncError with a sentence for a person. The outcome's `warnings`
-        name every input that was ignored or changed.
+        image: a picture, or a video of a face. audio: the recording, which becomes the sound of the video at its own
+        quality; None with text="...". on_progress: called often, with the stage and the share that is done. cancelled:
+        called often; True raises Cancelled. sheet: path of the contact sheet; with a sheet the video is checked.
+
+        options: preset, resolution, seed, face_index, face_box, and the engine's own options, as in `lipsync engines`.
+        text: words to speak (docs/speech.md); their sound is written beside the video as WAV. format, height,
+        loudness_lufs: docs/formats.md. script, captions: docs/captions.md; SRT and VTT files are written beside the
+        video. check, retries_below, retries: docs/quality-check.md; the outcome's `quality` has score and findings.
+
+        The outcome's `warnings` name every input that was ignored or changed. Raises LipsyncError with a sentence for a
+        person.
         """
         ask = self._ask(prompt, options)
         return self.render_ask(
@@ -159,7 +163,7 @@ class Lipsync:
         cancelled: Callable[[], bool] = _never,
         sheet: FileName | None = None,
     ) -> RenderOutcome:
-        """As render(), with all options as one `Ask`."""
+        """Render one video with all options as one `Ask`. All other arguments are the same as in render()."""
         path = Path(output)
         if sheet is not None:
             ask = _checked(ask, Path(sheet))
@@ -190,8 +194,9 @@ class Lipsync:
     ) -> Iterator[Frames]:
         """The frames of one video as uint8 RGB arrays (n, height, width, 3), 25 a second, without sound or encoding.
 
-        Frames are yielded as soon as they are final, a few at a time. Together they cover the recording to the frame.
-        When the caller ends the loop early, the engine stops. on_warning: called with each warning of a job's result.
+        Frames are yielded as soon as they are final, a few at a time. All frames together cover the whole recording. If
+        the caller ends the loop early, the engine stops. on_warning: called with each warning of a job's result. The
+        other arguments are the same as in render().
         """
         ask = self._ask(prompt, options)
         chosen = choose_options(self.name, registry.options_model(self.name), ask, self._settings)
@@ -205,7 +210,7 @@ class Lipsync:
             speaker = speak_text(
                 task, self._settings, self._decoder_processes(),
                 on_progress=lambda done, total: context.progress("preprocess", done, total, "speaking the text"),
-                stop_if_cancelled=_go_on,
+                stop_if_cancelled=_continue,
             )  # fmt: skip
             if speaker is not None and speaker.warning:
                 warn(speaker.warning)
@@ -221,6 +226,7 @@ class Lipsync:
                     yield framing.fit(frames)
 
     def _ask(self, prompt: str, options: dict[str, object]) -> Ask:
+        """The options as one `Ask`. Raises InvalidInput."""
         wishes = {name: options[name] for name in _WISHES if name in options}
         own = {name: value for name, value in options.items() if name not in wishes}
         try:
@@ -269,11 +275,13 @@ class Lipsync:
         )
 
     def _opened(self) -> Engine:
+        """The engine, made at the first call."""
         if self._engine is None:
             self._engine = registry.create(self.name, self._settings)
         return self._engine
 
     def _decoder_processes(self) -> DecoderPool:
+        """The decoder processes, started at the first call."""
         if self._decoders is None:
             self._decoders = DecoderPool(n_warm=1)
         return self._decoders

@@ -1,8 +1,8 @@
 """Writes docs/options.md's tables from the code: `python -m lipsync_server.options_table PAGE`.
 
-One block `options ENGINE` for each engine of this project, from its options model, and the blocks of weights_table.py
-about model files; a test compares the page with the code. The words are those of `lipsync engines` and of the page at
-/docs. Knows no engine in particular.
+The page has a block `options ENGINE` for each engine of this project, made from its options model, and the blocks of
+weights_table.py about model files. A test compares the page with the code. `lipsync engines` and the page at /docs use
+the same words. Knows no engine by name.
 """
 
 import sys
@@ -28,7 +28,7 @@ def options_table(engine: str) -> str:
 
 
 def with_options(document: str) -> str:
-    """`document` with every block written anew; raises ValueError where an engine or a table has none."""
+    """`document` with every block written again. Raises ValueError if the block of an engine or table is missing."""
     for name in SHIPPED:
         if f"<!-- begin {BLOCK} {name} -->" not in document:
             raise ValueError(f"the document needs the lines <!-- begin {BLOCK} {name} --> and <!-- end {BLOCK} -->")
@@ -42,6 +42,7 @@ def with_options(document: str) -> str:
 
 
 def main() -> None:
+    """Rewrite the tables of the page on the command line."""
     path = Path(sys.argv[1])
     path.write_text(with_options(path.read_text(encoding="utf-8")), encoding="utf-8")
 

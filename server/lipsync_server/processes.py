@@ -18,9 +18,9 @@ few busy programs made no progress. With 4 the server has more than twice a chil
 
 
 def end_with_parent(parent_pid: int) -> None:
-    """Have the kernel kill this process when the parent's thread that started it ends (prctl(2)).
+    """Let the kernel kill this process when the thread of the parent that started it ends (prctl(2)).
 
-    parent_pid: the parent's own id, from the parent. If this process already has another parent, the first one ended
+    parent_pid: the parent's own id, sent by the parent. If this process already has another parent, the first one ended
     before this call, and this process ends at once.
     """
     if sys.platform == "linux":
@@ -30,11 +30,10 @@ def end_with_parent(parent_pid: int) -> None:
 
 
 def yield_to_server(niceness: int) -> None:
-    """Run at a lower CPU priority than the server. niceness: 0 is the server's own, 19 the lowest priority.
+    """Run at a lower CPU priority than the server. niceness: 0 for the server's own priority, 19 for the lowest.
 
-    With autogroup, the default of desktops and many servers, Linux first divides the CPU between sessions, and the
-    niceness of a process counts within its session only. A child with its own session lowers the session's share a
-    little.
+    With autogroup, the default of desktops and many servers, Linux first divides the CPU between sessions. The niceness
+    of a process then counts within its session only. So a child with its own session also lowers that session's share.
     """
     if sys.platform == "win32":
         return

@@ -16,9 +16,9 @@ _one_at_a_time = threading.Lock()
 
 @contextmanager
 def without_information_lines() -> Iterator[None]:
-    """Hold back the error stream, and write it at the end without lines that begin with `INFO:`.
+    """Delay the error stream, and write it at the end without the lines that begin with `INFO:`.
 
-    Lines of other threads are held back as well, and appear a moment later. Only `INFO:` lines are lost.
+    Lines of other threads are delayed too. Only `INFO:` lines are lost.
     """
     with _one_at_a_time, tempfile.TemporaryFile() as held:
         sys.stderr.flush()

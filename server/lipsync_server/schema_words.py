@@ -1,6 +1,7 @@
 """A JSON schema in words: the fields of an object with type, default and meaning, one line each.
 
-The command line's help, `lipsync engines` and the page at /docs all show options from here, so they say the same.
+The command line's help, `lipsync engines` and the page at /docs show options with this module, so they use the same
+words.
 """
 
 import json
@@ -12,7 +13,7 @@ Schema = Mapping[str, object]
 
 @dataclass(frozen=True)
 class FieldLine:
-    """One field. kind: its type with its bounds; default: as JSON, "" for none."""
+    """One field. kind: its type with its bounds. default: as JSON, "" for none."""
 
     name: str
     kind: str
@@ -24,8 +25,8 @@ class FieldLine:
 def field_lines(schema: Schema, definitions: Schema | None = None) -> list[FieldLine]:
     """The fields of an object's `schema`, in its order.
 
-    definitions: where its `$ref` point, by name; an object among them is shown by that name. Without it they point into
-    the schema itself, and an object is shown with its fields.
+    definitions: the schemas by name to which `$ref` in `schema` refer; an object among them is shown by its name. If
+    None, `$ref` refer to the schema's own `$defs`, and an object is shown with its fields.
     """
     known = definitions if definitions is not None else _mapping(schema.get("$defs"))
     required = schema.get("required")
@@ -80,12 +81,14 @@ def kind_of(schema: Schema, definitions: Schema, *, with_fields: bool = False) -
 
 
 def _object(schema: Schema, definitions: Schema) -> str:
+    """An object in words: {name: text, scale: number}."""
     properties = _mapping(schema.get("properties"))
     kinds = {name: kind_of(_mapping(each), definitions, with_fields=True) for name, each in properties.items()}
     return "{" + ", ".join(f"{name}: {kind}" for name, kind in kinds.items()) + "}" if kinds else "object"
 
 
 def _array(schema: Schema, definitions: Schema, *, with_fields: bool) -> str:
+    """A list in words: "4 numbers", or "list of text"."""
     if isinstance(parts := schema.get("prefixItems"), list):
         kinds = {kind_of(_mapping(part), definitions, with_fields=with_fields) for part in parts}
         if len(kinds) != 1:
@@ -96,6 +99,7 @@ def _array(schema: Schema, definitions: Schema, *, with_fields: bool) -> str:
 
 
 def _number(kind: str, schema: Schema) -> str:
+    """A number in words, with its bounds."""
     low, high = schema.get("minimum"), schema.get("maximum")
     if low is None:
         return kind
@@ -106,12 +110,15 @@ def _number(kind: str, schema: Schema) -> str:
 
 
 def _either(kinds: list[str]) -> str:
+    """Alternatives in words: "a, b or c"."""
     return kinds[0] if len(kinds) == 1 else f"{', '.join(kinds[:-1])} or {kinds[-1]}"
 
 
 def _reference(schema: Schema) -> str:
+    """The name to which `$ref` refers; "" without one."""
     return str(schema.get("$ref", "")).rpartition("/")[2]
 
 
 def _mapping(value: object) -> Schema:
+    """`value` if it is an object, else {}."""
     return value if isinstance(value, Mapping) else {}

@@ -1,9 +1,9 @@
-"""The verdict of `lipsync selftest`: whether weights make a video of this person speaking, in words, within a minute.
+"""The verdict of `lipsync selftest` on weights, in words: whether they make a video of this person speaking.
 
-Renders three seconds of the shipped sample and looks at the video as a person would: is it a picture at all, is it this
-face, does the mouth follow the speech, how fast was it. The report can be attached to an issue: it names the card, the
-software and the figures, and no file, address or token of the machine. Knows the check and the figures of the bill;
-does not know how the video was rendered.
+The verb renders three seconds of the shipped sample. This module judges the video: whether it is a picture and not
+noise, whether it shows this face, whether the mouth follows the speech, and how fast the render was. The report can be
+attached to an issue. It names the card, the software and the figures, and no file, address or token of the machine.
+Knows the check and the figures of the bill. Does not know the render.
 """
 
 import io
@@ -39,7 +39,7 @@ PORTRAIT: Final = SAMPLES_DIR / "portrait.jpg"
 
 Word = Literal["pass", "noise", "black", "no face", "another face", "mouth", "frozen", "broken"]
 
-_LOOKED_AT: Final = 8
+_N_FRAMES: Final = 8
 _MIN_LIKENESS: Final = 0.6
 """Correlation of the upper face with the portrait's: 0.98 for the preview, -0.27 to 0.35 for twelve other people."""
 _MIN_R: Final = 0.3
@@ -53,13 +53,17 @@ _SENTENCES: Final[dict[Word, str]] = {
     "another face": "The video shows a face, but not the one of the portrait.",
     "mouth": "The video shows the person of the portrait, but the mouth does not follow the speech.",
     "frozen": "The picture stands still.",
-    "broken": "The picture or the sound of the video is broken; the findings say how.",
+    "broken": "The picture or the sound of the video is broken; see the findings.",
 }
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """A finished video and its figures. seconds_per_second: of work for a second of video, loading left out."""
+    """A finished video and its figures.
+
+    video, sheet: contents of the MP4 and of the contact sheet. seconds_per_second: of work for a second of video,
+    without loading and check. card: its name, "" on a CPU.
+    """
 
     engine: str
     preset: str
@@ -73,8 +77,9 @@ class Rendered:
 
 @dataclass(frozen=True)
 class Verdict:
-    """word: the verdict for programs. likeness: correlation of the face with the portrait's, None without a face.
+    """The verdict on a rendered video.
 
+    word: the verdict for programs. likeness: correlation of the face with the portrait's, None without a face.
     expected_s: seconds of work for a second of video that the bill expects of this card, None where no figure is known.
     """
 
@@ -90,6 +95,7 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
+        """Whether the weights work."""
         return self.word == "pass"
 
 
@@ -105,7 +111,7 @@ def judge_render(rendered: Rendered, video: Path) -> Verdict:
 
 
 def verdict_of(rendered: Rendered, likeness: float | None) -> Verdict:
-    """The verdict from the figures alone. likeness: correlation of the face with the portrait's, None for no face."""
+    """The verdict from figures. likeness: correlation of the face with the portrait's, None without a face."""
     quality = rendered.quality
     word = _word(quality, likeness)
     row = row_of_job(rendered.engine, rendered.preset, {})
@@ -124,6 +130,7 @@ def verdict_of(rendered: Rendered, likeness: float | None) -> Verdict:
 
 
 def _word(quality: Quality, likeness: float | None) -> Word:
+    """The first fault in the order of this function, or "pass"."""
     names = {finding.name: finding for finding in quality.findings}
     if "black" in names and quality.face_share < 0.5:
         return "black"
@@ -145,10 +152,10 @@ def _word(quality: Quality, likeness: float | None) -> Word:
 
 
 def _likeness(video: Path) -> float | None:
-    """Median correlation of the upper face in some frames with the portrait's, None where no frame has a face."""
+    """Median correlation of the upper face in eight frames with the portrait's; None if no frame has a face."""
     with Image.open(PORTRAIT) as portrait:
         wanted = _upper_face(np.asarray(portrait.convert("RGB"), np.uint8))
-    indices = np.linspace(0, round(SECONDS * 25) - 1, _LOOKED_AT).astype(int).tolist()
+    indices = np.linspace(0, round(SECONDS * 25) - 1, _N_FRAMES).astype(int).tolist()
     with closing(read_video_frames(video, indices)) as frames:
         found = [face for frame in frames if (face := _upper_face(frame)) is not None]
     if wanted is None or not found:
@@ -157,8 +164,10 @@ def _likeness(video: Path) -> float | None:
 
 
 def _upper_face(frame: Frames) -> NDArray[np.float64] | None:
-    """Brightness of the face from the brows to the nose, without place, size and roll: (64, 64). The mouth is left out,
-    because it moves."""
+    """Brightness of the face from the brows to the nose at a fixed place, size and angle: float64 (64, 64).
+
+    The mouth is left out, because it moves. frame: uint8 RGB (H, W, 3). None without a face.
+    """
     faces = landmarker().detect(frame, max_faces=1)
     if not faces:
         return None
@@ -168,7 +177,7 @@ def _upper_face(frame: Frames) -> NDArray[np.float64] | None:
 
 
 def _to_square(points: Points) -> NDArray[np.float64]:
-    """The similarity that brings the outer corners of the eyes to fixed places of the square."""
+    """The similarity transform, float64 (2, 3), that moves the eyes' outer corners to fixed places of the square."""
     left, right = points[33, :2].astype(float), points[263, :2].astype(float)
     across = right - left
     scale = 0.7 * _SIDE_PX / max(float(np.hypot(*across)), 1e-6)
@@ -179,7 +188,7 @@ def _to_square(points: Points) -> NDArray[np.float64]:
 
 
 def lines_of(rendered: Rendered, verdict: Verdict) -> list[str]:
-    """The report for a person; the first line is the verdict."""
+    """The lines of the report for a person. The first line is the verdict."""
     if verdict.expected_s is None:
         speed = "no figure is known for this card"
     else:
@@ -227,6 +236,7 @@ def card_of_this_machine() -> str:
 
 
 def _versions(packages: Iterable[str]) -> Iterable[tuple[str, str]]:
+    """Yield (name, version) of Python and of each installed package."""
     yield "python", platform.python_version()
     for name in packages:
         try:

@@ -2,8 +2,8 @@
 
 The names PORT, API_TOKEN, RESOLUTION and STEPS of an older guide are accepted as aliases. The docstrings under the
 fields are the source of the README's settings table and of `lipsync serve --help`. Settings are split into layers, so
-that each part of the server receives only its own: an engine gets `EngineSettings`, a worker process gets
-`RenderSettings`, and neither holds a secret. engines/registry.py checks the names of engines.
+that each part of the server receives only its own settings. An engine gets `EngineSettings`, a worker process gets
+`RenderSettings`, and neither contains a secret. engines/registry.py checks the names of engines.
 """
 
 import re
@@ -24,6 +24,7 @@ Preset = Literal["quality", "balanced", "fast"]
 
 
 def _env(name: str, *aliases: str) -> AliasChoices:
+    """The names under which a field with aliases is read."""
     # pydantic adds no LIPSYNC_ prefix to a field with an alias, so both spellings are listed.
     return AliasChoices(name, f"lipsync_{name}", *aliases)
 
@@ -54,6 +55,7 @@ def unknown_variables(environment: Iterable[str], env_file: Path = Path(".env"))
 
 
 def _split_commas(value: object) -> object:
+    """The parts of a text between commas, without spaces around them. Other values do not change."""
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     return value
@@ -149,7 +151,7 @@ class EngineSettings(BaseModel):
 
 
 class RenderSettings(EngineSettings):
-    """The settings that a worker process receives: those of its engines and of the video. It holds no secret."""
+    """The settings that a worker process receives: settings of its engines and of the video. None is a secret."""
 
     max_image_pixels: int = Field(default=64_000_000, ge=10_000)
     """Largest picture in pixels, checked before it is decoded."""

@@ -37,6 +37,7 @@ def with_table(document: str) -> str:
 
 
 def main() -> None:
+    """Rewrite the table of the document on the command line."""
     path = Path(sys.argv[1])
     path.write_text(with_table(path.read_text(encoding="utf-8")), encoding="utf-8")
 

@@ -32,6 +32,7 @@ class Fault:
 
 
 def first_fault(error: ValidationError) -> Fault:
+    """The first fault in a pydantic error, with its message in our words."""
     first = error.errors(include_url=False)[0]
     message = first["msg"].removeprefix("Value error, ")
     if message.startswith("Input should"):
@@ -53,10 +54,11 @@ def invalid(
     model: type[BaseModel] | None = None,
     label: Callable[[str], str] | None = None,
 ) -> InvalidInput:
-    """The error that says what is wrong with a field of `owner` ("engine preview", "the request").
+    """The error for a faulty field of `owner` ("engine preview", "the request").
 
-    noun: how fields are called ("option", "setting"). known: the names that exist, by default those of `model`, the
-    pydantic model that refused. label: how one field is shown; unless given, "option NAME of OWNER".
+    noun: the word for a field ("option", "setting"). known: the existing names, by default the fields of `model`.
+    model: the pydantic model that refused the value. label: returns the words for a field; by default "option NAME of
+    OWNER".
     """
     fault = first_fault(error)
     shown = label(fault.name) if label is not None else f"{noun} {fault.name} of {owner}"
@@ -76,7 +78,7 @@ def invalid(
 def unknown(
     name: str, *, owner: str, noun: str = "field", known: Iterable[str] = (), field: str | None = None
 ) -> InvalidInput:
-    """The error for a name that does not exist: the nearest one that does, and all of them. field: the name's path."""
+    """The error for a name that does not exist, with the most similar name and all names. field: the name's path."""
     names = list(known)
     hint = f" Did you mean {near!r}?" if (near := nearest(name, names)) else ""
     has = f"; it has: {', '.join(names)}" if names else ""
@@ -89,7 +91,7 @@ def _fields_at(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
     schema = model.model_json_schema()
 
     def forms(node: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-        """The node, with references followed and alternatives side by side."""
+        """The node as a list of its alternatives, with references followed."""
         if "$ref" in node:
             return forms(schema["$defs"][node["$ref"].rpartition("/")[2]])
         return [form for one in node["anyOf"] for form in forms(one)] if "anyOf" in node else [node]
@@ -103,7 +105,7 @@ def _fields_at(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that a person most likely meant, None when none is close."""
+    """The most similar known name; None if no name is similar."""
     return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)), None)
 
 
@@ -117,7 +119,10 @@ def show(value: object) -> str:
 
 
 def why_not_json(value: object, *, depth: int = 0) -> str | None:
-    """Why `value` could not be stored as JSON and read back the same, or None: NaN, infinity, broken text, nesting."""
+    """The reason why `value` cannot be stored as JSON and read back unchanged; None if it can.
+
+    Refused are NaN, infinity, text that is no Unicode, and deep nesting.
+    """
     if depth > MAX_DEPTH:
         return f"it is nested more than {MAX_DEPTH} deep"
     if isinstance(value, float) and not math.isfinite(value):
@@ -134,7 +139,7 @@ def why_not_json(value: object, *, depth: int = 0) -> str | None:
 
 
 def why_not_text(text: str) -> str | None:
-    """Why `text` is no Unicode text, or None: half of a surrogate pair cannot be written as UTF-8."""
+    """The reason why `text` is no Unicode text; None if it is. Half of a surrogate pair cannot be written as UTF-8."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -143,4 +148,5 @@ def why_not_text(text: str) -> str | None:
 
 
 def _sentence(text: str) -> str:
+    """`text` with a capital letter at its start."""
     return text[:1].upper() + text[1:]

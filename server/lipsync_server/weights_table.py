@@ -1,7 +1,7 @@
 """The tables of docs/options.md about model files: profiles, files, manifest, licences, LoRA, host memory.
 
-options_table.py writes them into the page. Everything comes from the code: the manifest, its model, the reader of LoRA
-keys and the plan of InfiniteTalk's memory. torch is imported by the memory plan alone, in the function that asks it.
+options_table.py writes them into the page. All contents come from the code: the manifest, its model, the reader of LoRA
+keys and the plan of InfiniteTalk's memory. Only `memory_table` imports torch, when it is called.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from lipsync_server.markdown import table
 from lipsync_server.schema_words import field_lines
 from lipsync_server.weights.manifest import Manifest, Profile, Source, WeightFile, load_manifest
 
-# Cards that people rent, in GiB of memory; one of them is taken by the system and CUDA.
+# Memory in GiB of cards that people rent.
 _CARDS_GIB = {"24 GB (23.5 usable)": 23.5, "22.5 GB (L4, A10)": 22.5, "16 GB": 16.0, "12 GB": 12.0}
 _TAKEN_GIB = 0.8
 """GPU memory that CUDA and a desktop take before this process."""
@@ -85,7 +85,7 @@ def memory_table() -> str:
                 free_bytes=int((usable_gib - _TAKEN_GIB) * GIB), with_encoders=True,
             )  # fmt: skip
             waiting = made.n_blocks - made.resident_blocks
-            # The block of the smaller video is the one that hides least.
+            # A block of the smaller video computes for a shorter time, so less of the copying is hidden.
             block_s = forward_s / made.n_blocks * (1 if pixels == 640 * 640 else 2.25)
             streamed = schedule(
                 made.n_blocks, streamed_indices(made.n_blocks, made.resident_blocks),
@@ -120,6 +120,7 @@ BLOCKS: dict[str, Callable[[Sequence[str]], str]] = {
 
 
 def _engines_of(manifest: Manifest, source: str) -> list[str]:
+    """The engines with a profile that has a file of this source."""
     used = (
         profile.engine
         for profile in manifest.profiles.values()

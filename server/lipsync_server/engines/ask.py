@@ -57,6 +57,7 @@ class Ask(VoiceWishes, CaptionWishes, CheckWishes, FormatWishes, LabelWishes):
     @field_validator("options")
     @classmethod
     def _can_be_stored(cls, options: dict[str, object]) -> dict[str, object]:
+        """Refuse options that JSON cannot store."""
         if why := why_not_json(options):
             raise ValueError(why)
         return options
@@ -78,9 +79,10 @@ class Ask(VoiceWishes, CaptionWishes, CheckWishes, FormatWishes, LabelWishes):
 
 
 def check_captions(ask: Ask, weights_dir: Path | None) -> None:
-    """Raise InvalidInput for captions of a script without words, or without a script where nothing recognises speech.
+    """Raise InvalidInput for captions that cannot be made.
 
-    weights_dir: where the model of the recogniser is; None where the machine that renders has its own folder.
+    The script has no words, or there is no script and this server cannot recognise speech. weights_dir: the folder with
+    the model for recognition; None if another machine renders, with a folder of its own.
     """
     if ask.recognises_words:
         if weights_dir is not None:

@@ -16,7 +16,7 @@ from lipsync_server.engines import ask
 from lipsync_server.engines.ask import MAX_FACE_INDEX, MAX_SEED
 from lipsync_server.engines.ask import Preset as Preset
 
-# Parts of the interface, so that an engine finds everything here.
+# These names are parts of the interface, so an engine can import all of them from this module.
 from lipsync_server.media_types import FPS as FPS
 from lipsync_server.media_types import SPEECH_RATE_HZ as SPEECH_RATE_HZ
 from lipsync_server.media_types import Frames as Frames
@@ -26,6 +26,7 @@ from lipsync_server.settings import EngineSettings
 
 
 def _spans_an_area(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    """Refuse a box without an area."""
     left, top, right, bottom = box
     if right <= left or bottom <= top:
         raise ValueError("it is left, top, right, bottom: right must be more than left, and bottom more than top")
@@ -42,8 +43,8 @@ class EngineOptions(BaseModel):
     Boxes are (left, top, right, bottom) in pixels of the upright picture, after its EXIF orientation. reads_prompt:
     whether the engine uses a prompt. quality_note: a warning for every video of this engine, "" for none.
     seed_moves_mouth: whether another seed gives another movement of the mouth. If not, a second attempt after a bad
-    check would be no better. moves_mouth_by_prediction: whether the mouth follows the prediction that the check
-    compares it with; such a video gets no score. effects: the effect of each option on speed and quality, for
+    check would be no better. moves_mouth_by_prediction: whether the mouth follows the same prediction with which the
+    check compares it; such a video gets no score. effects: the effect of each option on speed and quality, for
     docs/options.md.
     """
 
@@ -75,12 +76,12 @@ class EngineOptions(BaseModel):
 class RenderRequest:
     """One render: decoded inputs and validated options.
 
-    picture: uint8 RGB (H, W, 3), upright, alpha already blended. When the caller gave a video, its first frame.
-    speech: float32 mono in [-1, 1] at 16 kHz, for the model only; may be a read-only memory map of half an hour, so
-        read it in windows. The caller's own sound never passes through an engine.
-    duration_s: exact length of the caller's sound in seconds; the video has `n_frames` frames, never fewer.
-    picture_video: path of the video file when the picture was one (dubbing), already checked by media/.
-    second_speech: the second person's speech, same form, when two recordings were given.
+    picture: uint8 RGB (H, W, 3), upright, alpha already blended. If the caller gave a video, its first frame.
+    speech: float32 (n_samples,), mono in [-1, 1] at 16 kHz, for the model only. May be a read-only memory map of half
+        an hour, so read it in windows. The caller's own sound never passes through an engine.
+    duration_s: exact length of the caller's sound in seconds. The video has `n_frames` frames, never fewer.
+    picture_video: path of the video file if the caller gave a video as picture (dubbing), already checked by media/.
+    second_speech: the second person's speech, in the same form, if the caller gave two recordings.
     """
 
     picture: Frames
@@ -107,7 +108,8 @@ def n_frames_for(duration_s: float, fps: int = FPS) -> int:
 class ResumePoint:
     """A place from which an interrupted render can continue.
 
-    `n_frames` frames are final and stored, and `state` is the engine's state after them."""
+    n_frames: count of frames that are final and stored. state: the engine's state after them.
+    """
 
     n_frames: int
     state: State
@@ -119,28 +121,33 @@ class RenderContext(Protocol):
     scratch: Path
     """A folder of this job alone; it survives a crash of the worker and is removed with the job."""
     resume_point: ResumePoint | None
-    """The last resume point of an earlier, interrupted run of this job, or None. The first `resume_point.n_frames`
-    frames are already stored: the engine yields from there on."""
+    """The last resume point of an earlier, interrupted run of this job, or None.
+
+    The first `resume_point.n_frames` frames are already stored, so the engine yields only the frames after them.
+    """
 
     def progress(self, stage: str, done: float, total: float, note: str = "") -> None:
-        """Report `done` of `total` within `stage` ("load", "preprocess", "generate", "encode"). Fast, so call it often.
-        `note` is a short human text, for example "window 3 of 12, step 5 of 8"."""
+        """Report `done` of `total` within `stage` ("load", "preprocess", "generate", "encode").
+
+        A report is fast, so call it often. note: a short text for people, for example "window 3 of 12, step 5 of 8".
+        """
 
     def cancelled(self) -> bool:
-        """Whether the job has to stop.
+        """Whether the job must stop.
 
-        An engine checks this at least once a denoising step, and raises errors.Cancelled.
+        An engine asks at least once in each denoising step, and raises errors.Cancelled.
         """
 
     def warn(self, message: str) -> None:
-        """Attach a sentence to the result that the caller should read (a strong profile, a shortened option)."""
+        """Attach a sentence for the caller to the result (a face seen from the side, a shortened option)."""
 
     def save(self, state: State) -> None:
-        """Make everything yielded so far durable together with `state`, which is copied.
+        """Make all frames yielded so far durable, together with `state`, which is copied.
 
-        Call it between two yields. Returns at once (the encoder's thread does the work), or when the save before this
-        one is durable. After a crash the engine gets the newest durable pair back in `resume_point`; frames and state
-        always belong together."""
+        Call it between two yields. Returns at once, because the encoder's thread does the work. Only if the previous
+        save is not durable yet, it waits for that save. After a crash the engine gets the newest durable state back in
+        `resume_point`, with the count of frames that belong to it.
+        """
 
 
 Report = Callable[[str, float, float], None]
@@ -157,25 +164,27 @@ class Engine(Protocol):
     name: str
 
     def load(self, report: Report = ...) -> None:
-        """Load everything; may take minutes; idempotent. `report(stage, done, total)` shows progress."""
+        """Load all models, which may take minutes. A second call does nothing. report: shows progress."""
 
     def generate(self, request: RenderRequest, context: RenderContext) -> Iterator[Frames]:
         """Yield uint8 RGB batches (n, height, width, 3) at request.fps, in order, as soon as they are final.
 
-        A batch belongs to the caller once it is yielded. The engine must not write to it again, because it is being
-        encoded. Height and width are even and the same in every batch. Exactly request.n_frames frames in all (less the
-        resume point's). Memory does not grow with the number of frames."""
+        A yielded batch belongs to the caller. The engine must not write to it again, because an encoder reads it.
+        Height and width are even and the same in every batch. The batches have request.n_frames frames in all, minus
+        the frames of the resume point. Memory does not grow with the number of frames.
+        """
 
     def close(self) -> None:
-        """Free memory and devices; the engine may be loaded again."""
+        """Free memory and devices. The engine may be loaded again."""
 
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """The description of an engine, made without loading the engine or importing torch; GET /v1/engines serves it.
+    """The description of an engine for GET /v1/engines, made without loading the engine or importing torch.
 
-    `available` is False if weights or hardware are missing; `reason` then says what to do. by_auto: whether `auto` may
-    choose this engine; False if a person has to choose it by name, for example because of a licence."""
+    available: False if weights or hardware are missing. reason: then the problem and the remedy. by_auto: whether
+    `auto` may choose this engine; False if a person must choose it by name, for example because of a licence.
+    """
 
     name: str
     title: str

@@ -8,7 +8,7 @@ MAX_RETRIES = 3
 class CheckWishes(BaseModel):
     """The options about the check.
 
-    None: not given; the video is checked if that takes under 5 % of the render's time.
+    With `check` None, the video is checked if the check takes less than 5 % of the render's time.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -32,6 +32,7 @@ class CheckWishes(BaseModel):
     @field_validator("retries_below")
     @classmethod
     def _needs_the_check(cls, bar: float | None, info: ValidationInfo) -> float | None:
+        """Refuse retries_below together with check=false."""
         if bar is not None and info.data.get("check") is False:
             raise ValueError("it needs the score of the check; leave out check, or send check=true")
         return bar

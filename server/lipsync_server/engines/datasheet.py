@@ -1,11 +1,11 @@
-"""The data sheet of an engine: its speeds, its profiles, and the machine that it wants.
+"""The data sheet of an engine: its speeds, its profiles, and the machine that it needs.
 
 An engine's folder may have a module `datasheet` with the constant SHEET. The bill, the doctor, the selftest and the
-commands that rent a machine read it through the registry, so that none of them knows an engine by name. An engine
-without a data sheet is "not measured" there. Knows the cards whose published rates a computed figure may use; imports
-no torch and reads no files.
+commands that rent a machine read the sheet through the registry, so that none of them knows an engine by name. They
+call an engine without a data sheet "not measured". Knows the cards whose published rates a computed figure may use;
+imports no torch and reads no files.
 
-A row is one line of the bill: a model and a setting of it, with the seconds of work for a second of video.
+A row is one line of the bill: a model and one setting of it, with the seconds of work for a second of video.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,8 +30,9 @@ TFLOPS_16_BIT: Mapping[str, float] = {
 
 @dataclass(frozen=True)
 class Speed:
-    """seconds: of work for one second of video. engine: the engine, or one of several models that it renders with.
+    """The figure of one row for one card.
 
+    seconds: of work for one second of video. engine: the engine, or one of several models with which it renders.
     preset: the setting of the row, as `DataSheet.name_row` names it. source: one sentence for people.
     """
 
@@ -44,14 +45,15 @@ class Speed:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """Two figures with the same key are about the same setting on the same card."""
+        """Card, engine and preset. Two figures with the same key are about the same setting on the same card."""
         return self.card, self.engine, self.preset
 
 
 @dataclass(frozen=True)
 class HostMemory:
-    """Host memory beside a card. usual_bytes: enough for every setting. least_gb: a rented machine with less may fail.
+    """The host memory that an engine needs beside a card.
 
+    usual_bytes: enough for every setting. least_gb: a rented machine with less may fail.
     least_gpu_bytes: GPU memory of the smallest card that the engine runs on. advice: one sentence for a machine with
     such a card and less than `usual_bytes`.
     """
@@ -100,13 +102,13 @@ class DataSheet:
 
 
 def computed_by_tflops(measured: Speed, card: str) -> Speed:
-    """The figure of `measured` for another card, by the ratio of the two cards' 16-bit rates."""
+    """The figure of `measured` for another card: seconds x (16-bit rate of its card / 16-bit rate of `card`)."""
     ours, theirs = TFLOPS_16_BIT[measured.card], TFLOPS_16_BIT[card]
     return scaled(measured, card, ours / theirs, f"{ours:g} / {theirs:g} (dense 16-bit TFLOP/s of both cards)")
 
 
 def scaled(measured: Speed, card: str, factor: float, why: str) -> Speed:
-    """The figure of `measured` times `factor` for another card, in two digits. why: the factor in words."""
+    """The figure of `measured` for another card: seconds x factor, in two digits. why: the factor in words."""
     seconds = float(f"{measured.seconds * factor:.2g}")
     source = f"the {measured.card}'s figure x {why}"
     return Speed(card, measured.engine, measured.preset, seconds, "computed", source)

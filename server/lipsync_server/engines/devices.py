@@ -46,7 +46,7 @@ def choose_device(wanted: str, *, least_bytes: int) -> Device:
 
 
 def why_no_card(device: Device, *, title: str, least_bytes: int, needs: str, instead: str) -> str | None:
-    """Why the card of `device` is not enough for an engine, as a sentence for people, or None.
+    """The reason why the card of `device` is not enough for an engine, as a sentence for people; None if it is enough.
 
     needs: the memory that the engine needs, as shops write it ("8 GB"). instead: the engines that need less.
     """
@@ -62,7 +62,7 @@ def why_no_card(device: Device, *, title: str, least_bytes: int, needs: str, ins
 def _rank(gpu: Gpu) -> tuple[int, int, int, int]:
     """Sort key, best first: memory in whole GiB, then the newer generation, then the lower index.
 
-    Whole GiB, because cards that are sold with the same memory differ by a few MiB.
+    Memory is rounded to GiB, because cards that are sold with the same memory differ by a few MiB.
     """
     major, minor = gpu.compute_capability
     return -round(gpu.total_bytes / _GIB), -major, -minor, gpu.index

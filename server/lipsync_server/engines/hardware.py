@@ -1,8 +1,8 @@
 """The hardware of this machine: GPUs with their memory, CPU cores that may be used, the CPU's name.
 
-GPUs are read from NVML, the driver's library (package nvidia-ml-py), or else from the program nvidia-smi. Without
-either there is no GPU. Everything is read once; the free memory is that of the first call. Knows no engines and never
-imports torch, so the server process can use it.
+GPUs are read from NVML, the driver's library (package nvidia-ml-py), or else from the program nvidia-smi. If both are
+missing, there is no GPU. All facts are read once, so the free memory is the free memory at the first call. Knows no
+engines and never imports torch, so the server process can use this module.
 """
 
 import csv
@@ -22,7 +22,7 @@ _SMI_FIELDS = "index,uuid,name,memory.total,memory.free,compute_cap"
 
 @dataclass(frozen=True)
 class Gpu:
-    """One NVIDIA GPU. `index` is the one that torch would use (`cuda:index`); memory in bytes."""
+    """One NVIDIA GPU. index: as torch counts (`cuda:index`). total_bytes, free_bytes: its memory."""
 
     index: int
     uuid: str
@@ -34,7 +34,7 @@ class Gpu:
 
 @cache
 def gpus() -> tuple[Gpu, ...]:
-    """The GPUs that this process may use, in torch's order; CUDA_VISIBLE_DEVICES is honoured."""
+    """The GPUs that this process may use under CUDA_VISIBLE_DEVICES, in torch's order."""
     found = _from_nvml()
     if found is None:
         found = _from_nvidia_smi()
@@ -68,7 +68,7 @@ def _from_nvml() -> list[Gpu] | None:
     try:
         nvml = importlib.import_module("pynvml")
         nvml.nvmlInit()
-    except Exception:  # the module is missing, or there is no driver: its own error class for each case
+    except Exception:  # pynvml has many own error classes, and the module itself may be missing
         return None
     try:
         found = []
@@ -89,7 +89,7 @@ def _from_nvml() -> list[Gpu] | None:
 
 
 def _from_nvidia_smi() -> list[Gpu]:
-    """GPUs as the driver's own program lists them; none when it is missing or fails."""
+    """The GPUs that the driver's program nvidia-smi lists; [] if it is missing or fails."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []

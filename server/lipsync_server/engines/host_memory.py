@@ -1,4 +1,4 @@
-"""Host memory that this process may still take: the machine's, or less under a container's limit.
+"""Host memory that this process may still take: the machine's memory, or less under a container's limit.
 
 A process that takes more is killed by the kernel without a message. So an engine compares its need with this figure
 before it reads model files. Linux keeps the figures in files: /proc/meminfo for the machine, and the files of the
@@ -22,8 +22,8 @@ _V1_FOLDER = "memory"
 class HostMemory:
     """Host memory in bytes.
 
-    total_bytes: of the machine, or the container's limit where that is lower. available_bytes: not in use now.
-    is_container_limit: a container's limit decided `available_bytes`.
+    total_bytes: memory of the machine, or the container's limit if that is lower. available_bytes: not in use now.
+    is_container_limit: whether a container's limit decided `available_bytes`.
     """
 
     total_bytes: int
@@ -32,14 +32,14 @@ class HostMemory:
 
     @property
     def place(self) -> str:
-        """The owner of the limit, for a sentence."""
+        """The owner of the limit in words, for a message."""
         return "this container" if self.is_container_limit else "this machine"
 
 
 def host_memory(proc: Path | None = None, cgroup: Path | None = None) -> HostMemory | None:
     """The memory of this machine or container; None on a system that does not report it (not Linux).
 
-    proc, cgroup: the roots of the kernel's files, `PROC` and `CGROUP` when None.
+    proc, cgroup: the roots of the kernel's files; None for `PROC` and `CGROUP`.
     """
     proc, cgroup = proc or PROC, cgroup or CGROUP
     machine = _table(proc / "meminfo")
@@ -61,7 +61,7 @@ def host_memory(proc: Path | None = None, cgroup: Path | None = None) -> HostMem
 
 
 def _groups(proc: Path, cgroup: Path) -> list[Path]:
-    """The folders of this process's control group and of all groups around it: every one may have a limit."""
+    """The folders of this process's control group and of all groups around it. Each of them may have a limit."""
     folders = {cgroup: None, cgroup / _V1_FOLDER: None}
     try:
         lines = (proc / "self/cgroup").read_text(encoding="utf-8").splitlines()
@@ -72,7 +72,7 @@ def _groups(proc: Path, cgroup: Path) -> list[Path]:
         if controllers and _V1_FOLDER not in controllers.split(","):
             continue
         root = cgroup / _V1_FOLDER if controllers else cgroup
-        # In a container the path may be that of the host, which is not visible here: such folders do not exist.
+        # In a container the path may be the host's path. Its folders do not exist here, and are dropped below.
         inside = Path(path.lstrip("/"))
         folders |= {root / part: None for part in (inside, *inside.parents) if ".." not in part.parts}
     return [folder for folder in folders if folder.is_dir()]
@@ -90,6 +90,7 @@ def _version_2(folder: Path) -> tuple[int | None, int]:
 
 
 def _version_1(folder: Path) -> tuple[int | None, int]:
+    """As `_version_2`, from the files of version 1."""
     limit = _number(folder / "memory.limit_in_bytes")
     if limit is None or limit >= _NO_LIMIT:
         return None, 0
@@ -107,7 +108,7 @@ def _number(path: Path) -> int | None:
 
 
 def _table(path: Path) -> dict[str, int]:
-    """The numbers of a file with a name and a number a line; empty when it cannot be read."""
+    """The numbers of a file with a name and a number in each line; {} if the file cannot be read."""
     try:
         lines = path.read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:

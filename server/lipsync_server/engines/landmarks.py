@@ -2,8 +2,8 @@
 
 Runs Google's face_landmarker.task (two small tflite models in a zip) with ai-edge-litert. The face detector runs on the
 whole picture and on overlapping tiles, so that small faces are found too. The mesh model then runs twice on a rotated
-crop of each face: on the detector's box, and on the box of the first mesh, which is steadier. Does not know the use of
-the points, and tracks nothing over time.
+crop of each face: on the detector's box, and on the box of the first mesh, which is steadier. Knows no use of the
+points, and tracks nothing over time.
 
 Coordinates are pixels of the picture as cv2 counts them: the centre of the first pixel is (0, 0).
 """
@@ -39,8 +39,9 @@ _OVERLAP_IS_SAME = 0.3
 # Tile sides as shares of the picture's short side. Each level finds faces about half as large as the level before.
 _TILE_SHARES = (0.6, 0.3)
 _MIN_TILE_PX = 96
-# The detector finds faces of at least 0.15 of its tile's side: 40 pixels in these tiles, and choose_face() promises 50.
-# They cost 0.1 to 0.2 s of processor time a megapixel, so they are used only when larger tiles found no face.
+# The detector finds faces of at least 0.15 of its tile's side, which is 40 pixels in these tiles. choose_face()
+# promises 50. These tiles cost 0.1 to 0.2 s of processor time for each megapixel. So they are used only if larger tiles
+# found no face.
 _FINEST_TILE_PX = 256
 _EYE_OUTER_RIGHT, _EYE_OUTER_LEFT = 33, 263
 _CHEEK_RIGHT, _CHEEK_LEFT = 234, 454
@@ -51,10 +52,11 @@ _LEVEL_PITCH = 0.22
 
 @dataclass(frozen=True)
 class Face:
-    """One face. points: float32 (478, 3), x and y in pixels, z in the same unit (smaller is nearer; z is noisy).
+    """One face.
 
-    score: the mesh model's own confidence that this is a face, 0 to 1. Angles in radians: yaw > 0 when the nose points
-    to the right of the picture, pitch > 0 when it points down, roll > 0 when the head is turned clockwise.
+    points: float32 (478, 3), x and y in pixels, z in the same unit (smaller is nearer; z is noisy). score: the mesh
+    model's own confidence that this is a face, 0 to 1. yaw, pitch, roll: angles in radians. yaw > 0 if the nose points
+    to the right of the picture, pitch > 0 if it points down, roll > 0 if the head is turned clockwise.
     """
 
     points: Points
@@ -77,13 +79,14 @@ class Face:
 
     @property
     def area(self) -> float:
+        """Area of the box in square pixels."""
         left, top, right, bottom = self.box
         return (right - left) * (bottom - top)
 
 
 @dataclass(frozen=True)
 class _Crop:
-    """A rotated square of the picture: centre, side in pixels, clockwise angle."""
+    """A rotated square of the picture. centre: (x, y) in pixels. side: in pixels. angle: clockwise, in radians."""
 
     centre: NDArray[np.float64]
     side: float
@@ -91,7 +94,7 @@ class _Crop:
 
 
 class FaceLandmarker:
-    """Both models, loaded. A lock lets one thread in at a time, because the interpreters keep state between calls.
+    """Both models, loaded. A lock admits one thread at a time, because the interpreters keep state between calls.
 
     Engines share one instance, which landmarker() keeps for the whole process.
     """
@@ -111,17 +114,18 @@ class FaceLandmarker:
         self._boxes_out, self._scores_out = by_shape[1, 896, 16], by_shape[1, 896, 1]
         by_shape = {tuple(out["shape"]): out["index"] for out in self._mesh.get_output_details()}
         self._mesh_in = self._mesh.get_input_details()[0]["index"]
-        # Two outputs have one number: the face's probability (rank 4) and whether the tongue is out (rank 2).
+        # Two outputs have a single number: the probability of a face (rank 4), and of a visible tongue (rank 2).
         self._points_out, self._presence_out = by_shape[1, 1, 1, 3 * N_POINTS], by_shape[1, 1, 1, 1]
         self._anchors = _anchors()
         self._turn = threading.RLock()
 
     def detect(self, picture: Frames, *, min_score: float = 0.5, max_faces: int = 16) -> list[Face]:
-        """Every face in `picture` (uint8 RGB (H, W, 3)), from left to right; none gives an empty list."""
+        """Every face in `picture`, uint8 RGB (H, W, 3), from left to right; [] without a face."""
         with self._turn:
             return self._detect(picture, min_score, max_faces)
 
     def _detect(self, picture: Frames, min_score: float, max_faces: int) -> list[Face]:
+        """Search the whole picture and large tiles, then smaller tiles until a face is found."""
         height, width = picture.shape[:2]
         crops = self._crops(picture, (0, 0, width, height), min_score)
         for tile in _tiles(width, height):
@@ -137,8 +141,9 @@ class FaceLandmarker:
         return sorted(faces, key=lambda f: f.box[0] + f.box[2])
 
     def _faces_at(self, picture: Frames, crops: list[_Crop], min_score: float, max_faces: int) -> list[Face]:
+        """The faces in the crops, each face once."""
         faces: list[Face] = []
-        # Larger crops first: a tile that cuts through a face gives a smaller and worse crop of it.
+        # Larger crops come first, because a tile that cuts through a face gives a smaller and worse crop.
         for crop in sorted(crops, key=lambda c: -c.side):
             if any(_inside(crop.centre, face.box) for face in faces) or len(faces) >= max_faces:
                 continue
@@ -161,7 +166,7 @@ class FaceLandmarker:
         return Face(points, score, yaw, pitch, roll)
 
     def _crops(self, picture: Frames, tile: tuple[int, int, int, int], min_score: float) -> list[_Crop]:
-        """Run the detector on one tile (left, top, right, bottom); the crops on which the mesh model should run."""
+        """Run the detector on one tile (left, top, right, bottom). Returns a crop for each detected face."""
         left, top, right, bottom = tile
         part = picture[top:bottom, left:right]
         scale = _DETECTOR_PX / max(part.shape[:2])
@@ -189,6 +194,7 @@ class FaceLandmarker:
         return crops
 
     def _landmarks(self, picture: Frames, crop: _Crop) -> tuple[Points, float]:
+        """Run the mesh model on one crop. Returns float32 (478, 3) in pixels of the picture, and the score."""
         scale = crop.side / _MESH_PX
         turn = scale * np.array([[np.cos(crop.angle), -np.sin(crop.angle)], [np.sin(crop.angle), np.cos(crop.angle)]])
         shift = crop.centre - turn @ np.full(2, (_MESH_PX - 1) / 2)
@@ -210,21 +216,22 @@ class FaceLandmarker:
         self._mesh.invoke()
         points = self._mesh.get_tensor(self._points_out).reshape(N_POINTS, 3).astype(np.float64)
         score = float(_sigmoid(self._mesh.get_tensor(self._presence_out).ravel())[0])
-        # The model's coordinate 0 is the edge of the first pixel; cv2's is its centre.
+        # Coordinate 0 is the edge of the first pixel for the model, and its centre for cv2.
         plane = (points[:, :2] - 0.5) @ turn.T + shift
         return np.column_stack([plane, points[:, 2] * scale]).astype(np.float32), score
 
 
 @cache
 def landmarker() -> FaceLandmarker:
-    """The landmark models of this process, loaded by the first caller and kept: they are small."""
+    """The landmark models of this process. The first call loads them, and they stay loaded, because they are small."""
     return FaceLandmarker()
 
 
 def choose_face(faces: list[Face], *, face_index: int | None = None, face_box: Box | None = None) -> Face:
-    """The face that the caller asked for: by its number from the left, by a box, or else the largest.
+    """The face that a box or a number selects; without both, the largest face.
 
-    face_box: (left, top, right, bottom) in pixels. Raises NoFace with a sentence that names the faces that were found.
+    face_index: counted from the left, starting at 0. face_box: (left, top, right, bottom) in pixels; the face with the
+    largest overlap is selected. Raises NoFace, with the places or the count of the faces that were found.
     """
     if not faces:
         raise NoFace(
@@ -250,8 +257,10 @@ def choose_face(faces: list[Face], *, face_index: int | None = None, face_box: B
 
 
 def _anchors() -> NDArray[np.float32]:
-    """Centres of the detector's 896 anchors, float32 (896, 2), 0 to 1: two in each cell of a 16 x 16 grid, six in each
-    cell of an 8 x 8 grid."""
+    """Centres of the detector's 896 anchors, float32 (896, 2), 0 to 1.
+
+    Each cell of a 16 x 16 grid has two anchors, and each cell of an 8 x 8 grid has six.
+    """
     rows = []
     for n_cells, per_cell in ((16, 2), (8, 6)):
         y, x = np.divmod(np.arange(n_cells * n_cells), n_cells)
@@ -260,7 +269,7 @@ def _anchors() -> NDArray[np.float32]:
 
 
 def _tiles(width: int, height: int) -> list[Tile]:
-    """Overlapping squares that cover the picture at each level; a long picture also gets squares of its short side."""
+    """Overlapping squares that cover the picture at each level. A long picture also gets squares of its short side."""
     shares = ((1.0,) if max(width, height) > 1.3 * min(width, height) else ()) + _TILE_SHARES
     sides = [int(min(width, height) * share) for share in shares]
     # In a tile below _MIN_TILE_PX even a face that fills the tile has too few pixels to animate.
@@ -268,7 +277,7 @@ def _tiles(width: int, height: int) -> list[Tile]:
 
 
 def _finer_sides(width: int, height: int) -> Iterator[int]:
-    """Tile sides for small faces in a large picture: each is half of the one before, down to _FINEST_TILE_PX."""
+    """Tile sides for small faces in a large picture. Each side is half of the previous one, down to _FINEST_TILE_PX."""
     side = int(min(width, height) * _TILE_SHARES[-1])
     while side > _FINEST_TILE_PX:
         side = max(side // 2, _FINEST_TILE_PX)
@@ -286,9 +295,10 @@ def _covering(width: int, height: int, side: int, overlap: float = 0.5) -> list[
 def _groups(
     centre: NDArray[np.float32], size: NDArray[np.float32], scores: NDArray[np.float32]
 ) -> list[NDArray[np.intp]]:
-    """Groups of detections of the same face, best first: non-maximum suppression that keeps each group for averaging.
+    """Groups of detections of the same face, best first.
 
-    centre, size: float32 (n, 2). scores: float32 (n,). Returns indices into them, one array for each face.
+    As non-maximum suppression, but the suppressed detections are kept, to average them. centre, size: float32 (n, 2).
+    scores: float32 (n,). Returns indices of detections, one array for each face.
     """
     boxes = np.concatenate([centre - size / 2, centre + size / 2], axis=1)
     order = np.argsort(-scores)
@@ -303,6 +313,7 @@ def _groups(
 
 
 def _crop_around(points: Points) -> _Crop:
+    """The crop around a mesh, with the eyes level."""
     eyes = points[_EYE_OUTER_LEFT, :2] - points[_EYE_OUTER_RIGHT, :2]
     angle = float(np.arctan2(eyes[1], eyes[0]))
     upright = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
@@ -312,6 +323,7 @@ def _crop_around(points: Points) -> _Crop:
 
 
 def _angles(points: Points) -> tuple[float, float, float]:
+    """Yaw, pitch and roll of a mesh in radians, as in `Face`."""
     across, down = points[_CHEEK_LEFT] - points[_CHEEK_RIGHT], points[_CHIN] - points[_FOREHEAD]
     eyes = points[_EYE_OUTER_LEFT] - points[_EYE_OUTER_RIGHT]
     yaw = np.arctan2(across[2], np.hypot(across[0], across[1]))
@@ -320,10 +332,12 @@ def _angles(points: Points) -> tuple[float, float, float]:
 
 
 def _sigmoid(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """1 / (1 + exp(-x))."""
     return (1 / (1 + np.exp(-np.clip(x, -60, 60)))).astype(np.float32)
 
 
 def _inside(point: NDArray[np.float64], box: Box) -> bool:
+    """Whether a point (x, y) is in a box."""
     return bool(box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3])
 
 

@@ -1,4 +1,4 @@
-"""The work of an engine with model files on a disk: look through a folder, and convert a model.
+"""The work of an engine with model files on a disk: scan a folder, and convert a model.
 
 An engine's folder may have a module `model_files` with a function `scan(folder) -> FolderScan`, a constant CONVERSIONS,
 or both. `lipsync weights scan` and `convert` find them through the registry. Knows no engine.
@@ -16,9 +16,11 @@ from lipsync_server.settings import EngineSettings
 
 @dataclass(frozen=True)
 class ScannedFile:
-    """One model file. part: the part of the model in words. numbers: how a large weight is stored ("bf16", "Q4_K").
+    """One model file.
 
-    people: the number of talking people in the engine's own words, or None. remark: why the file is not used, or "".
+    kind: the file's layout. part: the part of the model in words. numbers: number format of a large weight ("bf16",
+    "Q4_K"). people: the number of talking people in the engine's own words, or None. remark: the reason why the file is
+    not used, or "".
     """
 
     path: Path
@@ -35,8 +37,9 @@ class ScannedFile:
 class FolderScan:
     """The model files of one engine in a folder.
 
-    models: each whole model that the files make. missing: parts without which no preset runs. wanted: parts without
-    which few steps look rough. downloads: names of the manifest's files that bring both, by one command for `profile`.
+    models: each complete model among the files. presets: that the files serve. missing: parts without which no preset
+    runs. wanted: parts without which presets of few steps look rough. downloads: names of the manifest's files that
+    contain the missing and the wanted parts. profile: the profile of the one command that downloads them.
     """
 
     profile: str
@@ -48,7 +51,7 @@ class FolderScan:
     downloads: tuple[str, ...] = ()
 
     def command(self, folder: Path) -> str | None:
-        """The one command that completes the folder; None where nothing is missing."""
+        """The one command that completes the folder; None if nothing is missing."""
         if not self.downloads:
             return None
         names = ",".join(self.downloads)
@@ -57,9 +60,10 @@ class FolderScan:
 
 @dataclass(frozen=True)
 class Conversion:
-    """A model that can be written in another number format. convert: weights folder and format -> the written file.
+    """A model that can be written in another number format.
 
-    formats: the number formats that can be chosen, the usual one first.
+    formats: the possible number formats, the usual one first. convert: writes the file. It takes the weights folder and
+    the format, and returns the path of the new file.
     """
 
     model: str
@@ -71,7 +75,7 @@ Scanner = Callable[[Path], FolderScan]
 
 
 def scanners(registry: Registry = ENGINES) -> dict[str, Scanner]:
-    """The function that looks through a folder, by engine, for the engines that have one."""
+    """The functions that scan a folder, by the name of their engine."""
     return {
         name: cast("Scanner", module.scan)
         for name in registry.entries
@@ -80,7 +84,7 @@ def scanners(registry: Registry = ENGINES) -> dict[str, Scanner]:
 
 
 def prompt_embedders(registry: Registry = ENGINES) -> dict[str, Callable[[EngineSettings], Path]]:
-    """The function that writes the embeddings of an engine's default prompts, by engine, for engines that have one."""
+    """The functions that write the embeddings of default prompts, by the name of their engine."""
     return {
         name: cast("Callable[[EngineSettings], Path]", module.embed_prompts)
         for name in registry.entries
@@ -94,6 +98,7 @@ def conversions(registry: Registry = ENGINES) -> dict[str, Conversion]:
 
 
 def _all_conversions(registry: Registry) -> Iterator[Conversion]:
+    """The conversions of each engine in turn."""
     for name in registry.entries:
         module = registry.optional_module(name, "model_files")
         yield from getattr(module, "CONVERSIONS", ())

@@ -26,10 +26,10 @@ class Chosen:
 
 
 def choose_options(engine: str, model: type[EngineOptions], ask: Ask, settings: EngineSettings) -> Chosen:
-    """The options of `engine`, whose options model is `model`: settings' defaults, over them those of `ask`.
+    """The options of `engine`: the defaults of `settings`, replaced by the options of `ask`.
 
-    Raises InvalidInput that names the option, the value, what is wrong with it, and which options there are; also for a
-    value that names a file which this server does not have.
+    model: the options model of the engine. Raises InvalidInput with the option, its value, the fault and the existing
+    options, or for a value that names a file which this server does not have.
     """
     defaults = {name: getattr(settings, name) for name in _DEFAULT_IN_SETTINGS}
     asked = {name: value for name in _SHARED if (value := getattr(ask, name)) is not None}
@@ -44,6 +44,7 @@ def choose_options(engine: str, model: type[EngineOptions], ask: Ask, settings: 
 
 
 def _ignored(engine: str, model: type[EngineOptions], ask: Ask) -> tuple[str, ...]:
+    """A sentence for each option of the caller that the engine does not have."""
     sentences = []
     if ask.prompt.strip() and not model.reads_prompt:
         sentences.append(f"Engine {engine} does not read a prompt; the prompt was ignored.")

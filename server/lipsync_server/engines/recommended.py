@@ -1,7 +1,7 @@
 """The recommended profile of model files for a card, and for an engine, from the data sheets of the engines.
 
 A profile is a named set of model files. `auto` never chooses an engine of another package, so no profile of such an
-engine is recommended for a card. Knows the registry; knows neither which files are here nor how they are downloaded.
+engine is recommended for a card. Knows the registry. Knows neither the files on this machine nor their download.
 """
 
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from lipsync_server.engines.registry import ENGINES, Registry
 
 
 def best_profile(registry: Registry = ENGINES) -> tuple[str, int]:
-    """The profile of the best engine that has one, and the least GPU memory in bytes of a card for it."""
+    """The profile of the best engine with a profile, and the least GPU memory in bytes of a card for it."""
     return next(iter(_by_engine(registry)), ("", 0))
 
 
 def profile_for_card(gpu_bytes: int, registry: Registry = ENGINES) -> str:
-    """The profile of the best engine for a card with so much memory; "" where the memory suffices for none."""
+    """The profile of the best engine for a card with so much memory; "" if the card is too small for every engine."""
     return next((profile for profile, least_bytes in _by_engine(registry) if gpu_bytes >= least_bytes), "")
 
 
@@ -26,5 +26,6 @@ def profile_of_engine(engine: str, profiles: Sequence[str], registry: Registry =
 
 
 def _by_engine(registry: Registry) -> list[tuple[str, int]]:
+    """The profile and the least GPU memory of each engine of this project, best first."""
     names = (name for name, entry in registry.entries.items() if not entry.outside)
     return [suits for name in names if (suits := registry.data_sheet(name).suits) is not None]

@@ -2,10 +2,10 @@
 
 An engine is a package with three modules: `options` (class Options), `info` (describe) and `engine` (create). Only
 create() imports `engine`, so describing engines never loads torch or a model. A package may have three more modules:
-`datasheet` (its speeds and the machine that it wants), `model_files` (a scan of a folder, and conversions) and `bench`
+`datasheet` (its speeds and the machine that it needs), `model_files` (a scan of a folder, and conversions) and `bench`
 (a benchmark of a package from outside). To add an engine, add its folder and a line in SHIPPED, or install a package
-of your own that names it under the entry point group `lipsync.engines` (docs/add-an-engine.md). Does not know what the
-engines do.
+of your own that names it under the entry point group `lipsync.engines` (docs/add-an-engine.md). Knows no work of an
+engine.
 """
 
 import importlib
@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 class EngineEntry:
     """The package of an engine.
 
-    light: the engine may stay loaded beside another one. outside: the package is not part of this project. `auto` never
-    chooses such an engine; a caller has to name it.
+    light: whether the engine may stay loaded beside another one. outside: whether the package is not part of this
+    project. `auto` never chooses such an engine, so a caller must name it.
     """
 
     package: str
@@ -70,7 +70,7 @@ class Registry:
     def choose(self, settings: EngineSettings) -> tuple[str, str]:
         """The name of the engine that `settings.engine` means, and one line with the reason for the choice.
 
-        Raises EngineUnavailable with what to do when the named engine, or for `auto` every engine, cannot run here.
+        Raises EngineUnavailable, with the remedy, if the named engine cannot run here, or for `auto` no engine can.
         """
         if settings.engine != "auto":
             info = self.require(settings.engine, settings)
@@ -90,7 +90,7 @@ class Registry:
         raise EngineUnavailable(f"No engine can run here. {reasons}", field="engine")
 
     def require(self, name: str, settings: EngineSettings) -> "EngineInfo":
-        """The description of engine `name`; raises EngineUnavailable with the reason when it cannot run here."""
+        """The description of engine `name`. Raises EngineUnavailable with the reason if the engine cannot run here."""
         self._entry(name)
         info = self._describe_one(name, settings)
         if not info.available:
@@ -102,7 +102,7 @@ class Registry:
         return Registry({other: entry for other, entry in self.entries.items() if other != name})
 
     def create(self, name: str, settings: EngineSettings) -> "Engine":
-        """Make engine `name`, not yet loaded. The only call that imports the engine's own dependencies."""
+        """Make engine `name`, not yet loaded. Only this call imports the engine's own dependencies."""
         module = self._module(name, "engine")
         engine: Engine = module.create(settings)
         return engine
@@ -113,7 +113,7 @@ class Registry:
         return model
 
     def data_sheet(self, name: str) -> DataSheet:
-        """The data sheet of engine `name`; one without figures where its package has none."""
+        """The data sheet of engine `name`; a sheet without figures if its package has none."""
         empty = DataSheet(name_row_by_preset(name))
         module = self.optional_module(name, "datasheet")
         if module is None:
@@ -125,44 +125,46 @@ class Registry:
         return sheet
 
     def optional_module(self, name: str, part: str) -> ModuleType | None:
-        """The module `part` of an engine's package; None where the package has no such module, or cannot be imported.
+        """The module `part` of an engine's package; None if the package has no such module.
 
-        A fault in this project's own package is raised.
+        An error in the module of an outside package is logged, and the result is None. An error in this project's own
+        package is raised.
         """
         entry = self._entry(name)
         try:
             if importlib.util.find_spec(f"{entry.package}.{part}") is None:
                 return None
             return importlib.import_module(f"{entry.package}.{part}")
-        except Exception:
+        except Exception:  # code of another package may raise any error, and a command of this project must not fail
             if not entry.outside:
                 raise
-            # An error in another package must not make a command of this project fail.
             log.exception("engine %s from outside: its module %s cannot be read", name, part)
             return None
 
     def _describe_one(self, name: str, settings: EngineSettings) -> "EngineInfo":
+        """The description of one engine, available or not."""
         from lipsync_server.engines.base import EngineInfo
 
         try:
             info: EngineInfo = self._module(name, "info").describe(settings)
         except EngineUnavailable as error:
             return EngineInfo(name=name, title=name, available=False, reason=error.detail)
-        except Exception as error:
+        except Exception as error:  # code of another package may raise any error, and the list must not fail
             if not self.entries[name].outside:
                 raise
-            # An error in another package must not make the whole list of engines fail.
             log.exception("engine %s from outside could not describe itself", name)
             reason = f"Its package failed with {type(error).__name__}: {error}. Mend or uninstall that package."
             return EngineInfo(name=name, title=name, available=False, reason=reason)
         return replace(info, name=name)
 
     def _entry(self, name: str) -> EngineEntry:
+        """The entry of engine `name`. Raises EngineUnavailable for an unknown name and for `auto`."""
         if name not in self.entries:
             self.check_name("" if name == "auto" else name)
         return self.entries[name]
 
     def _module(self, name: str, part: str) -> ModuleType:
+        """The module `part` of an engine's package. Raises EngineUnavailable if a package for it is missing."""
         entry = self._entry(name)
         package = entry.package
         try:

@@ -25,7 +25,7 @@ from lipsync_server.check.quality import Quality
 from lipsync_server.errors import Cancelled, DiskFull, NoFace, WorkerCrashed
 from lipsync_server.settings import Settings
 from lipsync_server.workers.base import LoadState, Worker, WorkerInfo
-from lipsync_server.workers.rendering.render import in_words
+from lipsync_server.workers.rendering.failures import in_words
 from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
 from PIL import Image
 

@@ -13,7 +13,8 @@ from lipsync_server.errors import LipsyncError
 from lipsync_server.media.sandbox.pool import DecoderPool
 from lipsync_server.settings import RenderSettings
 from lipsync_server.workers import messages
-from lipsync_server.workers.rendering.render import in_words, render
+from lipsync_server.workers.rendering.failures import in_words
+from lipsync_server.workers.rendering.render import render
 from lipsync_server.workers.shelf import EngineShelf
 from lipsync_server.workers.task import ProgressEvent, RenderTask
 

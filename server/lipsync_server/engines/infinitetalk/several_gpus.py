@@ -78,7 +78,7 @@ class ParallelEngine:
         frames = self._engine.generate(request, together)
         try:
             yield from _whole(frames, together)
-        except Exception as error:
+        except Exception as error:  # any error ends this job, and the other processes must end it too
             # A fault of the request, and a cancelled job, end `generate` in every process alike.
             if isinstance(error, LipsyncError) and not isinstance(error, OutOfMemory):
                 self._wait()

@@ -175,7 +175,7 @@ class Outbox:
             problem = f"answered {status}"
         except (LipsyncError, OSError) as error:
             problem = str(error)
-        except Exception as error:
+        except Exception as error:  # any other fault counts as a failed attempt, so that it is tried again later
             log.exception("callback of job %s", delivery.job_id)
             problem = str(error)
         extra = {"job_id": delivery.job_id, "attempt": delivery.attempts + 1}

@@ -203,8 +203,7 @@ class JobQueue:
                 wanted = {job_id: job.spec.engine for job_id, job in waiting.items()}
                 for job_id in self._no_machine.expired(wanted, runnable.keys(), time.monotonic()):
                     await self._finisher.fail(waiting[job_id], self._no_machine.error(wanted[job_id]))
-            except Exception:
-                # A full disk or a spoilt record must not end the checks; the scheduler mends records.
+            except Exception:  # a full disk or a damaged record must not end the checks; the scheduler mends records
                 log.exception("waiting jobs cannot be checked now; trying again")
             await asyncio.sleep(interval_s)
 
@@ -273,8 +272,9 @@ class JobQueue:
                     await self._give_up_on_unavailable()
             except UnreadableRecord:
                 await self._mend_records()
-            except Exception:
-                # A full disk or a broken registry must not end the loop, because the server still accepts jobs.
+            except (
+                Exception
+            ):  # a full disk or a broken registry must not end the loop, as the server still accepts jobs
                 log.exception("scheduling failed; trying again")
                 self._release(aside)
                 await asyncio.sleep(1.0)
@@ -361,8 +361,7 @@ class JobQueue:
         self.watch.changed(job.id)
         try:
             await self._finisher.run(job, running)
-        except Exception:
-            # The job's record was damaged while the job ran, so its end could not be recorded as usual.
+        except Exception:  # the job's record was damaged while the job ran, so its end could not be recorded as usual
             log.exception("the end of this job could not be written", extra={"job_id": job.id})
             await self._mend_records()
         finally:

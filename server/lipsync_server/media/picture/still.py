@@ -76,7 +76,7 @@ def _decoded(path: Path, max_pixels: int) -> Iterator[Image.Image]:
         raise _unreadable(path) from None
     except MemoryError:
         raise
-    except Exception as problem:
+    except Exception as problem:  # Pillow's parsers raise exceptions of any class, even RuntimeError
         raise _damaged(problem) from None
     with image:
         _check_size(image.width, image.height, max_pixels)
@@ -84,8 +84,7 @@ def _decoded(path: Path, max_pixels: int) -> Iterator[Image.Image]:
             image.load()
         except MemoryError:
             raise
-        # Pillow's parsers raise exceptions of any class, even RuntimeError; all of them mean a damaged picture.
-        except Exception as problem:
+        except Exception as problem:  # for the same reason
             raise _damaged(problem) from None
         yield image
 

@@ -78,7 +78,7 @@ def choose_speaker(voice: str, language: str, home: Path) -> Speaker:
 
 
 def why_no_kokoro(voice: str, home: Path) -> str | None:
-    """What to do on the server so that Kokoro can speak with `voice`, or None where it can."""
+    """The commands to run on the server so that Kokoro can speak with `voice`; None if it can already."""
     wanted = (MODEL_FILE, TOKENIZER_FILE, f"{VOICES_FOLDER}/{voice}.bin")
     pull = "" if all((home / name).is_file() for name in wanted) else PULL
     if importlib.util.find_spec("onnxruntime") is None:

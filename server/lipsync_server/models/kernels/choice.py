@@ -34,7 +34,7 @@ Clock = Callable[[Callable[[], object]], float]
 """Runs a computation some times and returns its duration in milliseconds."""
 
 ROUNDS = 3
-"""How often each way is timed, in turn with the others: a card's clock rises during the first of them."""
+"""Count of timed runs of each way. The ways take turns, because a card's clock rises during the first runs."""
 _HOPELESS = 3.0
 """A way that took so many times as long as the fastest one is not timed again."""
 
@@ -260,9 +260,10 @@ class _Trials(Generic[T]):
             return None
 
     def _plain_still_runs(self) -> bool:
+        """Whether the plain way still works on this GPU after a failure, or fails only for want of memory."""
         try:
             self.question.plain()
-        except Exception as error:
+        except Exception as error:  # libraries below torch raise many classes, and any of them means a broken GPU
             self.memory_ran_out = self.memory_ran_out or self.ran_out(error)
             return self.ran_out(error)
         return True

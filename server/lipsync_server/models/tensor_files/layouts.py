@@ -129,8 +129,10 @@ def _of_one_file(path: Path, entries: Mapping[str, Entry]) -> dict[str, Stored]:
 
 
 def _checked_group(entry: Entry, scale: Entry | None, format_of: Entry | None) -> int:
-    """How many columns of this tensor were rotated together, 0 for none. Raises WeightsError for one that is not read
-    here."""
+    """Count of columns of this tensor that were rotated together, 0 for none.
+
+    Raises WeightsError for a tensor in a format that is not read.
+    """
     if entry.dtype in FLOATS or entry.dtype in gguf_files.READABLE:
         return 0
     if entry.dtype not in EIGHT_BIT:

@@ -123,5 +123,5 @@ class ClusterRegistry(Registry):
                 self.offered[info.name] = info
 
     def _describe_one(self, name: str, settings: EngineSettings) -> EngineInfo:
-        told = self.offered.get(name)
-        return super()._describe_one(name, settings) if told is None else replace(told, name=name)
+        info = self.offered.get(name)
+        return super()._describe_one(name, settings) if info is None else replace(info, name=name)

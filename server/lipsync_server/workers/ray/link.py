@@ -24,7 +24,7 @@ from lipsync_server.workers.ray.cause import cause_of_death, why_waiting
 from lipsync_server.workers.ray.cluster import Machine
 from lipsync_server.workers.ray.files import Kept, Piece, Receiver, keep_only, pieces, resume_files
 from lipsync_server.workers.ray.versions import Versions, difference
-from lipsync_server.workers.rendering.render import in_words
+from lipsync_server.workers.rendering.failures import in_words
 from lipsync_server.workers.task import RenderTask
 
 log = logging.getLogger(__name__)

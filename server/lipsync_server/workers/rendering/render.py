@@ -8,7 +8,6 @@ segments, and resume points. A resume point holds the engine's state after a num
 Frames stored after the newest readable resume point are removed, so that video and engine continue at the same frame.
 """
 
-import errno
 import logging
 import shutil
 import time
@@ -23,9 +22,7 @@ from lipsync_server.durable import publish
 from lipsync_server.engines import registry
 from lipsync_server.engines.base import Engine, EngineOptions, RenderRequest, ResumePoint, Speech, State
 from lipsync_server.engines.options import choose_options
-from lipsync_server.engines.out_of_memory import gpu_out_of_memory
-from lipsync_server.errors import Cancelled, DiskFull, LipsyncError, OutOfMemory
-from lipsync_server.gpu_memory import gpu_ran_out
+from lipsync_server.errors import Cancelled, LipsyncError
 from lipsync_server.media.info import VideoInfo
 from lipsync_server.media.mp4.encoder import FrameEncoder
 from lipsync_server.media.sandbox.pool import DecoderPool
@@ -36,6 +33,7 @@ from lipsync_server.workers.rendering.captions import VideoCaptions, captions_fo
 from lipsync_server.workers.rendering.checked_frames import checked_frames
 from lipsync_server.workers.rendering.checking import Checked, check_rendered, retries_for, why_too_dear
 from lipsync_server.workers.rendering.encoding import BackgroundEncoder
+from lipsync_server.workers.rendering.failures import in_words
 from lipsync_server.workers.rendering.framing import VideoFraming
 from lipsync_server.workers.rendering.inputs import decode_request, release_pages
 from lipsync_server.workers.rendering.joining import join_and_mark
@@ -84,28 +82,11 @@ def render(
         )
     except LipsyncError:
         raise
-    except Exception as error:
+    except Exception as error:  # any fault of an engine or a library becomes a sentence for the caller
         log.exception("rendering task %s with engine %s failed", task.task_id, engine.name)
         raise in_words(error, engine.name) from error
     finally:
         own_decoders.close()
-
-
-def in_words(error: Exception, engine: str) -> LipsyncError:
-    """The LipsyncError that explains the unforeseen exception `error` to the caller."""
-    if isinstance(error, LipsyncError):
-        return error
-    if gpu_ran_out(error):
-        remedies = ("a lower resolution", "another engine")
-        return gpu_out_of_memory(error, doing=f"while {engine} was rendering", remedies=remedies)
-    if isinstance(error, MemoryError):
-        return OutOfMemory(f"The machine ran out of memory while {engine} was rendering.")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFull("The server's disk is full; free some space and try again.")
-    return LipsyncError(
-        f"Engine {engine} failed with {type(error).__name__}: {error or 'no message'}. This is a fault of the "
-        "server; its log has the details."
-    )
 
 
 @dataclass
@@ -371,8 +352,8 @@ class _Render:
                         self._progress("generate", n_done, request.n_frames)
             except Cancelled:
                 raise
-            except Exception:
-                background.drain()  # keep the frames before the failure for a second try
+            except Exception:  # any error; the frames before it are kept for a second try
+                background.drain()
                 raise
             self._clock.switch("encode")
             self._progress("encode", 0, 2)

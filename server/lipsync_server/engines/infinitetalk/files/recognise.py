@@ -78,9 +78,9 @@ def _recognised(path: Path, size: int, mtime_ns: int) -> ModelFile:
 
 
 def people_of(path: Path) -> People:
-    """How many people InfiniteTalk's layers in this file drive, by the file's name, else by its folder's.
+    """The number of people that InfiniteTalk's layers in this file drive, from the name of the file or of its folder.
 
-    "single" when neither name says.
+    "single" if neither name has the number.
     """
     for name in (path.name, path.parent.name):
         if match := re.search(r"(single|multi)", re.sub("multitalk", "", name.lower())):

@@ -37,12 +37,12 @@ _LATENTS = 21
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Which parts of the transformer stay on the GPU.
+    """The parts of the transformer that stay on the GPU.
 
-    resident_blocks: how many of `n_blocks` stay on the device. cache_context: keep keys and values of text, picture and
-    sound for a whole window. keep_encoders: CLIP stays on the device between jobs. weights_bytes: of all blocks and the
-    rest of the transformer. block_bytes: of one block. host_fixed_bytes: host memory that is needed whatever the number
-    of resident blocks. pinned: blocks that wait in host memory do so in pinned pages.
+    resident_blocks: count of the `n_blocks` blocks that stay on the device. cache_context: whether keys and values of
+    text, picture and sound are kept for a whole window. keep_encoders: whether CLIP stays on the device between jobs.
+    weights_bytes: of all blocks and the rest of the transformer. block_bytes: of one block. host_fixed_bytes: host
+    memory that is needed for any number of resident blocks. pinned: whether waiting blocks are in pinned host memory.
     """
 
     resident_blocks: int

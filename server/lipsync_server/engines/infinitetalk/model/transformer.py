@@ -97,7 +97,7 @@ class InfiniteTalkTransformer(WanTransformer):
 
     @property
     def attention_line(self) -> str:
-        """Which attention kernel is used and why, for the log."""
+        """The attention kernel in use and the reason for it, for the log."""
         return str(self.attention)
 
     def set_attention(self, name: str = "auto", density: float = 1.0, chooser: Chooser | None = None) -> None:

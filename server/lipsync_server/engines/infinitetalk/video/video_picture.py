@@ -31,8 +31,7 @@ class VideoPicture:
                 self._last = (window.index - 1, self._first_frame)
             try:
                 self._last = (self._last[0] + 1, next(self._reader))
-            except Exception:
-                # A generator that has raised is finished; a new one raises the reason again at the next call.
+            except Exception:  # any error ends a generator; a new one raises the reason again at the next call
                 self._reader = None
                 raise
         return self._last[1], self._boxes

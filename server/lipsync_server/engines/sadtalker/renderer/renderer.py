@@ -122,7 +122,7 @@ class Renderer:
         if self.compiled:
             try:
                 return self._compiled(source, keypoints)
-            except Exception as error:
+            except Exception as error:  # the class is not known before its slow import; other errors are raised again
                 from torch._dynamo.exc import TorchDynamoException  # slow to import, and seldom needed
 
                 if not isinstance(error, TorchDynamoException):

@@ -19,6 +19,8 @@ DEMUXERS: dict[Container, str] = {
 """FFmpeg's name of the one demuxer that may read each container. FFmpeg never opens a container that is not here."""
 
 AUDIO_KINDS = "wav, mp3, m4a, aac, ogg, opus, flac, webm, amr, mp4 or mov"
+STRAY_BYTES = b"\0 \t\r\n\xef\xbb\xbf"
+"""Bytes that stand before a file by mistake: zeros, and the blanks and byte order marks of scripts that print it."""
 _HEAD_BYTES = 4096
 _PICTURE_BRANDS = {
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"), "HEIC"),
@@ -32,16 +34,28 @@ _MOV_FIRST_BOXES = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot
 
 
 def sniff(path: Path) -> Container | None:
-    """The container that the first bytes of `path` show, or None for one that is not on the closed list."""
+    """The container that the first bytes of `path` show, or None for one that is not on the closed list.
+
+    Stray bytes and an ID3 tag may stand before the file, except before an MP4; parts.py leaves them out.
+    """
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
-        kind = _kind_of(head)
-        if kind is None and head[:3] == b"ID3" and len(head) >= 10:
-            # An ID3 tag may stand before mp3, aac or flac; its size is four groups of seven bits.
-            size = (head[6] & 127) << 21 | (head[7] & 127) << 14 | (head[8] & 127) << 7 | (head[9] & 127)
-            file.seek(size + 10)
-            return _kind_of(file.read(_HEAD_BYTES).lstrip(b"\0")) or "mp3"
-        return kind or _kind_of(head.lstrip(b"\0"))
+        if kind := _kind_of(head):
+            return kind
+        stripped = head.lstrip(STRAY_BYTES)
+        if size := tag_bytes(stripped):
+            file.seek(len(head) - len(stripped) + size)
+            return _kind_of(file.read(_HEAD_BYTES).lstrip(STRAY_BYTES)) or "mp3"
+        kind = _kind_of(stripped)
+        return None if kind == "mov" else kind
+
+
+def tag_bytes(head: bytes) -> int:
+    """The length of the ID3 tag that begins with `head`, 0 for no tag. A tag stands before mp3, aac, flac or wav."""
+    if head[:3] != b"ID3" or len(head) < 10:
+        return 0
+    # The size without these ten bytes is four groups of seven bits.
+    return 10 + ((head[6] & 127) << 21 | (head[7] & 127) << 14 | (head[8] & 127) << 7 | (head[9] & 127))
 
 
 def _kind_of(head: bytes) -> Container | None:

@@ -126,6 +126,8 @@ class FfmpegReader:
                 yield from converter.convert(frame)
         if converter is not None:
             yield from converter.convert(None)
+        if converter is None and not self._n_damaged:
+            raise InvalidAudio("The recording holds no sound at all. Send it again.")
         if converter is None or self._n_damaged > max(3, self._n_packets // 10):
             raise InvalidAudio(
                 f"The recording is damaged: {self._n_damaged} of its {self._n_packets} packets cannot be decoded."

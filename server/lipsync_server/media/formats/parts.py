@@ -2,17 +2,19 @@
 
 The sentences of a text-to-speech service are often joined in this way: `cat a.wav b.wav`, or Ogg streams one after
 the other, which the Ogg standard calls a chain. A decoder would read the first file and stop. This module finds each
-file by its first bytes, so that all of the speech is used.
+file by its first bytes, so that all of the speech is used. Bytes before the first file, such as a tag, are left out.
 """
 
 import io
+import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from lipsync_server.errors import InvalidAudio
-from lipsync_server.media.formats.container import Container, boxes
+from lipsync_server.media.formats.container import STRAY_BYTES, Container, boxes, tag_bytes
+from lipsync_server.media.formats.wav import open_ended_header
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -26,10 +28,14 @@ _OGG_FIRST_PAGE = 2
 
 @dataclass(frozen=True)
 class Part:
-    """One whole file within a file: the offset of its first byte, and of the first byte behind it."""
+    """One whole file within a file: the offset of its first byte, and of the first byte behind it.
+
+    patches: bytes of the header that a decoder has to see in place of those in the file, by their offsets in the part.
+    """
 
     start: int
     end: int
+    patches: tuple[tuple[int, bytes], ...] = ()
 
 
 class _PartFile(io.RawIOBase):
@@ -57,6 +63,10 @@ class _PartFile(io.RawIOBase):
         left = max(0, self._part.end - self._part.start - self._position)
         self._file.seek(self._part.start + self._position)
         n_read = self._file.readinto(view[:left]) or 0
+        for offset, patch in self._part.patches:
+            for at, byte in enumerate(patch, offset - self._position):
+                if 0 <= at < n_read:
+                    view[at] = byte
         self._position += n_read
         return n_read
 
@@ -73,41 +83,71 @@ def open_part(path: Path, part: Part) -> BinaryIO:
 def find_parts(path: Path, container: Container) -> list[Part]:
     """The whole files in `path`, in order; an ordinary recording is one. Raises InvalidAudio beyond MAX_PARTS."""
     size = path.stat().st_size
+    starts: list[int] = []
     with path.open("rb") as file:
-        starts = [0]
-        for start in _later_starts(file, size, container):
+        for start in _starts(file, size, container):
             starts.append(start)
             if len(starts) > MAX_PARTS:
                 raise InvalidAudio(
                     f"The recording is joined from more than {MAX_PARTS} files. Join them with a sound editor."
                 )
-    return [Part(start, end) for start, end in zip(starts, [*starts[1:], size], strict=True)]
+    starts = starts or [0]
+    parts = [Part(start, end) for start, end in zip(starts, [*starts[1:], size], strict=True)]
+    return [_patched(path, part) for part in parts] if container == "wav" else parts
 
 
-def _later_starts(file: BinaryIO, size: int, container: Container) -> Iterator[int]:
-    """Offsets at which a further file of this container begins."""
+def _patched(path: Path, part: Part) -> Part:
+    """`part` with the patches that a wav header without a length needs."""
+    with open_part(path, part) as file:
+        return replace(part, patches=tuple(open_ended_header(file).items()))
+
+
+def _starts(file: BinaryIO, size: int, container: Container) -> Iterator[int]:
+    """Offsets at which a file of this container begins."""
     if container == "ogg":
         yield from _ogg_links(file, size)
     elif container == "mov":
+        yield 0
         yield from _movies(file, size)
+    elif container == "mp3":
+        yield from _mp3s(file)
     elif (beginning := _BEGINNINGS.get(container)) is not None:
         yield from _found(file, *beginning)
 
 
 def _ogg_links(file: BinaryIO, size: int) -> Iterator[int]:
-    """Offsets of the chain's later links: a link begins at a first page that comes after other pages."""
-    position, was_first = 0, True
+    """Offsets of the chain's links: a link begins at a first page that comes after other pages or other bytes."""
+    position, was_first = 0, False
     while position + _OGG_HEADER_BYTES <= size:
         file.seek(position)
         page = file.read(_OGG_HEADER_BYTES + 255)
         if page[:4] != b"OggS":
-            return
+            file.seek(position)
+            lost = next(_found(file, re.compile(b"OggS"), lambda head: head[4:5] == b"\0"), None)
+            if lost is None:
+                return
+            position, was_first = position + lost, False
+            continue
         is_first = bool(page[5] & _OGG_FIRST_PAGE)
         if is_first and not was_first:
             yield position
         was_first = is_first
         n_segments = page[26]
         position += _OGG_HEADER_BYTES + n_segments + sum(page[_OGG_HEADER_BYTES : _OGG_HEADER_BYTES + n_segments])
+
+
+def _mp3s(file: BinaryIO) -> Iterator[int]:
+    """Offsets of mp3 files. The first may be without a tag; each later one begins with a tag behind the tag before."""
+    head = file.read(_CHUNK_BYTES)
+    begin = len(head) - len(head.lstrip(STRAY_BYTES))
+    yield begin
+    file.seek(begin)
+    starts = [begin + distance for distance in _found(file, *_BEGINNINGS["mp3"])]
+    for start in starts:
+        file.seek(begin)
+        if start > begin + tag_bytes(file.read(10)):
+            yield start
+            begin = start
 
 
 def _movies(file: BinaryIO, size: int) -> Iterator[int]:
@@ -145,29 +185,31 @@ def _is_tagged_mp3(head: bytes) -> bool:
     return head[3] in (2, 3, 4) and head[4] < 0xFF and all(byte < 0x80 for byte in head[6:10])
 
 
-_BEGINNINGS: dict[Container, tuple[bytes, Callable[[bytes], bool]]] = {
-    "wav": (b"RIFF", _is_wav),
-    "aiff": (b"FORM", _is_aiff),
-    "flac": (b"fLaC", _is_flac),
-    "caf": (b"caff\0\1\0\0", lambda head: True),
-    "au": (b".snd", _is_au),
-    "amr": (b"#!AMR", lambda head: head[5:6] == b"\n" or head[5:9] == b"-WB\n"),
-    "matroska": (b"\x1a\x45\xdf\xa3", _is_matroska),
-    "mp3": (b"ID3", _is_tagged_mp3),
+_BEGINNINGS: dict[Container, tuple[re.Pattern[bytes], Callable[[bytes], bool]]] = {
+    "wav": (re.compile(b"RIFF|RIFX|RF64"), _is_wav),
+    "aiff": (re.compile(b"FORM"), _is_aiff),
+    "flac": (re.compile(b"fLaC"), _is_flac),
+    "caf": (re.compile(b"caff\0\1\0\0"), lambda head: True),
+    "au": (re.compile(rb"\.snd"), _is_au),
+    "amr": (re.compile(b"#!AMR"), lambda head: head[5:6] == b"\n" or head[5:9] == b"-WB\n"),
+    "matroska": (re.compile(b"\x1a\x45\xdf\xa3"), _is_matroska),
+    "mp3": (re.compile(b"ID3"), _is_tagged_mp3),
 }
 """For each container the first bytes of a file (its mark), and a function that checks the bytes from the mark on. A
 mark of four bytes occurs by chance about once in 4 GiB, so the mark alone is not enough."""
 
 
-def _found(file: BinaryIO, mark: bytes, is_beginning: Callable[[bytes], bool]) -> Iterator[int]:
-    """Offsets after 0 at which `mark` occurs and a file begins. Memory does not grow with the file."""
+def _found(file: BinaryIO, mark: re.Pattern[bytes], is_beginning: Callable[[bytes], bool]) -> Iterator[int]:
+    """Distances from the file's position at which `mark` occurs and a file begins.
+
+    Memory does not grow with the file.
+    """
     position, kept = 0, b""
     while chunk := file.read(_CHUNK_BYTES):
         data, base = kept + chunk, position - len(kept)
         position += len(chunk)
-        at = data.find(mark)
-        while 0 <= at <= len(data) - _LOOKAHEAD_BYTES:
-            if base + at > 0 and is_beginning(data[at : at + _LOOKAHEAD_BYTES]):
+        for match in mark.finditer(data):
+            at = match.start()
+            if at <= len(data) - _LOOKAHEAD_BYTES and is_beginning(data[at : at + _LOOKAHEAD_BYTES]):
                 yield base + at
-            at = data.find(mark, at + 1)
         kept = data[-(_LOOKAHEAD_BYTES - 1) :]

@@ -17,6 +17,8 @@ N8N_ADVICE = (
     ' "data".'
 )
 
+UNKNOWN = "of a kind that this server does not read"
+"""The words of `describe` for a file whose kind it does not know."""
 _PLAYLIST_STARTS = (b"#extm3u", b"ffconcat", b"v=0", b"[playlist]", b"<smil", b"<mpd", b"file ")
 _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"%PDF", "a PDF: export its page as PNG"),
@@ -44,6 +46,23 @@ _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"GIF8", "a GIF picture"),
     (8, b"WEBP", "a WebP picture"),
 )
+# These are looked for in a file that is no text: a text may begin with some of them.
+_BINARY_SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"riff\x2e\x91\xcf\x11", "a Wave64 recording: export it as wav or mp3"),
+    (0, b"wvpk", "a WavPack recording: export it as wav or mp3"),
+    (0, b"TTA1", "a TTA recording: export it as wav or mp3"),
+    (0, b"MAC ", "a Monkey's Audio recording: export it as wav or mp3"),
+    (0, b"MPCK", "a Musepack recording: export it as wav or mp3"),
+    (0, b"MP+", "a Musepack recording: export it as wav or mp3"),
+    (0, b"DSD ", "a DSD recording: export it as wav or mp3"),
+    (0, b"FRM8", "a DSD recording: export it as wav or mp3"),
+    (0, b"\x0b\x77", "an AC-3 recording: export it as wav or mp3"),
+    (0, b"\x7f\xfe\x80\x01", "a DTS recording: export it as wav or mp3"),
+    (0, b"Creative Voice File", "a Creative Voice recording: export it as wav or mp3"),
+    (0, b".RMF", "a RealMedia file: export it as mp3 or mp4"),
+)
+_TRANSPORT_PACKET = 188
+"""The length of a packet of an MPEG transport stream. Each begins with the letter G."""
 
 
 def describe(path: Path) -> str:
@@ -60,7 +79,14 @@ def describe(path: Path) -> str:
         if head[at : at + len(signature)] == signature:
             return words
     text = _as_text(head)
-    return "of a kind that this server does not read" if text is None else _describe_text(text)
+    if text is not None:
+        return _describe_text(text)
+    for at, signature, words in _BINARY_SIGNATURES:
+        if head[at : at + len(signature)] == signature:
+            return words
+    if head[::_TRANSPORT_PACKET] == b"G" * len(range(0, _HEAD_BYTES, _TRANSPORT_PACKET)):
+        return "an MPEG transport stream: export it as mp4"
+    return UNKNOWN
 
 
 def is_text(path: Path) -> bool:

@@ -7,7 +7,9 @@ import struct
 from typing import BinaryIO
 
 from lipsync_server.errors import InvalidAudio, LipsyncError, UnsupportedMedia
-from lipsync_server.media.formats.container import Box, Container, boxes
+from lipsync_server.media.formats.big_endian import check_big_endian
+from lipsync_server.media.formats.container import Box, Container, boxes, tag_bytes
+from lipsync_server.media.formats.promised_length import is_placeholder
 from lipsync_server.media.formats.wav import check_wav
 from lipsync_server.media.info import Warnings
 
@@ -27,6 +29,8 @@ def check_structure(
     file.seek(0)
     if kind == "wav":
         return check_wav(file, size, longest_s=longest_s, error=error)
+    if kind in ("aiff", "caf", "au"):
+        return check_big_endian(file, size, longest_s=longest_s, error=error)
     if kind == "mov":
         _check_mov(file, size, error)
     elif kind == "matroska":
@@ -132,10 +136,7 @@ def _check_ogg(file: BinaryIO, size: int, error: type[LipsyncError]) -> None:
 
 def _check_mp3(file: BinaryIO, size: int, error: type[LipsyncError]) -> None:
     """Check the length in bytes that an encoder's Xing or Info header gives."""
-    head = file.read(10)
-    start = 0
-    if head[:3] == b"ID3" and len(head) == 10:
-        start = 10 + ((head[6] & 127) << 21 | (head[7] & 127) << 14 | (head[8] & 127) << 7 | (head[9] & 127))
+    start = tag_bytes(file.read(10))
     file.seek(start)
     frame = file.read(256)
     at = max(frame.find(b"Xing"), frame.find(b"Info"))
@@ -144,6 +145,6 @@ def _check_mp3(file: BinaryIO, size: int, error: type[LipsyncError]) -> None:
     flags = frame[at + 7]
     if flags & 3 == 3:
         n_bytes = struct.unpack(">I", frame[at + 12 : at + 16])[0]
-        missing = n_bytes - (size - start)
+        missing = 0 if is_placeholder(n_bytes) else n_bytes - (size - start)
         if missing > max(2048, n_bytes // 50):
             raise _cut_off(error, missing)

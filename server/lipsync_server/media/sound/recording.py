@@ -19,7 +19,7 @@ from lipsync_server.errors import InvalidAudio, UnsupportedMedia
 from lipsync_server.media.formats.container import AUDIO_KINDS, Container, is_picture, sniff
 from lipsync_server.media.formats.ffmpeg import BLOCK_SAMPLES, Converter, FfmpegReader
 from lipsync_server.media.formats.parts import Part, find_parts, open_part
-from lipsync_server.media.formats.recognise import N8N_ADVICE, describe, is_text
+from lipsync_server.media.formats.recognise import N8N_ADVICE, UNKNOWN, describe, is_text
 from lipsync_server.media.formats.sound_format import Block, SoundFormat
 from lipsync_server.media.formats.structure import check_structure
 from lipsync_server.media.info import Warnings
@@ -54,8 +54,12 @@ def identify(path: Path) -> Container:
     container = sniff(path)
     if container is None or (container == "mov" and is_picture(path)):
         found = describe(path)
-        advice = N8N_ADVICE if is_text(path) else _SWAPPED_ADVICE if "picture" in found else _PCM_ADVICE
-        raise UnsupportedMedia(f"The recording cannot be read: the file is {found}. {advice} Send {AUDIO_KINDS}.")
+        advice = f" {_PCM_ADVICE}" if found == UNKNOWN else ""
+        if is_text(path):
+            advice = f" {N8N_ADVICE}"
+        elif "picture" in found:
+            advice = f" {_SWAPPED_ADVICE}"
+        raise UnsupportedMedia(f"The recording cannot be read: the file is {found}.{advice} Send {AUDIO_KINDS}.")
     return container
 
 
@@ -67,7 +71,7 @@ class Sound:
 
         longest_s: a wav header that gives a longer sound counts as a placeholder; see wav.py.
         """
-        self._path, self._container = path, identify(path)
+        self._path, self._container, self._longest_s = path, identify(path), longest_s
         self._parts = find_parts(path, self._container)
         self._header_warnings: list[str] = []
         for part in self._parts:
@@ -113,12 +117,12 @@ class Sound:
         return tuple(dict.fromkeys([*joined, *self._header_warnings, *self._decoding_warnings]))
 
     def _open(self, part: Part, closing: ExitStack) -> _Reader:
-        is_whole = len(self._parts) == 1
+        is_whole = part == Part(0, self._path.stat().st_size)
         # Given a path, libsndfile reads the file itself, which is faster than through a Python file object.
         source = self._path if is_whole else closing.enter_context(open_part(self._path, part))
         reader: _Reader | None = None
         if self._container in _SOUNDFILE_KINDS:
-            reader = _open_soundfile(source, self._container, closing)
+            reader = _open_soundfile(source, self._container, closing, self._longest_s)
         if reader is None:
             file = closing.enter_context(open_part(self._path, part))
             reader = FfmpegReader(file, self._container, closing)
@@ -184,7 +188,9 @@ class _SoundfileReader:
         return (f"The recording is damaged: {missing_s:.1f} s of it could not be decoded and were left out.",)
 
 
-def _open_soundfile(source: Path | BinaryIO, container: Container, closing: ExitStack) -> _SoundfileReader | None:
+def _open_soundfile(
+    source: Path | BinaryIO, container: Container, closing: ExitStack, longest_s: float
+) -> _SoundfileReader | None:
     """A reader of libsndfile, or None for a recording that FFmpeg reads better."""
     try:
         file = closing.enter_context(soundfile.SoundFile(source))
@@ -192,6 +198,6 @@ def _open_soundfile(source: Path | BinaryIO, container: Container, closing: Exit
         return None  # a codec that libsndfile lacks
     if file.subtype not in _SOUNDFILE_CODECS or file.channels > 2:
         return None  # mp3 or ADPCM in a wav loses its length; libsndfile does not report which speaker is which
-    if not 0 < file.frames < 1 << 48:
+    if not 0 < file.frames < 1 << 48 or (container == "flac" and file.frames > longest_s * file.samplerate):
         return None  # a stream that was never finished: its length is found by decoding
     return _SoundfileReader(file, container)

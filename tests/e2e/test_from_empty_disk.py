@@ -81,7 +81,7 @@ async def test_a_server_with_an_empty_disk_downloads_with_progress_and_renders(
         state = await readiness(server, session, "downloading", "bytes_total")
         assert (state["ready"], state["bytes_done"], state["bytes_total"]) == (False, 0, total)
         assert "tiny" in state["detail"]
-        assert "Licence: x comes under x" in state["detail"], "shown before its files come"
+        assert "Licence: x (x)" in state["detail"], "shown before its files come"
         async with session.get(f"{server.url}/ping") as response:
             assert response.status == 204
 

@@ -105,8 +105,8 @@ def cost(
         out = Console(soft_wrap=True, highlight=False)
         out.width = max(out.width, 125)  # a narrow or piped terminal must not cut the figures
         out.print(
-            f"{videos} videos of {seconds:g} s, {load.starts} starts of {startup_min:g} + {idle_min:g} min, "
-            f"{storage_gb:g} GB of disk; in {currency}; {where}"
+            f"{_count(videos, 'video')} of {seconds:g} s, {_count(load.starts, 'start')} of {startup_min:g} + "
+            f"{idle_min:g} min, {storage_gb:g} GB of disk; in {currency}; {where}"
         )
         out.print(table)
         for sentence in (*_without_figure(engine, own), *_notes(rows, load, currency, rate)):
@@ -167,7 +167,7 @@ def _notes(rows: list[_Row], load: "Workload", currency: str, rate: float) -> li
         else f"A machine that nobody stops costs {forgotten[0] * rate:.0f} {currency} a month."
     )
     notes.append(
-        f"Recommended: {load.videos} videos of {load.seconds:g} s on {offer.gpu} at {offer.provider} with "
+        f"Recommended: {_count(load.videos, 'video')} of {load.seconds:g} s on {offer.gpu} at {offer.provider} with "
         f"{best.speed.engine} {best.speed.preset}: about {best.month.total * rate:.2f} {currency} a month, of which "
         f"each start costs {start * rate:.2f} and the disk {best.month.storage * rate:.2f}; "
         "stop it with `lipsync cloud down`, and end the disk's cost with `lipsync cloud destroy`."
@@ -197,3 +197,7 @@ def _without_figure(engine: str, own: "list[Speed]") -> list[str]:
         for name in names
         if not ENGINES.data_sheet(name).runs_on_cpu
     ]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -153,7 +153,7 @@ class Manifest(BaseModel):
         """One sentence for each source of a profile whose licence the user has to read before the download."""
         sources = dict.fromkeys(file.source for file in self.profile_files(name))
         return [
-            f"{self.sources[key].what} comes under {self.sources[key].licence}"
+            f"{self.sources[key].what} ({self.sources[key].licence})"
             for key in sources
             if self.sources[key].licence not in _FREE_LICENCES
         ]

@@ -52,11 +52,16 @@ def test_every_relative_link_in_the_documentation_leads_somewhere() -> None:
     assert not broken
 
 
-def test_the_readmes_cost_table_is_the_output_of_its_command() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = readme.partition("<!-- begin cost -->\n```\n")[2].partition("```\n<!-- end cost -->")[0]
+def test_the_cost_table_is_the_output_of_its_command_and_the_readme_sums_it_up() -> None:
+    page = (ROOT / "docs" / "rent-a-gpu.md").read_text(encoding="utf-8")
+    shown = page.partition("<!-- begin cost -->\n```\n")[2].partition("```\n<!-- end cost -->")[0]
     result = CliRunner().invoke(app, ["cost", "--videos", "45", "--seconds", "40", "--provider", "vast"])
     assert shown == result.output
+    rows = [[cell.strip() for cell in line.split("│")] for line in shown.splitlines() if "RTX 4090 │" in line]
+    totals = sorted(round(float(row[-3])) for row in rows)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"costs {totals[0]} to {totals[-2]} USD" in readme
+    assert f"`quality` costs {totals[-1]}" in readme
 
 
 def test_the_performance_tables_are_the_measured_numbers() -> None:

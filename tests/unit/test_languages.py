@@ -45,10 +45,19 @@ def test_both_languages_name_the_same_commands() -> None:
     assert commands(PORTUGUESE) == commands(ENGLISH)
 
 
-@pytest.mark.parametrize("names", [SETTING, KEY, VERB], ids=["settings", "keys", "make"])
-def test_both_languages_name_the_same_settings(names: re.Pattern[str]) -> None:
+@pytest.mark.parametrize("names", [KEY, VERB], ids=["keys", "make"])
+def test_both_languages_name_the_same_keys_and_verbs(names: re.Pattern[str]) -> None:
     ours = {name for name in names.findall(PORTUGUESE) if name != "test"}
     assert ours == {name for name in names.findall(ENGLISH) if name not in ("test", "docs")}
+
+
+def test_the_portuguese_table_of_settings_has_every_setting_with_its_names_and_default() -> None:
+    def first_cells(page: str) -> list[list[str]]:
+        rows = [[cell.strip() for cell in line.split("|")[1:3]] for line in page.splitlines()]
+        return [row for row in rows if row and row[0].startswith("`LIPSYNC_")]
+
+    assert first_cells(PORTUGUESE) == first_cells((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert set(SETTING.findall(ENGLISH)) <= set(SETTING.findall(PORTUGUESE))
 
 
 def test_the_portuguese_guide_has_the_twelve_headings_of_its_readers() -> None:

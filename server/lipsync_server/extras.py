@@ -40,9 +40,9 @@ def extra_is_missing(feature: str, packages: Sequence[str], extra: Extra) -> str
 
 
 def way_to_install(extra: Extra, then: str = "") -> str:
-    """The sentence that says how to install an extra where this server runs. Without a full stop at its end.
+    """A sentence with the way to install an extra in the place where this server runs. It has no full stop at its end.
 
-    then: a command that the person has to run afterwards, "" for none.
+    then: a command that the person must run afterwards, "" for none.
     """
     image = _image()
     if image:
@@ -56,6 +56,7 @@ def way_to_install(extra: Extra, then: str = "") -> str:
 
 
 def _way_in_image(extra: Extra, image: str) -> str:
+    """The sentence for one of the project's images. image: its target, cpu or gpu."""
     target, tag = ("--target cpu ", "IMAGE:cpu") if image == "cpu" else ("", "IMAGE")
     build = f"docker build . {target}--build-arg EXTRAS={extra} -t {tag}"
     if image == "cpu" and extra in ("models", "gpu"):
@@ -69,7 +70,7 @@ def _way_in_image(extra: Extra, image: str) -> str:
 
 
 def _image() -> str:
-    """The target of the container image in which this program runs, "" outside of the project's images."""
+    """The target of the container image in which this program runs; "" outside of the project's images."""
     mark = Path(sys.prefix) / _IMAGE_MARK
     return mark.read_text(encoding="utf-8").strip() if mark.is_file() else ""
 

@@ -7,7 +7,7 @@ it too.
 
 import sys
 
-_SAID_BY_LIBRARIES = ("CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
+_LIBRARY_MESSAGES = ("CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
 
 
 def gpu_ran_out(error: BaseException) -> bool:
@@ -15,4 +15,4 @@ def gpu_ran_out(error: BaseException) -> bool:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _SAID_BY_LIBRARIES)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _LIBRARY_MESSAGES)

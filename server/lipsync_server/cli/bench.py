@@ -29,6 +29,7 @@ SHARED_DURATIONS_S = "4,30"
 
 
 def register(app: typer.Typer) -> None:
+    """Add this verb to the command."""
     app.command()(bench)
 
 

@@ -14,6 +14,7 @@ EXIT_BELOW = 3
 
 
 def register(app: typer.Typer) -> None:
+    """Add this verb to the command."""
     app.command()(check)
 
 

@@ -59,6 +59,7 @@ group = typer.Typer(help="Rent, watch, stop and return a GPU.", no_args_is_help=
 
 
 def register(app: typer.Typer) -> None:
+    """Add this group of verbs to the command."""
     app.add_typer(group, name="cloud")
 
 

@@ -24,6 +24,7 @@ class _Row:
 
 
 def register(app: typer.Typer) -> None:
+    """Add this verb to the command."""
     app.command()(cost)
 
 

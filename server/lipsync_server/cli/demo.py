@@ -10,6 +10,7 @@ from lipsync_server.engines.registry import ENGINES
 
 
 def register(app: typer.Typer) -> None:
+    """Add this verb to the command."""
     app.command()(demo)
 
 

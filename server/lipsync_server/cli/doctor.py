@@ -19,6 +19,7 @@ _MARKS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "problem": "[bold red
 
 
 def register(app: typer.Typer) -> None:
+    """Add this verb to the command."""
     app.command()(doctor)
 
 

@@ -9,6 +9,7 @@ from lipsync_server.settings import Settings
 
 
 def register(app: typer.Typer) -> None:
+    """Add this verb to the command."""
     app.command()(engines)
 
 

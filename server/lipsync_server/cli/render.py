@@ -17,6 +17,7 @@ _ENGINES = f"{', '.join(ENGINES.names[:-1])} or {ENGINES.names[-1]}."
 
 
 def register(app: typer.Typer) -> None:
+    """Add this verb to the command."""
     app.command(cls=_HelpWithOptions)(render)
 
 

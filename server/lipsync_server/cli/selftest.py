@@ -20,6 +20,7 @@ REPORT = Path("lipsync-selftest.zip")
 
 
 def register(app: typer.Typer) -> None:
+    """Add this verb to the command."""
     app.command()(selftest)
 
 

@@ -18,6 +18,8 @@ _EPILOG = (
 
 
 def register(app: typer.Typer) -> None:
+    """Add this verb to the command."""
+
     def serve(**flags: object) -> None:
         with console.errors_as_sentences():
             notes: list[str] = []

@@ -21,6 +21,7 @@ group = typer.Typer(help="List, download and check model weights.", no_args_is_h
 
 
 def register(app: typer.Typer) -> None:
+    """Add this group of verbs to the command."""
     app.add_typer(group, name="weights")
 
 

@@ -252,7 +252,7 @@ def check_engines(settings: Settings, registry: Registry, without_weights: set[s
 
 
 def profile_for(settings: Settings, facts: Facts) -> str:
-    """The profile that the settings name, else the one that suits the largest card; "" without a card."""
+    """The profile that the settings name, or the profile for the largest card; "" without a card."""
     memory = max((gpu.total_bytes for gpu in facts.gpus), default=0)
     return settings.profile or profile_for_card(memory)
 

@@ -15,7 +15,10 @@ _PULL: Final = "lipsync weights pull whisper-base"
 
 
 def recogniser_home(weights_dir: Path) -> Path:
-    """The folder of the best model that is here. Raises InvalidInput with the command that installs what is missing."""
+    """The folder of the best model on this machine.
+
+    Raises InvalidInput with the command that installs missing parts.
+    """
     homes = [folder_named(weights_dir, name) for name in FOLDERS]
     complete = [home for home in homes if all((home / name).is_file() for name in _FILES)]
     pull = "" if complete else _PULL

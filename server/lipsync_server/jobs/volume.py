@@ -24,7 +24,7 @@ STUCK_S = 15.0
 """A volume that has not answered for this long counts as away. A disk that spins up or is busy answers sooner."""
 _POLL_INTERVAL_S = 3.0
 _GONE = (errno.EIO, errno.ENOTCONN, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.EHOSTDOWN, errno.EHOSTUNREACH)
-"""The errors of a volume that is away. Any other error, such as that of a full or read-only disk, is an answer."""
+"""The errors of a volume that is away. Any other error, for example of a full or read-only disk, is an answer."""
 _FILE = ".answers"
 
 

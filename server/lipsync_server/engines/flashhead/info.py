@@ -43,7 +43,7 @@ def chosen_device(settings: EngineSettings) -> Device:
 
 
 def _why_not(settings: EngineSettings, device: Device) -> str | None:
-    """Why the engine cannot run here, in one sentence, or None: packages, model files, the card."""
+    """The reason why the engine cannot run here, as a sentence; None if it can. Checks packages, files and the card."""
     if missing := missing_packages(_PACKAGES):
         return extra_is_missing("FlashHead", missing, "gpu")
     try:

@@ -51,7 +51,10 @@ def chosen_device(settings: EngineSettings) -> Device:
 
 
 def _why_not(settings: EngineSettings, device: Device) -> str | None:
-    """Why the engine cannot run here, in one sentence, or None: packages, model files, the card, host memory."""
+    """The reason why the engine cannot run here, as a sentence; None if it can.
+
+    Checks packages, model files, the card and host memory.
+    """
     if missing := missing_packages(_PACKAGES):
         return extra_is_missing("InfiniteTalk", missing, "gpu")
     try:

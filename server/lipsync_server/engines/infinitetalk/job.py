@@ -157,7 +157,7 @@ class Job:
         )
 
     def _start(self) -> Start:
-        """The first window, or the one that follows the resume point."""
+        """The first window, or the window after the resume point."""
         resume_point = self._context.resume_point
         return first_start(self._options.seed) if resume_point is None else start_from(resume_point.state)
 

@@ -67,7 +67,7 @@ class LoraFile:
 
 
 def server_loras(settings: EngineSettings) -> tuple[LoraFile, ...]:
-    """The files for presets of few steps: those of LIPSYNC_LORA, else a step-distilled one below the weights folder."""
+    """The files for presets of few steps: the files of LIPSYNC_LORA, or a step-distilled one in the weights folder."""
     if settings.lora:
         return tuple(_of_setting(entry) for entry in settings.lora)
     return tuple(_file(path, 1.0) for path in step_distilled_loras(settings)[:1])
@@ -123,7 +123,7 @@ def _is_offered(path: Path, places: Sequence[Path], model: "_Model | None") -> b
 
 
 def _why_not(path: Path, places: Sequence[Path], model: "_Model | None") -> str | None:
-    """Why this file cannot be used, from its header, or None."""
+    """The reason why this file cannot be used, from its header; None if it can."""
     if not _is_inside(path, places):
         return (
             f"{path.name} is a link to a file outside of the server's LoRA folder, and is not used; the owner has to "

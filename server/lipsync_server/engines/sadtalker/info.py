@@ -45,7 +45,7 @@ def device_name(settings: EngineSettings) -> str:
 
 
 def _why_not(settings: EngineSettings) -> str:
-    """Why the engine cannot run here, in one sentence, or "": packages or model files are missing."""
+    """The reason why the engine cannot run here, as a sentence; "" if it can. Checks packages and model files."""
     if packages := missing_packages(("torch", "safetensors", "scipy")):
         return extra_is_missing("SadTalker", packages, "models")
     folder = weights_folder(settings)

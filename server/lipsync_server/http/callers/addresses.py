@@ -14,7 +14,7 @@ from lipsync_server.validation import show
 
 _MAX_CHARACTERS = 8_192
 _BLANKS = string.whitespace + "\u00a0\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
-"""Blanks around an address, with the ones that nobody sees: pages and chats add them when an address is copied."""
+"""Blanks around an address, also invisible ones, which pages and chats add when an address is copied."""
 
 
 def checked_url(value: object, field: str) -> str:

@@ -77,4 +77,5 @@ class FileSink:
 
     @property
     def sha256(self) -> str:
+        """The SHA-256 of all bytes so far, in hexadecimal digits."""
         return self._hash.hexdigest()

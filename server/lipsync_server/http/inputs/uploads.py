@@ -45,6 +45,7 @@ class FileField:
 
     @property
     def url_name(self) -> str:
+        """The field with a URL in place of this file, such as image_url."""
         return f"{self.name}_url"
 
 

@@ -12,6 +12,7 @@ from lipsync_server.http.routing import Answer, Route, answer
 
 
 async def doctor(request: web.Request) -> web.StreamResponse:
+    """The findings of `lipsync doctor` on this machine."""
     settings = request.app[keys.SETTINGS]
     # In a thread of its own: a driver that hangs must not keep the server from stopping.
     report = await in_daemon_thread(lambda: examine(settings, ports=False))

@@ -10,6 +10,7 @@ from lipsync_server.version import __version__
 
 
 async def engines(request: web.Request) -> web.StreamResponse:
+    """The engines, the workers, the limits and the defaults."""
     app = request.app
     settings, queue = app[keys.SETTINGS], app[keys.QUEUE]
     offer = await app[keys.PLANNER].offer()
@@ -61,6 +62,7 @@ async def engines(request: web.Request) -> web.StreamResponse:
 
 
 async def me(request: web.Request) -> web.StreamResponse:
+    """The caller's name, the version and the default engine."""
     offer = await request.app[keys.PLANNER].offer()
     return answer(schemas.Me(name=request[CALLER].name, version=__version__, engine=offer.default))
 

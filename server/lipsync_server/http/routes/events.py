@@ -23,6 +23,7 @@ _AT_MOST_EVERY_S = 0.25
 
 
 async def events(request: web.Request) -> web.StreamResponse:
+    """The events of a job, as server-sent events."""
     job = await find_job(request)
     with request.app[keys.STREAMS].take():
         response = web.StreamResponse(
@@ -33,7 +34,7 @@ async def events(request: web.Request) -> web.StreamResponse:
             }
         )
         await response.prepare(request)
-        with suppress(ConnectionError):  # a caller may hang up at any moment; that is no error
+        with suppress(ConnectionError):  # a caller may disconnect at any moment
             await _send(request, job, response)
         return response
 

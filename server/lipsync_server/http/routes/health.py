@@ -13,10 +13,12 @@ from lipsync_server.http.routing import Answer, Route, answer
 
 
 async def healthz(request: web.Request) -> web.StreamResponse:
+    """The server runs."""
     return answer(schemas.Health())
 
 
 async def readyz(request: web.Request) -> web.StreamResponse:
+    """Whether the server can render now: status 200 or 503."""
     state = request.app[keys.READINESS]()
     return answer(
         schemas.Readiness.model_validate(asdict(state)),

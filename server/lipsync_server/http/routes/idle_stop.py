@@ -14,10 +14,12 @@ from lipsync_server.http.routing import Answer, Route, answer
 
 
 async def idle_stop(request: web.Request) -> web.StreamResponse:
+    """The countdown of the idle stop."""
     return answer(_state(request.app))
 
 
 async def keep(request: web.Request) -> web.StreamResponse:
+    """Keep this machine on for some minutes."""
     watch = request.app[keys.IDLE]
     if watch is None:
         raise Conflict("This machine does not stop itself (LIPSYNC_IDLE_STOP is 0), so nobody has to keep it.")

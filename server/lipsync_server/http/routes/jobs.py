@@ -36,10 +36,12 @@ CAPTION_TYPES: dict[CaptionFile, str] = {"srt": "application/x-subrip", "vtt": "
 
 
 async def submit(request: web.Request) -> web.StreamResponse:
+    """Accept a job."""
     return await accepted_answer(request, await accept(request))
 
 
 async def list_jobs(request: web.Request) -> web.StreamResponse:
+    """The caller's jobs, in pages."""
     queue = request.app[keys.QUEUE]
     state, limit, after = _state(request), _limit(request), request.query.get("after")
     if after is not None and not is_job_id(after):
@@ -59,24 +61,29 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
 
 
 async def show(request: web.Request) -> web.StreamResponse:
+    """One job."""
     job = await find_job(request)
     return answer(await shown(request, job))
 
 
 async def video(request: web.Request) -> web.StreamResponse:
+    """A job's video."""
     job = await find_job(request)
     return await video_answer(request, job, collects=request.headers.get("Lipsync-Keep") != "true")
 
 
 async def captions_srt(request: web.Request) -> web.StreamResponse:
+    """A job's captions as SRT."""
     return await _captions(request, "srt")
 
 
 async def captions_vtt(request: web.Request) -> web.StreamResponse:
+    """A job's captions as VTT."""
     return await _captions(request, "vtt")
 
 
 async def sheet(request: web.Request) -> web.StreamResponse:
+    """A job's contact sheet."""
     return await _beside_video(
         request, JobFiles.sheet, ".sheet.jpg", SHEET_TYPE,
         "The video was not checked, so it has no contact sheet. Send check=true with the next one.",
@@ -84,6 +91,7 @@ async def sheet(request: web.Request) -> web.StreamResponse:
 
 
 async def speech(request: web.Request) -> web.StreamResponse:
+    """The spoken text of a job as sound."""
     return await _beside_video(
         request, JobFiles.speech, ".wav", SPEECH_TYPE,
         "The video was made from a recording. A video that is made from text has its sound here.",
@@ -121,6 +129,7 @@ async def _beside_video(
 
 
 async def collected(request: web.Request) -> web.StreamResponse:
+    """Mark a video as collected."""
     job = await find_job(request)
     await finished_video(request, job)
     job = await request.app[keys.RETENTION].collect(job.id)
@@ -128,6 +137,7 @@ async def collected(request: web.Request) -> web.StreamResponse:
 
 
 async def delete(request: web.Request) -> web.StreamResponse:
+    """Cancel or delete a job."""
     job = await find_job(request)
     queue = request.app[keys.QUEUE]
     if not job.final:

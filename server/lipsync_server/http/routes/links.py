@@ -20,6 +20,7 @@ _MAX_DIGITS = 7
 
 
 async def make_link(request: web.Request) -> web.StreamResponse:
+    """Make a link to a video that needs no token."""
     job = await find_job(request)
     await finished_video(request, job)
     query, expires = request.app[keys.LINKS].query(
@@ -38,6 +39,7 @@ async def make_link(request: web.Request) -> web.StreamResponse:
 
 
 async def shared(request: web.Request) -> web.StreamResponse:
+    """The video behind a link."""
     job_id = request.match_info["job_id"]
     # Checked before the database is read, so that a caller without a link cannot learn which jobs exist.
     collects = request.app[keys.LINKS].check(job_id, request.query)

@@ -26,6 +26,7 @@ _SECONDS = re.compile(r"[0-9]{1,9}")
 
 
 async def lipsync(request: web.Request) -> web.StreamResponse:
+    """Accept a job, wait for its video, and send the video."""
     wait_s = _wait_s(request)
     accepted = await accept(request, default_name=VIDEO_NAME)
     if wait_s == 0:

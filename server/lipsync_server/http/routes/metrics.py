@@ -8,6 +8,7 @@ from lipsync_server.http.routing import Answer, Route
 
 
 async def metrics(request: web.Request) -> web.StreamResponse:
+    """The server's figures in Prometheus' text format."""
     app = request.app
     text = await app[keys.METRICS].text(app[keys.QUEUE])
     return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -26,10 +26,12 @@ SECURITY_HEADERS = {
 
 
 async def index(request: web.Request) -> web.StreamResponse:
+    """The web page."""
     return web.FileResponse(_FILES["index.html"], headers=SECURITY_HEADERS)
 
 
 async def page_file(request: web.Request) -> web.StreamResponse:
+    """A file of the web page."""
     path = _FILES.get(request.match_info["name"])
     if path is None:
         raise NotFound("The page has no such file.")

@@ -20,6 +20,7 @@ from lipsync_server.media.sandbox.tasks import WriteStill
 
 
 async def still(request: web.Request, kind: Still) -> web.StreamResponse:
+    """A picture or a short loop of a video, made at the first request."""
     job = await find_job(request)
     video = await finished_video(request, job)
     path = request.app[keys.FILES].still(job.id, kind)

@@ -35,6 +35,7 @@ HEADER = "Lipsync-Stream"
 
 
 async def stream(request: web.Request) -> web.StreamResponse:
+    """A video while it is rendered."""
     job = await find_job(request)
     if request.method == "HEAD":
         return web.Response(content_type="video/mp4")

@@ -17,6 +17,7 @@ from lipsync_server.jobs.database.webhooks import Webhook
 
 
 async def add_webhook(request: web.Request) -> web.StreamResponse:
+    """Add a webhook."""
     values = await small_object(request)
     if "url" in values:
         values["url"] = checked_url(values["url"], "url")
@@ -32,16 +33,19 @@ async def add_webhook(request: web.Request) -> web.StreamResponse:
 
 
 async def list_webhooks(request: web.Request) -> web.StreamResponse:
+    """The caller's webhooks."""
     found = await request.app[keys.WEBHOOKS].of(_owner(request))
     return answer(schemas.WebhookList(webhooks=[schemas.Webhook(**_fields(webhook)) for webhook in found]))
 
 
 async def show_webhook(request: web.Request) -> web.StreamResponse:
+    """One webhook."""
     webhook = await request.app[keys.WEBHOOKS].get(request.match_info["webhook_id"], _owner(request))
     return answer(schemas.Webhook(**_fields(webhook)))
 
 
 async def show_delivery(request: web.Request) -> web.StreamResponse:
+    """The delivery of one job to a webhook."""
     webhooks = request.app[keys.WEBHOOKS]
     webhook = await webhooks.get(request.match_info["webhook_id"], _owner(request))
     job_id = request.match_info["job_id"]
@@ -49,6 +53,7 @@ async def show_delivery(request: web.Request) -> web.StreamResponse:
 
 
 async def remove_webhook(request: web.Request) -> web.StreamResponse:
+    """Remove a webhook."""
     webhooks = request.app[keys.WEBHOOKS]
     webhook = await webhooks.get(request.match_info["webhook_id"], _owner(request))
     await webhooks.remove(webhook.id)

@@ -47,7 +47,7 @@ async def open_keeping_clock(database: Database) -> KeepingClock:
 
 
 def _since_boot_s() -> float:
-    """Seconds since the machine started, those of sleep included where the system counts them."""
+    """Seconds since the machine started, with the time of sleep if the system counts it."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 

@@ -40,6 +40,7 @@ class RunningJob:
 
     @property
     def elapsed_s(self) -> float:
+        """Seconds since the start of the attempt."""
         return time.monotonic() - self.began
 
     @property

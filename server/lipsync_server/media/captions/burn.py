@@ -240,7 +240,7 @@ class BurnedCaptions:
 
 
 def _visual_order(line: Sequence[HeardWord]) -> list[HeardWord]:
-    """Words as they stand from left to right. Each word has one direction; the line has that of its first word."""
+    """The words in their order from left to right. The line has the writing direction of its first word."""
     right_to_left = [is_right_to_left(timed.text) for timed in line]
     base = right_to_left[0]
     ordered: list[HeardWord] = []

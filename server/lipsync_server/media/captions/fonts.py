@@ -166,7 +166,7 @@ def _in_folders(folders: Iterable[Path]) -> list[FontFile]:
 
 
 def _n_fonts(path: Path) -> int:
-    """Number of fonts in a file: 1, or those of a collection (.ttc); 0 for a collection that cannot be read."""
+    """Number of fonts in a file: 1, or the count in a collection (.ttc); 0 for a collection that cannot be read."""
     if path.suffix.lower() != ".ttc":
         return 1
     try:

@@ -95,7 +95,7 @@ def picture_brand(head: bytes) -> str | None:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether the first bytes are those of a picture in an ISO media file."""
+    """Whether the file begins as a picture in an ISO media file."""
     with path.open("rb") as file:
         return picture_brand(file.read(64)) is not None
 
@@ -106,7 +106,7 @@ def _box_size(head: bytes) -> int:
 
 
 def is_video(path: Path) -> bool:
-    """Whether the first bytes are those of a video container: MP4, MOV, MKV or WebM, and not of a picture in one."""
+    """Whether the file begins as a video container (MP4, MOV, MKV or WebM), and not as a picture in one."""
     with path.open("rb") as file:
         head = file.read(64)
     return picture_brand(head) is None and _kind_of(head) in ("mov", "matroska")

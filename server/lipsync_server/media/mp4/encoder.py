@@ -76,7 +76,7 @@ class FrameEncoder:
 
     @property
     def n_frames(self) -> int:
-        """Frames written so far, those of the open segment included."""
+        """Count of frames written so far, with the frames of the open segment."""
         return self._n_durable + (self._open.n_frames if self._open else 0)
 
     @property

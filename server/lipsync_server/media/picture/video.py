@@ -29,7 +29,7 @@ _COVER = Disposition.attached_pic
 
 @dataclass(frozen=True)
 class PictureVideoInfo:
-    """A video that can stand in for the picture. Sides are those of the upright frame."""
+    """A video that a caller may send in place of the picture. width, height: of the upright frame."""
 
     width: int
     height: int

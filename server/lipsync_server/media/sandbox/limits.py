@@ -44,7 +44,7 @@ _LIMITS_MISSING = {
 
 
 def why_not() -> str | None:
-    """Why a decoder process cannot be limited fully on this system, or None where it can."""
+    """The reason why a decoder process cannot be limited fully on this system; None if it can."""
     return _LIMITS_MISSING.get(
         sys.platform,
         "This system cannot limit the memory of decoders: only their processor time and wall time are limited.",

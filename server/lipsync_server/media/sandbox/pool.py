@@ -32,9 +32,11 @@ class BorrowedProcess:
 
     @property
     def pid(self) -> int:
+        """The id of the process."""
         return self._process.pid
 
     def is_alive(self) -> bool:
+        """Whether the process runs."""
         return self._process.is_alive()
 
     def run(self, task: Task[Result]) -> Result:

@@ -61,13 +61,16 @@ class DecoderProcess:
 
     @property
     def pid(self) -> int:
+        """The id of the process."""
         return self._process.pid
 
     @property
     def was_killed(self) -> bool:
+        """Whether the server ended the process: by a call of kill(), or because its time was over."""
         return self._ended_by is not None
 
     def is_alive(self) -> bool:
+        """Whether the process runs."""
         return self._process.poll() is None
 
     def run(self, task: Task[Result]) -> Result:

@@ -73,7 +73,7 @@ def _limited(sound: Sound, gain: float) -> Iterator[Block]:
 def _filtered(
     sound: Sound, filters: list[tuple[str, str]], sample_format: str | None = None
 ) -> Iterator[av.AudioFrame]:
-    """The frames of `sound` after FFmpeg's filters. sample_format: that of the frames, the last filter's by default."""
+    """The frames of `sound` after FFmpeg's filters. sample_format: of the frames, by default the last filter's."""
     graph, rate_hz = Graph(), sound.format.rate_hz
     layout = sound.format.layout
     nodes = [graph.add_abuffer(sample_rate=rate_hz, format="flt", layout=layout, time_base=Fraction(1, rate_hz))]

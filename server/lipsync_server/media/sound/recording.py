@@ -95,6 +95,7 @@ class Sound:
         self.close()
 
     def close(self) -> None:
+        """Close the file."""
         self._closing.close()
 
     def blocks(self) -> Iterator[Block]:

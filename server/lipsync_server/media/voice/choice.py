@@ -43,7 +43,7 @@ def check_voice(voice: str) -> None:
 
 
 def language_named(voice: str, language: str | None) -> str | None:
-    """The language that the caller named, or that of the named voice; None if it has to be detected."""
+    """The language that the caller named, or the language of the named voice; None if it must be detected."""
     return language or VOICES.get(voice)
 
 

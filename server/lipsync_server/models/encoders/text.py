@@ -124,7 +124,7 @@ def one_layer(config: UMT5Config) -> UMT5EncoderModel:
 
 
 def check(config: UMT5Config, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Raise WeightsError unless `tensors` are exactly those of the published encoder; only shapes are compared."""
+    """Raise WeightsError unless `tensors` have exactly the names and shapes of the published encoder."""
     block = one_layer(config).encoder.block[0].state_dict()
     expected = {official_name(name, layer): t for layer in range(config.num_layers) for name, t in block.items()}
     expected[_EMBEDDING] = torch.empty(config.vocab_size, config.d_model, device="meta")

@@ -104,7 +104,7 @@ class Attention:
 
 
 def why_not(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> str | None:
-    """Why a kernel cannot run here, or None.
+    """The reason why a kernel cannot run here; None if it can.
 
     A small attention is computed, because an installed package may still not work.
     """
@@ -146,6 +146,7 @@ def _trial_error(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> fl
 
 
 def _importable(module: str) -> bool:
+    """Whether a module can be imported. Imports it."""
     try:
         importlib.import_module(module)
     except Exception:  # a broken installation raises far more than ImportError
@@ -213,6 +214,7 @@ def _chosen(
 
 
 def _with(inputs: Callable[[], tuple[Tensor, Tensor, Tensor]], kernel: Kernel) -> Tensor:
+    """The result of `kernel` on the inputs, which the first call makes."""
     return kernel(*inputs())
 
 

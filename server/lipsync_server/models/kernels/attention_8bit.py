@@ -50,7 +50,7 @@ class Values(NamedTuple):
 
 
 def why_not(device: torch.device, *, fp8_values: bool = True) -> str | None:
-    """Why the kernel cannot run on `device`, or None."""
+    """The reason why the kernel cannot run on `device`; None if it can."""
     return hopper.why_not(device, "attention_8bit", **_constants(fp8_values, _CLUSTER))
 
 

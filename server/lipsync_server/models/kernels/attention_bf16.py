@@ -23,7 +23,7 @@ _LOG2_E = 1.4426950408889634
 
 
 def why_not(device: torch.device) -> str | None:
-    """Why the kernel cannot run on `device`, or None."""
+    """The reason why the kernel cannot run on `device`; None if it can."""
     return hopper.why_not(device, "attention_bf16")
 
 

@@ -53,7 +53,7 @@ keys from a thread. The values are therefore stored in the threads' order, and n
 
 
 def why_not(device: torch.device) -> str | None:
-    """Why the kernel cannot run on `device`, or None; then it is compiled."""
+    """The reason why the kernel cannot run on `device`; None if it can, and then it is compiled."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
         return "it needs an NVIDIA GPU of compute capability 8.0 or newer (RTX 3090, A100 and later)"
     return nvrtc.why_not(device, "attention_int8")

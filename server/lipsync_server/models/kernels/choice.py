@@ -227,7 +227,7 @@ class _Trials(Generic[T]):
         return reason is None
 
     def why_wrong(self, name: str) -> str | None:
-        """Why a way is not used, or None if one run of it gives a result close enough to `wanted`."""
+        """The reason why a way is not used; None if the result of one run is close enough to `wanted`."""
         if name not in self.failed:
             reason = self.attempt(name, self._why_wrong)
             if reason is not None:
@@ -235,6 +235,7 @@ class _Trials(Generic[T]):
         return self.failed.get(name)
 
     def _why_wrong(self, way: Way[T]) -> str | None:
+        """As `why_wrong`, but raises the errors of the way."""
         if (reason := way.why_not()) is not None:
             return reason
         wrong_by = self.question.error(way.run(), self.wanted)

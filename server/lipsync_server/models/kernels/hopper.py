@@ -17,7 +17,7 @@ MOST_SHARED_BYTES = 227 * 1024
 
 
 def why_not(device: torch.device, name: str, **constants: int) -> str | None:
-    """Why the kernel cannot run on `device`, or None. Compiles the kernel to find out."""
+    """The reason why the kernel cannot run on `device`; None if it can. Compiles the kernel to find out."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device) != (9, 0):
         return "it needs a Hopper GPU (H100, H200)"
     return nvrtc.why_not(device, name, **constants)

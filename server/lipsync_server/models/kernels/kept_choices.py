@@ -5,8 +5,8 @@ each changes the file under a lock, so neither loses the other's choices. A fold
 measurement at each start and one line in the log.
 
 A kernel that was never run on a card may end the whole process: by a crash below Python, or by a hang that the server
-ends. The way under trial is therefore noted before it runs and struck out afterwards. A way that is still noted after
-two processes ended is not tried again. Knows neither torch nor the meaning of a choice.
+ends. The way under trial is therefore noted before it runs, and the note is removed afterwards. A way whose notes
+remained after two processes is not tried again. Knows neither torch nor the meaning of a choice.
 """
 
 import fcntl
@@ -56,7 +56,7 @@ class Kept(BaseModel):
 
 
 class _Trials(BaseModel):
-    """The trials of one way that have not ended. running: process ids. fatal: how many ended with their process."""
+    """The trials of one way that have not ended. running: process ids. fatal: count of trials that ended a process."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -93,7 +93,7 @@ class KeptChoices:
         self._change(lambda found: found.model_copy(update={"choices": {**found.choices, key: kept}}))
 
     def why_not(self, key: str, way: str) -> str | None:
-        """Why a way is not tried at all, or None."""
+        """The reason why a way is not tried at all; None if it may be tried."""
         trials = self._read().trials.get(key, {}).get(way, _Trials())
         ended = trials.fatal + sum(_has_ended(process) for process in trials.running)
         if ended < MOST_FATAL_TRIALS:
@@ -114,6 +114,8 @@ class KeptChoices:
         self._note(key, way, lambda _: _Trials(fatal=MOST_FATAL_TRIALS))
 
     def _note(self, key: str, way: str, change: Callable[[_Trials], _Trials]) -> None:
+        """Change the note of one way. An empty note is removed."""
+
         def changed(found: _Content) -> _Content:
             ways = dict(found.trials.get(key, {}))
             noted = change(ways.pop(way, _Trials()))
@@ -141,6 +143,7 @@ class KeptChoices:
         return found if found.model_copy(update={"choices": {}, "trials": {}}) == empty else empty
 
     def _change(self, change: Callable[[_Content], _Content]) -> None:
+        """Change the file under the lock. A folder that cannot be written is logged once and not tried again."""
         if self.folder is None or self._unwritable:
             return
         try:
@@ -182,4 +185,5 @@ def _has_ended(process: int) -> bool:
 
 
 def _without_this_process(known: _Trials) -> tuple[int, ...]:
+    """The processes of a note except this one."""
     return tuple(process for process in known.running if process != os.getpid())

@@ -23,7 +23,7 @@ _HEADER = "hopper.cuh"
 
 
 def why_not(device: torch.device, name: str, **constants: int) -> str | None:
-    """Why kernel `name` cannot be built for the GPU `device`, or None. Compiles the kernel to find out."""
+    """The reason why kernel `name` cannot be built for the GPU `device`; None if it can. Compiles it to find out."""
     try:
         compiled(device, name, **constants)
     except (

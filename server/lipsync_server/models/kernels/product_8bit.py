@@ -23,7 +23,7 @@ if _HAS_TRITON:
     from lipsync_server.models.kernels.int8_product import TILES, int8_product
 
 TORCH = "torch"
-"""Named in place of a tile: the int8 product is torch's own, which needs neither Triton nor a C compiler."""
+"""The name in place of a tile for torch's own int8 product, which needs neither Triton nor a C compiler."""
 TRIAL_ROWS = 8_192
 """Rows of a trial product: a quarter of a window's tokens, which take about a millisecond."""
 _COMPARED_ROWS = 64
@@ -155,4 +155,5 @@ def fastest_kind(n_out: int, n_in: int, device: torch.device, chooser: Chooser) 
 
 
 def _rows(n: int, width: int, device: torch.device) -> Tensor:
+    """Random rows, float32 (n, width)."""
     return torch.randn(n, width, generator=torch.Generator(device).manual_seed(n), device=device)

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 @cache
 def why_not(device: torch.device) -> str | None:
-    """Why Triton does not work on `device`, or None. Writes one line to the log where a GPU computes without it."""
+    """The reason why Triton does not work on `device`; None if it works. The reason is also logged once."""
     if device.type != "cuda":
         return "it needs an NVIDIA GPU"
     reason = _trial(device)
@@ -30,6 +30,7 @@ def why_not(device: torch.device) -> str | None:
 
 
 def _trial(device: torch.device) -> str | None:
+    """The fault of a small kernel on `device`; None if its result is right."""
     if importlib.util.find_spec("triton") is None:
         return "it is not installed"
     try:

@@ -40,7 +40,10 @@ class Pending:
 
 
 def why_not(layers: Iterable[nn.Module], device: torch.device) -> str | None:
-    """Why a block whose products over all tokens are `layers` cannot run in fused passes on `device`, or None."""
+    """The reason why a block cannot run in fused passes on `device`; None if it can.
+
+    layers: the block's products over all tokens.
+    """
     if device.type != "cuda":
         return "it needs an NVIDIA GPU"
     if torch.cuda.get_device_capability(device) < (8, 0):

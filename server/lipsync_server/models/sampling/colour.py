@@ -60,7 +60,7 @@ _OFFSET = 16.0 / 116.0
 
 
 class ColourMatch:
-    """Moves the Lab mean and deviation of frames to those of one picture, which is measured once."""
+    """Moves the mean and deviation of frames in Lab colours to the values of one picture, which is measured once."""
 
     def __init__(self, reference: Tensor, strength: float = 1.0, space: ColourSpace = SCIKIT_IMAGE) -> None:
         """reference: (3, H, W) in [-1, 1], on the device of the later frames.

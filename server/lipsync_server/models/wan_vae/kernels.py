@@ -88,7 +88,7 @@ def _double(
 def norm_silu(
     x: Tensor, gamma: Tensor, bias: Tensor | None = None, history: Tensor | None = None, edge: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """As ops.norm_silu."""
+    """The same as ops.norm_silu."""
     rows = _rows(x)
     _, n_frames, height, width, channels = rows.shape
     per_frame = height * (width + 2 * edge)
@@ -105,7 +105,7 @@ def norm_silu(
 
 
 def add(x: Tensor, y: Tensor, bias: Tensor | None = None) -> Tensor:
-    """As ops.add; overwrites x where x is channels-last."""
+    """The same as ops.add. Overwrites x if x is channels-last."""
     rows = _rows(x)
     grid, tile = _tiles(rows[..., 0].numel(), rows.shape[-1])
     _add[grid](
@@ -115,7 +115,7 @@ def add(x: Tensor, y: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def double(x: Tensor, n_parts: int, bias: Tensor | None = None) -> Tensor:
-    """As ops.double."""
+    """The same as ops.double."""
     rows = _rows(x)
     _, n_frames, height, width, wide = rows.shape
     out = rows.new_empty(1, n_frames * n_parts, 2 * height, 2 * width, wide // n_parts)

@@ -48,7 +48,7 @@ class CausalConv(nn.Module):
 
 
 class FoldedConv(CausalConv):
-    """A CausalConv as a 2-D convolution, whose input channels are those of all frames that an output frame reads.
+    """A CausalConv as a 2-D convolution. Its input has the channels of all frames that an output frame reads.
 
     On a CPU, torch's 3-D convolution is slow below 16 channels.
     """

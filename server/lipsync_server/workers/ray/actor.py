@@ -86,7 +86,7 @@ class EngineActor:
         yield from self._while_running(lambda say: self._work.load(name, say))
 
     def why_no_room(self, n_bytes: int) -> str | None:
-        """Why this machine's temporary folder has no space for a render with inputs of `n_bytes`, or None."""
+        """The reason why this machine's temporary folder is too full for inputs of `n_bytes`; None if it has space."""
         free = shutil.disk_usage(self._home.root).free
         if free >= 2 * n_bytes + _SPARE_BYTES:
             return None

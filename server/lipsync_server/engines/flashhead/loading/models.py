@@ -61,16 +61,19 @@ class Models:
 
     @property
     def transformer(self) -> FlashHeadTransformer:
+        """The loaded transformer."""
         assert self._transformer is not None, "load() comes first"
         return self._transformer
 
     @property
     def vae(self) -> VideoVae:
+        """The loaded VAE."""
         assert self._vae is not None, "load() comes first"
         return self._vae
 
     @property
     def sound(self) -> Wav2Vec:
+        """The loaded speech encoder."""
         assert self._sound is not None, "load() comes first"
         return self._sound
 

@@ -71,7 +71,7 @@ class Block(nn.Module):
 
 
 def why_not_fast(block: Block, device: torch.device) -> str | None:
-    """Why `fast_forward` cannot run this block on `device`, or None."""
+    """The reason why `fast_forward` cannot run this block on `device`; None if it can."""
     layers = (
         block.self_attn.qkv, block.self_attn.o, block.cross_attn.q, block.cross_attn.o, block.ffn[0], block.ffn[2],
     )  # fmt: skip

@@ -18,7 +18,7 @@ MOTION_LATENTS = 2
 
 @dataclass(frozen=True)
 class HeadConfig(WanSizes):
-    """Sizes of the transformer; the defaults are those of variant pro.
+    """Sizes of the transformer. The defaults are the sizes of variant pro.
 
     in_dim: channels of the noisy latent and of the picture's latent together. vae_stride: (frames, rows, columns) of
     pixels in one latent value.

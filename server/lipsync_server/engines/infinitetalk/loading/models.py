@@ -122,15 +122,18 @@ class Models:
 
     @property
     def transformer(self) -> InfiniteTalkTransformer:
+        """The loaded transformer."""
         assert self._held is not None, "load_transformer() comes first"
         return self._held.model
 
     @property
     def vae(self) -> WanVae:
+        """The loaded VAE."""
         return self._loaded.vae
 
     @property
     def wav2vec(self) -> Wav2Vec:
+        """The loaded speech encoder."""
         return self._loaded.wav2vec
 
     @property

@@ -39,7 +39,7 @@ class _Inputs(NamedTuple):
 def use_faster_blocks(
     model: InfiniteTalkTransformer, chooser: Chooser, frames: int = _FRAMES, side: int = _SIDE
 ) -> str | None:
-    """Let the model run its fastest form of blocks. Returns why that is not the fused form, or None where it is.
+    """Let the model run its fastest form of blocks. Returns the reason why that is not the fused form, or None.
 
     Comes after compile_blocks() and set_attention(). The compiled form is compiled here, which takes seconds at the
     first start on a card; the choice is kept then. Where neither form runs, the model runs its plain blocks.
@@ -107,7 +107,7 @@ def question_of(
 
 @torch.no_grad()
 def _with_first_block(model: InfiniteTalkTransformer, compute: Callable[[Block], T]) -> T:
-    """The result of `compute` on block 0, whose weights the runner brings to the GPU where they wait elsewhere."""
+    """The result of `compute` on block 0. If its weights wait in host memory, the runner copies them to the GPU."""
     for block in model.runner:
         return compute(block)
     raise AssertionError("a transformer has blocks")

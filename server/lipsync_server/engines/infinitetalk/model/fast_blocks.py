@@ -23,7 +23,7 @@ if importlib.util.find_spec("triton") is not None:
 
 
 def why_not(block: Block, device: torch.device) -> str | None:
-    """Why the fast path cannot run this block on `device`, or None."""
+    """The reason why the fast path cannot run this block on `device`; None if it can."""
     layers = (
         block.self_attn.qkv, block.self_attn.o, block.cross_attn.q, block.cross_attn.o,
         block.audio_cross_attn.q_linear, block.audio_cross_attn.proj, block.ffn[0], block.ffn[2],

@@ -19,6 +19,7 @@ class TextEmbedding(nn.Sequential):
         self.text_len = config.text_len
 
     def forward(self, text: Tensor) -> Tensor:
+        """Raises ValueError for a text with more than text_len tokens."""
         if text.shape[0] > self.text_len:
             raise ValueError(f"text has {text.shape[0]} tokens, the model takes at most {self.text_len}")
         padded = F.pad(text, (0, 0, 0, self.text_len - text.shape[0]))

@@ -53,7 +53,10 @@ class Share:
 
     @classmethod
     def of(cls, grid: Grid, rank: int, size: int) -> "Share":
-        """As even as can be; raises ValueError when a frame has fewer tokens than there are processes."""
+        """The share of process `rank` of `size` processes. All shares are as equal as possible.
+
+        Raises ValueError if a frame has fewer tokens than there are processes.
+        """
         n_tokens = grid[1] * grid[2]
         if n_tokens < size:
             raise ValueError(f"{n_tokens} tokens a frame cannot be shared by {size} processes")

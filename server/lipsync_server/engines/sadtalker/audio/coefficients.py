@@ -56,7 +56,7 @@ class CoefficientTrack:
         options: TrackOptions,
         reference: Rows | None = None,
     ) -> None:
-        """source: (70,) or (73,) coefficients of the picture; their number decides that of every row.
+        """source: (70,) or (73,) coefficients of the picture. Every row has the same number of coefficients.
 
         reference: (m, 73) of a video whose pose or eyes are followed, looped.
         """
@@ -146,7 +146,7 @@ def windows_of(rows: Callable[[int, int], Rows], n_frames: int, first: int, stop
 
 
 def with_reference_pose(generated: Rows, reference: Rows, first: int = 0) -> Rows:
-    """Add a reference video's head motion (its pose less that of its first frame, looped) to generated rows.
+    """Add a reference video's head motion (its pose minus the pose of its first frame, looped) to generated rows.
 
     generated: (n, 70), whose first row is frame `first`; reference: (m, 70 or more).
     """

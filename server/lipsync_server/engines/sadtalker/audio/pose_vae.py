@@ -140,6 +140,7 @@ class PoseVAE(nn.Module):
 
     @property
     def decoder(self) -> PoseDecoder:
+        """The part of the network that is used without its encoder."""
         return self.netG.decoder
 
     def embed(self, windows: Tensor) -> Tensor:

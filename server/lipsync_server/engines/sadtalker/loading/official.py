@@ -24,7 +24,7 @@ N_EXPRESSION, N_POSE, N_STYLES, N_LATENT, N_BLOCK_FRAMES = 64, 6, 46, 64, 32
 
 @dataclass(frozen=True)
 class Dimensions:
-    """The numbers on which the size of the files depends; the defaults are those of the published files.
+    """The numbers on which the size of the files depends. The defaults are the numbers of the published files.
 
     width: factor on the networks' channels. depth, compressed: of the feature volume and of dense motion's copy of it.
     """

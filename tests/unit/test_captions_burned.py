@@ -107,6 +107,24 @@ def test_words_from_right_to_left_stand_in_their_order_of_reading() -> None:
     assert [word.text for word in _visual_order(line)] == ["say", "שתיים", "אחת", "now"]
 
 
+@pytest.mark.parametrize(
+    ("text", "kinds"),
+    [
+        ("much ❤️", ["letters", "picture"]),
+        ("1️⃣ ☺️", ["picture"]),
+        ("مرحبا🎉", ["letters", "picture"]),
+        ("Acme™ ©", ["letters"]),
+        ("❤\ufe0e", ["letters"]),
+    ],
+)
+def test_emoji_are_pictures_and_signs_are_letters_beside_any_text(text: str, kinds: list[str]) -> None:
+    found = [
+        "picture" if any(name in file.path.stem.lower() for name in ("emoji", "symbola")) else "letters"
+        for _, file in Fonts().runs(text)
+    ]
+    assert found == kinds
+
+
 def test_letters_without_a_font_are_named_with_what_to_install(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"No font .*'\U000e0100?.*|PRIVATE|unknown letter") as refused:
         Fonts(tmp_path).runs("a\ue123b")

@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,10 @@ _LIKED: Final = (
 _EMOJI: Final = ("notocoloremoji", "seguiemj", "apple color emoji", "twemoji", "notoemoji", "symbola")
 _NOT_FOR_TEXT: Final = ("mono", "serif-", "condensed", "italic", "oblique", "math", "light", "thin", "display")
 _SUFFIXES: Final = (".ttf", ".otf", ".ttc")
+_PICTURES: Final = frozenset(
+    "⌚⌛⏩⏪⏫⏬⏰⏳◽◾☔☕♈♉♊♋♌♍♎♏♐♑♒♓♿⚓⚡⚪⚫⚽⚾⛄⛅⛎⛔⛪⛲⛳⛵⛺⛽✅✊✋✨❌❎❓❔❕❗➕➖➗➰➿⬛⬜⭐⭕"
+)
+"""The characters below U+1F000 that are pictures without a selector."""
 _JOINERS: Final = frozenset("\u200d\ufe0e\ufe0f\u20e3\u200c")
 # Bitmap emoji come in one size, in pixels: Noto's and Apple's.
 _BITMAP_SIZES: Final = (109, 160, 96, 64)
@@ -62,11 +67,15 @@ class Fonts:
 
         Raises InvalidInput that names the letters for which no font is installed.
         """
-        whole = self._covering(text)
+        return [run for _, part in groupby(_clusters(text), _is_emoji) for run in self._runs_of_one_kind(list(part))]
+
+    def _runs_of_one_kind(self, clusters: list[str]) -> list[tuple[str, FontFile]]:
+        """The runs of letters, or of emoji: many fonts of letters have a black heart too, so they are kept apart."""
+        whole = self._covering("".join(clusters))
         if whole is not None:
-            return [(text, whole)]
+            return [("".join(clusters), whole)]
         runs: list[tuple[str, FontFile]] = []
-        for cluster in _clusters(text):
+        for cluster in clusters:
             font = self._covering(cluster)
             if font is None:
                 letters = "".join(dict.fromkeys(c for c in cluster if not unicodedata.combining(c)))
@@ -120,7 +129,13 @@ def _is_for_emoji(font: FontFile) -> bool:
 
 
 def _is_emoji(text: str) -> bool:
-    return any(unicodedata.category(c) == "So" or "\U0001f1e6" <= c <= "\U0001faff" for c in text)
+    """Whether Unicode asks for coloured pictures: by a selector behind the character, or by the character itself.
+
+    A copyright sign or a heart without a selector is a letter (UTS 51, emoji presentation).
+    """
+    if "\ufe0e" in text:
+        return False
+    return any(c in "\ufe0f\u20e3" or c >= "\U0001f000" or c in _PICTURES for c in text)
 
 
 def _clusters(text: str) -> Iterator[str]:

@@ -309,6 +309,27 @@ def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_is_decoded(tmp_path: 
         probe_image(tmp_path / "p.jpg", max_pixels=LIMIT)
 
 
+@pytest.mark.parametrize("inserted", [b"\0\1", b"\xff", b"\xff" * 9, b"\xff\xd0", b"\xff\x01"])
+@pytest.mark.parametrize("before", [b"\xff\xc2", b"\xff\xda"])
+def test_bytes_between_the_segments_hide_no_scan(tmp_path: Path, before: bytes, inserted: bytes) -> None:
+    """The decoder passes over such bytes and goes on with the next scan."""
+    path = tmp_path / "p.jpg"
+    path.write_bytes(jpeg_with_empty_scans(200, side=64).replace(before, inserted + before))
+    with pytest.raises(InvalidImage, match="more than 100 scans"):
+        probe_image(path, max_pixels=LIMIT)
+
+
+@pytest.mark.parametrize("stray", [b"\r\n", b"\xef\xbb\xbf", bytes(9)])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+def test_stray_bytes_before_a_picture_are_left_out(tmp_path: Path, kind: str, stray: bytes) -> None:
+    """A script that prints a file often prints a blank line or a byte order mark before it."""
+    quadrants().save(tmp_path / "whole", kind)
+    path = tmp_path / "p"
+    path.write_bytes(stray + (tmp_path / "whole").read_bytes())
+    assert probe_image(path, max_pixels=LIMIT).format == kind
+    assert (load_image(path, max_pixels=LIMIT) == load_image(tmp_path / "whole", max_pixels=LIMIT)).all()
+
+
 def test_a_progressive_jpeg_with_a_video_appended_is_read(tmp_path: Path) -> None:
     file = io.BytesIO()
     quadrants().save(file, "JPEG", progressive=True, quality=95)

@@ -4,19 +4,21 @@ Runs only a closed list of Pillow's decoders, and checks the size in the header 
 converts the decoded pixels to RGB. Does not know faces or engines.
 """
 
-import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import pillow_heif
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lipsync_server.errors import InvalidImage, UnsupportedMedia
-from lipsync_server.media.formats.container import picture_brand, sniff
+from lipsync_server.media.formats.container import STRAY_BYTES, picture_brand, sniff
+from lipsync_server.media.formats.parts import Part, open_part
 from lipsync_server.media.formats.recognise import N8N_ADVICE, describe, is_text
 from lipsync_server.media.picture.colour import to_rgb
+from lipsync_server.media.picture.jpeg_scans import count_scans
 from lipsync_server.media.picture.still_coding import hdr_coding
 from lipsync_server.media_types import Frames
 
@@ -24,9 +26,7 @@ pillow_heif.register_heif_opener(thumbnails=False, decode_threads=1)
 
 
 MAX_JPEG_SCANS = 100
-_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
-# Within a scan's data 0xFF is followed by 0 or by a restart marker (D0 to D7); anything else ends the data.
-_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_SEARCHED_BYTES = 4096
 MIN_SIDE = 32
 """Pixels; in a smaller picture no face can be distinguished from noise."""
 FORMATS = ["JPEG", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP"]
@@ -63,22 +63,26 @@ def load_image(path: Path, *, max_pixels: int) -> Frames:
     picture that is damaged, cut off, smaller than MIN_SIDE or larger than `max_pixels` (checked before any decoding).
     """
     with _decoded(path, max_pixels) as image:
-        return to_rgb(_upright(image), hdr_coding(path))
+        with _opened(path) as file:
+            coding = hdr_coding(file)
+        return to_rgb(_upright(image), coding)
 
 
 @contextmanager
 def _decoded(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     """The decoded picture, its size checked first. Every exception of Pillow becomes a sentence."""
-    _check_scans(path)
-    try:
-        image = Image.open(path, formats=FORMATS)
-    except UnidentifiedImageError:
-        raise _unreadable(path) from None
-    except MemoryError:
-        raise
-    except Exception as problem:  # Pillow's parsers raise exceptions of any class, even RuntimeError
-        raise _damaged(problem) from None
-    with image:
+    with ExitStack() as closing:
+        file = closing.enter_context(_opened(path))
+        _check_scans(file)
+        file.seek(0)
+        try:
+            image = closing.enter_context(Image.open(file, formats=FORMATS))
+        except UnidentifiedImageError:
+            raise _unreadable(path) from None
+        except MemoryError:
+            raise
+        except Exception as problem:  # Pillow's parsers raise exceptions of any class, even RuntimeError
+            raise _damaged(problem) from None
         _check_size(image.width, image.height, max_pixels)
         try:
             image.load()
@@ -97,34 +101,28 @@ def _upright(image: Image.Image) -> Image.Image:
         return image  # broken EXIF is no reason to refuse a good picture
 
 
-def _check_scans(path: Path) -> None:
-    """Refuse a JPEG with more scans than any encoder makes: for each scan the decoder passes over the whole picture.
-
-    Progressive encoders make about 10. libjpeg-turbo's authors advise a limit for files from strangers, too.
-    """
+def _opened(path: Path) -> BinaryIO:
+    """The file, without the stray bytes that a script may have put before a picture."""
     with path.open("rb") as file:
-        if file.read(3) != b"\xff\xd8\xff":
-            return
-        file.seek(0)
-        n_scans = _count_scans(file.read())
-    if n_scans > MAX_JPEG_SCANS:
+        head = file.read(_SEARCHED_BYTES)
+    picture = head.lstrip(STRAY_BYTES)
+    stray = len(head) - len(picture)
+    # The first bytes of HEIC and AVIF are zeros that belong to the picture.
+    if not stray or not picture.startswith((*_SIGNATURES, b"RIFF")):
+        return path.open("rb")
+    return open_part(path, Part(stray, path.stat().st_size))
+
+
+def _check_scans(file: BinaryIO) -> None:
+    """Refuse a JPEG with more scans than any encoder makes."""
+    if file.read(3) != b"\xff\xd8\xff":
+        return
+    file.seek(0)
+    if count_scans(file.read(), MAX_JPEG_SCANS + 1) > MAX_JPEG_SCANS:
         raise InvalidImage(
             f"The picture is a JPEG of more than {MAX_JPEG_SCANS} scans, which no usual program writes. Export it again"
             " as JPEG or PNG."
         )
-
-
-def _count_scans(jpeg: bytes) -> int:
-    """Scans up to the end of the image, at most MAX_JPEG_SCANS + 1. Phones append videos and pictures behind it."""
-    n_scans, at = 0, 2
-    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF and jpeg[at + 1] != _END_OF_IMAGE and n_scans <= MAX_JPEG_SCANS:
-        is_scan = jpeg[at + 1] == _START_OF_SCAN
-        at += 2 + int.from_bytes(jpeg[at + 2 : at + 4])
-        if is_scan:
-            n_scans += 1
-            following = _MARKER.search(jpeg, at)
-            at = following.start() if following else len(jpeg)
-    return n_scans
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:

@@ -6,8 +6,7 @@ HDR is high dynamic range. PNG has the code points in the chunk `cICP`, HEIC and
 """
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 # The properties of HEIC and AVIF, and the chunks of PNG before the pixels, are at the beginning.
 _SEARCHED_BYTES = 1024 * 1024
@@ -23,10 +22,9 @@ class HdrCoding:
     primaries: int
 
 
-def hdr_coding(path: Path) -> HdrCoding | None:
-    """The HDR coding that the file at `path` declares, or None for an ordinary picture."""
-    with path.open("rb") as file:
-        head = file.read(_SEARCHED_BYTES)
+def hdr_coding(file: BinaryIO) -> HdrCoding | None:
+    """The HDR coding that the picture in `file` declares, or None for an ordinary picture."""
+    head = file.read(_SEARCHED_BYTES)
     if head.startswith(_PNG):
         return _of_png(head)
     if head[4:8] == b"ftyp" and (at := head.find(b"colrnclx")) >= 0:

@@ -292,40 +292,93 @@ async def until_answering(port: int) -> str:
     return said
 
 
+class StartScript:
+    """A start script with a stand-in for `python` that records pip, the download and the server, and runs all else.
+
+    The download lasts until it is ended, and the second installation waits for it to begin. FAIL=yes: pip fails.
+    """
+
+    def __init__(self, folder: Path, script: str) -> None:
+        self._folder, self._script, self._log = folder, script, folder / "log"
+        programs = folder / "bin"
+        programs.mkdir()
+        (programs / "python").write_text(
+            f"#!/bin/bash\nlog={self._log}\n"
+            'case "$*" in\n'
+            '*"import torch"*) echo torch==2.10.0 ;;\n'
+            '*"weights pull"*) trap \'echo the download was ended >> $log; exit 0\' TERM; echo "$*" >> $log\n'
+            "while :; do read -rt 0.05 <> <(:) || :; done ;;\n"
+            '"-m "*) [[ "$*" != *gpu* || -z "$LIPSYNC_PROFILE" ]] || until grep -q pull $log; do :; done\n'
+            'echo "$*" >> $log; [[ -z "$FAIL" ]] ;;\n'
+            f'*) exec {sys.executable} "$@" ;;\n'
+            "esac\n"
+        )
+        (programs / "gcc").write_text("#!/bin/sh\n")
+        for program in programs.iterdir():
+            program.chmod(0o755)
+
+    async def run(self, **environment: str) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *("bash", "-c", self._script),
+            env={
+                "PATH": f"{self._folder / 'bin'}:/usr/bin:/bin",
+                "HOME": str(self._folder),
+                "LIPSYNC_DATA_DIR": str(self._folder / "data"),
+                "LIPSYNC_WEIGHTS_DIR": str(self._folder / "weights"),
+                **environment,
+            },
+        )
+
+    def asked(self) -> list[str]:
+        """What the stand-in was asked to do, in order."""
+        return self._log.read_text().splitlines()
+
+
 async def test_the_start_script_accepts_only_the_wheel_it_was_made_for_and_installs_it(tmp_path: Path) -> None:
     """The script really runs. `python` is a stand-in that records pip and the server, and runs all else."""
     wheel, other = tmp_path / "lipsync_server-1-py3-none-any.whl", tmp_path / "other.whl"
     wheel.write_bytes(b"the right bytes")
     other.write_bytes(b"other bytes")
-    programs, log, port = tmp_path / "bin", tmp_path / "log", free_port()
-    programs.mkdir()
-    (programs / "python").write_text(
-        f"#!/bin/sh\n"
-        f'case "$*" in *"import torch"*) echo torch==2.10.0 ;;\n'
-        f'"-m "*) echo "$*" >> {log} ;;\n'
-        f'*) exec {sys.executable} "$@" ;; esac\n'
-    )
-    (programs / "gcc").write_text("#!/bin/sh\n")
-    for program in programs.iterdir():
-        program.chmod(0o755)
-    process = await asyncio.create_subprocess_exec(
-        *("bash", "-c", choose_software(source=str(wheel)).script),
-        env={
-            "PATH": f"{programs}:/usr/bin:/bin",
-            "LIPSYNC_PORT": str(port),
-            "LIPSYNC_DATA_DIR": str(tmp_path / "data"),
-            "LIPSYNC_WEIGHTS_DIR": str(tmp_path / "weights"),
-        },
-    )
+    started, port = StartScript(tmp_path, choose_software(source=str(wheel)).script), free_port()
+    process = await started.run(LIPSYNC_PORT=str(port))
     url = f"http://127.0.0.1:{port}"
     assert await until_answering(port) == "The machine waits for the wheel."
     with pytest.raises(ProviderError, match="not the file"):
         await upload(url, other, tries=1)
     await upload(url, wheel, tries=3, pause_s=0.1)
     assert await asyncio.wait_for(process.wait(), 30) == 0
-    installed, served = log.read_text().splitlines()
+    first, installed, served = started.asked()
+    assert first.endswith(f"{tmp_path}/weights/.uploads/{wheel.name}")
     assert installed.endswith(f"{tmp_path}/weights/.uploads/{wheel.name}[gpu,s3]")
     assert served == "-m lipsync_server.cli serve"
+
+
+async def test_model_files_are_downloaded_while_the_rest_is_installed_and_a_restart_installs_nothing(
+    tmp_path: Path,
+) -> None:
+    started = StartScript(tmp_path, choose_software(source=URL).script)
+    assert await asyncio.wait_for((await started.run(LIPSYNC_PROFILE="sadtalker-256")).wait(), 30) == 0
+    assert started.asked() == [
+        f"-m pip install --no-cache-dir lipsync-server @ {URL}",
+        "-m lipsync_server.cli weights pull sadtalker-256",
+        f"-m pip install --no-cache-dir -c /tmp/torch.txt lipsync-server[gpu,s3] @ {URL}",
+        "the download was ended",
+        "-m lipsync_server.cli serve",
+    ]
+    assert await asyncio.wait_for((await started.run(LIPSYNC_PROFILE="sadtalker-256")).wait(), 30) == 0
+    assert started.asked()[5:] == ["-m lipsync_server.cli serve"]
+
+
+async def test_an_installation_that_fails_is_repeated_at_the_next_start(tmp_path: Path) -> None:
+    started = StartScript(tmp_path, choose_software(source=URL).script)
+    assert await asyncio.wait_for((await started.run(FAIL="yes")).wait(), 30) != 0
+    assert await asyncio.wait_for((await started.run()).wait(), 30) == 0
+    assert [line.partition(" lipsync-server")[0] for line in started.asked()] == [
+        "-m pip install --no-cache-dir",
+        "-m pip install --no-cache-dir",
+        "-m pip install --no-cache-dir -c /tmp/torch.txt",
+        "-m lipsync_server.cli serve",
+    ]
 
 
 @pytest.mark.parametrize(("driver", "refused"), [("580.65.06", False), ("535.183.01", True), ("", True)])

@@ -25,6 +25,7 @@ from lipsync_server.errors import InvalidInput
 
 _UPLOAD_TIMEOUT = aiohttp.ClientTimeout(total=600, sock_connect=10)
 _SUFFIXES = (".whl", ".tar.gz", ".zip")
+_EXTRAS = "[gpu,s3]"
 
 # The receiver runs until it has the wheel. It answers /readyz for `lipsync cloud up`, and accepts one PUT. It needs
 # only Python.
@@ -97,8 +98,8 @@ def choose_software(*, image: str = "", source: str = "", stock_image: str = pub
     if not source.split("?")[0].split("#")[0].endswith(_SUFFIXES):
         raise InvalidInput(f"--source must end in {', '.join(_SUFFIXES)}; {source!r} does not.", field="source")
     if urlsplit(source).scheme == "https":
-        requirement = f"lipsync-server[gpu,s3] @ {source}"
-        return Software(stock_image, published.STOCK_CUDA, _script("", shlex.quote(requirement)))
+        plain, whole = (shlex.quote(f"lipsync-server{extras} @ {source}") for extras in ("", _EXTRAS))
+        return Software(stock_image, published.STOCK_CUDA, _script("", plain, whole))
     path = Path(source)
     if not path.is_file():
         raise InvalidInput(
@@ -109,7 +110,8 @@ def choose_software(*, image: str = "", source: str = "", stock_image: str = pub
     # The file is stored beside the weights, on RunPod's volume too, so that it survives a restart of the machine.
     receive = f'"$python" -c {shlex.quote(_RECEIVER)} "$uploads" {path.name} {_sha256(path)}'
     before = f'[ -f "$uploads/{path.name}" ] || {receive}\n'
-    return Software(stock_image, published.STOCK_CUDA, _script(before, f'"$uploads/{path.name}[gpu,s3]"'), path)
+    plain, whole = (f'"$uploads/{path.name}{extras}"' for extras in ("", _EXTRAS))
+    return Software(stock_image, published.STOCK_CUDA, _script(before, plain, whole), path)
 
 
 def build_wheel(checkout: Path, folder: Path) -> Path:
@@ -161,11 +163,13 @@ async def upload(url: str, wheel: Path, *, tries: int = 5, pause_s: float = 5.0)
     raise ProviderError(f"The machine at {url} did not take {wheel.name}: {reason}")
 
 
-def _script(before: str, requirement: str) -> str:
+def _script(before: str, plain: str, whole: str) -> str:
     """The script that installs Lipsync beside the image's torch, which it does not change, and runs the server.
 
-    After a restart of the machine, Lipsync is already installed. Triton compiles small C programs, so the script
-    installs a compiler if the image has none. Compiled kernels are stored beside the weights, as in our own image.
+    plain: the requirement without extras. It is installed first and downloads the profile's model files while `whole`
+    is installed; the server continues that download. After a restart of the machine, Lipsync is already installed.
+    Triton compiles small C programs, so the script installs a compiler if the image has none. Compiled kernels are
+    stored beside the weights, as in our own image.
     """
     return (
         "set -eu\n"
@@ -177,13 +181,25 @@ def _script(before: str, requirement: str) -> str:
         "uploads=$LIPSYNC_WEIGHTS_DIR/.uploads\n"
         'mkdir -p "$LIPSYNC_DATA_DIR" "$LIPSYNC_WEIGHTS_DIR" "$uploads"\n'
         "python=$(command -v python || command -v python3)\n"
-        "if ! command -v lipsync > /dev/null; then\n"
+        "installed=${HOME:-/root}/.lipsync-installed\n"
+        'if [ ! -e "$installed" ]; then\n'
         f"{before}"
+        f'"$python" -m pip install --no-cache-dir {plain}\n'
+        "download=\n"
+        'if [ -n "${LIPSYNC_PROFILE:-}" ]; then\n'
+        '"$python" -m lipsync_server.cli weights pull "$LIPSYNC_PROFILE" > /tmp/weights.log 2>&1 &\n'
+        "download=$!\n"
+        "fi\n"
         "if ! command -v gcc > /dev/null; then\n"
         "apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev python3-dev\n"
         "fi\n"
         '"$python" -c \'import torch; print("torch==" + torch.__version__)\' > /tmp/torch.txt\n'
-        f'"$python" -m pip install --no-cache-dir -c /tmp/torch.txt {requirement}\n'
+        f'"$python" -m pip install --no-cache-dir -c /tmp/torch.txt {whole}\n'
+        'if [ -n "$download" ]; then\n'
+        'kill "$download" 2> /dev/null || true\n'
+        'wait "$download" || true\n'
+        "fi\n"
+        'touch "$installed"\n'
         "fi\n"
         'exec "$python" -m lipsync_server.cli serve\n'
     )

@@ -45,11 +45,18 @@ export function chooseSoftware(
 			`Source must be an https address that ends in ${SUFFIXES.join(', ')}; "${source}" is not`,
 		);
 	}
-	return { image: STOCK_IMAGE, script: startScript(quoted(`lipsync-server[gpu,s3] @ ${source}`)) };
+	const plain = quoted(`lipsync-server @ ${source}`);
+	return {
+		image: STOCK_IMAGE,
+		script: startScript(plain, quoted(`lipsync-server[gpu,s3] @ ${source}`)),
+	};
 }
 
-/** Installs Lipsync beside the image's torch, which stays as it is, and becomes the server. */
-function startScript(requirement: string): string {
+/**
+ * Installs Lipsync beside the image's torch, which stays as it is, and becomes the server. `plain`, without extras, is
+ * installed within seconds and downloads the model files while `whole` is installed.
+ */
+function startScript(plain: string, whole: string): string {
 	return [
 		'set -eu',
 		'export PIP_BREAK_SYSTEM_PACKAGES=1 PIP_ROOT_USER_ACTION=ignore PYTHONUNBUFFERED=1',
@@ -60,12 +67,24 @@ function startScript(requirement: string): string {
 		'uploads=$LIPSYNC_WEIGHTS_DIR/.uploads',
 		'mkdir -p "$LIPSYNC_DATA_DIR" "$LIPSYNC_WEIGHTS_DIR" "$uploads"',
 		'python=$(command -v python || command -v python3)',
-		'if ! command -v lipsync > /dev/null; then',
+		'installed=${HOME:-/root}/.lipsync-installed',
+		'if [ ! -e "$installed" ]; then',
+		`"$python" -m pip install --no-cache-dir ${plain}`,
+		'download=',
+		'if [ -n "${LIPSYNC_PROFILE:-}" ]; then',
+		'"$python" -m lipsync_server.cli weights pull "$LIPSYNC_PROFILE" > /tmp/weights.log 2>&1 &',
+		'download=$!',
+		'fi',
 		'if ! command -v gcc > /dev/null; then',
 		'apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev python3-dev',
 		'fi',
 		'"$python" -c \'import torch; print("torch==" + torch.__version__)\' > /tmp/torch.txt',
-		`"$python" -m pip install --no-cache-dir -c /tmp/torch.txt ${requirement}`,
+		`"$python" -m pip install --no-cache-dir -c /tmp/torch.txt ${whole}`,
+		'if [ -n "$download" ]; then',
+		'kill "$download" 2> /dev/null || true',
+		'wait "$download" || true',
+		'fi',
+		'touch "$installed"',
 		'fi',
 		'exec "$python" -m lipsync_server.cli serve',
 		'',

@@ -1,9 +1,11 @@
 """Bytes and minutes from a provider's start to the first frame, on lines of 100, 500 and 1,000 Mbit/s.
 
-    python tests/load/first_video.py [--profile infinitetalk-int8-fast] [--mbps 100 500 1000]
+    python tests/load/first_video.py [--profile infinitetalk-int8-fast] [--mbps 100 500 1000] [--stock]
 
 Simulated: the image's layers from a stand-in registry, three at a time, each unpacked in its turn while others arrive;
-then the profile by the real downloader from a stand-in hub. Both are behind one line of limited rate. Every file is
+then the profile by the real downloader from a stand-in hub. Both are behind one line of limited rate. --stock: the host
+has PyTorch's image already, and cloud/software.py's script installs Lipsync in it: the plain package, and then the rest
+while the profile is downloaded. Every file is
 BYTES_SCALE times smaller and the clock runs --faster times faster, so that minutes become seconds. A profile's late
 files (a text encoder) come after the others, while the engine loads; the first job compiles and waits for them unless
 the default prompt's embedding is known. Computed, by stated constants: unpacking, reading, compiling, and the first
@@ -36,10 +38,14 @@ DOWNLOADS_AT_ONCE = 3
 """Layers that Docker downloads at the same time (its max-concurrent-downloads)."""
 UNPACK_BYTES_PER_S = 107e6
 """Unpacking the image's layers on a rented host, one after the other: 1 to 2 minutes for 9.6 GB, assumed."""
+PLAIN_WHEELS_BYTES, PLAIN_INSTALL_S = 0.31e9, 20.0
+"""The wheels of the plain package, by the sizes that pip prints, and seconds to install them, assumed."""
+REST_WHEELS_BYTES, REST_INSTALL_S = 0.07e9, 30.0
+"""The same for the extras beside the image's torch, and a C compiler from Debian."""
 READ_BYTES_PER_S = 1.5e9
 """Reading model files from a rented disk: 1 to 2 GB/s, assumed."""
-COMPILE_S = {"infinitetalk": 50.0, "flashhead": 50.0, "sadtalker": 40.0}
-"""Kernels and cuDNN in a first job: InfiniteTalk 28 s, SadTalker 20 s on an H100; twice on slower hosts, assumed."""
+COMPILE_S = {"infinitetalk": 50.0, "flashhead": 16.0, "sadtalker": 40.0}
+"""Kernels and cuDNN in a first job: 28, 8 and 20 s measured on an H100 (docs/); twice on slower hosts, assumed."""
 FIRST_WINDOW_S = {"infinitetalk": 81 / 25, "flashhead": 33 / 25, "sadtalker": 8 / 25}
 """Seconds of video in the first window or batch, which is shown when it is finished."""
 REHEARSED = 0.3
@@ -88,17 +94,20 @@ def scaled(manifest: Manifest, profile: str) -> tuple[Manifest, dict[str, bytes]
     return manifest.model_copy(update={"files": files}), contents
 
 
-async def simulate(profile: str, mbps: float, faster: float) -> Phases:
+async def simulate(profile: str, mbps: float, faster: float, *, stock: bool) -> Phases:
     manifest, contents = scaled(load_manifest(), profile)
-    contents |= {layer_path(n): bytes(round(layer.size_bytes / BYTES_SCALE)) for n, layer in enumerate(IMAGE_LAYERS)}
+    layers = STOCK_LAYERS if stock else IMAGE_LAYERS
+    contents |= {layer_path(n): bytes(round(layer.size_bytes / BYTES_SCALE)) for n, layer in enumerate(layers)}
+    contents[REST] = bytes(round(REST_WHEELS_BYTES / BYTES_SCALE))
     async with serve_hub(contents) as hub:
         hub.line = Line(mbps * 1e6 / 8 / BYTES_SCALE * faster)
         os.environ["HF_ENDPOINT"] = hub.url
-        image_s, unpack_s = await pull_image(hub, faster)
+        image_s, unpack_s = await pull_image(hub, layers, faster)
         with tempfile.TemporaryDirectory() as folder:
             late = manifest.profile(profile).late
             main = asyncio.to_thread(pull, profile, Path(folder), manifest=manifest, skip=late)
-            weights_s = await timed(main, faster)
+            rest = install_rest(hub, faster) if stock else asyncio.sleep(0)
+            weights_s = await timed(asyncio.gather(main, rest), faster)
             last = asyncio.to_thread(pull, profile, Path(folder), manifest=manifest, only=late)
             late_s = await timed(last, faster) if late else 0.0
     size_bytes = load_manifest().size_bytes(profile)
@@ -108,7 +117,7 @@ async def simulate(profile: str, mbps: float, faster: float) -> Phases:
     assert speed is not None
     return Phases(
         mbps=mbps,
-        size_bytes=sum(layer.size_bytes for layer in IMAGE_LAYERS) + size_bytes,
+        size_bytes=sum(layer.size_bytes for layer in layers) + (REST_WHEELS_BYTES if stock else 0) + size_bytes,
         image_s=image_s,
         unpack_s=unpack_s,
         weights_s=weights_s,
@@ -124,7 +133,20 @@ def layer_path(number: int) -> str:
     return f"layer-{number}.tar"
 
 
-async def pull_image(hub: Hub, faster: float) -> tuple[float, float]:
+STOCK_LAYERS = (Layer(PLAIN_WHEELS_BYTES, PLAIN_INSTALL_S * UNPACK_BYTES_PER_S),)
+REST = "rest.whl"
+
+
+async def install_rest(hub: Hub, faster: float) -> None:
+    """Download and install the extras, as the start script of a stock image does beside the download of weights."""
+    address = f"{hub.url}/registry/image/resolve/main/{REST}"
+    async with aiohttp.ClientSession() as session, session.get(address) as got:
+        got.raise_for_status()
+        await got.read()
+    await asyncio.sleep(REST_INSTALL_S / faster)
+
+
+async def pull_image(hub: Hub, layers: tuple[Layer, ...], faster: float) -> tuple[float, float]:
     """Read the image's layers as a host does; returns seconds to the last byte, and from there to the last file."""
     at_once = asyncio.Semaphore(DOWNLOADS_AT_ONCE)
     began = time.monotonic()
@@ -140,8 +162,8 @@ async def pull_image(hub: Hub, faster: float) -> tuple[float, float]:
         async def unpack(layer: Layer) -> None:
             await asyncio.sleep(layer.unpacked_bytes / UNPACK_BYTES_PER_S / faster)
 
-        downloads = [asyncio.create_task(download(number)) for number in range(len(IMAGE_LAYERS))]
-        for arrived, layer in zip(downloads, IMAGE_LAYERS, strict=True):
+        downloads = [asyncio.create_task(download(number)) for number in range(len(layers))]
+        for arrived, layer in zip(downloads, layers, strict=True):
             await arrived
             await unpack(layer)
         last = max(await asyncio.gather(*downloads))
@@ -160,6 +182,7 @@ def main() -> None:
     parser.add_argument("--profile", default="infinitetalk-int8-fast")
     parser.add_argument("--mbps", type=float, nargs="+", default=[100.0, 500.0, 1000.0])
     parser.add_argument("--faster", type=float, default=10.0, help="how much faster the clock runs")
+    parser.add_argument("--stock", action="store_true", help="a host that has PyTorch's image")
     asked = parser.parse_args()
     print(
         "| profile | Mbit/s | GB | image | unpack | weights | load | compile | text encoder, meanwhile | first window "
@@ -167,7 +190,7 @@ def main() -> None:
     )
     print("|" + " --- |" * 13)
     for mbps in asked.mbps:
-        found = asyncio.run(simulate(asked.profile, mbps, asked.faster))
+        found = asyncio.run(simulate(asked.profile, mbps, asked.faster, stock=asked.stock))
         parts = (found.image_s, found.unpack_s, found.weights_s, found.load_s, found.compile_s)
         cells = [
             f"`{asked.profile}`",

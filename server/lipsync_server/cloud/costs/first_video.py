@@ -24,21 +24,25 @@ class Layer:
 
 
 IMAGE_LAYERS = (
-    Layer(0.19e9, 0.46e9),
-    Layer(0.30e9, 0.42e9),
-    Layer(0.30e9, 0.44e9),
-    Layer(0.41e9, 0.60e9),
-    Layer(0.42e9, 0.60e9),
-    Layer(0.60e9, 0.86e9),
-    Layer(0.71e9, 1.05e9),
-    Layer(0.92e9, 1.75e9),
-    Layer(0.45e9, 1.1e9),
-    Layer(0.70e9, 2.3e9),
+    Layer(0.051e9, 0.121e9),
+    Layer(0.122e9, 0.226e9),
+    Layer(0.184e9, 0.384e9),
+    Layer(0.308e9, 0.388e9),
+    Layer(0.317e9, 0.452e9),
+    Layer(0.451e9, 0.609e9),
+    Layer(0.452e9, 0.652e9),
+    Layer(0.631e9, 0.870e9),
+    Layer(0.760e9, 1.054e9),
+    Layer(0.989e9, 1.816e9),
+    Layer(0.463e9, 1.091e9),
+    Layer(0.695e9, 2.283e9),
+    Layer(0.007e9, 0.017e9),
+    Layer(0.010e9, 0.014e9),
 )
 """The GPU image's layers from the bottom up, as buildah pushed them on 2026-11-28 (measured)."""
 IMAGE_BYTES = sum(layer.size_bytes for layer in IMAGE_LAYERS)
-FIXED_S = 240.0
-"""Time to unpack the image (1 to 2 minutes), to load the model, and to compile in the first job."""
+FIXED_S = 150.0
+"""Time to unpack the image's last layers (up to a minute), to load the model, and to compile in the first job."""
 
 _UNKNOWN_LINE_MBPS = 200.0
 _UNKNOWN_RELIABILITY = 0.95

@@ -3,7 +3,7 @@
 `lipsync bench --finishing` renders the shipped sample once, and then runs each part as a job runs it, alone and several
 times. Gives seconds of work for a second of video: wall clock, and processor time of this process and its decoder
 processes, which other programs on the machine change less. Short videos cost more for each second, because
-processes and models start for a video of 9 s as for one of an hour. Knows how parts are run; presents nothing.
+processes and models start for a video of 9 s as for one of an hour. Knows the run of each part; prints nothing.
 """
 
 import os
@@ -65,7 +65,11 @@ _SHAPES: Final[tuple[tuple[VideoFormat, Fill], ...]] = (("9:16", "blur"), ("16:9
 
 @dataclass(frozen=True)
 class Part:
-    """One measured part. wall_s, cpu_s: medians, seconds for a second of video. why_not: why it was not measured."""
+    """One measured part.
+
+    wall_s, cpu_s: medians of seconds of work for a second of video. why_not: the reason why the part was not measured,
+    or "".
+    """
 
     name: str
     wall_s: float = 0.0
@@ -75,7 +79,7 @@ class Part:
 
 
 def measure(settings: Settings, repeat: int) -> Iterator[Part]:
-    """The render of the sample with `settings.engine`, then each part. repeat: runs of each part."""
+    """Measure the render of the sample with `settings.engine`, then each part. repeat: runs of each part."""
     with tempfile.TemporaryDirectory(prefix="lipsync-bench-") as folder:
         pool = DecoderPool(n_warm=1)
         try:
@@ -85,7 +89,7 @@ def measure(settings: Settings, repeat: int) -> Iterator[Part]:
 
 
 def numbers_of(parts: list[Part], engine: str) -> Numbers:
-    """The section of a JSON file."""
+    """The section `finishing` of a JSON file."""
     return {
         "engine": engine,
         "load_average": round(os.getloadavg()[0], 2),
@@ -94,6 +98,8 @@ def numbers_of(parts: list[Part], engine: str) -> Numbers:
 
 
 class _Bench:
+    """One run of the benchmark: the sample's files, the decoder processes, and the rendered video."""
+
     def __init__(self, settings: Settings, folder: Path, pool: DecoderPool, repeat: int) -> None:
         self._settings, self._folder, self._pool, self._repeat = settings, folder, pool, repeat
         self._image, self._audio = SAMPLES_DIR / "portrait.jpg", SAMPLES_DIR / "speech.wav"
@@ -101,6 +107,7 @@ class _Bench:
         self._duration_s = 0.0
 
     def parts(self) -> Iterator[Part]:
+        """Measure the render, then each part in turn."""
         yield self._rendered()
         self._duration_s = video_duration_s(self._video)
         speech = self._pool.run(DecodeSpeech(self._audio, self._folder, _LONGEST_S))
@@ -141,6 +148,7 @@ class _Bench:
         return Part(name, round(statistics.median(walls), 4), round(statistics.median(cpus), 4), self._repeat)
 
     def _rendered(self) -> Part:
+        """Render the sample without a check."""
         with Lipsync.from_settings(self._settings) as engine:
 
             def render() -> None:
@@ -150,12 +158,14 @@ class _Bench:
             return self._timed(f"the render itself ({engine.name})", render, video_duration_s(self._video))
 
     def _check(self) -> None:
+        """Check the video as a job does."""
         check_video(
             self._video, self._folder, self._pool, sheet=self._folder / "sheet.jpg", duration_s=self._duration_s,
             no_score="by_prediction" if moves_by_prediction(self._settings.engine) else None,
         )  # fmt: skip
 
     def _marked(self) -> Part:
+        """Write the marks into a copy of the video. The time includes the copying."""
         mark = Mark(self._settings.engine, identity_in(self._folder / "signing"))
         copy = self._folder / "marked.mp4"
 
@@ -166,6 +176,7 @@ class _Bench:
         return self._timed("XMP and C2PA marks", work)
 
     def _recognised(self, speech: SpeechFile) -> Part:
+        """Recognise the words in a new process, which loads the model."""
         try:
             home = recogniser_home(self._settings.weights_dir)
         except InvalidInput as error:
@@ -180,6 +191,7 @@ class _Bench:
         return self._timed(name, work)
 
     def _burned(self, heard: HeardScript, frames: Frames) -> Iterator[Part]:
+        """Draw captions in each style on whole seconds of video. frames: one second."""
         for style in ("plain", "box", "words"):
             ask = Ask(script=SCRIPT, captions="burned", caption_style=style)
             captions = VideoCaptions(ask, heard, self._settings.fonts_dir, _ignore)
@@ -192,6 +204,7 @@ class _Bench:
             yield self._timed(f"burned captions, `{style}`, {_size(frames)}", work, n_batches)
 
     def _labelled(self, frames: Frames) -> Part:
+        """Draw the label on one second of video."""
         label = VideoLabel(Ask(label="AI generated"), self._settings.fonts_dir)
         return self._timed(f"visible label, {_size(frames)}", lambda: label.draw_on(frames.copy(), 0, self._folder), 1)
 
@@ -202,22 +215,26 @@ class _Bench:
         return framing
 
     def _first_frame(self) -> Frames:
+        """The first frame of the video, uint8 RGB (H, W, 3)."""
         (frame,) = read_video_frames(self._video, range(1), fps=FPS)
         return frame
 
     def _framed(self, wanted: VideoFormat, fill: Fill, frames: Frames) -> Part:
+        """Bring one second of video into another shape."""
         framing = self._framing(wanted, fill)
         size = _size(framing.fit(frames[:1]))
         return self._timed(f"`format={wanted}`, `fill={fill}`, {size}", lambda: framing.fit(frames), 1)
 
     def _loudness(self) -> None:
+        """Write the sound with half a second of silence before it, at -14 LUFS."""
         self._pool.run(WriteSound(self._audio, self._folder / "sound.wav", 0.5, -14.0, _LONGEST_S))
 
     def _still(self, task: WriteStill) -> Callable[[], object]:
+        """The work of one poster or preview."""
         return lambda: self._pool.run(task)
 
     def _spoken(self, name: str, voice: str) -> Part:
-        """Seconds for a second of speech."""
+        """Speak the text in a new process. The figures are seconds of work for a second of speech."""
         home = folder_named(self._settings.weights_dir, choice.FOLDER)
         speaker = choice.choose_speaker(voice, "en", home)
         if not (speaker.voice or voice):
@@ -237,15 +254,16 @@ class _Bench:
 
 
 def _ignore(sentence: str) -> None:
-    pass
+    """Ignore a warning."""
 
 
 def _size(frames: Frames) -> str:
+    """Width and height in words."""
     return f"{frames.shape[2]} x {frames.shape[1]}"
 
 
 def _cpu_s() -> float:
-    """Processor seconds of this process, of its children that ended, and of those that live."""
+    """Processor seconds of this process and of all its children, living or ended."""
     own = psutil.Process()
     times = own.cpu_times()
     total = times.user + times.system + times.children_user + times.children_system

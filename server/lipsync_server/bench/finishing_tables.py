@@ -24,6 +24,7 @@ def finishing_table(found: Numbers) -> str:
 
 
 def _finishing(numbers: Numbers, reference: Numbers) -> str:
+    """The table, and the machine below it."""
     found = numbers["finishing"]
     machine = Machine.of(numbers)
     load = f"load average at the end {found['load_average']:g}"

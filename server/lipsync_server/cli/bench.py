@@ -177,6 +177,7 @@ def _measure_sections(
 
 
 def _measure_finishing(engine: str | None, repeat: int, json_path: Path | None) -> None:
+    """Measure the parts that finish a video, and print their table."""
     from lipsync_server.bench.finishing import measure, numbers_of
     from lipsync_server.bench.finishing_tables import finishing_table
     from lipsync_server.bench.machine import HEADER, Machine

@@ -201,4 +201,5 @@ def _without_figure(engine: str, own: "list[Speed]") -> list[str]:
 
 
 def _count(number: int, noun: str) -> str:
+    """A number with its noun: "1 video", "30 videos"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

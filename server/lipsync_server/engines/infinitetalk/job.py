@@ -188,9 +188,9 @@ class Job:
         return True
 
     def _prepare(self, need: Need, cast: Cast, plan: Schedule, start: Start) -> _Ready:
-        """Everything that is computed once: the sound's statistics, the picture's colours, the prompt's embedding.
+        """Compute once for the job: the sound's statistics, the picture's colours, the prompt's embedding.
 
-        The prompt comes last: its encoder may still be downloaded, and the wait for it is used for a rehearsal.
+        The prompt comes last, because its encoder may still be downloading. A rehearsal uses the time of this wait.
         """
         stages = iter(range(4))
         options, models = self._options, self._models
@@ -243,6 +243,7 @@ class Job:
         return _Ready(need, plan, loop, conditions)
 
     def _loop_settings(self) -> LoopSettings:
+        """The settings of the window loop from the job's options."""
         options, sampling = self._options, self._sampling
         return LoopSettings(
             steps=sampling.steps,
@@ -255,7 +256,7 @@ class Job:
         )
 
     def _wait_for_text_encoder(self, rehearsal: Callable[[], None]) -> None:
-        """Spend a part of the wait: on a rehearsal where this process has made no window of this size, else asleep."""
+        """Use a part of the wait for a rehearsal if this process has made no window of this size; otherwise sleep."""
         stop_if_cancelled(self._context)
         self._context.progress("preprocess", 2, 4, "waiting for the text encoder, which is still being downloaded")
         if self._models.first_run_of(self._size):

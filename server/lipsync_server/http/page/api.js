@@ -9,7 +9,7 @@ export const token = {
   set: (value) => sessionStorage.setItem(KEY, value),
   clear: () => sessionStorage.removeItem(KEY),
 };
-localStorage.removeItem(KEY); // where earlier versions kept it
+localStorage.removeItem(KEY); // earlier versions kept the token there
 
 /** The event on window for a refused token, for example a token that was revoked meanwhile. */
 export const REFUSED = "lipsync-token-refused";
@@ -46,6 +46,7 @@ function worded(status, text) {
   }
 }
 
+/** One request. Resolves to the answer; throws a Problem for a refused request or without an answer. */
 export async function request(path, options = {}) {
   let answer;
   try {
@@ -58,6 +59,7 @@ export async function request(path, options = {}) {
   return answer;
 }
 
+/** One request whose answer is JSON. Resolves to null for an empty answer (204). */
 export async function json(path, options) {
   const answer = await request(path, options);
   return answer.status === 204 ? null : answer.json();

@@ -7,10 +7,12 @@ const files = { image: null, audio: null };
 let engines = [];
 let chosenByAuto = "";
 
+/** The chosen file, or null. name: image or audio. */
 export function chosen(name) {
   return files[name];
 }
 
+/** Takes a file as the picture or the recording, and shows it. */
 export function choose(name, file) {
   files[name] = file;
   $(`${name}-problem`).textContent = "";
@@ -23,6 +25,7 @@ export function choose(name, file) {
   else preview.removeAttribute("src");
 }
 
+/** Connects the two file inputs, the places to drop files, and the microphone. */
 export function prepareFiles() {
   for (const name of ["image", "audio"]) {
     const input = $(name);
@@ -82,6 +85,7 @@ function prepareMicrophone() {
   });
 }
 
+/** Fills the list of engines and the options of the chosen one. info: the answer of v1/engines. */
 export function showEngines(info) {
   engines = info.engines;
   chosenByAuto = info.default;
@@ -180,7 +184,7 @@ function spokenText() {
   return $("text").value.trim();
 }
 
-/** Whether the form has one sound: a recording, or words to speak. Says beside the field what is missing. */
+/** Whether the form has one sound: a recording, or words to speak. Shows the fault beside its field. */
 function hasOneSound() {
   const both = files.audio && spokenText();
   $("audio-problem").textContent = files.audio || spokenText() ? "" : "Choose a recording first, or write words to speak.";
@@ -223,6 +227,7 @@ export function showProblem(problem) {
   input?.focus?.();
 }
 
+/** Removes all messages beside fields. */
 export function clearProblems() {
   for (const place of document.querySelectorAll("#make .problem")) place.textContent = "";
 }

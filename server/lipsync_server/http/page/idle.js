@@ -1,4 +1,4 @@
-// The idle stop of a rented machine: counts down, says what a start costs, and keeps the machine on request.
+// The idle stop of a rented machine: shows the countdown and the cost of a start, and keeps the machine on request.
 
 import { json } from "./api.js";
 
@@ -9,7 +9,7 @@ let stopsAt = null; // performance.now() at which the machine stops; null while 
 let state = null;
 let timers = [];
 
-/** Shows the countdown where the server's machine stops itself, until `end` is called. */
+/** Shows the countdown until `end` is called, if the server's machine stops itself. */
 export async function begin() {
   end();
   await ask();
@@ -17,6 +17,7 @@ export async function begin() {
   timers = [setInterval(() => document.hidden || ask(), ASK_EVERY_MS), setInterval(draw, 1000)];
 }
 
+/** Hides the countdown. */
 export function end() {
   timers.forEach(clearInterval);
   timers = [];

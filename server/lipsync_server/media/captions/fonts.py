@@ -70,7 +70,10 @@ class Fonts:
         return [run for _, part in groupby(_clusters(text), _is_emoji) for run in self._runs_of_one_kind(list(part))]
 
     def _runs_of_one_kind(self, clusters: list[str]) -> list[tuple[str, FontFile]]:
-        """The runs of letters, or of emoji: many fonts of letters have a black heart too, so they are kept apart."""
+        """The runs of clusters that are all letters or all emoji.
+
+        The two kinds are separated first, because many fonts of letters also have a black heart.
+        """
         whole = self._covering("".join(clusters))
         if whole is not None:
             return [("".join(clusters), whole)]

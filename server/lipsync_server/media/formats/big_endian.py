@@ -1,6 +1,7 @@
 """Checks the headers of AIFF, CAF and AU files, whose numbers are big-endian, against the sound in the file.
 
-Each of them gives the length of the sound, as a wav file does; promised_length.py judges it. Reads headers only.
+Each of these headers gives the length of the sound, as a wav header does. promised_length.py compares this length with
+the file. Reads headers only.
 """
 
 import struct
@@ -37,6 +38,7 @@ _Promise = tuple[int, int, int] | None
 
 
 def _aiff(file: BinaryIO) -> _Promise:
+    """The promise of an AIFF header: the chunk SSND, with the rate from the chunk COMM before it."""
     bytes_per_s = 0
     for kind, start, length in _chunks(file, 12, ">4sI"):
         if kind == b"COMM":
@@ -51,6 +53,7 @@ def _aiff(file: BinaryIO) -> _Promise:
 
 
 def _caf(file: BinaryIO) -> _Promise:
+    """The promise of a CAF header: the chunk data, with the rate from the chunk desc before it."""
     bytes_per_s = 0
     for kind, start, length in _chunks(file, 8, ">4sq"):
         if kind == b"desc":
@@ -65,6 +68,7 @@ def _caf(file: BinaryIO) -> _Promise:
 
 
 def _au(file: BinaryIO) -> _Promise:
+    """The promise of an AU header."""
     head = file.read(20)
     if len(head) < 20:
         return None
@@ -88,7 +92,7 @@ def _chunks(file: BinaryIO, position: int, layout: str) -> Iterator[tuple[bytes,
 
 
 def _extended(ten_bytes: bytes) -> float:
-    """A number in the 80-bit format of AIFF: 15 bits of exponent, 64 of mantissa. 0.0 for one no sample rate has."""
+    """A number in the 80-bit format of AIFF: 15 bits of exponent, 64 of mantissa; 0.0 if it is no sample rate."""
     exponent, mantissa = struct.unpack(">HQ", ten_bytes)
     power = (exponent & 0x7FFF) - 16383 - 63
     return float(mantissa) * 2.0**power if power < 0 else 0.0

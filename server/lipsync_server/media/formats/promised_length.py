@@ -21,12 +21,12 @@ def is_placeholder(length: int) -> bool:
 
 
 def unnoticed_bytes(bytes_per_s: int) -> int:
-    """So many bytes more or less are no reason for a warning. bytes_per_s: 0 where it is not known."""
+    """The largest difference in bytes without a warning. bytes_per_s: 0 if it is not known."""
     return max(_MIN_BYTES, round(bytes_per_s * _UNNOTICED_S))
 
 
 def amount(n_bytes: int, bytes_per_s: int) -> str:
-    """A length for a person: in seconds where the rate is known, else in bytes."""
+    """A length for a person: in seconds, or in bytes if the rate is not known."""
     return f"{n_bytes / bytes_per_s:,.1f} s" if bytes_per_s else f"{n_bytes:,} bytes"
 
 
@@ -36,7 +36,7 @@ def check_promise(
     """A warning about a length that was too large to be meant. Raises `error` for a file that is cut off.
 
     length: bytes of sound by the header, no placeholder. present: bytes in the file behind the header. bytes_per_s: 0
-    where it is not known. longest_s: the longest recording that the server accepts; more is a placeholder.
+    if it is not known. longest_s: the longest recording that the server accepts; more is a placeholder.
     """
     if length - present <= unnoticed_bytes(bytes_per_s):
         return ()

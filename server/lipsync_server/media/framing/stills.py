@@ -75,10 +75,10 @@ def _write_preview(video: Path, output: Path, kind: Still, length_s: float) -> N
 
 
 def _palette(frames: list[Image.Image]) -> Image.Image:
-    """One palette for all frames, from a few of them.
+    """One palette for all frames, computed from a few of them.
 
-    Still parts have the same colours in every frame then, which GIF stores once. A palette for each frame took 9 s of
-    processor time for 4 s at 480 px and gave 1.7 MB; one palette takes 0.3 s and gives 0.4 MB.
+    With one palette, still parts have the same colours in every frame, and GIF stores them once. A palette for each
+    frame took 9 s of processor time for 4 s at 480 px and gave 1.7 MB; one palette takes 0.3 s and gives 0.4 MB.
     """
     picked = frames[:: -(-len(frames) // _N_PALETTE_FRAMES)]
     width, height = frames[0].size

@@ -213,7 +213,7 @@ class QuantisedWeights(Mapping[str, Tensor]):
         return self.stored[name].to(scale.dtype) * scale
 
     def on(self, name: str, device: torch.device) -> Tensor:
-        """The tensor `name` on `device`, joined there: the 8-bit bytes are copied, not the floats."""
+        """The tensor `name` as floats on `device`. The 8-bit bytes are copied there and scaled there."""
         if name not in self._quantised:
             return self.stored[name].to(device)
         scale = self._tensors[f"{name}._scale"].to(device)

@@ -68,9 +68,9 @@ class Stored:
         return turned_back(tensor.to(device).float() * scale.to(device), self.group), None
 
     def plain(self, file: OpenFile | GgufFile, device: torch.device | str = "cpu") -> Tensor:
-        """The parameter as floats on `device`: scaled ones in float32, others in the type of the file.
+        """The parameter as floats on `device`. Parameters with a scale become float32; others keep the file's type.
 
-        The bytes of the file go to `device`, and become floats there.
+        The bytes of the file are copied to `device` and unpacked there.
         """
         stored, scale = self.read(file, device)
         tensor = stored.to(device)

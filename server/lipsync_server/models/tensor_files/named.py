@@ -60,7 +60,7 @@ class NamedTensors(Mapping[str, Tensor]):
         return self._stored[name].plain(self._file)
 
     def on(self, name: str, device: torch.device) -> Tensor:
-        """The tensor `name`, as `[name]` gives it, on `device`, which also does the unpacking."""
+        """The same tensor as `[name]`, on `device`. It is unpacked there."""
         return self._stored[name].plain(self._file, device)
 
     def __iter__(self) -> Iterator[str]:
@@ -95,7 +95,7 @@ def rows_of(tensors: Mapping[str, Tensor], name: str, indices: Tensor) -> Tensor
 
 @runtime_checkable
 class UnpacksOnDevice(Protocol):
-    """Tensors of a file whose 4- to 8-bit weights can be made floats on a GPU, far faster than on a CPU."""
+    """Tensors of a file whose 4- to 8-bit weights can be unpacked to floats on a GPU, far faster than on a CPU."""
 
     def on(self, name: str, device: torch.device) -> Tensor:
         """The tensor `name` as floats on `device`."""

@@ -291,7 +291,7 @@ class Models:
     def first_run_of(self, size: tuple[int, int]) -> bool:
         """Whether this process now runs its first window of this height and width, for which kernels are compiled.
 
-        Never where several processes share a window: each of them would have to begin the rehearsal at the same time.
+        False if several processes share a window, because all of them would have to begin a rehearsal together.
         """
         is_first = size not in self._sizes_run and not several_processes()
         self._sizes_run.add(size)

@@ -114,9 +114,9 @@ def rehearse(
 ) -> None:
     """Run `loop`, which has one step, on `window` up to the first frames of each kind, and drop the result.
 
-    The first run on a card compiles kernels, and cuDNN measures its own: half a minute to a minute that the window
-    itself then does not take. loop: of its own random numbers, because the job's stay as they are. known and on_step:
-    see `WindowLoop.denoise`.
+    In the first run on a card, kernels are compiled, and cuDNN measures its own kernels. This takes half a minute to a
+    minute, which the job's first window then saves. loop: has its own random numbers, so the job's random numbers do
+    not change. known, on_step: as in `WindowLoop.denoise`.
     """
     latents = loop.denoise(window, conditions.at(window), known, on_step)
     for _ in islice(loop.decode(latents), _N_KINDS_OF_BATCH):

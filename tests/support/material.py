@@ -7,6 +7,7 @@ import numpy as np
 import soundfile
 from lipsync_server.engines.ask import Ask
 from lipsync_server.engines.base import Frames
+from lipsync_server.paths import SAMPLES_DIR
 from lipsync_server.workers.task import RenderTask
 from PIL import Image
 from stand_in.engine import N_BARS, bars
@@ -15,6 +16,14 @@ from stand_in.engine import N_BARS, bars
 def make_picture(folder: Path) -> Path:
     path = folder / "picture.png"
     Image.new("RGB", (96, 96), (200, 160, 120)).save(path)
+    return path
+
+
+def small_portrait(folder: Path) -> Path:
+    """A square around the shipped portrait's head with a quarter of its pixels, for videos of any size."""
+    path = folder / "portrait.png"
+    with Image.open(SAMPLES_DIR / "portrait.jpg") as portrait:
+        portrait.resize((256, 256), box=(64, 0, 384, 320)).save(path)
     return path
 
 

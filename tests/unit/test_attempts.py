@@ -19,6 +19,7 @@ from lipsync_server.settings import Settings
 from lipsync_server.workers.rendering.checking import why_too_dear
 from lipsync_server.workers.rendering.render import render
 from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
+from material import small_portrait
 from takes.engine import TakesEngine
 from takes.options import Options
 
@@ -27,11 +28,12 @@ SUPPORT = Path(__file__).parents[1] / "support"
 
 @pytest.fixture(scope="module")
 def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A little less than two seconds of the shipped recording, which the check can judge."""
+    """A little less than two seconds of the shipped recording, which the check can judge. A portrait is beside it."""
     samples, rate_hz = soundfile.read(SAMPLES_DIR / "speech.wav")
     samples = samples[rate_hz // 2 : round(2.3 * rate_hz)]
     path = tmp_path_factory.mktemp("speech") / "speech.wav"
     soundfile.write(path, samples, rate_hz)
+    small_portrait(path.parent)
     return path
 
 
@@ -39,7 +41,7 @@ def task_for(folder: Path, speech: Path, *, ask: Ask | None = None, **options: o
     return RenderTask(
         task_id="task",
         engine="takes",
-        image=SAMPLES_DIR / "portrait.jpg",
+        image=speech.with_name("portrait.png"),
         audio=speech,
         output=folder / "video.mp4",
         scratch=folder / "scratch",
@@ -66,7 +68,8 @@ def test_a_bad_attempt_is_rendered_again_with_another_seed_and_the_best_is_kept(
     scores = [attempt.score for attempt in outcome.attempts]
     assert scores[0] is not None and scores[0] < 0.6 and scores[1] is not None and scores[1] > 0.8
     assert (outcome.seed, quality_of(outcome).score) == (43, scores[1])
-    assert any("rendered 2 times" in warning and "attempt 2 was kept" in warning for warning in outcome.warnings)
+    (said,) = (warning for warning in outcome.warnings if "rendered 2 times" in warning)
+    assert "attempt 2 was kept" in said and said.count("with seed 42") == 1
     # The best video, its sheet and nothing else.
     assert {path.name for path in tmp_path.iterdir()} == {"scratch", "video.mp4", "video.sheet.jpg"}
     assert outcome.size_bytes == (tmp_path / "video.mp4").stat().st_size
@@ -201,7 +204,11 @@ def test_a_video_whose_check_was_left_out_says_why(tmp_path: Path, speech: Path)
 def test_the_preview_is_not_rendered_again_and_says_why(tmp_path: Path, speech: Path) -> None:
     with Lipsync("preview", mark=False) as engine:
         outcome = engine.render(
-            SAMPLES_DIR / "portrait.jpg", speech, tmp_path / "a.mp4", retries_below=0.6, sheet=tmp_path / "sheet.jpg"
+            speech.with_name("portrait.png"),
+            speech,
+            tmp_path / "a.mp4",
+            retries_below=0.6,
+            sheet=tmp_path / "sheet.jpg",
         )
     assert quality_of(outcome).score is None and outcome.attempts == ()
     assert any("same mouth" in warning for warning in outcome.warnings)

@@ -9,7 +9,7 @@ from lipsync_server.errors import InvalidInput
 from lipsync_server.media.captions.fonts import Fonts
 from lipsync_server.media.label import Label
 from lipsync_server.paths import SAMPLES_DIR
-from material import make_recording, read_frames
+from material import make_recording, read_frames, small_portrait
 
 GREY = np.full((2, 360, 640, 3), 120, np.uint8)
 TALL = np.full((1, 640, 360, 3), 120, np.uint8)
@@ -49,10 +49,10 @@ def test_the_frames_of_the_engine_stay_as_they_are() -> None:
 
 
 def test_a_rendered_video_shows_its_label_in_every_frame(tmp_path: Path) -> None:
-    speech = make_recording(tmp_path, 0.4)
+    portrait, speech = small_portrait(tmp_path), make_recording(tmp_path, 0.4)
     with Lipsync("preview", mark=False) as engine:
         for name, label in (("plain", ""), ("labelled", "AI generated")):
-            engine.render(SAMPLES_DIR / "portrait.jpg", speech, tmp_path / f"{name}.mp4", label=label)
+            engine.render(portrait, speech, tmp_path / f"{name}.mp4", label=label)
     plain, labelled = read_frames(tmp_path / "plain.mp4"), read_frames(tmp_path / "labelled.mp4")
     height, width = plain.shape[1:3]
     corner = np.abs(labelled.astype(int) - plain)[:, : height // 8, : width // 2]

@@ -9,6 +9,7 @@ import av
 import c2pa
 import numpy as np
 import pytest
+import soundfile
 from lipsync_server import Lipsync
 from lipsync_server.media.info import Mark
 from lipsync_server.media.mp4.certificate import identity_in, read_identity
@@ -16,6 +17,7 @@ from lipsync_server.media.mp4.marking import SOURCE_TYPE, XMP_BOX, mark_video
 from lipsync_server.media.sandbox.pool import DecoderPool
 from lipsync_server.media.sandbox.tasks import MarkVideo
 from lipsync_server.paths import SAMPLES_DIR
+from material import small_portrait
 
 
 def boxes(path: Path) -> list[tuple[bytes, int]]:
@@ -99,12 +101,23 @@ def test_the_key_is_made_once_and_only_its_user_can_read_it(tmp_path: Path) -> N
     assert read_identity(first).algorithm == "es256"
 
 
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first half second of the shipped recording. A portrait is beside it."""
+    path = tmp_path_factory.mktemp("speech") / "speech.wav"
+    soundfile.write(path, *soundfile.read(SAMPLES_DIR / "speech.wav", frames=24_000))
+    small_portrait(path.parent)
+    return path
+
+
 @pytest.mark.parametrize("content", [b"", b"no key", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
-def test_a_signing_file_that_cannot_sign_costs_the_mark_and_never_the_video(tmp_path: Path, content: bytes) -> None:
+def test_a_signing_file_that_cannot_sign_costs_the_mark_and_never_the_video(
+    speech: Path, tmp_path: Path, content: bytes
+) -> None:
     (tmp_path / "owner.pem").write_bytes(content)
     video = tmp_path / "video.mp4"
     with Lipsync("preview", signing_file=tmp_path / "owner.pem") as engine:
-        outcome = engine.render(SAMPLES_DIR / "portrait.jpg", SAMPLES_DIR / "speech.wav", video)
+        outcome = engine.render(speech.with_name("portrait.png"), speech, video)
     assert [warning for warning in outcome.warnings if "could not be marked" in warning]
     assert outcome.size_bytes == video.stat().st_size
     assert len(frames_of(video)) == outcome.n_frames
@@ -113,12 +126,12 @@ def test_a_signing_file_that_cannot_sign_costs_the_mark_and_never_the_video(tmp_
 
 @pytest.mark.parametrize("mark", [True, False])
 def test_a_rendered_video_is_marked_unless_the_owner_switches_it_off(
-    mark: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mark: bool, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     video = tmp_path / "video.mp4"
     with Lipsync("preview", mark=mark, data_dir=tmp_path / "none") as engine:
-        outcome = engine.render(SAMPLES_DIR / "portrait.jpg", SAMPLES_DIR / "speech.wav", video)
+        outcome = engine.render(speech.with_name("portrait.png"), speech, video)
     assert outcome.size_bytes == video.stat().st_size
     assert (XMP_BOX in video.read_bytes()) is mark
     assert (c2pa.Reader.try_create(str(video)) is not None) is mark

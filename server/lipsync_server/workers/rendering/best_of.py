@@ -180,7 +180,7 @@ class _BestOf:
         finished, bar = self._record.finished, self._task.ask.retries_below
         sentences = []
         if len(finished) > 1:
-            scores = ", ".join(f"{_shown(each)} with seed {each.seed}" for each in finished)
+            scores = ", ".join(_shown(each) for each in finished)
             kept = f"attempt {self._record.best + 1}"
             sentences.append(f"The video was rendered {len(finished)} times ({scores}); {kept} was kept.")
         best = _score(finished[self._record.best])

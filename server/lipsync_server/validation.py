@@ -17,6 +17,13 @@ from lipsync_server.errors import InvalidInput
 MAX_DEPTH = 16
 """The largest depth of nested lists and objects in a caller's JSON. No option needs more than three."""
 
+UNSEEN = (
+    "\u00a0\u00ad\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e"
+    "\u2060\u2066\u2067\u2068\u2069\ufeff"
+)
+"""Characters that nobody sees: no-break blanks, marks of the direction of writing, a byte order mark. Pages and chats
+add them when a text is copied."""
+
 _SHOWN_CHARACTERS = 60
 
 

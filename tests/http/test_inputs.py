@@ -58,6 +58,9 @@ async def test_null_stands_for_a_field_that_was_left_out(site: Site) -> None:
         lambda text: "\n".join(text[at : at + 76] for at in range(0, len(text), 76)),
         lambda text: text.replace("+", "-").replace("/", "_").rstrip("="),
         lambda text: f"  {text}\r\n",
+        lambda text: f"DATA:IMAGE/PNG;BASE64,{text}",
+        lambda text: f"data:image/png;base64,{text.replace('+', '%2B').replace('/', '%2f').replace('=', '%3D')}",
+        lambda text: f"\ufeff{text[:99]}\u200b{text[99:]}\u200e",
     ],
 )
 async def test_files_in_base64_are_accepted_in_json(site: Site, written: Callable[[str], str]) -> None:
@@ -68,7 +71,7 @@ async def test_files_in_base64_are_accepted_in_json(site: Site, written: Callabl
     assert folder.exists()
 
 
-@pytest.mark.parametrize("escape", ["\\/", "\\u002F", "\\u002f"])
+@pytest.mark.parametrize("escape", ["\\/", "\\u002F", "\\u002f", "%2F", "%2f"])
 async def test_base64_with_json_escapes_is_read_however_the_body_is_cut(site: Site, escape: str) -> None:
     from lipsync_server.http.inputs.json_body import JsonBody
 
@@ -171,7 +174,8 @@ async def test_a_broken_address_is_answered_with_its_field(site: Site, address: 
 
 
 @pytest.mark.parametrize(
-    "before, after", [(" ", "\n"), ("\u200b", ""), ("\ufeff \u00a0", "\u200e\u2060"), ("\t", "\u3000")]
+    "before, after",
+    [(" ", "\n"), ("\u200b", ""), ("\ufeff \u00a0", "\u200e\u2060"), ("\t", "\u3000"), ("\u202a", "\u202c\u2069")],
 )
 async def test_blanks_around_an_address_do_not_matter_seen_or_unseen(site: Site, before: str, after: str) -> None:
     url = f"{before}http://127.0.0.1:9/a.png{after}"

@@ -10,11 +10,10 @@ from urllib.parse import SplitResult, urlsplit
 from yarl import URL
 
 from lipsync_server.errors import InvalidInput
-from lipsync_server.validation import show
+from lipsync_server.validation import UNSEEN, show
 
 _MAX_CHARACTERS = 8_192
-_BLANKS = string.whitespace + "\u00a0\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
-"""Blanks around an address, also invisible ones, which pages and chats add when an address is copied."""
+_BLANKS = string.whitespace + UNSEEN
 
 
 def checked_url(value: object, field: str) -> str:

@@ -14,12 +14,16 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from types import MappingProxyType
 
 from lipsync_server.errors import BadRequest, InvalidInput, TooLarge
-from lipsync_server.validation import why_not_json
+from lipsync_server.validation import UNSEEN, why_not_json
 
 MAX_REST_BYTES = 256 * 1024
 _BOM = b"\xef\xbb\xbf"
-_BLANKS = b" \t\r\n"
-_DATA_URI = re.compile(rb"data:[^,]{0,200},")
+# The bytes of blanks, and of the characters that nobody sees, in UTF-8. Base64 itself has none of these bytes.
+_BLANKS = bytes(sorted({*b" \t\r\n", *UNSEEN.encode()}))
+_DATA_URI = re.compile(rb"data:[^,]{0,200},", re.IGNORECASE)
+# A data URI may be written with percent escapes, as every URI.
+_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
+_CUT_ESCAPE = re.compile(rb"%[0-9A-Fa-f]?$")
 _LONGEST_PREFIX = 210
 
 Write = Callable[[str, bytes], Awaitable[None]]
@@ -138,7 +142,7 @@ class JsonBody:
     def _begins_data_uri(self) -> bool:
         """Whether the string being read is a data URI in a field for an address."""
         is_address = self._depth == 1 and self._after_colon and self._key in self._url_fields
-        return is_address and self._rest[self._string_at + 1 :].strip().lower() == b"data:"
+        return is_address and self._rest[self._string_at + 1 :].strip(_BLANKS).lower() == b"data:"
 
 
 class _Base64Text:
@@ -149,6 +153,7 @@ class _Base64Text:
         self._escape = b""  # an escape that a chunk cut in two
         self._head: bytes | None = head  # the first bytes, until it is known whether they are a data URI's
         self._left = b""  # less than four characters of base64
+        self._cut = b""  # a percent escape that a chunk cut in two
 
     def ends_escaped(self, text: bytes) -> bool:
         """Whether a quote after `text` is escaped by a backslash, and so does not end the string."""
@@ -159,7 +164,7 @@ class _Base64Text:
         """The bytes of the file that `text` completes; a rest that cannot be decoded yet is held back."""
         text = self._unescaped(self._escape + text)
         if self._head is not None:
-            self._head += text.lstrip() if not self._head else text
+            self._head += text if self._head else text.lstrip(_BLANKS)
             if len(self._head) < _LONGEST_PREFIX:
                 return b""
             text = self._without_head()
@@ -171,7 +176,7 @@ class _Base64Text:
             raise self._broken()
         data = self._from_base64(self._without_head()) if self._head is not None else b""
         left = self._left.rstrip(b"=")
-        if len(left) == 1:
+        if len(left) == 1 or self._cut:
             raise self._broken()
         return data + (self._bytes_of(left + b"=" * (-len(left) % 4)) if left else b"")
 
@@ -202,6 +207,10 @@ class _Base64Text:
             raise self._broken() from error
 
     def _from_base64(self, text: bytes) -> bytes:
+        text, self._cut = self._cut + text, b""
+        if cut := _CUT_ESCAPE.search(text):
+            text, self._cut = text[: cut.start()], cut[0]
+        text = _ESCAPE.sub(lambda escape: bytes.fromhex(escape[1].decode()), text)
         text = self._left + text.translate(_STANDARD_ALPHABET, _BLANKS)
         whole = len(text) // 4 * 4
         if b"=" in text[:whole]:

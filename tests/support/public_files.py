@@ -19,7 +19,10 @@ _Tensor = tuple[str, tuple[int, ...]]
 """A tensor's type, as safetensors or GGUF calls it, and its shape."""
 _BYTES = {"F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "I8": 1, "U8": 1}
 # GGUF's number of a type, numbers in a block, bytes of a block.
-_GGUF = {"F32": (0, 1, 4), "F16": (1, 1, 2), "Q8_0": (8, 32, 34), "Q4_K": (12, 256, 144), "Q6_K": (14, 256, 210)}
+_GGUF = {
+    "F32": (0, 1, 4), "F16": (1, 1, 2), "Q4_0": (2, 32, 18), "Q8_0": (8, 32, 34), "Q4_K": (12, 256, 144),
+    "Q5_K": (13, 256, 176), "Q6_K": (14, 256, 210),
+}  # fmt: skip
 _D, _FFN, _N_BLOCKS, _TEXT, _IMAGE = 5120, 13824, 40, 4096, 1280
 
 
@@ -279,6 +282,47 @@ def _scaled_fp8(
     return tensors | scales | {"scaled_fp8": ("F8_E4M3", (marker,))}
 
 
+def _lightx2v(shapes: Mapping[str, tuple[int, ...]], kind: str) -> dict[str, _Tensor]:
+    """LightX2V's converter (tools/convert): the matrices of the blocks in 8 bits, with a scale for each row."""
+    inside = [name for name, shape in shapes.items() if name.startswith("blocks.") and _is_linear(name, shape)]
+    scales = {f"{name}_scale": ("F32", (shapes[name][0], 1)) for name in inside}
+    return _typed(shapes, lambda name, _: kind if name in inside else "BF16") | scales
+
+
+def _quanto(shapes: Mapping[str, tuple[int, ...]], *plain: str) -> dict[str, _Tensor]:
+    """WanGP's files: optimum-quanto's int8 with a scale for each row in bf16, and without the official files' map."""
+    tensors: dict[str, _Tensor] = {}
+    for name, shape in shapes.items():
+        if not _is_linear(name, shape, *plain):
+            tensors[name] = "BF16", shape
+            continue
+        layer = name.removesuffix(".weight")
+        tensors |= {f"{name}._data": ("I8", shape), f"{name}._scale": ("BF16", (shape[0], 1))}
+        tensors |= {f"{layer}.input_scale": ("BF16", ()), f"{layer}.output_scale": ("BF16", ())}
+    return tensors
+
+
+def lightx2v_lora(rank: int) -> dict[str, _Tensor]:
+    """The Wan wrapper's copy of lightx2v's step-distilled LoRA, in bf16.
+
+    Two factors for each matrix, differences of all other weights and biases, but none of the modulations and of the
+    first convolution's weight. LightX2V's extractor (tools/extract/lora_extractor.py), and a public log of ComfyUI that
+    lists keys of this file which a text-to-video model has no layers for, name the parts. These tensors give the
+    published size of the file of rank 64 to the byte, and no other choice of parts does.
+    """
+    tensors: dict[str, _Tensor] = {}
+    for name, shape in wan_i2v_14b().items():
+        layer, _, part = f"diffusion_model.{name}".rpartition(".")
+        if part == "bias":
+            tensors[f"{layer}.diff_b"] = "BF16", shape
+        elif part == "weight" and len(shape) == 2:
+            tensors[f"{layer}.lora_down.weight"] = "BF16", (rank, shape[1])
+            tensors[f"{layer}.lora_up.weight"] = "BF16", (shape[0], rank)
+        elif part == "weight" and len(shape) == 1:
+            tensors[f"{layer}.diff"] = "BF16", shape
+    return tensors
+
+
 def _gguf(shapes: Mapping[str, tuple[int, ...]], kind: str) -> dict[str, _Tensor]:
     """Matrices in blocks, small tensors in float32, others in float16, as ComfyUI-GGUF's converter chooses."""
 
@@ -302,7 +346,10 @@ def _bases() -> Iterator[PublicFile]:
     yield PublicFile(f"{kijai}/Wan2_1-I2V-14B-480P_fp8_e4m3fn.safetensors", plain)
     prefixed = {f"model.diffusion_model.{name}": ("BF16", shape) for name, shape in shapes.items()}
     yield PublicFile(f"{comfy}/with_comfyuis_prefix.safetensors", prefixed)
-    for kind in ("Q8_0", "Q6_K", "Q4_K"):
+    for name, eight_bit in (("int8", "I8"), ("scaled_fp8_e4m3", "F8_E4M3")):
+        yield PublicFile(f"{comfy}/wan2.1_i2v_480p_{name}_lightx2v_4step.safetensors", _lightx2v(shapes, eight_bit))
+    yield PublicFile("ckpts/wan2.1_image2video_480p_14B_quanto_mbf16_int8.safetensors", _quanto(shapes))
+    for kind in ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q4_0"):
         yield PublicFile(f"unet/wan2.1-i2v-14b-480p-{kind}.gguf", _gguf(shapes, kind))
 
 
@@ -319,7 +366,9 @@ def _patches() -> Iterator[PublicFile]:
         "diffusion_models/InfiniteTalk/Wan2_1-InfiniteTalk-Single_fp8_e4m3fn_scaled_KJ.safetensors",
         _scaled_fp8(shapes, "F32", "audio_proj"),
     )
-    yield PublicFile("unet/Wan2_1-InfiniteTalk_Single_Q8.gguf", _gguf(shapes, "Q8_0"))
+    for who, kind in (("Single", "Q8_0"), ("Single", "Q6_K"), ("Single", "Q4_K"), ("Multi", "Q8_0")):
+        yield PublicFile(f"unet/Wan2_1-InfiniteTalk_{who}_{kind[:2]}.gguf", _gguf(shapes, kind))
+    yield PublicFile("ckpts/wan2.1_infinitetalk_single_14B_quanto_mbf16_int8.safetensors", _quanto(shapes))
     yield PublicFile("official/single/infinitetalk.safetensors", _typed(shapes, lambda *_: "F32"))
 
 
@@ -328,6 +377,12 @@ def _texts() -> Iterator[PublicFile]:
     comfy = _scaled_fp8(theirs, "F16", *plain, scale=(), marker=0) | {"spiece_model": ("U8", (4_548_313,))}
     yield PublicFile("text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors", comfy, 6_735_906_897)
     yield PublicFile("text_encoders/umt5-xxl-enc-bf16.safetensors", _typed(umt5_xxl(names="wan"), lambda *_: "BF16"))
+    linear = _typed(umt5_xxl(names="wan"), lambda n, s: "F8_E4M3" if _is_linear(n, s, "embedding") else "BF16")
+    yield PublicFile("text_encoders/umt5-xxl-enc-fp8_e4m3fn.safetensors", linear)
+    yield PublicFile(
+        "ckpts/umt5-xxl/models_t5_umt5-xxl-enc-quanto_int8.safetensors",
+        _quanto(umt5_xxl(names="wan"), "embedding"),
+    )
     yield PublicFile("clip/umt5-xxl-encoder-Q8_0.gguf", _gguf(umt5_xxl(names="gguf"), "Q8_0"))
 
 
@@ -348,4 +403,7 @@ SOUND = PublicFile(
     _typed({f"wav2vec2.{n}": s for n, s in wav2vec2_base().items()} | _training_of_wav2vec2(), lambda *_: "F16"),
     190_115_368,
 )
-FILES = (*BASES, *PATCHES, *TEXTS, CLIP, VAE, SOUND)
+LORA = PublicFile(
+    "loras/lightx2v_I2V_14B_480p_cfg_step_distill_rank64_bf16.safetensors", lightx2v_lora(64), 738_005_744
+)
+FILES = (*BASES, *PATCHES, *TEXTS, CLIP, VAE, SOUND, LORA)

@@ -80,15 +80,18 @@ def save_scaled_fp8(
     save_file(tensors, path)
 
 
-def save_int8(parameters: Mapping[str, Tensor], path: Path, *, group: int = 0) -> None:
+def save_int8(
+    parameters: Mapping[str, Tensor], path: Path, *, group: int = 0, described: bool = True, inside: str = ""
+) -> None:
     """Write linear layers in ComfyUI's int8 with a scale for each row, the rest in float16.
 
     group: count of columns that are rotated together (ConvRot), 0 for none. A layer whose width is no multiple of
-    `group` is not rotated.
+    `group` is not rotated. described: False writes no `comfy_quant`, as LightX2V does. inside: only layers whose names
+    begin so are written in int8.
     """
     tensors: dict[str, Tensor] = {}
     for name, value in parameters.items():
-        if value.ndim != 2 or not name.endswith(".weight"):
+        if value.ndim != 2 or not name.endswith(".weight") or not name.startswith(inside):
             tensors[name] = value.to(torch.float16).contiguous()
             continue
         rotates = bool(group) and is_group_size(group, value.shape[1])
@@ -99,6 +102,8 @@ def save_int8(parameters: Mapping[str, Tensor], path: Path, *, group: int = 0) -
         layer = name.removesuffix(".weight")
         tensors[name] = (turned / scale).round().to(torch.int8)
         tensors[f"{layer}.weight_scale"] = scale
+        if not described:
+            continue
         words = json.dumps({"format": "int8_tensorwise", **described}).encode()
         tensors[f"{layer}.comfy_quant"] = torch.tensor(list(words), dtype=torch.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)

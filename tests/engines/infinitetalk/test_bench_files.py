@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lipsync_server.bench.infinitetalk import lora_ways
 from lipsync_server.bench.infinitetalk.model_files import measure
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 
@@ -19,3 +20,14 @@ def test_each_layout_is_loaded_and_its_weights_come_back_after_ten_switches(layo
     assert loaded["layout"] == layout
     assert [line["to"] for line in switches] == ["LoRA", "base"] * 5
     assert all(line["same_bytes"] for line in switches)
+
+
+def test_a_layer_has_its_bytes_again_after_ten_switches_and_the_whole_is_computed(tmp_path: Path) -> None:
+    one = lora_ways.measure(256, 128, 16, torch.device("cpu"), tmp_path)
+    assert one.exact
+    assert one.kept_bytes == 256 * 128 + 4 * 256
+    assert one.lora_bytes == 2 * lora_ways.RANK * (256 + 128)
+    found = lora_ways.whole([one], TransformerConfig())
+    # The 14B model: 400 linear layers of its own in the blocks, and InfiniteTalk's 120.
+    assert found["kept_host_gb"] == pytest.approx(18.57, abs=0.01)
+    assert found["unmerged_gb"] == pytest.approx(0.88, abs=0.01)

@@ -4,18 +4,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from lipsync_server.engines.infinitetalk.files.recognise import recognise
+from lipsync_server.engines.infinitetalk.files.recognise import is_step_distilled, recognise
+from lipsync_server.engines.infinitetalk.loading.lora import read_lora
 from lipsync_server.engines.infinitetalk.loading.transformer_files import official_shapes, open_transformer
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.models.encoders import clip, text, wav2vec
 from lipsync_server.models.tensor_files import into_modules
 from lipsync_server.models.tensor_files.named import NamedTensors
 from lipsync_server.models.wan_vae import vae
-from public_files import BASES, CLIP, FILES, PATCHES, SOUND, TEXTS, VAE, PublicFile
+from public_files import BASES, CLIP, FILES, LORA, PATCHES, SOUND, TEXTS, VAE, PublicFile, lightx2v_lora
 
 KINDS = {
     **{file.name: "base" for file in BASES}, **{file.name: "patch" for file in PATCHES},
-    **{file.name: "text" for file in TEXTS}, CLIP.name: "clip", VAE.name: "vae", SOUND.name: "sound",
+    **{file.name: "text" for file in TEXTS}, CLIP.name: "clip", LORA.name: "lora", VAE.name: "vae", SOUND.name: "sound",
 }  # fmt: skip
 
 
@@ -24,6 +25,24 @@ def test_tensors_and_header_give_the_published_size(file: PublicFile) -> None:
     """The remaining keys are metadata, for example the workflow that wrote the file."""
     assert file.published_bytes is not None
     assert 0 <= file.published_bytes - file.size_bytes < 10_000
+
+
+def test_the_lora_has_its_published_size_to_the_byte() -> None:
+    """So its tensors are known, and no metadata are in its header."""
+    assert LORA.size_bytes == LORA.published_bytes
+    assert len(LORA.tensors) == 1749
+
+
+@pytest.mark.parametrize("rank", [4, 64])
+def test_the_step_distilled_lora_changes_the_transformer_with_nothing_left_over(rank: int, tmp_path: Path) -> None:
+    path = PublicFile(LORA.name, lightx2v_lora(rank)).write(tmp_path)
+    shapes = official_shapes(TransformerConfig())
+    lora = read_lora(path, 1.0, shapes)
+    assert lora.ignored == ()
+    unchanged = {name for name in shapes if name not in lora.targets and "audio" not in name and "norm_x" not in name}
+    assert unchanged == {"patch_embedding.weight", *(name for name in shapes if name.endswith("modulation"))}
+    file = recognise(path)
+    assert (file.kind, file.width, is_step_distilled(path.name)) == ("lora", 5120, True)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)

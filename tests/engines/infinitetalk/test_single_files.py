@@ -90,6 +90,23 @@ def test_renamed_files_are_known_by_their_contents(tmp_path: Path) -> None:
     assert found.quantization == "fp8"
 
 
+def test_a_base_that_was_made_for_few_steps_is_known_by_its_name(tmp_path: Path) -> None:
+    comfyui.write(tmp_path, "scaled fp8")
+    [found] = find_transformers(_settings(tmp_path))
+    assert not found.distilled
+    assert any(
+        "rough" in line for line in choose_transformer(_settings(tmp_path), None, people="single", distilled=True)[1]
+    )
+    found.source.rename(found.source.with_name("wan2.1_i2v_480p_scaled_fp8_e4m3_lightx2v_4step.safetensors"))
+    [found] = find_transformers(_settings(tmp_path))
+    assert found.distilled
+    assert choose_transformer(_settings(tmp_path), None, people="single", distilled=True) == (found, ())
+    _, warnings = choose_transformer(_settings(tmp_path), None, people="single", distilled=False)
+    assert warnings == (
+        "Preset quality was rendered with model files that were made for few steps: no others are here.",
+    )
+
+
 def test_models_of_the_same_family_are_not_taken_for_the_base(tmp_path: Path) -> None:
     parameters = {n: v for n, v in random_parameters(TINY.transformer) if "audio" not in n and "norm_x" not in n}
     text_to_video = {n: v for n, v in parameters.items() if "img" not in n}

@@ -164,7 +164,7 @@ class _Model:
         if not found:
             return None
         entries = [entry for path in _paths(found[0]) for entry in known_entries(path)]
-        shapes = {plain_name(entry.key).removesuffix("._data"): entry.shape for entry in entries}
+        shapes = {plain_name(entry.key): entry.shape for entry in entries}
         width = shapes[BASE_SIGN][0] if BASE_SIGN in shapes else 0
         return cls(LayerNames({name.rpartition(".")[0] for name in shapes}), width)
 

@@ -39,8 +39,12 @@ Value = str | int | float | bool | list[str] | list[int] | list[float]
 
 
 def plain_name(key: str) -> str:
-    """The key without the prefixes that other programs put before a model's own names."""
-    return _PREFIX.sub("", key)
+    """The key without the prefixes that other programs put before a model's own names, and one name for a scale.
+
+    optimum-quanto calls an 8-bit weight NAME.weight._data, and its scale NAME.weight._scale.
+    """
+    name = _PREFIX.sub("", key).removesuffix("._data")
+    return f"{name.removesuffix('.weight._scale')}.weight_scale" if name.endswith(".weight._scale") else name
 
 
 def is_gguf(path: Path) -> bool:

@@ -8,6 +8,9 @@ scale beside the weight, or without one. ComfyUI and its Wan wrapper write
     NAME.comfy_quant    JSON as bytes: how the weight is stored, for example rotated (ConvRot, rotation.py)
     scaled_fp8          an empty tensor that marks the file
 
+LightX2V writes int8 and fp8 with NAME.weight_scale, one number for each row, and nothing else. optimum-quanto, which
+WanGP uses, writes NAME.weight._data and NAME.weight._scale (headers.plain_name).
+
 `read_layout` gives each parameter its plain name and its scale. Knows no model: the caller compares names and shapes.
 """
 
@@ -30,7 +33,7 @@ from lipsync_server.models.tensor_files.safetensors_files import OpenFile, open_
 FLOATS = ("F32", "BF16", "F16", "F64")
 EIGHT_BIT = ("F8_E4M3", "F8_E5M2", "I8")
 _SCALES = (".scale_weight", ".weight_scale")
-_UNUSED = (".scale_input", ".input_scale", ".comfy_quant")
+_UNUSED = (".scale_input", ".input_scale", ".output_scale", ".comfy_quant")
 _MARKER = "scaled_fp8"
 # Formats of a `comfy_quant` tensor whose weights are stored * scale.
 _INT8_FORMAT = "int8_tensorwise"
@@ -150,7 +153,7 @@ def _checked_group(entry: Entry, scale: Entry | None, format_of: Entry | None) -
             "one for each row, is read here."
         )
     group = 0 if format_of is None else _group_of(entry, _description(format_of))
-    if entry.dtype == "I8" and (format_of is None or scale is None):
+    if entry.dtype == "I8" and scale is None:
         raise WeightsError(
             f"{entry.file}: {entry.key} is stored as I8, and the file does not say with which scale. Is its .json map "
             "missing?"

@@ -69,10 +69,13 @@ def recognise(path: Path) -> ModelFile:
 @lru_cache(maxsize=4096)
 def _recognised(path: Path, size: int, mtime_ns: int) -> ModelFile:
     try:
-        named = {plain_name(entry.key): entry for entry in known_entries(path)}
+        entries = known_entries(path)
+        named = {plain_name(entry.key): entry for entry in entries}
     except (WeightsError, OSError) as error:
         return ModelFile(path, "damaged", "", size, remark=str(error))
-    kind, remark = _kind(path, named)
+    has_map = any(entry.key.endswith("._data") for entry in entries) and path.with_suffix(".json").is_file()
+    kind: Kind
+    kind, remark = ("other", _WITH_MAP) if has_map else _kind(path, named)
     people: People | None = people_of(path) if kind in ("patch", "whole") else None
     return ModelFile(path, kind, _numbers(named), size, people, remark, _width(kind, named))
 
@@ -93,12 +96,13 @@ def is_step_distilled(name: str) -> bool:
     return _STEP_DISTILLED.search(name) is not None
 
 
+_WITH_MAP = "an official 8-bit file: it is found in its published folder, by its .json map"
+
+
 def _kind(path: Path, named: Mapping[str, Entry]) -> tuple[Kind, str]:
     """The kind of a file and the remark why it is not used, or "". named: its header by plain tensor names."""
     if any(_LORA_SIGN.search(name) for name in named):
         return "lora", ""
-    if any(name.endswith("._data") for name in named):
-        return "other", "an official 8-bit file: it is found in its published folder, with its .json map"
     if BASE_SIGN in named or _AUDIO_SIGN in named:
         return _transformer(path, named)
     encoders: tuple[tuple[Kind, str | None], ...] = (

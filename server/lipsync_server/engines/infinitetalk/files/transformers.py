@@ -18,7 +18,7 @@ from lipsync_server.engines.infinitetalk.files.places import (
     quant_folder,
     usable_files,
 )
-from lipsync_server.engines.infinitetalk.files.recognise import ModelFile
+from lipsync_server.engines.infinitetalk.files.recognise import ModelFile, is_step_distilled
 from lipsync_server.engines.infinitetalk.files.recognise import People as People
 from lipsync_server.errors import WeightsError
 from lipsync_server.quantization import EightBit, Quantization
@@ -37,10 +37,10 @@ _BF16_CARD_BYTES = 60 * 10**9
 class TransformerFiles:
     """The transformer's files: `source` is a quantised file, or the base folder, which `adapter` then completes.
 
-    distilled: a fast LoRA is merged into the file. config: the base's config.json with the sizes, None where the shapes
-    in the files give them. flashtalk: these are FlashTalk's weights, whose folder needs no adapter. rounded_at_load:
-    single files of other programs in fewer than 16 bits; `quantization` is what they are rounded to unless the settings
-    say otherwise.
+    distilled: the weights were made for few steps, or a LoRA for few steps is merged into them. config: the base's
+    config.json with the sizes, None where the shapes in the files give them. flashtalk: these are FlashTalk's weights,
+    whose folder needs no adapter. rounded_at_load: single files of other programs in fewer than 16 bits; `quantization`
+    is what they are rounded to unless the settings say otherwise.
     """
 
     quantization: Quantization
@@ -94,7 +94,8 @@ def find_transformers(settings: EngineSettings) -> list[TransformerFiles]:
 def find_single_files(weights_dir: Path, config: Path | None) -> list[TransformerFiles]:
     """Base files with an InfiniteTalk file, and files that hold both, anywhere below `weights_dir`, by name.
 
-    A base takes the InfiniteTalk file in its own format first.
+    A base takes the InfiniteTalk file in its own format first. A base whose name says so (lightx2v_4step) was made for
+    few steps.
     """
     files = usable_files(weights_dir)
     bases = [file for file in files if file.kind == "base"]
@@ -104,8 +105,11 @@ def find_single_files(weights_dir: Path, config: Path | None) -> list[Transforme
         if file.kind == "whole" and file.people is not None:
             held = _held(file)
             found.append(
-                TransformerFiles(held, file.people, False, file.path, None, config, rounded_at_load=held != "none")
-            )
+                TransformerFiles(
+                    held, file.people, is_step_distilled(file.path.name), file.path, None, config,
+                    rounded_at_load=held != "none",
+                )
+            )  # fmt: skip
     people: People
     for people in ("single", "multi"):
         patches = [file for file in files if file.kind == "patch" and file.people == people]
@@ -113,8 +117,11 @@ def find_single_files(weights_dir: Path, config: Path | None) -> list[Transforme
             patch = min(patches, key=lambda file: (_held(file) != _held(base), exactness(file)))
             kind = _held(base)
             found.append(
-                TransformerFiles(kind, people, False, base.path, patch.path, config, rounded_at_load=kind != "none")
-            )
+                TransformerFiles(
+                    kind, people, is_step_distilled(base.path.name), base.path, patch.path, config,
+                    rounded_at_load=kind != "none",
+                )
+            )  # fmt: skip
     return found
 
 

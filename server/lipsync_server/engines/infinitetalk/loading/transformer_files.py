@@ -28,7 +28,6 @@ from lipsync_server.models.kernels.product_8bit import native_8bit
 from lipsync_server.models.kernels.rounding import dequantize_rows, quantize_rows
 from lipsync_server.models.layers.linear_8bit import QuantizedLinear, replace_linears, use_fastest_tiles
 from lipsync_server.models.tensor_files.gguf_files import GgufFile
-from lipsync_server.models.tensor_files.headers import read_entries
 from lipsync_server.models.tensor_files.joined_qkv import official_names, place_of, rows_of
 from lipsync_server.models.tensor_files.layouts import Stored, read_layout
 from lipsync_server.models.tensor_files.safetensors_files import (
@@ -159,7 +158,7 @@ class OpenTransformer:
 def open_transformer(source: Path, adapter: Path | None, config: TransformerConfig | None) -> OpenTransformer:
     """Check a transformer's files from their headers; arguments and errors as load_transformer's."""
     has_map = source.is_file() and adapter is None and source.with_suffix(".json").is_file()
-    if has_map or (not source.is_dir() and adapter is None and _is_quanto(source)):
+    if has_map:
         config = config or TransformerConfig()
         shapes = official_shapes(config)
         files, stored = WeightFiles([source]), read_quant_map(source, shapes)
@@ -229,11 +228,6 @@ def load_transformer(
         use_fastest_tiles(model, device, chooser)
     model.set_attention(attention, attention_density, chooser)
     return model
-
-
-def _is_quanto(path: Path) -> bool:
-    """Whether optimum-quanto wrote the file: its 8-bit tensors are named `._data`, with a `._scale` beside each."""
-    return any(entry.key.endswith("._data") for entry in read_entries(path))
 
 
 def _holder(source: Path, adapter: Path | None, name: str) -> Path:

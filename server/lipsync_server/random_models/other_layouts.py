@@ -95,7 +95,7 @@ def save_int8(
             tensors[name] = value.to(torch.float16).contiguous()
             continue
         rotates = bool(group) and is_group_size(group, value.shape[1])
-        described = {"convrot": True, "convrot_groupsize": group} if rotates else {}
+        rotation = {"convrot": True, "convrot_groupsize": group} if rotates else {}
         # The rotation is its own inverse.
         turned = turned_back(value.float(), group) if rotates else value.float()
         scale = turned.abs().amax(dim=1, keepdim=True).clamp(min=1e-30) / 127
@@ -104,7 +104,7 @@ def save_int8(
         tensors[f"{layer}.weight_scale"] = scale
         if not described:
             continue
-        words = json.dumps({"format": "int8_tensorwise", **described}).encode()
+        words = json.dumps({"format": "int8_tensorwise", **rotation}).encode()
         tensors[f"{layer}.comfy_quant"] = torch.tensor(list(words), dtype=torch.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path)

@@ -30,7 +30,7 @@ FACE_INDEX = {"child": 0}
 
 
 class _Quiet:
-    """A render context that listens to nothing."""
+    """A render context that drops progress and warnings, and is never cancelled."""
 
     scratch = HERE
     resume_point = None

@@ -245,3 +245,13 @@ def test_an_option_that_the_engine_ignores_is_reported_on_the_command_line(tmp_p
     assert "Note: Engine preview does not read a prompt" in text
     assert "no option preset" in text and "no option resolution" in text
     assert "This is preview quality" in text
+
+
+def test_a_data_folder_that_cannot_be_used_ends_the_start_with_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "a-file").touch()
+    folder = tmp_path / "a-file" / "data"
+    ended = CliRunner().invoke(app, ["serve", "--port", "0"], env={"LIPSYNC_DATA_DIR": str(folder)})
+    assert ended.exit_code == 1
+    assert f"The server cannot use {folder}: Not a directory." in " ".join(ended.stderr.split())
+    assert "set LIPSYNC_DATA_DIR to another folder" in " ".join(ended.stderr.split())
+    assert "Traceback" not in ended.output

@@ -153,6 +153,31 @@ def test_a_volume_that_belongs_to_root_is_given_to_the_servers_user(open_folder:
 
 
 @needs_root
+def test_files_that_a_server_of_root_left_on_the_volume_are_given_to_the_user_too(open_folder: Path) -> None:
+    """`cloud up` without an image runs as root; a later start with the image finds that server's files."""
+    jobs = open_folder / "volume" / "data" / "jobs"
+    jobs.mkdir(parents=True)
+    (jobs / "video.mp4").touch()
+    for folder in (open_folder / "volume" / "data", open_folder / "volume"):
+        os.chown(folder, 1000, 1000)
+    ended = start(open_folder, "serve")
+    assert (ended.stderr, ended.stdout[:4]) == ("", "1000")
+    assert {jobs.stat().st_uid, (jobs / "video.mp4").stat().st_uid} == {1000}
+
+
+@needs_root
+@pytest.mark.parametrize("mode", [0o700, 0o755])
+def test_a_volume_of_another_user_is_used_without_running_as_root(open_folder: Path, mode: int) -> None:
+    volume = open_folder / "volume"
+    volume.mkdir()
+    os.chown(volume, 4242, 4242)
+    volume.chmod(mode)
+    ended = start(open_folder, "serve")
+    assert (ended.stderr, ended.stdout[:4]) == ("", "1000")
+    assert volume.stat().st_uid == 4242
+
+
+@needs_root
 def test_compiled_kernels_are_kept_in_the_folder_that_the_owner_names(open_folder: Path) -> None:
     ended = start(open_folder, "serve", TRITON_CACHE_DIR="/elsewhere")
     assert ended.stdout == "1000 serve /elsewhere\n"

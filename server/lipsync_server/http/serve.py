@@ -9,7 +9,7 @@ import functools
 import logging
 import os
 import signal
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Iterator
 from pathlib import Path
 
 from aiohttp import web
@@ -46,7 +46,23 @@ def serve(settings: Settings, registry: Registry = ENGINES, *, notes: Iterable[s
     for note in notes:
         log.warning("%s", note)
     asyncio.run(check_volumes(settings))
-    asyncio.run(_serve(with_token(settings), registry))
+    with _files_in_sentences(settings.data_dir):
+        asyncio.run(_serve(with_token(settings), registry))
+
+
+@contextlib.contextmanager
+def _files_in_sentences(data_dir: Path) -> Iterator[None]:
+    """Raise LipsyncError with the remedy in place of an error about a file that the start meets in the data folder."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise LipsyncError(
+            f"The server cannot use {error.filename}: {error.strerror}. It runs as user {os.geteuid()}, to whom the "
+            f"data folder and all that is in it have to belong. Run `chown -R {os.geteuid()} {data_dir}` as root, or "
+            "set LIPSYNC_DATA_DIR to another folder."
+        ) from error
 
 
 async def check_volumes(settings: Settings) -> None:

@@ -70,7 +70,7 @@ async def test_a_second_recording_is_refused_in_words(server: ServerProcess, ses
     assert "second" in problem["detail"] or "two" in problem["detail"]
 
 
-async def test_the_engine_says_what_it_offers(server: ServerProcess, session: aiohttp.ClientSession) -> None:
+async def test_flashhead_is_listed_with_its_options(server: ServerProcess, session: aiohttp.ClientSession) -> None:
     flashhead = (await engines_of(session, server))["flashhead"]
     assert flashhead["available"] is True
     assert "variant" in flashhead["options_schema"]["properties"]

@@ -111,7 +111,7 @@ async def test_a_server_killed_between_windows_makes_the_same_video(
     )
 
 
-async def test_a_worker_killed_between_windows_goes_on_from_the_last_finished_one(
+async def test_a_killed_workers_job_resumes_after_the_last_finished_window(
     server: ServerProcess, session: aiohttp.ClientSession, home: Path
 ) -> None:
     url = await posted(session, server, _form(0.88, options=SMALL_WINDOWS))
@@ -136,7 +136,7 @@ async def test_a_worker_killed_between_windows_goes_on_from_the_last_finished_on
     check_video(await video_of(session, url), 22, 0.88)
 
 
-async def test_the_engine_says_what_it_offers(server: ServerProcess, session: aiohttp.ClientSession) -> None:
+async def test_infinitetalk_is_listed_for_two_people(server: ServerProcess, session: aiohttp.ClientSession) -> None:
     infinitetalk = (await engines_of(session, server))["infinitetalk"]
     assert infinitetalk["available"] is True
     assert infinitetalk["max_people"] == 2

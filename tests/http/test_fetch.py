@@ -178,7 +178,7 @@ async def test_an_endless_file_is_cut_at_the_limit(start: Start, web_server: Web
     assert site.left_on_disk() == []
 
 
-async def test_private_addresses_are_reached_when_the_setting_says_so(start: Start, web_server: WebServer) -> None:
+async def test_private_addresses_are_reached_when_the_setting_allows_them(start: Start, web_server: WebServer) -> None:
     site = await start(allow_private_urls=True)
     url = f"http://{INSIDE}:{web_server.port}/files/a.png"
     async with site.client.post("/v1/jobs", data=form(image=None, image_url=url)) as response:

@@ -72,7 +72,7 @@ async def test_files_in_base64_are_accepted_in_json(site: Site, written: Callabl
 
 
 @pytest.mark.parametrize("escape", ["\\/", "\\u002F", "\\u002f", "%2F", "%2f"])
-async def test_base64_with_json_escapes_is_read_however_the_body_is_cut(site: Site, escape: str) -> None:
+async def test_base64_with_json_escapes_is_read_however_the_body_is_cut(escape: str) -> None:
     from lipsync_server.http.inputs.json_body import JsonBody
 
     text = f'{{"prompt": "say \\"image\\": \\\\", "image": "{IMAGE}", "options": {{"image": "{IMAGE[:8]}"}}}}'

@@ -40,7 +40,7 @@ def seconds_from_now(seconds: float) -> float:
 
 
 async def answer(site: Site, path: str, method: str = "GET", **headers: str) -> tuple[int, bytes]:
-    """Status and body for somebody without a token."""
+    """The status and the body of the answer to a caller without a token."""
     async with site.client.request(method, path, headers=headers) as response:
         body = await response.read()
         if response.status >= 400 and method != "HEAD":

@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-from pathlib import Path
 
 import av
 import pytest
@@ -29,7 +28,7 @@ async def test_lipsync_answers_the_video_as_attachment(site: Site) -> None:
     assert job["audio_name"] == "hello.wav"
 
 
-async def test_lipsync_needs_no_prompt_and_takes_every_option_as_a_field(site: Site) -> None:
+async def test_lipsync_needs_no_prompt_and_accepts_every_option_as_a_field(site: Site) -> None:
     fields = {
         "engine": "preview",
         "preset": "fast",
@@ -129,7 +128,7 @@ async def test_a_cancelled_job_answers_conflict(site: Site) -> None:
     assert site.left_on_disk() == []
 
 
-async def test_a_stop_tells_waiting_callers_where_the_job_continues(start: Start, tmp_path: Path) -> None:
+async def test_a_stop_tells_waiting_callers_where_the_job_continues(start: Start) -> None:
     site = await start()
     call = asyncio.create_task(site.client.post("/lipsync", data=form(prompt="hold")))
     await site.executor.rendering.wait()

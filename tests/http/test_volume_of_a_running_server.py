@@ -104,7 +104,7 @@ async def test_every_request_is_answered_and_no_job_is_lost_while_the_volume_han
     await until_ready(site, 200)
     assert (await site.ended(running))["state"] == "succeeded"
     assert (await site.job(done))["state"] == "succeeded"
-    # The cancellation that was answered 503 may still happen, as the answer says.
+    # The cancellation that was answered 503 may still happen, as the answer announces.
     assert (await site.ended(waiting))["state"] in ("succeeded", "cancelled")
     assert await blocking == 200
 

@@ -363,7 +363,7 @@ def test_a_folder_that_cannot_be_written_is_named_once(tmp_path: Path, caplog: p
     assert sum("cannot be kept" in line for line in caplog.messages) == 1
 
 
-def test_a_set_way_goes_through_the_agreement_of_processes(tmp_path: Path) -> None:
+def test_processes_agree_on_a_fixed_way() -> None:
     bench = Bench({"plain": 2.0, "paired": 1.0})
     asked: list[str] = []
 

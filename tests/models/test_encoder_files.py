@@ -123,7 +123,7 @@ def test_the_vae_is_read_in_every_spelling(spelling: str, tmp_path: Path) -> Non
     assert torch.equal(ours, theirs)
 
 
-def test_one_file_of_wav2vec2_hears_what_the_published_folder_hears(tmp_path: Path) -> None:
+def test_one_file_of_wav2vec2_gives_the_features_of_the_published_folder(tmp_path: Path) -> None:
     comfyui.save_encoders(tmp_path)
     path = tmp_path / "wav2vec2" / "wav2vec2-chinese-base_fp16.safetensors"
     single = Wav2Vec.load(path, device=CPU)

@@ -55,7 +55,7 @@ def commands(name: str, program: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_ray_takes_every_flag_that_it_is_started_with(name: str) -> None:
+def test_ray_accepts_every_flag_of_its_commands(name: str) -> None:
     from ray.scripts.scripts import start
 
     told = commands(name, "ray start")
@@ -69,7 +69,7 @@ def test_ray_takes_every_flag_that_it_is_started_with(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_lipsync_takes_every_flag_that_it_is_started_with(name: str) -> None:
+def test_lipsync_accepts_every_flag_of_its_commands(name: str) -> None:
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
     serve = group.commands["serve"]

@@ -82,7 +82,7 @@ async def waiting_for_the_store(
 
 
 async def test_kill_9_at_any_moment_leaves_every_copy_complete(
-    make_server: MakeServer, session: aiohttp.ClientSession, bucket: Bucket, tmp_path: Path
+    make_server: MakeServer, session: aiohttp.ClientSession, bucket: Bucket
 ) -> None:
     chance = random.Random(7)
     before = await bucket.contents()

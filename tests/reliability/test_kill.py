@@ -55,7 +55,7 @@ class Load:
                 await asyncio.sleep(0.05)
 
     async def send(self, key: str) -> None:
-        """Send one job until the server says that it has it; the key keeps it one job."""
+        """Send one job until the server has accepted it. The key makes repeated requests one job."""
         seconds = round(self.chance.uniform(0.4, 2.5), 2)
         fields = BARS if ENGINE == "bars" else {}
         while True:

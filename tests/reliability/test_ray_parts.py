@@ -155,7 +155,7 @@ def test_an_actor_lives_on_after_any_other_failure_and_its_log_comes_along(actor
     assert not ends(actor, 0.1)
 
 
-def test_an_actor_sends_the_video_before_it_says_finished(actor: EngineActor, tmp_path: Path) -> None:
+def test_an_actor_sends_the_video_before_it_reports_the_end(actor: EngineActor, tmp_path: Path) -> None:
     task = make_task(tmp_path, duration_s=0.2)
     for name, path in (("image", task.image), ("audio", task.audio)):
         for piece in pieces(path, name):
@@ -181,7 +181,7 @@ def test_a_machine_with_other_versions_is_recognised() -> None:
     assert "older lipsync-server" in difference(None, here, "b")
 
 
-def test_an_actor_sends_its_versions_and_looks_for_room(actor: EngineActor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_actor_sends_its_versions_and_checks_its_disk_space(actor: EngineActor) -> None:
     assert actor.offer().versions == Versions.here()
     assert actor.why_no_room(1000) is None
     assert "MiB are free" in str(actor.why_no_room(1 << 60))

@@ -11,7 +11,6 @@ import json
 import os
 import statistics
 import time
-from pathlib import Path
 
 import aiohttp
 import psutil
@@ -94,7 +93,7 @@ for _ in range({N_CHECKS}):
     return [float(line) for line in output.split()]
 
 
-async def test_the_server_listens_within_a_second_and_a_half(make_server: MakeServer, tmp_path: Path) -> None:
+async def test_the_server_listens_within_a_second_and_a_half(make_server: MakeServer) -> None:
     """The limit holds for seconds of processor time, because wall time also contains the work of other programs."""
     server = make_server("preview")
     seconds, processor_s = [], []

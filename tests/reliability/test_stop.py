@@ -55,7 +55,7 @@ async def ended_in_time(server: ServerProcess) -> int:
     return status
 
 
-async def test_a_server_whose_data_folder_hangs_ends_and_the_next_one_goes_on(
+async def test_a_server_whose_data_folder_hangs_ends_and_the_next_one_continues(
     disk: FreezingVolume, session: aiohttp.ClientSession
 ) -> None:
     server = ServerProcess(disk.folder, options={"SHUTDOWN_GRACE_S": str(GRACE_S)})

@@ -124,7 +124,7 @@ async def check_that_a_killed_server_makes_the_same_video(
     form: Callable[[], aiohttp.FormData],
     n_frames: int,
 ) -> None:
-    """kill -9 of the server and its worker between windows, once; the video is that of a job that nobody disturbed."""
+    """kill -9 of the server and its worker between windows, once; the video equals that of an undisturbed job."""
     videos = []
     for kill in (True, False):
         url = await posted(session, server, form())

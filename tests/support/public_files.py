@@ -230,7 +230,7 @@ class PublicFile:
         return 8 + len(self.header) + self.n_bytes
 
     def write(self, folder: Path) -> Path:
-        """A file with this header whose tensors are a hole in the disk: it takes kilobytes."""
+        """A file with this header whose tensors are a hole in the disk, so that the file needs kilobytes only."""
         path = folder / self.name
         path.parent.mkdir(parents=True, exist_ok=True)
         head, size = self._gguf_header() if path.suffix == ".gguf" else (b"", 0)

@@ -73,7 +73,7 @@ class ServerProcess(LocalServer):
         return self.log.read_text()
 
     async def ended_by_itself(self, timeout_s: float = START_S) -> int:
-        """Wait until the server ends without being told to; returns the exit status."""
+        """Wait until the server ends without a signal; returns the exit status."""
         assert self.process is not None
         return await asyncio.to_thread(self.process.wait, timeout_s)
 

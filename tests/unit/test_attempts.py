@@ -193,7 +193,7 @@ def test_the_check_runs_by_itself_only_where_it_is_cheap() -> None:
     assert "check=true" in str(why_too_dear(10, render_s=8))
 
 
-def test_a_video_whose_check_was_left_out_says_why(tmp_path: Path, speech: Path) -> None:
+def test_a_video_that_was_not_checked_has_the_reason(tmp_path: Path, speech: Path) -> None:
     outcome = run(task_for(tmp_path, speech, ask=Ask()))
     assert outcome.quality is None and "of the render's time" in outcome.unchecked
     assert not (tmp_path / "video.sheet.jpg").exists()
@@ -201,7 +201,7 @@ def test_a_video_whose_check_was_left_out_says_why(tmp_path: Path, speech: Path)
     assert off.quality is None and "switched the check off" in off.unchecked
 
 
-def test_the_preview_is_not_rendered_again_and_says_why(tmp_path: Path, speech: Path) -> None:
+def test_the_preview_is_not_rendered_again_and_gives_the_reason(tmp_path: Path, speech: Path) -> None:
     with Lipsync("preview", mark=False) as engine:
         outcome = engine.render(
             speech.with_name("portrait.png"),

@@ -330,7 +330,7 @@ class StartScript:
         )
 
     def asked(self) -> list[str]:
-        """What the stand-in was asked to do, in order."""
+        """The calls that the stand-in got, in order."""
         return self._log.read_text().splitlines()
 
 

@@ -177,7 +177,7 @@ def test_the_driver_is_read_from_nvidia_smi_where_the_kernel_does_not_name_it(
     assert driver_version(tmp_path) == (570, 124, 6)
 
 
-def test_torchs_build_is_read_without_importing_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchs_build_is_read_without_importing_torch(tmp_path: Path) -> None:
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch/__init__.py").write_text("raise RuntimeError('imported')\n")
     (tmp_path / "torch/version.py").write_text("__version__ = '2.10.0+cu128'\ncuda: str | None = '12.8'\n")

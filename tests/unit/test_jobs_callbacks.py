@@ -161,7 +161,7 @@ async def test_a_failing_post_of_any_kind_keeps_the_callback(database: Database)
         await _until(noted)
 
 
-async def test_a_callback_that_becomes_due_while_the_outbox_is_read_goes_out(database: Database) -> None:
+async def test_a_callback_that_becomes_due_while_the_outbox_is_read_is_sent(database: Database) -> None:
     """The delivery becomes due after the outbox asked for due deliveries and before it asks how long to sleep."""
     arrived = asyncio.Event()
     readings = iter((0.0,))

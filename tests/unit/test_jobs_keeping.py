@@ -121,7 +121,7 @@ async def test_a_wall_clock_that_jumps_expires_nothing_and_forgets_nothing(files
     await database.close()
 
 
-async def test_the_keeping_clock_goes_on_over_restarts_and_stands_still_while_the_machine_is_off(
+async def test_the_keeping_clock_continues_over_restarts_and_stops_while_the_machine_is_off(
     tmp_path: Path,
 ) -> None:
     database = await open_database(tmp_path / "lipsync.db")

@@ -83,7 +83,7 @@ async def test_a_job_comes_back_as_it_was_written(store: Store) -> None:
     assert done.cost is not None and done.cost.amount == 3.5
 
 
-async def test_a_job_is_taken_by_one_worker_only(store: Store) -> None:
+async def test_a_job_is_given_to_one_worker_only(store: Store) -> None:
     jobs = [await add(store) for _ in range(10)]
     taken = await asyncio.gather(*(store.take(ENGINES, 1.0) for _ in range(20)))
     assert [job.id for job in taken if job] == [job.id for job in jobs]

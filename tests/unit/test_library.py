@@ -33,9 +33,7 @@ def n_frames_of(path: Path) -> int:
         return sum(1 for _ in video.decode(video=0))
 
 
-def test_one_engine_renders_several_videos_and_loads_once(
-    speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_engine_renders_several_videos_and_loads_once(speech: Path, tmp_path: Path) -> None:
     with Lipsync("preview") as engine:
         engine.load()
         first = engine._engine

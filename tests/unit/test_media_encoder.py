@@ -30,7 +30,7 @@ def test_frames_may_not_change_size_even_after_a_restart(tmp_path: Path) -> None
         FrameEncoder(tmp_path).write(np.zeros((1, 64, 64, 3), np.uint8))
 
 
-def test_nvenc_falls_back_to_libx264_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_nvenc_falls_back_to_libx264_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     if Path("/dev/nvidiactl").exists():
         pytest.skip("this machine has a GPU that may encode")
     encoder = FrameEncoder(tmp_path, encoder="h264_nvenc")
@@ -91,7 +91,7 @@ print("done", flush=True)
 """
 
 
-def test_a_killed_encoder_goes_on_after_its_last_durable_segment(tmp_path: Path) -> None:
+def test_a_killed_encoder_resumes_after_its_last_durable_segment(tmp_path: Path) -> None:
     folder = tmp_path / "segments"
     np.save(tmp_path / "frames.npy", batch(0, 60))
     command = [sys.executable, "-c", WRITER, str(folder), str(tmp_path / "frames.npy")]

@@ -76,7 +76,7 @@ def test_stray_bytes_before_an_mp3_are_left_out(tmp_path: Path, stray: str) -> N
     assert probe(saved(tmp_path, STRAY[stray] + one)) == pytest.approx(1.0, abs=0.08)
 
 
-def test_a_chain_of_ogg_goes_on_behind_bytes_that_are_no_page(tmp_path: Path) -> None:
+def test_a_chain_of_ogg_continues_behind_bytes_that_are_no_page(tmp_path: Path) -> None:
     assert probe(saved(tmp_path, stored("OGG") + bytes(77) + stored("OGG"))) == pytest.approx(2.0, abs=0.02)
 
 

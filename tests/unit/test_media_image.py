@@ -312,7 +312,7 @@ def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_is_decoded(tmp_path: 
 @pytest.mark.parametrize("inserted", [b"\0\1", b"\xff", b"\xff" * 9, b"\xff\xd0", b"\xff\x01"])
 @pytest.mark.parametrize("before", [b"\xff\xc2", b"\xff\xda"])
 def test_bytes_between_the_segments_hide_no_scan(tmp_path: Path, before: bytes, inserted: bytes) -> None:
-    """The decoder passes over such bytes and goes on with the next scan."""
+    """The decoder skips such bytes and continues with the next scan."""
     path = tmp_path / "p.jpg"
     path.write_bytes(jpeg_with_empty_scans(200, side=64).replace(before, inserted + before))
     with pytest.raises(InvalidImage, match="more than 100 scans"):

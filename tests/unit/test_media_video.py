@@ -274,7 +274,7 @@ def test_a_file_that_is_no_video_cannot_stand_in_for_the_picture(tmp_path: Path)
         probe_picture_video(tmp_path / "a.mp4", max_pixels=1000)
 
 
-def test_making_the_video_takes_no_more_memory_for_a_longer_one(tmp_path: Path) -> None:
+def test_making_a_longer_video_needs_no_more_memory(tmp_path: Path) -> None:
     if not Path("/proc/self/status").exists():
         pytest.skip("the peak of a process is read from /proc")
     program = """

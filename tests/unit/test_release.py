@@ -170,7 +170,7 @@ def test_the_wheel_of_this_checkout_runs_where_it_is_sent(tmp_path: Path) -> Non
     assert (tmp_path / "demo.mp4").read_bytes()[4:8] == b"ftyp"
 
 
-def test_a_wheel_that_cannot_be_built_says_why(tmp_path: Path) -> None:
+def test_a_wheel_that_cannot_be_built_is_reported_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"no pyproject\.toml. Run it in a checkout"):
         build_wheel(tmp_path, tmp_path)
     (tmp_path / "pyproject.toml").write_text("[build-system\n")

@@ -239,7 +239,7 @@ class _StuckSink:
         self.n_frames += len(frames)
 
 
-def test_a_slow_encoder_holds_the_engine_back_before_memory_fills(tmp_path: Path) -> None:
+def test_a_slow_encoder_holds_the_engine_back_before_memory_fills() -> None:
     sink = _StuckSink()
     encoder = BackgroundEncoder(sink)
     batch = np.zeros((10, 512, 1024, 3), dtype=np.uint8)  # 15 MiB
@@ -263,7 +263,7 @@ def test_a_slow_encoder_holds_the_engine_back_before_memory_fills(tmp_path: Path
     assert sink.n_frames == 120
 
 
-def test_an_encoder_that_fails_ends_the_render_with_its_error(tmp_path: Path) -> None:
+def test_an_encoder_that_fails_ends_the_render_with_its_error() -> None:
     class Broken:
         def write(self, frames: Frames) -> None:
             raise OSError(28, "No space left on device")

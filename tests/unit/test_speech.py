@@ -127,7 +127,7 @@ def test_a_clause_that_the_model_cannot_read_at_once_is_cut_between_words() -> N
     assert "".join(chunks).replace(" ", "").replace(".", "").replace(",", "") == "ab" * 400 + "cd"
 
 
-def test_every_language_of_espeak_speaks_and_a_region_without_a_voice_takes_its_language(tmp_path: Path) -> None:
+def test_every_language_of_espeak_speaks_and_a_region_without_a_voice_uses_its_language(tmp_path: Path) -> None:
     pool = DecoderPool(n_warm=1)
     try:
         for language in ("en", "fr-CA", "zh-CN", "pt-PT", "ru"):

@@ -167,7 +167,7 @@ def test_an_unknown_profile_is_refused_with_the_profiles_that_exist() -> None:
 async def test_without_a_network_the_message_names_the_network(
     hub: Hub, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A port that nobody listens at; the hub's library then looks into its own cache and reports "not found"."""
+    """No program listens at the port. The hub's library then reads its own cache and reports "not found"."""
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{nobody.getsockname()[1]}")

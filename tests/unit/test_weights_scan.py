@@ -34,7 +34,7 @@ def models(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-def test_a_complete_folder_serves_quality_and_wants_a_lora_for_few_steps(models: Path) -> None:
+def test_a_complete_folder_serves_quality_and_needs_a_lora_for_few_steps(models: Path) -> None:
     found = _scan(models)
     assert found["presets"] == ["quality"]
     assert found["missing"] == []

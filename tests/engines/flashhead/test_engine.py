@@ -74,7 +74,7 @@ def test_progress_grows_to_the_end(engine: FlashHeadEngine, tmp_path: Path) -> N
     assert context.fractions[-1] == 1
 
 
-def test_the_head_goes_back_into_the_whole_picture_and_the_rest_stays_untouched(
+def test_the_head_is_pasted_into_the_whole_picture_and_the_rest_stays_unchanged(
     engine: FlashHeadEngine, tmp_path: Path
 ) -> None:
     picture = portrait("beard-and-full-figure.jpg")

@@ -66,7 +66,7 @@ def test_a_window_s_parts_are_what_it_took(bench: Bench, path: str) -> None:
     assert found["s_per_s"] == pytest.approx(last["all"] / found["new_video_s"], abs=1e-3)
 
 
-def test_the_quality_window_says_how_many_forwards_the_step_cache_computed(bench: Bench) -> None:
+def test_the_quality_window_counts_the_forwards_that_the_step_cache_computed(bench: Bench) -> None:
     found = bench.numbers["quality"]
     assert (found["forwards"], found["forwards_computed"]) == (120, 72)
 

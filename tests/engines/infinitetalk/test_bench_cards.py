@@ -97,7 +97,7 @@ def test_four_cards_are_done_within_nine_minutes() -> None:
     assert max(free) < 9 * 60
 
 
-def test_one_card_takes_one_task_after_the_other(tmp_path: Path, command: list[str]) -> None:
+def test_one_card_runs_one_task_after_the_other(tmp_path: Path, command: list[str]) -> None:
     bench = _bench(tmp_path)
     spread(bench.record, bench.scratch, _each("b", "a", "c"), ["7"], command)
     found = json.loads((tmp_path / "bench.json").read_text())
@@ -142,7 +142,7 @@ def test_a_command_that_does_not_exist_is_the_reason_of_every_section(tmp_path: 
         assert "No module named 'no_such_module'" in json.dumps(bench.numbers[name])
 
 
-def test_a_run_that_is_told_to_end_keeps_its_numbers_and_leaves_no_process(tmp_path: Path, command: list[str]) -> None:
+def test_a_run_that_is_stopped_keeps_its_numbers_and_leaves_no_process(tmp_path: Path, command: list[str]) -> None:
     path, scratch = tmp_path / "bench.json", tmp_path / "scratch"
     scratch.mkdir()
     program = f"""

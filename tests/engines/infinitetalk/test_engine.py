@@ -35,7 +35,7 @@ def test_the_video_has_exactly_the_frames_of_the_sound(engine: InfiniteTalkEngin
         assert frames.dtype == np.uint8
 
 
-def test_a_killed_job_goes_on_from_its_last_window_with_the_same_frames(
+def test_a_killed_job_resumes_after_its_last_window_with_the_same_frames(
     engine: InfiniteTalkEngine, tmp_path: Path
 ) -> None:
     request = request_for(0.88, preset="balanced", steps=2)

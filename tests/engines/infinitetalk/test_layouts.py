@@ -82,7 +82,7 @@ def test_int8_rows_are_kept_to_the_bit_where_the_model_computes_in_int8(tmp_path
     assert torch.equal(layer.scale, stored["blocks.1.ffn.0.weight_scale"])
 
 
-def test_a_rotated_weight_is_the_one_that_was_rotated(tmp_path: Path) -> None:
+def test_a_rotated_weight_is_the_one_that_was_rotated() -> None:
     """The matrix of 4 written out: each column of a group is the sum of the other three less its own, halved."""
     values = torch.randn(3, 8, dtype=torch.float64)
     parts = values.reshape(3, 2, 4)

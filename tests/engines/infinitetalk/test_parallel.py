@@ -59,7 +59,7 @@ def test_several_processes_compute_what_one_does_compiled_or_not(tmp_path: Path)
                 torch.testing.assert_close(one, wanted, atol=1e-5, rtol=1e-5)
 
 
-def test_a_number_of_gpus_that_does_not_divide_the_heads_is_refused_with_one_that_would(tmp_path: Path) -> None:
+def test_a_number_of_gpus_that_does_not_divide_the_heads_is_refused_with_one_that_would() -> None:
     dist.init_process_group("fake", rank=0, world_size=3, store=HashStore())
     try:
         with pytest.raises(EngineUnavailable, match=f"divides {N_HEADS}"):
@@ -107,7 +107,7 @@ def _lose_a_helper(settings: Settings) -> None:
     time.sleep(60)
 
 
-def test_a_process_that_dies_takes_the_others_along(tiny_weights: Path, tmp_path: Path) -> None:
+def test_when_one_process_dies_the_others_end(tiny_weights: Path, tmp_path: Path) -> None:
     settings = Settings(_env_file=None, weights_dir=tiny_weights, data_dir=tmp_path, device="cpu", preset="fast")
     worker = mp.get_context("spawn").Process(target=_lose_a_helper, args=(settings,))
     worker.start()

@@ -107,7 +107,7 @@ def test_a_base_that_was_made_for_few_steps_is_known_by_its_name(tmp_path: Path)
     )
 
 
-def test_models_of_the_same_family_are_not_taken_for_the_base(tmp_path: Path) -> None:
+def test_models_of_the_same_family_are_not_mistaken_for_the_base(tmp_path: Path) -> None:
     parameters = {n: v for n, v in random_parameters(TINY.transformer) if "audio" not in n and "norm_x" not in n}
     text_to_video = {n: v for n, v in parameters.items() if "img" not in n}
     text_to_video["patch_embedding.weight"] = torch.zeros(64, 16, 1, 2, 2)

@@ -141,7 +141,7 @@ def test_eyes_stay_open_where_a_lid_would_look_wrong(
     assert blink_check.why_not(Puppet(spoilt, seen), landmarker, seen)
 
 
-def test_a_render_keeps_eyes_open_that_cannot_be_shut(engine: PreviewEngine, landmarker: FaceLandmarker) -> None:
+def test_a_render_keeps_eyes_open_that_cannot_be_shut(engine: PreviewEngine) -> None:
     """A cartoon's eyes are larger than those of the landmark model."""
     cartoon = sample_picture("cartoon.jpg")
     frames = render(engine, request(cartoon, 6.0, head_motion=0, seed=3))

@@ -1,5 +1,5 @@
 """The promises of the preview engine: exact length, the same frames for the same seed, a mouth that opens and shuts as
-told, and a picture that otherwise stays as it was."""
+asked, and no other change of the picture."""
 
 import gc
 
@@ -48,7 +48,9 @@ def test_there_are_exactly_as_many_frames_as_the_sound_needs(
     assert all(batch.dtype == np.uint8 for batch in batches)
 
 
-def test_sound_that_is_shorter_than_told_leaves_the_mouth_shut(engine: PreviewEngine, small_portrait: Frames) -> None:
+def test_the_mouth_is_shut_where_the_sound_is_shorter_than_announced(
+    engine: PreviewEngine, small_portrait: Frames
+) -> None:
     frames = render(engine, request(small_portrait, 1.0, speech=np.zeros(0, np.float32)))
     assert len(frames) == 25
 
@@ -83,7 +85,7 @@ def test_the_same_seed_gives_the_same_frames_and_another_seed_others(
     assert not np.array_equal(first, other)
 
 
-def test_a_render_goes_on_from_its_resume_point_with_the_same_frames(
+def test_a_render_resumes_at_its_resume_point_with_the_same_frames(
     engine: PreviewEngine, small_portrait: Frames
 ) -> None:
     recorder = RecordingContext()
@@ -267,9 +269,7 @@ def test_only_the_chosen_face_speaks(engine: PreviewEngine, portrait: Frames) ->
     assert np.abs(frames - pair)[:, :, :400].max() == 0
 
 
-def test_a_face_box_is_meant_in_pixels_of_the_picture_that_was_given(
-    engine: PreviewEngine, landmarker: FaceLandmarker, portrait: Frames
-) -> None:
+def test_a_face_box_is_meant_in_pixels_of_the_picture_that_was_given(engine: PreviewEngine, portrait: Frames) -> None:
     pair = np.hstack([portrait, portrait[:, ::-1]])
     large = np.asarray(cv2.resize(pair, None, fx=3, fy=3, interpolation=cv2.INTER_LINEAR), np.uint8)
     frames = render(engine, request(large, 0.2, speech=hum(0.2), face_box=(2250, 180, 2580, 570)))

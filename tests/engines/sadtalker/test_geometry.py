@@ -275,7 +275,7 @@ def test_a_face_of_a_few_pixels_is_refused_with_what_to_do() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(-20, 40), st.integers(-20, 40), st.integers(30, 120), st.integers(30, 120), st.integers(60, 91))
-def test_poisson_paste_takes_any_box(left: int, top: int, width: int, height: int, side: int) -> None:
+def test_poisson_paste_accepts_any_box(left: int, top: int, width: int, height: int, side: int) -> None:
     photo = np.random.default_rng(side).integers(0, 255, (side, side + 7, 3), dtype=np.uint8)
     pasted = poisson_paste(photo, np.full((64, 64, 3), 200, np.uint8), (left, top, left + width, top + height))
     outside = np.ones(photo.shape[:2], bool)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from packed_tensors import Recipe, pack, unpack
 from safetensors.torch import load_file, save_file
+from sampled import blank, differences, known, step_for
 from weight_recipes import TorchNormals
 
 
@@ -68,6 +69,23 @@ def test_numbers_of_a_recipe_take_no_room(tmp_path: Path) -> None:
     assert (tmp_path / "whole.safetensors").stat().st_size > 48_000
     unpack(tmp_path / "part.packed", tmp_path / "again.safetensors")
     assert torch.equal(load_file(tmp_path / "again.safetensors")["w"], weight)
+
+
+def test_of_a_sampled_tensor_every_nth_value_is_packed_and_compared_and_no_other(tmp_path: Path) -> None:
+    numbers = torch.randn(9, 40, generator=torch.Generator().manual_seed(6))
+    whole = {"numbers": numbers, "levels": torch.arange(50, dtype=torch.uint8)}
+    save_file(whole, tmp_path / "whole.safetensors")
+    recipe = Recipe(sampled={name: step_for(tensor) for name, tensor in whole.items()})
+    pack(tmp_path / "whole.safetensors", tmp_path / "part.packed", recipe)
+    unpack(tmp_path / "part.packed", tmp_path / "again.safetensors")
+    part = load_file(tmp_path / "again.safetensors")
+    for name, tensor in whole.items():
+        assert known(part[name]).flatten().nonzero().flatten().tolist() == list(range(0, tensor.numel(), 7))
+        assert differences(tensor, part[name]).max() == 0
+    assert differences(numbers + 1e-3, part["numbers"]).min() > 9e-4
+    assert differences(torch.full_like(numbers, torch.nan), part["numbers"]).isnan().all()
+    with pytest.raises(AssertionError, match="no value"):
+        differences(numbers, blank(numbers.shape, numbers.dtype))
 
 
 def test_a_packed_file_with_one_wrong_bit_is_refused(drawn: Path, tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ A file has the same name in both places. Where the whole file exists, tests use 
 committed file, which has fewer cases. Tests therefore read their cases from the files (`cases`, `present`), so that a
 plain clone skips none.
 
-Tensors are committed packed (packed_tensors.py), and arrays (.npz) compressed by xz. The first test run unpacks both
-into .cache/golden, once for each content of tests/data.
+Tensors are committed packed (packed_tensors.py), and arrays (.npz) compressed by xz; of many results every n-th value
+is committed (sampled.py). The first test run unpacks the files into .cache/golden, once for each content of tests/data.
 """
 
 import gzip

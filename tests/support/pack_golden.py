@@ -7,21 +7,27 @@
 With --seed, the tensors that `torch.randn` drew after it are found by comparison, one after the other. With --seeds
 FILE, a JSON object gives the seed of each tensor that has one of its own. With --named PREFIX=NAME and --salt, tensors
 under PREFIX are functions of their names (weight_recipes.py). With --again, the recipe is that of the present packed
-file.
+file. With --sampled PATTERN, every n-th value is packed of the tensors whose whole name the pattern meets
+(sampled.py). With --without PATTERN, tensors are left out.
 """
 
 import argparse
 import copy
+import dataclasses
 import io
 import json
 import lzma
 import math
+import re
+import tempfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from packed_tensors import XZ, Recipe, pack, recipe_of
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from sampled import step_for
 from torch import Tensor
 from weight_recipes import TorchNormals
 
@@ -103,6 +109,8 @@ def main() -> None:
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--named", action="append", default=[], metavar="PREFIX=NAME")
     parser.add_argument("--salt", default="")
+    parser.add_argument("--sampled", metavar="PATTERN", default="")
+    parser.add_argument("--without", metavar="PATTERN", default="")
     given = parser.parse_args()
     if given.source.suffix == ".npz":
         pack_arrays(given.source, given.target)
@@ -115,7 +123,12 @@ def main() -> None:
         alone = {} if given.seeds is None else drawn_alone(json.loads(given.seeds.read_text()), given.source)
         named = dict(pair.split("=", 1) for pair in given.named)
         recipe = Recipe(given.seed or 0, drawn, alone, given.rounded, salt=given.salt, prefixes=named)
-    pack(given.source, given.target, recipe)
+    tensors = {name: t for name, t in load_file(given.source).items() if not re.fullmatch(given.without, name)}
+    names = [name for name in tensors if re.fullmatch(given.sampled, name)]
+    recipe = dataclasses.replace(recipe, sampled={name: step_for(tensors[name]) for name in names})
+    with tempfile.TemporaryDirectory() as scratch, safe_open(given.source, "pt") as file:
+        save_file(tensors, part := Path(scratch) / "part.safetensors", file.metadata())
+        pack(part, given.target, recipe)
     n_drawn = len(recipe.drawn) + len(recipe.alone)
     print(f"{given.target}: {given.source.stat().st_size} -> {given.target.stat().st_size} bytes, {n_drawn} drawn")
 

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
+from sampled import blank, sampled
 from torch import Tensor
 from weight_recipes import TorchNormals, named
 
@@ -44,7 +45,8 @@ class Recipe:
     of their own. rounded: the type to which all these numbers were rounded before the file's type, as float32 files of
     bfloat16 weights are. divided: of quantised weights, the name of the tensor (rows, 1) by which their rows were
     divided. salt, prefixes: the tensors whose name here starts with a prefix of the dictionary are `named` by the salt
-    and the prefix that stands for it.
+    and the prefix that stands for it. sampled: by name, n of the tensors of which every n-th value is packed
+    (sampled.py). gains: by name, a factor on the values of a `named` tensor.
     """
 
     seed: int = 0
@@ -54,6 +56,8 @@ class Recipe:
     divided: dict[str, str] = field(default_factory=dict)
     salt: str = ""
     prefixes: dict[str, str] = field(default_factory=dict)
+    sampled: dict[str, int] = field(default_factory=dict)
+    gains: dict[str, float] = field(default_factory=dict)
 
     def names(self, shapes: Shapes) -> set[str]:
         """The tensors that the recipe knows."""
@@ -77,7 +81,8 @@ class Recipe:
         for here, there in self.prefixes.items():
             for name, shape in shapes.items():
                 if name.startswith(here) and math.prod(shape) > 1:
-                    yield name, named(there + name.removeprefix(here), shape, self.salt).reshape(-1)
+                    values = named(there + name.removeprefix(here), shape, self.salt).reshape(-1)
+                    yield name, values * np.float32(self.gains.get(name, 1))
 
     def _round(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.rounded is None:
@@ -90,9 +95,10 @@ def pack(source: Path, target: Path, recipe: Recipe) -> None:
     """Pack the safetensors file `source`."""
     with safe_open(source, "pt") as file:
         tensors, metadata = {name: file.get_tensor(name) for name in file.offset_keys()}, file.metadata()
+    tensors |= {name: sampled(tensors[name], every) for name, every in recipe.sampled.items()}
     rows = [(name, str(t.dtype).removeprefix("torch."), tuple(t.shape)) for name, t in tensors.items()]
     predicted = dict(recipe.predictions({name: shape for name, _, shape in rows}, tensors.__getitem__))
-    bits = {name: _bits(tensor) for name, tensor in tensors.items()}
+    bits = {name: _bits(tensor)[:: recipe.sampled.get(name, 1)].copy() for name, tensor in tensors.items()}
     for name, values in predicted.items():
         bits[name] = _fold(bits[name] - _rounded(values, tensors[name].dtype))
     header = {"tensors": rows, "metadata": metadata, "recipe": asdict(recipe), "sha256": _digest(tensors)}
@@ -109,14 +115,22 @@ def unpack(source: Path, target: Path) -> None:
     dtypes: dict[str, torch.dtype] = {name: getattr(torch, dtype) for name, dtype, _ in rows}
     shapes = {name: shape for name, _, shape in rows}
     recipe = Recipe(**header["recipe"])
-    bits = {name: np.empty(math.prod(shape), _SIGNED[dtypes[name].itemsize]) for name, shape in shapes.items()}
+    bits = {
+        name: np.empty(-(-math.prod(shape) // recipe.sampled.get(name, 1)), _SIGNED[dtypes[name].itemsize])
+        for name, shape in shapes.items()
+    }
     for name, place in _order(rows, recipe.names(shapes)):
         plane = _bytes(bits[name])[:, place]
         plane[:] = np.frombuffer(data, np.uint8, len(plane), at)
         at += len(plane)
 
     def tensor(name: str) -> Tensor:
-        return torch.from_numpy(bits[name]).view(dtypes[name]).reshape(shapes[name])
+        values = torch.from_numpy(bits[name]).view(dtypes[name])
+        if name in recipe.sampled:
+            whole = blank((math.prod(shapes[name]),), dtypes[name])
+            whole[:: recipe.sampled[name]] = values
+            values = whole
+        return values.reshape(shapes[name])
 
     for name, values in recipe.predictions(shapes, tensor):
         bits[name] = _unfold(bits[name]) + _rounded(values, dtypes[name])

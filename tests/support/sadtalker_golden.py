@@ -15,6 +15,7 @@ from lipsync_server.engines.sadtalker.loading.official import UNUSED_PREFIXES, c
 from lipsync_server.engines.sadtalker.renderer.mapping import MappingNet
 from safetensors import safe_open
 from safetensors.torch import load_file
+from sampled import known_numbers
 from weight_recipes import named
 
 _M = TypeVar("_M", bound=torch.nn.Module)
@@ -29,9 +30,20 @@ def within(case: str, limit: float, got: Any, wanted: Any, *, mean: bool = False
     """Check `got` against a golden value and note the error: the largest one, or the mean."""
     a, b = (np.asarray(value, np.float64) for value in (got, wanted))
     assert a.shape == b.shape, f"{case}: shape {a.shape} instead of {b.shape}"
-    error = np.abs(a / b - 1) if relative else np.abs(a - b)
+    there = known_numbers(b)
+    assert there.any(), f"{case}: no golden value is committed"
+    error = np.abs(a[there] / b[there] - 1) if relative else np.abs(a[there] - b[there])
     case = f"{case}, relative" if relative else case
     note(case, limit, float(error.mean() if mean else error.max()))
+
+
+def levels_apart(ours: np.ndarray, golden: np.ndarray) -> np.ndarray:
+    """The differences (n,) between a picture's levels and the golden ones that are known."""
+    assert ours.shape == golden.shape
+    there = known_numbers(golden)
+    assert there.any()
+    apart: np.ndarray = np.abs(ours[there].astype(int) - golden[there])
+    return apart
 
 
 def note(case: str, limit: float, seen: float) -> None:

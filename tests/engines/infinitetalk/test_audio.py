@@ -42,7 +42,7 @@ def test_loudness_and_embedding_are_golden(name: str) -> None:
     within(f"D audio {name} LUFS", abs(integrated_loudness(samples) - float(case["lufs_before"])), 1e-6)
     track = Track(samples, len(samples))
     normalised = track.read(0, len(samples))
-    peak = float(case["loudness_normalised"].abs().max())
+    peak = float(case["loudness_normalised"].nan_to_num().abs().max())
     meets(f"D audio {name} loudness", torch.from_numpy(normalised) / peak, case["loudness_normalised"] / peak, 1e-6)
     embedding = SpeechEmbedding(network, track)
     s = embedding._statistics

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from infinitetalk_golden import CPU, error, golden, golden_path, meets
+from infinitetalk_golden import CPU, FILES, error, golden, golden_path, meets
 from lipsync_server.models.encoders.clip import ImageEncoder, preprocess
 
 
-@pytest.mark.parametrize("index", [0, 1])
-def test_tokens_come_from_before_the_last_block(index: int) -> None:
+@pytest.mark.parametrize("index", FILES.cases("L_extra/clip_case.safetensors"))
+def test_tokens_come_from_before_the_last_block(index: str) -> None:
     case = golden("L_extra/clip_case.safetensors")
     path = golden_path("L_extra/clip_tiny.safetensors")
     encoder = ImageEncoder.load(path, device=CPU, dtype=torch.float32, n_heads=4)

@@ -42,6 +42,7 @@ from lipsync_server.models.wan_vae.vae import WanVae
 from lipsync_server.quantization import EightBit
 from lipsync_server.random_models import infinitetalk as random_models
 from lipsync_server.settings import EngineSettings
+from sampled import differences
 from torch import Tensor
 
 CPU = torch.device("cpu")
@@ -131,14 +132,14 @@ def test_a_whole_run_from_its_seed_meets_the_reference(name: str) -> None:
         meets(f"{here} x0", clean, loop[f"{chunk}.x0"], 5e-4)
         corrected = torch.cat(list(run.decode(clean)), dim=1)
         if f"{chunk}.colour_corrected" in loop:
-            difference = (corrected - loop[f"{chunk}.colour_corrected"]).abs()
+            difference = differences(corrected, loop[f"{chunk}.colour_corrected"])
             within(f"{here} colour-corrected (mean)", float(difference.mean()), 1e-4)
             within(f"{here} colour-corrected (largest)", float(difference.max()), 2e-2)
         known = run.take_over(corrected[:, -motion:])
         meets(f"{here} handed on", known, loop[f"{chunk}.motion_latent_next"], 1e-3)
         kept.append(to_uint8(corrected[:, motion:]))
     if "frames_u8" in loop:
-        difference = (torch.cat(kept).float() - loop["frames_u8"].float()).abs()
+        difference = differences(torch.cat(kept), loop["frames_u8"])
         within(f"FT B {name} frames (levels)", float(difference.max()), 1)
         within(f"FT B {name} frames (share that differs)", float((difference > 0).float().mean()), 1e-2)
 

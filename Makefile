@@ -5,8 +5,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-# The number of test processes. Each process computes on one core, so two processes fit on two cores.
-TEST_PROCESSES ?= 2
+# The number of test processes. Unit tests compute, each process on one core. About half the time of the other tests is
+# spent waiting for servers, workers and Ray, so two cores are busy with three processes.
+UNIT_PROCESSES ?= 2
+TEST_PROCESSES ?= 3
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .PHONY: help install demo serve check lint types unit fmt docs test test-python test-timing test-n8n docker-check hooks
@@ -28,7 +30,11 @@ fmt: $(VENV)/.test ## format the code and mend what the linter can mend
 	$(BIN)/ruff check --quiet --fix-only server tests docs docker .ci
 	$(BIN)/ruff format server tests docs docker .ci
 
-test: lint types test-python test-timing test-n8n ## everything, as CI runs it
+# Types are checked beside the tests that do not watch the clock; mypy prints its result as one piece.
+test: lint ## everything, as CI runs it
+	$(MAKE) --no-print-directory -j 2 types test-python
+	$(MAKE) --no-print-directory test-timing
+	$(MAKE) --no-print-directory test-n8n
 
 lint: $(VENV)/.test ## ruff: style and likely mistakes
 	$(BIN)/ruff check server tests docs docker .ci
@@ -38,7 +44,7 @@ types: $(VENV)/.test ## mypy --strict, for the server and for the tests
 	$(BIN)/mypy
 
 unit: $(VENV)/.test ## the unit tests alone
-	$(PYTEST) -q -n $(TEST_PROCESSES) -m "not timing" tests/unit
+	$(PYTEST) -q -n $(UNIT_PROCESSES) -m "not timing" tests/unit
 
 # Some tests take minutes on a CPU, such as SadTalker's whole generator. A test run by hand skips them.
 test-python: $(VENV)/.test ## every Python test that does not watch the clock

@@ -207,7 +207,16 @@ async def test_an_address_where_a_file_belongs_is_refused_with_the_right_field(s
         assert "image_url" in (await response.json())["detail"]
 
 
-NAMES = ["Hello; how are you; fine.wav", 'a"b;c.wav', "&amp;.wav", "x; name=image.wav", "ü ñ 语.wav", '";".wav']
+NAMES = [
+    "Hello; how are you; fine.wav",
+    'a"b;c.wav',
+    "&amp;.wav",
+    "x; name=image.wav",
+    "ü ñ 语.wav",
+    '";".wav',
+    "a\tb\x02\x7f\0\x1b[2J.wav",
+    "\u202egpj.wav",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)

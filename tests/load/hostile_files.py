@@ -41,6 +41,10 @@ CASES: dict[str, tuple[str, Callable[[], bytes]]] = {
     "mp4 of 1000 tracks": ("audio", lambda: hostile.mp4_with_many_samples(2, n_tracks=1000)),
     "jpeg of 150 scans, 36 Mpx": ("image", lambda: hostile.jpeg_with_empty_scans(140, 6000)),
     "jpeg of 3800 scans": ("image", lambda: hostile.jpeg_with_empty_scans(3800)),
+    "jpeg of 3800 scans, each behind a fill byte": (
+        "image",
+        lambda: hostile.jpeg_with_empty_scans(3800).replace(b"\xff\xda", b"\xff\xff\xda"),
+    ),
     "webp of 64 Mpx": ("image", lambda: hostile.one_colour("WEBP")),
     "avif of 64 Mpx": ("image", lambda: hostile.one_colour("AVIF")),
     "png of 64 Mpx": ("image", lambda: hostile.one_colour("PNG")),

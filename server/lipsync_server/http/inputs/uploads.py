@@ -21,6 +21,7 @@ from lipsync_server.http.answers.schemas import JOB_FIELDS
 from lipsync_server.http.callers.addresses import checked_url
 from lipsync_server.http.inputs.fetch import Fetcher
 from lipsync_server.http.inputs.json_body import JsonBody, parse_json
+from lipsync_server.http.inputs.part_headers import multipart_of
 from lipsync_server.http.inputs.sink import FileSink, Taken
 from lipsync_server.settings import MIB, Settings
 from lipsync_server.validation import show, unknown
@@ -174,7 +175,7 @@ async def _multipart(request: web.Request, folder: Path, fields: dict[str, FileF
             "you set by hand; the client writes it, with its boundary."
         )
     async with _reading():
-        reader = await request.multipart()
+        reader = multipart_of(request)
     while True:
         async with _reading():
             part = await reader.next()

@@ -16,13 +16,6 @@ from lipsync_server.jobs.delivery.callbacks import Outbox, Post
 DAY_S = 86400.0
 
 
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    database = await open_database(tmp_path / "lipsync.db")
-    yield database
-    await database.close()
-
-
 async def _add(database: Database, job_id: str, url: str) -> None:
     async with database.transaction() as db:
         await db.execute(

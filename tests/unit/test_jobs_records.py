@@ -2,15 +2,13 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hand_clock import HandClock
 from lipsync_server.engines.ask import Ask
 from lipsync_server.errors import Conflict, InvalidInput
-from lipsync_server.jobs.database.connection import Database, open_database
+from lipsync_server.jobs.database.connection import Database
 from lipsync_server.jobs.database.records import UnreadableRecord
 from lipsync_server.jobs.database.store import Ending, Store
 from lipsync_server.jobs.delivery.callbacks import Outbox
@@ -34,13 +32,6 @@ SPOILS = {
     "the machines are no list": ("failed_on", "7"),
     "an outcome is half": ("outcome", '{"width": 64}'),
 }
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    database = await open_database(tmp_path / "lipsync.db")
-    yield database
-    await database.close()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import json
 import sqlite3
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,13 +24,6 @@ from lipsync_server.workers.task import RenderOutcome
 SPEC = JobSpec(engine="auto", image_name="a.png", audio_name="a.wav", file_name="a.mp4", duration_s=2.0)
 OUTCOME = RenderOutcome(64, 64, 25.0, 50, 2.0, 1000, "00", 42, 3.0, {"generate": 3.0}, ("a warning",))
 ENGINES = {"auto": "preview", "preview": "preview"}
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    database = await open_database(tmp_path / "lipsync.db")
-    yield database
-    await database.close()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends ca-certificates python3 tini \
         fonts-noto-core fonts-noto-color-emoji fonts-wqy-microhei \
-    && rm -rf /var/lib/apt/lists/* \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* \
     && useradd --create-home --uid 1000 lipsync \
     && install -d -o lipsync -g lipsync /data /weights
 ENV PATH=/opt/lipsync/bin:$PATH \
@@ -45,7 +45,7 @@ RUN python3 requirements.py s3 "$EXTRAS" > /opt/cpu.txt \
 FROM base AS build
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3-venv \
-    && rm -rf /var/lib/apt/lists/* \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* \
     && python3 -m venv /opt/lipsync
 ARG CLOUDFLARED=0
 ARG CLOUDFLARED_VERSION=2025.11.1
@@ -62,7 +62,7 @@ RUN /opt/lipsync/bin/python -m pip install --no-cache-dir -c constraints.txt -r 
     && echo cpu > /opt/lipsync/lipsync-image
 
 # The second line fails if xformers and torch do not fit together. xformers itself only warns.
-# The third moves the libraries of NVIDIA and torch to folders of their own, which the image has as layers: a host
+# The last one moves the libraries of NVIDIA and torch to folders of their own, which the image has as layers: a host
 # unpacks one layer while it downloads the next. Of a single layer it unpacks nothing before the last byte is there.
 FROM build AS gpu-requirements
 COPY --from=requirements /opt/gpu.txt ./
@@ -100,7 +100,7 @@ COPY --from=package /opt/package /opt/lipsync
 FROM base AS gpu
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends gcc libc6-dev python3-dev \
-    && rm -rf /var/lib/apt/lists/*
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 COPY --from=gpu-requirements /layers/1 /
 COPY --from=gpu-requirements /layers/2 /
 COPY --from=gpu-requirements /layers/3 /

@@ -21,9 +21,27 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 
 
+UNUSED = (
+    "nvidia/cusolver/lib/libcusolverMg.so.*",  # dense solvers over several GPUs
+    "nvidia/cuda_nvrtc/lib/libnvrtc*.alt.*",  # a second build of NVRTC, which a program has to choose by name
+    "nvidia/nvshmem/lib/*.a",
+    "triton/backends/nvidia/lib/cupti/*.a",
+)
+"""Libraries that no package of the image opens, about 0.4 GB: nothing links them, and static ones are for compilers."""
+
+
 def split(environment: Path, layers: Path) -> None:
-    """Move each package of LAYERS from the environment to its layer. Raises OSError if one is missing."""
+    """Delete UNUSED, and move each package of LAYERS from the environment to its layer.
+
+    Raises OSError if a package is missing, and ValueError if a pattern of UNUSED names no file any more.
+    """
     [site] = environment.glob("lib/python3*/site-packages")
+    for pattern in UNUSED:
+        files = list(site.glob(pattern))
+        if not files:
+            raise ValueError(f"{pattern} names no file: remove the pattern from UNUSED")
+        for file in files:
+            file.unlink()
     for number, names in enumerate(LAYERS, 1):
         for name in names:
             place = layers / str(number) / (site / name).relative_to("/")

@@ -108,8 +108,10 @@ async def simulate(profile: str, mbps: float, faster: float, *, stock: bool) -> 
             main = asyncio.to_thread(pull, profile, Path(folder), manifest=manifest, skip=late)
             rest = install_rest(hub, faster) if stock else asyncio.sleep(0)
             weights_s = await timed(asyncio.gather(main, rest), faster)
-            last = asyncio.to_thread(pull, profile, Path(folder), manifest=manifest, only=late)
-            late_s = await timed(last, faster) if late else 0.0
+            late_s = 0.0
+            if late:
+                last = asyncio.to_thread(pull, profile, Path(folder), manifest=manifest, only=late)
+                late_s = await timed(last, faster)
     size_bytes = load_manifest().size_bytes(profile)
     late_bytes = sum(file.size_bytes for file in load_manifest().files_named(late))
     row = row_of_profile(load_manifest(), profile, "fast")

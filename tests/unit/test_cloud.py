@@ -241,7 +241,7 @@ def test_offers_are_ranked_by_the_first_video_and_small_hosts_come_last() -> Non
     row = Row("infinitetalk", "balanced")
     found = ranked([small, slow, shaky, fast], weights_bytes=31.9e9, seconds=40, row=row, least_host_memory_gb=24)
     assert [one.offer.offer_id for one in found] == ["fast", "shaky", "slow", "small"]
-    # (5.44 + 31.9) GB x 8 / 900 Mbit/s = 332 s; + 150 s + 40 x 29.9 s = 1,678 s
+    # (5.26 + 31.9) GB x 8 / 900 Mbit/s = 330 s; + 150 s + 40 x 29.9 s = 1,676 s
     assert found[0].minutes == pytest.approx(28.0, abs=0.1)
 
 

@@ -11,7 +11,7 @@ UNIT_PROCESSES ?= 2
 TEST_PROCESSES ?= 3
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help install demo serve check lint types unit fmt docs test test-python test-timing test-n8n docker-check hooks
+.PHONY: help install demo serve check lint types unit fmt docs test test-python test-timing test-n8n n8n-programs docker-check hooks
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -30,9 +30,10 @@ fmt: $(VENV)/.test ## format the code and mend what the linter can mend
 	$(BIN)/ruff check --quiet --fix-only server tests docs docker .ci
 	$(BIN)/ruff format server tests docs docker .ci
 
-# Types are checked beside the tests that do not watch the clock; mypy prints its result as one piece.
+# Types are checked, and n8n is installed, beside the tests that do not watch the clock. mypy prints its result as one
+# piece; the installation mostly waits for the network.
 test: lint ## everything, as CI runs it
-	$(MAKE) --no-print-directory -j 2 types test-python
+	$(MAKE) --no-print-directory -j 3 n8n-programs types test-python
 	$(MAKE) --no-print-directory test-timing
 	$(MAKE) --no-print-directory test-n8n
 
@@ -60,6 +61,9 @@ test-n8n: $(VENV)/.plain node_modules/.test ## the n8n node: its lint, its tests
 	npm run lint
 	npm test
 	npm run test:n8n
+
+n8n-programs: ## install both versions of n8n that the tests run; a second run does nothing
+	nice -n 19 bash n8n-node/test/n8n/programs.sh
 
 docs: $(VENV)/.test ## write the tables in README.md and docs/ anew from the code
 	$(BIN)/python -m lipsync_server.settings_table README.md

@@ -9,13 +9,13 @@ import type { NodeSpec, Workflow } from './n8n.mjs';
 import { eventually } from './places.mjs';
 import { silentServer, type Stage } from './stage.mjs';
 import {
-	LIPSYNC,
 	end,
 	fromFiles,
 	items,
 	line,
 	lipsync,
 	lipsync2,
+	pollingTrigger,
 	read,
 	start,
 	write,
@@ -49,7 +49,8 @@ export function essentialCases(stage: () => Stage): void {
 		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
 		const [item] = output(run, 'Lipsync');
 		assert.equal(item.binary?.clip.fileName, 'v1.mp4');
-		assert.equal(Object.keys(item.json).length, 19);
+		// A server that has checked the video adds the fields of the check.
+		assert.ok(Object.keys(item.json).length >= 19, Object.keys(item.json).join());
 	});
 
 	it('never lets a failed item leave by the success branch, nor with its picture', async () => {
@@ -140,7 +141,7 @@ export function essentialCases(stage: () => Stage): void {
 				String(run.data.resultData.error?.message),
 				/did not answer within the Timeout of 0\.05 minutes/,
 			);
-			assert.ok(Date.now() - began < 20_000, `it took ${Date.now() - began} ms`);
+			assert.ok(Date.now() - began < 50_000, `it took ${Date.now() - began} ms`);
 		} finally {
 			silent.stop();
 		}
@@ -243,7 +244,7 @@ export function essentialCases(stage: () => Stage): void {
 				readFileSync(file('one/speech.wav')),
 			);
 		await server.succeeded(await submit());
-		const flow = await n8n.save(line('trigger', trigger(), end));
+		const flow = await n8n.save(line('trigger', pollingTrigger(), end));
 		await n8n.activate(flow);
 		const ids = [await submit(), await submit()];
 		const seen = async () =>
@@ -254,7 +255,7 @@ export function essentialCases(stage: () => Stage): void {
 			const found = await seen();
 			return ids.every((id) => found.some((each) => each.id === id)) ? found : undefined;
 		};
-		const first = await eventually('both videos', allSeen, 120);
+		const first = await eventually('both videos', allSeen);
 		assert.ok(first.every(({ binary }) => binary?.data.fileName === 'portrait-lipsync.mp4'));
 		await n8n.stop('SIGKILL');
 		ids.push(await submit());
@@ -262,25 +263,12 @@ export function essentialCases(stage: () => Stage): void {
 		await server.stop('SIGKILL');
 		await server.start();
 		await n8n.start();
-		await eventually('the third video', allSeen, 120);
+		await eventually('the third video', allSeen);
 		ids.push(await submit());
-		const found = await eventually('the fourth video', allSeen, 120);
+		const found = await eventually('the fourth video', allSeen);
 		assert.deepEqual(found.map(({ id }) => id).sort(), [...ids].sort(), 'each video once');
 		await n8n.deactivate(flow);
 	});
-}
-
-/** A trigger that polls every four seconds. n8n allows a single polling rule only once a minute, so there are fifteen. */
-function trigger(parameters: Record<string, unknown> = {}): NodeSpec {
-	const seconds = Array.from({ length: 15 }, (_, i) => 4 * i);
-	const item = seconds.map((each) => ({ mode: 'custom', cronExpression: `${each} * * * * *` }));
-	return {
-		name: 'Trigger',
-		type: 'n8n-nodes-lipsync.lipsyncTrigger',
-		typeVersion: 1,
-		parameters: { pollTimes: { item }, ...parameters },
-		credentials: LIPSYNC,
-	};
 }
 
 function at(stage: Stage) {

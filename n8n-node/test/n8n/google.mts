@@ -4,11 +4,13 @@
  */
 import { execFileSync } from 'node:child_process';
 import { generateKeyPairSync } from 'node:crypto';
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { createServer as createHttpsServer } from 'node:https';
 import { connect, type AddressInfo } from 'node:net';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
+
+import type { CredentialSpec } from './n8n.mjs';
 
 export class GoogleStandIn {
 	readonly uploads: Array<{ name: string; mimeType: string; bytes: Buffer; announced: number }> =
@@ -58,11 +60,18 @@ export class GoogleStandIn {
 		return standIn;
 	}
 
+	/** Forget the uploads and changes of earlier cases. */
+	forget(): void {
+		this.uploads.length = 0;
+		this.updates.length = 0;
+	}
+
 	stop(): void {
 		for (const server of this.servers) {
 			server.closeAllConnections();
 			server.close();
 		}
+		rmSync(dirname(this.authority), { recursive: true, force: true });
 	}
 
 	private async answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
@@ -121,7 +130,7 @@ export class GoogleStandIn {
 }
 
 /** A Google service account for n8n's credential, with a new key that signs the token request. */
-export function serviceAccount(): object {
+export function serviceAccount(): CredentialSpec {
 	const { privateKey } = generateKeyPairSync('rsa', {
 		modulusLength: 2048,
 		publicKeyEncoding: { type: 'spki', format: 'pem' },

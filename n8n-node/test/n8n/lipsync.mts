@@ -26,6 +26,7 @@ export class LipsyncServer {
 		private readonly folder: string,
 		readonly port: number,
 		private readonly command: string[],
+		private readonly settings: NodeJS.ProcessEnv,
 	) {}
 
 	static async start(folder: string, ...flags: string[]): Promise<LipsyncServer> {
@@ -33,9 +34,13 @@ export class LipsyncServer {
 	}
 
 	/** Another program that serves, with its settings in variables. */
-	static async program(command: string[], folder: string): Promise<LipsyncServer> {
+	static async program(
+		command: string[],
+		folder: string,
+		settings: NodeJS.ProcessEnv = {},
+	): Promise<LipsyncServer> {
 		mkdirSync(folder, { recursive: true });
-		const server = new LipsyncServer(folder, await freePort(), command);
+		const server = new LipsyncServer(folder, await freePort(), command, settings);
 		await server.start();
 		return server;
 	}
@@ -51,6 +56,7 @@ export class LipsyncServer {
 			LIPSYNC_TOKENS: TOKEN,
 			LIPSYNC_PORT: String(this.port),
 			LIPSYNC_DATA_DIR: join(this.folder, 'data'),
+			...this.settings,
 		};
 		this.process = spawn(program, args, {
 			env: { ...process.env, ...settings },
@@ -111,11 +117,13 @@ export class LipsyncServer {
 		}
 	}
 
-	/** Wait for a job that runs and is none of the `known` ones. */
-	async runningBeside(known: JobView[]): Promise<JobView> {
+	/** Wait for a job that runs, in this stage if one is named, and is none of the `known` ones. */
+	async runningBeside(known: JobView[], stage?: string): Promise<JobView> {
+		const others = new Set(known.map(({ id }) => id));
 		return await eventually('the running job', async () =>
 			(await this.jobs()).find(
-				({ id, state }) => state === 'running' && !known.some((each) => each.id === id),
+				({ id, state, progress }) =>
+					state === 'running' && !others.has(id) && (!stage || progress.stage === stage),
 			),
 		);
 	}

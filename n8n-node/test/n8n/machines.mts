@@ -1,9 +1,8 @@
 /** The cases of rented machines: the real node and server, with a stand-in for the API of the provider. */
 import assert from 'node:assert/strict';
-import { after, before, it } from 'node:test';
+import { after, before, describe, it } from 'node:test';
 
 import { example, sendPair } from './example.mjs';
-import type { GoogleStandIn } from './google.mjs';
 import { eventually } from './places.mjs';
 import { LipsyncServer, TOKEN } from './lipsync.mjs';
 import { output } from './execution.mjs';
@@ -59,57 +58,60 @@ const RENTED: Record<string, Rented> = {
 };
 
 /** Runs the example of a rented machine for every provider. Google Drive goes to the stand-in of the stage. */
-export function rentedCases(stage: () => Stage, google: () => GoogleStandIn): void {
-	let api: ProviderProcess;
-	before(async () => {
-		api = await ProviderProcess.start();
-	});
-	after(() => api?.stop());
-
-	for (const [provider, rented] of Object.entries(RENTED)) {
-		it(`runs the example of a rented machine at ${provider}, and stops it although the video fails`, async () => {
-			const { id } = rented;
-			await api.answers(rented.start, [200, { success: true }]);
-			await api.answers(rented.stop, [200, { success: true }]);
-			await api.answers(rented.look, rented.answer(1), rented.answer(stage().server.port));
-			const { n8n } = stage();
-			const account = await accountAt(stage(), provider, api);
-			const changes: Array<[string, string]> = [
-				['12345678', id],
-				['the-token-of-its-server', TOKEN],
-			];
-			const accounts = { '.googleDrive': { googleApi: { id: 'google', name: 'Google' } } };
-			const flow = await n8n.save(example('5-rented-gpu.json', changes, accounts));
-			for (const node of flow.nodes) {
-				if (node.parameters?.resource === 'machine')
-					node.credentials = { lipsyncMachineApi: account };
-			}
-			await n8n.rest('PATCH', `/workflows/${flow.id}`, {
-				nodes: flow.nodes,
-				versionId: flow.versionId,
-			});
-			const [method, path] = rented.stop.split(' ');
-			const stops = async () =>
-				(await api.calls(method, path)).filter(({ body }) => rented.isStop(body)).length;
-			await sendPair(stage(), flow);
-			await eventually('the upload', () =>
-				google().uploads.find(({ name }) => name === 'me-lipsync.mp4'),
-			);
-			google().uploads.length = 0;
-			await eventually('the machine to stop', async () =>
-				(await stops()) === 1 ? true : undefined,
-			);
-			await sendPair(stage(), flow, Buffer.from('this is no picture'));
-			await eventually('the machine to stop', async () =>
-				(await stops()) === 2 ? true : undefined,
-			);
-			const failed = await eventually('the failed execution', async () =>
-				(await n8n.executionsOf(flow)).find(({ status }) => status === 'error'),
-			);
-			assert.match(String(failed.data.resultData.error?.message), /picture|read/i);
-			assert.equal(google().uploads.length, 0);
+export function rentedCases(stage: () => Stage): void {
+	describe('rented machines', () => {
+		let api: ProviderProcess;
+		before(async () => {
+			api = await ProviderProcess.start();
 		});
-	}
+		after(() => api?.stop());
+
+		for (const [provider, rented] of Object.entries(RENTED)) {
+			it(`runs the example of a rented machine at ${provider}, and stops it although the video fails`, async () => {
+				const { id } = rented;
+				await api.answers(rented.start, [200, { success: true }]);
+				await api.answers(rented.stop, [200, { success: true }]);
+				await api.answers(rented.look, rented.answer(1), rented.answer(stage().server.port));
+				const { n8n, google } = stage();
+				google.forget();
+				const account = await accountAt(stage(), provider, api);
+				const changes: Array<[string, string]> = [
+					['12345678', id],
+					['the-token-of-its-server', TOKEN],
+				];
+				const accounts = { '.googleDrive': { googleApi: { id: 'google', name: 'Google' } } };
+				const flow = await n8n.save(example('5-rented-gpu.json', changes, accounts));
+				for (const node of flow.nodes) {
+					if (node.parameters?.resource === 'machine')
+						node.credentials = { lipsyncMachineApi: account };
+				}
+				await n8n.rest('PATCH', `/workflows/${flow.id}`, {
+					nodes: flow.nodes,
+					versionId: flow.versionId,
+				});
+				const [method, path] = rented.stop.split(' ');
+				const stops = async () =>
+					(await api.calls(method, path)).filter(({ body }) => rented.isStop(body)).length;
+				await sendPair(stage(), flow);
+				await eventually('the upload', () =>
+					google.uploads.find(({ name }) => name === 'me-lipsync.mp4'),
+				);
+				google.forget();
+				await eventually('the machine to stop', async () =>
+					(await stops()) === 1 ? true : undefined,
+				);
+				await sendPair(stage(), flow, Buffer.from('this is no picture'));
+				await eventually('the machine to stop', async () =>
+					(await stops()) === 2 ? true : undefined,
+				);
+				const failed = await eventually('the failed execution', async () =>
+					(await n8n.executionsOf(flow)).find(({ status }) => status === 'error'),
+				);
+				assert.match(String(failed.data.resultData.error?.message), /picture|read/i);
+				assert.equal(google.uploads.length, 0);
+			});
+		}
+	});
 }
 
 /** Shows when a machine stops itself, and keeps it. The server of this machine has LIPSYNC_IDLE_STOP set. */

@@ -2,7 +2,7 @@
  * How much memory n8n needs for a 300 MB recording in and a 300 MB video out: node memory.mjs
  *
  * A stand-in server receives the upload and sends the video. Meanwhile it reads the resident memory of n8n's process.
- * Prints a table; exits with 1 when either way takes 60 MB or more.
+ * Prints a table; exits with 1 when the upload, the download or the whole execution takes 60 MB or more.
  */
 import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
 import { createServer } from 'node:http';
@@ -10,35 +10,40 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-import { output } from './execution.mjs';
-import { N8n } from './n8n.mjs';
+import { output, type Execution } from './execution.mjs';
+import { N8n, type NodeSpec, type Workflow } from './n8n.mjs';
 import { lipsync, fromFiles } from './workflows.mjs';
 
-const N_BYTES = 300_000_000;
+const MB = 1_000_000;
+const N_BYTES = 300 * MB;
 const LIMIT_MB = 60;
-const CHUNK = Buffer.alloc(1_000_000, 7);
+const UPLOAD = 'upload of 300 MB';
+const DOWNLOAD = 'download of 300 MB';
+const WHOLE = '300 MB in and out, reading the file from disk as well';
+const CHUNK = Buffer.alloc(MB, 7);
 
 const home = mkdtempSync(join(tmpdir(), 'lipsync-memory-'));
 const peaks: Record<string, { before: number; peak: number }> = {};
 let uploaded = 0;
+let videoBytes = MB;
 const n8n = await N8n.install(join(home, 'n8n'));
 
 const server = createServer((request, response) => {
 	const json = (status: number, body: object) =>
 		response.writeHead(status, { 'Content-Type': 'application/json' }).end(JSON.stringify(body));
 	if (request.method === 'POST' && request.url === '/v1/jobs') {
-		const watch = watching('upload of 300 MB');
+		const watch = watching(UPLOAD);
 		request.on('data', (chunk: Buffer) => (uploaded += chunk.length));
 		request.on('end', () => {
 			watch();
 			json(202, job('queued'));
 		});
 	} else if (request.url?.endsWith('/video')) {
-		const watch = watching('download of 300 MB');
-		response.writeHead(200, { 'Content-Type': 'video/mp4', 'Content-Length': N_BYTES });
+		const watch = watching(DOWNLOAD);
+		response.writeHead(200, { 'Content-Type': 'video/mp4', 'Content-Length': videoBytes });
 		let sent = 0;
 		const more = () => {
-			while (sent < N_BYTES) {
+			while (sent < videoBytes) {
 				sent += CHUNK.length;
 				if (!response.write(CHUNK)) {
 					response.once('drain', more);
@@ -59,36 +64,39 @@ const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
 try {
 	file('picture.jpg', 1);
 	file('recording.wav', N_BYTES / CHUNK.length);
-	const flow = fromFiles(
-		'memory',
-		join(n8n.files, 'picture.jpg'),
-		join(n8n.files, 'recording.wav'),
-		lipsync(),
-	);
-	const credential = {
-		id: 'lipsync-good',
-		name: 'Lipsync',
-		type: 'lipsyncApi',
-		data: { baseUrl: url, token: 't' },
-	};
-	n8n.importAll([credential], [flow]);
+	file('small.wav', 1);
 	await n8n.start();
-	const watch = watching('the whole execution, reading the file as well');
-	const run = await n8n.runToEnd(flow, 300);
-	watch();
-	if (run.status !== 'success') throw new Error(JSON.stringify(run.data.resultData.error));
+	const data = { baseUrl: url, token: 't' };
+	await n8n.addCredentials([{ id: 'lipsync-good', name: 'Lipsync', type: 'lipsyncApi', data }]);
+	const flow = (recording: string, ...rest: NodeSpec[]) =>
+		fromFiles('memory', join(n8n.files, 'picture.jpg'), join(n8n.files, recording), ...rest);
+	// The first execution loads the nodes and compiles their code, once for the life of n8n.
+	await run('the first execution, with files of 1 MB', flow('small.wav', lipsync()));
+	uploaded = 0;
+	videoBytes = N_BYTES;
+	await run('n8n reads the file of 300 MB, without a Lipsync node', flow('recording.wav'));
+	const both = await run(WHOLE, flow('recording.wav', lipsync()));
 	if (uploaded < N_BYTES) throw new Error(`only ${uploaded} bytes were uploaded`);
-	if (output(run, 'Lipsync')[0].json.size_bytes !== N_BYTES)
+	if (output(both, 'Lipsync')[0].json.size_bytes !== N_BYTES)
 		throw new Error('the video is not whole');
 	console.log('| way | before | peak | extra |\n|---|---|---|---|');
 	for (const [way, { before, peak }] of Object.entries(peaks)) {
 		console.log(`| ${way} | ${before} MB | ${peak} MB | ${peak - before} MB |`);
-		if (peak - before >= LIMIT_MB) process.exitCode = 1;
+		if ([UPLOAD, DOWNLOAD, WHOLE].includes(way) && peak - before >= LIMIT_MB) process.exitCode = 1;
 	}
 } finally {
 	await n8n.stop();
 	server.close();
 	rmSync(home, { recursive: true, force: true });
+}
+
+/** Run a workflow to its end, and note the memory meanwhile. */
+async function run(way: string, flow: Workflow): Promise<Execution> {
+	const watch = watching(way);
+	const ended = await n8n.tryOut(flow);
+	watch();
+	if (ended.status !== 'success') throw new Error(JSON.stringify(ended.data.resultData.error));
+	return ended;
 }
 
 function watching(way: string): () => void {
@@ -122,7 +130,7 @@ function job(state: string): object {
 		file_name: 'big.mp4',
 		queue_position: null,
 		progress: { stage: 'done', fraction: 1, note: '', expected_finish: null },
-		result: done ? { size_bytes: N_BYTES, warnings: [] } : null,
+		result: done ? { size_bytes: videoBytes, warnings: [] } : null,
 		cost: null,
 		error: null,
 		links: { video: 'big/video', stored: null },

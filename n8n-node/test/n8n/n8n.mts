@@ -1,30 +1,36 @@
 /**
- * A real n8n with the packed node in it, laid out as n8n's community installer does.
+ * A real n8n with the packed node in it.
  *
- * Credentials and workflows come in through n8n's own import commands; workflows run through its REST API, as they do
- * when someone presses Execute in the editor.
+ * Credentials and workflows come in through n8n's REST interface, and workflows run through it, as they do when somebody
+ * saves them and presses Execute in the editor.
  */
-import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
+import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import {
-	createWriteStream,
-	existsSync,
-	mkdirSync,
-	readFileSync,
-	readdirSync,
-	writeFileSync,
-} from 'node:fs';
+import { createWriteStream, existsSync, mkdirSync, readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 
 import { isOver, isParked, unflatten, type Execution } from './execution.mjs';
-import { N8N_2, PACKAGE, eventually, freePort } from './places.mjs';
+import { installPackage } from './package.mjs';
+import { N8N_2, eventually, freePort } from './places.mjs';
+
+/** The reference of a node to its credential. */
+export interface CredentialReference {
+	id: string;
+	name: string;
+}
+
+/** A credential of the tests. Nodes of the tests refer to it by `id`. */
+export interface CredentialSpec extends CredentialReference {
+	type: string;
+	data: object;
+}
 
 export interface NodeSpec {
 	name: string;
 	type: string;
 	typeVersion?: number;
 	parameters?: Record<string, unknown>;
-	credentials?: Record<string, { id: string; name: string }>;
+	credentials?: Record<string, CredentialReference>;
 	onError?: string;
 	retryOnFail?: boolean;
 	[key: string]: unknown;
@@ -40,6 +46,8 @@ export interface Workflow {
 	versionId?: string;
 }
 
+/** Nothing here takes nearly as long; a loaded machine may be ten times slower than a quiet one. */
+const LIMIT_S = 300;
 const BROWSER = { 'browser-id': 'test-browser' };
 export const OWNER = {
 	email: 'owner@example.com',
@@ -52,6 +60,7 @@ export class N8n {
 	private process?: ChildProcess;
 	private worker?: ChildProcess;
 	private cookie = '';
+	private readonly known = new Map<string, CredentialReference>();
 	readonly files: string;
 
 	private constructor(
@@ -100,30 +109,12 @@ export class N8n {
 			program,
 		);
 		mkdirSync(n8n.files, { recursive: true });
-		n8n.installPackage();
+		installPackage(folder);
 		return n8n;
 	}
 
 	get url(): string {
 		return `http://127.0.0.1:${this.port}`;
-	}
-
-	/** Run n8n's import commands. Only the IDs connect workflows with their credentials. */
-	importAll(credentials: object[], workflows: Workflow[]): void {
-		const credentialsFile = join(this.folder, 'credentials.json');
-		const workflowsFile = join(this.folder, 'workflows.json');
-		writeFileSync(credentialsFile, JSON.stringify(credentials));
-		writeFileSync(workflowsFile, JSON.stringify(workflows));
-		this.command('import:credentials', `--input=${credentialsFile}`);
-		this.command('import:workflow', `--input=${workflowsFile}`);
-	}
-
-	command(...args: string[]): string {
-		return execFileSync('node', [this.programFile, ...args], {
-			env: this.env,
-			encoding: 'utf8',
-			timeout: 180_000,
-		});
 	}
 
 	async start(): Promise<void> {
@@ -136,22 +127,22 @@ export class N8n {
 		this.process.stdout?.pipe(log);
 		this.process.stderr?.pipe(log);
 		// The last line of the start: parked executions are recovered, and the triggers of active workflows listen. Both
-		// are missing when n8n reports that it is ready. A webhook that is called before can lose its execution.
+		// are missing when n8n first reports that it is ready. A webhook that is called before can lose its execution.
 		await eventually(
 			'n8n start',
-			() => {
+			async () => {
 				if (this.process?.exitCode !== null)
 					throw new Error(`n8n ended, see ${this.folder}/n8n.log`);
-				return this.log().includes('Editor is now accessible', before) ? true : undefined;
+				if (!this.log().includes('Editor is now accessible', before)) return undefined;
+				return await fetch(`${this.url}/healthz/readiness`).then(
+					(answer) => (answer.ok ? true : undefined),
+					() => undefined,
+				);
 			},
-			180,
+			LIMIT_S,
 		);
 		if (this.cookie) return;
-		const answer = await fetch(`${this.url}/rest/owner/setup`, {
-			method: 'POST',
-			headers: { 'Content-Type': 'application/json', ...BROWSER },
-			body: JSON.stringify(OWNER),
-		});
+		const answer = await this.request('POST', '/owner/setup', OWNER);
 		if (!answer.ok) throw new Error(`owner setup: ${answer.status} ${await answer.text()}`);
 		this.cookie = answer.headers
 			.getSetCookie()
@@ -175,7 +166,7 @@ export class N8n {
 					throw new Error(`the worker ended, see ${this.folder}/worker.log`);
 				return this.workerLog().includes('worker is now ready') ? true : undefined;
 			},
-			180,
+			LIMIT_S,
 		);
 	}
 
@@ -201,14 +192,26 @@ export class N8n {
 	}
 
 	async rest<T>(method: string, path: string, body?: unknown): Promise<T> {
-		const answer = await fetch(`${this.url}/rest${path}`, {
-			method,
-			headers: { 'Content-Type': 'application/json', Cookie: this.cookie, ...BROWSER },
-			body: body === undefined ? undefined : JSON.stringify(body),
-		});
+		const answer = await this.request(method, path, body);
 		const text = await answer.text();
 		if (!answer.ok) throw new Error(`${method} ${path}: ${answer.status} ${text.slice(0, 500)}`);
 		return (JSON.parse(text) as { data: T }).data;
+	}
+
+	/** On a loaded machine n8n takes its database for lost at times. Until it is back n8n answers 503 and does nothing. */
+	private async request(method: string, path: string, body?: unknown): Promise<Response> {
+		return await eventually(
+			`${method} ${path}`,
+			async () => {
+				const answer = await fetch(`${this.url}/rest${path}`, {
+					method,
+					headers: { 'Content-Type': 'application/json', Cookie: this.cookie, ...BROWSER },
+					body: body === undefined ? undefined : JSON.stringify(body),
+				});
+				return answer.status === 503 ? undefined : answer;
+			},
+			LIMIT_S,
+		);
 	}
 
 	/** Press Execute. Returns the ID of the execution. */
@@ -227,16 +230,29 @@ export class N8n {
 	}
 
 	/** Save a workflow through the REST interface, press Execute, and return the ended execution. */
-	async tryOut(workflow: Workflow, seconds = 120): Promise<Execution> {
+	async tryOut(workflow: Workflow, seconds = LIMIT_S): Promise<Execution> {
 		return await this.runToEnd(await this.save(workflow), seconds);
 	}
 
 	async save(workflow: Workflow): Promise<Workflow> {
+		const nodes = workflow.nodes.map((node) => this.withCredentials(node));
 		const saved = await this.rest<{ id: string; versionId: string }>('POST', '/workflows', {
 			...workflow,
+			nodes,
 			id: undefined,
 		});
-		return { ...workflow, id: saved.id, versionId: saved.versionId };
+		return { ...workflow, nodes, id: saved.id, versionId: saved.versionId };
+	}
+
+	/** The reference under which n8n knows a credential of the tests. */
+	reference(given: CredentialReference): CredentialReference {
+		return this.known.get(given.id) ?? given;
+	}
+
+	private withCredentials(node: NodeSpec): NodeSpec {
+		const entries = Object.entries(node.credentials ?? {});
+		const real = entries.map(([type, given]) => [type, this.reference(given)] as const);
+		return entries.length === 0 ? node : { ...node, credentials: Object.fromEntries(real) };
 	}
 
 	/** Switch a saved workflow on, so that its trigger works. */
@@ -285,13 +301,16 @@ export class N8n {
 		return await Promise.all(stored.map(async ({ id }) => await this.execution(id)));
 	}
 
-	async saveCredential(
-		name: string,
-		type: string,
-		data: object,
-	): Promise<{ id: string; name: string }> {
+	/** Save a credential, and give the reference to it for a node. */
+	async saveCredential(name: string, type: string, data: object): Promise<CredentialReference> {
 		const { id } = await this.rest<{ id: string }>('POST', '/credentials', { name, type, data });
 		return { id, name };
+	}
+
+	/** Save credentials under IDs of the tests. `save` puts n8n's own ID in the place of such an ID. */
+	async addCredentials(credentials: CredentialSpec[]): Promise<void> {
+		for (const { id, name, type, data } of credentials)
+			this.known.set(id, await this.saveCredential(name, type, data));
 	}
 
 	async execution(id: string): Promise<Execution> {
@@ -303,12 +322,12 @@ export class N8n {
 	}
 
 	/** Wait for the end of the execution, and return it. */
-	async ended(id: string, seconds = 120): Promise<Execution> {
+	async ended(id: string, seconds = LIMIT_S): Promise<Execution> {
 		return await this.once(id, 'end', isOver, seconds);
 	}
 
 	/** Wait until the execution is parked. */
-	async parked(id: string, seconds = 120): Promise<void> {
+	async parked(id: string, seconds = LIMIT_S): Promise<void> {
 		await this.once(id, 'be parked', isParked, seconds);
 	}
 
@@ -329,7 +348,7 @@ export class N8n {
 		);
 	}
 
-	async runToEnd(workflow: Workflow, seconds = 120): Promise<Execution> {
+	async runToEnd(workflow: Workflow, seconds = LIMIT_S): Promise<Execution> {
 		return await this.ended(await this.run(workflow), seconds);
 	}
 
@@ -337,54 +356,13 @@ export class N8n {
 	async binary(stored?: { id?: string; data: string }): Promise<Buffer> {
 		if (stored?.id === undefined) return Buffer.from(stored?.data ?? '', 'base64');
 		const query = new URLSearchParams({ id: stored.id, action: 'download' }).toString();
-		const answer = await fetch(`${this.url}/rest/binary-data?${query}`, {
-			headers: { Cookie: this.cookie, ...BROWSER },
-		});
+		const answer = await this.request('GET', `/binary-data?${query}`);
 		if (!answer.ok) throw new Error(`binary ${stored.id}: ${answer.status} ${await answer.text()}`);
 		return Buffer.from(await answer.arrayBuffer());
 	}
 
 	private get programFile(): string {
 		return join(this.program, 'n8n', 'node_modules', 'n8n', 'bin', 'n8n');
-	}
-
-	private installPackage(): void {
-		const nodes = join(this.folder, '.n8n', 'nodes');
-		const target = join(nodes, 'node_modules', 'n8n-nodes-lipsync');
-		mkdirSync(target, { recursive: true });
-		const packed = execFileSync('npm', ['pack', '--json', '--pack-destination', this.folder], {
-			cwd: PACKAGE,
-			encoding: 'utf8',
-			stdio: ['ignore', 'pipe', 'ignore'],
-		});
-		const [{ filename, version }] = JSON.parse(packed) as Array<{
-			filename: string;
-			version: string;
-		}>;
-		execFileSync('tar', [
-			'-xzf',
-			join(this.folder, filename),
-			'-C',
-			target,
-			'--strip-components=1',
-		]);
-		const manifestFile = join(target, 'package.json');
-		const manifest = JSON.parse(readFileSync(manifestFile, 'utf8')) as Record<string, unknown>;
-		for (const kind of ['devDependencies', 'peerDependencies', 'optionalDependencies'])
-			delete manifest[kind];
-		writeFileSync(manifestFile, JSON.stringify(manifest, null, 2));
-		execFileSync('npm', ['install', '--ignore-scripts', '--no-audit', '--no-fund'], {
-			cwd: target,
-			stdio: 'ignore',
-		});
-		writeFileSync(
-			join(nodes, 'package.json'),
-			JSON.stringify({
-				name: 'installed-nodes',
-				private: true,
-				dependencies: { 'n8n-nodes-lipsync': version },
-			}),
-		);
 	}
 }
 

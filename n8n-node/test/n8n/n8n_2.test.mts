@@ -1,74 +1,44 @@
 /** The packed node inside a real n8n, against the real server with the preview engine. */
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 
-import { checkCases } from './checking.mjs';
-import { essentialCases } from './essential.mjs';
+import { everyCase } from './cases.mjs';
 import { example as shipped, sendPair } from './example.mjs';
-import { GoogleStandIn, serviceAccount } from './google.mjs';
-import { TOKEN, type LipsyncServer } from './lipsync.mjs';
-import { countdownCases, rentedCases } from './machines.mjs';
+import { TOKEN, type JobView, type LipsyncServer } from './lipsync.mjs';
+import { rentedCases } from './machines.mjs';
 import { output } from './execution.mjs';
 import type { N8n, NodeSpec, Workflow } from './n8n.mjs';
 import { N8N_2, eventually } from './places.mjs';
-import { parkedCases } from './parked.mjs';
-import { sharingCases } from './sharing.mjs';
+import { drawnCases } from './sharing.mjs';
 import { Stage } from './stage.mjs';
-import { webhookCases } from './webhook.mjs';
-import { end, fromFiles, line, lipsync, start, write } from './workflows.mjs';
+import { LIPSYNC, end, fromFiles, line, lipsync, start, write } from './workflows.mjs';
 
-describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
-	const certificates = mkdtempSync(join(tmpdir(), 'lipsync-google-'));
+describe('the node in n8n 2.x', { timeout: 3_600_000 }, () => {
 	const flows: Record<string, Workflow> = {};
 	let stage: Stage;
 	let server: LipsyncServer;
-	let google: GoogleStandIn;
 	let n8n: N8n;
 
 	before(async () => {
-		google = await GoogleStandIn.start(certificates);
-		stage = await Stage.set(N8N_2, {
-			HTTPS_PROXY: google.url,
-			NODE_EXTRA_CA_CERTS: google.authority,
-		});
+		stage = await Stage.withGoogle(N8N_2);
 		({ server, n8n } = stage);
+		await stage.open();
+		const data = { name: 'Authorization', value: `Bearer ${TOKEN}` };
+		await n8n.addCredentials([{ id: 'bearer', name: 'Bearer', type: 'httpHeaderAuth', data }]);
 		defineFlows();
-		const bearer = {
-			id: 'bearer',
-			name: 'Bearer',
-			type: 'httpHeaderAuth',
-			data: { name: 'Authorization', value: `Bearer ${TOKEN}` },
-		};
-		n8n.importAll(
-			[...stage.credentials, serviceAccount(), bearer],
-			[...Object.values(flows), example('8-error-branch.json')],
-		);
-		await n8n.start();
 	});
 
-	after(async () => {
-		await stage?.clear();
-		google?.stop();
-		rmSync(certificates, { recursive: true, force: true });
-	});
+	after(async () => await stage?.clear());
 
-	essentialCases(() => stage);
-	checkCases(() => stage);
-	sharingCases(() => stage);
-	webhookCases(() => stage);
-	parkedCases(() => stage);
-	countdownCases(() => stage);
-	rentedCases(
-		() => stage,
-		() => google,
-	);
+	everyCase(() => stage, '2.x');
+	rentedCases(() => stage);
+	drawnCases(() => stage);
 
 	it('hands the bytes and the name of the video to the next node', async () => {
-		const run = await n8n.runToEnd(flows.poll);
+		const run = await n8n.tryOut(flows.poll);
 		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
 		const [item] = output(run, 'Lipsync');
 		const bytes = readFileSync(join(n8n.files, 'out.mp4'));
@@ -82,15 +52,12 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 		assert.deepEqual(item.pairedItem, { item: 0 });
 		assert.ok(Math.abs(Number(item.json.duration_s) - 1.2) < 0.05);
 		assert.equal(item.json.engine, 'preview');
-	});
-
-	it('marks the job as collected once the video is stored', async () => {
-		const [job] = await server.jobs();
-		assert.notEqual(job.collected_at, null);
+		const job = await server.get<JobView>(`/v1/jobs/${String(item.json.job_id)}`);
+		assert.notEqual(job.collected_at, null, 'the job is marked as collected');
 	});
 
 	it('goes on with the good item when a bad picture fails and Continue On Fail is set', async () => {
-		const run = await n8n.runToEnd(flows.continueOnFail);
+		const run = await n8n.tryOut(flows.continueOnFail);
 		assert.equal(run.status, 'success');
 		const [bad, good] = output(run, 'Next');
 		assert.match(String(bad.json.error), /picture|read/i);
@@ -101,7 +68,7 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 	});
 
 	it('names the credential when the token is wrong', async () => {
-		const run = await n8n.runToEnd(flows.wrongToken);
+		const run = await n8n.tryOut(flows.wrongToken);
 		assert.equal(run.status, 'error');
 		const error = run.data.resultData.error;
 		assert.match(String(error?.message), /token/);
@@ -110,7 +77,7 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 	});
 
 	it('says that the server cannot be reached, and where', async () => {
-		const run = await n8n.runToEnd(flows.nobody);
+		const run = await n8n.tryOut(flows.nobody);
 		assert.equal(run.status, 'error');
 		const error = run.data.resultData.error;
 		assert.match(String(error?.message), /127\.0\.0\.1:\d+ cannot be reached/);
@@ -119,16 +86,11 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 
 	it('finishes a video although the server is killed and restarted in the middle', async () => {
 		const before = await server.jobs();
-		const id = await n8n.run(flows.restart);
-		const job = await eventually('a running job', async () =>
-			(await server.jobs()).find(
-				(each) => each.state === 'running' && each.progress.stage === 'generate',
-			),
-		);
-		assert.ok(!before.some((each) => each.id === job.id));
+		const id = await n8n.run(await n8n.save(flows.restart));
+		const job = await server.runningBeside(before, 'generate');
 		await server.stop('SIGKILL');
 		await server.start();
-		const run = await n8n.ended(id, 300);
+		const run = await n8n.ended(id);
 		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
 		const [item] = output(run, 'Lipsync');
 		assert.equal(item.json.job_id, job.id);
@@ -139,7 +101,7 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 
 	it('renders once when Retry On Fail runs the node again', async () => {
 		const before = (await server.jobs()).length;
-		const run = await n8n.runToEnd(flows.retry);
+		const run = await n8n.tryOut(flows.retry);
 		assert.equal(run.status, 'error');
 		assert.match(String(run.data.resultData.error?.message), /not finished after/);
 		assert.equal((await server.jobs()).length, before + 1);
@@ -148,11 +110,11 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 	});
 
 	it('fetches a video later whose execution was parked while n8n restarted', async () => {
-		const id = await n8n.run(flows.parked);
+		const id = await n8n.run(await n8n.save(flows.parked));
 		await n8n.parked(id);
 		await n8n.stop('SIGKILL');
 		await n8n.start();
-		const run = await n8n.ended(id, 300);
+		const run = await n8n.ended(id);
 		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
 		const [item] = output(run, 'Download');
 		assert.equal(item.binary?.data.fileName, 'later.mp4');
@@ -160,7 +122,9 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 	});
 
 	it('uploads the whole video with the Google Drive node of n8n', async () => {
-		const run = await n8n.runToEnd(flows.drive);
+		const { google } = stage;
+		google.forget();
+		const run = await n8n.tryOut(flows.drive);
 		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
 		const [item] = output(run, 'Lipsync');
 		const [upload] = google.uploads;
@@ -171,7 +135,7 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 	});
 
 	it('runs the example from a form to a download, without any account but the server', async () => {
-		const waiting = await sendPair(stage, flows.form);
+		const waiting = await sendPair(stage, await n8n.save(flows.form));
 		const page = await eventually('the page with the video', async () => {
 			// While the workflow runs, n8n keeps the request open.
 			const answer = await fetch(waiting, { signal: AbortSignal.timeout(5_000) }).catch(() => null);
@@ -182,14 +146,14 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 	});
 
 	it('runs the example of the first try from files to a file', async () => {
-		const run = await n8n.runToEnd(flows.disk);
+		const run = await n8n.tryOut(flows.disk);
 		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
 		const bytes = readFileSync(join(n8n.files, 'portrait-lipsync.mp4'));
 		assert.equal(sha256(bytes), output(run, 'Lipsync')[0].json.sha256);
 	});
 
 	it('leaves the plain HTTP Request node working as before', async () => {
-		const run = await n8n.runToEnd(flows.plain);
+		const run = await n8n.tryOut(flows.plain);
 		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
 		const bytes = readFileSync(join(n8n.files, 'plain.mp4'));
 		assert.equal(bytes.subarray(4, 8).toString(), 'ftyp');
@@ -197,7 +161,7 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 	});
 
 	it('tells engines and readiness, and lists the engines in the panel', async () => {
-		const run = await n8n.runToEnd(flows.server);
+		const run = await n8n.tryOut(flows.server);
 		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
 		assert.equal(output(run, 'Ready')[0].json.engine, 'preview');
 		assert.equal(output(run, 'Info')[0].json.default_engine, 'preview');
@@ -209,7 +173,7 @@ describe('the node in n8n 2.x', { timeout: 1_500_000 }, () => {
 				path: 'parameters.engine',
 				methodName: 'getEngines',
 				currentNodeParameters: { resource: 'video', operation: 'generate' },
-				credentials: { lipsyncApi: { id: 'lipsync-good', name: 'Lipsync' } },
+				credentials: { lipsyncApi: n8n.reference(LIPSYNC.lipsyncApi) },
 			},
 		);
 		assert.deepEqual(

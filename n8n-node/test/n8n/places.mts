@@ -1,7 +1,7 @@
 /** The paths of programs and data, for tests that start real programs. */
-import { existsSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import { createServer } from 'node:net';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 function checkout(): string {
@@ -24,7 +24,20 @@ export const CHROMIUM =
 	'/usr/bin/chromium';
 export const LIPSYNC = process.env.LIPSYNC_COMMAND ?? join(ROOT, '.venv', 'bin', 'lipsync');
 
+const FIRST_PORT = 20_000;
+/** Ports of one test file. Files run side by side, so each has its own. */
+const N_PORTS = 2_000;
 const given = new Set<number>();
+
+/** The place of this test file among all, by name; the last place for another program. */
+function place(): number {
+	const program = process.argv[1] ?? '';
+	const files = readdirSync(dirname(fileURLToPath(import.meta.url))).filter((name) =>
+		name.endsWith('.test.mjs'),
+	);
+	const found = files.sort().indexOf(basename(program));
+	return found < 0 ? files.length : found;
+}
 
 /**
  * A port of 127.0.0.1 that nobody has, and that nobody gets before the caller listens on it. The system takes the ports
@@ -32,7 +45,7 @@ const given = new Set<number>();
  */
 export async function freePort(): Promise<number> {
 	for (;;) {
-		const port = 20_000 + Math.floor(Math.random() * 12_000);
+		const port = FIRST_PORT + N_PORTS * place() + Math.floor(Math.random() * N_PORTS);
 		if (given.has(port) || !(await isFree(port))) continue;
 		given.add(port);
 		return port;

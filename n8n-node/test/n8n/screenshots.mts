@@ -30,21 +30,13 @@ const flows = readdirSync(join(PACKAGE, 'workflows')).map((file) => {
 });
 const browser = await launch();
 try {
-	const credential = {
-		id: 'lipsync-good',
-		name: 'Lipsync',
-		type: 'lipsyncApi',
-		data: { baseUrl: server.url, token: TOKEN },
-	};
-	n8n.importAll(
-		[credential],
-		flows.map(({ flow }) => flow),
-	);
 	await n8n.start();
+	const data = { baseUrl: server.url, token: TOKEN };
+	await n8n.addCredentials([{ id: 'lipsync-good', name: 'Lipsync', type: 'lipsyncApi', data }]);
 	const page = await browser.newPage({ viewport: { width: 1440, height: 900 } });
 	await signIn(page, n8n);
 	for (const { number, flow } of flows) {
-		await openWorkflow(page, n8n, flow.id);
+		await openWorkflow(page, n8n, (await n8n.save(flow)).id);
 		await page.keyboard.press('1');
 		await page.waitForTimeout(1500);
 		if (number === '1') await panel(page, join(folder, 'n8n-node.png'));

@@ -5,7 +5,6 @@ import { it } from 'node:test';
 import { ModelStandIn } from './model.mjs';
 import { output, type Item } from './execution.mjs';
 import type { NodeSpec, Workflow } from './n8n.mjs';
-import { eventually } from './places.mjs';
 import type { Stage } from './stage.mjs';
 import { LIPSYNC, fromFiles, line, lipsync2, start, to } from './workflows.mjs';
 
@@ -21,7 +20,7 @@ export function sharingCases(stage: () => Stage): void {
 			...rest,
 		);
 
-	it('gives a link that shows the video without the token, until it expires', async () => {
+	it('gives a link that shows the video without the token, for the time that is set', async () => {
 		const { n8n, server } = stage();
 		const link = lipsync2(
 			{
@@ -44,14 +43,12 @@ export function sharingCases(stage: () => Stage): void {
 		assert.equal((await answer.arrayBuffer()).byteLength, video.json.size_bytes);
 		assert.equal(answer.headers.get('content-type'), 'video/mp4');
 		const leftMs = new Date(String(lasting.json.link_expires_at)).getTime() - Date.now();
-		assert.ok(leftMs > 3_000_000 && leftMs <= 3_600_000, `${leftMs} ms are left`);
-		const status = async () => (await fetch(String(short.json.link))).status;
-		assert.equal(await status(), 200);
-		await eventually(
-			'the short link to expire',
-			async () => ((await status()) === 403 ? true : undefined),
-			60,
-		);
+		assert.ok(leftMs > 2_700_000 && leftMs <= 3_600_000, `${leftMs} ms are left`);
+		// The tests of the server wait for the end of a link.
+		const shorterMs =
+			new Date(String(lasting.json.link_expires_at)).getTime() -
+			new Date(String(short.json.link_expires_at)).getTime();
+		assert.ok(shorterMs > 3_300_000, `the short link ends ${shorterMs} ms before the other`);
 		const changed = String(lasting.json.link).replace(/expires=\d+/, 'expires=99999999999');
 		assert.equal((await fetch(changed)).status, 403);
 	});
@@ -75,20 +72,6 @@ export function sharingCases(stage: () => Stage): void {
 		const [plain] = output(none, 'Lipsync');
 		assert.equal(plain.binary?.captions, undefined);
 		assert.ok(!(await server.video(String(plain.json.job_id))).includes('tx3g'));
-	});
-
-	it('draws captions into the picture in the chosen style', async () => {
-		const { n8n, server } = stage();
-		const captions = { script: WORDS, language: 'en', show: 'box' };
-		const run = await n8n.tryOut(generate('drawn', { captions, options: { keepOnServer: true } }));
-		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
-		const [item] = output(run, 'Lipsync');
-		const video = await server.video(String(item.json.job_id));
-		assert.ok(!video.includes('tx3g'), 'drawn captions need no text track');
-		const srt = await (
-			await server.fetch(`/v1/jobs/${String(item.json.job_id)}/captions.srt`)
-		).text();
-		assert.equal(wordsOf(srt), WORDS);
 	});
 
 	it('is a tool of an AI agent: URLs in, a few words and a link out that needs no token', async () => {
@@ -120,6 +103,30 @@ export function sharingCases(stage: () => Stage): void {
 		} finally {
 			model.stop();
 		}
+	});
+}
+
+/** The case of captions that the server draws. The node only passes the style on, so one version of n8n is enough. */
+export function drawnCases(stage: () => Stage): void {
+	it('draws captions into the picture in the chosen style', async () => {
+		const { n8n, server } = stage();
+		const captions = { script: WORDS, language: 'en', show: 'box' };
+		const run = await n8n.tryOut(
+			fromFiles(
+				'drawn',
+				stage().file('one/*.jpg'),
+				stage().file('one/*.wav'),
+				lipsync2({ captions, options: { keepOnServer: true } }),
+			),
+		);
+		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
+		const [item] = output(run, 'Lipsync');
+		const video = await server.video(String(item.json.job_id));
+		assert.ok(!video.includes('tx3g'), 'drawn captions need no text track');
+		const srt = await (
+			await server.fetch(`/v1/jobs/${String(item.json.job_id)}/captions.srt`)
+		).text();
+		assert.equal(wordsOf(srt), WORDS);
 	});
 }
 

@@ -4,9 +4,10 @@ import { createServer, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
+import { GoogleStandIn, serviceAccount } from './google.mjs';
 import { LipsyncServer, TOKEN } from './lipsync.mjs';
 import { LocalWeb } from './local.mjs';
-import { N8n } from './n8n.mjs';
+import { N8n, type CredentialSpec } from './n8n.mjs';
 import { SAMPLES } from './places.mjs';
 
 const LONG_S = 40;
@@ -16,17 +17,43 @@ const LONG_S = 40;
  */
 const NOBODY = 'http://127.0.0.1:2';
 
+/** An account at YouTube whose token n8n need not fetch first. */
+const YOUTUBE: CredentialSpec = {
+	id: 'youtube',
+	name: 'YouTube',
+	type: 'youTubeOAuth2Api',
+	data: {
+		clientId: 'id',
+		clientSecret: 'secret',
+		oauthTokenData: { access_token: 'stand-in', token_type: 'Bearer', expires_in: 3600 },
+	},
+};
+
 export class Stage {
 	private constructor(
 		private readonly home: string,
 		readonly server: LipsyncServer,
 		readonly n8n: N8n,
 		readonly web: LocalWeb,
-		readonly nobody: string,
+		private readonly standIn: GoogleStandIn | undefined,
 	) {}
 
+	/** The address of `NOBODY`, for a credential of a server that is not there. */
+	readonly nobody = NOBODY;
+
+	/** Google's part is played by a stand-in, to which n8n's own nodes upload. */
+	static async withGoogle(program: string, env: NodeJS.ProcessEnv = {}): Promise<Stage> {
+		const google = await GoogleStandIn.start(mkdtempSync(join(tmpdir(), 'lipsync-google-')));
+		const proxy = { HTTPS_PROXY: google.url, NODE_EXTRA_CA_CERTS: google.authority };
+		return await Stage.set(program, { ...proxy, ...env }, google);
+	}
+
 	/** Install the node and start the server. n8n itself is not started yet. */
-	static async set(program: string, env: NodeJS.ProcessEnv = {}): Promise<Stage> {
+	static async set(
+		program: string,
+		env: NodeJS.ProcessEnv = {},
+		google?: GoogleStandIn,
+	): Promise<Stage> {
 		const home = mkdtempSync(join(tmpdir(), 'lipsync-n8n-'));
 		const server = await LipsyncServer.start(join(home, 'lipsync'), '--allow-private-urls');
 		const n8n = await N8n.install(join(home, 'n8n'), env, program);
@@ -36,16 +63,24 @@ export class Stage {
 			'/no-picture.jpg': join(n8n.files, 'two/1.jpg'),
 			'/speech.wav': join(n8n.files, 'one/speech.wav'),
 		});
-		return new Stage(home, server, n8n, web, NOBODY);
+		return new Stage(home, server, n8n, web, google);
 	}
 
-	get credentials(): object[] {
-		return [
+	/** Start n8n and save the credentials of the tests in it. */
+	async open(): Promise<void> {
+		await this.n8n.start();
+		await this.n8n.addCredentials([
 			credential('lipsync-good', `${this.server.url}/`, TOKEN),
 			credential('lipsync-wrong-token', this.server.url, 'not-the-token'),
 			credential('lipsync-expression', '={{ $json.url }}', TOKEN),
 			credential('lipsync-nobody', this.nobody, TOKEN),
-		];
+			...(this.standIn === undefined ? [] : [serviceAccount(), YOUTUBE]),
+		]);
+	}
+
+	get google(): GoogleStandIn {
+		if (this.standIn === undefined) throw new Error('this stage has no stand-in for Google');
+		return this.standIn;
 	}
 
 	file(name: string): string {
@@ -57,12 +92,13 @@ export class Stage {
 		await this.n8n.stop();
 		await this.server.stop();
 		this.web.stop();
+		this.standIn?.stop();
 		if (process.env.LIPSYNC_KEEP_HOME) console.log(`kept: ${this.home}`);
 		else rmSync(this.home, { recursive: true, force: true });
 	}
 }
 
-export function credential(id: string, baseUrl: string, token: string): object {
+export function credential(id: string, baseUrl: string, token: string): CredentialSpec {
 	return {
 		id,
 		name: id,

@@ -5,10 +5,10 @@ import { readFileSync } from 'node:fs';
 import { it } from 'node:test';
 
 import { output } from './execution.mjs';
-import type { NodeSpec, Workflow } from './n8n.mjs';
+import type { Workflow } from './n8n.mjs';
 import { eventually } from './places.mjs';
 import type { Stage } from './stage.mjs';
-import { LIPSYNC, end, line } from './workflows.mjs';
+import { end, line, webhookTrigger } from './workflows.mjs';
 
 interface WebhookView {
 	id: string;
@@ -37,18 +37,14 @@ export function webhookCases(stage: () => Stage): void {
 	const seen = async (flow: Workflow) =>
 		(await stage().n8n.executionsOf(flow)).flatMap((run) => output(run, 'Next'));
 	const allOf = async (flow: Workflow, ids: string[]) =>
-		await eventually(
-			'the videos',
-			async () => {
-				const items = await seen(flow);
-				return ids.every((id) => items.some(({ json }) => json.job_id === id)) ? items : undefined;
-			},
-			120,
-		);
+		await eventually('the videos', async () => {
+			const items = await seen(flow);
+			return ids.every((id) => items.some(({ json }) => json.job_id === id)) ? items : undefined;
+		});
 
 	it('is called by the server for every job, once, over restarts of both sides', async () => {
 		const { n8n, server } = stage();
-		const saved = await n8n.save(line('webhook', trigger(), end));
+		const saved = await n8n.save(line('webhook', webhookTrigger(), end));
 		assert.deepEqual(await webhooks(), []);
 		await n8n.activate(saved);
 		const [webhook, ...more] = await registered();
@@ -100,7 +96,7 @@ export function webhookCases(stage: () => Stage): void {
 	it('starts without the video and on failures where the panel says so', async () => {
 		const { n8n, server } = stage();
 		const parameters = { events: ['failed', 'succeeded'], downloadVideo: false };
-		const flow = await n8n.save(line('webhook-plain', trigger(parameters), end));
+		const flow = await n8n.save(line('webhook-plain', webhookTrigger(parameters), end));
 		await n8n.activate(flow);
 		assert.deepEqual((await registered())[0].events, ['job.succeeded', 'job.failed']);
 		const good = await submit();
@@ -113,17 +109,6 @@ export function webhookCases(stage: () => Stage): void {
 		await server.succeeded(after);
 		assert.equal((await seen(flow)).length, 1, 'switched off, nothing starts');
 	});
-}
-
-function trigger(parameters: Record<string, unknown> = {}): NodeSpec {
-	return {
-		name: 'Trigger',
-		type: 'n8n-nodes-lipsync.lipsyncWebhookTrigger',
-		typeVersion: 1,
-		webhookId: `lipsync-${Math.random().toString(36).slice(2)}`,
-		parameters,
-		credentials: LIPSYNC,
-	};
 }
 
 /** The registration that n8n keeps with the workflow. */

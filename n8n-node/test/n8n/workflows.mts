@@ -50,6 +50,39 @@ export function write(path: string): NodeSpec {
 	};
 }
 
+/** A trigger that polls every four seconds. n8n allows a single polling rule only once a minute, so there are fifteen. */
+export function pollingTrigger(
+	parameters: Record<string, unknown> = {},
+	more: Partial<NodeSpec> = {},
+): NodeSpec {
+	const seconds = Array.from({ length: 15 }, (_, i) => 4 * i);
+	const item = seconds.map((each) => ({ mode: 'custom', cronExpression: `${each} * * * * *` }));
+	return {
+		name: 'Trigger',
+		type: 'n8n-nodes-lipsync.lipsyncTrigger',
+		typeVersion: 1,
+		parameters: { pollTimes: { item }, ...parameters },
+		credentials: LIPSYNC,
+		...more,
+	};
+}
+
+/** A trigger that the server calls. */
+export function webhookTrigger(
+	parameters: Record<string, unknown> = {},
+	more: Partial<NodeSpec> = {},
+): NodeSpec {
+	return {
+		name: 'Trigger',
+		type: 'n8n-nodes-lipsync.lipsyncWebhookTrigger',
+		typeVersion: 1,
+		webhookId: `lipsync-${Math.random().toString(36).slice(2)}`,
+		parameters,
+		credentials: LIPSYNC,
+		...more,
+	};
+}
+
 /** One item, or several, with these JSON fields. */
 export function items(...json: object[]): NodeSpec {
 	return {

@@ -1,70 +1,50 @@
-/** The shipped workflows inside a real n8n, up to the stand-ins of the services that they call. */
+/** The cases of the shipped workflows, up to the stand-ins of the services that they call. */
 import assert from 'node:assert/strict';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { readFileSync } from 'node:fs';
 import { after, before, describe, it } from 'node:test';
 
-import { example, sendForm } from './example.mjs';
-import { GoogleStandIn } from './google.mjs';
+import { example, sendForm, sendPair } from './example.mjs';
 import { ModelStandIn } from './model.mjs';
 import { output } from './execution.mjs';
-import { N8N_1, N8N_2, eventually } from './places.mjs';
-import { Stage } from './stage.mjs';
+import { eventually } from './places.mjs';
+import { SmtpStandIn } from './smtp.mjs';
+import type { Stage } from './stage.mjs';
 import { TelegramStandIn } from './telegram.mjs';
 
-const N_ROWS = 20;
-/** Rows of the table whose picture or recording is none. */
-const BAD_ROWS = [4, 11, 17];
+/** Rows of the table, and the rows among them whose picture is none. Twenty videos are made in one version only. */
+const ROWS: Record<string, { nRows: number; badRows: number[] }> = {
+	'1.x': { nRows: 5, badRows: [1, 4] },
+	'2.x': { nRows: 20, badRows: [4, 11, 17] },
+};
 
-for (const [version, program] of Object.entries({ '2.x': N8N_2, '1.x': N8N_1 })) {
-	describe(`the examples in n8n ${version}`, { timeout: 900_000 }, () => {
-		const certificates = mkdtempSync(join(tmpdir(), 'lipsync-google-'));
-		let stage: Stage;
-		let google: GoogleStandIn;
+export function exampleCases(stage: () => Stage, version: string): void {
+	const { nRows, badRows } = ROWS[version];
+
+	describe('the examples', () => {
 		let model: ModelStandIn;
 
 		before(async () => {
-			google = await GoogleStandIn.start(certificates);
-			stage = await Stage.set(program, {
-				HTTPS_PROXY: google.url,
-				NODE_EXTRA_CA_CERTS: google.authority,
-				N8N_DEFAULT_BINARY_DATA_MODE: 'filesystem',
-			});
+			const { web, file } = at(stage());
 			model = await ModelStandIn.start(
-				{
-					Image_URL: `${stage.web.url}/portrait.jpg`,
-					Audio_URL: `${stage.web.url}/speech.wav`,
-				},
-				readFileSync(stage.file('one/speech.wav')),
+				{ Image_URL: `${web.url}/portrait.jpg`, Audio_URL: `${web.url}/speech.wav` },
+				readFileSync(file('one/speech.wav')),
 			);
-			stage.n8n.importAll(stage.credentials, []);
-			await stage.n8n.start();
 		});
 
-		after(async () => {
-			await stage?.clear();
-			google?.stop();
-			model?.stop();
-			rmSync(certificates, { recursive: true, force: true });
-		});
+		after(() => model?.stop());
 
 		const openAi = async () => ({
-			openAiApi: await stage.n8n.saveCredential('OpenAI', 'openAiApi', {
+			openAiApi: await stage().n8n.saveCredential('OpenAI', 'openAiApi', {
 				apiKey: 'none',
 				url: model.url,
 			}),
 		});
 
 		it('speaks a text, makes the video with captions, and publishes it as synthetic on YouTube', async () => {
-			const { n8n, web } = stage;
-			const youTube = {
-				youTubeOAuth2Api: await n8n.saveCredential('YouTube', 'youTubeOAuth2Api', {
-					clientId: 'id',
-					clientSecret: 'secret',
-					oauthTokenData: { access_token: 'stand-in', token_type: 'Bearer', expires_in: 3600 },
-				}),
-			};
+			const { n8n, web } = stage();
+			const youTube = { youTubeOAuth2Api: { id: 'youtube', name: 'YouTube' } };
+			const { google } = stage();
+			google.forget();
 			const flow = example(
 				'2-schedule-tts-to-youtube.json',
 				[['https://example.com/portrait.jpg', `${web.url}/portrait.jpg`]],
@@ -77,7 +57,7 @@ for (const [version, program] of Object.entries({ '2.x': N8N_2, '1.x': N8N_1 }))
 			const [upload] = google.uploads;
 			assert.equal(upload.bytes.length, item.json.size_bytes);
 			assert.equal(upload.mimeType, 'video/mp4');
-			const srt = await stage.server.fetch(`/v1/jobs/${String(item.json.job_id)}/captions.srt`);
+			const srt = await stage().server.fetch(`/v1/jobs/${String(item.json.job_id)}/captions.srt`);
 			assert.match((await srt.text()).replaceAll(/\s+/g, ' '), /Good morning!/);
 			assert.deepEqual(google.updates, [
 				{ id: 'file-0', status: { privacyStatus: 'private', containsSyntheticMedia: true } },
@@ -85,7 +65,7 @@ for (const [version, program] of Object.entries({ '2.x': N8N_2, '1.x': N8N_1 }))
 		});
 
 		it('answers a voice note with a talking picture, and everything else with a sentence', async () => {
-			const { n8n, web, file } = at(stage);
+			const { n8n, web, file } = at(stage());
 			const bot = await TelegramStandIn.start(readFileSync(file('one/speech.wav')));
 			try {
 				const telegramApi = await n8n.saveCredential('Telegram', 'telegramApi', {
@@ -113,10 +93,10 @@ for (const [version, program] of Object.entries({ '2.x': N8N_2, '1.x': N8N_1 }))
 			}
 		});
 
-		it(`makes ${N_ROWS} rows of a table, and reports the bad ones beside the good ones`, async () => {
-			const { n8n, web } = stage;
-			const rows = Array.from({ length: N_ROWS }, (_, i) => {
-				const picture = BAD_ROWS.includes(i) ? 'no-picture.jpg' : 'portrait.jpg';
+		it(`makes ${nRows} rows of a table, and reports the bad ones beside the good ones`, async () => {
+			const { n8n, web } = stage();
+			const rows = Array.from({ length: nRows }, (_, i) => {
+				const picture = badRows.includes(i) ? 'no-picture.jpg' : 'portrait.jpg';
 				return `row-${i},${web.url}/${picture},${web.url}/speech.wav`;
 			});
 			const table = Buffer.from(['name,picture_url,recording_url', ...rows].join('\n'));
@@ -135,27 +115,56 @@ for (const [version, program] of Object.entries({ '2.x': N8N_2, '1.x': N8N_1 }))
 			const bad = output(waiting, 'Bad Row').map(({ json }) => json);
 			assert.deepEqual(
 				bad.map(({ name }) => name),
-				BAD_ROWS.map((i) => `row-${i}`),
+				badRows.map((i) => `row-${i}`),
 			);
 			for (const { result, what_to_do } of bad) {
 				assert.match(String(result), /picture|read/i);
 				assert.ok(String(what_to_do).length > 10);
 			}
-			assert.equal(good.length, N_ROWS - BAD_ROWS.length);
+			assert.equal(good.length, nRows - badRows.length);
 			assert.deepEqual(
 				good.map(({ name }) => name),
-				rows.map((_, i) => `row-${i}`).filter((_, i) => !BAD_ROWS.includes(i)),
+				rows.map((_, i) => `row-${i}`).filter((_, i) => !badRows.includes(i)),
 			);
 			for (const { link } of good.slice(0, 3))
 				assert.equal((await fetch(String(link))).headers.get('content-type'), 'video/mp4');
 			const [report] = output(waiting, 'Report');
 			const text = (await n8n.binary(report.binary?.data)).toString();
-			assert.equal(text.trim().split('\n').length, N_ROWS + 1, text);
+			assert.equal(text.trim().split('\n').length, nRows + 1, text);
 			assert.equal(report.binary?.data.fileName, 'report.csv');
 		});
 
+		it('keeps the inputs of a video that failed, and mails the reason and the next step', async () => {
+			const { n8n, google } = stage();
+			const mail = await SmtpStandIn.start();
+			try {
+				const data = { host: '127.0.0.1', port: mail.port, secure: false, disableStartTls: true };
+				const smtp = await n8n.saveCredential('mail', 'smtp', { user: '', password: '', ...data });
+				const drive = { googleApi: { id: 'google', name: 'Google' } };
+				const accounts = { '.googleDrive': drive, '.emailSend': { smtp } };
+				const flow = await n8n.save(example('8-error-branch.json', [], accounts));
+				google.forget();
+				await sendPair(stage(), flow, Buffer.from('this is no picture'));
+				const text = await eventually('the mail', () => mail.mails[0]);
+				// Quoted-printable folds long lines.
+				const words = text.replaceAll('=\n', '');
+				assert.match(words, /picture/);
+				assert.match(words, /which field holds the picture/);
+				const names = google.uploads.map(({ name }) => name.replace(/^failed-[\d-]+-/, 'failed-'));
+				assert.deepEqual(names.sort(), ['failed-me.jpg', 'failed-me.wav']);
+				google.forget();
+				await sendPair(stage(), flow);
+				await eventually('the video', () =>
+					google.uploads.find(({ name }) => name === 'me-lipsync.mp4'),
+				);
+				assert.equal(mail.mails.length, 1);
+			} finally {
+				mail.stop();
+			}
+		});
+
 		it('lets an agent make a video in a chat, and answer with the link', async () => {
-			const { n8n } = stage;
+			const { n8n } = stage();
 			const flow = await n8n.save(
 				example('6-agent-tool.json', [], { '.lmChatOpenAi': await openAi() }),
 			);

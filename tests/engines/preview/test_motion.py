@@ -26,7 +26,7 @@ def recording(name: str) -> tuple[Array, list[tuple[str, float, float]]]:
 
 
 def track_of(loudness: Array) -> Array:
-    return np.stack([0.5 * loudness, 0 * loudness, 0 * loudness, loudness], axis=1).astype(np.float32)
+    return np.stack([0.5 * loudness, 0 * loudness, 0 * loudness, loudness, 0 * loudness], axis=1).astype(np.float32)
 
 
 def talk(*phrases: tuple[float, float], seconds: float, accents: tuple[float, ...] = ()) -> Array:
@@ -73,7 +73,7 @@ def test_a_new_posture_comes_with_each_phrase() -> None:
 
 
 def test_the_head_rests_in_silence_and_moves_in_speech() -> None:
-    silent = np.zeros((20 * FPS, 4), np.float32)
+    silent = np.zeros((20 * FPS, 5), np.float32)
     spoken = talk((0.5, 4), (5, 9), (10, 13), (14, 19), seconds=20, accents=(1, 2.2, 6, 7, 11, 15, 17))
     for name in ("yaw", "pitch", "roll"):
         at_rest = np.mean([weights(silent, k)[:, column(name)].std() for k in range(10)])

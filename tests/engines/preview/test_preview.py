@@ -242,7 +242,7 @@ def test_movement_is_smooth(engine: PreviewEngine, portrait: Frames) -> None:
 
 
 def test_eyes_blink_every_few_seconds_down_fast_and_up_slowly() -> None:
-    motion = Motion(np.zeros((25 * 120, 4), np.float32), 25, 5, Amounts())
+    motion = Motion(np.zeros((25 * 120, 5), np.float32), 25, 5, Amounts())
     lids = np.array([motion.pose(i).lids for i in range(25 * 120)])
     shut = lids.max(axis=1) > 0.8
     starts = np.flatnonzero(shut[1:] & ~shut[:-1])
@@ -250,7 +250,7 @@ def test_eyes_blink_every_few_seconds_down_fast_and_up_slowly() -> None:
     assert lids[0].max() == 0 and np.median(lids) == 0
     rising, falling = (np.diff(lids[:, 0]) > 0.01).sum(), (np.diff(lids[:, 0]) < -0.01).sum()
     assert falling > 1.3 * rising
-    still = Motion(np.zeros((500, 4), np.float32), 25, 5, Amounts(head=0, blinks=False))
+    still = Motion(np.zeros((500, 5), np.float32), 25, 5, Amounts(head=0, blinks=False))
     assert all(still.pose(i).lids == (0, 0) for i in range(500))
 
 

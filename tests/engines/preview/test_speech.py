@@ -1,6 +1,8 @@
 """The mouth follows speech: shut on p, b, m and in pauses, open on open vowels, for any length, in bounded memory."""
 
+import importlib.util
 import json
+import sys
 import time
 import tracemalloc
 from pathlib import Path
@@ -11,7 +13,8 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lipsync_server.engines.base import SPEECH_RATE_HZ, n_frames_for
-from lipsync_server.engines.preview.speech import mouth_track
+from lipsync_server.engines.preview.readout import TONGUE_TIP
+from lipsync_server.engines.preview.speech import mouth_track, speech_track
 from numpy.typing import NDArray
 
 DATA = Path(__file__).parents[2] / "data" / "preview"
@@ -162,3 +165,26 @@ def test_five_minutes_need_little_time_and_no_more_memory_than_one(tmp_path: Pat
         assert spent_s < 0.02 * minutes * 60
     assert peaks[1] < 1.3 * peaks[0] + 1e6
     assert peaks[1] < 64e6
+
+
+def test_the_tongue_rises_for_l_and_n_more_than_for_other_sounds() -> None:
+    at_teeth, elsewhere = [], []
+    for name in ("speech_en", "speech_de"):
+        speech, phones = _load(name)
+        fps = 100
+        tongue = speech_track(speech, n_frames_for(len(speech) / SPEECH_RATE_HZ, fps), fps)[:, 4]
+        for phone, start_s, end_s in phones:
+            heights = at_teeth if phone in TONGUE_TIP else elsewhere
+            heights.append(float(tongue[round(fps * start_s) : round(fps * end_s) + 1].max()))
+    assert np.mean(at_teeth) > 0.6
+    assert np.mean(elsewhere) < 0.4
+
+
+def test_the_sounds_of_the_tongue_have_the_places_that_the_training_gave_them() -> None:
+    file = Path(__file__).parents[3] / "server/training/preview_mouth/phones.py"
+    source = importlib.util.spec_from_file_location("phones_of_the_training", file)
+    assert source is not None and source.loader is not None
+    phones = importlib.util.module_from_spec(source)
+    sys.modules[source.name] = phones  # its dataclasses look their module up
+    source.loader.exec_module(phones)
+    assert {name: phones.INDEX[name] for name in TONGUE_TIP} == TONGUE_TIP

@@ -67,3 +67,22 @@ def test_an_open_vowel_shows_a_tongue_behind_the_teeth(landmarker: FaceLandmarke
     tongue = (light > 55) & (light < 150) & (seen[:, 0] > 1.15 * seen[:, 1])
     assert tongue.mean() > 0.15
     assert (light > 150).mean() > 0.1, "the upper teeth stay in sight"
+
+
+def test_a_tongue_at_the_teeth_fills_the_dark_below_them_and_hides_no_upper_tooth(landmarker: FaceLandmarker) -> None:
+    picture = sample_picture("portrait.jpg")
+    face = max(landmarker.detect(picture), key=lambda f: f.area)
+    still = np.zeros(len(head.BASES), np.float32)
+    puppet = Puppet(picture, face)
+    down, up = picture.copy(), picture.copy()
+    puppet.draw(Pose(MouthPose(1.5, 1.0, 0.0, 0.0, 0.0), still), down)
+    puppet.draw(Pose(MouthPose(1.5, 1.0, 0.0, 0.0, 0.0, tongue=1.0), still), up)
+    before, after = down.astype(int).mean(axis=2), up.astype(int).mean(axis=2)
+    changed = np.abs(after - before) > 4
+    points = landmarker.refine(down, face.points).points
+    mouth = np.zeros(picture.shape[:2], np.uint8)
+    cv2.fillPoly(mouth, [np.round(points[INNER_LIPS, :2]).astype(np.int32)], 1)
+    assert changed.sum() > 0.1 * mouth.sum()
+    assert not changed[cv2.dilate(mouth, np.ones((9, 9), np.uint8)) == 0].any(), "nothing outside the mouth changes"
+    assert before[changed].mean() < 100, "the dark of the mouth is covered"
+    assert (before > 160)[mouth > 0].sum() == pytest.approx((after > 160)[mouth > 0].sum(), rel=0.05)

@@ -19,6 +19,8 @@ from lipsync_server.engines.preview.teeth import Light, Style
 # Tooth edges across the face from the middle outwards, in face heights (a central incisor is about 8.5 mm of 185).
 _UPPER_EDGES = np.array([0.0, 0.045, 0.079, 0.109, 0.132, 0.152])
 _LOWER_EDGES = np.array([0.0, 0.029, 0.06, 0.091, 0.116, 0.138])
+_TIP_HIDES = 0.03
+"""The depth of the lowered tip below the lower teeth's edge, in face heights."""
 _OWN_TEETH = np.array([0.87, 0.84, 0.78], np.float32)
 
 
@@ -42,6 +44,7 @@ class Interior:
         below = at[..., 1] - mouth.contact(at[..., 0])
         self._upper = self._style.soften(self._upper_teeth(across, below))
         self._lower = self._style.soften(self._lower_teeth_and_tongue(across, below))
+        self._tip = self._style.soften(self._tongue_tip(across, below))
         self._own = own if own is not None and self._light.shows_teeth else None
 
     @property
@@ -49,12 +52,14 @@ class Interior:
         """The colour of the shadow between lips: float32 (3,), RGB 0 to 255."""
         return self._light.cavity
 
-    def paint(self, places: Field, below_upper: Field, below_lower: Field, jaw_px: float, narrow: float) -> Field:
+    def paint(
+        self, places: Field, below_upper: Field, below_lower: Field, jaw_px: float, narrow: float, tongue: float = 0.0
+    ) -> Field:
         """Colours of the mouth's inside at places of the still portrait: float32 RGB (h, w, 3), 0 to 255.
 
         places: float32 (h, w, 2), pixel coordinates with the head's movement undone. below_upper, below_lower: float32
         (h, w), distance below the edge of the upper and of the lower lip in pixels, negative above the edge. jaw_px:
-        drop of the jaw in pixels. narrow: roundness of the lips, 0 to 1.
+        drop of the jaw in pixels. narrow: roundness of the lips, 0 to 1. tongue: 1 with its tip at the upper teeth.
         """
         height = self._mouth.frame.height
         down = self._mouth.frame.down
@@ -62,6 +67,12 @@ class Interior:
         colour = self._light.cavity * (1.7 - 1.0 * np.clip(depth, 0, 1)[..., None])
         lower = self.grid.sample(self._lower, places - (jaw_px * down).astype(np.float32))
         colour += (lower[..., :3] - colour) * lower[..., 3:]
+        if tongue > 0:
+            # From behind the lower teeth the tip rises to the upper teeth, which are painted over it.
+            tip = self.grid.sample(
+                self._tip, places - ((1 - tongue) * (jaw_px + _TIP_HIDES * height) * down).astype(np.float32)
+            )
+            colour += (tip[..., :3] - colour) * (tip[..., 3:] * np.float32(min(1.0, 2 * tongue)))
         if self._own is None:
             upper = self.grid.sample(self._upper, places)
             colour += (upper[..., :3] - colour) * upper[..., 3:]
@@ -113,6 +124,13 @@ class Interior:
         alpha = front[..., 3:] + tongue[..., 3:] * (1 - front[..., 3:])
         colour = front[..., :3] * front[..., 3:] + tongue[..., :3] * tongue[..., 3:] * (1 - front[..., 3:])
         return np.concatenate([colour / np.maximum(alpha, 1e-6), alpha], axis=-1).astype(np.float32)
+
+    def _tongue_tip(self, across: NDArray[np.float64], below: NDArray[np.float64]) -> Field:
+        """The raised tip of the tongue, as `_upper_teeth`: round at the top, with the underside's shade below."""
+        top = 0.006 + 4.0 * across**2
+        alpha = smooth_step(below - top, -0.004, 0.004) * (1 - smooth_step(np.abs(across), 0.075, 0.1))
+        shade = 1.3 - 0.5 * smooth_step(below - top, 0.0, 0.045) - 0.5 * (across / 0.09) ** 2
+        return _layer(self._light.tongue, shade, alpha)
 
     def _own_teeth(self, at: NDArray[np.float64]) -> Field:
         """The share of the portrait's own mouth at each node, float32 (rows, columns): 1 between its parted lips."""

@@ -52,7 +52,7 @@ class Amounts:
 class Motion:
     """The poses of one video.
 
-    track: float32 (n_frames, 4), columns opening 0 to 1, width -1 to 1, press 0 to 1, loudness 0 to 1
+    track: float32 (n_frames, 5), columns opening 0 to 1, width -1 to 1, press 0 to 1, loudness 0 to 1, tongue 0 to 1
     (speech.speech_track).
     """
 
@@ -61,7 +61,7 @@ class Motion:
         n = len(track)
         t = np.arange(n) / fps
         self._opening = np.clip(track[:, 0] * amounts.mouth, 0, 1.15)
-        self._width, self._press = track[:, 1], track[:, 2]
+        self._width, self._press, self._tongue = track[:, 1], track[:, 2], track[:, 4]
         self._lids = _blinks(t, rng) if amounts.blinks else np.zeros((n, 2))
         prosody = prosody_of(track[:, 3], fps)
         weights = np.zeros((n, len(head.BASES)), np.float32)
@@ -78,7 +78,12 @@ class Motion:
         """The pose of one frame. frame: its number, from 0."""
         width, press = float(self._width[frame]), float(np.clip(self._press[frame], 0, 1))
         mouth = MouthPose(
-            open=float(self._opening[frame]), close=1.0, spread=max(width, 0.0), narrow=max(-width, 0.0), press=press
+            open=float(self._opening[frame]),
+            close=1.0,
+            spread=max(width, 0.0),
+            narrow=max(-width, 0.0),
+            press=press,
+            tongue=float(self._tongue[frame]),
         )
         return Pose(mouth, self._head[frame], (float(self._lids[frame, 0]), float(self._lids[frame, 1])))
 

@@ -34,6 +34,7 @@ class MouthPose:
     """Weights of the mouth's movements.
 
     open: 0 to about 1. close: 1 for shut lips, more if parted lips must move further. spread, narrow, press: 0 to 1.
+    tongue: 1 with its tip at the upper teeth; it moves no skin.
     """
 
     open: float
@@ -41,6 +42,7 @@ class MouthPose:
     spread: float
     narrow: float
     press: float
+    tongue: float = 0.0
 
     def weights(self) -> Field:
         """The weights in the order of this class's fields: float32 (5,)."""

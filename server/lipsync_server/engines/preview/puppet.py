@@ -144,7 +144,9 @@ class Puppet:
         if hole is None:
             return
         jaw_px = self.mouth.jaw_drop(pose)
-        colour = self._interior.paint(places[hole], upper[hole][..., 2], lower[hole][..., 2], jaw_px, pose.narrow)
+        colour = self._interior.paint(
+            places[hole], upper[hole][..., 2], lower[hole][..., 2], jaw_px, pose.narrow, pose.tongue
+        )
         _blend(pixels[hole], colour, inside[hole])
 
 

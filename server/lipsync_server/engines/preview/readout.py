@@ -21,6 +21,8 @@ WIDTH: Final = 1
 PRESS: Final = 2
 SPEAKING: Final = 3
 FIRST_PHONE: Final = 4
+TONGUE_TIP: Final = {"N": 36, "TH": 37, "DH": 38, "L": 39}
+"""The classes of phones in which the tongue's tip is seen at the upper teeth, with their places among the classes."""
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,11 @@ EYES_PX, MOUTH_PX = (300, 130), (200, 150)
 N_ROWS = 10
 STILL = np.zeros(len(head.BASES), np.float32)
 SHUT = MouthPose(open=0.0, close=1.0, spread=0.0, narrow=0.0, press=0.0)
-# Opening, spread, rounding.
-SHAPES = ((0.0, 0.0, 0.0), (0.3, 0.0, 0.0), (0.6, 0.0, 0.0), (1.0, 0.0, 0.0), (0.5, 0.9, 0.0), (0.45, 0.0, 0.9))
+# Opening, spread, rounding, tongue.
+SHAPES = (
+    (0.0, 0.0, 0.0, 0.0), (0.3, 0.0, 0.0, 0.0), (0.6, 0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0), (0.5, 0.9, 0.0, 0.0),
+    (0.45, 0.0, 0.9, 0.0), (0.8, 0.0, 0.0, 1.0),
+)  # fmt: skip
 
 
 def cut(picture: Frames, frame: FaceFrame, middle: np.ndarray, half: float, size_px: tuple[int, int]) -> Frames:
@@ -64,7 +67,9 @@ def rows(picture: Frames, face: Face, landmarker: FaceLandmarker, name: str) -> 
     steps = (0.0, 0.33, 0.67, 1.0) if reason is None else (0.0,)
     lids = [cut(drawn(Pose(SHUT, STILL, (step, step))), frame, eyes, 0.32, EYES_PX) for step in steps]
     lids += [np.full_like(lids[0], 235)] * (4 - len(lids))
-    poses = [Pose(MouthPose(opening, 1.0, spread, narrow, 0.0), STILL) for opening, spread, narrow in SHAPES]
+    poses = [
+        Pose(MouthPose(opening, 1.0, spread, narrow, 0.0, tongue), STILL) for opening, spread, narrow, tongue in SHAPES
+    ]
     shown = [picture, *(drawn(calibration.apply(pose)) for pose in poses)]
     middle = frame.origin + 0.03 * frame.height * frame.down
     title = name if reason is None else f"{name}: open, {reason}"

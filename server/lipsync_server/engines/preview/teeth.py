@@ -26,6 +26,7 @@ from lipsync_server.engines.preview.mesh import (
 )
 
 _ENAMEL = np.array([1.0, 0.965, 0.89])
+_TONGUE_TINT = np.array([1.1, 0.86, 0.88])
 _GUMS = np.array([1.5, 0.85, 0.8])
 _GREY = np.array([0.299, 0.587, 0.114])
 # The colour of a worn tooth, divided by the colour of a young one: darker and yellower.
@@ -66,7 +67,8 @@ class Light:
         warmth = min(1.0, float(np.ptp(skin.mean(axis=0))) / 60) if len(skin) else 0.0
         enamel = (1 + (_ENAMEL - 1) * warmth) * (0.3 + 0.7 * shine)
         self.teeth = level * enamel / float(enamel @ _GREY)
-        self.tongue = 0.68 * lip_colour
+        # Pale lips have a red tongue all the same, but not in a grey picture.
+        self.tongue = 0.68 * lip_colour * (1 + warmth * (_TONGUE_TINT - 1))
         self.cavity = (0.2 * lip_colour * (1 + warmth * (_GUMS - 1)) + 0.02 * level).astype(np.float32)
         # Whether the parted lips show teeth (bright) or a dark hole.
         self.shows_teeth = False

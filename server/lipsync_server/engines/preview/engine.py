@@ -71,12 +71,17 @@ class PreviewEngine:
         context.progress("preprocess", 1, 3, "preparing the face")
         puppet = Puppet(picture, face)
         calibration = calibrate(puppet, self._landmarker, face)
-        blinks = options.blinks and blink_check.why_not(puppet, self._landmarker, face) is None
+        clear_eyes = blink_check.why_not(puppet, self._landmarker, face) is None
         stop_if_cancelled(context)
         context.progress("preprocess", 2, 3, "listening")
         n_frames = request.n_frames
         track = speech_track(request.speech, n_frames, request.fps)
-        amounts = Amounts(head=options.head_motion, mouth=options.mouth_opening, blinks=blinks)
+        amounts = Amounts(
+            head=options.head_motion,
+            mouth=options.mouth_opening,
+            blinks=options.blinks and clear_eyes,
+            gaze=options.head_motion > 0 and clear_eyes,
+        )
         motion = Motion(track, request.fps, options.seed, amounts)
         context.progress("preprocess", 3, 3)
 

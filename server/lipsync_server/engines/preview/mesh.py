@@ -29,6 +29,7 @@ LOWER_LIP = (
 # Lid edges from the picture's left end to the right one; the person's right eye comes first.
 UPPER_LIDS = ((33, 246, 161, 160, 159, 158, 157, 173, 133), (362, 398, 384, 385, 386, 387, 388, 466, 263))
 LOWER_LIDS = ((33, 7, 163, 144, 145, 153, 154, 155, 133), (362, 382, 381, 380, 374, 373, 390, 249, 263))
+IRIS_CENTRES = (468, 473)
 BROWS = ((70, 63, 105, 66, 107, 46, 53, 52, 65, 55), (336, 296, 334, 293, 300, 285, 295, 282, 283, 276))
 BROW_LOWER_EDGES = ((46, 53, 52, 65, 55), (285, 295, 282, 283, 276))
 FACE_OVAL = (

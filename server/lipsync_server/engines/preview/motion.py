@@ -37,16 +37,19 @@ _SINK = 0.012
 _SWAY = {"across": 0.0015, "down": 0.0012, "roll": 0.002, "yaw": 0.005, "pitch": 0.0035}
 _BROW_RISE_S, _BROW_FALL_S = 0.18, 0.45
 _BREATH_IN_S, _BREATH_OUT_S = 0.5, 2.5
+# A jump of the eyes takes about a frame and a half.
+_GAZE_JUMP_S, _GAZE_LEAD_S = 0.06, 0.15
 _RESTING_BREATH_S = 3.9
 
 
 @dataclass(frozen=True)
 class Amounts:
-    """Factors of the face's movements; 1 is natural. blinks: whether the eyes blink."""
+    """Factors of the face's movements; 1 is natural. blinks: whether the eyes blink. gaze: whether they look aside."""
 
     head: float = 1.0
     mouth: float = 1.0
     blinks: bool = True
+    gaze: bool = True
 
 
 class Motion:
@@ -73,6 +76,10 @@ class Motion:
         weights *= _ease(t / _FADE_IN_S)[:, None]
         weights[:, head.BASES.index("brow")] -= 0.2 * self._lids.max(axis=1)
         self._head = weights
+        self._gaze = np.zeros((n, 2))
+        if amounts.gaze:
+            # A generator of its own, so that the other movements do not depend on the eyes.
+            self._gaze = _gaze(t, prosody.phrases, prosody.accents, np.random.default_rng((seed, 1)))
 
     def pose(self, frame: int) -> Pose:
         """The pose of one frame. frame: its number, from 0."""
@@ -85,7 +92,8 @@ class Motion:
             press=press,
             tongue=float(self._tongue[frame]),
         )
-        return Pose(mouth, self._head[frame], (float(self._lids[frame, 0]), float(self._lids[frame, 1])))
+        lids = float(self._lids[frame, 0]), float(self._lids[frame, 1])
+        return Pose(mouth, self._head[frame], lids, (float(self._gaze[frame, 0]), float(self._gaze[frame, 1])))
 
 
 def _head(
@@ -152,6 +160,37 @@ def _brows(t: Curve, phrases: tuple[Phrase, ...], accents: tuple[Accent, ...], r
             rise = accent.strength * height * _bump(t[part] - accent.at_s, _BROW_RISE_S, _BROW_FALL_S)
             lift[part] = np.maximum(lift[part], rise)
     return lift
+
+
+def _gaze(t: Curve, phrases: tuple[Phrase, ...], accents: tuple[Accent, ...], rng: np.random.Generator) -> Curve:
+    """Where the eyes look, (n_frames, 2), across and down, -1 to 1.
+
+    Speakers often look aside while they begin a phrase, and at the listener on the words that they stress. The eyes
+    jump and then rest, so a curve is a row of steps.
+    """
+    targets: list[tuple[float, float, float]] = [(0.0, 0.0, 0.0)]
+    for phrase in phrases:
+        inside = [accent for accent in accents if phrase.start_s <= accent.at_s < phrase.end_s]
+        strongest_s = max(inside, key=lambda accent: accent.strength).at_s if inside else phrase.start_s + 0.6
+        aside = rng.uniform(0.5, 1.0) * rng.choice((-1.0, 1.0)), rng.uniform(-0.8, 0.6)
+        if rng.random() < 0.6:
+            targets.append((phrase.start_s - rng.uniform(0.0, 0.2), *aside))
+        # A little before the stress, so that the eyes rest on the listener when it comes.
+        targets.append((max(phrase.start_s + 0.3, strongest_s - _GAZE_LEAD_S), 0.0, 0.0))
+        for accent in inside:
+            if accent.at_s > strongest_s and rng.random() < 0.3:
+                targets.append((accent.at_s + 0.15, *(0.5 * rng.uniform(-1, 1, 2))))
+                targets.append((accent.at_s + rng.uniform(0.6, 1.1), 0.0, 0.0))
+        targets.append((phrase.end_s, 0.0, 0.0))
+    targets = [target for target in sorted(targets) if target[0] >= 0]
+    times = np.array([target[0] for target in targets])
+    places = np.array([target[1:] for target in targets])
+    curve = np.zeros((len(t), 2))
+    now = np.clip(np.searchsorted(times, t, side="right") - 1, 0, None)
+    before = np.clip(now - 1, 0, None)
+    arrived = _ease((t - times[now]) / _GAZE_JUMP_S)[:, None]
+    curve[:] = places[before] + (places[now] - places[before]) * arrived
+    return curve
 
 
 def _breath(t: Curve, phrases: tuple[Phrase, ...], rng: np.random.Generator) -> Curve:

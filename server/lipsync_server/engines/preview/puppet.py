@@ -14,6 +14,7 @@ from lipsync_server.engines.base import Frames
 from lipsync_server.engines.landmarks import Face
 from lipsync_server.engines.preview.fields import Field, Grid, pull
 from lipsync_server.engines.preview.fine_picture import FinePicture
+from lipsync_server.engines.preview.gaze import Eye
 from lipsync_server.engines.preview.head import Head
 from lipsync_server.engines.preview.interior import Interior
 from lipsync_server.engines.preview.lids import Lid
@@ -38,12 +39,13 @@ class Pose:
     """The pose of one frame. Two frames of a portrait differ only in their poses.
 
     head: float32 (len(head.BASES),), weights of the head's movements. lids: closing of the eyes, 0 open to 1 shut, the
-    picture's left eye first.
+    picture's left eye first. gaze: where both eyes look, across and down, -1 to 1; (0, 0) as in the portrait.
     """
 
     mouth: MouthPose
     head: Field
     lids: tuple[float, float] = (0.0, 0.0)
+    gaze: tuple[float, float] = (0.0, 0.0)
 
 
 class Puppet:
@@ -66,6 +68,7 @@ class Puppet:
         self.lids = {
             eye: lid for eye, lid in enumerate(lids) if lid.width > _TURNED_AWAY * max(lid.width for lid in lids)
         }
+        self._eyes = [Eye(face.points, self.frame, eye, size) for eye in self.lids]
         self._seam_px = max(0.8, 0.0045 * self.frame.height)
         self._nodes = self._head.grid.places()
         # Nodes around mouth and eyes, which are drawn in every frame.
@@ -104,6 +107,10 @@ class Puppet:
         is_lower = share >= 0.5
         for axis in (0, 1):
             source[lips][..., axis] = places[..., axis] + np.where(is_lower, lower[..., axis], upper[..., axis])
+        if pose.gaze != (0.0, 0.0):
+            for eye_window in self._eyes:
+                part = _window(eye_window.grid, grid, margin)
+                source[part] = eye_window.look(source[part], pose.gaze)
         area = out[grid.top : grid.top + grid.height, grid.left : grid.left + grid.width]
         area[...] = self._fine.sample(source)
         self._join_lips(area[lips], places, upper, lower, share)

@@ -40,8 +40,8 @@ def talk(*phrases: tuple[float, float], seconds: float, accents: tuple[float, ..
     return track_of(loudness.astype(np.float32))
 
 
-def weights(track: Array, seed: int, **amounts: float) -> Array:
-    motion = Motion(track, FPS, seed, Amounts(blinks=False, **amounts))
+def weights(track: Array, seed: int, *, head: float = 1.0) -> Array:
+    motion = Motion(track, FPS, seed, Amounts(head=head, blinks=False))
     return np.array([motion.pose(i).head for i in range(len(track))])
 
 

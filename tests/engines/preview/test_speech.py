@@ -168,7 +168,8 @@ def test_five_minutes_need_little_time_and_no_more_memory_than_one(tmp_path: Pat
 
 
 def test_the_tongue_rises_for_l_and_n_more_than_for_other_sounds() -> None:
-    at_teeth, elsewhere = [], []
+    at_teeth: list[float] = []
+    elsewhere: list[float] = []
     for name in ("speech_en", "speech_de"):
         speech, phones = _load(name)
         fps = 100

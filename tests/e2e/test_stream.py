@@ -57,7 +57,7 @@ async def ended(session: aiohttp.ClientSession, job_id: str) -> dict[str, Any]:
     return await job(session, job_id)
 
 
-def stretch(packet: av.Packet[Any]) -> tuple[float, float]:
+def stretch(packet: "av.Packet[Any]") -> tuple[float, float]:
     """The start and the end of a packet, in seconds."""
     assert packet.pts is not None
     assert packet.duration is not None

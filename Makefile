@@ -11,7 +11,7 @@ UNIT_PROCESSES ?= 2
 TEST_PROCESSES ?= 3
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help install demo serve check lint types unit fmt docs test test-python test-timing test-n8n n8n-programs docker-check hooks
+.PHONY: help install demo serve check lint types unit fmt docs test test-python test-timing test-n8n n8n-programs system-packages docker-check hooks
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -48,8 +48,7 @@ unit: $(VENV)/.test ## the unit tests alone
 	$(PYTEST) -q -n $(UNIT_PROCESSES) -m "not timing" tests/unit
 
 # Some tests take minutes on a CPU, such as SadTalker's whole generator. A test run by hand skips them.
-test-python: $(VENV)/.test ## every Python test that does not watch the clock
-	tests/system-packages.sh
+test-python: $(VENV)/.test system-packages ## every Python test that does not watch the clock
 	$(PYTEST) -n $(TEST_PROCESSES) -m "not timing" --durations=20
 
 # These tests check limits of seconds and milliseconds, so no other test runs beside them. No test is run twice.
@@ -62,8 +61,12 @@ test-n8n: $(VENV)/.plain node_modules/.test ## the n8n node: its lint, its tests
 	npm test
 	npm run test:n8n
 
-n8n-programs: ## install both versions of n8n that the tests run; a second run does nothing
+n8n-programs: system-packages ## install both versions of n8n that the tests run; a second run does nothing
 	nice -n 19 bash n8n-node/test/n8n/programs.sh
+
+# n8n is compiled with g++, and comes by npm: both are here before the installation of n8n begins.
+system-packages:
+	tests/system-packages.sh
 
 docs: $(VENV)/.test ## write the tables in README.md and docs/ anew from the code
 	$(BIN)/python -m lipsync_server.settings_table README.md

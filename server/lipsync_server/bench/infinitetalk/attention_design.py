@@ -71,7 +71,10 @@ KINDS: dict[str, tuple[Callable[[torch.Generator, int], Tensors], float]] = {
     "heavy-tailed values": (_heavy_tailed, 0.025), "outlier tokens": (_outliers, 0.025),
     "peaked scores and outlier tokens": (_peaked_outliers, 0.036),
 }  # fmt: skip
-"""Kind of input -> how it is made, and the largest error that is accepted: the goal, but for the last kind, which misses 0.027."""
+"""Kind of input -> how it is made, and the largest error that is accepted.
+
+That is the goal of the design, except for the last kind, which misses its goal of 0.027.
+"""
 
 
 def design_error(kind: str, n_keys: int = N_KEYS) -> float:

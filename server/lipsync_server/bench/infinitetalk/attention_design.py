@@ -98,7 +98,8 @@ def attend_as_designed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     scale = (largest - largest.amax(dim=2, keepdim=True)).exp()
     values = _rounded((v - centre).view(heads, n_keys // TILE, TILE, DIM), 2)
     out = torch.einsum("hqtk,htkd->hqd", weights * scale, values)
-    return out / (weights * scale).sum(dim=(2, 3))[..., None] + centre
+    attended: Tensor = out / (weights * scale).sum(dim=(2, 3))[..., None] + centre
+    return attended
 
 
 def _rounded(x: Tensor, dim: int) -> Tensor:

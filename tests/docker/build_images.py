@@ -3,7 +3,7 @@
     sudo python3 tests/docker/build_images.py [cpu] [gpu] [--keep]
 
 Needs root, debootstrap and buildah (Debian has both as packages), the packages' registries, and disk: 6 GB for the
-CPU image, 36 GB for the GPU image, which takes twenty to thirty minutes. That is buildah's storage driver `overlay`;
+CPU image, 40 GB for the GPU image, which takes twenty to thirty minutes. That is buildah's storage driver `overlay`;
 `vfs`, for kernels that mount no overlay (STORAGE_DRIVER=vfs), copies every layer and needs 60 GB. The base image comes
 from no registry: a root that debootstrap makes is imported under its name. It is larger than the slim image (121 and
 75 MB), so sizes are upper bounds.

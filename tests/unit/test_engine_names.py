@@ -19,7 +19,7 @@ ENGINES_OWN = ("models", "random_models", "bench", *(f"engines/{name}" for name 
 # FlashTalk is a model of an engine, with rows of its own in the bill.
 NAMES = (*SHIPPED, "flashtalk")
 ALLOWED = {
-    "check/video.py": "measures a video with the preview's prediction of the mouth, whatever engine made it",
+    "check/agreement.py": "measures a video with the preview's prediction of the mouth, whatever engine made it",
     "engines/registry.py": "the list itself",
     "settings.py": "the old values of RESOLUTION, infinitetalk-480 and -720, which stay understood",
     "weights_table.py": "writes the tables of docs/options.md about InfiniteTalk's LoRA keys and memory",

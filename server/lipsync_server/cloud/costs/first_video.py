@@ -40,7 +40,7 @@ IMAGE_LAYERS = (
     Layer(0.008e9, 0.014e9),
 )
 """The GPU image's layers from the bottom up, as buildah pushed them on 2026-11-28 (measured), less the libraries of
-docker/split_layers.py's UNUSED and apt's cache, which the Dockerfile has removed since (measured one by one)."""
+docker/split_layers.py's UNUSED (measured) and apt's cache (estimated), which the Dockerfile has removed since."""
 IMAGE_BYTES = sum(layer.size_bytes for layer in IMAGE_LAYERS)
 FIXED_S = 150.0
 """Time to unpack the image's last layers (up to a minute), to load the model, and to compile in the first job."""

@@ -40,7 +40,7 @@ _PRESS_AT: Final = 0.25
 _LOUDNESS: Final = 0.5
 
 # The probability of l, n or th from which the tongue's tip rises, and at which it touches the teeth. At 0.2, two thirds
-# of these sounds are found in speech that the networks did not learn from, and 9 % of the others are taken for them.
+# of these sounds are found in the two synthetic recordings of the tests, and 9 % of the others are taken for them.
 _TIP_LEAVES_AT, _TIP_ARRIVES_AT = 0.1, 0.3
 
 # A recording whose loud parts stay under this (dB of full scale) is silence.

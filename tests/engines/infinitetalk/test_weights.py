@@ -157,7 +157,7 @@ def test_a_missing_file_is_named_with_the_remedy(folder: Path, missing: str) -> 
 
 def test_a_missing_text_encoder_is_named_in_both_its_forms(folder: Path) -> None:
     (folder / "Wan2.1-I2V-14B-480P" / "models_t5_umt5-xxl-enc-bf16.pth").unlink()
-    (folder / "InfiniteTalk" / "quant_models" / "t5_map_fp8.json").unlink()
+    (folder / "InfiniteTalk" / "quant_models" / "t5_fp8.safetensors").unlink()
     with pytest.raises(
         WeightsError, match=r"umt5-xxl-enc-bf16\.pth \(or InfiniteTalk/quant_models/t5_fp8\.safetensors"
     ):

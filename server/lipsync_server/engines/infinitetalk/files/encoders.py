@@ -132,7 +132,7 @@ def _text_files(settings: EngineSettings, others: "_Others", coming: frozenset[P
                 break
         else:
             weights = others.best("text", coming) or next(iter(coming), weights)
-            quant_map = eights.get(weights)
+            quant_map = eights.get(weights) if weights in coming else None
     if not tokenizer.is_file():
         wrappers = (place / _WRAPPERS_TOKENIZER for place in (settings.weights_dir, settings.weights_dir.parent))
         beside_nodes = next((path for place in wrappers if (path := place / "tokenizer.json").is_file()), None)

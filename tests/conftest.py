@@ -12,7 +12,7 @@ import pytest
 TESTS = Path(__file__).parent
 # The folders whose files take longest come first, so that the processes end at about the same time. The tests of Ray
 # mostly wait for Ray: one file of theirs starts first, beside tests that compute.
-FIRST = ("reliability/test_ray_machines.py", "e2e", "reliability", "engines", "http")
+FIRST = ("reliability/test_ray_machines.py", "e2e", "reliability", "engines", "http", "render")
 NAMES_SHOWN = 4
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from lipsync_server.jobs.model import FINAL_STATES
 from material import bar_numbers
 from ray_nodes import TOKEN, RayNodes
 from server_process import MakeServer, ServerProcess
@@ -64,16 +65,13 @@ class Client:
                 await asyncio.sleep(0.05)
 
     async def ended(self, job_ids: list[str], timeout_s: float = 120) -> list[dict[str, Any]]:
-        """The jobs once all have ended."""
+        """The jobs once all have ended. A job that lost its worker goes from running back to queued in between."""
         async with asyncio.timeout(timeout_s):
             while True:
                 await self.look()
-                counts = (
-                    await self.get("/v1/jobs?state=queued&limit=1"),
-                    await self.get("/v1/jobs?state=running&limit=1"),
-                )
-                if not any(page["jobs"] for page in counts):
-                    return [await self.get(f"/v1/jobs/{job_id}") for job_id in job_ids]
+                jobs = [await self.get(f"/v1/jobs/{job_id}") for job_id in job_ids]
+                if all(job["state"] in FINAL_STATES for job in jobs):
+                    return jobs
                 await asyncio.sleep(0.05)
 
 

@@ -160,6 +160,11 @@ def _document(problem: Problem, headers: Mapping[str, str]) -> web.Response:
 
 def plain_problem(problem: Problem, headers: Mapping[str, str] | None = None) -> web.Response:
     """The aiohttp response that carries a problem document."""
+    # A sentence may quote bytes of the request that are no text. Half of a surrogate pair cannot be written as UTF-8.
+    quoted = {"detail": problem.detail, "field": problem.field}
+    problem = problem.model_copy(
+        update={key: text and text.encode("utf-8", "replace").decode() for key, text in quoted.items()}
+    )
     return web.Response(
         text=problem.model_dump_json(exclude_none=True),
         status=problem.status,

@@ -23,6 +23,7 @@ def blank(shape: torch.Size | tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 def step_for(tensor: Tensor) -> int:
+    """n for this tensor."""
     return _LONG_STEP if tensor.numel() > _LONG else _STEP
 
 

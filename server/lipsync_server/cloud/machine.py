@@ -98,9 +98,9 @@ def says_no_capacity(words: str) -> bool:
 
 def matches(gpu: str, name: str) -> bool:
     """Whether the text `gpu` means the card `name`: both 4090 and "rtx 4090" mean "GeForce RTX 4090"."""
-    return _plain(gpu) in _plain(name)
+    return plain_name(gpu) in plain_name(name)
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A name in lower case, without spaces and signs."""
     return re.sub(r"[^a-z0-9]", "", name.lower())

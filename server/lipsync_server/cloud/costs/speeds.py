@@ -8,6 +8,7 @@ no GeForce card: a user's file replaces the figure of the table. The figures are
 
 from collections.abc import Mapping, Sequence
 
+from lipsync_server.cloud.machine import plain_name
 from lipsync_server.engines.datasheet import TFLOPS_16_BIT, Row, Speed
 from lipsync_server.engines.recommended import best_profile
 from lipsync_server.engines.registry import ENGINES
@@ -59,10 +60,5 @@ def row_of_profile(manifest: Manifest, profile: str, preset: str) -> Row:
 
 def is_card(card: str, gpu: str) -> bool:
     """Whether `gpu` is the card `card`, and not another card with the same beginning (4090D, 4090 Laptop, 3090 Ti)."""
-    name, plain = _plain(card), _plain(gpu)
+    name, plain = plain_name(card), plain_name(gpu)
     return name in plain and not plain.partition(name)[2].startswith(("d", "laptop", "ti", "super"))
-
-
-def _plain(name: str) -> str:
-    """A name in lower case, without spaces and signs."""
-    return "".join(letter for letter in name.lower() if letter.isalnum())

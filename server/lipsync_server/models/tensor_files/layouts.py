@@ -184,3 +184,8 @@ def _description(entry: Entry) -> dict[str, object]:
     except ValueError as error:
         raise WeightsError(f"{entry.file}: {entry.key} cannot be read as JSON ({error}).") from error
     return described if isinstance(described, dict) else {"format": described}
+
+
+def without_ones(shape: Iterable[int]) -> tuple[int, ...]:
+    """A shape without its sizes of 1, by which files of other programs differ from the model."""
+    return tuple(size for size in shape if size != 1)

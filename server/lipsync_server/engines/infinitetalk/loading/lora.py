@@ -33,6 +33,7 @@ from lipsync_server.engines.infinitetalk.files.lora_names import LayerNames
 from lipsync_server.engines.infinitetalk.loading import lora_changes
 from lipsync_server.engines.infinitetalk.loading.lora_changes import Change, Product
 from lipsync_server.errors import WeightsError
+from lipsync_server.models.tensor_files.layouts import without_ones
 from lipsync_server.models.tensor_files.safetensors_files import WeightFiles
 
 log = logging.getLogger(__name__)
@@ -243,7 +244,7 @@ class _LayerReader:
 
     def _difference(self, part: str, name: str) -> tuple[str, Change]:
         difference, key, wanted = self.found.parts[part], self.found.keys[part], self.shapes.get(name)
-        if wanted is None or _without_ones(difference.shape) != _without_ones(wanted):
+        if wanted is None or without_ones(difference.shape) != without_ones(wanted):
             raise WeightsError(
                 f"{self.path.name}: the difference for {name} ({key}) is {list(difference.shape)}, the model has "
                 f"{self._model_has(name.rpartition('.')[2])}. It was made for another model."
@@ -286,10 +287,6 @@ class _LayerReader:
     def _model_has(self, parameter: str) -> str:
         shape = self.shapes.get(f"{self.layer}.{parameter}")
         return "nothing" if shape is None else str(list(shape))
-
-
-def _without_ones(shape: Iterable[int]) -> tuple[int, ...]:
-    return tuple(size for size in shape if size != 1)
 
 
 def _some(keys: list[str]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from lipsync_server.engines.infinitetalk.files.transformers import TransformerFiles
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.errors import WeightsError
-from lipsync_server.models.tensor_files.layouts import Stored, read_layout
+from lipsync_server.models.tensor_files.layouts import Stored, read_layout, without_ones
 
 # Wan's attention heads are 128 wide in every published size.
 _HEAD_WIDTH = 128
@@ -35,7 +35,7 @@ def check_layout(
             raise WeightsError(
                 f"{entry.file} holds {entry.key}, which this model does not have. Is it another model's file?"
             )
-        if _without_ones(entry.shape) != _without_ones(shapes[name]):
+        if without_ones(entry.shape) != without_ones(shapes[name]):
             raise WeightsError(
                 f"{entry.file}: {entry.key} is {list(entry.shape)} where the model needs {list(shapes[name])}. "
                 "Is it another model's file?"
@@ -87,7 +87,3 @@ def read_config(files: TransformerFiles) -> TransformerConfig:
     if files.config is not None:
         return TransformerConfig.from_json(files.config)
     return config_of(read_layout([files.source, *([] if files.adapter is None else [files.adapter])]))
-
-
-def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(size for size in shape if size != 1)

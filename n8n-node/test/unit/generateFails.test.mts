@@ -97,6 +97,16 @@ describe('Generate when something fails', () => {
 			execute(makeContext({ baseUrl: other.url })),
 			/does not come from a Lipsync server/,
 		);
+		for (const text of ['<html>', '{}', '{"id": 7}', 'null']) {
+			const polite = await serve(t, (_asked, response) => {
+				response.writeHead(200, { 'Content-Type': 'application/json' }).end(text);
+			});
+			await assert.rejects(
+				execute(makeContext({ baseUrl: polite.url })),
+				/does not come from a Lipsync server/,
+				text,
+			);
+		}
 	});
 
 	it('gives the reason of a failed job and cancels the other ones', async (t) => {

@@ -77,6 +77,7 @@ export function job(id: string, state: string, more: object = {}): object {
 		state,
 		engine: 'preview',
 		prompt: '',
+		created_at: '2026-11-28T20:00:00Z',
 		image_name: 'anna.png',
 		audio_name: 'a.wav',
 		file_name: 'anna-lipsync.mp4',

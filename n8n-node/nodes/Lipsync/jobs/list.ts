@@ -10,13 +10,14 @@ interface JobPage {
 	next: string | null;
 }
 
-/** Pages of jobs, newest first. The caller stops when it has enough. */
+/** Pages of jobs, newest first, or from the job behind `first` on. The caller stops when it has enough. */
 export async function* pagesOfJobs(
 	server: Server,
 	limit: number,
 	state?: JobState,
+	first?: string,
 ): AsyncGenerator<Job[]> {
-	for (let after: string | undefined; ; ) {
+	for (let after = first; ; ) {
 		const page = await sendJson<JobPage>(server, {
 			method: 'GET',
 			path: '/v1/jobs',

@@ -15,6 +15,7 @@ import { encode, type Form } from '../api/multipart';
 import { TRANSFER, type TimeLimit } from '../api/patience';
 import type { Server } from '../api/server';
 import type { Job } from '../api/types';
+import { jobIn } from './watch';
 
 const MOST_RUNS = 20;
 
@@ -45,7 +46,7 @@ export async function submit(
 		);
 		const usedForOtherContents = response.statusCode === 409;
 		if (!usedForOtherContents) {
-			const job = response.body as unknown as Job;
+			const job = jobIn(server, response);
 			const replayed = response.headers['idempotency-replayed'] === 'true';
 			if (!replayed || isUseful(job)) return job;
 		}

@@ -4,10 +4,14 @@
  * Only the server's answer decides the state of a job. A restart of the server, or a tunnel that is down for some
  * minutes, does not end the wait, because an accepted job survives both.
  */
-import { NodeOperationError, type IExecuteFunctions } from 'n8n-workflow';
+import {
+	NodeOperationError,
+	type IExecuteFunctions,
+	type IN8nHttpFullResponse,
+} from 'n8n-workflow';
 
-import { despiteStop, pause, send, sendJson } from '../api/client';
-import { asNodeError, messageOf } from '../api/errors';
+import { despiteStop, parsed, pause, send } from '../api/client';
+import { asNodeError, messageOf, refused } from '../api/errors';
 import { USUAL, type Patience, type TimeLimit } from '../api/patience';
 import type { Server } from '../api/server';
 import { isFinal, type Job } from '../api/types';
@@ -34,7 +38,14 @@ export class TookTooLong extends NodeOperationError {
 }
 
 export async function readJob(server: Server, id: string, patience?: Patience): Promise<Job> {
-	return await sendJson<Job>(server, { method: 'GET', path: jobPath(id) }, patience);
+	return jobIn(server, await send(server, { method: 'GET', path: jobPath(id) }, patience));
+}
+
+/** The job in the answer of the server. Another program may answer 200 to anything, even with JSON: that is refused. */
+export function jobIn({ context, itemIndex }: Server, response: IN8nHttpFullResponse): Job {
+	const body = parsed(response.body) as Partial<Job> | null | undefined;
+	if (typeof body?.id === 'string' && typeof body.state === 'string') return body as Job;
+	throw refused(context, response.statusCode, body, response.headers, itemIndex);
 }
 
 /** Wait until the job has ended, and return it. Throws TookTooLong at the end of `limit`; the job then continues. */

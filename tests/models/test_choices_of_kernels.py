@@ -1,12 +1,10 @@
 """The questions that engines ask on a card, tried on a CPU: their ways compute, and a wrong way is refused."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from lipsync_server.engines.infinitetalk.model.choose_blocks import question_of, use_faster_blocks
 from lipsync_server.models.kernels import attention, triton_here
-from lipsync_server.models.kernels.card import card_of, chooser_for, driver_version, milliseconds, relative_error
+from lipsync_server.models.kernels.card import card_of, chooser_for, milliseconds, relative_error
 from lipsync_server.models.kernels.choice import Chooser
 from lipsync_server.models.kernels.product_8bit import TORCH, multiply_rows
 from lipsync_server.models.kernels.rounding import quantize_rows
@@ -56,12 +54,6 @@ def test_the_clock_and_the_error_measure_what_they_are_given() -> None:
     assert relative_error(torch.tensor([1.0, float("nan")]), torch.ones(2)) == float("inf")
     assert chooser_for(CPU).card.name == "cpu"
     assert "torch" in chooser_for(CPU).card.versions
-
-
-def test_the_drivers_version_is_read_from_the_kernel_module(tmp_path: Path) -> None:
-    path = tmp_path / "version"
-    path.write_text("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\n")
-    assert driver_version(path) == "580.65.06"
 
 
 def test_a_resume_point_remembers_the_choices() -> None:

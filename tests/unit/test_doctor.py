@@ -23,11 +23,12 @@ from lipsync_server.doctor.checks import (
     check_weights,
     examine,
 )
-from lipsync_server.doctor.facts import CudaStart, Facts, TorchBuild, driver_version, nvidia_cards, read_facts
+from lipsync_server.doctor.facts import CudaStart, Facts, TorchBuild, nvidia_cards, read_facts, version_of
 from lipsync_server.doctor.finding import Finding
 from lipsync_server.doctor.first_video import finding, first_video
 from lipsync_server.engines.hardware import Gpu
 from lipsync_server.engines.host_memory import HostMemory
+from lipsync_server.nvidia_driver import driver_version
 from lipsync_server.settings import Settings
 from lipsync_server.weights.line_speed import measure_mbps
 from lipsync_server.weights.manifest import load_manifest
@@ -158,7 +159,11 @@ def test_driver_and_cards_are_read_from_the_kernel(tmp_path: Path) -> None:
         "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 19:39:15 UTC 2024\nGCC version: 12.2\n"
     )
     (tmp_path / "driver/nvidia/version").write_text(line)
-    assert driver_version(tmp_path) == (535, 183, 1)
+    assert driver_version(tmp_path) == "535.183.01"
+    assert version_of(driver_version(tmp_path)) == (535, 183, 1)
+    open_module = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\n"
+    (tmp_path / "driver/nvidia/version").write_text(open_module)
+    assert driver_version(tmp_path) == "580.65.06"
     for name, vendor, kind in (("0", "0x10de", "0x030000"), ("1", "0x10de", "0x040300"), ("2", "0x8086", "0x030000")):
         device = tmp_path / "bus/pci/devices" / name
         device.mkdir(parents=True)
@@ -174,7 +179,7 @@ def test_the_driver_is_read_from_nvidia_smi_where_the_kernel_does_not_name_it(
     program.write_text("#!/bin/sh\necho 570.124.06\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert driver_version(tmp_path) == (570, 124, 6)
+    assert driver_version(tmp_path) == "570.124.06"
 
 
 def test_torchs_build_is_read_without_importing_torch(tmp_path: Path) -> None:

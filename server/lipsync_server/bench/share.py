@@ -5,8 +5,6 @@ Reads the driver's version. Knows neither the measurement of renders (whole_runs
 """
 
 import re
-import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -15,6 +13,7 @@ from lipsync_server.bench.machine import Machine
 from lipsync_server.bench.whole_runs import Run, medians
 from lipsync_server.card_speeds import CardSpeeds, SharedSpeed
 from lipsync_server.engines import hardware
+from lipsync_server.nvidia_driver import driver_version
 from lipsync_server.version import __version__
 
 
@@ -66,18 +65,3 @@ def write_share(found: CardSpeeds, folder: Path) -> Path:
     path = folder / file_name(found)
     path.write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return path
-
-
-def driver_version() -> str:
-    """The version of NVIDIA's driver, as nvidia-smi prints it; "" without a driver."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return ""
-    try:
-        listing = subprocess.run(
-            [program, "--query-gpu=driver_version", "--format=csv,noheader"],
-            capture_output=True, text=True, timeout=20, check=True,
-        ).stdout  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return listing.strip().partition("\n")[0]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
+from lipsync_server import durations
 from lipsync_server.cli import console
 from lipsync_server.cli.rental import (
     chosen_offer,
@@ -20,7 +21,6 @@ from lipsync_server.cli.rental import (
     provider_named,
     ranked_offers,
     software_named,
-    spell_minutes,
 )
 from lipsync_server.cli.rented import show_status, start_and_wait
 from lipsync_server.cli.selftest import EXIT_BAD
@@ -273,7 +273,7 @@ def keep(
             return await keep_machine(found.url, known.token, minutes)
 
         left_s = _run(ask())
-        stays = "while its job or upload is not finished" if left_s is None else f"for {spell_minutes(left_s)}"
+        stays = "while its job or upload is not finished" if left_s is None else f"for {durations.countdown(left_s)}"
         typer.echo(f"machine {known.machine_id}: stays on {stays}")
 
 

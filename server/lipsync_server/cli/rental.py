@@ -170,8 +170,3 @@ def cost_of_a_start(provider: str, price_per_hour: float, idle_stop: float) -> s
     if not (idle_stop and stops_itself(provider)):
         return f"${start_cost(price_per_hour, 0):.3f}: {ready}, and the minutes until you stop it"
     return f"${start_cost(price_per_hour, idle_stop):.3f}: {ready} and {idle_stop:g} min until the idle stop"
-
-
-def spell_minutes(seconds: float) -> str:
-    """A duration in words: "2 min 5 s" for 125 seconds."""
-    return f"{int(seconds) // 60} min {int(seconds) % 60} s"

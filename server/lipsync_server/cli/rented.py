@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lipsync_server.cli.rental import cost_of_a_start, spell_minutes
+from lipsync_server import durations
+from lipsync_server.cli.rental import cost_of_a_start
 
 if TYPE_CHECKING:
     from lipsync_server.cloud.machine import Machine, Order
@@ -75,7 +76,9 @@ async def show_status(known: "RememberedMachine", show_token: bool) -> "Machine"
         elif idle.in_s is None:
             typer.echo("stops   not counting down: a job runs, or a video is not collected")
         else:
-            typer.echo(f"stops   in {spell_minutes(idle.in_s)} unless a job or an upload comes (`lipsync cloud keep`)")
+            typer.echo(
+                f"stops   in {durations.countdown(idle.in_s)} unless a job or an upload comes (`lipsync cloud keep`)"
+            )
         if (per_hour := found.price_per_hour or known.price_per_hour) is not None:
             after_min = idle.after_minutes if idle.enabled else 0
             typer.echo(f"a start {cost_of_a_start(known.provider, per_hour, after_min)}")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import aiohttp
 
+from lipsync_server import durations
 from lipsync_server.cloud.machine import Machine, Provider
 from lipsync_server.cloud.providers.api import PAUSES_S, Api, ProviderError
 from lipsync_server.cloud.providers.runpod import RUNPOD_URL, RunPod
@@ -192,13 +193,13 @@ async def wait_until_ready(
                 raise ProviderError(f"The server on machine {machine_id} cannot start: {answer.detail} Or: {destroy}")
             if clock() - running_since > ready_limit_s:
                 raise ProviderError(
-                    f"Machine {machine_id} runs for {ready_limit_s / 60:.0f} minutes and its server is not ready: "
+                    f"Machine {machine_id} runs for {durations.limit(ready_limit_s)} and its server is not ready: "
                     f"{answer.detail}. Look again with `lipsync cloud status`, or give it up: {destroy}"
                 )
             detail = answer.detail
         elif clock() - began > start_limit_s:
             raise ProviderError(
-                f"Machine {machine_id} has been starting for {start_limit_s / 60:.0f} minutes ({detail}): its GPU may "
+                f"Machine {machine_id} has been starting for {durations.limit(start_limit_s)} ({detail}): its GPU may "
                 f"be taken or its network slow. Give it up and take another offer: {destroy}"
             )
         show(f"{machine.state}: {detail}")

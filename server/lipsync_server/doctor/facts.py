@@ -18,6 +18,7 @@ from pathlib import Path
 from lipsync_server.engines import hardware
 from lipsync_server.engines.hardware import Gpu
 from lipsync_server.engines.host_memory import HostMemory, host_memory
+from lipsync_server.nvidia_driver import driver_version
 
 Version = tuple[int, ...]
 
@@ -74,7 +75,7 @@ class Facts:
 
 def read_facts() -> Facts:
     """The facts of this machine; takes under a second."""
-    driver = driver_version()
+    driver = version_of(driver_version())
     return Facts(
         gpus=hardware.gpus(),
         n_nvidia_cards=nvidia_cards(),
@@ -92,24 +93,6 @@ def version_of(text: str) -> Version:
     """The numbers of the first version in `text`: (535, 183, 1) for "535.183.01"; () without one."""
     found = re.search(r"\d+(\.\d+)+", text)
     return tuple(int(part) for part in found[0].split(".")) if found else ()
-
-
-def driver_version(proc: Path = Path("/proc")) -> Version:
-    """The version of NVIDIA's driver, from the kernel, else from nvidia-smi; () without a driver."""
-    try:
-        lines = (proc / "driver/nvidia/version").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        if "NVRM" in line and (version := version_of(line)):
-            return version
-    if (program := shutil.which("nvidia-smi")) is None:
-        return ()
-    command = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        return version_of(subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout)
-    except (OSError, subprocess.SubprocessError):
-        return ()
 
 
 def start_cuda() -> CudaStart:

@@ -13,6 +13,7 @@ from lipsync_server.cloud.costs.speeds import expected_speed, row_of_profile
 from lipsync_server.doctor.checks import missing_bytes, profile_for
 from lipsync_server.doctor.facts import Facts
 from lipsync_server.doctor.finding import Finding
+from lipsync_server.durations import rounded
 from lipsync_server.engines.registry import ENGINES
 from lipsync_server.settings import Settings
 from lipsync_server.weights.manifest import Manifest
@@ -65,24 +66,20 @@ def finding(estimate: FirstVideo | None, line_mbps: float, origin: str) -> Findi
         on_cpu = [f"{name} needs no download: {sheet.cpu_speed}" for name, sheet in sheets.items() if sheet.cpu_speed]
         return Finding("first video", "ok", f"{'; '.join(on_cpu) or 'no engine runs without a card'}.")
     if not estimate.missing_bytes:
-        work = "" if estimate.work_s is None else f", {minutes(estimate.work_s)} for {SAMPLE_S:g} s of video"
+        work = "" if estimate.work_s is None else f", {rounded(estimate.work_s)} for {SAMPLE_S:g} s of video"
         detail = (
-            f"about {minutes(estimate.total_s)} with {estimate.profile}, which is here: {minutes(estimate.load_s)} to "
+            f"about {rounded(estimate.total_s)} with {estimate.profile}, which is here: {rounded(estimate.load_s)} to "
+            f"load{work} (computed)."
         )
-        return Finding("first video", "ok", f"{detail}load{work} (computed).")
+        return Finding("first video", "ok", detail)
     work = (
         "an unknown time of work"
         if estimate.work_s is None
-        else f"{minutes(estimate.work_s)} for {SAMPLE_S:g} s of video"
+        else f"{rounded(estimate.work_s)} for {SAMPLE_S:g} s of video"
     )
     detail = (
-        f"about {minutes(estimate.total_s)} with {estimate.profile}: {minutes(estimate.download_s)} for "
-        f"{estimate.missing_bytes / 1e9:.1f} GB at {line_mbps:.0f} Mbit/s ({origin}), {minutes(estimate.load_s)} to "
+        f"about {rounded(estimate.total_s)} with {estimate.profile}: {rounded(estimate.download_s)} for "
+        f"{estimate.missing_bytes / 1e9:.1f} GB at {line_mbps:.0f} Mbit/s ({origin}), {rounded(estimate.load_s)} to "
         f"load, {work} (computed)."
     )
     return Finding("first video", "ok", detail)
-
-
-def minutes(seconds: float) -> str:
-    """A duration for people."""
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -1,4 +1,4 @@
-"""Words the error of GPU memory that ran out, for every engine and for the worker. gpu_memory.py recognises it."""
+"""Words the error of GPU memory that ran out, for every engine and for the worker. gpu_errors.py recognises it."""
 
 from lipsync_server.errors import OutOfMemory
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 from lipsync_server.engines.base import Frames
 from lipsync_server.engines.out_of_memory import gpu_out_of_memory
 from lipsync_server.errors import OutOfMemory
-from lipsync_server.gpu_memory import gpu_ran_out
+from lipsync_server.gpu_errors import gpu_ran_out
 
 T = TypeVar("T")
 

@@ -1,33 +1,32 @@
-"""Reserves idle workers, each for one caller at a time.
+"""Reserves idle workers, each for one caller at a time, and decides which worker is next.
 
-Knows which workers are reserved. The executor decides which of the others is next.
+Knows the workers' states and reservations. The executor makes and removes the workers, and says in which order they are
+preferred.
 """
 
 import asyncio
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Sequence
 
 from lipsync_server.workers.base import Worker
+from lipsync_server.workers.worker import EngineWorker
 
-W = TypeVar("W", bound=Worker)
 
+class IdleWorkers:
+    """The reserved workers among `workers()`, the preferred one first.
 
-class IdleWorkers(Generic[W]):
-    """The reserved workers. pick: returns a worker that is not reserved, the next to reserve, or None without one."""
+    lends_without_engines: whether a worker that has no engine is lent. The workers of one machine are: no other machine
+    can bring the engine, so the jobs must end with the reason. In a cluster such a worker is passed over.
+    """
 
-    def __init__(self, pick: Callable[[], W | None]) -> None:
-        self._pick = pick
+    def __init__(self, workers: Callable[[], Sequence[EngineWorker]], *, lends_without_engines: bool) -> None:
+        self._workers, self._lends_without_engines = workers, lends_without_engines
         self._reserved: set[str] = set()
         self._changed = asyncio.Event()
 
-    def __contains__(self, worker: Worker) -> bool:
-        """Whether `worker` is reserved."""
-        return worker.worker_id in self._reserved
-
-    async def next(self) -> W:
+    async def next(self) -> EngineWorker:
         """Wait for an idle worker and reserve it."""
         while True:
-            worker = self._pick()
+            worker = self._choose()
             if worker is not None:
                 self._reserved.add(worker.worker_id)
                 return worker
@@ -40,5 +39,17 @@ class IdleWorkers(Generic[W]):
         self.changed()
 
     def changed(self) -> None:
-        """The state of a worker has changed: waiting callers call `pick` again."""
+        """The state of a worker has changed, so waiting callers choose again."""
         self._changed.set()
+
+    def _choose(self) -> EngineWorker | None:
+        """A ready worker without a reservation; if no worker can ever start, a dead one; else None."""
+        workers = self._workers()
+        free = [worker for worker in workers if worker.worker_id not in self._reserved]
+        for worker in free:
+            if worker.state == "ready" and (worker.engines or self._lends_without_engines):
+                return worker
+        # When no worker can be started at all, a task must fail with the reason instead of waiting forever.
+        if free and all(worker.hopeless for worker in workers):
+            return free[0]
+        return None

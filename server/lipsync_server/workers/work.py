@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from lipsync_server.engines.registry import Registry
 from lipsync_server.errors import LipsyncError
+from lipsync_server.gpu_errors import gpu_is_lost
 from lipsync_server.media.sandbox.pool import DecoderPool
 from lipsync_server.settings import RenderSettings
 from lipsync_server.workers import messages
@@ -53,7 +54,7 @@ class Work:
         except Exception as error:  # an engine may raise anything; the server gets a sentence
             failure = self._failure(error, name, f"engine {name} could not be loaded")
             send(messages.LoadFailed(name, failure))
-            return _can_continue(error)
+            return self._can_continue(error)
         send(messages.Loaded(name))
         return True
 
@@ -78,7 +79,7 @@ class Work:
         except Exception as error:  # an engine may raise anything; the server gets a sentence
             failure = self._failure(error, task.engine, f"task {task.task_id} could not be started")
             send(messages.Failed(serial, failure, self._shelf.holds()))
-            return _can_continue(error)
+            return self._can_continue(error)
         finally:
             self._cancelled.discard(serial)
         send(messages.Finished(serial, outcome, self._shelf.holds()))
@@ -95,6 +96,13 @@ class Work:
         self._shelf.drop_unloaded()
         return in_words(error, engine)
 
+    def _can_continue(self, error: Exception) -> bool:
+        """Whether this process can render again after `error`."""
+        if not gpu_is_lost(error):
+            return True
+        log.error("the CUDA context is lost; this worker ends and a fresh one starts")
+        return False
+
 
 class _Pace:
     """Limits progress messages: the first of each stage is sent, then about ten per second."""
@@ -108,13 +116,3 @@ class _Pace:
             return False
         self._stage, self._sent_at = stage, now
         return True
-
-
-def _can_continue(error: BaseException | None) -> bool:
-    """Whether this process can work on after `error`: not after a CUDA error, in it or among its causes."""
-    while error is not None:
-        if isinstance(error, RuntimeError) and "CUDA error" in str(error):
-            log.error("the CUDA context is lost; this worker ends and a fresh one starts")
-            return False
-        error = error.__cause__
-    return True

@@ -33,6 +33,7 @@ from lipsync_server.engines.second_attempt import Room, frames_with_room, with_r
 from lipsync_server.errors import InvalidInput
 from lipsync_server.models.encoders.speech import SAMPLES_PER_FRAME, SpeechEmbedding, Track
 from lipsync_server.models.pictures import fit_picture, to_tensor, to_uint8
+from lipsync_server.models.sampling.new_frames import NewFrames
 from lipsync_server.models.sampling.resume import Start, first_start, start_from, state_after
 from lipsync_server.models.sampling.sampler import draw_noise
 from lipsync_server.models.sampling.windows import Schedule, Window, schedule
@@ -230,24 +231,18 @@ class Job:
         audio = speech.gather(plan.audio_indices(window))
         latents = loop.denoise(audio, known, lambda step: self._report(plan, window, step))
         is_last = window is plan.windows[-1]
-        tail: list[Tensor] = []
+        new = NewFrames(window, motion_frames=0 if is_last else plan.motion_frames, n_sent=n_sent)
         # The previous frames are placed into the picture while the GPU decodes the next ones.
         placed: deque[Callable[[], Frames]] = deque()
-        position = 0
         for decoded in loop.decode(latents):
-            begin, position = position, position + decoded.shape[1]
-            first, stop = max(begin, window.keep_first + n_sent), min(position, window.keep_stop)
-            if first < stop:
+            if (kept := new.add(decoded)) is not None:
                 self._report(plan, window, self._options.n_steps)
-                placed.append(placing.begin(decoded[:, first - begin : stop - begin]))
+                placed.append(placing.begin(kept))
                 if len(placed) > 1:
                     yield placed.popleft()()
-            if is_last and position >= window.keep_stop:
+            if new.complete:
                 break
-            tail.append(decoded)
-            while sum(part.shape[1] for part in tail[1:]) >= plan.motion_frames:
-                tail.pop(0)
-        taken_over = None if is_last else loop.take_over(torch.cat(tail, dim=1)[:, -plan.motion_frames :])
+        taken_over = None if is_last else loop.take_over(new.tail())
         while placed:
             yield placed.popleft()()
         return taken_over
@@ -255,6 +250,4 @@ class Job:
     def _report(self, plan: Schedule, window: Window, step: int) -> None:
         """Report that `step` of `window` begins, counted from 0. Raises Cancelled when the job is to stop."""
         stop_if_cancelled(self._context)
-        steps, n_windows = self._options.n_steps, len(plan.windows)
-        note = f"window {window.index + 1} of {n_windows}, step {min(step + 1, steps)} of {steps}"
-        self._context.progress("generate", window.index * steps + step, n_windows * steps, note)
+        self._context.progress("generate", *plan.progress(window, step, self._options.n_steps))

@@ -56,6 +56,8 @@ from lipsync_server.settings import EngineSettings
 
 _DOWNLOAD_POLL_S = 0.5
 """Seconds from one look for the text encoder's file to the next, while it is still being downloaded."""
+_N_PREPARATIONS = 3
+"""Parts of the preparation: sound, picture, prompt."""
 RAN_OUT = "The GPU's memory ran out once; the job went on with more of the model in host memory."
 
 
@@ -188,59 +190,65 @@ class Job:
         return True
 
     def _prepare(self, need: Need, cast: Cast, plan: Schedule, start: Start) -> _Ready:
-        """Compute once for the job: the sound's statistics, the picture's colours, the prompt's embedding.
+        """Compute once for the job: the sound's statistics, the picture's colours, the prompts' embeddings.
 
-        The prompt comes last, because its encoder may still be downloading. A rehearsal uses the time of this wait.
+        The prompts come last, because their encoder may still be downloading. A rehearsal uses the time of this wait.
         """
-        stages = iter(range(4))
-        options, models = self._options, self._models
+        speech = self._speech(cast, plan)
+        self._conditions = conditions = self._condition_maker(cast, plan, speech)
+        colours = conditions.colours()
+        prompts = self._prompts(lambda: self._rehearse(plan, conditions, colours, start))
+        loop = WindowLoop(
+            self._models.transformer, self._models.vae, prompts, self._loop_settings(),
+            colours=colours, generator=start.generator, cache=self._teacache(),
+        )  # fmt: skip
+        return _Ready(need, plan, loop, conditions)
 
-        def begin(stage: str) -> None:
-            stop_if_cancelled(self._context)
-            self._context.progress("preprocess", next(stages), 4, stage)
-
-        begin("measuring the sound")
+    def _speech(self, cast: Cast, plan: Schedule) -> tuple[SpeechEmbedding, ...]:
+        """The features of each person's recording, with silence to the end of the last window."""
+        self._report_preparation(0, "measuring the sound")
         heard = plan.heard[0]
-        speech = tuple(
-            SpeechEmbedding(models.wav2vec, Track(v.speech, heard * SAMPLES_PER_FRAME, offset=v.offset), heard)
+        return tuple(
+            SpeechEmbedding(self._models.wav2vec, Track(v.speech, heard * SAMPLES_PER_FRAME, offset=v.offset), heard)
             for v in cast.voices
         )
-        begin("looking at the picture")
-        self._conditions = conditions = ConditionMaker(
+
+    def _condition_maker(self, cast: Cast, plan: Schedule, speech: tuple[SpeechEmbedding, ...]) -> ConditionMaker:
+        """The maker of each window's conditions from picture and sound."""
+        self._report_preparation(1, "looking at the picture")
+        models = self._models
+        return ConditionMaker(
             self._picture(cast, plan), speech, plan,
             size=self._size, vae=models.vae, tokens_of=models.encode_picture, side=models.side,
         )  # fmt: skip
-        colours = conditions.colours()
 
-        def rehearsal() -> None:
-            text = torch.zeros(1, models.transformer.config.text_dim)
-            settings = replace(self._loop_settings(), steps=1)
-            loop = WindowLoop(
-                models.transformer, models.vae, Prompts(text, text), settings,
-                colours=colours, generator=torch.Generator().manual_seed(0),
-            )  # fmt: skip
-            for first in plan.windows[start.window :][:1]:
-                rehearse(loop, first, conditions, start.known, lambda step: stop_if_cancelled(self._context))
-
-        begin("reading the prompt")
+    def _prompts(self, rehearse: Callable[[], None]) -> Prompts:
+        """The embeddings of the prompts. rehearse: called during a wait for the text encoder."""
+        self._report_preparation(2, "reading the prompt")
         prompt = clean_prompt(self._request.prompt) or DEFAULT_PROMPT
-        negative = clean_prompt(options.negative_prompt) or NEGATIVE_PROMPT
+        negative = clean_prompt(self._options.negative_prompt) or NEGATIVE_PROMPT
         # Only guidance in three passes uses the negative prompt.
         prompts = [prompt, negative] if len(self._scales.passes) == 3 else [prompt]
-        texts = models.encode_text(prompts, lambda: self._wait_for_text_encoder(rehearsal))
-        sampling, cache = self._sampling, None
-        if sampling.teacache > 0:
-            cache = TeaCache(options.resolution, sampling.steps, sampling.teacache, len(self._scales.passes))
+        texts = self._models.encode_text(prompts, lambda: self._wait_for_text_encoder(rehearse))
+        return Prompts(texts[0], texts[-1])
+
+    def _rehearse(self, plan: Schedule, conditions: ConditionMaker, colours: Tensor, start: Start) -> None:
+        """Run one step of the job's first window with an empty prompt, so that kernels are compiled already."""
+        models = self._models
+        text = torch.zeros(1, models.transformer.config.text_dim)
         loop = WindowLoop(
-            models.transformer,
-            models.vae,
-            Prompts(texts[0], texts[-1]),
-            self._loop_settings(),
-            colours=colours,
-            generator=start.generator,
-            cache=cache,
-        )
-        return _Ready(need, plan, loop, conditions)
+            models.transformer, models.vae, Prompts(text, text), replace(self._loop_settings(), steps=1),
+            colours=colours, generator=torch.Generator().manual_seed(0),
+        )  # fmt: skip
+        for first in plan.windows[start.window :][:1]:
+            rehearse(loop, first, conditions, start.known, lambda step: stop_if_cancelled(self._context))
+
+    def _teacache(self) -> TeaCache | None:
+        """The cache that skips passes, or None where the options switch it off."""
+        sampling = self._sampling
+        if sampling.teacache == 0:
+            return None
+        return TeaCache(self._options.resolution, sampling.steps, sampling.teacache, len(self._scales.passes))
 
     def _loop_settings(self) -> LoopSettings:
         """The settings of the window loop from the job's options."""
@@ -255,12 +263,11 @@ class Job:
             flashtalk=self._flashtalk,
         )
 
-    def _wait_for_text_encoder(self, rehearsal: Callable[[], None]) -> None:
+    def _wait_for_text_encoder(self, rehearse: Callable[[], None]) -> None:
         """Use a part of the wait for a rehearsal if this process has made no window of this size; otherwise sleep."""
-        stop_if_cancelled(self._context)
-        self._context.progress("preprocess", 2, 4, "waiting for the text encoder, which is still being downloaded")
+        self._report_preparation(2, "waiting for the text encoder, which is still being downloaded")
         if self._models.first_run_of(self._size):
-            rehearsal()
+            rehearse()
         else:
             time.sleep(_DOWNLOAD_POLL_S)
 
@@ -282,7 +289,6 @@ class Job:
         """One window as a step that can begin again: yields its frames, returns the latents for the next window."""
         loop, windows = ready.loop, ready.plan.windows
         random = loop.generator.get_state()
-        progress = _Progress(self._context, ready.plan, self._sampling.steps)
         is_last = window is windows[-1]
 
         def attempt(n_sent: int) -> Generator[Frames, None, Tensor | None]:
@@ -297,26 +303,20 @@ class Job:
                 is_last=is_last,
                 prefetch=windows[window.index + 1] if prefetches else None,
                 n_sent=n_sent,
-                on_step=lambda step: progress.at(window, step),
+                on_step=lambda step: self._report_step(ready.plan, window, step),
             )
             return result.taken_over
 
         return attempt
 
+    # Progress
 
-@dataclass(frozen=True)
-class _Progress:
-    """Progress in denoising steps over all windows; each step is weighted by its window's number of latent frames."""
+    def _report_preparation(self, n_done: int, part: str) -> None:
+        """Report that a part of the preparation begins. Raises Cancelled when the job is to stop."""
+        stop_if_cancelled(self._context)
+        self._context.progress("preprocess", n_done, _N_PREPARATIONS, part)
 
-    context: RenderContext
-    plan: Schedule
-    steps: int
-
-    def at(self, window: Window, step: int) -> None:
+    def _report_step(self, plan: Schedule, window: Window, step: int) -> None:
         """Report that `step` of `window` begins, counted from 0. Raises Cancelled when the job is to stop."""
-        stop_if_cancelled(self.context)
-        windows = self.plan.windows
-        before = sum(w.n_latents for w in windows[: window.index]) * self.steps
-        total = sum(w.n_latents for w in windows) * self.steps
-        note = f"window {window.index + 1} of {len(windows)}, step {min(step + 1, self.steps)} of {self.steps}"
-        self.context.progress("generate", before + step * window.n_latents, total, note)
+        stop_if_cancelled(self._context)
+        self._context.progress("generate", *plan.progress(window, step, self._sampling.steps))

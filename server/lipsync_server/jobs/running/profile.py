@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from lipsync_server import durations
 from lipsync_server.errors import LipsyncError
 from lipsync_server.jobs.running.plan import Planner
 from lipsync_server.jobs.running.queue import JobQueue
@@ -176,10 +177,6 @@ class ProfileAtStart:
         progress, name = self._progress, self._settings.profile
         if progress is None or not progress.bytes_total:
             return f"Checking the weights of {name}. {self._trouble}".strip() + self._licence
-        left = "" if progress.seconds_left is None else f", about {_minutes(progress.seconds_left)} left"
+        left = "" if progress.seconds_left is None else f", about {durations.rounded(progress.seconds_left)} left"
         share = f"{progress.bytes_done / 1e9:.2f} of {progress.bytes_total / 1e9:.2f} GB"
         return f"Downloading {name}: {share}{left}. {self._trouble}".strip() + self._licence
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import soxr
 
+from lipsync_server import durations
 from lipsync_server.errors import InvalidAudio
 from lipsync_server.media.formats.sound_format import Block
 from lipsync_server.media.info import AudioInfo, SpeechFile
@@ -87,8 +88,4 @@ def _check_numbers(block: Block) -> None:
 
 
 def _too_long(max_s: float) -> InvalidAudio:
-    return InvalidAudio(f"The recording is longer than {_length(max_s)}, the most this server takes. Cut it.")
-
-
-def _length(seconds: float) -> str:
-    return f"{seconds / 60:g} minutes" if seconds >= 120 else f"{seconds:g} seconds"
+    return InvalidAudio(f"The recording is longer than {durations.limit(max_s)}, the most this server takes. Cut it.")

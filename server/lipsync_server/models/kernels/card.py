@@ -4,7 +4,6 @@ Knows torch and NVIDIA's driver. Does not know the ways of any computation.
 """
 
 import importlib.metadata
-import re
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -13,9 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lipsync_server.gpu_memory import gpu_ran_out
+from lipsync_server.gpu_errors import gpu_ran_out
 from lipsync_server.models.kernels import nvrtc
 from lipsync_server.models.kernels.choice import Card, Chooser
+from lipsync_server.nvidia_driver import driver_version
 from lipsync_server.version import __version__
 
 _WARM_UP_RUNS, _TIMED_RUNS = 2, 4
@@ -43,7 +43,7 @@ def card_of(device: torch.device) -> Card:
             continue
     if device.type != "cuda":
         return Card(device.type, versions=versions)
-    return Card(torch.cuda.get_device_name(device), driver_version(), versions)
+    return Card(torch.cuda.get_device_name(device), driver_version() or _cuda_of_driver(), versions)
 
 
 def milliseconds(run: Callable[[], object], device: torch.device) -> float:
@@ -70,14 +70,8 @@ def relative_error(got: Tensor, wanted: Tensor) -> float:
     return error if error == error else float("inf")
 
 
-def driver_version(module: Path = Path("/proc/driver/nvidia/version")) -> str:
-    """The version of NVIDIA's driver: the kernel module's, or the version of CUDA that it supports; else ""."""
-    try:
-        found = re.search(r"\b\d{3,}\.\d+(?:\.\d+)?\b", module.read_text(encoding="utf-8", errors="replace"))
-    except OSError:
-        found = None
-    if found is not None:
-        return found[0]
+def _cuda_of_driver() -> str:
+    """The version of CUDA that the driver supports, for a driver that does not state its own version; else ""."""
     try:
         return f"CUDA {nvrtc.check(nvrtc.bindings('driver').cuDriverGetVersion())}"
     except Exception:  # the bindings or the driver are missing: an own error class for each case

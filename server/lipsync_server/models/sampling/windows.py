@@ -71,6 +71,16 @@ class Schedule:
         heard: NDArray[np.int64] = np.where(positions < n, positions, 2 * n - 1 - positions)
         return heard
 
+    def progress(self, window: Window, step: int, n_steps: int) -> tuple[int, int, str]:
+        """The work before `step` of `window` and the whole work, in steps times latent frames, and a note in words.
+
+        step: counted from 0, of `n_steps` denoising steps a window; `n_steps` itself while the window is decoded.
+        """
+        before = sum(w.n_latents for w in self.windows[: window.index]) * n_steps
+        total = sum(w.n_latents for w in self.windows) * n_steps
+        note = f"window {window.index + 1} of {len(self.windows)}, step {min(step + 1, n_steps)} of {n_steps}"
+        return before + step * window.n_latents, total, note
+
 
 def latents_of(n_frames: int, stride: int = 4) -> int:
     """Number of latent frames for `n_frames` frames: one for the first frame, then one for each `stride` frames."""

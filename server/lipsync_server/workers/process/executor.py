@@ -38,7 +38,7 @@ class ProcessExecutor:
         self._settings, self._registry = settings, registry
         self._limits = Limits.of(settings)
         self._workers: list[EngineWorker] = []
-        self._idle = IdleWorkers(self._pick)
+        self._idle = IdleWorkers(lambda: self._workers, lends_without_engines=True)
         self._offer = WorkerOffer(frozenset(), "")
         self._held_back = ""
 
@@ -113,17 +113,6 @@ class ProcessExecutor:
             return WorkerOffer(engines, "", error.detail)
         log.info("engine %s", reason)
         return WorkerOffer(engines, default)
-
-    def _pick(self) -> EngineWorker | None:
-        """A ready worker that nobody has reserved; if no worker can ever start, a dead one; else None."""
-        free = [worker for worker in self._workers if worker not in self._idle]
-        for worker in free:
-            if worker.state == "ready":
-                return worker
-        # When no worker can be started at all, a task must fail with the reason instead of waiting forever.
-        if free and all(worker.hopeless for worker in self._workers):
-            return free[0]
-        return None
 
 
 class ChildLink:

@@ -62,7 +62,7 @@ class RayExecutor:
         self._workers: dict[str, EngineWorker] = {}
         self._machines: dict[str, Machine] = {}
         self._left: list[str] = []
-        self._idle = IdleWorkers(self._pick)
+        self._idle = IdleWorkers(self._in_turn, lends_without_engines=False)
         self._threads = ThreadPoolExecutor(_N_THREADS, thread_name_prefix="ray")
         self._watching: asyncio.Task[None] | None = None
         self._actor_class: Any = None
@@ -171,17 +171,9 @@ class RayExecutor:
             scheduling_strategy=NodeAffinitySchedulingStrategy(machine.node_id, soft=False),
         ).remote(*self._on_machines)
 
-    def _pick(self) -> EngineWorker | None:
-        """A ready worker that nobody has reserved; if no worker can ever start, a dead one; else None."""
-        free = [worker for worker in self._workers.values() if worker not in self._idle]
-        ready = [worker for worker in free if worker.state == "ready" and worker.engines]
-        if ready:
-            # The worker that has been idle longest, so that all workers take turns.
-            return min(ready, key=lambda worker: worker.idle_since)
-        # When no worker can be started at all, a task must fail with the reason instead of waiting forever.
-        if free and all(worker.hopeless for worker in self._workers.values()):
-            return free[0]
-        return None
+    def _in_turn(self) -> list[EngineWorker]:
+        """The workers, the one that has been idle longest first."""
+        return sorted(self._workers.values(), key=lambda worker: worker.idle_since)
 
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from lipsync_server.durable import publish, write_file
 from lipsync_server.engines.ask import MAX_SEED
 from lipsync_server.errors import Cancelled, LipsyncError, WorkerCrashed
+from lipsync_server.gpu_errors import gpu_is_lost
 from lipsync_server.workers.task import Attempt, ProgressEvent, RenderOutcome, RenderTask
 
 log = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ class _BestOf:
         except Exception as error:  # whatever fails in a repetition, the best earlier attempt is delivered
             if index == 0:
                 raise
-            if _lost_its_device(error):
+            if gpu_is_lost(error):
                 # This process must end. The next process of the job reads in the record that this attempt was given up.
                 self._store(replace(self._record, n_crashes=-1))
                 raise WorkerCrashed(f"The worker lost its GPU in attempt {index + 1}.") from error
@@ -225,12 +226,3 @@ def _score(outcome: RenderOutcome) -> float | None:
 def _shown(outcome: RenderOutcome) -> str:
     score = _score(outcome)
     return f"{'no score' if score is None else f'score {score:.2f}'} with seed {outcome.seed}"
-
-
-def _lost_its_device(error: BaseException | None) -> bool:
-    """Whether `error` or one of its causes is a CUDA error, after which this process cannot use the GPU."""
-    while error is not None:
-        if isinstance(error, RuntimeError) and "CUDA error" in str(error):
-            return True
-        error = error.__cause__
-    return False

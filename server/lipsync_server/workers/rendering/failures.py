@@ -7,7 +7,7 @@ import errno
 
 from lipsync_server.engines.out_of_memory import gpu_out_of_memory
 from lipsync_server.errors import DiskFull, LipsyncError, OutOfMemory
-from lipsync_server.gpu_memory import gpu_ran_out
+from lipsync_server.gpu_errors import gpu_ran_out
 
 
 def in_words(error: Exception, engine: str) -> LipsyncError:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, Protocol
 
-import torch
 from torch import Tensor
 
 from lipsync_server.engines.base import Frames
 from lipsync_server.engines.infinitetalk.video.conditions import WindowCondition
 from lipsync_server.engines.infinitetalk.video.window_loop import OnStep, WindowLoop
 from lipsync_server.models.pictures import to_uint8
+from lipsync_server.models.sampling.new_frames import NewFrames
 from lipsync_server.models.sampling.windows import Window
 
 # The VAE decodes the first latent to one frame and each other one to four.
@@ -82,30 +82,22 @@ def run_window(
             # The CPU has queued the last denoising step and is free now; the GPU is still busy with that step and will
             # decode next. Use the time to encode the next picture.
             conditions.prefetch(prefetch)
-    motion_frames = loop.settings.motion_frames
-    tail: list[Tensor] = []
-    position = 0
+    new = NewFrames(window, motion_frames=0 if is_last else loop.settings.motion_frames, n_sent=n_sent)
     decoded = loop.decode(latents)
     while True:
         with clock("decode"):
             frames = next(decoded, None)
         if frames is None:
             break
-        begin, position = position, position + frames.shape[1]
-        first = max(begin, window.keep_first + n_sent)
-        stop = min(position, window.keep_stop)
-        if first < stop:
+        if (kept := new.add(frames)) is not None:
             on_step(loop.settings.steps)
             with clock("transfer"):
-                batch: Frames = to_uint8(frames[:, first - begin : stop - begin]).cpu().numpy()
+                batch: Frames = to_uint8(kept).cpu().numpy()
             yield batch
-        if is_last and position >= window.keep_stop:
+        if new.complete:
             return WindowResult(latents, None)
-        tail.append(frames)
-        while sum(part.shape[1] for part in tail[1:]) >= motion_frames:
-            tail.pop(0)
     with clock("take_over"):
-        taken_over = loop.take_over(torch.cat(tail, 1)[:, -motion_frames:])
+        taken_over = loop.take_over(new.tail())
     return WindowResult(latents, taken_over)
 
 

@@ -72,7 +72,9 @@ def kind_of(schema: Schema, definitions: Schema, *, with_fields: bool = False) -
     if kind == "boolean":
         return "true or false"
     if kind == "string":
-        return {"binary": "file", "uri": "address", "date-time": "time"}.get(str(schema.get("format")), "text")
+        kind = {"binary": "file", "uri": "address", "date-time": "time"}.get(str(schema.get("format")), "text")
+        most = schema.get("maxLength")
+        return f"{kind} of up to {most} characters" if isinstance(most, int) and kind == "text" else kind
     if kind in ("integer", "number"):
         return _number("whole number" if kind == "integer" else "number", schema)
     if kind == "object":
@@ -95,7 +97,10 @@ def _array(schema: Schema, definitions: Schema, *, with_fields: bool) -> str:
             return "list"
         kind = kinds.pop()
         return f"{len(parts)} {kind}s" if kind in ("number", "whole number") else f"{len(parts)} times {kind}"
-    return f"list of {kind_of(_mapping(schema.get('items')), definitions, with_fields=with_fields)}"
+    kind = kind_of(_mapping(schema.get("items")), definitions, with_fields=with_fields)
+    most = schema.get("maxItems")
+    plural = kind.replace("number", "numbers", 1) if kind.startswith(("number", "whole number")) else kind
+    return f"list of {f'up to {most} ' if isinstance(most, int) else ''}{plural}"
 
 
 def _number(kind: str, schema: Schema) -> str:

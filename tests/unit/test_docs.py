@@ -34,9 +34,16 @@ def test_every_option_has_a_description_and_its_effect_on_speed_and_quality(engi
     assert all(field.description for field in model.model_fields.values())
 
 
+def test_the_default_of_a_number_that_the_preset_decides_is_shown_by_preset() -> None:
+    page = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
+    assert "| `steps` | whole number from 1 to 100 | quality 40, balanced 8, fast 4 |" in page
+    assert "| quality 7 (720p: 11), balanced 2, fast 2 |" in page
+    assert "| `steps` | whole number from 1 to 100 | quality 4, balanced 4, fast 2 |" in page
+
+
 def test_no_name_of_a_class_is_shown_as_the_type_of_an_option() -> None:
     page = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
-    assert "list of {name: text, scale: number from -4 to 4}" in page
+    assert "list of up to 8 {name: text of up to 200 characters, scale: number from -4 to 4}" in page
     assert not re.search(r"\| list of [A-Z]", page)
 
 

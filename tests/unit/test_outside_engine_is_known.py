@@ -129,6 +129,16 @@ def test_an_engine_that_declares_nothing_is_listed_as_not_measured(tmp_path: Pat
     code, refused = lipsync(environment, "cost", "--engine", "wobble")
     assert code == 2
     assert "wobble: not measured on these cards" in refused
+    own = tmp_path / "own.json"
+    speed = {"engine": "wobble", "seconds_per_second": 0.5, "sound_s": 30}
+    own.write_text(json.dumps({"card": "AMD EPYC", "versions": {}, "measured_on": "2026-11-28", "speeds": [speed]}))
+    _, refused = lipsync(environment, "cost", "--engine", "wobble", "--measured", str(own))
+    assert "You measured AMD EPYC, which these offers do not have; give --gpu and --price." in refused
+    _, bill = lipsync(
+        environment, "cost", "--engine", "wobble", "--measured", str(own), "--gpu", "AMD EPYC", "--price", "0.1"
+    )
+    assert "Speed, AMD EPYC, wobble: measured, by you" in bill
+    assert "with wobble: about" in bill
     code, refused = lipsync(environment, "bench", "--random-weights", "--engine", "wobble")
     assert code == 2
     assert "not 'wobble'" in refused

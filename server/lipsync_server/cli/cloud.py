@@ -103,7 +103,7 @@ def offers(
         for one in found:
             offer, speed = one.offer, expected_speed(one.offer.gpu, row, own)
             if speed is not None:
-                setting = f"{speed.card}, {speed.engine} {speed.preset}"
+                setting = f"{speed.card}, {speed.setting}"
                 sources[f"{setting}: {speed.seconds:g} s a second, {speed.origin}: {speed.source}."] = True
             table.add_row(
                 offer.offer_id,

@@ -96,7 +96,7 @@ def cost(
             table.add_row(
                 month.offer.provider,
                 month.offer.gpu,
-                f"{row.speed.engine} {row.speed.preset}".strip(),
+                row.speed.setting,
                 f"{month.offer.price_per_hour * rate:.2f}",
                 f"{row.speed.seconds:g}",
                 row.speed.origin,
@@ -137,9 +137,15 @@ def _rows(
             found = [Speed(offer.gpu, engine or "yours", preset, speed, "measured", "by you (--speed)")]
         rows += [_Row(one, monthly_cost(offer, load, one.seconds)) for one in found]
     if not rows:
+        wanted = f"{engine} {preset}".strip()
+        elsewhere = dict.fromkeys(one.card for one in own if wanted and wanted in (one.engine, one.setting))
         raise InvalidInput(
-            f"{' '.join((engine, preset)).strip() or offers[-1].gpu}: not measured on these cards. "
-            "Measure yours with `lipsync bench --share` and name its file with --measured, or give --speed.",
+            f"{wanted or offers[-1].gpu}: not measured on these cards. "
+            + (
+                f"You measured {', '.join(elsewhere)}, which these offers do not have; give --gpu and --price."
+                if elsewhere
+                else "Measure yours with `lipsync bench --share` and name its file with --measured, or give --speed."
+            ),
             field="speed",
         )
     return rows
@@ -150,7 +156,7 @@ def _notes(rows: list[_Row], load: "Workload", currency: str, rate: float) -> li
     from lipsync_server.cloud.costs.cost import forgotten_cost
 
     sources = dict.fromkeys(
-        f"Speed, {row.speed.card}, {row.speed.engine} {row.speed.preset}: {row.speed.origin}, {row.speed.source}."
+        f"Speed, {row.speed.card}, {row.speed.setting}: {row.speed.origin}, {row.speed.source}."
         for row in rows
     )
     prices = dict.fromkeys(f"Price, {row.month.offer.provider}: {row.month.offer.note}." for row in rows)
@@ -169,7 +175,7 @@ def _notes(rows: list[_Row], load: "Workload", currency: str, rate: float) -> li
     )
     notes.append(
         f"Recommended: {_count(load.videos, 'video')} of {load.seconds:g} s on {offer.gpu} at {offer.provider} with "
-        f"{best.speed.engine} {best.speed.preset}: about {best.month.total * rate:.2f} {currency} a month, of which "
+        f"{best.speed.setting}: about {best.month.total * rate:.2f} {currency} a month, of which "
         f"each start costs {start * rate:.2f} and the disk {best.month.storage * rate:.2f}; "
         "stop it with `lipsync cloud down`, and end the disk's cost with `lipsync cloud destroy`."
     )

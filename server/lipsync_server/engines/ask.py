@@ -49,7 +49,10 @@ class Ask(VoiceWishes, CaptionWishes, CheckWishes, FormatWishes, LabelWishes):
     )
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED, description="Same seed, same inputs: same video.")
     face_index: int | None = Field(
-        default=None, ge=0, le=MAX_FACE_INDEX, description="Number of the face, counted from the left, starting at 0."
+        default=None,
+        ge=0,
+        le=MAX_FACE_INDEX,
+        description="Number of the face, counted from the left, starting at 0. Unset: the largest face.",
     )
     face_box: Box | None = Field(default=None, description="The face to animate: left, top, right, bottom in pixels.")
     options: dict[str, object] = Field(default={}, description="Options of one engine, see GET /v1/engines.")

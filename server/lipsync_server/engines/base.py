@@ -61,7 +61,10 @@ class EngineOptions(BaseModel):
 
     seed: int = Field(default=42, ge=0, le=MAX_SEED, description="Same seed, same inputs: same video.")
     face_index: int | None = Field(
-        default=None, ge=0, le=MAX_FACE_INDEX, description="Number of the face, counted from the left, starting at 0."
+        default=None,
+        ge=0,
+        le=MAX_FACE_INDEX,
+        description="Number of the face, counted from the left, starting at 0. Unset: the largest face.",
     )
     face_box: Box | None = Field(default=None, description="The face to animate: left, top, right, bottom in pixels.")
 
@@ -70,6 +73,10 @@ class EngineOptions(BaseModel):
 
         Called when a job is accepted and again before it is rendered. Reads names and headers; loads nothing.
         """
+
+    def preset_values(self) -> Mapping[str, float]:
+        """By option, the number that the preset gives to an option without a value, for docs/options.md."""
+        return {}
 
 
 @dataclass(frozen=True)

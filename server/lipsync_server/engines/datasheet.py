@@ -48,6 +48,11 @@ class Speed:
         """Card, engine and preset. Two figures with the same key are about the same setting on the same card."""
         return self.card, self.engine, self.preset
 
+    @property
+    def setting(self) -> str:
+        """Engine and preset in words. Some engines have no presets."""
+        return f"{self.engine} {self.preset}".strip()
+
 
 @dataclass(frozen=True)
 class HostMemory:

@@ -22,6 +22,7 @@ from lipsync_server.engines.sadtalker.options import Options
 from lipsync_server.errors import Cancelled, NoFace, WeightsError
 from lipsync_server.random_models import sadtalker as random_sadtalker
 from lipsync_server.settings import Settings
+from pydantic import ValidationError
 
 FACE = skimage.data.astronaut()
 
@@ -102,6 +103,13 @@ def test_given_angles_turn_the_head(engine: SadTalkerEngine) -> None:
     plain = frames_of(engine, request(0.04, preprocess="crop"))
     turned = frames_of(engine, request(0.04, preprocess="crop", yaw=[60]))
     assert np.abs(plain.astype(int) - turned).mean() > 0.5
+
+
+def test_one_angle_needs_no_list_and_an_impossible_angle_is_refused() -> None:
+    assert Options.model_validate({"yaw": 20, "pitch": [1, 2.5]}).yaw == [20.0]
+    for wrong in (200, True, "left", [0] * 65):
+        with pytest.raises(ValidationError, match="yaw"):
+            Options.model_validate({"yaw": wrong})
 
 
 def test_the_same_seed_gives_the_same_frames_whatever_the_batch(engine: SadTalkerEngine) -> None:

@@ -67,6 +67,10 @@ class Options(EngineOptions):
         default=False, description="Restore every face with GFPGAN: sharper, slower. Needs a package and a file."
     )
 
+    def preset_values(self) -> Mapping[str, float]:
+        """The steps, by the option's name."""
+        return {"steps": self.n_steps}
+
     @property
     def n_steps(self) -> int:
         """Denoising steps: the caller's, else the preset's."""

@@ -1,7 +1,7 @@
 """Options of InfiniteTalk, and the numbers that a preset gives to options without a value. Imports no torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import ClassVar, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
@@ -164,6 +164,10 @@ class Options(EngineOptions):
             teacache=_or(self.teacache, base.teacache),
             distilled=base.distilled,
         )
+
+    def preset_values(self) -> Mapping[str, float]:
+        """The numbers of the denoising loop, by option."""
+        return {name: value for name, value in asdict(self.sampling).items() if name in type(self).model_fields}
 
     def moves_camera(self, duration_s: float, *, still: bool) -> bool:
         """Whether a slow camera move is added: as the caller set it, else for a still picture above a minute."""

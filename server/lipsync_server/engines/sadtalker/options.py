@@ -1,13 +1,20 @@
 """Options of the sadtalker engine."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from lipsync_server.engines.base import EngineOptions
 
-_Angles = list[float]
+
+def _as_list(value: object) -> object:
+    """One angle becomes a list of one."""
+    return [value] if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+_Degrees = Annotated[float, Field(ge=-180, le=180)]
+_Angles = Annotated[list[_Degrees], Field(max_length=64), BeforeValidator(_as_list)]
 
 
 class Options(EngineOptions):
@@ -64,11 +71,10 @@ class Options(EngineOptions):
     )
     yaw: _Angles = Field(
         default=[],
-        max_length=64,
         description="Angle of the head to the side in degrees, or a list of angles over the whole video.",
     )
-    pitch: _Angles = Field(default=[], max_length=64, description="The same as yaw, for nodding.")
-    roll: _Angles = Field(default=[], max_length=64, description="The same as yaw, for tilting.")
+    pitch: _Angles = Field(default=[], description="The same as yaw, for nodding.")
+    roll: _Angles = Field(default=[], description="The same as yaw, for tilting.")
     enhance: bool = Field(
         default=False,
         description="Restore every face with GFPGAN, at 512 pixels: sharper, slower. Needs a package and a file of its "

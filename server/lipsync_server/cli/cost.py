@@ -156,8 +156,7 @@ def _notes(rows: list[_Row], load: "Workload", currency: str, rate: float) -> li
     from lipsync_server.cloud.costs.cost import forgotten_cost
 
     sources = dict.fromkeys(
-        f"Speed, {row.speed.card}, {row.speed.setting}: {row.speed.origin}, {row.speed.source}."
-        for row in rows
+        f"Speed, {row.speed.card}, {row.speed.setting}: {row.speed.origin}, {row.speed.source}." for row in rows
     )
     prices = dict.fromkeys(f"Price, {row.month.offer.provider}: {row.month.offer.note}." for row in rows)
     months = [row.month for row in rows]

@@ -8,7 +8,7 @@ from lipsync_server.models.kernels.card import card_of, chooser_for, millisecond
 from lipsync_server.models.kernels.choice import Chooser
 from lipsync_server.models.kernels.product_8bit import TORCH, multiply_rows
 from lipsync_server.models.kernels.rounding import quantize_rows
-from lipsync_server.models.sampling.resume import start_from, state_after
+from lipsync_server.models.sampling.resume import start_of, state_after
 from lipsync_server.models.wan_vae.choose_pairs import pairs_are_faster
 from lipsync_server.random_models.infinitetalk_transformer import random_transformer
 from torch import Tensor
@@ -58,9 +58,9 @@ def test_the_clock_and_the_error_measure_what_they_are_given() -> None:
 
 def test_a_resume_point_remembers_the_choices() -> None:
     generator = torch.Generator().manual_seed(1)
-    start = start_from(state_after(2, None, generator, {"attention 8-bit": "int8_both"}))
+    start = start_of(state_after(2, None, generator, {"attention 8-bit": "int8_both"}), 0)
     assert (start.window, start.choices) == (3, {"attention 8-bit": "int8_both"})
-    older = start_from(state_after(2, None, generator))
+    older = start_of(state_after(2, None, generator), 0)
     assert older.choices == {}
 
 

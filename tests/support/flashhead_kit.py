@@ -6,9 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from flash_golden import FLASHHEAD
-from lipsync_server.bench.render_context import RecordingContext
 from lipsync_server.engines.base import Frames, RenderRequest, Speech
-from lipsync_server.engines.flashhead.engine import FlashHeadEngine
 from lipsync_server.engines.flashhead.loading.transformer_files import fill_transformer
 from lipsync_server.engines.flashhead.model.config import HeadConfig
 from lipsync_server.engines.flashhead.model.transformer import FlashHeadTransformer
@@ -116,10 +114,6 @@ def request_for(duration_s: float, picture: Frames | None = None, **options: obj
         duration_s=duration_s,
         options=Options(**{"steps": 2, "framing": "centre", **options}),
     )
-
-
-def frames_of(engine: FlashHeadEngine, request: RenderRequest, context: RecordingContext) -> Frames:
-    return np.concatenate(list(engine.generate(request, context)))
 
 
 PORTRAITS = Path(__file__).parents[2] / "docs" / "contact-sheets" / "portraits"

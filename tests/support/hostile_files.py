@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 
 import numpy as np
 import soundfile
@@ -79,3 +80,16 @@ def flac_of_silence(seconds: float, rate_hz: int = 96_000, channels: int = 8) ->
         for _ in range(round(seconds)):
             sound.write(second)
     return file.getvalue()
+
+
+def black_png(width: int, height: int) -> bytes:
+    """A PNG of black pixels, one bit each: 400 million of them take about 50 KB."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    packer = zlib.compressobj(9)
+    row = bytes(1 + (width + 7) // 8)
+    pixels = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")

@@ -57,7 +57,3 @@ def request_for(
         prompt="a person talks",
         second_speech=speech[::-1].copy() if second else None,
     )
-
-
-def frames_of(engine: Engine, request: RenderRequest, context: RecordingContext) -> Frames:
-    return np.concatenate(list(engine.generate(request, context)))

@@ -1,9 +1,7 @@
-"""A worker's side of a render, and requests to render, for the tests of the preview engine."""
+"""Requests to render, and speech for them, for the tests of the preview engine."""
 
 import numpy as np
-from lipsync_server.bench.render_context import RecordingContext
 from lipsync_server.engines.base import Frames, RenderRequest, Speech
-from lipsync_server.engines.preview.engine import PreviewEngine
 from lipsync_server.engines.preview.options import Options
 
 
@@ -18,7 +16,3 @@ def hum(duration_s: float, seed: int = 0) -> Speech:
 def request(picture: Frames, duration_s: float, speech: Speech | None = None, **options: object) -> RenderRequest:
     speech = hum(duration_s) if speech is None else speech
     return RenderRequest(picture, speech, duration_s, Options(**options))
-
-
-def render(engine: PreviewEngine, job: RenderRequest, recorder: RecordingContext | None = None) -> Frames:
-    return np.concatenate(list(engine.generate(job, recorder or RecordingContext())))

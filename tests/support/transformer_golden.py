@@ -87,7 +87,3 @@ def run(model: InfiniteTalkTransformer, inputs: dict[str, torch.Tensor]) -> torc
     given = {name: inputs[name] for name in ("text", "image_tokens", "audio", "masks") if name in inputs}
     out: torch.Tensor = model(inputs["latent"], inputs["timestep"], model.embed_condition(**given))
     return out
-
-
-def relative_error(got: torch.Tensor, wanted: torch.Tensor) -> float:
-    return float((got.double() - wanted.double()).norm() / wanted.double().norm())

@@ -25,13 +25,6 @@ from lipsync_server.cloud.this_machine.address import price_from_provider
 from lipsync_server.engines.datasheet import Row
 from lipsync_server.errors import InvalidInput
 from provider import Provider as StandIn
-from provider import serve_provider
-
-
-@pytest.fixture
-async def api() -> AsyncIterator[StandIn]:
-    async with serve_provider() as stand_in:
-        yield stand_in
 
 
 async def test_without_a_key_the_variable_is_named() -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +29,7 @@ from lipsync_server.cloud.rent import PROVIDERS, readiness
 from lipsync_server.cloud.software import choose_software, upload
 from lipsync_server.engines.recommended import best_profile
 from provider import Provider as StandIn
-from provider import serve_provider
 from server_process import free_port
-
-
-@pytest.fixture
-async def api() -> AsyncIterator[StandIn]:
-    async with serve_provider() as stand_in:
-        yield stand_in
 
 
 async def test_vast_lists_offers_cheapest_first(api: StandIn) -> None:

@@ -20,13 +20,6 @@ OUTCOME = RenderOutcome(64, 64, 25.0, 50, 2.0, 1000, "00", 42, 3.0, {})
 ENGINES = {"auto": "preview"}
 
 
-@pytest.fixture
-def files(tmp_path: Path) -> JobFiles:
-    files = JobFiles(tmp_path / "data", min_free_bytes=0)
-    files.prepare()
-    return files
-
-
 def fill(files: JobFiles, job_id: str) -> None:
     incoming = files.new_incoming()
     for name in ("image", "audio"):

@@ -24,13 +24,6 @@ DAY_S = 86400.0
 new_id = IdMaker()
 
 
-@pytest.fixture
-def files(tmp_path: Path) -> JobFiles:
-    files = JobFiles(tmp_path / "data", min_free_bytes=0)
-    files.prepare()
-    return files
-
-
 async def finished(store: Store, files: JobFiles, *, keep_s: float = DAY_S) -> str:
     job_id = new_id()
     files.folder(job_id).mkdir()

@@ -23,7 +23,7 @@ from lipsync_server.http.answers.problem import add_request_id, problem_middlewa
 from lipsync_server.http.api_docs import openapi
 from lipsync_server.http.callers.auth import Tokens, auth_middleware, needs_token
 from lipsync_server.http.callers.cors import add_cors_headers, cors_middleware
-from lipsync_server.http.callers.links import VideoLinks, load_link_secret
+from lipsync_server.http.callers.links import VideoLinks
 from lipsync_server.http.callers.slots import MAX_STREAMS, KeyLocks, Slots
 from lipsync_server.http.closed_files import close_to_others
 from lipsync_server.http.counters import Metrics
@@ -51,9 +51,9 @@ from lipsync_server.http.volume import note_begun_answer, volume_middleware
 from lipsync_server.jobs.database.connection import open_database
 from lipsync_server.jobs.database.store import Store
 from lipsync_server.jobs.database.webhooks import Webhooks
-from lipsync_server.jobs.delivery.callbacks import Outbox, load_secret
+from lipsync_server.jobs.delivery.callbacks import Outbox
 from lipsync_server.jobs.delivery.handover import checked_hand_over
-from lipsync_server.jobs.files import JobFiles
+from lipsync_server.jobs.files import JobFiles, signing_key
 from lipsync_server.jobs.keeping.keeping_clock import open_keeping_clock
 from lipsync_server.jobs.keeping.retention import Retention, sweep_leftovers
 from lipsync_server.jobs.lock import lock_data_dir
@@ -243,7 +243,7 @@ async def _jobs(app: web.Application) -> AsyncIterator[None]:
             await sweep_leftovers(store, files, keep_s=settings.result_ttl_s)
             retention = Retention(store, files, grace_s=settings.collected_grace_s, keeping=keeping)
             secret = await asyncio.to_thread(_secret, settings, files)
-            app[keys.LINKS] = VideoLinks(await asyncio.to_thread(load_link_secret, files.data_dir / "link_secret"))
+            app[keys.LINKS] = VideoLinks(await asyncio.to_thread(signing_key, files.data_dir / "link_secret"))
             app[keys.WEBHOOKS] = Webhooks(database)
             if n_lost := await app[keys.WEBHOOKS].keep_only(app[keys.TOKENS].ids):
                 log.warning("%d webhooks are removed, because the server no longer has their tokens", n_lost)
@@ -314,4 +314,4 @@ def _secret(settings: Settings, files: JobFiles) -> bytes:
     """The key of callback signatures: the setting's, else the one in the data folder, made on first use."""
     if settings.webhook_secret is not None:
         return settings.webhook_secret.get_secret_value().encode()
-    return load_secret(files.data_dir / "webhook_secret")
+    return signing_key(files.data_dir / "webhook_secret")

@@ -176,6 +176,11 @@ def kept_secret(path: Path, make: Callable[[], str]) -> tuple[str, bool]:
     return secret, True
 
 
+def signing_key(path: Path) -> bytes:
+    """The key in the file `path`, made on first use. Without the file, all earlier signatures end."""
+    return kept_secret(path, lambda: secrets.token_hex(32))[0].encode()
+
+
 @contextmanager
 def disk_errors() -> Iterator[None]:
     """Turn "no space left on device", of a file or of the database, into DiskFull."""

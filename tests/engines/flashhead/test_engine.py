@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from flashhead_kit import PORTRAITS, frames_of, request_for
+from engine_frames import frames_of
+from flashhead_kit import PORTRAITS, request_for
 from infinitetalk_kit import stopped_at
 from lipsync_server.bench.render_context import RecordingContext
 from lipsync_server.engines.base import Frames, ResumePoint

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from flashhead_kit import frames_of, request_for
+from engine_frames import frames_of
+from flashhead_kit import request_for
 from lipsync_server.bench.clock import relative_error
 from lipsync_server.bench.render_context import RecordingContext
 from lipsync_server.engines.flashhead import job

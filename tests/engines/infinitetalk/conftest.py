@@ -1,5 +1,6 @@
 """The tiny model files, written once for all tests of a worker, and the engine on them."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,12 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
     random_models.write(folder)
     return folder
+
+
+@pytest.fixture
+def folder(tiny_weights: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model files that a test may damage."""
+    return Path(shutil.copytree(tiny_weights, tmp_path / "weights"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from lipsync_server.bench.clock import relative_error
 from lipsync_server.engines.infinitetalk.model.blocks import speaker_map
 from lipsync_server.errors import EngineUnavailable
 from lipsync_server.models.kernels import attention
 from lipsync_server.random_models.infinitetalk_transformer import random_transformer
-from transformer_golden import TINY, inputs_for, relative_error, run
+from transformer_golden import TINY, inputs_for, run
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPE = torch.bfloat16 if DEVICE.type == "cuda" else torch.float32

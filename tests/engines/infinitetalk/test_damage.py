@@ -1,7 +1,6 @@
 """Every published file, damaged in every way: one sentence that names the file and the tensor, and nothing loaded."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,11 +52,6 @@ LOADERS: dict[str, Callable[[Path], object]] = {
 UNUSED = ("input_scale", "output_scale", "textual.", "log_scale", "visual.transformer.2.", "masked_spec_embed")
 # The loader reads a model size from these tensors alone. With a wrong size here, other tensors are reported (or none).
 SIZED_BY = ("token_embedding.weight",)
-
-
-@pytest.fixture
-def folder(tiny_weights: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_weights, tmp_path / "weights"))
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -9,7 +9,8 @@ import av
 import numpy as np
 import pytest
 import torch
-from infinitetalk_kit import QUICK, create, frames_of, models_of, request_for, started, stopped_at
+from engine_frames import frames_of
+from infinitetalk_kit import QUICK, create, models_of, request_for, started, stopped_at
 from lipsync_server.bench.render_context import RecordingContext
 from lipsync_server.engines.base import ResumePoint
 from lipsync_server.engines.infinitetalk.one_gpu import InfiniteTalkEngine

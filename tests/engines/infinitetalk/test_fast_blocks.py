@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from lipsync_server.bench.clock import relative_error
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.errors import EngineUnavailable
 from lipsync_server.models.kernels import attention, attention_8bit
@@ -10,7 +11,7 @@ from lipsync_server.models.kernels.rounding import dequantize_rows, quantize_row
 from lipsync_server.models.layers.fast import Pending
 from lipsync_server.quantization import EightBit, Quantization
 from lipsync_server.random_models.infinitetalk_transformer import random_transformer
-from transformer_golden import inputs_for, relative_error, run
+from transformer_golden import inputs_for, run
 
 DEVICE = torch.device("cuda", 0)
 HEADS_OF_128 = TransformerConfig(

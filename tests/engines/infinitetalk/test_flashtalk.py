@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from engine_frames import frames_of
 from flash_golden import FLASHTALK, equal, meets, within
-from infinitetalk_kit import frames_of, request_for, stopped_at
+from infinitetalk_kit import request_for, stopped_at
 from lipsync_server.bench.render_context import RecordingContext
 from lipsync_server.engines.base import Engine, RenderRequest, ResumePoint
 from lipsync_server.engines.infinitetalk import flashtalk

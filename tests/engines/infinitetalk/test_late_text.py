@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from infinitetalk_kit import create, frames_of, request_for
+from engine_frames import frames_of
+from infinitetalk_kit import create, request_for
 from lipsync_server.bench.render_context import RecordingContext
 from lipsync_server.engines.base import Frames, RenderRequest, ResumePoint
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer

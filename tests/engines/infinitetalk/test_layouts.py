@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lipsync_server.bench.clock import relative_error
 from lipsync_server.engines.infinitetalk.loading.transformer_files import (
     fill_transformer,
     is_adapter,
@@ -19,7 +20,7 @@ from lipsync_server.random_models.other_layouts import save_gguf, save_int8, sav
 from model_layouts import LAYOUTS, TABLE
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformer_golden import inputs_for, relative_error, run
+from transformer_golden import inputs_for, run
 
 # Rows of 256 numbers, so that GGUF's K blocks fit, and heads of 128, from which the loader reads their number.
 CONFIG = TransformerConfig(

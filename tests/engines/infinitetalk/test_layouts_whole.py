@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from infinitetalk_kit import create, frames_of, request_for
+from engine_frames import frames_of
+from infinitetalk_kit import create, request_for
 from lipsync_server.bench.render_context import RecordingContext
 from lipsync_server.engines.infinitetalk.loading.transformer_files import is_adapter
 from lipsync_server.random_models import comfyui

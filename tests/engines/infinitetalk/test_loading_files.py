@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from infinitetalk_golden import equal
+from lipsync_server.bench.clock import relative_error
 from lipsync_server.engines.infinitetalk.loading.transformer_files import (
     is_adapter,
     load_transformer,
@@ -29,7 +30,7 @@ from lipsync_server.random_models.infinitetalk_transformer import (
     save_shards,
 )
 from safetensors.torch import load_file, save_file
-from transformer_golden import SMALL, TINY, inputs_for, relative_error, run
+from transformer_golden import SMALL, TINY, inputs_for, run
 
 OFFICIAL = json.loads(gzip.decompress((SMALL / "official_names.json.gz").read_bytes()))["keys"]
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from infinitetalk_golden import golden_path, meets, within
+from lipsync_server.bench.clock import relative_error
 from lipsync_server.engines.infinitetalk.loading.lora import merge_all, read_lora
 from lipsync_server.engines.infinitetalk.loading.transformer_files import load_transformer, official_shapes
 from lipsync_server.errors import WeightsError
@@ -21,7 +22,6 @@ from transformer_golden import (
     golden_config,
     golden_parameters,
     inputs_for,
-    relative_error,
     run,
 )
 

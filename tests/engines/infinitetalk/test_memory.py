@@ -7,7 +7,8 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from infinitetalk_kit import create, frames_of, models_of, request_for
+from engine_frames import frames_of
+from infinitetalk_kit import create, models_of, request_for
 from lipsync_server.bench.render_context import RecordingContext
 from lipsync_server.engines.base import State
 from lipsync_server.engines.infinitetalk import job

@@ -8,8 +8,9 @@ import av
 import numpy as np
 import pytest
 import torch
+from engine_frames import frames_of
 from infinitetalk_golden import CPU
-from infinitetalk_kit import QUICK, create, frames_of, models_of, request_for, started, stopped_at
+from infinitetalk_kit import QUICK, create, models_of, request_for, started, stopped_at
 from lipsync_server.bench.infinitetalk.bench import TINY, Bench
 from lipsync_server.bench.infinitetalk.moving import moving_windows
 from lipsync_server.bench.render_context import RecordingContext

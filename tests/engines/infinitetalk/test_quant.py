@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from infinitetalk_golden import FILES, golden_path, meets, within
+from lipsync_server.bench.clock import relative_error
 from lipsync_server.engines.infinitetalk.loading.transformer_files import load_transformer
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
 from lipsync_server.models.kernels.product_8bit import multiply_8bit
@@ -27,7 +28,6 @@ from transformer_golden import (
     golden_model,
     golden_parameters,
     inputs_for,
-    relative_error,
 )
 from transformer_golden import run as forward
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from infinitetalk_kit import create, frames_of, request_for
+from engine_frames import frames_of
+from infinitetalk_kit import create, request_for
 from lipsync_server.bench.render_context import RecordingContext
 from lipsync_server.engines.infinitetalk.files.encoders import find_encoders
 from lipsync_server.engines.infinitetalk.files.recognise import recognise

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from infinitetalk_kit import frames_of, request_for
+from engine_frames import frames_of
+from infinitetalk_kit import request_for
 from lipsync_server.bench.render_context import RecordingContext
 from lipsync_server.engines.ask import Ask
 from lipsync_server.engines.base import ResumePoint

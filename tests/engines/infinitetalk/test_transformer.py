@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from infinitetalk_golden import golden_path, meets, within
+from lipsync_server.bench.clock import relative_error
 from lipsync_server.engines.infinitetalk.loading.transformer_files import fill_transformer
 from lipsync_server.engines.infinitetalk.model.blocks import speaker_key_positions, speaker_positions
 from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
@@ -23,7 +24,6 @@ from transformer_golden import (
     golden_model,
     golden_parameters,
     inputs_for,
-    relative_error,
     run,
 )
 

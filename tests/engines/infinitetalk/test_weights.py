@@ -34,12 +34,6 @@ def _settings(folder: Path, **values: Any) -> Settings:
     return Settings(_env_file=None, weights_dir=folder, data_dir=folder / "data", device="cpu", **values)
 
 
-@pytest.fixture
-def folder(tiny_weights: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny model files that a test may damage."""
-    return Path(shutil.copytree(tiny_weights, tmp_path / "weights"))
-
-
 def test_every_published_transformer_is_found(tiny_weights: Path) -> None:
     found = find_transformers(_settings(tiny_weights))
     assert {(f.people, f.number_format, f.distilled) for f in found} == {

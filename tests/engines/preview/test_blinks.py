@@ -8,6 +8,7 @@ from itertools import pairwise
 import cv2
 import numpy as np
 import pytest
+from engine_frames import frames_of
 from lipsync_server.engines.base import Frames
 from lipsync_server.engines.landmarks import Face, FaceLandmarker
 from lipsync_server.engines.preview import blink_check, head
@@ -15,7 +16,7 @@ from lipsync_server.engines.preview.engine import PreviewEngine
 from lipsync_server.engines.preview.mesh import LOWER_LIDS, UPPER_LIDS
 from lipsync_server.engines.preview.mouth import MouthPose
 from lipsync_server.engines.preview.puppet import Pose, Puppet
-from preview_kit import render, request
+from preview_kit import request
 from sample_pictures import present, sample_picture
 
 STILL = np.zeros(len(head.BASES), np.float32)
@@ -144,8 +145,8 @@ def test_eyes_stay_open_where_a_lid_would_look_wrong(
 def test_a_render_keeps_eyes_open_that_cannot_be_shut(engine: PreviewEngine) -> None:
     """A cartoon's eyes are larger than those of the landmark model."""
     cartoon = sample_picture("cartoon.jpg")
-    frames = render(engine, request(cartoon, 6.0, head_motion=0, seed=3))
-    same = render(engine, request(cartoon, 6.0, head_motion=0, seed=3, blinks=False))
+    frames = frames_of(engine, request(cartoon, 6.0, head_motion=0, seed=3))
+    same = frames_of(engine, request(cartoon, 6.0, head_motion=0, seed=3, blinks=False))
     assert np.array_equal(frames, same)
 
 

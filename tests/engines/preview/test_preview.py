@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import psutil
 import pytest
+from engine_frames import frames_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lipsync_server.bench.render_context import RecordingContext
@@ -20,7 +21,7 @@ from lipsync_server.engines.preview.motion import Amounts, Motion
 from lipsync_server.engines.preview.mouth import MouthPose
 from lipsync_server.engines.preview.puppet import Pose, Puppet
 from lipsync_server.errors import Cancelled, NoFace
-from preview_kit import hum, render, request
+from preview_kit import hum, request
 from sample_pictures import present, sample_picture
 
 STILL = np.zeros(len(head.BASES), np.float32)
@@ -51,7 +52,7 @@ def test_there_are_exactly_as_many_frames_as_the_sound_needs(
 def test_the_mouth_is_shut_where_the_sound_is_shorter_than_announced(
     engine: PreviewEngine, small_portrait: Frames
 ) -> None:
-    frames = render(engine, request(small_portrait, 1.0, speech=np.zeros(0, np.float32)))
+    frames = frames_of(engine, request(small_portrait, 1.0, speech=np.zeros(0, np.float32)))
     assert len(frames) == 25
 
 
@@ -78,9 +79,9 @@ def test_the_video_has_even_sides_and_at_most_1080p(size: tuple[int, int], expec
 def test_the_same_seed_gives_the_same_frames_and_another_seed_others(
     engine: PreviewEngine, small_portrait: Frames
 ) -> None:
-    first = render(engine, request(small_portrait, 2.0, seed=7))
-    again = render(engine, request(small_portrait, 2.0, seed=7))
-    other = render(engine, request(small_portrait, 2.0, seed=8))
+    first = frames_of(engine, request(small_portrait, 2.0, seed=7))
+    again = frames_of(engine, request(small_portrait, 2.0, seed=7))
+    other = frames_of(engine, request(small_portrait, 2.0, seed=8))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -90,11 +91,11 @@ def test_a_render_resumes_at_its_resume_point_with_the_same_frames(
 ) -> None:
     recorder = RecordingContext()
     job = request(small_portrait, 26.0)
-    whole = render(engine, job, recorder)
+    whole = frames_of(engine, job, recorder)
     assert recorder.saved, "a resume point is saved every few hundred frames"
     state = recorder.saved[-1]
     n_frames = int(state["n_frames"])
-    rest = render(engine, job, RecordingContext(resume_point=ResumePoint(n_frames, state)))
+    rest = frames_of(engine, job, RecordingContext(resume_point=ResumePoint(n_frames, state)))
     assert 0 < n_frames < len(whole)
     assert np.array_equal(whole[n_frames:], rest)
 
@@ -110,7 +111,7 @@ def test_cancelling_stops_within_a_batch(engine: PreviewEngine, small_portrait: 
 
 def test_progress_rises_to_the_end(engine: PreviewEngine, small_portrait: Frames) -> None:
     recorder = RecordingContext()
-    render(engine, request(small_portrait, 3.0), recorder)
+    frames_of(engine, request(small_portrait, 3.0), recorder)
     done = [done for stage, done, _ in recorder.stages if stage == "generate"]
     assert done == sorted(done) and len(done) > 2
     assert recorder.stages[-1] == ("generate", 75, 75)
@@ -176,8 +177,8 @@ def test_speech_moves_the_mouth_and_silence_leaves_it_shut(
     engine: PreviewEngine, landmarker: FaceLandmarker, portrait: Frames
 ) -> None:
     (face,) = landmarker.detect(portrait)
-    speaking = render(engine, request(portrait, 2.0, head_motion=0))
-    silent = render(engine, request(portrait, 2.0, speech=np.zeros(32_000, np.float32)))
+    speaking = frames_of(engine, request(portrait, 2.0, head_motion=0))
+    silent = frames_of(engine, request(portrait, 2.0, speech=np.zeros(32_000, np.float32)))
     gaps = [mouth_gap(landmarker, frame, face.points) for frame in speaking]
     assert np.ptp(gaps) > 0.2 * TARGET_GAP
     assert all(mouth_gap(landmarker, frame, face.points) < SHUT_BELOW for frame in silent)
@@ -204,7 +205,7 @@ def test_the_background_stays_as_it_was(engine: PreviewEngine, portrait: Frames)
     frame = np.full((600, 900, 3), (60, 90, 120), np.uint8)
     frame += np.random.default_rng(0).integers(0, 40, frame.shape).astype(np.uint8)
     frame[88:600, 20:532] = portrait
-    frames = render(engine, request(frame, 3.0))
+    frames = frames_of(engine, request(frame, 3.0))
     assert np.array_equal(frames[:, :, 560:], np.broadcast_to(frame[:, 560:], frames[:, :, 560:].shape))
     assert np.array_equal(frames[:, 590:], np.broadcast_to(frame[590:], frames[:, 590:].shape))
 
@@ -216,7 +217,7 @@ def test_no_border_turns_dark_when_the_head_fills_the_picture(
     left, top, right, bottom = (int(v) for v in face.box)
     close_up = np.ascontiguousarray(portrait[top - 6 : bottom + 4, left - 4 : right + 6])
     close_up = np.asarray(cv2.resize(close_up, (320, 360), interpolation=cv2.INTER_CUBIC), np.uint8)
-    frames = render(engine, request(close_up, 4.0, head_motion=2)).astype(np.float64)
+    frames = frames_of(engine, request(close_up, 4.0, head_motion=2)).astype(np.float64)
     for edge in (np.s_[:, 0], np.s_[:, -1], np.s_[:, :, 0], np.s_[:, :, -1]):
         still = close_up[None][edge].mean()
         assert np.abs(frames[edge].mean(axis=(1, 2)) - still).max() < 12
@@ -227,13 +228,13 @@ def test_frames_are_as_sharp_as_the_portrait(engine: PreviewEngine, portrait: Fr
         grey = cv2.cvtColor(picture[70:180, 180:270], cv2.COLOR_RGB2GRAY).astype(np.float32)
         return float(np.sqrt(((grey - cv2.GaussianBlur(grey, (0, 0), 1.5)) ** 2).mean()))
 
-    frames = render(engine, request(portrait, 3.0))
+    frames = frames_of(engine, request(portrait, 3.0))
     assert np.median([detail(frame) for frame in frames]) > 0.8 * detail(portrait)
 
 
 def test_movement_is_smooth(engine: PreviewEngine, portrait: Frames) -> None:
     """Outside the lower face, second differences over time stay small beside first differences (no shaking)."""
-    frames = render(engine, request(portrait, 4.0, blinks=False))
+    frames = frames_of(engine, request(portrait, 4.0, blinks=False))
     grey = np.stack([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in frames]).astype(np.float32)[:, :125]
     first = np.abs(np.diff(grey, axis=0)).mean()
     second = np.abs(np.diff(grey, n=2, axis=0)).mean()
@@ -260,19 +261,19 @@ def test_eyes_blink_every_few_seconds_down_fast_and_up_slowly() -> None:
 def test_only_the_chosen_face_speaks(engine: PreviewEngine, portrait: Frames) -> None:
     pair = np.ascontiguousarray(np.hstack([portrait[:400], portrait[:400, ::-1]]))
     for index, moved, rested in ((0, np.s_[:, :, :400], np.s_[:, :, 624:]), (1, np.s_[:, :, 624:], np.s_[:, :, :400])):
-        frames = render(engine, request(pair, 1.5, face_index=index)).astype(np.int16)
+        frames = frames_of(engine, request(pair, 1.5, face_index=index)).astype(np.int16)
         change = np.abs(frames - pair).max(axis=-1)
         assert change[moved].max() > 40
         assert change[rested].max() == 0
     left, top, right, bottom = 750, 60, 860, 190
-    frames = render(engine, request(pair, 0.5, face_box=(left, top, right, bottom))).astype(np.int16)
+    frames = frames_of(engine, request(pair, 0.5, face_box=(left, top, right, bottom))).astype(np.int16)
     assert np.abs(frames - pair)[:, :, :400].max() == 0
 
 
 def test_a_face_box_is_meant_in_pixels_of_the_picture_that_was_given(engine: PreviewEngine, portrait: Frames) -> None:
     pair = np.hstack([portrait, portrait[:, ::-1]])
     large = np.asarray(cv2.resize(pair, None, fx=3, fy=3, interpolation=cv2.INTER_LINEAR), np.uint8)
-    frames = render(engine, request(large, 0.2, speech=hum(0.2), face_box=(2250, 180, 2580, 570)))
+    frames = frames_of(engine, request(large, 0.2, speech=hum(0.2), face_box=(2250, 180, 2580, 570)))
     assert frames.shape[2] == 1920
     still = fit_picture(large)[0].astype(np.int16)
     change = np.abs(frames - still).max(axis=(0, 3))
@@ -281,12 +282,12 @@ def test_a_face_box_is_meant_in_pixels_of_the_picture_that_was_given(engine: Pre
 
 def test_a_picture_without_a_face_is_refused(engine: PreviewEngine) -> None:
     with pytest.raises(NoFace, match="No face was found"):
-        render(engine, request(np.full((300, 400, 3), 128, np.uint8), 1.0))
+        frames_of(engine, request(np.full((300, 400, 3), 128, np.uint8), 1.0))
 
 
 def test_a_strong_profile_gets_a_warning(engine: PreviewEngine) -> None:
     recorder = RecordingContext()
-    frames = render(engine, request(sample_picture("child.jpg"), 0.2, face_index=0), recorder)
+    frames = frames_of(engine, request(sample_picture("child.jpg"), 0.2, face_index=0), recorder)
     assert len(frames) == 5
     assert len(recorder.warnings) == 1 and "from the side" in recorder.warnings[0]
 
@@ -300,7 +301,7 @@ def test_a_face_of_50_pixels_in_a_large_photograph_moves_and_its_size_is_reporte
     top, left = height // 3, width // 4
     photograph[top : top + side, left : left + side] = cv2.resize(portrait, (side, side), interpolation=cv2.INTER_AREA)
     recorder = RecordingContext()
-    frames = render(engine, request(photograph, 1.0), recorder)
+    frames = frames_of(engine, request(photograph, 1.0), recorder)
     scale = frames.shape[2] / width
     window = np.s_[:, int(top * scale) : int((top + side) * scale), int(left * scale) : int((left + side) * scale)]
     moved = np.abs(np.diff(frames.astype(np.int16), axis=0))

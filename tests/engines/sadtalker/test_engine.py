@@ -12,6 +12,7 @@ import psutil
 import pytest
 import skimage.data
 import torch
+from engine_frames import frames_of
 from lipsync_server.bench.render_context import RecordingContext
 from lipsync_server.engines.base import RenderRequest, ResumePoint
 from lipsync_server.engines.registry import create, options_model
@@ -53,10 +54,6 @@ def speech(duration_s: float) -> np.ndarray:
 def request(duration_s: float, picture: np.ndarray = FACE, **options: object) -> RenderRequest:
     options = {"precision": "float32", **options}
     return RenderRequest(picture, speech(duration_s), duration_s, Options(**options))
-
-
-def frames_of(engine: SadTalkerEngine, asked: RenderRequest, context: RecordingContext | None = None) -> np.ndarray:
-    return np.concatenate(list(engine.generate(asked, context or RecordingContext())))
 
 
 # 0.84 s are 21 frames, on which the original crashes, as on one and two.

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
-from lipsync_server.bench.render_context import RecordingContext
+from engine_frames import frames_of
 from lipsync_server.engines.base import RenderRequest
 from lipsync_server.engines.sadtalker.engine import SadTalkerEngine
 from lipsync_server.engines.sadtalker.options import Options
@@ -103,18 +103,16 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> SadTalkerEngine:
     return SadTalkerEngine(Settings(weights_dir=weights, device="cpu"))
 
 
-def frames_of(engine: SadTalkerEngine, **options: object) -> np.ndarray:
-    return np.concatenate(list(engine.generate(request_with(**options), RecordingContext())))
-
-
 def test_every_frame_is_restored_before_it_is_put_back(engine: SadTalkerEngine) -> None:
     """Crops come at 512, whole pictures at their own size; red went up where the face is and nowhere else."""
     engine.enhancer = Enhancer(Warmer(), CPU)
-    plain, enhanced = (frames_of(engine, preprocess="crop", enhance=asked).astype(int) for asked in (False, True))
+    plain, enhanced = (
+        frames_of(engine, request_with(preprocess="crop", enhance=asked)).astype(int) for asked in (False, True)
+    )
     assert len(plain) == len(enhanced) == 5
     assert enhanced.shape[2] == SIDE
     assert enhanced[..., 0].mean() > plain[..., 0].mean() + 20
-    plain, enhanced = (frames_of(engine, enhance=asked).astype(int) for asked in (False, True))
+    plain, enhanced = (frames_of(engine, request_with(enhance=asked)).astype(int) for asked in (False, True))
     assert plain.shape == enhanced.shape
     assert np.array_equal(plain[:, 0], enhanced[:, 0])
     assert (enhanced[..., 0] - plain[..., 0]).max() > 20
@@ -123,7 +121,7 @@ def test_every_frame_is_restored_before_it_is_put_back(engine: SadTalkerEngine) 
 def test_a_job_without_restoration_needs_no_package(engine: SadTalkerEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(enhance, "missing_packages", lambda names: pytest.fail("nobody asked for it"))
     engine.enhancer = None
-    assert len(frames_of(engine)) == 5
+    assert len(frames_of(engine, request_with())) == 5
 
 
 def test_gfpgan_itself_restores_a_face(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from lipsync_server.errors import InvalidInput
 from lipsync_server.models.encoders.speech import SAMPLES_PER_FRAME, SpeechEmbedding, Track
 from lipsync_server.models.pictures import fit_picture, to_tensor, to_uint8
 from lipsync_server.models.sampling.new_frames import NewFrames
-from lipsync_server.models.sampling.resume import Start, first_start, start_from, state_after
+from lipsync_server.models.sampling.resume import Start, start_of, state_after
 from lipsync_server.models.sampling.sampler import draw_noise
 from lipsync_server.models.sampling.windows import Schedule, Window, schedule
 
@@ -138,8 +138,8 @@ class Job:
 
     def _start(self) -> Start:
         """The first window, or the window after the resume point."""
-        resume_point = self._context.resume_point
-        return first_start(self._options.seed) if resume_point is None else start_from(resume_point.state)
+        stored = self._context.resume_point
+        return start_of(None if stored is None else stored.state, self._options.seed)
 
     # 3 conditions
 

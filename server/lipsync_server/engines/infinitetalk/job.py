@@ -50,7 +50,7 @@ from lipsync_server.engines.progress import reporting_to, stop_if_cancelled
 from lipsync_server.engines.second_attempt import frames_with_room, with_room
 from lipsync_server.models.encoders.speech import SAMPLES_PER_FRAME, SpeechEmbedding, Track
 from lipsync_server.models.encoders.text import DEFAULT_PROMPT, NEGATIVE_PROMPT, clean_prompt
-from lipsync_server.models.sampling.resume import Start, first_start, start_from, state_after
+from lipsync_server.models.sampling.resume import Start, start_of, state_after
 from lipsync_server.models.sampling.windows import Schedule, Window, schedule
 from lipsync_server.settings import EngineSettings
 
@@ -160,8 +160,8 @@ class Job:
 
     def _start(self) -> Start:
         """The first window, or the window after the resume point."""
-        resume_point = self._context.resume_point
-        return first_start(self._options.seed) if resume_point is None else start_from(resume_point.state)
+        stored = self._context.resume_point
+        return start_of(None if stored is None else stored.state, self._options.seed)
 
     # 3 conditions
 

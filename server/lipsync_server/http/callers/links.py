@@ -7,25 +7,16 @@ not know jobs.
 
 import hashlib
 import hmac
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from lipsync_server.errors import Forbidden
-from lipsync_server.jobs.files import kept_secret
 
 DEFAULT_LINK_S = 86_400
 MAX_LINK_S = 604_800
 _MAX_DIGITS = 12
 _NEW_LINK = "Ask for a new one: GET /v1/jobs/ID/link."
-
-
-def load_link_secret(path: Path) -> bytes:
-    """The key of all links from the data folder, made on first use. Without the file, all earlier links end."""
-    secret, _ = kept_secret(path, lambda: secrets.token_hex(32))
-    return secret.encode()
 
 
 @dataclass(frozen=True)

@@ -11,18 +11,15 @@ import asyncio
 import hashlib
 import hmac
 import logging
-import secrets
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from lipsync_server.errors import LipsyncError
 from lipsync_server.jobs.database.connection import Database
 from lipsync_server.jobs.database.webhooks import forget_webhook
-from lipsync_server.jobs.files import kept_secret
 from lipsync_server.jobs.watch import set_within
 
 log = logging.getLogger(__name__)
@@ -62,12 +59,6 @@ def sign(secret: bytes, body: bytes, timestamp: int) -> str:
     """`t=<unix seconds>,v1=<hex HMAC-SHA256 of "t.body">`; the receiver refuses an old `t`."""
     digest = hmac.new(secret, f"{timestamp}.".encode() + body, hashlib.sha256).hexdigest()
     return f"t={timestamp},v1={digest}"
-
-
-def load_secret(path: Path) -> bytes:
-    """The signing key from the data folder, made on first use."""
-    secret, _ = kept_secret(path, lambda: secrets.token_hex(32))
-    return secret.encode()
 
 
 class Outbox:

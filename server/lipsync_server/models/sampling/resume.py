@@ -31,13 +31,13 @@ class Start:
     choices: Mapping[str, str] = field(default_factory=dict)
 
 
-def first_start(seed: int) -> Start:
-    """The start of a new render."""
-    return Start(0, None, torch.Generator().manual_seed(seed))
+def start_of(state: State | None, seed: int) -> Start:
+    """The start of a new render with `seed`, or of one that goes on after the window of a stored state.
 
-
-def start_from(state: State) -> Start:
-    """The start after the window of this state, which state_after() made."""
+    state: as state_after() made it; None for a new render.
+    """
+    if state is None:
+        return Start(0, None, torch.Generator().manual_seed(seed))
     first, latents, random = state["next_window"], state.get("latents"), state["random"]
     assert isinstance(first, int)
     assert isinstance(random, np.ndarray)

@@ -8,6 +8,8 @@ import pytest
 import torch
 from lipsync_server.bench import tables as bench_tables
 from lipsync_server.bench.infinitetalk import command as benchmark
+from lipsync_server.bench.infinitetalk.attention_design import KINDS
+from lipsync_server.bench.infinitetalk.attention_table import kernels
 from lipsync_server.bench.infinitetalk.bench import FULL, TINY, Bench
 from lipsync_server.bench.infinitetalk.http import http
 from lipsync_server.bench.infinitetalk.tables import TABLES
@@ -16,6 +18,7 @@ from lipsync_server.bench.record import Numbers
 from lipsync_server.cli import app
 from lipsync_server.engines.infinitetalk.loading import memory
 from lipsync_server.engines.infinitetalk.video.sizes import BUCKETS
+from lipsync_server.models.kernels import attention
 from typer.testing import CliRunner
 
 CPU = torch.device("cpu")
@@ -102,9 +105,44 @@ def test_the_soak_gives_memory_early_and_at_the_end(bench: Bench) -> None:
 def test_a_missing_kernel_is_listed_with_the_reason(bench: Bench) -> None:
     found = bench.numbers["kernels"]
     assert found["sdpa"]["s"] > 0
-    for name in ("xformers", "sage"):
+    for name in ("xformers", "sage", "comfy"):
         says = found[name].get("missing", "")
-        assert "error" in found[name] or "Error: " in says or says == "it needs an NVIDIA GPU"
+        assert "errors" in found[name] or "Error: " in says or says == "it needs an NVIDIA GPU"
+
+
+def test_every_kernel_is_compared_on_the_six_kinds_of_input(bench: Bench) -> None:
+    found = bench.numbers["kernels"]
+    assert set(found) >= {*attention.KERNELS, "comfy"}
+    for name in ("sdpa", "flash"):
+        assert set(found[name]["errors"]) == set(found[name]["s_by_input"]) == set(KINDS)
+        assert all(0 < error < 0.01 for error in found[name]["errors"].values())
+    text = TABLES["kernels"](bench.numbers, {})
+    assert all(kind in text.splitlines()[0] for kind in KINDS)
+
+
+def test_a_kernel_that_fails_on_one_input_leaves_the_others_measured(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        if v.abs().max() > 30:
+            raise RuntimeError("a value is too large")
+        return attention.sdpa(q, k, v)
+
+    monkeypatch.setitem(attention.KERNELS, "flash", fails)
+    found: Numbers = {}
+    kernels(bench, found)
+    assert found["flash"]["failed"].endswith("RuntimeError: a value is too large")
+    assert "normal" in found["flash"]["errors"]
+    assert "outlier tokens" not in found["flash"]["errors"]
+    assert len(found["sdpa"]["errors"]) == len(KINDS)
+    assert "- flash: failed: " in TABLES["kernels"]({"kernels": found}, {})
+
+
+def test_files_of_earlier_runs_still_give_a_table_of_kernels() -> None:
+    old = {"kernels": {"fp8": {"s": 0.025, "error": 0.045}, "math": {"missing": "too slow"}, "took_s": 5.0}}
+    text = TABLES["kernels"](old, {})
+    assert "| 25.0 (925 TFLOP/s) | 0.0450 |" in text
+    assert text.endswith("- math: too slow")
 
 
 def test_http_measures_the_real_server(bench: Bench) -> None:

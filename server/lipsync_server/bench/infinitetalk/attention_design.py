@@ -10,11 +10,13 @@ and computes all else in float64, so the error is that of the design and not tha
     probabilities  0 to 255, one scale for each row and tile of 128 keys
     values         int8 after centring, one scale for each channel and tile of 128 keys
 
-Errors are relative (L2) to the same attention in float64 on the same bf16 inputs. Knows tensors of one head at a time.
+Errors are relative (L2) to the same attention in float64 on the same bf16 inputs. attention_table.py measures the
+kernels themselves on the same kinds of input. Knows no kernel.
 """
 
 import sys
-from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,49 +26,68 @@ N_KEYS, N_QUERIES, HEADS = 8_192, 256, 4
 Tensors = tuple[Tensor, Tensor, Tensor]
 
 
-def _normal(random: torch.Generator, n_keys: int) -> Tensors:
-    return (
-        torch.randn(HEADS, N_QUERIES, DIM, generator=random, dtype=torch.float64),
-        torch.randn(HEADS, n_keys, DIM, generator=random, dtype=torch.float64),
-        torch.randn(HEADS, n_keys, DIM, generator=random, dtype=torch.float64),
-    )
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of random inputs besides the number of keys, and the type in which they are drawn."""
+
+    heads: int = HEADS
+    n_queries: int = N_QUERIES
+    dim: int = DIM
+    dtype: torch.dtype = torch.float64
 
 
-def _shifted(random: torch.Generator, n_keys: int) -> Tensors:
+SMALL = Sizes()
+
+
+def _normal(random: torch.Generator, n_keys: int, sizes: Sizes = SMALL) -> Tensors:
+    def drawn(n: int) -> Tensor:
+        return torch.randn(sizes.heads, n, sizes.dim, generator=random, dtype=sizes.dtype, device=random.device)
+
+    return drawn(sizes.n_queries), drawn(n_keys), drawn(n_keys)
+
+
+def _shifted(random: torch.Generator, n_keys: int, sizes: Sizes = SMALL) -> Tensors:
     """Keys around one vector far from zero, as a diffusion transformer has them."""
-    q, k, v = _normal(random, n_keys)
-    return q, k + 4 * torch.randn(HEADS, 1, DIM, generator=random), v
+    q, k, v = _normal(random, n_keys, sizes)
+    return q, k + 4 * torch.randn(sizes.heads, 1, sizes.dim, generator=random, device=random.device).to(sizes.dtype), v
 
 
-def _peaked(random: torch.Generator, n_keys: int) -> Tensors:
+def _peaked(random: torch.Generator, n_keys: int, sizes: Sizes = SMALL) -> Tensors:
     """Scores 4.5 times as wide: a few keys get most of the weight."""
-    q, k, v = _normal(random, n_keys)
+    q, k, v = _normal(random, n_keys, sizes)
     return 3 * q, 1.5 * k, v
 
 
-def _heavy_tailed(random: torch.Generator, n_keys: int) -> Tensors:
+def _heavy_tailed(random: torch.Generator, n_keys: int, sizes: Sizes = SMALL) -> Tensors:
     """Values divided by random numbers of which some are small."""
-    q, k, v = _normal(random, n_keys)
-    return q, k, v / (torch.randn(v.shape, generator=random, dtype=torch.float64).abs() * 0.7 + 0.3)
+    q, k, v = _normal(random, n_keys, sizes)
+    divisor = torch.randn(v.shape, generator=random, dtype=sizes.dtype, device=random.device)
+    return q, k, v / (divisor.abs() * 0.7 + 0.3)
 
 
-def _outliers(random: torch.Generator, n_keys: int) -> Tensors:
+def _outliers(random: torch.Generator, n_keys: int, sizes: Sizes = SMALL) -> Tensors:
     """One token in 1,000 has values thirty times larger."""
-    q, k, v = _normal(random, n_keys)
+    q, k, v = _normal(random, n_keys, sizes)
     return q, k, _with_outliers(v, random)
 
 
-def _peaked_outliers(random: torch.Generator, n_keys: int) -> Tensors:
-    q, k, v = _peaked(random, n_keys)
+def _peaked_outliers(random: torch.Generator, n_keys: int, sizes: Sizes = SMALL) -> Tensors:
+    q, k, v = _peaked(random, n_keys, sizes)
     return q, k, _with_outliers(v, random)
 
 
 def _with_outliers(v: Tensor, random: torch.Generator) -> Tensor:
-    some = torch.randperm(v.shape[1], generator=random)[: -(-v.shape[1] // 1000)]
+    some = torch.randperm(v.shape[1], generator=random, device=random.device)[: -(-v.shape[1] // 1000)]
     return v.index_copy(1, some, 30 * v[:, some])
 
 
-KINDS: dict[str, tuple[Callable[[torch.Generator, int], Tensors], float]] = {
+class Maker(Protocol):
+    """Draws random queries (H, Nq, d), keys and values (H, N, d) on the device of `random`."""
+
+    def __call__(self, random: torch.Generator, n_keys: int, sizes: Sizes = ...) -> Tensors: ...
+
+
+KINDS: dict[str, tuple[Maker, float]] = {
     "normal": (_normal, 0.025), "keys far from zero": (_shifted, 0.025), "peaked scores": (_peaked, 0.027),
     "heavy-tailed values": (_heavy_tailed, 0.025), "outlier tokens": (_outliers, 0.025),
     "peaked scores and outlier tokens": (_peaked_outliers, 0.036),

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import torch
 
 from lipsync_server.bench import cards as bench_cards
+from lipsync_server.bench.infinitetalk.attention_table import kernels
 from lipsync_server.bench.infinitetalk.bench import FULL, TINY, Bench
 from lipsync_server.bench.infinitetalk.errors import error_table
-from lipsync_server.bench.infinitetalk.forward import forwards, kernels, loading
+from lipsync_server.bench.infinitetalk.forward import forwards, loading
 from lipsync_server.bench.infinitetalk.http import http
 from lipsync_server.bench.infinitetalk.moving import moving_windows
 from lipsync_server.bench.infinitetalk.soak import soak
@@ -33,7 +34,7 @@ from lipsync_server.bench.sections import Section, SectionRun, chosen
 
 # The sections in the order in which they run. soak and http share the random model files of 28 GB.
 SECTIONS: dict[str, Section[Bench]] = {
-    "kernels": Section(kernels, 8),
+    "kernels": Section(kernels, 40),
     "forward": Section(forwards, 200),
     "errors": Section(error_table, 40),
     "loading": Section(loading, 35),

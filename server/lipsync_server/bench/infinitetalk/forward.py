@@ -1,12 +1,10 @@
-"""One forward of the transformer in every form, self-attention in every kernel, and loading a file.
+"""One forward of the transformer in every form, and loading a file.
 
 Knows the forms and their comparison. Does not know windows, sound or pictures.
 """
 
-import importlib
 import time
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,7 +15,6 @@ from lipsync_server.bench.infinitetalk.bench import EIGHT_BIT, Bench
 from lipsync_server.bench.record import Numbers, say
 from lipsync_server.engines.infinitetalk.loading.transformer_files import load_transformer, set_activations
 from lipsync_server.engines.infinitetalk.model.transformer import EmbeddedCondition, InfiniteTalkTransformer
-from lipsync_server.models.kernels import attention
 from lipsync_server.models.layers.linear_8bit import replace_linears
 from lipsync_server.models.tensor_files.quanto import save_quantized
 from lipsync_server.quantization import EightBit
@@ -142,45 +139,6 @@ class Work:
         }
         say(str(found))
         return found
-
-
-def kernels(bench: Bench, found: Numbers) -> None:
-    """Self-attention of the full token count in every kernel that runs here, and its error on normal values."""
-    heads, dim = bench.config.num_heads, bench.config.head_dim
-    height, width = bench.scale.picture
-    n = bench.scale.n_latents * height * width // 256
-    generator = torch.Generator(bench.device).manual_seed(3)
-    q, k, v = (
-        torch.randn(1, n, heads, dim, device=bench.device, generator=generator).bfloat16() for _ in range(3)
-    )  # fmt: skip
-    rows = torch.arange(0, n, max(1, n // 256), device=bench.device)
-    weights = (q[0, rows, 0].double() @ k[0, :, 0].double().t() / dim**0.5).softmax(-1)
-    wanted = weights @ v[0, :, 0].double()
-    for name, kernel in attention.KERNELS.items():
-        why_not = _why_not(name, bench.device, dim)
-        if why_not is not None:
-            found[name] = {"missing": why_not}
-            continue
-        times = bench.clock.seconds(partial(kernel, q, k, v))
-        found[name] = {"s": median(times), "error": relative_error(kernel(q, k, v)[0, rows, 0], wanted)}
-        bench.record.save()
-
-
-def _why_not(name: str, device: torch.device, head_dim: int) -> str | None:
-    """The reason why a kernel is not measured here, with the error of a package that does not load; None if it runs."""
-    if name == "math":
-        return "too slow and large for this many tokens"
-    if name in attention.OURS and head_dim != attention.OUR_HEAD_DIM:
-        return f"it computes heads of {attention.OUR_HEAD_DIM} numbers, and this model's have {head_dim}"
-    why_not = attention.why_not(name, device)
-    package = attention._PACKAGES.get(name)
-    if why_not is None or package is None:
-        return why_not
-    try:
-        importlib.import_module(package)
-    except Exception as error:  # a broken installation raises far more than ImportError
-        return f"{why_not} ({type(error).__name__}: {str(error)[:300]})"
-    return why_not
 
 
 def loading(bench: Bench, found: Numbers) -> None:

@@ -43,6 +43,10 @@ KERNELS = {
     "sdpa": "torch's own choice",
     "flash": "FlashAttention-2 in torch",
     "efficient": "torch memory-efficient",
+    "int8_both": "ours, both products in int8, for any card (`attention_int8.cu`)",
+    "int8_all": "ours, int8 scores and int8 values on Hopper (`attention_8bit.cu`)",
+    "sage": "sageattention",
+    "comfy": "comfy-kitchen `int8_attention`",
 }
 PARTS = {
     "condition": "picture",

@@ -75,21 +75,37 @@ def _profile(numbers: Numbers, reference: Numbers, *, of: str = "profile") -> st
 
 
 def _kernels(numbers: Numbers, reference: Numbers) -> str:
-    """A row for each attention kernel, the fastest first, and the kernels that were not measured."""
+    """A row for each attention kernel, the fastest first, and the kernels that were not measured.
+
+    Files of earlier versions have an error on normal values only, and no time of the kernel alone.
+    """
     found = _section(numbers, "kernels")
-    measured = [(name, value) for name, value in found.items() if isinstance(value, dict) and "s" in value]
-    # 40 heads of 128 numbers, 33,600 tokens, two products, two operations for a multiply-add.
-    operations = 4 * 40 * 128 * 33_600**2
+    kernels = {name: value for name, value in found.items() if isinstance(value, dict)}
+    measured = sorted((item for item in kernels.items() if "s" in item[1]), key=lambda item: float(item[1]["s"]))
+    kinds = list(dict.fromkeys(kind for _, value in measured for kind in value.get("errors", {})))
+    # Two products, two operations for a multiply-add.
+    heads, dim, tokens = (
+        found.get(key, usual) for key, usual in (("heads", 40), ("head_dim", 128), ("tokens", 33_600))
+    )
+    operations = 4 * heads * dim * tokens**2
     rows = []
-    for name, value in sorted(measured, key=lambda item: item[1]["s"]):
+    for name, value in measured:
         rate = f"{value['s'] * 1000:.1f} ({operations / value['s'] / 1e12:.0f} TFLOP/s)"
-        rows.append((KERNELS.get(name, name), rate, f"{value['error']:.4f}"))
+        row = [KERNELS.get(name, name), rate]
+        if kinds:
+            alone_s, slowest_s = value.get("alone_s"), max(value.get("s_by_input", {}).values(), default=value["s"])
+            row += ["" if alone_s is None else f"{alone_s * 1000:.1f}", f"{slowest_s * 1000:.1f}"]
+            row += [_number(value.get("errors", {}).get(kind), 4) for kind in kinds]
+        else:
+            row.append(f"{value['error']:.4f}")
+        rows.append(tuple(row))
     missing = [
-        f"- {name}: {value['missing']}"
-        for name, value in found.items()
-        if isinstance(value, dict) and "missing" in value
+        f"- {name}: {value.get('missing') or 'failed: ' + value['failed']}"
+        for name, value in kernels.items()
+        if "missing" in value or "failed" in value
     ]
-    text = table(("kernel", "ms", "relative error on normal values"), rows)
+    columns = ("kernel alone, ms", "ms on the slowest input", *kinds) if kinds else ("relative error on normal values",)
+    text = table(("kernel", "ms" if not kinds else "ms, rounding included", *columns), rows)
     return text + ("\n\nNot measured:\n\n" + "\n".join(missing) if missing else "")
 
 

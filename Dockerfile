@@ -1,15 +1,16 @@
 # Two images: the default one for NVIDIA GPUs with all engines, and `--target cpu`, under 1.5 GB, with the preview engine.
 #
-#   docker build -t YOU/lipsync .                          the GPU image
-#   docker build -t YOU/lipsync:cpu --target cpu .         the CPU image
+#   docker build -t lipsync .                              the GPU image
+#   docker build -t lipsync:cpu --target cpu .             the CPU image
 #   docker build --build-arg CLOUDFLARED=1 ...             either one with cloudflared, for LIPSYNC_TUNNEL
 #   docker build --build-arg EXTRAS=speech ...             either one with more extras of pyproject.toml, joined by commas
 #
 #   docker run --gpus all -p 5000:5000 -v lipsync-data:/data -v lipsync-weights:/weights \
-#     -e LIPSYNC_TOKENS=secret -e LIPSYNC_PROFILE=infinitetalk-int8-fast YOU/lipsync
+#     -e LIPSYNC_TOKENS=secret -e LIPSYNC_PROFILE=infinitetalk-int8-fast lipsync
 #
 # The server listens on PORT (5000). If PORT_HEALTH is set, it answers /ping on that port, for RunPod's load balancer.
 #
+# The stages of the CPU image come first: a Docker without BuildKit (before version 23) runs every stage above the target.
 # The layers that change least come first: system, requirements (gigabytes), source (a few megabytes). An edit of the
 # source changes the last layer only.
 
@@ -61,6 +62,19 @@ RUN /opt/lipsync/bin/python -m pip install --no-cache-dir -c constraints.txt -r 
     && /opt/lipsync/bin/python -m pip uninstall -y pip setuptools \
     && echo cpu > /opt/lipsync/lipsync-image
 
+# The package without its requirements, as a folder that is copied over the environment of either image.
+FROM build AS package
+COPY pyproject.toml README.md LICENSE ./
+COPY weights ./weights
+COPY server ./server
+RUN /opt/lipsync/bin/python -m pip install --no-cache-dir --no-deps --prefix /opt/package .
+
+FROM base AS cpu
+COPY --from=cpu-requirements /opt/lipsync /opt/lipsync
+COPY --from=build /opt/tools /usr/local/bin
+COPY docker/entrypoint.sh /usr/local/bin/entrypoint.sh
+COPY --from=package /opt/package /opt/lipsync
+
 # The second line fails if xformers and torch do not fit together. xformers itself only warns.
 # The last one moves the libraries of NVIDIA and torch to folders of their own, which the image has as layers: a host
 # unpacks one layer while it downloads the next. Of a single layer it unpacks nothing before the last byte is there.
@@ -73,13 +87,6 @@ RUN /opt/lipsync/bin/python -m pip install --no-cache-dir -c constraints.txt -r 
     && echo gpu > /opt/lipsync/lipsync-image \
     && python3 split_layers.py /opt/lipsync /layers
 
-# The package without its requirements, as a folder that is copied over the environment of either image.
-FROM build AS package
-COPY pyproject.toml README.md LICENSE ./
-COPY weights ./weights
-COPY server ./server
-RUN /opt/lipsync/bin/python -m pip install --no-cache-dir --no-deps --prefix /opt/package .
-
 # Triton's kernels, compiled for every kind of card that providers rent out. The compiler needs no GPU, and a first job is 15
 # to 40 s faster. The entry point copies the index of this folder into Triton's cache folder.
 FROM gpu-requirements AS kernels
@@ -87,12 +94,6 @@ COPY --from=package /opt/package /opt/lipsync
 RUN cp --recursive --symbolic-link /layers/*/. / \
     && TRITON_STORE_BINARY_ONLY=1 TRITON_CACHE_DIR=/opt/kernels \
     /opt/lipsync/bin/python -m lipsync_server.models.ahead_of_time 80 86 89 90 120
-
-FROM base AS cpu
-COPY --from=cpu-requirements /opt/lipsync /opt/lipsync
-COPY --from=build /opt/tools /usr/local/bin
-COPY docker/entrypoint.sh /usr/local/bin/entrypoint.sh
-COPY --from=package /opt/package /opt/lipsync
 
 # torch's wheels bring the libraries of CUDA 12.8, so no CUDA image is needed, and the host's driver must be 525 or newer
 # (570 for a card of the RTX 50 series).

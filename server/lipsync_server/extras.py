@@ -57,7 +57,7 @@ def way_to_install(extra: Extra, then: str = "") -> str:
 
 def _way_in_image(extra: Extra, image: str) -> str:
     """The sentence for one of the project's images. image: its target, cpu or gpu."""
-    target, tag = ("--target cpu ", "IMAGE:cpu") if image == "cpu" else ("", "IMAGE")
+    target, tag = ("--target cpu ", "lipsync:cpu") if image == "cpu" else ("", "lipsync")
     build = f"docker build . {target}--build-arg EXTRAS={extra} -t {tag}"
     if image == "cpu" and extra in ("models", "gpu"):
         return "This is the CPU image; use the GPU image, which has all engines"

@@ -32,7 +32,7 @@ def test_in_the_cpu_image_which_has_no_pip_the_advice_is_an_image(
     advice = extras.way_to_install("speech", then="lipsync weights pull kokoro")
     assert "pip install" not in advice
     assert "use the GPU image" in advice
-    assert "docker build . --target cpu --build-arg EXTRAS=speech -t IMAGE:cpu. " in advice
+    assert "docker build . --target cpu --build-arg EXTRAS=speech -t lipsync:cpu. " in advice
     assert advice.endswith("Then run in the container: lipsync weights pull kokoro")
     assert extras.way_to_install("gpu") == "This is the CPU image; use the GPU image, which has all engines"
 
@@ -41,7 +41,7 @@ def test_in_the_gpu_image_the_advice_for_what_it_lacks_is_a_build_argument(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_image("gpu", tmp_path, monkeypatch)
-    assert "docker build . --build-arg EXTRAS=enhance -t IMAGE" in extras.way_to_install("enhance")
+    assert "docker build . --build-arg EXTRAS=enhance -t lipsync" in extras.way_to_install("enhance")
 
 
 def test_beside_an_installed_wheel_the_advice_names_the_packages_themselves(

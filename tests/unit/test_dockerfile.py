@@ -39,6 +39,21 @@ def test_the_default_target_is_the_one_for_gpus(built: dict[str, Stage]) -> None
     assert built["base"].base.startswith("debian:")
 
 
+def test_a_docker_that_runs_every_stage_above_the_target_builds_the_cpu_image_without_the_gpus(
+    built: dict[str, Stage],
+) -> None:
+    """Docker before version 23 does so, and the GPU image's stages download gigabytes."""
+    names = list(built)
+    above = set(names[: names.index("cpu")])
+    needed, waiting = set[str](), ["cpu"]
+    while waiting:
+        stage = built[waiting.pop()]
+        copied = [word.removeprefix("--from=") for _, rest in stage.steps for word in rest.split() if "--from=" in word]
+        waiting += [name for name in (stage.base, *copied) if name in built and name not in needed]
+        needed |= {stage.base, *copied} & built.keys()
+    assert above == needed
+
+
 def chain(built: dict[str, Stage], name: str) -> list[tuple[str, str]]:
     """The steps of a stage with those of the stages that it stands on, from the bottom up."""
     stage = built[name]

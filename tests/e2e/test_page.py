@@ -14,6 +14,7 @@ from aiohttp import web
 from lipsync_server.paths import SAMPLES_DIR
 from playwright.async_api import Browser, FileChooser, Page, async_playwright, expect
 from playwright.async_api import TimeoutError as PlaywrightTimeout
+from served import served
 from server_process import ServerProcess
 from site_kit import wav
 
@@ -341,14 +342,9 @@ async def test_the_page_works_behind_a_path_prefix(browser: Browser, server: Ser
 
     app = web.Application(client_max_size=2**30)
     app.router.add_route("*", "/user/me/proxy/5000/{path:.*}", forward)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
+    async with served(app) as port:
         page = await browser.new_page()
-        await sign_in(page, f"http://127.0.0.1:{runner.addresses[0][1]}/user/me/proxy/5000/")
+        await sign_in(page, f"http://127.0.0.1:{port}/user/me/proxy/5000/")
         await choose_inputs(page)
         await page.get_by_role("button", name="Make the video").click()
         await expect_playing_video(page)
-    finally:
-        await runner.cleanup()

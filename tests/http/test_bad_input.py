@@ -16,6 +16,12 @@ from lipsync_server.http.inputs import uploads
 from site_kit import PNG, WAV, Site, Start, form, png, wav
 
 HUGE = 3 * 1024**3
+BEGUN_UPLOAD = (
+    b"POST /lipsync HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n"
+    b"Content-Type: multipart/form-data; boundary=b\r\n\r\n"
+    b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n' + PNG
+)
+"""A request that announces 100,000 bytes; only its picture follows."""
 
 
 def jpeg() -> bytes:
@@ -223,12 +229,7 @@ async def test_a_hundred_uploads_over_the_limit_leave_nothing(start: Start) -> N
 
 async def test_an_upload_that_breaks_off_leaves_nothing(site: Site) -> None:
     _, writer = await asyncio.open_connection(site.client.host, site.client.port)
-    head = (
-        "POST /lipsync HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n"
-        "Content-Type: multipart/form-data; boundary=b\r\n\r\n"
-        '--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
-    )
-    writer.write(head.encode() + PNG)
+    writer.write(BEGUN_UPLOAD)
     await writer.drain()
     async with asyncio.timeout(10):
         while not site.left_on_disk():
@@ -266,12 +267,7 @@ async def test_a_file_name_is_only_a_name(site: Site, name: str, download: str) 
 async def test_an_upload_that_stalls_is_ended(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uploads, "STALLED_S", 0.1)
     reader, writer = await asyncio.open_connection(site.client.host, site.client.port)
-    head = (
-        "POST /lipsync HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n"
-        "Content-Type: multipart/form-data; boundary=b\r\n\r\n"
-        '--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
-    )
-    writer.write(head.encode() + PNG)
+    writer.write(BEGUN_UPLOAD)
     assert b" 400 " in await reader.readuntil(b"\r\n")
     writer.close()
     assert site.left_on_disk() == []

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
-from aiohttp.test_utils import TestServer
+from served import served
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,6 @@ async def call_receiver() -> AsyncIterator[CallReceiver]:
     receiver = CallReceiver()
     app = web.Application()
     app.router.add_post("/{path:.*}", receiver.handle)
-    server = TestServer(app)
-    await server.start_server()
-    receiver.root = f"http://127.0.0.1:{server.port}"
-    yield receiver
-    await server.close()
+    async with served(app) as port:
+        receiver.root = f"http://127.0.0.1:{port}"
+        yield receiver

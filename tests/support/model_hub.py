@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from aiohttp import web
+from served import served
 
 
 def digest(data: bytes) -> str:
@@ -97,13 +98,10 @@ async def serve_hub(files: dict[str, bytes]) -> AsyncIterator[Hub]:
     hub = Hub(files)
     app = web.Application()
     app.router.add_route("*", "/{owner}/{name}/resolve/{revision}/{path:.+}", hub.resolve)
-    runner = web.AppRunner(app, shutdown_timeout=1.0)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    hub.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    try:
-        yield hub
-    finally:
-        for event in (hub.open, *hub.held.values()):
-            event.set()
-        await runner.cleanup()
+    async with served(app) as port:
+        hub.url = f"http://127.0.0.1:{port}"
+        try:
+            yield hub
+        finally:
+            for event in (hub.open, *hub.held.values()):
+                event.set()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
+from served import served
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,6 @@ async def serve_provider() -> AsyncIterator[Provider]:
     provider = Provider()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", provider.handle)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    provider.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    try:
+    async with served(app) as port:
+        provider.url = f"http://127.0.0.1:{port}"
         yield provider
-    finally:
-        await runner.cleanup()

@@ -25,6 +25,7 @@ from lipsync_server.cloud.this_machine.address import price_from_provider
 from lipsync_server.engines.datasheet import Row
 from lipsync_server.errors import InvalidInput
 from provider import Provider as StandIn
+from served import served
 
 
 async def test_without_a_key_the_variable_is_named() -> None:
@@ -80,11 +81,8 @@ async def lipsync_server(*states: dict[str, Any]) -> AsyncIterator[int]:
         return web.json_response({"engine": "infinitetalk", "findings": [card, compiler, disk]})
 
     app.router.add_get("/v1/doctor", doctor)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield runner.addresses[0][1]
-    await runner.cleanup()
+    async with served(app) as port:
+        yield port
 
 
 LOADING = {"ready": False, "stage": "downloading", "detail": "Downloading infinitetalk-int8: 1 of 32 GB."}
@@ -312,10 +310,5 @@ async def waiting_for_a_wheel(received: list[bytes]) -> AsyncIterator[int]:
     application = web.Application()
     application.router.add_get("/readyz", readyz)
     application.router.add_put("/wheel", put)
-    runner = web.AppRunner(application, shutdown_timeout=1.0)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield runner.addresses[0][1]
-    finally:
-        await runner.cleanup()
+    async with served(application) as port:
+        yield port

@@ -7,12 +7,12 @@ a machine still exists; its provider does.
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lipsync_server.durable import write_file
 from lipsync_server.errors import InvalidInput
 
 
@@ -96,13 +96,7 @@ def _others(path: Path, provider: str, machine_id: str) -> list[RememberedMachin
 
 
 def _write(path: Path, machines: list[RememberedMachine]) -> None:
-    """Replace the file in one step."""
+    """Replace the file durably: a machine that is forgotten costs money."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent)  # made with mode 600
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(_File(machines=machines).model_dump_json(indent=1))
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    text = _File(machines=machines).model_dump_json(indent=1)
+    write_file(path, lambda file: file.write(text.encode()), mode=0o600)

@@ -23,6 +23,17 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+def answers_of_file(whole: str, media_type: str, *, headers: Mapping[str, str] | None = None) -> dict[int, Answer]:
+    """The answers of a route that sends a file with ranges and conditions. whole: the description of the file."""
+    return {
+        200: Answer(whole, media_type=media_type, headers=headers or {}),
+        206: Answer("The requested part of the file.", media_type=media_type),
+        304: Answer("The caller's copy is current.", empty=True),
+        412: Answer("If-Match names another version of the file.", empty=True),
+        416: Answer("The file has no such part.", empty=True),
+    }
+
+
 @dataclass(frozen=True)
 class Parameter:
     """A query or header parameter, or the id in the path."""

@@ -121,7 +121,7 @@ def _remembered(weights_dir: Path, path: Path) -> str | None:
 
 
 def _remember(weights_dir: Path, path: Path, sha256: str) -> None:
-    """Store the SHA-256 of a checked file."""
+    """Store the SHA-256 of a checked file. The notes are a cache: a lost one costs another check."""
     with _notes_lock:
         notes = _read_notes(weights_dir)
         notes[str(path.relative_to(weights_dir))] = [_stamp(path), sha256]

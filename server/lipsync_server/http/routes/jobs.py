@@ -24,7 +24,7 @@ from lipsync_server.http.routes.job_answers import (
     video_answer,
 )
 from lipsync_server.http.routes.submit import accept
-from lipsync_server.http.routing import IDEMPOTENCY_KEY, JOB_ID, Answer, Parameter, Route, answer
+from lipsync_server.http.routing import IDEMPOTENCY_KEY, JOB_ID, Answer, Parameter, Route, answer, answers_of_file
 from lipsync_server.jobs.files import CAPTION_FILES, CaptionFile, JobFiles
 from lipsync_server.jobs.model import STATES, State, is_job_id
 
@@ -230,13 +230,7 @@ ROUTES = (
         "/v1/jobs/{job_id}/video",
         video,
         "Fetch the video",
-        answers={
-            200: Answer("The video.", media_type="video/mp4", headers={"ETag": "Changes never."}),
-            206: Answer("The requested part of the video.", media_type="video/mp4"),
-            304: Answer("The caller's copy is current.", empty=True),
-            412: Answer("If-Match names another version of the file.", empty=True),
-            416: Answer("The file has no such part.", empty=True),
-        },
+        answers=answers_of_file("The video.", "video/mp4", headers={"ETag": "Changes never."}),
         problems=(404, 409, 410),
         parameters=(JOB_ID, _KEEP, _RANGE),
         description="A download of the whole file counts as collected. Also answers HEAD.",

@@ -14,7 +14,7 @@ from lipsync_server.http.answers import schemas
 from lipsync_server.http.answers.file_names import inline
 from lipsync_server.http.callers.links import DEFAULT_LINK_S, MAX_LINK_S
 from lipsync_server.http.routes.job_answers import find_job, finished_video, job_link, video_answer
-from lipsync_server.http.routing import JOB_ID, Answer, Parameter, Route, answer
+from lipsync_server.http.routing import JOB_ID, Answer, Parameter, Route, answer, answers_of_file
 
 _MAX_DIGITS = 7
 
@@ -97,13 +97,7 @@ ROUTES = (
         "/v1/jobs/{job_id}/shared",
         shared,
         "Fetch the video by a link",
-        answers={
-            200: Answer("The video.", media_type="video/mp4"),
-            206: Answer("The requested part of the video.", media_type="video/mp4"),
-            304: Answer("The caller's copy is current.", empty=True),
-            412: Answer("If-Match names another version of the file.", empty=True),
-            416: Answer("The file has no such part.", empty=True),
-        },
+        answers=answers_of_file("The video.", "video/mp4"),
         problems=(403, 404, 409, 410, 503),
         parameters=(
             JOB_ID,

@@ -9,7 +9,7 @@ from pathlib import Path
 from aiohttp import web
 
 from lipsync_server.errors import NotFound
-from lipsync_server.http.routing import Answer, Parameter, Route
+from lipsync_server.http.routing import Parameter, Route, answers_of_file
 from lipsync_server.paths import SAMPLES_DIR
 
 PAGE_DIR = Path(__file__).parent.parent / "page"
@@ -46,13 +46,7 @@ ROUTES = (
         "/",
         index,
         "The web page",
-        answers={
-            200: Answer("HTML.", media_type="text/html"),
-            206: Answer("A part of it.", media_type="text/html"),
-            304: Answer("The caller has it.", empty=True),
-            412: Answer("If-Match names another file.", empty=True),
-            416: Answer("The file has no such part.", empty=True),
-        },
+        answers=answers_of_file("HTML.", "text/html"),
         tag="page",
         public=True,
     ),
@@ -61,13 +55,7 @@ ROUTES = (
         "/page/{name}",
         page_file,
         "A file of the web page",
-        answers={
-            200: Answer("The file.", media_type="*/*"),
-            206: Answer("A part of it.", media_type="*/*"),
-            304: Answer("The caller has it.", empty=True),
-            412: Answer("If-Match names another file.", empty=True),
-            416: Answer("The file has no such part.", empty=True),
-        },
+        answers=answers_of_file("The file.", "*/*"),
         problems=(404,),
         parameters=(_NAME,),
         tag="page",

@@ -130,5 +130,5 @@ def mouth_in(frames: Frames, first: int, stored: Path) -> Box | None:
         (left, top), (right, bottom) = lips.min(0).tolist(), lips.max(0).tolist()
         room = _OPEN_MOUTH * (right - left)
         box = (left / width, (top - room / 2) / height, right / width, (bottom + room) / height)
-    stored.write_text(json.dumps(box), encoding="ascii")
+    write_file(stored, lambda file: file.write(json.dumps(box).encode()))
     return box

@@ -9,8 +9,8 @@ colour axes):
 
 From RGB to Lab: undo sRGB's curve, multiply by a 3 x 3 matrix to get XYZ, divide by the white point, and take the cube
 root. InfiniteTalk's reference corrects every frame with scikit-image on the CPU. FlashTalk's and FlashHead's have their
-own arithmetic with other constants and clamps. Both are here as a ColourSpace, in torch, on all frames at once. The
-host never waits for the device, so it can start the next frames.
+own arithmetic with other constants and clamps. Both are here as a ColourSpace, in torch. A GPU corrects all frames of a
+call at once, and the host never waits for it, so it can start the next frames. A CPU corrects them in small pieces.
 """
 
 from dataclasses import dataclass
@@ -57,6 +57,8 @@ FLASH = ColourSpace(
 _WHITE = (0.95047, 1.0, 1.08883)
 _BREAK = 0.008856
 _OFFSET = 16.0 / 116.0
+_PIXELS_AT_ONCE = 2**19
+"""On a CPU, more pixels at once leave its caches: a frame of 1216 x 320 takes 41 ms alone, and 97 ms beside three."""
 
 
 class ColourMatch:
@@ -80,6 +82,14 @@ class ColourMatch:
         """frames: float (3, T, H, W) in [-1, 1]. Returns float32 of the same shape in [-1, 1]."""
         if self.strength == 0:
             return frames.float()
+        if frames.device.type != "cpu":
+            return self._matched(frames)
+        height, width = frames.shape[2:]
+        pieces = frames.split(max(1, _PIXELS_AT_ONCE // (height * width)), dim=1)
+        return torch.cat([self._matched(piece) for piece in pieces], dim=1)
+
+    def _matched(self, frames: Tensor) -> Tensor:
+        """The corrected frames (3, T, H, W), float32 in [-1, 1]."""
         source = self._unit(frames)
         lab = self._lab(source)
         std, mean = _statistics(lab)

@@ -5,10 +5,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-# The number of test processes. Unit tests compute, each process on one core. About half the time of the other tests is
-# spent waiting for servers, workers and Ray, so two cores are busy with three processes.
+# The number of test processes. Unit tests compute, each process on one core. Many of the other tests wait for servers,
+# workers and Ray, so two cores are busy with four processes.
 UNIT_PROCESSES ?= 2
-TEST_PROCESSES ?= 3
+TEST_PROCESSES ?= 4
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .PHONY: help install demo serve check lint types unit fmt docs test test-python test-timing test-n8n n8n-programs system-packages docker-check hooks
@@ -45,15 +45,16 @@ types: $(VENV)/.test ## mypy --strict, for the server and for the tests
 	$(BIN)/mypy
 
 unit: $(VENV)/.test ## the unit tests alone
-	$(PYTEST) -q -n $(UNIT_PROCESSES) -m "not timing" tests/unit
+	$(PYTEST) -q -n $(UNIT_PROCESSES) -p no:schemathesis -m "not timing" tests/unit
 
 # Some tests take minutes on a CPU, such as SadTalker's whole generator. A test run by hand skips them.
 test-python: $(VENV)/.test system-packages ## every Python test that does not watch the clock
 	$(PYTEST) -n $(TEST_PROCESSES) -m "not timing" --durations=20
 
-# These tests check limits of seconds and milliseconds, so no other test runs beside them. No test is run twice.
+# These tests check limits of seconds and milliseconds, so no other test runs beside them. No test is run twice. Only
+# their files are read: reading every test takes 20 s.
 test-timing: $(VENV)/.test ## the tests that watch the clock, one after the other
-	$(PYTEST) -m timing --durations=20
+	$(PYTEST) -m timing --durations=20 $$(grep -rl --include='test_*.py' 'pytest\.mark\.timing' tests)
 
 test-n8n: $(VENV)/.plain node_modules/.test ## the n8n node: its lint, its tests, then a real n8n
 	npm run build

@@ -3,6 +3,7 @@
 import asyncio
 import resource
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
@@ -195,3 +196,4 @@ async def test_a_spoilt_database_is_refused_in_a_sentence(tmp_path: Path, conten
         path.write_bytes(content)
     with pytest.raises(LipsyncError, match="finished videos are kept"):
         await open_database(path)
+    assert not [thread for thread in threading.enumerate() if "_connection_worker_thread" in thread.name]

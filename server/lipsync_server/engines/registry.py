@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from lipsync_server import garbage_collection
 from lipsync_server.engine_packages import outside_packages
 from lipsync_server.engines.datasheet import DataSheet, name_row_by_preset
 from lipsync_server.errors import EngineUnavailable
@@ -103,7 +104,8 @@ class Registry:
 
     def create(self, name: str, settings: EngineSettings) -> "Engine":
         """Make engine `name`, not yet loaded. Only this call imports the engine's own dependencies."""
-        module = self._module(name, "engine")
+        with garbage_collection.paused():  # the import takes seconds
+            module = self._module(name, "engine")
         engine: Engine = module.create(settings)
         return engine
 

@@ -205,7 +205,7 @@ def test_cards_are_named_as_the_environment_names_them(monkeypatch: pytest.Monke
     assert visible_cards() == ["0", "1"]
 
 
-def test_the_two_card_section_needs_two_cards_or_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_measure_what_two_cards_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     bench = _bench(tmp_path)
     bench.section("two_gpus", bench_two_gpus.two_gpus)
@@ -214,6 +214,19 @@ def test_the_two_card_section_needs_two_cards_or_two_processes(tmp_path: Path, m
     assert not list(bench.scratch.iterdir())
     rows = TABLES["two_gpus"](bench.numbers, {}).splitlines()
     assert [len(row.split("|")) for row in rows] == [5] * 8
+    _check_alone_and_together(bench.numbers["two_gpus"])
+
+
+def _check_alone_and_together(numbers: Numbers) -> None:
+    """Both ways have a forward and the parts of a window, and compute nearly the same."""
+    for mode in ("alone", "together"):
+        assert numbers[mode]["forward_s"] > 0
+        assert set(numbers[mode]["window_s"]) == {"condition", "denoise", "decode", "transfer", "all"}
+    assert "2 processes" in numbers["together"]["attention"]
+    assert "processes" not in numbers["alone"]["attention"]
+    assert numbers["exchange_s"] > 0
+    assert numbers["machine"]["software"]["torch"]
+    assert all(0 <= difference < 1e-2 for difference in numbers["relative_l2"].values())
 
 
 def test_a_failure_of_two_processes_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,5 @@
 """The transformer spread over several processes computes the same numbers as in one process."""
 
-import dataclasses
-import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -124,22 +119,3 @@ def test_every_token_has_one_process_and_comes_back_to_its_place() -> None:
     assert sorted(in_order[:, 0].tolist()) == x[:, 0].tolist()
     assert torch.equal(shares[0].first_frame(in_order), x[:15])
     assert all(torch.equal(in_order[share.own], part) for share, part in zip(shares, parts, strict=True))
-
-
-def test_the_benchmark_measures_a_forward_and_a_window_alone_and_together(tmp_path: Path) -> None:
-    config, path = tmp_path / "config.json", tmp_path / "numbers.json"
-    config.write_text(json.dumps(dataclasses.asdict(TINY)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    command += ["lipsync_server.bench.infinitetalk.parallel", "--quant", "fp8", "--json", str(path)]
-    command += ["--config", str(config), "--size", "64", "96", "--frames", "9", "--repeats", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr
-    numbers = json.loads(path.read_text())
-    for mode in ("alone", "together"):
-        assert numbers[mode]["forward_s"] > 0
-        assert set(numbers[mode]["window_s"]) == {"condition", "denoise", "decode", "transfer", "all"}
-    assert "2 processes" in numbers["together"]["attention"]
-    assert "processes" not in numbers["alone"]["attention"]
-    assert numbers["exchange_s"] > 0
-    assert numbers["machine"]["software"]["torch"]
-    assert all(0 <= difference < 1e-2 for difference in numbers["relative_l2"].values())

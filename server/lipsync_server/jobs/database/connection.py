@@ -94,7 +94,13 @@ async def open_database(path: Path) -> Database:
 
 async def _connect(path: Path) -> aiosqlite.Connection:
     address = await in_daemon_thread(functools.partial(database_address, path))
-    connection = await aiosqlite.connect(address, uri=True, isolation_level=None)
+    connecting = aiosqlite.connect(address, uri=True, isolation_level=None)
+    try:
+        connection = await connecting
+    except sqlite3.Error:
+        # aiosqlite does not wait for its thread, which fails with a stack trace if the event loop ends before it.
+        await asyncio.to_thread(connecting._thread.join)
+        raise
     connection.row_factory = aiosqlite.Row
     try:
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON"):

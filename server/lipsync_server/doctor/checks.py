@@ -18,7 +18,6 @@ from lipsync_server.engines.registry import ENGINES, Registry, gist
 from lipsync_server.errors import EngineUnavailable
 from lipsync_server.extras import way_to_install
 from lipsync_server.settings import Settings
-from lipsync_server.weights.download import SPARE_BYTES
 from lipsync_server.weights.manifest import Manifest, load_manifest
 from lipsync_server.weights.verify import profile_complete
 
@@ -268,7 +267,11 @@ def bytes_to_download(settings: Settings, manifest: Manifest, facts: Facts) -> i
     """Disk space for the weights that the settings name or the card suits, and the spare space of a download."""
     profile = profile_for(settings, facts)
     missing = missing_bytes(manifest, profile, settings.weights_dir) if profile else 0
-    return missing + SPARE_BYTES if missing else 0
+    if not missing:
+        return 0
+    from lipsync_server.weights.download import SPARE_BYTES  # imports the hub's client
+
+    return missing + SPARE_BYTES
 
 
 def _ports(settings: Settings) -> list[tuple[int, str]]:

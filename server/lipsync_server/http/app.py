@@ -10,6 +10,7 @@ import importlib
 import logging
 import os
 from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -60,13 +61,15 @@ from lipsync_server.jobs.lock import lock_data_dir
 from lipsync_server.jobs.model import Job
 from lipsync_server.jobs.running.finish import AfterRender
 from lipsync_server.jobs.running.plan import Planner
-from lipsync_server.jobs.running.profile import ProfileAtStart
 from lipsync_server.jobs.running.queue import JobQueue
 from lipsync_server.jobs.volume import VolumeWatch
 from lipsync_server.media.sandbox.pool import DecoderPool
 from lipsync_server.settings import Settings
 from lipsync_server.version import __version__
 from lipsync_server.workers.base import Executor, LoadState, OffersEngines, TakesLateWeights
+
+if TYPE_CHECKING:  # imports the hub's client, which most servers do not need
+    from lipsync_server.jobs.running.profile import ProfileAtStart
 
 log = logging.getLogger(__name__)
 
@@ -180,7 +183,7 @@ def _offered(executor: Executor, registry: Registry) -> Registry:
     return executor.registry if isinstance(executor, OffersEngines) else registry
 
 
-def _profile(app: web.Application) -> ProfileAtStart | None:
+def _profile(app: web.Application) -> "ProfileAtStart | None":
     """The download of LIPSYNC_PROFILE, which begins with the server; None without a profile, and with Ray."""
     settings, executor = app[keys.SETTINGS], app[keys.EXECUTOR]
     if not settings.profile:
@@ -192,6 +195,8 @@ def _profile(app: web.Application) -> ProfileAtStart | None:
             settings.profile,
         )
         return None
+    from lipsync_server.jobs.running.profile import ProfileAtStart
+
     return ProfileAtStart(settings, app[keys.PLANNER], executor)
 
 

@@ -5,6 +5,7 @@ app.py stores a resource under each key. Knows types only.
 
 import asyncio
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -22,11 +23,13 @@ from lipsync_server.jobs.files import JobFiles
 from lipsync_server.jobs.keeping.retention import Retention
 from lipsync_server.jobs.running.finish import AfterRender
 from lipsync_server.jobs.running.plan import Planner
-from lipsync_server.jobs.running.profile import ProfileAtStart
 from lipsync_server.jobs.running.queue import JobQueue
 from lipsync_server.jobs.volume import VolumeWatch
 from lipsync_server.settings import Settings
 from lipsync_server.workers.base import Executor, LoadState
+
+if TYPE_CHECKING:  # imports the hub's client, which most servers do not need
+    from lipsync_server.jobs.running.profile import ProfileAtStart
 
 SETTINGS = web.AppKey("settings", Settings)
 PROBER = web.AppKey("prober", Prober)
@@ -35,7 +38,7 @@ QUEUE = web.AppKey("queue", JobQueue)
 PLANNER = web.AppKey("planner", Planner)
 ADDRESS = web.AppKey("address", PublicAddress)
 IDLE: web.AppKey[IdleWatch | None] = web.AppKey("idle")
-PROFILE: web.AppKey[ProfileAtStart | None] = web.AppKey("profile")
+PROFILE: web.AppKey["ProfileAtStart | None"] = web.AppKey("profile")
 RETENTION = web.AppKey("retention", Retention)
 FETCHER = web.AppKey("fetcher", Fetcher)
 METRICS = web.AppKey("metrics", Metrics)

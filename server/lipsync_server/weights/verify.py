@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub._local_folder import read_download_metadata
-
 from lipsync_server.weights.manifest import Manifest, WeightFile
 
 State = Literal["ok", "present", "missing", "damaged"]
@@ -47,6 +45,8 @@ def expected_sha256(file: WeightFile, folder: Path) -> str | None:
     """The manifest's checksum, else the checksum that the hub sent with the file (large files only)."""
     if file.sha256:
         return file.sha256
+    from huggingface_hub._local_folder import read_download_metadata  # slow to import, and seldom needed
+
     metadata = read_download_metadata(folder, file.path)
     if metadata is not None and _SHA256.fullmatch(metadata.etag):
         return metadata.etag

@@ -8,21 +8,22 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from lipsync_server.durable import write_file
 from lipsync_server.engines.ask import Ask, check_captions
-from lipsync_server.engines.landmarks import landmarker
 from lipsync_server.engines.recogniser import recogniser_home
-from lipsync_server.media.captions.burn import Box, BurnedCaptions
 from lipsync_server.media.captions.cues import cues_of
-from lipsync_server.media.captions.fonts import Fonts
 from lipsync_server.media.captions.subtitles import srt, vtt
 from lipsync_server.media.info import HeardScript, SpeechFile
 from lipsync_server.media.sandbox.pool import DecoderPool
 from lipsync_server.media.sandbox.tasks import RecogniseWords, TimeScript
 from lipsync_server.media_types import Frames
 from lipsync_server.settings import RenderSettings
+
+if TYPE_CHECKING:  # a fifth of a worker's start, for videos with captions in the picture
+    from lipsync_server.media.captions.burn import Box, BurnedCaptions
+    from lipsync_server.media.captions.fonts import Fonts
 
 _OUTER_LIP = (61, 291, 0, 17, 37, 267, 84, 314)
 _OPEN_MOUTH = 0.6
@@ -38,7 +39,7 @@ class VideoCaptions:
     def __init__(self, ask: Ask, heard: HeardScript, fonts_dir: Path | None, warn: Callable[[str], None]) -> None:
         self.heard = heard
         self._ask = ask
-        self._fonts = Fonts(fonts_dir) if ask.burns_captions else None
+        self._fonts = _fonts(fonts_dir) if ask.burns_captions else None
         self._burned: BurnedCaptions | None = None
         if not heard.fits:
             warn(
@@ -64,6 +65,8 @@ class VideoCaptions:
         if self._fonts is None:
             return frames
         if self._burned is None:
+            from lipsync_server.media.captions.burn import BurnedCaptions
+
             height, width = frames.shape[1:3]
             mouth = mouth_in(frames, first, scratch / "mouth.json")
             self._burned = BurnedCaptions(self.heard.words, self._ask.caption_style, width, height, self._fonts, mouth)
@@ -74,6 +77,12 @@ class VideoCaptions:
         cues = cues_of(self.heard.words)
         for suffix, text in ((".srt", srt(cues)), (".vtt", vtt(cues))):
             write_file(video.with_suffix(suffix), partial(_write_text, text))
+
+
+def _fonts(folder: Path | None) -> "Fonts":
+    from lipsync_server.media.captions.fonts import Fonts
+
+    return Fonts(folder)
 
 
 def _write_text(text: str, file: BinaryIO) -> None:
@@ -117,11 +126,13 @@ def _recognised(speech: SpeechFile, language: str | None, home: Path, decoders: 
             process.kill()
 
 
-def mouth_in(frames: Frames, first: int, stored: Path) -> Box | None:
+def mouth_in(frames: Frames, first: int, stored: Path) -> "Box | None":
     """The mouth's box as shares of the frame, from the first frame, or for a resumed render from a file."""
     if first and stored.is_file():
         known = json.loads(stored.read_text(encoding="ascii"))
         return tuple(known) if known else None
+    from lipsync_server.engines.landmarks import landmarker
+
     faces = landmarker().detect(frames[0], max_faces=1)
     box: Box | None = None
     if faces:

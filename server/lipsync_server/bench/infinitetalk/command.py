@@ -16,6 +16,7 @@ from lipsync_server.bench.infinitetalk.errors import error_table
 from lipsync_server.bench.infinitetalk.forward import forwards, loading
 from lipsync_server.bench.infinitetalk.http import http
 from lipsync_server.bench.infinitetalk.moving import moving_windows
+from lipsync_server.bench.infinitetalk.older_cards import older_cards
 from lipsync_server.bench.infinitetalk.soak import soak
 from lipsync_server.bench.infinitetalk.two_gpus import two_gpus
 from lipsync_server.bench.infinitetalk.windows import (
@@ -35,6 +36,7 @@ from lipsync_server.bench.sections import Section, SectionRun, chosen
 # The sections in the order in which they run. soak and http share the random model files of 28 GB.
 SECTIONS: dict[str, Section[Bench]] = {
     "kernels": Section(kernels, 40),
+    "older_cards": Section(older_cards, 25),
     "forward": Section(forwards, 200),
     "errors": Section(error_table, 40),
     "loading": Section(loading, 35),

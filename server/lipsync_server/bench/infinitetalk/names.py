@@ -44,7 +44,6 @@ KERNELS = {
     "flash": "FlashAttention-2 in torch",
     "efficient": "torch memory-efficient",
     "int8_both": "ours, both products in int8, for any card (`attention_int8.cu`)",
-    "int8_all": "ours, int8 scores and int8 values on Hopper (`attention_8bit.cu`)",
     "sage": "sageattention",
     "comfy": "comfy-kitchen `int8_attention`",
 }

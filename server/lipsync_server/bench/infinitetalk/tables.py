@@ -109,6 +109,24 @@ def _kernels(numbers: Numbers, reference: Numbers) -> str:
     return text + ("\n\nNot measured:\n\n" + "\n".join(missing) if missing else "")
 
 
+def _older_cards(numbers: Numbers, reference: Numbers) -> str:
+    """A row for each kernel: its time on this card as native code and as the code of each older card."""
+    rows = []
+    for kernel, part in _section(numbers, "older_cards").items():
+        if not isinstance(part, dict) or "native" not in part:
+            continue
+        cells = []
+        for card in ("8.0", "8.6", "8.9"):
+            one = part.get(card)
+            same = (
+                "" if one is None else "equal" if one["equal"] else f"differs by up to {one['largest_difference']:.2g}"
+            )
+            cells.append("" if one is None else f"{one['s'] * 1000:.2f}, {same}")
+        rows.append((kernel, f"{part['native']['s'] * 1000:.2f}", *cells))
+    heads = ("kernel", "native code, ms", "code of 8.0, ms and result", "code of 8.6", "code of 8.9")
+    return table(heads, rows)
+
+
 def _errors(numbers: Numbers, reference: Numbers) -> str:
     """A row for each fast form: its rounding error."""
     found = _section(numbers, "errors")
@@ -302,8 +320,8 @@ def _peers(numbers: Numbers, reference: Numbers) -> str:
 
 TABLES: dict[str, Callable[[Numbers, Numbers], str]] = {
     "forward": _forward, "profile": _profile, "profile_bf16": partial(_profile, of="profile_bf16"),
-    "kernels": _kernels, "errors": _errors, "windows": _windows, "moving": _moving, "memory": _memory,
-    "http": _http, "soak": _soak, "loading": _loading, "two_gpus": _two_gpus, "peers": _peers,
+    "kernels": _kernels, "older_cards": _older_cards, "errors": _errors, "windows": _windows, "moving": _moving,
+    "memory": _memory, "http": _http, "soak": _soak, "loading": _loading, "two_gpus": _two_gpus, "peers": _peers,
 }  # fmt: skip
 
 

@@ -8,7 +8,9 @@ know the computation of a kernel, nor its GPUs.
 import ctypes
 import functools
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from lipsync_server.errors import EngineUnavailable
 _FOLDER = Path(__file__).parent
 # Sources that include the Hopper header also need the instructions that only "sm_90a" names.
 _HEADER = "hopper.cuh"
+_built_for: ContextVar[str] = ContextVar("built_for", default="")
 
 
 def why_not(device: torch.device, name: str, **constants: int) -> str | None:
@@ -39,13 +42,27 @@ def compiled(device: torch.device, name: str, **constants: int) -> Any:
     The compiler takes a second, once per process. Raises EngineUnavailable with the compiler's message.
     """
     index = device.index if device.index is not None else torch.cuda.current_device()
-    return _loaded(index, name, tuple(constants.items()))
+    return _loaded(index, _built_for.get() or _native(index), name, tuple(constants.items()))
+
+
+@contextmanager
+def built_for(architecture: str) -> Iterator[None]:
+    """Inside this context, kernels are compiled for `architecture`, such as "compute_80", instead of for the GPU.
+
+    The driver translates PTX for an older GPU to this GPU's machine code.
+    """
+    token = _built_for.set(architecture)
+    try:
+        yield
+    finally:
+        _built_for.reset(token)
 
 
 def compile_for(architecture: str, name: str, constants: dict[str, int]) -> tuple[bytes, str]:
     """Machine code of the file `name` for an architecture like "sm_89", and the assembler's report. No GPU is needed.
 
-    The report names the registers, the shared memory and the spills of the kernel.
+    The report names the registers, the shared memory and the spills of the kernel. For an architecture like
+    "compute_80" the result is PTX, NVIDIA's portable assembly, and the report is empty.
     """
     nvrtc = bindings("nvrtc")
     source, header = ((_FOLDER / file).read_bytes() for file in (f"{name}.cu", _HEADER))
@@ -59,18 +76,30 @@ def compile_for(architecture: str, name: str, constants: dict[str, int]) -> tupl
     report = log.decode(errors="replace").strip("\0 \n")
     if status != 0:
         raise EngineUnavailable(f"the kernel {name} did not compile: {report[:500]}")
-    cubin = b" " * check(nvrtc.nvrtcGetCUBINSize(program))
-    check(nvrtc.nvrtcGetCUBIN(program, cubin))
-    return cubin, report
+    form = "PTX" if architecture.startswith("compute_") else "CUBIN"
+    code = b" " * check(getattr(nvrtc, f"nvrtcGet{form}Size")(program))
+    check(getattr(nvrtc, f"nvrtcGet{form}")(program, code))
+    return code, report
 
 
 @functools.cache
-def _loaded(device_index: int, name: str, constants: tuple[tuple[str, int], ...]) -> Any:
-    driver = bindings("driver")
-    torch.cuda.current_stream(device_index).synchronize()
+def _loaded(device_index: int, architecture: str, name: str, constants: tuple[tuple[str, int], ...]) -> Any:
+    code, _ = compile_for(architecture, name, dict(constants))
+    return load(code, name, torch.device("cuda", device_index))
+
+
+def _native(device_index: int) -> str:
+    """The architecture of a GPU, as the compiler names it."""
     major, minor = torch.cuda.get_device_capability(device_index)
-    cubin, _ = compile_for(f"sm_{major}{minor}{'a' if major == 9 else ''}", name, dict(constants))
-    module = check(driver.cuModuleLoadData(cubin))
+    return f"sm_{major}{minor}{'a' if major == 9 else ''}"
+
+
+def load(code: bytes, name: str, device: torch.device) -> Any:
+    """Load machine code or PTX into the device's context, and return its kernel `name`."""
+    driver = bindings("driver")
+    device_index = device.index if device.index is not None else torch.cuda.current_device()
+    torch.cuda.current_stream(device_index).synchronize()
+    module = check(driver.cuModuleLoadData(code))
     kernel = check(driver.cuModuleGetFunction(module, name.encode()))
     limits = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
     attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -84,12 +113,16 @@ def launch(
     device: torch.device,
 ) -> None:  # fmt: skip
     """Start a kernel that takes tensor maps, pointers, ints and a float, in this order, on the current stream."""
-    values = [
-        *(ctypes.c_void_p(0 if tensor is None else tensor.data_ptr()) for tensor in pointers),
-        *(ctypes.c_int(n) for n in integers),
-        ctypes.c_float(factor),
-    ]
-    addresses = [int(one.getPtr()) for one in maps] + [ctypes.addressof(value) for value in values]
+    start(kernel, grid, n_threads, shared_bytes, [*pointers, *integers, factor], device, maps)
+
+
+def start(
+    kernel: Any, grid: tuple[int, int], n_threads: int, shared_bytes: int,
+    values: Sequence[Tensor | int | float | None], device: torch.device, maps: Sequence[Any] = (),
+) -> None:  # fmt: skip
+    """Start a kernel that takes `maps` and then `values` on the current stream. None is a null pointer."""
+    arguments = [_argument(value) for value in values]
+    addresses = [int(one.getPtr()) for one in maps] + [ctypes.addressof(argument) for argument in arguments]
     parameters = (ctypes.c_void_p * len(addresses))(*addresses)
     stream = torch.cuda.current_stream(device).cuda_stream
     check(
@@ -97,6 +130,15 @@ def launch(
             kernel, *grid, 1, n_threads, 1, 1, shared_bytes, stream, ctypes.addressof(parameters), 0
         )
     )
+
+
+def _argument(value: Tensor | int | float | None) -> ctypes.c_void_p | ctypes.c_int | ctypes.c_float:
+    """A kernel's argument as C has it: a pointer, a 32-bit int or a float."""
+    if isinstance(value, Tensor):
+        return ctypes.c_void_p(value.data_ptr())
+    if value is None:
+        return ctypes.c_void_p(0)
+    return ctypes.c_int(value) if isinstance(value, int) else ctypes.c_float(value)
 
 
 @functools.cache

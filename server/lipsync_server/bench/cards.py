@@ -5,6 +5,7 @@ host's CPU. The numbers therefore name the card of each section and the count of
 copied while it runs, so a run that is cut short keeps them. Knows no section's contents.
 """
 
+import math
 import os
 import signal
 import subprocess
@@ -124,6 +125,8 @@ class _Process:
             record.numbers.pop(section, None)
         self._say(", ".join(task.sections))
         given = ["--only", ",".join(task.sections), "--cards", "1", "--json", str(self._path)]
+        if record.ends_at != math.inf:
+            given += ["--budget", f"{max(0.0, record.ends_at - time.monotonic()):.0f}"]
         with self._output.open("wb") as output:
             # A process group of its own, so that processes which it starts can be ended with it.
             self._running = subprocess.Popen(

@@ -15,6 +15,7 @@ from lipsync_server.bench.infinitetalk.http import http
 from lipsync_server.bench.infinitetalk.tables import TABLES
 from lipsync_server.bench.machine import HEADER, Machine
 from lipsync_server.bench.record import Numbers
+from lipsync_server.bench.sections import SectionRun
 from lipsync_server.cli import app
 from lipsync_server.engines.infinitetalk.loading import memory
 from lipsync_server.engines.infinitetalk.video.sizes import BUCKETS
@@ -171,6 +172,15 @@ def test_every_table_can_be_made_from_the_file_of_a_run(bench: Bench, tmp_path: 
     for text in ("two people", "720p", "int8 weights", "with TeaCache"):
         assert text in shown["windows"]
     assert "derived" not in shown["windows"]
+
+
+def test_no_section_starts_after_the_budget(tmp_path: Path) -> None:
+    asked = SectionRun(
+        "cpu", tmp_path / "scratch", only="loading,soak", json_path=tmp_path / "b.json", tiny=True, budget_s=0
+    )
+    benchmark.measure(asked)
+    found = json.loads((tmp_path / "b.json").read_text())
+    assert found["loading"] == found["soak"] == {"left_out": "the time was used up"}
 
 
 def test_a_failing_section_gives_the_reason_and_the_others_keep_their_numbers(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ speed without downloading model files. If several cards are visible, the section
 """
 
 import sys
+import time
 from collections.abc import Sequence
 
 import torch
@@ -68,6 +69,8 @@ def measure(asked: SectionRun, *, itself: Sequence[str] = ITSELF) -> None:
     asked.scratch.mkdir(parents=True, exist_ok=True)
     device = torch.device(asked.device)
     bench = Bench(TINY if asked.tiny else FULL, device, asked.scratch, asked.json_path)
+    if asked.budget_s is not None:
+        bench.record.ends_at = time.monotonic() + asked.budget_s
     queue = bench_cards.tasks({name: SECTIONS[name] for name in wanted})
     cards = bench_cards.visible_cards()[: asked.cards] if bench.cuda else []
     if min(len(queue), len(cards)) > 1:

@@ -80,7 +80,8 @@ def measure(asked: SectionRun, *, itself: Sequence[str] = ITSELF) -> None:
     if asked.device == "cuda":
         bench.device = torch.device("cuda", torch.cuda.current_device())
     # Every process begins with the header, because numbers without their machine have no meaning.
-    bench.record.section(HEADER, lambda found: found.update(Machine.here(str(bench.device)).with_torch().numbers))
+    machine = Machine.here(str(bench.device)).with_torch()
+    bench.record.part(bench.numbers, HEADER, lambda found: found.update(machine.numbers))
     try:
         for name in wanted:
             bench.section(name, SECTIONS[name].measure)

@@ -79,7 +79,10 @@ def attention_runs(tokens: int, heads: int, device: torch.device) -> dict[str, C
         with nvrtc.built_for(f"compute_{capability}"):
             return native()
 
-    return {"native": native} | {name: partial(built, capability) for capability, name in CAPABILITIES.items()}
+    runs: dict[str, Callable[[], Tensor]] = {"native": native}
+    for capability, name in CAPABILITIES.items():
+        runs[name] = partial(built, capability)
+    return runs
 
 
 def tiles(capability: int = _HOPPER) -> tuple[str, ...]:

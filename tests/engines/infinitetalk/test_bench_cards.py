@@ -28,7 +28,7 @@ ITSELF = (*benchmark.ITSELF, "--tiny")
 STAND_IN = """
 import argparse, json, os, pathlib, subprocess, sys, time
 parser = argparse.ArgumentParser()
-for flag in ("--only", "--cards", "--json", "--scratch"):
+for flag in ("--only", "--cards", "--json", "--scratch", "--budget"):
     parser.add_argument(flag)
 parser.add_argument("--keep-files", action="store_true")
 given = parser.parse_args()
@@ -42,6 +42,7 @@ def save():
 
 for name in given.only.split(","):
     found[name] = {"sees": os.environ["CUDA_VISIBLE_DEVICES"], "scratch": given.scratch, "began": time.time()}
+    found[name]["budget"] = given.budget
     save()
     if name in ("dies", "hangs"):
         found[name]["below"] = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]).pid
@@ -104,6 +105,14 @@ def test_one_card_runs_one_task_after_the_other(tmp_path: Path, command: list[st
     times = [found[name][key] for name in "bac" for key in ("began", "ended")]
     assert times == sorted(times)
     assert [found[name]["sees"] for name in "bac"] == ["7"] * 3
+
+
+def test_every_process_is_told_the_seconds_that_are_left_when_it_starts(tmp_path: Path, command: list[str]) -> None:
+    bench = _bench(tmp_path)
+    bench.record.ends_at = time.monotonic() + 1000.5
+    spread(bench.record, bench.scratch, _each("waits", "a"), ["0"], command)
+    left_s = [int(bench.numbers[name]["budget"]) for name in ("waits", "a")]
+    assert left_s[1] < left_s[0] <= 1001
 
 
 def test_two_cards_fill_one_file(tmp_path: Path, command: list[str], capfd: pytest.CaptureFixture[str]) -> None:

@@ -36,7 +36,7 @@ from lipsync_server.bench.sections import Section, SectionRun, chosen
 
 # The sections in the order in which they run. soak and http share the random model files of 28 GB.
 SECTIONS: dict[str, Section[Bench]] = {
-    "kernels": Section(kernels, 40),
+    "kernels": Section(kernels, 30),
     "older_cards": Section(older_cards, 25),
     "forward": Section(forwards, 200),
     "errors": Section(error_table, 40),

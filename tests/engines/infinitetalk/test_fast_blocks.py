@@ -69,15 +69,25 @@ def test_fast_blocks_compute_what_the_plain_ones_do(quant: Quantization, kernel:
 
 
 @needs_hopper
-@pytest.mark.parametrize(
-    ("quant", "ours"), [("fp8", attention.EIGHT_BIT), ("int8", attention.EIGHT_BIT), ("none", ("bf16",))]
-)
-def test_auto_chooses_the_fastest_of_our_own_attention(quant: Quantization, ours: tuple[str, ...]) -> None:
-    """With four heads either 8-bit kernel may be the faster one. The stated reason has all times."""
+@pytest.mark.parametrize(("in_8bit", "ours"), [(True, attention.EIGHT_BIT), (False, ("bf16",))])
+def test_auto_chooses_our_own_attention_for_the_full_models_heads(in_8bit: bool, ours: tuple[str, ...]) -> None:
+    chosen = attention.choose("auto", DEVICE, in_8bit=in_8bit)
+    assert chosen.ours in ours
+    assert "measured" in chosen.reason
+
+
+@needs_gpu
+@pytest.mark.parametrize(("quant", "rounded"), [("fp8", True), ("none", False)])
+def test_auto_chooses_what_was_fastest_and_rounds_only_beside_rounded_layers(
+    quant: Quantization, rounded: bool
+) -> None:
+    """With the tiny model's four heads any kernel may win. The stated reason has all times, the fastest first."""
     model = random_transformer(HEADS_OF_128, device=DEVICE, quant=quant)
     assert model.attention is not None
-    assert model.attention.ours in ours
-    assert "measured" in model.attention_line
+    _, _, times = model.attention.reason.partition("measured: ")
+    measured = [time.split()[0] for time in times.split(", ")]
+    assert measured[0] == (model.attention.ours or model.attention.name)
+    assert bool(set(measured) & set(attention.EIGHT_BIT)) <= rounded
 
 
 def random_qkv(

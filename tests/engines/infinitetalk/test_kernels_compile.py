@@ -5,6 +5,8 @@ innermost loop, and a kernel beyond a card's shared memory does not start there.
 """
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,22 @@ def test_hopper_kernels_compile_without_spills(name: str, constants: dict[str, i
 def test_a_kernel_that_does_not_compile_is_reported_with_the_reason() -> None:
     with pytest.raises(Exception, match=r"attention_8bit did not compile: .*error"):
         nvrtc.compile_for("sm_80", "attention_8bit", {"VALUES_8BIT": 1, "CLUSTER": 1})
+
+
+# In a process of its own: a failure would change b" " for all tests after it.
+_EMPTY_REPORT = """
+from lipsync_server.models.kernels import nvrtc
+program = nvrtc.check(nvrtc.bindings("nvrtc").nvrtcCreateProgram(b"", b"empty.cu", 0, [], []))
+nvrtc.check(nvrtc.bindings("nvrtc").nvrtcCompileProgram(program, 0, []))
+assert nvrtc.report_of(program) == ""
+assert bytes([32]).hex() == "20"
+"""
+
+
+def test_a_compiler_without_a_report_leaves_the_bytes_of_the_process_alone() -> None:
+    """Python has one object for b" ". NVRTC once wrote a zero there, and model files written later were damaged."""
+    run = subprocess.run([sys.executable, "-c", _EMPTY_REPORT], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 def test_values_are_stored_in_the_order_of_the_scores() -> None:

@@ -71,15 +71,31 @@ def compile_for(architecture: str, name: str, constants: dict[str, int]) -> tupl
     options += [b"--ptxas-options=-v"]
     options += [f"-D{constant}={value}".encode() for constant, value in constants.items()]
     status = int(nvrtc.nvrtcCompileProgram(program, len(options), options)[0])
-    log = b" " * check(nvrtc.nvrtcGetProgramLogSize(program))
-    nvrtc.nvrtcGetProgramLog(program, log)
-    report = log.decode(errors="replace").strip("\0 \n")
+    report = report_of(program)
     if status != 0:
         raise EngineUnavailable(f"the kernel {name} did not compile: {report[:500]}")
     form = "PTX" if architecture.startswith("compute_") else "CUBIN"
-    code = b" " * check(getattr(nvrtc, f"nvrtcGet{form}Size")(program))
+    n_bytes = check(getattr(nvrtc, f"nvrtcGet{form}Size")(program))
+    code = _to_write_to(n_bytes)
     check(getattr(nvrtc, f"nvrtcGet{form}")(program, code))
-    return code, report
+    return code[:n_bytes], report
+
+
+def report_of(program: Any) -> str:
+    """The report of a compiled program, "" if the compiler had nothing to say."""
+    nvrtc = bindings("nvrtc")
+    log = _to_write_to(check(nvrtc.nvrtcGetProgramLogSize(program)))
+    check(nvrtc.nvrtcGetProgramLog(program, log))
+    return log.decode(errors="replace").strip("\0 \n")
+
+
+def _to_write_to(n_bytes: int) -> bytes:
+    """Bytes that a C function may overwrite: `n_bytes` and one more.
+
+    Python keeps one object for all equal bytes of length 1. An empty report has the length 1, and NVRTC writes a zero
+    there: with `b" " * 1` every b" " of the process became b"\\0", and files written afterwards were damaged.
+    """
+    return bytes(n_bytes + 1)
 
 
 @functools.cache

@@ -2,9 +2,11 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
+import type { NodeOperationError } from 'n8n-workflow';
+
 import { Lipsync } from '../../nodes/Lipsync/Lipsync.node.js';
 import { execute, makeContext, withFiles } from './context.mjs';
-import { checkedJob, job, json, serve, working } from './scripted.mjs';
+import { checkedJob, job, json, problem, serve, working } from './scripted.mjs';
 
 describe('Generate', () => {
 	it('sends the inputs and gives the stored video with its real name', async (t) => {
@@ -239,6 +241,19 @@ describe('Generate', () => {
 			makeContext({ baseUrl: server.url, tool: true, parameters, items: [{ json: {} }] }),
 		);
 		assert.match(server.asked[0].body.toString(), /name="text"\r\n\r\nHello!\r\n/);
+		const nothing = { ...parameters, speechText: '' };
+		await assert.rejects(
+			execute(makeContext({ tool: true, parameters: nothing, items: [{ json: {} }] })),
+			(error: NodeOperationError) => {
+				assert.match(String(error.description), /write the words into Text/);
+				return true;
+			},
+		);
+		// n8n 1.x runs no tool with an empty required field.
+		const needed = new Lipsync().description.properties
+			.filter(({ required, displayOptions }) => required && displayOptions?.show?.['@tool'])
+			.map(({ name }) => name);
+		assert.deepEqual(needed, ['imageUrl']);
 	});
 
 	it("gives the job at once with Don't Wait", async (t) => {
@@ -329,6 +344,25 @@ describe('Generate', () => {
 		assert.ok(server.asked.every(({ headers }) => headers.authorization === undefined));
 		await execute(makeContext({ parameters: { ...parameters, serverToken: 'of the item' } }));
 		assert.equal(server.asked.at(-1)?.headers.authorization, 'Bearer of the item');
+	});
+
+	it('names the fields of the node, and no credential, when address or token of the input is wrong', async (t) => {
+		const remedy = async (serverAddress: string) => {
+			const parameters = { server: 'input', serverAddress, serverToken: 'wrong' };
+			const error = await execute(makeContext({ parameters })).then(
+				() => assert.fail('it has to fail'),
+				(thrown: NodeOperationError) => thrown,
+			);
+			assert.doesNotMatch(String(error.description), /Lipsync API credential|Base URL/);
+			return String(error.description);
+		};
+		const strict = await serve(t, (_asked, response) =>
+			problem(response, 401, 'unauthorized', 'The token is not known.'),
+		);
+		assert.match(await remedy(strict.url), /Server Token/);
+		const other = await serve(t, (_asked, response) => void response.writeHead(404).end('<html>'));
+		assert.match(await remedy(other.url), /Server Address/);
+		assert.match(await remedy('http://127.0.0.1:2'), /Server Address/);
 	});
 
 	it('lists the files of the item when more than one may be the picture', async () => {

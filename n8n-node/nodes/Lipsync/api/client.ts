@@ -41,7 +41,7 @@ export async function send(
 	call: Call,
 	patience: Patience = USUAL,
 ): Promise<IN8nHttpFullResponse> {
-	const { context, itemIndex } = server;
+	const { context } = server;
 	const began = Date.now();
 	for (let attempt = 0; ; attempt++) {
 		throwIfStopped(context);
@@ -59,7 +59,7 @@ export async function send(
 				await pause(context, pauseMs);
 				continue;
 			}
-			throw unreachable(context, await server.address(), error, itemIndex);
+			throw unreachable(server, await server.address(), error);
 		}
 		const status = response.statusCode;
 		if ((status >= 200 && status < 300) || call.accept?.includes(status)) return response;
@@ -69,7 +69,7 @@ export async function send(
 		const forMs = isBusy ? patience.busyMs : AT_GATEWAY.has(status) ? patience.reconnectMs : 0;
 		if (!mayRepeat(forMs, waitMs)) {
 			const body = call.stream ? await textOf(response) : response.body;
-			throw refused(context, status, parsed(body), response.headers, itemIndex);
+			throw refused(server, status, parsed(body), response.headers);
 		}
 		if (call.stream) (response.body as unknown as ByteStream).destroy();
 		await pause(context, waitMs);
@@ -81,7 +81,7 @@ export async function sendJson<T>(server: Server, call: Call, patience?: Patienc
 	const response = await send(server, call, patience);
 	const body = parsed(response.body);
 	if (!(body instanceof Object)) {
-		throw refused(server.context, response.statusCode, body, response.headers, server.itemIndex);
+		throw refused(server, response.statusCode, body, response.headers);
 	}
 	return body as T;
 }

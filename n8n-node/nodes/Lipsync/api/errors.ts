@@ -32,6 +32,22 @@ const WHAT_TO_DO: Record<string, string> = {
 	gone: 'Download videos before they expire; LIPSYNC_RESULT_TTL sets how long they are kept',
 };
 
+/** Where address and token come from the item, other fields are to be checked. */
+const WHAT_TO_DO_FROM_INPUT: Record<string, string> = {
+	unauthorized:
+		'Check Server Token: it is the token of this server, in the output of Machine > Start as {{ $json.token }}',
+};
+const ADDRESS_FIELD: Record<Server['from'], string> = {
+	credential: 'Base URL in the credential',
+	input: 'Server Address in the node',
+};
+const SELF_SIGNED: Record<Server['from'], string> = {
+	credential:
+		'Turn on Ignore SSL Issues in the Lipsync API credential if the server uses a self-signed one',
+	input:
+		'Use a server with a trusted certificate, or set Server to From Credential, which has Ignore SSL Issues',
+};
+
 const NETWORK_CODES = new Set([
 	'ECONNREFUSED',
 	'ECONNRESET',
@@ -75,17 +91,17 @@ export function isConnectionLost(error: unknown): boolean {
 
 /** The server's refusal as an error of this node. */
 export function refused(
-	context: Context,
+	{ context, itemIndex, from }: Server,
 	status: number,
 	body: unknown,
 	headers: Record<string, unknown>,
-	itemIndex?: number,
 ): NodeApiError {
 	const problem = isProblem(body) ? body : undefined;
 	const code = problem?.code ?? (status === 401 ? 'unauthorized' : '');
+	const remedies = from === 'input' ? { ...WHAT_TO_DO, ...WHAT_TO_DO_FROM_INPUT } : WHAT_TO_DO;
 	return new NodeApiError(context.getNode(), (problem ?? {}) as unknown as JsonObject, {
 		message: problem?.detail ?? withoutProblem(status, headers),
-		description: WHAT_TO_DO[code] ?? problem?.title ?? hintWithoutProblem(status),
+		description: remedies[code] ?? problem?.title ?? hintWithoutProblem(status, from),
 		httpCode: String(status),
 		itemIndex,
 	});
@@ -93,21 +109,20 @@ export function refused(
 
 /** A request without an answer, as an error that names the thing to check. */
 export function unreachable(
-	context: Context,
+	{ context, itemIndex, from }: Server,
 	address: string,
 	error: unknown,
-	itemIndex?: number,
 ): NodeApiError {
 	const code = connectionCode(error);
 	const place = address ? ` at ${address}` : '';
 	const [message, description] = CERTIFICATE.test(code)
 		? [
 				`The certificate of the Lipsync server${place} is not trusted`,
-				`Turn on Ignore SSL Issues in the Lipsync API credential if the server uses a self-signed one (${code})`,
+				`${SELF_SIGNED[from]} (${code})`,
 			]
 		: [
 				`The Lipsync server${place} cannot be reached`,
-				`${advice(address)} (${code || messageOf(error)})`,
+				`${advice(address, from)} (${code || messageOf(error)})`,
 			];
 	return new NodeApiError(
 		context.getNode(),
@@ -117,11 +132,12 @@ export function unreachable(
 }
 
 /** The likely cause of a refused connection, by the address that was tried. */
-export function advice(address: string): string {
+export function advice(address: string, from: Server['from'] = 'credential'): string {
+	const check = `Check that the server runs and that its address (${ADDRESS_FIELD[from]}) is right.`;
 	if (/^https?:\/\/(localhost|127\.|\[::1\]|0\.0\.0\.0)/i.test(address)) {
-		return 'Check that the server runs and that its address (Base URL in the credential) is right. If n8n runs in Docker, localhost is n8n’s own container: write http://host.docker.internal:5000, or the address of the machine in your network';
+		return `${check} If n8n runs in Docker, localhost is n8n’s own container: write http://host.docker.internal:5000, or the address of the machine in your network`;
 	}
-	return 'Check that the server runs and that its address (Base URL in the credential) is right. Quick tunnels and restarted machines get a new address';
+	return `${check} Quick tunnels and restarted machines get a new address`;
 }
 
 /** The error for a server that has not answered when the node's Timeout is over. */
@@ -206,7 +222,10 @@ function withoutProblem(status: number, headers: Record<string, unknown>): strin
 	return `The answer (${status}) does not come from a Lipsync server`;
 }
 
-function hintWithoutProblem(status: number): string {
+function hintWithoutProblem(status: number, from: Server['from']): string {
+	if (from === 'input' && status < 500) {
+		return 'Check Server Address in the node: {{ $json.url }} of the node that started the machine, with its path prefix';
+	}
 	if (status >= 300 && status < 400) {
 		return 'Set the Base URL of the credential to the final address. A login page in front needs its headers in Proxy Headers';
 	}

@@ -30,6 +30,8 @@ export interface Server<C extends Context = Context> {
 	context: C;
 	/** The index of the input item; undefined outside an execution. */
 	itemIndex?: number;
+	/** Where address and token come from; errors name the fields to check. */
+	from: 'credential' | 'input';
 	/** The address of the server, without a slash at the end. */
 	address: () => Promise<string>;
 	/** Send one request. `signal` aborts the request. */
@@ -57,6 +59,7 @@ export function byCredential<C extends Context>(context: C, itemIndex?: number):
 	return {
 		context,
 		itemIndex,
+		from: 'credential',
 		address: async () => {
 			const { baseUrl } = await bound().getCredentials('lipsyncApi');
 			return String(baseUrl ?? '')
@@ -78,6 +81,7 @@ function byInput(context: IExecuteFunctions, itemIndex: number): Server<IExecute
 	return {
 		context,
 		itemIndex,
+		from: 'input',
 		address: async () => await Promise.resolve(address),
 		exchange: async (options, signal) =>
 			(await context.helpers.httpRequest({

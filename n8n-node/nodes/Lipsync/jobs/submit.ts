@@ -31,7 +31,7 @@ export async function submit(
 	server: Server<IExecuteFunctions>,
 	{ form, key, limit }: Submission,
 ): Promise<Job> {
-	const { context, itemIndex } = server;
+	const { context } = server;
 	for (let run = 1; ; run++) {
 		const response = await send(
 			server,
@@ -51,7 +51,7 @@ export async function submit(
 			if (!replayed || isUseful(job)) return job;
 		}
 		if (run === MOST_RUNS) {
-			throw refused(context, response.statusCode, response.body, response.headers, itemIndex);
+			throw refused(server, response.statusCode, response.body, response.headers);
 		}
 	}
 }

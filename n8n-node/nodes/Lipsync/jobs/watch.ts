@@ -42,10 +42,10 @@ export async function readJob(server: Server, id: string, patience?: Patience): 
 }
 
 /** The job in the answer of the server. Another program may answer 200 to anything, even with JSON: that is refused. */
-export function jobIn({ context, itemIndex }: Server, response: IN8nHttpFullResponse): Job {
+export function jobIn(server: Server, response: IN8nHttpFullResponse): Job {
 	const body = parsed(response.body) as Partial<Job> | null | undefined;
 	if (typeof body?.id === 'string' && typeof body.state === 'string') return body as Job;
-	throw refused(context, response.statusCode, body, response.headers, itemIndex);
+	throw refused(server, response.statusCode, body, response.headers);
 }
 
 /** Wait until the job has ended, and return it. Throws TookTooLong at the end of `limit`; the job then continues. */

@@ -74,7 +74,7 @@ export async function register(context: IHookFunctions): Promise<boolean> {
 	};
 	const { statusCode, headers, body } = await send(server, call);
 	if (statusCode === 404) {
-		throw refused(context, 404, { detail: TOO_OLD, code: 'not_found' }, headers);
+		throw refused(server, 404, { detail: TOO_OLD, code: 'not_found' }, headers);
 	}
 	const { id, secret } = body as unknown as IDataObject;
 	Object.assign(registration, { id, key: secret });

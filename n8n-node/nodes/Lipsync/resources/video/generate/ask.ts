@@ -183,7 +183,13 @@ async function addInput(
 		throw new NodeOperationError(
 			context.getNode(),
 			`The address of the ${noun} is ${JSON.stringify(url)}; it has to begin with http:// or https://`,
-			{ description: 'Give an address that the Lipsync server can reach', itemIndex: i },
+			{
+				description:
+					wanted === RECORDING && isTool(context)
+						? 'Give Audio URL an address that the Lipsync server can reach, or write the words into Text'
+						: 'Give an address that the Lipsync server can reach',
+				itemIndex: i,
+			},
 		);
 	}
 	form.texts[`${name}_url`] = url;

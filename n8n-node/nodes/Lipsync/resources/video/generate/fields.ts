@@ -183,6 +183,11 @@ function inputFields(
 			...url,
 			displayOptions: { show: { ...VERSION_2, [`${name}Input`]: ['url'] }, hide: IS_TOOL },
 		},
-		{ ...url, displayOptions: { show: { ...VERSION_2, ...IS_TOOL } } },
+		{
+			...url,
+			// An agent may give words in place of a recording, and n8n runs no tool with an empty required field.
+			required: name === 'image',
+			displayOptions: { show: { ...VERSION_2, ...IS_TOOL } },
+		},
 	];
 }

@@ -9,6 +9,7 @@ import type { NodeSpec, Workflow } from './n8n.mjs';
 import { eventually } from './places.mjs';
 import { silentServer, type Stage } from './stage.mjs';
 import {
+	LIPSYNC,
 	end,
 	fromFiles,
 	items,
@@ -168,6 +169,43 @@ export function essentialCases(stage: () => Stage): void {
 		);
 		// The server may drop quotes, which are not allowed in every file system. No escape sequence may replace them.
 		assert.equal(job.image_name.replaceAll('"', ''), sent.replaceAll('"', ''));
+	});
+
+	it('offers the jobs and the engines of the server in lists that can be searched', async () => {
+		const { n8n } = stage();
+		const search = async (field: string, method: string, filter?: string) =>
+			(
+				await n8n.rest<{ results: Array<{ name: string; value: string }> }>(
+					'POST',
+					'/dynamic-node-parameters/resource-locator-results',
+					{
+						nodeTypeAndVersion: { name: 'n8n-nodes-lipsync.lipsync', version: 2 },
+						path: `parameters.${field}`,
+						methodName: method,
+						currentNodeParameters: { resource: 'video', operation: 'download' },
+						credentials: { lipsyncApi: n8n.reference(LIPSYNC.lipsyncApi) },
+						filter,
+					},
+				)
+			).results;
+		const jobs = await stage().server.jobs();
+		const listed = await search('jobId', 'searchJobs');
+		assert.deepEqual(
+			listed.map(({ value }) => value),
+			jobs.slice(0, 50).map(({ id }) => id),
+		);
+		const [newest] = jobs;
+		const found = await search('jobId', 'searchJobs', newest.id.toUpperCase());
+		assert.deepEqual(
+			found.map(({ value }) => value),
+			[newest.id],
+		);
+		assert.ok(found[0].name.includes(newest.file_name) && found[0].name.includes(newest.state));
+		const engines = await search('engine', 'searchEngines', 'prev');
+		assert.deepEqual(
+			engines.map(({ value }) => value),
+			['preview'],
+		);
 	});
 
 	it('lists jobs newest first over pages, and deletes one for good', async () => {

@@ -10,7 +10,7 @@ import { PROVIDER_KEY, ProviderProcess } from '../unit/provider.mjs';
 import type { Stage } from './stage.mjs';
 import { line, lipsync2, start } from './workflows.mjs';
 
-interface Rented {
+export interface Rented {
 	id: string;
 	start: string;
 	look: string;
@@ -20,7 +20,7 @@ interface Rented {
 	answer: (port: number) => [number, unknown];
 }
 
-const RENTED: Record<string, Rented> = {
+export const RENTED: Record<string, Rented> = {
 	vast: {
 		id: '5',
 		start: 'PUT /instances/5/',
@@ -160,7 +160,7 @@ export function countdownCases(stage: () => Stage): void {
 	});
 }
 
-async function accountAt(stage: Stage, provider: string, api: ProviderProcess) {
+export async function accountAt(stage: Stage, provider: string, api: ProviderProcess) {
 	return await stage.n8n.saveCredential(provider, 'lipsyncMachineApi', {
 		provider,
 		apiKey: PROVIDER_KEY,

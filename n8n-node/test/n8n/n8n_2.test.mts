@@ -8,7 +8,6 @@ import { after, before, describe, it } from 'node:test';
 import { everyCase } from './cases.mjs';
 import { example as shipped, sendPair } from './example.mjs';
 import { TOKEN, type JobView, type LipsyncServer } from './lipsync.mjs';
-import { rentedCases } from './machines.mjs';
 import { output } from './execution.mjs';
 import type { N8n, NodeSpec, Workflow } from './n8n.mjs';
 import { N8N_2, eventually } from './places.mjs';
@@ -34,7 +33,6 @@ describe('the node in n8n 2.x', { timeout: 3_600_000 }, () => {
 	after(async () => await stage?.clear());
 
 	everyCase(() => stage, '2.x');
-	rentedCases(() => stage);
 	drawnCases(() => stage);
 
 	it('hands the bytes and the name of the video to the next node', async () => {

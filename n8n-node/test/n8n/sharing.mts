@@ -1,5 +1,6 @@
 /** The cases of links, captions and AI agents: everything that shows a video to people who have no token. */
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { it } from 'node:test';
 
 import { ModelStandIn } from './model.mjs';
@@ -49,8 +50,20 @@ export function sharingCases(stage: () => Stage): void {
 			new Date(String(lasting.json.link_expires_at)).getTime() -
 			new Date(String(short.json.link_expires_at)).getTime();
 		assert.ok(shorterMs > 3_300_000, `the short link ends ${shorterMs} ms before the other`);
-		const changed = String(lasting.json.link).replace(/expires=\d+/, 'expires=99999999999');
-		assert.equal((await fetch(changed)).status, 403);
+		const good = String(lasting.json.link);
+		const id = String(video.json.job_id);
+		const other = await server.submit(
+			readFileSync(stage().file('one/portrait.jpg')),
+			readFileSync(stage().file('one/speech.wav')),
+		);
+		const last = good.at(-1) === '0' ? '1' : '0';
+		for (const forged of [
+			good.replace(/expires=\d+/, 'expires=99999999999'),
+			good.replace(id, other),
+			good.slice(0, -1) + last,
+			good.split('?')[0],
+		])
+			assert.equal((await fetch(forged)).status, 403, forged);
 	});
 
 	it('shows captions of the spoken words and hands them on as an SRT file', async () => {

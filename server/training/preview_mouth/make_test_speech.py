@@ -14,6 +14,7 @@ from espeak import RATE_HZ, Espeak, Utterance
 from speak_flite import say
 
 ENGLISH = "Please help my puppy, mama. Bob may bump a big map. Papa, open the box!"
+WITH_TH = "Both of them thought that these three things are worth nothing. Then they breathe with their teeth."
 GERMAN = "Mama malt im Zimmer ein Bild mit Bäumen. Bitte bleib am Abend bei Papa und Emma."
 
 
@@ -28,6 +29,7 @@ if __name__ == "__main__":
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         store(target, "speech_en", say(ENGLISH, "slt", 1.1, 190, Path(scratch)))
+        store(target, "speech_th", say(WITH_TH, "slt", 1.1, 190, Path(scratch)))
     german = Espeak().say(GERMAN, "de+f3", words_per_minute=140)
     if german is None:
         raise SystemExit("espeak-ng has no German voice; install espeak-ng-data")

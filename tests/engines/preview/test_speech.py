@@ -13,7 +13,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lipsync_server.engines.base import SPEECH_RATE_HZ, n_frames_for
-from lipsync_server.engines.preview.readout import TONGUE_TIP
+from lipsync_server.engines.preview.readout import LIKE_TH, TONGUE_TIP
 from lipsync_server.engines.preview.speech import mouth_track, speech_track
 from numpy.typing import NDArray
 
@@ -181,6 +181,19 @@ def test_the_tongue_rises_for_l_and_n_more_than_for_other_sounds() -> None:
     assert np.mean(elsewhere) < 0.4
 
 
+def test_the_tongue_rises_for_much_of_th_in_english() -> None:
+    speech, phones = _load("speech_th")
+    fps = 100
+    tongue = speech_track(speech, n_frames_for(len(speech) / SPEECH_RATE_HZ, fps), fps)[:, 4]
+    heights = [
+        float(tongue[round(fps * start_s) : round(fps * end_s) + 1].max())
+        for phone, start_s, end_s in phones
+        if phone in ("TH", "DH")
+    ]
+    assert len(heights) >= 12
+    assert np.mean(np.array(heights) > 0.5) >= 0.4
+
+
 def test_the_sounds_of_the_tongue_have_the_places_that_the_training_gave_them() -> None:
     file = Path(__file__).parents[3] / "server/training/preview_mouth/phones.py"
     source = importlib.util.spec_from_file_location("phones_of_the_training", file)
@@ -188,4 +201,5 @@ def test_the_sounds_of_the_tongue_have_the_places_that_the_training_gave_them() 
     phones = importlib.util.module_from_spec(source)
     sys.modules[source.name] = phones  # its dataclasses look their module up
     source.loader.exec_module(phones)
-    assert {name: phones.INDEX[name] for name in TONGUE_TIP} == TONGUE_TIP
+    places = {**TONGUE_TIP, **LIKE_TH}
+    assert {name: phones.INDEX[name] for name in places} == places

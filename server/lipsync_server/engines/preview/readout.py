@@ -23,6 +23,8 @@ SPEAKING: Final = 3
 FIRST_PHONE: Final = 4
 TONGUE_TIP: Final = {"N": 36, "TH": 37, "DH": 38, "L": 39}
 """The classes of phones in which the tongue's tip is seen at the upper teeth, with their places among the classes."""
+LIKE_TH: Final = {"F": 22, "V": 23, "S": 27, "Z": 28}
+"""The classes of phones that sound like th, with their places among the classes."""
 
 
 @dataclass(frozen=True)

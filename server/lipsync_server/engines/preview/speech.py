@@ -16,7 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_server.engines.base import FPS, SPEECH_RATE_HZ, Speech
-from lipsync_server.engines.preview.readout import FIRST_PHONE, PRESS, SPEAKING, TONGUE_TIP, WIDTH, Readout, evidence_of
+from lipsync_server.engines.preview.readout import (
+    FIRST_PHONE,
+    LIKE_TH,
+    PRESS,
+    SPEAKING,
+    TONGUE_TIP,
+    WIDTH,
+    Readout,
+    evidence_of,
+)
 from lipsync_server.paths import bundled
 
 Array = NDArray[np.float32]
@@ -42,6 +51,10 @@ _LOUDNESS: Final = 0.5
 # The probability of l, n or th from which the tongue's tip rises, and at which it touches the teeth. At 0.2, two thirds
 # of these sounds are found in the two synthetic recordings of the tests, and 9 % of the others are taken for them.
 _TIP_LEAVES_AT, _TIP_ARRIVES_AT = 0.1, 0.3
+# The networks heard little th, so its probability is low even where th is spoken. f and s sound like th: a share of
+# their probabilities is subtracted. docs/preview.md has the recordings on which these figures were chosen.
+_TH_LEAVES_AT, _TH_ARRIVES_AT = 0.009, 0.022
+_TAKEN_FOR_TH: Final = {"F": 0.02, "V": 0.02, "S": 0.01, "Z": 0.01}
 
 # A recording whose loud parts stay under this (dB of full scale) is silence.
 _SILENCE_DB: Final = -66.0
@@ -268,11 +281,21 @@ def _grid_track(mel: Array, loud_db: float) -> Array:
     width = _smooth(evidence[:, WIDTH], 4.0) * talking
     # Averaged over 40 ms, so that a video frame of 25 per second misses no sound.
     loudness = np.clip(_smooth(level, 2.0) * talking, 0, 1)
-    at_teeth = evidence[:, [FIRST_PHONE + place for place in TONGUE_TIP.values()]].sum(axis=1)
-    tongue = np.clip((_smooth(at_teeth, 2.0) - _TIP_LEAVES_AT) / (_TIP_ARRIVES_AT - _TIP_LEAVES_AT), 0, 1) * talking
+    tongue = _tongue_tip(evidence) * talking
     return np.stack(
         [np.clip(_smooth(opening, 1.0), 0, 1), np.clip(width, -1, 1), press * talking, loudness, tongue], axis=1
     )
+
+
+def _tongue_tip(evidence: Array) -> Array:
+    """The height of the tongue's tip, (n,): 0 where it rests, 1 at the upper teeth. evidence: float32 (n, n_outputs)."""
+    at_teeth = evidence[:, [FIRST_PHONE + place for place in TONGUE_TIP.values()]].sum(axis=1)
+    th = evidence[:, [FIRST_PHONE + TONGUE_TIP[name] for name in ("TH", "DH")]].sum(axis=1)
+    for name, share in _TAKEN_FOR_TH.items():
+        th = th - np.float32(share) * evidence[:, FIRST_PHONE + LIKE_TH[name]]
+    any_tip = (_smooth(at_teeth, 2.0) - _TIP_LEAVES_AT) / (_TIP_ARRIVES_AT - _TIP_LEAVES_AT)
+    th_tip = (_smooth(th, 2.0) - _TH_LEAVES_AT) / (_TH_ARRIVES_AT - _TH_LEAVES_AT)
+    return np.asarray(np.clip(np.maximum(any_tip, th_tip), 0, 1), np.float32)
 
 
 def talking_steps(speaking: Array, level: Array) -> Mask:

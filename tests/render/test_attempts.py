@@ -191,6 +191,9 @@ def _run_elsewhere(task: RenderTask) -> int:
 def test_the_check_runs_by_itself_only_where_it_is_cheap() -> None:
     assert why_too_dear(10, render_s=600) is None
     assert "check=true" in str(why_too_dear(10, render_s=8))
+    # 7 s of work for a second of video: the start of the check is too much of a short render, and not of a long one.
+    assert why_too_dear(3, render_s=7 * 3) is not None
+    assert why_too_dear(120, render_s=7 * 120) is None
 
 
 def test_a_video_that_was_not_checked_has_the_reason(tmp_path: Path, speech: Path) -> None:

@@ -10,7 +10,7 @@ from lipsync_server.engines.ask import Ask, check_captions
 from lipsync_server.errors import InvalidInput
 from lipsync_server.media.captions.align import _path, align
 from lipsync_server.media.captions.cues import LONGEST_S, Shape, cues_of, width_of
-from lipsync_server.media.captions.script import candidate_languages, is_right_to_left, words_of
+from lipsync_server.media.captions.script import candidate_languages, is_right_to_left, unread_letters, words_of
 from lipsync_server.media.captions.spoken_words import speak
 from lipsync_server.media.captions.subtitles import srt, vtt
 from lipsync_server.media.info import HeardWord
@@ -196,3 +196,11 @@ def test_captions_without_words_are_refused_with_the_name_of_the_field() -> None
     assert empty.value.field == "script"
     check_captions(Ask(), None)
     check_captions(Ask(script="[whispers] ...", captions="off"), None)
+
+
+def test_letters_that_the_voice_cannot_read_are_named() -> None:
+    speech, _ = read_aloud(JAPANESE, "ja")
+    assert align(words_of(JAPANESE), speech, "ja").unread == "写真作動画簡単"
+    assert align(words_of("これはことばです"), speech, "ja").unread == ""
+    assert unread_letters(words_of("你好, world"), "cmn") == unread_letters(words_of("你好"), "zh-TW") == ""
+    assert unread_letters(words_of("The word 你好 is Chinese."), "en") == "你好"

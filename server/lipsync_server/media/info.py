@@ -73,11 +73,16 @@ class HeardWord:
 
 @dataclass(frozen=True)
 class HeardScript:
-    """A script timed by a recording. fits: whether script and recording are likely to be of the same words."""
+    """A script timed by a recording.
+
+    fits: whether script and recording are likely to be of the same words. unread: the letters of the script that the
+    voice cannot read, once each; near them the times are wrong.
+    """
 
     words: tuple[HeardWord, ...]
     language: str
     fits: bool
+    unread: str = ""
 
 
 @dataclass(frozen=True)

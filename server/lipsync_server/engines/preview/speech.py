@@ -288,7 +288,7 @@ def _grid_track(mel: Array, loud_db: float) -> Array:
 
 
 def _tongue_tip(evidence: Array) -> Array:
-    """The height of the tongue's tip, (n,): 0 where it rests, 1 at the upper teeth. evidence: float32 (n, n_outputs)."""
+    """The height of the tongue's tip, (n,): 0 at rest, 1 at the upper teeth. evidence: float32 (n, n_outputs)."""
     at_teeth = evidence[:, [FIRST_PHONE + place for place in TONGUE_TIP.values()]].sum(axis=1)
     th = evidence[:, [FIRST_PHONE + TONGUE_TIP[name] for name in ("TH", "DH")]].sum(axis=1)
     for name, share in _TAKEN_FOR_TH.items():

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_server.errors import InvalidInput
-from lipsync_server.media.captions.script import Word, candidate_languages
+from lipsync_server.media.captions.script import Word, candidate_languages, unread_letters
 from lipsync_server.media.captions.spoken_words import Spoken, speak
 from lipsync_server.media.info import HeardScript, HeardWord
 from lipsync_server.media_types import SPEECH_RATE_HZ, Speech
@@ -81,7 +81,7 @@ def align(words: Sequence[Word], speech: Speech, language: str | None) -> HeardS
         HeardWord(word.text, word.blank_before, min(start_s, end_s), min(stop_s, end_s))
         for word, (start_s, stop_s) in zip(words, spans, strict=True)
     ]
-    return HeardScript(tuple(timed), language, difference < _POOR_FIT)
+    return HeardScript(tuple(timed), language, difference < _POOR_FIT, unread_letters(list(words), language))
 
 
 def _language_of(words: Sequence[Word], speech: Speech) -> str:

@@ -17,6 +17,7 @@ _WITHOUT_BLANKS: Final = frozenset({"CJK", "HIRAGANA", "KATAKANA"})
 # Here blanks stand between phrases, and only a dictionary finds the words in them. A long phrase is cut evenly.
 _BLANKS_BETWEEN_PHRASES: Final = frozenset({"THAI", "LAO", "KHMER", "MYANMAR"})
 _LONGEST_PHRASE: Final = 20
+_CHINESE: Final = frozenset({"cmn", "yue", "hak", "zh"})
 _ENDS_SENTENCE: Final = tuple(".!?…。！？؟।။።")
 _ENDS_CLAUSE: Final = tuple(",;:，、；：،؛—–")
 _CLOSING: Final = "\"'”’»)]}」』）"
@@ -100,6 +101,16 @@ def candidate_languages(words: list[Word]) -> tuple[str, ...]:
         if system in _LANGUAGES:
             return _LANGUAGES[system]
     return () if systems else _LANGUAGES["LATIN"]
+
+
+def unread_letters(words: list[Word], language: str) -> str:
+    """The letters of `words` that espeak-ng cannot read in `language`, once each, in order.
+
+    espeak-ng reads Chinese characters in Chinese languages only. In Japanese (kanji) it says "Chinese letter" instead.
+    """
+    if language.lower().partition("-")[0] in _CHINESE:
+        return ""
+    return "".join(dict.fromkeys(c for word in words for c in word.spoken if _system(c) == "CJK"))
 
 
 def ends_sentence(text: str) -> bool:

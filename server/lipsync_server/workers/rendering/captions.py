@@ -33,6 +33,10 @@ The mouth opens and
 the head moves into this space."""
 
 
+_LETTERS_SHOWN = 8
+"""Letters that a warning shows at most."""
+
+
 class VideoCaptions:
     """The captions of one video. fonts_dir: the owner's own fonts. warn: called with each warning for the caller."""
 
@@ -41,7 +45,13 @@ class VideoCaptions:
         self._ask = ask
         self._fonts = _fonts(fonts_dir) if ask.burns_captions else None
         self._burned: BurnedCaptions | None = None
-        if not heard.fits:
+        if heard.unread:
+            warn(
+                f"The voice that times the captions cannot read {_listed(heard.unread)}, so words may be shown a "
+                "second early or late. Send Japanese in kana, or send no script: the words are then recognised, with "
+                "times of their own."
+            )
+        elif not heard.fits:
             warn(
                 "The script hardly sounds like the recording, so the captions may be out of time. "
                 "Send the words that are spoken, in the language in which they are spoken."
@@ -83,6 +93,12 @@ def _fonts(folder: Path | None) -> "Fonts":
     from lipsync_server.media.captions.fonts import Fonts
 
     return Fonts(folder)
+
+
+def _listed(letters: str) -> str:
+    """The first of `letters`, and how many more there are."""
+    more = len(letters) - _LETTERS_SHOWN
+    return " ".join(letters[:_LETTERS_SHOWN]) + (f" and {more} more letters" if more > 0 else "")
 
 
 def _write_text(text: str, file: BinaryIO) -> None:

@@ -19,8 +19,12 @@ from lipsync_server.settings import RenderSettings
 
 log = logging.getLogger(__name__)
 
-CHECK_S_PER_S = 0.3
-"""Seconds of a check for a second of video; docs/quality-check.md has the measurement."""
+# The estimated time of a check; docs/quality-check.md has the measurement. Starting costs the same for every video. Up
+# to _EACH_FRAME_UP_TO_S the check searches every frame for the mouth, in a longer video every second one
+# (check/watch.py).
+_START_S = 1.2
+_EACH_FRAME_UP_TO_S = 30.0
+_S_PER_S_EACH_FRAME, _S_PER_S_EVERY_SECOND = 0.35, 0.2
 MAX_SHARE = 0.05
 """The largest share of the render's time for a check that the caller did not request."""
 
@@ -33,9 +37,15 @@ class Checked:
     why_not: str = ""
 
 
+def check_s(duration_s: float) -> float:
+    """The estimated seconds of processor time that checking a video of `duration_s` seconds takes."""
+    short = duration_s <= _EACH_FRAME_UP_TO_S
+    return _START_S + duration_s * (_S_PER_S_EACH_FRAME if short else _S_PER_S_EVERY_SECOND)
+
+
 def why_too_dear(duration_s: float, render_s: float) -> str | None:
     """Why a check that the caller did not request is left out; None if it is cheap compared with the render."""
-    share = CHECK_S_PER_S * duration_s / max(render_s, 1e-6)
+    share = check_s(duration_s) / max(render_s, 1e-6)
     if share <= MAX_SHARE:
         return None
     return (

@@ -110,6 +110,22 @@ async def test_jobs_end_with_the_reason_when_no_worker_can_be_started(start: Sta
     assert executor.tasks == []
 
 
+async def test_a_spoilt_row_of_a_waiting_job_fails_that_job_and_the_next_one_runs(start: Start) -> None:
+    executor = StandInExecutor()
+    site = await start(executor=executor)
+    holding = (await site.submit(prompt="hold"))["id"]
+    await executor.rendering.wait()
+    poisoned, good = (await site.submit())["id"], (await site.submit())["id"]
+    with sqlite3.connect(site.data_dir / "lipsync.db") as database:
+        database.execute("UPDATE jobs SET spec = '{' WHERE id = ?", (poisoned,))
+    executor.let_go.set()
+    assert [(await site.ended(job_id))["state"] for job_id in (holding, poisoned, good)] == [
+        "succeeded",
+        "failed",
+        "succeeded",
+    ]
+
+
 async def test_a_spoilt_row_stops_neither_the_queue_nor_the_list_nor_the_next_start(
     start: Start,
 ) -> None:

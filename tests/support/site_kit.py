@@ -30,6 +30,10 @@ from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
 from PIL import Image
 
 
+_END_S = 120
+"""No job of these tests takes longer, on a busy machine either; a job that hangs fails its test."""
+
+
 def write_mp4(path: Path, n_frames: int = 10) -> None:
     """A real H.264 file that appears by rename."""
     part = path.with_suffix(".part")
@@ -192,7 +196,7 @@ class Site:
 
     async def ended(self, job_id: str) -> Json:
         """The job once it has ended, by its event stream."""
-        async with self.client.get(f"/v1/jobs/{job_id}/events") as response:
+        async with asyncio.timeout(_END_S), self.client.get(f"/v1/jobs/{job_id}/events") as response:
             assert "event: end" in (await response.text())
         return await self.job(job_id)
 

@@ -1,13 +1,15 @@
 """Pictures: every kind that is promised is read upright in 8-bit RGB, and nothing else gets as far as a decoder."""
 
 import io
+import struct
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hostile_files import black_png, jpeg_with_empty_scans
+from hostile_files import black_png, jpeg_with_empty_scans, png_chunk
 from lipsync_server.errors import InvalidImage, UnsupportedMedia
 from lipsync_server.media.picture.colour import BACKDROP
 from lipsync_server.media.picture.still import load_image, probe_image
@@ -35,6 +37,16 @@ def corner_colours(pixels: np.ndarray) -> np.ndarray:
 
 
 WANTED = corner_colours(np.asarray(quadrants()))
+
+
+def linear_grey_profile() -> bytes:
+    """An ICC profile for greys whose levels are proportional to light."""
+    white = b"XYZ \0\0\0\0" + struct.pack(">3i", 63_190, 65_536, 54_061)
+    curve = b"curv\0\0\0\0" + struct.pack(">I", 0)
+    head = struct.pack(">I4sI4s4s4s", 188, b"lcms", 0x02400000, b"mntr", b"GRAY", b"XYZ ")
+    head += struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + white[8:]
+    table = struct.pack(">I4sII4sII", 2, b"wtpt", 156, 20, b"kTRC", 176, 12)
+    return head.ljust(128, b"\0") + table + white + curve
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP"])
@@ -278,6 +290,39 @@ def test_a_grey_picture_with_a_profile_for_colours_stays_grey(tmp_path: Path, mo
     pixels = load_image(tmp_path / "p.png", max_pixels=LIMIT)
     assert np.ptp(pixels, axis=2).max() <= 1
     assert np.abs(pixels[:, :, 0].astype(int) - np.asarray(grey)).max() <= 2
+
+
+@pytest.mark.parametrize("n_bits", [8, 16])
+@pytest.mark.parametrize("transparent", [False, True])
+@pytest.mark.parametrize("declared", ["profile", "gamma"])
+def test_a_grey_picture_of_linear_light_becomes_as_bright_as_it_was(
+    tmp_path: Path, n_bits: int, transparent: bool, declared: str
+) -> None:
+    """Renderers and scanners store linear light, and declare that in a profile or in the PNG's chunk gAMA."""
+    path, light = tmp_path / "p.png", 0.2
+    level = round(light * (2**n_bits - 1))
+    pixel = (level, 2**n_bits - 1)[: 1 + transparent]
+    row = b"\0" + b"".join(value.to_bytes(n_bits // 8) for value in pixel) * 64
+    header = struct.pack(">IIBBBBB", 64, 64, n_bits, 4 if transparent else 0, 0, 0, 0)
+    colours = (
+        png_chunk(b"iCCP", b"grey\0\0" + zlib.compress(linear_grey_profile()))
+        if declared == "profile"
+        else png_chunk(b"gAMA", struct.pack(">I", 100_000))
+    )
+    pixels = png_chunk(b"IDAT", zlib.compress(row * 64))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + colours + pixels + png_chunk(b"IEND", b""))
+    shown = 255 * (1.055 * light ** (1 / 2.4) - 0.055)
+    assert np.abs(load_image(path, max_pixels=LIMIT).astype(float) - shown).max() < 3
+
+
+@pytest.mark.parametrize("also", [b"", b"sRGB"])
+def test_the_usual_gamma_of_a_png_changes_no_colour(tmp_path: Path, also: bytes) -> None:
+    path = tmp_path / "p.png"
+    quadrants().save(path)
+    head, rest = path.read_bytes()[:33], path.read_bytes()[33:]
+    gamma = png_chunk(b"gAMA", struct.pack(">I", 100_000 if also else 45_455))
+    path.write_bytes(head + (png_chunk(also, b"\0") if also else b"") + gamma + rest)
+    assert np.array_equal(load_image(path, max_pixels=LIMIT), np.asarray(quadrants()))
 
 
 def test_colours_are_converted_before_they_are_blended(tmp_path: Path) -> None:

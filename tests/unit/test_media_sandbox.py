@@ -99,7 +99,22 @@ def test_a_decoder_that_hangs_is_killed_at_the_wall_limit(
         assert not process.is_alive()
 
 
-def test_the_kernel_ends_a_decoder_whose_processor_time_is_used_up(pool: DecoderPool, picture: Path) -> None:
+def test_the_kernel_ends_a_process_whose_processor_time_is_used_up() -> None:
+    program = """if True:
+        from lipsync_server.media.sandbox.limits import *
+        with applied(Limits(64 * MIB, 0.1, 5.0)):
+            began = time.process_time()
+            while time.process_time() < began + 5.0:
+                pass
+        print("not limited")
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (-signal.SIGXCPU, "")
+
+
+def test_a_file_whose_decoder_used_up_its_processor_time_is_refused_with_the_reason(
+    pool: DecoderPool, picture: Path
+) -> None:
     with pool.process() as process:
         process.run(ProbePicture(picture, LIMIT))
         os.kill(process.pid, signal.SIGSTOP)

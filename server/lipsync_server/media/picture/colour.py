@@ -5,6 +5,7 @@ part is blended with the backdrop afterwards, because the backdrop is in sRGB.
 """
 
 import io
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ BACKDROP = 208
 """Grey level behind a transparent picture. Light grey hides the dark and the white fringes of a cut-out; pure white or
 black would show one of them."""
 
+_SRGB_GAMMA = 2.2
+_UNNOTICED_GAMMA = 0.05
 _ALPHA_MODES = ("LA", "PA", "La", "RGBA", "RGBa")
 _GREY_MODES = ("1", "L", "LA", "La", "I", "F")
 
@@ -40,6 +43,8 @@ def to_rgb(image: Image.Image, hdr: HdrCoding | None = None) -> Frames:
         colours = Image.fromarray(tone_map_still(np.asarray(colours.convert("RGB")), hdr))
     elif profile:
         colours = _to_srgb(colours, profile, is_grey=is_grey)
+    elif (gamma := _other_gamma(image)) is not None:
+        colours = colours.convert("RGB").point(_srgb_levels(gamma) * 3)
     colours = colours.convert("RGB")
     if alpha is not None:
         colours = Image.composite(colours, Image.new("RGB", image.size, (BACKDROP,) * 3), alpha)
@@ -62,7 +67,8 @@ def _to_srgb(colours: Image.Image, profile: bytes, *, is_grey: bool) -> Image.Im
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         space = source.profile.xcolor_space.strip()
-        if space == "GRAY" and is_grey:
+        # Pillow decodes 16-bit grey with transparency to RGBA, so the mode alone does not show a grey picture.
+        if space == "GRAY" and (is_grey or _is_grey_in_colours(colours)):
             colours = colours.convert("L")
         elif space == "RGB" and colours.mode != "CMYK":
             colours = colours.convert("RGB")
@@ -72,3 +78,26 @@ def _to_srgb(colours: Image.Image, profile: bytes, *, is_grey: bool) -> Image.Im
     except (ImageCms.PyCMSError, OSError, ValueError):
         return colours
     return converted or colours
+
+
+def _is_grey_in_colours(colours: Image.Image) -> bool:
+    """Whether every pixel of an RGB picture is a grey."""
+    if colours.mode != "RGB":
+        return False
+    red, green, blue = colours.split()
+    return red.tobytes() == green.tobytes() == blue.tobytes()
+
+
+def _other_gamma(image: Image.Image) -> float | None:
+    """The exponent in a PNG's chunk gAMA, if no chunk sRGB overrules it and it is not about sRGB's own 1 / 2.2."""
+    gamma = image.info.get("gamma")
+    if "srgb" in image.info or not isinstance(gamma, float) or not math.isfinite(gamma) or gamma <= 0:
+        return None
+    return gamma if abs(gamma * _SRGB_GAMMA - 1) > _UNNOTICED_GAMMA else None
+
+
+def _srgb_levels(gamma: float) -> list[int]:
+    """The sRGB level, 0 to 255, of each 8-bit level that was stored with the exponent `gamma`."""
+    light = np.linspace(0, 1, 256) ** (1 / gamma)
+    levels = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    return [int(level) for level in (levels * 255).round()]

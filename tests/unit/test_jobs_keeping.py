@@ -4,6 +4,7 @@ import asyncio
 import resource
 import sqlite3
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -91,7 +92,11 @@ async def test_a_video_that_cannot_be_read_stays_where_it_is(files: JobFiles) ->
     await database.close()
 
 
-async def test_a_wall_clock_that_jumps_expires_nothing_and_forgets_nothing(files: JobFiles) -> None:
+async def test_a_wall_clock_that_jumps_expires_nothing_and_forgets_nothing(
+    files: JobFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wall = HandClock(2.0)
+    monkeypatch.setattr(time, "time", wall)  # the machine's clock, for every module
     database = await open_database(files.data_dir / "lipsync.db")
     keeping = await open_keeping_clock(database)
     store = Store(database, callback_body=lambda job: b"", keeping=keeping)
@@ -99,7 +104,6 @@ async def test_a_wall_clock_that_jumps_expires_nothing_and_forgets_nothing(files
     failed = new_id()
     await store.add(Job(failed, SPEC, "queued", 1.0), max_open=99, key=None)
     await store.cancel(failed, now=2.0, ending=Ending())
-    wall = HandClock(2.0)
     retention = Retention(store, files, grace_s=3600.0, keeping=keeping, clock=wall)
     for jump_s in (2 * DAY_S, 400 * DAY_S, -2 * DAY_S):
         wall.seconds = jump_s

@@ -36,6 +36,8 @@ _MESH_PX = 256
 # The crop is this much larger than the face, as in the mesh model's training.
 _CROP_MARGIN = 1.5
 _OVERLAP_IS_SAME = 0.3
+# A box with less overlap than this means another face: it is more than three times as wide and high as the face.
+_HARDLY_OVERLAPS = 0.1
 # Tile sides as shares of the picture's short side. Each level finds faces about half as large as the level before.
 _TILE_SHARES = (0.6, 0.3)
 _MIN_TILE_PX = 96
@@ -119,10 +121,37 @@ class FaceLandmarker:
         self._anchors = _anchors()
         self._turn = threading.RLock()
 
-    def detect(self, picture: Frames, *, min_score: float = 0.5, max_faces: int = 16) -> list[Face]:
-        """Every face in `picture`, uint8 RGB (H, W, 3), from left to right; [] without a face."""
+    def detect(
+        self, picture: Frames, *, min_score: float = 0.5, max_faces: int = 16, face_box: Box | None = None
+    ) -> list[Face]:
+        """Every face in `picture`, uint8 RGB (H, W, 3), from left to right; [] without a face.
+
+        A face that is much smaller than the largest one may be missing, unless it touches `face_box` (left, top, right,
+        bottom in pixels).
+        """
         with self._turn:
-            return self._detect(picture, min_score, max_faces)
+            faces = self._detect(picture, min_score, max_faces)
+            if face_box is not None and all(_overlap(face.box, face_box) < _HARDLY_OVERLAPS for face in faces):
+                near = self._faces_near(picture, face_box, min_score)
+                faces += [new for new in near if all(_overlap(new.box, old.box) < _OVERLAP_IS_SAME for old in faces)]
+        return sorted(faces, key=lambda face: face.box[0] + face.box[2])
+
+    def _faces_near(self, picture: Frames, box: Box, min_score: float) -> list[Face]:
+        """The faces that touch `box`. Searches squares around the box, because a caller may draw it too large."""
+        height, width = picture.shape[:2]
+        left, top, right, bottom = box
+        x, y, longest = (left + right) / 2, (top + bottom) / 2, max(right - left, bottom - top, _MIN_TILE_PX / 2)
+        crops: list[_Crop] = []
+        for share in (1.0, 2.0):
+            tile = (
+                int(max(0, min(width, x - share * longest))),
+                int(max(0, min(height, y - share * longest))),
+                int(max(0, min(width, x + share * longest))),
+                int(max(0, min(height, y + share * longest))),
+            )
+            if tile[0] < tile[2] and tile[1] < tile[3]:
+                crops += self._crops(picture, tile, min_score)
+        return [face for face in self._faces_at(picture, crops, min_score, 4) if _overlap(face.box, box) > 0]
 
     def _detect(self, picture: Frames, min_score: float, max_faces: int) -> list[Face]:
         """Search the whole picture and large tiles, then smaller tiles until a face is found."""
@@ -138,7 +167,7 @@ class FaceLandmarker:
                 crop for tile in _covering(width, height, side, 0.4) for crop in self._crops(picture, tile, min_score)
             ]
             faces = self._faces_at(picture, crops, min_score, max_faces)
-        return sorted(faces, key=lambda f: f.box[0] + f.box[2])
+        return faces
 
     def _faces_at(self, picture: Frames, crops: list[_Crop], min_score: float, max_faces: int) -> list[Face]:
         """The faces in the crops, each face once."""

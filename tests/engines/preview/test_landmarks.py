@@ -70,6 +70,20 @@ def test_a_face_of_50_pixels_is_found_however_large_the_photograph(
     assert face.points[1, :2] == pytest.approx((left + 0.44 * side, top + 0.25 * side), abs=0.06 * side)
 
 
+@pytest.mark.parametrize("loose", [1.0, 2.5])
+def test_a_face_of_50_pixels_in_the_callers_box_is_found_beside_a_large_one(
+    portrait: Frames, landmarker: FaceLandmarker, loose: float
+) -> None:
+    frame = canvas(2000, 3000)
+    frame[700:1724, 300:1324] = resized(portrait, 1024)
+    frame[500:740, 2340:2580] = resized(portrait, 240)
+    assert len(landmarker.detect(frame)) == 1, "the small face alone would be found by smaller tiles"
+    x, y, half = 2340 + 0.44 * 240, 500 + 0.25 * 240, 30 * loose
+    box = (x - half, y - half, x + half, y + half)
+    chosen = choose_face(landmarker.detect(frame, face_box=box), face_box=box)
+    assert chosen.points[1, :2] == pytest.approx((x, y), abs=0.06 * 240)
+
+
 def test_several_faces_are_counted_from_the_left(portrait: Frames, landmarker: FaceLandmarker) -> None:
     frame = canvas(512, 1200)
     frame[100:450, 30:380] = resized(portrait, 350)

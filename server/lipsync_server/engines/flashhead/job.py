@@ -117,7 +117,7 @@ class Job:
         options, picture = self._options, self._request.picture
         if options.framing == "centre":
             return _Square(fit_picture(picture, (SIDE, SIDE)), None)
-        faces = landmarker().detect(picture)
+        faces = landmarker().detect(picture, face_box=options.face_box)
         face = choose_face(faces, face_index=options.face_index, face_box=options.face_box)
         crop = crop_for(face, picture, options.face_scale)
         for warning in warnings_for(face, crop):

@@ -54,7 +54,7 @@ class PreviewEngine:
         context.progress("preprocess", 0, 3, "finding the face")
         picture, scale = fit_picture(request.picture)
         # Faces are searched in the original picture, because a small face may have too few pixels in the video's size.
-        faces = self._landmarker.detect(request.picture)
+        faces = self._landmarker.detect(request.picture, face_box=options.face_box)
         face = choose_face(faces, face_index=options.face_index, face_box=options.face_box).scaled(scale)
         height_px = face.box[3] - face.box[1]
         if height_px < _SMALL_FACE_PX:

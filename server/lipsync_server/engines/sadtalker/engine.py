@@ -131,7 +131,7 @@ class SadTalkerEngine:
     ) -> tuple[Source, Face]:
         """The prepared source picture and its face. Raises NoFace, and InvalidImage for a face that is too small."""
         assert self._landmarker is not None
-        faces = self._landmarker.detect(request.picture)
+        faces = self._landmarker.detect(request.picture, face_box=options.face_box)
         face = choose_face(faces, face_index=options.face_index, face_box=options.face_box)
         if abs(face.yaw) > _STRONG_YAW:
             context.warn(

@@ -34,7 +34,7 @@ class VideoFraming:
         if aspect is None or request.picture_video is not None or getattr(request.options, "people", None) is not None:
             return request
         height, width = request.picture.shape[:2]
-        faces = landmarker().detect(request.picture)
+        faces = landmarker().detect(request.picture, face_box=self._ask.face_box)
         try:
             chosen = choose_face(faces, face_index=self._ask.face_index, face_box=self._ask.face_box)
         except NoFace:

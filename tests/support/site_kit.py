@@ -29,7 +29,6 @@ from lipsync_server.workers.rendering.failures import in_words
 from lipsync_server.workers.task import ProgressEvent, RenderOutcome, RenderTask
 from PIL import Image
 
-
 _END_S = 120
 """No job of these tests takes longer, on a busy machine either; a job that hangs fails its test."""
 

@@ -191,6 +191,31 @@ async def test_on_a_full_disk_videos_can_be_deleted_and_expire(
     await database.close()
 
 
+async def test_a_download_from_a_full_disk_collects_the_video_once_there_is_room(tmp_path: Path) -> None:
+    files = SmallDisk(tmp_path / "data", min_free_bytes=0)
+    files.prepare()
+    database = await open_database(files.data_dir / "lipsync.db")
+    store = store_of(database, HandClock())
+    fetched, other = await finished(store, files), await finished(store, files)
+    retention = Retention(store, files, grace_s=60.0, keeping=KeepingClock(database, 0.0), clock=HandClock(9.0))
+    try:
+        files.fill()
+        await retention.downloaded(fetched)
+        assert (await store.get(fetched)).collected_at is None
+        files.remove(other)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    running = asyncio.create_task(retention.run())
+    for _ in range(500):
+        if (await store.get(fetched)).collected_at is not None:
+            break
+        await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert (await store.get(fetched)).collected_at == 9.0
+    await database.close()
+
+
 @pytest.mark.parametrize("content", [b"junk" * 10_000, bytes(40_000), None])
 async def test_a_spoilt_database_is_refused_in_a_sentence(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "lipsync.db"

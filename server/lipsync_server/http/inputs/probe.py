@@ -148,10 +148,20 @@ class _Attempt(Generic[Result]):
     def __init__(self, threads: ThreadPoolExecutor, decoders: DecoderPool, task: Task[Result]) -> None:
         self._process: BorrowedProcess | None = None
         self._is_stopped = False
+        self._loop = asyncio.get_running_loop()
+        self._begun = asyncio.Event()
         self._future = asyncio.wrap_future(threads.submit(self._run, decoders, task))
 
     async def is_done(self, timeout_s: float | None) -> bool:
-        """Wait up to `timeout_s` seconds; returns whether the task has ended."""
+        """Wait up to `timeout_s` seconds from the task's beginning; returns whether the task has ended.
+
+        The start of a fresh process does not count. On a busy machine an honest file would be taken for a slow one.
+        """
+        begun = asyncio.create_task(self._begun.wait())
+        try:
+            await asyncio.wait({self._future, begun}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            begun.cancel()
         return bool((await asyncio.wait({self._future}, timeout=timeout_s))[0])
 
     def result(self) -> Result:
@@ -170,4 +180,4 @@ class _Attempt(Generic[Result]):
             self._process = process
             if self._is_stopped:
                 process.kill()
-            return process.run(task)
+            return process.run(task, lambda: self._loop.call_soon_threadsafe(self._begun.set))

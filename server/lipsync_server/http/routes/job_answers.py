@@ -107,7 +107,7 @@ async def video_answer(
     async def sent(n_bytes: int, is_whole: bool) -> None:
         app[keys.METRICS].bytes_out.inc(n_bytes)
         if is_whole and collects:
-            await app[keys.RETENTION].collect(job.id)
+            await app[keys.RETENTION].downloaded(job.id)
 
     file = await finished_video(request, job)
     headers = {"Lipsync-Job-Id": job.id, **(headers or {})}

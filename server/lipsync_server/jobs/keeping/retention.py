@@ -10,9 +10,10 @@ import logging
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 
-from lipsync_server.errors import DiskFull
+from lipsync_server.errors import Conflict, DiskFull, NotFound
 from lipsync_server.jobs.database.store import Store
 from lipsync_server.jobs.files import JobFiles
 from lipsync_server.jobs.keeping.keeping_clock import KeepingClock
@@ -97,12 +98,22 @@ class Retention:
         self._keeping = keeping
         self._clock = clock
         self._wake = asyncio.Event()
+        self._downloaded: set[str] = set()
+        """Videos that were downloaded while the database could not be written; `run` marks them as collected."""
 
     async def collect(self, job_id: str) -> Job:
         """Mark the video as collected, so that it is kept for the grace period only. A second call has no effect."""
         job = await self._store.collect(job_id, now=self._clock(), keep_s=self._grace_s)
         self._wake.set()
         return job
+
+    async def downloaded(self, job_id: str) -> None:
+        """Mark the video as collected after its download. On a full disk the mark is made as soon as it can be."""
+        try:
+            await self.collect(job_id)
+        except sqlite3.OperationalError as error:
+            log.warning("the database cannot be written (%s): job %s counts as collected once it can", error, job_id)
+            self._downloaded.add(job_id)
 
     def wake(self) -> None:
         """Compute the next expiry again, because a job has ended."""
@@ -119,6 +130,10 @@ class Retention:
             try:
                 if n_expired := await expire(self._store, self._files, self._clock()):
                     log.info("%d videos expired", n_expired)
+                for job_id in tuple(self._downloaded):
+                    with suppress(Conflict, NotFound):  # the job was deleted meanwhile
+                        await self.collect(job_id)
+                    self._downloaded.discard(job_id)
                 if (next_in_s := await self._store.next_expiry_in_s()) is not None:
                     wait_s = min(wait_s, max(0.05, next_in_s))
                 await self._keeping.save()

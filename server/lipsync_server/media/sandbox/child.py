@@ -30,6 +30,9 @@ from lipsync_server.media.sound import speech
 from lipsync_server.media.sound.delivered import write_delivered
 from lipsync_server.media.sound.mix import mix
 
+READY = b'{"ready": true}\n'
+"""The first line: the libraries are loaded, and a task is begun as soon as it comes."""
+
 Handler = Callable[[Any, BinaryIO], object]
 
 
@@ -149,6 +152,8 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_watch, args=(sys.stdin.buffer, lines), name="watch", daemon=True).start()
+    answers.write(READY)
+    answers.flush()
     while True:
         answer(lines.get(), answers)
 

@@ -6,7 +6,7 @@ bad file is thrown away and a fresh one started in its place. All methods may be
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -39,9 +39,9 @@ class BorrowedProcess:
         """Whether the process runs."""
         return self._process.is_alive()
 
-    def run(self, task: Task[Result]) -> Result:
-        """Do `task` and wait for its result. Raises what DecoderProcess.run raises."""
-        return self._process.run(task)
+    def run(self, task: Task[Result], began: Callable[[], object] = bool) -> Result:
+        """Do `task` and wait for its result; see DecoderProcess.run."""
+        return self._process.run(task, began)
 
     def kill(self) -> None:
         """End the process now, whatever it does; a run() that waits raises."""

@@ -32,6 +32,8 @@ Result = TypeVar("Result")
 
 _MAX_ANSWER_BYTES = 8 * MIB
 """The times of the longest script's words, 80 bytes for each of 60,000 letters of a writing without blanks."""
+_START_S = 120.0
+"""Python and the decoders' libraries are loaded in 0.3 to 1 s, and in many seconds on a machine with too much work."""
 _MAX_TASKS = 50
 """A process is replaced after so many files: decoders leak."""
 _REFUSALS: dict[str, type[LipsyncError]] = {
@@ -56,6 +58,7 @@ class DecoderProcess:
         )
         self._ended_by: Literal["caller", "wall time"] | None = None
         self._n_tasks = 0
+        self._is_ready = False
         self.is_fit = True
         """Whether another file may be given to this process: False after one that failed to decode."""
 
@@ -73,14 +76,16 @@ class DecoderProcess:
         """Whether the process runs."""
         return self._process.poll() is None
 
-    def run(self, task: Task[Result]) -> Result:
-        """Do `task` in the process and wait for the result.
+    def run(self, task: Task[Result], began: Callable[[], object] = bool) -> Result:
+        """Do `task` in the process and wait for the result. began: called when the process has started and begins.
 
         Raises UnsupportedMedia, or the task's own error with a sentence that names the fault of the file.
         """
         limits = task.limits()
         self._n_tasks += 1
         fit, self.is_fit = self._n_tasks < _MAX_TASKS, False
+        self._await_start(task)
+        began()
         line = self._timed(limits.wall_s, lambda: self._ask(task))
         if not line.endswith(b"\n"):
             raise self._death(task)
@@ -97,6 +102,7 @@ class DecoderProcess:
         self.is_fit = False
         limits, stdout = task.limits(), self._process.stdout
         assert stdout is not None
+        self._await_start(task)
         line = self._timed(limits.wall_s, lambda: self._ask(task))
         while (shape := _frame_shape(line, task.max_pixels)) is not None:
             n_bytes = shape[0] * shape[1] * 3
@@ -131,6 +137,16 @@ class DecoderProcess:
             return wait()
         finally:
             timer.cancel()
+
+    def _await_start(self, task: Task[Result]) -> None:
+        """Wait until a fresh process has loaded its libraries, so that the time of the start is not the file's."""
+        if self._is_ready:
+            return
+        stdout = self._process.stdout
+        assert stdout is not None
+        if not self._timed(_START_S, lambda: stdout.readline(_MAX_ANSWER_BYTES)):
+            raise self._death(task)
+        self._is_ready = True
 
     def _ask(self, task: Task[Result]) -> bytes:
         """Send `task` and wait for the first line of the answer; b"" if the process has ended."""

@@ -88,7 +88,6 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 
 def black_png(width: int, height: int) -> bytes:
     """A PNG of black pixels, one bit each: 400 million of them take about 50 KB."""
-
     packer = zlib.compressobj(9)
     row = bytes(1 + (width + 7) // 8)
     pixels = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()

@@ -106,15 +106,3 @@ async def test_a_request_that_is_not_http_is_answered_as_a_problem_and_nothing_o
     assert json.loads(body)["status"] == 400
     assert b"SECRET" not in body
     assert "SECRET" not in caplog.text
-
-
-async def test_a_caller_who_disconnects_from_an_event_stream_causes_no_error_in_the_log(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with serving(tmp_path) as open_one:
-        for _ in range(3):
-            _, writer = await open_one()
-            writer.write(b"GET /v1/jobs/x/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer t\r\n\r\n")
-            writer.transport.abort()
-        assert (await answer_to(open_one, HEALTH))[0] == 200
-    assert not [record for record in caplog.records if record.levelname == "ERROR"]

@@ -254,7 +254,7 @@ async def test_a_full_disk_is_507_before_anything_is_read(start: Start) -> None:
         ("../../etc/passwd", "passwd-lipsync.mp4"),
         ("C:\\photos\\Anna.JPG", "Anna-lipsync.mp4"),
         ("\u202egpj.exe", "gpj-lipsync.mp4"),
-        ("x" * 300 + ".png", "x" * 200 + "-lipsync.mp4"),
+        ("x" * 300 + ".png", "x" * 196 + "-lipsync.mp4"),
         ("", "image-lipsync.mp4"),
     ],
 )

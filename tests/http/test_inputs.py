@@ -4,7 +4,9 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Callable
+from urllib.parse import unquote
 
+import aiohttp
 import pytest
 from lipsync_server.http import keys
 from lipsync_server.http.callers.slots import MAX_STREAMS
@@ -237,6 +239,23 @@ async def test_a_content_type_without_its_boundary_is_explained(site: Site, para
     async with site.client.post("/lipsync", data=WAV, headers=headers) as response:
         assert response.status == 400
         assert "without a boundary. Take away the Content-Type header" in (await response.json())["detail"]
+
+
+@pytest.mark.parametrize("name", ["写" * 190 + ".jpg", "שלום.jpg", "a" * 5000 + ".jpg", "-rf.jpg", "é\u2028\u202e.jpg"])
+async def test_the_videos_name_fits_every_file_system_and_every_header(site: Site, name: str) -> None:
+    fields = {"image": (name, PNG), "audio": ("v.wav", WAV)}
+    data = aiohttp.FormData(quote_fields=False)
+    for field, (file_name, content) in fields.items():
+        data.add_field(field, content, filename=file_name)
+    async with site.client.post("/v1/jobs", data=data) as response:
+        job = await response.json()
+    assert (await site.ended(job["id"]))["state"] == "succeeded"
+    async with site.client.get(f"/v1/jobs/{job['id']}/video") as response:
+        disposition = response.headers["Content-Disposition"]
+    plain, _, encoded = disposition.removeprefix('attachment; filename="').partition('"')
+    assert disposition.isascii() and plain.endswith(".mp4") and plain[0] not in ".-"
+    whole = unquote(encoded.removeprefix("; filename*=UTF-8''")) or plain
+    assert whole.endswith("-lipsync.mp4") and whole.isprintable() and len(whole.encode()) <= 255
 
 
 LIMITS = ["000001" + "9" * 30, "0000012345678", "9" * 5000, "-1", "1e9", "²", ""]

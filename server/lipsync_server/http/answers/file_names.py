@@ -8,7 +8,9 @@ import unicodedata
 from collections.abc import Mapping
 from urllib.parse import quote
 
-_MAX_CHARACTERS = 200
+# File systems allow 255 bytes, and the endings of a video and of a copy are added.
+_MAX_BYTES = 200
+_LONGEST_ENDING = 10
 # Browsers percent-encode only these three characters of a file name in a multipart header.
 _BROWSER_CODES = {"%22": '"', "%0D": "\r", "%0A": "\n", "%0d": "\r", "%0a": "\n"}
 _NAME = re.compile(r'(?:^|[;\s])name\s*=\s*(?:"((?:\\.|[^"\\])*)"|([^;\s]+))', re.IGNORECASE)
@@ -27,16 +29,27 @@ def video_name(wanted: str | None, image_name: str) -> str:
 def safe_name(name: str) -> str:
     """The last part of a path without control characters and characters that file systems forbid; never empty."""
     name = re.split(r"[/\\]", unicodedata.normalize("NFC", name))[-1]
-    name = "".join(c for c in name if unicodedata.category(c)[0] != "C" and c not in '<>:"|?*').strip(" .")
-    return name[:_MAX_CHARACTERS] or "file"
+    kinds = {"Zl", "Zp"}  # the separators of lines and of paragraphs
+    name = "".join(c for c in name if (kind := unicodedata.category(c))[0] != "C" and kind not in kinds)
+    return _shortened(re.sub(r'[<>:"|?*]', "", name).strip(" .")) or "file"
+
+
+def _shortened(name: str) -> str:
+    """`name` with at most _MAX_BYTES bytes in UTF-8, cut before its ending."""
+    stem, dot, ending = name.rpartition(".")
+    if len(ending) > _LONGEST_ENDING:
+        stem, dot, ending = name, "", ""
+    room = _MAX_BYTES - len(f"{dot}{ending}".encode())
+    return f"{stem.encode()[:room].decode(errors='ignore').rstrip(' .')}{dot}{ending}"
 
 
 def attachment(name: str) -> str:
     """The Content-Disposition of a download: an ASCII name for old clients, the real name as RFC 5987 encodes it."""
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
-    plain = re.sub(r'[\\"%;]', "_", plain).strip() or "lipsync.mp4"
-    if plain == ".mp4":
-        plain = "lipsync.mp4"
+    plain = re.sub(r'[\\"%;]', "_", plain).strip()
+    stem, dot, ending = plain.rpartition(".")
+    # A name that begins with a dot is hidden, and programs take one that begins with a dash for an option.
+    plain = f"{stem.lstrip(' .-') or 'lipsync'}{dot}{ending}"
     value = f'attachment; filename="{plain}"'
     return value if plain == name else f"{value}; filename*=UTF-8''{quote(name, safe='')}"
 

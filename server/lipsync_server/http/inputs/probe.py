@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from aiohttp import web
 
@@ -158,8 +158,9 @@ class _Attempt(Generic[Result]):
         The start of a fresh process does not count. On a busy machine an honest file would be taken for a slow one.
         """
         begun = asyncio.create_task(self._begun.wait())
+        either: tuple[asyncio.Future[Any], ...] = (self._future, begun)
         try:
-            await asyncio.wait({self._future, begun}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         finally:
             begun.cancel()
         return bool((await asyncio.wait({self._future}, timeout=timeout_s))[0])

@@ -225,4 +225,7 @@ async def test_a_spoilt_database_is_refused_in_a_sentence(tmp_path: Path, conten
         path.write_bytes(content)
     with pytest.raises(LipsyncError, match="finished videos are kept"):
         await open_database(path)
-    assert not [thread for thread in threading.enumerate() if "_connection_worker_thread" in thread.name]
+    workers = [thread for thread in threading.enumerate() if "_connection_worker_thread" in thread.name]
+    for thread in workers:  # a closed connection's thread ends a moment after the answer
+        await asyncio.to_thread(thread.join, 30)
+    assert not [thread for thread in workers if thread.is_alive()]

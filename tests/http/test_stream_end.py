@@ -16,7 +16,7 @@ def test_a_growing_video_that_is_removed_while_it_is_opened_is_still_sent(
     really_open = Path.open
 
     def open_and_remove(self: Path, *words: Any) -> IO[Any]:
-        file = really_open(self, *words)
+        file: IO[Any] = really_open(self, *words)
         self.unlink()
         return file
 

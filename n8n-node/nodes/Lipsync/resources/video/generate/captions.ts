@@ -62,7 +62,7 @@ export const captionFields: INodeProperties = {
 			default: '',
 			placeholder: 'e.g. {{ $json.text }}',
 			description:
-				'The spoken words, for example the text that an earlier node turned into speech. Each word is timed by the recording. Empty: the words of Audio From Text, or with Show As the server recognises them.',
+				'The spoken words, for example the text that an earlier node turned into speech. Each word is timed by the recording. Empty: the spoken text where Audio From is Text; otherwise the server recognises the words if Show As is set.',
 		},
 	],
 };

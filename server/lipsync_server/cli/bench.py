@@ -7,7 +7,7 @@ that finish a video (bench/finishing.py). This module presents the figures; it m
 
 import json
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,7 +21,7 @@ from lipsync_server.errors import InvalidInput
 
 if TYPE_CHECKING:
     from lipsync_server.bench.machine import Machine
-    from lipsync_server.bench.whole_runs import Run
+    from lipsync_server.bench.whole_runs import Plan, Run
 
 DURATIONS_S = "5,30,60,120,240"
 SHARED_DURATIONS_S = "4,30"
@@ -107,54 +107,81 @@ def bench(
                 )
             _measure_finishing(engine, repeat, json_path)
             return
-        from lipsync_server.bench import whole_runs
-        from lipsync_server.bench.machine import Machine
-        from lipsync_server.bench.share import card_speeds, write_share
-        from lipsync_server.engines.ask import Ask
-        from lipsync_server.engines.options import choose_options
-        from lipsync_server.paths import SAMPLES_DIR
+        asked_durations = SHARED_DURATIONS_S if share and durations == DURATIONS_S else durations
+        whole = _WholeRuns(engine, image, audio, _durations(asked_durations), repeat, key_values(option or []), price)
+        _measure_whole_runs(whole, json_path, via_http=via_http or share, share=share)
 
-        settings = console.settings_from({"engine": engine})
-        name, why = ENGINES.choose(settings)
-        plan = whole_runs.Plan(
-            engine=name,
-            image=image or SAMPLES_DIR / "portrait.jpg",
-            audio=audio or SAMPLES_DIR / "speech.wav",
-            durations_s=_durations(SHARED_DURATIONS_S if share and durations == DURATIONS_S else durations),
-            repeat=repeat,
-            options=key_values(option or []),
+
+@dataclass(frozen=True)
+class _WholeRuns:
+    """The whole renders to measure, as the caller gave them. None: the setting, the shipped picture or recording.
+
+    price: of this machine per hour.
+    """
+
+    engine: str | None
+    image: Path | None
+    audio: Path | None
+    durations_s: tuple[float, ...]
+    repeat: int
+    options: dict[str, object]
+    price: float | None
+
+
+def _measure_whole_runs(asked: _WholeRuns, json_path: Path | None, *, via_http: bool, share: bool) -> None:
+    """Measure whole renders with the real model files, and print, share and store the figures."""
+    from lipsync_server.bench import whole_runs
+    from lipsync_server.bench.machine import Machine
+    from lipsync_server.engines.ask import Ask
+    from lipsync_server.engines.options import choose_options
+    from lipsync_server.paths import SAMPLES_DIR
+
+    settings = console.settings_from({"engine": asked.engine})
+    name, why = ENGINES.choose(settings)
+    plan = whole_runs.Plan(
+        engine=name,
+        image=asked.image or SAMPLES_DIR / "portrait.jpg",
+        audio=asked.audio or SAMPLES_DIR / "speech.wav",
+        durations_s=asked.durations_s,
+        repeat=asked.repeat,
+        options=asked.options,
+    )
+    chosen = choose_options(name, ENGINES.options_model(name), Ask(options=dict(plan.options)), settings)
+    machine = Machine.here()
+    runs: list[Run] = []
+    for run in whole_runs.over_http(plan) if via_http else whole_runs.in_processes(plan):
+        runs.append(run)
+        typer.echo(
+            f"{run.duration_s:g} s of sound: {run.wall_s:.1f} s, {run.wall_s / run.duration_s:.2f} s per second",
+            err=True,
         )
-        asked = choose_options(name, ENGINES.options_model(name), Ask(options=dict(plan.options)), settings)
-        machine = Machine.here()
-        via_http = via_http or share
-        runs: list[Run] = []
-        for run in whole_runs.over_http(plan) if via_http else whole_runs.in_processes(plan):
-            runs.append(run)
-            typer.echo(
-                f"{run.duration_s:g} s of sound: {run.wall_s:.1f} s, {run.wall_s / run.duration_s:.2f} s per second",
-                err=True,
-            )
-        medians = whole_runs.medians(runs)
-        price_per_hour = price if price is not None else settings.price_per_hour
-        why += "; measured over HTTP, warm" if via_http else "; each run in a process of its own"
-        _print_table(why, machine, medians, price_per_hour, settings.currency)
-        if share:
-            chosen = asked.options.model_dump(mode="json", exclude_none=True)
-            preset: dict[str, object] = {key: chosen[key] for key in ("preset", "size", "resolution") if key in chosen}
-            found = card_speeds(machine, name, {**preset, **plan.options}, runs, datetime.now(UTC).date())
-            typer.echo(f"{write_share(found, Path.cwd())}: this card's measured speed; send it to the project")
-        if json_path is not None:
-            report = {
-                "machine": machine.numbers,
-                "engine": name,
-                "measured": why,
-                "via_http": via_http,
-                "price_per_hour": price_per_hour,
-                "currency": settings.currency,
-                "medians": [asdict(run) for run in medians],
-                "runs": [asdict(run) for run in runs],
-            }
-            json_path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    medians = whole_runs.medians(runs)
+    price_per_hour = asked.price if asked.price is not None else settings.price_per_hour
+    why += "; measured over HTTP, warm" if via_http else "; each run in a process of its own"
+    _print_table(why, machine, medians, price_per_hour, settings.currency)
+    if share:
+        _share(machine, plan, chosen.options.model_dump(mode="json", exclude_none=True), runs)
+    if json_path is not None:
+        report = {
+            "machine": machine.numbers,
+            "engine": name,
+            "measured": why,
+            "via_http": via_http,
+            "price_per_hour": price_per_hour,
+            "currency": settings.currency,
+            "medians": [asdict(run) for run in medians],
+            "runs": [asdict(run) for run in runs],
+        }
+        json_path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def _share(machine: "Machine", plan: "Plan", options: dict[str, object], runs: "list[Run]") -> None:
+    """Write this card's speed into the present folder. options: every option of the engine in this run."""
+    from lipsync_server.bench.share import card_speeds, write_share
+
+    named = {key: options[key] for key in ("preset", "size", "resolution") if key in options}
+    found = card_speeds(machine, plan.engine, {**named, **plan.options}, runs, datetime.now(UTC).date())
+    typer.echo(f"{write_share(found, Path.cwd())}: this card's measured speed; send it to the project")
 
 
 def _measure_sections(

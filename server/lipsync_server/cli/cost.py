@@ -59,10 +59,7 @@ def cost(
 ) -> None:
     """Compare the monthly cost of Vast.ai, TensorDock and RunPod: compute, storage, total."""
     with console.errors_as_sentences():
-        from rich.console import Console
-        from rich.table import Table
-
-        from lipsync_server.cloud.costs.cost import DEFAULT_OFFERS, PRICES_AS_OF, Offer, Workload
+        from lipsync_server.cloud.costs.cost import Offer, Workload
         from lipsync_server.cloud.costs.measured import default_folder, measured_speeds
 
         if currency != "USD" and rate == 1.0:
@@ -70,48 +67,68 @@ def cost(
         load = Workload(
             videos, seconds, min(videos, 30) if starts is None else starts, startup_min, idle_min, storage_gb
         )
-        offers = list(DEFAULT_OFFERS)
-        where = f"prices published by others, read on {PRICES_AS_OF}"
-        if live:
-            from lipsync_server.cloud.costs.prices import with_live_prices
-
-            offers, names = with_live_prices(offers)
-            is_dated = any(offer.provider not in names for offer in offers)
-            where = f"live prices of {', '.join(names)}{f'; others: {where}' if is_dated else ''}"
-        known_names = ", ".join(dict.fromkeys(offer.provider for offer in offers))
-        offers = [offer for offer in offers if provider in ("", offer.provider)]
-        if not offers:
-            raise InvalidInput(f"There is no provider {provider!r}; there are: {known_names}.", field="provider")
+        offers, where = _offers(provider, live=live)
         if price is not None:
             offers.append(Offer("yours", gpu, price, storage_price, storage_price, "as given"))
         own = measured_speeds(measured or [], default_folder())
         rows = _rows(offers, load, engine, preset, speed, own)
-        table = Table()
-        titles = ("provider", "GPU", "engine, preset", "/h", "s/s", "speed is", "hours", "compute", "storage", "total")
-        for title in (*titles, "a video"):
-            table.add_column(title, no_wrap=True)
-        for row in rows:
-            month = row.month
-            money = (month.compute, month.storage, month.total, month.total / videos)
-            table.add_row(
-                month.offer.provider,
-                month.offer.gpu,
-                row.speed.setting,
-                f"{month.offer.price_per_hour * rate:.2f}",
-                f"{row.speed.seconds:g}",
-                row.speed.origin,
-                f"{month.hours:.1f}",
-                *(f"{amount * rate:.2f}" for amount in money),
-            )
-        out = Console(soft_wrap=True, highlight=False)
-        out.width = max(out.width, 125)  # a narrow or piped terminal must not cut the figures
-        out.print(
+        heading = (
             f"{_count(videos, 'video')} of {seconds:g} s, {_count(load.starts, 'start')} of {startup_min:g} + "
             f"{idle_min:g} min, {storage_gb:g} GB of disk; in {currency}; {where}"
         )
-        out.print(table)
-        for sentence in (*_without_figure(engine, own), *_notes(rows, load, currency, rate)):
-            out.print(sentence)
+        _print(heading, rows, videos, rate, [*_without_figure(engine, own), *_notes(rows, load, currency, rate)])
+
+
+def _offers(provider: str, *, live: bool) -> "tuple[list[Offer], str]":
+    """The offers of `provider` ("": of all), and the source of their prices in words. live: ask the providers.
+
+    Raises InvalidInput for an unknown provider.
+    """
+    from lipsync_server.cloud.costs.cost import DEFAULT_OFFERS, PRICES_AS_OF
+
+    offers = list(DEFAULT_OFFERS)
+    where = f"prices published by others, read on {PRICES_AS_OF}"
+    if live:
+        from lipsync_server.cloud.costs.prices import with_live_prices
+
+        offers, names = with_live_prices(offers)
+        is_dated = any(offer.provider not in names for offer in offers)
+        where = f"live prices of {', '.join(names)}{f'; others: {where}' if is_dated else ''}"
+    known_names = ", ".join(dict.fromkeys(offer.provider for offer in offers))
+    offers = [offer for offer in offers if provider in ("", offer.provider)]
+    if not offers:
+        raise InvalidInput(f"There is no provider {provider!r}; there are: {known_names}.", field="provider")
+    return offers, where
+
+
+def _print(heading: str, rows: list[_Row], n_videos: int, rate: float, notes: list[str]) -> None:
+    """Print the bill of `n_videos` a month. rate: units of the shown currency for one USD."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    titles = ("provider", "GPU", "engine, preset", "/h", "s/s", "speed is", "hours", "compute", "storage", "total")
+    for title in (*titles, "a video"):
+        table.add_column(title, no_wrap=True)
+    for row in rows:
+        month = row.month
+        money = (month.compute, month.storage, month.total, month.total / n_videos)
+        table.add_row(
+            month.offer.provider,
+            month.offer.gpu,
+            row.speed.setting,
+            f"{month.offer.price_per_hour * rate:.2f}",
+            f"{row.speed.seconds:g}",
+            row.speed.origin,
+            f"{month.hours:.1f}",
+            *(f"{amount * rate:.2f}" for amount in money),
+        )
+    out = Console(soft_wrap=True, highlight=False)
+    out.width = max(out.width, 125)  # a narrow or piped terminal must not cut the figures
+    out.print(heading)
+    out.print(table)
+    for sentence in notes:
+        out.print(sentence)
 
 
 def _rows(

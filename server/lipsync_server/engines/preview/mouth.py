@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from lipsync_server.engines.landmarks import Points
 from lipsync_server.engines.preview.fields import Field, Grid, come_from, nodes, pull, smooth_step, spline
@@ -27,6 +28,10 @@ _CHEEK_RISE, _CHEEK_REACH = 0.011, 0.06
 _LOWER_RINGS, _UPPER_RINGS = (0.86, 0.92, 0.97, 1.0), (0.55, 0.75, 0.92, 1.0)
 _PARTED, _TRIM = 0.007, 0.003
 BASES = ("open", "close", "spread", "narrow", "press")
+_OPEN, _CLOSE, _SPREAD_BASE, _NARROW_BASE, _PRESS = range(len(BASES))
+Rings = tuple[tuple[int, ...], ...]
+"""The mesh points of a lip: chains from corner to corner, from the lip's outer edge to its inner one."""
+IntArray = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -151,63 +156,90 @@ class Mouth:
         high[1] += FULL_GAP * 1.3
         return self.frame.rectangle(low, high, picture_size, stride=1)
 
-    def _layer(self, at: Floats, own: tuple[tuple[int, ...], ...], other: tuple[tuple[int, ...], ...]) -> Field:
-        """Forward fields of one layer, float32 (bases, rows, columns, 2) in pixels: splines through the mesh points."""
+    def _layer(self, at: Floats, own: Rings, other: Rings) -> Field:
+        """Forward fields of one layer, float32 (bases, rows, columns, 2) in pixels: splines through the mesh points.
+
+        at: the nodes of the grid, float64 (rows, columns, 2) in face heights. own, other: the rings of the layer's lip
+        and of the other lip.
+        """
         is_upper = own is UPPER_LIP
+        moves = self._lip_moves(own, is_upper)
+        jaw_ids, fixed_ids = self._skin_beside({index for ring in (*own, *other) for index in ring}, is_upper)
+        drop = self._jaw_share()[jaw_ids]
+        moves[jaw_ids, _OPEN, 1] = FULL_GAP * JAW_SHARE * drop
+        moves[jaw_ids, _CLOSE, 1] = -0.3 * self.gap * drop
+        moves[jaw_ids, _PRESS, 1] = -0.008 * drop
+        held = np.concatenate([np.unique([i for ring in own for i in ring]), jaw_ids, fixed_ids])
+        field = self._through(held, moves, at)
+        field[..., _SPREAD_BASE, 1] -= _CHEEK_RISE * self._cheeks(at)
+        pixels = self.frame.vectors(field.astype(np.float64)) * self._fade(at)[..., None, None]
+        return np.ascontiguousarray(np.moveaxis(pixels, 2, 0), np.float32)
+
+    def _lip_moves(self, own: Rings, is_upper: bool) -> Floats:
+        """The movement of each mesh point of one lip in each base: (478, bases, 2) in face heights, else 0."""
         sign = -1.0 if is_upper else 1.0
-        local, centre = self._local, self.centre
         rings = _UPPER_RINGS if is_upper else _LOWER_RINGS
-        moves = np.zeros((478, len(BASES), 2))
-        lips = {index for ring in (*own, *other) for index in ring}
         share = UPPER_LIP_SHARE if is_upper else LOWER_LIP_SHARE
-        thickness = np.abs(local[list(own[0]), 1] - local[list(own[3]), 1])
+        moves = np.zeros((478, len(BASES), 2))
+        thickness = np.abs(self._local[list(own[0]), 1] - self._local[list(own[3]), 1])
         for ring, part in zip(own, rings, strict=True):
-            chain = local[list(ring)]
+            ids = list(ring)
+            chain = self._local[ids]
             across = np.clip(2 * (chain[:, 0] - chain[0, 0]) / max(np.ptp(chain[:, 0]), 1e-6) - 1, -1, 1)
             arch = (1 - across**2) ** 0.75
             outward = rings[-1] - part
-            ids = list(ring)
-            moves[ids, 0, 0] = -CORNER_IN * FULL_GAP * across
-            moves[ids, 0, 1] = FULL_GAP * (sign * share * arch * part + CORNER_DROP * (1 - arch))
-            moves[ids, 1, 1] = -sign * (0.3 if is_upper else 0.7) * self._gaps * part
-            moves[ids, 2, 0] = _SPREAD * across
-            moves[ids, 2, 1] = -0.006 * across**2 - sign * 0.25 * outward * thickness
-            moves[ids, 3, 0] = -_NARROW * across
-            moves[ids, 3, 1] = sign * 0.5 * outward * thickness
-            moves[ids, 4, 1] = -sign * (0.7 if is_upper else 2.0) * outward * thickness
-        away = np.abs(local[:, 0] - centre)
-        jaw = np.clip(1 - (away / 0.46) ** 2, 0, None) * smooth_step(local[:, 1], -0.02, 0.12)
+            moves[ids, _OPEN, 0] = -CORNER_IN * FULL_GAP * across
+            moves[ids, _OPEN, 1] = FULL_GAP * (sign * share * arch * part + CORNER_DROP * (1 - arch))
+            moves[ids, _CLOSE, 1] = -sign * (0.3 if is_upper else 0.7) * self._gaps * part
+            moves[ids, _SPREAD_BASE, 0] = _SPREAD * across
+            moves[ids, _SPREAD_BASE, 1] = -0.006 * across**2 - sign * 0.25 * outward * thickness
+            moves[ids, _NARROW_BASE, 0] = -_NARROW * across
+            moves[ids, _NARROW_BASE, 1] = sign * 0.5 * outward * thickness
+            moves[ids, _PRESS, 1] = -sign * (0.7 if is_upper else 2.0) * outward * thickness
+        return moves
+
+    def _skin_beside(self, lips: set[int], is_upper: bool) -> tuple[IntArray, IntArray]:
+        """Mesh points beyond the lips: those that follow the jaw, and those that stay."""
+        local = self._local
+        away = np.abs(local[:, 0] - self.centre)
         skin = np.array([i for i in range(468) if i not in lips])
-        lip_bottom = float(local[17, 1])
+        lip_bottom, nose = float(local[17, 1]), float(local[2, 1])
         in_jaw = (local[skin, 1] > lip_bottom + 0.045) | (
             (away[skin] > self.half_width + 0.12) & (local[skin, 1] > -0.05)
         )
-        fixed = local[skin, 1] < float(local[2, 1]) - 0.005
+        fixed = local[skin, 1] < nose - 0.005
         if is_upper:
             in_jaw &= away[skin] > self.half_width + 0.05
         else:
-            fixed &= (away[skin] > self.half_width) | (local[skin, 1] < float(local[2, 1]) - 0.05)
-        jaw_ids, fixed_ids = skin[in_jaw & ~fixed], skin[fixed]
-        moves[jaw_ids, 0, 1] = FULL_GAP * JAW_SHARE * jaw[jaw_ids]
-        moves[jaw_ids, 1, 1] = -0.3 * self.gap * jaw[jaw_ids]
-        moves[jaw_ids, 4, 1] = -0.008 * jaw[jaw_ids]
-        held = np.concatenate([np.unique([i for ring in own for i in ring]), jaw_ids, fixed_ids])
-        oval = local[list(FACE_OVAL)]
+            fixed &= (away[skin] > self.half_width) | (local[skin, 1] < nose - 0.05)
+        return skin[in_jaw & ~fixed], skin[fixed]
+
+    def _jaw_share(self) -> Floats:
+        """The share of the jaw's movement that each mesh point follows, (478,): less towards the ears and the lips."""
+        away = np.abs(self._local[:, 0] - self.centre)
+        return np.asarray(np.clip(1 - (away / 0.46) ** 2, 0, None) * smooth_step(self._local[:, 1], -0.02, 0.12))
+
+    def _through(self, held: IntArray, moves: Floats, at: Floats) -> Field:
+        """The smooth field (rows, columns, bases, 2) with these movements at the mesh points `held`, and 0 far away."""
+        oval = self._local[list(FACE_OVAL)]
         middle = oval.mean(axis=0)
         far = np.concatenate([middle + grow * (oval - middle) for grow in (1.42, 1.8)])
-        centres = np.concatenate([local[held], far])
+        centres = np.concatenate([self._local[held], far])
         values = np.concatenate([moves[held], np.zeros((len(far), len(BASES), 2))]).reshape(len(centres), -1)
+        # The further the head is turned, the less exactly the field follows its points.
         smoothing = 1e-5 + 4e-3 * max(0.0, abs(self.frame.yaw) - 0.35)
-        field = spline(centres, values, at.reshape(-1, 2), smoothing).reshape(*at.shape[:2], len(BASES), 2)
-        cheeks = np.exp(-((at[..., None, :] - local[list(CHEEKS)]) ** 2).sum(axis=-1) / (2 * _CHEEK_REACH**2)).max(
-            axis=-1
-        )
-        field[..., BASES.index("spread"), 1] -= _CHEEK_RISE * cheeks
-        chin = float(local[152, 1])
-        window = smooth_step(0.52 - np.abs(at[..., 0] - centre), 0.0, 0.1) * smooth_step(at[..., 1], -0.2, -0.1)
-        window *= 1 - smooth_step(at[..., 1], chin + 0.14, chin + 0.25)
-        pixels = self.frame.vectors(field.astype(np.float64)) * window[..., None, None]
-        return np.ascontiguousarray(np.moveaxis(pixels, 2, 0), np.float32)
+        return spline(centres, values, at.reshape(-1, 2), smoothing).reshape(*at.shape[:2], len(BASES), 2)
+
+    def _cheeks(self, at: Floats) -> Floats:
+        """The share of the cheeks' rise at each node, 1 at the middle of a cheek."""
+        squared = ((at[..., None, :] - self._local[list(CHEEKS)]) ** 2).sum(axis=-1)
+        return np.asarray(np.exp(-squared / (2 * _CHEEK_REACH**2)).max(axis=-1))
+
+    def _fade(self, at: Floats) -> Floats:
+        """1 around the mouth, 0 at the border of the grid, so that the moved pixels meet the still picture."""
+        chin = float(self._local[152, 1])
+        window = smooth_step(0.52 - np.abs(at[..., 0] - self.centre), 0.0, 0.1) * smooth_step(at[..., 1], -0.2, -0.1)
+        return np.asarray(window * (1 - smooth_step(at[..., 1], chin + 0.14, chin + 0.25)))
 
     def layers(self, pose: MouthPose) -> "Layers":
         """The backward displacements of `pose` on `grid`."""

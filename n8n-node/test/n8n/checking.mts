@@ -23,13 +23,13 @@ import {
 
 const SCRIPT = 'Hello! I used to be a still picture.';
 const BAR = 0.6;
-/** Serves the engine `takes`: the frames of the preview, as they are with seed 43, flickering with seed 42. */
+/** Serves the engine `takes`. With seed 43 it makes the preview's frames; with seed 42 the same frames flicker. */
 const TAKES = [join(dirname(LIPSYNC), 'python'), join(ROOT, 'tests/support/server_process.py')];
 const GOOD_SEED = 43;
 const BAD_SEED = 42;
 
 export function checkCases(stage: () => Stage): void {
-	it('publishes a good video with captions and marks, stops on a bad one, and both triggers tell', async () => {
+	it('publishes a good video with captions and marks, stops on a bad one, and both triggers report both', async () => {
 		const { n8n, google } = stage();
 		const file = (name: string) => stage().file(name);
 		mkdirSync(file('spoken'), { recursive: true });
@@ -90,7 +90,7 @@ export function checkCases(stage: () => Stage): void {
 			assert.ok(findings.some(({ name }) => name === 'flicker'));
 			assert.equal(rejected.binary?.sheet.mimeType, 'image/jpeg');
 
-			// Both videos have ended, the good one first: a trigger that has told the bad one has passed over the good one.
+			// The good video ended first. A trigger that has reported the bad video has therefore skipped the good one.
 			for (const flow of listeners) {
 				const told = await eventually(`the trigger of ${flow.nodes[0].type}`, async () => {
 					const items = (await n8n.executionsOf(flow)).flatMap((run) => output(run, 'Next'));

@@ -41,7 +41,7 @@ export function essentialCases(stage: () => Stage): void {
 		const [item] = output(run, 'Lipsync');
 		assert.equal(item.binary?.data.fileName, 'portrait-lipsync.mp4');
 		assert.equal(readFileSync(file('panel2.mp4')).length, item.json.size_bytes);
-		assert.ok(Object.keys(item.json).length <= 10, 'Simplify gives at most ten fields');
+		assert.ok(Object.keys(item.json).length <= 10, 'with Simplify an item has at most ten fields');
 	});
 
 	it('keeps workflows of version 1 of the panel working, with all their fields', async () => {
@@ -70,7 +70,7 @@ export function essentialCases(stage: () => Stage): void {
 		assert.match(String(bad[0].json.message), /which field holds the picture/);
 	});
 
-	it('gives version 1 its inputs back, on the error output only', async () => {
+	it('returns the inputs of version 1 on the error output only', async () => {
 		const { n8n } = at(stage());
 		const run = await n8n.tryOut(from('two', lipsync({}, CONTINUE)));
 		assert.equal(output(run, 'Lipsync', 0).length, 1);
@@ -78,7 +78,7 @@ export function essentialCases(stage: () => Stage): void {
 		assert.equal(bad[0].binary?.image.fileName, '1.jpg');
 	});
 
-	it('takes the address of each item when the Base URL is an expression', async () => {
+	it('uses the address of each item when the Base URL is an expression', async () => {
 		const { n8n } = at(stage());
 		const addresses = items({ url: stage().server.url }, { url: stage().nobody });
 		const run = await n8n.tryOut(
@@ -97,7 +97,7 @@ export function essentialCases(stage: () => Stage): void {
 		assert.match(String(bad.json.error), new RegExp(`${stage().nobody} cannot be reached`));
 	});
 
-	it('takes the picture of another node by an expression', async () => {
+	it('uses the picture of another node that an expression names', async () => {
 		const { n8n, file } = at(stage());
 		const flow = line(
 			'another',
@@ -111,7 +111,7 @@ export function essentialCases(stage: () => Stage): void {
 		assert.equal(output(run, 'Lipsync')[0].binary?.data.fileName, 'portrait-lipsync.mp4');
 	});
 
-	it('explains what the item has and how to reach another node when the picture is missing', async () => {
+	it('names the files of the item and the way to another node when the picture is missing', async () => {
 		const { n8n, file } = at(stage());
 		for (const node of [lipsync2(), lipsync()]) {
 			const recording = read('Read Recording', file('one/speech.wav'), 'data');
@@ -208,7 +208,7 @@ export function essentialCases(stage: () => Stage): void {
 		);
 	});
 
-	it('lists jobs newest first over pages, and deletes one for good', async () => {
+	it('lists jobs newest first over pages, and deletes one permanently', async () => {
 		const { n8n } = at(stage());
 		const all = await stage().server.jobs();
 		const list = { operation: 'getAll', returnAll: true, state: 'succeeded' };
@@ -241,7 +241,7 @@ export function essentialCases(stage: () => Stage): void {
 		assert.match(String(bad.json.error), /token/);
 	});
 
-	it('tests the credential and says what is wrong in the words of the server', async () => {
+	it('tests the credential and shows the sentence of the server', async () => {
 		const { n8n, server, nobody } = stage();
 		const saved = await n8n.saveCredential('to be tested', 'lipsyncApi', { baseUrl: server.url });
 		const test = async (baseUrl: string, token: string) =>

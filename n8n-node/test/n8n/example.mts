@@ -8,7 +8,7 @@ import { PACKAGE } from './places.mjs';
 import type { Stage } from './stage.mjs';
 import { LIPSYNC } from './workflows.mjs';
 
-/** Credentials by the end of a node's type, beside those of Lipsync. */
+/** Credentials other than Lipsync's, by the last part of the node's type. */
 export type Accounts = Record<string, NodeSpec['credentials']>;
 
 export function example(
@@ -40,7 +40,7 @@ export interface FormFile {
 	bytes: Buffer;
 }
 
-/** Press Execute, fill the form of the first node and send it; gives the address of the page that follows. */
+/** Press Execute, fill the form of the first node and send it. Returns the address of the next page. */
 export async function sendForm(n8n: N8n, flow: Workflow, ...files: FormFile[]): Promise<string> {
 	const listening = await n8n.rest<{ waitingForWebhook?: boolean }>(
 		'POST',

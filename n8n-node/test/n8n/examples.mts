@@ -11,7 +11,7 @@ import { SmtpStandIn } from './smtp.mjs';
 import type { Stage } from './stage.mjs';
 import { TelegramStandIn } from './telegram.mjs';
 
-/** Rows of the table, and the rows among them whose picture is none. Twenty videos are made in one version only. */
+/** The rows of the table, and the rows whose picture is no picture. Twenty videos are made in one version of n8n only. */
 const ROWS: Record<string, { nRows: number; badRows: number[] }> = {
 	'1.x': { nRows: 5, badRows: [1, 4] },
 	'2.x': { nRows: 20, badRows: [4, 11, 17] },

@@ -21,7 +21,7 @@ export interface Execution {
 			lastNodeExecuted?: string;
 			error?: RunData['error'];
 		};
-		/** Set while the execution is parked. n8n removes the field when the execution goes on. */
+		/** Set while the execution is parked. n8n removes the field when the execution continues. */
 		waitTill?: string;
 	};
 }

@@ -78,7 +78,7 @@ export class LipsyncServer {
 		const child = this.process;
 		if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;
 		const ended = once(child, 'exit');
-		// A process that is stopped for a while takes no other signal than SIGKILL.
+		// A suspended process reacts to no signal but SIGKILL.
 		this.thaw();
 		child.kill(signal);
 		await ended;
@@ -95,7 +95,7 @@ export class LipsyncServer {
 		});
 	}
 
-	/** Stop the server's process for a while: it holds its connections and answers nothing. */
+	/** Suspend the server's process: its connections stay open, and no request is answered. */
 	freeze(): void {
 		this.process?.kill('SIGSTOP');
 	}
@@ -117,7 +117,7 @@ export class LipsyncServer {
 		}
 	}
 
-	/** Wait for a job that runs, in this stage if one is named, and is none of the `known` ones. */
+	/** Wait for a running job that is not in `known`. stage: the stage in which the job must be, if given. */
 	async runningBeside(known: JobView[], stage?: string): Promise<JobView> {
 		const others = new Set(known.map(({ id }) => id));
 		return await eventually('the running job', async () =>
@@ -136,7 +136,7 @@ export class LipsyncServer {
 		});
 	}
 
-	/** Start a job as the web page or curl does; gives its ID. */
+	/** Start a job as the web page or curl does. Returns its ID. */
 	async submit(image: Buffer, audio: Buffer): Promise<string> {
 		const body = new FormData();
 		body.set('image', new Blob([new Uint8Array(image)]), 'portrait.jpg');

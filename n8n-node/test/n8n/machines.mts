@@ -57,7 +57,7 @@ export const RENTED: Record<string, Rented> = {
 	},
 };
 
-/** Runs the example of a rented machine for every provider. Google Drive goes to the stand-in of the stage. */
+/** Runs the example of a rented machine for every provider. The stage's stand-in answers in place of Google Drive. */
 export function rentedCases(stage: () => Stage): void {
 	describe('rented machines', () => {
 		let api: ProviderProcess;

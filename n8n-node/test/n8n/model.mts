@@ -1,6 +1,6 @@
 /**
- * A stand-in for a language model behind OpenAI's interface, on loopback: it calls the only tool that it is offered, with
- * the arguments of the test, and then answers with the text that the tool gave. A request for speech is answered with
+ * A stand-in for a language model with OpenAI's interface, on loopback. The model calls the only tool of the request with
+ * the arguments of the test, and then answers with the tool's text. A request for speech is answered with
  * the recording of the test.
  */
 import { createServer, type Server } from 'node:http';
@@ -21,9 +21,9 @@ interface Ask {
 export class ModelStandIn {
 	/** The arguments of the tool's schema, as the model saw them. */
 	offered: string[] = [];
-	/** The texts that the tool gave back to the model. */
+	/** The texts that the tool returned to the model. */
 	readonly answers: string[] = [];
-	/** The texts that it was asked to speak. */
+	/** The texts of the requests for speech. */
 	readonly spoken: string[] = [];
 
 	private constructor(

@@ -1,8 +1,7 @@
 /**
  * A real n8n with the packed node in it.
  *
- * Credentials and workflows come in through n8n's REST interface, and workflows run through it, as they do when somebody
- * saves them and presses Execute in the editor.
+ * Credentials and workflows are saved and run by n8n's REST interface, as the editor does for Save and Execute.
  */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
@@ -46,7 +45,7 @@ export interface Workflow {
 	versionId?: string;
 }
 
-/** Nothing here takes nearly as long; a loaded machine may be ten times slower than a quiet one. */
+/** The limit of every wait. A loaded machine may be ten times slower than a quiet one. */
 const LIMIT_S = 300;
 const BROWSER = { 'browser-id': 'test-browser' };
 export const OWNER = {
@@ -198,7 +197,7 @@ export class N8n {
 		return (JSON.parse(text) as { data: T }).data;
 	}
 
-	/** On a loaded machine n8n takes its database for lost at times. Until it is back n8n answers 503 and does nothing. */
+	/** On a loaded machine n8n sometimes reports that its database is lost. Until n8n finds it again, n8n answers 503. */
 	private async request(method: string, path: string, body?: unknown): Promise<Response> {
 		return await eventually(
 			`${method} ${path}`,
@@ -301,7 +300,7 @@ export class N8n {
 		return await Promise.all(stored.map(async ({ id }) => await this.execution(id)));
 	}
 
-	/** Save a credential, and give the reference to it for a node. */
+	/** Save a credential. Returns the reference to it for a node. */
 	async saveCredential(name: string, type: string, data: object): Promise<CredentialReference> {
 		const { id } = await this.rest<{ id: string }>('POST', '/credentials', { name, type, data });
 		return { id, name };

@@ -35,7 +35,7 @@ describe('the node in n8n 2.x', { timeout: 3_600_000 }, () => {
 	everyCase(() => stage, '2.x');
 	drawnCases(() => stage);
 
-	it('hands the bytes and the name of the video to the next node', async () => {
+	it('passes the bytes and the name of the video to the next node', async () => {
 		const run = await n8n.tryOut(flows.poll);
 		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
 		const [item] = output(run, 'Lipsync');
@@ -54,12 +54,12 @@ describe('the node in n8n 2.x', { timeout: 3_600_000 }, () => {
 		assert.notEqual(job.collected_at, null, 'the job is marked as collected');
 	});
 
-	it('goes on with the good item when a bad picture fails and Continue On Fail is set', async () => {
+	it('continues with the good item when a bad picture fails and Continue On Fail is set', async () => {
 		const run = await n8n.tryOut(flows.continueOnFail);
 		assert.equal(run.status, 'success');
 		const [bad, good] = output(run, 'Next');
 		assert.match(String(bad.json.error), /picture|read/i);
-		assert.equal(bad.binary, undefined, 'a picture must never look like the video');
+		assert.equal(bad.binary, undefined, 'the picture must not be in the place of the video');
 		assert.deepEqual(bad.pairedItem, { item: 0 });
 		assert.equal(good.binary?.data.fileName, '2-lipsync.mp4');
 		assert.equal(good.json.state, 'succeeded');
@@ -74,7 +74,7 @@ describe('the node in n8n 2.x', { timeout: 3_600_000 }, () => {
 		assert.equal(error?.httpCode, '401');
 	});
 
-	it('says that the server cannot be reached, and where', async () => {
+	it('reports that the server cannot be reached, with its address', async () => {
 		const run = await n8n.tryOut(flows.nobody);
 		assert.equal(run.status, 'error');
 		const error = run.data.resultData.error;
@@ -151,7 +151,7 @@ describe('the node in n8n 2.x', { timeout: 3_600_000 }, () => {
 		assert.equal(sha256(bytes), output(run, 'Lipsync')[0].json.sha256);
 	});
 
-	it('leaves the plain HTTP Request node working as before', async () => {
+	it('serves the plain HTTP Request node as before', async () => {
 		const run = await n8n.tryOut(flows.plain);
 		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
 		const bytes = readFileSync(join(n8n.files, 'plain.mp4'));
@@ -159,7 +159,7 @@ describe('the node in n8n 2.x', { timeout: 3_600_000 }, () => {
 		assert.equal(output(run, 'Post')[0].binary?.data.mimeType, 'video/mp4');
 	});
 
-	it('tells engines and readiness, and lists the engines in the panel', async () => {
+	it('reports engines and readiness, and lists the engines in the panel', async () => {
 		const run = await n8n.tryOut(flows.server);
 		assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
 		assert.equal(output(run, 'Ready')[0].json.engine, 'preview');

@@ -14,7 +14,7 @@ export function parkedCases(stage: () => Stage): void {
 		const node = lipsync2({ options: { park: true, keepOnServer: true } }, more);
 		return fromFiles('parked', stage().file(picture), stage().file(recording), node, end);
 	};
-	it('a parked execution goes on with the video, over a restart of n8n and calls of strangers', async () => {
+	it('a parked execution continues with the video, after a restart of n8n and calls of strangers', async () => {
 		const { n8n, server } = stage();
 		const known = await server.jobs();
 		const id = await n8n.run(await n8n.save(parked('long/*.wav')));
@@ -27,7 +27,7 @@ export function parkedCases(stage: () => Stage): void {
 		});
 		assert.ok([401, 409].includes(stranger.status), `a stranger gets ${stranger.status}`);
 		assert.ok(isParked(await n8n.execution(id)), 'a stranger wakes nothing');
-		// While the server is frozen its callback cannot come, however fast the video is made.
+		// A suspended server sends no callback, so the video cannot be finished too early.
 		server.freeze();
 		await n8n.stop('SIGKILL');
 		await n8n.start();
@@ -55,7 +55,7 @@ export function parkedCases(stage: () => Stage): void {
 		const [bad] = output(run, 'Lipsync', 1);
 		assert.match(String(bad.json.error), /was cancelled/);
 		assert.equal(bad.binary, undefined);
-		assert.equal(output(run, 'Next').length, 0, 'nothing goes on by the success branch');
+		assert.equal(output(run, 'Next').length, 0, 'the success branch does not run');
 	});
 
 	it('a parked execution is refused before anything is sent where an error could not end it', async () => {

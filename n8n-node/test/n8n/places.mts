@@ -40,8 +40,8 @@ function place(): number {
 }
 
 /**
- * A port of 127.0.0.1 that nobody has, and that nobody gets before the caller listens on it. The system takes the ports
- * that it hands out by itself from 32768 upwards, so a lower port can only be taken by a program that asks for it.
+ * A free port of 127.0.0.1 that no other program gets before the caller listens on it. The system assigns ports from
+ * 32768 upwards, so only a program that names a lower port can get it.
  */
 export async function freePort(): Promise<number> {
 	for (;;) {

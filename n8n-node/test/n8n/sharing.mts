@@ -21,7 +21,7 @@ export function sharingCases(stage: () => Stage): void {
 			...rest,
 		);
 
-	it('gives a link that shows the video without the token, for the time that is set', async () => {
+	it('makes a link that shows the video without the token, for the time that is set', async () => {
 		const { n8n, server } = stage();
 		const link = lipsync2(
 			{
@@ -66,7 +66,7 @@ export function sharingCases(stage: () => Stage): void {
 			assert.equal((await fetch(forged)).status, 403, forged);
 	});
 
-	it('shows captions of the spoken words and hands them on as an SRT file', async () => {
+	it('shows captions of the spoken words and returns them as an SRT file', async () => {
 		const { n8n, server } = stage();
 		const captions = { script: WORDS, language: 'en', show: 'track', srtField: 'captions' };
 		const run = await n8n.tryOut(
@@ -102,7 +102,7 @@ export function sharingCases(stage: () => Stage): void {
 			assert.equal(run.status, 'success', JSON.stringify(run.data.resultData.error));
 			assert.deepEqual(model.offered.sort(), ['Image_URL', 'Recording_URL']);
 			const [said] = model.answers;
-			assert.ok(said.length < 600, `the tool says ${said.length} characters: ${said}`);
+			assert.ok(said.length < 600, `the tool's text has ${said.length} characters: ${said}`);
 			const link = /"link":\s*"([^"]+)"/.exec(said)?.[1] ?? '';
 			const answer = await fetch(link);
 			assert.equal(answer.status, 200, said);

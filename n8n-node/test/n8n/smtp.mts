@@ -1,4 +1,4 @@
-/** A stand-in for a mail server on loopback: takes every mail without a password, and keeps its text. */
+/** A stand-in for a mail server on loopback. It accepts every mail without a password and stores its text. */
 import { createServer, type AddressInfo, type Server, type Socket } from 'node:net';
 
 export class SmtpStandIn {

@@ -12,8 +12,8 @@ import { SAMPLES } from './places.mjs';
 
 const LONG_S = 40;
 /**
- * A loopback address where nothing listens. The system never lends a port this small to a program that asks for
- * any free one, so no server of these tests can come to stand on it.
+ * A loopback address without a server. The system never assigns a port this small, so no server of these tests
+ * gets it.
  */
 const NOBODY = 'http://127.0.0.1:2';
 

@@ -11,7 +11,7 @@ import { fromFiles, lipsync2, write } from './workflows.mjs';
 
 /** stored: how n8n names the place of a stored binary. */
 export function storeCases(stage: () => Stage, stored: RegExp): void {
-	it('takes both files from its store, and puts the video there byte for byte, with a valid seal', async () => {
+	it('reads both files from the store of n8n, and writes the video there byte for byte, with a valid seal', async () => {
 		const { n8n, server } = stage();
 		const made = stage().file('stored.mp4');
 		const captions = { script: 'Hello there.', language: 'en', srtField: 'captions' };

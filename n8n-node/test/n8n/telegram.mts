@@ -1,4 +1,4 @@
-/** A stand-in for Telegram's bot API on loopback: it accepts a webhook, gives a voice note, and records messages. */
+/** A stand-in for Telegram's bot API on loopback: it accepts a webhook, serves a voice note, and records messages. */
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 
@@ -36,7 +36,7 @@ export class TelegramStandIn {
 		return bot;
 	}
 
-	/** Somebody writes to the bot. */
+	/** Send the bot a message, as a user does. */
 	async send(message: object): Promise<void> {
 		const { url, secret_token } = await eventually('the webhook of the bot', () => this.webhook);
 		const answer = await fetch(url, {

@@ -82,7 +82,7 @@ export function webhookCases(stage: () => Stage): void {
 		};
 		const nowS = Math.floor(Date.now() / 1000);
 		const known = JSON.stringify({ event: 'job.succeeded', job: { id: ids[0] } });
-		assert.equal(await post(known, nowS), 200, 'a replay is taken and starts nothing');
+		assert.equal(await post(known, nowS), 200, 'a replay is accepted and starts nothing');
 		assert.equal(await post(known, nowS - 3600), 401, 'an old signature');
 		assert.equal(await post(known, nowS, 'another key'), 401, 'another key');
 		const unsigned = await fetch(webhook.url, { method: 'POST', body: known });
@@ -93,7 +93,7 @@ export function webhookCases(stage: () => Stage): void {
 		await removed();
 	});
 
-	it('starts without the video and on failures where the panel says so', async () => {
+	it('starts without the video and on failures where the panel is set so', async () => {
 		const { n8n, server } = stage();
 		const parameters = { events: ['failed', 'succeeded'], downloadVideo: false };
 		const flow = await n8n.save(line('webhook-plain', webhookTrigger(parameters), end));

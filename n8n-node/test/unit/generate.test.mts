@@ -9,7 +9,7 @@ import { execute, makeContext, withFiles } from './context.mjs';
 import { checkedJob, job, json, problem, serve, working } from './scripted.mjs';
 
 describe('Generate', () => {
-	it('sends the inputs and gives the stored video with its real name', async (t) => {
+	it('sends the inputs and returns the stored video with its real name', async (t) => {
 		const server = await serve(t, working());
 		const context = makeContext({
 			baseUrl: server.url,
@@ -33,7 +33,7 @@ describe('Generate', () => {
 		assert.equal(server.to('POST', /\/collected$/).length, 1);
 	});
 
-	it('sends the spoken words for captions, and gives the SRT file beside the video', async (t) => {
+	it('sends the spoken words for captions, and returns the SRT file beside the video', async (t) => {
 		const links = { video: 'x', stored: null, captions_srt: 'x', captions_vtt: 'x' };
 		const server = await serve(
 			t,
@@ -72,7 +72,7 @@ describe('Generate', () => {
 		assert.doesNotMatch(post.body.toString(), /name="(script|captions|caption_style|language)"/);
 	});
 
-	it('sends the shape of the video, and gives the first frame beside it', async (t) => {
+	it('sends the shape of the video, and returns the first frame beside it', async (t) => {
 		const server = await serve(
 			t,
 			working((asked, response) => {
@@ -188,7 +188,7 @@ describe('Generate', () => {
 		);
 	});
 
-	it('gives a tool the link and no binary, from URLs', async (t) => {
+	it('returns the link and no binary to a tool, from URLs', async (t) => {
 		const server = await serve(t, working());
 		const parameters = {
 			imageInput: 'url',
@@ -229,7 +229,7 @@ describe('Generate', () => {
 		);
 	});
 
-	it('lets an agent give words in place of the address of a recording', async (t) => {
+	it('accepts words of an agent in place of the address of a recording', async (t) => {
 		const server = await serve(t, working());
 		const parameters = {
 			imageInput: 'url',

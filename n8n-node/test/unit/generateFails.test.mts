@@ -109,7 +109,7 @@ describe('Generate when something fails', () => {
 		}
 	});
 
-	it('gives the reason of a failed job and cancels the other ones', async (t) => {
+	it('reports the reason of a failed job and cancels the other ones', async (t) => {
 		const server = await serve(
 			t,
 			working((asked, response) => {
@@ -225,7 +225,7 @@ describe('Generate when something fails', () => {
 		assert.ok(context.lines.some((line) => line.includes('could not be marked')));
 	});
 
-	it('ends within its Timeout, whatever the server leaves unanswered', async (t) => {
+	it('ends within its Timeout, whichever request the server does not answer', async (t) => {
 		const silent: Record<string, RegExp> = { POST: /./, GET: /\/v1\/jobs\/job0$/, video: /video$/ };
 		for (const [method, path] of Object.entries(silent)) {
 			const server = await serve(

@@ -59,7 +59,7 @@ describe('rented machines', () => {
 		return [200, { instances: { ...instance, ...more } }];
 	};
 
-	it('starts a stopped machine, follows the port that changes, and hands on address, token and price', async (t) => {
+	it('starts a stopped machine, follows the port that changes, and returns address, token and price', async (t) => {
 		const server = await lipsync(t);
 		await api.answers('PUT /instances/5/', [200, { success: true }]);
 		const stopped = { actual_status: 'exited', intended_status: 'running' };
@@ -205,7 +205,7 @@ describe('rented machines', () => {
 		assert.equal((await api.calls('PUT', '/asks/1/')).length, before);
 	});
 
-	it('gives a machine back that does not become ready, and reports that', async (t) => {
+	it('returns a machine to the provider that does not become ready, and reports that', async (t) => {
 		const server = await serve(t, (_asked, response) =>
 			json(response, 503, { ...READY, ready: false, stage: 'failed', detail: 'The disk is full.' }),
 		);

@@ -146,7 +146,7 @@ describe('a parked execution', () => {
 		});
 	}
 
-	it('stays parked on a call that came too early, from a stranger, or while the server is away', async (t) => {
+	it('stays parked on a call that is too early, from a stranger, or while the server does not answer', async (t) => {
 		const running = await call(new Lipsync(), await inState(t, 'running'), {
 			json: TICKET,
 			body: { event: 'job.succeeded', job: job('job7', 'succeeded') },

@@ -129,7 +129,7 @@ describe('Get Status, Download and Cancel', () => {
 		assert.equal(server.to('DELETE', /./).length, 0);
 	});
 
-	it('Get Link asks for the wanted time and gives the public address if the server knows it', async (t) => {
+	it('Get Link sends the wanted time and returns the public address if the server knows it', async (t) => {
 		const url = 'https://example.com/p/v1/jobs/j/shared?expires=9&signature=s';
 		const server = await serve(t, (_asked, response) =>
 			json(response, 200, { ...link('j'), url, is_public: true }),

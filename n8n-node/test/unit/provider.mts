@@ -63,7 +63,7 @@ export class ProviderProcess {
 		return new ProviderProcess(url, child, lines);
 	}
 
-	/** The answers to one call, in order. The last answer is repeated for ever. */
+	/** The answers to one call, in order. The last answer is repeated. */
 	async answers(call: string, ...answers: Array<[number, unknown]>): Promise<void> {
 		const done = new Promise<void>((resolve) => this.scripted.push(resolve));
 		this.child.stdin?.write(`${JSON.stringify({ call, answers })}\n`);

@@ -1,4 +1,4 @@
-/** A loopback server that gives the answers of a test and records the requests. */
+/** A loopback server that sends the answers of a test and records the requests. */
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import type { TestContext } from 'node:test';

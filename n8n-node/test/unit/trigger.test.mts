@@ -124,7 +124,7 @@ describe('the polls of the trigger', () => {
 			jobs.push(job('a', 'succeeded'));
 			const slow = poll();
 			await fetching;
-			assert.equal(await poll(), null, 'the job is in the hands of the poll before');
+			assert.equal(await poll(), null, 'the earlier poll is still working on the job');
 			letGo();
 			assert.deepEqual(
 				(await slow)?.[0].map(({ json: said }) => said.job_id),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-# The files that take longest come first, so that the processes end at about the same time. The tests of Ray and those
+# The slowest files come first, so that the processes end at about the same time. The tests of Ray and those
 # that kill a server mostly wait, so they start beside tests that compute.
 FIRST = (
     "reliability/test_ray_machines.py",
@@ -43,7 +43,7 @@ gc.disable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the files that take longest first."""
+    """Put the slowest files first."""
     items.sort(key=lambda item: _rank(item.path.relative_to(TESTS).as_posix()))
 
 

@@ -81,7 +81,7 @@ async def test_a_server_with_an_empty_disk_downloads_with_progress_and_renders(
         state = await readiness(server, session, "downloading", "bytes_total")
         assert (state["ready"], state["bytes_done"], state["bytes_total"]) == (False, 0, total)
         assert "tiny" in state["detail"]
-        assert "Licence: x (x)" in state["detail"], "shown before its files come"
+        assert "Licence: x (x)" in state["detail"], "shown before its files are downloaded"
         async with session.get(f"{server.url}/ping") as response:
             assert response.status == 204
 
@@ -133,7 +133,7 @@ async def test_a_refused_download_shows_the_reason_and_ends_the_jobs_that_waited
 class LoadBalancer:
     """A stand-in for a serverless endpoint that balances load: starts a worker for a request, and asks its /ping.
 
-    A worker gets requests only after /ping answered 200. pings: the statuses that came before, "" without an answer.
+    A worker gets requests only after /ping answered 200. pings: the earlier statuses, "" without an answer.
     """
 
     def __init__(self, start: Callable[[str], ServerProcess], session: aiohttp.ClientSession) -> None:

@@ -54,7 +54,7 @@ def weights(tmp_path: Path, complete: Path) -> Path:
 
 @pytest.fixture
 def make_server(tmp_path: Path, weights: Path, on_hub: dict[str, bytes]) -> Iterator[Make]:
-    """A server that downloads a profile whose text encoder comes last."""
+    """A server that downloads a profile whose text encoder is downloaded last."""
     sums = {
         name: {"source": "s", "path": name, "size_bytes": len(data), "size_exact": True, "sha256": digest(data)}
         for name, data in on_hub.items()

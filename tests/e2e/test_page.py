@@ -165,7 +165,9 @@ async def test_a_video_plays_while_it_is_rendered(browser: Browser, tmp_path: Pa
         at = await page.evaluate("document.getElementById('live').currentTime")
         await expect(page.locator("#live")).to_be_hidden(timeout=RENDER_MS)
         await expect(page.get_by_role("link", name="Download")).to_be_visible()
-        assert await page.evaluate("document.getElementById('video').currentTime") >= at, "it goes on where it was"
+        assert await page.evaluate("document.getElementById('video').currentTime") >= at, (
+            "the video continues from where it was"
+        )
 
 
 async def test_files_can_be_dropped(page: Page) -> None:

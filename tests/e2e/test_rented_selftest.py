@@ -34,12 +34,12 @@ async def rent(server: ServerProcess, folder: Path) -> tuple[int, str]:
 
 async def test_a_rented_machine_gets_a_verdict_on_its_weights_and_a_report(tmp_path: Path) -> None:
     with ServerProcess(tmp_path / "data", "product", {"ENGINE": "preview", "TOKENS": "its-token"}).running() as server:
-        status, said = await rent(server, tmp_path)
+        status, printed = await rent(server, tmp_path)
         token = {"Authorization": "Bearer its-token"}
         async with aiohttp.ClientSession(headers=token) as session, session.get(f"{server.url}/v1/jobs") as response:
             [job] = (await response.json())["jobs"]
-    assert status == 0, said
-    assert "PASS: The video shows the person" in said
+    assert status == 0, printed
+    assert "PASS: The video shows the person" in printed
     assert job["collected_at"] is not None  # the idle stop does not wait for the test's video
     with zipfile.ZipFile(tmp_path / "lipsync-selftest.zip") as report:
         assert {"report.txt", "report.json", "sheet.jpg", "video.mp4"} <= set(report.namelist())
@@ -50,7 +50,7 @@ async def test_a_machine_whose_weights_fail_the_test_is_named_with_the_command_t
     tmp_path: Path,
 ) -> None:
     with ServerProcess(tmp_path / "data", options={"TOKENS": "its-token"}).running() as server:
-        status, said = await rent(server, tmp_path)
-    assert status == 3, said
-    assert "PASS" not in said
-    assert "End its costs: lipsync cloud destroy --provider vast 5" in said
+        status, printed = await rent(server, tmp_path)
+    assert status == 3, printed
+    assert "PASS" not in printed
+    assert "End its costs: lipsync cloud destroy --provider vast 5" in printed

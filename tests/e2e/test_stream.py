@@ -87,7 +87,7 @@ async def test_a_video_is_watched_from_its_first_window_on(anna: aiohttp.ClientS
         assert response.headers["Lipsync-Stream"] in ("live", "slow")
         data = await response.content.readany()
         seen = await job(anna, job_id)
-        assert seen["state"] == "running", "the first part comes while the rest is rendered"
+        assert seen["state"] == "running", "the first part is sent while the rest is rendered"
         assert b"moof" in data
         data += await response.content.read()
     assert n_frames_at(data[-24:]) == N_FRAMES

@@ -1,6 +1,6 @@
-"""LIPSYNC_TUNNEL: cloudflared is started, its address is shown, and a dead one comes back with a new address.
+"""LIPSYNC_TUNNEL: cloudflared is started, its address is shown, and after its death it is started again.
 
-The program is a stand-in script that prints what the real one prints.
+The new process has a new address. The program is a stand-in script with the output of the real one.
 """
 
 import asyncio

@@ -54,7 +54,7 @@ async def test_a_cancelled_job_is_called_back(start: Start, receiver: CallReceiv
 
 
 async def test_a_callback_is_tried_again_until_it_is_accepted(start: Start, receiver: CallReceiver) -> None:
-    """n8n answers 404, 409 or 500 to a callback that comes before the run is stored as waiting."""
+    """n8n answers 404, 409 or 500 to a callback before the run is stored as waiting."""
     receiver.statuses = [500, 404, 409, 302, 503, 200]
     site = await start(allow_private_urls=True)
     await site.submit(callback_url=url(receiver))

@@ -1,4 +1,4 @@
-"""Promise 5: connections that ask nothing are closed, overload is answered, and the server never goes deaf."""
+"""Promise 5: connections without a request are closed, overload is answered, and the server stays reachable."""
 
 import asyncio
 import json

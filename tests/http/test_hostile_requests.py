@@ -343,5 +343,5 @@ async def test_bytes_that_are_no_request_are_no_500(door: Door) -> None:
 
 
 def test_every_file_may_also_come_by_address() -> None:
-    """The fields above are those of the schema, so that a new one is tried by itself."""
+    """The fields above are the schema's, so that a new field is tried without a change of the test."""
     assert {f"{name}_url" for name in FILE_FIELDS} <= set(JOB_FIELDS)

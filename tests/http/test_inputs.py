@@ -320,7 +320,7 @@ async def test_too_many_event_streams_are_answered_429(site: Site) -> None:
 
 @pytest.mark.parametrize("blanks", ["", "   "])
 async def test_a_data_uri_in_a_field_for_an_address_is_the_file(site: Site, blanks: str) -> None:
-    """Many clients write a data URI where an address is asked for; a whole recording, however long, goes there too."""
+    """Many clients write a data URI where an address is asked for; a whole recording of any length may be in it."""
     long = base64.b64encode(wav(30)).decode()
     values = {
         "image_url": f"{blanks}data:image/png;base64,{IMAGE}",

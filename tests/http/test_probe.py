@@ -1,6 +1,6 @@
-"""Uploads are probed in parallel: a slow or hostile file delays no other, and its probe ends when its sender leaves.
+"""Uploads are probed in parallel: a slow or hostile file delays no other. A probe ends with its sender's connection.
 
-A named pipe that nobody writes to stands for a file whose decoding does not end.
+A named pipe without a writer stands for a file whose decoding does not end.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ async def prober(decoders: DecoderPool) -> AsyncIterator[Prober]:
 
 
 def taken(path: Path, content: bytes | None) -> Taken:
-    """A file that was taken in; without content it is a named pipe."""
+    """A file of an upload; without content it is a named pipe."""
     if content is None:
         os.mkfifo(path)
     else:
@@ -51,7 +51,7 @@ async def test_a_decoder_is_killed_when_the_caller_leaves(prober: Prober, tmp_pa
     before = decoders_at_work()
     with pytest.raises(Cancelled):
         await prober.probe({"image": taken(tmp_path / "a.png", None)}, Ask(), caller_left=caller_left)
-    assert len(decoders_at_work() - before) <= 1, "at most the one that took the killed one's place"
+    assert len(decoders_at_work() - before) <= 1, "at most the decoder that replaced the killed one"
     good = {"image": taken(tmp_path / "p.png", PNG), "audio": taken(tmp_path / "b.wav", WAV)}
     assert (await prober.probe(good, Ask(), caller_left=lambda: False)).duration_s == 0.4
 

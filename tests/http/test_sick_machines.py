@@ -61,7 +61,7 @@ async def test_without_another_machine_a_failure_ends_the_job_at_once(start: Sta
 
 
 class Cluster(StandInExecutor):
-    """Machines that may leave and come back."""
+    """Machines that may leave the cluster and join it again."""
 
     registry = ENGINES
 

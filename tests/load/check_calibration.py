@@ -185,7 +185,7 @@ def limits_of(part: list[Clip]) -> tuple[float, float]:
 
 
 def left_out(clips: list[Clip]) -> Iterator[str]:
-    """Each clip with limits that were chosen on the other clips: rows of what was found, of how many."""
+    """Each clip with limits that were chosen on the other clips: a row for each fault with both numbers."""
     groups: dict[str, list[Quality]] = {"as they are": [], "by 80 ms": [], "by 160, 400 ms": [], "another clip's": []}
     full_rs, lags = [], []
     for clip in clips:

@@ -54,9 +54,9 @@ REHEARSED = 0.3
 
 @dataclass(frozen=True)
 class Phases:
-    """Seconds of each part at full size, and the bytes that were sent. late_s: of the files that come last.
+    """Seconds of each part at full size, and the bytes that were sent. late_s: of the files that are downloaded last.
 
-    unpack_s: from the last byte of the image to its start. encode_s: the prompt, once the late files are here.
+    unpack_s: from the last byte of the image to its start. encode_s: the prompt, once the late files are downloaded.
     """
 
     mbps: float
@@ -173,7 +173,7 @@ async def pull_image(hub: Hub, layers: tuple[Layer, ...], faster: float) -> tupl
 
 
 async def timed(work: Awaitable[object], faster: float) -> float:
-    """Seconds at full scale that an awaitable took."""
+    """The duration of an awaitable, in seconds at full scale."""
     began = time.monotonic()
     await work
     return (time.monotonic() - began) * faster

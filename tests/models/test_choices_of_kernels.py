@@ -69,7 +69,7 @@ def test_candidates_for_8bit_layers_are_those_for_16_bits_and_more() -> None:
 
 
 def test_every_candidate_meets_its_limit_of_error_where_it_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a CPU the plain kernels are the candidates; one that leaves keys out is refused."""
+    """On a CPU the plain kernels are the candidates; a kernel that omits keys is refused."""
     monkeypatch.setattr(attention, "TRIAL_TOKENS", 160)
     chooser = first_is_slow()
     trial = attention.Trial("attention", "tiny", 160, 2, 32)

@@ -1,4 +1,4 @@
-"""GGUF's blocks are unpacked by torch to the very numbers that the package gguf gives."""
+"""GGUF's blocks are unpacked by torch to the very numbers of the package gguf."""
 
 import numpy as np
 import pytest

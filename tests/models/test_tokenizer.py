@@ -1,4 +1,4 @@
-"""The text encoder's tokenizer gives the same tokens from every place that a user may have it in."""
+"""The text encoder's tokenizer makes the same tokens from each of the files in which a user may have the tokenizer."""
 
 import importlib
 from io import BytesIO

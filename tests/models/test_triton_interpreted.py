@@ -1,4 +1,4 @@
-"""The Triton kernels compute what plain torch does, on small shapes in Triton's interpreter: no GPU is needed."""
+"""The Triton kernels compute the results of plain torch, on small shapes in Triton's interpreter: no GPU is needed."""
 
 import json
 import os

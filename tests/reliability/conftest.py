@@ -46,7 +46,7 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[RayNodes]:
-    """A Ray cluster of a head and two machines, one for a module; each test takes the machines that it finds."""
+    """A Ray cluster of a head and two machines, one for a module; each test uses the machines that are left."""
     # Not pytest's own folder: the names of Ray's sockets may have 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     cluster = RayNodes(folder)

@@ -63,7 +63,7 @@ def test_ray_accepts_every_flag_of_its_commands(name: str) -> None:
     parsed = [start.make_context("start", arguments).params for arguments in told]
     assert [bool(each["head"]) for each in parsed] == [True] + [False] * (len(told) - 1)
     assert all(each["head"] or each["address"] for each in parsed)
-    assert all(each["node_ip_address"] for each in parsed), "or Ray takes the public network"
+    assert all(each["node_ip_address"] for each in parsed), "or Ray uses the public network"
     text = text_of(name)
     assert all(each["block"] for each in parsed) or "restart: unless-stopped" in text, "or nothing restarts Ray"
 

@@ -36,7 +36,7 @@ BARS = {"options": json.dumps({"seconds_per_frame": 0.01, "save_every": 10})}
 
 @dataclass
 class Load:
-    """A client that never gives up. It records the accepted jobs and the videos that it has seen finished."""
+    """A client that repeats every request until its answer, and records accepted jobs and finished videos."""
 
     server: ServerProcess
     session: aiohttp.ClientSession
@@ -81,7 +81,7 @@ class Load:
                 self.failed.add(job_id)
 
     async def job(self, job_id: str) -> Json | None:
-        """The job; None while nobody answers. A job that was promised is never unknown."""
+        """The job; None while the server does not answer. An accepted job is never unknown."""
         try:
             async with self.session.get(f"{self.server.url}/v1/jobs/{job_id}") as response:
                 assert response.status == 200, f"job {job_id} was accepted and is now {response.status}"

@@ -134,7 +134,7 @@ async def test_a_render_continues_elsewhere_from_its_resume_point_and_can_be_can
     path.write_bytes(await video_of(site, job))
     assert bar_numbers(path) == expected_bars(100)
 
-    # Only the actor is killed. The machine starts a new actor and goes on.
+    # Only the actor is killed. The machine starts a new actor and continues.
     nodes.start("d")
     await asyncio.to_thread(nodes.wait, "d")
     job_id = await site.send("again", audio=wav(4.0), options=options)
@@ -153,7 +153,7 @@ async def test_a_render_continues_elsewhere_from_its_resume_point_and_can_be_can
     [job] = await site.ended([slow])
     assert job["state"] == "cancelled"
 
-    # Ray ends the actors of a killed server. The next server starts new actors and goes on with the stored jobs.
+    # Ray ends the actors of a killed server. The next server starts new actors and continues the stored jobs.
     lost = await site.send("lost", audio=wav(1.0), options=options)
     await site.until(lambda workers: "busy" in workers.values())
     server.kill()

@@ -22,7 +22,7 @@ Hook = tuple[str, asyncio.Queue[Json], list[int]]
 
 @pytest.fixture
 async def hook() -> AsyncIterator[Hook]:
-    """An address to call back, the calls that came, and the statuses to answer with."""
+    """An address for callbacks, the calls that it received, and the statuses of its answers."""
     calls: asyncio.Queue[Json] = asyncio.Queue()
     statuses = [500]
 

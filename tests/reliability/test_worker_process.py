@@ -26,7 +26,7 @@ async def test_a_task_is_rendered_in_a_child_with_throttled_progress(tmp_path: P
         outcome = await job
         assert bar_numbers(task.output) == expected_bars(50)
         assert outcome.render_s > 1
-        # 50 frames take a little over a second, so there are far fewer reports, and their progress never falls.
+        # 50 frames are rendered in a little over a second, so there are far fewer reports. Their progress never falls.
         assert 3 <= len(started.events) <= 10 * outcome.render_s + 8
         fractions = [event.fraction for event in started.events]
         assert fractions == sorted(fractions)

@@ -139,7 +139,7 @@ def test_a_second_attempt_resumes_at_the_last_resume_point(tmp_path: Path, fail_
 
 
 def interrupted(tmp_path: Path) -> RenderTask:
-    """A render that stopped before frame 45 with resume points at 30 and 40; rendering it again goes on from there."""
+    """A render that stopped before frame 45 with resume points at 30 and 40; the next render continues from there."""
     task = make_task(tmp_path, batch=5, save_every=10, fail_at=45)
     with pytest.raises(errors.LipsyncError, match="tensor went missing"):
         run(task)

@@ -73,7 +73,7 @@ def test_a_page_that_the_code_does_not_write_stops_the_docs_workflow(checkout: P
 
 
 def test_the_style_step_of_ci_succeeds_and_the_others_name_programs_that_are_here(checkout: Path) -> None:
-    """Types and all tests take minutes, and they are what CI runs: here make prints their commands."""
+    """Types and all tests need minutes and run in CI anyway, so make only prints their commands here."""
     steps = shell_steps("ci.yml")
     assert steps[0].split()[:2] == ["make", "lint"]
     run("make lint", checkout)

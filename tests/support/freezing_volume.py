@@ -1,4 +1,4 @@
-"""A volume that works and can be frozen and thawed while a server uses it, as a network disk whose server goes away.
+"""A volume that works and can be frozen and thawed while a server uses it, as a network disk whose server is lost.
 
 A FUSE file system in a process of its own that passes every request on to a folder. SIGUSR1 freezes it: every call
 that needs the volume then waits until SIGCONT. When the process is killed, every call fails with ENOTCONN. Needs root.
@@ -71,7 +71,7 @@ class FreezingVolume:
     def freeze(self) -> None:
         """From now on every call that needs the volume waits.
 
-        The process stops itself between two requests: the kernel keeps a killed caller whose request was taken.
+        The process stops itself between two requests: the kernel keeps a killed caller whose request has begun.
         """
         self._signal(signal.SIGUSR1)
         assert self._process is not None

@@ -56,7 +56,7 @@ class GoldenFiles:
         return sorted({key.partition(".")[0] for key in _names(self.path(name))} - {"in"})
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """Tensors of a file; bfloat16 ones hold exact values and come as float32."""
+        """Tensors of a file; bfloat16 ones hold exact values and are returned as float32."""
         return {key: t.float() if t.is_floating_point() else t for key, t in load_file(self.path(name)).items()}
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:

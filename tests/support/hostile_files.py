@@ -60,7 +60,7 @@ def jpeg_with_empty_scans(n_scans: int, side: int = 3000) -> bytes:
     Image.new("RGB", (side, side), (90, 90, 90)).save(file, "JPEG", progressive=True)
     whole = file.getvalue()
     last = whole.rindex(b"\xff\xda")
-    # A scan needs its Huffman table, which stands before it.
+    # A scan needs the Huffman table in front of it.
     table = whole.rindex(b"\xff\xc4", 0, last)
     return whole[:-2] + whole[table:-2] * n_scans + whole[-2:]
 
@@ -73,7 +73,7 @@ def one_colour(kind: str, side: int = 8000) -> bytes:
 
 
 def flac_of_silence(seconds: float, rate_hz: int = 96_000, channels: int = 8) -> bytes:
-    """Silence takes next to no room in FLAC, and as much time to decode as any sound."""
+    """Silence is tiny in FLAC, and decoding it needs as much time as any sound."""
     file = io.BytesIO()
     with soundfile.SoundFile(file, "w", rate_hz, channels, format="FLAC", subtype="PCM_24") as sound:
         second = np.zeros((rate_hz, channels), np.int32)

@@ -22,7 +22,7 @@ def golden_path(name: str) -> Path:
 
 
 def golden(name: str) -> dict[str, Tensor]:
-    """Tensors of a golden file; bfloat16 ones hold exact values and come as float32."""
+    """Tensors of a golden file; bfloat16 ones hold exact values and are returned as float32."""
     return FILES.tensors(name)
 
 

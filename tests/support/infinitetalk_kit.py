@@ -1,4 +1,4 @@
-"""Requests to the engine with tiny model files, with the smallest pictures that it takes."""
+"""Requests to the engine with tiny model files, with the smallest pictures that it accepts."""
 
 from collections.abc import Callable, Generator
 from typing import Any

@@ -37,7 +37,7 @@ def reference_schedule(
     n_frames = min(windows[-1].start + window_frames, max_frames)
     if max_frames > window_frames and any(mirrored):
         n_frames = min(n_frames, audio_frames[-1])
-    # The reference makes every window, also windows of which the cut leaves no frame.
+    # The reference makes every window, also windows whose frames are all cut.
     kept = [
         Window(w.index, w.start, w.n_frames, w.keep_first, max(w.keep_first, min(w.keep_stop, n_frames - w.start)))
         for w in windows

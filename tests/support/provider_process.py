@@ -13,7 +13,7 @@ from provider import Asked, serve_provider
 
 
 class _Printed(list[Asked]):
-    """A list of calls that prints each one as it comes."""
+    """A list that prints each call when it is added."""
 
     def append(self, asked: Asked) -> None:
         super().append(asked)

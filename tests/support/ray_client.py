@@ -37,7 +37,7 @@ class Client:
             return str((await response.json())["id"])
 
     async def look(self) -> dict[str, str]:
-        """The state of each machine's worker, by machine; remembers who does what."""
+        """The state of each machine's worker, by machine. Records which worker has which job."""
         workers = (await self.get("/v1/engines"))["workers"]
         for worker in workers:
             if worker["job_id"] is not None:

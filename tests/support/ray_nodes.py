@@ -62,7 +62,7 @@ class RayNodes:
             time.sleep(0.05)
 
     def kill(self, name: str) -> None:
-        """kill -9 of everything that the node runs, at once."""
+        """kill -9 of all processes of the node, at once."""
         process = self.processes.pop(name)
         root = psutil.Process(process.pid)
         for one in [root, *root.children(recursive=True)]:

@@ -88,7 +88,7 @@ async def ready_bucket(port: int) -> Bucket:
 
 @dataclass
 class Line:
-    """A TCP line to `target`: every answer comes `delay_s` late; while `cut` nothing gets through."""
+    """A TCP line to `target`: every answer is `delay_s` late; while `cut`, no byte is passed on."""
 
     port: int
     target: int

@@ -24,7 +24,7 @@ WORKER = "lipsync_server.workers.process.child"
 class ServerProcess(LocalServer):
     """Starts, kills and starts again on the same port and data folder; its output goes to a log beside the folder.
 
-    engine: "bars" for the engines of these tests, anything else for the product's own. options: settings without their
+    engine: "bars" for the engines of these tests, any other name for the product's own. options: settings without their
     LIPSYNC_.
     """
 
@@ -68,7 +68,7 @@ class ServerProcess(LocalServer):
                 await asyncio.sleep(0.02)
 
     def output(self) -> str:
-        """Everything that the server has written to its log."""
+        """The whole log of the server."""
         assert self.log is not None
         return self.log.read_text()
 

@@ -206,7 +206,7 @@ class Site:
             return answer
 
     def left_on_disk(self) -> list[str]:
-        """Files and folders of uploads and jobs. Unlike rglob, os.walk passes over a folder that goes meanwhile."""
+        """Files and folders of uploads and jobs. Unlike rglob, os.walk skips a folder that is removed meanwhile."""
         return [
             str((Path(folder) / name).relative_to(self.data_dir))
             for part in ("incoming", "jobs")
@@ -240,9 +240,9 @@ PNG, WAV = png(), wav()
 
 
 def form(**fields: object) -> aiohttp.FormData:
-    """A form with a good picture and recording, other fields beside or in place of them; None leaves one out.
+    """A form with a good picture and recording, other fields beside or in place of them; None omits a field.
 
-    A value (name, bytes) is a file, bytes are a file with the field's name, everything else is text.
+    A value (name, bytes) is a file, bytes are a file with the field's name, any other value is text.
     """
     data = aiohttp.FormData(default_to_multipart=True, quote_fields=False)
     for name, value in {"image": ("face.png", PNG), "audio": ("hello.wav", WAV), **fields}.items():

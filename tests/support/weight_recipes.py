@@ -1,7 +1,7 @@
 """The random numbers that the golden data was made from, the same on every machine and with every version of torch.
 
-Two kinds of recipe exist. `TorchNormals` gives what `torch.randn` gives after a seed; the tensors of a file were drawn
-one after the other. `named` gives SadTalker's weights: each tensor is a function of its name in the model files.
+Two kinds of recipe exist. `TorchNormals` computes `torch.randn` after a seed; the tensors of a file were drawn
+one after the other. `named` computes SadTalker's weights: each tensor is a function of its name in the model files.
 
 The generators work on integers, and the logarithm, sine and cosine here use +, -, *, / and the square root alone,
 which IEEE 754 rounds in one way. Only the last bits of some numbers differ from torch's own.
@@ -23,7 +23,7 @@ _RECIPE = Path(__file__).resolve().parents[1] / "data" / "sadtalker" / "weight_r
 class TorchNormals:
     """The numbers of `torch.randn` on a CPU, computed without torch, so that they do not depend on its version.
 
-    torch takes 32-bit words from a Mersenne twister and turns pairs of uniform numbers into pairs of normal ones
+    torch draws 32-bit words from a Mersenne twister and turns pairs of uniform numbers into pairs of normal ones
     (Box and Muller). From 16 numbers on it works on float32 in groups of 16; below, on float64 one by one.
     """
 

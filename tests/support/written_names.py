@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# Links into this repository, as they stand where no relative link can: in the node's codex files and in messages.
+# Links into this repository where no relative link works: in the node's codex files and in messages.
 OWN_LINK = re.compile(r"https://github\.com/n8n-nodes-lipsync/lipsync/(?:tree|blob|raw)/main/([\w./-]+)(?:#([\w-]+))?")
 MODULE = re.compile(r"python3? -m (lipsync_server(?:\.\w+)+)")
 WORDS_IN = (".md", ".py", ".ts", ".mts", ".json", ".yml", ".yaml", ".html", ".js", ".toml", ".sh", ".mjs", ".css")
@@ -22,7 +22,7 @@ WITHOUT_SUFFIX = ("Makefile", "Dockerfile", "run")
 COMMAND = re.compile(r"(?<![-\w/.@:'\"])(?:\.venv/bin/)?lipsync ((?:[a-z-]+ )*[a-z-]+(?: [^\n`'\"|;&)]*)?)")
 VERB = re.compile(r"(?:`|^ {4}|^RUN |run: )(?:[A-Z_]+=\S+ )*make ([a-z][a-z0-9-]*)", re.MULTILINE)
 SETTING = re.compile(r"\bLIPSYNC_[A-Z0-9_]*[A-Z0-9]\b")
-# Not .json: most of those are the user's, or published model files.
+# Not .json: most JSON files that a text names are the user's, or published model files.
 FILE = re.compile(
     r"(?<![\w{}/.*<>:@-])"
     r"((?:[\w.-]+/)*[\w-]+\.(?:py|md|cu|mts|sh|toml|ts|yml|html|css|svg))"
@@ -33,7 +33,7 @@ EXTRA = re.compile(r"(?:lipsync-server|(?<![\w?])\.)\[([a-z0-9,]+)\]")
 
 @dataclass(frozen=True)
 class Passage:
-    """A piece of text that people read, and the file that it stands in, relative to the repository."""
+    """A piece of text that people read, and its file, relative to the repository."""
 
     place: str
     text: str

@@ -157,39 +157,39 @@ async def test_the_command_line_rents_waits_shows_stops_and_destroys(api: StandI
     async with lipsync_server(READY) as port:
         api.answers("GET /instances/5/", at_port(port))
         cloud = ("cloud", "up", "--provider", "vast", "1", "--profile", "sadtalker-256")
-        status, said = await lipsync(api, *cloud, LIPSYNC_IMAGE="example/lipsync:1")
-        assert status == 0, said
+        status, printed = await lipsync(api, *cloud, LIPSYNC_IMAGE="example/lipsync:1")
+        assert status == 0, printed
         token = api.calls("PUT", "/asks/1/")[0].body["env"]["LIPSYNC_TOKENS"]
-        assert f"address  http://127.0.0.1:{port}" in said
-        assert f"token    {token}" in said
-        assert "ok       card: RTX 4090." in said
-        assert "problem  compiler: no C compiler. Install gcc." in said
-        assert "weights disk" not in said
-        status, said = await lipsync(api, "cloud", "status", "--provider", "vast", "5")
-        assert "infinitetalk is loaded" in said
+        assert f"address  http://127.0.0.1:{port}" in printed
+        assert f"token    {token}" in printed
+        assert "ok       card: RTX 4090." in printed
+        assert "problem  compiler: no C compiler. Install gcc." in printed
+        assert "weights disk" not in printed
+        status, printed = await lipsync(api, "cloud", "status", "--provider", "vast", "5")
+        assert "infinitetalk is loaded" in printed
     for verb in (("down",), ("destroy", "--yes")):
-        status, said = await lipsync(api, "cloud", *verb, "--provider", "vast", "5")
-        assert status == 0, said
-    status, said = await lipsync(api, "cloud", "offers", "--provider", "vast", "--gpu", "4090")
+        status, printed = await lipsync(api, "cloud", *verb, "--provider", "vast", "5")
+        assert status == 0, printed
+    status, printed = await lipsync(api, "cloud", "offers", "--provider", "vast", "--gpu", "4090")
     # 40 s x 29.9 / 3600 x 0.40
-    assert "$0.133" in said, said
-    assert "computed" in said
-    status, said = await lipsync(api, "cloud", "up", "--provider", "vast", "1", LIPSYNC_IMAGE="")
-    assert (status, "--from-source" in said) == (2, True)
+    assert "$0.133" in printed, printed
+    assert "computed" in printed
+    status, printed = await lipsync(api, "cloud", "up", "--provider", "vast", "1", LIPSYNC_IMAGE="")
+    assert (status, "--from-source" in printed) == (2, True)
 
 
 async def test_cost_live_uses_todays_prices(api: StandIn) -> None:
     api.answers("POST /bundles/", (200, VAST_OFFERS))
     keys = {"RUNPOD_API_KEY": "", "TENSORDOCK_API_KEY": ""}
-    status, said = await lipsync(api, "cost", "--live", **keys)
-    assert status == 0, said
-    rows = [line for line in said.splitlines() if "│ vast" in line and "RTX 4090" in line]
+    status, printed = await lipsync(api, "cost", "--live", **keys)
+    assert status == 0, printed
+    rows = [line for line in printed.splitlines() if "│ vast" in line and "RTX 4090" in line]
     assert rows
     assert all("0.40" in row for row in rows)
     assert any(offer.price_per_hour == 0.45 for offer in DEFAULT_OFFERS)
-    assert "live prices of vast" in said
-    status, said = await lipsync(api, "cost", "--live", VAST_API_KEY="", **keys)
-    assert (status, "RUNPOD_API_KEY" in said) == (2, True)
+    assert "live prices of vast" in printed
+    status, printed = await lipsync(api, "cost", "--live", VAST_API_KEY="", **keys)
+    assert (status, "RUNPOD_API_KEY" in printed) == (2, True)
 
 
 async def test_a_key_and_a_source_are_enough_and_the_machine_is_remembered_for_its_owner_alone(
@@ -202,25 +202,25 @@ async def test_a_key_and_a_source_are_enough_and_the_machine_is_remembered_for_i
     async with lipsync_server(READY) as port:
         api.answers("GET /instances/5/", at_port(port))
         up = ("cloud", "up", "--yes", "--source", URL, "--gpu", "4090", "--env", "LIPSYNC_STORE=s3://b/p")
-        status, said = await lipsync(api, *up)
-        assert status == 0, said
+        status, printed = await lipsync(api, *up)
+        assert status == 0, printed
         # 36 GB over 90 Mbit/s cost more than the cheaper hour saves: offer 2, not 1.
         body = api.calls("PUT", "/asks/2/")[0].body
         assert (body["env"]["LIPSYNC_STORE"], body["env"]["LIPSYNC_PRICE_PER_HOUR"]) == ("s3://b/p", "0.5")
         assert body["env"]["LIPSYNC_IDLE_STOP"] == "5"
         kept = settings_folder / "lipsync" / "machines.json"
         assert kept.stat().st_mode & 0o777 == 0o600
-        status, said = await lipsync(api, "cloud", "status", "--token")
-        assert body["env"]["LIPSYNC_TOKENS"] in said
-        assert "machine 5 at vast: running" in said
-        assert "stops   in 4 min 10 s" in said
-        assert "a start $0.067: 3 min until it is ready" in said
-        status, said = await lipsync(api, "cloud", "keep", "--minutes", "45")
-        assert (status, "machine 5: stays on for 45 min 0 s" in said) == (0, True), said
-        status, said = await lipsync(api, "cloud", "list")
-        assert ("5" in said, "remembered" in said) == (True, True)
-    status, said = await lipsync(api, "cloud", "down")
-    assert status == 0, said
+        status, printed = await lipsync(api, "cloud", "status", "--token")
+        assert body["env"]["LIPSYNC_TOKENS"] in printed
+        assert "machine 5 at vast: running" in printed
+        assert "stops   in 4 min 10 s" in printed
+        assert "a start $0.067: 3 min until it is ready" in printed
+        status, printed = await lipsync(api, "cloud", "keep", "--minutes", "45")
+        assert (status, "machine 5: stays on for 45 min 0 s" in printed) == (0, True), printed
+        status, printed = await lipsync(api, "cloud", "list")
+        assert ("5" in printed, "remembered" in printed) == (True, True)
+    status, printed = await lipsync(api, "cloud", "down")
+    assert status == 0, printed
     assert api.calls("PUT", "/instances/5/")[0].body == {"state": "stopped"}
 
 
@@ -245,9 +245,9 @@ def test_offers_are_ranked_by_the_first_video_and_small_hosts_come_last() -> Non
     ],
 )
 async def test_a_template_prints_every_field_and_needs_no_key(api: StandIn, name: str, words: list[str]) -> None:
-    said = await lipsync(api, "cloud", "template", "--provider", name, "--source", URL, VAST_API_KEY="")
-    assert said[0] == 0, said
-    assert [word for word in [*words, URL, "LIPSYNC_TOKENS"] if word not in said[1]] == []
+    printed = await lipsync(api, "cloud", "template", "--provider", name, "--source", URL, VAST_API_KEY="")
+    assert printed[0] == 0, printed
+    assert [word for word in [*words, URL, "LIPSYNC_TOKENS"] if word not in printed[1]] == []
 
 
 async def test_the_machines_of_every_account_are_listed_and_unknown_ones_are_marked(
@@ -259,9 +259,9 @@ async def test_the_machines_of_every_account_are_listed_and_unknown_ones_are_mar
     box = {"id": "box9", "attributes": {"status": "running", "name": "other", "rateHourly": 0.32}}
     api.answers("GET /instances", (200, {"data": {"instances": [box]}}))
     remember(settings_folder / "lipsync" / "machines.json", RememberedMachine(provider="runpod", machine_id="pod7"))
-    status, said = await lipsync(api, "cloud", "list", **keys, **urls)
-    assert status == 0, said
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if line.startswith("│")]
+    status, printed = await lipsync(api, "cloud", "list", **keys, **urls)
+    assert status == 0, printed
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if line.startswith("│")]
     assert rows == [
         ["runpod", "pod7", "stopped", "0.340", "lipsync", "remembered"],
         ["tensordock", "box9", "running", "0.320", "other", "unknown here"],
@@ -285,10 +285,10 @@ async def test_a_machine_that_starts_again_gets_the_wheel_it_was_made_for(
     api.answers("PUT /instances/5/", (200, {"success": True}))
     async with waiting_for_a_wheel(received) as port:
         api.answers("GET /instances/5/", at_port(port))
-        status, said = await lipsync(api, "cloud", "up", "--machine", "5")
-    assert status == 0, said
+        status, printed = await lipsync(api, "cloud", "up", "--machine", "5")
+    assert status == 0, printed
     assert received == [b"the wheel of that day"]
-    assert "a start  $0.060: 3 min until it is ready" in said
+    assert "a start  $0.060: 3 min until it is ready" in printed
     forget(machines, "vast", "5")
     assert kept.exists()  # The request rented machine 6.
     forget(machines, "vast", "6")

@@ -30,8 +30,8 @@ def built() -> dict[str, Stage]:
 
 def test_hadolint_finds_no_fault() -> None:
     hadolint = Path(sysconfig.get_path("scripts")) / "hadolint"
-    said = subprocess.run([hadolint, "Dockerfile"], cwd=ROOT, capture_output=True, text=True)
-    assert (said.returncode, said.stdout) == (0, ""), said.stdout + said.stderr
+    done = subprocess.run([hadolint, "Dockerfile"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
 
 
 def test_the_default_target_is_the_one_for_gpus(built: dict[str, Stage]) -> None:
@@ -55,7 +55,7 @@ def test_a_docker_that_runs_every_stage_above_the_target_builds_the_cpu_image_wi
 
 
 def chain(built: dict[str, Stage], name: str) -> list[tuple[str, str]]:
-    """The steps of a stage with those of the stages that it stands on, from the bottom up."""
+    """The steps of a stage with the steps of the stages below it, from the bottom up."""
     stage = built[name]
     return (chain(built, stage.base) if stage.base in built else []) + stage.steps
 

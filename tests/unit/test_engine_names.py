@@ -31,7 +31,7 @@ IMPORT = re.compile(rf"^lipsync_server\.engines\.({'|'.join(NAMES)})\b")
 
 
 def docstrings(tree: ast.AST) -> set[int]:
-    """The ids of the nodes that are texts for people: a text that stands alone as a statement."""
+    """The ids of the nodes that are texts for people: a text that is a statement of its own."""
     return {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
 
 

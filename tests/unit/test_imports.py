@@ -38,7 +38,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 # Modules directly below lipsync_server that FLOORS does not name are the ground: they import nothing but the ground.
 GROUND = len(FLOORS)
 
-# The command `lipsync bench` starts a benchmark, which stands above every room.
+# The command `lipsync bench` starts a benchmark, which is above every room.
 ALLOWED_CLIMBS = {("cli.bench", "bench")}
 MADE_FOR_MEASURING = ("bench", "random_models")
 # Engines whose computation is a torch model. Every other engine, and every room but these, runs without torch.
@@ -135,7 +135,7 @@ def contracted(package: str) -> dict[str, set[str]]:
     return graph
 
 
-# Calls that open a file of tensors. Everything that reads model files goes through the one room that checks them.
+# Calls that open a file of tensors. All code reads model files through the one room that checks them.
 READERS_OF_TENSORS = ("torch.load", "safe_open", "load_file", "safetensors.torch.load")
 ROOM_OF_TENSOR_FILES = "models.tensor_files"
 
@@ -193,7 +193,7 @@ def test_a_module_imports_lower_floors_only(module: str) -> None:
     ]
     if floor_of(module) == GROUND:
         wrong += [target for target in sorted(ARROWS[module]) if floor_of(target) != GROUND]
-    assert not wrong, f"{module} stands on the same floor as these or below them"
+    assert not wrong, f"{module} is on the same floor as these or below them"
 
 
 def test_no_module_imports_itself_through_other_modules() -> None:

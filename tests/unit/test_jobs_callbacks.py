@@ -123,7 +123,7 @@ async def test_deliveries_that_are_on_the_way_are_not_sent_twice(database: Datab
 async def test_callbacks_of_an_older_server_are_tried_at_once_and_for_a_whole_day(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their times come from the wall clock: about 1.8e9 seconds."""
+    """Their times are the wall clock's: about 1.8e9 seconds."""
     path = tmp_path / "old.db"
     with monkeypatch.context() as older:
         older.setattr(connection, "STEPS", STEPS[:2])

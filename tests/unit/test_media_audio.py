@@ -191,7 +191,7 @@ def test_an_unfinished_aiff_or_au_is_read(tmp_path: Path, size: int) -> None:
         content[where : where + 4] = struct.pack(">I", size)
         path.write_bytes(content)
         if name == "AIFF" and size == 0:
-            continue  # an empty sound chunk: nothing tells the samples from other chunks
+            continue  # an empty sound chunk: the samples cannot be told from other chunks
         assert probe(path) == 1.0
 
 

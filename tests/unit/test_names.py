@@ -131,7 +131,7 @@ def test_every_module_that_is_run_exists(everything: list[Passage]) -> None:
 
 
 def test_every_link_into_the_repository_leads_somewhere(everything: list[Passage]) -> None:
-    """A folder's anchors are those of its README, which GitHub shows below it."""
+    """A folder has the anchors of its README, which GitHub shows below the folder."""
     wrong = set()
     for passage in everything:
         for target, anchor in OWN_LINK.findall(passage.text):

@@ -52,7 +52,7 @@ def sources() -> Iterator[tuple[str, str]]:
 
 
 def strings_of(text: str) -> Iterator[str]:
-    """The strings of a TypeScript source that are sentences or labels: those with a blank."""
+    """The strings with a blank in a TypeScript source: sentences and labels."""
     for match in STRING.finditer(COMMENT.sub("", text)):
         found = next(part for part in match.groups() if part is not None) if any(match.groups()) else ""
         if " " in found:

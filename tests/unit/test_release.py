@@ -1,4 +1,4 @@
-"""The steps of the release workflow that can run here give the results that the workflow needs."""
+"""The steps of the release workflow that can run here have the results that the workflow needs."""
 
 import json
 import os
@@ -136,7 +136,7 @@ def test_the_placeholder_stands_only_where_a_release_replaces_it() -> None:
 
 
 def test_the_workflow_names_no_owner() -> None:
-    """Whoever publishes a fork types no name: owner and repository come from the run."""
+    """A fork is published without typing a name: owner and repository are the run's."""
     assert not re.findall(r"ghcr\.io/\S+|github\.com/\S+", WORKFLOW)
     assert "$GITHUB_REPOSITORY" in WORKFLOW
 

@@ -213,7 +213,7 @@ def _partial_files(folder: Path) -> list[Path]:
 
 
 async def _half_a_pull(hub: Hub, manifest: Manifest, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The network goes away for good after 22 of 24 MB of the large file, which is fetched alone."""
+    """The network is lost permanently after 22 of 24 MB of the large file, which is fetched alone."""
     alone = {"p": Profile(engine="e", title="t", files=("big",))}
     hub.cuts = [22_000_000, *[0] * 100]
     with monkeypatch.context() as patch:

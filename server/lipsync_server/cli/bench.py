@@ -179,7 +179,7 @@ def _share(machine: "Machine", plan: "Plan", options: dict[str, object], runs: "
     """Write this card's speed into the present folder. options: every option of the engine in this run."""
     from lipsync_server.bench.share import card_speeds, write_share
 
-    named = {key: options[key] for key in ("preset", "size", "resolution") if key in options}
+    named: dict[str, object] = {key: options[key] for key in ("preset", "size", "resolution") if key in options}
     found = card_speeds(machine, plan.engine, {**named, **plan.options}, runs, datetime.now(UTC).date())
     typer.echo(f"{write_share(found, Path.cwd())}: this card's measured speed; send it to the project")
 

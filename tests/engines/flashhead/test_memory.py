@@ -46,7 +46,7 @@ def _rounded(engine: FlashHeadEngine) -> int:
 
 
 def test_a_job_that_runs_out_of_memory_is_tried_once_more_in_8_bits(tiny_weights: Path, tmp_path: Path) -> None:
-    """The shortage comes in the second window, when the frames of the first window have been delivered."""
+    """Memory runs out in the second window, when the frames of the first window have been delivered."""
     engine = _engine(tiny_weights)
     whole = frames_of(engine, request_for(1.6), RecordingContext(tmp_path))
     engine.models.transformer.register_forward_pre_hook(_failing(lambda call: call == 4))

@@ -1,4 +1,4 @@
-"""Attention kernels: every one that runs here gives the plain formula's result, and the choice is logged."""
+"""Attention kernels: each kernel that runs here computes the plain formula's result, and the choice is logged."""
 
 import pytest
 import torch

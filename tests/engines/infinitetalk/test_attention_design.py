@@ -18,7 +18,7 @@ def test_numbers_that_int8_holds_exactly_are_attended_to_exactly() -> None:
 
 
 def test_the_position_of_a_large_value_does_not_spoil_other_tiles() -> None:
-    """One scale for each tile: an outlier in the last tile leaves the others' steps as small as before."""
+    """One scale for each tile: an outlier in the last tile does not change the steps of the others."""
     random = torch.Generator().manual_seed(2)
     q = torch.zeros(1, 4, DIM, dtype=torch.float64)
     k, v = torch.zeros(1, 256, DIM, dtype=torch.float64), torch.randn(1, 256, DIM, generator=random).double()

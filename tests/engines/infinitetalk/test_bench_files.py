@@ -1,4 +1,4 @@
-"""The measurement of model files: it loads what it writes, and sees that switching LoRA files back is exact."""
+"""The measurement of model files: it loads its own files, and finds that switching LoRA files back is exact."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The fast path computes what the plain blocks do, on any NVIDIA GPU that has its kernels (skipped elsewhere)."""
+"""The fast path computes the result of the plain blocks, on any NVIDIA GPU that has its kernels (skipped elsewhere)."""
 
 import pytest
 import torch

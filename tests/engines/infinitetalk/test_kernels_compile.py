@@ -29,7 +29,7 @@ def spilled_bytes(report: str) -> int:
 def test_int8_attention_compiles_for_every_card_since_ampere(capability: str) -> None:
     cubin, report = nvrtc.compile_for(f"sm_{capability}", "attention_int8", {})
     assert cubin.startswith(b"\x7fELF")
-    # CUDA 12.8's assembler spills one register on data-centre Blackwell, which nobody rents for this; 13.0's does not.
+    # CUDA 12.8's assembler spills one register on data-centre Blackwell, rarely rented for this; 13.0's spills none.
     assert spilled_bytes(report) <= (12 if capability == "100" else 0)
     assert SHARED_KIB[capability] * 1024 >= attention_int8.SHARED_BYTES
 

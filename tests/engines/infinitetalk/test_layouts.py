@@ -1,4 +1,4 @@
-"""The transformer from the files of other programs computes what the same weights in float32 compute."""
+"""The transformer from the files of other programs computes the result of the same weights in float32."""
 
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def wanted() -> Tensor:
 def test_a_base_file_with_a_patch_file_computes_what_float32_computes(
     layout: str, quant: Quantization, wanted: Tensor, tmp_path: Path
 ) -> None:
-    """The sizes come from the shapes; rounding to our own 8 bits while loading adds at most 0.08."""
+    """The sizes are read from the shapes; rounding to our own 8 bits while loading adds at most 0.08."""
     save, ending, bound = LAYOUTS[layout]
     base, patch = tmp_path / f"base.{ending}", tmp_path / f"patch.{ending}"
     save(BASE, base)

@@ -22,7 +22,7 @@ MODEL = dataclasses.replace(TINY.transformer, dim=256, ffn_dim=512, num_heads=2,
 PARAMETERS = dict(random_parameters(MODEL))
 pytestmark = pytest.mark.usefixtures("small_pictures")
 # Above this share of the difference between unrelated frames a layout would be read wrongly. The random decoder
-# enlarges every error about a thousandfold, so coarse formats come close to it.
+# enlarges every error about a thousandfold, so coarse formats are close to the limit.
 BOUND = 0.6
 
 

@@ -102,7 +102,7 @@ def test_shards_and_adapter_give_the_model_they_were_written_from(plain: Path) -
 def test_a_quantised_file_alone_is_enough_and_its_map_is_honoured(
     tmp_path: Path, parameters: dict[str, torch.Tensor], kind: EightBit
 ) -> None:
-    """Layers that the map leaves out stay plain, even one of q, k and v; the rest equals rounding at load."""
+    """Layers without an entry in the map stay plain, even one of q, k and v; the rest equals rounding at load."""
     inputs = inputs_for(TINY)
     wanted = run(random_transformer(TINY, dtype=torch.float32), inputs)
     keep = ("time_", "img_emb", "blocks.1.self_attn.k", "audio_proj")

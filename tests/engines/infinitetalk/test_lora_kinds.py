@@ -189,7 +189,7 @@ def test_boft_turns_rows_that_a_butterfly_has_brought_together(numbers: Numbers,
     whole = torch.eye(rows, dtype=torch.float64)
     for step in range(steps):
         reach = 2**step * n // 2
-        # The rows in the order in which the blocks take them: i and i + reach beside each other.
+        # The rows in the order of the blocks: i and i + reach beside each other.
         order = [
             start + half * reach + i for start in range(0, rows, 2 * reach) for i in range(reach) for half in range(2)
         ]

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("small_pictures")
 def test_a_job_that_runs_out_of_memory_is_tried_once_more_with_fewer_blocks(
     tiny_weights: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    """The shortage comes in the last forward of the first window, when TeaCache has counted 15 forwards."""
+    """Memory runs out in the last forward of the first window, when TeaCache has counted 15 forwards."""
     engine = create(Settings(_env_file=None, weights_dir=tiny_weights, data_dir=tmp_path, device="cpu", preset="fast"))
     expected = frames_of(engine, request_for(0.56, **options), RecordingContext(tmp_path))
     transformer, calls = models_of(engine).transformer, []
@@ -123,7 +123,7 @@ def test_a_model_that_never_fits_names_the_settings_to_change_at_load(
 
 
 def test_memory_does_not_grow_with_the_length(engine: InfiniteTalkEngine, tmp_path: Path) -> None:
-    """Fourteen windows of 81 frames; the last ten leave the process as large as the first four made it."""
+    """Fourteen windows of 81 frames; after the last ten the process is as large as after the first four."""
     request = request_for(40, window_frames=81, motion_frames=9)
     process, sizes = psutil.Process(), []
 

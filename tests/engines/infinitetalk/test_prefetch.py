@@ -277,7 +277,7 @@ def test_the_benchmark_measures_moving_windows_both_ways(tmp_path: Path) -> None
 
 @needs_gpu
 def test_streams_under_load_leave_every_bit_as_it_was() -> None:
-    """Frames are decoded, conditions made and dropped on two streams at once, whose memory comes back all the time."""
+    """Frames are decoded, conditions made and dropped on two streams at once, whose memory is reused all the time."""
     device = torch.device("cuda", 0)
     parts = Parts(device, size=(256, 384), vae_width=32)
     latents = torch.randn(16, 4, 32, 48, device=device)

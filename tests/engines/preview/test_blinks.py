@@ -74,7 +74,7 @@ def test_a_shut_eye_shows_skin_where_iris_and_white_were(landmarker: FaceLandmar
         skin = shut[y - reach : y + reach, x - reach : x + reach].reshape(-1, 3)
         before = np.abs(picture[upper_part] - np.median(skin, axis=0)).max(axis=-1)
         after = np.abs(lid - np.median(skin, axis=0)).max(axis=-1)
-        assert np.median(after) < 0.8 * np.median(before), "the lid looks like skin, the eye did not"
+        assert np.median(after) < 0.8 * np.median(before), "the lid has the colour of skin, the eye had not"
         assert np.percentile(lid.mean(axis=-1), 98) < np.percentile(skin.mean(axis=-1), 98) + 25, "no white slit"
         assert np.ptp(np.percentile(lid.mean(axis=-1), [5, 95])) < 100, "no bands, no iris"
 

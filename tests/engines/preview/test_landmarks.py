@@ -9,7 +9,7 @@ from lipsync_server.errors import NoFace
 
 
 def canvas(height: int, width: int) -> Frames:
-    """A plain background with a soft gradient, so that nothing in it looks like a face."""
+    """A plain background with a soft gradient, in which no face can be found."""
     y, x = np.mgrid[:height, :width]
     return np.stack([90 + x * 60 // width, 100 + y * 50 // height, np.full_like(x, 120)], axis=-1).astype(np.uint8)
 

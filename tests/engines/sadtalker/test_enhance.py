@@ -1,4 +1,4 @@
-"""Face restoration: the crops that the model gets, the frames that come out, and the message where it cannot run.
+"""Face restoration: the crops that the model receives, its frames, and the message where it cannot run.
 
 spandrel needs torchvision, whose wheels require a CUDA build of torch, so the tests do not install spandrel. Where it
 is installed, the last test runs GFPGAN itself at full size with random weights.
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 
 class Warmer(nn.Module):
-    """A stand-in for GFPGAN: reads [-1, 1] at 512 pixels, raises red, and sometimes leaves the range."""
+    """A stand-in for GFPGAN: reads [-1, 1] at 512 pixels, raises red, and sometimes exceeds the range."""
 
     def __init__(self) -> None:
         super().__init__()

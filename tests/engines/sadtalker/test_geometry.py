@@ -1,4 +1,4 @@
-"""Cutting, aligning, packing and pasting, against the golden data and where the original goes wrong."""
+"""Cutting, aligning, packing and pasting, against the golden data, and where the original has faults."""
 
 import json
 from typing import Any, get_args

@@ -281,7 +281,7 @@ def test_the_whole_generator_meets_the_golden_data(size: str) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", FILES.cases("modules/make_animation.safetensors"))
 def test_animation_meets_the_golden_data(name: str) -> None:
-    """One frame of each run: each frame takes 11 s of CPU time, and none depends on another."""
+    """One frame of each run: a frame takes 11 s of CPU time and depends on no other frame."""
     data = load_file(big("modules/make_animation.safetensors"))
     detector, generator = recipe_network(KeypointDetector, "kp_extractor"), recipe_network(Generator, "generator")
     renderer = Renderer(detector, generator, device=torch.device("cpu"))

@@ -28,6 +28,12 @@ from sadtalker_golden import FILES, arrays, big, levels_apart, note, recipe_mapp
 @pytest.mark.parametrize("run", FILES.cases("pipeline.npz"))
 @torch.inference_mode()
 def test_a_short_run_meets_the_golden_data(run: str) -> None:
+    """Every value of a run but its other frames: one frame is rendered, because each takes 11 s of CPU time.
+
+    A frame is a function of the picture and of its own window of coefficients (test_networks.py holds that frames of a
+    batch do not touch each other), and the windows of all frames are compared. A fault in another frame would therefore
+    be one of its window, or one of the networks that all frames share.
+    """
     data = arrays(big("pipeline.npz"))
     detector, generator = recipe_network(KeypointDetector, "kp_extractor"), recipe_network(Generator, "generator")
     renderer = Renderer(detector, generator, device=torch.device("cpu"))
@@ -70,7 +76,7 @@ def test_a_short_run_meets_the_golden_data(run: str) -> None:
     mapping = recipe_mapping(73 if full else 70)
     prepared = renderer.prepare(torch.from_numpy(square), torch.from_numpy(semantics)[None], mapping)
     compositor = CropFrames(256, (crop_width, crop_height))
-    # One frame takes 11 s of CPU time, and none depends on another: the end of the camera's path, or the first frame.
+    # The frame at the end of the camera's path, or the first frame.
     number = n_frames - 1 if paths else 0
     angles = angles_for(paths, number, number + 1)
     squares = renderer.frames(prepared, torch.from_numpy(windows[number : number + 1]), mapping, angles=angles)

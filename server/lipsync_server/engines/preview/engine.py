@@ -5,14 +5,15 @@ from any frame. Knows no files and no encoder.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from lipsync_server.engines.base import Frames, RenderContext, RenderRequest, Report, no_report
-from lipsync_server.engines.landmarks import FaceLandmarker, choose_face, landmarker
+from lipsync_server.engines.landmarks import Face, FaceLandmarker, choose_face, landmarker
 from lipsync_server.engines.preview import blink_check
-from lipsync_server.engines.preview.calibration import calibrate
+from lipsync_server.engines.preview.calibration import Calibration, calibrate
 from lipsync_server.engines.preview.motion import Amounts, Motion
 from lipsync_server.engines.preview.options import Options
 from lipsync_server.engines.preview.puppet import Puppet
@@ -49,58 +50,82 @@ class PreviewEngine:
         """Yield the frames of `request`, uint8 RGB (n, H, W, 3). Raises NoFace, and Cancelled between batches."""
         self.load()
         assert self._landmarker is not None
-        options = request.options
-        assert isinstance(options, Options)
-        context.progress("preprocess", 0, 3, "finding the face")
-        picture, scale = fit_picture(request.picture)
-        # Faces are searched in the original picture, because a small face may have too few pixels in the video's size.
-        faces = self._landmarker.detect(request.picture, face_box=options.face_box)
-        face = choose_face(faces, face_index=options.face_index, face_box=options.face_box).scaled(scale)
-        height_px = face.box[3] - face.box[1]
-        if height_px < _SMALL_FACE_PX:
-            context.warn(
-                f"The face is only {height_px:.0f} pixels high in the video. A picture that is cut closer to the "
-                "person shows more of the mouth."
-            )
-        if abs(face.yaw) > _STRONG_YAW:
-            context.warn(
-                "The face is seen almost from the side; lips may look wrong. A picture that looks at the camera works "
-                "better."
-            )
-        stop_if_cancelled(context)
-        context.progress("preprocess", 1, 3, "preparing the face")
-        puppet = Puppet(picture, face)
-        calibration = calibrate(puppet, self._landmarker, face)
-        clear_eyes = blink_check.why_not(puppet, self._landmarker, face) is None
-        stop_if_cancelled(context)
-        context.progress("preprocess", 2, 3, "listening")
-        n_frames = request.n_frames
-        track = speech_track(request.speech, n_frames, request.fps)
-        amounts = Amounts(
-            head=options.head_motion,
-            mouth=options.mouth_opening,
-            blinks=options.blinks and clear_eyes,
-            gaze=options.head_motion > 0 and clear_eyes,
-        )
-        motion = Motion(track, request.fps, options.seed, amounts)
-        context.progress("preprocess", 3, 3)
-
+        portrait = _prepare(self._landmarker, request, context)
+        picture, n_frames = portrait.picture, request.n_frames
         done = context.resume_point.n_frames if context.resume_point else 0
         batch_frames = int(np.clip(_BATCH_BYTES // picture.nbytes, 1, 16))
         saved = done
         while done < n_frames:
             stop_if_cancelled(context)
-            n = min(batch_frames, n_frames - done)
-            batch = np.empty((n, *picture.shape), np.uint8)
+            batch = np.empty((min(batch_frames, n_frames - done), *picture.shape), np.uint8)
             for i, frame in enumerate(batch):
-                frame[...] = picture
-                puppet.draw(calibration.apply(motion.pose(done + i)), frame)
+                portrait.draw(done + i, frame)
             yield batch
-            done += n
+            done += len(batch)
             context.progress("generate", done, n_frames)
             if done - saved >= _SAVE_EVERY and done < n_frames:
                 context.save({"n_frames": done})
                 saved = done
+
+
+@dataclass(frozen=True)
+class _Portrait:
+    """A portrait that can be drawn at any frame. picture: uint8 RGB (H, W, 3) in the size of the video."""
+
+    picture: Frames
+    puppet: Puppet
+    calibration: Calibration
+    motion: Motion
+
+    def draw(self, number: int, frame: Frames) -> None:
+        """Draw frame `number` of the video into `frame`, uint8 RGB (H, W, 3)."""
+        frame[...] = self.picture
+        self.puppet.draw(self.calibration.apply(self.motion.pose(number)), frame)
+
+
+def _prepare(landmarks: FaceLandmarker, request: RenderRequest, context: RenderContext) -> _Portrait:
+    """Find the face, measure how far the portrait's mouth moves, and follow the speech. Raises NoFace and Cancelled."""
+    options = request.options
+    assert isinstance(options, Options)
+    context.progress("preprocess", 0, 3, "finding the face")
+    picture, scale = fit_picture(request.picture)
+    # Faces are searched in the original picture, because a small face may have too few pixels in the video's size.
+    faces = landmarks.detect(request.picture, face_box=options.face_box)
+    face = choose_face(faces, face_index=options.face_index, face_box=options.face_box).scaled(scale)
+    for warning in _warnings_for(face):
+        context.warn(warning)
+    stop_if_cancelled(context)
+    context.progress("preprocess", 1, 3, "preparing the face")
+    puppet = Puppet(picture, face)
+    calibration = calibrate(puppet, landmarks, face)
+    clear_eyes = blink_check.why_not(puppet, landmarks, face) is None
+    stop_if_cancelled(context)
+    context.progress("preprocess", 2, 3, "listening")
+    amounts = Amounts(
+        head=options.head_motion,
+        mouth=options.mouth_opening,
+        blinks=options.blinks and clear_eyes,
+        gaze=options.head_motion > 0 and clear_eyes,
+    )
+    track = speech_track(request.speech, request.n_frames, request.fps)
+    motion = Motion(track, request.fps, options.seed, amounts)
+    context.progress("preprocess", 3, 3)
+    return _Portrait(picture, puppet, calibration, motion)
+
+
+def _warnings_for(face: Face) -> Iterator[str]:
+    """Sentences for the caller about a face that may be animated badly."""
+    height_px = face.box[3] - face.box[1]
+    if height_px < _SMALL_FACE_PX:
+        yield (
+            f"The face is only {height_px:.0f} pixels high in the video. A picture that is cut closer to the "
+            "person shows more of the mouth."
+        )
+    if abs(face.yaw) > _STRONG_YAW:
+        yield (
+            "The face is seen almost from the side; lips may look wrong. A picture that looks at the camera works "
+            "better."
+        )
 
 
 def fit_picture(picture: Frames) -> tuple[Frames, float]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from lipsync_server.durable import publish
 from lipsync_server.engines import registry
-from lipsync_server.engines.base import Engine, EngineOptions, RenderRequest, ResumePoint, Speech, State
+from lipsync_server.engines.base import Engine, EngineOptions, Frames, RenderRequest, ResumePoint, Speech, State
 from lipsync_server.engines.options import choose_options
 from lipsync_server.errors import Cancelled, LipsyncError
 from lipsync_server.media.info import VideoInfo
@@ -338,10 +338,7 @@ class _Render:
         with closing(background), closing(checked_frames(self._engine, request, context, n_done)) as batches:
             try:
                 for frames in batches:
-                    frames = self._framing.fit(frames)
-                    if self._captions is not None:
-                        frames = self._captions.draw_on(frames, n_done, request.fps, self._task.scratch)
-                    frames = self._label.draw_on(frames, n_done, self._task.scratch)
+                    frames = self._finish(frames, n_done, request.fps)
                     n_done += len(frames)
                     self._clock.switch("encode")
                     background.put(frames)
@@ -359,6 +356,13 @@ class _Render:
             self._progress("encode", 0, 2)
             while not background.drain(timeout_s=0.2):
                 self._stop_if_cancelled()
+
+    def _finish(self, frames: Frames, first: int, fps: int) -> Frames:
+        """The engine's frames in the shape of the video, with captions and label. first: number of the first frame."""
+        frames = self._framing.fit(frames)
+        if self._captions is not None:
+            frames = self._captions.draw_on(frames, first, fps, self._task.scratch)
+        return self._label.draw_on(frames, first, self._task.scratch)
 
     def _engine_progress(self, stage: str, done: float, total: float, note: str = "") -> None:
         """The engine's own progress, which from then on replaces the count of its frames."""

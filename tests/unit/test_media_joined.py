@@ -6,6 +6,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import soundfile
 from lipsync_server.errors import InvalidAudio
 from lipsync_server.media.sound.speech import probe_audio
 from sounds import CODED, RATE, encode, load_speech, probe, voice, wav, with_data_size
@@ -42,6 +43,32 @@ def test_joined_files_may_differ_in_rate_and_channels(tmp_path: Path, container:
     assert max(np.correlate(speech[RATE - 400 :], wanted[2000:12_000], "valid")) > 0.9 * np.sum(
         wanted[2000:12_000] ** 2
     )
+
+
+def in_format(path: Path, kind: str) -> bytes:
+    """A second of speech in the format `kind`."""
+    if kind in ("aiff", "au", "caf"):
+        soundfile.write(path, voice(1.0), RATE, format=kind.upper())
+        return path.read_bytes()
+    _, codec, container, rate, _ = next(row for row in CODED if row[0] == kind)
+    return encode(path, codec, container, voice(1.0, rate), rate).read_bytes()
+
+
+@pytest.mark.parametrize("second", ["wav", "flac", "ogg", "m4a", "caf", "webm"])
+@pytest.mark.parametrize("first", ["wav", "aiff", "au", "caf", "flac", "opus", "ogg", "webm", "mka"])
+def test_sound_in_another_format_behind_a_recording_is_not_left_out_without_a_warning(
+    tmp_path: Path, first: str, second: str
+) -> None:
+    alone = in_format(tmp_path / "a", first)
+    path = tmp_path / "joined"
+    path.write_bytes(alone)
+    assert probe_audio(path, min_s=0.2, max_s=10).warnings == ()
+    path.write_bytes(alone + in_format(tmp_path / "b", second))
+    try:
+        info = probe_audio(path, min_s=0.2, max_s=10)
+    except InvalidAudio:
+        return  # refused, which loses nothing in silence
+    assert info.duration_s > 1.9 or "left out" in info.warnings[0]
 
 
 def test_joined_wavs_with_placeholder_lengths_are_all_heard(tmp_path: Path) -> None:

@@ -13,6 +13,10 @@ from lipsync_server.media.formats.promised_length import check_promise, is_place
 from lipsync_server.media.info import Warnings
 
 _MAX_CHUNKS = 1000
+_CAF_CHUNKS = frozenset(
+    (b"desc", b"data", b"pakt", b"chan", b"kuki", b"strg", b"info", b"free", b"mark", b"regn", b"umid", b"ovvw",
+     b"edct", b"peak", b"inst", b"midi", b"uuid")
+)  # fmt: skip
 # Bytes for each sample in the encodings of AU: mu-law, 8, 16, 24 and 32 bits, float, double, A-law.
 _AU_BYTES = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}
 
@@ -31,6 +35,25 @@ def check_big_endian(file: BinaryIO, size: int, *, longest_s: float, error: type
     if is_placeholder(length):
         return ()
     return check_promise(length, size - start, bytes_per_s, longest_s=longest_s, error=error)
+
+
+def au_end(file: BinaryIO) -> int | None:
+    """The offset behind the sound of an AU file, or None where its header does not give the length."""
+    file.seek(4)
+    found = _au(file)
+    return None if found is None or is_placeholder(found[0]) else found[1] + found[0]
+
+
+def caf_end(file: BinaryIO) -> int | None:
+    """The offset behind the last chunk of a CAF file, or None where its header does not give the length."""
+    end = None
+    for kind, start, length in _chunks(file, 8, ">4sq"):
+        if kind not in _CAF_CHUNKS:
+            break
+        if is_placeholder(length):
+            return None
+        end = start + length
+    return end
 
 
 _Promise = tuple[int, int, int] | None

@@ -105,7 +105,7 @@ def _patched(path: Path, part: Part) -> Part:
 def _starts(file: BinaryIO, size: int, container: Container) -> Iterator[int]:
     """Offsets at which a file of this container begins."""
     if container == "ogg":
-        yield from _ogg_links(file, size)
+        yield from _ogg_links(file)
     elif container == "mov":
         yield 0
         yield from _movies(file, size)
@@ -115,25 +115,56 @@ def _starts(file: BinaryIO, size: int, container: Container) -> Iterator[int]:
         yield from _found(file, *beginning)
 
 
-def _ogg_links(file: BinaryIO, size: int) -> Iterator[int]:
-    """Offsets of the chain's links: a link begins at a first page that comes after other pages or other bytes."""
-    position, was_first = 0, False
-    while position + _OGG_HEADER_BYTES <= size:
+@dataclass(frozen=True)
+class _Page:
+    """One page of an Ogg stream: its first byte, the byte behind it, and whether it begins a stream."""
+
+    start: int
+    end: int
+    is_first: bool
+
+
+def _ogg_pages(file: BinaryIO) -> Iterator[_Page]:
+    """The pages in order. Bytes between them that belong to no page are passed over."""
+    position = 0
+    while True:
         file.seek(position)
         page = file.read(_OGG_HEADER_BYTES + 255)
+        if len(page) < _OGG_HEADER_BYTES:
+            return
         if page[:4] != b"OggS":
             file.seek(position)
             lost = next(_found(file, re.compile(b"OggS"), lambda head: head[4:5] == b"\0"), None)
             if lost is None:
                 return
-            position, was_first = position + lost, False
+            position += lost
             continue
-        is_first = bool(page[5] & _OGG_FIRST_PAGE)
-        if is_first and not was_first:
-            yield position
-        was_first = is_first
-        n_segments = page[26]
-        position += _OGG_HEADER_BYTES + n_segments + sum(page[_OGG_HEADER_BYTES : _OGG_HEADER_BYTES + n_segments])
+        lengths = page[_OGG_HEADER_BYTES : _OGG_HEADER_BYTES + page[26]]
+        found = _Page(position, position + _OGG_HEADER_BYTES + page[26] + sum(lengths), bool(page[5] & _OGG_FIRST_PAGE))
+        yield found
+        position = found.end
+
+
+def _ogg_links(file: BinaryIO) -> Iterator[int]:
+    """Offsets of the chain's links: a link begins at a first page that comes after other pages or other bytes."""
+    before: _Page | None = None
+    for page in _ogg_pages(file):
+        if page.is_first and not (before is not None and before.is_first and before.end == page.start):
+            yield page.start
+        before = page
+
+
+def ogg_end(file: BinaryIO) -> int | None:
+    """The offset behind the last page of an Ogg stream; None without a page."""
+    end = None
+    for page in _ogg_pages(file):
+        end = page.end
+    return end
+
+
+def first_match(file: BinaryIO, mark: re.Pattern[bytes]) -> int | None:
+    """Distance from the file's position to the first occurrence of `mark`, or None."""
+    return next(_found(file, mark, lambda head: True), None)
 
 
 def _mp3s(file: BinaryIO) -> Iterator[int]:

@@ -105,19 +105,23 @@ def _ebml_number(data: bytes) -> tuple[int, int] | None:
 
 def _check_matroska(file: BinaryIO, size: int, error: type[LipsyncError]) -> None:
     """Check that the segment (the element with all media) ends within the file, if its size is given."""
+    end = matroska_end(file)
+    if end is not None and end > size:
+        raise _cut_off(error, end - size)
+
+
+def matroska_end(file: BinaryIO) -> int | None:
+    """The offset behind the segment of a Matroska or WebM file, read from its start; None for an unknown size."""
     head = file.read(_HEAD_BYTES)
     header = _ebml_number(head[4:12])
     if header is None or header[0] < 0:
-        return
+        return None
     at = 4 + header[1] + header[0]
     if head[at : at + 4] != b"\x18\x53\x80\x67":
-        return
+        return None
     segment = _ebml_number(head[at + 4 : at + 12])
-    # A recorder that streams (a browser's MediaRecorder) leaves the size unknown; then there is nothing to check.
-    if segment is not None and segment[0] >= 0:
-        end = at + 4 + segment[1] + segment[0]
-        if end > size:
-            raise _cut_off(error, end - size)
+    # A recorder that streams (a browser's MediaRecorder) leaves the size unknown.
+    return None if segment is None or segment[0] < 0 else at + 4 + segment[1] + segment[0]
 
 
 def _check_ogg(file: BinaryIO, size: int, error: type[LipsyncError]) -> None:

@@ -18,6 +18,7 @@ import soundfile
 from lipsync_server.errors import InvalidAudio, UnsupportedMedia
 from lipsync_server.media.formats.container import AUDIO_KINDS, Container, is_picture, sniff
 from lipsync_server.media.formats.ffmpeg import BLOCK_SAMPLES, Converter, FfmpegReader
+from lipsync_server.media.formats.left_over import left_over
 from lipsync_server.media.formats.parts import Part, find_parts, open_part
 from lipsync_server.media.formats.recognise import N8N_ADVICE, UNKNOWN, describe, is_text
 from lipsync_server.media.formats.sound_format import Block, SoundFormat
@@ -77,7 +78,7 @@ class Sound:
         for part in self._parts:
             with open_part(path, part) as file:
                 found = check_structure(file, part.end - part.start, self._container, longest_s=longest_s)
-                self._header_warnings += found
+                self._header_warnings += [*found, *left_over(file, part.end - part.start, self._container)]
         self._decoding_warnings: list[str] = []
         self._closing = ExitStack()
         try:

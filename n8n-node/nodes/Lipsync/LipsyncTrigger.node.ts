@@ -11,7 +11,7 @@ import { asNodeError } from './api/errors';
 import { byCredential, type Server } from './api/server';
 import type { Job } from './api/types';
 import { pagesOfJobs } from './jobs/list';
-import { EMPTY, lookForNews, remember, type Memory } from './jobs/news';
+import { EMPTY, findEnded, remember, type Memory } from './jobs/ended';
 import { testServer } from './methods/testServer';
 import { eventFields, isWanted, wantedOf, type Wanted } from './trigger/events';
 import { itemFields, itemFor } from './trigger/item';
@@ -19,7 +19,7 @@ import { itemFields, itemFor } from './trigger/item';
 const ON_A_PAGE = 100;
 /** Limits of one poll: the number of jobs and the time. The next poll reports the remaining jobs. */
 const MOST_AT_ONCE = 10;
-const LONGEST_LOOK_MS = 120_000;
+const LONGEST_POLL_MS = 120_000;
 
 /**
  * The polls that run now, by workflow and node. n8n starts a poll although the one before still downloads a video; with
@@ -62,19 +62,19 @@ export class LipsyncTrigger implements INodeType {
 			const began = Date.now();
 			const isFirst = memory.known === undefined;
 			const before: Memory = { ...EMPTY, ...memory };
-			const look = await lookForNews(pagesOfJobs(server, ON_A_PAGE), before);
+			const found = await findEnded(pagesOfJobs(server, ON_A_PAGE), before);
 			const items: INodeExecutionData[] = [];
 			const reported: Job[] = [];
-			for (const job of look.ended) {
+			for (const job of found.ended) {
 				// Jobs that had ended before the workflow was switched on start nothing.
 				if (!isFirst && isWanted(job, wanted)) {
-					const isLate = Date.now() - began > LONGEST_LOOK_MS;
+					const isLate = Date.now() - began > LONGEST_POLL_MS;
 					if (items.length === MOST_AT_ONCE || (items.length > 0 && isLate)) break;
 					items.push(await itemFor(server, job));
 				}
 				reported.push(job);
 			}
-			Object.assign(memory, remember(before, look, reported));
+			Object.assign(memory, remember(before, found, reported));
 			return items.length > 0 ? [items] : null;
 		} catch (error) {
 			throw asNodeError(this, error);

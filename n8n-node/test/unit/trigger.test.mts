@@ -6,7 +6,7 @@ import type { IPollFunctions } from 'n8n-workflow';
 
 import { LipsyncTrigger } from '../../nodes/Lipsync/LipsyncTrigger.node.js';
 import type { Job, JobState } from '../../nodes/Lipsync/api/types.js';
-import { EMPTY, lookForNews, remember, type Memory } from '../../nodes/Lipsync/jobs/news.js';
+import { EMPTY, findEnded, remember, type Memory } from '../../nodes/Lipsync/jobs/ended.js';
 import { makeContext } from './context.mjs';
 import { job, json, serve } from './scripted.mjs';
 
@@ -35,9 +35,9 @@ async function news(
 	memory: Memory,
 	most = 10_000,
 ): Promise<{ ids: string[]; memory: Memory }> {
-	const look = await lookForNews(jobs.pages(), memory);
-	const reported = look.ended.slice(0, most);
-	return { ids: reported.map(({ id }) => id), memory: remember(memory, look, reported) };
+	const found = await findEnded(jobs.pages(), memory);
+	const reported = found.ended.slice(0, most);
+	return { ids: reported.map(({ id }) => id), memory: remember(memory, found, reported) };
 }
 
 describe('the memory of the trigger', () => {

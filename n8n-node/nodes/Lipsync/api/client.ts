@@ -35,7 +35,7 @@ export interface Call {
 const LONGEST_PAUSE_MS = 15_000;
 const AT_GATEWAY = new Set([502, 503, 504, 520, 521, 522, 523, 524, 530]);
 
-/** Send `call`. Returns the server's answer, or throws an error with a sentence that says what to do. */
+/** Send `call`. Returns the server's answer, or throws an error that names the next step. */
 export async function send(
 	server: Server,
 	call: Call,

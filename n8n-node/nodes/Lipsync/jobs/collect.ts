@@ -97,7 +97,7 @@ export async function sheetFile(server: Server<Storing>, job: Job): Promise<IBin
 	return await server.context.helpers.prepareBinaryData(stream, name, 'image/jpeg');
 }
 
-/** Tell the server that it may delete the video, because n8n has stored it. A failure is only logged. */
+/** Mark the job as collected: n8n has stored the video, and the server may delete it. A failure is only logged. */
 export async function markCollected(server: Server, job: Job): Promise<void> {
 	try {
 		await send(server, { method: 'POST', path: jobPath(job.id, '/collected') });

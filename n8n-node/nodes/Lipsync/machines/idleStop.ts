@@ -5,7 +5,7 @@
  */
 import { NodeOperationError, type IDataObject, type IExecuteFunctions } from 'n8n-workflow';
 
-import { detailOf, look, type Look } from './look';
+import { detailOf, probe, type ProbeAnswer } from './probe';
 
 /** The server's answer to GET /v1/idle-stop. */
 export interface IdleStop {
@@ -24,10 +24,10 @@ export async function readCountdown(
 	token: string,
 ): Promise<IDataObject> {
 	if (token === '') return { stops_in_minutes: null, stops: 'unknown: Server Token is empty' };
-	const answer = await look(context, { url: `${url}/v1/idle-stop` }, token);
+	const answer = await probe(context, { url: `${url}/v1/idle-stop` }, token);
 	const idle = idleStopIn(answer);
 	if (idle === undefined) {
-		const reason = detailOf(answer, 'the server does not tell its countdown');
+		const reason = detailOf(answer, 'the server has no countdown');
 		return { stops_in_minutes: null, stops: `unknown: ${reason}` };
 	}
 	return describeCountdown(idle);
@@ -41,7 +41,7 @@ export async function keepMachine(
 	minutes: number,
 	itemIndex: number,
 ): Promise<IDataObject> {
-	const answer = await look(
+	const answer = await probe(
 		context,
 		{ url: `${url}/v1/idle-stop/keep`, method: 'POST', body: { minutes }, json: true },
 		token,
@@ -86,7 +86,7 @@ function spell(seconds: number): string {
 	return seconds < 120 ? `${Math.floor(seconds)} seconds` : `${Math.floor(seconds / 60)} minutes`;
 }
 
-function idleStopIn(answer: Look | undefined): IdleStop | undefined {
+function idleStopIn(answer: ProbeAnswer | undefined): IdleStop | undefined {
 	const idle = answer?.body as Partial<IdleStop> | undefined;
 	return answer?.status === 200 && typeof idle?.enabled === 'boolean'
 		? (idle as IdleStop)

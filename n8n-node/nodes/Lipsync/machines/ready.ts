@@ -3,10 +3,10 @@ import { NodeOperationError, type IExecuteFunctions } from 'n8n-workflow';
 
 import { pause } from '../api/client';
 import type { Readiness, ServerInfo } from '../api/types';
-import { detailOf, look } from './look';
+import { detailOf, probe } from './probe';
 import type { Machine, Provider } from './machine';
 
-const LOOK_EVERY_MS = 5_000;
+const POLL_EVERY_MS = 5_000;
 /** After a start, a provider may still answer "stopped" for this long. */
 const STILL_STOPPED_MS = 60_000;
 
@@ -27,7 +27,7 @@ export async function waitUntilReady(
 ): Promise<Machine> {
 	const began = Date.now();
 	let runningSince: number | undefined;
-	let said = '';
+	let lastDetail = '';
 	const fail = (message: string) =>
 		new NodeOperationError(context.getNode(), message, { itemIndex });
 	for (;;) {
@@ -55,12 +55,12 @@ export async function waitUntilReady(
 				`Machine ${id} has been starting for ${minutes(limits.startMs)} (${detail}); its GPU may be taken`,
 			);
 		}
-		if (detail !== said) {
-			said = detail;
+		if (detail !== lastDetail) {
+			lastDetail = detail;
 			context.logger.info(`Lipsync machine ${id}: ${detail}`);
 			context.sendMessageToUI(`Lipsync machine ${id}: ${detail}`);
 		}
-		await pause(context, LOOK_EVERY_MS);
+		await pause(context, POLL_EVERY_MS);
 	}
 }
 
@@ -69,7 +69,7 @@ export async function readReadiness(
 	context: IExecuteFunctions,
 	url: string,
 ): Promise<Readiness | undefined> {
-	const body = (await look(context, { url: `${url}/readyz` }))?.body;
+	const body = (await probe(context, { url: `${url}/readyz` }))?.body;
 	return body instanceof Object && typeof (body as Readiness).ready === 'boolean'
 		? (body as Readiness)
 		: undefined;
@@ -81,7 +81,7 @@ export async function readMissing(
 	url: string,
 	token: string,
 ): Promise<string[]> {
-	const answer = await look(context, { url: `${url}/v1/engines` }, token);
+	const answer = await probe(context, { url: `${url}/v1/engines` }, token);
 	const engines = (answer?.body as Partial<ServerInfo> | undefined)?.engines;
 	if (!Array.isArray(engines)) {
 		return [`access: ${detailOf(answer, 'the server gave no list of engines')}`];

@@ -78,7 +78,7 @@ export function vast(api: ProviderApi): Provider {
 	};
 }
 
-/** Vast waits for `onstart` to end, so the script goes on behind it and writes a log of its own. */
+/** Vast waits for `onstart` to end, so the script continues in the background and writes its own log. */
 export function onstart(script: string): string {
 	return [
 		`cat > /root/start-lipsync.sh <<'END_OF_SCRIPT'\n${script}END_OF_SCRIPT`,

@@ -39,7 +39,7 @@ export const itemFields: INodeProperties[] = [
 	},
 ];
 
-/** `isExample`: somebody builds the workflow, so the server must not think that the video is safe. */
+/** `isExample`: a test run in the editor, whose download must not mark the video as collected. */
 export async function itemFor(
 	server: Server<IPollFunctions | IWebhookFunctions>,
 	job: Job,

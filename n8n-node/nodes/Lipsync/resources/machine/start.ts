@@ -189,7 +189,7 @@ interface StartAsk {
 	leaves: boolean;
 }
 
-interface Taken {
+interface Obtained {
 	id: string;
 	token: string;
 	isNew: boolean;
@@ -208,18 +208,18 @@ export const start: Operation = {
 			const began = Date.now();
 			const ask = readAsk(context, i);
 			const account = await accountOf(context, i);
-			const taken = await take(context, account, ask, i);
-			const machine = await readyOrGivenBack(context, account, taken, ask, i);
+			const obtained = await obtain(context, account, ask, i);
+			const machine = await readyOrGivenBack(context, account, obtained, ask, i);
 			return {
 				json: {
-					machine_id: taken.id,
+					machine_id: obtained.id,
 					provider: account.name,
 					state: machine.state,
 					url: machine.url,
-					token: taken.token,
+					token: obtained.token,
 					price_per_hour: machine.pricePerHour,
-					rented: taken.isNew,
-					missing: await readMissing(context, machine.url, taken.token),
+					rented: obtained.isNew,
+					missing: await readMissing(context, machine.url, obtained.token),
 					waited_s: Math.round((Date.now() - began) / 1000),
 				},
 				pairedItem: { item: i },
@@ -241,12 +241,12 @@ function readAsk(context: IExecuteFunctions, i: number): StartAsk {
 	};
 }
 
-async function take(
+async function obtain(
 	context: IExecuteFunctions,
 	account: Account,
 	{ options }: StartAsk,
 	i: number,
-): Promise<Taken> {
+): Promise<Obtained> {
 	const { provider } = account;
 	if (context.getNodeParameter('startMode', i) === 'existing') {
 		const id = readMachineId(context, i);
@@ -313,7 +313,7 @@ async function take(
 async function readyOrGivenBack(
 	context: IExecuteFunctions,
 	account: Account,
-	{ id, isNew }: Taken,
+	{ id, isNew }: Obtained,
 	{ limits, leaves }: StartAsk,
 	i: number,
 ): Promise<Machine> {

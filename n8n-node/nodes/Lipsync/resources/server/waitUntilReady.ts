@@ -18,9 +18,10 @@ import type { Operation } from '../../operation';
 const PAUSE_MS = 5_000;
 const NOT_YET = [404, 425, 429, 502, 503, 504, 520, 521, 522, 523, 524, 530];
 
-interface Look {
+interface Probe {
 	ready: boolean;
-	what: string;
+	/** The state of the server in words. */
+	state: string;
 	failed?: boolean;
 	readiness?: Readiness;
 }
@@ -70,18 +71,18 @@ export async function untilReady(
 	const { context, itemIndex } = server;
 	const limit = new TimeLimit(limitMs);
 	return await limit.during(async () => {
-		let said = '';
+		let lastState = '';
 		for (;;) {
-			const seen = await lookOnce(server, engine, limit);
-			if (seen.what !== said) {
-				said = seen.what;
-				context.logger.info(`Lipsync server: ${said}`);
-				if ('sendMessageToUI' in context) context.sendMessageToUI(`Lipsync server: ${said}`);
+			const found = await probe(server, engine, limit);
+			if (found.state !== lastState) {
+				lastState = found.state;
+				context.logger.info(`Lipsync server: ${lastState}`);
+				if ('sendMessageToUI' in context) context.sendMessageToUI(`Lipsync server: ${lastState}`);
 			}
-			if (seen.ready) return await readyJson(server, seen, limit);
-			if (seen.failed) {
+			if (found.ready) return await readyJson(server, found, limit);
+			if (found.failed) {
 				throw new NodeOperationError(context.getNode(), 'The Lipsync server did not become ready', {
-					description: seen.what,
+					description: found.state,
 					itemIndex,
 				});
 			}
@@ -89,7 +90,7 @@ export async function untilReady(
 				throw new NodeOperationError(
 					context.getNode(),
 					`The Lipsync server is not ready after ${limit.inWords}`,
-					{ description: `The last state: ${seen.what}`, itemIndex },
+					{ description: `The last state: ${found.state}`, itemIndex },
 				);
 			}
 			await pause(context, Math.min(PAUSE_MS, limit.leftMs));
@@ -97,7 +98,7 @@ export async function untilReady(
 	});
 }
 
-async function lookOnce(server: Server, engine: string, limit: TimeLimit): Promise<Look> {
+async function probe(server: Server, engine: string, limit: TimeLimit): Promise<Probe> {
 	const attemptMs = Math.max(1000, Math.min(20_000, limit.leftMs));
 	let readiness: Partial<Readiness>;
 	try {
@@ -110,23 +111,23 @@ async function lookOnce(server: Server, engine: string, limit: TimeLimit): Promi
 		if (typeof readiness.ready !== 'boolean') {
 			return {
 				ready: false,
-				what: `its address answers ${response.statusCode}, the server is not up yet`,
+				state: `its address answers ${response.statusCode}, the server is not up yet`,
 			};
 		}
 	} catch (error) {
 		if (isConnectionLost(error)) {
 			return {
 				ready: false,
-				what: `nothing answers at its address yet (${connectionCode(error)})`,
+				state: `nothing answers at its address yet (${connectionCode(error)})`,
 			};
 		}
 		throw asNodeError(server.context, error, server.itemIndex);
 	}
 	const whole = readiness as Readiness;
-	const what = progress(whole);
+	const state = progress(whole);
 	if (!whole.ready)
-		return { ready: false, failed: whole.stage === 'failed', what, readiness: whole };
-	if (engine === 'auto') return { ready: true, what, readiness: whole };
+		return { ready: false, failed: whole.stage === 'failed', state, readiness: whole };
+	if (engine === 'auto') return { ready: true, state, readiness: whole };
 	const info = await sendJson<ServerInfo>(server, { method: 'GET', path: '/v1/engines' });
 	const wanted = info.engines.find(({ name }) => name === engine);
 	if (wanted === undefined) {
@@ -134,18 +135,18 @@ async function lookOnce(server: Server, engine: string, limit: TimeLimit): Promi
 		return {
 			ready: false,
 			failed: true,
-			what: `it has no engine ${engine}; it has: ${names}`,
+			state: `it has no engine ${engine}; it has: ${names}`,
 			readiness: whole,
 		};
 	}
 	return wanted.available
-		? { ready: true, what, readiness: whole }
-		: { ready: false, what: `${engine} is not available yet: ${wanted.reason}`, readiness: whole };
+		? { ready: true, state, readiness: whole }
+		: { ready: false, state: `${engine} is not available yet: ${wanted.reason}`, readiness: whole };
 }
 
 async function readyJson(
 	server: Server,
-	{ readiness }: Look,
+	{ readiness }: Probe,
 	limit: TimeLimit,
 ): Promise<IDataObject> {
 	// /readyz needs no token. A call to /v1/me shows a wrong token now, and not after the upload.

@@ -1,4 +1,4 @@
-/** The resource Video. Generate stands first because nearly everybody needs it. */
+/** The resource Video. Generate stands first because most workflows need it. */
 import { resourceProperties, type Operation } from '../../operation';
 import { cancel } from './cancel';
 import { deleteVideo } from './delete';

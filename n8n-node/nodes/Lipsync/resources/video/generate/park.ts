@@ -116,7 +116,7 @@ export async function park(
 /** Jobs whose video this process fetches: the server calls again while a long download runs. */
 const underWay = new Set<string>();
 
-/** A call has come for a parked execution. Wakes it only when the server says that its job has ended. */
+/** Answer a call for a parked execution. The execution wakes only when its job has ended on the server. */
 export async function wake(context: IWebhookFunctions): Promise<IWebhookResponseData> {
 	const ticket = ticketOf(context);
 	if (ticket === undefined) return stay(context, 409, 'This execution waits for no video');

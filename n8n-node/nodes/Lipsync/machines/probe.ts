@@ -6,19 +6,19 @@ import type { IExecuteFunctions, IHttpRequestOptions, IN8nHttpFullResponse } fro
 
 import { parsed } from '../api/client';
 
-const LOOK_TIMEOUT_MS = 15_000;
+const PROBE_TIMEOUT_MS = 15_000;
 
-export interface Look {
+export interface ProbeAnswer {
 	status: number;
 	body: unknown;
 }
 
 /** Send one request, with the token in its header unless the token is "". undefined: no server answers there. */
-export async function look(
+export async function probe(
 	context: IExecuteFunctions,
 	options: IHttpRequestOptions,
 	token = '',
-): Promise<Look | undefined> {
+): Promise<ProbeAnswer | undefined> {
 	try {
 		const response = (await context.helpers.httpRequest({
 			method: 'GET',
@@ -27,8 +27,8 @@ export async function look(
 			returnFullResponse: true,
 			ignoreHttpStatusErrors: true,
 			disableFollowRedirect: true,
-			timeout: LOOK_TIMEOUT_MS,
-			abortSignal: AbortSignal.timeout(LOOK_TIMEOUT_MS),
+			timeout: PROBE_TIMEOUT_MS,
+			abortSignal: AbortSignal.timeout(PROBE_TIMEOUT_MS),
 		})) as IN8nHttpFullResponse;
 		return { status: response.statusCode, body: parsed(response.body) };
 	} catch {
@@ -37,7 +37,7 @@ export async function look(
 }
 
 /** The sentence of the server's error answer, or `otherwise`. */
-export function detailOf(answer: Look | undefined, otherwise: string): string {
+export function detailOf(answer: ProbeAnswer | undefined, otherwise: string): string {
 	const detail = (answer?.body as { detail?: unknown } | undefined)?.detail;
 	return typeof detail === 'string' ? detail : otherwise;
 }

@@ -21,14 +21,14 @@ export const EMPTY: Memory = { known: [], open: [], floor: '' };
 /** The most IDs that `known` keeps: more than a server usually has jobs. */
 const MOST_KNOWN = 5000;
 
-export interface Look {
+export interface Found {
 	/** Jobs that ended since the last poll, the oldest first. */
 	ended: Job[];
 	open: string[];
 }
 
 /** Read pages of jobs, newest first, until no older page can have a job to report. */
-export async function lookForNews(pages: AsyncIterable<Job[]>, memory: Memory): Promise<Look> {
+export async function findEnded(pages: AsyncIterable<Job[]>, memory: Memory): Promise<Found> {
 	const known = new Set(memory.known);
 	const missing = new Set(memory.open);
 	const ended: Job[] = [];
@@ -48,14 +48,14 @@ export async function lookForNews(pages: AsyncIterable<Job[]>, memory: Memory): 
 }
 
 /** The memory after the workflow received `reported`. All other ended jobs are reported at the next poll. */
-export function remember(memory: Memory, look: Look, reported: Job[]): Memory {
+export function remember(memory: Memory, found: Found, reported: Job[]): Memory {
 	const done = new Set(reported.map(({ id }) => id));
-	const stillNews = look.ended.filter(({ id }) => !done.has(id)).map(({ id }) => id);
+	const notReported = found.ended.filter(({ id }) => !done.has(id)).map(({ id }) => id);
 	const known = [...memory.known, ...done];
 	const dropped = known.splice(0, Math.max(0, known.length - MOST_KNOWN));
 	return {
 		known,
-		open: [...look.open, ...stillNews],
+		open: [...found.open, ...notReported],
 		floor: dropped.reduce((greatest, id) => (id > greatest ? id : greatest), memory.floor),
 	};
 }

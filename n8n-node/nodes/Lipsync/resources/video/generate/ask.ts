@@ -19,26 +19,17 @@ import { captionTexts } from './captions';
 import { formatTexts } from './format';
 import { markingTexts } from './marking';
 import { checkTexts } from './check';
+import type { Delivery } from './deliver';
 
 const MINUTE_MS = 60_000;
 
-export interface Ask {
+export interface Ask extends Delivery {
 	form: Form;
 	idempotencyKey: string;
 	waits: boolean;
 	/** Whether n8n parks the execution until the server calls. */
 	parks: boolean;
 	limitMs: number;
-	outputField: string;
-	/** The output field for the captions as an SRT file; "" for none. */
-	srtField: string;
-	/** The output field for the first frame as a picture; "" for none. */
-	posterField: string;
-	/** The output field for the contact sheet of the check; "" for none. */
-	sheetField: string;
-	downloads: boolean;
-	keepsOnServer: boolean;
-	isSimple: boolean;
 	/** Whether an AI agent runs the node. Its answer is short, with a link that its user can open. */
 	isForAgent: boolean;
 }

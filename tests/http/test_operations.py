@@ -27,6 +27,18 @@ async def metrics(site: Site) -> dict[str, float]:
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
 
 
+async def test_the_waiting_seconds_of_an_engine_are_zero_and_never_missing_when_nothing_waits(site: Site) -> None:
+    name = 'lipsync_queue_seconds{engine="preview"}'
+    assert (await metrics(site))[name] == 0
+    await site.submit(prompt="hold")
+    await site.executor.rendering.wait()
+    waiting = (await site.submit())["id"]
+    assert (await metrics(site))[name] > 0
+    site.executor.let_go.set()
+    await site.ended(waiting)
+    assert (await metrics(site))[name] == 0
+
+
 async def test_metrics_count_jobs_seconds_bytes_and_money(start: Start) -> None:
     site = await start(price_per_hour=3600, currency="EUR")
     for prompt in ("", "no face"):

@@ -24,6 +24,7 @@ class Metrics:
         self.queue_s = Gauge(
             "lipsync_queue_seconds", "Expected seconds of work in the queue by engine.", ["engine"], registry=registry
         )
+        self._engines: set[str] = set()
         self.workers = Gauge("lipsync_workers", "Workers.", ["node", "engine", "state"], registry=registry)
         self.ended = Counter("lipsync_jobs_ended", "Jobs that ended.", ["engine", "state"], registry=registry)
         self.stage_s = Histogram(
@@ -64,9 +65,11 @@ class Metrics:
         for state, n_jobs in counts.items():
             self.jobs.labels(state).set(n_jobs)
         self.queue.set(counts["queued"])
-        self.queue_s.clear()
-        for engine, seconds in (await queue.forecast.waiting_s()).items():
-            self.queue_s.labels(engine).set(seconds)
+        waiting_s = await queue.forecast.waiting_s()
+        # An engine for which nothing waits has 0. An autoscaler would keep the last value of a figure that is missing.
+        self._engines |= waiting_s.keys() | {engine for info in queue.workers() for engine in info.engines}
+        for engine in self._engines:
+            self.queue_s.labels(engine).set(waiting_s.get(engine, 0.0))
         self.workers.clear()
         for info in queue.workers():
             self.workers.labels(info.node, info.engine, info.state).inc()

@@ -104,13 +104,13 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 COPY --from=gpu-requirements /layers/1 /
 COPY --from=gpu-requirements /layers/2 /
+COPY --from=gpu-requirements /opt/lipsync /opt/lipsync
 COPY --from=gpu-requirements /layers/3 /
 COPY --from=gpu-requirements /layers/4 /
 COPY --from=gpu-requirements /layers/5 /
 COPY --from=gpu-requirements /layers/6 /
 COPY --from=gpu-requirements /layers/7 /
 COPY --from=gpu-requirements /layers/8 /
-COPY --from=gpu-requirements /opt/lipsync /opt/lipsync
 COPY --from=build /opt/tools /usr/local/bin
 COPY docker/entrypoint.sh /usr/local/bin/entrypoint.sh
 COPY --from=kernels /opt/kernels /opt/kernels

@@ -1,23 +1,24 @@
 """Moves the largest packages of a Python environment to folders that become an image's layers: ENVIRONMENT LAYERS.
 
-A host downloads three layers at a time and unpacks them one after the other, in their order, so the first ones are
-small: the unpacking begins early. LAYERS/1/ENVIRONMENT/... and its neighbours hold libraries of NVIDIA and torch, and
-complete the environment when they are copied to `/`. docs/rent-a-gpu.md has the layers' sizes. Needs nothing but
-Python's standard library.
+A host downloads three layers at a time and unpacks them one after the other, in their order. So a layer that grows
+much when it is unpacked comes early, and layers that hardly grow come last (tests/load/layer_order.py searches the
+order). LAYERS/1/ENVIRONMENT/... and its neighbours hold libraries of NVIDIA and torch, and complete the environment
+when they are copied to `/`. The Dockerfile copies the rest of the environment after the second layer.
+docs/rent-a-gpu.md has the layers' sizes. Needs nothing but Python's standard library.
 """
 
 import sys
 from pathlib import Path
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("nvidia/cusparse",),
     ("nvidia/cusparselt",),
-    ("nvidia/cusolver", "nvidia/nvshmem"),
-    ("nvidia/nccl", "nvidia/cuda_nvrtc"),
-    ("nvidia/cublas",),
+    ("nvidia/cufft", "nvidia/curand", "triton"),
     ("nvidia/cudnn",),
     ("torch",),
-    ("nvidia/cufft", "nvidia/curand", "triton"),
+    ("nvidia/cublas",),
+    ("nvidia/cusolver", "nvidia/nvshmem"),
+    ("nvidia/cusparse",),
+    ("nvidia/nccl", "nvidia/cuda_nvrtc"),
 )
 
 

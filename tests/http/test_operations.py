@@ -115,7 +115,9 @@ async def test_every_answer_has_a_request_id_and_keeps_a_given_one(site: Site) -
 def test_log_lines_are_json_with_the_request_id() -> None:
     handler = logging.StreamHandler(io.StringIO())
     handler.setFormatter(JsonFormatter())
-    record = logging.makeLogRecord({"msg": "job %s", "args": ("done",), "levelname": "INFO", "job_id": "x"})
+    record = logging.makeLogRecord(
+        {"msg": "job %s", "args": ("done",), "levelname": "INFO", "job_id": "x", "_ray_ns": 1}
+    )
     token = REQUEST_ID.set("abc")
     try:
         handler.emit(record)
@@ -124,6 +126,7 @@ def test_log_lines_are_json_with_the_request_id() -> None:
     line = json.loads(handler.stream.getvalue())
     assert line["message"] == "job done"
     assert (line["level"], line["request_id"], line["job_id"]) == ("info", "abc", "x")
+    assert "_ray_ns" not in line, "Ray adds a field with an underscore to every record"
 
 
 async def test_the_health_port_answers_health_only(site: Site) -> None:

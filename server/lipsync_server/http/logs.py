@@ -48,7 +48,9 @@ class JsonFormatter(logging.Formatter):
         }
         if request_id := REQUEST_ID.get():
             line["request_id"] = request_id
-        line |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        # Ray adds a field of its own to every record, whose name begins with an underscore.
+        extra = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        line |= {name: value for name, value in extra.items() if not name.startswith("_")}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return escape_controls(json.dumps(line, default=str, ensure_ascii=False))

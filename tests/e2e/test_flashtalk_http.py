@@ -38,9 +38,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _server(weights: Path, data: Path, **options: str) -> ServerProcess:
+def _server(weights: Path, data: Path, engine: str = "product", **options: str) -> ServerProcess:
     given = {"ENGINE": "infinitetalk", "DEVICE": "cpu", "PRESET": "fast", "WEIGHTS_DIR": str(weights), **options}
-    return ServerProcess(data, "product", {"TOKENS": TOKEN, **given}, environment={"OMP_NUM_THREADS": "1"})
+    return ServerProcess(data, engine, {"TOKENS": TOKEN, **given}, environment={"OMP_NUM_THREADS": "1"})
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +82,10 @@ async def test_the_8_bit_file_is_written_once_and_the_next_start_reads_it(
         before = target.stat().st_mtime_ns
         await asyncio.to_thread(convert)
         assert target.stat().st_mtime_ns == before, "a second call has nothing to do"
-        with _server(weights, tmp_path / "data", QUANT="int8").running() as server:
+        with _server(weights, tmp_path / "data", "small", QUANT="int8").running() as server:
             assert "FlashTalk's int8 weights" in await _reason(session, server)
-            assert frames_in(await rendered(session, server, _form())).shape == (8, 768, 448, 3)
+            form = speaking_form(noise_png(200, 64), "image/png", 0.3)
+            assert frames_in(await rendered(session, server, form)).shape == (8, 64, 192, 3)
     finally:
         target.unlink(missing_ok=True)
         target.with_suffix(".json").unlink(missing_ok=True)

@@ -70,7 +70,7 @@ def make_server(tmp_path: Path, weights: Path, on_hub: dict[str, bytes]) -> Iter
             "PROFILE": "tiny", "MANIFEST": str(tmp_path / "manifest.json"), "WEIGHTS_DIR": str(weights),
             "DEVICE": "cpu", "PRESET": "fast", "ENGINE": "infinitetalk",
         }  # fmt: skip
-        servers.append(ServerProcess(tmp_path / "data", "product", settings, environment={"HF_ENDPOINT": hub.url}))
+        servers.append(ServerProcess(tmp_path / "data", "small", settings, environment={"HF_ENDPOINT": hub.url}))
         servers[-1].start()
         return servers[-1]
 
@@ -80,7 +80,7 @@ def make_server(tmp_path: Path, weights: Path, on_hub: dict[str, bytes]) -> Iter
 
 
 def _wide_picture() -> bytes:
-    """A picture whose shape has the fewest pixels in the video."""
+    """A picture in the shape of the small video."""
     picture = io.BytesIO()
     Image.new("RGB", (200, 64), "grey").save(picture, "PNG")
     return picture.getvalue()

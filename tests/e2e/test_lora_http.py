@@ -42,7 +42,7 @@ def server(home: Path) -> Iterator[ServerProcess]:
     save_file({"conv.weight": torch.zeros(2)}, home / "loras" / "vae.safetensors")
     options = {"ENGINE": "infinitetalk", "DEVICE": "cpu", "PRESET": "quality", "WEIGHTS_DIR": str(home / "weights")}
     options |= {"LORA_DIR": str(home / "loras"), "TOKENS": TOKEN}
-    server = ServerProcess(home / "data", "product", options, environment={"OMP_NUM_THREADS": "1"})
+    server = ServerProcess(home / "data", "small", options, environment={"OMP_NUM_THREADS": "1"})
     with server.running():
         yield server
 
@@ -88,5 +88,5 @@ async def test_a_server_killed_between_windows_resumes_with_the_lora(
     server: ServerProcess, session: aiohttp.ClientSession, home: Path
 ) -> None:
     await check_that_a_killed_server_makes_the_same_video(
-        session, server, home / "data", lambda: _form(0.88, {"name": "style", "scale": 2}), n_frames=22
+        session, server, home / "data", lambda: _form(3.0, {"name": "style", "scale": 2}), n_frames=75
     )

@@ -1,7 +1,7 @@
 """A server in a process of its own, to be really killed: `lipsync serve`, or the same with the engines of these tests.
 
-`python server_process.py` serves the stand-in, which saves resume points, and the engine `takes`, in real worker
-processes, by LIPSYNC_* settings.
+`python server_process.py bars` serves the stand-in, which saves resume points, and the engine `takes`, in real worker
+processes, by LIPSYNC_* settings; `python server_process.py small` serves InfiniteTalk with small videos.
 """
 
 import asyncio
@@ -24,8 +24,8 @@ WORKER = "lipsync_server.workers.process.child"
 class ServerProcess(LocalServer):
     """Starts, kills and starts again on the same port and data folder; its output goes to a log beside the folder.
 
-    engine: "bars" for the engines of these tests, any other name for the product's own. options: settings without their
-    LIPSYNC_.
+    engine: "bars" for the engines of these tests, "small" for InfiniteTalk with small videos, any other name for the
+    product's own. options: settings without their LIPSYNC_.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class ServerProcess(LocalServer):
             data_dir,
             {"MIN_FREE_DISK_BYTES": "0", "ALLOW_PRIVATE_URLS": "true", **(options or {})},
             environment or {},
-            command=(sys.executable, __file__) if engine == "bars" else SERVE,
+            command=(sys.executable, __file__, engine) if engine in ("bars", "small") else SERVE,
             folder=SUPPORT,
             log=data_dir.parent / "server.log",
         )
@@ -96,7 +96,10 @@ def main() -> None:
     from lipsync_server.http.serve import serve
     from lipsync_server.settings import Settings
 
-    serve(Settings(_env_file=None), Registry({"bars": EngineEntry("stand_in"), "takes": EngineEntry("takes")}))
+    packages = {"bars": "stand_in", "takes": "takes"}
+    if sys.argv[1] == "small":
+        packages = {"infinitetalk": "small_infinitetalk"}
+    serve(Settings(_env_file=None), Registry({name: EngineEntry(package) for name, package in packages.items()}))
 
 
 if __name__ == "__main__":

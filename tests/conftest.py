@@ -6,24 +6,23 @@ end every skipped test is counted and named with its reason: a promise that was 
 
 import gc
 from collections import defaultdict
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
 TESTS = Path(__file__).parent
-# The slowest files come first, so that the processes end at about the same time. The tests of Ray and those
-# that kill a server mostly wait, so they start beside tests that compute.
+# The slowest files come first, so that the processes end at about the same time. Ray's tests mostly wait, so they start
+# beside tests that compute.
 FIRST = (
     "reliability/test_ray_machines.py",
-    "e2e/test_infinitetalk_http.py",
     "engines/sadtalker/test_networks.py",
     "e2e/test_flashhead_http.py",
     "reliability/test_ray_cluster.py",
-    "e2e/test_lora_http.py",
+    "e2e/test_infinitetalk_http.py",
     "engines/infinitetalk/test_bench.py",
     "e2e/test_flashtalk_http.py",
     "engines/infinitetalk/test_parallel.py",
-    "e2e/test_late_text_encoder.py",
     "engines/infinitetalk/test_bench_cards.py",
     "engines/flashhead/test_bench.py",
     "http/test_openapi.py",
@@ -37,20 +36,25 @@ FIRST = (
 )
 NAMES_SHOWN = 4
 
-# Python's garbage collector walks through all objects again and again while modules are imported and tests collected:
-# a fifth of the time that this takes. pytest_collection_finish starts it again.
-gc.disable()
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect the tests without Python's garbage collector.
+
+    The collector walks through all objects again and again while modules are imported: a fifth of the time. Afterwards
+    it leaves out the objects that are there, because modules and tests live as long as the process.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the slowest files first."""
     items.sort(key=lambda item: _rank(item.path.relative_to(TESTS).as_posix()))
-
-
-def pytest_collection_finish() -> None:
-    """Start the garbage collector, without the modules and tests that live as long as the process."""
-    gc.freeze()
-    gc.enable()
 
 
 def _rank(path: str) -> int:

@@ -57,7 +57,7 @@ async def test_a_server_killed_between_windows_makes_the_same_video(
     server: ServerProcess, session: aiohttp.ClientSession, home: Path
 ) -> None:
     await check_that_a_killed_server_makes_the_same_video(
-        session, server, home / "data", lambda: _form(1.6, options='{"steps": 1}'), n_frames=40
+        session, server, home / "data", lambda: _form(1.36, options='{"steps": 1}'), n_frames=34
     )
 
 

@@ -1,4 +1,7 @@
-"""InfiniteTalk through the real HTTP API and worker process, with tiny model files in the official layout."""
+"""InfiniteTalk through the real HTTP API and worker process, with tiny model files in the official layout.
+
+One video has its real size. The others are small (support/small_infinitetalk), because no promise here depends on it.
+"""
 
 import io
 from collections.abc import Iterator
@@ -28,7 +31,7 @@ from jobs_of_server import (
 from lipsync_server.random_models import infinitetalk as random_models
 from server_process import ServerProcess
 
-# Three windows in less than a second of video.
+# Two windows in half a second of video, nine in three.
 SMALL_WINDOWS = '{"steps": 1, "window_frames": 13, "motion_frames": 5}'
 
 
@@ -37,12 +40,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("infinitetalk")
 
 
+def _server(home: Path, data: str, engine: str) -> ServerProcess:
+    options = {"ENGINE": "infinitetalk", "DEVICE": "cpu", "PRESET": "fast", "WEIGHTS_DIR": str(home / "weights")}
+    return ServerProcess(home / data, engine, {"TOKENS": TOKEN, **options}, environment={"OMP_NUM_THREADS": "1"})
+
+
 @pytest.fixture(scope="module")
 def server(home: Path) -> Iterator[ServerProcess]:
     random_models.write(home / "weights")
-    options = {"ENGINE": "infinitetalk", "DEVICE": "cpu", "PRESET": "fast", "WEIGHTS_DIR": str(home / "weights")}
-    server = ServerProcess(home / "data", "product", {"TOKENS": TOKEN, **options}, environment={"OMP_NUM_THREADS": "1"})
-    with server.running():
+    with _server(home, "data", "small").running() as server:
         yield server
 
 
@@ -72,18 +78,20 @@ def _with_second(form: aiohttp.FormData, duration_s: float) -> aiohttp.FormData:
     return form
 
 
-def check_video(video: bytes, n_frames: int, sound_s: float) -> None:
-    """A task of 1216 x 320 pixels with this number of frames and this length of sound."""
-    assert frames_in(video).shape == (n_frames, 320, 1216, 3)
+def check_video(video: bytes, n_frames: int, sound_s: float, size: tuple[int, int] = (64, 192)) -> None:
+    """A task with this number of frames, this length of sound, and this height and width."""
+    assert frames_in(video).shape == (n_frames, *size, 3)
     seconds, codec = sound_in(video)
     assert seconds == pytest.approx(sound_s, abs=0.03)
     assert codec == "aac"
 
 
-async def test_a_picture_and_a_recording_become_a_video_of_the_right_length(
-    server: ServerProcess, session: aiohttp.ClientSession
+async def test_a_picture_and_a_recording_become_a_video_of_the_right_length_and_size(
+    server: ServerProcess, session: aiohttp.ClientSession, home: Path
 ) -> None:
-    check_video(await rendered(session, server, _form(0.3, options='{"steps": 1}')), 8, 0.3)
+    with _server(home, "data-of-real-size", "product").running() as real:
+        video = await rendered(session, real, _form(0.3, options='{"steps": 1}'))
+    check_video(video, 8, 0.3, (320, 1216))
 
 
 async def test_two_recordings_one_after_the_other_make_one_long_video(
@@ -107,14 +115,14 @@ async def test_a_server_killed_between_windows_makes_the_same_video(
     server: ServerProcess, session: aiohttp.ClientSession, home: Path
 ) -> None:
     await check_that_a_killed_server_makes_the_same_video(
-        session, server, home / "data", lambda: _form(0.88, options=SMALL_WINDOWS), n_frames=22
+        session, server, home / "data", lambda: _form(3.0, options=SMALL_WINDOWS), n_frames=75
     )
 
 
 async def test_a_killed_workers_job_resumes_after_the_last_finished_window(
     server: ServerProcess, session: aiohttp.ClientSession, home: Path
 ) -> None:
-    url = await posted(session, server, _form(0.88, options=SMALL_WINDOWS))
+    url = await posted(session, server, _form(3.0, options=SMALL_WINDOWS))
     # The encoder stores the first window while the second is being made.
     await until_a_window_is_stored(session, url, home / "data")
     workers = server.workers()
@@ -130,10 +138,10 @@ async def test_a_killed_workers_job_resumes_after_the_last_finished_window(
         return succeeded(job)
 
     finished = await until(session, url, ended)
-    assert any("window 3 of 3" in note for note in seen)
-    assert not any("window 1 of 3" in note for note in seen)
-    assert finished["result"]["n_frames"] == 22
-    check_video(await video_of(session, url), 22, 0.88)
+    assert any("of 9" in note for note in seen)
+    assert not any("window 1 of 9" in note for note in seen)
+    assert finished["result"]["n_frames"] == 75
+    check_video(await video_of(session, url), 75, 3.0)
 
 
 async def test_infinitetalk_is_listed_for_two_people(server: ServerProcess, session: aiohttp.ClientSession) -> None:

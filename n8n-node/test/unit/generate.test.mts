@@ -249,7 +249,7 @@ describe('Generate', () => {
 				return true;
 			},
 		);
-		// n8n 1.x runs no tool with an empty required field.
+		// The editor marks a node with an empty required field as faulty.
 		const needed = new Lipsync().description.properties
 			.filter(({ required, displayOptions }) => required && displayOptions?.show?.['@tool'])
 			.map(({ name }) => name);

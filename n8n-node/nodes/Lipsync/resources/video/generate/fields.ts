@@ -185,7 +185,7 @@ function inputFields(
 		},
 		{
 			...url,
-			// An agent may give words in place of a recording, and n8n runs no tool with an empty required field.
+			// An agent may give words in place of a recording. The editor marks a node with an empty required field as faulty.
 			required: name === 'image',
 			displayOptions: { show: { ...VERSION_2, ...IS_TOOL } },
 		},

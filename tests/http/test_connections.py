@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,17 +12,24 @@ from aiohttp import web
 from lipsync_server.http.app import create_app
 from lipsync_server.http.callers.connections import Connections, listen
 from lipsync_server.settings import Settings
-from site_kit import StandInExecutor
+from site_kit import PNG, WAV, StandInExecutor
 
 Open = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @asynccontextmanager
-async def serving(folder: Path, *, most: int = 500, per_address: int = 100, idle_s: float = 30) -> AsyncIterator[Open]:
+async def serving(
+    folder: Path,
+    *,
+    most: int = 500,
+    per_address: int = 100,
+    idle_s: float = 30,
+    executor: StandInExecutor | None = None,
+) -> AsyncIterator[Open]:
     """A server with its real listener; yields the function that opens a connection to it."""
     settings = Settings(_env_file=None, data_dir=folder / "data", min_free_disk_bytes=0, tokens="t")
-    runner = web.AppRunner(create_app(settings, StandInExecutor()), access_log=None)
+    runner = web.AppRunner(create_app(settings, executor or StandInExecutor()), access_log=None)
     await runner.setup()
     connections = Connections(most=most, most_idle_per_address=per_address)
     listener = await listen(runner, "127.0.0.1", 0, connections, idle_s=idle_s)
@@ -106,3 +114,29 @@ async def test_a_request_that_is_not_http_is_answered_as_a_problem_and_nothing_o
     assert json.loads(body)["status"] == 400
     assert b"SECRET" not in body
     assert "SECRET" not in caplog.text
+
+
+async def test_a_viewer_who_leaves_an_event_stream_causes_no_error_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """aiohttp's own test server ends a handler whose caller has left; the real listener does not."""
+    executor = StandInExecutor()
+    token = "Host: x\r\nAuthorization: Bearer t\r\n"
+    body = json.dumps({"image": b64encode(PNG).decode(), "audio": b64encode(WAV).decode(), "prompt": "hold"})
+    submit = (
+        f"POST /v1/jobs HTTP/1.1\r\n{token}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+    )
+    async with serving(tmp_path, executor=executor) as open_one, asyncio.timeout(60):
+        status, _, answer = await answer_to(open_one, submit.encode())
+        assert status == 202
+        follow = f"GET /v1/jobs/{json.loads(answer)['id']}/events HTTP/1.1\r\n{token}\r\n".encode()
+        await executor.rendering.wait()
+        viewers = [await open_one() for _ in range(4)]
+        for reader, writer in viewers:
+            writer.write(follow)
+            await reader.readuntil(b"event: progress")
+        for _, writer in viewers[1:]:
+            writer.transport.abort()
+        executor.let_go.set()
+        await viewers[0][0].readuntil(b"event: end")
+    assert not [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]

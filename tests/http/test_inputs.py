@@ -318,6 +318,23 @@ async def test_too_many_event_streams_are_answered_429(site: Site) -> None:
     assert (await site.ended(job_id))["state"] == "succeeded"
 
 
+async def test_an_upload_beyond_the_limit_is_answered_429_before_its_body_is_read(start: Start) -> None:
+    site = await start(max_uploads=1)
+    body = f'{{"image": "{IMAGE}", "audio": "{AUDIO}"}}'.encode()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield body[:9]
+        async with site.client.post("/v1/jobs", data=form()) as response:
+            assert response.status == 429
+            assert "1 uploads are being received" in (await response.json())["detail"]
+            assert "Retry-After" in response.headers
+        yield body[9:]
+
+    async with site.client.post("/v1/jobs", data=slowly(), headers={"Content-Type": "application/json"}) as response:
+        assert response.status == 202
+    assert (await site.ended((await site.submit())["id"]))["state"] == "succeeded"
+
+
 @pytest.mark.parametrize("blanks", ["", "   "])
 async def test_a_data_uri_in_a_field_for_an_address_is_the_file(site: Site, blanks: str) -> None:
     """Many clients write a data URI where an address is asked for; a whole recording of any length may be in it."""

@@ -33,15 +33,20 @@ export interface Execution {
  * two a reader gets the new state with the data of the start, which is empty, or with the data of the moment when the
  * execution was parked.
  *
+ * A parked execution that continues has its data stored anew before its end, without the node that was parked, or with
+ * that node still waiting. So the last node must have a result of its own.
+ *
  * When n8n starts again, it marks a parked execution as crashed, because its event log notes no end of a parked
  * execution. A moment later it marks the execution as waiting again. So a crashed execution with the data of a parked
  * one is not over.
  */
 export function isOver({ status, data }: Execution): boolean {
-	const { error, lastNodeExecuted } = data.resultData;
+	const { error, lastNodeExecuted, runData } = data.resultData;
 	switch (status) {
-		case 'success':
-			return data.waitTill === undefined && lastNodeExecuted !== undefined;
+		case 'success': {
+			const last = runData[lastNodeExecuted ?? '']?.at(-1);
+			return data.waitTill === undefined && last !== undefined && last.executionStatus !== 'waiting';
+		}
 		case 'error':
 			return error !== undefined;
 		case 'canceled':

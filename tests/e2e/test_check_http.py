@@ -41,7 +41,7 @@ def submit(server: ServerProcess, *, key: str | None = None, **fields: str) -> r
         )
 
 
-def job_when(server: ServerProcess, job_id: str, holds: Any, limit_s: float = 120) -> dict[str, Any]:
+def job_when(server: ServerProcess, job_id: str, holds: Any, limit_s: float = 240) -> dict[str, Any]:
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
         job: dict[str, Any] = requests.get(f"{server.url}/v1/jobs/{job_id}", timeout=30).json()

@@ -27,7 +27,7 @@ FLAGS = [
 TOKEN = "page-test-token"
 PORTRAIT = SAMPLES_DIR / "portrait.jpg"
 SPEECH = SAMPLES_DIR / "speech.wav"
-RENDER_MS = 90_000
+RENDER_MS = 180_000
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None and not os.environ.get("CI"), reason="needs Chromium: apt-get install chromium"

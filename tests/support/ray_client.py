@@ -57,14 +57,14 @@ class Client:
         async with self.session.get(f"{self.url}/metrics") as response:
             return await response.text()
 
-    async def until(self, true: Callable[[dict[str, str]], bool], timeout_s: float = 90) -> None:
+    async def until(self, true: Callable[[dict[str, str]], bool], timeout_s: float = 180) -> None:
         async with asyncio.timeout(timeout_s):
             while True:
                 if true(await self.look()):
                     return
                 await asyncio.sleep(0.05)
 
-    async def ended(self, job_ids: list[str], timeout_s: float = 120) -> list[dict[str, Any]]:
+    async def ended(self, job_ids: list[str], timeout_s: float = 240) -> list[dict[str, Any]]:
         """The jobs once all have ended. A job that lost its worker goes from running back to queued in between."""
         async with asyncio.timeout(timeout_s):
             while True:

@@ -14,7 +14,7 @@ from types import MappingProxyType
 import psutil
 from server_process import free_port
 
-START_S = 120
+START_S = 240
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "of-the-tests"}
 """Environment variables that every process of the cluster needs."""
 OBJECT_STORE_BYTES = 100 * 1024 * 1024

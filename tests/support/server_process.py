@@ -17,7 +17,7 @@ from lipsync_server.bench.local_server import SERVE, LocalServer, free_port
 __all__ = ["ServerProcess", "free_port"]
 
 SUPPORT = Path(__file__).parent
-START_S = 60
+START_S = 120
 WORKER = "lipsync_server.workers.process.child"
 
 

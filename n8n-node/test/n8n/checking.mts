@@ -24,7 +24,11 @@ import {
 const SCRIPT = 'Hello! I used to be a still picture.';
 const BAR = 0.6;
 /** Serves the engine `takes`. With seed 43 it makes the preview's frames; with seed 42 the same frames flicker. */
-const TAKES = [join(dirname(LIPSYNC), 'python'), join(ROOT, 'tests/support/server_process.py')];
+const TAKES = [
+	join(dirname(LIPSYNC), 'python'),
+	join(ROOT, 'tests/support/server_process.py'),
+	'bars',
+];
 const GOOD_SEED = 43;
 const BAD_SEED = 42;
 

@@ -6,9 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # The number of test processes. Unit tests compute, each process on one core. Many of the other tests wait for servers,
-# workers and Ray, so two cores are busy with four processes.
+# workers and Ray, so two cores are busy with three processes; with four, slow tests sometimes reach their limits.
 UNIT_PROCESSES ?= 2
-TEST_PROCESSES ?= 4
+TEST_PROCESSES ?= 3
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .PHONY: help install demo serve check lint types unit fmt docs test test-python test-timing test-n8n n8n-programs system-packages docker-check hooks

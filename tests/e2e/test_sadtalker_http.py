@@ -19,7 +19,7 @@ from PIL import Image
 from server_process import ServerProcess
 
 RATE_HZ = 44_100
-# The longest wait for a video. Four test processes share two cores, so one may take minutes.
+# The longest wait for a video. Several test processes share two cores, so one may take minutes.
 LIMIT_S = 600
 
 

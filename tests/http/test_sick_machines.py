@@ -110,12 +110,17 @@ async def test_jobs_end_with_the_reason_when_no_worker_can_be_started(start: Sta
     assert executor.tasks == []
 
 
+async def one_rendering_and_two_waiting(site: Site, executor: StandInExecutor) -> tuple[str, str, str]:
+    """The ids of a job that renders until `executor` lets it go, and of two jobs behind it."""
+    rendering = (await site.submit(prompt="hold"))["id"]
+    await executor.rendering.wait()
+    return rendering, (await site.submit())["id"], (await site.submit())["id"]
+
+
 async def test_a_spoilt_row_of_a_waiting_job_fails_that_job_and_the_next_one_runs(start: Start) -> None:
     executor = StandInExecutor()
     site = await start(executor=executor)
-    holding = (await site.submit(prompt="hold"))["id"]
-    await executor.rendering.wait()
-    poisoned, good = (await site.submit())["id"], (await site.submit())["id"]
+    holding, poisoned, good = await one_rendering_and_two_waiting(site, executor)
     with sqlite3.connect(site.data_dir / "lipsync.db") as database:
         database.execute("UPDATE jobs SET spec = '{' WHERE id = ?", (poisoned,))
     executor.let_go.set()
@@ -131,9 +136,7 @@ async def test_a_spoilt_row_stops_neither_the_queue_nor_the_list_nor_the_next_st
 ) -> None:
     executor = StandInExecutor()
     site = await start(executor=executor)
-    holding = (await site.submit(prompt="hold"))["id"]
-    await executor.rendering.wait()
-    poisoned, good = (await site.submit())["id"], (await site.submit())["id"]
+    holding, poisoned, good = await one_rendering_and_two_waiting(site, executor)
     with sqlite3.connect(site.data_dir / "lipsync.db") as database:
         database.execute("UPDATE jobs SET spec = '{' WHERE id IN (?, ?)", (poisoned, holding))
     async with site.client.get("/v1/jobs") as response:

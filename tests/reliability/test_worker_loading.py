@@ -9,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from freezing_volume import FreezingVolume, why_not
 from lipsync_server import errors
 from lipsync_server.engines.registry import EngineEntry, Registry
 from lipsync_server.settings import Settings
+from lipsync_server.workers.process import executor as process_executor
 from lipsync_server.workers.process.executor import ProcessExecutor
 from lipsync_server.workers.worker import MAX_LOAD_CRASHES
 from material import make_task
@@ -100,6 +102,30 @@ async def test_a_load_without_progress_ends_with_the_reason_and_tasks_still_end(
         (tmp_path / "load").unlink()
         assert (await render(worker, make_task(tmp_path, duration_s=0.2))).n_frames == 5
         assert executor.load_state().ready
+
+
+@pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
+async def test_a_worker_that_no_kill_ends_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The kernel keeps a killed process while a call of the process waits for a disk whose driver hangs."""
+    monkeypatch.setattr(process_executor, "_KILL_S", 0.5)
+    for name in ("backing", "weights"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "backing" / "load").write_text("slow")
+    with FreezingVolume(tmp_path / "backing", tmp_path / "weights") as volume:
+        async with running(tmp_path / "weights", load_timeout_s=1, worker_silence_s=8) as executor:
+            await until(lambda: executor.load_state().fraction == 0.5)
+            [stuck] = workers_of(os.getpid())
+            volume.swallow()
+            try:
+                await until(lambda: len(workers_of(os.getpid())) == 2)
+                assert "a killed worker process does not end" in caplog.text
+            finally:
+                (tmp_path / "backing" / "load").unlink()
+                volume.thaw()
+            await until(lambda: not stuck.is_running())
+            assert (await render(await idle(executor), make_task(tmp_path, duration_s=0.2))).n_frames == 5
 
 
 async def test_a_slow_load_with_heartbeats_and_progress_is_not_stopped(

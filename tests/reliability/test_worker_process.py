@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -174,6 +175,42 @@ async def test_a_worker_that_is_stopped_while_it_renders_or_waits_is_replaced(tm
         executor.release(worker)
         await until(lambda: not second.is_running())
         assert (await render(await idle(executor), make_task(tmp_path, task_id="next", duration_s=0.2))).n_frames == 5
+
+
+@pytest.mark.parametrize(
+    ("channel", "reason"),
+    [
+        ("garbage", "sent bytes that are no message"),
+        ("no message", "a dict is no message"),
+        ("closed", "closed its connection"),
+    ],
+)
+async def test_a_worker_that_spoils_its_connection_is_replaced_at_once(
+    tmp_path: Path, channel: str, reason: str
+) -> None:
+    """The limit of silence, 120 s, is longer than this test may take."""
+    async with running(tmp_path) as executor:
+        worker = await idle(executor)
+        [first] = workers_of(os.getpid())
+        with pytest.raises(errors.WorkerCrashed, match=reason):
+            await render(worker, make_task(tmp_path, channel=channel, seconds_per_frame=0.05))
+        executor.release(worker)
+        assert (await render(await idle(executor), make_task(tmp_path, task_id="next", duration_s=0.2))).n_frames == 5
+        assert not first.is_running()
+
+
+async def test_a_stopped_worker_that_gets_a_long_script_blocks_nothing(tmp_path: Path) -> None:
+    """A script of 60,000 characters is larger than the buffer of the pipe, which a stopped process does not empty."""
+    async with running(tmp_path, worker_silence_s=6) as executor:
+        worker = await idle(executor)
+        [stuck] = workers_of(os.getpid())
+        stuck.suspend()
+        task = make_task(tmp_path, duration_s=0.2)
+        long = replace(task, ask=task.ask.model_copy(update={"script": "\N{GRINNING FACE}" * 60_000}))
+        with pytest.raises(errors.WorkerCrashed, match="sent no message"):
+            await render(worker, long)
+        executor.release(worker)
+        assert (await render(await idle(executor), task)).n_frames == 5
 
 
 async def test_no_secret_is_in_a_workers_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

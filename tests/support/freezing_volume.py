@@ -81,6 +81,13 @@ class FreezingVolume:
             assert time.monotonic() < deadline, "the volume did not freeze"
             time.sleep(0.01)
 
+    def swallow(self) -> None:
+        """From now on every call that needs the volume waits, also in a killed process, until `thaw`.
+
+        The volume takes the requests and answers none, as a disk whose driver hangs.
+        """
+        self._signal(signal.SIGUSR2)
+
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
 
@@ -119,15 +126,21 @@ class _PassThrough:
     listings: dict[int, list[tuple[bytes, os.stat_result]]] = field(default_factory=dict)
 
     freezes: bool = False
+    swallows: bool = False
+    swallowed: list[bytes] = field(default_factory=list)
 
     def serve(self, connection: int) -> None:
         signal.signal(signal.SIGUSR1, self._freeze_soon)
+        signal.signal(signal.SIGUSR2, self._swallow)
+        signal.signal(signal.SIGCONT, self._answer_again)
         waiting = select.poll()
         waiting.register(connection, select.POLLIN)
         while True:
             if self.freezes:
                 self.freezes = False
                 os.kill(os.getpid(), signal.SIGSTOP)
+            if self.swallowed and not self.swallows:
+                self._answer(connection, self.swallowed.pop(0))
             if not waiting.poll(_LOOK_EVERY_MS):
                 continue
             try:
@@ -138,19 +151,32 @@ class _PassThrough:
                 if error.errno in (errno.ENOENT, errno.EINTR, errno.EAGAIN):
                     continue
                 raise
-            _, code, unique, node, *_ = _HEADER.unpack_from(request)
-            body = request[_HEADER.size :]
-            answer, number = b"", 0
-            try:
-                answer = self._answers[code](self, node, body) if code in self._answers else _refuse()
-            except OSError as error:
-                number = error.errno or errno.EIO
-            if code not in _NO_ANSWER:
-                with suppress(FileNotFoundError):  # the request was interrupted
-                    os.write(connection, struct.pack("<IiQ", 16 + len(answer), -number, unique) + answer)
+            if self.swallows:
+                self.swallowed.append(request)
+            else:
+                self._answer(connection, request)
+
+    def _answer(self, connection: int, request: bytes) -> None:
+        """Do what a request wants and send the kernel the answer."""
+        _, code, unique, node, *_ = _HEADER.unpack_from(request)
+        body = request[_HEADER.size :]
+        answer, number = b"", 0
+        try:
+            answer = self._answers[code](self, node, body) if code in self._answers else _refuse()
+        except OSError as error:
+            number = error.errno or errno.EIO
+        if code not in _NO_ANSWER:
+            with suppress(FileNotFoundError):  # the request was interrupted
+                os.write(connection, struct.pack("<IiQ", 16 + len(answer), -number, unique) + answer)
 
     def _freeze_soon(self, number: int, frame: object) -> None:
         self.freezes = True
+
+    def _swallow(self, number: int, frame: object) -> None:
+        self.swallows = True
+
+    def _answer_again(self, number: int, frame: object) -> None:
+        self.swallows = False
 
     def _path(self, node: int, name: bytes = b"") -> bytes:
         parts = [name] if name else []

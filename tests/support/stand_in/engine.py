@@ -1,7 +1,11 @@
 """The stand-in engine itself."""
 
 import os
+import pickle
 import signal
+import socket
+import struct
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -57,6 +61,8 @@ class BarsEngine:
         tried = context.scratch / "tried"
         misbehaves = options.every_try or not tried.exists()
         tried.touch()
+        if misbehaves and options.channel:
+            _spoil_channel(options.channel)
         last = request.n_frames + options.extra_frames
         saved = first
         context.progress("preprocess", 1, 1)
@@ -78,6 +84,19 @@ class BarsEngine:
 
     def close(self) -> None:
         pass
+
+
+def _spoil_channel(how: str) -> None:
+    """Spoil the pipe of this worker process to its server, whose number is the process's first argument."""
+    descriptor = int(sys.argv[1])
+    if how == "closed":
+        socket.socket(fileno=os.dup(descriptor)).shutdown(socket.SHUT_WR)
+        time.sleep(3600)
+    elif how == "garbage":
+        os.write(descriptor, struct.pack("!i", 64) + bytes(range(64)))
+    else:
+        data = pickle.dumps({"task": "of nobody"})
+        os.write(descriptor, struct.pack("!i", len(data)) + data)
 
 
 def create(settings: Settings) -> BarsEngine:

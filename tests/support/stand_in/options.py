@@ -1,5 +1,7 @@
 """Options of the stand-in engine."""
 
+from typing import Literal
+
 from lipsync_server.engines.base import EngineOptions
 from pydantic import Field
 
@@ -18,3 +20,6 @@ class Options(EngineOptions):
     die_at: int = Field(default=0, description="Kills its own process before this frame, on the first try only.")
     every_try: bool = Field(default=False, description="Fails or dies on every try.")
     deaf: bool = Field(default=False, description="Never asks whether the job was cancelled.")
+    channel: Literal["", "garbage", "no message", "closed"] = Field(
+        default="", description="Spoils the connection to the server before the first frame, on the first try only."
+    )

@@ -1,12 +1,14 @@
 """The server's side of one child process: starts it, forwards its messages, waits for its end.
 
-Each child has a thread in the server, so that the event loop never blocks on a pipe. Knows the pipe and the operating
+Each child has two threads in the server, one that receives and one that sends, so that the event loop never blocks on
+a pipe: a child that is stopped reads nothing, and a long script fills its pipe. Knows the pipe and the operating
 system. Does not know the meaning of the messages (executor.py).
 """
 
 import atexit
 import logging
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -20,16 +22,23 @@ from lipsync_server.workers import messages
 
 log = logging.getLogger(__name__)
 
+_END_S = 2.0
+"""Time between the end of a child's pipe and the end of its process, which the kernel closes in this order."""
+
 
 @dataclass(frozen=True)
 class Died:
-    """The child has ended. status: its exit status, negative for a signal, as in subprocess."""
+    """The child has ended. status: its exit status, negative for a signal, as in subprocess.
+
+    why: the reason for which the server ended the child, as the end of a sentence; "" when the child ended by itself.
+    """
 
     status: int
+    why: str = ""
 
 
 class ChildProcess(threading.Thread):
-    """The thread of one child process.
+    """The receiving thread of one child process.
 
     post: called in this thread with every message, and with Died at the end. The thread that starts a child must
     outlive it, because the kernel treats the end of that thread as the death of the parent (PR_SET_PDEATHSIG).
@@ -44,41 +53,70 @@ class ChildProcess(threading.Thread):
     ) -> None:
         super().__init__(name=name, daemon=True)
         self._setup, self._environment, self._post = setup, environment, post
-        self._pipe: Connection | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._killed = False
         self._lock = threading.Lock()
+        self._outbox: queue.SimpleQueue[messages.ToWorker | None] = queue.SimpleQueue()
 
     def run(self) -> None:
         """Start the process, forward its messages and wait for its end. The body of the thread."""
         ours, theirs = socket.socketpair()
         with theirs, self._lock:
-            pipe = self._pipe = Connection(ours.detach())
+            pipe = Connection(os.dup(ours.fileno()))
             try:
                 process = self._process = self._start_process(theirs)
             except OSError as error:
                 log.error("a worker process could not be started: %s", error)
                 pipe.close()
+                ours.close()
                 self._post(Died(os.EX_OSERR))
                 return
             if self._killed:
                 process.kill()
         atexit.register(process.kill)
+        self._outbox.put(self._setup)
+        sender = threading.Thread(target=self._send_all, args=(pipe,), name=f"{self.name} sender", daemon=True)
+        sender.start()
+        why = ""
         try:
-            pipe.send(self._setup)
             while True:
-                self._post(pipe.recv())
-        except (EOFError, OSError, RuntimeError):
-            pass  # the child has ended, or the event loop is closed
+                self._post(_message(pipe.recv()))
+        except (EOFError, OSError):
+            why = self._await_end(process)
+        except RuntimeError:
+            log.debug("the event loop was closed before the worker ended")
+        except Exception as error:  # bytes that are no message raise nearly any error when they are read
+            log.exception("a worker process sent bytes that are no message")
+            why = f"it sent bytes that are no message ({type(error).__name__}: {error})"
         finally:
             process.kill()
             status = process.wait()
             atexit.unregister(process.kill)
+            ours.shutdown(socket.SHUT_RDWR)  # a send() that still waits ends now
+            self._outbox.put(None)
+            sender.join()
             pipe.close()
+            ours.close()
         try:
-            self._post(Died(status))
+            self._post(Died(status, why))
         except RuntimeError:
             log.debug("the event loop was closed before the worker ended")
+
+    def _await_end(self, process: "subprocess.Popen[bytes]") -> str:
+        """Wait for the end of a process whose pipe is closed; returns why the server has to end it, "" if not."""
+        try:
+            process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            return "" if self._killed else "it closed its connection to the server and did not end"
+        return ""
+
+    def _send_all(self, pipe: Connection) -> None:
+        """Send the messages in their order until the child has ended. The body of the sending thread."""
+        while (message := self._outbox.get()) is not None:
+            try:
+                pipe.send(message)
+            except OSError:
+                log.debug("the worker ended before it got %s", type(message).__name__)
 
     def _start_process(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
         # -P: do not import modules from the server's working folder.
@@ -99,12 +137,8 @@ class ChildProcess(threading.Thread):
         )
 
     def send(self, message: messages.ToWorker) -> None:
-        """Send `message`. A message is far smaller than the pipe's buffer, so this does not wait for the child."""
-        if self._pipe is not None:
-            try:
-                self._pipe.send(message)
-            except OSError:
-                log.debug("the worker ended before it got %s", type(message).__name__)
+        """Send `message` after all earlier ones; returns at once, also when the child does not read its pipe."""
+        self._outbox.put(message)
 
     def kill(self) -> None:
         """Kill the process, also one that is only being started."""
@@ -114,8 +148,18 @@ class ChildProcess(threading.Thread):
                 self._process.kill()
 
 
-def cause_of_death(status: int) -> str:
-    """Why a process ended, in words. status: as in Died."""
+def _message(received: object) -> messages.FromWorker:
+    """`received`, if it is a message. Raises TypeError for any other object."""
+    if not isinstance(received, messages.FromWorker):
+        raise TypeError(f"a {type(received).__name__} is no message")
+    return received
+
+
+def cause_of_death(death: Died) -> str:
+    """Why a process ended, in words."""
+    status = death.status
+    if death.why:
+        return death.why
     if status == -signal.SIGKILL:
         return "it was killed (SIGKILL), most often because the machine ran out of memory"
     if status < 0:

@@ -27,6 +27,9 @@ from lipsync_server.workers.worker import EngineWorker
 
 log = logging.getLogger(__name__)
 
+_KILL_S = 30.0
+"""Time for the kernel to end a killed process. A process in a system call that never returns does not end at all."""
+
 
 class ProcessExecutor:
     """`settings.workers` child processes on this machine. All methods belong to one event loop.
@@ -183,14 +186,19 @@ class ChildLink:
     async def kill(self) -> None:
         self._process.kill()
         if self._process.ident is not None:
-            await asyncio.to_thread(self._process.join)
+            await in_daemon_thread(lambda: self._process.join(_KILL_S))
+            if self._process.is_alive():
+                log.error(
+                    "a killed worker process does not end, because its disk or its GPU does not answer; another one is "
+                    "started"
+                )
 
     async def _next(self) -> messages.FromWorker:
         """The next message of the process. Raises LinkLost when the process has ended."""
         message = await self._messages.get()
         if isinstance(message, Died):
             self._messages.put_nowait(message)  # for the next caller
-            raise LinkLost(cause_of_death(message.status))
+            raise LinkLost(cause_of_death(message))
         return message
 
     def _post(self, message: messages.FromWorker | Died) -> None:
@@ -207,7 +215,7 @@ class ChildLink:
                 pass  # the server reads no heartbeats while the worker is idle, so keep one only
             case Died():
                 if not self._death.done():
-                    self._death.set_result(cause_of_death(message.status))
+                    self._death.set_result(cause_of_death(message))
                 self._messages.put_nowait(message)
             case _:
                 self._messages.put_nowait(message)

@@ -242,7 +242,7 @@ class _StuckSink:
 def test_a_slow_encoder_holds_the_engine_back_before_memory_fills() -> None:
     sink = _StuckSink()
     encoder = BackgroundEncoder(sink)
-    batch = np.zeros((10, 512, 1024, 3), dtype=np.uint8)  # 15 MiB
+    batch = np.zeros((40, 512, 1024, 3), dtype=np.uint8)  # 60 MiB
     n_put = 0
 
     def produce() -> None:
@@ -260,7 +260,27 @@ def test_a_slow_encoder_holds_the_engine_back_before_memory_fills() -> None:
     producer.join(30)
     assert encoder.drain()
     encoder.close()
-    assert sink.n_frames == 120
+    assert sink.n_frames == 480
+
+
+def test_an_engine_hands_over_a_window_of_frames_before_the_first_is_encoded() -> None:
+    """InfiniteTalk decodes 72 frames of 640 x 640 faster than H.264 encodes them, and must not wait for that."""
+    sink = _StuckSink()
+    encoder = BackgroundEncoder(sink)
+
+    def produce() -> None:
+        for _ in range(18):
+            encoder.put(np.zeros((4, 640, 640, 3), dtype=np.uint8))
+
+    producer = threading.Thread(target=produce)
+    producer.start()
+    producer.join(30)
+    assert not producer.is_alive()
+    assert sink.n_frames == 0
+    sink.let_go.set()
+    assert encoder.drain()
+    encoder.close()
+    assert sink.n_frames == 72
 
 
 def test_an_encoder_that_fails_ends_the_render_with_its_error() -> None:

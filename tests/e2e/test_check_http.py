@@ -48,7 +48,7 @@ def job_when(server: ServerProcess, job_id: str, holds: Any, limit_s: float = 24
         if holds(job):
             return job
         assert job["state"] in ("queued", "running"), job
-        time.sleep(0.05)
+        time.sleep(0.2)
     raise AssertionError(f"the job did not get there: {job}")
 
 

@@ -67,7 +67,7 @@ async def readiness(server: ServerProcess, session: aiohttp.ClientSession, stage
                 state: Json = await response.json()
             if state["stage"] == stage and state[known] is not None:
                 return state
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.2)
 
 
 async def test_a_server_with_an_empty_disk_downloads_with_progress_and_renders(
@@ -158,7 +158,7 @@ class LoadBalancer:
                         self.pings.append(response.status)
                 except aiohttp.ClientError:
                     self.pings.append("")
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.2)
 
     def scale_to_zero(self) -> int:
         assert self.worker is not None

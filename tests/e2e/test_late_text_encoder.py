@@ -101,7 +101,7 @@ async def ready(server: ServerProcess, session: aiohttp.ClientSession) -> None:
             async with session.get(f"{server.url}/readyz") as response:
                 if response.status == 200:
                     return
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.25)
 
 
 async def job_when(
@@ -114,7 +114,7 @@ async def job_when(
             if is_so(job):
                 return job
             assert job["state"] in ("queued", "running"), job
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.25)
 
 
 def waits_for_the_encoder(job: Json) -> bool:

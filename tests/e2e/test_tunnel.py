@@ -55,7 +55,7 @@ async def public_url(server: ServerProcess, other_than: str | None = None) -> st
                 url = (await response.json())["public_url"]
             if url not in (None, other_than):
                 return str(url)
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.2)
 
 
 async def test_a_quick_tunnel_s_address_is_shown_and_again_after_it_died(

@@ -87,7 +87,7 @@ async def until(session: aiohttp.ClientSession, url: str, condition: Callable[[J
         if condition(job):
             return job
         assert job["state"] in ("queued", "running"), job
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.1)
     raise AssertionError(f"not in time: {job}")
 
 

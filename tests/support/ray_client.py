@@ -62,7 +62,7 @@ class Client:
             while True:
                 if true(await self.look()):
                     return
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.25)
 
     async def ended(self, job_ids: list[str], timeout_s: float = 240) -> list[dict[str, Any]]:
         """The jobs once all have ended. A job that lost its worker goes from running back to queued in between."""
@@ -72,7 +72,7 @@ class Client:
                 jobs = [await self.get(f"/v1/jobs/{job_id}") for job_id in job_ids]
                 if all(job["state"] in FINAL_STATES for job in jobs):
                     return jobs
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.25)
 
 
 def cluster_server(make_server: MakeServer, nodes: RayNodes, engine: str) -> ServerProcess:

@@ -59,7 +59,7 @@ class RayNodes:
         while "Ray runtime started" not in log.read_text():
             assert self.processes[name].poll() is None, log.read_text()
             assert time.monotonic() < end, log.read_text()
-            time.sleep(0.05)
+            time.sleep(0.2)
 
     def kill(self, name: str) -> None:
         """kill -9 of all processes of the node, at once."""

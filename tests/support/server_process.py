@@ -65,7 +65,7 @@ class ServerProcess(LocalServer):
                             return
                 except aiohttp.ClientError:
                     pass
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.05)
 
     def output(self) -> str:
         """The whole log of the server."""

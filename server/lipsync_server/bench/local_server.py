@@ -21,7 +21,7 @@ from lipsync_server.errors import LipsyncError
 
 SERVE = (sys.executable, "-P", "-m", "lipsync_server.cli", "serve")
 STOP_S = 30.0
-_POLL_INTERVAL_S = 0.02
+_POLL_INTERVAL_S = 0.05
 
 
 def free_port() -> int:

@@ -6,12 +6,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # The number of test processes. Unit tests compute, each process on one core. Many of the other tests wait for servers,
-# workers and Ray, so two cores are busy with three processes; with four, slow tests sometimes reach their limits.
+# workers and Ray, so two cores are busy with three processes, or with two beside a real n8n. With one more, slow tests
+# sometimes reach their limits.
 UNIT_PROCESSES ?= 2
 TEST_PROCESSES ?= 3
+PROCESSES_BESIDE_N8N ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help install demo serve check lint types unit fmt docs test test-python test-timing test-n8n n8n-programs system-packages docker-check hooks
+.PHONY: help install demo serve check lint types unit fmt docs test test-python test-timing test-node test-n8n n8n-programs n8n-in-one-piece system-packages docker-check hooks
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -30,12 +32,15 @@ fmt: $(VENV)/.test ## format the code and mend what the linter can mend
 	$(BIN)/ruff check --quiet --fix-only server tests docs docker .ci
 	$(BIN)/ruff format server tests docs docker .ci
 
-# Types are checked, and n8n is installed, beside the tests that do not watch the clock. mypy prints its result as one
-# piece; the installation mostly waits for the network.
-test: lint ## everything, as CI runs it
-	$(MAKE) --no-print-directory -j 3 n8n-programs types test-python
+# Types, the node and the Python tests run side by side, because a real n8n keeps one core busy at most. The node's
+# output is printed as one piece at its end, so that it does not stand between the lines of the Python tests.
+test: lint system-packages ## everything, as CI runs it
+	$(MAKE) --no-print-directory -j 3 types n8n-in-one-piece test-python TEST_PROCESSES=$(PROCESSES_BESIDE_N8N)
 	$(MAKE) --no-print-directory test-timing
-	$(MAKE) --no-print-directory test-n8n
+
+n8n-in-one-piece: $(VENV)/.test
+	@mkdir -p .cache
+	@$(MAKE) --no-print-directory test-n8n > .cache/n8n-tests.log 2>&1; status=$$?; cat .cache/n8n-tests.log; exit $$status
 
 lint: $(VENV)/.test ## ruff: style and likely mistakes
 	$(BIN)/ruff check server tests docs docker .ci
@@ -56,11 +61,13 @@ test-python: $(VENV)/.test system-packages ## every Python test that does not wa
 test-timing: $(VENV)/.test ## the tests that watch the clock, one after the other
 	$(PYTEST) -m timing --durations=20 $$(grep -rl --include='test_*.py' 'pytest\.mark\.timing' tests)
 
-test-n8n: $(VENV)/.plain node_modules/.test ## the n8n node: its lint, its tests, then a real n8n
+test-node: $(VENV)/.plain node_modules/.test ## the n8n node without n8n: its lint and its unit tests
 	npm run build
 	npm run lint
 	npm test
-	npm run test:n8n
+
+test-n8n: test-node n8n-programs ## the n8n node: its lint, its tests, then a real n8n
+	npm run test:n8n:built
 
 n8n-programs: system-packages ## install both versions of n8n that the tests run; a second run does nothing
 	nice -n 19 bash n8n-node/test/n8n/programs.sh

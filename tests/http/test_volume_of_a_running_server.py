@@ -1,22 +1,24 @@
-"""The data folder's volume hangs or fails under a running server: requests are answered, and nothing is lost.
+"""The data folder's volume hangs, fails or is emptied under a running server: requests are answered, nothing is lost.
 
 The volume is real: a FUSE file system that is frozen, or killed and mounted again (freezing_volume.py).
 """
 
 import asyncio
 import contextlib
+import os
+import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import aiohttp
 import pytest
 from freezing_volume import FreezingVolume, why_not
+from lipsync_server.errors import LipsyncError
 from lipsync_server.http import volume as http_volume
 from lipsync_server.jobs import volume
+from lipsync_server.jobs.lock import DataLock
 from site_kit import Site, Start, form
-
-pytestmark = pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
 
 NEED_THE_VOLUME = (
     ("GET", "/v1/jobs"),
@@ -37,6 +39,8 @@ NEED_THE_VOLUME = (
 @pytest.fixture
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FreezingVolume]:
     """The volume of the folder `data`, whose hangs are noticed in less than a second."""
+    if (reason := why_not()) is not None:
+        pytest.skip(reason)
     monkeypatch.setattr(volume, "STUCK_S", 0.5)
     monkeypatch.setattr(volume, "_POLL_INTERVAL_S", 0.2)
     monkeypatch.setattr(http_volume, "_POLL_INTERVAL_S", 0.1)
@@ -147,6 +151,8 @@ async def test_a_volume_that_was_mounted_again_is_used_and_no_job_failed(start: 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """The folder `data` with room for 4 MiB, and a path on the same volume for a file that fills it."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
     folder = tmp_path / "data"
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "small", str(folder)], check=True)
@@ -171,3 +177,76 @@ async def test_on_a_full_disk_requests_that_write_are_answered_507_and_reads_suc
     await asyncio.to_thread(small_disk.unlink)
     assert await ask(site, "POST", f"/v1/jobs/{first}/collected") == (200, "")
     assert (await site.ended((await site.submit())["id"]))["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("removed", [("",), ("lipsync.db",), ("lipsync.db", "-wal", "-shm"), ("-wal",)])
+async def test_records_outlive_the_removal_of_their_files(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, removed: tuple[str, ...]
+) -> None:
+    """The whole data folder, the database, or files that SQLite keeps beside it are removed by hand."""
+    monkeypatch.setattr(volume, "_POLL_INTERVAL_S", 0.2)
+    site = await start()
+    data = site.data_dir
+    before = (await site.ended((await site.submit())["id"]))["id"]
+    for name in removed:
+        path = data / name if name.startswith("lipsync") else data / f"lipsync.db{name}" if name else data
+        # A folder is moved away at once: while a folder is being emptied, the server writes into it.
+        await asyncio.to_thread(path.rename, tmp_path / f"removed{name}")
+    async with asyncio.timeout(30):
+        while (await ask(site, "POST", "/v1/jobs"))[0] == 503:  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.05)
+    after = (await site.ended((await site.submit())["id"]))["id"]
+    async with asyncio.timeout(30):
+        while not {"lipsync.db", "lipsync.db-wal", "lock"} <= {path.name for path in data.iterdir()}:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    assert (await site.job(before))["state"] == "succeeded"
+    last = (await site.ended((await site.submit())["id"]))["id"]
+    with pytest.raises(LipsyncError, match="Another server"):
+        DataLock(data)
+    await site.client.close()
+    again = await start()
+    assert [(await again.job(job_id))["state"] for job_id in (before, after, last)] == ["succeeded"] * 3
+    assert stat.S_IMODE((data / "lipsync.db").stat().st_mode) == 0o600
+
+
+@pytest.fixture
+def mountable(tmp_path: Path) -> Iterator[tuple[Callable[[], None], Callable[[], None]]]:
+    """Two functions that mount a disk at `place`, which it is, and unmount it. The disk keeps its contents."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    disk, place = tmp_path / "disk", tmp_path / "place"
+    for folder in (disk, place):
+        folder.mkdir()
+
+    def mount() -> None:
+        subprocess.run(["mount", "--bind", str(disk), str(place)], check=True)
+
+    def unmount() -> None:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "disk", str(disk)], check=True)
+    mount()
+    yield mount, unmount
+    for folder in (place, disk):
+        subprocess.run(["umount", "--lazy", str(folder)], check=False)
+
+
+async def test_an_unmounted_volume_gets_no_new_database_in_its_place(
+    start: Start,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mountable: tuple[Callable[[], None], Callable[[], None]],
+) -> None:
+    monkeypatch.setattr(volume, "_POLL_INTERVAL_S", 0.2)
+    mount, unmount = mountable
+    site = await start(data_dir=tmp_path / "place" / "data")
+    done = (await site.ended((await site.submit())["id"]))["id"]
+    unmount()
+    assert "is not mounted" in await until_ready(site, 503)
+    assert await ask(site, "POST", "/v1/jobs") == (503, "volume_stuck")
+    assert not list((tmp_path / "place").iterdir())
+    mount()
+    await until_ready(site, 200)
+    assert (await site.job(done))["state"] == "succeeded"
+    assert (await site.ended((await site.submit())["id"]))["state"] == "succeeded"
+    await site.client.close()

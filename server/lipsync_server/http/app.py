@@ -16,6 +16,7 @@ from aiohttp import web
 
 from lipsync_server.cloud.this_machine.address import PublicAddress
 from lipsync_server.cloud.this_machine.idle import IdleWatch, Stop, make_stop
+from lipsync_server.daemon_threads import in_daemon_thread
 from lipsync_server.engines.registry import ENGINES, Registry
 from lipsync_server.errors import LipsyncError
 from lipsync_server.http import keys
@@ -241,7 +242,12 @@ async def _jobs(app: web.Application) -> AsyncIterator[None]:
             await asyncio.to_thread(lock.renew)
             await database.open_again()
 
-        app[keys.VOLUME].open_again = open_again
+        async def check_files() -> None:
+            await database.check_place()
+            await in_daemon_thread(files.prepare)
+            await in_daemon_thread(lock.renew)
+
+        app[keys.VOLUME].open_again, app[keys.VOLUME].check_files = open_again, check_files
         try:
             keeping = await open_keeping_clock(database)
             store = Store(database, callback_body=callback_body(app[keys.ADDRESS]), keeping=keeping)

@@ -21,6 +21,7 @@ from typing import Literal
 from lipsync_server.durable import sync_file, sync_folder, write_file
 from lipsync_server.errors import DiskFull
 from lipsync_server.jobs.model import is_job_id
+from lipsync_server.jobs.volume import volume_stuck
 from lipsync_server.media.framing.wishes import STILL_TYPES, Still
 from lipsync_server.workers.rendering.progressive import STREAM_FILE
 
@@ -47,6 +48,7 @@ class JobFiles:
 
     def check_space(self, wanted_bytes: int = 0) -> None:
         """Raise DiskFull unless the configured reserve stays free after `wanted_bytes` more bytes."""
+        self._check_data_dir()
         free = shutil.disk_usage(self.data_dir).free
         if free - wanted_bytes < self._min_free_bytes:
             raise DiskFull(
@@ -57,9 +59,15 @@ class JobFiles:
 
     def new_incoming(self) -> Path:
         """A new folder for an upload."""
+        self._check_data_dir()
         folder = self._incoming / secrets.token_hex(12)
         folder.mkdir(mode=0o700, parents=True)
         return folder
+
+    def _check_data_dir(self) -> None:
+        """Raise VolumeStuck when the data folder is missing. A new one could be on the disk below an unmounted one."""
+        if not self.data_dir.is_dir():
+            raise volume_stuck("is missing: its folder was removed, or its disk is not mounted")
 
     def adopt(self, incoming: Path, job_id: str) -> None:
         """Rename an upload's folder to the job's folder, durably."""
@@ -105,6 +113,10 @@ class JobFiles:
     def still(self, job_id: str, kind: Still) -> Path:
         """A picture made from the finished video; it exists once somebody has asked for it."""
         return self.folder(job_id) / kind
+
+    def has_picture(self, job_id: str) -> bool:
+        """Whether the caller's picture, which every job has until its end, exists."""
+        return self.image(job_id).exists()
 
     def has_video(self, job_id: str, size_bytes: int) -> bool:
         """Whether the complete finished video exists."""

@@ -29,17 +29,24 @@ _FILE = ".answers"
 
 
 async def _nothing() -> None:
-    """The `open_again` of a VolumeWatch that has no open files."""
+    """The `open_again` and `check_files` of a VolumeWatch that has no open files."""
 
 
 class VolumeWatch:
     """The state of the volume that contains `folder`. `run` is the task that tests the volume.
 
     open_again: called when the volume works again after errors; it reopens the files that were open before.
+    check_files: called at intervals while the volume works; it puts removed files back, or raises LipsyncError.
     """
 
-    def __init__(self, folder: Path, *, open_again: Callable[[], Awaitable[None]] = _nothing) -> None:
-        self.open_again = open_again
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        open_again: Callable[[], Awaitable[None]] = _nothing,
+        check_files: Callable[[], Awaitable[None]] = _nothing,
+    ) -> None:
+        self.open_again, self.check_files = open_again, check_files
         self._folder = folder
         self._asked_at: float | None = None
         self._error = ""
@@ -86,7 +93,7 @@ class VolumeWatch:
             return not self._error
 
     async def _learn(self, error: OSError | None) -> None:
-        """Store the error of the last test. When an error is gone, reopen the files."""
+        """Store the error of the last test. When an error is gone, reopen the files. Without one, check them."""
         before = self._error
         if error is not None and error.errno in _GONE:
             self._error = error.strerror or str(error)
@@ -101,6 +108,14 @@ class VolumeWatch:
             else:
                 self._error, self._away_until = "", time.monotonic()
                 log.warning("the volume of the data folder can be used again")
+        else:
+            try:
+                await self.check_files()
+            except LipsyncError as missing:
+                self._error = missing.detail
+                log.error("the data folder cannot be used: %s", missing)
+            except (OSError, sqlite3.Error) as unknown:
+                log.warning("the files of the data folder cannot be checked: %s", unknown)
 
 
 def is_gone(error: BaseException) -> bool:

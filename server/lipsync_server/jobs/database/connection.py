@@ -6,28 +6,46 @@ transaction is written. `synchronous=FULL` makes a committed transaction survive
 
 import asyncio
 import functools
+import logging
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import aiosqlite
 
 from lipsync_server.daemon_threads import in_daemon_thread
+from lipsync_server.durable import publish
 from lipsync_server.errors import LipsyncError
 from lipsync_server.jobs.database.network_disk import database_address
 from lipsync_server.jobs.database.schema import STEPS
 
 Value = str | bytes | int | float | None
 
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The file that a path names. inode: None when there is no file. device: the disk. has_log: whether the WAL exists.
+
+    The device of a path without a file is that of the nearest folder above it which exists.
+    """
+
+    device: int
+    inode: int | None
+    has_log: bool
+
 
 class Database:
-    """The two connections. `open_database` makes the object, `close` closes it."""
+    """The two connections. `open_database` makes the object, `close` closes it. place: the file that they opened."""
 
-    def __init__(self, path: Path, writer: aiosqlite.Connection, reader: aiosqlite.Connection) -> None:
+    def __init__(self, path: Path, writer: aiosqlite.Connection, reader: aiosqlite.Connection, place: _Place) -> None:
         self._path = path
         self._writer = writer
         self._reader = reader
+        self._place = place
         self._lock = asyncio.Lock()
 
     @asynccontextmanager
@@ -45,7 +63,12 @@ class Database:
 
     async def rows(self, sql: str, *values: Value) -> list[aiosqlite.Row]:
         """The rows of a query, read outside of any transaction."""
-        return list(await self._reader.execute_fetchall(sql, values))
+        try:
+            return list(await self._reader.execute_fetchall(sql, values))
+        except ValueError:  # check_place() has closed this connection; it opens another one while it holds the lock
+            async with self._lock:
+                reader = self._reader
+            return list(await reader.execute_fetchall(sql, values))
 
     async def row(self, sql: str, *values: Value) -> aiosqlite.Row | None:
         """The first row of a query, or None."""
@@ -63,9 +86,42 @@ class Database:
                 raise
             old = (self._reader, self._writer)
             self._reader, self._writer = reader, writer
+            self._place = await in_daemon_thread(functools.partial(_place_of, self._path))
         for connection in old:
             with suppress(sqlite3.Error):
                 await connection.close()
+
+    async def check_place(self) -> None:
+        """Call at intervals: writes the database to its path again after somebody has removed its files.
+
+        SQLite continues to use a removed file, whose contents would be lost at the end of the process. Raises
+        LipsyncError when the path is on another disk now, as after an `umount`.
+        """
+        found = await in_daemon_thread(functools.partial(_place_of, self._path))
+        if found.inode is not None and found.inode != self._place.inode:
+            await self.open_again()  # mounted anew, or a file that somebody put there
+        elif found.inode is None and found.device != self._place.device:
+            raise LipsyncError("it is not mounted")
+        elif found.inode is None or (self._place.has_log and not found.has_log):
+            log.error("the files of the database %s were removed; it is written again", self._path)
+            await self._write_again()
+        else:
+            self._place = replace(self._place, has_log=found.has_log)
+
+    async def _write_again(self) -> None:
+        """Copy the database from the removed files that are still open to its path, and use the copy."""
+        async with self._lock:
+            partial = self._path.with_name(f".{self._path.name}.part")
+            await in_daemon_thread(lambda: _make_room(partial))
+            await self._reader.execute("VACUUM INTO ?", (str(partial),))
+            # Closed before the copy has the name: SQLite removes the log that has the name of a database at its end.
+            for connection in (self._reader, self._writer):
+                with suppress(sqlite3.Error):
+                    await connection.close()
+            await in_daemon_thread(functools.partial(_put_in_place, partial, self._path))
+            self._writer = await _connect(self._path)
+            self._reader = await _connect(self._path)
+            self._place = await in_daemon_thread(functools.partial(_place_of, self._path))
 
     async def close(self) -> None:
         """Close both connections."""
@@ -89,7 +145,31 @@ async def open_database(path: Path) -> Database:
             "beside it that begin with the same name, and start again: finished videos are kept and get new records; "
             "jobs that had not ended are lost."
         ) from error
-    return Database(path, writer, reader)
+    return Database(path, writer, reader, await in_daemon_thread(functools.partial(_place_of, path)))
+
+
+def _place_of(path: Path) -> _Place:
+    """The file that `path` names now. Waits while the disk is stuck."""
+    has_log = path.with_name(f"{path.name}-wal").exists()
+    with suppress(FileNotFoundError):
+        found = path.stat()
+        return _Place(found.st_dev, found.st_ino, has_log)
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    return _Place(above.stat().st_dev, None, has_log)
+
+
+def _make_room(partial: Path) -> None:
+    """Make the folder of `partial` if it is missing, and remove an older file of that name."""
+    partial.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    partial.unlink(missing_ok=True)
+
+
+def _put_in_place(partial: Path, path: Path) -> None:
+    """Give the complete database `partial` the name `path`, without the logs of the database before it."""
+    for ending in ("-wal", "-shm"):
+        path.with_name(path.name + ending).unlink(missing_ok=True)
+    partial.chmod(0o600)
+    publish(partial, path)
 
 
 async def _connect(path: Path) -> aiosqlite.Connection:

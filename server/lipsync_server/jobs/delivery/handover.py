@@ -86,6 +86,11 @@ class HandOver:
                     f"{self._give_up_s / 3600:.1f} hours. Correct the store and send the job again."
                 ) from error
             except Exception as error:  # a target may raise any error; each is tried again
+                if isinstance(error, FileNotFoundError) and not await in_daemon_thread(video.exists):
+                    raise StoreFailed(
+                        "The finished video is no longer in the server's data folder: somebody removed it by hand "
+                        "before it was copied to LIPSYNC_STORE. Send the job again."
+                    ) from error
                 pause_s = self._pauses_s[min(n_tries, len(self._pauses_s) - 1)]
                 n_tries += 1
                 if time.monotonic() - began + pause_s > self._give_up_s:

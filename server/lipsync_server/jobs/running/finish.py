@@ -42,6 +42,10 @@ MAX_ATTEMPTS = 40
 A job is started again after its server was killed or its machine was lost, because the job is not the cause. The limit
 stops a job that crashes every machine.
 """
+_REMOVED = (
+    "The files of this job are no longer in the server's data folder: somebody removed them by hand before the job "
+    "ended. Send the job again."
+)
 _WRITE_EVERY_S = 15.0
 _WRITE_AGAIN_S = 5.0
 
@@ -103,6 +107,9 @@ class Finisher:
                 await self._settle(
                     job.id, lambda: self._store.requeue(job.id, worker_s=running.worker_s, crashed=False)
                 )
+            elif not await asyncio.to_thread(self._files.has_picture, job.id):
+                log.error("the files of this job were removed: %s", error, extra={"job_id": job.id})
+                await self.fail(job, LipsyncError(_REMOVED), self._ending(running))
             elif isinstance(error, LipsyncError):
                 await self._try_elsewhere_or_fail(job, running, error, node)
             else:

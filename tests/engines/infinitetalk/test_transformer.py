@@ -68,7 +68,7 @@ def check_case(
     attended, regions = seen["block0.self_attn"]
     seen["block0.self_attn"] = attended
     e, e0 = model.embed_time(case["in.t"])
-    seen |= {"text_embedding": conditioning.text, "img_emb": conditioning.image}
+    seen |= {"text_embedding": conditioning.text.tokens, "img_emb": conditioning.image.tokens}
     seen["patch_embedding"] = model.embed_patches(latent).t()
     if n_people == 2:
         seen["block0.x_ref_attn_map"] = regions
@@ -144,6 +144,28 @@ def test_keys_and_values_are_made_once_per_window() -> None:
     bare = model.embed_condition(**{k: inputs[k] for k in ("text", "image_tokens", "audio", "masks")})
     torch.testing.assert_close(model(inputs["latent"], inputs["timestep"], bare), first, atol=0, rtol=0)
     assert bare.layers == [None] * TINY.num_layers
+    assert bare.text.layers == bare.image.layers == [None] * TINY.num_layers
+
+
+def test_keys_and_values_of_prompt_and_picture_serve_every_window() -> None:
+    model = random_transformer(TINY, dtype=torch.float32)
+    inputs = inputs_for(TINY)
+    text, image = model.embed_text(inputs["text"]), model.embed_image(inputs["image_tokens"])
+    sounds = inputs["audio"], inputs["audio"].flip(1)
+    outs = []
+    for audio in sounds:
+        window = model.embed_condition(text=text, image_tokens=image, audio=audio, masks=inputs["masks"])
+        outs.append(model(inputs["latent"], inputs["timestep"], window))
+        made = [(layer.text.k, layer.image.v) for layer in window.layers if layer]
+        kept = [(a.k, b.v) for a, b in zip(text.layers, image.layers, strict=True) if a and b]
+        assert len(made) == TINY.num_layers
+        assert all(x is y for one, two in zip(made, kept, strict=True) for x, y in zip(one, two, strict=True))
+    for audio, out in zip(sounds, outs, strict=True):
+        alone = model.embed_condition(
+            text=inputs["text"], image_tokens=inputs["image_tokens"], audio=audio, masks=inputs["masks"]
+        )
+        torch.testing.assert_close(model(inputs["latent"], inputs["timestep"], alone), out, atol=0, rtol=0)
+    assert not torch.equal(*outs)
 
 
 @pytest.mark.parametrize("n_people", [1, 2])

@@ -140,7 +140,7 @@ class _PlainFloat32:
         for original in self._model.blocks:
             block = copy.deepcopy(cast(Block, original)).float()
             _plain_attention(block)
-            context = block.project_context(conditioning.text, conditioning.image, conditioning.audio, 1)
+            context = block.project_context(conditioning.text.tokens, conditioning.image.tokens, conditioning.audio, 1)
             x = block(x, e0, context, rope, None)
         return unpatchify(rest.head(x, e), grid, config.patch_size)
 

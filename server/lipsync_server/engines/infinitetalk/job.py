@@ -295,16 +295,21 @@ class Job:
             # After a failed attempt another transformer is loaded, and random numbers were drawn.
             loop.restart(self._models.transformer, random)
             prefetches = not is_last and self._models.encodes_beside(ready.need)
-            result = yield from run_window(
-                loop,
-                window,
-                ready.conditions,
-                known,
-                is_last=is_last,
-                prefetch=windows[window.index + 1] if prefetches else None,
-                n_sent=n_sent,
-                on_step=lambda step: self._report_step(ready.plan, window, step),
-            )
+            try:
+                result = yield from run_window(
+                    loop,
+                    window,
+                    ready.conditions,
+                    known,
+                    is_last=is_last,
+                    prefetch=windows[window.index + 1] if prefetches else None,
+                    n_sent=n_sent,
+                    on_step=lambda step: self._report_step(ready.plan, window, step),
+                )
+            except RuntimeError:
+                # Perhaps memory ran out: a second attempt needs the memory of kept keys and values.
+                loop.forget()
+                raise
             return result.taken_over
 
         return attempt

@@ -3,7 +3,7 @@
 Knows the block's mathematics, for one person and for two. Does not know embeddings, model files or devices. Tokens are
 unbatched: x is (N, D), float32 or bfloat16, with N = T * S tokens, frame-major (T latent frames of S tokens, D model
 width). The keys and values of text, picture and sound are the same in all denoising steps of a window;
-`project_context` makes them once, and every `forward` gets them.
+`project_context` makes them, and every `forward` gets them.
 """
 
 from typing import NamedTuple, cast
@@ -85,12 +85,16 @@ class CrossAttention(CrossAttentionLayers):
         self.v_img = nn.Linear(config.dim, config.dim)
         self.norm_k_img = RMSNorm(config.dim, config.eps)
 
-    def project_context(self, text: Tensor, image: Tensor) -> tuple[KeysValues, KeysValues]:
-        """text (text_len, D), image (257, D) -> keys and values of both, with B = 1, in the type of the text."""
-        k_img = self.norm_k_img(self.k_img(image)).to(text.dtype)
-        v_img = self.v_img(image).to(text.dtype)
-        of_text, of_image = self.keys_values(text), KeysValues(self.split_heads(k_img), self.split_heads(v_img))
-        return KeysValues(of_text.k[None], of_text.v[None]), KeysValues(of_image.k[None], of_image.v[None])
+    def project_text(self, text: Tensor) -> KeysValues:
+        """text (text_len, D) -> its keys and values with B = 1, in its type."""
+        k, v = self.keys_values(text)
+        return KeysValues(k[None], v[None])
+
+    def project_image(self, image: Tensor) -> KeysValues:
+        """image (257, D) -> its keys and values with B = 1, in its type."""
+        k = self.norm_k_img(self.k_img(image)).to(image.dtype)
+        v = self.v_img(image).to(image.dtype)
+        return KeysValues(self.split_heads(k)[None], self.split_heads(v)[None])
 
     def forward(self, x: Tensor, text: KeysValues, image: KeysValues) -> Tensor:
         """x (N, D) -> (N, D) in x's type: attention to the text plus attention to the picture."""
@@ -147,7 +151,9 @@ class Block(nn.Module):
     def project_context(self, text: Tensor, image: Tensor, audio: Tensor, n_people: int) -> BlockContext:
         """text (text_len, D), image (257, D), audio (T, context_tokens * people, C) -> `BlockContext`."""
         return BlockContext(
-            *self.cross_attn.project_context(text, image), self.audio_cross_attn.project_context(audio, n_people)
+            self.cross_attn.project_text(text),
+            self.cross_attn.project_image(image),
+            self.audio_cross_attn.project_context(audio, n_people),
         )
 
     def forward(self, x: Tensor, e0: Tensor, context: BlockContext, rope: RotaryTable, masks: Tensor | None) -> Tensor:

@@ -26,6 +26,7 @@ from lipsync_server.engines.infinitetalk.model.token_sharing import AllTokens, G
 from lipsync_server.models.kernels.attention import Attention, choose
 from lipsync_server.models.kernels.choice import Chooser
 from lipsync_server.models.kernels.rope import RotaryTable, video_table
+from lipsync_server.models.layers.cross_attention import KeysValues
 from lipsync_server.models.layers.embeddings import Head, unpatchify
 from lipsync_server.models.layers.fast import Pending
 from lipsync_server.models.layers.linear_8bit import computes_in_8bit
@@ -34,15 +35,26 @@ from lipsync_server.models.layers.wan_transformer import WanTransformer
 
 
 @dataclass
+class Embedded:
+    """The prompt or the picture after its embedding. One object serves all windows with that prompt or picture.
+
+    tokens: (text_len or 257, D). layers: keys and values per block, filled by the first forward.
+    """
+
+    tokens: Tensor
+    layers: list[KeysValues | None]
+
+
+@dataclass
 class EmbeddedCondition:
     """The inputs that stay the same over the denoising steps of a window.
 
-    text (text_len, D), image (257, D), audio (T, context_tokens * P, C): embedded. masks (3, S) float32 at token
-    resolution, for two people only. layers: keys and values per block, filled by the first forward.
+    audio: (T, context_tokens * P, C), embedded. masks (3, S) float32 at token resolution, for two people only. layers:
+    keys and values per block, filled by the first forward.
     """
 
-    text: Tensor
-    image: Tensor
+    text: Embedded
+    image: Embedded
     audio: Tensor
     n_people: int
     masks: Tensor | None
@@ -73,8 +85,9 @@ class ResidentBlocks:
 class InfiniteTalkTransformer(WanTransformer):
     """Wan2.1-I2V-14B with InfiniteTalk's audio cross-attention.
 
-    `cache_context` keeps every block's keys and values of text, picture and sound for a window (about 1.2 GB at full
-    size, per conditioning); without it they are made again in each forward, for half a percent of its time.
+    `cache_context` keeps every block's keys and values of text, picture and sound (about 1.2 GB at full size, per
+    conditioning; half of it for the sound of one window); without it they are made again in each forward, for half a
+    percent of its time.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -148,14 +161,28 @@ class InfiniteTalkTransformer(WanTransformer):
         for module in (*self.blocks, self.head):
             module._compiled_call_impl = None
 
+    def embed_text(self, text: Tensor) -> Embedded:
+        """The prompt's features (n <= text_len, text_dim) after their embedding."""
+        return Embedded(self.text_embedding(self._here(text)), [None] * self.config.num_layers)
+
+    def embed_image(self, tokens: Tensor) -> Embedded:
+        """CLIP's tokens (257, image_dim) of the picture after their embedding."""
+        return Embedded(self.img_emb(self._here(tokens)), [None] * self.config.num_layers)
+
     def embed_condition(
-        self, *, text: Tensor, image_tokens: Tensor, audio: Tensor, masks: Tensor | None = None
+        self,
+        *,
+        text: Tensor | Embedded,
+        image_tokens: Tensor | Embedded,
+        audio: Tensor,
+        masks: Tensor | None = None,
     ) -> EmbeddedCondition:
         """Compute the inputs that stay the same over the denoising steps of a window.
 
-        text (n <= text_len, text_dim); image_tokens (257, image_dim); audio (P, F, window, blocks, channels), windowed,
-        P = 1 or 2, F = 4 * (T - 1) + 1; masks (3, h, w) at latent size, 0 or 1: person 1, person 2, background, needed
-        for two people and ignored for one. Raises ValueError for other shapes and for an empty mask.
+        text (n <= text_len, text_dim) or embedded already; image_tokens (257, image_dim) or embedded already; audio
+        (P, F, window, blocks, channels), windowed, P = 1 or 2, F = 4 * (T - 1) + 1; masks (3, h, w) at latent size, 0
+        or 1: person 1, person 2, background, needed for two people and ignored for one. Raises ValueError for other
+        shapes and for an empty mask.
         """
         config, n_people = self.config, audio.shape[0]
         if audio.ndim != 5 or n_people not in (1, 2) or (audio.shape[1] - 1) % config.vae_scale:
@@ -164,8 +191,8 @@ class InfiniteTalkTransformer(WanTransformer):
             raise ValueError("masks are needed for two people")
         tokens = self.audio_proj(self._here(audio))
         return EmbeddedCondition(
-            text=self.text_embedding(self._here(text)),
-            image=self.img_emb(self._here(image_tokens)),
+            text=text if isinstance(text, Embedded) else self.embed_text(text),
+            image=image_tokens if isinstance(image_tokens, Embedded) else self.embed_image(image_tokens),
             audio=tokens.transpose(0, 1).flatten(1, 2),
             n_people=n_people,
             masks=None if n_people == 1 or masks is None else self._token_masks(masks),
@@ -201,18 +228,29 @@ class InfiniteTalkTransformer(WanTransformer):
         fast = self.fast_blocks and conditioning.masks is None
         pending = Pending(self._sharing.split(x, grid))
         for index, block in enumerate(self.runner):
-            context = conditioning.layers[index]
-            if context is None:
-                context = block.project_context(
-                    conditioning.text, conditioning.image, conditioning.audio, conditioning.n_people
-                )
-                if self.cache_context:
-                    conditioning.layers[index] = context
+            context = self._context_of(index, block, conditioning)
             if fast and self.attention is not None:
                 pending = fast_blocks.forward(block, pending, e0, context, rope, self.attention)
             else:
                 pending = Pending(block(pending.x, e0, context, rope, conditioning.masks))
         return self._sharing.join(pending.settle(), grid)
+
+    def _context_of(self, index: int, block: Block, conditioning: EmbeddedCondition) -> BlockContext:
+        """The keys and values for one block: kept ones, or made now, and kept if `cache_context`."""
+        kept = conditioning.layers[index]
+        if kept is not None:
+            return kept
+        text, image = conditioning.text, conditioning.image
+        of_text, of_image = text.layers[index], image.layers[index]
+        context = BlockContext(
+            block.cross_attn.project_text(text.tokens) if of_text is None else of_text,
+            block.cross_attn.project_image(image.tokens) if of_image is None else of_image,
+            block.audio_cross_attn.project_context(conditioning.audio, conditioning.n_people),
+        )
+        if self.cache_context:
+            conditioning.layers[index] = context
+            text.layers[index], image.layers[index] = context.text, context.image
+        return context
 
     def rope(self, grid: Grid) -> RotaryTable:
         """The rotary table of the tokens that this process computes, made once for each grid and kept."""

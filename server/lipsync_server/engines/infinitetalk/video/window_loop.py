@@ -9,12 +9,17 @@ the transformer, the VAE and the sampler. Does not know where models come from, 
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from lipsync_server.engines.infinitetalk.model.teacache import TeaCache
-from lipsync_server.engines.infinitetalk.model.transformer import EmbeddedCondition, InfiniteTalkTransformer
+from lipsync_server.engines.infinitetalk.model.transformer import (
+    Embedded,
+    EmbeddedCondition,
+    InfiniteTalkTransformer,
+)
 from lipsync_server.engines.infinitetalk.video.conditions import WindowCondition
 from lipsync_server.engines.infinitetalk.video.guidance import Guidance, GuidanceScales, Pass, ProjectedGuidance
 from lipsync_server.models.encoders.speech import silence
@@ -26,6 +31,7 @@ from lipsync_server.models.wan_vae.vae import LATENT_CHANNELS, WanVae
 
 OnStep = Callable[[int], None]
 """Called before each pass with the step it belongs to; may raise to stop."""
+_Kind = Literal["prompt", "negative prompt", "image"]
 
 
 @dataclass(frozen=True)
@@ -77,13 +83,21 @@ class WindowLoop:
             colours, settings.colour_correction, FLASH if settings.flashtalk else SCIKIT_IMAGE
         )
         self._pacer = _Pacer(vae.device)
+        # The prompts and the picture with their keys and values for each block: the source, and the result.
+        self._embeddings: dict[_Kind, tuple[Tensor, Embedded]] = {}
 
     def restart(self, transformer: InfiniteTalkTransformer, random: Tensor) -> None:
         """Begin a window, perhaps again after a failed attempt. random: `generator.get_state()`, uint8 (n,)."""
+        if transformer is not self.transformer:
+            self.forget()
         self.transformer = transformer
         self.generator.set_state(random)
         if self.cache is not None:
             self.cache.restart()
+
+    def forget(self) -> None:
+        """Release the kept keys and values of prompts and picture. The next window makes them again."""
+        self._embeddings.clear()
 
     @torch.inference_mode()
     def denoise(self, window: Window, condition: WindowCondition, known: Tensor | None, on_step: OnStep) -> Tensor:
@@ -156,20 +170,29 @@ class WindowLoop:
 
     def _embedded(self, condition: WindowCondition) -> Mapping[Pass, EmbeddedCondition]:
         """The embedded condition of each pass. A pass without audio hears zeros and has one person."""
-        prompts, embed = self._prompts, self.transformer.embed_condition
-        passes = self.settings.scales.passes
-        embedded: dict[Pass, EmbeddedCondition] = {}
+        embed, passes = self.transformer.embed_condition, self.settings.scales.passes
+        image = self._kept("image", condition.tokens, self.transformer.embed_image)
         quiet = silence(condition.audio.shape[1], condition.audio) if len(passes) > 1 else None
+        embedded: dict[Pass, EmbeddedCondition] = {}
         for which in passes:
-            text = prompts.positive if which in ("cond", "drop_audio") else prompts.negative
+            kind: _Kind = "prompt" if which in ("cond", "drop_audio") else "negative prompt"
+            source = self._prompts.positive if kind == "prompt" else self._prompts.negative
+            text = self._kept(kind, source, self.transformer.embed_text)
             if which in ("cond", "drop_text"):
-                embedded[which] = embed(
-                    text=text, image_tokens=condition.tokens, audio=condition.audio, masks=condition.masks
-                )
+                embedded[which] = embed(text=text, image_tokens=image, audio=condition.audio, masks=condition.masks)
             else:
                 assert quiet is not None
-                embedded[which] = embed(text=text, image_tokens=condition.tokens, audio=quiet, masks=None)
+                embedded[which] = embed(text=text, image_tokens=image, audio=quiet, masks=None)
         return embedded
+
+    def _kept(self, kind: _Kind, source: Tensor, embed: Callable[[Tensor], Embedded]) -> Embedded:
+        """The embedded prompt or picture: kept from an earlier window with the same one, or made now and kept."""
+        before = self._embeddings.get(kind)
+        if before is not None and before[0] is source:
+            return before[1]
+        made = embed(source)
+        self._embeddings[kind] = source, made
+        return made
 
 
 class _Pacer:

@@ -14,9 +14,9 @@ from typing import Final, Literal
 
 from lipsync_server.paths import PACKAGE_DIR
 
-Extra = Literal["models", "gpu", "s3", "ray", "enhance", "speech"]
-IN_GPU_IMAGE: Final[tuple[Extra, ...]] = ("models", "gpu", "ray", "s3", "speech")
-"""The extras that the Dockerfile installs in the GPU image."""
+Extra = Literal["models", "gpu", "s3", "ray", "enhance", "speech", "japanese"]
+IN_GPU_IMAGE: Final[tuple[Extra, ...]] = ("models", "gpu", "ray", "s3", "speech", "japanese")
+"""The extras that the Dockerfile installs in the GPU image: `speech` includes `japanese`."""
 _IMAGE_MARK: Final = "lipsync-image"
 """A file in the folder of the Python environment of an image. Its content is the image's target: cpu or gpu."""
 _DISTRIBUTION: Final = "lipsync-server"

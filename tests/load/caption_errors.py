@@ -59,8 +59,10 @@ def errors_ms(sound: Path, spoken: list[Spoken]) -> tuple[list[float], str, bool
     parts = [(one, words_of(one.text)) for one in spoken]
     parts = [(one, words) for one, words in parts if words]
     heard = align([word for _, words in parts for word in words], read_speech(sound), None)
-    starts = np.cumsum([0, *(len(words) for _, words in parts)])[:-1]
-    found = [heard.words[int(index)].start_s for index in starts]
+    # The server may join words of a script, so a phrase is found by the number of letters before it.
+    letters = np.cumsum([0, *(sum(len(word.text) for word in words) for _, words in parts)])[:-1]
+    places = np.cumsum([0, *(len(word.text) for word in heard.words)])[:-1]
+    found = [heard.words[int(np.searchsorted(places, place))].start_s for place in letters]
     errors = [1000 * abs(at - one.start_s) for at, (one, _) in zip(found, parts, strict=True)]
     return errors, heard.language, heard.fits
 

@@ -14,12 +14,12 @@ from lipsync_server import Lipsync
 from lipsync_server.engines.ask import Ask
 from lipsync_server.errors import InvalidInput
 from lipsync_server.media.captions.script import words_of
+from lipsync_server.media.captions.text_language import language_of
 from lipsync_server.media.espeak import Clause
 from lipsync_server.media.sandbox.pool import DecoderPool
 from lipsync_server.media.sandbox.tasks import ProbeText, SpeakPiece
 from lipsync_server.media.voice.choice import choose_speaker
 from lipsync_server.media.voice.kokoro import chunks_of
-from lipsync_server.media.voice.language import language_of
 from lipsync_server.media.voice.pieces import pieces_of
 from lipsync_server.paths import SAMPLES_DIR
 from voice_kit import put_kokoro_into

@@ -10,7 +10,8 @@ from lipsync_server.engines.ask import Ask, check_captions
 from lipsync_server.errors import InvalidInput
 from lipsync_server.media.captions.align import _path, align
 from lipsync_server.media.captions.cues import LONGEST_S, Shape, cues_of, width_of
-from lipsync_server.media.captions.script import candidate_languages, is_right_to_left, unread_letters, words_of
+from lipsync_server.media.captions.japanese import with_readings
+from lipsync_server.media.captions.script import Word, candidate_languages, is_right_to_left, words_of
 from lipsync_server.media.captions.spoken_words import speak
 from lipsync_server.media.captions.subtitles import srt, vtt
 from lipsync_server.media.info import HeardWord
@@ -25,6 +26,7 @@ PORTUGUESE = (
     "Tenho um problema com o meu purificador de água. O nível da água está sempre muito alto. É o único dia da semana "
     "que eu tenho livre, e agradeço muito se puder confirmar por escrito."
 )
+MANDARIN = "你好，这是用照片做的视频。做起来非常简单，我们一起试试吧。"
 JAPANESE = "こんにちは、これは写真から作られた動画です。とても簡単に作れますよ。"
 
 
@@ -36,10 +38,12 @@ def heard_words(n: int, *, each_s: float = 0.3, pause_after: int | None = None) 
     return words
 
 
-def read_aloud(text: str, language: str, *, pauses_s: tuple[tuple[int, float], ...] = ()) -> tuple[Speech, list[float]]:
+def read_aloud(
+    text: str, language: str, *, pauses_s: tuple[tuple[int, float], ...] = (), words: list[Word] | None = None
+) -> tuple[Speech, list[float]]:
     """A recording of `text` unlike the voice that the aligner uses: slower, higher, with noise, and with pauses before
     the words of the given numbers. Also the true start of each word."""
-    words = words_of(text)
+    words = words or words_of(text)
     spoken = speak([word.spoken for word in words], language)
     stretched = 1.17
     positions = np.arange(0, len(spoken.samples) - 1, 1 / stretched)
@@ -53,7 +57,7 @@ def read_aloud(text: str, language: str, *, pauses_s: tuple[tuple[int, float], .
     return 0.5 * samples + 0.001 * noise, starts.tolist()
 
 
-@pytest.mark.parametrize(("text", "language"), [(ENGLISH, "en"), (PORTUGUESE, "pt-BR"), (JAPANESE, "ja")])
+@pytest.mark.parametrize(("text", "language"), [(ENGLISH, "en"), (PORTUGUESE, "pt-BR"), (MANDARIN, "cmn")])
 def test_each_word_of_a_script_is_found_where_it_is_spoken(text: str, language: str) -> None:
     speech, truth = read_aloud(text, language, pauses_s=((0, 1.5), (9, 0.8)))
     heard = align(words_of(text), speech, language)
@@ -198,9 +202,69 @@ def test_captions_without_words_are_refused_with_the_name_of_the_field() -> None
     check_captions(Ask(script="[whispers] ...", captions="off"), None)
 
 
-def test_letters_that_the_voice_cannot_read_are_named() -> None:
-    speech, _ = read_aloud(JAPANESE, "ja")
-    assert align(words_of(JAPANESE), speech, "ja").unread == "写真作動画簡単"
-    assert align(words_of("これはことばです"), speech, "ja").unread == ""
-    assert unread_letters(words_of("你好, world"), "cmn") == unread_letters(words_of("你好"), "zh-TW") == ""
-    assert unread_letters(words_of("The word 你好 is Chinese."), "en") == "你好"
+def test_kanji_are_read_by_a_dictionary_and_shown_as_they_are_written() -> None:
+    words = with_readings(words_of(JAPANESE))
+    assert [word.text for word in words] == [
+        "こんにちは、", "これは", "写真から", "作られた", "動画です。", "とても", "簡単に", "作れますよ。",
+    ]  # fmt: skip
+    assert [word.spoken for word in words][1:5] == ["コレワ", "シャシンカラ", "ツクラレタ", "ドウガデス。"]
+    speech, truth = read_aloud(" ".join(word.spoken for word in words), "ja", words=words)
+    heard = align(words_of(JAPANESE), speech, None)
+    assert (heard.language, heard.fits, heard.guessed) == ("ja", True, ())
+    assert "".join(word.text for word in heard.words) == JAPANESE
+    assert np.max(np.abs(np.array([word.start_s for word in heard.words]) - truth)) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("text", "readings"),
+    [
+        ("今日は2024年3月15日です。", ["キョウワ", "2024 ネン", "3 ガツ", "15 ニチデス。"]),
+        ("彼は「行く」と言った", ["カレワ", "「イク」ト", "イッタ"]),
+        ("AIとLipsyncを使う😀。", ["エーアイト", "Lipsyncヲ", "ツカウ。"]),
+        ("３０分 人々が", ["30 フン", "ヒトビトガ"]),
+    ],
+)
+def test_numbers_quotations_and_foreign_words_in_japanese_are_read_too(text: str, readings: list[str]) -> None:
+    assert [word.spoken for word in with_readings(words_of(text))] == readings
+
+
+def test_a_japanese_text_longer_than_the_dictionary_takes_is_read_in_parts() -> None:
+    words = with_readings(words_of("写真から動画を作ります。" * 2000))
+    assert "".join(word.text for word in words) == "写真から動画を作ります。" * 2000
+    assert {word.spoken for word in words} == {"シャシンカラ", "ドウガヲ", "ツクリマス。"}
+
+
+def test_words_whose_sound_no_voice_knows_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lipsync_server.media.captions.align.can_read_kanji", lambda: False)
+    speech, _ = read_aloud("これはことばです", "ja")
+    assert align(words_of(JAPANESE), speech, "ja").guessed == tuple("写真作動画簡単")
+    assert align(words_of("これはことばです"), speech, "ja").guessed == ()
+    assert align(words_of("漢字도 있어요"), speech, "ko").guessed == ("漢", "字")
+    assert align(words_of("The word សួស្តី is Khmer"), speech, "en").guessed == ("សួស្តី",)
+
+
+@pytest.mark.parametrize("foreign", ["你好世界", "Здравствуйте", "สวัสดีครับ", "नमस्ते", "שלום", "مرحبا", "こんにちは"])
+def test_a_word_in_another_writing_system_is_read_and_not_spelled(foreign: str) -> None:
+    """espeak-ng alone reads "Chinese letter, Chinese letter" for 你好, for 1.5 s."""
+    spoken = speak(["The", "word", foreign, "is", "here."], "en")
+    assert 0.2 < spoken.starts_s[3] - spoken.starts_s[2] < 1.3
+    assert align([Word("The"), Word(foreign)], spoken.samples, "en").guessed == ()
+
+
+def test_digits_and_letters_of_every_form_are_spoken() -> None:
+    forms = ["۱۵", "१५", "২৪", "１５", "①", "Ⅳ", "ﬁne", "ｶﾞｷﾞ", "x²", "½", "1º"]
+    assert [Word(form).spoken for form in forms] == ["15", "15", "24", "15", "1", "IV", "fine", "ガギ", "x²", "½", "1º"]
+
+
+def test_a_cut_never_parts_a_letter_from_the_vowel_or_mark_that_belongs_to_it() -> None:
+    kana = [word.text for word in words_of("コンピューターがっこう「はい」と")]
+    assert kana == ["コ", "ン", "ピュー", "ター", "がっ", "こ", "う", "「は", "い」", "と"]
+    thai = [word.text for word in words_of("วันนี้เราจะมาพูดคุยเกี่ยวกับเรื่องสภาพอากาศในประเทศไทยของเรา")]
+    assert len(thai) > 2
+    assert not any(part[0] in "ะาำๆ" or part[-1] in "เแโใไ" for part in thai)
+
+
+def test_the_commonest_words_of_a_script_help_to_find_its_language() -> None:
+    """A recording that tells nothing leaves the choice to the words."""
+    silence = np.zeros(SPEECH_RATE_HZ, np.float32)
+    assert align(words_of("Ich habe das nicht mit dem Hund und der Katze"), silence, None).language == "de"

@@ -75,14 +75,14 @@ class HeardWord:
 class HeardScript:
     """A script timed by a recording.
 
-    fits: whether script and recording are likely to be of the same words. unread: the letters of the script that the
-    voice cannot read, once each; near them the times are wrong.
+    fits: whether script and recording are likely to be of the same words. guessed: the words whose sound no voice
+    knows, once each; their times are guessed from the words beside them.
     """
 
     words: tuple[HeardWord, ...]
     language: str
     fits: bool
-    unread: str = ""
+    guessed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

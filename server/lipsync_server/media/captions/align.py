@@ -21,8 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_server.errors import InvalidInput
-from lipsync_server.media.captions.script import Word, candidate_languages, unread_letters
+from lipsync_server.media.captions.japanese import can_read_kanji, is_japanese, with_readings
+from lipsync_server.media.captions.script import Word, candidate_languages
 from lipsync_server.media.captions.spoken_words import Spoken, speak
+from lipsync_server.media.captions.text_language import signs_of
+from lipsync_server.media.captions.writing_systems import is_guessed, systems_read_in
 from lipsync_server.media.info import HeardScript, HeardWord
 from lipsync_server.media_types import SPEECH_RATE_HZ, Speech
 
@@ -52,6 +55,9 @@ _EVERY_TO_TELL: Final = 2
 """Languages are distinguished by every second frame, in a quarter of the time."""
 _LIKELIER: Final = 0.002
 """The cost of a place further down the list of languages: it decides where few words leave the choice open."""
+_SIGNS_WEIGH: Final = 0.1
+"""What the words themselves say of their language, beside the difference of the sounds: a script in which every third
+word is one of a language's commonest is 0.03 closer to it. Differences of neighbouring languages are 0.002 to 0.03."""
 _POOR_FIT: Final = 0.365
 """Mean difference (1 less the cosine) above which script and recording are hardly of the same words. Measured on the
 same recordings: their own scripts 0.25 to 0.36, another one's script of similar length 0.33 to 0.43, median 0.38. A
@@ -73,6 +79,8 @@ def align(words: Sequence[Word], speech: Speech, language: str | None) -> HeardS
     """
     if language is None:
         language = _language_of(words, speech)
+    if is_japanese(language) and can_read_kanji():
+        words = with_readings(words)
     spoken = speak([word.spoken for word in words], language)
     model, heard = _sound(spoken.samples), _sound(speech)
     spans, difference = _spans(spoken, model, heard)
@@ -81,12 +89,18 @@ def align(words: Sequence[Word], speech: Speech, language: str | None) -> HeardS
         HeardWord(word.text, word.blank_before, min(start_s, end_s), min(stop_s, end_s))
         for word, (start_s, stop_s) in zip(words, spans, strict=True)
     ]
-    return HeardScript(tuple(timed), language, difference < _POOR_FIT, unread_letters(list(words), language))
+    return HeardScript(tuple(timed), language, difference < _POOR_FIT, _guessed(words, language))
+
+
+def _guessed(words: Sequence[Word], language: str) -> tuple[str, ...]:
+    """The words whose sound no voice knows, each once, in order. Their times are guessed from their neighbours'."""
+    read = systems_read_in(language, "".join(word.spoken for word in words))
+    return tuple(dict.fromkeys(word.text for word in words if is_guessed(word.spoken, language, read)))
 
 
 def _language_of(words: Sequence[Word], speech: Speech) -> str:
     """The language whose synthetic speech differs least from the beginning of the recording."""
-    candidates = candidate_languages(list(words))
+    candidates = candidate_languages(words)
     if not candidates:
         raise InvalidInput(
             "The script is in a writing system without a known voice: give its language.", field="script"
@@ -97,6 +111,7 @@ def _language_of(words: Sequence[Word], speech: Speech) -> str:
     # About as many words as are spoken in that time.
     share = min(1.0, _TO_TELL_LANGUAGES_S * SPEECH_RATE_HZ / max(1, len(speech)))
     first = [word.spoken for word in words[: max(3, round(len(words) * share))]]
+    signs = signs_of(" ".join(word.text for word in words))
 
     def difference(rank: int) -> float:
         model = _sound(speak(first, candidates[rank]).samples)
@@ -104,6 +119,7 @@ def _language_of(words: Sequence[Word], speech: Speech) -> str:
         return (
             _path(model.features[:, model.voiced[sparse]], heard.features[:, heard.voiced[sparse]])[1]
             + rank * _LIKELIER
+            - _SIGNS_WEIGH * min(1.0, signs.get(candidates[rank], 0.0) / len(words))
         )
 
     return candidates[min(range(len(candidates)), key=difference)]

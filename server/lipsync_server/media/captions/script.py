@@ -6,10 +6,11 @@ Scripts come from language models and speech services, so markup that is not spo
 
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
+
+from lipsync_server.media.captions.writing_systems import languages_of, system_of
 
 _NOT_SPOKEN: Final = re.compile(r"<[^<>]{0,400}>|\[[^\[\]]{0,200}\]")
 # Writing systems without blanks between words. A caption line may break after any of their letters.
@@ -17,51 +18,34 @@ _WITHOUT_BLANKS: Final = frozenset({"CJK", "HIRAGANA", "KATAKANA"})
 # Here blanks stand between phrases, and only a dictionary finds the words in them. A long phrase is cut evenly.
 _BLANKS_BETWEEN_PHRASES: Final = frozenset({"THAI", "LAO", "KHMER", "MYANMAR"})
 _LONGEST_PHRASE: Final = 20
-_CHINESE: Final = frozenset({"cmn", "yue", "hak", "zh"})
+_PART_OF_THE_KANA_BEFORE: Final = frozenset("ぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮーｧｨｩｪｫｬｭｮｯｰﾞﾟゝゞヽヾ々")
+_LEADING_VOWELS: Final = frozenset("เแโใไເແໂໃໄ")
+"""Written before the consonant that they follow in speech."""
+_MEANS_MORE: Final = re.compile(r"<(?:fraction|super|sub)>")
+"""Unicode's kinds of letters that are not the same as their plain form: ½ is no 12, x² is no x2, and 1º is no 1o."""
 _ENDS_SENTENCE: Final = tuple(".!?…。！？؟।။።")
 _ENDS_CLAUSE: Final = tuple(",;:，、；：،؛—–")
+_OPENING: Final = frozenset("「『（【《〈［")
 _CLOSING: Final = "\"'”’»)]}」』）"
-# Languages that espeak-ng speaks, by the writing system that Unicode's character names begin with. The likeliest first.
-_LANGUAGES: Final[dict[str, tuple[str, ...]]] = {
-    "LATIN": ("en", "pt-BR", "es", "fr", "de", "it", "nl", "pl", "tr", "id", "vi", "sv", "ro", "cs", "hu", "fi"),
-    "CYRILLIC": ("ru", "uk", "bg", "sr", "kk"),
-    "ARABIC": ("ar", "fa", "ur"),
-    "CJK": ("cmn", "yue"),
-    "HIRAGANA": ("ja",),
-    "KATAKANA": ("ja",),
-    "HANGUL": ("ko",),
-    "DEVANAGARI": ("hi", "mr", "ne"),
-    "HEBREW": ("he",),
-    "GREEK": ("el",),
-    "THAI": ("th",),
-    "MYANMAR": ("my",),
-    "BENGALI": ("bn", "as"),
-    "TAMIL": ("ta",),
-    "TELUGU": ("te",),
-    "KANNADA": ("kn",),
-    "MALAYALAM": ("ml",),
-    "GUJARATI": ("gu",),
-    "GURMUKHI": ("pa",),
-    "ORIYA": ("or",),
-    "SINHALA": ("si",),
-    "GEORGIAN": ("ka",),
-    "ARMENIAN": ("hy",),
-    "ETHIOPIC": ("am", "ti"),
-}
 
 
 @dataclass(frozen=True)
 class Word:
-    """One word of a script. text: as shown, with its punctuation. blank_before: whether a blank separates it from the
-    word before. In writing without blanks a word is one letter with its marks."""
+    """One word of a script.
+
+    text: as shown, with its punctuation. blank_before: whether a blank separates it from the word before. reading: the
+    word in letters that the voice reads, where `text` has others; "" for none. In writing without blanks a word is one
+    letter with its marks, unless a dictionary has found the words (japanese.py).
+    """
 
     text: str
     blank_before: bool = True
+    reading: str = ""
 
     @property
     def spoken(self) -> str:
-        """The word for speech synthesis: without symbols that have no sound, such as emoji."""
-        return without_symbols(self.text)
+        """The word for speech synthesis: in plain letters and digits, without symbols that have no sound."""
+        return without_symbols(_plain(self.reading or self.text))
 
 
 def without_markup(script: str) -> str:
@@ -72,6 +56,22 @@ def without_markup(script: str) -> str:
 def without_symbols(text: str) -> str:
     """`text` without symbols that have no sound, such as emoji, and without control characters."""
     return "".join(c for c in text if not unicodedata.category(c).startswith(("So", "Cs", "Co", "Cn", "Cc")))
+
+
+def _plain(text: str) -> str:
+    """`text` in plain letters and digits: "ﬁ" becomes "fi", "①" becomes "1", and digits of any writing become 0 to 9.
+
+    espeak-ng does not read such letters, and reads the digits of few languages.
+    """
+    if text.isascii():
+        return text
+    plain = "".join(unicodedata.normalize("NFKC", c) if _has_plain_form(c) else c for c in text)
+    return "".join(str(unicodedata.decimal(c, c)) for c in unicodedata.normalize("NFC", plain))
+
+
+def _has_plain_form(c: str) -> bool:
+    """Whether `c` is another form of plain letters or digits. Punctuation stays, because it makes the pauses."""
+    return not (unicodedata.category(c).startswith("P") or _MEANS_MORE.match(unicodedata.decomposition(c)))
 
 
 def words_of(script: str) -> list[Word]:
@@ -92,25 +92,9 @@ def words_of(script: str) -> list[Word]:
     return [word for word in words if _is_spoken(word.text)]
 
 
-def candidate_languages(words: list[Word]) -> tuple[str, ...]:
+def candidate_languages(words: Sequence[Word]) -> tuple[str, ...]:
     """The languages that `words` may be in, by their writing system; empty where espeak-ng speaks none of them."""
-    systems = Counter(_system(c) for word in words for c in word.text if c.isalpha())
-    if systems["HIRAGANA"] + systems["KATAKANA"]:
-        return _LANGUAGES["HIRAGANA"]
-    for system, _ in systems.most_common():
-        if system in _LANGUAGES:
-            return _LANGUAGES[system]
-    return () if systems else _LANGUAGES["LATIN"]
-
-
-def unread_letters(words: list[Word], language: str) -> str:
-    """The letters of `words` that espeak-ng cannot read in `language`, once each, in order.
-
-    espeak-ng reads Chinese characters in Chinese languages only. In Japanese (kanji) it says "Chinese letter" instead.
-    """
-    if language.lower().partition("-")[0] in _CHINESE:
-        return ""
-    return "".join(dict.fromkeys(c for word in words for c in word.spoken if _system(c) == "CJK"))
+    return languages_of("".join(word.text for word in words))
 
 
 def ends_sentence(text: str) -> bool:
@@ -134,29 +118,49 @@ def is_right_to_left(text: str) -> bool:
 
 def _pieces(token: str) -> Iterator[str]:
     """A token as it is, letter by letter where the writing system has no blanks, or a long phrase in parts."""
-    if len(token) > _LONGEST_PHRASE and _system(_last_letter(token)) in _BLANKS_BETWEEN_PHRASES:
+    if len(token) > _LONGEST_PHRASE and system_of(_last_letter(token)) in _BLANKS_BETWEEN_PHRASES:
         yield from _parts(token)
         return
     piece = ""
     for c in token:
-        starts = bool(piece) and _is_spoken(piece) and not unicodedata.category(c).startswith(("M", "P"))
-        if starts and (_stands_alone(c) or _stands_alone(piece[-1]) or _stands_alone(_last_letter(piece))):
+        if (
+            _is_spoken(piece)
+            and _may_start(c)
+            and (c in _OPENING or _stands_alone(c) or _stands_alone(_last_letter(piece)))
+        ):
             yield piece
             piece = ""
         piece += c
     yield piece
 
 
+def _may_start(c: str) -> bool:
+    """Whether a caption's word may begin with `c`: no mark, symbol, closing sign, or small kana, which has no sound of
+    its own."""
+    category = unicodedata.category(c)
+    if category.startswith("P"):
+        return category in ("Ps", "Pi")
+    return not category.startswith(("M", "S")) and c not in _PART_OF_THE_KANA_BEFORE
+
+
 def _parts(phrase: str) -> Iterator[str]:
-    """A phrase in parts of about equal length, cut before a letter that carries its own marks."""
+    """A phrase in parts of about equal length, each cut before a consonant or a vowel that is written first."""
     n_parts = -(-len(phrase) // _LONGEST_PHRASE)
     wanted, part = len(phrase) / n_parts, ""
     for c in phrase:
-        if len(part) >= wanted and unicodedata.category(c) == "Lo":
+        if len(part) >= wanted and _begins_a_syllable(c, part[-1]):
             yield part
             part = ""
         part += c
     yield part
+
+
+def _begins_a_syllable(c: str, before: str) -> bool:
+    """Whether a phrase may be cut between the letters `before` and `c`."""
+    if unicodedata.category(c) != "Lo" or before in _LEADING_VOWELS:
+        return False
+    name = unicodedata.name(c, "")
+    return c in _LEADING_VOWELS or not (" VOWEL " in name or " CHARACTER SARA " in name)
 
 
 def _last_letter(piece: str) -> str:
@@ -164,13 +168,8 @@ def _last_letter(piece: str) -> str:
 
 
 def _stands_alone(c: str) -> bool:
-    return c.isalpha() and _system(c) in _WITHOUT_BLANKS
+    return system_of(c) in _WITHOUT_BLANKS
 
 
 def _is_spoken(text: str) -> bool:
     return any(c.isalnum() for c in text)
-
-
-def _system(c: str) -> str:
-    """The writing system of a letter: the first word of its Unicode name, such as LATIN or CJK."""
-    return unicodedata.name(c, "").partition(" ")[0].partition("-")[0]

@@ -1,4 +1,7 @@
-"""Words as synthetic speech, with the moment at which each word begins. The voice is espeak-ng's, in 100 languages."""
+"""Words as synthetic speech, with the moment at which each word begins. The voice is espeak-ng's, in 100 languages.
+
+A word in another writing system than the language's own is read by a voice of that system (writing_systems.py).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +13,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
+from lipsync_server.media.captions.writing_systems import runs_by_voice, systems_read_in
 from lipsync_server.media.espeak import TEXT_IS_SSML, TEXT_UTF8, choose_language, library, synthesise
 from lipsync_server.media_types import SPEECH_RATE_HZ, Speech
 
@@ -30,12 +34,13 @@ def speak(words: Sequence[str], language: str) -> Spoken:
     """Read `words` aloud. Raises InvalidInput for a language without a voice."""
     choose_language(language)
     _, rate_hz = library()
+    read = systems_read_in(language, "".join(words))
     pieces: list[Speech] = []
     starts = np.full(len(words) + 1, np.nan)
     n_samples = 0
     for first in range(0, len(words), _WORDS_AT_ONCE):
         part = words[first : first + _WORDS_AT_ONCE]
-        heard, marks = _synthesise(part, first)
+        heard, marks = _synthesise([_with_voices(word, language, read) for word in part], first)
         for number, sample in marks.items():
             starts[number] = (n_samples + sample) / rate_hz
         pieces.append(heard)
@@ -45,9 +50,18 @@ def speak(words: Sequence[str], language: str) -> Spoken:
     return Spoken(soxr.resample(samples, rate_hz, SPEECH_RATE_HZ), _share_out(starts, words))
 
 
+def _with_voices(word: str, language: str, read: frozenset[str]) -> str:
+    """A word as SSML: its letters of other writing systems are marked with the language of their voice."""
+    return "".join(
+        f'<voice xml:lang="{voice}">{escape(part)}</voice>' if voice else escape(part)
+        for voice, part in runs_by_voice(word, language, read)
+    )
+
+
 def _synthesise(words: Sequence[str], first: int) -> tuple[Speech, dict[int, int]]:
-    """The samples of `words`, and the sample at which the word of each number begins: a mark stands before each."""
-    marked = " ".join(f'<mark name="{first + i}"/>{escape(word)}' for i, word in enumerate(words))
+    """The samples of `words` (SSML), and the sample at which the word of each number begins: a mark stands before
+    each."""
+    marked = " ".join(f'<mark name="{first + i}"/>{word}' for i, word in enumerate(words))
     samples, marks = synthesise(f"<speak>{marked}</speak>", TEXT_UTF8 | TEXT_IS_SSML)
     # The samples of marks count through the whole text, which is this piece alone.
     return (samples / 32768).astype(np.float32), {int(name): sample for name, sample in marks.items()}

@@ -39,7 +39,7 @@ def recognise(speech: Speech, language: str | None, home: Path) -> HeardScript:
     if not heard or not can_speak(spoken):
         return HeardScript(tuple(heard), spoken, True)
     aligned = align([Word(word.text, word.blank_before) for word in heard], speech, spoken)
-    return aligned if aligned.fits and not aligned.unread else HeardScript(tuple(heard), spoken, True)
+    return aligned if aligned.fits and not aligned.guessed else HeardScript(tuple(heard), spoken, True)
 
 
 def _code_for(model: Any, language: str | None) -> str | None:

@@ -1,7 +1,6 @@
 """Speech from text: a caller's words become the sound of the video, where no recording was sent.
 
     wishes.py    options of a caller: the text and the voice
-    language.py  the language of a text, from its letters and its commonest words
     pieces.py    a long text in pieces
     voices.py    Kokoro's voices by name
     choice.py    the voice of a text: Kokoro where its model files are here, else espeak-ng

@@ -7,10 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_server.errors import InvalidInput
+from lipsync_server.extras import way_to_install
+from lipsync_server.media.captions.japanese import can_read_kanji, has_kanji, in_kana, is_japanese
 from lipsync_server.media.captions.script import words_of
+from lipsync_server.media.captions.text_language import language_of
 from lipsync_server.media.espeak import clauses_of, library, samples_of
 from lipsync_server.media.info import SpokenPiece, TextInfo
-from lipsync_server.media.voice.language import language_of
 from lipsync_server.media.voice.pieces import pieces_of
 from lipsync_server.media_types import Speech
 
@@ -29,11 +31,17 @@ def probe_text(text: str, language: str | None) -> TextInfo:
     language = language or language_of(text, words)
     if language is None:
         raise InvalidInput("The text is in a writing system without a known voice: give its language.", field="text")
+    if is_japanese(language) and has_kanji(text) and not can_read_kanji():
+        raise InvalidInput(
+            f"The voice reads kana and no kanji. For kanji install a dictionary. {way_to_install('japanese')}. "
+            "Or send the text in kana.",
+            field="text",
+        )
     pieces = pieces_of(text)
     _, rate_hz = library()
     beginning = " ".join(pieces)[:_PROBED_CHARACTERS]
     n_characters = sum(len(piece) for piece in pieces)
-    spoken_s = len(samples_of(beginning, language)) / rate_hz
+    spoken_s = len(samples_of(_readable(beginning, language), language)) / rate_hz
     return TextInfo(language, spoken_s * max(1.0, n_characters / len(beginning)))
 
 
@@ -43,12 +51,17 @@ def speak_piece(piece: str, language: str, voice: str, home: Path | None, target
     language: as espeak-ng names it. voice: of Kokoro, whose files are in `home`; None for espeak-ng's own voice.
     """
     if home is None:
-        samples, rate_hz = samples_of(piece, language), library()[1]
+        samples, rate_hz = samples_of(_readable(piece, language), language), library()[1]
     else:
         samples, rate_hz = _by_kokoro(piece, language, voice, home)
     with target.open("ab") as file:
         file.write(samples.astype("<i2").tobytes())
     return SpokenPiece(rate_hz, len(samples))
+
+
+def _readable(text: str, language: str) -> str:
+    """`text` in letters that espeak-ng reads: Japanese in kana, where the dictionary is installed."""
+    return in_kana(text) if is_japanese(language) and can_read_kanji() else text
 
 
 def _by_kokoro(piece: str, language: str, voice: str, home: Path) -> tuple[NDArray[np.int16], int]:

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, BinaryIO
 from lipsync_server.durable import write_file
 from lipsync_server.engines.ask import Ask, check_captions
 from lipsync_server.engines.recogniser import recogniser_home
+from lipsync_server.extras import way_to_install
 from lipsync_server.media.captions.cues import cues_of
+from lipsync_server.media.captions.japanese import can_read_kanji, is_japanese
 from lipsync_server.media.captions.subtitles import srt, vtt
 from lipsync_server.media.info import HeardScript, SpeechFile
 from lipsync_server.media.sandbox.pool import DecoderPool
@@ -33,8 +35,8 @@ The mouth opens and
 the head moves into this space."""
 
 
-_LETTERS_SHOWN = 8
-"""Letters that a warning shows at most."""
+_WORDS_SHOWN = 12
+"""Words that a warning shows at most."""
 
 
 class VideoCaptions:
@@ -45,12 +47,8 @@ class VideoCaptions:
         self._ask = ask
         self._fonts = _fonts(fonts_dir) if ask.burns_captions else None
         self._burned: BurnedCaptions | None = None
-        if heard.unread:
-            warn(
-                f"The voice that times the captions cannot read {_listed(heard.unread)}, so words may be shown a "
-                "second early or late. Send Japanese in kana, or send no script: the words are then recognised, with "
-                "times of their own."
-            )
+        if heard.guessed:
+            warn(_why_guessed(heard))
         elif not heard.fits:
             warn(
                 "The script hardly sounds like the recording, so the captions may be out of time. "
@@ -95,10 +93,19 @@ def _fonts(folder: Path | None) -> "Fonts":
     return Fonts(folder)
 
 
-def _listed(letters: str) -> str:
-    """The first of `letters`, and how many more there are."""
-    more = len(letters) - _LETTERS_SHOWN
-    return " ".join(letters[:_LETTERS_SHOWN]) + (f" and {more} more letters" if more > 0 else "")
+def _why_guessed(heard: HeardScript) -> str:
+    """The warning about words whose times are guessed, with the way to better ones."""
+    more = len(heard.guessed) - _WORDS_SHOWN
+    listed = ", ".join(heard.guessed[:_WORDS_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    if is_japanese(heard.language) and not can_read_kanji():
+        advice = f"For their readings install a dictionary. {way_to_install('japanese')}. Or send the script in kana"
+    else:
+        advice = "Send them in letters that the language is read in"
+    return (
+        "The times of these words are guessed, because the voice that times the captions cannot read them: "
+        f"{listed}. They and the words beside them may be shown a second early or late. {advice}, or send no script: "
+        "the words are then recognised, with times of their own."
+    )
 
 
 def _write_text(text: str, file: BinaryIO) -> None:

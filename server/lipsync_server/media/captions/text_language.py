@@ -1,8 +1,8 @@
 """The language of a text: from its writing system, and for Latin letters from its commonest words.
 
-A text that is spoken has no recording to compare it with, and a text read with the sounds of another language cannot be
-understood. The commonest words of a language (the, que, und) make up a third of any text, so a sentence is enough. Does
-not know languages without an entry here: the caller names these.
+A text read with the sounds of another language cannot be understood, and its words are timed worse. The commonest words
+of a language (the, que, und) make up a third of any text, so a sentence is enough. Does not know languages without an
+entry here: the caller names these.
 """
 
 import re
@@ -46,14 +46,19 @@ _TOKEN: Final = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 
 def language_of(text: str, words: Sequence[Word]) -> str | None:
     """The likeliest language of `text`, whose words are `words`; None for writing that no known language uses."""
-    candidates = candidate_languages(list(words))
+    candidates = candidate_languages(words)
     if "en" not in candidates:
         return candidates[0] if candidates else None
+    score = signs_of(text)
+    return max(_WORDS, key=lambda language: score[language])  # English, the first, where no word is known
+
+
+def signs_of(text: str) -> dict[str, float]:
+    """How many words and letters of `text`, in Latin letters, are signs of each language that has an entry here."""
     lowered = text.lower().replace("’", "'")
     tokens = _TOKEN.findall(lowered)
-
-    def score(language: str) -> float:
-        marks = sum(lowered.count(letter) for letter in _LETTERS.get(language, ""))
-        return sum(token in _WORDS[language] for token in tokens) + 0.5 * marks
-
-    return max(_WORDS, key=score)  # English, the first, where no word is known
+    return {
+        language: sum(token in words for token in tokens)
+        + 0.5 * sum(lowered.count(letter) for letter in _LETTERS.get(language, ""))
+        for language, words in _WORDS.items()
+    }

@@ -15,8 +15,9 @@ from cloud_kit import (
     VAST_OFFERS,
     renting,
 )
+from lipsync_server.cli.rental import stock_is_faster
 from lipsync_server.cloud.costs.cost import DEFAULT_OFFERS
-from lipsync_server.cloud.costs.first_video import ranked
+from lipsync_server.cloud.costs.first_video import STOCK_BYTES, first_video, ranked
 from lipsync_server.cloud.machine import RentOffer
 from lipsync_server.cloud.providers.api import ProviderError
 from lipsync_server.cloud.remembered import RememberedMachine, forget, keep_wheel, remember
@@ -234,6 +235,22 @@ def test_offers_are_ranked_by_the_first_video_and_small_hosts_come_last() -> Non
     assert [one.offer.offer_id for one in found] == ["fast", "shaky", "slow", "small"]
     # (5.26 + 31.9) GB x 8 / 900 Mbit/s = 330 s; + 150 s + 40 x 29.9 s = 1,676 s
     assert found[0].minutes == pytest.approx(28.0, abs=0.1)
+
+
+def test_the_faster_way_of_pytorchs_image_is_named_with_its_minutes_where_the_user_chooses() -> None:
+    offer = RentOffer("1", "RTX 4090", 24, 0.40, download_mbps=500, reliability=0.99)
+    row = Row("flashhead", "pro")
+    found = first_video(offer, weights_bytes=6.95e9, seconds=40, row=row)
+    # (5.26 - 0.38) GB x 8 / 500 Mbit/s = 77 s
+    assert found.minutes - found.stock_minutes == pytest.approx(77 / 60, abs=0.05)
+    assert found.cost > found.stock_cost
+    sentence = stock_is_faster(found, "https://example.com/v1.tar.gz")
+    assert "`cloud up --source https://example.com/v1.tar.gz`" in sentence
+    assert f"{found.stock_minutes:.1f} minutes" in sentence
+    assert "--from-source" in stock_is_faster(found, "")
+    stock = first_video(offer, weights_bytes=6.95e9, seconds=40, row=row, software_bytes=STOCK_BYTES)
+    assert (stock.minutes, stock.cost) == (found.stock_minutes, found.stock_cost)
+    assert stock_is_faster(stock, "") == ""
 
 
 @pytest.mark.parametrize(

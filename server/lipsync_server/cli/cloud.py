@@ -16,11 +16,13 @@ from lipsync_server.cli.rental import (
     chosen_offer,
     cost_of_a_start,
     cuda_for,
+    has_image,
     how_long_it_stays,
     order_for,
     provider_named,
     ranked_offers,
     software_named,
+    stock_is_faster,
 )
 from lipsync_server.cli.rented import show_status, start_and_wait
 from lipsync_server.cli.selftest import EXIT_BAD
@@ -86,6 +88,7 @@ def offers(
         from rich.console import Console
         from rich.table import Table
 
+        from lipsync_server.cloud import published
         from lipsync_server.cloud.costs.cost import video_cost
         from lipsync_server.cloud.costs.measured import default_folder, measured_speeds
         from lipsync_server.cloud.costs.speeds import expected_speed, row_of_profile
@@ -93,7 +96,8 @@ def offers(
 
         name, own = provider_named(provider), measured_speeds(measured or [], default_folder())
         row = row_of_profile(load_manifest(), profile, preset)
-        ranked = ranked_offers(name, cuda_for(image), gpu, min_memory_gb, disk_gb, seconds, preset, profile, own)
+        ours, cuda = has_image(image), cuda_for(image)
+        ranked = ranked_offers(name, cuda, gpu, min_memory_gb, disk_gb, seconds, preset, profile, own, has_image=ours)
         found = _run(ranked)[:limit]
         table = Table()
         titles = ("offer", "GPU", "GB", "$/h", "reliable", "Mbit/s", "first video", "next videos", "speed is", "where")
@@ -121,9 +125,14 @@ def offers(
         out.width = max(out.width, 150)
         out.print(table if found else "Nothing of this kind is for rent there now.")
         out.print(
-            f"Videos of {seconds:g} s. The first includes the download of image and weights, computed from the offer's "
-            "line (200 Mbit/s where none is named); the next ones are on a machine that runs anyway."
+            f"Videos of {seconds:g} s. The first includes the download of {'the image' if ours else 'the packages'} "
+            "and the weights, computed from the offer's line (200 Mbit/s where none is named); the next ones are on a "
+            "machine that runs anyway."
         )
+        if not ours:
+            out.print("A host that has not PyTorch's image yet downloads it too; that is not counted.")
+        elif found and (sentence := stock_is_faster(found[0], published.source_archive())):
+            out.print(f"Offer {found[0].offer.offer_id}: {sentence}")
         for source in sources:
             out.print(source)
 
@@ -153,7 +162,7 @@ def up(
     with console.errors_as_sentences(), tempfile.TemporaryDirectory() as folder:
         from rich.console import Console
 
-        from lipsync_server.cloud import remembered
+        from lipsync_server.cloud import published, remembered
 
         if offer and machine:
             raise InvalidInput("Give an OFFER to rent, or --machine to start one again, not both.", field="offer")
@@ -174,8 +183,11 @@ def up(
             order = order_for(
                 software, name, profile, token or secrets.token_urlsafe(24), disk_gb, idle_stop, ssh_key, env
             )
-            found = _run(ranked_offers(name, order.min_cuda, gpu, _LEAST_GPU_GB, disk_gb, 40, "balanced", profile))
-            offer, price = chosen_offer(found, offer, yes)
+            ours = not software.script
+            ranked = ranked_offers(
+                name, order.min_cuda, gpu, _LEAST_GPU_GB, disk_gb, 40, "balanced", profile, has_image=ours
+            )
+            offer, price = chosen_offer(_run(ranked), offer, yes, published.source_archive())
             if price is not None:
                 variables = {"LIPSYNC_PRICE_PER_HOUR": f"{price:g}", **order.environment}
                 order = replace(order, environment=variables)

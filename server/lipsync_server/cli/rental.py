@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from lipsync_server.cloud.software import Software
     from lipsync_server.engines.datasheet import Speed
 
+_WORTH_A_SENTENCE_MIN = 0.5
+"""Minutes that another way must save to be named."""
+
 
 async def ranked_offers(
     name: str,
@@ -29,13 +32,16 @@ async def ranked_offers(
     preset: str,
     profile: str,
     measured: "Sequence[Speed]" = (),
+    *,
+    has_image: bool,
 ) -> "list[FirstVideo]":
     """The offers of provider `name`, the cheapest first video first.
 
-    cuda: the version that the host's driver must support. gpu: part of a card's name, "" for all. seconds, preset,
+    cuda: the version that the host's driver must support. has_image: whether the host downloads an image with Lipsync
+    inside, and not the packages for PyTorch's image. gpu: part of a card's name, "" for all. seconds, preset,
     profile: of the video. measured: the user's own speeds.
     """
-    from lipsync_server.cloud.costs.first_video import ranked
+    from lipsync_server.cloud.costs.first_video import IMAGE_BYTES, STOCK_BYTES, ranked
     from lipsync_server.cloud.costs.speeds import row_of_profile
     from lipsync_server.cloud.rent import provider as open_provider
     from lipsync_server.engines.registry import ENGINES
@@ -52,15 +58,37 @@ async def ranked_offers(
         weights_bytes=manifest.size_bytes(profile) if profile else 0,
         seconds=seconds,
         row=row,
+        software_bytes=IMAGE_BYTES if has_image else STOCK_BYTES,
         least_host_memory_gb=host_memory.least_gb if host_memory is not None else 0.0,
         measured=measured,
     )
 
 
-def chosen_offer(found: "Sequence[FirstVideo]", offer: str, yes: bool) -> tuple[str, float | None]:
-    """The offer to rent and its price: the named offer, else the best one after the user has confirmed it."""
+def stock_is_faster(one: "FirstVideo", source: str) -> str:
+    """The sentence on the other way: PyTorch's image with Lipsync installed into it; "" where that is no faster.
+
+    source: the address of the published source archive, "" for none.
+    """
+    if one.minutes - one.stock_minutes < _WORTH_A_SENTENCE_MIN:
+        return ""
+    way = f"--source {source}" if source else "--from-source"
+    return (
+        f"Where the host already has PyTorch's image, `cloud up {way}` has the first video in about "
+        f"{one.stock_minutes:.1f} minutes for ${one.stock_cost:.2f}, in place of {one.minutes:.1f} for ${one.cost:.2f} "
+        "(computed)."
+    )
+
+
+def chosen_offer(found: "Sequence[FirstVideo]", offer: str, yes: bool, source: str) -> tuple[str, float | None]:
+    """The offer to rent and its price: the named offer, else the best one after the user has confirmed it.
+
+    source: the address of the published source archive, "" for none.
+    """
     if offer:
-        return offer, next((one.offer.price_per_hour for one in found if one.offer.offer_id == offer), None)
+        named = next((one for one in found if one.offer.offer_id == offer), None)
+        if named is not None and (sentence := stock_is_faster(named, source)):
+            typer.echo(sentence)
+        return offer, named.offer.price_per_hour if named is not None else None
     if not found:
         raise InvalidInput(
             "Nothing of this kind is for rent there now. Another --gpu, or another provider?", field="gpu"
@@ -70,6 +98,8 @@ def chosen_offer(found: "Sequence[FirstVideo]", offer: str, yes: bool) -> tuple[
         f"offer    {best.offer.offer_id}: {best.offer.gpu}, ${best.offer.price_per_hour:.3f} an hour; a first video of "
         f"40 s in about {best.minutes:.0f} minutes for ${best.cost:.2f} (computed)"
     )
+    if sentence := stock_is_faster(best, source):
+        typer.echo(sentence)
     if not yes:
         typer.confirm("Rent it?", abort=True)
     return best.offer.offer_id, best.offer.price_per_hour
@@ -90,11 +120,19 @@ def provider_named(name: str) -> str:
     raise InvalidInput(f"No provider's key is set. Set one of {keys}.", field="provider")
 
 
+def has_image(image: str) -> bool:
+    """Whether a machine starts an image with Lipsync inside: the named or the published one. Else it starts
+    PyTorch's."""
+    from lipsync_server.cloud import published
+
+    return bool(image or published.image())
+
+
 def cuda_for(image: str) -> str:
     """The CUDA version that offers must have: our image's if an image is named or published, else the stock image's."""
     from lipsync_server.cloud import published
 
-    return published.IMAGE_CUDA if image or published.image() else published.STOCK_CUDA
+    return published.IMAGE_CUDA if has_image(image) else published.STOCK_CUDA
 
 
 def software_named(image: str, source: str, from_source: bool, folder: Path) -> "Software":

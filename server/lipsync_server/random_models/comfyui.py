@@ -18,7 +18,8 @@ from lipsync_server.models.encoders import text, wav2vec
 from lipsync_server.models.encoders.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, Piece, sentencepiece_model
 from lipsync_server.random_models.infinitetalk import TINY, Sizes, text_tensors
 from lipsync_server.random_models.infinitetalk_transformer import random_parameters
-from lipsync_server.random_models.networks import randomise, vae_tensors
+from lipsync_server.random_models.networks import vae_tensors
+from lipsync_server.random_models.numbers import randomise
 from lipsync_server.random_models.other_layouts import save_gguf, save_scaled_fp8, save_single
 
 FileSet = Literal["scaled fp8", "GGUF", "16 bits"]

@@ -24,7 +24,8 @@ from lipsync_server.engines.flashhead.model.config import LITE, HeadConfig
 from lipsync_server.engines.flashhead.options import Variant
 from lipsync_server.models import ltx_vae
 from lipsync_server.models.tensor_files.writer import write_tensors
-from lipsync_server.random_models.networks import random_tensors, tensors_of, vae_tensors, write_json, write_wav2vec
+from lipsync_server.random_models.networks import tensors_of, vae_tensors, write_json, write_wav2vec
+from lipsync_server.random_models.numbers import random_tensors
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 # Fields of the published config.json. The sizes of the sound's layers are only in the shapes of the tensors.

@@ -26,7 +26,8 @@ from lipsync_server.random_models.infinitetalk_transformer import (
     random_parameters,
     save_shards,
 )
-from lipsync_server.random_models.networks import randomise, vae_tensors, write_json, write_wav2vec
+from lipsync_server.random_models.networks import vae_tensors, write_json, write_wav2vec
+from lipsync_server.random_models.numbers import randomise
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from lipsync_server.engines.infinitetalk.model.config import TransformerConfig
 from lipsync_server.engines.infinitetalk.model.offload import Offload
 from lipsync_server.engines.infinitetalk.model.transformer import InfiniteTalkTransformer
 from lipsync_server.quantization import Quantization
-from lipsync_server.random_models.networks import random_tensors
+from lipsync_server.random_models.numbers import random_tensors
 
 # Layer norms whose names do not contain "norm".
 _NORMS_OF_THE_PICTURE = ("img_emb.proj.0.weight", "img_emb.proj.4.weight")

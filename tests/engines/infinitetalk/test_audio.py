@@ -10,7 +10,7 @@ from lipsync_server.models.encoders import speech as audio
 from lipsync_server.models.encoders.loudness import gain_to_target, integrated_loudness
 from lipsync_server.models.encoders.speech import SpeechEmbedding, Track, silence
 from lipsync_server.models.encoders.wav2vec import Wav2Vec, build
-from lipsync_server.random_models.networks import randomise
+from lipsync_server.random_models.numbers import randomise
 from pyloudnorm import Meter
 from transformers import Wav2Vec2Config
 

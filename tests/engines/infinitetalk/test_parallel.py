@@ -19,33 +19,17 @@ from lipsync_server.engines.infinitetalk.several_gpus import EXIT_HELPER_LOST, P
 from lipsync_server.errors import Cancelled, EngineUnavailable
 from lipsync_server.random_models.infinitetalk_transformer import random_transformer
 from lipsync_server.settings import Settings
+from shared_tokens import CASES, COMPILED, compute_share
 from torch._C._distributed_c10d import HashStore
 from torch.multiprocessing.spawn import spawn
 from transformer_golden import TINY, inputs_for, run
 
-# Latent sizes: 6 tokens a frame are shared out evenly by two, 15 are not.
-CASES = [(n_people, size) for n_people in (1, 2) for size in ((4, 6), (6, 10))]
-# More sizes than torch.compile makes versions of a block; every second one is uneven.
-COMPILED = [(1, (2, 2 * columns)) for columns in range(3, 13)] + [(2, size) for size in ((4, 6), (6, 10), (6, 14))]
 N_HEADS = TINY.num_heads
-
-
-def _process(rank: int, n_processes: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=n_processes)
-    model = random_transformer(TINY, dtype=torch.float32)
-    model.share_tokens(SequenceParallel(TINY.num_heads))
-    # Each case runs twice: the second run uses the stored keys and values of the context and the stored rotary tables.
-    results = [[run(model, inputs_for(TINY, n_people, size=size)) for _ in range(2)] for n_people, size in CASES]
-    model.compile_blocks(backend="eager")
-    results += [[run(model, inputs_for(TINY, n_people, size=size))] for n_people, size in COMPILED]
-    torch.save(results, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
 
 
 def test_several_processes_compute_what_one_does_compiled_or_not(tmp_path: Path) -> None:
     n_processes = 2
-    spawn(_process, (n_processes, str(tmp_path)), nprocs=n_processes)
+    spawn(compute_share, (n_processes, str(tmp_path)), nprocs=n_processes)
     alone = random_transformer(TINY, dtype=torch.float32)
     expected = [run(alone, inputs_for(TINY, n_people, size=size)) for n_people, size in CASES + COMPILED]
     for rank in range(n_processes):

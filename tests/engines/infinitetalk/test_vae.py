@@ -11,7 +11,7 @@ from infinitetalk_golden import CPU, FILES, error, golden, golden_path, meets
 from lipsync_server.models.wan_vae import ops
 from lipsync_server.models.wan_vae.layers import PairedConv
 from lipsync_server.models.wan_vae.vae import Options, WanVae, build, official_name
-from lipsync_server.random_models.networks import randomise
+from lipsync_server.random_models.numbers import randomise
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -8,9 +8,7 @@ know the computation of a kernel, nor its GPUs.
 import ctypes
 import functools
 import importlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,6 @@ from lipsync_server.errors import EngineUnavailable
 _FOLDER = Path(__file__).parent
 # Sources that include the Hopper header also need the instructions that only "sm_90a" names.
 _HEADER = "hopper.cuh"
-_built_for: ContextVar[str] = ContextVar("built_for", default="")
 
 
 def why_not(device: torch.device, name: str, **constants: int) -> str | None:
@@ -42,20 +39,7 @@ def compiled(device: torch.device, name: str, **constants: int) -> Any:
     The compiler takes a second, once per process. Raises EngineUnavailable with the compiler's message.
     """
     index = device.index if device.index is not None else torch.cuda.current_device()
-    return _loaded(index, _built_for.get() or _native(index), name, tuple(constants.items()))
-
-
-@contextmanager
-def built_for(architecture: str) -> Iterator[None]:
-    """Inside this context, kernels are compiled for `architecture`, such as "compute_80", instead of for the GPU.
-
-    The driver translates PTX for an older GPU to this GPU's machine code.
-    """
-    token = _built_for.set(architecture)
-    try:
-        yield
-    finally:
-        _built_for.reset(token)
+    return _loaded(index, native_architecture(index), name, tuple(constants.items()))
 
 
 def compile_for(architecture: str, name: str, constants: dict[str, int]) -> tuple[bytes, str]:
@@ -104,7 +88,7 @@ def _loaded(device_index: int, architecture: str, name: str, constants: tuple[tu
     return load(code, name, torch.device("cuda", device_index))
 
 
-def _native(device_index: int) -> str:
+def native_architecture(device_index: int) -> str:
     """The architecture of a GPU, as the compiler names it."""
     major, minor = torch.cuda.get_device_capability(device_index)
     return f"sm_{major}{minor}{'a' if major == 9 else ''}"

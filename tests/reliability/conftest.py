@@ -46,15 +46,12 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[RayNodes]:
-    """A Ray cluster of a head and two machines, one for a module; each test uses the machines that are left."""
+    """A Ray cluster of one head for a module, without another machine."""
     # Not pytest's own folder: the names of Ray's sockets may have 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     cluster = RayNodes(folder)
     try:
         cluster.start_head()
-        for name in ("a", "b"):
-            cluster.start(name)
-            cluster.wait(name)
         yield cluster
     finally:
         cluster.stop()

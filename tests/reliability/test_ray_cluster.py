@@ -27,7 +27,7 @@ from site_kit import wav
 
 pytest.importorskip("ray")
 
-N_JOBS = 40
+N_JOBS = 16
 
 
 SECONDS = 0.6
@@ -35,6 +35,13 @@ SECONDS = 0.6
 
 # Two or three on a quiet machine; a busy one of two cores starts processes slowly.
 JOINED_WITHIN_S = 60
+
+
+@pytest.fixture(scope="module")
+def nodes(nodes: RayNodes) -> RayNodes:
+    """The cluster with two machines. Each test uses the machines that are left."""
+    nodes.only("a", "b")
+    return nodes
 
 
 async def freeze(site: Client, nodes: RayNodes, name: str) -> None:

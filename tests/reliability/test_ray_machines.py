@@ -47,12 +47,7 @@ for call in (ray.remote(Lacking).options(num_cpus=0).remote().work, failing.work
 async def test_a_machine_whose_workers_die_fails_no_job_of_a_healthy_cluster(
     make_server: MakeServer, session: aiohttp.ClientSession, client: Callable[[ServerProcess], Client], nodes: RayNodes
 ) -> None:
-    names = set(nodes.processes) - {"head"}
-    for name in names:
-        nodes.kill(name)
-    for name in ("sick", "well"):
-        nodes.start(name)
-        await asyncio.to_thread(nodes.wait, name)
+    await asyncio.to_thread(nodes.only, "sick", "well")
     server = cluster_server(make_server, nodes, "bars")
     server.start()
     await server.answers(session)
@@ -76,29 +71,6 @@ async def test_a_machine_whose_workers_die_fails_no_job_of_a_healthy_cluster(
     assert server.stop() == 0
 
 
-async def test_a_machine_that_ray_declared_dead_returns_by_itself(
-    make_server: MakeServer, session: aiohttp.ClientSession, client: Callable[[ServerProcess], Client], nodes: RayNodes
-) -> None:
-    for name in set(nodes.processes) - {"head"}:
-        nodes.kill(name)
-    nodes.start("looping", loop=True)
-    await asyncio.to_thread(nodes.wait, "looping")
-    server = cluster_server(make_server, nodes, "bars")
-    server.start()
-    await server.answers(session)
-    site = client(server)
-    await site.until(lambda workers: workers == {"looping": "ready"})
-    raylet = nodes.raylet("looping")
-    raylet.suspend()
-    await site.until(lambda workers: workers == {})
-    assert "looping left it" in await site.readiness()
-    raylet.resume()
-    await site.until(lambda workers: workers == {"looping": "ready"}, START_S)
-    [job] = await site.ended([await site.send("after", audio=wav(0.6))])
-    assert job["state"] == "succeeded", job["error"]
-    assert server.stop() == 0
-
-
 async def test_a_machine_of_another_version_gets_no_work_and_shows_the_reason(
     make_server: MakeServer,
     session: aiohttp.ClientSession,
@@ -107,20 +79,17 @@ async def test_a_machine_of_another_version_gets_no_work_and_shows_the_reason(
     tmp_path: Path,
 ) -> None:
     """Its Python imports a copy of the package with version 0.0.1."""
-    for name in set(nodes.processes) - {"head"}:
-        nodes.kill(name)
+    await asyncio.to_thread(nodes.only, "well")
     copy = tmp_path / "older" / "lipsync_server"
     await asyncio.to_thread(shutil.copytree, Path(lipsync_server.__file__).parent, copy)
     (copy / "version.py").write_text('__version__ = "0.0.1"\n')
     nodes.start("older", environment={"PYTHONPATH": str(copy.parent)})
     await asyncio.to_thread(nodes.wait, "older")
-    nodes.start("same")
-    await asyncio.to_thread(nodes.wait, "same")
     server = cluster_server(make_server, nodes, "preview")
     server.start()
     await server.answers(session)
     site = client(server)
-    await site.until(lambda workers: workers.get("same") == "ready")
+    await site.until(lambda workers: workers.get("well") == "ready")
     face = (SAMPLES_DIR / "portrait.jpg").read_bytes()
     job_ids = [await site.send(f"v-{n}", image=face, audio=wav(SECONDS), engine="preview") for n in range(4)]
     jobs = await site.ended(job_ids)
@@ -169,8 +138,7 @@ async def test_a_machine_without_the_engine_gets_none_of_its_jobs_and_does_the_o
     tmp_path: Path,
 ) -> None:
     """One machine has a package with an engine of its own, and so has the server; the other machine has not."""
-    for name in set(nodes.processes) - {"head"}:
-        nodes.kill(name)
+    await asyncio.to_thread(nodes.only, "well")
     package = tmp_path / "extra" / "lipsync_mirror"
     package.mkdir(parents=True)
     for name, text in {"__init__.py": "", **ENGINE_OF_ONE_MACHINE}.items():
@@ -180,15 +148,14 @@ async def test_a_machine_without_the_engine_gets_none_of_its_jobs_and_does_the_o
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lipsync-mirror\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[lipsync.engines]\nmirror = lipsync_mirror\n")
     path = {"PYTHONPATH": os.pathsep.join([str(package.parent), *filter(None, [os.environ.get("PYTHONPATH")])])}
-    for name, environment in (("with", path), ("without", {})):
-        nodes.start(name, environment=environment)
-        await asyncio.to_thread(nodes.wait, name)
+    nodes.start("with", environment=path)
+    await asyncio.to_thread(nodes.wait, "with")
     server = cluster_server(make_server, nodes, "preview")
     server.environment |= path
     server.start()
     await server.answers(session)
     site = client(server)
-    await site.until(lambda workers: workers.get("with") == "ready" and workers.get("without") == "ready")
+    await site.until(lambda workers: workers.get("with") == "ready" and workers.get("well") == "ready")
     face = (SAMPLES_DIR / "portrait.jpg").read_bytes()
     wishes = ["mirror", "preview"] * 4
     job_ids = [await site.send(f"w-{n}", image=face, audio=wav(SECONDS), engine=e) for n, e in enumerate(wishes)]
@@ -196,7 +163,7 @@ async def test_a_machine_without_the_engine_gets_none_of_its_jobs_and_does_the_o
     assert [job["state"] for job in jobs] == ["succeeded"] * 8, [job["error"] for job in jobs]
     mirrored = {job["id"] for job in jobs if job["engine"] == "mirror"}
     assert len(mirrored) == 4
-    assert not mirrored & site.seen.get("without", set())
+    assert not mirrored & site.seen.get("well", set())
 
     # A job whose only machine is gone waits for that machine. Other jobs go on.
     nodes.kill("with")
@@ -213,22 +180,39 @@ async def test_a_machine_without_the_engine_gets_none_of_its_jobs_and_does_the_o
     assert server.stop() == 0
 
 
-async def test_work_continues_by_itself_after_the_head_was_lost_and_returned(
+async def test_a_machine_that_ray_declared_dead_returns_by_itself(
     make_server: MakeServer, session: aiohttp.ClientSession, client: Callable[[ServerProcess], Client], nodes: RayNodes
 ) -> None:
-    """The head and the server are started again together, as compose.yaml does; the other machine returns by itself."""
-    for name in set(nodes.processes) - {"head"}:
-        nodes.kill(name)
-    nodes.start("back", loop=True)
-    await asyncio.to_thread(nodes.wait, "back")
+    await asyncio.to_thread(nodes.only, "looping", loop=True)
     server = cluster_server(make_server, nodes, "bars")
     server.start()
     await server.answers(session)
     site = client(server)
-    await site.until(lambda workers: workers == {"back": "ready"})
+    await site.until(lambda workers: workers == {"looping": "ready"})
+    raylet = nodes.raylet("looping")
+    raylet.suspend()
+    await site.until(lambda workers: workers == {})
+    assert "looping left it" in await site.readiness()
+    raylet.resume()
+    await site.until(lambda workers: workers == {"looping": "ready"}, START_S)
+    [job] = await site.ended([await site.send("after", audio=wav(0.6))])
+    assert job["state"] == "succeeded", job["error"]
+    assert server.stop() == 0
+
+
+async def test_work_continues_by_itself_after_the_head_was_lost_and_returned(
+    make_server: MakeServer, session: aiohttp.ClientSession, client: Callable[[ServerProcess], Client], nodes: RayNodes
+) -> None:
+    """The head and the server are started again together, as compose.yaml does; the other machine returns by itself."""
+    await asyncio.to_thread(nodes.only, "looping", loop=True)
+    server = cluster_server(make_server, nodes, "bars")
+    server.start()
+    await server.answers(session)
+    site = client(server)
+    await site.until(lambda workers: workers == {"looping": "ready"})
     options = json.dumps({"seconds_per_frame": 0.1, "save_every": 10})
     job_ids = [await site.send(f"head-{n}", audio=wav(3.0), options=options) for n in range(2)]
-    await site.until(lambda workers: workers.get("back") == "busy")
+    await site.until(lambda workers: workers.get("looping") == "busy")
     nodes.kill("head")
     assert server.process is not None
     assert await server.ended_by_itself(START_S) != 0, "the server ends, so that it can be restarted"

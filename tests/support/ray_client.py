@@ -62,17 +62,17 @@ class Client:
             while True:
                 if true(await self.look()):
                     return
-                await asyncio.sleep(0.25)
+                await asyncio.sleep(0.1)
 
     async def ended(self, job_ids: list[str], timeout_s: float = 240) -> list[dict[str, Any]]:
         """The jobs once all have ended. A job that lost its worker goes from running back to queued in between."""
         async with asyncio.timeout(timeout_s):
             while True:
                 await self.look()
-                jobs = [await self.get(f"/v1/jobs/{job_id}") for job_id in job_ids]
-                if all(job["state"] in FINAL_STATES for job in jobs):
-                    return jobs
-                await asyncio.sleep(0.25)
+                jobs = {job["id"]: job for job in (await self.get("/v1/jobs?limit=200"))["jobs"]}
+                if all(jobs[job_id]["state"] in FINAL_STATES for job_id in job_ids):
+                    return [await self.get(f"/v1/jobs/{job_id}") for job_id in job_ids]
+                await asyncio.sleep(0.1)
 
 
 def cluster_server(make_server: MakeServer, nodes: RayNodes, engine: str) -> ServerProcess:

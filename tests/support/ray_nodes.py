@@ -39,7 +39,7 @@ class RayNodes:
         return f"127.0.0.1:{self.port}"
 
     def start_head(self) -> None:
-        where = [f"--port={self.port}", f"--temp-dir={self.folder}", "--include-dashboard=false"]
+        where = [f"--port={self.port}", f"--temp-dir={self.folder}", "--include-dashboard=false", "--no-monitor"]
         self._start("head", "--head", "--num-cpus=0", *where)
         self.wait("head")
 
@@ -53,6 +53,15 @@ class RayNodes:
         """
         flags = (f"--address={self.address}", f"--num-cpus={n_cpus}")
         self._start(name, *flags, loop=loop, environment=environment or {})
+
+    def only(self, *names: str, loop: bool = False) -> None:
+        """Kill every machine except the head and these. Start the ones that do not run, as start() does, and wait."""
+        for name in set(self.processes) - {"head", *names}:
+            self.kill(name)
+        for name in names:
+            if name not in self.processes:
+                self.start(name, loop=loop)
+                self.wait(name)
 
     def wait(self, name: str) -> None:
         log, end = self._log(name), time.monotonic() + START_S
@@ -96,6 +105,7 @@ class RayNodes:
             "--block",
             f"--node-name={name}",
             f"--object-store-memory={OBJECT_STORE_BYTES}",
+            "--include-log-monitor=false",  # a process that sends Ray's log files to Ray's own page
             *flags,
         ]
         if loop:

@@ -252,14 +252,21 @@ def test_keypoints_meet_the_golden_data(name: str) -> None:
     within(f"keypoints {name[1:]}", limit, network(picture(data[f"{name}.in.image_u8"])), data[f"{name}.out.kp"])
 
 
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("size", FILES.present("modules/generator_{}.safetensors", ["256", "512"]))
-def test_the_whole_generator_meets_the_golden_data(size: str) -> None:
-    """At the published width: 11 s of CPU time at 256, 50 s at 512."""
-    data = load_file(big(f"modules/generator_{size}.safetensors"))
+@pytest.fixture(scope="module")
+def fused_generator() -> Generator:
+    """At the published width. Its random weights cost four seconds of CPU time."""
     network = recipe_network(Generator, "generator")
     network.fuse()
     channels_last(network)
+    return network
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("size", FILES.present("modules/generator_{}.safetensors", ["256", "512"]))
+def test_the_whole_generator_meets_the_golden_data(size: str, fused_generator: Generator) -> None:
+    """At the published width: 11 s of CPU time at 256, 50 s at 512."""
+    data = load_file(big(f"modules/generator_{size}.safetensors"))
+    network = fused_generator
     source = network.prepare(picture(data["in.image_u8"]), data["in.kp_source"])
     feature, motion = network.features(source, data["in.kp_driving"])
     prediction = network.decoder(feature)
@@ -278,13 +285,19 @@ def test_the_whole_generator_meets_the_golden_data(size: str) -> None:
     within(f"{case}, prediction, max", 5e-3, compared, wanted)
 
 
+@pytest.fixture(scope="module")
+def whole_renderer() -> Renderer:
+    """At the published width."""
+    detector, generator = recipe_network(KeypointDetector, "kp_extractor"), recipe_network(Generator, "generator")
+    return Renderer(detector, generator, device=torch.device("cpu"))
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", FILES.cases("modules/make_animation.safetensors"))
-def test_animation_meets_the_golden_data(name: str) -> None:
+def test_animation_meets_the_golden_data(name: str, whole_renderer: Renderer) -> None:
     """One frame of each run: a frame takes 11 s of CPU time and depends on no other frame."""
     data = load_file(big("modules/make_animation.safetensors"))
-    detector, generator = recipe_network(KeypointDetector, "kp_extractor"), recipe_network(Generator, "generator")
-    renderer = Renderer(detector, generator, device=torch.device("cpu"))
+    renderer = whole_renderer
     n = int(name[1:])
     mapping = recipe_mapping(n)
     source = renderer.prepare(data["in.image_u8"], data[f"{name}.in.source_semantics"], mapping)

@@ -1,5 +1,7 @@
 """Two complete short runs against the golden data, stage by stage, at the published size."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -24,10 +26,31 @@ from lipsync_server.engines.sadtalker.renderer.renderer import Renderer, angles_
 from sadtalker_golden import FILES, arrays, big, levels_apart, note, recipe_mapping, recipe_network, within
 
 
+@dataclass(frozen=True)
+class Networks:
+    """All networks at the published width. Their random weights cost seconds of CPU time."""
+
+    renderer: Renderer
+    face: FaceReconstruction
+    exp_net: ExpNet
+    pose_vae: PoseVAE
+
+
+@pytest.fixture(scope="module")
+def networks() -> Networks:
+    detector, generator = recipe_network(KeypointDetector, "kp_extractor"), recipe_network(Generator, "generator")
+    return Networks(
+        renderer=Renderer(detector, generator, device=torch.device("cpu")),
+        face=recipe_network(FaceReconstruction, "face_3drecon"),
+        exp_net=recipe_network(ExpNet, "audio2exp"),
+        pose_vae=recipe_network(PoseVAE, "audio2pose"),
+    )
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("run", FILES.cases("pipeline.npz"))
 @torch.inference_mode()
-def test_a_short_run_meets_the_golden_data(run: str) -> None:
+def test_a_short_run_meets_the_golden_data(run: str, networks: Networks) -> None:
     """Every value of a run but its other frames: one frame is rendered, because each takes 11 s of CPU time.
 
     A frame is a function of the picture and of its own window of coefficients (test_networks.py holds that frames of a
@@ -35,10 +58,8 @@ def test_a_short_run_meets_the_golden_data(run: str) -> None:
     be one of its window, or one of the networks that all frames share.
     """
     data = arrays(big("pipeline.npz"))
-    detector, generator = recipe_network(KeypointDetector, "kp_extractor"), recipe_network(Generator, "generator")
-    renderer = Renderer(detector, generator, device=torch.device("cpu"))
-    face, exp_net = recipe_network(FaceReconstruction, "face_3drecon"), recipe_network(ExpNet, "audio2exp")
-    pose_vae = recipe_network(PoseVAE, "audio2pose")
+    renderer, face = networks.renderer, networks.face
+    exp_net, pose_vae = networks.exp_net, networks.pose_vae
     n_frames, style, still, scale, n_batch, full = data[f"{run}.options"]
     n_frames, n_batch = int(n_frames), int(n_batch)
     square = data[f"{run}.mid.crop_image_u8"]

@@ -14,6 +14,7 @@ pytest.importorskip("triton")
 # half of the last two: it rounds to the nearest float, and the interpreter truncates.
 LIMITS = {
     "bits": 0.0,
+    "mean": 1e-4,
     "residual": 0.006,
     "bf16": 0.006,
     "fp8": 0.06,
@@ -35,5 +36,5 @@ def test_every_kernel_computes_what_plain_torch_does() -> None:
     )
     assert finished.returncode == 0, finished.stderr[-2000:]
     errors = json.loads(finished.stdout)
-    assert len(errors) == 24
+    assert len(errors) == 29
     assert {name: error for name, error in errors.items() if not error <= limit_of(name)} == {}

@@ -12,7 +12,7 @@ from typing import Any
 os.environ["TRITON_INTERPRET"] = "1"
 
 import torch
-from lipsync_server.models.kernels import fused, int8_product, int8_rounding
+from lipsync_server.models.kernels import fused, int8_product, int8_rounding, tile_rounding
 from lipsync_server.models.kernels.attention_8bit import TILE
 from lipsync_server.models.kernels.attention_int8 import KEY_ORDER
 from lipsync_server.models.kernels.int8_product import _product
@@ -65,6 +65,10 @@ def passes() -> dict[str, float]:
         name = kind or "bf16"
         found[f"norm {name}, residual"] = error(summed, moved)
         found[f"norm {name}"] = error(values_of(rows), layer_norm(moved.float(), multiply, add))
+        weight = (multiply / 5).bfloat16()
+        _, rows = fused.norm(x, None, None, weight, add, 1e-6, kind, plus_one=True)
+        raised = layer_norm(x.float(), 1 + weight.float(), add)
+        found[f"norm {name}, one more"] = error(values_of(rows), raised)
         found[f"sum {name}"] = error(values_of(fused.sum_of(x, y, kind)), x.float() + y.float())
     wanted = torch.nn.functional.gelu(x.float(), approximate="tanh")
     for eight_bit in ("int8", "fp8"):
@@ -95,13 +99,16 @@ def attention_inputs() -> dict[str, float]:
     scales = values.scale.transpose(1, 2).repeat_interleave(TILE, dim=2)
     value_values = (by_token.float() * scales)[..., :N].permute(2, 0, 1)
     centred = x.float().view(N, HEADS, DIM) - centre
-    by_tile = fused.keys_int8(x, weight, 1e-6, HEADS, table, centre)
+    plain_mean = x[::3].float().mean(0).view(HEADS, DIM)
+    by_tile = tile_rounding.keys_int8(x, weight, 1e-6, HEADS, table, centre)
     tile_scales = by_tile.scale.t().repeat_interleave(TILE, dim=0)[:N, :, None]
-    rounded = fused.values_fp8(x.view(N, HEADS, DIM), centre)
+    rounded = tile_rounding.values_fp8(x.view(N, HEADS, DIM), centre)
     fp8_values = torch.empty_like(by_token, dtype=torch.float32)
     fp8_values[..., order] = rounded.data.float() * rounded.scale[..., None]
     return {
         "keys int8, scaled by tile": error(by_tile.data.float() * tile_scales, turned - centre),
+        "mean of keys": error(tile_rounding.mean_of_heads(x, weight, 1e-6, HEADS, table), turned.mean(0)),
+        "mean of values": error(tile_rounding.mean_of_heads(x[::3], None, 0.0, HEADS, None), plain_mean),
         "values fp8": error(fp8_values[..., :N].permute(2, 0, 1), centred),
         "heads bf16": error(fused.heads_bf16(x, weight, 1e-6, HEADS, table), turned),
         "queries int8": error(queries.data.float() * queries.scale.t()[..., None], turned),

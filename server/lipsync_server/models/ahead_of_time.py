@@ -25,7 +25,7 @@ import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 
-from lipsync_server.models.kernels import fused, int8_product, int8_rounding
+from lipsync_server.models.kernels import attention_rounded, fused, int8_product, int8_rounding, tile_rounding
 from lipsync_server.models.kernels.rope import RotaryTable
 from lipsync_server.models.wan_vae.vae import WanVae, build
 from lipsync_server.quantization import EightBit
@@ -138,13 +138,16 @@ def _bf16(*shape: int) -> Tensor:
 def _passes(width: int, hidden: int, heads: int, kind: EightBit | None) -> None:
     """Compile the fused passes between the products of a block (layers/fast.py)."""
     x, vector = _bf16(_TOKENS, width), torch.empty(width, dtype=torch.float32)
+    weight = _bf16(width)
     for y, gate in ((None, None), (x, vector), (x, None)):
-        fused.norm(x, y, gate, vector, vector, 1e-6, kind)
+        fused.norm(x, y, gate, vector, vector, 1e-6, kind, plus_one=True)
+    for gate in (vector, None):
+        fused.norm(x, x, gate, weight, weight, 1e-6, kind)
     fused.sum_of(x, None, kind)
     fused.sum_of(x, x, kind)
     if kind is not None:
         fused.gelu(_bf16(_TOKENS, hidden), kind)
-    weight, q = _bf16(width), _bf16(_TOKENS, 3 * width)[:, :width]
+    q = _bf16(_TOKENS, 3 * width)[:, :width]
     fused.heads_bf16(q, weight, 1e-6, heads, _rope())
     fused.heads_bf16(x, weight, 1e-6, heads, None)
 
@@ -166,11 +169,13 @@ def _roundings(heads: int, *, hopper: bool) -> None:
     weight, centre = _bf16(width), torch.empty(heads, _HEAD_DIM, dtype=torch.float32)
     values = q.unflatten(-1, (heads, -1))
     fused.queries_int8(q, weight, 1e-6, heads, _rope())
+    attention_rounded.centre_of(q, heads, weight, 1e-6, _rope())
+    attention_rounded.centre_of(q, heads)
     int8_rounding.keys_int8(q, weight, 1e-6, heads, _rope(), centre)
     int8_rounding.values_int8(values, centre)
     if hopper:
-        fused.keys_int8(q, weight, 1e-6, heads, _rope(), centre)
-        fused.values_fp8(values, centre)
+        tile_rounding.keys_int8(q, weight, 1e-6, heads, _rope(), centre)
+        tile_rounding.values_fp8(values, centre)
 
 
 def _rope() -> RotaryTable:

@@ -188,7 +188,7 @@ def test_fused_passes_in_bf16_match_their_plain_counterparts() -> None:
 @needs_fp8
 @pytest.mark.parametrize("kind", ["fp8", "int8"])
 def test_fused_passes_match_their_plain_counterparts(kind: EightBit) -> None:
-    from lipsync_server.models.kernels import fused
+    from lipsync_server.models.kernels import fused, tile_rounding
 
     g = torch.Generator(DEVICE).manual_seed(6)
     x, y = (torch.randn(40, 384, device=DEVICE, generator=g).bfloat16() for _ in range(2))
@@ -211,12 +211,19 @@ def test_fused_passes_match_their_plain_counterparts(kind: EightBit) -> None:
     turned = rotate((x.float() * scale * weight.float()).unflatten(-1, (3, -1)), table)
     assert relative_error(fused.heads_bf16(x, weight, 1e-6, 3, table), turned) < 0.005
     centre = turned.mean(0)
-    keys = fused.keys_int8(x, weight, 1e-6, 3, table, centre)
+    assert relative_error(tile_rounding.mean_of_heads(x, weight, 1e-6, 3, table), centre) < 1e-4
+    raised, rows = fused.norm(x, None, None, weight, weight, 1e-6, kind, plus_one=True)
+    assert raised is x
+    wanted = torch.nn.functional.layer_norm(x.float(), (384,), eps=1e-6) * (1 + weight.float()) + weight.float()
+    best = relative_error(dequantize_rows(*quantize_rows(wanted, kind), torch.float32), wanted)
+    assert rows.scale is not None
+    assert relative_error(rows.data.float() * rows.scale, wanted) < 1.05 * best
+    keys = tile_rounding.keys_int8(x, weight, 1e-6, 3, table, centre)
     assert relative_error(keys.data.float() * keys.scale.t()[..., None] + centre, turned) < 0.025
     queries = fused.queries_int8(x, weight, 1e-6, 3, table)
     assert relative_error(queries.data.float() * queries.scale.t()[..., None], turned) < 0.012
     values = x.unflatten(-1, (3, -1))
-    rounded_values = fused.values_fp8(values, values.float().mean(0))
+    rounded_values = tile_rounding.values_fp8(values, values.float().mean(0))
     # The largest stored values of a channel are that channel's largest values, in whatever order they lie.
     stored = rounded_values.data.float() * rounded_values.scale[..., None] + rounded_values.centre[..., None]
     largest, wanted = (part.sort(-1).values[..., -15:] for part in (stored, values.float().permute(1, 2, 0)))

@@ -60,7 +60,7 @@ PROFILE = (
     (r"nvjet|cublas.*gemm|scaled_mm|xmma_gemm", "matrix products"),
     (r"cudnn.*sdpa|flash", "attention of cuDNN or torch"),
     (r"^_norm", "residual + norm + modulation + rounding"),
-    (r"^_heads|_row_power|_tile_int8", "q and k: norm, rotation, rounding"),
+    (r"^_heads|_row_power|_tile_int8|^_mean$", "q and k: norm, rotation, rounding"),
     (r"_tile_spread|_tile_values", "values: rounding"),
     (r"^_sum", "rounding of attention outputs"),
     (r"^_gelu", "GELU + rounding"),

@@ -113,10 +113,7 @@ def eight_bit(q: Tensor, k: Tensor, v: Tensor, form: str, density: float) -> Ten
     """attention_rounded.py for one sequence (B = 1) and heads of 128."""
     from lipsync_server.models.kernels import attention_rounded  # needs Triton
 
-    centre = attention_rounded.centre_of(k[0])
-    return attention_rounded.attend(q[0].flatten(1), k[0].flatten(1), v[0], centre=centre, form=form, density=density)[
-        None
-    ]
+    return attention_rounded.attend(q[0].flatten(1), k[0].flatten(1), v[0], form=form, density=density)[None]
 
 
 def bf16(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

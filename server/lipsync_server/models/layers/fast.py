@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from lipsync_server.models.kernels.attention import EIGHT_BIT, Attention
 from lipsync_server.models.kernels.product_8bit import multiply_rows
-from lipsync_server.models.kernels.rope import RotaryTable, rotate
+from lipsync_server.models.kernels.rope import RotaryTable
 from lipsync_server.models.layers.linear_8bit import QuantizedLinear
+from lipsync_server.models.layers.norms import LayerNorm
 from lipsync_server.models.layers.self_attention import SelfAttentionLayers
 from lipsync_server.quantization import EightBit
 
@@ -67,11 +68,8 @@ def self_attention(part: SelfAttentionLayers, rows: "fused.Rows", rope: RotaryTa
     eps, heads = part.norm_q.eps, part.heads
     v = v.unflatten(-1, (heads, -1))
     if attention.ours is not None and attention.ours in EIGHT_BIT:
-        sample = slice(None, None, attention_rounded.CENTRE_STRIDE)
-        some = part.norm_k(k[sample]).unflatten(-1, (heads, -1))
-        centre = rotate(some, RotaryTable(rope.cos[sample], rope.sin[sample])).mean(dim=0)
         out = attention_rounded.attend(
-            q, k, v, centre=centre, form=attention.ours, density=attention.density,
+            q, k, v, form=attention.ours, density=attention.density,
             norm=attention_rounded.RowNorm(part.norm_q.weight, part.norm_k.weight, eps), rope=rope,
         )  # fmt: skip
     else:
@@ -98,7 +96,8 @@ def multiply_gelu(layer: nn.Module, rows: "fused.Rows") -> "fused.Rows":
     return fused.Rows(torch._addmm_activation(layer.bias, rows.data, layer.weight.t(), use_gelu=True))
 
 
-def f32(parameter: Tensor | None) -> Tensor:
-    """A norm's weight or bias (D,) in float32."""
-    assert parameter is not None
-    return parameter.float()
+def affine(norm: LayerNorm) -> tuple[Tensor, Tensor]:
+    """The weight and the bias (D,) of a layer norm that has both."""
+    assert norm.weight is not None
+    assert norm.bias is not None
+    return norm.weight, norm.bias

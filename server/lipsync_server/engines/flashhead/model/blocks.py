@@ -16,7 +16,7 @@ from lipsync_server.models.kernels.attention import Attention
 from lipsync_server.models.kernels.rope import RotaryTable
 from lipsync_server.models.layers import fast
 from lipsync_server.models.layers.cross_attention import CrossAttentionLayers, KeysValues, feed_forward
-from lipsync_server.models.layers.fast import Pending, f32, multiply, multiply_gelu
+from lipsync_server.models.layers.fast import Pending, multiply, multiply_gelu
 from lipsync_server.models.layers.linear_8bit import QuantizedLinear
 from lipsync_server.models.layers.norms import LayerNorm
 from lipsync_server.models.layers.self_attention import SelfAttentionLayers
@@ -88,14 +88,14 @@ def fast_forward(
     """
     eps, part, first = block.norm1.eps, block.cross_attn, block.ffn[0]
     kind = first.kind if isinstance(first, QuantizedLinear) else None
-    shift1, scale1, gate1, shift2, scale2, gate2 = (block.modulation.float() + e0)[0]
-    x, rows = fused.norm(pending.x, pending.y, pending.gate, 1 + scale1, shift1, eps, kind)
+    shift1, scale1, gate1, shift2, scale2, gate2 = (block.modulation + e0)[0]
+    x, rows = fused.norm(pending.x, pending.y, pending.gate, scale1, shift1, eps, kind, plus_one=True)
     y = fast.self_attention(block.self_attn, rows, rope, attention)
 
-    x, rows = fused.norm(x, y, gate1, f32(block.norm3.weight), f32(block.norm3.bias), eps, kind)
+    x, rows = fused.norm(x, y, gate1, *fast.affine(block.norm3), eps, kind)
     q = fused.heads_bf16(multiply(part.q, rows), part.norm_q.weight, part.norm_q.eps, part.heads, None)
     out = attention.kernel(q.unflatten(0, (sound.k.shape[0], -1)), *sound)
     y = multiply(part.o, fused.sum_of(out.flatten(0, 1).flatten(1), None, kind))
 
-    x, rows = fused.norm(x, y, None, 1 + scale2, shift2, eps, kind)
+    x, rows = fused.norm(x, y, None, scale2, shift2, eps, kind, plus_one=True)
     return Pending(x, multiply(block.ffn[2], multiply_gelu(block.ffn[0], rows)), gate2)

@@ -15,7 +15,7 @@ from lipsync_server.engines.infinitetalk.model.blocks import Block, BlockContext
 from lipsync_server.models.kernels.attention import Attention, Kernel
 from lipsync_server.models.kernels.rope import RotaryTable
 from lipsync_server.models.layers import fast
-from lipsync_server.models.layers.fast import Pending, f32, multiply, multiply_gelu
+from lipsync_server.models.layers.fast import Pending, multiply, multiply_gelu
 from lipsync_server.models.layers.linear_8bit import QuantizedLinear
 
 if importlib.util.find_spec("triton") is not None:
@@ -41,17 +41,17 @@ def forward(
     """
     eps, first = block.norm1.eps, block.ffn[0]
     kind = first.kind if isinstance(first, QuantizedLinear) else None
-    shift1, scale1, gate1, shift2, scale2, gate2 = (block.modulation.float() + e0)[0]
-    x, rows = fused.norm(pending.x, pending.y, pending.gate, 1 + scale1, shift1, eps, kind)
+    shift1, scale1, gate1, shift2, scale2, gate2 = (block.modulation + e0)[0]
+    x, rows = fused.norm(pending.x, pending.y, pending.gate, scale1, shift1, eps, kind, plus_one=True)
     y = fast.self_attention(block.self_attn, rows, rope, attention)
 
-    x, rows = fused.norm(x, y, gate1, f32(block.norm3.weight), f32(block.norm3.bias), eps, kind)
+    x, rows = fused.norm(x, y, gate1, *fast.affine(block.norm3), eps, kind)
     y = _cross_attention(block, rows, context, attention.kernel)
 
-    x, rows = fused.norm(x, y, None, f32(block.norm_x.weight), f32(block.norm_x.bias), eps, kind)
+    x, rows = fused.norm(x, y, None, *fast.affine(block.norm_x), eps, kind)
     y = _audio_attention(block, rows, context, attention.kernel)
 
-    x, rows = fused.norm(x, y, None, 1 + scale2, shift2, eps, kind)
+    x, rows = fused.norm(x, y, None, scale2, shift2, eps, kind, plus_one=True)
     y = multiply(block.ffn[2], multiply_gelu(block.ffn[0], rows))
     return Pending(x, y, gate2)
 

@@ -23,6 +23,8 @@ class LipsyncError(Exception):
     code: ClassVar[str] = "internal"
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Something went wrong on the server"
+    before_decoding: bool = False
+    """Whether a file was refused before any decoder read it, so that its process is as good as before."""
 
     def __init__(self, detail: str, *, field: str | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(detail)

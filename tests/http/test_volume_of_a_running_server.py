@@ -188,6 +188,13 @@ async def test_records_outlive_the_removal_of_their_files(
     site = await start()
     data = site.data_dir
     before = (await site.ended((await site.submit())["id"]))["id"]
+    statuses: set[int] = set()
+
+    async def poll() -> None:
+        while True:
+            statuses.add((await ask(site, "GET", "/v1/jobs"))[0])
+
+    polling = [asyncio.create_task(poll()) for _ in range(4)]
     for name in removed:
         path = data / name if name.startswith("lipsync") else data / f"lipsync.db{name}" if name else data
         # A folder is moved away at once: while a folder is being emptied, the server writes into it.
@@ -199,6 +206,10 @@ async def test_records_outlive_the_removal_of_their_files(
     async with asyncio.timeout(30):
         while not {"lipsync.db", "lipsync.db-wal", "lock"} <= {path.name for path in data.iterdir()}:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
+    for task in polling:
+        task.cancel()
+    await asyncio.gather(*polling, return_exceptions=True)
+    assert statuses <= {200, 503}
     assert (await site.job(before))["state"] == "succeeded"
     last = (await site.ended((await site.submit())["id"]))["id"]
     with pytest.raises(LipsyncError, match="Another server"):

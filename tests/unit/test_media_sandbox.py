@@ -6,15 +6,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
-from hostile_files import mp4_with_many_samples
-from lipsync_server.errors import Cancelled, InvalidImage, LipsyncError, UnsupportedMedia
+from hostile_files import jpeg_with_empty_scans, mp4_with_many_samples
+from lipsync_server.errors import Cancelled, InvalidAudio, InvalidImage, LipsyncError, UnsupportedMedia
 from lipsync_server.media.picture.still_or_video import read_pixels
 from lipsync_server.media.sandbox.limits import MIB, Limits, why_not
 from lipsync_server.media.sandbox.pool import DecoderPool
@@ -178,6 +178,31 @@ def test_a_process_is_kept_after_good_files_and_thrown_away_after_a_bad_one(
     assert process.pid in pids
     with pool.process() as process:
         assert process.pid not in pids
+
+
+@pytest.mark.parametrize(
+    ("probes", "make"),
+    [
+        ("recording", lambda: mp4_with_many_samples(50_000_000)),
+        ("recording", lambda: mp4_with_many_samples(2, n_tracks=1000)),
+        ("picture", lambda: mp4_with_many_samples(50_000_000, picture=True)),
+        ("picture", lambda: jpeg_with_empty_scans(3800)),
+    ],
+)
+def test_a_process_is_kept_after_a_file_that_no_decoder_has_read(
+    pool: DecoderPool, tmp_path: Path, probes: str, make: Callable[[], bytes]
+) -> None:
+    """So a flood of such files makes no other upload wait for the start of a process."""
+    file = tmp_path / "file"
+    file.write_bytes(make())
+    task: Task[Any] = ProbePicture(file, LIMIT) if probes == "picture" else ProbeRecording(file, 0.2, 600.0)
+    pids = set()
+    for _ in range(3):
+        with pool.process() as process, pytest.raises((InvalidAudio, InvalidImage)):
+            process.run(task)
+        pids.add(process.pid)
+    assert len(pids) == 1
+    assert process.is_alive()
 
 
 def test_a_decoder_process_ends_with_the_process_that_started_it(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import workflow = require('n8n-workflow');
 import { execute, makeContext, withFiles } from './context.mjs';
 import { job, json, problem, serve, working, type Asked } from './scripted.mjs';
 
+type Response = import('node:http').ServerResponse;
+
 const keyOf = (asked: Asked) => asked.headers['idempotency-key'];
 
 describe('Generate when something fails', () => {
@@ -55,20 +57,29 @@ describe('Generate when something fails', () => {
 		assert.equal(keys[4], keys[0]);
 	});
 
-	it('waits while the queue is full, for the time that the server names', async (t) => {
-		let full = true;
-		const server = await serve(
-			t,
-			working((asked, response) => {
-				if (asked.path !== '/v1/jobs' || !full) return false;
-				full = false;
-				problem(response, 429, 'queue_full', 'The queue is full.', { 'Retry-After': '1' });
-				return true;
-			}),
-		);
-		const [item] = await execute(makeContext({ baseUrl: server.url }));
-		assert.equal(item.json.state, 'succeeded');
-	});
+	for (const [form, retryAfter] of [
+		['seconds', () => '2'],
+		['a date', () => new Date(Date.now() + 3000).toUTCString()],
+	] as const) {
+		it(`waits while the queue is full, for the time that the server names in ${form}`, async (t) => {
+			const sentAt: number[] = [];
+			const server = await serve(
+				t,
+				working((asked, response) => {
+					if (asked.method !== 'POST' || asked.path !== '/v1/jobs') return false;
+					sentAt.push(Date.now());
+					if (sentAt.length > 1) return false;
+					const headers = { 'Retry-After': retryAfter() };
+					problem(response, 429, 'queue_full', 'The queue is full.', headers);
+					return true;
+				}),
+			);
+			const [item] = await execute(makeContext({ baseUrl: server.url }));
+			assert.equal(item.json.state, 'succeeded');
+			// Without the header the node would wait for one second.
+			assert.ok(sentAt[1] - sentAt[0] >= 1900, `${sentAt[1] - sentAt[0]} ms`);
+		});
+	}
 
 	it('fails with the sentence of the server and the remedy', async (t) => {
 		const server = await serve(t, (_asked, response) =>
@@ -142,12 +153,14 @@ describe('Generate when something fails', () => {
 
 	it('puts the error into the item of the failed job with Continue On Fail', async (t) => {
 		const server = await serve(t, working());
-		const items = [{ json: {} }, withFiles()];
+		const onlyPicture = withFiles();
+		delete onlyPicture.binary?.audio;
+		const items = [onlyPicture, withFiles()];
 		const output = await execute(
 			makeContext({ baseUrl: server.url, items, onError: 'continueRegularOutput' }),
 		);
-		assert.match(String(output[0].json.error), /no picture. It has no files at all/);
-		assert.equal(output[0].binary, undefined);
+		assert.match(String(output[0].json.error), /no recording. It has: image/);
+		assert.equal(output[0].binary, undefined, 'the picture must not stand for the video');
 		assert.deepEqual(Object.keys(output[0].json), ['error', 'message']);
 		assert.equal(output[1].json.state, 'succeeded');
 	});
@@ -190,25 +203,31 @@ describe('Generate when something fails', () => {
 		);
 	});
 
-	it('fetches the video again when the download breaks off', async (t) => {
-		let torn = true;
-		const server = await serve(
-			t,
-			working((asked, response) => {
-				if (!asked.path.endsWith('/video') || !torn) return false;
-				torn = false;
-				response.writeHead(200, { 'Content-Length': '1000' });
-				response.write('ftyp', () => response.destroy());
-				return true;
-			}),
-		);
-		const context = makeContext({ baseUrl: server.url });
-		const [item] = await execute(context);
-		assert.equal(
-			context.store.get(String(item.binary?.data.id))?.bytes.toString(),
-			'ftyp this is the video',
-		);
-	});
+	for (const [how, tear] of [
+		['breaks off', (response: Response) => response.write('ftyp', () => response.destroy())],
+		['ends too early', (response: Response) => response.end('ftyp')],
+	] as const) {
+		it(`fetches the video again when the download ${how}`, async (t) => {
+			let torn = true;
+			const server = await serve(
+				t,
+				working((asked, response) => {
+					if (!asked.path.endsWith('/video') || !torn) return false;
+					torn = false;
+					// Without a length the body of the second way is complete for HTTP.
+					response.writeHead(200, how === 'breaks off' ? { 'Content-Length': '1000' } : {});
+					tear(response);
+					return true;
+				}),
+			);
+			const context = makeContext({ baseUrl: server.url });
+			const [item] = await execute(context);
+			assert.equal(
+				context.store.get(String(item.binary?.data.id))?.bytes.toString(),
+				'ftyp this is the video',
+			);
+		});
+	}
 
 	it('keeps the video although it cannot be marked as collected', async (t) => {
 		const server = await serve(

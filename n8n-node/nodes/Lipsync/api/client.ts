@@ -155,8 +155,14 @@ async function once(
 	}
 }
 
+/** Milliseconds of the header Retry-After, which has a number of seconds or, from some proxies, a date. */
 function retryAfter(headers: Record<string, unknown>): number | undefined {
-	const seconds = Number(headers['retry-after'] ?? Number.NaN);
+	const value = headers['retry-after'];
+	if (value === undefined || value === null) return undefined;
+	const number = Number(value);
+	const seconds = Number.isFinite(number)
+		? number
+		: (Date.parse(String(value)) - Date.now()) / 1000;
 	return Number.isFinite(seconds) ? Math.min(Math.max(seconds, 0.5), 300) * 1000 : undefined;
 }
 

@@ -65,7 +65,7 @@ class Database:
         """The rows of a query, read outside of any transaction."""
         try:
             return list(await self._reader.execute_fetchall(sql, values))
-        except ValueError:  # check_place() has closed this connection; it opens another one while it holds the lock
+        except (ValueError, sqlite3.ProgrammingError):  # closed by check_place(), which holds the lock meanwhile
             async with self._lock:
                 reader = self._reader
             return list(await reader.execute_fetchall(sql, values))

@@ -17,6 +17,7 @@ from lipsync_server.errors import InvalidImage, UnsupportedMedia
 from lipsync_server.media.formats.container import STRAY_BYTES, picture_brand, sniff
 from lipsync_server.media.formats.parts import Part, open_part
 from lipsync_server.media.formats.recognise import N8N_ADVICE, describe, is_text
+from lipsync_server.media.formats.untouched import before_decoding
 from lipsync_server.media.picture.colour import to_rgb
 from lipsync_server.media.picture.jpeg_scans import count_scans
 from lipsync_server.media.picture.still_coding import hdr_coding
@@ -73,7 +74,8 @@ def _decoded(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     """The decoded picture, its size checked first. Every exception of Pillow becomes a sentence."""
     with ExitStack() as closing:
         file = closing.enter_context(_opened(path))
-        _check_scans(file)
+        with before_decoding():
+            _check_scans(file)
         file.seek(0)
         try:
             image = closing.enter_context(Image.open(file, formats=FORMATS))

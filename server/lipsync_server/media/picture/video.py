@@ -18,6 +18,7 @@ from lipsync_server.errors import InvalidImage, UnsupportedMedia
 from lipsync_server.media.formats.container import sniff
 from lipsync_server.media.formats.ffmpeg import VIDEO_DECODERS, open_av
 from lipsync_server.media.formats.structure import check_structure
+from lipsync_server.media.formats.untouched import before_decoding
 from lipsync_server.media.picture.hdr import is_hdr, tone_map
 from lipsync_server.media_types import Frames
 
@@ -103,7 +104,8 @@ def _opened(path: Path, max_pixels: int) -> Iterator[tuple["av.container.InputCo
     if container not in ("mov", "matroska"):
         raise UnsupportedMedia("The file is no video that this server reads. Send mp4, mov or webm.")
     with path.open("rb") as file:
-        check_structure(file, path.stat().st_size, container, error=InvalidImage)
+        with before_decoding():
+            check_structure(file, path.stat().st_size, container, error=InvalidImage)
         file.seek(0)
         try:
             opened = open_av(file, container, VIDEO_DECODERS)

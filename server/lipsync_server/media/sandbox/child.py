@@ -118,7 +118,7 @@ def answer(line: bytes, answers: BinaryIO) -> None:
             result = HANDLERS[kind](task, answers)
         reply: dict[str, object] = {"result": TypeAdapter(type(result)).dump_python(result, mode="json")}
     except LipsyncError as error:
-        reply = {"error": type(error).__name__, "detail": error.detail}
+        reply = {"error": type(error).__name__, "detail": error.detail, "before_decoding": error.before_decoding}
     except MemoryError:
         reply = {"error": "memory"}
     except Exception as problem:  # a hostile file can make a decoder raise anything

@@ -1,7 +1,7 @@
 """Decoder processes kept warm: started ahead, and used again after a file that decoded well.
 
-Starting Python with the decoders takes 0.3 to 1 s, handing a task to a warm process about 1 ms. A process that met a
-bad file is thrown away and a fresh one started in its place. All methods may be called from any thread.
+Starting Python with the decoders takes 0.3 to 1 s, handing a task to a warm process about 1 ms. A process in which a
+decoder failed is thrown away and a fresh one started in its place. All methods may be called from any thread.
 """
 
 import logging
@@ -61,6 +61,7 @@ class DecoderPool:
     def __init__(self, n_warm: int = 2) -> None:
         self._n_warm = n_warm
         self._idle: list[DecoderProcess] = []
+        self._n_starting = 0
         self._lock = threading.Lock()
         self._is_closed = False
 
@@ -68,11 +69,8 @@ class DecoderPool:
         """Start the warm processes; returns at once, while they import their libraries."""
         if (reason := why_not()) is not None:
             log.warning("%s", reason)
-        while True:
-            with self._lock:
-                if self._is_closed or len(self._idle) >= self._n_warm:
-                    return
-                self._idle.append(DecoderProcess())
+        while self._add_fresh():
+            pass
 
     @contextmanager
     def process(self) -> Iterator[BorrowedProcess]:
@@ -111,9 +109,36 @@ class DecoderPool:
         with self._lock:
             # A process that was just killed may still look alive.
             fit = process.is_fit and not process.was_killed and process.is_alive()
-            if fit and not self._is_closed and len(self._idle) < self._n_warm:
+            if fit and not self._is_closed and self._n_kept() < self._n_warm:
                 self._idle.insert(0, process)  # the one that is warmest in the processor's caches comes first
                 return
-            if not self._is_closed and len(self._idle) < self._n_warm:
-                self._idle.append(DecoderProcess())
+        self._add_fresh()
         process.close()
+
+    def _add_fresh(self) -> bool:
+        """Start a process if one is missing. The lock is free meanwhile: who takes a process waits for no fork."""
+        with self._lock:
+            if self._is_closed or self._n_kept() >= self._n_warm:
+                return False
+            self._n_starting += 1
+        try:
+            fresh = DecoderProcess()
+        except BaseException:
+            with self._lock:
+                self._n_starting -= 1
+            raise
+        if not self._keep(fresh):
+            fresh.close()
+        return True
+
+    def _keep(self, fresh: DecoderProcess) -> bool:
+        """Add a process that was started; False when the pool was closed meanwhile."""
+        with self._lock:
+            self._n_starting -= 1
+            if not self._is_closed:
+                self._idle.append(fresh)
+            return not self._is_closed
+
+    def _n_kept(self) -> int:
+        """The processes that are ready or starting. The caller has the lock."""
+        return len(self._idle) + self._n_starting

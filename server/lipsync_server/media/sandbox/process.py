@@ -60,7 +60,7 @@ class DecoderProcess:
         self._n_tasks = 0
         self._is_ready = False
         self.is_fit = True
-        """Whether another file may be given to this process: False after one that failed to decode."""
+        """Whether another file may be given to this process: False after one on which a decoder failed."""
 
     @property
     def pid(self) -> int:
@@ -91,8 +91,9 @@ class DecoderProcess:
             raise self._death(task)
         try:
             result = _read(line, task)
-        except UnsupportedMedia:
-            self.is_fit = fit  # a file of another kind is refused before a decoder sees it
+        except LipsyncError as refusal:
+            # No decoder has read a file of another kind, nor one that our own readers of headers have refused.
+            self.is_fit = fit and (isinstance(refusal, UnsupportedMedia) or refusal.before_decoding)
             raise
         self.is_fit = fit
         return result
@@ -193,6 +194,7 @@ def _read(line: bytes, task: Task[Result]) -> Result:
         if "result" in answer:
             return task.parse(answer["result"])
         kind, detail = str(answer["error"]), str(answer.get("detail", ""))
+        before_decoding = answer.get("before_decoding") is True
     except (ValueError, KeyError, TypeError, ValidationError):
         log.warning("a decoder process gave an answer that cannot be read")
         raise task.error(f"The {subject} made its decoder fail. {task.advice}") from None
@@ -205,7 +207,9 @@ def _read(line: bytes, task: Task[Result]) -> Result:
         )
     if kind == "damaged":
         raise task.error(f"The {subject} is damaged ({detail}). {task.advice}")
-    raise _REFUSALS.get(kind, task.error)(detail)
+    refusal = _REFUSALS.get(kind, task.error)(detail)
+    refusal.before_decoding = before_decoding
+    raise refusal
 
 
 def _frame_shape(line: bytes, max_pixels: int) -> tuple[int, int] | None:

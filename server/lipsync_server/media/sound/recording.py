@@ -23,6 +23,7 @@ from lipsync_server.media.formats.parts import Part, find_parts, open_part
 from lipsync_server.media.formats.recognise import N8N_ADVICE, UNKNOWN, describe, is_text
 from lipsync_server.media.formats.sound_format import Block, SoundFormat
 from lipsync_server.media.formats.structure import check_structure
+from lipsync_server.media.formats.untouched import before_decoding
 from lipsync_server.media.info import Warnings
 from lipsync_server.media.sound.downmix import to_mono
 
@@ -76,7 +77,7 @@ class Sound:
         self._parts = find_parts(path, self._container)
         self._header_warnings: list[str] = []
         for part in self._parts:
-            with open_part(path, part) as file:
+            with open_part(path, part) as file, before_decoding():
                 found = check_structure(file, part.end - part.start, self._container, longest_s=longest_s)
                 self._header_warnings += [*found, *left_over(file, part.end - part.start, self._container)]
         self._decoding_warnings: list[str] = []

@@ -132,10 +132,10 @@ async def test_a_slow_load_with_heartbeats_and_progress_is_not_stopped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "load").write_text("slow")
-    async with running(tmp_path, worker_silence_s=2) as executor:
+    async with running(tmp_path, worker_silence_s=5) as executor:
         await until(lambda: executor.load_state().fraction == 0.5)
         since = time.monotonic()
-        await until(lambda: time.monotonic() - since > 4)
+        await until(lambda: time.monotonic() - since > 6)
         (tmp_path / "load").unlink()
         await idle(executor)
         assert "died" not in caplog.text

@@ -165,6 +165,31 @@ describe('Generate when something fails', () => {
 		assert.equal(output[1].json.state, 'succeeded');
 	});
 
+	it('keeps the order and the pairs of fifty items of which every seventh fails', async (t) => {
+		const server = await serve(
+			t,
+			working((asked, response) => {
+				const id = /^\/v1\/jobs\/(\w+)$/.exec(asked.path)?.[1];
+				if (asked.method !== 'GET' || id === undefined) return false;
+				json(response, 200, job(id, 'succeeded'));
+				return true;
+			}),
+		);
+		const isBad = (i: number) => i % 7 === 3;
+		const items = Array.from({ length: 50 }, (_, i) =>
+			isBad(i) ? { json: {} } : withFiles(`${i}`),
+		);
+		const output = await execute(
+			makeContext({ baseUrl: server.url, items, onError: 'continueErrorOutput' }),
+		);
+		assert.equal(output.length, 50);
+		for (const [i, item] of output.entries()) {
+			assert.deepEqual(item.pairedItem, { item: i });
+			assert.equal('error' in item.json, isBad(i));
+			assert.equal(item.binary === undefined, isBad(i));
+		}
+	});
+
 	it('stops waiting at the timeout and does not cancel the job', async (t) => {
 		const server = await serve(
 			t,

@@ -11,6 +11,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 UNIT_PROCESSES ?= 2
 TEST_PROCESSES ?= 3
 PROCESSES_BESIDE_N8N ?= 2
+# Python keeps compiled modules, and pytest keeps the tests that it rewrote, also where the environment forbids that: every
+# process would compile them anew. A variable without a value counts as not set.
+export PYTHONDONTWRITEBYTECODE :=
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .PHONY: help install demo serve check lint types unit fmt docs test test-python test-timing test-node test-n8n n8n-programs n8n-in-one-piece system-packages docker-check hooks

@@ -36,7 +36,7 @@ async def test_a_failed_job_names_no_folder_of_the_server(site: Site) -> None:
     site.executor.let_go.set()
     await site.ended(held["id"])
     error = (await site.ended(job["id"]))["error"]
-    assert "image" in error["detail"]
+    assert "The files of this job are no longer" in error["detail"]
     assert str(site.data_dir) not in error["detail"] and "/jobs/" not in error["detail"]
 
 

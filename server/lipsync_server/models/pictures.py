@@ -4,6 +4,7 @@ The rounding is exactly the public references': 8-bit bilinear resizing, a centr
 truncation of the finished frames. Knows numpy, Pillow and torch; no model and no face.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -71,3 +72,34 @@ def fit_video(picture: Frames) -> tuple[Frames, tuple[float, float]]:
         resized = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
         return resized, (size[0] / width, size[1] / height)
     return np.ascontiguousarray(picture[: height // 2 * 2, : width // 2 * 2]), (1.0, 1.0)
+
+
+class HostCopy:
+    """Frames on their way from the GPU to the host.
+
+    The copy waits for these frames only. So the caller can queue the computation of the next frames first, and the GPU
+    computes them meanwhile.
+    """
+
+    def __init__(self, frames: Tensor) -> None:
+        """frames: (3, T, H, W) in [-1, 1]; their conversion to bytes is queued now."""
+        self._frames = to_uint8(frames).contiguous()
+        on_gpu = self._frames.is_cuda
+        self._made = torch.cuda.current_stream(self._frames.device).record_event() if on_gpu else None
+
+    def wait(self) -> Frames:
+        """The frames, uint8 RGB (T, H, W, 3)."""
+        if self._made is None:
+            return self._frames.numpy()
+        stream = _copies(self._frames.device)
+        with torch.cuda.stream(stream):
+            stream.wait_event(self._made)
+            # Returns after the copy, so torch may reuse the memory of these frames at once.
+            copied: Frames = self._frames.cpu().numpy()
+        return copied
+
+
+@functools.cache
+def _copies(device: torch.device) -> torch.cuda.Stream:
+    """The queue of GPU work for copies to the host, beside the queue of computation."""
+    return torch.cuda.Stream(device)

@@ -17,7 +17,7 @@ from lipsync_server.engines.infinitetalk.video.images import (
 )
 from lipsync_server.engines.infinitetalk.video.sizes import BUCKETS, Resolution, choose_size
 from lipsync_server.errors import InvalidInput
-from lipsync_server.models.pictures import fit_picture, frame_picture, to_tensor, to_uint8
+from lipsync_server.models.pictures import HostCopy, fit_picture, frame_picture, to_tensor, to_uint8
 from lipsync_server.models.sampling.colour import ColourMatch
 
 _TABLES: dict[str, Resolution] = {"ASPECT_RATIO_627": "480p", "ASPECT_RATIO_960": "720p"}
@@ -121,6 +121,22 @@ def test_no_correction_changes_no_frame() -> None:
 def test_eight_bits_are_truncated_as_in_the_reference() -> None:
     case = golden("L_extra/to_uint8.safetensors")
     meets("L to_uint8", to_uint8(case["video"]).float(), case["frames_u8"].float(), 0)
+
+
+@pytest.mark.parametrize(
+    "device",
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="it needs a GPU"))],
+)
+def test_frames_arrive_unchanged_while_later_frames_are_computed(device: str) -> None:
+    frames = torch.rand(3, 4, 64, 48, generator=torch.Generator().manual_seed(0)).to(device) * 2 - 1
+    wanted = to_uint8(frames).cpu().numpy()
+    leaving = HostCopy(frames)
+    frames.zero_()
+    later = [torch.zeros(3, 4, 64, 48, device=device) for _ in range(50)]
+    arrived = leaving.wait()
+    assert np.array_equal(arrived, wanted)
+    assert arrived.flags.c_contiguous
+    assert len(later) == 50
 
 
 def test_a_box_that_the_camera_leaves_becomes_empty_and_never_the_whole_picture() -> None:

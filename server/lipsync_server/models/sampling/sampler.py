@@ -56,6 +56,17 @@ def draw_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float32)
 
 
+def to_device(noise: Tensor, device: torch.device) -> Tensor:
+    """`noise` on `device`. On a GPU the copy is queued behind earlier work, and the host does not wait for it."""
+    if device.type == "cuda":
+        try:
+            noise = noise.pin_memory()
+        except RuntimeError:
+            # A limit of the machine or of its container. From plain memory the copy is right, and the host waits.
+            return noise.to(device)
+    return noise.to(device, non_blocking=True)
+
+
 def skip_unused_draws(known_shape: tuple[int, ...], n_steps: int, generator: torch.Generator) -> None:
     """Advance `generator` by the draws that the reference makes in a later window and never uses.
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from lipsync_server.engines.flashhead.model.transformer import FlashHeadTransformer
 from lipsync_server.models.sampling.colour import FLASH, ColourMatch
 from lipsync_server.models.sampling.renoising import denoise_renoising, distilled_timesteps, rounded_to_bfloat16
+from lipsync_server.models.sampling.sampler import to_device
 
 OnStep = Callable[[int], None]
 """Called before each step of the sampler with its number, from 0; may raise to stop."""
@@ -98,12 +99,7 @@ class WindowLoop:
         known = self.first_known if known is None else known.to(condition)
 
         def draw() -> Tensor:
-            noise = self._draw(tuple(condition.shape))
-            if condition.device.type == "cuda":
-                # A copy from pinned memory is queued, and the host continues. Otherwise it would wait for the previous
-                # step.
-                noise = noise.pin_memory()
-            return noise.to(condition.device, non_blocking=True)
+            return to_device(self._draw(tuple(condition.shape)), condition.device)
 
         def velocity(latent: Tensor, t: Tensor, step: int) -> Tensor:
             on_step(step)

@@ -17,7 +17,7 @@ from torch import Tensor
 from lipsync_server.engines.base import Frames
 from lipsync_server.engines.infinitetalk.video.conditions import WindowCondition
 from lipsync_server.engines.infinitetalk.video.window_loop import OnStep, WindowLoop
-from lipsync_server.models.pictures import to_uint8
+from lipsync_server.models.pictures import HostCopy
 from lipsync_server.models.sampling.new_frames import NewFrames
 from lipsync_server.models.sampling.windows import Window
 
@@ -84,20 +84,29 @@ def run_window(
             conditions.prefetch(prefetch)
     new = NewFrames(window, motion_frames=0 if is_last else loop.settings.motion_frames, n_sent=n_sent)
     decoded = loop.decode(latents)
-    while True:
+    # The computation of the next frames is queued before the host waits for these, so that the GPU never waits.
+    leaving: HostCopy | None = None
+    while not new.complete:
         with clock("decode"):
             frames = next(decoded, None)
         if frames is None:
             break
-        if (kept := new.add(frames)) is not None:
+        before, kept = leaving, new.add(frames)
+        leaving = None if kept is None else HostCopy(kept)
+        if before is not None:
             on_step(loop.settings.steps)
             with clock("transfer"):
-                batch: Frames = to_uint8(kept).cpu().numpy()
+                batch = before.wait()
             yield batch
-        if new.complete:
-            return WindowResult(latents, None)
-    with clock("take_over"):
-        taken_over = loop.take_over(new.tail())
+    taken_over = None
+    if not new.complete:
+        with clock("take_over"):
+            taken_over = loop.take_over(new.tail())
+    if leaving is not None:
+        on_step(loop.settings.steps)
+        with clock("transfer"):
+            batch = leaving.wait()
+        yield batch
     return WindowResult(latents, taken_over)
 
 

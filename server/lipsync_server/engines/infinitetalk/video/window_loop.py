@@ -24,8 +24,9 @@ from lipsync_server.engines.infinitetalk.video.conditions import WindowCondition
 from lipsync_server.engines.infinitetalk.video.guidance import Guidance, GuidanceScales, Pass, ProjectedGuidance
 from lipsync_server.models.encoders.speech import silence
 from lipsync_server.models.sampling.colour import FLASH, SCIKIT_IMAGE, ColourMatch
+from lipsync_server.models.sampling.early_noise import EarlyNoise
 from lipsync_server.models.sampling.renoising import denoise_renoising, distilled_timesteps
-from lipsync_server.models.sampling.sampler import draw_noise, euler_step, pin, skip_unused_draws, timesteps
+from lipsync_server.models.sampling.sampler import euler_step, pin, skip_unused_draws, timesteps, to_device
 from lipsync_server.models.sampling.windows import Window
 from lipsync_server.models.wan_vae.vae import LATENT_CHANNELS, WanVae
 
@@ -83,6 +84,7 @@ class WindowLoop:
             colours, settings.colour_correction, FLASH if settings.flashtalk else SCIKIT_IMAGE
         )
         self._pacer = _Pacer(vae.device)
+        self._noise = EarlyNoise(generator)
         # The prompts and the picture with their keys and values for each block: the source, and the result.
         self._embeddings: dict[_Kind, tuple[Tensor, Embedded]] = {}
 
@@ -110,14 +112,14 @@ class WindowLoop:
         if settings.flashtalk:
             return self._denoise_renoising(window, condition, known, on_step)
         shape = (LATENT_CHANNELS, window.n_latents, *condition.y.shape[2:])
-        noise = draw_noise(shape, self.generator)
+        noise = self._noise.draw(shape)
         if known is None:
             # The VAE is causal, so the first latent of "picture, then grey" is the picture's own.
             known = condition.y[-LATENT_CHANNELS:, :1]
         else:
             skip_unused_draws(tuple(known.shape), settings.steps, self.generator)
             known = known[:, : window.n_latents]
-        latent = noise.to(condition.y.device)
+        latent = to_device(noise, condition.y.device)
         known = known.to(latent)
         embedded = self._embedded(condition)
         apg = None
@@ -135,6 +137,7 @@ class WindowLoop:
                 )
             latent = euler_step(latent, guidance.velocity(predictions), levels[step], levels[step + 1])
             self._pacer.step_done()
+        self._noise.draw_ahead(shape)
         return pin(latent, known)
 
     def _denoise_renoising(
@@ -145,8 +148,10 @@ class WindowLoop:
         known = y[-LATENT_CHANNELS:, :1] if known is None else known
         embedded = self._embedded(condition)["cond"]
 
+        shape = (LATENT_CHANNELS, window.n_latents, *y.shape[2:])
+
         def draw() -> Tensor:
-            return draw_noise((LATENT_CHANNELS, window.n_latents, *y.shape[2:]), self.generator).to(y.device)
+            return to_device(self._noise.draw(shape), y.device)
 
         def velocity(latent: Tensor, t: Tensor, step: int) -> Tensor:
             on_step(step)
@@ -155,7 +160,9 @@ class WindowLoop:
             return predicted
 
         levels = distilled_timesteps(settings.steps, settings.shift).to(y.device)
-        return denoise_renoising(velocity, draw, known.to(y.device, torch.float32), levels)
+        clean = denoise_renoising(velocity, draw, known.to(y.device, torch.float32), levels)
+        self._noise.draw_ahead(shape)
+        return clean
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Iterator[Tensor]:

@@ -61,6 +61,13 @@ async def until_ready(site: Site, status: int) -> str:
             await asyncio.sleep(0.05)
 
 
+async def until_error(site: Site, words: str) -> None:
+    """Wait until the sentence of /readyz has these words."""
+    async with asyncio.timeout(30):
+        while words not in await until_ready(site, 503):  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.05)
+
+
 async def until_accepted(site: Site, n_jobs: int) -> None:
     """Wait until so many jobs are there and no request that made one still holds a folder."""
     async with asyncio.timeout(20):
@@ -138,6 +145,7 @@ async def test_a_volume_that_was_mounted_again_is_used_and_no_job_failed(start: 
     site.executor.let_go.set()
     await site.executor.failed.wait()  # the worker cannot write the video that it rendered
     disk.unmount()
+    await until_error(site, "is not mounted")
     disk.mount()
 
     await until_ready(site, 200)
@@ -146,6 +154,27 @@ async def test_a_volume_that_was_mounted_again_is_used_and_no_job_failed(start: 
     async with site.client.get(f"/v1/jobs/{done}/video") as response:
         assert response.status == 200
     assert (await site.ended((await site.submit())["id"]))["state"] == "succeeded"
+
+
+async def test_a_volume_that_became_read_only_is_named_and_no_job_failed(start: Start, disk: FreezingVolume) -> None:
+    site = await start()
+    done = (await site.ended((await site.submit())["id"]))["id"]
+    site.executor.rendering.clear()
+    running = (await site.submit(prompt="hold"))["id"]
+    await site.executor.rendering.wait()
+    disk.forbid_writing()
+    assert await ask(site, "POST", "/v1/jobs") == (503, "volume_stuck")
+    assert "Read-only" in await until_ready(site, 503)
+    assert await ask(site, "DELETE", f"/v1/jobs/{done}") == (503, "volume_stuck")
+    async with site.client.get(f"/v1/jobs/{done}/video") as response:
+        assert response.status == 200
+    site.executor.let_go.set()
+    await site.executor.failed.wait()
+    disk.allow_writing()
+    await until_ready(site, 200)
+    ended = await site.ended(running)
+    assert (ended["state"], ended["attempts"]) == ("succeeded", 2)
+    assert (await site.job(done))["state"] == "succeeded"
 
 
 @pytest.fixture

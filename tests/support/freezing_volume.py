@@ -37,6 +37,9 @@ _REQUEST_BYTES = 1 << 20
 _WRITE_BYTES = 128 << 10
 _HEADER = struct.Struct("<IIQQIIII")
 _NO_ANSWER = (2, 36, 42)  # FORGET, INTERRUPT, BATCH_FORGET
+_OPEN = 14
+_WRITING = (4, 6, 8, 9, 10, 11, 12, 13, 16, 20, 35, 43, 45)
+"""SETATTR, SYMLINK, MKNOD, MKDIR, UNLINK, RMDIR, RENAME, LINK, WRITE, FSYNC, CREATE, FALLOCATE, RENAME2"""
 
 
 class FreezingVolume:
@@ -88,6 +91,13 @@ class FreezingVolume:
         """
         self._signal(signal.SIGUSR2)
 
+    def forbid_writing(self) -> None:
+        """From now on every call that writes fails, as on a disk that the kernel has made read-only after errors."""
+        self._signal(signal.SIGHUP)
+
+    def allow_writing(self) -> None:
+        self._signal(signal.SIGWINCH)
+
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
 
@@ -127,12 +137,15 @@ class _PassThrough:
 
     freezes: bool = False
     swallows: bool = False
+    is_read_only: bool = False
     swallowed: list[bytes] = field(default_factory=list)
 
     def serve(self, connection: int) -> None:
         signal.signal(signal.SIGUSR1, self._freeze_soon)
         signal.signal(signal.SIGUSR2, self._swallow)
         signal.signal(signal.SIGCONT, self._answer_again)
+        signal.signal(signal.SIGHUP, self._forbid_writing)
+        signal.signal(signal.SIGWINCH, self._allow_writing)
         waiting = select.poll()
         waiting.register(connection, select.POLLIN)
         while True:
@@ -162,6 +175,8 @@ class _PassThrough:
         body = request[_HEADER.size :]
         answer, number = b"", 0
         try:
+            if self.is_read_only and (code in _WRITING or (code == _OPEN and body[0] & os.O_ACCMODE)):
+                raise OSError(errno.EROFS, "read-only")
             answer = self._answers[code](self, node, body) if code in self._answers else _refuse()
         except OSError as error:
             number = error.errno or errno.EIO
@@ -177,6 +192,12 @@ class _PassThrough:
 
     def _answer_again(self, number: int, frame: object) -> None:
         self.swallows = False
+
+    def _forbid_writing(self, number: int, frame: object) -> None:
+        self.is_read_only = True
+
+    def _allow_writing(self, number: int, frame: object) -> None:
+        self.is_read_only = False
 
     def _path(self, node: int, name: bytes = b"") -> bytes:
         parts = [name] if name else []

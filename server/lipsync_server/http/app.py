@@ -245,7 +245,7 @@ async def _jobs(app: web.Application) -> AsyncIterator[None]:
         async def check_files() -> None:
             await database.check_place()
             await in_daemon_thread(files.prepare)
-            await in_daemon_thread(lock.renew)
+            await in_daemon_thread(lock.renew_if_removed)
 
         app[keys.VOLUME].open_again, app[keys.VOLUME].check_files = open_again, check_files
         try:

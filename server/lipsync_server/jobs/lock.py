@@ -30,6 +30,11 @@ class DataLock:
         old, self._descriptor = self._descriptor, self._take()
         _close(old)
 
+    def renew_if_removed(self) -> None:
+        """Take the lock again if somebody has removed its file. Raises LipsyncError when another server has it."""
+        if not (self._data_dir / "lock").exists():
+            self.renew()
+
     def release(self) -> None:
         """Release the lock."""
         _close(self._descriptor)

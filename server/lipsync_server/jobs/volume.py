@@ -23,8 +23,11 @@ log = logging.getLogger(__name__)
 STUCK_S = 15.0
 """A volume that has not answered for this long counts as away. A disk that spins up or is busy answers sooner."""
 _POLL_INTERVAL_S = 3.0
-_GONE = (errno.EIO, errno.ENOTCONN, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.EHOSTDOWN, errno.EHOSTUNREACH)
-"""The errors of a volume that is away. Any other error, for example of a full or read-only disk, is an answer."""
+_GONE = (
+    *(errno.EIO, errno.ENOTCONN, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+    errno.EROFS,
+)
+"""The errors of a volume that is away or was made read-only. Any other error, as of a full disk, is an answer."""
 _FILE = ".answers"
 
 
@@ -122,7 +125,7 @@ def is_gone(error: BaseException) -> bool:
     """Whether the error says that the volume of the data folder is away."""
     if isinstance(error, sqlite3.OperationalError):
         # A full disk raises OperationalError too, but its volume is not away.
-        return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+        return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
     return isinstance(error, OSError) and error.errno in _GONE
 
 

@@ -10,7 +10,7 @@ import logging
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiosqlite
@@ -28,13 +28,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Place:
-    """The file that a path names. inode: None when there is no file. device: the disk. has_log: whether the WAL exists.
+    """The surroundings of the database's path. device: the disk of its folder, or of the nearest folder above it.
 
-    The device of a path without a file is that of the nearest folder above it which exists.
+    exists: whether the database is there. has_log: whether its write-ahead log is. Inodes are not compared, because
+    file systems of other machines and programs may give a file another one at each look.
     """
 
     device: int
-    inode: int | None
+    exists: bool
     has_log: bool
 
 
@@ -76,8 +77,13 @@ class Database:
         return rows[0] if rows else None
 
     async def open_again(self) -> None:
-        """Replace both connections: a file that was open when its volume went away stays unusable."""
+        """Replace both connections: a file that was open when its volume went away stays unusable.
+
+        Raises LipsyncError without a database at the path: SQLite would make an empty one in place of the disk.
+        """
         async with self._lock:
+            if not (await in_daemon_thread(functools.partial(_place_of, self._path))).exists:
+                raise LipsyncError("it is not mounted")
             writer = await _connect(self._path)
             try:
                 reader = await _connect(self._path)
@@ -98,15 +104,13 @@ class Database:
         LipsyncError when the path is on another disk now, as after an `umount`.
         """
         found = await in_daemon_thread(functools.partial(_place_of, self._path))
-        if found.inode is not None and found.inode != self._place.inode:
-            await self.open_again()  # mounted anew, or a file that somebody put there
-        elif found.inode is None and found.device != self._place.device:
+        if not found.exists and found.device != self._place.device:
             raise LipsyncError("it is not mounted")
-        elif found.inode is None or (self._place.has_log and not found.has_log):
+        if not found.exists or (self._place.has_log and not found.has_log):
             log.error("the files of the database %s were removed; it is written again", self._path)
             await self._write_again()
         else:
-            self._place = replace(self._place, has_log=found.has_log)
+            self._place = found
 
     async def _write_again(self) -> None:
         """Copy the database from the removed files that are still open to its path, and use the copy."""
@@ -149,13 +153,9 @@ async def open_database(path: Path) -> Database:
 
 
 def _place_of(path: Path) -> _Place:
-    """The file that `path` names now. Waits while the disk is stuck."""
-    has_log = path.with_name(f"{path.name}-wal").exists()
-    with suppress(FileNotFoundError):
-        found = path.stat()
-        return _Place(found.st_dev, found.st_ino, has_log)
-    above = next(folder for folder in path.absolute().parents if folder.exists())
-    return _Place(above.stat().st_dev, None, has_log)
+    """The surroundings of `path` now. Waits while the disk is stuck."""
+    folder = next(folder for folder in path.absolute().parents if folder.exists())
+    return _Place(folder.stat().st_dev, path.exists(), path.with_name(f"{path.name}-wal").exists())
 
 
 def _make_room(partial: Path) -> None:

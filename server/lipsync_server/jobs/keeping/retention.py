@@ -69,6 +69,8 @@ async def _remove(files: JobFiles, job_id: str, write: Callable[[], Awaitable[Jo
     except sqlite3.OperationalError as error:
         log.warning("the database cannot be written (%s): job %s's files are removed first", error, job_id)
         await asyncio.to_thread(files.remove, job_id)
+        if await asyncio.to_thread(files.folder(job_id).exists):
+            raise  # the disk is read-only or away, and not full
         try:
             await write()
         except sqlite3.OperationalError as still:

@@ -11,6 +11,7 @@ from lipsync_server.errors import InvalidInput
 from lipsync_server.media.captions.align import _path, align
 from lipsync_server.media.captions.cues import LONGEST_S, Shape, cues_of, width_of
 from lipsync_server.media.captions.japanese import with_readings
+from lipsync_server.media.captions.numbers_aloud import said
 from lipsync_server.media.captions.script import Word, candidate_languages, is_right_to_left, words_of
 from lipsync_server.media.captions.spoken_words import speak
 from lipsync_server.media.captions.subtitles import srt, vtt
@@ -251,6 +252,45 @@ def test_a_word_in_another_writing_system_is_read_and_not_spelled(foreign: str) 
     assert align([Word("The"), Word(foreign)], spoken.samples, "en").guessed == ()
 
 
+@pytest.mark.parametrize(
+    ("text", "language", "aloud"),
+    [
+        ("it cost $1,250.50, or", "en", "it|cost|1,250 dollars and 50 cents,|or"),
+        ("a $5M plan, €3", "en-GB", "a|5 million dollars|plan,|3 euros"),
+        ("On 03/15/2024 and 13/05/2020", "en", "On|March 15th, 20 24|and|May 13th, 20 20"),
+        ("on 03/04/2024", "en-GB", "on|April 3rd, 20 24"),
+        ("from 1999-2005, 5-10", "en", "from|19 99 to 2005,|5 to 10"),
+        ("call 555-0199 in 1905 #1", "en", "call|5 5 5 0 1 9 9|in|19 oh 5|number 1"),
+        ("15/03/2024 R$ 1.250,50 R$20.", "pt-BR", "15 de março de 2024|1.250|reais e 50 centavos|20 reais."),
+        ("Ligue 98765-4321, 5-10%", "pt-BR", "Ligue|9 8 7 6 5 4 3 2 1,|5 a 10%"),
+        ("1.250.000 12,5% 14h30 2ª", "pt-BR", "1.250.000|12,5%|14h30|2ª"),
+        ("₹1,500 है", "hi", "1,500 रुपये|है"),
+        ("$ 5 for 31/31/2024", "xx", "$|5|for|31/31/2024"),
+    ],
+)
+def test_prices_dates_and_ranges_are_spoken_in_the_order_of_speech(text: str, language: str, aloud: str) -> None:
+    assert "|".join(said(text.split(), language)) == aloud
+
+
+def test_words_that_the_voice_joins_move_no_other_word() -> None:
+    """espeak-ng reads 만드는 방법을 as one word, and then names each later word's start after the word before it."""
+    text = "사진 한 장으로 영상을 만드는 방법을 소개합니다. 가격은 12,500원이고 AI가 입 모양을 계산합니다."
+    words = [word.spoken for word in words_of(text)]
+    starts_s = speak(words, "ko").starts_s
+    for number in (3, 5, 9, 10):
+        alone_s = speak(words[number : number + 1], "ko").starts_s[-1]
+        assert starts_s[number + 1] - starts_s[number] <= 1.4 * alone_s
+    assert starts_s[9] - starts_s[8] > 1.5  # 12,500원이고 is long
+
+
+def test_a_number_that_is_read_in_other_words_is_named_as_guessed() -> None:
+    as_said = "The code of the door is eight hundred and seventy three thousand and four, so write it down now."
+    speech, _ = read_aloud(as_said, "en")
+    plain = "The code of the door is {}, so write it down now."
+    assert align(words_of(plain.format("873004")), speech, "en").guessed == ()
+    assert align(words_of(plain.format("8")), speech, "en").guessed == ("8,",)
+
+
 def test_digits_and_letters_of_every_form_are_spoken() -> None:
     forms = ["۱۵", "१५", "২৪", "１５", "①", "Ⅳ", "ﬁne", "ｶﾞｷﾞ", "x²", "½", "1º"]
     assert [Word(form).spoken for form in forms] == ["15", "15", "24", "15", "1", "IV", "fine", "ガギ", "x²", "½", "1º"]
@@ -268,3 +308,9 @@ def test_the_commonest_words_of_a_script_help_to_find_its_language() -> None:
     """A recording that tells nothing leaves the choice to the words."""
     silence = np.zeros(SPEECH_RATE_HZ, np.float32)
     assert align(words_of("Ich habe das nicht mit dem Hund und der Katze"), silence, None).language == "de"
+    for text, language in (
+        ("این یک متن کوتاه فارسی است", "fa"),
+        ("اليوم سنتحدث عن الصورة", "ar"),
+        ("Це є її книга", "uk"),
+    ):
+        assert align(words_of(text), silence, None).language == language

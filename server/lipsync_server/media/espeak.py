@@ -19,7 +19,7 @@ from lipsync_server.errors import InvalidInput
 
 # Values of speak_lib.h.
 _OUTPUT_SYNCHRONOUS: Final = 2
-EVENT_END, EVENT_MARK = 0, 3
+EVENT_END, EVENT_WORD, EVENT_MARK = 0, 1, 3
 TEXT_UTF8, TEXT_IS_SSML = 1, 0x10
 _PARAMETER_RATE: Final = 1
 _WORDS_PER_MINUTE: Final = 160
@@ -149,19 +149,35 @@ def samples_of(text: str, language: str) -> NDArray[np.int16]:
     return synthesise(text, TEXT_UTF8)[0]
 
 
-def synthesise(text: str, flags: int) -> tuple[NDArray[np.int16], dict[str, int]]:
-    """The samples of `text` in the chosen language, and the sample of each mark by its name (SSML's <mark>)."""
+@dataclass(frozen=True)
+class Start:
+    """The first sample of a word, and the word's place in the text. mark: the name of an SSML mark, "" for a word.
+
+    The library reads some words as one, such as "of the". It reports one of them, and a mark between them without its
+    place (-1), or not at all; then all later marks have the name of the mark before them. A number is reported several
+    times.
+    """
+
+    sample: int
+    place: int
+    mark: str = ""
+
+
+def synthesise(text: str, flags: int) -> tuple[NDArray[np.int16], list[Start]]:
+    """The samples of `text` in the chosen language, and the starts of words and marks, in order."""
     loaded, _ = library()
     blocks: list[NDArray[np.int16]] = []
-    marks: dict[str, int] = {}
+    starts: list[Start] = []
 
     def receive(samples: Any, n_samples: int, events: Any) -> int:
         if samples and n_samples > 0:
             blocks.append(np.ctypeslib.as_array(samples, (n_samples,)).copy())
         index = 0
         while events[index].type != EVENT_END:
-            if events[index].type == EVENT_MARK:
-                marks[events[index].id.name.decode()] = events[index].sample
+            event = events[index]
+            if event.type in (EVENT_WORD, EVENT_MARK):
+                mark = event.id.name.decode() if event.type == EVENT_MARK else ""
+                starts.append(Start(event.sample, event.text_position - 1, mark))
             index += 1
         return 0
 
@@ -170,7 +186,7 @@ def synthesise(text: str, flags: int) -> tuple[NDArray[np.int16], dict[str, int]
     data = text.encode()
     loaded.espeak_Synth(data, len(data) + 1, 0, 1, 0, flags, None, None)
     loaded.espeak_Synchronize()
-    return np.concatenate(blocks) if blocks else np.zeros(0, np.int16), marks
+    return np.concatenate(blocks) if blocks else np.zeros(0, np.int16), starts
 
 
 def clauses_of(text: str, language: str) -> list[Clause]:

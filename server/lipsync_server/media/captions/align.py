@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from lipsync_server.errors import InvalidInput
 from lipsync_server.media.captions.japanese import can_read_kanji, is_japanese, with_readings
+from lipsync_server.media.captions.numbers_aloud import said
 from lipsync_server.media.captions.script import Word, candidate_languages
 from lipsync_server.media.captions.spoken_words import Spoken, speak
 from lipsync_server.media.captions.text_language import signs_of
@@ -64,6 +65,13 @@ same recordings: their own scripts 0.25 to 0.36, another one's script of similar
 wrong script is noticed in two cases of three, and a right one is not doubted."""
 
 
+_NEIGHBOURS: Final = 3
+"""Words before and after a number that share the error of its reading."""
+_SAME_READING: Final = (0.6, 1.5)
+_OTHER_READING_S: Final = 0.5
+"""A number and its neighbours whose length differs by this factor and these seconds are read in other words."""
+
+
 @dataclass(frozen=True)
 class _Sound:
     """A sound as it is compared: features float32 (2 x mels, n_frames), of length 1, and the frames of speech."""
@@ -81,7 +89,7 @@ def align(words: Sequence[Word], speech: Speech, language: str | None) -> HeardS
         language = _language_of(words, speech)
     if is_japanese(language) and can_read_kanji():
         words = with_readings(words)
-    spoken = speak([word.spoken for word in words], language)
+    spoken = speak(said([word.spoken for word in words], language), language)
     model, heard = _sound(spoken.samples), _sound(speech)
     spans, difference = _spans(spoken, model, heard)
     end_s = len(speech) / SPEECH_RATE_HZ
@@ -89,13 +97,33 @@ def align(words: Sequence[Word], speech: Speech, language: str | None) -> HeardS
         HeardWord(word.text, word.blank_before, min(start_s, end_s), min(stop_s, end_s))
         for word, (start_s, stop_s) in zip(words, spans, strict=True)
     ]
-    return HeardScript(tuple(timed), language, difference < _POOR_FIT, _guessed(words, language))
+    bounds = np.searchsorted(model.voiced, np.round(spoken.starts_s * FRAMES_PER_S))
+    lengths_s = np.diff(bounds) / FRAMES_PER_S
+    heard_s = np.diff(np.asarray(spans), axis=1)[:, 0]
+    guessed = _guessed(words, language, lengths_s, heard_s)
+    return HeardScript(tuple(timed), language, difference < _POOR_FIT, guessed)
 
 
-def _guessed(words: Sequence[Word], language: str) -> tuple[str, ...]:
-    """The words whose sound no voice knows, each once, in order. Their times are guessed from their neighbours'."""
+def _guessed(
+    words: Sequence[Word], language: str, model_s: NDArray[np.float64], heard_s: NDArray[np.float64]
+) -> tuple[str, ...]:
+    """The words whose times are guessed, each once, in order.
+
+    These are the words whose sound no voice knows, and the words with digits that the recording reads otherwise: with
+    their neighbours they last much longer or shorter there than in the synthetic speech, where words last model_s.
+    """
     read = systems_read_in(language, "".join(word.spoken for word in words))
-    return tuple(dict.fromkeys(word.text for word in words if is_guessed(word.spoken, language, read)))
+    tempo = float(np.median(heard_s / np.maximum(model_s, 1 / FRAMES_PER_S)))
+    found: dict[str, None] = {}
+    for at, word in enumerate(words):
+        beside = slice(max(0, at - _NEIGHBOURS), at + _NEIGHBOURS + 1)
+        last_s, expected_s = float(heard_s[beside].sum()), tempo * float(model_s[beside].sum())
+        differs = abs(last_s - expected_s) > _OTHER_READING_S and not (
+            _SAME_READING[0] < last_s / max(expected_s, 1e-3) < _SAME_READING[1]
+        )
+        if is_guessed(word.spoken, language, read) or (differs and any(c.isdigit() for c in word.spoken)):
+            found[word.text] = None
+    return tuple(found)
 
 
 def _language_of(words: Sequence[Word], speech: Speech) -> str:
@@ -114,7 +142,7 @@ def _language_of(words: Sequence[Word], speech: Speech) -> str:
     signs = signs_of(" ".join(word.text for word in words))
 
     def difference(rank: int) -> float:
-        model = _sound(speak(first, candidates[rank]).samples)
+        model = _sound(speak(said(first, candidates[rank]), candidates[rank]).samples)
         sparse = slice(None, None, _EVERY_TO_TELL)
         return (
             _path(model.features[:, model.voiced[sparse]], heard.features[:, heard.voiced[sparse]])[1]

@@ -25,6 +25,7 @@ _MEANS_MORE: Final = re.compile(r"<(?:fraction|super|sub)>")
 """Unicode's kinds of letters that are not the same as their plain form: ½ is no 12, x² is no x2, and 1º is no 1o."""
 _ENDS_SENTENCE: Final = tuple(".!?…。！？؟।။።")
 _ENDS_CLAUSE: Final = tuple(",;:，、；：،؛—–")
+_HEBREW_POINTS: Final = re.compile("[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7]")
 _OPENING: Final = frozenset("「『（【《〈［")
 _CLOSING: Final = "\"'”’»)]}」』）"
 
@@ -61,10 +62,12 @@ def without_symbols(text: str) -> str:
 def _plain(text: str) -> str:
     """`text` in plain letters and digits: "ﬁ" becomes "fi", "①" becomes "1", and digits of any writing become 0 to 9.
 
-    espeak-ng does not read such letters, and reads the digits of few languages.
+    espeak-ng does not read such letters, and reads the digits of few languages. Hebrew loses its points: espeak-ng
+    spells the letters of most words that have them.
     """
     if text.isascii():
         return text
+    text = _HEBREW_POINTS.sub("", text)
     plain = "".join(unicodedata.normalize("NFKC", c) if _has_plain_form(c) else c for c in text)
     return "".join(str(unicodedata.decimal(c, c)) for c in unicodedata.normalize("NFC", plain))
 

@@ -13,12 +13,14 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from lipsync_server.media.captions.writing_systems import runs_by_voice, systems_read_in
+from lipsync_server.media.captions.writing_systems import NO_VOICE, runs_by_voice, systems_read_in
 from lipsync_server.media.espeak import TEXT_IS_SSML, TEXT_UTF8, choose_language, library, synthesise
 from lipsync_server.media_types import SPEECH_RATE_HZ, Speech
 
 # Number of words in one call. The library keeps its input in memory, so a long script is sent in pieces.
 _WORDS_AT_ONCE: Final = 400
+
+_SYLLABLE: Final = "na"
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,10 @@ def speak(words: Sequence[str], language: str) -> Spoken:
     n_samples = 0
     for first in range(0, len(words), _WORDS_AT_ONCE):
         part = words[first : first + _WORDS_AT_ONCE]
-        heard, marks = _synthesise([_with_voices(word, language, read) for word in part], first)
-        for number, sample in marks.items():
-            starts[number] = (n_samples + sample) / rate_hz
+        heard, places = _synthesise([_with_voices(word, read) for word in part])
+        for number, sample in places.items():
+            if number < len(part):
+                starts[first + number] = (n_samples + sample) / rate_hz
         pieces.append(heard)
         n_samples += len(heard)
     starts[-1] = n_samples / rate_hz
@@ -50,21 +53,43 @@ def speak(words: Sequence[str], language: str) -> Spoken:
     return Spoken(soxr.resample(samples, rate_hz, SPEECH_RATE_HZ), _share_out(starts, words))
 
 
-def _with_voices(word: str, language: str, read: frozenset[str]) -> str:
-    """A word as SSML: its letters of other writing systems are marked with the language of their voice."""
-    return "".join(
-        f'<voice xml:lang="{voice}">{escape(part)}</voice>' if voice else escape(part)
-        for voice, part in runs_by_voice(word, language, read)
-    )
+def _with_voices(word: str, read: frozenset[str]) -> str:
+    """A word as SSML: its letters of other writing systems are marked with the language of their voice.
+
+    Letters that no voice reads become a syllable for every two, about as long as they are in speech.
+    """
+    ssml = ""
+    for voice, part in runs_by_voice(word, read):
+        if voice == NO_VOICE:
+            ssml += _SYLLABLE * -(-sum(c.isalpha() for c in part) // 2)
+        else:
+            ssml += f'<voice xml:lang="{voice}">{escape(part)}</voice>' if voice else escape(part)
+    return ssml
 
 
-def _synthesise(words: Sequence[str], first: int) -> tuple[Speech, dict[int, int]]:
-    """The samples of `words` (SSML), and the sample at which the word of each number begins: a mark stands before
-    each."""
-    marked = " ".join(f'<mark name="{first + i}"/>{word}' for i, word in enumerate(words))
-    samples, marks = synthesise(f"<speak>{marked}</speak>", TEXT_UTF8 | TEXT_IS_SSML)
-    # The samples of marks count through the whole text, which is this piece alone.
-    return (samples / 32768).astype(np.float32), {int(name): sample for name, sample in marks.items()}
+def _synthesise(words: Sequence[str]) -> tuple[Speech, dict[int, int]]:
+    """The samples of `words` (SSML), and the first sample of each word by its number, where the library reports it.
+
+    A mark before each word keeps the library from reading short words as one. The place in the text tells which word
+    starts. Marks without a place are used too, until one with a place shows that the names are wrong (Korean).
+    """
+    text, ends = "<speak>", []
+    for number, word in enumerate(words):
+        text += f'<mark name="{number}"/>{word} '
+        ends.append(len(text))
+    samples, found = synthesise(f"{text}</speak>", TEXT_UTF8 | TEXT_IS_SSML)
+    starts: dict[int, int] = {}
+    marks: dict[int, int] = {}
+    names_are_right = True
+    for start in found:
+        number = int(np.searchsorted(ends, start.place, "right"))
+        if not start.mark:
+            starts.setdefault(number, start.sample)
+        elif start.place >= 0:
+            names_are_right &= number == int(start.mark)
+        elif names_are_right:
+            marks[int(start.mark)] = start.sample
+    return (samples / 32768).astype(np.float32), marks | starts
 
 
 def _share_out(starts: NDArray[np.float64], words: Sequence[str]) -> NDArray[np.float64]:

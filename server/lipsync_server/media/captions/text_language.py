@@ -1,4 +1,4 @@
-"""The language of a text: from its writing system, and for Latin letters from its commonest words.
+"""The language of a text: from its writing system, its commonest words, and letters that few languages use.
 
 A text read with the sounds of another language cannot be understood, and its words are timed worse. The commonest words
 of a language (the, que, und) make up a third of any text, so a sentence is enough. Does not know languages without an
@@ -36,9 +36,10 @@ _COMMON: Final[dict[str, str]] = {
     "fi": "ja on ei että se en mutta minä hän olen kun niin mitä hei tänään ovat oli tämä",
 }
 _WORDS: Final = {language: frozenset(words.split()) for language, words in _COMMON.items()}
-# Letters that few of the languages above use. Short texts often have no other sign of their language.
+# Letters that few languages of the same writing system use. Short texts often have no other sign of their language.
 _LETTERS: Final[dict[str, str]] = {
     "pt-BR": "ãõ", "es": "ñ¿¡", "fr": "œêèùûî", "de": "ßäü", "it": "ìò", "pl": "łąęśżźćń", "tr": "ğış", "ro": "țășț",
+    "ar": "ةىيكأإ", "fa": "پچژگیک", "ur": "ٹڈڑںےھ", "ru": "ыэё", "uk": "іїєґ", "sr": "ђћџљњј", "kk": "әғқңөұүһі",
     "cs": "řůěž", "hu": "őű", "sv": "å", "vi": "ăơưđạảấầẩẫậắằẳẵặẹẻẽếềểễệịỉọỏốồổỗộớờởỡợụủứừửữựỳỵỷỹ",
 }  # fmt: skip
 _TOKEN: Final = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
@@ -47,18 +48,18 @@ _TOKEN: Final = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 def language_of(text: str, words: Sequence[Word]) -> str | None:
     """The likeliest language of `text`, whose words are `words`; None for writing that no known language uses."""
     candidates = candidate_languages(words)
-    if "en" not in candidates:
-        return candidates[0] if candidates else None
+    if not candidates:
+        return None
     score = signs_of(text)
-    return max(_WORDS, key=lambda language: score[language])  # English, the first, where no word is known
+    return max(candidates, key=lambda language: score.get(language, 0.0))  # the likeliest, where there is no sign
 
 
 def signs_of(text: str) -> dict[str, float]:
-    """How many words and letters of `text`, in Latin letters, are signs of each language that has an entry here."""
+    """How many words and letters of `text` are signs of each language that has an entry here."""
     lowered = text.lower().replace("’", "'")
     tokens = _TOKEN.findall(lowered)
     return {
-        language: sum(token in words for token in tokens)
+        language: sum(token in _WORDS.get(language, ()) for token in tokens)
         + 0.5 * sum(lowered.count(letter) for letter in _LETTERS.get(language, ""))
-        for language, words in _WORDS.items()
+        for language in _WORDS.keys() | _LETTERS.keys()
     }

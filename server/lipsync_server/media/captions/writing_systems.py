@@ -39,6 +39,8 @@ LANGUAGES: Final[dict[str, tuple[str, ...]]] = {
     "ARMENIAN": ("hy",),
     "ETHIOPIC": ("am", "ti"),
 }
+NO_VOICE: Final = "none"
+"""In the place of a voice's language, where espeak-ng has no voice for a writing system."""
 _READ_BY_ALL: Final = frozenset({"LATIN"})
 """Systems that every voice reads: those of other languages switch to English for Latin words by themselves."""
 _CHINESE: Final = frozenset({"cmn", "yue", "hak", "zh", "nan", "wuu"})
@@ -87,8 +89,9 @@ def systems_read_in(language: str, text: str) -> frozenset[str]:
     return _READ_BY_ALL | own
 
 
-def runs_by_voice(text: str, language: str, read: frozenset[str]) -> Iterator[tuple[str, str]]:
-    """`text` in parts, each with the language of the voice that reads it; "" for the voice of `language`.
+def runs_by_voice(text: str, read: frozenset[str]) -> Iterator[tuple[str, str]]:
+    """`text` in parts, each with the language of the voice that reads it: "" for the voice of the script's own
+    language, NO_VOICE where no voice reads it.
 
     read: of `systems_read_in`. Marks and digits belong to the letters before them.
     """
@@ -97,7 +100,7 @@ def runs_by_voice(text: str, language: str, read: frozenset[str]) -> Iterator[tu
     for c in text:
         system = system_of(c)
         if system:
-            voice = "" if system in read else LANGUAGES.get(system, ("",))[0]
+            voice = "" if system in read else LANGUAGES.get(system, (NO_VOICE,))[0]
         voices.append(voice)
     for each, part in groupby(zip(voices, text, strict=True), key=lambda pair: pair[0]):
         yield each, "".join(c for _, c in part)

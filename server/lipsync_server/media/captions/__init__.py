@@ -5,6 +5,7 @@
     script.py           a text as words, in any writing system
     japanese.py         Japanese words and their readings, by a dictionary
     text_language.py    the language of a text, from its letters and its commonest words
+    numbers_aloud.py    numbers, dates and prices in the words of speech
     spoken_words.py     the words as synthetic speech, with the start of each word
     align.py            the same words in the caller's recording, by comparing it with the synthetic speech
     whisper.py          the words of a recording without a script

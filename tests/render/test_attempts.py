@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import soundfile
+from kept_decoders import kept_decoders
 from lipsync_server.check.quality import Quality
 from lipsync_server.engines.ask import Ask
 from lipsync_server.engines.base import Report, no_report
@@ -53,7 +54,9 @@ def task_for(folder: Path, speech: Path, *, ask: Ask | None = None, **options: o
 def run(task: RenderTask, events: list[ProgressEvent] | None = None, settings: Settings | None = None) -> RenderOutcome:
     settings = settings or Settings(_env_file=None, mark=False)
     report = (lambda event: None) if events is None else events.append
-    return render(TakesEngine(settings), task, report, lambda: False, settings, options_model=Options)
+    return render(
+        TakesEngine(settings), task, report, lambda: False, settings, options_model=Options, decoders=kept_decoders()
+    )
 
 
 def quality_of(outcome: RenderOutcome) -> Quality:
@@ -119,7 +122,15 @@ def test_a_cancelled_retry_leaves_no_video(tmp_path: Path, speech: Path) -> None
 
     settings = Settings(_env_file=None, mark=False)
     with pytest.raises(Cancelled):
-        render(TakesEngine(settings), task, events.append, cancelled, settings, options_model=Options)
+        render(
+            TakesEngine(settings),
+            task,
+            events.append,
+            cancelled,
+            settings,
+            options_model=Options,
+            decoders=kept_decoders(),
+        )
     assert {path.name for path in tmp_path.iterdir()} <= {"scratch"}
 
 
@@ -168,7 +179,15 @@ def test_a_lost_gpu_in_a_retry_sends_the_job_to_a_fresh_process_with_its_first_v
     engine = LosesItsGpu(settings)
     engine._preview.load()
     with pytest.raises(LipsyncError, match="lost its GPU") as raised:
-        render(engine, task, lambda event: None, lambda: False, settings, options_model=Options)
+        render(
+            engine,
+            task,
+            lambda event: None,
+            lambda: False,
+            settings,
+            options_model=Options,
+            decoders=kept_decoders(),
+        )
     assert "CUDA error" in str(raised.value.__cause__)  # The worker ends its process when it sees this error.
     outcome = run(replace(task, n_crashes=1))
     assert [attempt.seed for attempt in outcome.attempts] == [42]

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from kept_decoders import kept_decoders
 from lipsync_server import errors
 from lipsync_server.engines.ask import Ask
 from lipsync_server.engines.base import EngineOptions, Frames, RenderContext, RenderRequest, ResumePoint
@@ -26,7 +27,15 @@ from stand_in.options import Options
 
 def run(task: RenderTask, events: list[ProgressEvent] | None = None) -> RenderOutcome:
     report = (lambda event: None) if events is None else events.append
-    return render(BarsEngine(task.scratch), task, report, lambda: False, Settings(), options_model=Options)
+    return render(
+        BarsEngine(task.scratch),
+        task,
+        report,
+        lambda: False,
+        Settings(),
+        options_model=Options,
+        decoders=kept_decoders(),
+    )
 
 
 @pytest.mark.parametrize(("duration_s", "n_frames"), [(0.2, 5), (1.0, 25), (1.0 + 1 / 16_000, 26), (2.019, 51)])
@@ -121,7 +130,15 @@ def test_a_cancelled_render_stops_within_a_batch_and_leaves_no_video(tmp_path: P
         return any(event.stage == "generate" and event.done >= 10 for event in events)
 
     with pytest.raises(errors.Cancelled):
-        render(BarsEngine(tmp_path), task, events.append, cancelled, Settings(), options_model=Options)
+        render(
+            BarsEngine(tmp_path),
+            task,
+            events.append,
+            cancelled,
+            Settings(),
+            options_model=Options,
+            decoders=kept_decoders(),
+        )
     assert max(event.done for event in events) <= 15
     assert not task.output.exists()
     assert "encoder" not in {thread.name for thread in threading.enumerate()}

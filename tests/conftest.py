@@ -25,6 +25,7 @@ FIRST = (
     "engines/infinitetalk/test_parallel.py",
     "engines/infinitetalk/test_bench_cards.py",
     "engines/flashhead/test_bench.py",
+    "engines/test_ahead_of_time.py",
     "http/test_openapi.py",
     "engines/sadtalker/test_pipeline.py",
     "http/test_hostile_requests.py",

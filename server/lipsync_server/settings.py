@@ -230,7 +230,7 @@ class Settings(RenderSettings, _Listening):
     workers: int = Field(default=1, ge=1, le=64)
     """Number of worker processes on this machine; use one per GPU."""
     load_timeout_s: float = Field(default=1800, gt=0)
-    """A worker process that loads an engine without progress for so many seconds is killed and restarted."""
+    """A worker process that loads an engine or renders without progress for so many seconds is killed and restarted."""
 
     # Limits
     max_image_bytes: int = Field(default=32 * MIB, ge=1024)

@@ -213,6 +213,18 @@ async def test_a_stopped_worker_that_gets_a_long_script_blocks_nothing(tmp_path:
         assert (await render(await idle(executor), task)).n_frames == 5
 
 
+async def test_a_render_without_progress_ends_with_the_reason_although_heartbeats_go_on(tmp_path: Path) -> None:
+    """As on a GPU that hangs, or while an engine that is loaded for this job waits for a stuck volume."""
+    async with running(tmp_path, worker_silence_s=6, load_timeout_s=3) as executor:
+        worker = await idle(executor)
+        with pytest.raises(errors.WorkerCrashed, match="the render made no progress for 3 s"):
+            await render(worker, make_task(tmp_path, seconds_per_frame=3600))
+        executor.release(worker)
+        # Progress at intervals that are shorter than the limit, for longer than the limit.
+        task = make_task(tmp_path, task_id="next", seconds_per_frame=0.5, batch=1, duration_s=0.4)
+        assert (await render(await idle(executor), task)).n_frames == 10
+
+
 async def test_no_secret_is_in_a_workers_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIPSYNC_WEBHOOK_SECRET", "a-secret-of-the-server")
     monkeypatch.setenv("VAST_API_KEY", "a-secret-of-the-owner")

@@ -24,7 +24,8 @@ class Limits:
 
     silence_s: time without any message while the process starts, loads or renders. A process sends a heartbeat every
     few seconds, so a silent process is stopped or stuck in a call that never returns. load_s: time without progress
-    while it loads an engine, heartbeats aside. cancel_grace_s: time between the cancellation of a render and its end.
+    while it loads an engine or renders, heartbeats aside. cancel_grace_s: time between the cancellation of a render and
+    its end.
     """
 
     silence_s: float = 120.0

@@ -25,6 +25,8 @@ MAX_FAILED_STARTS = 3
 """A worker is hopeless after so many processes in a row that ended before they accepted a task. It is still retried."""
 MAX_LOAD_CRASHES = 3
 """After so many processes in a row that ended while loading the default engine, the next one does not load it."""
+_STAGES_OF_THE_ENGINE = ("load", "generate")
+"""The stages of a render that need progress. The others wait for decoder processes, which have limits of their own."""
 _PAUSES_S = (0.1, 0.5, 2.0, 5.0, 15.0, 30.0)
 """Pauses before the next process starts, in seconds, by the number of failures in a row."""
 
@@ -291,11 +293,15 @@ class EngineWorker:
 
     async def _work(self, link: Link, render: _Render, on_progress: Callable[[ProgressEvent], None]) -> RenderOutcome:
         """Render in the process of `link`. Raises the render's error, or the error of a lost process or machine."""
+        progress: ProgressEvent | None = None
+        moved_at = time.monotonic()
         try:
             async with aclosing(self._heard(link, link.render(render.serial, render.task), "rendering")) as heard:
                 async for message in heard:
                     match message:
                         case messages.Progress():
+                            if message.event != progress:
+                                progress, moved_at = message.event, time.monotonic()
                             on_progress(message.event)
                         case messages.Finished():
                             self._note_end(render, message)
@@ -303,6 +309,9 @@ class EngineWorker:
                         case messages.Failed():
                             self._note_end(render, message)
                             raise message.error
+                    is_engines = progress is not None and progress.stage in _STAGES_OF_THE_ENGINE
+                    if is_engines and time.monotonic() - moved_at > self._limits.load_s:
+                        raise LinkLost(f"the render made no progress for {self._limits.load_s:.0f} s")
             raise LinkLost("it stopped sending in the middle of a render")
         except Cancelled:
             render.settled = True

@@ -14,6 +14,7 @@ from lipsync_server import errors
 from lipsync_server.engines.ask import Ask
 from lipsync_server.engines.base import EngineOptions, Frames, RenderContext, RenderRequest, ResumePoint
 from lipsync_server.settings import Settings
+from lipsync_server.workers.rendering.at_work import reported_at_work
 from lipsync_server.workers.rendering.encoding import BackgroundEncoder
 from lipsync_server.workers.rendering.inputs import release_pages
 from lipsync_server.workers.rendering.measure import STAGES, ProgressScale
@@ -342,3 +343,18 @@ def test_the_pages_of_a_recording_leave_memory_after_their_use(tmp_path: Path) -
     release_pages(speech)
     assert mapped_bytes() - before < 5_000_000
     assert speech.sum() == 10_000_000
+
+
+def test_work_with_a_limit_of_its_own_reports_progress_that_changes() -> None:
+    """The server ends a render whose progress does not change, heartbeats aside."""
+    notes: list[str] = []
+    enough = threading.Event()
+
+    def report(note: str) -> None:
+        notes.append(note)
+        if len(notes) == 2:
+            enough.set()
+
+    with reported_at_work(report, interval_s=1.1):
+        assert enough.wait(60)
+    assert notes[0] != notes[1]

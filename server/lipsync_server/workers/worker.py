@@ -25,7 +25,7 @@ MAX_FAILED_STARTS = 3
 """A worker is hopeless after so many processes in a row that ended before they accepted a task. It is still retried."""
 MAX_LOAD_CRASHES = 3
 """After so many processes in a row that ended while loading the default engine, the next one does not load it."""
-_STAGES_OF_THE_ENGINE = ("load", "generate")
+_STAGES_OF_THE_ENGINE = ("load", "preprocess", "generate")
 """The stages of a render that need progress. The others wait for decoder processes, which have limits of their own."""
 _PAUSES_S = (0.1, 0.5, 2.0, 5.0, 15.0, 30.0)
 """Pauses before the next process starts, in seconds, by the number of failures in a row."""

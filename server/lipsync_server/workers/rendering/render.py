@@ -28,6 +28,7 @@ from lipsync_server.media.mp4.encoder import FrameEncoder
 from lipsync_server.media.sandbox.pool import DecoderPool
 from lipsync_server.media.sandbox.tasks import JoinVideo
 from lipsync_server.settings import RenderSettings
+from lipsync_server.workers.rendering.at_work import reported_at_work
 from lipsync_server.workers.rendering.best_of import best_of
 from lipsync_server.workers.rendering.captions import VideoCaptions, captions_for
 from lipsync_server.workers.rendering.checked_frames import checked_frames
@@ -135,7 +136,8 @@ class _Render:
         """Render in five steps: load the engine, decode the inputs, make the video, check it, measure."""
         self._task.scratch.mkdir(parents=True, exist_ok=True)
         self._load_engine()
-        request, sound = self._decode_inputs()
+        with reported_at_work(lambda note: self._progress("preprocess", 0, 1, note)):
+            request, sound = self._decode_inputs()
         video = self._make_video(request, sound)
         checked = self._check(request)
         self._progress("check" if checked.quality is not None else "encode", 1, 1)

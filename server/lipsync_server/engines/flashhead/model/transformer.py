@@ -48,6 +48,7 @@ class FlashHeadTransformer(WanTransformer):
         self.attention: Attention | None = None
         self.fast_blocks = False
         self._graphed: GraphedForward | None = None
+        self._graphed_sound: GraphedForward | None = None
         self._ropes: dict[tuple[Grid, torch.device], RotaryTable] = {}
         self.requires_grad_(False)
 
@@ -67,7 +68,7 @@ class FlashHeadTransformer(WanTransformer):
 
         The blocks are plain afterwards: call `use_fast_blocks` again to fuse them.
         """
-        self.fast_blocks, self._graphed = False, None
+        self.fast_blocks, self._graphed, self._graphed_sound = False, None, None
         activations: Activations = "dynamic" if native_8bit(self.device, kind) else "exact"
         replace_linears(self, lambda name, _: kind if name.endswith(_OVER_ALL_TOKENS) else None)
         for module in self.modules():
@@ -81,6 +82,7 @@ class FlashHeadTransformer(WanTransformer):
         reason = why_not_fast(cast(Block, self.blocks[0]), self.device)
         self.fast_blocks = reason is None
         self._graphed = GraphedForward(self._compute_flat) if reason is None else None
+        self._graphed_sound = GraphedForward(self._hear_flat) if reason is None else None
         return reason
 
     def compile_blocks(self) -> None:
@@ -89,14 +91,26 @@ class FlashHeadTransformer(WanTransformer):
             block.compile(fullgraph=True, dynamic=True)
         self.head.compile(fullgraph=True, dynamic=True)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def hear(self, audio: Tensor) -> Sound:
         """The sound of a window, the same for all its steps.
 
         audio: float32 (F, window, layers, channels), windowed, F = (T - 1) * stride + 1.
         """
-        tokens = self.audio_proj(audio[None].to(self.device, self.dtype))[0]
+        audio = audio.to(self.device, self.dtype)
+        if self._graphed_sound is None:
+            return self._hear(audio)
+        # Some hundred kernels on few tokens: the host needs 8 ms to start them one by one.
+        flat = self._graphed_sound([audio]).unbind()
+        return [KeysValues(*pair) for pair in zip(flat[::2], flat[1::2], strict=True)]
+
+    def _hear(self, audio: Tensor) -> Sound:
+        tokens = self.audio_proj(audio[None])[0]
         return [block.cross_attn.project_context(tokens) for block in self._blocks()]
+
+    def _hear_flat(self, inputs: Sequence[Tensor]) -> Tensor:
+        """`hear` with one tensor as result, as a CUDA graph needs it: keys and values of all blocks in turn."""
+        return torch.stack([tensor for heard in self._hear(inputs[0]) for tensor in heard])
 
     @torch.no_grad()
     def forward(self, latent: Tensor, picture: Tensor, timestep: Tensor, sound: Sound) -> Tensor:

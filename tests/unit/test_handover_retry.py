@@ -1,5 +1,6 @@
 """A copy that fails is tried again; one that never succeeds is given up with a sentence; names are safe and unique."""
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,26 @@ async def test_a_copy_that_never_succeeds_is_given_up_with_the_reason(tmp_path: 
     hand_over = HandOver(FolderTarget(tmp_path / "away"), give_up_s=0.0, pauses_s=(0.1,))
     with pytest.raises(StoreFailed, match=r"LIPSYNC_STORE in 1 tries.*No such file"):
         await hand_over(job(), tmp_path / "video.mp4")
+
+
+async def test_a_copy_has_its_name_only_when_it_is_complete(tmp_path: Path) -> None:
+    """The system refuses to write more than a part of the video, as a disk that is full."""
+    video, folder = tmp_path / "video.mp4", tmp_path / "store"
+    video.write_bytes(bytes(1 << 20))
+    folder.mkdir()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, hard))
+    try:
+        with pytest.raises(StoreFailed):
+            await HandOver(FolderTarget(folder), give_up_s=0.0, pauses_s=(0.1,))(job(), video)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(folder.iterdir())
+
+
+async def test_a_video_that_was_removed_by_hand_is_not_waited_for(tmp_path: Path) -> None:
+    with pytest.raises(StoreFailed, match="somebody removed it by hand"):
+        await HandOver(FolderTarget(tmp_path), give_up_s=3600)(job(), tmp_path / "video.mp4")
 
 
 @pytest.mark.parametrize(

@@ -159,8 +159,13 @@ class FolderTarget:
 
     def _put(self, video: Path, name: str) -> Path:
         partial, copy = self._folder / f".{name}.part", self._folder / name
-        shutil.copyfile(video, partial)
-        publish(partial, copy)
+        try:
+            shutil.copyfile(video, partial)
+            publish(partial, copy)
+        except OSError:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)  # on a full disk it would take the room that others need
+            raise
         return copy
 
 

@@ -10,6 +10,7 @@ import { eventually } from './places.mjs';
 import { SmtpStandIn } from './smtp.mjs';
 import type { Stage } from './stage.mjs';
 import { TelegramStandIn } from './telegram.mjs';
+import { TikTokStandIn } from './tiktok.mjs';
 
 /** The rows of the table, and the rows whose picture is no picture. Twenty videos are made in one version of n8n only. */
 const ROWS: Record<string, { nRows: number; badRows: number[] }> = {
@@ -90,6 +91,31 @@ export function exampleCases(stage: () => Stage, version: string): void {
 				await n8n.deactivate(flow);
 			} finally {
 				bot.stop();
+			}
+		});
+
+		it('sends a checked video to TikTok, and says there that it is generated', async () => {
+			const { n8n, server } = stage();
+			const tikTok = await TikTokStandIn.start();
+			try {
+				const changes: Array<[string, string]> = [
+					['https://open.tiktokapis.com', tikTok.url],
+					['genericCredentialType', 'none'],
+				];
+				const flow = await n8n.save(example('9-checked-video-to-tiktok.json', changes));
+				await sendPair(stage(), flow);
+				const { headers, bytes } = await eventually('the video', () => tikTok.videos[0]);
+				const [{ post_info, source_info }] = tikTok.posts;
+				assert.equal(post_info.is_aigc, true);
+				assert.equal(post_info.privacy_level, 'SELF_ONLY');
+				assert.equal(source_info.video_size, bytes.length);
+				assert.equal(headers['content-type'], 'video/mp4');
+				assert.equal(headers['content-range'], `bytes 0-${bytes.length - 1}/${bytes.length}`);
+				const [run] = await n8n.newestOf(flow);
+				const [item] = output(run, 'Lipsync');
+				assert.deepEqual(bytes, await server.video(String(item.json.job_id)));
+			} finally {
+				tikTok.stop();
 			}
 		});
 

@@ -82,8 +82,8 @@ describe('the example workflows', () => {
 		});
 	}
 
-	it('are eight with different ids', () => {
-		assert.equal(new Set(flows.map(({ flow }) => flow.id)).size, 8);
+	it('are nine with different ids', () => {
+		assert.equal(new Set(flows.map(({ flow }) => flow.id)).size, 9);
 	});
 });
 

@@ -87,6 +87,8 @@ def test_a_finished_video_has_a_poster_and_previews(
             assert picture.format == kind
             assert picture.size == (136, 240)
     assert requests.get(f"{server.url}/v1/jobs/{job['id']}", timeout=10).json()["id"] == job["id"]
+    short = requests.get(f"{server.url}/v1/jobs/{job['id']}/poster", timeout=60)
+    assert short.headers["Content-Type"] == "image/jpeg"
 
 
 def test_a_poster_of_no_video_is_refused_in_words(server: ServerProcess) -> None:

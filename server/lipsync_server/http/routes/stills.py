@@ -54,12 +54,15 @@ _SUMMARIES: dict[Still, str] = {
     "preview.gif": "Fetch a short moving preview as GIF",
 }
 
+# The poster has a short address, too, like the contact sheet's.
+_ADDRESSES: dict[str, Still] = {kind: kind for kind in _SUMMARIES} | {"poster": "poster.jpg"}
+
 ROUTES = tuple(
     Route(
         "GET",
-        f"/v1/jobs/{{job_id}}/{kind}",
+        f"/v1/jobs/{{job_id}}/{address}",
         _handler(kind),
-        summary,
+        _SUMMARIES[kind],
         answers={200: Answer("The picture.", media_type=STILL_TYPES[kind])},
         problems=(404, 409, 410),
         parameters=(JOB_ID,),
@@ -67,5 +70,5 @@ ROUTES = tuple(
         if kind != "poster.jpg"
         else "At the video's size, as JPEG. Does not count as collected.",
     )
-    for kind, summary in _SUMMARIES.items()
+    for address, kind in _ADDRESSES.items()
 )

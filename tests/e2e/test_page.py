@@ -1,6 +1,7 @@
 """The web page in a real headless Chromium against a real server with the preview engine."""
 
 import asyncio
+import io
 import os
 import re
 import shutil
@@ -9,10 +10,13 @@ from pathlib import Path
 from typing import Literal
 
 import aiohttp
+import numpy as np
 import pytest
+import pytest_asyncio
+import soundfile
 from aiohttp import web
 from lipsync_server.paths import SAMPLES_DIR
-from playwright.async_api import Browser, FileChooser, Page, async_playwright, expect
+from playwright.async_api import Browser, FileChooser, FilePayload, Page, async_playwright, expect
 from playwright.async_api import TimeoutError as PlaywrightTimeout
 from served import served
 from server_process import ServerProcess
@@ -29,9 +33,21 @@ PORTRAIT = SAMPLES_DIR / "portrait.jpg"
 SPEECH = SAMPLES_DIR / "speech.wav"
 RENDER_MS = 180_000
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None and not os.environ.get("CI"), reason="needs Chromium: apt-get install chromium"
-)
+# One event loop for the module, because all tests use one Chromium.
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.skipif(
+        CHROMIUM is None and not os.environ.get("CI"), reason="needs Chromium: apt-get install chromium"
+    ),
+]
+
+
+def excerpt(seconds: float) -> FilePayload:
+    """The beginning of the shipped recording, which renders sooner than the whole one."""
+    samples, rate_hz = soundfile.read(SPEECH)
+    file = io.BytesIO()
+    soundfile.write(file, samples[: round(seconds * rate_hz)], rate_hz, format="WAV")
+    return {"name": "speech.wav", "mimeType": "audio/wav", "buffer": file.getvalue()}
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +57,24 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         yield server
 
 
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def chromium() -> AsyncIterator[Browser]:
+    """Chromium, started once: a start costs four seconds of processor time."""
     async with async_playwright() as playwright:
         chromium = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield chromium
         await chromium.close()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
+async def browser(chromium: Browser) -> AsyncIterator[Browser]:
+    """Chromium without anything that an earlier test stored. Every page has a profile of its own."""
+    yield chromium
+    for context in chromium.contexts:
+        await context.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
 async def page(browser: Browser, server: ServerProcess) -> Page:
     page = await browser.new_page()
     await sign_in(page, server.url + "/")
@@ -64,9 +89,10 @@ async def sign_in(page: Page, url: str, token: str = TOKEN) -> None:
         await expect(page.locator("#make")).to_be_visible()
 
 
-async def choose_inputs(page: Page, audio: Path = SPEECH) -> None:
+async def choose_inputs(page: Page, audio: Path | None = None) -> None:
+    """Choose the shipped portrait and `audio`, or three seconds of the shipped recording."""
     await page.locator("#image").set_input_files(PORTRAIT)
-    await page.locator("#audio").set_input_files(audio)
+    await page.locator("#audio").set_input_files(audio or excerpt(3.0))
 
 
 async def expect_playing_video(page: Page) -> None:
@@ -132,7 +158,7 @@ async def test_words_in_place_of_a_recording_become_a_video_with_its_sound_and_a
 
 
 async def test_a_checked_video_shows_its_score_its_findings_and_its_sheet(page: Page) -> None:
-    await choose_inputs(page)
+    await choose_inputs(page, SPEECH)
     await page.get_by_text("More options").click()
     await page.get_by_label("Check the finished video").select_option("yes")
     await page.get_by_role("button", name="Make the video").click()
@@ -248,7 +274,7 @@ async def test_the_microphone_records(page: Page) -> None:
 
 
 async def test_a_reload_in_the_middle_of_a_job_still_shows_the_job(page: Page) -> None:
-    await choose_inputs(page)
+    await choose_inputs(page, SPEECH)
     await page.get_by_role("button", name="Make the video").click()
     await expect(page.locator("#job-running")).to_be_visible()
     await page.reload()
@@ -285,9 +311,6 @@ async def test_every_step_works_by_keyboard_alone(page: Page) -> None:
 
 
 async def test_a_job_can_be_cancelled(page: Page, tmp_path: Path, server: ServerProcess) -> None:
-    import numpy as np
-    import soundfile
-
     long = tmp_path / "long.wav"
     soundfile.write(long, (np.random.default_rng(1).standard_normal(16_000 * 600) * 0.1).astype(np.float32), 16_000)
     await choose_inputs(page, long)

@@ -93,7 +93,7 @@ def attention_inputs() -> dict[str, float]:
     values = int8_rounding.values_int8(x.view(N, HEADS, DIM), centre)
     key_values = keys.data[:N].float() * keys.scale[:, :N].t()[..., None]
     n_places = values.data.shape[2]
-    order = torch.tensor([place // 16 * 16 + KEY_ORDER[place % 16] for place in range(n_places)])
+    order = torch.tensor([place // 64 * 64 + KEY_ORDER[place % 64] for place in range(n_places)])
     by_token = torch.empty_like(values.data)
     by_token[..., order] = values.data
     scales = values.scale.transpose(1, 2).repeat_interleave(TILE, dim=2)
@@ -104,7 +104,9 @@ def attention_inputs() -> dict[str, float]:
     tile_scales = by_tile.scale.t().repeat_interleave(TILE, dim=0)[:N, :, None]
     rounded = tile_rounding.values_fp8(x.view(N, HEADS, DIM), centre)
     fp8_values = torch.empty_like(by_token, dtype=torch.float32)
-    fp8_values[..., order] = rounded.data.float() * rounded.scale[..., None]
+    # attention_8bit.cu needs the keys of each 16 in another order.
+    fp8_order = torch.tensor([p // 16 * 16 + p // 2 % 2 * 8 + p // 4 % 4 * 2 + p % 2 for p in range(n_places)])
+    fp8_values[..., fp8_order] = rounded.data.float() * rounded.scale[..., None]
     return {
         "keys int8, scaled by tile": error(by_tile.data.float() * tile_scales, turned - centre),
         "mean of keys": error(tile_rounding.mean_of_heads(x, weight, 1e-6, HEADS, table), turned.mean(0)),

@@ -17,8 +17,9 @@ from lipsync_server.models.kernels import nvrtc
 from lipsync_server.models.kernels.attention_8bit import HEAD_DIM, TILE, Queries, n_tiles
 
 THREADS = 256
-# As in attention_int8.cu: two stages of shared memory, each with a tile of keys, a tile of values, and their scales.
-SHARED_BYTES = 2 * (2 * TILE * HEAD_DIM + 4 * TILE + 4 * HEAD_DIM)
+# As in attention_int8.cu: two stages of shared memory, each with a tile of keys, a tile of values, their scales, and
+# two barriers of 8 bytes.
+SHARED_BYTES = 2 * (2 * TILE * HEAD_DIM + 4 * TILE + 4 * HEAD_DIM + 16)
 _LOG2_E = 1.4426950408889634
 
 
@@ -35,7 +36,7 @@ class Keys(NamedTuple):
 class Values(NamedTuple):
     """(value - centre) / scale in int8, transposed for the second product.
 
-    data (H, 128, N rounded up to whole tiles), the keys of each 16 in `KEY_ORDER`; scale (H, tiles, 128) and centre
+    data (H, 128, N rounded up to whole tiles), the keys of each 64 in `KEY_ORDER`; scale (H, tiles, 128) and centre
     (H, 128) float32. Columns beyond the last key may hold anything.
     """
 
@@ -44,11 +45,11 @@ class Values(NamedTuple):
     centre: Tensor
 
 
-KEY_ORDER = (0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15)
-"""The index of the key at each of 16 places in a row of `Values.data`.
+KEY_ORDER = tuple(8 * (place // 2 % 8) + 2 * (place // 16) + place % 2 for place in range(64))
+"""The index of the key at each of 64 places in a row of `Values.data`.
 
-A thread holds the scores of keys 2t, 2t + 1, 2t + 8 and 2t + 9 of each 16. The second product reads four neighbouring
-keys from a thread. The values are therefore stored in the threads' order, and no score has to move to another thread.
+A thread holds the scores of keys 2t and 2t + 1 of each 8, t from 0 to 3, and reads 16 neighbouring values at a time.
+The values are therefore stored in the threads' order, and no score has to move to another thread.
 """
 
 

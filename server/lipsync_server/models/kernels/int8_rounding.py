@@ -25,7 +25,7 @@ def _values(x, x_stride, centre, data, scale, n, length, tiles, TILE: tl.constex
     tile, head = tl.program_id(0), tl.program_id(1)
     place = tl.arange(0, TILE)
     # attention_int8.KEY_ORDER, written as arithmetic.
-    token = place // 16 * 16 + place // 2 % 2 * 8 + place // 4 % 4 * 2 + place % 2
+    token = place // 64 * 64 + place // 2 % 8 * 8 + place // 16 % 4 * 2 + place % 2
     row = tile.to(tl.int64) * TILE + token
     channel = tl.arange(0, DIM)
     inside = (row < n)[:, None]

@@ -175,6 +175,10 @@ async def test_the_command_line_rents_waits_shows_stops_and_destroys(api: StandI
     # 40 s x 29.9 / 3600 x 0.40
     assert "$0.133" in printed, printed
     assert "computed" in printed
+    assert "A host that has not PyTorch's image yet downloads it too" in printed
+    with_image = {"LIPSYNC_IMAGE": "me/lipsync:gpu"}
+    status, printed = await lipsync(api, "cloud", "offers", "--provider", "vast", "--gpu", "4090", **with_image)
+    assert "`cloud up --from-source` has the first video in about" in printed
     status, printed = await lipsync(api, "cloud", "up", "--provider", "vast", "1", LIPSYNC_IMAGE="")
     assert (status, "--from-source" in printed) == (2, True)
 

@@ -17,8 +17,7 @@ from lipsync_server.models import ahead_of_time  # noqa: E402 - it imports Trito
 from lipsync_server.models.kernels import fused  # noqa: E402 - it imports Triton
 
 EVERYWHERE = {
-    "_norm", "_gelu", "_sum", "_few_keys", "_heads", "_mean", "_row_power", "_product", "_values", "_norm_silu", "_add",
-    "_double",
+    "_norm", "_gelu", "_sum", "_heads", "_mean", "_row_power", "_product", "_values", "_norm_silu", "_add", "_double",
 }  # fmt: skip
 NOT_BELOW_ADA = {"_tile_spread", "_tile_values", "_tile_int8"}
 

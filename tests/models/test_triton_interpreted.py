@@ -15,7 +15,6 @@ pytest.importorskip("triton")
 LIMITS = {
     "bits": 0.0,
     "mean": 1e-4,
-    "prompt": 1e-4,
     "residual": 0.006,
     "bf16": 0.006,
     "fp8": 0.06,
@@ -37,5 +36,5 @@ def test_every_kernel_computes_what_plain_torch_does() -> None:
     )
     assert finished.returncode == 0, finished.stderr[-2000:]
     errors = json.loads(finished.stdout)
-    assert len(errors) == 32
+    assert len(errors) == 29
     assert {name: error for name, error in errors.items() if not error <= limit_of(name)} == {}

@@ -25,7 +25,7 @@ import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 
-from lipsync_server.models.kernels import attention_rounded, few_keys, fused, int8_product, int8_rounding, tile_rounding
+from lipsync_server.models.kernels import attention_rounded, fused, int8_product, int8_rounding, tile_rounding
 from lipsync_server.models.kernels.rope import RotaryTable
 from lipsync_server.models.wan_vae.vae import WanVae, build
 from lipsync_server.quantization import EightBit
@@ -124,7 +124,6 @@ def compile_all(capability: int) -> AbsentGpu:
         for kind in kinds:
             _passes(5_120, 13_824, 40, kind)
         _passes(1_536, 8_960, 12, None)
-        _prompt(40)
         _products(5_120, 13_824, gpu)
         for heads in (40, 12):
             _roundings(heads, hopper=capability == _HOPPER)
@@ -151,13 +150,6 @@ def _passes(width: int, hidden: int, heads: int, kind: EightBit | None) -> None:
     q = _bf16(_TOKENS, 3 * width)[:, :width]
     fused.heads_bf16(q, weight, 1e-6, heads, _rope())
     fused.heads_bf16(x, weight, 1e-6, heads, None)
-
-
-def _prompt(heads: int) -> None:
-    """Compile the attention to a padded prompt."""
-    q, k = _bf16(_TOKENS, heads, _HEAD_DIM), _bf16(512, heads, _HEAD_DIM)
-    for n_distinct in (40, 64, 1):
-        few_keys.attend(q, k, k, n_distinct)
 
 
 def _products(width: int, hidden: int, gpu: AbsentGpu) -> None:

@@ -169,19 +169,6 @@ def test_density_is_refused_where_no_kernel_can_do_it() -> None:
         attention.choose("auto", "cpu", density=0.5)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="it needs an NVIDIA GPU")
-@pytest.mark.parametrize("n_distinct", [1, 33, 121, 128])
-def test_a_padded_prompt_is_attended_as_all_of_its_tokens(n_distinct: int) -> None:
-    from lipsync_server.models.kernels import few_keys
-
-    g = torch.Generator(DEVICE).manual_seed(3)
-    q, k, v = (torch.randn(n, 5, 128, device=DEVICE, generator=g).bfloat16() for n in (1001, 512, 512))
-    for padded in (k, v):
-        padded[n_distinct:] = padded[n_distinct - 1]
-    wanted = attention.math(q[None].float(), k[None].float(), v[None].float())[0]
-    assert relative_error(few_keys.attend(q, k, v, n_distinct), wanted) < 0.005
-
-
 @needs_fp8
 def test_fused_passes_in_bf16_match_their_plain_counterparts() -> None:
     from lipsync_server.models.kernels import fused

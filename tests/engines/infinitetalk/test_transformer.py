@@ -147,18 +147,6 @@ def test_keys_and_values_are_made_once_per_window() -> None:
     assert bare.text.layers == bare.image.layers == [None] * TINY.num_layers
 
 
-def test_all_tokens_of_a_prompt_after_its_own_are_equal() -> None:
-    """fast_blocks counts them as one key with a weight."""
-    model = random_transformer(TINY, dtype=torch.float32)
-    text = inputs_for(TINY)["text"][:5]
-    embedded = model.embed_text(text)
-    assert embedded.n_distinct == 6
-    assert (embedded.tokens[5:] == embedded.tokens[5]).all()
-    assert not torch.equal(embedded.tokens[4], embedded.tokens[5])
-    full = torch.randn(TINY.text_len, TINY.text_dim)
-    assert model.embed_text(full).n_distinct == TINY.text_len
-
-
 def test_keys_and_values_of_prompt_and_picture_serve_every_window() -> None:
     model = random_transformer(TINY, dtype=torch.float32)
     inputs = inputs_for(TINY)

@@ -24,16 +24,11 @@ FIRST_SPEAKER_KEYS, SECOND_SPEAKER_KEYS = 2.0, 22.0
 
 
 class BlockContext(NamedTuple):
-    """Keys and values that one block attends to: text, image with B = 1, audio with B = T, one a latent frame.
-
-    n_distinct: from the text's token with the number n_distinct - 1 on, all tokens are equal, because they are padding.
-    None: they may all differ.
-    """
+    """Keys and values that one block attends to: text, image with B = 1, audio with B = T, one a latent frame."""
 
     text: KeysValues
     image: KeysValues
     audio: KeysValues
-    n_distinct: int | None = None
 
 
 def speaker_map(q: Tensor, k: Tensor, masks: Tensor, attend: Kernel) -> Tensor:

@@ -19,7 +19,7 @@ from lipsync_server.models.layers.fast import Pending, multiply, multiply_gelu
 from lipsync_server.models.layers.linear_8bit import QuantizedLinear
 
 if importlib.util.find_spec("triton") is not None:
-    from lipsync_server.models.kernels import few_keys, fused
+    from lipsync_server.models.kernels import fused
 
 
 def why_not(block: Block, device: torch.device) -> str | None:
@@ -59,17 +59,8 @@ def forward(
 def _cross_attention(block: Block, rows: "fused.Rows", context: BlockContext, attend: Kernel) -> Tensor:
     part = block.cross_attn
     q = fused.heads_bf16(multiply(part.q, rows), part.norm_q.weight, part.norm_q.eps, part.heads, None)[None]
-    text, image = _attend_to_prompt(q, context, attend)[0], attend(q, *context.image)[0]
+    text, image = attend(q, *context.text)[0], attend(q, *context.image)[0]
     return multiply(part.o, fused.sum_of(text.flatten(1), image.flatten(1), rows.kind))
-
-
-def _attend_to_prompt(q: Tensor, context: BlockContext, attend: Kernel) -> Tensor:
-    """Attention of q (1, N, heads, d) to the prompt; most prompts are so short that the padding is most of them."""
-    n_distinct = context.n_distinct
-    if n_distinct is None or n_distinct > few_keys.MOST_KEYS or q.shape[-1] != few_keys.HEAD_DIM:
-        return attend(q, *context.text)
-    k, v = context.text
-    return few_keys.attend(q[0], k[0], v[0], n_distinct)[None]
 
 
 def _audio_attention(block: Block, rows: "fused.Rows", context: BlockContext, attend: Kernel) -> Tensor:

@@ -38,13 +38,11 @@ from lipsync_server.models.layers.wan_transformer import WanTransformer
 class Embedded:
     """The prompt or the picture after its embedding. One object serves all windows with that prompt or picture.
 
-    tokens: (text_len or 257, D). layers: keys and values per block, filled by the first forward. n_distinct: of the
-    prompt, see BlockContext.
+    tokens: (text_len or 257, D). layers: keys and values per block, filled by the first forward.
     """
 
     tokens: Tensor
     layers: list[KeysValues | None]
-    n_distinct: int | None = None
 
 
 @dataclass
@@ -165,8 +163,7 @@ class InfiniteTalkTransformer(WanTransformer):
 
     def embed_text(self, text: Tensor) -> Embedded:
         """The prompt's features (n <= text_len, text_dim) after their embedding."""
-        n_distinct = min(text.shape[0] + 1, self.config.text_len)
-        return Embedded(self.text_embedding(self._here(text)), [None] * self.config.num_layers, n_distinct)
+        return Embedded(self.text_embedding(self._here(text)), [None] * self.config.num_layers)
 
     def embed_image(self, tokens: Tensor) -> Embedded:
         """CLIP's tokens (257, image_dim) of the picture after their embedding."""
@@ -249,7 +246,6 @@ class InfiniteTalkTransformer(WanTransformer):
             block.cross_attn.project_text(text.tokens) if of_text is None else of_text,
             block.cross_attn.project_image(image.tokens) if of_image is None else of_image,
             block.audio_cross_attn.project_context(conditioning.audio, conditioning.n_people),
-            text.n_distinct,
         )
         if self.cache_context:
             conditioning.layers[index] = context

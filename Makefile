@@ -6,17 +6,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # The number of test processes. Unit tests compute, each process on one core. Many of the other tests wait for servers,
-# workers and Ray, so two cores are busy with three processes, or with two beside a real n8n. With one more, slow tests
-# sometimes reach their limits.
+# workers and Ray, so two cores are busy with three processes; with four, slow tests sometimes reach their limits.
 UNIT_PROCESSES ?= 2
 TEST_PROCESSES ?= 3
-PROCESSES_BESIDE_N8N ?= 2
 # Python keeps compiled modules, and pytest keeps the tests that it rewrote, also where the environment forbids that: every
 # process would compile them anew. A variable without a value counts as not set.
 export PYTHONDONTWRITEBYTECODE :=
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help install demo serve check lint types unit fmt docs test test-python test-timing test-node test-n8n n8n-programs n8n-in-one-piece system-packages docker-check hooks
+.PHONY: help install demo serve check lint types unit fmt docs test test-python test-timing test-node test-n8n n8n-programs system-packages docker-check hooks
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -35,15 +33,12 @@ fmt: $(VENV)/.test ## format the code and mend what the linter can mend
 	$(BIN)/ruff check --quiet --fix-only server tests docs docker .ci
 	$(BIN)/ruff format server tests docs docker .ci
 
-# Types, the node and the Python tests run side by side, because a real n8n keeps one core busy at most. The node's
-# output is printed as one piece at its end, so that it does not stand between the lines of the Python tests.
+# Types are checked, and n8n is installed, beside the tests that do not watch the clock. mypy prints its result as one
+# piece; the installation mostly waits for the network. A real n8n beside the Python tests would make both too slow.
 test: lint system-packages ## everything, as CI runs it
-	$(MAKE) --no-print-directory -j 3 types n8n-in-one-piece test-python TEST_PROCESSES=$(PROCESSES_BESIDE_N8N)
+	$(MAKE) --no-print-directory -j 3 n8n-programs types test-python
 	$(MAKE) --no-print-directory test-timing
-
-n8n-in-one-piece: $(VENV)/.test
-	@mkdir -p .cache
-	@$(MAKE) --no-print-directory test-n8n > .cache/n8n-tests.log 2>&1; status=$$?; cat .cache/n8n-tests.log; exit $$status
+	$(MAKE) --no-print-directory test-n8n
 
 lint: $(VENV)/.test ## ruff: style and likely mistakes
 	$(BIN)/ruff check server tests docs docker .ci

@@ -200,30 +200,6 @@ async def test_a_machine_that_ray_declared_dead_returns_by_itself(
     assert server.stop() == 0
 
 
-async def test_work_continues_by_itself_after_the_head_was_lost_and_returned(
-    make_server: MakeServer, session: aiohttp.ClientSession, client: Callable[[ServerProcess], Client], nodes: RayNodes
-) -> None:
-    """The head and the server are started again together, as compose.yaml does; the other machine returns by itself."""
-    await asyncio.to_thread(nodes.only, "looping", loop=True)
-    server = cluster_server(make_server, nodes, "bars")
-    server.start()
-    await server.answers(session)
-    site = client(server)
-    await site.until(lambda workers: workers == {"looping": "ready"})
-    options = json.dumps({"seconds_per_frame": 0.1, "save_every": 10})
-    job_ids = [await site.send(f"head-{n}", audio=wav(3.0), options=options) for n in range(2)]
-    await site.until(lambda workers: workers.get("looping") == "busy")
-    nodes.kill("head")
-    assert server.process is not None
-    assert await server.ended_by_itself(START_S) != 0, "the server ends, so that it can be restarted"
-    await asyncio.to_thread(nodes.start_head)
-    server.start()
-    await server.answers(session)
-    jobs = await site.ended(job_ids, timeout_s=START_S)
-    assert [job["state"] for job in jobs] == ["succeeded"] * 2, [job["error"] for job in jobs]
-    assert server.stop() == 0
-
-
 def test_the_cause_of_an_actors_end_is_the_exception_that_it_raised(nodes: RayNodes) -> None:
     environment = {**os.environ, **TOKEN, "CLUSTER": nodes.address, "RAY_USAGE_STATS_ENABLED": "0"}
     ended = subprocess.run(
@@ -247,3 +223,28 @@ async def test_a_server_without_the_clusters_token_names_the_missing_token(
     log = server.output()
     assert "the server needs RAY_AUTH_MODE=token and the same token" in log
     assert "Traceback" not in log, log
+
+
+# The last test, because a head without a stored state forgets the cluster that it had.
+async def test_work_continues_by_itself_after_the_head_was_lost_and_returned(
+    make_server: MakeServer, session: aiohttp.ClientSession, client: Callable[[ServerProcess], Client], nodes: RayNodes
+) -> None:
+    """The head and the server are started again together, as compose.yaml does; the other machine returns by itself."""
+    await asyncio.to_thread(nodes.only, "looping", loop=True)
+    server = cluster_server(make_server, nodes, "bars")
+    server.start()
+    await server.answers(session)
+    site = client(server)
+    await site.until(lambda workers: workers == {"looping": "ready"})
+    options = json.dumps({"seconds_per_frame": 0.1, "save_every": 10})
+    job_ids = [await site.send(f"head-{n}", audio=wav(3.0), options=options) for n in range(2)]
+    await site.until(lambda workers: workers.get("looping") == "busy")
+    nodes.kill("head")
+    assert server.process is not None
+    assert await server.ended_by_itself(START_S) != 0, "the server ends, so that it can be restarted"
+    await asyncio.to_thread(nodes.start_head)
+    server.start()
+    await server.answers(session)
+    jobs = await site.ended(job_ids, timeout_s=START_S)
+    assert [job["state"] for job in jobs] == ["succeeded"] * 2, [job["error"] for job in jobs]
+    assert server.stop() == 0

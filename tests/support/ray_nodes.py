@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -39,6 +40,11 @@ class RayNodes:
         return f"127.0.0.1:{self.port}"
 
     def start_head(self) -> None:
+        """Start the head. Ray starts none while a raylet of this computer names its address, as after a lost head."""
+        end = time.monotonic() + START_S
+        while any(one.name() == "raylet" for node in self.processes for one in self._children(node)):
+            assert time.monotonic() < end, "a raylet does not notice that its head is lost"
+            time.sleep(0.2)
         where = [f"--port={self.port}", f"--temp-dir={self.folder}", "--include-dashboard=false", "--no-monitor"]
         self._start("head", "--head", "--num-cpus=0", *where)
         self.wait("head")
@@ -72,24 +78,21 @@ class RayNodes:
 
     def kill(self, name: str) -> None:
         """kill -9 of all processes of the node, at once."""
+        children = self._children(name)
         process = self.processes.pop(name)
-        root = psutil.Process(process.pid)
-        for one in [root, *root.children(recursive=True)]:
-            try:
+        process.kill()
+        for one in children:
+            with suppress(psutil.NoSuchProcess):
                 one.send_signal(signal.SIGKILL)
-            except psutil.NoSuchProcess:
-                continue
         process.wait()
 
     def actors(self, name: str) -> list[psutil.Process]:
         """The processes on the node that hold engines."""
-        children = psutil.Process(self.processes[name].pid).children(recursive=True)
-        return [one for one in children if "EngineActor" in "".join(one.cmdline())]
+        return [one for one in self._children(name) if "EngineActor" in "".join(one.cmdline())]
 
     def raylet(self, name: str) -> psutil.Process:
         """The process by which Ray reaches the node."""
-        children = psutil.Process(self.processes[name].pid).children(recursive=True)
-        return next(one for one in children if one.name() == "raylet")
+        return next(one for one in self._children(name) if one.name() == "raylet")
 
     def stop(self) -> None:
         for name in list(self.processes):
@@ -118,6 +121,14 @@ class RayNodes:
                 env={**os.environ, **_ENVIRONMENT, **TOKEN, **environment},
                 start_new_session=True,
             )
+
+    def _children(self, name: str) -> list[psutil.Process]:
+        """All processes of the node below its first one; none when that one has ended."""
+        try:
+            children: list[psutil.Process] = psutil.Process(self.processes[name].pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+        return children
 
     def _log(self, name: str) -> Path:
         return self.folder / f"{name}.log"

@@ -232,8 +232,9 @@ async def test_records_outlive_the_removal_of_their_files(
         while (await ask(site, "POST", "/v1/jobs"))[0] == 503:  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.05)
     after = (await site.ended((await site.submit())["id"]))["id"]
+    files = {"lipsync.db", "lipsync.db-wal", "lock"}
     async with asyncio.timeout(30):
-        while not {"lipsync.db", "lipsync.db-wal", "lock"} <= {path.name for path in data.iterdir()}:  # noqa: ASYNC110
+        while not files <= {path.name for path in data.iterdir()}:  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.05)
     for task in polling:
         task.cancel()

@@ -16,9 +16,10 @@ from lipsync_server.media.captions.script import Word, candidate_languages, is_r
 from lipsync_server.media.captions.spoken_words import speak
 from lipsync_server.media.captions.subtitles import srt, vtt
 from lipsync_server.media.captions.text_language import language_of
-from lipsync_server.media.info import HeardWord
+from lipsync_server.media.info import HeardScript, HeardWord
 from lipsync_server.media_types import SPEECH_RATE_HZ, Speech
 from lipsync_server.paths import SAMPLES_DIR
+from lipsync_server.workers.rendering.captions import VideoCaptions
 
 ENGLISH = (
     "The flight was twelve hours long, and we really got bored. They only played two movies, which we had both "
@@ -243,6 +244,23 @@ def test_words_whose_sound_no_voice_knows_are_named(monkeypatch: pytest.MonkeyPa
     assert align(words_of("これはことばです"), speech, "ja").guessed == ()
     assert align(words_of("漢字도 있어요"), speech, "ko").guessed == ("漢", "字")
     assert align(words_of("The word សួស្តី is Khmer"), speech, "en").guessed == ("សួស្តី",)
+
+
+@pytest.mark.parametrize(
+    ("script", "warned"),
+    [
+        ("مرحبا بكم في هذا الفيديو عن iPhone", True),
+        ("مَرْحَبًا بِكُمْ فِي هَذَا الفِيدْيُو", False),
+        ("שָׁלוֹם לְכֻלָּם", True),
+        ("The word مرحبا is Arabic", False),
+        (MANDARIN, False),
+    ],
+)
+def test_a_script_without_its_short_vowels_gives_a_warning(script: str, warned: bool) -> None:
+    warnings: list[str] = []
+    heard = HeardScript(tuple(HeardWord(word.text, True, 0.0, 1.0) for word in words_of(script)), "ar", True)
+    VideoCaptions(Ask(script=script), heard, None, warnings.append)
+    assert [("short vowels" in warning) for warning in warnings] == [True] * warned
 
 
 @pytest.mark.parametrize("foreign", ["你好世界", "Здравствуйте", "สวัสดีครับ", "नमस्ते", "שלום", "مرحبا", "こんにちは"])

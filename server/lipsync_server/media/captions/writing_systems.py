@@ -49,6 +49,10 @@ _READ_OTHERWISE: Final = {"ja": "CJK", "ko": "CJK"}
 kanji and hanja."""
 
 
+_HIDES_VOWELS: Final = frozenset({"ARABIC", "HEBREW"})
+"""Systems in which short vowels are marks above and below the letters, and are rarely written."""
+_FEW_MARKS: Final = 0.2
+"""Marks to letters, below which a text counts as written without them: full Arabic marks are about 0.7 to a letter."""
 _NO_SYSTEM: Final = frozenset({"COMBINING", "MODIFIER", "FEMININE", "MASCULINE", "SUPERSCRIPT", "SUBSCRIPT"})
 """First words of the names of letters that belong to no writing system, such as ª."""
 
@@ -113,6 +117,17 @@ def is_guessed(text: str, language: str, read: frozenset[str]) -> bool:
         system not in read and (system == otherwise or system not in LANGUAGES)
         for system in {system_of(c) for c in text} - {""}
     )
+
+
+def hides_vowels(text: str) -> bool:
+    """Whether most letters of `text` are Arabic or Hebrew ones, with few marks for their short vowels.
+
+    A voice has to guess such vowels. Hebrew's points do not count, because the server's voice does not read them.
+    """
+    systems = _counted(text)
+    n_hiding = sum(systems[system] for system in _HIDES_VOWELS)
+    n_marks = sum("\u064b" <= c <= "\u0652" for c in text)
+    return n_hiding > systems.total() / 2 and n_marks < _FEW_MARKS * n_hiding
 
 
 def _counted(text: str) -> Counter[str]:

@@ -25,7 +25,9 @@ log = logging.getLogger(__name__)
 _NAME = re.compile(r"^(\d{8})-(\d{8})\.mp4$")
 _PARTIAL = "segment.part"
 _GOP_S = 4
-_MAX_THREADS = 4
+# On an H200's host (16 cores) 24 frames of 1024 x 1200 with a face and moving grain take 0.25 s with 4 threads, 0.17 s
+# with 8 and 0.16 s with 12. FlashHead Lite makes them in 0.11 s. Each thread holds some frames.
+_MAX_THREADS = 8
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ import soxr
 import yaml
 from lipsync_server.media.captions.align import align
 from lipsync_server.media.captions.script import words_of
-from lipsync_server.media.captions.writing_systems import hides_vowels
 from lipsync_server.media.espeak import clauses_of
 from lipsync_server.media.info import HeardScript
 from lipsync_server.media.voice.kokoro import RATE_HZ, chunks_of, kokoro
@@ -110,8 +109,8 @@ def main() -> None:
         for case in cases():
             if not asked.languages or case.language in asked.languages:
                 errors, heard = errors_ms(case, *spoken_by(case, home, kept))
-                vowels = ["few short vowels"] if hides_vowels("".join(word.text for word in heard.words)) else []
-                warned = [*heard.guessed, *([] if heard.fits else ["hardly sounds like the recording"]), *vowels]
+                warned = [*heard.guessed, *([] if heard.fits else ["hardly sounds like the recording"])]
+                warned += ["few short vowels"] if heard.guesses_vowels else []
                 cells = (case.name, heard.language, len(errors), f"{np.median(errors):.0f} ms", f"{max(errors):.0f} ms")
                 print("|", " | ".join(map(str, cells)), "|", ", ".join(warned), "|", flush=True)
                 print(case.name, *(f"{error:.0f}" for error in errors), "ms", file=sys.stderr)

@@ -76,13 +76,15 @@ class HeardScript:
     """A script timed by a recording.
 
     fits: whether script and recording are likely to be of the same words. guessed: the words whose sound no voice
-    knows, once each; their times are guessed from the words beside them.
+    knows, once each; their times are guessed from the words beside them. guesses_vowels: whether the voice that timed
+    the words had to guess their short vowels.
     """
 
     words: tuple[HeardWord, ...]
     language: str
     fits: bool
     guessed: tuple[str, ...] = ()
+    guesses_vowels: bool = False
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from lipsync_server.media.captions.numbers_aloud import said
 from lipsync_server.media.captions.script import Word, candidate_languages
 from lipsync_server.media.captions.spoken_words import Spoken, speak
 from lipsync_server.media.captions.text_language import signs_of
-from lipsync_server.media.captions.writing_systems import is_guessed, systems_read_in
+from lipsync_server.media.captions.writing_systems import hides_vowels, is_guessed, systems_read_in
 from lipsync_server.media.info import HeardScript, HeardWord
 from lipsync_server.media_types import SPEECH_RATE_HZ, Speech
 
@@ -101,7 +101,8 @@ def align(words: Sequence[Word], speech: Speech, language: str | None) -> HeardS
     lengths_s = np.diff(bounds) / FRAMES_PER_S
     heard_s = np.diff(np.asarray(spans), axis=1)[:, 0]
     guessed = _guessed(words, language, lengths_s, heard_s)
-    return HeardScript(tuple(timed), language, difference < _POOR_FIT, guessed)
+    guesses_vowels = hides_vowels("".join(word.spoken for word in words))
+    return HeardScript(tuple(timed), language, difference < _POOR_FIT, guessed, guesses_vowels)
 
 
 def _guessed(

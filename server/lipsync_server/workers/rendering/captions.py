@@ -17,7 +17,6 @@ from lipsync_server.extras import way_to_install
 from lipsync_server.media.captions.cues import cues_of
 from lipsync_server.media.captions.japanese import can_read_kanji, is_japanese
 from lipsync_server.media.captions.subtitles import srt, vtt
-from lipsync_server.media.captions.writing_systems import hides_vowels
 from lipsync_server.media.info import HeardScript, SpeechFile
 from lipsync_server.media.sandbox.pool import DecoderPool
 from lipsync_server.media.sandbox.tasks import RecogniseWords, TimeScript
@@ -55,11 +54,11 @@ class VideoCaptions:
                 "The script hardly sounds like the recording, so the captions may be out of time. "
                 "Send the words that are spoken, in the language in which they are spoken."
             )
-        if hides_vowels("".join(word.text for word in heard.words)):
+        if heard.guesses_vowels:
             warn(
-                "The script shows few of its short vowels, and the voice that times the captions guesses the others: "
-                "a word may be shown up to half a second early or late. Look at the captions before you publish the "
-                "video. In Arabic, a script with vowel marks is timed better."
+                "The words are written with few of their short vowels, and the voice that times the captions guesses "
+                "the others: a word may be shown up to half a second early or late. Look at the captions before you "
+                "publish the video. In Arabic, a script with vowel marks is timed better."
             )
         if self._fonts is not None:
             for word in heard.words:
